@@ -1,0 +1,183 @@
+//! The gateway put together: from a configuration to something that serves listeners.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_store::chain::Chains;
+use antiphon_store::{Clock, Store, StoreError, StoreOptions, StoreUrl, StoreUrlError};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::config::{Config, Durability, OnDisconnect, Retention};
+use crate::http::server::Server;
+use crate::http::{BodyLimits, Doors, operations_router, router};
+use crate::lifecycle::Tasks;
+use crate::metrics::Metrics;
+use crate::pool::{Account, AccountError, Pool};
+use crate::turn::{Rules, Turns};
+use crate::upstream::Upstream;
+
+/// How often a store that failed is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How many rows one step of a purge removes: writers wait no longer than that takes.
+const PURGE_ROWS: u32 = 500;
+
+/// A gateway that is ready to serve.
+pub struct App {
+    pub turns: Arc<Turns>,
+    doors: Doors,
+    tasks: Tasks,
+    config: Config,
+}
+
+/// The gateway can't be started like this.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("store.url: {0}")]
+    StoreUrl(#[from] StoreUrlError),
+    #[error("the store can't be opened: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Account(#[from] AccountError),
+}
+
+impl App {
+    /// Opens the store and builds everything from the configuration. Binds nothing.
+    pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+        let url: StoreUrl = config.store.url.expose().parse()?;
+        let accounts = config.accounts.iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
+        let options = StoreOptions {
+            durability: match config.store.durability {
+                Durability::Full => antiphon_store::Durability::Full,
+                Durability::Normal => antiphon_store::Durability::Normal,
+            },
+            commit_timeout: config.store.commit_timeout,
+            ..StoreOptions::default()
+        };
+        let store = antiphon_store::open(&url, options).await?;
+        Ok(Self::with_store(config, clock, accounts, store))
+    }
+
+    /// As [`build`](Self::build), over a store that is already open.
+    pub fn with_store(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        accounts: Vec<Account>,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        let tasks = Tasks::default();
+        let metrics = Metrics::new();
+        let turns = Turns::new(
+            Chains::new(store, config.store.cache),
+            Arc::new(Pool::new(accounts)),
+            Upstream::new(config.timeouts.connect),
+            rules(&config),
+            (clock, metrics, tasks.clone()),
+        );
+        let turns = Arc::new(turns);
+        let body_limits = BodyLimits {
+            max_bytes: config.limits.max_body,
+            read_timeout: config.timeouts.body_read,
+            memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
+        };
+        let doors = Doors { turns: Arc::clone(&turns), body_limits: Arc::new(body_limits) };
+        Self { turns, doors, tasks, config }
+    }
+
+    /// Serves until `shutdown` resolves; then finishes the turns in flight, within the limit, and closes the store.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        admin: Option<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let main = self.server(router(&self.doors, admin.is_none()));
+        self.tasks.spawn_background(main.serve(listener));
+        if let Some(admin) = admin {
+            let operations = self.server(operations_router(&self.doors));
+            self.tasks.spawn_background(operations.serve(admin));
+        }
+        self.tasks.spawn_background(keep_store(Arc::clone(&self.turns), self.config.store.purge_interval));
+        let turns = Arc::clone(&self.turns);
+        self.tasks.spawn_background(async move {
+            turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await
+        });
+        shutdown.await;
+        let limit = self.config.timeouts.shutdown;
+        if !self.tasks.shut_down(limit).await {
+            tracing::warn!(limit_s = limit.as_secs(), "turns in flight were cut off at the shutdown limit");
+        }
+        self.turns.chains.store().close().await;
+        tracing::info!("stopped");
+    }
+
+    fn server(&self, router: axum::Router) -> Server {
+        Server {
+            router,
+            max_connections: self.config.limits.max_connections,
+            header_read: self.config.timeouts.header_read,
+            write_stall: self.config.timeouts.write_stall,
+            metrics: Arc::clone(&self.turns.metrics),
+            tasks: self.tasks.clone(),
+        }
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        retention: retention(config),
+        max_chain_depth: config.limits.max_chain_depth,
+        max_history_bytes: config.limits.max_history,
+        max_reply_bytes: config.limits.max_body,
+        first_byte: config.timeouts.first_byte,
+        idle: config.timeouts.idle,
+        turn: config.timeouts.turn,
+        finish_within: match config.turns.on_disconnect {
+            OnDisconnect::Finish => Some(config.turns.finish_timeout),
+            OnDisconnect::Cancel => None,
+        },
+    }
+}
+
+fn retention(config: &Config) -> Option<Duration> {
+    match config.store.retention {
+        Retention::Forever => None,
+        Retention::For(duration) => Some(duration),
+    }
+}
+
+/// Removes what is deleted or expired, and tries a store that has failed until it works again.
+async fn keep_store(turns: Arc<Turns>, purge_interval: Duration) {
+    let mut since_purge = Duration::ZERO;
+    loop {
+        tokio::time::sleep(STORE_RETRY.min(purge_interval)).await;
+        since_purge += STORE_RETRY.min(purge_interval);
+        if !turns.chains.store().is_available() {
+            match turns.chains.store().check().await {
+                Ok(()) => tracing::info!("the store is available again"),
+                Err(error) => tracing::warn!(%error, "the store is still unavailable"),
+            }
+        } else if since_purge >= purge_interval {
+            since_purge = Duration::ZERO;
+            purge(&turns).await;
+        }
+    }
+}
+
+async fn purge(turns: &Turns) {
+    loop {
+        let now = turns.clock.now();
+        let log_before = turns.rules.retention.map(|retention| now.minus(retention));
+        match turns.chains.store().purge(now, log_before, PURGE_ROWS).await {
+            Ok(purged) => {
+                turns.metrics.purged_responses.inc_by(purged.responses);
+                if purged.responses + purged.log_rows == 0 {
+                    return;
+                }
+                tracing::info!(responses = purged.responses, log_rows = purged.log_rows, "purged");
+            }
+            Err(error) => return tracing::warn!(%error, "the purge failed, and is tried again later"),
+        }
+    }
+}

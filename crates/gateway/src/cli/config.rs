@@ -1,0 +1,50 @@
+//! `antiphon config`: what the configuration comes to.
+
+use antiphon_store::StoreUrl;
+use clap::Subcommand;
+
+use crate::config::{Config, Loaded};
+use crate::pool::Account;
+use crate::telemetry;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the configuration without starting anything
+    #[command(after_help = "Example:\n  antiphon config check --config antiphon.toml")]
+    Check,
+    /// Print the configuration as it is resolved, secrets redacted
+    #[command(after_help = "Example:\n  antiphon config show --json")]
+    Show {
+        /// Print JSON instead of TOML
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        match self {
+            Self::Check => check(loaded),
+            Self::Show { json } => {
+                let config = &loaded.config;
+                println!("{}", if *json { config.show_json() } else { config.show() }.trim_end());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    let config: &Config = &loaded.config;
+    config.require_accounts()?;
+    config.store.url.expose().parse::<StoreUrl>().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
+    telemetry::check(&config.log)?;
+    for account in &config.accounts {
+        Account::new(account)?;
+    }
+    match &loaded.source {
+        Some(path) => println!("{} is fine: {} account(s)", path.display(), config.accounts.len()),
+        None => println!("The configuration is fine (no file): {} account(s)", config.accounts.len()),
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `antiphon demo`: the same gateway over a simulated upstream.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_store::SystemClock;
+use anyhow::Context;
+
+use super::block_on;
+use super::serve::bind;
+use crate::app::App;
+use crate::config::{Config, Environment, Overrides};
+use crate::{lifecycle, telemetry};
+
+pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
+    block_on(async move {
+        let listener = bind(listen, "--listen").await?;
+        let address = listener.local_addr()?;
+        let upstream =
+            Simulator::bind(Options::default()).await.context("the simulated upstream can't start")?;
+        let config = config(&upstream.url())?;
+        telemetry::init(&config.log)?;
+        let app = App::build(config, Arc::new(SystemClock)).await?;
+        println!("{}", guide(address));
+        app.run(listener, None, lifecycle::signalled()).await;
+        Ok(())
+    })
+}
+
+fn config(upstream: &str) -> anyhow::Result<Config> {
+    let account = format!(r#"[{{ name = "simulated", base_url = "{upstream}" }}]"#);
+    let settings = [
+        ("ANTIPHON_ACCOUNTS", account.as_str()),
+        ("ANTIPHON_STORE__URL", "sqlite::memory:"),
+        ("ANTIPHON_LOG__FILTER", "warn"),
+    ];
+    let environment: Environment = settings.into_iter().collect();
+    let nowhere = std::env::temp_dir().join("antiphon-demo-reads-no-file");
+    Ok(Config::load(None, &nowhere, &environment, Overrides::default())?.config)
+}
+
+fn guide(address: SocketAddr) -> String {
+    format!(
+        r#"Antiphon's demo listens on http://{address}, over a simulated upstream that remembers nothing. Ctrl-C ends it.
+
+Create a response:
+  ID=$(curl -s http://{address}/v1/responses -H 'content-type: application/json' \
+    -d '{{"model":"sim","input":"My name is Ada."}}' | grep -o 'resp_[0-9a-f]*' | head -n 1); echo $ID
+
+Continue it (ECHO makes the upstream answer with the input that it got):
+  curl -s http://{address}/v1/responses -H 'content-type: application/json' \
+    -d '{{"model":"sim","input":"ECHO: what is my name?","previous_response_id":"'$ID'"}}'
+
+Read it back:
+  curl -s http://{address}/v1/responses/$ID"#
+    )
+}

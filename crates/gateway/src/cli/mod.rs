@@ -1,0 +1,71 @@
+//! The commands. Wrong usage ends with exit code 2, failure with 1.
+
+mod config;
+mod demo;
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Environment, Loaded, Overrides};
+
+/// A gateway for the OpenAI Responses API that remembers.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  OPENAI_API_KEY=sk-… antiphon serve"
+)]
+pub struct Cli {
+    /// The configuration file [default: antiphon.toml in this folder, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API
+    #[command(after_help = "Example:\n  antiphon serve --config antiphon.toml --listen 127.0.0.1:8080")]
+    Serve {
+        /// Where to listen, instead of what the configuration says
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Serve the API over a simulated upstream, to try things out; nothing is kept
+    #[command(after_help = "Example:\n  antiphon demo --listen 127.0.0.1:8099")]
+    Demo {
+        /// Where to listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+    },
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+impl Cli {
+    pub fn run(self) -> anyhow::Result<()> {
+        match &self.command {
+            Command::Serve { listen } => serve::run(self.load(Overrides { listen: *listen })?),
+            Command::Demo { listen } => demo::run(*listen),
+            Command::Config(command) => command.run(&self.load(Overrides::default())?),
+        }
+    }
+
+    fn load(&self, overrides: Overrides) -> anyhow::Result<Loaded> {
+        let cwd = std::env::current_dir().context("the working directory can't be told")?;
+        Ok(Config::load(self.config.as_deref(), &cwd, &Environment::of_process(), overrides)?)
+    }
+}
+
+/// Runs a command that needs the runtime.
+fn block_on<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime can't be started")?.block_on(future)
+}

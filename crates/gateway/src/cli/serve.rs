@@ -1,0 +1,43 @@
+//! `antiphon serve`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use antiphon_store::SystemClock;
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use super::block_on;
+use crate::app::App;
+use crate::config::Loaded;
+use crate::{lifecycle, telemetry};
+
+pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let Loaded { config, source } = loaded;
+    config.require_accounts()?;
+    telemetry::init(&config.log)?;
+    block_on(async move {
+        let listener = bind(config.listen, "listen").await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address, "admin_listen").await?),
+            None => None,
+        };
+        let store = config.store.url.to_string();
+        let accounts = config.accounts.len();
+        let app = App::build(config, Arc::new(SystemClock)).await?;
+        eprintln!("Antiphon {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
+        eprintln!("  responses are kept in {store}");
+        match source {
+            Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
+            None => eprintln!("  {accounts} account(s), no configuration file"),
+        }
+        app.run(listener, admin, lifecycle::signalled()).await;
+        Ok(())
+    })
+}
+
+pub async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}; set {key} to an address that is free"))
+}

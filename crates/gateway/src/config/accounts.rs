@@ -1,0 +1,177 @@
+//! `[[accounts]]`: the credentials that turns are spread over, and the upstream each belongs to.
+
+use std::path::Path;
+
+use figment::value::{Dict, Value};
+use serde::{Deserialize, Serialize, Serializer};
+use url::Url;
+
+use super::credential::{ApiKey, ApiKeyDraft};
+use super::environment::Environment;
+use super::error::Problems;
+use super::glob::ModelGlob;
+use super::values::words;
+
+const OPENAI_URL: &str = "https://api.openai.com/v1";
+const NAME_RULE: &str = "must be 1 to 64 of A-Z a-z 0-9 _ . -";
+
+#[derive(Debug, Clone, Serialize)]
+pub struct AccountConfig {
+    /// What logs, metrics and the store call it. Unique.
+    pub name: String,
+
+    /// Where the upstream's API is, up to what comes before `/responses`; without a slash at the end.
+    #[serde(serialize_with = "serialize_url")]
+    pub base_url: Url,
+
+    /// The credential; none for an upstream that asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<ApiKey>,
+
+    /// The models it serves. Default: whatever its `/models` lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelGlob>,
+
+    /// Accounts of one boundary can read each other's encrypted items. Default: the account's name.
+    pub boundary: String,
+
+    /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
+    pub replay_ids: ReplayIds,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplayIds {
+    /// They name things in a store that the upstream does not have, so they are left out.
+    #[default]
+    Drop,
+    Keep,
+}
+
+words!(ReplayIds { Drop => "drop", Keep => "keep" });
+
+/// An account as it is written. Nothing is required here, so that what is missing is reported with everything else.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct AccountDraft {
+    name: String,
+    base_url: String,
+    api_key: Option<ApiKeyDraft>,
+    models: Option<Vec<String>>,
+    boundary: Option<String>,
+    replay_ids: ReplayIds,
+}
+
+/// Checks the accounts and fetches their credentials.
+pub(super) fn resolve(
+    drafts: Vec<AccountDraft>,
+    cwd: &Path,
+    environment: &Environment,
+    problems: &mut Problems,
+) -> Vec<AccountConfig> {
+    for (index, draft) in drafts.iter().enumerate() {
+        if let Some(earlier) = drafts[..index].iter().position(|earlier| earlier.name == draft.name) {
+            problems.refuse(
+                format!("accounts[{index}].name"),
+                format!("is already the name of accounts[{earlier}]"),
+            );
+        }
+    }
+    let numbered = drafts.into_iter().enumerate();
+    numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect()
+}
+
+/// The account that is meant by the variables every OpenAI client knows, and the names of those that are set.
+pub(super) fn of_openai_variables(environment: &Environment) -> Option<(String, Value)> {
+    let key = environment.get("OPENAI_API_KEY").map(|_| "OPENAI_API_KEY");
+    let url = environment.get("OPENAI_BASE_URL");
+    let names: Vec<&str> = key.into_iter().chain(url.map(|_| "OPENAI_BASE_URL")).collect();
+    let mut account =
+        Dict::from([("name".into(), "openai".into()), ("base_url".into(), url.unwrap_or(OPENAI_URL).into())]);
+    if let Some(name) = key {
+        account.insert("api_key".into(), Dict::from([("env".into(), name.into())]).into());
+    }
+    let source = format!("environment variable {}", names.join(" and "));
+    (!names.is_empty()).then(|| (source, Value::from(vec![Value::from(account)])))
+}
+
+impl AccountDraft {
+    fn resolve(
+        self,
+        index: usize,
+        cwd: &Path,
+        environment: &Environment,
+        problems: &mut Problems,
+    ) -> Option<AccountConfig> {
+        let key = |field: &str| format!("accounts[{index}].{field}");
+        if !is_name(&self.name) {
+            problems.refuse(key("name"), NAME_RULE);
+        }
+        let boundary = self.boundary.unwrap_or_else(|| self.name.clone());
+        if boundary != self.name && !is_name(&boundary) {
+            problems.refuse(key("boundary"), NAME_RULE);
+        }
+        let base_url =
+            parse_base_url(&self.base_url).map_err(|rule| problems.refuse(key("base_url"), rule)).ok();
+        let fetched = self.api_key.map(|draft| draft.resolve(cwd, environment)).transpose();
+        let api_key = fetched.unwrap_or_else(|rule| {
+            problems.refuse(key("api_key"), format!("account {:?}: {rule}", self.name));
+            None
+        });
+        let models = parse_models(self.models, &key("models"), problems);
+        Some(AccountConfig {
+            name: self.name,
+            base_url: base_url?,
+            api_key,
+            models,
+            boundary,
+            replay_ids: self.replay_ids,
+        })
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+/// The error is the rule that was broken.
+fn parse_base_url(text: &str) -> Result<Url, &'static str> {
+    const RULE: &str = r#"must be an http or https URL such as "https://api.openai.com/v1""#;
+    let mut url = Url::parse(text).map_err(|_| RULE)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(RULE);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or a password: put the credential into api_key");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not hold a query or a fragment");
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    if path.ends_with("/responses") {
+        return Err("must end before /responses, which is added to it");
+    }
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelGlob> {
+    if patterns.as_ref().is_some_and(Vec::is_empty) {
+        problems.refuse(key, "must name a model; leave it out to offer every model");
+    }
+    let mut models = Vec::new();
+    for (index, pattern) in patterns.unwrap_or_default().into_iter().enumerate() {
+        match ModelGlob::parse(&pattern) {
+            Some(glob) => models.push(glob),
+            None => problems.refuse(
+                format!("{key}[{index}]"),
+                r#"must be a model's name, with * for any letters and ? for one, such as "gpt-*""#,
+            ),
+        }
+    }
+    models
+}
+
+fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(url.as_str())
+}

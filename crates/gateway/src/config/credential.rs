@@ -1,0 +1,113 @@
+//! `api_key`: where a secret comes from, and the secret.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::environment::Environment;
+
+/// A credential that has been fetched from where the config said. Shown as its origin, never as itself.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    origin: Origin,
+    secret: SecretString,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Variable(String),
+    File(PathBuf),
+    Literal,
+}
+
+/// An `api_key` as it is written.
+#[derive(Deserialize, Default)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = r#"one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#
+)]
+pub(super) struct ApiKeyDraft {
+    /// The environment variable that holds it.
+    env: Option<String>,
+    /// The file that holds it, relative to the working directory; line ends after it don't count.
+    file: Option<PathBuf>,
+    /// The secret itself.
+    value: Option<SecretString>,
+}
+
+impl ApiKey {
+    /// The secret: visible ASCII without blanks, so that it can stand in a header.
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+}
+
+impl ApiKeyDraft {
+    /// Fetches the secret. The error is the rule that was broken, without the secret.
+    pub(super) fn resolve(self, cwd: &Path, environment: &Environment) -> Result<ApiKey, String> {
+        let (origin, secret) = match self {
+            Self { env: Some(name), file: None, value: None } => {
+                let secret = of_variable(&name, environment)?;
+                (Origin::Variable(name), secret)
+            }
+            Self { env: None, file: Some(path), value: None } => {
+                let secret = of_file(&cwd.join(&path))?;
+                (Origin::File(path), secret)
+            }
+            Self { env: None, file: None, value: Some(secret) } => (Origin::Literal, secret),
+            _ => return Err("needs exactly one of env, file and value".to_owned()),
+        };
+        let text = secret.expose_secret();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!("{origin}: a key is visible ASCII without blanks, and this is not"));
+        }
+        Ok(ApiKey { origin, secret })
+    }
+}
+
+fn of_variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if name.is_empty() || !is_name {
+        // Not shown, since this may well be a key written in the place of a name.
+        return Err(
+            "env must be the name of an environment variable (letters, digits and _), not a key".to_owned()
+        );
+    }
+    let secret =
+        environment.get(name).ok_or_else(|| format!("environment variable {name} is not set, or empty"))?;
+    Ok(secret.into())
+}
+
+fn of_file(path: &Path) -> Result<SecretString, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("can't read file {}: {error}", path.display()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("file {} is empty", path.display())),
+        secret => Ok(secret.into()),
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Literal => f.write_str("value"),
+        }
+    }
+}
+
+impl Serialize for ApiKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match &self.origin {
+            Origin::Variable(name) => map.serialize_entry("env", name)?,
+            Origin::File(path) => map.serialize_entry("file", &path.to_string_lossy())?,
+            Origin::Literal => map.serialize_entry("value", "<redacted>")?,
+        }
+        map.end()
+    }
+}

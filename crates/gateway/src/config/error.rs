@@ -1,0 +1,154 @@
+//! What is wrong with a config: the key, its value, where it was written and the rule it breaks.
+//!
+//! A part of the config refuses a value by its key ([`Problems::refuse`]); the layers, which know who wrote it, make the
+//! [`Problem`] that people read. Secrets are in neither.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use figment::error::{Actual, Kind};
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read the config file {}: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+
+    /// Without the line itself, which may hold a secret.
+    #[error("{} is not valid TOML at line {line}, column {column}: {reason}", path.display())]
+    Syntax { path: PathBuf, line: usize, column: usize, reason: String },
+
+    /// Everything that was found, so that one look is enough.
+    #[error("{}", list(problems))]
+    Invalid { problems: Vec<Problem> },
+
+    #[error(
+        "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
+         [[accounts]] section to the config file"
+    )]
+    NoAccounts,
+}
+
+/// One refused value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Its path, such as `accounts[1].base_url`.
+    pub key: String,
+    /// The value as it was written, unless it is or may hold a secret.
+    pub value: Option<String>,
+    /// Who wrote it, such as `in /etc/antiphon.toml`.
+    pub source: String,
+    /// What is allowed.
+    pub rule: String,
+}
+
+/// What has been refused so far.
+#[derive(Default)]
+pub(super) struct Problems {
+    refusals: Vec<Refusal>,
+}
+
+pub(super) struct Refusal {
+    pub(super) key: String,
+    pub(super) rule: String,
+    /// Whether the value helps and can't be a secret that stands in the wrong place.
+    pub(super) is_shown: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(value) = &self.value {
+            write!(f, " = {value}")?;
+        }
+        write!(f, " ({}): {}", self.source, self.rule)
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    match problems {
+        [problem] => problem.to_string(),
+        _ => problems.iter().fold(format!("{} problems in the config:", problems.len()), |text, problem| {
+            format!("{text}\n  {problem}")
+        }),
+    }
+}
+
+// === impl Problems ===
+
+impl Problems {
+    /// Refuses the value at `key`; `rule` continues the sentence that begins with the key.
+    pub(super) fn refuse(&mut self, key: impl Into<String>, rule: impl Into<String>) {
+        self.refusals.push(Refusal { key: key.into(), rule: rule.into(), is_shown: true });
+    }
+
+    /// Refuses what serde could not read.
+    pub(super) fn refuse_shape(&mut self, error: &figment::Error) {
+        let rule = match &error.kind {
+            Kind::Message(rule) => format!("must be {rule}"),
+            Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if expected == "a sequence" => {
+                "must be a list".to_owned()
+            }
+            Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("must be {expected}"),
+            Kind::UnknownField(_, known) => unknown_key(&error.path, known),
+            _ => "has a value of the wrong kind".to_owned(),
+        };
+        // Text where a table belongs is often the secret that the table should have named.
+        let is_shown = !matches!(error.kind, Kind::UnknownField(..) | Kind::InvalidType(Actual::Str(_), _));
+        self.refusals.push(Refusal { key: key_of(&error.path), rule, is_shown });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.refusals.is_empty()
+    }
+
+    pub(super) fn into_refusals(self) -> Vec<Refusal> {
+        self.refusals
+    }
+}
+
+/// `["accounts", "1", "base_url"]` as `accounts[1].base_url`.
+fn key_of(path: &[String]) -> String {
+    path.iter().fold(String::new(), |key, segment| match segment.parse::<usize>() {
+        Ok(index) => format!("{key}[{index}]"),
+        Err(_) if key.is_empty() => segment.clone(),
+        Err(_) => format!("{key}.{segment}"),
+    })
+}
+
+fn unknown_key(path: &[String], known: &[&str]) -> String {
+    let known_keys = known.join(", ");
+    match suggestion(path, known) {
+        Some(suggestion) => format!("unknown key; did you mean {suggestion}? Known here: {known_keys}"),
+        None => format!("unknown key. Known here: {known_keys}"),
+    }
+}
+
+fn suggestion(path: &[String], known: &[&str]) -> Option<String> {
+    let (name, parents) = path.split_last()?;
+    // `ANTIPHON_STORE_URL`, with one underscore too few.
+    let glued =
+        known.iter().find_map(|section| Some((section, name.strip_prefix(section)?.strip_prefix('_')?)));
+    if let (Some((section, rest)), []) = (glued, parents) {
+        let variable = format!("ANTIPHON_{section}__{rest}").to_uppercase();
+        return Some(format!("{section}.{rest} (as a variable {variable})"));
+    }
+    let (distance, closest) = known.iter().map(|key| (edit_distance(name, key), key)).min()?;
+    let is_close = distance <= closest.len().div_ceil(3);
+    is_close.then(|| key_of(&[parents, &[(*closest).to_owned()]].concat()))
+}
+
+/// How many letters must be put in, taken out or changed to get from one word to the other.
+fn edit_distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}

@@ -1,0 +1,61 @@
+//! `[limits]`: how much a client may ask for, and how much memory that may take.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Problems;
+use super::values::{bytes, count, format_bytes};
+
+const MIB: usize = 1 << 20;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct LimitsConfig {
+    /// The largest request body, in bytes; also of a WebSocket message. Default: 64 MiB.
+    #[serde(with = "bytes")]
+    pub max_body: usize,
+
+    /// Bytes of request bodies held at once, over all connections; who comes later waits. Default: 1 GiB.
+    #[serde(with = "bytes")]
+    pub body_memory: usize,
+
+    /// The longest chain that can be continued, in turns. Default: 10,000.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub max_chain_depth: u32,
+
+    /// The most history that is replayed, in bytes. Default: 64 MiB.
+    #[serde(with = "bytes")]
+    pub max_history: usize,
+
+    /// Client connections open at once. Default: 10,000.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub max_connections: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_body: 64 * MIB,
+            body_memory: 1024 * MIB,
+            max_chain_depth: 10_000,
+            max_history: 64 * MIB,
+            max_connections: 10_000,
+        }
+    }
+}
+
+impl LimitsConfig {
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        for (key, size) in [("limits.max_body", self.max_body), ("limits.max_history", self.max_history)] {
+            if size == 0 {
+                problems.refuse(key, "must be above zero");
+            }
+        }
+        if self.body_memory < self.max_body {
+            let (memory, body) = (format_bytes(self.body_memory), format_bytes(self.max_body));
+            problems.refuse(
+                "limits.body_memory",
+                format!("is {memory} and must be at least limits.max_body, which is {body}"),
+            );
+        }
+    }
+}

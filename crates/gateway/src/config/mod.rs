@@ -1,0 +1,240 @@
+//! What an operator can set, from a TOML file, then environment variables `ANTIPHON_…`, then flags.
+//!
+//! A section is a file: a struct with a doc comment for each key, its `Default`, and `validate` where a rule spans
+//! several keys. A new key is a field there and a line in `docs/antiphon.example.toml`, which a test compares.
+//! [`Config::load`] reads everything once, before anything is bound or opened. It reports every value that can't be read, or
+//! if all can, every rule that is broken.
+
+mod accounts;
+mod credential;
+mod environment;
+mod error;
+mod glob;
+mod layers;
+mod limits;
+mod log;
+mod show;
+mod store;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+mod turns;
+mod values;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::accounts::{AccountConfig, ReplayIds};
+pub use self::credential::ApiKey;
+pub use self::environment::Environment;
+pub use self::error::{ConfigError, Problem};
+pub use self::glob::ModelGlob;
+pub use self::limits::LimitsConfig;
+pub use self::log::{LogConfig, LogFormat};
+pub use self::store::{DatabaseUrl, Durability, Retention, StoreConfig};
+pub use self::timeouts::TimeoutsConfig;
+pub use self::turns::{OnDisconnect, TurnsConfig};
+
+use self::accounts::AccountDraft;
+use self::error::Problems;
+use self::layers::{Layers, Merged};
+use self::values::{address, words};
+
+/// Read from the working directory if no file is named.
+const DEFAULT_FILE: &str = "antiphon.toml";
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// Where clients connect. Default: 127.0.0.1:8080.
+    pub listen: SocketAddr,
+
+    /// Where metrics, health, the admin API and the dashboard are, apart from the API. Default: on `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// How clients prove who they are. Must be written out to listen on anything but loopback. Default: not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+
+    pub store: StoreConfig,
+    pub accounts: Vec<AccountConfig>,
+    pub limits: LimitsConfig,
+    pub timeouts: TimeoutsConfig,
+    pub turns: TurnsConfig,
+    pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// Whoever can connect is served.
+    None,
+}
+
+words!(Auth { None => "none" });
+
+/// What flags say; `None` where a flag is not given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+}
+
+/// A config, and the file it was read from, if there was one.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    pub source: Option<PathBuf>,
+}
+
+/// A config as it is written, before accounts have their credentials.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draft {
+    #[serde(default = "default_listen", deserialize_with = "address::deserialize")]
+    listen: SocketAddr,
+    #[serde(default, deserialize_with = "address::deserialize_some")]
+    admin_listen: Option<SocketAddr>,
+    #[serde(default)]
+    auth: Option<Auth>,
+    #[serde(default)]
+    store: StoreConfig,
+    #[serde(default)]
+    accounts: Vec<AccountDraft>,
+    #[serde(default)]
+    limits: LimitsConfig,
+    #[serde(default)]
+    timeouts: TimeoutsConfig,
+    #[serde(default)]
+    turns: TurnsConfig,
+    #[serde(default)]
+    log: LogConfig,
+}
+
+impl Config {
+    /// Reads the config. `file` is what `--config` says; without it `ANTIPHON_CONFIG` names the file, which must then exist
+    /// too, and without that `antiphon.toml` is read from `cwd` if it is there. Paths are relative to `cwd`.
+    pub fn load(
+        file: Option<&Path>,
+        cwd: &Path,
+        environment: &Environment,
+        overrides: Overrides,
+    ) -> Result<Loaded, ConfigError> {
+        let named = file.or_else(|| environment.get(layers::FILE_VARIABLE).map(Path::new));
+        let file = read_file(named, cwd)?;
+        let merged = merge(file.as_ref(), environment, overrides)?;
+
+        let mut problems = Problems::default();
+        let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
+        let config = draft.map(|draft| {
+            let config = draft.resolve(cwd, environment, &mut problems);
+            config.validate(&merged, &mut problems);
+            config
+        });
+        match config.filter(|_| problems.is_empty()) {
+            Some(config) => Ok(Loaded { config, source: file.map(|(path, _)| path) }),
+            None => Err(merged.explain(problems)),
+        }
+    }
+
+    /// Refuses a config that can't serve a turn; printing or checking one needs no account.
+    pub fn require_accounts(&self) -> Result<(), ConfigError> {
+        if self.accounts.is_empty() { Err(ConfigError::NoAccounts) } else { Ok(()) }
+    }
+
+    fn validate(&self, merged: &Merged, problems: &mut Problems) {
+        let named = [("listen", Some(self.listen)), ("admin_listen", self.admin_listen)];
+        for (key, address) in named.into_iter().filter_map(|(key, address)| Some((key, address?))) {
+            if !address.ip().to_canonical().is_loopback() && self.auth.is_none() {
+                problems.refuse(
+                    key,
+                    "can be reached from other machines, and clients are not asked who they are: listen on \
+                     127.0.0.1, or put Antiphon behind something that authenticates and write auth = \"none\"",
+                );
+            }
+        }
+        if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
+            problems
+                .refuse("admin_listen", "must differ from listen; leave it out to have both in one place");
+        }
+        if !merged.contains("store.url") {
+            problems.refuse(
+                "store.url",
+                "must be set, such as \"sqlite://antiphon.db\": neither XDG_DATA_HOME nor HOME says where data \
+                 belongs",
+            );
+        }
+        self.limits.validate(problems);
+    }
+}
+
+impl Default for Config {
+    /// What an empty file gives, apart from [`StoreConfig::url`], and without accounts.
+    fn default() -> Self {
+        Self {
+            listen: default_listen(),
+            admin_listen: None,
+            auth: None,
+            store: StoreConfig::default(),
+            accounts: Vec::new(),
+            limits: LimitsConfig::default(),
+            timeouts: TimeoutsConfig::default(),
+            turns: TurnsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Draft {
+    fn resolve(self, cwd: &Path, environment: &Environment, problems: &mut Problems) -> Config {
+        Config {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            auth: self.auth,
+            store: self.store,
+            accounts: accounts::resolve(self.accounts, cwd, environment, problems),
+            limits: self.limits,
+            timeouts: self.timeouts,
+            turns: self.turns,
+            log: self.log,
+        }
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 8080).into()
+}
+
+/// The config file's path and text; `None` if no file was asked for and there is none.
+fn read_file(named: Option<&Path>, cwd: &Path) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let path = cwd.join(named.unwrap_or(Path::new(DEFAULT_FILE)));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some((path, text))),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(None),
+        Err(error) => Err(ConfigError::Unreadable { path, reason: error.to_string() }),
+    }
+}
+
+fn merge(
+    file: Option<&(PathBuf, String)>,
+    environment: &Environment,
+    overrides: Overrides,
+) -> Result<Merged, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(url) = store::default_url(environment) {
+        layers = layers.set("default", "store.url", url);
+    }
+    if let Some((source, accounts)) = accounts::of_openai_variables(environment) {
+        layers = layers.set(source, "accounts", accounts);
+    }
+    if let Some((path, text)) = file {
+        layers = layers.file(path, text)?;
+    }
+    layers = layers.environment(environment);
+    if let Some(listen) = overrides.listen {
+        layers = layers.set("flag --listen", "listen", listen.to_string());
+    }
+    Ok(layers.merge())
+}

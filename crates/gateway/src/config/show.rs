@@ -1,0 +1,123 @@
+//! The resolved config for people and scripts. Secrets are shown as where they come from or as `<redacted>`.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::Config;
+
+/// A config as a tree that keeps the order of its keys.
+enum Node {
+    /// Text or a number, as JSON writes it; TOML writes it the same way.
+    Scalar(String),
+    List(Vec<Node>),
+    Table(Vec<(String, Node)>),
+}
+
+impl Config {
+    /// The config as TOML that can be loaded again (with a secret put in where a literal one was redacted).
+    pub fn show(&self) -> String {
+        let node = serde_json::from_str(&self.show_json()).expect("what was written as JSON reads as JSON");
+        let mut toml = String::new();
+        if let Node::Table(entries) = node {
+            write_table("", &entries, &mut toml);
+        }
+        toml
+    }
+
+    /// The config as one JSON object.
+    pub fn show_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("keys are strings, and no value refuses to be written")
+    }
+}
+
+/// The top level and its sections; sections hold no sections.
+fn write_table(name: &str, entries: &[(String, Node)], toml: &mut String) {
+    for (key, node) in entries.iter().filter(|(_, node)| !node.is_section(name)) {
+        toml.push_str(&format!("{key} = {}\n", node.inline()));
+    }
+    for (key, node) in entries.iter().filter(|(_, node)| node.is_section(name)) {
+        match node {
+            Node::Table(entries) => {
+                toml.push_str(&format!("\n[{key}]\n"));
+                write_table(key, entries, toml);
+            }
+            Node::List(tables) => {
+                for table in tables {
+                    if let Node::Table(entries) = table {
+                        toml.push_str(&format!("\n[[{key}]]\n"));
+                        write_table(key, entries, toml);
+                    }
+                }
+            }
+            Node::Scalar(_) => {}
+        }
+    }
+}
+
+impl Node {
+    /// Whether a node of the table `parent` gets a heading of its own.
+    fn is_section(&self, parent: &str) -> bool {
+        let is_tables = match self {
+            Self::Scalar(_) => false,
+            Self::List(nodes) => matches!(nodes.first(), Some(Self::Table(_))),
+            Self::Table(_) => true,
+        };
+        parent.is_empty() && is_tables
+    }
+
+    fn inline(&self) -> String {
+        match self {
+            // The one control character that JSON leaves as it is and TOML refuses.
+            Self::Scalar(json) => json.replace('\u{7f}', "\\u007f"),
+            Self::List(nodes) => {
+                format!("[{}]", nodes.iter().map(Self::inline).collect::<Vec<_>>().join(", "))
+            }
+            Self::Table(entries) => {
+                let entries: Vec<String> =
+                    entries.iter().map(|(key, node)| format!("{key} = {}", node.inline())).collect();
+                format!("{{ {} }}", entries.join(", "))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, a whole number, a list or a table")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Scalar(serde_json::Value::from(text).to_string()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(number.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = seq.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Table(entries))
+    }
+}

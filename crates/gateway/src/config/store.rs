@@ -1,0 +1,154 @@
+//! `[store]`: where responses are kept, for how long, and how safely.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::environment::Environment;
+use super::values::{self, bytes, duration, words};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct StoreConfig {
+    /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
+    pub url: DatabaseUrl,
+
+    /// How long stored responses live. Default: 30d.
+    pub retention: Retention,
+
+    /// What a turn survives once its client has seen the end of it. Default: full.
+    pub durability: Durability,
+
+    /// How long a write may take, waiting included, before it counts as failed. Default: 10s.
+    #[serde(with = "duration")]
+    pub commit_timeout: Duration,
+
+    /// The size of the cache of chains, in bytes; 0 keeps none. Default: 64 MiB.
+    #[serde(with = "bytes")]
+    pub cache: usize,
+
+    /// How often expired and deleted responses are removed from disk. Default: 1m.
+    #[serde(with = "duration")]
+    pub purge_interval: Duration,
+}
+
+/// A database URL as the operator wrote it, which may hold credentials: shown without them, whatever shows it.
+#[derive(Clone)]
+pub struct DatabaseUrl(SecretString);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    For(Duration),
+    Forever,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut.
+    Full,
+    /// A crash of the process; a power cut may take the last turns.
+    Normal,
+}
+
+words!(Durability { Full => "full", Normal => "normal" });
+
+/// The database that is used when none is named: none if the environment names no data directory.
+pub(super) fn default_url(environment: &Environment) -> Option<String> {
+    // The XDG specification has relative paths ignored.
+    let absolute = |name| environment.get(name).map(Path::new).filter(|path| path.is_absolute());
+    let data = match absolute("XDG_DATA_HOME") {
+        Some(directory) => directory.to_owned(),
+        None => absolute("HOME")?.join(".local/share"),
+    };
+    Some(format!("sqlite://{}", data.join("antiphon/antiphon.db").display()))
+}
+
+impl Default for StoreConfig {
+    /// With the database in the working directory, as no environment is known here.
+    fn default() -> Self {
+        Self {
+            url: DatabaseUrl("sqlite://antiphon.db".into()),
+            retention: Retention::For(Duration::from_hours(30 * 24)),
+            durability: Durability::Full,
+            commit_timeout: Duration::from_secs(10),
+            cache: 64 << 20,
+            purge_interval: Duration::from_mins(1),
+        }
+    }
+}
+
+// === impl DatabaseUrl ===
+
+impl DatabaseUrl {
+    /// The URL with its credentials, for the store alone.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// The URL without credentials: neither user and password nor parameters are shown, nor anything that is not a URL.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.expose();
+        let (address, parameters) =
+            url.split_once('?').map_or((url, ""), |(address, _)| (address, "?<redacted>"));
+        if address.starts_with("sqlite:") {
+            return write!(f, "{address}{parameters}");
+        }
+        // A password may hold any of `@`, `/` and `?` if its writer forgot to escape it, hence the last `@` of all.
+        match (url.split_once("://"), url.rsplit_once('@'), address.rsplit_once('@')) {
+            (Some((scheme, _)), Some(_), Some((_, host))) => {
+                write!(f, "{scheme}://<redacted>@{host}{parameters}")
+            }
+            (Some(_), None, _) => write!(f, "{address}{parameters}"),
+            _ => f.write_str("<redacted>"),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DatabaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const RULE: &str = r#"a database URL such as "sqlite://antiphon.db""#;
+        values::read(deserializer, RULE, |written| written.text().filter(|url| !url.is_empty()))
+            .map(|url| Self(url.into()))
+    }
+}
+
+// === impl Retention ===
+
+impl Serialize for Retention {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::For(duration) => serializer.serialize_str(&values::format_duration(*duration)),
+            Self::Forever => serializer.serialize_str("forever"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Retention {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const RULE: &str = r#"a duration such as "30d", above zero and at most "36500d", or "forever""#;
+        const MAX: Duration = Duration::from_hours(36_500 * 24);
+        values::read(deserializer, RULE, |written| match written {
+            values::Written::Text(text) if text == "forever" => Some(Self::Forever),
+            other => {
+                other.duration().filter(|duration| !duration.is_zero() && *duration <= MAX).map(Self::For)
+            }
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! Configs loaded from a directory and variables of their own.
+
+mod errors;
+mod loading;
+mod secrets;
+mod values;
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::{Config, ConfigError, Environment, Loaded, Overrides};
+
+/// What is loaded from a file with this text and from these variables, in a directory of its own.
+struct Case {
+    directory: TempDir,
+    variables: Vec<(String, String)>,
+    overrides: Overrides,
+}
+
+impl Case {
+    fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            directory,
+            variables: vec![("HOME".into(), "/home/ada".into())],
+            overrides: Overrides::default(),
+        }
+    }
+
+    fn file(text: &str) -> Self {
+        let case = Self::empty();
+        case.write("antiphon.toml", text);
+        case
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    fn listen(mut self, address: &str) -> Self {
+        self.overrides.listen = Some(address.parse().unwrap());
+        self
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn load_from(&self, file: Option<&str>) -> Result<Loaded, ConfigError> {
+        let environment: Environment = self.variables.iter().cloned().collect();
+        Config::load(file.map(Path::new), self.path(), &environment, self.overrides)
+    }
+
+    fn load(&self) -> Config {
+        self.load_from(None).unwrap().config
+    }
+
+    /// The error, with the directory taken out of it.
+    fn error(&self) -> String {
+        self.error_from(None)
+    }
+
+    fn error_from(&self, file: Option<&str>) -> String {
+        let error = self.load_from(file).unwrap_err();
+        error.to_string().replace(&format!("{}/", self.path().display()), "")
+    }
+}

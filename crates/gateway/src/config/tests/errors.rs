@@ -1,0 +1,180 @@
+use super::super::Config;
+use super::Case;
+
+#[test]
+fn a_named_file_must_exist() {
+    let expected = "can't read the config file missing.toml: No such file or directory (os error 2)";
+    assert_eq!(Case::empty().error_from(Some("missing.toml")), expected);
+    assert_eq!(Case::empty().variable("ANTIPHON_CONFIG", "missing.toml").error(), expected);
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_by_its_place() {
+    assert_eq!(
+        Case::file("listen = \"127.0.0.1:1\"\n[store]\nurl = sqlite\n").error(),
+        "antiphon.toml is not valid TOML at line 3, column 7: invalid string, expected `\"`, `'`"
+    );
+}
+
+#[test]
+fn an_unknown_key_comes_with_the_known_ones() {
+    assert_eq!(
+        Case::file("[store]\nretentoin = \"1d\"").error(),
+        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known here: url, retention, \
+         durability, commit_timeout, cache, purge_interval"
+    );
+    assert_eq!(
+        Case::file("colour = 1").error(),
+        "colour (in antiphon.toml): unknown key. Known here: listen, admin_listen, auth, store, accounts, limits, \
+         timeouts, turns, log"
+    );
+}
+
+#[test]
+fn a_variable_with_one_underscore_too_few_is_recognised() {
+    assert_eq!(
+        Case::empty().variable("ANTIPHON_STORE_URL", "sqlite://x").error(),
+        "store_url (environment variable ANTIPHON_STORE_URL): unknown key; did you mean store.url (as a variable \
+         ANTIPHON_STORE__URL)? Known here: listen, admin_listen, auth, store, accounts, limits, timeouts, turns, log"
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_comes_with_its_rule() {
+    assert_eq!(
+        Case::file("[store]\nretention = \"30 parsecs\"").error(),
+        "store.retention = \"30 parsecs\" (in antiphon.toml): must be a duration such as \"30d\", above zero and at most \
+         \"36500d\", or \"forever\""
+    );
+    assert_eq!(
+        Case::empty().variable("ANTIPHON_LIMITS__MAX_BODY", "lots").error(),
+        "limits.max_body = \"lots\" (environment variable ANTIPHON_LIMITS__MAX_BODY): must be a size in bytes such as \
+         1048576, \"64MiB\" or \"10MB\", at most 1024 TiB"
+    );
+    assert_eq!(
+        Case::file("[limits]\nmax_chain_depth = 0").error(),
+        "limits.max_chain_depth = 0 (in antiphon.toml): must be a whole number from 1 to 1000000"
+    );
+    assert_eq!(
+        Case::file("[turns]\non_disconnect = 0").error(),
+        "turns.on_disconnect = 0 (in antiphon.toml): must be \"finish\" or \"cancel\""
+    );
+    assert_eq!(
+        Case::file("listen = \"localhost:8080\"").error(),
+        "listen = \"localhost:8080\" (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \
+         \"[::1]:8080\""
+    );
+    assert_eq!(
+        Case::empty().variable("ANTIPHON_LOG", "debug").error(),
+        "log (environment variable ANTIPHON_LOG): must be a table"
+    );
+    assert_eq!(Case::file("[accounts]\nname = \"a\"").error(), "accounts (in antiphon.toml): must be a list");
+}
+
+#[test]
+fn no_timeout_is_zero() {
+    assert_eq!(
+        Case::file("[timeouts]\nidle = \"0s\"").error(),
+        "timeouts.idle = \"0s\" (in antiphon.toml): must be a duration such as \"30s\" or \"5m\", above zero and at most \
+         \"365d\""
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = "listen = 1\nauth = \"open\"\n[log]\nformat = \"xml\"\nlevel = \"info\"\n[[accounts]]\nnom = \"a\"\n\
+                [[accounts]]\nmodels = [\"a\", 2]\n";
+    assert_eq!(
+        Case::file(text).error(),
+        "6 problems in the config:
+  accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known here: name, base_url, api_key, \
+models, boundary, replay_ids
+  accounts[1].models[1] = 2 (in antiphon.toml): must be a string
+  auth = \"open\" (in antiphon.toml): must be \"none\"
+  listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
+  log.format = \"xml\" (in antiphon.toml): must be \"text\" or \"json\"
+  log.level (in antiphon.toml): unknown key. Known here: format, filter"
+    );
+}
+
+#[test]
+fn a_public_address_needs_auth_written_out() {
+    let rule = "can be reached from other machines, and clients are not asked who they are: listen on 127.0.0.1, or put \
+                Antiphon behind something that authenticates and write auth = \"none\"";
+    assert_eq!(
+        Case::empty().listen("0.0.0.0:80").error(),
+        format!("listen = \"0.0.0.0:80\" (flag --listen): {rule}")
+    );
+    assert_eq!(
+        Case::file("admin_listen = \"[::]:80\"").error(),
+        format!("admin_listen = \"[::]:80\" (in antiphon.toml): {rule}")
+    );
+    Case::file("auth = \"none\"").listen("0.0.0.0:80").load();
+    Case::empty().listen("[::ffff:127.0.0.1]:80").load();
+}
+
+#[test]
+fn two_listeners_need_two_addresses() {
+    assert_eq!(
+        Case::file("admin_listen = \"127.0.0.1:8080\"").error(),
+        "admin_listen = \"127.0.0.1:8080\" (in antiphon.toml): must differ from listen; leave it out to have both in one \
+         place"
+    );
+    Case::file("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").load();
+}
+
+#[test]
+fn memory_for_bodies_holds_at_least_one() {
+    assert_eq!(
+        Case::file("[limits]\nmax_body = \"2GiB\"").error(),
+        "limits.body_memory (in antiphon.toml): is 1GiB and must be at least limits.max_body, which is 2GiB"
+    );
+}
+
+#[test]
+fn without_a_home_the_database_must_be_named() {
+    assert_eq!(
+        Case::empty().variable("HOME", "").error(),
+        "store.url (default): must be set, such as \"sqlite://antiphon.db\": neither XDG_DATA_HOME nor HOME says where data \
+         belongs"
+    );
+    Case::empty().variable("HOME", "").variable("ANTIPHON_STORE__URL", "sqlite://x.db").load();
+}
+
+#[test]
+fn accounts_need_a_name_of_their_own_and_a_plain_url() {
+    let text = "[[accounts]]\nname = \"a\"\nbase_url = \"ftp://x\"\n[[accounts]]\nname = \"a\"\n\
+                base_url = \"https://x/v1/responses\"\nmodels = [\"gpt-[45]\"]\nboundary = \"\"\n\
+                [[accounts]]\nname = \"b c\"\nmodels = []\n";
+    assert_eq!(
+        Case::file(text).error(),
+        "8 problems in the config:
+  accounts[1].name = \"a\" (in antiphon.toml): is already the name of accounts[0]
+  accounts[0].base_url = \"ftp://x\" (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[1].boundary = \"\" (in antiphon.toml): must be 1 to 64 of A-Z a-z 0-9 _ . -
+  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must end before /responses, which is added to it
+  accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml): must be a model's name, with * for any letters and ? for one, \
+such as \"gpt-*\"
+  accounts[2].name = \"b c\" (in antiphon.toml): must be 1 to 64 of A-Z a-z 0-9 _ . -
+  accounts[2].base_url (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[2].models (in antiphon.toml): must name a model; leave it out to offer every model"
+    );
+}
+
+#[test]
+fn a_bad_url_from_the_openai_variable_names_that_variable() {
+    assert_eq!(
+        Case::empty().variable("OPENAI_BASE_URL", "api.example").error(),
+        "accounts[0].base_url = \"api.example\" (environment variable OPENAI_BASE_URL): must be an http or https URL such as \
+         \"https://api.openai.com/v1\""
+    );
+}
+
+#[test]
+fn serving_needs_an_account() {
+    assert_eq!(
+        Config::default().require_accounts().unwrap_err().to_string(),
+        "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
+         [[accounts]] section to the config file"
+    );
+}

@@ -1,0 +1,219 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::super::{Auth, Config, Durability, OnDisconnect, ReplayIds, Retention};
+use super::Case;
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/antiphon.example.toml");
+
+/// Every key with a value that is not its default.
+const EVERYTHING: &str = r#"
+listen = "127.0.0.1:9000"
+admin_listen = "[::1]:9001"
+auth = "none"
+
+[store]
+url = "sqlite://other.db"
+retention = "forever"
+durability = "normal"
+commit_timeout = "1500ms"
+cache = 0
+purge_interval = "90s"
+
+[[accounts]]
+name = "a"
+base_url = "https://one.example/v1/"
+api_key = { value = "sk-literal" }
+models = ["gpt-*", "o?"]
+boundary = "shared"
+replay_ids = "keep"
+
+[[accounts]]
+name = "b"
+base_url = "http://127.0.0.1:11434"
+
+[limits]
+max_body = "10 MB"
+body_memory = 20000000
+max_chain_depth = 7
+max_history = "1GiB"
+max_connections = 8
+
+[timeouts]
+connect = "1s"
+first_byte = "1m 30s"
+idle = "3s"
+turn = "4h"
+header_read = "5s"
+body_read = "6s"
+write_stall = "7s"
+shutdown = "1d"
+
+[turns]
+on_disconnect = "cancel"
+finish_timeout = "9s"
+
+[log]
+format = "json"
+filter = "debug,hyper=\"info\""
+"#;
+
+fn keys(config: &Config) -> BTreeSet<String> {
+    let toml = config.show();
+    toml.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect()
+}
+
+#[test]
+fn nothing_at_all_gives_the_defaults_and_a_database_in_the_home_directory() {
+    let loaded = Case::empty().load_from(None).unwrap();
+    assert_eq!(loaded.source, None);
+    assert_eq!(loaded.config.store.url.expose(), "sqlite:///home/ada/.local/share/antiphon/antiphon.db");
+    let url = format!("url = {:?}\n", loaded.config.store.url.expose());
+    assert_eq!(
+        loaded.config.show().replace(&url, "url = \"sqlite://antiphon.db\"\n"),
+        Config::default().show()
+    );
+}
+
+#[test]
+fn the_data_directory_is_used_if_it_is_named_absolutely() {
+    let case = Case::empty().variable("XDG_DATA_HOME", "/data");
+    assert_eq!(case.load().store.url.expose(), "sqlite:///data/antiphon/antiphon.db");
+    let case = Case::empty().variable("XDG_DATA_HOME", "data");
+    assert_eq!(case.load().store.url.expose(), "sqlite:///home/ada/.local/share/antiphon/antiphon.db");
+}
+
+#[test]
+fn every_key_can_be_set_in_the_file() {
+    let config = Case::file(EVERYTHING).load();
+    assert_eq!(config.admin_listen, Some("[::1]:9001".parse().unwrap()));
+    assert_eq!(config.auth, Some(Auth::None));
+    assert_eq!(config.store.retention, Retention::Forever);
+    assert_eq!(config.store.durability, Durability::Normal);
+    assert_eq!(config.store.commit_timeout, Duration::from_millis(1500));
+    assert_eq!(config.store.cache, 0);
+    assert_eq!(config.accounts[0].base_url.as_str(), "https://one.example/v1");
+    assert_eq!(config.accounts[0].api_key.as_ref().unwrap().secret().expose_secret(), "sk-literal");
+    assert_eq!(config.accounts[0].boundary, "shared");
+    assert_eq!(config.accounts[0].replay_ids, ReplayIds::Keep);
+    assert!(config.accounts[0].models[1].matches("o3") && !config.accounts[0].models[1].matches("o3-mini"));
+    assert_eq!(config.accounts[1].boundary, "b");
+    assert!(config.accounts[1].api_key.is_none() && config.accounts[1].models.is_empty());
+    assert_eq!(config.limits.max_body, 10_000_000);
+    assert_eq!(config.limits.max_chain_depth, 7);
+    assert_eq!(config.timeouts.first_byte, Duration::from_secs(90));
+    assert_eq!(config.turns.on_disconnect, OnDisconnect::Cancel);
+    assert_eq!(config.log.filter, "debug,hyper=\"info\"");
+    let (defaults, all) = (Config::default().show(), config.show());
+    for line in all.lines().filter(|line| line.contains(" = ")) {
+        assert!(!defaults.lines().any(|default| default == line), "{line} is the default");
+    }
+}
+
+#[test]
+fn what_is_shown_loads_again_as_the_same() {
+    let shown = Case::file(EVERYTHING).load().show();
+    assert_eq!(Case::file(&shown.replace("<redacted>", "sk-literal")).load().show(), shown);
+    let shown = Case::empty().load().show();
+    assert_eq!(Case::file(&shown).load().show(), shown);
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_flags_win_over_both() {
+    let case = Case::file("listen = \"127.0.0.1:1\"\n[store]\nretention = \"1d\"\ndurability = \"normal\"")
+        .variable("ANTIPHON_LISTEN", "[::1]:2")
+        .variable("ANTIPHON_STORE__RETENTION", "2d")
+        .variable("ANTIPHON_LIMITS__MAX_CHAIN_DEPTH", "3")
+        .variable("ANTIPHON_LOG__FILTER", "\"warn\"");
+    let config = case.load();
+    assert_eq!(config.listen, "[::1]:2".parse().unwrap());
+    assert_eq!(config.store.retention, Retention::For(Duration::from_hours(48)));
+    assert_eq!(config.store.durability, Durability::Normal);
+    assert_eq!(config.limits.max_chain_depth, 3);
+    assert_eq!(config.log.filter, "warn");
+    assert_eq!(case.listen("127.0.0.1:4").load().listen, "127.0.0.1:4".parse().unwrap());
+}
+
+#[test]
+fn accounts_can_be_given_in_one_variable() {
+    let list = r#"[{ name = "a", base_url = "http://a", api_key = { env = "A" } }, { name = "b", base_url = "http://b" }]"#;
+    let case = Case::file("[[accounts]]\nname = \"c\"\nbase_url = \"http://c\"")
+        .variable("A", "secret")
+        .variable("ANTIPHON_ACCOUNTS", list);
+    let names: Vec<String> = case.load().accounts.into_iter().map(|account| account.name).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn variables_that_kubernetes_sets_or_nobody_filled_are_not_keys() {
+    Case::empty()
+        .variable("ANTIPHON_SERVICE_HOST", "10.0.0.1")
+        .variable("ANTIPHON_SERVICE_PORT_HTTP", "80")
+        .variable("ANTIPHON_PORT", "tcp://10.0.0.1:80")
+        .variable("ANTIPHON_PORT_80_TCP_ADDR", "10.0.0.1")
+        .variable("ANTIPHON_ADMIN_PORT", "tcp://10.0.0.2:80")
+        .variable("ANTIPHON_ADMIN_LISTEN", "")
+        .load();
+}
+
+#[test]
+fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
+    let case = Case::file("listen = \"127.0.0.1:1\"").variable("ANTIPHON_CONFIG", "two.toml");
+    case.write("two.toml", "listen = \"127.0.0.1:2\"");
+    case.write("three.toml", "listen = \"127.0.0.1:3\"");
+    assert_eq!(case.load().listen.port(), 2);
+    let loaded = case.load_from(Some("three.toml")).unwrap();
+    assert_eq!((loaded.config.listen.port(), loaded.source), (3, Some(case.path().join("three.toml"))));
+}
+
+#[test]
+fn without_accounts_the_variables_of_openai_clients_make_one() {
+    let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
+    let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nreplay_ids = \"drop\"\n";
+    assert!(case.load().show().contains(shown), "{}", case.load().show());
+    case.load().require_accounts().unwrap();
+
+    let account =
+        Case::empty().variable("OPENAI_BASE_URL", "http://127.0.0.1:1/v1").load().accounts.remove(0);
+    assert_eq!((account.base_url.as_str(), account.api_key.is_none()), ("http://127.0.0.1:1/v1", true));
+
+    let with_file = Case::file("[[accounts]]\nname = \"a\"\nbase_url = \"http://a\"")
+        .variable("OPENAI_API_KEY", "sk-env");
+    assert_eq!(with_file.load().accounts.len(), 1);
+    assert_eq!(with_file.load().accounts[0].name, "a");
+}
+
+#[test]
+fn the_example_file_holds_every_key_with_its_default() {
+    let example = std::fs::read_to_string(EXAMPLE).unwrap();
+    let mut config = Case::file(&example).variable("OPENAI_API_KEY", "sk").load();
+    let account = config.accounts.remove(0);
+    assert_eq!(
+        (&account.name, &account.boundary, account.models.len()),
+        (&"openai".to_owned(), &account.name, 0)
+    );
+    assert_eq!(config.show(), Case::empty().load().show());
+}
+
+#[test]
+fn the_comments_of_the_example_file_that_are_keys_are_right_as_well() {
+    let is_key = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let uncomment = |line: &str| match line.strip_prefix("# ") {
+        Some(rest) if rest.split_once(" = ").is_some_and(|(word, _)| is_key(word)) => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let all: String = std::fs::read_to_string(EXAMPLE).unwrap().lines().map(uncomment).collect();
+    let config = Case::file(&all).variable("OPENAI_API_KEY", "sk").load();
+    assert_eq!(keys(&config), keys(&Case::file(EVERYTHING).load()));
+}
+
+#[test]
+fn the_json_form_holds_the_same() {
+    let json: serde_json::Value = serde_json::from_str(&Case::file(EVERYTHING).load().show_json()).unwrap();
+    assert_eq!(json["accounts"][0]["api_key"], serde_json::json!({ "value": "<redacted>" }));
+    assert_eq!(json["limits"]["max_history"], "1GiB");
+    assert_eq!(json["timeouts"]["shutdown"], "1d");
+}

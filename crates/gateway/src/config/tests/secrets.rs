@@ -1,0 +1,99 @@
+use secrecy::ExposeSecret;
+
+use super::Case;
+
+fn with_api_key(api_key: &str) -> Case {
+    Case::file(&format!("[[accounts]]\nname = \"a\"\nbase_url = \"http://a\"\napi_key = {api_key}\n"))
+}
+
+fn secret(case: &Case) -> String {
+    case.load().accounts[0].api_key.as_ref().unwrap().secret().expose_secret().to_owned()
+}
+
+fn api_key_error(api_key: &str) -> String {
+    with_api_key(api_key).error()
+}
+
+#[test]
+fn a_key_is_read_from_a_variable_or_from_a_file_or_from_the_config() {
+    assert_eq!(secret(&with_api_key(r#"{ env = "A_KEY" }"#).variable("A_KEY", "sk-1")), "sk-1");
+    assert_eq!(secret(&with_api_key(r#"{ value = "sk-2" }"#)), "sk-2");
+    let case = with_api_key(r#"{ file = "key.txt" }"#);
+    case.write("key.txt", "sk-3\r\n");
+    assert_eq!(secret(&case), "sk-3");
+    assert!(case.load().show().contains(r#"api_key = { file = "key.txt" }"#));
+}
+
+#[test]
+fn a_key_that_can_not_be_fetched_names_its_account_and_origin() {
+    let start = "accounts[0].api_key (in antiphon.toml): account \"a\": ";
+    assert_eq!(
+        api_key_error(r#"{ env = "A_KEY" }"#),
+        format!("{start}environment variable A_KEY is not set, or empty")
+    );
+    assert_eq!(
+        api_key_error(r#"{ file = "key.txt" }"#),
+        format!("{start}can't read file key.txt: No such file or directory (os error 2)")
+    );
+    let case = with_api_key(r#"{ file = "key.txt" }"#);
+    case.write("key.txt", "\n");
+    assert_eq!(case.error(), format!("{start}file key.txt is empty"));
+    assert_eq!(
+        api_key_error(r#"{ env = "A", value = "sk-secret" }"#),
+        format!("{start}needs exactly one of env, file and value")
+    );
+    assert_eq!(
+        with_api_key(r#"{ env = "A_KEY" }"#).variable("A_KEY", "sk secret").error(),
+        format!("{start}environment variable A_KEY: a key is visible ASCII without blanks, and this is not")
+    );
+}
+
+#[test]
+fn no_error_shows_a_secret_wherever_it_was_put() {
+    let account = |line: &str| Case::file(&format!("[[accounts]]\nname = \"a\"\n{line}\n"));
+    let cases = [
+        with_api_key(r#""sk-secret""#),
+        with_api_key(r#"{ env = "sk-secret" }"#),
+        with_api_key(r#"{ value = "sk-secret\n" }"#),
+        with_api_key(r#"{ value = ["sk-secret"] }"#),
+        with_api_key(r#"{ vaule = "sk-secret" }"#),
+        with_api_key(r#"{ value = "sk-secret }"#),
+        with_api_key("sk-secret"),
+        account(r#"token = "sk-secret""#),
+        account(r#"base_url = "https://user:sk-secret@host""#),
+        account(r#"base_url = "https://host/v1?key=sk-secret""#),
+        account(r#"base_url = "user:sk-secret@host""#),
+        Case::file("store = \"postgres://u:sk-secret@host\""),
+        Case::file("[store]\nurl = [\"postgres://u:sk-secret@host\"]"),
+        Case::file("accounts = [\"sk-secret\"]"),
+        Case::empty().variable("ANTIPHON_ACCOUNTS", "sk-secret"),
+        Case::empty().variable("ANTIPHON_API_KEY", "sk-secret"),
+        Case::empty().variable("OPENAI_BASE_URL", "https://u:sk-secret@host"),
+    ];
+    for case in cases {
+        let error = case.load_from(None).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("sk-secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_loaded_config_shows_no_secret() {
+    let config = with_api_key("{ value = \"sk-secret\" }")
+        .variable("ANTIPHON_STORE__URL", "postgres://u:sk-secret@h/d")
+        .load();
+    let shown = format!("{config:?} {:#?} {} {}", config, config.show(), config.show_json());
+    assert!(!shown.contains("sk-secret"), "{shown}");
+    assert!(config.show().contains("api_key = { value = \"<redacted>\" }"));
+}
+
+#[test]
+fn a_database_url_is_shown_without_what_may_be_secret() {
+    let shown = |url: &str| Case::empty().variable("ANTIPHON_STORE__URL", url).load().store.url.to_string();
+    assert_eq!(shown("sqlite:///a@b/x.db"), "sqlite:///a@b/x.db");
+    assert_eq!(shown("sqlite://x.db?mode=ro"), "sqlite://x.db?<redacted>");
+    assert_eq!(shown("postgres://host:5432/db"), "postgres://host:5432/db");
+    assert_eq!(shown("postgres://u:p@host/db?password=p"), "postgres://<redacted>@host/db?<redacted>");
+    assert_eq!(shown("postgres://u:p/p@p@host/db"), "postgres://<redacted>@host/db");
+    assert_eq!(shown("postgres://u:p?p@host/db"), "<redacted>");
+    assert_eq!(shown("host=h password=p"), "<redacted>");
+}

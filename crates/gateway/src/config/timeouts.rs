@@ -1,0 +1,59 @@
+//! `[timeouts]`: how long to wait, for upstreams and for clients.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::values::duration;
+
+/// None of these can be switched off: what waits for ever holds memory for ever.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct TimeoutsConfig {
+    /// Connecting to an upstream, TLS included. Default: 10s.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+
+    /// From the end of the upstream request to its headers and first event. Default: 10m.
+    #[serde(with = "duration")]
+    pub first_byte: Duration,
+
+    /// Between two events of the upstream. Default: 5m.
+    #[serde(with = "duration")]
+    pub idle: Duration,
+
+    /// A whole turn, every attempt included. Default: 30m.
+    #[serde(with = "duration")]
+    pub turn: Duration,
+
+    /// For a client to send the head of a request. Default: 15s.
+    #[serde(with = "duration")]
+    pub header_read: Duration,
+
+    /// Between two pieces of a client's request body. Default: 30s.
+    #[serde(with = "duration")]
+    pub body_read: Duration,
+
+    /// A client that takes no byte for so long is gone. Default: 1m.
+    #[serde(with = "duration")]
+    pub write_stall: Duration,
+
+    /// For running turns to end after the signal to stop. Default: 30s.
+    #[serde(with = "duration")]
+    pub shutdown: Duration,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_mins(10),
+            idle: Duration::from_mins(5),
+            turn: Duration::from_mins(30),
+            header_read: Duration::from_secs(15),
+            body_read: Duration::from_secs(30),
+            write_stall: Duration::from_mins(1),
+            shutdown: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! How single values are written in a config: durations, sizes, counts, addresses and words.
+//!
+//! Each kind has a rule, the sentence that follows "must be" when a value is refused.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
+
+/// Durations above zero, as humantime writes them. Bounded, so that adding one to the clock never overflows.
+pub(super) mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer};
+
+    const RULE: &str = r#"a duration such as "30s" or "5m", above zero and at most "365d""#;
+    const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        super::read(deserializer, RULE, |written| {
+            written.duration().filter(|duration| !duration.is_zero() && *duration <= MAX)
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::format_duration(*duration))
+    }
+}
+
+/// Sizes in bytes. Bounded, so that they can be counted by a semaphore.
+pub(super) mod bytes {
+    use serde::{Deserializer, Serializer};
+
+    const RULE: &str = r#"a size in bytes such as 1048576, "64MiB" or "10MB", at most 1024 TiB"#;
+    const MAX: u64 = 1 << 50;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<usize, D::Error> {
+        super::read(deserializer, RULE, |written| {
+            written.bytes().filter(|bytes| *bytes <= MAX).and_then(|bytes| usize::try_from(bytes).ok())
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        bytes: &usize,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::format_bytes(*bytes))
+    }
+}
+
+/// Whole numbers from one to a million.
+pub(super) mod count {
+    use serde::{Deserializer, de::Error};
+
+    const RULE: &str = "a whole number from 1 to 1000000";
+    const MAX: u64 = 1_000_000;
+
+    pub(in crate::config) fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: TryFrom<u64>,
+    {
+        let count = super::read(deserializer, RULE, |written| match written {
+            super::Written::Number(number) => Some(number).filter(|number| (1..=MAX).contains(number)),
+            super::Written::Text(_) => None,
+        })?;
+        T::try_from(count).map_err(|_| D::Error::custom(RULE))
+    }
+}
+
+/// Where to listen.
+pub(super) mod address {
+    use std::net::SocketAddr;
+
+    use serde::Deserializer;
+
+    const RULE: &str = r#"an IP address and a port such as "127.0.0.1:8080" or "[::1]:8080""#;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SocketAddr, D::Error> {
+        super::read(deserializer, RULE, |written| written.text()?.parse().ok())
+    }
+
+    pub(in crate::config) fn deserialize_some<'de, D>(deserializer: D) -> Result<Option<SocketAddr>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        deserialize(deserializer).map(Some)
+    }
+}
+
+/// Lets an enum of plain variants be written as one of some words.
+macro_rules! words {
+    ($type:ident { $($variant:ident => $word:literal),+ $(,)? }) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(match self {
+                    $(Self::$variant => $word),+
+                })
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::config::values::read_word(deserializer, &[$(($word, Self::$variant)),+])
+            }
+        }
+    };
+}
+
+pub(super) use words;
+
+/// A value as it stands in a file or variable.
+pub(super) enum Written {
+    Text(String),
+    Number(u64),
+}
+
+impl Written {
+    pub(super) fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Number(_) => None,
+        }
+    }
+
+    pub(super) fn duration(self) -> Option<Duration> {
+        humantime::parse_duration(&self.text()?).ok()
+    }
+
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Number(bytes) => Some(bytes),
+            Self::Text(text) => parse_bytes(&text),
+        }
+    }
+}
+
+/// Reads a text or a number that `parse` takes. The error holds the rule and never the value.
+pub(super) fn read<'de, D, T>(
+    deserializer: D,
+    rule: &str,
+    parse: impl FnOnce(Written) -> Option<T>,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let written = deserializer.deserialize_any(WrittenVisitor { rule })?;
+    parse(written).ok_or_else(|| D::Error::custom(rule))
+}
+
+/// Reads one of some words.
+pub(super) fn read_word<'de, D, T>(deserializer: D, words: &[(&str, T)]) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Copy,
+{
+    let quoted: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+    read(deserializer, &quoted.join(" or "), |written| {
+        let text = written.text()?;
+        words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
+    })
+}
+
+/// A duration in the largest unit that gives a whole number.
+pub(super) fn format_duration(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 6] = [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+    ];
+    let nanos = duration.as_nanos();
+    UNITS
+        .iter()
+        .find(|(_, size)| nanos.is_multiple_of(*size))
+        .map_or_else(|| format!("{nanos}ns"), |(unit, size)| format!("{}{unit}", nanos / size))
+}
+
+/// A size in the largest binary unit that gives a whole number.
+pub(super) fn format_bytes(bytes: usize) -> String {
+    const UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    UNITS
+        .iter()
+        .find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size))
+        .map_or_else(|| format!("{bytes}B"), |(unit, size)| format!("{}{unit}", bytes / size))
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 8] = [
+        ("", 1),
+        ("B", 1),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+    ];
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let (_, size) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()))?;
+    digits.parse::<u64>().ok()?.checked_mul(*size)
+}
+
+struct WrittenVisitor<'a> {
+    rule: &'a str,
+}
+
+impl Visitor<'_> for WrittenVisitor<'_> {
+    type Value = Written;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.rule)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Written, E> {
+        Ok(Written::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Written, E> {
+        Ok(Written::Number(number))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Written, E> {
+        let whole = u64::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
+        Ok(Written::Number(whole))
+    }
+}

@@ -1,0 +1,68 @@
+//! POST `/v1/responses`: the collected door and the server-sent events door.
+
+use antiphon_protocol::request::CreateRequest;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, header};
+
+use super::Doors;
+use super::error::Refused;
+use crate::turn::{
+    Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
+};
+
+pub async fn create(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
+    let incoming = match read(&doors, headers, body).await {
+        Ok(incoming) => incoming,
+        Err(failure) => {
+            doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
+            tracing::info!(
+                http.status = failure.status().as_u16(),
+                error.code = failure.api_error().code.as_deref(),
+                "a request was refused unread"
+            );
+            return Err(failure.into());
+        }
+    };
+    let departure = doors.turns.departure(incoming.create.store);
+    let presence = departure.presence.clone();
+    let reply = match incoming.transport {
+        Transport::Http => {
+            let turn = doors.turns.collect(incoming, presence);
+            UntilFinished::new(turn, departure).await.map(render_collected)
+        }
+        Transport::Sse => {
+            let rest = departure.clone();
+            let turn = doors.turns.stream(incoming, presence);
+            let begun = async move { turn.await.map(|events| render_events(events, rest)) };
+            UntilFinished::new(begun, departure).await
+        }
+    };
+    reply.map_err(Refused::from)
+}
+
+async fn read(doors: &Doors, headers: HeaderMap, body: Body) -> Result<Incoming, Failure> {
+    let received = doors.body_limits.receive(&headers, body).await?;
+    let create = CreateRequest::parse(received.bytes)?;
+    let transport = if create.stream { Transport::Sse } else { Transport::Http };
+    Ok(Incoming { create, headers, project: doors.project(), transport, body_permit: received.permit })
+}
+
+fn render_collected(collected: Collected) -> Response {
+    let mut reply = collected.body.into_response();
+    let headers = reply.headers_mut();
+    headers.extend(collected.headers);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+fn render_events(mut events: EventStream, departure: Departure) -> Response {
+    let upstream_headers = std::mem::take(&mut events.headers);
+    let mut reply = Response::new(Body::new(UntilDrained::new(events, departure)));
+    let headers = reply.headers_mut();
+    headers.extend(upstream_headers);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    reply
+}

@@ -1,0 +1,114 @@
+//! The one place that turns failures into HTTP.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::turn::Failure;
+
+/// A failure as an HTTP reply.
+#[derive(Debug)]
+pub struct Refused(pub Failure);
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        if let Failure::Refused(refusal) = self.0 {
+            let mut reply = (refusal.status, refusal.body).into_response();
+            // The upstream's own content type, not the one that bytes have by default.
+            reply.headers_mut().remove(header::CONTENT_TYPE);
+            reply.headers_mut().extend(refusal.headers);
+            return reply;
+        }
+        let body = self.0.api_error().envelope();
+        let mut reply = (self.0.status(), body).into_response();
+        let headers = reply.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.0.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Every failure that is worded here, with its status, type, code and param.
+    #[test]
+    fn every_failure_has_its_place_in_the_contract() {
+        let id = || "X".to_owned();
+        let invalid = "invalid_request_error";
+        let cases = [
+            (
+                Failure::PreviousNotFound(id()),
+                400,
+                invalid,
+                Some("previous_response_not_found"),
+                Some("previous_response_id"),
+            ),
+            (
+                Failure::PreviousNotCompleted(id()),
+                400,
+                invalid,
+                Some("previous_response_not_completed"),
+                Some("previous_response_id"),
+            ),
+            (
+                Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
+                400,
+                invalid,
+                Some("context_too_large"),
+                Some("previous_response_id"),
+            ),
+            (Failure::ResponseNotFound(id()), 404, invalid, None, None),
+            (Failure::ConversationNotFound(id()), 404, invalid, None, None),
+            (Failure::ItemNotFound(id()), 404, invalid, None, Some("input")),
+            (Failure::NotInBackground, 400, invalid, None, None),
+            (Failure::ModelNotFound(id()), 404, invalid, Some("model_not_found"), Some("model")),
+            (Failure::BodyTooLarge { max_bytes: 1 }, 413, invalid, Some("request_too_large"), None),
+            (Failure::BodyTimeout(Duration::from_secs(1)), 408, invalid, Some("request_timeout"), None),
+            (Failure::UnsupportedEncoding(id()), 415, invalid, Some("unsupported_content_encoding"), None),
+            (Failure::UnknownRoute(id()), 404, invalid, Some("unknown_url"), None),
+            (Failure::MethodNotAllowed(id()), 405, invalid, Some("method_not_allowed"), None),
+            (Failure::NoAccount, 503, "server_error", Some("no_account_available"), None),
+            (Failure::Overloaded, 503, "server_error", Some("server_is_overloaded"), None),
+            (Failure::StoreUnavailable, 503, "server_error", Some("store_unavailable"), None),
+            (
+                Failure::UpstreamUnreachable("x".into()),
+                502,
+                "server_error",
+                Some("upstream_unreachable"),
+                None,
+            ),
+            (Failure::UpstreamTimeout("x"), 504, "server_error", Some("upstream_timeout"), None),
+            (Failure::Internal, 500, "server_error", Some("internal_error"), None),
+        ];
+        for (failure, status, kind, code, param) in cases {
+            let error = failure.api_error();
+            assert_eq!(
+                (
+                    failure.status().as_u16(),
+                    error.kind.as_str(),
+                    error.code.as_deref(),
+                    error.param.as_deref()
+                ),
+                (status, kind, code, param),
+                "{failure:?}"
+            );
+            let reply = Refused(failure).into_response();
+            assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
+            assert_eq!(reply.headers().contains_key(header::RETRY_AFTER), status == 503);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The doors: they parse framing, call the one path of a turn or the store, and render what comes back.
+//!
+//! This file is the table of routes; [`server`] accepts the connections, [`error`] turns failures into HTTP.
+
+mod body;
+mod create;
+mod error;
+mod health;
+mod models;
+pub mod server;
+mod stall;
+mod stored;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::id::ProjectId;
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{get, post};
+use http::{Request, StatusCode};
+use tokio::sync::Semaphore;
+
+use self::error::Refused;
+use crate::turn::{Failure, Turns};
+
+/// What every door can reach.
+#[derive(Clone)]
+pub struct Doors {
+    pub turns: Arc<Turns>,
+    pub body_limits: Arc<BodyLimits>,
+}
+
+/// How much of clients' request bodies is held in memory.
+#[derive(Debug)]
+pub struct BodyLimits {
+    pub max_bytes: usize,
+    /// How long a client may take between two pieces of a body.
+    pub read_timeout: Duration,
+    /// One permit a KiB, over all connections.
+    pub memory: Arc<Semaphore>,
+}
+
+impl Doors {
+    /// Whose responses the caller sees. As long as there are no keys, everybody shares one project.
+    pub fn project(&self) -> ProjectId {
+        ProjectId::new(ProjectId::DEFAULT)
+    }
+}
+
+/// The API, and the operator's endpoints too unless they have a listener of their own.
+pub fn router(doors: &Doors, with_operations: bool) -> Router {
+    let api = Router::new()
+        .merge(responses("/v1"))
+        .merge(responses("/backend-api/codex"))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method);
+    let api = if with_operations { api.merge(operations()) } else { api };
+    api.with_state(doors.clone())
+}
+
+/// The operator's endpoints alone.
+pub fn operations_router(doors: &Doors) -> Router {
+    operations().fallback(unknown_route).method_not_allowed_fallback(wrong_method).with_state(doors.clone())
+}
+
+fn responses(prefix: &str) -> Router<Doors> {
+    Router::new()
+        .route(&format!("{prefix}/responses"), post(create::create))
+        .route(&format!("{prefix}/responses/{{id}}"), get(stored::get).delete(stored::delete))
+        .route(&format!("{prefix}/responses/{{id}}/cancel"), post(stored::cancel))
+        .route(&format!("{prefix}/responses/{{id}}/input_items"), get(stored::input_items))
+        .route(&format!("{prefix}/models"), get(models::list))
+        .route(&format!("{prefix}/models/{{*id}}"), get(models::get))
+}
+
+fn operations() -> Router<Doors> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+}
+
+async fn unknown_route(request: Request<Body>) -> Refused {
+    Failure::UnknownRoute(format!("{} {}", request.method(), request.uri().path())).into()
+}
+
+async fn wrong_method(request: Request<Body>) -> (StatusCode, Refused) {
+    let failure = Failure::MethodNotAllowed(format!("{} {}", request.method(), request.uri().path()));
+    (failure.status(), failure.into())
+}

@@ -1,0 +1,150 @@
+//! The accept loop: connections with their timeouts, and a way to stop without cutting anybody off.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::Request;
+use http::uri::{PathAndQuery, Uri};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use super::stall::StallGuard;
+use crate::lifecycle::Tasks;
+use crate::metrics::Metrics;
+
+/// When no connection can be accepted (no file descriptors left, above all), how long to wait before the next try.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Serves one listener.
+pub struct Server {
+    pub router: Router,
+    pub max_connections: usize,
+    /// How long a client may take for a request's head, and sit idle between requests.
+    pub header_read: Duration,
+    pub write_stall: Duration,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+}
+
+impl Server {
+    /// Accepts until the process is asked to stop. Connections then finish the request that they are at.
+    pub async fn serve(self, listener: TcpListener) {
+        let slots = Arc::new(Semaphore::new(self.max_connections));
+        let stopping = self.tasks.stopping();
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener, &slots) => accepted,
+                () = stopping.cancelled() => return,
+            };
+            let Some((stream, slot)) = accepted else { continue };
+            let connection = self.connection(stream);
+            let metrics = Arc::clone(&self.metrics);
+            self.tasks.spawn(async move {
+                metrics.connections.inc();
+                let open = Open(metrics);
+                connection.await;
+                drop((slot, open));
+            });
+        }
+    }
+
+    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
+        builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
+        let router = self.router.clone();
+        let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+        let stopping = self.tasks.stopping();
+        let io = TokioIo::new(StallGuard::new(stream, self.write_stall));
+        async move {
+            let connection = builder.serve_connection(io, service);
+            let mut connection = std::pin::pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
+                tracing::debug!(error, "a connection ended");
+            }
+        }
+    }
+}
+
+/// Counts a connection until it is dropped.
+struct Open(Arc<Metrics>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Without it a small event waits for the client's acknowledgement of the one before: 40 ms.
+            stream.set_nodelay(true).ok();
+            Some((stream, slot))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "can't accept a connection");
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
+            None
+        }
+    }
+}
+
+async fn answer(router: Router, mut request: Request<Incoming>) -> Result<Response, Infallible> {
+    if let Some(uri) = without_trailing_slash(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    router.oneshot(request.map(Body::new)).await
+}
+
+/// The same address without slashes at its end; `None` if it has none.
+fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    if path.len() < 2 || !path.ends_with('/') {
+        return None;
+    }
+    let trimmed = path.trim_end_matches('/');
+    let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path_and_query).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_of_a_path_do_not_count() {
+        let trim =
+            |uri: &'static str| without_trailing_slash(&Uri::from_static(uri)).map(|uri| uri.to_string());
+        assert_eq!(trim("/v1/responses/?a=b/").as_deref(), Some("/v1/responses?a=b/"));
+        assert_eq!(trim("http://h/v1/models//").as_deref(), Some("http://h/v1/models"));
+        assert_eq!(trim("//").as_deref(), Some("/"));
+        assert_eq!((trim("/"), trim("/v1/responses")), (None, None));
+    }
+}

@@ -1,0 +1,15 @@
+//! Antiphon: a gateway for the OpenAI Responses API that remembers.
+//!
+//! Arrows point down only: `cli` -> [`app`] -> [`http`] (the doors) -> [`turn`] (the one path) -> [`pool`], [`upstream`]
+//! -> the store -> the protocol. [`config`], [`metrics`], [`telemetry`] and [`lifecycle`] are leaves.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod lifecycle;
+pub mod metrics;
+pub mod pool;
+pub mod telemetry;
+pub mod turn;
+pub mod upstream;

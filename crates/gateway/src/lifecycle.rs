@@ -1,0 +1,89 @@
+//! Shutdown in two stages, and the only place where tasks are spawned.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Where everything is spawned that outlives the call that started it.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    /// Asks background loops and the accept loop to end.
+    stopping: CancellationToken,
+    /// Ends what has not ended by itself.
+    killed: CancellationToken,
+}
+
+// === impl Tasks ===
+
+impl Tasks {
+    /// Runs a future to its end, or to the hard end of the process.
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, future: F) {
+        let killed = self.killed.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = future => {}
+                () = killed.cancelled() => {}
+            }
+        });
+    }
+
+    /// Runs a future that is of no use once the process is asked to stop.
+    pub fn spawn_background<F: Future<Output = ()> + Send + 'static>(&self, future: F) {
+        let stopping = self.stopping.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = future => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// Resolves when the process is asked to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Waits for everything to end, at most this long; then ends the rest. `true` if nothing had to be ended.
+    pub async fn shut_down(&self, limit: Duration) -> bool {
+        self.stopping.cancel();
+        self.tracker.close();
+        let finished = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        self.killed.cancel();
+        self.tracker.wait().await;
+        finished
+    }
+}
+
+/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
+pub async fn signalled() {
+    let mut interrupts = Signals::new();
+    interrupts.next().await;
+    tracing::info!("stopping: turns in flight are finished, new ones refused; signal again to stop at once");
+    tokio::spawn(async move {
+        interrupts.next().await;
+        std::process::exit(1);
+    });
+}
+
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).expect("signal handlers can be installed");
+        Self { interrupt: listen(SignalKind::interrupt()), terminate: listen(SignalKind::terminate()) }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The list of metrics. A registry is a value, so that tests in parallel do not share one.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use antiphon_protocol::usage::Usage;
+use antiphon_store::chain::Chains;
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::pool::Pool;
+use crate::turn::Transport;
+
+const DURATION_BUCKETS: [f64; 13] =
+    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TurnLabels {
+    transport: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FailureLabels {
+    fault: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AccountLabels {
+    account: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TokenLabels {
+    kind: &'static str,
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub turns_in_flight: Gauge,
+    pub connections: Gauge,
+    pub log_rows_lost: Counter,
+    pub purged_responses: Counter,
+    turns: Family<TurnLabels, Counter>,
+    failures: Family<FailureLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    turn_seconds: Histogram,
+    first_event_seconds: Histogram,
+    store_available: Gauge,
+    cache_bytes: Gauge,
+    cache_hits: Gauge<u64, AtomicU64>,
+    cache_misses: Gauge<u64, AtomicU64>,
+    account_in_flight: Family<AccountLabels, Gauge>,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("antiphon"),
+            turns_in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            log_rows_lost: Counter::default(),
+            purged_responses: Counter::default(),
+            turns: Family::default(),
+            failures: Family::default(),
+            tokens: Family::default(),
+            turn_seconds: Histogram::new(DURATION_BUCKETS),
+            first_event_seconds: Histogram::new(DURATION_BUCKETS),
+            store_available: Gauge::default(),
+            cache_bytes: Gauge::default(),
+            cache_hits: Gauge::default(),
+            cache_misses: Gauge::default(),
+            account_in_flight: Family::default(),
+        };
+        metrics.register();
+        Arc::new(metrics)
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("turns", "Turns that have ended, by transport and outcome", self.turns.clone());
+        registry.register("turns_in_flight", "Turns under way", self.turns_in_flight.clone());
+        registry.register(
+            "failures",
+            "Turns that failed, by whose fault and error code",
+            self.failures.clone(),
+        );
+        registry.register("tokens", "Tokens that upstreams reported, by kind", self.tokens.clone());
+        registry.register_with_unit(
+            "turn_duration",
+            "From a turn's start to its end",
+            Unit::Seconds,
+            self.turn_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "first_event",
+            "From a turn's start to its first event, or to its collected reply",
+            Unit::Seconds,
+            self.first_event_seconds.clone(),
+        );
+        registry.register("connections", "Open client connections", self.connections.clone());
+        registry.register("store_available", "1 if the store takes writes", self.store_available.clone());
+        registry.register(
+            "request_log_lost",
+            "Request-log rows that found the queue full",
+            self.log_rows_lost.clone(),
+        );
+        registry.register(
+            "purged_responses",
+            "Responses removed after deletion or expiry",
+            self.purged_responses.clone(),
+        );
+        registry.register_with_unit(
+            "chain_cache",
+            "Memory of cached turns",
+            Unit::Bytes,
+            self.cache_bytes.clone(),
+        );
+        registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
+        registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
+        registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
+    }
+
+    pub fn turn_ended(
+        &self,
+        transport: Transport,
+        outcome: &'static str,
+        duration: Duration,
+        first_event: Option<Duration>,
+    ) {
+        self.turns.get_or_create(&TurnLabels { transport: transport.as_str(), outcome }).inc();
+        self.turn_seconds.observe(duration.as_secs_f64());
+        if let Some(first) = first_event {
+            self.first_event_seconds.observe(first.as_secs_f64());
+        }
+    }
+
+    /// Codes of an upstream's own making are counted together: labels must stay few.
+    pub fn turn_failed(&self, fault: &'static str, code: Option<&str>) {
+        let code =
+            if fault == "upstream" || fault == "client" { known_code(code) } else { code.unwrap_or("none") };
+        self.failures.get_or_create(&FailureLabels { fault, code: code.to_owned() }).inc();
+    }
+
+    pub fn count_tokens(&self, usage: &Usage) {
+        let kinds = [
+            ("input", usage.input_tokens),
+            ("cached", usage.cached_tokens),
+            ("output", usage.output_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ];
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            self.tokens.get_or_create(&TokenLabels { kind }).inc_by(count);
+        }
+    }
+
+    /// The Prometheus text, with what is read rather than counted brought up to date.
+    pub fn render(&self, chains: &Chains, pool: &Pool) -> String {
+        let cache = chains.cache_stats();
+        self.store_available.set(i64::from(chains.is_available()));
+        self.cache_bytes.set(i64::try_from(cache.live_bytes).unwrap_or(i64::MAX));
+        self.cache_hits.set(cache.hits);
+        self.cache_misses.set(cache.misses);
+        for account in pool.accounts() {
+            let in_flight = account.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+            let labels = AccountLabels { account: account.name.clone() };
+            self.account_in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        }
+        let mut text = String::with_capacity(8 * 1024);
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        text
+    }
+}
+
+/// Error codes that are counted by name.
+fn known_code(code: Option<&str>) -> &str {
+    const KNOWN: [&str; 20] = [
+        "previous_response_not_found",
+        "previous_response_not_completed",
+        "missing_required_parameter",
+        "invalid_type",
+        "invalid_value",
+        "invalid_json",
+        "mutually_exclusive_parameters",
+        "unsupported_value",
+        "context_too_large",
+        "context_length_exceeded",
+        "invalid_encrypted_content",
+        "model_not_found",
+        "rate_limit_exceeded",
+        "insufficient_quota",
+        "invalid_api_key",
+        "no_account_available",
+        "upstream_unreachable",
+        "upstream_timeout",
+        "server_error",
+        "server_is_overloaded",
+    ];
+    match code {
+        None => "none",
+        Some(code) => KNOWN.into_iter().find(|known| *known == code).unwrap_or("other"),
+    }
+}

@@ -1,0 +1,109 @@
+//! One account: where its upstream is, its credential, and what it offers.
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+
+use antiphon_protocol::replay::ReplayIds;
+use antiphon_store::Timestamp;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use secrecy::ExposeSecret;
+
+use super::catalog::{Catalog, Model};
+use crate::config::{self, AccountConfig, ModelGlob};
+use crate::upstream::Upstream;
+
+/// A credential at an upstream.
+#[derive(Debug)]
+pub struct Account {
+    pub name: String,
+    /// The accounts that can read what this one's upstream encrypted.
+    pub boundary: String,
+    pub replay_ids: ReplayIds,
+    pub responses_uri: Uri,
+    pub models_uri: Uri,
+    /// Turns that hold a lease.
+    pub in_flight: AtomicU64,
+    /// Marked sensitive, so that it is never printed.
+    authorization: Option<HeaderValue>,
+    globs: Vec<ModelGlob>,
+    catalog: Catalog,
+    /// Models that refuse to have encrypted reasoning included.
+    without_encrypted_reasoning: Mutex<HashSet<String>>,
+}
+
+/// An account of the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("account '{0}': the base_url can't be extended to a valid address")]
+    Url(String),
+    #[error("account '{0}': the api_key holds characters that a header can't carry")]
+    Credential(String),
+}
+
+impl Account {
+    pub fn new(config: &AccountConfig) -> Result<Self, AccountError> {
+        let base = config.base_url.as_str().trim_end_matches('/');
+        let uri = |path| format!("{base}{path}").parse().map_err(|_| AccountError::Url(config.name.clone()));
+        let bearer = |key: &config::ApiKey| {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", key.secret().expose_secret()))
+                .map_err(|_| AccountError::Credential(config.name.clone()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        Ok(Self {
+            name: config.name.clone(),
+            boundary: config.boundary.clone(),
+            replay_ids: match config.replay_ids {
+                config::ReplayIds::Drop => ReplayIds::Drop,
+                config::ReplayIds::Keep => ReplayIds::Keep,
+            },
+            responses_uri: uri("/responses")?,
+            models_uri: uri("/models")?,
+            in_flight: AtomicU64::new(0),
+            authorization: config.api_key.as_ref().map(bearer).transpose()?,
+            globs: config.models.clone(),
+            catalog: Catalog::default(),
+            without_encrypted_reasoning: Mutex::default(),
+        })
+    }
+
+    pub fn authorize(&self, headers: &mut HeaderMap) {
+        if let Some(value) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, value.clone());
+        }
+    }
+
+    /// By the configured globs, else by what the upstream lists; as long as that is not known, everything.
+    pub fn offers(&self, model: &str) -> bool {
+        if self.globs.is_empty() {
+            self.catalog.lists(model).unwrap_or(true)
+        } else {
+            self.globs.iter().any(|glob| glob.matches(model))
+        }
+    }
+
+    /// The models to show: what the upstream lists and the globs let through, and what the globs name outright.
+    pub fn models(&self) -> Vec<Model> {
+        let mut models = self.catalog.models();
+        models.retain(|model| self.offers(&model.id));
+        let named = self.globs.iter().filter_map(ModelGlob::literal);
+        models.extend(named.map(|id| Model::named(id, &self.name)));
+        models
+    }
+
+    pub async fn refresh_catalog(&self, upstream: &Upstream, now: Timestamp) {
+        self.catalog.refresh(self, upstream, now).await;
+    }
+
+    pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {
+        self.without_encrypted_reasoning.lock().unwrap_or_else(PoisonError::into_inner).contains(model)
+    }
+
+    pub fn remember_encrypted_reasoning_refused(&self, model: &str) {
+        self.without_encrypted_reasoning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(model.to_owned());
+    }
+}

@@ -1,0 +1,83 @@
+//! A turn whose reply is one JSON object.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use antiphon_protocol::json;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::attempt::Reply;
+use super::record::Finished;
+use super::resolve::Resolved;
+use super::{Failure, Incoming, Presence, Turn, Turns};
+
+/// A finished response, durable if it is to be stored.
+#[derive(Debug)]
+pub struct Collected {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Turns {
+    /// Runs a turn to its end.
+    pub async fn collect(
+        self: Arc<Self>,
+        incoming: Incoming,
+        presence: Presence,
+    ) -> Result<Collected, Failure> {
+        let mut turn = self.admit(incoming, presence);
+        let result = turn.collect().await;
+        if let Err(failure) = &result {
+            turn.ledger.fail(failure);
+        }
+        turn.ledger.settle();
+        result
+    }
+}
+
+impl Turn {
+    async fn collect(&mut self) -> Result<Collected, Failure> {
+        let resolved = self.resolve().await?;
+        let mut reply = self.attempt(&resolved).await?;
+        let body = self.read_reply(&mut reply).await?;
+        self.ledger.first_event = Some(self.ledger.elapsed());
+        let finished = self.finish_collected(&reply, &resolved, &body)?;
+        let response = finished.response.clone();
+        self.ledger.end(&finished, response.len());
+        self.record(finished, resolved, &reply.lease).await?;
+        Ok(Collected { headers: reply.headers, body: response })
+    }
+
+    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, Failure> {
+        let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
+        let reading = Limited::new(body, self.turns.rules.max_reply_bytes).collect();
+        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
+        match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await {
+            Ok(Ok(Ok(body))) => Ok(body.to_bytes()),
+            Ok(Err(_given_up)) => Err(Failure::ClientGone),
+            Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time")),
+            Ok(Ok(Err(error))) if error.is::<LengthLimitError>() => {
+                Err(Failure::UpstreamUnreachable("its answer is larger than the limit".into()))
+            }
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(account.id = %reply.lease.account().name, error, "the upstream's answer broke off");
+                Err(Failure::UpstreamUnreachable("its answer broke off".into()))
+            }
+        }
+    }
+
+    fn finish_collected(&self, reply: &Reply, resolved: &Resolved, body: &[u8]) -> Result<Finished, Failure> {
+        let no_response = || {
+            let account = &reply.lease.account().name;
+            let content_type = reply.content_type.as_deref().unwrap_or("none");
+            tracing::warn!(account.id = %account, content_type, "the upstream's answer is no response object");
+            Failure::UpstreamUnreachable("its answer is no response object".into())
+        };
+        json::validate(body).map_err(|_| no_response())?;
+        let mut rewritten = Vec::with_capacity(body.len() + 128);
+        self.owned(resolved).rewrite(body, &mut rewritten).map_err(|_| no_response())?;
+        Finished::of_upstream(rewritten.into(), body, &[]).map_err(|_| no_response())
+    }
+}

@@ -1,0 +1,262 @@
+//! Everything that can keep a turn, or a look at a stored one, from succeeding: the one client-facing error.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_store::StoreError;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+/// Why the client does not get what it asked for.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The request can't be understood; worded where it was parsed.
+    Request(ApiError),
+    BodyTooLarge {
+        max_bytes: usize,
+    },
+    BodyUnreadable(String),
+    BodyTimeout(Duration),
+    UnsupportedEncoding(String),
+    /// Too many request bodies are held at once.
+    Overloaded,
+    PreviousNotFound(String),
+    PreviousNotCompleted(String),
+    ContextTooLarge {
+        what: &'static str,
+        limit: usize,
+        size: usize,
+    },
+    ResponseNotFound(String),
+    ConversationNotFound(String),
+    ItemNotFound(String),
+    NotInBackground,
+    InvalidQuery {
+        param: &'static str,
+        message: String,
+    },
+    ModelNotFound(String),
+    NoAccount,
+    /// The upstream's own answer, passed on as it is.
+    Refused(Box<Refusal>),
+    UpstreamUnreachable(Cow<'static, str>),
+    UpstreamTimeout(&'static str),
+    /// The upstream did not bring a stream to its end that had begun.
+    StreamBroken(String),
+    StoreUnavailable,
+    /// Something that must not happen; the cause is in the log.
+    Internal,
+    /// Nobody is there to be told.
+    ClientGone,
+    UnknownRoute(String),
+    MethodNotAllowed(String),
+}
+
+/// An upstream's error reply.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub status: StatusCode,
+    /// Those of the upstream's headers that a client may see.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Whose fault a failure is; the label of the failure metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    Client,
+    Upstream,
+    Store,
+    Gateway,
+}
+
+/// How long a client should wait before it tries again when the store or the gateway could not take its request.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+// === impl Failure ===
+
+impl Failure {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Request(_)
+            | Self::BodyUnreadable(_)
+            | Self::PreviousNotFound(_)
+            | Self::PreviousNotCompleted(_)
+            | Self::ContextTooLarge { .. }
+            | Self::NotInBackground
+            | Self::InvalidQuery { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ResponseNotFound(_)
+            | Self::ConversationNotFound(_)
+            | Self::ItemNotFound(_)
+            | Self::ModelNotFound(_)
+            | Self::UnknownRoute(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused(refusal) => refusal.status,
+            Self::UpstreamUnreachable(_) | Self::StreamBroken(_) => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Overloaded | Self::NoAccount | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal | Self::ClientGone => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Refused(refusal) if refusal.status.is_client_error() => Fault::Client,
+            Self::Refused(_)
+            | Self::UpstreamUnreachable(_)
+            | Self::UpstreamTimeout(_)
+            | Self::StreamBroken(_)
+            | Self::NoAccount => Fault::Upstream,
+            Self::StoreUnavailable => Fault::Store,
+            Self::Internal | Self::Overloaded => Fault::Gateway,
+            Self::Request(_)
+            | Self::BodyTooLarge { .. }
+            | Self::BodyUnreadable(_)
+            | Self::BodyTimeout(_)
+            | Self::UnsupportedEncoding(_)
+            | Self::PreviousNotFound(_)
+            | Self::PreviousNotCompleted(_)
+            | Self::ContextTooLarge { .. }
+            | Self::ResponseNotFound(_)
+            | Self::ConversationNotFound(_)
+            | Self::ItemNotFound(_)
+            | Self::NotInBackground
+            | Self::InvalidQuery { .. }
+            | Self::ModelNotFound(_)
+            | Self::ClientGone
+            | Self::UnknownRoute(_)
+            | Self::MethodNotAllowed(_) => Fault::Client,
+        }
+    }
+
+    /// When a client may try again, if that can be said.
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER)
+    }
+
+    /// The error as the API words it.
+    pub fn api_error(&self) -> ApiError {
+        let kind = match self.status() {
+            status if status.is_server_error() => ErrorKind::Server,
+            StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimit,
+            _ => ErrorKind::InvalidRequest,
+        };
+        let (code, param, message) = match self {
+            Self::Request(error) => return error.clone(),
+            Self::PreviousNotFound(id) => (
+                Some("previous_response_not_found"),
+                Some("previous_response_id"),
+                format!("Previous response with id '{id}' not found."),
+            ),
+            Self::PreviousNotCompleted(id) => (
+                Some("previous_response_not_completed"),
+                Some("previous_response_id"),
+                format!("Previous response with id '{id}' is still in progress. Wait for it to complete."),
+            ),
+            Self::ContextTooLarge { what, limit, size } => (
+                Some("context_too_large"),
+                Some("previous_response_id"),
+                format!(
+                    "The history of the previous response is too large: {size} {what}, and the limit is {limit}."
+                ),
+            ),
+            Self::ResponseNotFound(id) => (None, None, format!("Response with id '{id}' not found.")),
+            Self::ConversationNotFound(id) => (None, None, format!("Conversation with id '{id}' not found.")),
+            Self::ItemNotFound(id) => (None, Some("input"), format!("Item with id '{id}' not found.")),
+            Self::NotInBackground => (None, None, "Cannot cancel a synchronous response.".to_owned()),
+            Self::InvalidQuery { param, message } => (Some("invalid_value"), Some(*param), message.clone()),
+            Self::ModelNotFound(model) => (
+                Some("model_not_found"),
+                Some("model"),
+                format!("The model '{model}' does not exist or you do not have access to it."),
+            ),
+            _ => self.gateway_error(),
+        };
+        ApiError { kind, code: code.map(Cow::from), param: param.map(Cow::from), message }
+    }
+
+    /// The failures that are not about what the request names.
+    fn gateway_error(&self) -> (Option<&'static str>, Option<&'static str>, String) {
+        let (code, message) = match self {
+            Self::BodyTooLarge { max_bytes } => (
+                "request_too_large",
+                format!(
+                    "The request body is too large: the limit is {max_bytes} bytes, after decompression."
+                ),
+            ),
+            Self::BodyUnreadable(why) => {
+                ("invalid_body", format!("The request body could not be read: {why}."))
+            }
+            Self::BodyTimeout(after) => (
+                "request_timeout",
+                format!("The request body did not arrive: nothing came for {} s.", after.as_secs()),
+            ),
+            Self::UnsupportedEncoding(encoding) => (
+                "unsupported_content_encoding",
+                format!(
+                    "Unsupported content-encoding '{encoding}': send the body as it is, or as gzip or zstd."
+                ),
+            ),
+            Self::Overloaded => (
+                "server_is_overloaded",
+                "The gateway holds as many request bodies as it may. Please retry in a moment.".to_owned(),
+            ),
+            Self::NoAccount => {
+                ("no_account_available", "No upstream account can serve this request now.".to_owned())
+            }
+            Self::UpstreamUnreachable(why) => {
+                ("upstream_unreachable", format!("The upstream can't be reached: {why}."))
+            }
+            Self::UpstreamTimeout(what) => ("upstream_timeout", format!("The upstream timed out: {what}.")),
+            Self::StreamBroken(why) => ("server_error", format!("The upstream's stream broke off: {why}.")),
+            Self::StoreUnavailable => (
+                "store_unavailable",
+                "The store of responses is unavailable. Please retry in a moment.".to_owned(),
+            ),
+            Self::UnknownRoute(route) => ("unknown_url", format!("Unknown request URL: {route}.")),
+            Self::MethodNotAllowed(route) => ("method_not_allowed", format!("Not allowed: {route}.")),
+            Self::Refused(refusal) => {
+                ("upstream_error", format!("The upstream answered {}.", refusal.status.as_u16()))
+            }
+            _ => ("internal_error", "The gateway failed. The cause is in its log.".to_owned()),
+        };
+        (Some(code), None, message)
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = %error, "the store failed");
+        match error {
+            StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => {
+                Self::StoreUnavailable
+            }
+            StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => {
+                Self::Internal
+            }
+        }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Store => "store",
+            Self::Gateway => "gateway",
+        }
+    }
+}

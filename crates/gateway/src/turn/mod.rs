@@ -1,0 +1,169 @@
+//! One turn, one path: admit, resolve, choose, attempt, relay, record, settle.
+//!
+//! The doors in [`crate::http`] only parse their framing and render what comes out of here. A turn that has begun always
+//! reaches [`settle`], whether it succeeds, fails, or loses its client.
+
+mod attempt;
+mod collect;
+mod failure;
+mod presence;
+mod record;
+mod relay;
+mod resolve;
+mod running;
+mod settle;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::response::Owned;
+use antiphon_store::chain::Chains;
+use antiphon_store::{Clock, Timestamp};
+use http::HeaderMap;
+use rand::RngExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+pub use self::collect::Collected;
+pub use self::failure::{Failure, Fault, Refusal};
+pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
+pub use self::stream::EventStream;
+
+use self::resolve::Resolved;
+use self::running::{Running, RunningGuard};
+use self::settle::Ledger;
+use crate::lifecycle::Tasks;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::upstream::Upstream;
+
+/// Everything that turns share.
+pub struct Turns {
+    pub chains: Chains,
+    pub pool: Arc<Pool>,
+    pub upstream: Upstream,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+    pub rules: Rules,
+    running: Running,
+}
+
+/// What the operator configured about turns.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How long stored responses live; `None` is for ever.
+    pub retention: Option<Duration>,
+    pub max_chain_depth: u32,
+    pub max_history_bytes: usize,
+    /// How large an upstream's reply, or one of its events, may be.
+    pub max_reply_bytes: usize,
+    /// Until the upstream's headers and its first event.
+    pub first_byte: Duration,
+    /// Between two events of the upstream.
+    pub idle: Duration,
+    /// For the whole turn.
+    pub turn: Duration,
+    /// How long a stored turn goes on without its client; `None` cancels it at once.
+    pub finish_within: Option<Duration>,
+}
+
+/// What a door hands in.
+pub struct Incoming {
+    pub create: CreateRequest,
+    /// The request's headers as the client sent them.
+    pub headers: HeaderMap,
+    pub project: ProjectId,
+    pub transport: Transport,
+    /// Holds the memory of the request's body for as long as the turn runs.
+    pub body_permit: OwnedSemaphorePermit,
+}
+
+/// How the client speaks to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Http,
+    Sse,
+}
+
+/// One running turn.
+struct Turn {
+    turns: Arc<Turns>,
+    id: ResponseId,
+    project: ProjectId,
+    create: CreateRequest,
+    headers: HeaderMap,
+    presence: Presence,
+    started_at: Timestamp,
+    deadline: Instant,
+    ledger: Ledger,
+    /// Set while a turn that will be stored is not yet so.
+    running: Option<RunningGuard>,
+    _body_permit: OwnedSemaphorePermit,
+}
+
+// === impl Turns ===
+
+impl Turns {
+    pub fn new(
+        chains: Chains,
+        pool: Arc<Pool>,
+        upstream: Upstream,
+        rules: Rules,
+        (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
+    ) -> Self {
+        Self { chains, pool, upstream, clock, metrics, tasks, rules, running: Running::default() }
+    }
+
+    /// What becomes of this turn if its client leaves: one that is to be stored is finished, by default.
+    pub fn departure(&self, store: bool) -> Departure {
+        Departure {
+            presence: Presence::default(),
+            tasks: self.tasks.clone(),
+            finish_within: self.rules.finish_within.filter(|_| store),
+        }
+    }
+
+    /// Begins a turn: from here on it has an id and is settled in any case.
+    fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
+        let started_at = self.clock.now();
+        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
+        let Incoming { create, headers, project, transport, body_permit } = incoming;
+        let running = create.store.then(|| self.running.enter(id));
+        let ledger = Ledger::open(self, id, started_at, &project, &create, transport);
+        Turn {
+            turns: Arc::clone(self),
+            id,
+            project,
+            create,
+            headers,
+            presence,
+            started_at,
+            deadline: Instant::now() + self.rules.turn,
+            ledger,
+            running,
+            _body_permit: body_permit,
+        }
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn owned(&self, resolved: &Resolved) -> Owned {
+        Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Sse => "sse",
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Record: the turn becomes durable, before anybody sees that it is over.
+
+use antiphon_protocol::json::{self, Malformed};
+use antiphon_protocol::request::{Input, item_ids};
+use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
+use antiphon_protocol::usage::Usage;
+use antiphon_store::{Record, Status, StoredResponse, StoredTurn};
+use bytes::Bytes;
+
+use super::resolve::Resolved;
+use super::{Failure, Turn};
+use crate::pool::Lease;
+
+/// A response that has come to its end.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: Status,
+    /// The response object as the client sees it.
+    pub response: Bytes,
+    /// The output items to store, a JSON array.
+    pub output: Bytes,
+    pub upstream_id: Option<String>,
+    pub usage: Usage,
+}
+
+impl Finished {
+    /// From a response as the upstream sent it, and as it was rewritten. Upstreams that leave the output out of their
+    /// last event have sent the items before.
+    pub fn of_upstream(response: Bytes, original: &[u8], items: &[Bytes]) -> Result<Self, Malformed> {
+        let parts = Parts::of(original)?;
+        let status =
+            parts.status.as_deref().and_then(|status| status.parse().ok()).unwrap_or(Status::Completed);
+        let output = match parts.output.filter(|output| items.is_empty() || !is_empty_array(output)) {
+            Some(output) => Bytes::copy_from_slice(output),
+            None => array(items).into(),
+        };
+        Ok(Self { status, response, output, upstream_id: parts.id, usage: parts.usage })
+    }
+}
+
+impl Turn {
+    /// Makes the turn durable if the client asked for that. Its row in the request log goes with it.
+    pub(super) async fn record(
+        &mut self,
+        finished: Finished,
+        resolved: Resolved,
+        lease: &Lease,
+    ) -> Result<(), Failure> {
+        if !self.create.store {
+            return Ok(());
+        }
+        let parent = resolved.parent.clone();
+        let record = self.to_record(finished, resolved, lease).map_err(|_| Failure::Internal)?;
+        self.turns.chains.record(record, parent).await?;
+        self.ledger.is_recorded = true;
+        self.running = None;
+        Ok(())
+    }
+
+    fn to_record(&self, finished: Finished, resolved: Resolved, lease: &Lease) -> Result<Record, Malformed> {
+        let account = lease.account();
+        let (mut items, input_len) = match &self.create.input {
+            Input::Text(_) => (Vec::new(), 1),
+            Input::Items(_) => (item_ids(&resolved.input, 0), json::elements(&resolved.input).count()),
+        };
+        items.extend(item_ids(&finished.output, u32::try_from(input_len).unwrap_or(u32::MAX)));
+        let turn = StoredTurn {
+            id: self.id,
+            parent: resolved.parent.as_ref().map(|parent| parent.id),
+            depth: self.ledger.depth,
+            status: finished.status,
+            account: account.name.clone(),
+            boundary: account.boundary.clone(),
+            upstream_id: finished.upstream_id,
+            model: self.create.model.clone(),
+            expires_at: self.turns.rules.retention.map(|retention| self.started_at.plus(retention)),
+            input: resolved.input,
+            referenced: resolved.referenced,
+            output: finished.output,
+        };
+        let body = with_output(&finished.response, b"[]")?.into();
+        let response = StoredResponse { turn, created_at: self.started_at, body };
+        Ok(Record { project: self.project.clone(), response, items, log: self.ledger.row() })
+    }
+}

@@ -1,0 +1,41 @@
+//! Which responses are being made by this process right now.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use antiphon_protocol::id::ResponseId;
+
+/// The turns that will be stored and are not yet so: a client that continues one of them is told to wait.
+#[derive(Debug, Clone, Default)]
+pub struct Running {
+    ids: Arc<Mutex<HashSet<ResponseId>>>,
+}
+
+/// Dropping it takes the response off the list.
+#[derive(Debug)]
+pub struct RunningGuard {
+    id: ResponseId,
+    running: Running,
+}
+
+// === impl Running ===
+
+impl Running {
+    pub fn enter(&self, id: ResponseId) -> RunningGuard {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        RunningGuard { id, running: self.clone() }
+    }
+
+    /// Ids are not guessable, so this needs no project.
+    pub fn contains(&self, id: ResponseId) -> bool {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+}
+
+// === impl RunningGuard ===
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        self.running.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}

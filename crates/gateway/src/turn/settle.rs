@@ -1,0 +1,171 @@
+//! Settle: what a turn came to, in the log, the metrics and the request log; exactly once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::usage::Usage;
+use antiphon_store::{LogRow, Timestamp};
+
+use super::record::Finished;
+use super::{Failure, Transport, Turns};
+
+/// The running account of a turn. Dropped unsettled (by a panic), it settles itself as lost.
+pub struct Ledger {
+    turns: Arc<Turns>,
+    id: ResponseId,
+    at: Timestamp,
+    started: Instant,
+    project: ProjectId,
+    model: String,
+    store: bool,
+    pub transport: Transport,
+    pub account: Option<String>,
+    pub depth: u32,
+    pub attempts: u32,
+    pub first_event: Option<Duration>,
+    pub usage: Usage,
+    pub sent_bytes: usize,
+    /// Whether the row has gone into the store with the turn itself.
+    pub is_recorded: bool,
+    outcome: &'static str,
+    http_status: u16,
+    code: Option<String>,
+    fault: Option<&'static str>,
+    is_settled: bool,
+}
+
+impl Ledger {
+    pub(super) fn open(
+        turns: &Arc<Turns>,
+        id: ResponseId,
+        at: Timestamp,
+        project: &ProjectId,
+        create: &CreateRequest,
+        transport: Transport,
+    ) -> Self {
+        turns.metrics.turns_in_flight.inc();
+        Self {
+            turns: Arc::clone(turns),
+            id,
+            at,
+            started: Instant::now(),
+            project: project.clone(),
+            model: create.model.clone(),
+            store: create.store,
+            transport,
+            account: None,
+            depth: 0,
+            attempts: 0,
+            first_event: None,
+            usage: Usage::default(),
+            sent_bytes: 0,
+            is_recorded: false,
+            outcome: "lost",
+            http_status: 500,
+            code: None,
+            fault: None,
+            is_settled: false,
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The turn yielded a response, whatever its status.
+    pub(super) fn end(&mut self, finished: &Finished, sent_bytes: usize) {
+        self.outcome = finished.status.as_str();
+        self.http_status = 200;
+        self.usage = finished.usage;
+        self.sent_bytes += sent_bytes;
+    }
+
+    /// The turn yielded no response, or not the one that was under way.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        let is_gone = matches!(failure, Failure::ClientGone);
+        self.outcome = if is_gone { "cancelled" } else { "refused" };
+        self.http_status = if is_gone { 499 } else { failure.status().as_u16() };
+        self.code = match failure {
+            Failure::Refused(refusal) => antiphon_protocol::error::UpstreamError::parse(&refusal.body).code,
+            _ => failure.api_error().code.map(Into::into),
+        };
+        self.fault = Some(failure.fault().as_str());
+    }
+
+    /// A stream that had begun was ended by the gateway.
+    pub(super) fn break_off(&mut self, failure: &Failure) {
+        self.fail(failure);
+        self.http_status = 200;
+        self.outcome = if matches!(failure, Failure::ClientGone) { "cancelled" } else { "failed" };
+    }
+
+    pub(super) fn row(&self) -> LogRow {
+        LogRow {
+            at: self.at,
+            project: self.project.clone(),
+            response: self.id,
+            account: self.account.clone(),
+            model: self.model.clone(),
+            transport: self.transport.as_str().into(),
+            outcome: self.outcome.into(),
+            http_status: self.http_status,
+            code: self.code.clone(),
+            depth: self.depth,
+            input_tokens: self.usage.input_tokens,
+            cached_tokens: self.usage.cached_tokens,
+            output_tokens: self.usage.output_tokens,
+            reasoning_tokens: self.usage.reasoning_tokens,
+            duration: self.elapsed(),
+            first_event: self.first_event,
+        }
+    }
+
+    pub(super) fn settle(&mut self) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let metrics = &self.turns.metrics;
+        let duration = self.elapsed();
+        metrics.turns_in_flight.dec();
+        metrics.turn_ended(self.transport, self.outcome, duration, self.first_event);
+        metrics.count_tokens(&self.usage);
+        if let Some(fault) = self.fault {
+            metrics.turn_failed(fault, self.code.as_deref());
+        }
+        if !self.is_recorded && !self.turns.chains.append_log(self.row()) {
+            metrics.log_rows_lost.inc();
+        }
+        tracing::info!(
+            target: "antiphon::turn",
+            {
+                response.id = %self.id,
+                project.id = %self.project,
+                account.id = self.account.as_deref(),
+                model = %self.model,
+                turn.transport = self.transport.as_str(),
+                turn.outcome = self.outcome,
+                turn.attempts = self.attempts,
+                turn.store = self.store,
+                turn.recorded = self.is_recorded,
+                http.status = self.http_status,
+                error.code = self.code.as_deref(),
+                error.fault = self.fault,
+                chain.depth = self.depth,
+                sent_bytes = self.sent_bytes,
+                input_tokens = self.usage.input_tokens,
+                output_tokens = self.usage.output_tokens,
+                duration_ms = duration.as_secs_f64() * 1e3,
+                first_event_ms = self.first_event.map(|first| first.as_secs_f64() * 1e3),
+            },
+            "turn"
+        );
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}

@@ -1,0 +1,267 @@
+//! A turn whose reply is a stream of events.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use antiphon_protocol::error::ApiError;
+use antiphon_protocol::response::Owned;
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use futures_util::{FutureExt, Stream};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+
+use super::attempt::Reply;
+use super::presence::{Drain, GivenUp};
+use super::relay::{Relay, Terminal};
+use super::resolve::Resolved;
+use super::{Failure, Incoming, Presence, Turn, Turns};
+
+/// How long an upstream may take to end its reply after its terminal event.
+const AFTER_TERMINAL: Duration = Duration::from_secs(1);
+
+/// The events of a turn that has begun, framed as server-sent events.
+pub struct EventStream {
+    pub headers: HeaderMap,
+    chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+}
+
+struct Streaming {
+    turn: Turn,
+    resolved: Option<Resolved>,
+    reply: Reply,
+    owned: Owned,
+    relay: Relay,
+    ready: VecDeque<Bytes>,
+    phase: Phase,
+    /// When the upstream was last heard of.
+    heard: Instant,
+}
+
+enum Phase {
+    Relaying,
+    /// Everything before the terminal event is out; the turn is not yet recorded.
+    Ending(Box<Terminal>),
+    Over,
+}
+
+/// What the upstream's stream did next.
+enum Read {
+    Chunk(Bytes),
+    End,
+    Broken(String),
+    Silent,
+    TurnTooLong,
+    GivenUp,
+}
+
+impl Turns {
+    /// Runs a turn up to its first event; the rest happens as the stream is read.
+    pub async fn stream(
+        self: Arc<Self>,
+        incoming: Incoming,
+        presence: Presence,
+    ) -> Result<EventStream, Failure> {
+        let mut turn = self.admit(incoming, presence);
+        let begun = async {
+            let resolved = turn.resolve().await?;
+            let reply = turn.attempt(&resolved).await?;
+            Ok((resolved, reply))
+        };
+        match begun.await {
+            Ok((resolved, reply)) => Streaming::open(turn, resolved, reply).await,
+            Err(failure) => Err(turn.refuse(failure)),
+        }
+    }
+}
+
+impl Turn {
+    fn refuse(&mut self, failure: Failure) -> Failure {
+        self.ledger.fail(&failure);
+        self.ledger.settle();
+        failure
+    }
+}
+
+// === impl Streaming ===
+
+impl Streaming {
+    /// Waits for the first event, until which the turn can still be refused.
+    async fn open(mut turn: Turn, resolved: Resolved, reply: Reply) -> Result<EventStream, Failure> {
+        if !reply.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            let content_type = reply.content_type.as_deref().unwrap_or("none");
+            tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
+            return Err(turn.refuse(Failure::UpstreamUnreachable("its answer is no event stream".into())));
+        }
+        let owned = turn.owned(&resolved);
+        let relay = Relay::new(owned.clone(), turn.turns.rules.max_reply_bytes);
+        let mut this = Self {
+            turn,
+            resolved: Some(resolved),
+            reply,
+            owned,
+            relay,
+            ready: VecDeque::new(),
+            phase: Phase::Relaying,
+            heard: Instant::now(),
+        };
+        while !this.relay.has_begun() && matches!(this.phase, Phase::Relaying) {
+            let limit = this.turn.turns.rules.first_byte;
+            let failure = match this.read(limit).await {
+                Read::Chunk(chunk) => match this.relay.push(chunk, &mut this.ready) {
+                    Ok(terminal) => {
+                        this.phase =
+                            terminal.map_or(Phase::Relaying, |terminal| Phase::Ending(Box::new(terminal)));
+                        continue;
+                    }
+                    Err(error) => Failure::UpstreamUnreachable(error.to_string().into()),
+                },
+                Read::End | Read::Broken(_) => {
+                    Failure::UpstreamUnreachable("it closed the stream before the first event".into())
+                }
+                Read::Silent | Read::TurnTooLong => Failure::UpstreamTimeout("it sent no event in time"),
+                Read::GivenUp => Failure::ClientGone,
+            };
+            return Err(this.turn.refuse(failure));
+        }
+        this.turn.ledger.first_event = Some(this.turn.ledger.elapsed());
+        let headers = std::mem::take(&mut this.reply.headers);
+        let chunks = unfold(Box::new(this), |mut this| async move {
+            let chunk = this.next_chunk().await?;
+            Some((chunk, this))
+        });
+        Ok(EventStream { headers, chunks: Box::pin(chunks) })
+    }
+
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                self.turn.ledger.sent_bytes += chunk.len();
+                return Some(chunk);
+            }
+            match std::mem::replace(&mut self.phase, Phase::Over) {
+                Phase::Over => return None,
+                Phase::Ending(terminal) => self.end(*terminal).await,
+                Phase::Relaying => {
+                    self.phase = Phase::Relaying;
+                    self.advance().await;
+                }
+            }
+        }
+    }
+
+    /// Reads on, until there is something to send or the stream is over.
+    async fn advance(&mut self) {
+        let why = match self.read(self.turn.turns.rules.idle).await {
+            Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
+                Ok(None) => return,
+                Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
+                Err(error) => error.to_string(),
+            },
+            Read::End => match self.relay.finish(&mut self.ready) {
+                Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
+                Ok(None) => "it ended without a terminal event".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Read::Broken(error) => {
+                tracing::warn!(response.id = %self.turn.id, error, "the upstream's stream broke off");
+                "the connection broke off".to_owned()
+            }
+            Read::Silent => "it sent nothing for too long".to_owned(),
+            Read::TurnTooLong => "the turn took longer than it may".to_owned(),
+            Read::GivenUp => return self.cancel().await,
+        };
+        self.break_off(&why).await;
+    }
+
+    async fn read(&mut self, silence: Duration) -> Read {
+        let limit = self.turn.deadline.min(self.heard + silence);
+        let Some(body) = &mut self.reply.body else { return Read::End };
+        let reading = self.turn.presence.or_given_up(body.frame());
+        match tokio::time::timeout_at(limit.into(), reading).await {
+            Err(_elapsed) if limit == self.turn.deadline => Read::TurnTooLong,
+            Err(_elapsed) => Read::Silent,
+            Ok(Err(GivenUp)) => Read::GivenUp,
+            Ok(Ok(None)) => Read::End,
+            Ok(Ok(Some(Err(error)))) => Read::Broken(error.to_string()),
+            Ok(Ok(Some(Ok(frame)))) => {
+                self.heard = Instant::now();
+                Read::Chunk(frame.into_data().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Records the turn, and only then lets its terminal event out.
+    async fn end(&mut self, terminal: Terminal) {
+        let Some(resolved) = self.resolved.take() else { return };
+        self.turn.ledger.end(&terminal.finished, 0);
+        match self.turn.record(terminal.finished, resolved, &self.reply.lease).await {
+            Ok(()) => self.ready.push_back(terminal.frame),
+            Err(failure) => {
+                self.turn.ledger.break_off(&failure);
+                self.ready.push_back(self.failed(&failure.api_error()).frame);
+            }
+        }
+        self.turn.ledger.settle();
+        self.let_upstream_finish();
+    }
+
+    /// A connection can be used again only once its reply has been read to the end.
+    fn let_upstream_finish(&mut self) {
+        let Some(mut body) = self.reply.body.take() else { return };
+        let mut rest = Box::pin(async move { while let Some(Ok(_)) = body.frame().await {} });
+        if rest.as_mut().now_or_never().is_none() {
+            self.turn.turns.tasks.spawn(async move {
+                tokio::time::timeout(AFTER_TERMINAL, rest).await.ok();
+            });
+        }
+    }
+
+    /// The upstream did not bring the response to its end.
+    async fn break_off(&mut self, why: &str) {
+        let failure = Failure::StreamBroken(why.to_owned());
+        let terminal = self.failed(&failure.api_error());
+        self.turn.ledger.break_off(&failure);
+        let Some(resolved) = self.resolved.take() else { return };
+        let frame = match self.turn.record(terminal.finished, resolved, &self.reply.lease).await {
+            Ok(()) => terminal.frame,
+            Err(failure) => {
+                self.turn.ledger.break_off(&failure);
+                self.failed(&failure.api_error()).frame
+            }
+        };
+        self.ready.push_back(frame);
+        self.turn.ledger.settle();
+        self.phase = Phase::Over;
+    }
+
+    /// The client has left, and the turn is not to be finished without it.
+    async fn cancel(&mut self) {
+        let Some(resolved) = self.resolved.take() else { return };
+        let finished = self.relay.cancel(|| self.skeleton());
+        self.turn.ledger.break_off(&Failure::ClientGone);
+        // There is nobody to tell; the store has logged and counted the failure.
+        self.turn.record(finished, resolved, &self.reply.lease).await.ok();
+        self.turn.ledger.settle();
+        self.phase = Phase::Over;
+    }
+
+    fn failed(&self, error: &ApiError) -> Terminal {
+        self.relay.fail(error, || self.skeleton())
+    }
+
+    fn skeleton(&self) -> Vec<u8> {
+        self.owned.skeleton(&self.turn.create.model, self.turn.started_at.unix_seconds())
+    }
+}
+
+// === impl EventStream ===
+
+impl Drain for EventStream {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.chunks.as_mut().poll_next(cx)
+    }
+}

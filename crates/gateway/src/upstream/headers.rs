@@ -1,0 +1,68 @@
+//! Which headers pass from client to upstream, and back. Everything else stays here: credentials and cookies above all.
+
+use http::{HeaderMap, HeaderName};
+
+const TO_UPSTREAM: [&str; 6] =
+    ["session-id", "thread-id", "x-client-request-id", "originator", "user-agent", "traceparent"];
+const TO_UPSTREAM_PREFIXES: [&str; 2] = ["openai-", "x-codex-"];
+const TO_CLIENT: [&str; 3] = ["retry-after", "openai-processing-ms", "x-request-id"];
+const TO_CLIENT_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
+
+/// What of a client's headers goes upstream.
+pub fn for_upstream(client: &HeaderMap) -> HeaderMap {
+    pick(client, &TO_UPSTREAM, &TO_UPSTREAM_PREFIXES)
+}
+
+/// What of an upstream's headers goes back to the client.
+pub fn for_client(upstream: &HeaderMap) -> HeaderMap {
+    pick(upstream, &TO_CLIENT, &TO_CLIENT_PREFIXES)
+}
+
+fn pick(from: &HeaderMap, names: &[&str], prefixes: &[&str]) -> HeaderMap {
+    let passes = |name: &HeaderName| {
+        let name = name.as_str();
+        names.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let mut picked = HeaderMap::new();
+    for (name, value) in from.iter().filter(|(name, _)| passes(name)) {
+        picked.append(name.clone(), value.clone());
+    }
+    picked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_listed_passes() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "authorization",
+            "cookie",
+            "set-cookie",
+            "connection",
+            "x-api-key",
+            "api-key",
+            "x-stainless-lang",
+            "openai-beta",
+            "x-codex-window-id",
+            "session-id",
+            "x-ratelimit-reset-requests",
+            "retry-after",
+            "transfer-encoding",
+        ] {
+            headers.insert(HeaderName::from_static(name), "v".parse().unwrap());
+        }
+        let names = |map: HeaderMap| {
+            let mut names: Vec<_> = map.keys().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(for_upstream(&headers)), ["openai-beta", "session-id", "x-codex-window-id"]);
+        assert_eq!(
+            names(for_client(&headers)),
+            ["retry-after", "x-codex-window-id", "x-ratelimit-reset-requests"]
+        );
+    }
+}

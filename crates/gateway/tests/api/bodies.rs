@@ -1,0 +1,96 @@
+//! Request bodies: compressed, too large, broken off.
+
+use std::io::Write;
+
+use antiphon_testkit::{Setup, header};
+use http::Method;
+use serde_json::json;
+
+use crate::{gateway, simulator};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_understood() {
+    let (upstream, gateway) = gateway().await;
+    for size in [10, 200_000] {
+        let body = json!({"model": "sim", "input": "x".repeat(size)}).to_string();
+        for (encoding, bytes) in [
+            ("gzip", gzip(body.as_bytes())),
+            ("zstd", zstd(body.as_bytes())),
+            ("identity", body.clone().into_bytes()),
+        ] {
+            let headers = [header("content-encoding", encoding)];
+            gateway.client.request(Method::POST, "/v1/responses", &headers, bytes).await.ok();
+            assert_eq!(
+                upstream.last_request().unwrap().json()["input"].as_str().unwrap().len(),
+                size,
+                "{encoding}"
+            );
+            assert_eq!(upstream.last_request().unwrap().header("content-encoding"), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_encodings_and_broken_ones_are_refused() {
+    let (upstream, gateway) = gateway().await;
+    for (encoding, bytes, status) in [
+        ("br", b"x".to_vec(), 415),
+        ("gzip", b"no gzip".to_vec(), 400),
+        ("zstd", zstd(b"{\"a\":1}")[..9].to_vec(), 400),
+    ] {
+        let headers = [header("content-encoding", encoding)];
+        let reply = gateway.client.request(Method::POST, "/v1/responses", &headers, bytes).await;
+        assert_eq!(reply.refusal().0, status, "{encoding}");
+    }
+    assert_eq!(upstream.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_with_the_limit_however_it_comes() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("limits.max_body = \"100KiB\"").start().await;
+    let large = json!({"model": "sim", "input": "x".repeat(3_000_000)}).to_string();
+    let bombs = [
+        ("identity", large.clone().into_bytes()),
+        ("gzip", gzip(large.as_bytes())),
+        ("zstd", zstd(large.as_bytes())),
+    ];
+    for (encoding, bytes) in bombs {
+        let headers = [header("content-encoding", encoding)];
+        let reply = gateway.client.request(Method::POST, "/v1/responses", &headers, bytes).await;
+        assert_eq!(
+            (reply.refusal().0, reply.refusal().1.as_deref()),
+            (413, Some("request_too_large")),
+            "{encoding}"
+        );
+        assert!(reply.json()["error"]["message"].as_str().unwrap().contains("102400"));
+    }
+    assert_eq!(upstream.counts().requests, 0);
+    gateway.client.created(json!({"model": "sim", "input": "x".repeat(90_000)})).await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_given_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("timeouts.body_read = \"100ms\"").start().await;
+    let address = gateway.address();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\"")
+        .await
+        .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("request_timeout"), "{reply}");
+}

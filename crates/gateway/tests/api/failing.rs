@@ -1,0 +1,178 @@
+//! "When something breaks": what the client sees, and what the store keeps.
+
+use std::time::Duration;
+
+use antiphon_simulator::upstream::Script;
+use antiphon_testkit::{Event, Fault, Faults, Gateway, Setup};
+use serde_json::{Value, json};
+
+use crate::{gateway, simulator};
+
+/// The events of a stream that breaks off, and the stored response, if there is one.
+async fn broken(gateway: &Gateway, input: &str) -> (Vec<Event>, Option<Value>) {
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": input, "stream": true})).await;
+    assert_eq!(events.status, 200);
+    let events = events.rest().await;
+    let id = events[0].json()["response"]["id"].as_str().unwrap().to_owned();
+    let stored = gateway.client.get(&format!("/v1/responses/{id}")).await;
+    (events, (stored.status == 200).then(|| stored.json()))
+}
+
+fn assert_ends_in_error(events: &[Event], code: &str) {
+    let [.., error, failed] = events else { panic!("too few events") };
+    let (error, failed) = (error.json(), failed.json());
+    assert_eq!((error["type"].as_str(), error["code"].as_str()), (Some("error"), Some(code)));
+    assert!(error.get("param").is_some() && error["message"].is_string());
+    assert_eq!(failed["type"], "response.failed");
+    assert_eq!(failed["response"]["status"], "failed");
+    assert_eq!(failed["response"]["error"]["code"], code);
+    for (n, event) in events.iter().enumerate() {
+        assert_eq!(event.json()["sequence_number"], n, "{}", event.name);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_ends_in_an_error_and_is_stored_as_failed() {
+    let scripts = |n| {
+        [
+            Script::answer("a b c d").cut_after(n),
+            Script::answer("a b c d").cut_inside(n),
+            Script::answer("a b c d").end_after(n),
+        ]
+    };
+    for n in 1..8 {
+        for script in scripts(n) {
+            let (upstream, gateway) = gateway().await;
+            upstream.script(script.clone());
+            let (events, stored) = broken(&gateway, "question").await;
+            assert_ends_in_error(&events, "server_error");
+            let stored = stored.unwrap_or_else(|| panic!("{script:?} was not stored"));
+            assert_eq!(stored["status"], "failed");
+            assert_eq!(stored, events.last().unwrap().json()["response"]);
+            gateway.idle().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn finished_items_of_a_broken_stream_are_kept_and_can_be_continued() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(Script::new().reasoning("Thinking.").text("a b c d").cut_after(12));
+    let (events, stored) = broken(&gateway, "question").await;
+    let done: Vec<_> = events
+        .iter()
+        .filter(|event| event.name == "response.output_item.done")
+        .map(|event| event.json()["item"].clone())
+        .collect();
+    assert_eq!(done.len(), 1, "the script should end between the two items");
+    let stored = stored.unwrap();
+    assert_eq!(stored["output"], json!(done));
+    gateway
+        .client
+        .created(json!({"model": "sim", "input": "on", "previous_response_id": stored["id"]}))
+        .await;
+    let input = upstream.last_request().unwrap().json()["input"].clone();
+    assert_eq!(
+        (&input[0]["content"][0]["text"], &input[1]["type"]),
+        (&json!("question"), &json!("reasoning"))
+    );
+}
+
+#[tokio::test]
+async fn an_upstreams_own_error_event_is_passed_on_and_followed_by_the_end() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(Script::answer("a b").error_event("rate_limit_exceeded", "Slow down."));
+    let (events, stored) = broken(&gateway, "question").await;
+    let errors = events.iter().filter(|event| event.name == "error").count();
+    assert_eq!((errors, events.last().unwrap().name.as_str()), (1, "response.failed"));
+    assert_eq!(stored.unwrap()["error"]["code"], "rate_limit_exceeded");
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_given_up_in_time() {
+    let upstream = simulator().await;
+    let limits = "timeouts.idle = \"150ms\"\ntimeouts.first_byte = \"200ms\"";
+    let gateway = Setup::over(&upstream).config(limits).start().await;
+    upstream.script(Script::answer("a b c").hang_after(4));
+    let (events, stored) = broken(&gateway, "question").await;
+    assert_ends_in_error(&events, "server_error");
+    assert_eq!(stored.unwrap()["status"], "failed");
+
+    for stream in [false, true] {
+        upstream.script(Script::answer("late").delay_headers(Duration::from_secs(30)));
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+        assert_eq!((reply.refusal().0, reply.refusal().1.as_deref()), (504, Some("upstream_timeout")));
+    }
+    upstream.script(Script::answer("late").delay_first_event(Duration::from_secs(30)));
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": true})).await;
+    assert_eq!(reply.refusal().1.as_deref(), Some("upstream_timeout"));
+    gateway.idle().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_answers_well_is_a_bad_gateway() {
+    let (upstream, gateway) = gateway().await;
+    let scripts = [
+        (Script::http(200, "<html>").content_type("text/html"), false),
+        (Script::http(200, "[1]"), false),
+        (Script::http(200, "{\"id\":"), false),
+        (Script::http(200, "{}"), true),
+        (Script::http(502, "<html>bad gateway</html>"), false),
+        (Script::answer("x").end_after(0), true),
+        (Script::answer("x").cut_after(0), true),
+    ];
+    for (script, stream) in scripts {
+        upstream.script(script.clone());
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+        assert_eq!(
+            (reply.refusal().0, reply.refusal().1.as_deref()),
+            (502, Some("upstream_unreachable")),
+            "{script:?}"
+        );
+    }
+    upstream.always(Script::answer("x").drop_connection());
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!(reply.refusal().1.as_deref(), Some("upstream_unreachable"));
+    upstream.shutdown().await;
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    let (status, code, _) = reply.refusal();
+    assert_eq!((status, code.as_deref()), (502, Some("upstream_unreachable")));
+    assert!(!reply.json().to_string().contains("127.0.0.1"), "an address leaked: {}", reply.json());
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_refuses_what_needs_it_and_leaves_the_upstream_alone() {
+    let upstream = simulator().await;
+    let faults = Faults::default();
+    let gateway = Setup::over(&upstream).faults(&faults).start().await;
+    let first = gateway.client.created(json!({"model": "sim", "input": "one"})).await;
+    faults.set(Fault::Down);
+    let before = upstream.counts().requests;
+    for stream in [false, true] {
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+        assert_eq!((reply.refusal().0, reply.refusal().1.as_deref()), (503, Some("store_unavailable")));
+        assert!(reply.header("retry-after").is_some());
+    }
+    assert_eq!(upstream.counts().requests, before);
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    assert_eq!(gateway.client.get(&path).await.refusal().1.as_deref(), Some("store_unavailable"));
+    assert_eq!(gateway.client.get("/readyz").await.status, 503);
+    gateway.client.created(json!({"model": "sim", "input": "x", "store": false})).await;
+    faults.set(Fault::None);
+    assert_eq!(gateway.client.get("/readyz").await.status, 200);
+    gateway.client.created(json!({"model": "sim", "input": "x", "previous_response_id": first["id"]})).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_is_never_acknowledged() {
+    let upstream = simulator().await;
+    let faults = Faults::default();
+    let gateway = Setup::over(&upstream).faults(&faults).start().await;
+    faults.set(Fault::WritesFail);
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!((reply.refusal().0, reply.refusal().1.as_deref()), (503, Some("store_unavailable")));
+    let (events, stored) = broken(&gateway, "x").await;
+    assert_ends_in_error(&events, "store_unavailable");
+    assert!(events.iter().all(|event| event.name != "response.completed") && stored.is_none());
+    gateway.idle().await;
+}

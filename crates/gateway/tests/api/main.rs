@@ -1,0 +1,26 @@
+//! The gateway through its front door: the real app on a real socket, a real SQLite file, the simulated upstream.
+
+mod bodies;
+mod chains;
+mod creating;
+mod failing;
+mod leaving;
+mod operating;
+mod reading;
+mod replaying;
+mod streaming;
+mod upstreams;
+
+use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_testkit::{Gateway, Setup};
+
+/// A gateway over a strict upstream that remembers nothing.
+async fn gateway() -> (Simulator, Gateway) {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).start().await;
+    (upstream, gateway)
+}
+
+async fn simulator() -> Simulator {
+    Simulator::bind(Options::default()).await.expect("a free port")
+}

@@ -1,0 +1,95 @@
+//! What operators see: health, metrics, the request log, and a calm shutdown.
+
+use antiphon_simulator::upstream::Script;
+use antiphon_testkit::Setup;
+use serde_json::json;
+
+use crate::{gateway, simulator};
+
+#[tokio::test]
+async fn health_and_readiness_are_told() {
+    let (_upstream, gateway) = gateway().await;
+    assert_eq!(gateway.client.get("/healthz").await.ok()["status"], "ok");
+    assert_eq!(gateway.client.get("/readyz").await.ok()["status"], "ready");
+}
+
+#[tokio::test]
+async fn turns_are_counted_and_logged_with_their_usage() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(Script::answer("x").usage(17, 4));
+    let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    upstream
+        .script(Script::http(400, r#"{"error":{"message":"m","type":"t","param":null,"code":"bad_thing"}}"#));
+    gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
+    gateway.idle().await;
+    let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    for line in [
+        r#"antiphon_turns_total{transport="http",outcome="completed"} 1"#,
+        r#"antiphon_turns_total{transport="http",outcome="refused"} 1"#,
+        r#"antiphon_failures_total{fault="client",code="other"} 1"#,
+        r#"antiphon_tokens_total{kind="input"} 17"#,
+        "antiphon_turns_in_flight 0",
+        "antiphon_store_available 1",
+        r#"antiphon_account_in_flight{account="one"} 0"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is missing from\n{text}");
+    }
+    let setup = gateway.stop().await;
+    let gateway = setup.start().await;
+    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
+    let row = |n: usize| (rows[n].outcome.to_string(), rows[n].http_status, rows[n].code.clone());
+    assert_eq!(rows.len(), 2);
+    assert_eq!(row(0), ("refused".to_owned(), 400, Some("bad_thing".to_owned())));
+    assert_eq!(row(1), ("completed".to_owned(), 200, None));
+    assert_eq!((rows[1].input_tokens, rows[1].output_tokens, rows[1].depth), (17, 4, 1));
+    assert_eq!(rows[1].response.to_string(), first["id"].as_str().unwrap());
+    assert_eq!(rows[1].account.as_deref(), Some("one"));
+}
+
+#[tokio::test]
+async fn a_turn_in_flight_is_finished_before_the_gateway_stops() {
+    let (upstream, gateway) = gateway().await;
+    let (script, gate) = Script::answer("to the end").gated_after(1);
+    upstream.script(script);
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+    let id = events.next().await.unwrap().json()["response"]["id"].as_str().unwrap().to_owned();
+    let stopping = tokio::spawn(gateway.stop());
+    gate.open();
+    assert_eq!(events.rest().await.last().unwrap().name, "response.completed");
+    let gateway = stopping.await.unwrap().start().await;
+    assert_eq!(gateway.client.get(&format!("/v1/responses/{id}")).await.ok()["status"], "completed");
+}
+
+#[tokio::test]
+async fn the_shutdown_limit_cuts_off_what_does_not_end() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("timeouts.shutdown = \"200ms\"").start().await;
+    upstream.script(Script::answer("a b").hang_after(2));
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+    events.next().await.unwrap();
+    gateway.stop().await;
+    assert!(events.rest().await.iter().all(|event| event.name != "response.completed"));
+}
+
+#[tokio::test]
+async fn a_list_of_64_turns_at_once_leaves_nothing_behind() {
+    let (upstream, gateway) = gateway().await;
+    upstream.always(Script::answer("a b c").deltas(3));
+    let turns = (0..64).map(|n| {
+        let client = gateway.client.clone();
+        tokio::spawn(async move {
+            let body = json!({"model": "sim", "input": format!("turn {n}"), "stream": n % 2 == 0});
+            if n % 2 == 0 {
+                client.stream(body).await.rest().await.len()
+            } else {
+                client.created(body).await;
+                1
+            }
+        })
+    });
+    for turn in turns.collect::<Vec<_>>() {
+        assert!(turn.await.unwrap() > 0);
+    }
+    gateway.idle().await;
+    assert_eq!(upstream.counts().requests, 64);
+}

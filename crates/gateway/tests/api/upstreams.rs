@@ -1,0 +1,112 @@
+//! Upstreams: their refusals, their choice, what they refuse to include.
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::Setup;
+use serde_json::json;
+
+use crate::{gateway, simulator};
+
+#[tokio::test]
+async fn refusals_pass_with_status_body_and_headers() {
+    let (upstream, gateway) = gateway().await;
+    let body = r#"{"error":{"message":"slow down","type":"x","param":null,"code":"odd", "more":1.0}}"#;
+    for status in [400, 403, 404, 409, 422, 429, 500, 503] {
+        upstream.script(
+            Script::http(status, body).header("retry-after", "7").header("x-ratelimit-reset-tokens", "1s"),
+        );
+        for stream in [false, true] {
+            if stream {
+                upstream.script(Script::http(status, body).header("retry-after", "7"));
+            }
+            let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+            assert_eq!((reply.status.as_u16(), &reply.body[..]), (status, body.as_bytes()));
+            assert_eq!(reply.header("retry-after"), Some("7"));
+            assert_eq!(reply.header("content-type"), Some("application/json"));
+        }
+    }
+    let rows = gateway.app.chains.store().list_log(1).await.unwrap();
+    gateway.idle().await;
+    assert!(rows.iter().all(|row| row.outcome == "refused"));
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_ours_to_mend_and_is_not_shown() {
+    let options = Options { api_key: Some("sk-right".to_owned()), ..Options::default() };
+    let upstream = Simulator::bind(options).await.unwrap();
+    let gateway = Setup::over(&upstream).start().await;
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!((reply.refusal().0, reply.refusal().1.as_deref()), (503, Some("no_account_available")));
+}
+
+#[tokio::test]
+async fn accounts_take_turns_and_a_chain_stays_with_its_own() {
+    let (one, two) = (simulator().await, simulator().await);
+    let gateway =
+        Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]).start().await;
+    let mut first = json!(null);
+    for _ in 0..10 {
+        first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    }
+    assert_eq!((one.counts().requests, two.counts().requests), (5, 5));
+    let (a, b) = (one.counts().requests, two.counts().requests);
+    for _ in 0..6 {
+        first = gateway
+            .client
+            .created(json!({"model": "sim", "input": "x", "previous_response_id": first["id"]}))
+            .await;
+    }
+    assert!(
+        (one.counts().requests, two.counts().requests) == (a + 6, b)
+            || (one.counts().requests, two.counts().requests) == (a, b + 6)
+    );
+}
+
+#[tokio::test]
+async fn an_account_serves_only_the_models_that_it_offers() {
+    let named = |model: &str| Options { models: vec![model.to_owned()], ..Options::default() };
+    let one = Simulator::bind(named("alpha")).await.unwrap();
+    let two = Simulator::bind(named("beta")).await.unwrap();
+    let gateway =
+        Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]).start().await;
+    gateway.client.get("/v1/models").await.ok();
+    for _ in 0..4 {
+        gateway.client.created(json!({"model": "alpha", "input": "x"})).await;
+    }
+    let first = gateway.client.created(json!({"model": "beta", "input": "x"})).await;
+    assert_eq!((one.counts().requests, two.counts().requests), (4, 1));
+    gateway
+        .client
+        .created(json!({"model": "alpha", "input": "x", "previous_response_id": first["id"]}))
+        .await;
+    assert_eq!(one.counts().requests, 5);
+}
+
+#[tokio::test]
+async fn a_model_that_refuses_encrypted_reasoning_is_asked_again_without_it_once() {
+    let options = Options { no_encrypted_models: vec!["sim".to_owned()], ..Options::default() };
+    let upstream = Simulator::bind(options).await.unwrap();
+    let gateway = Setup::over(&upstream).start().await;
+    gateway
+        .client
+        .created(json!({"model": "sim", "input": "x", "include": ["file_search_call.results"]}))
+        .await;
+    assert_eq!(upstream.counts().requests, 2);
+    assert_eq!(upstream.last_request().unwrap().json()["include"], json!(["file_search_call.results"]));
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+    events.until("response.completed").await;
+    assert_eq!(upstream.counts().requests, 3, "the refusal was not remembered");
+    let reply = gateway
+        .client
+        .create(json!({"model": "sim", "input": "x", "include": ["reasoning.encrypted_content"]}))
+        .await;
+    assert_eq!(reply.refusal().2.as_deref(), Some("include"), "what the client asks for itself is its own");
+}
+
+#[tokio::test]
+async fn reasoning_is_replayed_in_a_form_that_the_upstream_can_read() {
+    let (upstream, gateway) = gateway().await;
+    let first = gateway.client.created(json!({"model": "sim", "input": "REASON about it"})).await;
+    assert_eq!(first["output"][0]["type"], "reasoning");
+    gateway.client.created(json!({"model": "sim", "input": "on", "previous_response_id": first["id"]})).await;
+    assert!(upstream.last_request().unwrap().json()["input"][1]["encrypted_content"].is_string());
+}

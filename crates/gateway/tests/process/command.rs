@@ -1,0 +1,133 @@
+//! The command line: exit codes, what it prints, and that it never prints a secret.
+
+use std::path::Path;
+use std::process::Output;
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::{Process, Setup};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::binary;
+
+async fn antiphon(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(binary())
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir)
+        .envs(environment.iter().copied())
+        .output()
+        .await
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[tokio::test]
+async fn wrong_usage_is_2_and_failure_is_1() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(antiphon(dir.path(), &["frobnicate"], &[]).await.0, 2);
+    assert_eq!(antiphon(dir.path(), &["serve", "--listen", "nowhere"], &[]).await.0, 2);
+    let (code, _, error) = antiphon(dir.path(), &["serve"], &[]).await;
+    assert!(code == 1 && error.contains("OPENAI_API_KEY"), "{error}");
+    let (code, _, error) = antiphon(dir.path(), &["serve", "--config", "none.toml"], &[]).await;
+    assert!(code == 1 && error.contains("none.toml"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_named_with_what_is_allowed() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("antiphon.toml"), "[store]\nretension = \"30d\"\n").unwrap();
+    let (code, _, error) = antiphon(dir.path(), &["config", "check"], &[]).await;
+    assert!(code == 1 && error.contains("store.retension") && error.contains("retention"), "{error}");
+}
+
+#[tokio::test]
+async fn the_configuration_is_shown_without_its_secrets() {
+    let dir = TempDir::new().unwrap();
+    let secret = "sk-very-secret";
+    let environment = [("OPENAI_API_KEY", secret), ("ANTIPHON_LIMITS__MAX_BODY", "1MiB")];
+    for args in [&["config", "show"][..], &["config", "show", "--json"], &["config", "check"]] {
+        let (code, shown, error) = antiphon(dir.path(), args, &environment).await;
+        assert_eq!(code, 0, "{error}");
+        assert!(!shown.contains(secret) && !error.contains(secret));
+    }
+    let (_, shown, _) = antiphon(dir.path(), &["config", "show"], &environment).await;
+    assert!(shown.contains("OPENAI_API_KEY") && shown.contains("1MiB"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_store_that_can_not_be_used_is_a_clear_message() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(
+        dir.path().join("not-a.db"),
+        "plain text, and long enough to be looked at as a database header",
+    )
+    .unwrap();
+    let environment = [
+        ("OPENAI_API_KEY", "k"),
+        ("ANTIPHON_STORE__URL", "sqlite://not-a.db"),
+        ("ANTIPHON_LISTEN", "127.0.0.1:0"),
+    ];
+    let (code, _, error) = antiphon(dir.path(), &["serve"], &environment).await;
+    assert!(code == 1 && error.contains("not-a.db") && error.contains("database"), "{error}");
+}
+
+#[tokio::test]
+async fn logs_hold_one_line_a_turn_and_neither_payloads_nor_secrets() {
+    let upstream =
+        Simulator::bind(Options { api_key: Some("sk-secret-value".to_owned()), ..Options::default() })
+            .await
+            .unwrap();
+    let setup = Setup::over(&upstream).config("log.format = \"json\"\nlog.filter = \"trace\"");
+    let setup = setup.account_key("sk-secret-value");
+    let gateway = Process::start(binary(), &setup).await;
+    upstream.script(Script::answer("private-answer"));
+    let body = json!({"model": "sim", "input": "private-question"});
+    let id = gateway.client.create(body).await.ok_id();
+    let (lines, success) = gateway.terminate().await;
+    assert!(success, "SIGTERM has to end it with success: {lines:?}");
+    let turns: Vec<serde_json::Value> = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|line| line["target"] == "antiphon::turn")
+        .collect();
+    assert_eq!(turns.len(), 1, "{lines:#?}");
+    assert_eq!(turns[0]["response.id"], *id);
+    assert_eq!(turns[0]["turn.outcome"], "completed");
+    assert_eq!(turns[0]["account.id"], "one");
+    for private in ["private-question", "private-answer", "sk-secret-value"] {
+        assert!(lines.iter().all(|line| !line.contains(private)), "{private} is in the log");
+    }
+}
+
+#[tokio::test]
+async fn the_demos_three_commands_work() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let dir = TempDir::new().unwrap();
+    let mut demo = Command::new(binary())
+        .args(["demo", "--listen", "127.0.0.1:0"])
+        .env("HOME", dir.path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut script = String::from("set -e\n");
+    loop {
+        let line = lines.next_line().await.unwrap().expect("the guide ends with the third command");
+        if line.starts_with("  ") {
+            script.push_str(&line);
+            script.push('\n');
+        }
+        if line.ends_with("/responses/$ID") {
+            break;
+        }
+    }
+    let output = Command::new("bash").arg("-c").arg(&script).output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{script}\n{text}");
+    assert!(text.matches("My name is Ada.").count() >= 2, "{text}");
+}

@@ -1,0 +1,12 @@
+//! The gateway as its users run it: the real binary, the real clients, and `kill -9`.
+
+mod clients;
+mod command;
+mod killing;
+
+use std::path::Path;
+
+/// The binary under test.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_antiphon"))
+}

@@ -1,0 +1,141 @@
+//! The API's error envelope: `{"error":{"message","type","param","code"}}`, all four keys always there.
+
+use std::borrow::Cow;
+
+use crate::json;
+
+/// An error as the API words it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub kind: ErrorKind,
+    pub code: Option<Cow<'static, str>>,
+    pub param: Option<Cow<'static, str>>,
+    pub message: String,
+}
+
+/// The envelope's `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    InvalidRequest,
+    Authentication,
+    Permission,
+    RateLimit,
+    InsufficientQuota,
+    Server,
+}
+
+// === impl ErrorKind ===
+
+impl ErrorKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request_error",
+            Self::Authentication => "authentication_error",
+            Self::Permission => "permission_error",
+            Self::RateLimit => "rate_limit_error",
+            Self::InsufficientQuota => "insufficient_quota",
+            Self::Server => "server_error",
+        }
+    }
+}
+
+// === impl ApiError ===
+
+impl ApiError {
+    /// The body of an HTTP error.
+    pub fn envelope(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.message.len());
+        out.extend_from_slice(b"{\"error\":");
+        self.write_object(&mut out);
+        out.push(b'}');
+        out
+    }
+
+    /// The data of an `error` event on a stream: the flat shape.
+    pub fn event_data(&self, sequence_number: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.message.len());
+        out.extend_from_slice(br#"{"type":"error","sequence_number":"#);
+        out.extend_from_slice(sequence_number.to_string().as_bytes());
+        out.extend_from_slice(br#","code":"#);
+        write_nullable(&mut out, self.code.as_deref());
+        out.extend_from_slice(br#","message":"#);
+        json::write_string(&mut out, &self.message);
+        out.extend_from_slice(br#","param":"#);
+        write_nullable(&mut out, self.param.as_deref());
+        out.push(b'}');
+        out
+    }
+
+    fn write_object(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"message":"#);
+        json::write_string(out, &self.message);
+        out.extend_from_slice(br#","type":"#);
+        json::write_string(out, self.kind.as_str());
+        out.extend_from_slice(br#","param":"#);
+        write_nullable(out, self.param.as_deref());
+        out.extend_from_slice(br#","code":"#);
+        write_nullable(out, self.code.as_deref());
+        out.push(b'}');
+    }
+}
+
+fn write_nullable(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => json::write_string(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// What an upstream's error body says of itself; of any shape that upstreams are known to use.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct UpstreamError {
+    pub code: Option<String>,
+    pub param: Option<String>,
+    pub message: Option<String>,
+}
+
+impl UpstreamError {
+    /// Reads `{"error":{…}}`, the flat `{"message","code"}`, or nothing at all.
+    pub fn parse(body: &[u8]) -> Self {
+        if json::validate(body).is_err() {
+            return Self::default();
+        }
+        let error = json::member(body, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(body);
+        let text = |name| json::string_member(error, name).map(Cow::into_owned);
+        Self { code: text("code"), param: text("param"), message: text("message") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_has_all_four_keys() {
+        let error = ApiError {
+            kind: ErrorKind::InvalidRequest,
+            code: None,
+            param: Some("input".into()),
+            message: "a \"quoted\" text".into(),
+        };
+        assert_eq!(
+            String::from_utf8(error.envelope()).unwrap(),
+            r#"{"error":{"message":"a \"quoted\" text","type":"invalid_request_error","param":"input","code":null}}"#
+        );
+        assert_eq!(
+            String::from_utf8(error.event_data(7)).unwrap(),
+            r#"{"type":"error","sequence_number":7,"code":null,"message":"a \"quoted\" text","param":"input"}"#
+        );
+    }
+
+    #[test]
+    fn an_upstreams_error_is_read_whatever_its_shape() {
+        let nested = UpstreamError::parse(br#"{"error":{"message":"m","param":"include","code":null}}"#);
+        assert_eq!((nested.param.as_deref(), nested.code), (Some("include"), None));
+        let flat = UpstreamError::parse(br#"{"object":"error","message":"m","code":"c"}"#);
+        assert_eq!((flat.message.as_deref(), flat.code.as_deref()), (Some("m"), Some("c")));
+        for text in [&b"<html>"[..], b"", b"[]", b"{\"error\":\"text\"}", b"{\"error\":{\"code\":500}}"] {
+            assert_eq!(UpstreamError::parse(text), UpstreamError::default());
+        }
+    }
+}

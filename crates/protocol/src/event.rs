@@ -1,0 +1,75 @@
+//! Stream events: which ones carry a response object, which one ends the stream.
+
+use crate::json;
+
+/// What the gateway has to do with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// Carries the response so far: `response.created`, `.queued`, `.in_progress`.
+    Snapshot,
+    /// Carries the finished response: `response.completed`, `.incomplete`, `.failed`.
+    Terminal,
+    /// Carries a finished output item: `response.output_item.done`.
+    ItemDone,
+    /// Ends the stream without a response.
+    Error,
+    /// Everything else, also types that this code has never heard of.
+    Other,
+}
+
+impl EventKind {
+    pub fn of(name: &[u8]) -> Self {
+        match name {
+            b"response.created" | b"response.queued" | b"response.in_progress" => Self::Snapshot,
+            b"response.completed" | b"response.incomplete" | b"response.failed" => Self::Terminal,
+            b"response.output_item.done" => Self::ItemDone,
+            b"error" => Self::Error,
+            _ => Self::Other,
+        }
+    }
+
+    /// By the event's name if it has one, else by the `type` in its data.
+    pub fn of_event(name: Option<&[u8]>, data: &[u8]) -> Self {
+        match name {
+            Some(name) => Self::of(name),
+            None => json::string_member(data, "type").map_or(Self::Other, |kind| Self::of(kind.as_bytes())),
+        }
+    }
+}
+
+/// The event's place in its stream.
+pub fn sequence_number(data: &[u8]) -> Option<u64> {
+    std::str::from_utf8(json::member(data, "sequence_number")?).ok()?.parse().ok()
+}
+
+/// Writes an event as server-sent events frame it.
+pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(name);
+    out.push(b'\n');
+    for line in data.split(|&byte| byte == b'\n') {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_without_a_name_is_told_by_its_type() {
+        assert_eq!(EventKind::of_event(None, br#"{"type":"response.completed"}"#), EventKind::Terminal);
+        assert_eq!(EventKind::of_event(Some(b"response.queued"), b"{}"), EventKind::Snapshot);
+        assert_eq!(EventKind::of_event(None, b"[DONE]"), EventKind::Other);
+        assert_eq!(EventKind::of_event(Some(b"response.new_thing"), b"{}"), EventKind::Other);
+    }
+
+    #[test]
+    fn the_sequence_number_is_read_from_the_data() {
+        assert_eq!(sequence_number(br#"{"a":{"sequence_number":1},"sequence_number":12}"#), Some(12));
+        assert_eq!(sequence_number(b"{}"), None);
+    }
+}

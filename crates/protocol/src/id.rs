@@ -1,0 +1,174 @@
+//! Ids: minted here, parsed at the edge, never a bare string inside.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+const PREFIX: &str = "resp_";
+
+/// The id of a response: `resp_` and the 32 lower-case hex digits of a UUIDv7.
+///
+/// A string of any other form can not be the id of a stored response, so parsing is where an unknown id can
+/// already be told, without asking the store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResponseId(Uuid);
+
+/// A string that is not the id of any response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a response id")]
+pub struct NotAnId;
+
+/// Who owns stored responses; part of every key in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProjectId(Arc<str>);
+
+/// The id of an item, as the upstream or the client named it; up to [`ItemId::MAX_BYTES`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ItemId(Box<str>);
+
+// === impl ResponseId ===
+
+impl ResponseId {
+    /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
+    pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
+    }
+
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl FromStr for ResponseId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let hex = text.strip_prefix(PREFIX).ok_or(NotAnId)?;
+        parse_hex(hex).map(Self)
+    }
+}
+
+/// Only lower case: two spellings of one id would be two names for one response.
+fn parse_hex(hex: &str) -> Result<Uuid, NotAnId> {
+    let canonical = hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !canonical {
+        return Err(NotAnId);
+    }
+    Uuid::try_parse(hex).map_err(|_| NotAnId)
+}
+
+impl fmt::Display for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut buffer = [0; 32];
+        f.write_str(PREFIX)?;
+        f.write_str(self.0.as_simple().encode_lower(&mut buffer))
+    }
+}
+
+impl fmt::Debug for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl ProjectId ===
+
+impl ProjectId {
+    /// The project of every caller as long as no keys are configured.
+    pub const DEFAULT: &'static str = "default";
+
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl ItemId ===
+
+impl ItemId {
+    /// Longer names are not indexed: no client or upstream is known to use more than 64.
+    pub const MAX_BYTES: usize = 512;
+
+    /// `None` for an id that is empty or too long to be looked up by.
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty() && text.len() <= Self::MAX_BYTES).then(|| Self(text.into()))
+    }
+
+    /// The stable id of an input item that came without one: `msg_`, the response's hex digits, and the item's
+    /// position among the turn's input items.
+    pub fn derived(response: ResponseId, position: u32) -> Self {
+        Self(format!("msg_{}{position:08x}", response.uuid().as_simple()).into())
+    }
+
+    /// The response and position that a [derived](Self::derived) id names.
+    pub fn as_derived(&self) -> Option<(ResponseId, u32)> {
+        let hex = self.0.strip_prefix("msg_").filter(|hex| hex.len() == 40 && hex.is_ascii())?;
+        let (response, position) = hex.split_at(32);
+        let response = parse_hex(response).ok().map(ResponseId)?;
+        let position = u32::from_str_radix(position, 16).ok()?;
+        (Self::derived(response, position) == *self).then_some((response, position))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minted_id_reads_back_as_itself() {
+        let id = ResponseId::mint(1_795_210_024_000, &[7; 10]);
+        let text = id.to_string();
+        assert_eq!(text.len(), 37);
+        assert_eq!(text.parse(), Ok(id));
+    }
+
+    #[test]
+    fn later_ids_sort_after_earlier_ones() {
+        assert!(ResponseId::mint(2, &[0; 10]) > ResponseId::mint(1, &[255; 10]));
+    }
+
+    #[test]
+    fn another_spelling_of_an_id_is_not_an_id() {
+        let text = ResponseId::mint(1_795_210_024_000, &[0xab; 10]).to_string();
+        let upper = text.replace("ab", "AB");
+        let hyphenated = text.parse::<ResponseId>().map(|id| format!("resp_{}", id.uuid())).unwrap();
+        for wrong in [upper.as_str(), &hyphenated, "resp_", "", &text[5..], &format!("{text}0"), "resp_é"] {
+            assert_eq!(wrong.parse::<ResponseId>(), Err(NotAnId), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_derived_item_id_names_its_response_and_position() {
+        let response = ResponseId::mint(1, &[9; 10]);
+        let id = ItemId::derived(response, 17);
+        assert_eq!(id.as_derived(), Some((response, 17)));
+        assert_eq!(ItemId::new("msg_0").unwrap().as_derived(), None);
+        assert_eq!(ItemId::new(&id.as_str().to_uppercase()).unwrap().as_derived(), None);
+        assert_eq!(ItemId::new(&format!("msg_{}", "é".repeat(20))).unwrap().as_derived(), None);
+    }
+}

@@ -1,0 +1,15 @@
+//! The Responses API as bytes: ids, requests, responses, items, events, framing and errors.
+//!
+//! Nothing here does I/O, is async, or knows SQL. JSON is not decoded and re-encoded: [`json`] finds where the
+//! members of an object stand, and everything else splices byte ranges, so numbers, key order and escapes survive.
+
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod item;
+pub mod json;
+pub mod replay;
+pub mod request;
+pub mod response;
+pub mod sse;
+pub mod usage;

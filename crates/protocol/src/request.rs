@@ -1,0 +1,304 @@
+//! A create request: the few members that the gateway acts on, and the rest as it came.
+
+use bytes::Bytes;
+
+use crate::error::{ApiError, ErrorKind};
+use crate::id::ItemId;
+use crate::item::{self, Reference};
+use crate::json::{self, Member};
+
+mod metadata;
+mod upstream;
+
+pub use self::upstream::{UpstreamBody, UpstreamInput, push_turn};
+
+/// What a client asks for with POST `/v1/responses`.
+///
+/// Of a member that stands there twice the last one counts, and only that one goes upstream.
+#[derive(Debug)]
+pub struct CreateRequest {
+    pub model: String,
+    pub input: Input,
+    /// Not yet parsed as an id: an id of another form is simply unknown.
+    pub previous_response_id: Option<String>,
+    pub conversation: Option<String>,
+    pub store: bool,
+    pub stream: bool,
+    body: Bytes,
+    members: Vec<(Field, Member)>,
+}
+
+/// The `input` as the client sent it.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A string, with its quotes.
+    Text(Bytes),
+    /// An array of items.
+    Items(Bytes),
+}
+
+/// What there is to know of input items before they go upstream or into the store.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct InputScan {
+    /// Items that stand for stored ones, by position.
+    pub references: Vec<(u32, String)>,
+    /// Whether an item replaces everything before it.
+    pub has_compaction: bool,
+}
+
+/// The members that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Model,
+    Input,
+    PreviousResponseId,
+    Conversation,
+    Store,
+    Stream,
+    Background,
+    Include,
+    Metadata,
+    /// Only means something on a WebSocket: `generate`, `stream_id`.
+    SocketOnly,
+    Other,
+}
+
+const FIELDS: [(&str, Field); 11] = [
+    ("model", Field::Model),
+    ("input", Field::Input),
+    ("previous_response_id", Field::PreviousResponseId),
+    ("conversation", Field::Conversation),
+    ("store", Field::Store),
+    ("stream", Field::Stream),
+    ("background", Field::Background),
+    ("include", Field::Include),
+    ("metadata", Field::Metadata),
+    ("generate", Field::SocketOnly),
+    ("stream_id", Field::SocketOnly),
+];
+
+// === impl CreateRequest ===
+
+impl CreateRequest {
+    /// Reads a request's body, decompressed.
+    pub fn parse(body: Bytes) -> Result<Self, ApiError> {
+        json::validate(&body).map_err(|error| invalid_json(&format!("{error}.")))?;
+        let members = known_members(&body)?;
+        let value = |field| {
+            let (_, member) = members.iter().find(|(f, _)| *f == field)?;
+            Some(&body[member.value.clone()]).filter(|value| *value != b"null")
+        };
+        let required = |field, name| value(field).ok_or_else(|| missing(name));
+
+        let model = required(Field::Model, "model")?;
+        let model = json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned();
+        let input = required(Field::Input, "input")?;
+        let input = match input.first() {
+            Some(b'"') => Input::Text(body.slice_ref(input)),
+            Some(b'[') => Input::Items(body.slice_ref(input)),
+            _ => return Err(wrong_type("input", "a string or an array", input)),
+        };
+        let text = |field, name| match value(field) {
+            None => Ok(None),
+            Some(value) => match json::string(value) {
+                Some(text) => Ok(Some(text.into_owned())),
+                None => Err(wrong_type(name, "a string", value)),
+            },
+        };
+        let flag = |field, name, default| match value(field) {
+            None => Ok(default),
+            Some(b"true") => Ok(true),
+            Some(b"false") => Ok(false),
+            Some(other) => Err(wrong_type(name, "a boolean", other)),
+        };
+        let previous_response_id = text(Field::PreviousResponseId, "previous_response_id")?;
+        let conversation = value(Field::Conversation).map(conversation_id).transpose()?;
+        if previous_response_id.is_some() && conversation.is_some() {
+            return Err(mutually_exclusive());
+        }
+        if flag(Field::Background, "background", false)? {
+            return Err(background_refused());
+        }
+        if let Some(include) = value(Field::Include).filter(|value| value.first() != Some(&b'[')) {
+            return Err(wrong_type("include", "an array of strings", include));
+        }
+        if let Some(metadata) = value(Field::Metadata) {
+            metadata::check(metadata)?;
+        }
+        let store = flag(Field::Store, "store", true)?;
+        let stream = flag(Field::Stream, "stream", false)?;
+        Ok(Self { model, input, previous_response_id, conversation, store, stream, body, members })
+    }
+
+    fn value(&self, field: Field) -> Option<&[u8]> {
+        let (_, member) = self.members.iter().find(|(f, _)| *f == field)?;
+        Some(&self.body[member.value.clone()])
+    }
+}
+
+/// The members of the body, each known one at most once.
+fn known_members(body: &[u8]) -> Result<Vec<(Field, Member)>, ApiError> {
+    let mut members: Vec<(Field, Member)> = Vec::with_capacity(16);
+    for member in json::members(body) {
+        let member = member.map_err(|_| {
+            let value = body.trim_ascii_start();
+            invalid_json(&format!("Expected an object, but got {} instead.", json::kind(value)))
+        })?;
+        let field =
+            FIELDS.iter().find(|(name, _)| member.is(body, name)).map_or(Field::Other, |(_, field)| *field);
+        if !matches!(field, Field::Other | Field::SocketOnly) {
+            members.retain(|(earlier, _)| *earlier != field);
+        }
+        members.push((field, member));
+    }
+    Ok(members)
+}
+
+/// A conversation is named by its id or by an object that holds it.
+fn conversation_id(value: &[u8]) -> Result<String, ApiError> {
+    let id =
+        if value.first() == Some(&b'{') { json::string_member(value, "id") } else { json::string(value) };
+    id.map(Into::into).ok_or_else(|| wrong_type("conversation", "a string or an object with an 'id'", value))
+}
+
+// === impl Input ===
+
+impl Input {
+    /// The input as an array of items; a string becomes one user message.
+    pub fn items(&self) -> Bytes {
+        match self {
+            Self::Text(text) => [b"[", item::user_message(text).as_slice(), b"]"].concat().into(),
+            Self::Items(items) => items.clone(),
+        }
+    }
+
+    /// Looks at each item once.
+    pub fn scan(&self) -> InputScan {
+        let mut scan = InputScan::default();
+        let Self::Items(items) = self else { return scan };
+        for (position, range) in (0_u32..).zip(json::elements(items).map_while(Result::ok)) {
+            let item = &items[range];
+            match item::reference(item) {
+                Reference::To(id) => scan.references.push((position, id.into_owned())),
+                Reference::None => scan.has_compaction |= item::is_compaction(item),
+            }
+        }
+        scan
+    }
+}
+
+/// The ids that items of an array came with, and their positions counted from `first`.
+pub fn item_ids(items: &[u8], first: u32) -> Vec<(ItemId, u32)> {
+    let positions = (first..).zip(json::elements(items).map_while(Result::ok));
+    positions.filter_map(|(position, range)| Some((item::id(&items[range])?, position))).collect()
+}
+
+// === errors ===
+
+fn invalid(code: &'static str, param: Option<&str>, message: String) -> ApiError {
+    ApiError {
+        kind: ErrorKind::InvalidRequest,
+        code: Some(code.into()),
+        param: param.map(|param| param.to_owned().into()),
+        message,
+    }
+}
+
+fn invalid_json(why: &str) -> ApiError {
+    invalid("invalid_json", None, format!("We could not parse the JSON body of your request: {why}"))
+}
+
+fn missing(name: &str) -> ApiError {
+    invalid("missing_required_parameter", Some(name), format!("Missing required parameter: '{name}'."))
+}
+
+fn wrong_type(name: &str, expected: &str, value: &[u8]) -> ApiError {
+    let got = json::kind(value);
+    let message = format!("Invalid type for '{name}': expected {expected}, but got {got} instead.");
+    invalid("invalid_type", Some(name), message)
+}
+
+fn mutually_exclusive() -> ApiError {
+    let message = "Mutually exclusive parameters. Ensure you are only providing one of: 'previous_response_id' or 'conversation'.";
+    invalid("mutually_exclusive_parameters", None, message.to_owned())
+}
+
+fn background_refused() -> ApiError {
+    let message = "Unsupported value: 'background' is true, but background responses are not supported here. Leave it out or set it to false.";
+    invalid("unsupported_value", Some("background"), message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<CreateRequest, ApiError> {
+        CreateRequest::parse(Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    fn refused(body: &str) -> (Option<String>, Option<String>, String) {
+        let error = parse(body).unwrap_err();
+        (error.code.map(Into::into), error.param.map(Into::into), error.message)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_api() {
+        let request =
+            parse(r#"{"model":"m","input":"hi","previous_response_id":null,"store":null}"#).unwrap();
+        assert!(request.store && !request.stream);
+        assert_eq!(request.previous_response_id, None);
+        assert_eq!(
+            request.input.items(),
+            r#"[{"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}]"#
+        );
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong() {
+        let cases = [
+            ("{", "invalid_json", None),
+            ("[1]", "invalid_json", None),
+            (r#"{"input":"x"}"#, "missing_required_parameter", Some("model")),
+            (r#"{"model":"m","input":null}"#, "missing_required_parameter", Some("input")),
+            (r#"{"model":5,"input":"x"}"#, "invalid_type", Some("model")),
+            (r#"{"model":"m","input":{}}"#, "invalid_type", Some("input")),
+            (r#"{"model":"m","input":"x","store":"no"}"#, "invalid_type", Some("store")),
+            (r#"{"model":"m","input":"x","background":true}"#, "unsupported_value", Some("background")),
+            (r#"{"model":"m","input":"x","include":"all"}"#, "invalid_type", Some("include")),
+            (
+                r#"{"model":"m","input":"x","previous_response_id":"a","conversation":{"id":"c"}}"#,
+                "mutually_exclusive_parameters",
+                None,
+            ),
+        ];
+        for (body, code, param) in cases {
+            let (got_code, got_param, _) = refused(body);
+            assert_eq!((got_code.as_deref(), got_param.as_deref()), (Some(code), param), "{body}");
+        }
+        let (.., message) = refused(r#"{"model":"m","input":"x","previous_response_id":12}"#);
+        assert_eq!(
+            message,
+            "Invalid type for 'previous_response_id': expected a string, but got an integer instead."
+        );
+        assert!(refused("{\n\"a\":,}").2.contains("line 2"));
+    }
+
+    #[test]
+    fn of_a_member_that_stands_twice_the_last_one_counts() {
+        let request =
+            parse(r#"{"model":"a","input":"x","mod\u0065l":"b","store":true,"store":false}"#).unwrap();
+        assert_eq!((request.model.as_str(), request.store), ("b", false));
+    }
+
+    #[test]
+    fn references_and_compaction_are_found_among_the_items() {
+        let request = parse(
+            r#"{"model":"m","input":[{"role":"user","content":"x"},{"type":"item_reference","id":"a"},{"type":"compaction","id":"c"},{"id":"b"}]}"#,
+        )
+        .unwrap();
+        let scan = request.input.scan();
+        assert_eq!(scan.references, [(1, "a".to_owned()), (3, "b".to_owned())]);
+        assert!(scan.has_compaction);
+        assert_eq!(item_ids(&request.input.items(), 5).len(), 3);
+    }
+}

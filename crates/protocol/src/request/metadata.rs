@@ -1,0 +1,61 @@
+//! The API's rules for `metadata`: at most 16 pairs, keys of 64 and values of 512 characters.
+
+use crate::error::ApiError;
+use crate::json;
+
+use super::{invalid, wrong_type};
+
+const MAX_PAIRS: usize = 16;
+const MAX_KEY_CHARS: usize = 64;
+const MAX_VALUE_CHARS: usize = 512;
+
+pub(super) fn check(metadata: &[u8]) -> Result<(), ApiError> {
+    if metadata.first() != Some(&b'{') {
+        return Err(wrong_type("metadata", "an object", metadata));
+    }
+    let pairs: Vec<_> = json::members(metadata).map_while(Result::ok).collect();
+    if pairs.len() > MAX_PAIRS {
+        let message = format!(
+            "Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, but got an object with {} properties instead.",
+            pairs.len()
+        );
+        return Err(invalid("object_above_max_properties", Some("metadata"), message));
+    }
+    for pair in pairs {
+        let key = json::string(&metadata[pair.key]).unwrap_or_default();
+        within("metadata", &key, MAX_KEY_CHARS)?;
+        let value = &metadata[pair.value];
+        let name = format!("metadata.{key}");
+        let text = json::string(value).ok_or_else(|| wrong_type(&name, "a string", value))?;
+        within(&name, &text, MAX_VALUE_CHARS)?;
+    }
+    Ok(())
+}
+
+fn within(name: &str, text: &str, max_chars: usize) -> Result<(), ApiError> {
+    let chars = text.chars().count();
+    if chars <= max_chars {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid '{name}': string too long. Expected a string with maximum length {max_chars}, but got a string with length {chars} instead."
+    );
+    Err(invalid("string_above_max_length", Some(name), message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_held_to_the_apis_rules() {
+        assert!(check(br#"{"a":"b"}"#).is_ok());
+        let many = (0..17).map(|n| format!("\"k{n}\":\"v\"")).collect::<Vec<_>>().join(",");
+        let code = |metadata: String| check(metadata.as_bytes()).unwrap_err().code.unwrap();
+        assert_eq!(code(format!("{{{many}}}")), "object_above_max_properties");
+        assert_eq!(code(format!("{{\"{}\":\"v\"}}", "é".repeat(65))), "string_above_max_length");
+        assert_eq!(code(format!("{{\"k\":\"{}\"}}", "v".repeat(513))), "string_above_max_length");
+        assert_eq!(code("{\"k\":1}".to_owned()), "invalid_type");
+        assert_eq!(code("[]".to_owned()), "invalid_type");
+    }
+}

@@ -1,0 +1,197 @@
+//! The request as an upstream that keeps nothing gets it.
+
+use bytes::Bytes;
+
+use super::{CreateRequest, Field, Input};
+
+const ENCRYPTED_REASONING: &str = "\"reasoning.encrypted_content\"";
+
+/// A body in parts that share the memory of the request and of the chain's turns.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamBody {
+    pub parts: Vec<Bytes>,
+}
+
+/// What stands in for the client's `input`.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamInput {
+    /// The chain's items, root first, with the commas between them.
+    pub history: Vec<Bytes>,
+    /// The turn's own items where references were replaced in them, else the client's own are sent.
+    pub resolved: Option<Vec<Bytes>>,
+}
+
+impl UpstreamBody {
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(Bytes::is_empty)
+    }
+}
+
+impl CreateRequest {
+    /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
+    pub fn upstream_body(&self, input: &UpstreamInput, include_encrypted_reasoning: bool) -> UpstreamBody {
+        let (head, tail) = self.members_around_input(include_encrypted_reasoning);
+        let mut parts = Vec::with_capacity(4 + input.history.len() * 2);
+        let plain_text = match &self.input {
+            Input::Text(text) if input.history.is_empty() && input.resolved.is_none() => Some(text),
+            _ => None,
+        };
+        parts.push(head.into());
+        if let Some(text) = plain_text {
+            parts.push(text.clone());
+        } else {
+            parts.push(Bytes::from_static(b"["));
+            parts.extend_from_slice(&input.history);
+            let own = match &input.resolved {
+                Some(resolved) => resolved.clone(),
+                None => vec![inner(&self.input.items())],
+            };
+            push_turn(&mut parts, own, input.history.is_empty());
+            parts.push(Bytes::from_static(b"]"));
+        }
+        parts.push(tail.into());
+        UpstreamBody { parts }
+    }
+
+    /// The members before and after the place where the input goes.
+    fn members_around_input(&self, include_encrypted_reasoning: bool) -> (Vec<u8>, Vec<u8>) {
+        let mut head = Vec::with_capacity(256);
+        let mut tail = Vec::new();
+        let mut out = &mut head;
+        let mut separator = b'{';
+        for (field, member) in &self.members {
+            match field {
+                Field::PreviousResponseId
+                | Field::Conversation
+                | Field::Store
+                | Field::Background
+                | Field::SocketOnly => continue,
+                Field::Include if include_encrypted_reasoning => continue,
+                _ => {}
+            }
+            out.push(separator);
+            separator = b',';
+            out.extend_from_slice(&self.body[member.key.clone()]);
+            out.push(b':');
+            if *field == Field::Input {
+                out = &mut tail;
+            } else {
+                out.extend_from_slice(&self.body[member.value.clone()]);
+            }
+        }
+        if include_encrypted_reasoning {
+            out.extend_from_slice(b",\"include\":");
+            self.write_include(out);
+        }
+        out.extend_from_slice(b",\"store\":false}");
+        (head, tail)
+    }
+
+    /// The client's `include`, with the encrypted reasoning among it.
+    fn write_include(&self, out: &mut Vec<u8>) {
+        let asked = self.value(Field::Include).filter(|include| *include != b"null").unwrap_or(b"[]");
+        let asked = asked.trim_ascii();
+        out.push(b'[');
+        let inner = asked[1..asked.len() - 1].trim_ascii();
+        out.extend_from_slice(inner);
+        if memchr::memmem::find(inner, ENCRYPTED_REASONING.as_bytes()).is_none() {
+            if !inner.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(ENCRYPTED_REASONING.as_bytes());
+        }
+        out.push(b']');
+    }
+
+    /// Whether the client itself asked for encrypted reasoning.
+    pub fn includes_encrypted_reasoning(&self) -> bool {
+        let include = self.value(Field::Include).unwrap_or_default();
+        memchr::memmem::find(include, ENCRYPTED_REASONING.as_bytes()).is_some()
+    }
+}
+
+/// What stands between an array's brackets.
+fn inner(array: &Bytes) -> Bytes {
+    let trimmed = array.trim_ascii();
+    array.slice_ref(trimmed[1..trimmed.len() - 1].trim_ascii())
+}
+
+/// Appends the items of one turn, with a comma before them unless they are the first ones.
+pub fn push_turn(parts: &mut Vec<Bytes>, items: Vec<Bytes>, is_first: bool) {
+    if items.iter().all(Bytes::is_empty) {
+        return;
+    }
+    if !is_first {
+        parts.push(Bytes::from_static(b","));
+    }
+    parts.extend(items);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(body: &'static str, input: &UpstreamInput, include: bool) -> String {
+        let request = CreateRequest::parse(Bytes::from_static(body.as_bytes())).unwrap();
+        let body = request.upstream_body(input, include);
+        let text = body.parts.concat();
+        assert_eq!(text.len(), body.len());
+        crate::json::validate(&text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn only_what_the_gateway_owns_is_left_out() {
+        let body = r#"{ "store":true,"model":"m" , "x":{"n":1e999}, "input" : "hi","background":false,"generate":true, "previous_response_id":"p","top_p":0.10 }"#;
+        assert_eq!(
+            upstream(body, &UpstreamInput::default(), false),
+            r#"{"model":"m","x":{"n":1e999},"input":"hi","top_p":0.10,"store":false}"#
+        );
+    }
+
+    #[test]
+    fn history_goes_before_the_turns_own_items() {
+        let turn = |text: &'static str| vec![Bytes::from_static(text.as_bytes())];
+        let mut history = Vec::new();
+        for items in [r#"{"a":1}"#, "", r#"{"b":2},{"c":3}"#] {
+            let is_first = history.is_empty();
+            push_turn(&mut history, turn(items), is_first);
+        }
+        let input = UpstreamInput { history, resolved: None };
+        assert_eq!(
+            upstream(r#"{"model":"m","input":[ {"d":4} ]}"#, &input, false),
+            r#"{"model":"m","input":[{"a":1},{"b":2},{"c":3},{"d":4}],"store":false}"#
+        );
+        assert_eq!(
+            upstream(r#"{"input":[],"model":"m"}"#, &input, false),
+            r#"{"input":[{"a":1},{"b":2},{"c":3}],"model":"m","store":false}"#
+        );
+        let resolved = UpstreamInput { history: Vec::new(), resolved: Some(turn(r#"{"r":1}"#)) };
+        assert_eq!(
+            upstream(r#"{"model":"m","input":[{"id":"x"}]}"#, &resolved, false),
+            r#"{"model":"m","input":[{"r":1}],"store":false}"#
+        );
+    }
+
+    #[test]
+    fn encrypted_reasoning_is_asked_for_once() {
+        let none = UpstreamInput::default();
+        for (include, expected) in [
+            ("", r#"["reasoning.encrypted_content"]"#),
+            (r#","include":null"#, r#"["reasoning.encrypted_content"]"#),
+            (r#","include":[ ]"#, r#"["reasoning.encrypted_content"]"#),
+            (r#","include":["a"]"#, r#"["a","reasoning.encrypted_content"]"#),
+            (r#","include":["reasoning.encrypted_content"]"#, r#"["reasoning.encrypted_content"]"#),
+        ] {
+            let body: &'static str = format!(r#"{{"model":"m","input":"x"{include}}}"#).leak();
+            assert_eq!(
+                upstream(body, &none, true),
+                format!(r#"{{"model":"m","input":"x","include":{expected},"store":false}}"#)
+            );
+        }
+    }
+}

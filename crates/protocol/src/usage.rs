@@ -1,0 +1,48 @@
+//! Token counts as the upstream reports them.
+
+use crate::json;
+
+/// The `usage` of a response; what the upstream leaves out counts as zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub cached_tokens: u64,
+    pub output_tokens: u64,
+    pub reasoning_tokens: u64,
+}
+
+impl Usage {
+    /// Reads a `usage` object.
+    pub fn parse(usage: &[u8]) -> Self {
+        let count = |object: &[u8], name: &str| {
+            json::member(object, name)
+                .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok())
+                .unwrap_or(0)
+        };
+        let detail =
+            |name: &str, key: &str| json::member(usage, name).map_or(0, |details| count(details, key));
+        Self {
+            input_tokens: count(usage, "input_tokens"),
+            cached_tokens: detail("input_tokens_details", "cached_tokens"),
+            output_tokens: count(usage, "output_tokens"),
+            reasoning_tokens: detail("output_tokens_details", "reasoning_tokens"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_and_missing_ones_are_zero() {
+        let usage = Usage::parse(
+            br#"{"input_tokens":17,"input_tokens_details":{"cached_tokens":3},"output_tokens":2,"output_tokens_details":null}"#,
+        );
+        assert_eq!(
+            usage,
+            Usage { input_tokens: 17, cached_tokens: 3, output_tokens: 2, reasoning_tokens: 0 }
+        );
+        assert_eq!(Usage::parse(b"null"), Usage::default());
+    }
+}

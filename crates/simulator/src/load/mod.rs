@@ -1,0 +1,106 @@
+//! A closed-loop load generator: each worker has one connection and one turn at a time.
+//!
+//! It spends as little CPU as it can, so that what it measures keeps the machine: requests are rendered once, replies
+//! are searched and not parsed.
+
+mod connection;
+mod outcome;
+mod report;
+mod turn;
+mod worker;
+
+pub use report::{Latency, Report};
+
+use http::Uri;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+use worker::{Budget, Worker};
+
+/// What is sent, and how much of it.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Base URL, as clients are given it: `http://127.0.0.1:8080/v1`.
+    pub url: String,
+    pub mode: Mode,
+    pub concurrency: usize,
+    pub amount: Amount,
+    /// Requests before the measurement.
+    pub warmup: u64,
+    /// Default: true for chains, else false.
+    pub store: Option<bool>,
+    /// Turns of a chain.
+    pub turns: usize,
+    pub input_chars: usize,
+    pub model: String,
+    pub api_key: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Collected replies.
+    Json,
+    /// Event streams, read to their terminal event.
+    Sse,
+    /// Collected replies that continue each other.
+    Chain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    Requests(u64),
+    Time(Duration),
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            url: String::from("http://127.0.0.1:8080/v1"),
+            mode: Mode::Json,
+            concurrency: 16,
+            amount: Amount::Time(Duration::from_secs(10)),
+            warmup: 0,
+            store: None,
+            turns: 6,
+            input_chars: 200,
+            model: String::from("sim"),
+            api_key: None,
+        }
+    }
+}
+
+/// Options that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("'{url}' is not an http:// URL")]
+    Url { url: String },
+    #[error("the API key cannot be sent in a header")]
+    ApiKey,
+}
+
+/// Sends the load and says how it went. Failed requests are counted, not returned.
+pub async fn run(options: LoadOptions) -> Result<Report, LoadError> {
+    let target = Arc::new(turn::Target::new(&options)?);
+    let concurrency = options.concurrency.max(1);
+    let warmup = Arc::new(Budget::new(Amount::Requests(options.warmup)));
+    let measured = Arc::new(Budget::new(options.amount));
+    let barrier = Arc::new(Barrier::new(concurrency));
+    let mut workers = JoinSet::new();
+    for _ in 0..concurrency {
+        let mut worker = Worker::new(Arc::clone(&target));
+        let (warmup, measured, barrier) = (Arc::clone(&warmup), Arc::clone(&measured), Arc::clone(&barrier));
+        workers.spawn(async move {
+            drop(worker.spend(&warmup).await);
+            barrier.wait().await;
+            worker.spend(&measured).await
+        });
+    }
+    Ok(Report::sum(&options, workers.join_all().await))
+}
+
+fn http_url(url: &str) -> Result<Uri, LoadError> {
+    let refused = || LoadError::Url { url: url.to_owned() };
+    let uri: Uri = url.trim_end_matches('/').parse().map_err(|_| refused())?;
+    if uri.scheme_str() == Some("http") && uri.host().is_some() { Ok(uri) } else { Err(refused()) }
+}

@@ -1,0 +1,118 @@
+//! The result of a run, for people and for programs.
+
+use super::outcome::Tally;
+use super::{LoadOptions, Mode};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What a run measured. Times are those of turns that went well.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub mode: &'static str,
+    pub concurrency: usize,
+    /// Turns taken, failed ones too.
+    pub requests: u64,
+    /// Failed turns by kind.
+    pub errors: BTreeMap<String, u64>,
+    pub seconds: f64,
+    /// Turns that went well, per second.
+    pub requests_per_second: f64,
+    pub latency: Latency,
+    /// Until the first bytes of a stream.
+    pub first_event: Option<Latency>,
+    /// Bytes of reply bodies.
+    pub bytes: u64,
+}
+
+/// Microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    pub min_us: f64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+}
+
+impl Report {
+    pub(super) fn sum(options: &LoadOptions, tallies: Vec<Tally>) -> Self {
+        let mut tallies = tallies.into_iter();
+        let mut sum = tallies.next().unwrap_or_else(Tally::new);
+        for tally in tallies {
+            sum.add(&tally);
+        }
+        let errors: BTreeMap<String, u64> =
+            sum.failures.iter().map(|(kind, count)| (kind.name(), *count)).collect();
+        let succeeded = sum.latency.len();
+        let seconds = sum.ended.duration_since(sum.started).as_secs_f64();
+        Self {
+            mode: match options.mode {
+                Mode::Json => "json",
+                Mode::Sse => "sse",
+                Mode::Chain => "chain",
+            },
+            concurrency: options.concurrency.max(1),
+            requests: succeeded + errors.values().sum::<u64>(),
+            errors,
+            seconds,
+            requests_per_second: if seconds > 0.0 { succeeded as f64 / seconds } else { 0.0 },
+            latency: Latency::of(&sum.latency),
+            first_event: (!sum.first_event.is_empty()).then(|| Latency::of(&sum.first_event)),
+            bytes: sum.bytes,
+        }
+    }
+
+    pub fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
+
+impl Latency {
+    fn of(nanoseconds: &Histogram<u64>) -> Self {
+        let quantile = |quantile| micros(nanoseconds.value_at_quantile(quantile) as f64);
+        Self {
+            min_us: micros(nanoseconds.min() as f64),
+            mean_us: micros(nanoseconds.mean()),
+            p50_us: quantile(0.5),
+            p90_us: quantile(0.9),
+            p99_us: quantile(0.99),
+            max_us: micros(nanoseconds.max() as f64),
+        }
+    }
+}
+
+/// With one decimal; nobody reads more.
+fn micros(nanoseconds: f64) -> f64 {
+    (nanoseconds / 100.0).round() / 10.0
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "mode         {:>12}   concurrency {}", self.mode, self.concurrency)?;
+        writeln!(out, "requests     {:>12}   in {:.2} s", self.requests, self.seconds)?;
+        writeln!(out, "per second   {:>12.0}", self.requests_per_second)?;
+        writeln!(out, "bytes        {:>12}", self.bytes)?;
+        writeln!(out, "errors       {:>12}", self.failed())?;
+        for (kind, count) in &self.errors {
+            writeln!(out, "  {kind:<11}{count:>12}")?;
+        }
+        writeln!(
+            out,
+            "\nus           {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "min", "mean", "p50", "p90", "p99", "max"
+        )?;
+        line(out, "latency", &self.latency)?;
+        self.first_event.as_ref().map_or(Ok(()), |latency| line(out, "first event", latency))
+    }
+}
+
+fn line(out: &mut fmt::Formatter<'_>, name: &str, latency: &Latency) -> fmt::Result {
+    let Latency { min_us, mean_us, p50_us, p90_us, p99_us, max_us } = latency;
+    writeln!(
+        out,
+        "{name:<12} {min_us:>10.1} {mean_us:>10.1} {p50_us:>10.1} {p90_us:>10.1} {p99_us:>10.1} {max_us:>10.1}"
+    )
+}

@@ -1,0 +1,100 @@
+//! One worker: a connection, and one turn after the other.
+
+use super::Amount;
+use super::connection::Connection;
+use super::outcome::{Failure, Success, Tally};
+use super::turn::Target;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A turn that takes longer is given up.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Nobody listens: trying again at once would only burn the CPU.
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How much all workers may send together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    amount: Amount,
+    taken: AtomicU64,
+    deadline: OnceLock<Instant>,
+}
+
+impl Budget {
+    pub(super) fn new(amount: Amount) -> Self {
+        Self { amount, taken: AtomicU64::new(0), deadline: OnceLock::new() }
+    }
+
+    fn take(&self) -> bool {
+        match self.amount {
+            Amount::Requests(allowed) => self.taken.fetch_add(1, Ordering::Relaxed) < allowed,
+            Amount::Time(time) => {
+                let now = Instant::now();
+                now < *self.deadline.get_or_init(|| now + time)
+            }
+        }
+    }
+}
+
+pub(super) struct Worker {
+    target: Arc<Target>,
+    connection: Option<Connection>,
+    /// The newest response of the chain, and how many turns it has.
+    chain: Option<(String, usize)>,
+}
+
+impl Worker {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self { target, connection: None, chain: None }
+    }
+
+    /// Takes turns until the budget is spent.
+    pub(super) async fn spend(&mut self, budget: &Budget) -> Tally {
+        let mut tally = Tally::new();
+        while budget.take() {
+            let started = Instant::now();
+            let outcome = match tokio::time::timeout(TURN_TIMEOUT, self.turn()).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::Timeout),
+            };
+            tally.count(started.elapsed(), outcome.as_ref().map_err(|failure| *failure));
+            self.go_on(outcome).await;
+        }
+        tally.ended = Instant::now();
+        tally
+    }
+
+    async fn turn(&mut self) -> Result<Success, Failure> {
+        let usable = match &mut self.connection {
+            Some(connection) => connection.is_usable().await,
+            None => false,
+        };
+        if !usable {
+            self.connection = None;
+        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(Connection::open(&self.target.authority).await?),
+        };
+        let parent = self.chain.as_ref().map(|(id, _)| id.as_str());
+        self.target.take(connection, parent).await
+    }
+
+    async fn go_on(&mut self, outcome: Result<Success, Failure>) {
+        let turns = self.chain.take().map_or(0, |(_, turns)| turns) + 1;
+        match outcome {
+            Ok(success) => {
+                self.chain = success.response_id.filter(|_| turns < self.target.turns).map(|id| (id, turns));
+            }
+            Err(Failure::Status(_)) => (),
+            Err(failure) => {
+                self.connection = None;
+                if failure == Failure::Connect {
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A reply body that plays steps: bytes, pauses, gates, a cut.
+
+use super::gate::Gate;
+use super::received::InFlight;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) enum Step {
+    Data(Bytes),
+    /// What was given so far goes out in a write of its own.
+    Flush,
+    Pause(Duration),
+    Gate(Gate),
+    Cut,
+    Hang,
+}
+
+/// The body was cut by its script.
+#[derive(Debug, thiserror::Error)]
+#[error("the script cuts the connection")]
+pub(super) struct Cut;
+
+pub(super) struct ReplyBody {
+    steps: VecDeque<Step>,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    length: Option<u64>,
+    turn: Option<InFlight>,
+}
+
+impl ReplyBody {
+    /// Without a length the body is sent in chunks.
+    pub(super) fn new(steps: VecDeque<Step>, length: Option<u64>, turn: Option<InFlight>) -> Self {
+        let mut body = Self { steps, waiting: None, length, turn };
+        body.finish_if_done();
+        body
+    }
+
+    pub(super) fn whole(bytes: Bytes, turn: Option<InFlight>) -> Self {
+        let length = bytes.len() as u64;
+        Self::new(VecDeque::from([Step::Data(bytes)]), Some(length), turn)
+    }
+
+    fn finish_if_done(&mut self) {
+        if self.steps.is_empty()
+            && let Some(turn) = &mut self.turn
+        {
+            turn.finish();
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                if waiting.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                self.waiting = None;
+            }
+            let step = self.steps.pop_front();
+            self.finish_if_done();
+            match step {
+                None => return Poll::Ready(None),
+                Some(Step::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::Cut) => return Poll::Ready(Some(Err(Cut))),
+                Some(Step::Flush) => {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Some(Step::Pause(time)) => self.waiting = Some(Box::pin(tokio::time::sleep(time))),
+                Some(Step::Gate(gate)) => self.waiting = Some(Box::pin(gate.pass())),
+                Some(Step::Hang) => self.waiting = Some(Box::pin(pending())),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.steps.is_empty() && self.waiting.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,140 @@
+//! From rendered events or a rendered body to the steps that send them.
+
+use super::body::Step;
+use super::script::{Delivery, GateAt, Stop, Writes};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The steps of a stream. `injected` bytes go in before the event with their number.
+pub(super) fn stream(
+    events: Vec<Bytes>,
+    injected: &[(usize, Bytes)],
+    delivery: &Delivery,
+    between_events: Duration,
+) -> VecDeque<Step> {
+    let between = delivery.between_events.unwrap_or(between_events);
+    let mut steps = Steps::new(delivery.writes);
+    steps.pause(delivery.before_first_event);
+    let last = events.len();
+    for (number, event) in events.into_iter().enumerate() {
+        if number > 0 {
+            steps.pause(between);
+        }
+        if steps.stops(delivery, number, &event) {
+            return steps.finish();
+        }
+        for (_, bytes) in injected.iter().filter(|(at, _)| *at == number) {
+            steps.data(bytes.clone());
+        }
+        steps.data(event);
+    }
+    if !steps.stops(delivery, last, &Bytes::new()) {
+        for (_, bytes) in injected.iter().filter(|(at, _)| *at >= last) {
+            steps.data(bytes.clone());
+        }
+    }
+    steps.finish()
+}
+
+/// The steps of a collected body; a stop of any kind comes in its middle.
+pub(super) fn collected(body: &Bytes, delivery: &Delivery) -> VecDeque<Step> {
+    let mut steps = Steps::new(delivery.writes);
+    let stop = match delivery.stop {
+        Some(Stop::Cut { .. }) => Some(Step::Cut),
+        Some(Stop::Hang { .. }) => Some(Step::Hang),
+        _ => None,
+    };
+    match stop {
+        Some(stop) => {
+            steps.data(body.slice(..body.len() / 2));
+            steps.divide(stop);
+        }
+        None => steps.data(body.clone()),
+    }
+    steps.finish()
+}
+
+struct Steps {
+    list: VecDeque<Step>,
+    writes: Writes,
+    /// Bytes that wait for their write.
+    held: Vec<u8>,
+}
+
+impl Steps {
+    fn new(writes: Writes) -> Self {
+        Self { list: VecDeque::new(), writes, held: Vec::new() }
+    }
+
+    fn data(&mut self, bytes: Bytes) {
+        match self.writes {
+            Writes::PerEvent => self.write(bytes),
+            Writes::OfSize(size) => {
+                self.held.extend_from_slice(&bytes);
+                while self.held.len() >= size {
+                    let piece: Vec<u8> = self.held.drain(..size).collect();
+                    self.write(piece.into());
+                }
+            }
+            Writes::One => self.held.extend_from_slice(&bytes),
+        }
+    }
+
+    fn write(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !self.list.is_empty() {
+            self.list.push_back(Step::Flush);
+        }
+        self.list.push_back(Step::Data(bytes));
+    }
+
+    fn pause(&mut self, time: Duration) {
+        if !time.is_zero() {
+            self.divide(Step::Pause(time));
+        }
+    }
+
+    /// A step that what came before must not wait for.
+    fn divide(&mut self, step: Step) {
+        self.let_go();
+        self.list.push_back(Step::Flush);
+        self.list.push_back(step);
+    }
+
+    fn let_go(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.write(held.into());
+    }
+
+    /// The gate or the stop that comes after `number` events, if there is one. True when nothing may follow.
+    fn stops(&mut self, delivery: &Delivery, number: usize, next: &Bytes) -> bool {
+        if let Some((GateAt::Event(at), gate)) = &delivery.gate
+            && *at == number
+        {
+            self.divide(Step::Gate(gate.clone()));
+        }
+        match delivery.stop {
+            Some(Stop::Cut { events, inside }) if events == number => {
+                if inside {
+                    self.data(next.slice(..next.len() / 2));
+                }
+                self.divide(Step::Cut);
+                true
+            }
+            Some(Stop::Hang { events }) if events == number => {
+                self.divide(Step::Hang);
+                true
+            }
+            Some(Stop::End { events }) => events == number,
+            _ => false,
+        }
+    }
+
+    fn finish(mut self) -> VecDeque<Step> {
+        self.let_go();
+        self.list
+    }
+}

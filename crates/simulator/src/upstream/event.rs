@@ -1,0 +1,146 @@
+//! The events of a stream, in the order of the recordings.
+
+use super::item::{Item, Kind, summary_part, text_part};
+use super::json::Object;
+use super::reply::Reply;
+use super::script::Ending;
+use bytes::Bytes;
+
+/// Renders a reply as SSE frames, each a whole event.
+pub(super) fn render(reply: &Reply<'_>, error: Option<&(String, String)>, deltas: usize) -> Vec<Bytes> {
+    let mut events = Events::default();
+    let running = reply.running();
+    events.push("response.created", |event| event.raw("response", &running));
+    events.push("response.in_progress", |event| event.raw("response", &running));
+    for (index, item) in reply.items.iter().enumerate() {
+        let item_events = ItemEvents { item, index, deltas };
+        item_events.write(&mut events, &item.done(reply.item_status(index)));
+    }
+    if let Some((code, message)) = error {
+        events
+            .push("error", |event| event.value("code", code).value("message", message).raw("param", "null"));
+    }
+    if reply.ending != Ending::Silent {
+        let kind = format!("response.{}", reply.status());
+        events.push(&kind, |event| event.raw("response", &reply.over()));
+    }
+    events.frames
+}
+
+#[derive(Default)]
+struct Events {
+    frames: Vec<Bytes>,
+}
+
+impl Events {
+    fn push(&mut self, kind: &str, fill: impl FnOnce(Object) -> Object) {
+        let event = Object::new().value("type", kind).value("sequence_number", &self.frames.len());
+        let data = fill(event).finish();
+        self.frames.push(format!("event: {kind}\ndata: {data}\n\n").into());
+    }
+}
+
+/// The events of one output item.
+struct ItemEvents<'r> {
+    item: &'r Item,
+    index: usize,
+    deltas: usize,
+}
+
+impl ItemEvents<'_> {
+    fn write(&self, events: &mut Events, done: &str) {
+        self.item_event(events, "response.output_item.added", &self.item.begun());
+        match &self.item.kind {
+            Kind::Message { text } => self.text(events, text),
+            Kind::Reasoning { summary } if !summary.is_empty() => self.summary(events, summary),
+            Kind::Call { name, arguments, .. } => self.arguments(events, name, arguments),
+            Kind::Reasoning { .. } | Kind::Raw { .. } => (),
+        }
+        self.item_event(events, "response.output_item.done", done);
+    }
+
+    fn item_event(&self, events: &mut Events, kind: &str, item: &str) {
+        events.push(kind, |event| event.value("output_index", &self.index).raw("item", item));
+    }
+
+    /// An event about a part of the item.
+    fn part(&self, events: &mut Events, kind: &str, fill: impl FnOnce(Object) -> Object) {
+        events.push(kind, |event| {
+            fill(event.value("item_id", &self.item.id).value("output_index", &self.index))
+        });
+    }
+
+    fn text(&self, events: &mut Events, text: &str) {
+        self.part(events, "response.content_part.added", |event| {
+            event.raw("content_index", "0").raw("part", &text_part(""))
+        });
+        for delta in split(text, self.deltas) {
+            self.part(events, "response.output_text.delta", |event| {
+                event.raw("content_index", "0").value("delta", delta).raw("logprobs", "[]")
+            });
+        }
+        self.part(events, "response.output_text.done", |event| {
+            event.raw("content_index", "0").value("text", text).raw("logprobs", "[]")
+        });
+        self.part(events, "response.content_part.done", |event| {
+            event.raw("content_index", "0").raw("part", &text_part(text))
+        });
+    }
+
+    fn summary(&self, events: &mut Events, summary: &str) {
+        self.part(events, "response.reasoning_summary_part.added", |event| {
+            event.raw("summary_index", "0").raw("part", &summary_part(""))
+        });
+        for delta in split(summary, self.deltas) {
+            self.part(events, "response.reasoning_summary_text.delta", |event| {
+                event.raw("summary_index", "0").value("delta", delta)
+            });
+        }
+        self.part(events, "response.reasoning_summary_text.done", |event| {
+            event.raw("summary_index", "0").value("text", summary)
+        });
+        self.part(events, "response.reasoning_summary_part.done", |event| {
+            event.raw("summary_index", "0").raw("part", &summary_part(summary))
+        });
+    }
+
+    fn arguments(&self, events: &mut Events, name: &str, arguments: &str) {
+        for delta in split(arguments, self.deltas) {
+            self.part(events, "response.function_call_arguments.delta", |event| event.value("delta", delta));
+        }
+        self.part(events, "response.function_call_arguments.done", |event| {
+            event.value("arguments", arguments).value("name", name)
+        });
+    }
+}
+
+/// Cuts a text into at most `count` pieces of nearly equal length, none empty.
+fn split(text: &str, count: usize) -> Vec<&str> {
+    let letters = text.chars().count();
+    let count = count.clamp(1, letters.max(1));
+    let mut pieces = Vec::with_capacity(count);
+    let mut rest = text;
+    for piece in 0..count {
+        let length = letters * (piece + 1) / count - letters * piece / count;
+        let end = rest.char_indices().nth(length).map_or(rest.len(), |(at, _)| at);
+        let (head, tail) = rest.split_at(end);
+        if !head.is_empty() {
+            pieces.push(head);
+        }
+        rest = tail;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_text_is_split_on_characters_into_pieces_that_add_up() {
+        assert_eq!(split("añb", 2), ["a", "ñb"]);
+        assert_eq!(split("ab", 5), ["a", "b"]);
+        assert_eq!(split("", 3), Vec::<&str>::new());
+        assert_eq!(split("abcdefg", 3).concat(), "abcdefg");
+    }
+}

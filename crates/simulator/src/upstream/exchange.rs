@@ -1,0 +1,274 @@
+//! One request and its reply.
+
+use super::body::{Cut, ReplyBody};
+use super::clock::unix_seconds;
+use super::delivery;
+use super::directive;
+use super::event;
+use super::headers::Headers;
+use super::item::Item;
+use super::json::{Object, array};
+use super::memory::Memory;
+use super::mint::Mint;
+use super::options::Options;
+use super::prepared::Prepared;
+use super::received::{InFlight, Ledger, Received, lock};
+use super::refusal::Refusal;
+use super::reply::Reply;
+use super::request::{Items, TurnRequest};
+use super::script::{Ending, GateAt, Instead, Script, Stop};
+use super::seal::seal;
+use super::strict;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+
+/// What all connections of a simulator have in common.
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) scripts: Mutex<Scripts>,
+    memory: Memory,
+    mint: Mint,
+    headers: Headers,
+    prepared: Option<Prepared>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Scripts {
+    pub(super) queue: VecDeque<Script>,
+    pub(super) always: Option<Script>,
+}
+
+/// A request that passed, with everything the model would see.
+struct Admitted {
+    request: TurnRequest,
+    input: Items,
+    script: Script,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            ledger: Arc::new(Ledger::new()),
+            scripts: Mutex::default(),
+            memory: Memory::default(),
+            mint: Mint::new(),
+            headers: Headers::new(options.api_key.as_deref()),
+            prepared: options.prepared.then(|| Prepared::new(&options, unix_seconds())),
+            options,
+        }
+    }
+
+    /// Encrypted content that this simulator can read.
+    pub(super) fn encrypted_content(&self) -> String {
+        seal(&self.options.boundary, self.mint.draw())
+    }
+
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<ReplyBody>, Cut> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let path = parts.uri.path().trim_end_matches('/');
+        if parts.method == Method::POST && path.ends_with("/responses") {
+            return self.answer_turn(parts, body).await;
+        }
+        let is_models = parts.method == Method::GET && path.ends_with("/models");
+        let refused = self.headers.check_bearer(&parts.headers).err();
+        let reply = match refused {
+            Some(refusal) => self.refuse(&refusal, None),
+            None if is_models => self.json(StatusCode::OK, self.models().into(), None),
+            None => {
+                let message = format!("Invalid URL ({} {})", parts.method, parts.uri.path());
+                self.refuse(&Refusal::invalid(message).status(404), None)
+            }
+        };
+        if self.options.record {
+            self.ledger.record_other(received(parts, body));
+        }
+        Ok(reply)
+    }
+
+    async fn answer_turn(&self, parts: Parts, body: Bytes) -> Result<Response<ReplyBody>, Cut> {
+        let refused = self.headers.check_bearer(&parts.headers).err();
+        let turn = self.ledger.enter(self.options.record.then(|| received(parts, body.clone())));
+        if let Some(refusal) = refused {
+            return Ok(self.refuse(&refusal, Some(turn)));
+        }
+        if let Some(prepared) = &self.prepared {
+            return Ok(self.send_prepared(prepared, &body, turn));
+        }
+        match self.admit(&body) {
+            Ok(admitted) => self.play(admitted, turn).await,
+            Err(refusal) => Ok(self.refuse(&refusal, Some(turn))),
+        }
+    }
+
+    fn send_prepared(&self, prepared: &Prepared, body: &[u8], turn: InFlight) -> Response<ReplyBody> {
+        let drawn = self.mint.draw();
+        if prepared.wants_stream(body) {
+            let mut response = Response::new(ReplyBody::new(prepared.stream(drawn), None, Some(turn)));
+            self.headers.few(&mut response, Headers::EVENT_STREAM, drawn);
+            return response;
+        }
+        let mut response = Response::new(ReplyBody::whole(prepared.collected(drawn), Some(turn)));
+        self.headers.few(&mut response, Headers::JSON, drawn);
+        response
+    }
+
+    /// Checks a request and finds its script. A refused one leaves the scripts alone.
+    fn admit(&self, body: &[u8]) -> Result<Admitted, Refusal> {
+        let request = TurnRequest::parse(body)?;
+        if self.options.strict {
+            strict::check_request(&request, &self.options)?;
+        }
+        let mut input = request.input_items();
+        self.memory.resolve(&mut input);
+        let mut items = self.history(&request)?;
+        let kept = items.len();
+        items.extend(input.iter().cloned());
+        if self.options.strict {
+            strict::check_items(&items, kept, &self.options.boundary, |id| self.memory.knows_item(id))?;
+        }
+        let script = self.script_for(&request, &items);
+        Ok(Admitted { request, input, script })
+    }
+
+    fn history(&self, request: &TurnRequest) -> Result<Items, Refusal> {
+        let Some(id) = request.get::<String>("previous_response_id") else { return Ok(Items::new()) };
+        match self.memory.load_chain(&id) {
+            Some(items) => Ok(items),
+            None if self.options.strict || self.options.stateful => {
+                Err(strict::previous_response_not_found(&id))
+            }
+            None => Ok(Items::new()),
+        }
+    }
+
+    fn script_for(&self, request: &TurnRequest, items: &[Box<RawValue>]) -> Script {
+        let queued = lock(&self.scripts).queue.pop_front();
+        queued
+            .or_else(|| directive::script_for(request, items, &self.options.answer))
+            .or_else(|| lock(&self.scripts).always.clone())
+            .unwrap_or_else(|| Script::answer(&self.options.answer))
+    }
+
+    async fn play(&self, admitted: Admitted, mut turn: InFlight) -> Result<Response<ReplyBody>, Cut> {
+        let Admitted { request, input, script } = admitted;
+        tokio::time::sleep(script.delivery.before_headers).await;
+        if let Some((GateAt::Headers, gate)) = &script.delivery.gate {
+            gate.clone().pass().await;
+        }
+        match script.delivery.stop {
+            Some(Stop::DropBeforeHeaders) => {
+                turn.finish();
+                return Err(Cut);
+            }
+            Some(Stop::HangBeforeHeaders) => pending().await,
+            _ => (),
+        }
+        let mut response = match &script.instead {
+            Some(Instead::Body { status, content_type, bytes }) => {
+                let steps = delivery::collected(bytes, &script.delivery);
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                self.respond(
+                    status,
+                    content_type,
+                    ReplyBody::new(steps, Some(bytes.len() as u64), Some(turn)),
+                )
+            }
+            Some(Instead::Stream { bytes }) => self.stream(vec![bytes.clone()], &script, turn),
+            None => self.render(&request, input, &script, turn),
+        };
+        Headers::overwrite(&mut response, &script.headers);
+        Ok(response)
+    }
+
+    fn render(
+        &self,
+        request: &TurnRequest,
+        input: Items,
+        script: &Script,
+        turn: InFlight,
+    ) -> Response<ReplyBody> {
+        let created_at = unix_seconds();
+        let family = self.mint.family(created_at);
+        let boundary = request.wants_encrypted_content().then_some(self.options.boundary.as_str());
+        let reply = Reply {
+            request,
+            id: family.id("resp"),
+            created_at,
+            items: script.output.iter().map(|output| Item::new(output, &family, boundary)).collect(),
+            ending: script.ending.clone(),
+            usage: script.usage,
+        };
+        let failed = matches!(reply.ending, Ending::Failed { .. } | Ending::Silent);
+        if self.options.stateful && request.wants_storing() && !failed {
+            let output = reply.output().into_iter().filter_map(|item| RawValue::from_string(item).ok());
+            let items = input.into_iter().chain(output).collect();
+            self.memory.keep(reply.id.clone(), request.get("previous_response_id"), items);
+        }
+        if request.wants_stream() {
+            let deltas = script.deltas.unwrap_or(self.options.text_deltas);
+            let events = event::render(&reply, script.error_event.as_ref(), deltas);
+            return self.stream(events, script, turn);
+        }
+        let body = Bytes::from(reply.collected());
+        let steps = delivery::collected(&body, &script.delivery);
+        self.respond(
+            StatusCode::OK,
+            "application/json",
+            ReplyBody::new(steps, Some(body.len() as u64), Some(turn)),
+        )
+    }
+
+    fn stream(&self, mut events: Vec<Bytes>, script: &Script, turn: InFlight) -> Response<ReplyBody> {
+        if script.delivery.crlf {
+            for event in &mut events {
+                *event = String::from_utf8_lossy(event).replace('\n', "\r\n").into();
+            }
+        }
+        let steps = delivery::stream(events, &script.injected, &script.delivery, self.options.between_events);
+        let body = ReplyBody::new(steps, None, Some(turn));
+        self.respond(StatusCode::OK, "text/event-stream; charset=utf-8", body)
+    }
+
+    fn models(&self) -> String {
+        let models = self.options.models.iter().map(|id| {
+            let model = Object::new().value("id", id).value("object", "model");
+            model.value("created", &1_741_391_161_u64).value("owned_by", "system").finish()
+        });
+        Object::new().value("object", "list").raw("data", &array(models)).finish()
+    }
+
+    fn refuse(&self, refusal: &Refusal, turn: Option<InFlight>) -> Response<ReplyBody> {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.json(status, refusal.envelope().into(), turn)
+    }
+
+    fn json(&self, status: StatusCode, body: Bytes, turn: Option<InFlight>) -> Response<ReplyBody> {
+        self.respond(status, "application/json", ReplyBody::whole(body, turn))
+    }
+
+    fn respond(&self, status: StatusCode, content_type: &str, body: ReplyBody) -> Response<ReplyBody> {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        self.headers.all(&mut response, content_type, &self.mint.request_id());
+        response
+    }
+}
+
+fn received(parts: Parts, body: Bytes) -> Received {
+    Received {
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().map(str::to_owned),
+        headers: parts.headers,
+        body,
+    }
+}

@@ -1,0 +1,65 @@
+//! The responses that a stateful simulator keeps.
+
+use super::glance::Glance;
+use super::received::lock;
+use super::request::Items;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    turns: HashMap<String, KeptTurn>,
+    items: HashMap<String, Box<RawValue>>,
+}
+
+#[derive(Debug)]
+struct KeptTurn {
+    parent: Option<String>,
+    items: Items,
+}
+
+impl Memory {
+    /// The items of the chain that ends with this response, root first; `None` when it is not kept.
+    pub(super) fn load_chain(&self, id: &str) -> Option<Items> {
+        let kept = lock(&self.kept);
+        let mut turns = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let turn = kept.turns.get(id)?;
+            turns.push(&turn.items);
+            next = turn.parent.as_deref();
+        }
+        Some(turns.into_iter().rev().flatten().cloned().collect())
+    }
+
+    /// Puts kept items in the place of references to them.
+    pub(super) fn resolve(&self, items: &mut Items) {
+        let kept = lock(&self.kept);
+        for item in items {
+            let Some(Glance { kind: Some(kind), id: Some(id), .. }) = Glance::at(item) else { continue };
+            if let ("item_reference", Some(found)) = (kind.as_str(), kept.items.get(&id)) {
+                *item = found.clone();
+            }
+        }
+    }
+
+    pub(super) fn knows_item(&self, id: &str) -> bool {
+        lock(&self.kept).items.contains_key(id)
+    }
+
+    pub(super) fn keep(&self, id: String, parent: Option<String>, items: Items) {
+        let mut kept = lock(&self.kept);
+        for item in &items {
+            if let Some(Glance { id: Some(id), .. }) = Glance::at(item) {
+                kept.items.insert(id, item.clone());
+            }
+        }
+        kept.turns.insert(id, KeptTurn { parent, items });
+    }
+}

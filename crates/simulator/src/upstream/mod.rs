@@ -1,0 +1,157 @@
+//! An upstream that says what a script tells it to, and refuses what the real API refuses.
+//!
+//! A queued script goes first. Without one, words in the newest user text steer the reply, so that real clients need
+//! no other way in; then comes [`Simulator::always`], then the answer of [`Options`]. Shapes are those of the
+//! recordings in `fixtures/`.
+//!
+//! | word | reply |
+//! | --- | --- |
+//! | `SAY{text}` | this text |
+//! | `ECHO` | the JSON of `input` as it came |
+//! | `LONG{n}` | a text of n characters |
+//! | `TOOLCALL`, `TOOLCALL{json}` | a call of an offered function; a text once the tool has answered |
+//! | `REASON` | a reasoning item first |
+//! | `ERROR{status,code}` | an HTTP error |
+//! | `FAIL`, `INCOMPLETE` | ends with `response.failed`, `response.incomplete` |
+//! | `DELAY{ms}` | waits before the headers |
+//! | `CUT{n}` | cuts the connection after n events |
+
+mod body;
+mod clock;
+mod delivery;
+mod directive;
+mod event;
+mod exchange;
+mod gate;
+mod glance;
+mod headers;
+mod item;
+mod json;
+mod memory;
+mod mint;
+mod options;
+mod prepared;
+mod received;
+mod refusal;
+mod reply;
+mod request;
+mod script;
+mod seal;
+mod server;
+mod strict;
+
+pub use gate::Gate;
+pub use options::Options;
+pub use received::{Counts, Received};
+pub use script::Script;
+
+use exchange::Shared;
+use received::lock;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running upstream. Dropped, it stops and aborts its connections.
+pub struct Simulator {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Simulator {
+    /// Serves on a listener. Needs a Tokio runtime around it.
+    pub fn start(listener: TcpListener, options: Options) -> Self {
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let shared = Arc::new(Shared::new(options));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server::serve(listener, Arc::clone(&shared), stop.clone()));
+        Self { address, shared, stop, serving: Some(serving) }
+    }
+
+    /// Serves on a free port of the loopback interface.
+    pub async fn bind(options: Options) -> io::Result<Self> {
+        Ok(Self::start(TcpListener::bind("127.0.0.1:0").await?, options))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base URL, with the `/v1` that clients expect in it.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Queues the reply to a turn. Queued replies are used once, in order, before directives and the default.
+    pub fn script(&self, script: Script) -> &Self {
+        lock(&self.shared.scripts).queue.push_back(script);
+        self
+    }
+
+    /// Sets the reply to all turns that neither the queue nor a directive decides.
+    pub fn always(&self, script: Script) -> &Self {
+        lock(&self.shared.scripts).always = Some(script);
+        self
+    }
+
+    /// The newest 1,000 turns (POST …/responses), refused ones too, oldest first.
+    pub fn requests(&self) -> Vec<Received> {
+        self.shared.ledger.turns()
+    }
+
+    /// The newest turn.
+    pub fn last_request(&self) -> Option<Received> {
+        self.requests().pop()
+    }
+
+    /// The newest 1,000 requests that were no turns.
+    pub fn other_requests(&self) -> Vec<Received> {
+        self.shared.ledger.others()
+    }
+
+    /// Encrypted content that this simulator can read, for items that a test writes itself.
+    pub fn encrypted_content(&self) -> String {
+        self.shared.encrypted_content()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.shared.ledger.counts()
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.counts().in_flight
+    }
+
+    /// Turns whose client went away before the end.
+    pub fn aborted(&self) -> u64 {
+        self.counts().aborted
+    }
+
+    /// Waits until the condition holds; it is looked at whenever a request comes or a turn ends.
+    pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        let mut counts = self.shared.ledger.subscribe();
+        while !condition(self) {
+            counts.changed().await.expect("the simulator keeps the sender alive");
+        }
+    }
+
+    /// Stops listening, aborts all connections and waits until that is done.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving.take() {
+            drop(serving.await);
+        }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A create request, taken apart at the top level only.
+
+use super::refusal::Refusal;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+pub(super) type Items = Vec<Box<RawValue>>;
+
+/// The top-level fields as they came.
+#[derive(Debug)]
+pub(super) struct TurnRequest {
+    fields: BTreeMap<String, Box<RawValue>>,
+    pub(super) size_bytes: usize,
+}
+
+impl TurnRequest {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let fields = serde_json::from_slice(body).map_err(|error| {
+            Refusal::invalid(format!("We could not parse the JSON body of your request. ({error})"))
+        })?;
+        Ok(Self { fields, size_bytes: body.len() })
+    }
+
+    /// The field as it came; `None` when it is absent or null.
+    pub(super) fn raw(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(|raw| raw.get()).filter(|json| *json != "null")
+    }
+
+    /// The field, if it is there and of the type.
+    pub(super) fn get<'r, T: Deserialize<'r>>(&'r self, name: &str) -> Option<T> {
+        self.raw(name).and_then(|json| serde_json::from_str(json).ok())
+    }
+
+    pub(super) fn model(&self) -> String {
+        self.get("model").unwrap_or_default()
+    }
+
+    pub(super) fn wants_stream(&self) -> bool {
+        self.get("stream").unwrap_or(false)
+    }
+
+    pub(super) fn wants_storing(&self) -> bool {
+        self.get("store").unwrap_or(true)
+    }
+
+    pub(super) fn wants_encrypted_content(&self) -> bool {
+        let include: Vec<String> = self.get("include").unwrap_or_default();
+        include.iter().any(|wish| wish == "reasoning.encrypted_content")
+    }
+
+    /// The items of `input`; a string becomes the one user message that it stands for.
+    pub(super) fn input_items(&self) -> Items {
+        if let Some(text) = self.get::<String>("input") {
+            let content = serde_json::json!([{"type": "input_text", "text": text}]);
+            let message = serde_json::json!({"type": "message", "role": "user", "content": content});
+            return serde_json::value::to_raw_value(&message).into_iter().collect();
+        }
+        self.get("input").unwrap_or_default()
+    }
+}

@@ -1,0 +1,222 @@
+//! Chains as the gateway uses them: turns that share their trunk, in memory as long as there is room, and in the store
+//! in any case.
+
+mod cache;
+
+use std::sync::Arc;
+
+use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use antiphon_protocol::replay::Segment;
+
+use self::cache::Cache;
+pub use self::cache::CacheStats;
+use crate::{ChainQuery, IndexedItem, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
+
+/// Turns that a miss reads before it looks for a trunk that is already in memory.
+const NEWEST_TURNS: u32 = 8;
+
+/// One turn of a chain, ready to be replayed, with everything before it.
+#[derive(Debug)]
+pub struct Turn {
+    pub id: ResponseId,
+    /// The root's depth is 1.
+    pub depth: u32,
+    pub status: Status,
+    pub account: String,
+    pub boundary: String,
+    pub upstream_id: Option<String>,
+    pub model: String,
+    pub expires_at: Option<Timestamp>,
+    pub segment: Segment,
+    pub parent: Option<Arc<Turn>>,
+    /// Where this is found and counted while it lives.
+    place: Option<cache::Place>,
+}
+
+/// The store, with a cache of chains in front of it.
+pub struct Chains {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+}
+
+// === impl Chains ===
+
+impl Chains {
+    /// `cache_bytes` bounds the memory of turns that nobody uses at the moment.
+    pub fn new(store: Arc<dyn Store>, cache_bytes: usize) -> Self {
+        Self { store, cache: Arc::new(Cache::new(cache_bytes)) }
+    }
+
+    /// The store, for what is not about chains.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// A turn that is neither deleted nor expired, with all its ancestors. One that is deeper than `max_depth` comes
+    /// without them, to be refused.
+    pub async fn load(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+        max_depth: u32,
+    ) -> Result<Option<Arc<Turn>>, StoreError> {
+        if let Some(turn) = self.cache.find(project, id, now) {
+            return Ok(Some(turn));
+        }
+        let read_at = self.cache.deletions();
+        let query = ChainQuery { from: id, visible_at: Some(now), max_turns: NEWEST_TURNS };
+        let newest = self.store.load_chain(project, query).await?;
+        let Some(named) = newest.first() else { return Ok(None) };
+        if named.depth > max_depth {
+            return Turn::new(named, None).map(|turn| Some(Arc::new(turn)));
+        }
+        let (mut turns, mut parent) = self.up_to_known(project, newest);
+        if parent.is_none()
+            && let Some(from) = turns.last().and_then(|oldest| oldest.parent)
+        {
+            let query = ChainQuery { from, visible_at: None, max_turns: max_depth };
+            let rest = self.store.load_chain(project, query).await?;
+            if rest.is_empty() {
+                return Err(StoreError::BrokenChain { response: id });
+            }
+            turns.extend(rest);
+        }
+        for turn in turns.iter().rev() {
+            let turn = Turn::new(turn, parent)?;
+            parent = Some(self.cache.insert(project, turn, &read_at));
+        }
+        if let Some(turn) = &parent {
+            self.cache.hold(project, turn);
+        }
+        Ok(parent)
+    }
+
+    /// The turns, newest first, without those that are in memory, and the newest one that is.
+    fn up_to_known(
+        &self,
+        project: &ProjectId,
+        mut turns: Vec<StoredTurn>,
+    ) -> (Vec<StoredTurn>, Option<Arc<Turn>>) {
+        let ids: Vec<_> = turns.iter().skip(1).map(|turn| Some(turn.id)).collect();
+        let parent_of_last = turns.last().and_then(|oldest| oldest.parent);
+        for (n, id) in ids.into_iter().chain([parent_of_last]).enumerate() {
+            if let Some(known) = id.and_then(|id| self.cache.find_ancestor(project, id)) {
+                turns.truncate(n + 1);
+                return (turns, Some(known));
+            }
+        }
+        (turns, None)
+    }
+
+    /// Makes a turn durable, and keeps it at hand for its continuation. The parent is given by those who have it.
+    pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<(), StoreError> {
+        let project = record.project.clone();
+        let stored = &record.response.turn;
+        let parent = match stored.parent {
+            None => None,
+            Some(id) => {
+                parent.filter(|parent| parent.id == id).or_else(|| self.cache.find_ancestor(&project, id))
+            }
+        };
+        let is_whole = stored.parent.is_none() || parent.is_some();
+        let turn = if is_whole && self.cache.keeps_any() { Some(Turn::new(stored, parent)?) } else { None };
+        let read_at = self.cache.deletions();
+        self.store.record(record).await?;
+        if let Some(turn) = turn {
+            let turn = self.cache.insert(&project, turn, &read_at);
+            self.cache.hold(&project, &turn);
+        }
+        Ok(())
+    }
+
+    /// Hides a response at once. `false` if there is no live response with this id.
+    pub async fn delete(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.cache.hide(project, id);
+        let result = self.store.delete(project, id, now).await;
+        // After a deadline, and if this future is dropped, the deletion may still come: then the response stays hidden.
+        if !matches!(result, Err(StoreError::Deadline(_))) {
+            self.cache.forget(project, id);
+        }
+        result
+    }
+
+    pub async fn load_items(
+        &self,
+        project: &ProjectId,
+        ids: &[ItemId],
+        now: Timestamp,
+    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+        self.store.load_items(project, ids, now).await
+    }
+
+    /// Takes a row for the request log; `false` if it is lost.
+    pub fn append_log(&self, row: LogRow) -> bool {
+        self.store.append(row)
+    }
+
+    pub fn is_available(&self) -> bool {
+        self.store.is_available()
+    }
+
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn new(stored: &StoredTurn, parent: Option<Arc<Self>>) -> Result<Self, StoreError> {
+        let segment = Segment::build(&stored.input, &stored.referenced, &stored.output)
+            .map_err(|malformed| StoreError::Corrupt(format!("the items of {}: {malformed}", stored.id)))?;
+        Ok(Self {
+            id: stored.id,
+            depth: stored.depth,
+            status: stored.status,
+            account: stored.account.clone(),
+            boundary: stored.boundary.clone(),
+            upstream_id: stored.upstream_id.clone(),
+            model: stored.model.clone(),
+            expires_at: stored.expires_at,
+            segment,
+            parent,
+            place: None,
+        })
+    }
+
+    /// A turn that is in no store, for those who remember chains by themselves.
+    pub fn unstored(stored: &StoredTurn, parent: Option<Arc<Self>>) -> Result<Arc<Self>, StoreError> {
+        Self::new(stored, parent).map(Arc::new)
+    }
+
+    /// From the parent to the root.
+    pub fn ancestors(&self) -> impl Iterator<Item = &Arc<Self>> {
+        std::iter::successors(self.parent.as_ref(), |turn| turn.parent.as_ref())
+    }
+
+    pub fn is_visible_at(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|expires_at| expires_at > now)
+    }
+
+    fn size_bytes(&self) -> usize {
+        let names = self.account.len() + self.boundary.len() + self.model.len();
+        let upstream_id = self.upstream_id.as_ref().map_or(0, String::len);
+        size_of::<Self>() + cache::BYTES_BESIDE_A_TURN + self.segment.size_bytes() + names + upstream_id
+    }
+}
+
+/// In a loop: the ancestors of a long chain would not fit on the stack.
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(mut turn) = parent.and_then(Arc::into_inner) {
+            parent = turn.parent.take();
+        }
+    }
+}

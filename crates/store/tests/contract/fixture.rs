@@ -1,0 +1,168 @@
+//! Where the stores under test come from, and the turns that are put into them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use antiphon_protocol::{item, json};
+use antiphon_store::{
+    ChainQuery, LogRow, Record, Status, Store, StoreOptions, StoredResponse, StoredTurn, Timestamp,
+};
+use bytes::Bytes;
+use tempfile::TempDir;
+
+/// Something that makes empty stores.
+pub(crate) trait Fixture: Send + Sync + 'static {
+    fn new() -> Self;
+
+    /// Opens the store; what an earlier one of this fixture has stored is there, if it [`survives`](Self::survives).
+    fn open_with(&self, options: StoreOptions) -> impl Future<Output = Arc<dyn Store>> + Send;
+
+    fn survives(&self) -> bool;
+
+    fn open(&self) -> impl Future<Output = Arc<dyn Store>> + Send {
+        self.open_with(StoreOptions::default())
+    }
+}
+
+pub(crate) struct InFile(TempDir);
+
+pub(crate) struct InMemory;
+
+impl Fixture for InFile {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    async fn open_with(&self, options: StoreOptions) -> Arc<dyn Store> {
+        let url = format!("sqlite://{}/made/for/it/antiphon.db", self.0.path().display()).parse().unwrap();
+        antiphon_store::open(&url, options).await.unwrap()
+    }
+
+    fn survives(&self) -> bool {
+        true
+    }
+}
+
+impl Fixture for InMemory {
+    fn new() -> Self {
+        Self
+    }
+
+    async fn open_with(&self, options: StoreOptions) -> Arc<dyn Store> {
+        antiphon_store::open(&"sqlite::memory:".parse().unwrap(), options).await.unwrap()
+    }
+
+    fn survives(&self) -> bool {
+        false
+    }
+}
+
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
+
+pub(crate) fn after(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+pub(crate) fn project(name: &str) -> ProjectId {
+    ProjectId::new(name)
+}
+
+/// The id of the n-th response of a test.
+pub(crate) fn id(n: u64) -> ResponseId {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&n.to_be_bytes());
+    ResponseId::mint(NOW.unix_ms().unsigned_abs() + n, &random)
+}
+
+/// A turn that continues another; the items hold its number.
+pub(crate) fn turn(n: u64, parent: Option<(u64, u32)>) -> StoredTurn {
+    StoredTurn {
+        id: id(n),
+        parent: parent.map(|(n, _)| id(n)),
+        depth: parent.map_or(1, |(_, depth)| depth + 1),
+        status: Status::Completed,
+        account: "a".into(),
+        boundary: "b".into(),
+        upstream_id: Some(format!("resp_up{n}")),
+        model: "m".into(),
+        expires_at: None,
+        input: format!(r#"[{{"role":"user","content":"{n}"}}]"#).into(),
+        referenced: Vec::new(),
+        output: format!(r#"[{{"id":"msg_{n}","type":"message","n":{n}}}]"#).into(),
+    }
+}
+
+/// Ready to be recorded, with the items that have an id.
+pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
+    let items =
+        |array: &Bytes| json::elements(array).map(|range| array.slice(range.unwrap())).collect::<Vec<_>>();
+    let all = [items(&turn.input), items(&turn.output)].concat();
+    let items: Vec<(ItemId, u32)> =
+        (0..).zip(&all).filter_map(|(n, item)| Some((item::id(item)?, n))).collect();
+    let log = log_row(project, turn.id, NOW);
+    let body = Bytes::from(format!(r#"{{"id":"{}","output":[]}}"#, turn.id));
+    Record {
+        project: ProjectId::new(project),
+        response: StoredResponse { turn, created_at: NOW, body },
+        items,
+        log,
+    }
+}
+
+/// The usual: a turn of project `p`.
+pub(crate) fn record(n: u64, parent: Option<(u64, u32)>) -> Record {
+    record_of("p", turn(n, parent))
+}
+
+pub(crate) fn log_row(project: &str, response: ResponseId, at: Timestamp) -> LogRow {
+    LogRow {
+        at,
+        project: ProjectId::new(project),
+        response,
+        account: Some("a".into()),
+        model: "m".into(),
+        transport: "sse".into(),
+        outcome: "completed".into(),
+        http_status: 200,
+        code: None,
+        depth: 1,
+        input_tokens: 11,
+        cached_tokens: 7,
+        output_tokens: 5,
+        reasoning_tokens: u64::from(u32::MAX) + 1,
+        duration: Duration::from_micros(1_500_250),
+        first_event: None,
+    }
+}
+
+/// Records turns `first..first + len`, each continuing the one before; the first continues `parent`. As many at once as
+/// a store is asked to write by a busy gateway.
+pub(crate) async fn record_chain(store: &Arc<dyn Store>, first: u64, len: u64, parent: Option<(u64, u32)>) {
+    let depth = parent.map_or(0, |(_, depth)| depth);
+    let turns = (0..len).map(|n| match n {
+        0 => record(first, parent),
+        n => record(first + n, Some((first + n - 1, depth + u32::try_from(n).unwrap()))),
+    });
+    record_all(store, turns.collect()).await;
+}
+
+pub(crate) async fn record_all(store: &Arc<dyn Store>, records: Vec<Record>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for record in records {
+        let store = Arc::clone(store);
+        tasks.spawn(async move { store.record(record).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
+}
+
+/// The whole chain that ends with the n-th response, whether or not that is visible.
+pub(crate) fn whole(n: u64) -> ChainQuery {
+    ChainQuery { from: id(n), visible_at: None, max_turns: u32::MAX }
+}
+
+pub(crate) fn numbers(turns: &[StoredTurn], of: impl IntoIterator<Item = u64>) -> bool {
+    turns.iter().map(|turn| turn.id).eq(of.into_iter().map(id))
+}

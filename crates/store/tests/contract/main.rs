@@ -1,0 +1,64 @@
+//! What every store does, whichever engine is behind it.
+//!
+//! Adding a test: a function in the file of its topic, and its name in [`contract!`]. Adding an engine or a decorator:
+//! a [`Fixture`] and a line at the end of this file.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod cache;
+mod chains;
+mod deletion;
+mod fixture;
+mod items;
+mod log;
+mod model;
+mod purging;
+mod records;
+mod sqlite;
+mod writes;
+
+use self::fixture::{Fixture, InFile, InMemory};
+
+/// Instantiates every test of the contract for a fixture.
+macro_rules! contract {
+    ($engine:ident, $fixture:ty, [$($topic:ident: $($test:ident),+;)+]) => {
+        mod $engine {
+            use super::*;
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    $topic::$test(<$fixture>::new()).await;
+                }
+            )+)+
+        }
+    };
+    ($($engine:ident: $fixture:ty),+ $(,)?) => {
+        $(contract!($engine, $fixture, [
+            records: a_record_comes_back_byte_for_byte, an_unknown_id_is_no_response,
+                projects_do_not_see_each_others_responses, one_id_in_two_projects_is_two_responses,
+                concurrent_records_are_all_there, a_reopened_store_has_everything, a_closed_store_refuses;
+            chains: a_chain_comes_newest_first, a_chain_of_a_thousand_turns_loads_whole,
+                a_chain_of_ten_thousand_turns_loads_whole, forks_share_their_trunk, part_of_a_chain_can_be_loaded,
+                a_gap_is_an_error, a_cached_chain_is_the_stored_one;
+            deletion: a_deleted_response_is_hidden_at_once, a_deleted_response_is_still_replayed_by_its_descendants,
+                an_expired_response_is_hidden_and_replayed, a_deleted_response_stays_hidden_when_the_clock_goes_back,
+                the_cache_hides_what_is_deleted_or_expired, deleting_twice_deletes_once;
+            purging: live_responses_stay, a_dead_ancestor_of_a_live_response_stays, a_dead_chain_goes_in_few_calls,
+                a_dead_branch_goes_and_its_live_trunk_stays, a_dead_trunk_goes_after_its_branches,
+                items_go_with_their_response, old_log_rows_go;
+            items: an_item_is_found_by_its_id, the_newest_recording_of_an_item_wins, a_derived_id_finds_an_input_item,
+                items_of_hidden_responses_are_not_found, many_items_come_in_the_order_asked_for,
+                projects_do_not_see_each_others_items;
+            log: a_record_brings_its_log_row, an_appended_row_is_written_soon, the_newest_rows_come_first,
+                closing_writes_what_was_appended;
+            writes: one_bad_record_does_not_fail_its_neighbours, a_dropped_caller_harms_nothing,
+                a_deadline_is_kept, a_store_that_works_is_available;
+            model: random_histories_match_the_model;
+        ]);)+
+    };
+}
+
+contract! {
+    sqlite_in_file: InFile,
+    sqlite_in_memory: InMemory,
+}

@@ -1,0 +1,115 @@
+//! A recorded response is there, for its project alone, and stays.
+
+use antiphon_store::{Status, StoreError, StoredTurn};
+use bytes::Bytes;
+
+use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn, whole};
+
+pub(crate) async fn a_record_comes_back_byte_for_byte(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    for (n, status) in (1..).zip([Status::Completed, Status::Incomplete, Status::Failed, Status::Cancelled]) {
+        let odd = StoredTurn {
+            status,
+            account: "Ünï 'quoted' \"name\"".into(),
+            boundary: String::new(),
+            upstream_id: (n % 2 == 0).then(|| "resp_\u{0}_\u{1F600}".into()),
+            model: "m%_?$1;--".into(),
+            expires_at: Some(after(n)),
+            input: Bytes::from_static(
+                b" [ {\"n\" : 1e999, \"s\":\"\\ud83d\\ude00\xf0\x9f\x98\x80\\u0000\"} , 0.10 ]\n",
+            ),
+            referenced: vec![0, 7, u32::MAX],
+            output: Bytes::from_static(b"[]"),
+            ..turn(n, (n > 1).then(|| (n - 1, u32::try_from(n).unwrap() - 1)))
+        };
+        let mut record = record_of("p", odd);
+        record.response.body = vec![b'x'; 3_000_000].into();
+        store.record(record.clone()).await.unwrap();
+        let loaded = store.load(&project("p"), id(n), NOW).await.unwrap().unwrap();
+        assert_eq!(loaded, record.response);
+        assert_eq!(store.load_chain(&project("p"), whole(n)).await.unwrap()[0], record.response.turn);
+    }
+}
+
+pub(crate) async fn an_unknown_id_is_no_response(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
+    assert_eq!(store.load_chain(&project("p"), whole(1)).await.unwrap(), []);
+    assert!(!store.delete(&project("p"), id(1), NOW).await.unwrap());
+}
+
+pub(crate) async fn projects_do_not_see_each_others_responses(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.record(record(1, None)).await.unwrap();
+    for other in ["", "P", "p ", "q"] {
+        assert_eq!(store.load(&project(other), id(1), NOW).await.unwrap(), None);
+        assert_eq!(store.load_chain(&project(other), whole(1)).await.unwrap(), []);
+        assert!(!store.delete(&project(other), id(1), NOW).await.unwrap());
+    }
+    assert!(store.load(&project("p"), id(1), NOW).await.unwrap().is_some());
+}
+
+pub(crate) async fn one_id_in_two_projects_is_two_responses(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    for name in ["p", "q"] {
+        let model = format!("of {name}");
+        store.record(record_of(name, StoredTurn { model, ..turn(1, None) })).await.unwrap();
+        store.record(record_of(name, turn(2, Some((1, 1))))).await.unwrap();
+    }
+    assert!(store.delete(&project("p"), id(1), NOW).await.unwrap());
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
+    assert_eq!(store.load(&project("q"), id(1), NOW).await.unwrap().unwrap().turn.model, "of q");
+    assert_eq!(store.load_chain(&project("p"), whole(2)).await.unwrap()[1].model, "of p");
+    assert!(store.delete(&project("p"), id(2), NOW).await.unwrap());
+    assert_eq!(store.purge(NOW, None, 100).await.unwrap().responses, 2);
+    assert_eq!(store.load_chain(&project("q"), whole(2)).await.unwrap().len(), 2);
+}
+
+pub(crate) async fn concurrent_records_are_all_there(fixture: impl Fixture) {
+    const TASKS: u64 = 64;
+    const EACH: u64 = 50;
+    let store = fixture.open().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let store = std::sync::Arc::clone(&store);
+        tasks.spawn(async move {
+            for n in 0..EACH {
+                let parent = (n > 0).then(|| (task * EACH + n - 1, u32::try_from(n).unwrap()));
+                store.record(record(task * EACH + n, parent)).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for task in 0..TASKS {
+        let chain = store.load_chain(&project("p"), whole(task * EACH + EACH - 1)).await.unwrap();
+        assert!(chain.iter().map(|turn| turn.id).eq((task * EACH..(task + 1) * EACH).rev().map(id)));
+    }
+}
+
+pub(crate) async fn a_reopened_store_has_everything(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    record_all(&store, (0..300).map(|n| record(n, None)).collect()).await;
+    store.close().await;
+    if !fixture.survives() {
+        return;
+    }
+    let store = fixture.open().await;
+    for n in 0..300 {
+        let loaded = store.load(&project("p"), id(n), NOW).await.unwrap();
+        assert_eq!(loaded, Some(record(n, None).response));
+    }
+    store.record(record(300, None)).await.unwrap();
+}
+
+pub(crate) async fn a_closed_store_refuses(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.close().await;
+    store.close().await;
+    assert!(matches!(store.record(record(1, None)).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.load(&project("p"), id(1), NOW).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.check().await, Err(StoreError::Unavailable(_))));
+    assert!(!store.is_available());
+    assert!(!store.append(record(1, None).log));
+}

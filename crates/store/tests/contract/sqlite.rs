@@ -1,0 +1,207 @@
+//! What is true of SQLite alone: files, locks, other processes, and disk space.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_store::{Store, StoreError, StoreOptions, StoredTurn};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use crate::fixture::{NOW, id, numbers, project, record, record_all, record_chain, record_of, turn, whole};
+
+async fn open_with(path: &Path, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    let url = format!("sqlite://{}", path.display()).parse().unwrap();
+    antiphon_store::open(&url, options).await
+}
+
+async fn open(path: &Path) -> Arc<dyn Store> {
+    open_with(path, StoreOptions::default()).await.unwrap()
+}
+
+async fn refusal(path: &Path) -> String {
+    match open_with(path, StoreOptions::default()).await {
+        Err(StoreError::Unusable(reason)) => reason,
+        other => panic!("{:?} instead of a refusal", other.err()),
+    }
+}
+
+/// Another program at the same file.
+async fn connect(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_its_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    open(&path).await.close().await;
+    let mut other = connect(&path).await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'later', TRUE, x'00', 0)",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    let reason = refusal(&path).await;
+    assert!(reason.contains("schema version 9999") && reason.contains("up to 1"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    let text = "Not a database at all, but somebody's notes. ".repeat(1_000);
+    std::fs::write(&path, &text).unwrap();
+    let reason = refusal(&path).await;
+    assert!(reason.contains("notes.txt is not an SQLite database"), "{reason}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    let reason = refusal(directory.path()).await;
+    assert!(reason.contains("is a directory"), "{reason}");
+    let reason = refusal(&path.join("a.db")).await;
+    assert!(reason.contains("notes.txt"), "{reason}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_directory_that_takes_no_files_is_told() {
+    // Even the superuser can make nothing here.
+    let reason = refusal(Path::new("/proc/antiphon.db")).await;
+    assert!(reason.contains("/proc/antiphon.db can't be opened for reading and writing"), "{reason}");
+    let reason = refusal(Path::new("/proc/antiphon/a.db")).await;
+    assert!(reason.contains("the directory /proc/antiphon can't be created"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_open_one_new_file_at_once_share_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let stores = futures_util::future::join_all((0..4).map(|_| open(&path))).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (n, store) in (0..).zip(stores.clone()) {
+        let records = (0..250).map(|k| record(n * 250 + k, None)).collect();
+        tasks.spawn(async move { record_all(&store, records).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for store in &stores {
+        for n in 0..1_000 {
+            assert!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some());
+        }
+    }
+    for store in stores {
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let store = open(&path).await;
+    record_chain(&store, 1, 700, None).await;
+    let after_crash = directory.path().join("after-crash.db");
+    for end in ["", "-wal"] {
+        let with_end = |path: &Path| format!("{}{end}", path.display());
+        std::fs::copy(with_end(&path), with_end(&after_crash)).unwrap();
+    }
+    let recovered = open(&after_crash).await;
+    let chain = recovered.load_chain(&project("p"), whole(700)).await.unwrap();
+    assert!(numbers(&chain, (1..=700).rev()));
+    recovered.record(record(701, Some((700, 700)))).await.unwrap();
+    store.close().await;
+    assert!(!Path::new(&format!("{}-wal", path.display())).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let options = StoreOptions { commit_timeout: Duration::from_millis(50), ..StoreOptions::default() };
+    let store = open_with(&path, options).await.unwrap();
+    let mut other = connect(&path).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    for n in 1..=3 {
+        let result = store.record(record(n, None)).await;
+        assert!(matches!(result, Err(StoreError::Deadline(_))), "{result:?}");
+        assert!(!store.is_available());
+    }
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    let recovered = async {
+        while store.check().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), recovered).await.unwrap();
+    assert!(store.is_available());
+    store.record(record(9, None)).await.unwrap();
+    // What came too late was written all the same.
+    assert!(store.load(&project("p"), id(3), NOW).await.unwrap().is_some());
+}
+
+/// The contract allows 1.3 times what the turns added.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_costs_little_more_disk_than_its_bytes() {
+    const TURNS: u64 = 20_000;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let store = open(&path).await;
+    let mut added = 0;
+    for batch in 0..TURNS / 500 {
+        let records: Vec<_> = (batch * 500..(batch + 1) * 500).map(usual_record).collect();
+        let sizes = records.iter().map(|record| {
+            let turn = &record.response.turn;
+            turn.input.len() + turn.output.len() + record.response.body.len()
+        });
+        added += sizes.sum::<usize>();
+        record_all(&store, records).await;
+    }
+    store.close().await;
+    let size = usize::try_from(path.metadata().unwrap().len()).unwrap();
+    let per_turn = |bytes: usize| bytes / usize::try_from(TURNS).unwrap();
+    println!("{} bytes a turn on disk for {} that it added", per_turn(size), per_turn(added));
+    assert!(size * 10 <= added * 13, "{} bytes a turn on disk for {}", per_turn(size), per_turn(added));
+}
+
+/// Sizes and ids as with the real API: chains of ten turns, about 100 bytes of input, 350 of output and 1.3 KB of body.
+fn usual_record(n: u64) -> antiphon_store::Record {
+    // Spreads the sizes evenly, and makes the ids look as random as the real ones are.
+    let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n << 7);
+    let vary = |least: u64, most: u64, step: u32| least + mixed.rotate_left(step) % (most - least);
+    let upstream = format!("{:016x}{:032x}", n, u128::from(mixed) * u128::from(mixed));
+    let parent = (!n.is_multiple_of(10)).then(|| (n - 1, u32::try_from(n % 10).unwrap()));
+    let turn = StoredTurn {
+        account: "openai-a".into(),
+        boundary: "openai-org-1".into(),
+        upstream_id: Some(format!("resp_{upstream}")),
+        model: "gpt-5.1-mini".into(),
+        expires_at: Some(NOW.plus(Duration::from_hours(720))),
+        input: format!(r#"[{{"role":"user","content":"{}"}}]"#, words(mixed, vary(20, 120, 3))).into(),
+        output: format!(
+            r#"[{{"id":"msg_{upstream}","type":"message","status":"completed","role":"assistant","content":"{}"}}]"#,
+            words(mixed, vary(120, 340, 17))
+        )
+        .into(),
+        ..turn(n, parent)
+    };
+    let mut record = record_of("default", turn);
+    let body = include_str!("usual-response.json").replace("$text", &words(mixed, vary(20, 400, 29)));
+    let ids = [id(n), id(n.saturating_sub(1))].map(|id| id.to_string());
+    let body = body.replace("$id", &ids[0]).replace("$parent", &ids[1]).replace("$n", &n.to_string());
+    record.response.body = body.into();
+    record.log.account = Some("openai-a".into());
+    record.log.model = "gpt-5.1-mini".into();
+    record
+}
+
+/// Text that compresses no better than what people write.
+fn words(seed: u64, len: u64) -> String {
+    let letters = (0..len).scan(seed, |state, _| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Some(char::from(b"etaoinshrdlu cm "[usize::try_from(*state >> 60).unwrap()]))
+    });
+    letters.collect()
+}

@@ -1,0 +1,188 @@
+//! A client that shows a test exactly what came over the wire.
+
+use antiphon_protocol::sse::Decoder;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// Talks to one gateway.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: HyperClient<HttpConnector, Full<Bytes>>,
+    base: String,
+}
+
+/// A whole reply.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A reply that is read event by event. Dropping it closes the connection.
+pub struct Events {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Incoming,
+    decoder: Decoder,
+    pub raw: Vec<u8>,
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub name: String,
+    pub data: Bytes,
+    pub raw: Bytes,
+}
+
+/// A header for a request.
+pub fn header(name: &'static str, value: &str) -> (&'static str, HeaderValue) {
+    (name, HeaderValue::from_str(value).expect("a valid header value"))
+}
+
+impl Client {
+    pub fn new(base: &str) -> Self {
+        Self { http: HyperClient::builder(TokioExecutor::new()).build_http(), base: base.to_owned() }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: impl Into<Bytes>,
+    ) -> Option<http::Response<Incoming>> {
+        let mut request = Request::new(Full::new(body.into()));
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("{}{path}", self.base).parse().expect("a valid address");
+        request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+        request.headers_mut().extend(
+            headers.iter().cloned().map(|(name, value)| (http::HeaderName::from_static(name), value)),
+        );
+        self.http.request(request).await.ok()
+    }
+
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let reply = self.send(method, path, headers, body).await.expect("the gateway answers");
+        let (head, body) = reply.into_parts();
+        let body = body.collect().await.expect("the reply comes whole").to_bytes();
+        Reply { status: head.status, headers: head.headers, body }
+    }
+
+    /// POST `/v1/responses` with this body.
+    pub async fn create(&self, body: impl ToString) -> Reply {
+        self.request(Method::POST, "/v1/responses", &[], body.to_string()).await
+    }
+
+    /// As [`create`](Self::create), for turns that succeed.
+    pub async fn created(&self, body: impl ToString) -> Value {
+        self.create(body).await.ok()
+    }
+
+    /// POST `/v1/responses`, read event by event.
+    pub async fn stream(&self, body: impl ToString) -> Events {
+        self.try_stream(body).await.expect("the gateway answers")
+    }
+
+    /// As [`stream`](Self::stream), from a gateway that may be gone.
+    pub async fn try_stream(&self, body: impl ToString) -> Option<Events> {
+        let reply = self.send(Method::POST, "/v1/responses", &[], body.to_string()).await?;
+        let (head, body) = reply.into_parts();
+        let decoder = Decoder::new(1 << 30);
+        Some(Events { status: head.status, headers: head.headers, body, decoder, raw: Vec::new() })
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.request(Method::GET, path, &[], "").await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.request(Method::DELETE, path, &[], "").await
+    }
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        let text = String::from_utf8_lossy(&self.body);
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {text}", self.status))
+    }
+
+    /// The JSON of a reply that has to be a success.
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+
+    /// The id in a reply that has to be a success.
+    pub fn ok_id(&self) -> String {
+        self.ok()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Status, `error.code` and `error.param`; all four keys of the envelope have to be there.
+    pub fn refusal(&self) -> (u16, Option<String>, Option<String>) {
+        let json = self.json();
+        let error = json["error"].as_object().expect("an error envelope");
+        for key in ["message", "type", "param", "code"] {
+            assert!(error.contains_key(key), "the envelope lacks {key}: {json}");
+        }
+        let text = |key: &str| error[key].as_str().map(str::to_owned);
+        (self.status.as_u16(), text("code"), text("param"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+impl Events {
+    /// The next event, or `None` at the end of the stream, however it came.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().expect("a frame of sane size") {
+                let Some(data) = frame.data() else { continue };
+                let name = String::from_utf8_lossy(frame.event().unwrap_or_default()).into_owned();
+                return Some(Event { name, data: data.into_owned().into(), raw: frame.raw.clone() });
+            }
+            let chunk = self.body.frame().await?.ok()?.into_data().unwrap_or_default();
+            self.raw.extend_from_slice(&chunk);
+            self.decoder.push(chunk);
+        }
+    }
+
+    /// Reads up to and including the event of this name.
+    pub async fn until(&mut self, name: &str) -> Event {
+        while let Some(event) = self.next().await {
+            if event.name == name {
+                return event;
+            }
+        }
+        panic!("the stream ended without {name}: {}", String::from_utf8_lossy(&self.raw));
+    }
+
+    pub async fn rest(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+}
+
+impl Event {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.data).expect("the data of an event is JSON")
+    }
+}

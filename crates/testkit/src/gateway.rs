@@ -1,0 +1,168 @@
+//! The gateway in the test's own process: the real app on a real socket, over a real store.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use antiphon::app::App;
+use antiphon::config::{Config, Environment, Overrides};
+use antiphon::pool::Account;
+use antiphon_simulator::upstream::Simulator;
+use antiphon_store::{Store, StoreOptions, SystemClock};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::{Client, Faults, Faulty, ManualClock};
+
+/// How a gateway is started.
+#[derive(Clone)]
+pub struct Setup {
+    accounts: Vec<String>,
+    config: String,
+    dir: Arc<TempDir>,
+    faults: Option<Faults>,
+    clock: Option<Arc<ManualClock>>,
+}
+
+/// A running gateway; stopped when it is dropped.
+pub struct Gateway {
+    pub client: Client,
+    pub app: Arc<antiphon::turn::Turns>,
+    pub setup: Setup,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+impl Setup {
+    /// One account, at this upstream.
+    pub fn over(upstream: &Simulator) -> Self {
+        Self::with_accounts([("one", upstream.url().as_str())])
+    }
+
+    pub fn with_accounts<'a>(accounts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let account = |(name, url)| format!("[[accounts]]\nname = \"{name}\"\nbase_url = \"{url}\"\n");
+        Self {
+            accounts: accounts.into_iter().map(account).collect(),
+            config: String::new(),
+            dir: Arc::new(TempDir::new().expect("a temporary folder")),
+            faults: None,
+            clock: None,
+        }
+    }
+
+    /// More lines of configuration; tables are given as dotted keys (`turns.on_disconnect = "cancel"`).
+    #[must_use]
+    pub fn config(mut self, lines: &str) -> Self {
+        self.config.push_str(lines);
+        self.config.push('\n');
+        self
+    }
+
+    /// The credential of the last account.
+    #[must_use]
+    pub fn account_key(mut self, secret: &str) -> Self {
+        let account = self.accounts.last_mut().expect("there is an account");
+        account.push_str(&format!("api_key = {{ value = \"{secret}\" }}\n"));
+        self
+    }
+
+    #[must_use]
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        self.faults = Some(faults.clone());
+        self
+    }
+
+    #[must_use]
+    pub fn clock(mut self, clock: &Arc<ManualClock>) -> Self {
+        self.clock = Some(Arc::clone(clock));
+        self
+    }
+
+    /// Where the SQLite file is.
+    pub fn database(&self) -> PathBuf {
+        self.dir.path().join("antiphon.db")
+    }
+
+    /// The configuration as a file's text.
+    pub fn toml(&self) -> String {
+        let database = self.database();
+        let accounts = self.accounts.concat();
+        format!("store.url = \"sqlite://{}\"\n{}\n{accounts}", database.display(), self.config)
+    }
+
+    pub async fn start(self) -> Gateway {
+        let file = self.dir.path().join("antiphon.toml");
+        std::fs::write(&file, self.toml()).expect("the configuration can be written");
+        let loaded =
+            Config::load(Some(&file), self.dir.path(), &Environment::default(), Overrides::default());
+        let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+        let url = config.store.url.expose().parse().expect("a valid store URL");
+        let options = StoreOptions { commit_timeout: config.store.commit_timeout, ..StoreOptions::default() };
+        let mut store: Arc<dyn Store> = antiphon_store::open(&url, options).await.expect("the store opens");
+        if let Some(faults) = &self.faults {
+            store = Arc::new(Faulty::new(store, faults.clone()));
+        }
+        let accounts =
+            config.accounts.iter().map(|account| Account::new(account).expect("a valid account")).collect();
+        let clock: Arc<dyn antiphon_store::Clock> = match &self.clock {
+            Some(clock) => Arc::clone(clock) as _,
+            None => Arc::new(SystemClock),
+        };
+        let app = App::with_store(config, clock, accounts, store);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener");
+        let turns = Arc::clone(&app.turns);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(app.run(listener, None, async move { drop(stopped.await) }));
+        Gateway {
+            client: Client::new(&format!("http://{address}")),
+            app: turns,
+            setup: self,
+            address,
+            stop: Some(stop),
+            running,
+        }
+    }
+}
+
+impl Gateway {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops as on SIGTERM, and waits until everything is on disk.
+    pub async fn stop(mut self) -> Setup {
+        drop(self.stop.take());
+        (&mut self.running).await.expect("the gateway stops without a panic");
+        self.setup.clone()
+    }
+
+    /// Stops and starts again over the same store.
+    pub async fn restart(self) -> Self {
+        self.stop().await.start().await
+    }
+
+    /// Waits until no turn is under way and no account is held.
+    pub async fn idle(&self) {
+        let busy = || {
+            let leased = self
+                .app
+                .pool
+                .accounts()
+                .iter()
+                .map(|account| account.in_flight.load(std::sync::atomic::Ordering::SeqCst));
+            leased.sum::<u64>() > 0 || self.app.metrics.turns_in_flight.get() > 0
+        };
+        for _ in 0..4000 {
+            if !busy() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("turns are still under way after 20 s");
+    }
+}

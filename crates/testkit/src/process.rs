@@ -1,0 +1,77 @@
+//! The gateway as its users run it: the real binary, that can be killed.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::{Client, Setup};
+
+/// A running `antiphon serve`; killed when it is dropped.
+pub struct Process {
+    pub url: String,
+    pub client: Client,
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    /// Starts the binary with the setup's configuration, and waits until it listens.
+    pub async fn start(binary: &Path, setup: &Setup) -> Self {
+        let file = setup.database().with_file_name("process.toml");
+        std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml()))
+            .expect("a writable folder");
+        let mut child = Command::new(binary)
+            .arg("serve")
+            .arg("--config")
+            .arg(&file)
+            .env_remove("OPENAI_API_KEY")
+            .env_remove("OPENAI_BASE_URL")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary starts");
+        let mut log = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
+        let mut seen = Vec::new();
+        let url = loop {
+            let line =
+                log.next_line().await.expect("readable").unwrap_or_else(|| panic!("it ended: {seen:?}"));
+            if let Some((_, url)) = line.split_once("listens on ") {
+                break url.to_owned();
+            }
+            seen.push(line);
+        };
+        Self { client: Client::new(&url), url, child, log }
+    }
+
+    /// `kill -9`: nothing is flushed, nobody is told.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the process can be killed");
+    }
+
+    /// SIGTERM; returns what it logged and whether it ended with success.
+    pub async fn terminate(mut self) -> (Vec<String>, bool) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill is there");
+        assert!(sent.success());
+        let mut lines = Vec::new();
+        while let Some(line) = self.log.next_line().await.expect("readable") {
+            lines.push(line);
+        }
+        (lines, self.child.wait().await.expect("it ends").success())
+    }
+}
+
+/// A program that `scripts/test` installs: a missing one fails the test that needs it.
+pub fn client_tool(path: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let tool = root.join("target/clients").join(path);
+    assert!(
+        tool.exists(),
+        "{} is missing: run the tests with `make test`, which installs it",
+        tool.display()
+    );
+    tool
+}
