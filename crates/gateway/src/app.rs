@@ -101,7 +101,7 @@ impl App {
         self.tasks.spawn_background(keep_store(Arc::clone(&self.turns), self.config.store.purge_interval));
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {
-            turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await
+            turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
         });
         shutdown.await;
         let limit = self.config.timeouts.shutdown;

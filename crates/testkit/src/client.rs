@@ -1,5 +1,6 @@
 //! A client that shows a test exactly what came over the wire.
 
+use antiphon_protocol::json;
 use antiphon_protocol::sse::Decoder;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -128,7 +129,8 @@ impl Reply {
 
     /// The id in a reply that has to be a success.
     pub fn ok_id(&self) -> String {
-        self.ok()["id"].as_str().expect("an id").to_owned()
+        assert_eq!(self.status, StatusCode::OK, "{}", String::from_utf8_lossy(&self.body));
+        json::string_member(&self.body, "id").expect("an id").into_owned()
     }
 
     /// Status, `error.code` and `error.param`; all four keys of the envelope have to be there.
@@ -182,6 +184,12 @@ impl Events {
 }
 
 impl Event {
+    /// The id of the response that it carries.
+    pub fn response_id(&self) -> String {
+        let response = json::member(&self.data, "response").expect("an event with a response");
+        json::string_member(response, "id").expect("an id").into_owned()
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.data).expect("the data of an event is JSON")
     }

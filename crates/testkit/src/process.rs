@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 
 use crate::{Client, Setup};
 
@@ -13,7 +14,8 @@ pub struct Process {
     pub url: String,
     pub client: Client,
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Reads the log as it comes, so that the process never waits for us to do so.
+    log: JoinHandle<Vec<String>>,
 }
 
 impl Process {
@@ -43,6 +45,7 @@ impl Process {
             }
             seen.push(line);
         };
+        let log = tokio::spawn(rest(log));
         Self { client: Client::new(&url), url, child, log }
     }
 
@@ -56,12 +59,17 @@ impl Process {
         let id = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill is there");
         assert!(sent.success());
-        let mut lines = Vec::new();
-        while let Some(line) = self.log.next_line().await.expect("readable") {
-            lines.push(line);
-        }
+        let lines = self.log.await.expect("reading does not panic");
         (lines, self.child.wait().await.expect("it ends").success())
     }
+}
+
+async fn rest(mut log: Lines<BufReader<ChildStderr>>) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Ok(Some(line)) = log.next_line().await {
+        lines.push(line);
+    }
+    lines
 }
 
 /// A program that `scripts/test` installs: a missing one fails the test that needs it.

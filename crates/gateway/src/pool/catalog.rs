@@ -60,7 +60,7 @@ impl Catalog {
         match upstream.list_models(account).await.and_then(|body| parse(&body)) {
             Ok(models) => *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into()),
             Err(error) => {
-                tracing::warn!(account.id = %account.name, %error, "the upstream's models are not known")
+                tracing::warn!(account.id = %account.name, %error, "the upstream's models are not known");
             }
         }
         *asked = Some(now);

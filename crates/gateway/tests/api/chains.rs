@@ -61,7 +61,7 @@ async fn a_thousand_turns_are_replayed_whole() {
     let (upstream, gateway) = gateway().await;
     let mut previous = Value::Null;
     for turn in 0..1000 {
-        upstream.script(Script::answer(&format!("answer {turn}")).deltas(1));
+        upstream.script(Script::answer(format!("answer {turn}")).deltas(1));
         let body =
             json!({"model": "sim", "input": format!("question {turn}"), "previous_response_id": previous});
         previous = gateway.client.created(body).await["id"].clone();

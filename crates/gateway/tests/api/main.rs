@@ -1,5 +1,7 @@
 //! The gateway through its front door: the real app on a real socket, a real SQLite file, the simulated upstream.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bodies;
 mod chains;
 mod creating;

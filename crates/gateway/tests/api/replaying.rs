@@ -69,7 +69,7 @@ async fn run(turns: Vec<Step>) {
         );
         let id = if n % 2 == 1 {
             let mut events = gateway.client.stream(&body).await;
-            events.until("response.completed").await.json()["response"]["id"].as_str().unwrap().to_owned()
+            events.until("response.completed").await.response_id()
         } else {
             gateway.client.create(&body).await.ok_id()
         };

@@ -1,5 +1,7 @@
 //! The gateway as its users run it: the real binary, the real clients, and `kill -9`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod clients;
 mod command;
 mod killing;

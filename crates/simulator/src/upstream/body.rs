@@ -71,7 +71,9 @@ impl Body for ReplyBody {
                 self.waiting = None;
             }
             let step = self.steps.pop_front();
-            self.finish_if_done();
+            if !matches!(step, Some(Step::Hang)) {
+                self.finish_if_done();
+            }
             match step {
                 None => return Poll::Ready(None),
                 Some(Step::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
