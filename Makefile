@@ -1,5 +1,5 @@
 # `make` alone lists what there is.
-.PHONY: help test lint bench fuzz clean-clients
+.PHONY: help test lint bench
 
 help:
 	@echo "make test   install what the tests need, and run them all"

@@ -169,7 +169,9 @@ async fn purge(turns: &Turns) {
     loop {
         let now = turns.clock.now();
         let log_before = turns.rules.retention.map(|retention| now.minus(retention));
-        match turns.chains.store().purge(now, log_before, PURGE_ROWS).await {
+        // A turn that began before its parent was deleted or expired may still be under way, and will need it.
+        let no_longer_needed = now.minus(turns.rules.turn);
+        match turns.chains.store().purge(no_longer_needed, log_before, PURGE_ROWS).await {
             Ok(purged) => {
                 turns.metrics.purged_responses.inc_by(purged.responses);
                 if purged.responses + purged.log_rows == 0 {

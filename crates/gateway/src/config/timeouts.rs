@@ -26,7 +26,7 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub turn: Duration,
 
-    /// For a client to send the head of a request. Default: 15s.
+    /// For a client to send the head of a request, and to sit idle between two. Default: 120s.
     #[serde(with = "duration")]
     pub header_read: Duration,
 
@@ -50,7 +50,7 @@ impl Default for TimeoutsConfig {
             first_byte: Duration::from_mins(10),
             idle: Duration::from_mins(5),
             turn: Duration::from_mins(30),
-            header_read: Duration::from_secs(15),
+            header_read: Duration::from_secs(120),
             body_read: Duration::from_secs(30),
             write_stall: Duration::from_mins(1),
             shutdown: Duration::from_secs(30),

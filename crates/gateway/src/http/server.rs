@@ -28,7 +28,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub struct Server {
     pub router: Router,
     pub max_connections: usize,
-    /// How long a client may take for a request's head, and sit idle between requests.
+    /// How long a client may take for the head of a request, and sit idle between two: longer than clients keep idle
+    /// connections, or they would write to one that is being closed.
     pub header_read: Duration,
     pub write_stall: Duration,
     pub metrics: Arc<Metrics>,
