@@ -80,6 +80,9 @@ struct LoadArgs {
     /// Turns of a chain.
     #[arg(long, default_value_t = 6)]
     turns: usize,
+    /// Turn of a chain to time by itself too; can be given more than once.
+    #[arg(long = "report-turn", value_name = "N")]
+    report_turns: Vec<usize>,
     /// Length of the input text.
     #[arg(long, default_value_t = 200)]
     input_chars: usize,
@@ -150,7 +153,7 @@ async fn send_load(args: LoadArgs) -> Result<ExitCode, Box<dyn Error>> {
         model: args.model,
         api_key: args.api_key,
     };
-    let report = load::run(options).await?;
+    let report = load::run_by_turn(options, &args.report_turns).await?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

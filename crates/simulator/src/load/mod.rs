@@ -81,14 +81,20 @@ pub enum LoadError {
 
 /// Sends the load and says how it went. Failed requests are counted, not returned.
 pub async fn run(options: LoadOptions) -> Result<Report, LoadError> {
+    run_by_turn(options, &[]).await
+}
+
+/// Like [`run`], and says how long these turns of a chain took on average. A chain's first turn is number 1.
+pub async fn run_by_turn(options: LoadOptions, report_turns: &[usize]) -> Result<Report, LoadError> {
     let target = Arc::new(turn::Target::new(&options)?);
+    let report_turns: Arc<[usize]> = report_turns.into();
     let concurrency = options.concurrency.max(1);
     let warmup = Arc::new(Budget::new(Amount::Requests(options.warmup)));
     let measured = Arc::new(Budget::new(options.amount));
     let barrier = Arc::new(Barrier::new(concurrency));
     let mut workers = JoinSet::new();
     for _ in 0..concurrency {
-        let mut worker = Worker::new(Arc::clone(&target));
+        let mut worker = Worker::new(Arc::clone(&target), Arc::clone(&report_turns));
         let (warmup, measured, barrier) = (Arc::clone(&warmup), Arc::clone(&measured), Arc::clone(&barrier));
         workers.spawn(async move {
             drop(worker.spend(&warmup).await);

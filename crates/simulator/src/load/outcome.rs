@@ -41,6 +41,20 @@ pub(super) struct Success {
     pub(super) response_id: Option<String>,
 }
 
+/// What the turns with one number in their chains took together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TurnTime {
+    pub(super) count: u32,
+    pub(super) total: Duration,
+}
+
+impl TurnTime {
+    pub(super) fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.total += other.total;
+    }
+}
+
 /// The turns of one worker.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -50,6 +64,8 @@ pub(super) struct Tally {
     pub(super) first_event: Histogram<u64>,
     pub(super) bytes: u64,
     pub(super) failures: BTreeMap<Failure, u64>,
+    /// By number in the chain; only those that are reported.
+    pub(super) turns: BTreeMap<usize, TurnTime>,
 }
 
 impl Tally {
@@ -62,6 +78,7 @@ impl Tally {
             first_event: nanoseconds(),
             bytes: 0,
             failures: BTreeMap::new(),
+            turns: BTreeMap::new(),
         }
     }
 
@@ -86,6 +103,9 @@ impl Tally {
         self.bytes += other.bytes;
         for (failure, count) in &other.failures {
             *self.failures.entry(*failure).or_default() += count;
+        }
+        for (turn, time) in &other.turns {
+            self.turns.entry(*turn).or_default().add(*time);
         }
     }
 }

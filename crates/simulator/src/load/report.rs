@@ -1,6 +1,6 @@
 //! The result of a run, for people and for programs.
 
-use super::outcome::Tally;
+use super::outcome::{Tally, TurnTime};
 use super::{LoadOptions, Mode};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub struct Report {
     pub first_event: Option<Latency>,
     /// Bytes of reply bodies.
     pub bytes: u64,
+    /// Mean microseconds of the turns that were asked about, by number in the chain; unreached ones are missing.
+    pub turns: BTreeMap<usize, f64>,
 }
 
 /// Microseconds.
@@ -62,6 +64,7 @@ impl Report {
             latency: Latency::of(&sum.latency),
             first_event: (!sum.first_event.is_empty()).then(|| Latency::of(&sum.first_event)),
             bytes: sum.bytes,
+            turns: sum.turns.iter().map(|(turn, time)| (*turn, mean_us(*time))).collect(),
         }
     }
 
@@ -82,6 +85,10 @@ impl Latency {
             max_us: micros(nanoseconds.max() as f64),
         }
     }
+}
+
+fn mean_us(time: TurnTime) -> f64 {
+    micros(time.total.as_nanos() as f64 / f64::from(time.count))
 }
 
 /// With one decimal; nobody reads more.
@@ -105,7 +112,13 @@ impl fmt::Display for Report {
             "min", "mean", "p50", "p90", "p99", "max"
         )?;
         line(out, "latency", &self.latency)?;
-        self.first_event.as_ref().map_or(Ok(()), |latency| line(out, "first event", latency))
+        if let Some(first_event) = &self.first_event {
+            line(out, "first event", first_event)?;
+        }
+        for (turn, mean_us) in &self.turns {
+            writeln!(out, "{:<12} {:>10} {mean_us:>10.1}", format!("turn {turn}"), "")?;
+        }
+        Ok(())
     }
 }
 

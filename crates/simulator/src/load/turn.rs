@@ -114,15 +114,18 @@ async fn drain(body: &mut Incoming) -> Result<u64, Failure> {
 
 async fn read_stream(body: &mut Incoming, started: Instant) -> Result<Success, Failure> {
     let mut first_event = None;
-    let mut stream = Vec::new();
+    // The line end before the first line, so that every event line has one.
+    let mut stream = vec![b'\n'];
     while let Some(data) = next(body).await? {
         first_event.get_or_insert_with(|| started.elapsed());
         stream.extend_from_slice(&data);
     }
-    let has = |name: &str| memmem::rfind(&stream, name.as_bytes()).is_some();
-    if has("response.completed") {
-        Ok(Success { bytes: stream.len() as u64, first_event, response_id: None })
-    } else if has("response.failed") || has("response.incomplete") || has("event: error") {
+    // A text that talks about events cannot be taken for one: its line ends are escaped.
+    let has = |line: &str| memmem::rfind(&stream, line.as_bytes()).is_some();
+    if has("\nevent: response.completed") {
+        Ok(Success { bytes: stream.len() as u64 - 1, first_event, response_id: None })
+    } else if has("\nevent: response.failed") || has("\nevent: response.incomplete") || has("\nevent: error")
+    {
         Err(Failure::NotCompleted)
     } else {
         Err(Failure::NoTerminal)

@@ -1,9 +1,9 @@
 //! One worker: a connection, and one turn after the other.
 
-use super::Amount;
 use super::connection::Connection;
-use super::outcome::{Failure, Success, Tally};
+use super::outcome::{Failure, Success, Tally, TurnTime};
 use super::turn::Target;
+use super::{Amount, Mode};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,14 +40,16 @@ impl Budget {
 
 pub(super) struct Worker {
     target: Arc<Target>,
+    /// Turns of a chain that are timed by themselves too.
+    report_turns: Arc<[usize]>,
     connection: Option<Connection>,
     /// The newest response of the chain, and how many turns it has.
     chain: Option<(String, usize)>,
 }
 
 impl Worker {
-    pub(super) fn new(target: Arc<Target>) -> Self {
-        Self { target, connection: None, chain: None }
+    pub(super) fn new(target: Arc<Target>, report_turns: Arc<[usize]>) -> Self {
+        Self { target, report_turns, connection: None, chain: None }
     }
 
     /// Takes turns until the budget is spent.
@@ -59,11 +61,22 @@ impl Worker {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::Timeout),
             };
-            tally.count(started.elapsed(), outcome.as_ref().map_err(|failure| *failure));
+            let took = started.elapsed();
+            tally.count(took, outcome.as_ref().map_err(|failure| *failure));
+            if outcome.is_ok() {
+                self.count_turn(&mut tally, took);
+            }
             self.go_on(outcome).await;
         }
         tally.ended = Instant::now();
         tally
+    }
+
+    fn count_turn(&self, tally: &mut Tally, took: Duration) {
+        let turn = self.chain.as_ref().map_or(0, |(_, turns)| *turns) + 1;
+        if self.target.mode == Mode::Chain && self.report_turns.contains(&turn) {
+            tally.turns.entry(turn).or_default().add(TurnTime { count: 1, total: took });
+        }
     }
 
     async fn turn(&mut self) -> Result<Success, Failure> {
