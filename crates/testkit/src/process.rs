@@ -19,7 +19,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the binary with the setup's configuration, and waits until it listens.
+    /// Starts the binary with the setup's configuration, and waits until it listens. The setup owns the folder of its
+    /// database, and has to outlive the process.
     pub async fn start(binary: &Path, setup: &Setup) -> Self {
         let file = setup.database().with_file_name("process.toml");
         std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml()))

@@ -91,7 +91,7 @@ async fn an_upstreams_own_error_event_is_passed_on_and_followed_by_the_end() {
 #[tokio::test]
 async fn a_silent_upstream_is_given_up_in_time() {
     let upstream = simulator().await;
-    let limits = "timeouts.idle = \"150ms\"\ntimeouts.first_byte = \"200ms\"";
+    let limits = "timeouts.idle = \"500ms\"\ntimeouts.first_byte = \"1s\"";
     let gateway = Setup::over(&upstream).config(limits).start().await;
     upstream.script(Script::answer("a b c").hang_after(4));
     let (events, stored) = broken(&gateway, "question").await;

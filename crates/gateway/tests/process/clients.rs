@@ -13,7 +13,8 @@ use crate::binary;
 #[tokio::test]
 async fn the_openai_python_sdk_works() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let gateway = Process::start(binary(), &Setup::over(&upstream)).await;
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/test_openai_sdk.py");
     let output = Command::new(client_tool("python/bin/python"))
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
@@ -25,14 +26,15 @@ async fn the_openai_python_sdk_works() {
         .await
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let (log, _) = gateway.terminate().await;
+    assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test]
 async fn codex_cli_works_through_a_tool_call_over_http() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let gateway = Process::start(binary(), &Setup::over(&upstream)).await;
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
     let home = TempDir::new().unwrap();
     let config = format!(
         "model = \"gpt-5.4\"\nmodel_provider = \"antiphon\"\n[model_providers.antiphon]\nname = \"Antiphon\"\n\
