@@ -112,13 +112,27 @@ struct Batch {
 // === impl Group ===
 
 impl Group {
-    /// Starts the writer task. It ends when this is closed or dropped, after it wrote what was queued.
-    pub(crate) fn start(engine: impl Engine, commit_timeout: Duration) -> Self {
+    /// Starts the writer on a thread of its own, for an engine that blocks. It ends when this is closed or dropped, after
+    /// it wrote what was queued.
+    pub(crate) fn start_on_thread(
+        name: &str,
+        engine: impl Engine,
+        commit_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let no_thread = |error| StoreError::Unusable(format!("no thread can be started to write: {error}"));
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(no_thread)?;
+        let (group, writer) = Self::new(engine, commit_timeout);
+        let thread = std::thread::Builder::new().name(name.into());
+        thread.spawn(move || runtime.block_on(writer.run())).map_err(no_thread)?;
+        Ok(group)
+    }
+
+    fn new<E: Engine>(engine: E, commit_timeout: Duration) -> (Self, Writer<E>) {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS);
         let health = Arc::new(Health { is_available: AtomicBool::new(true) });
         let writer = Writer { engine, queue, health: Arc::clone(&health), closing: Vec::new() };
-        tokio::spawn(writer.run());
-        Self { queue: sender, health, commit_timeout }
+        (Self { queue: sender, health, commit_timeout }, writer)
     }
 
     /// Queues the operation and waits until it is durable, or until the deadline.
@@ -342,7 +356,9 @@ mod tests {
         script: impl FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static,
     ) -> (Arc<Group>, Arc<Mutex<Vec<usize>>>) {
         let commits = Arc::<Mutex<Vec<usize>>>::default();
-        let group = Group::start(Scripted { commits: Arc::clone(&commits), script }, commit_timeout);
+        let engine = Scripted { commits: Arc::clone(&commits), script };
+        let (group, writer) = Group::new(engine, commit_timeout);
+        tokio::spawn(writer.run());
         (Arc::new(group), commits)
     }
 

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod clock;
 mod error;
 mod group;
+mod migration;
 mod model;
 pub mod sqlite;
 mod url;

@@ -2,20 +2,24 @@
 
 mod error;
 mod insert;
+mod migrate;
 mod open;
 mod purge;
 mod read;
-mod rows;
+mod readers;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
-use sqlx::sqlite::SqlitePool;
 
+use self::open::Opened;
+use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::{Group, Operation, Outcome};
 use crate::url::SqliteTarget;
@@ -27,7 +31,7 @@ use crate::{
 /// A store in an SQLite database.
 pub struct SqliteStore {
     group: Group,
-    readers: SqlitePool,
+    readers: Arc<Readers>,
 }
 
 /// How a status is stored: as its place in this list.
@@ -41,9 +45,18 @@ fn status_code(status: Status) -> u32 {
 
 impl SqliteStore {
     pub async fn open(target: &SqliteTarget, options: StoreOptions) -> Result<Self, StoreError> {
-        let opened = open::open(target, &options).await?;
-        let engine = SqliteEngine::new(opened.writer, opened.readers.clone(), opened.is_file);
-        Ok(Self { group: Group::start(engine, options.commit_timeout), readers: opened.readers })
+        let commit_timeout = options.commit_timeout;
+        let target = target.clone();
+        let opened = tokio::task::spawn_blocking(move || open::open(&target, &options));
+        let opened =
+            opened.await.map_err(|panic| StoreError::Unusable(format!("opening ended early: {panic}")))?;
+        Self::start(opened?, commit_timeout)
+    }
+
+    fn start(opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
+        let readers = Arc::new(Readers::new(opened.readers, commit_timeout));
+        let engine = SqliteEngine::new(opened.writer, opened.opener, Arc::clone(&readers));
+        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers })
     }
 }
 
@@ -65,7 +78,8 @@ impl Responses for SqliteStore {
         id: ResponseId,
         now: Timestamp,
     ) -> Result<Option<StoredResponse>, StoreError> {
-        read::load(&self.readers, project, id, now).await
+        let project = project.clone();
+        self.readers.read(move |connection| read::load(connection, &project, id, now)).await
     }
 
     async fn load_chain(
@@ -73,7 +87,8 @@ impl Responses for SqliteStore {
         project: &ProjectId,
         query: ChainQuery,
     ) -> Result<Vec<StoredTurn>, StoreError> {
-        read::load_chain(&self.readers, project, query).await
+        let project = project.clone();
+        self.readers.read(move |connection| read::load_chain(connection, &project, query)).await
     }
 
     async fn load_items(
@@ -82,7 +97,8 @@ impl Responses for SqliteStore {
         ids: &[ItemId],
         now: Timestamp,
     ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        read::load_items(&self.readers, project, ids, now).await
+        let (project, ids) = (project.clone(), ids.to_vec());
+        self.readers.read(move |connection| read::load_items(connection, &project, &ids, now)).await
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
@@ -110,7 +126,7 @@ impl RequestLog for SqliteStore {
     }
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-        read::list_log(&self.readers, max_rows).await
+        self.readers.read(move |connection| read::list_log(connection, max_rows)).await
     }
 }
 
@@ -121,7 +137,7 @@ impl Store for SqliteStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        read::list_log(&self.readers, 1).await?;
+        self.list_log(1).await?;
         self.group.write(Operation::Check).await.map(|_| ())
     }
 

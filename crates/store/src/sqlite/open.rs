@@ -1,17 +1,13 @@
-//! Opening a database: its file, its settings, and its schema.
+//! Opening a database: its file, its settings, and its schema. Blocks.
 
-use std::borrow::Cow;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, SqlSafeStr};
+use rusqlite::{Connection, OpenFlags};
 
-use super::error;
+use super::readers::Shared;
+use super::{error, migrate};
 use crate::url::SqliteTarget;
 use crate::{Durability, StoreError, StoreOptions};
 
@@ -22,52 +18,54 @@ const PAGE_SIZE: u32 = 8192;
 const CHECKPOINT_PAGES: u32 = 2048;
 /// The log file is cut back to this when it had to grow.
 const LOG_FILE_BYTES: u32 = 64 << 20;
-/// Of a connection; those for many rows take some hundred kilobytes each.
+/// More than there are.
 const PREPARED_STATEMENTS: usize = 32;
 /// How long another process may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Opens one more connection that writes.
+pub(super) type Opener = Box<dyn FnMut() -> rusqlite::Result<Shared> + Send>;
+
 /// The connections of an open database.
 pub(super) struct Opened {
-    /// One connection.
-    pub(super) writer: SqlitePool,
+    pub(super) writer: Shared,
     /// For a database in memory, the writer's own: there, each connection would be a database for itself.
-    pub(super) readers: SqlitePool,
-    pub(super) is_file: bool,
+    pub(super) readers: Vec<Shared>,
+    /// None for a database in memory.
+    pub(super) opener: Option<Opener>,
 }
 
-pub(super) async fn open(target: &SqliteTarget, options: &StoreOptions) -> Result<Opened, StoreError> {
+pub(super) fn open(target: &SqliteTarget, options: &StoreOptions) -> Result<Opened, StoreError> {
     match target {
-        SqliteTarget::Memory => open_memory(options).await,
-        SqliteTarget::File(path) => open_file(path, options).await,
+        SqliteTarget::Memory => open_memory(options),
+        SqliteTarget::File(path) => open_file(path, options),
     }
 }
 
-async fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
-    let unusable =
-        |error: sqlx::Error| StoreError::Unusable(format!("no database can be made in memory: {error}"));
-    let connect = settings(options).in_memory(true).filename(":memory:");
-    let pool = pool(1).connect_with(connect).await.map_err(unusable)?;
-    let mut connection = pool.acquire().await.map_err(unusable)?;
-    migrate(&mut connection, "the database in memory").await?;
-    drop(connection);
-    Ok(Opened { writer: pool.clone(), readers: pool, is_file: false })
+fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
+    let opened = Connection::open_in_memory().and_then(|connection| {
+        configure(&connection, options.durability)?;
+        Ok(connection)
+    });
+    let mut connection = opened
+        .map_err(|error| StoreError::Unusable(format!("no database can be made in memory: {error}")))?;
+    migrate::migrate(&mut connection, "the database in memory")?;
+    let writer = share(connection);
+    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None })
 }
 
-async fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
+fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
     let shown = path.display().to_string();
     create_parent(path)?;
     // Without this, SQLite could take a name for one of its own URIs.
     let path = Path::new(".").join(path);
-    let connect = settings(options).filename(&path);
-    prepare(&connect, &path, &shown).await?;
-    let unusable = |error: sqlx::Error| explain(&error, &path, &shown);
-    let writer = pool(1).connect_with(connect.clone()).await.map_err(unusable)?;
-    let readers = pool(options.read_connections.max(1))
-        .connect_with(connect.pragma("query_only", "ON"))
-        .await
-        .map_err(unusable)?;
-    Ok(Opened { writer, readers, is_file: true })
+    prepare(&path, &shown, options)?;
+    let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
+    let mut opener = opener(path.clone(), options.durability);
+    let writer = opener().map_err(unusable)?;
+    let readers: Result<Vec<Shared>, _> =
+        (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
+    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener) })
 }
 
 fn create_parent(path: &Path) -> Result<(), StoreError> {
@@ -77,56 +75,75 @@ fn create_parent(path: &Path) -> Result<(), StoreError> {
     })
 }
 
-fn settings(options: &StoreOptions) -> SqliteConnectOptions {
-    let synchronous = match options.durability {
-        Durability::Full => SqliteSynchronous::Full,
-        Durability::Normal => SqliteSynchronous::Normal,
-    };
-    SqliteConnectOptions::new()
-        .synchronous(synchronous)
-        .busy_timeout(BUSY_TIMEOUT)
-        .statement_cache_capacity(PREPARED_STATEMENTS)
-        .foreign_keys(false)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
-        .pragma("temp_store", "MEMORY")
-        .pragma("journal_size_limit", LOG_FILE_BYTES.to_string())
-        .disable_statement_logging()
+fn share(connection: Connection) -> Shared {
+    Arc::new(Mutex::new(connection))
 }
 
-/// Connections are kept for good: they cost a file handle each, and in memory they are the database.
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .test_before_acquire(false)
-        .max_lifetime(None)
-        .idle_timeout(None)
+/// Each connection is used by one thread at a time, so SQLite needs no locks of its own.
+fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    Connection::open_with_flags(path, flags)
+}
+
+fn configure(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_FILE_BYTES)
+}
+
+pub(super) fn opener(path: PathBuf, durability: Durability) -> Opener {
+    Box::new(move || {
+        let connection = connect(&path, OpenFlags::empty())?;
+        configure(&connection, durability)?;
+        Ok(share(connection))
+    })
+}
+
+fn reader(path: &Path, durability: Durability) -> rusqlite::Result<Shared> {
+    let connection = connect(path, OpenFlags::empty())?;
+    configure(&connection, durability)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(share(connection))
 }
 
 /// Creates the file if there is none, and brings its schema up to date.
-async fn prepare(connect: &SqliteConnectOptions, path: &Path, shown: &str) -> Result<(), StoreError> {
-    let connect =
-        connect.clone().create_if_missing(true).page_size(PAGE_SIZE).journal_mode(SqliteJournalMode::Wal);
-    let mut connection = connect_patiently(&connect).await.map_err(|error| explain(&error, path, shown))?;
-    let migrated = migrate(&mut connection, shown).await;
-    let closed = connection.close().await.map_err(|error| explain(&error, path, shown));
-    migrated.and(closed)
+fn prepare(path: &Path, shown: &str, options: &StoreOptions) -> Result<(), StoreError> {
+    let mut connection =
+        create_patiently(path, options.durability).map_err(|error| explain(&error, path, shown))?;
+    migrate::migrate(&mut connection, shown)
 }
 
 /// Another process that opens the same new file at this moment locks it in a way that SQLite does not wait for.
-async fn connect_patiently(connect: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
-    let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
+fn create_patiently(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        match connect.connect().await {
-            Err(error) if error::is_busy(&error) && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        match create(path, durability) {
+            Err(error) if error::is_busy(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
             }
             result => return result,
         }
     }
 }
 
+fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    configure(&connection, durability)?;
+    Ok(connection)
+}
+
 /// The text for an operator whose file can't be used.
-fn explain(error: &sqlx::Error, path: &Path, shown: &str) -> StoreError {
+fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
     let text = if error::is_not_a_database(error) {
         format!("{shown} is not an SQLite database")
     } else if path.is_dir() {
@@ -141,67 +158,4 @@ fn explain(error: &sqlx::Error, path: &Path, shown: &str) -> StoreError {
         format!("{shown} can't be used as a database: {error}")
     };
     StoreError::Unusable(text)
-}
-
-fn migrator() -> Migrator {
-    let responses = include_str!("../../migrations/sqlite/0001_responses.sql");
-    let migration = |version, name, text: &'static str| {
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, text.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![migration(1, "responses", responses)])
-}
-
-/// In one transaction that holds the write lock from its beginning, so that of two processes one migrates.
-async fn migrate(connection: &mut SqliteConnection, shown: &str) -> Result<(), StoreError> {
-    let migrator = migrator();
-    let unusable = |error: &dyn std::fmt::Display| {
-        StoreError::Unusable(format!("the schema of {shown} can't be brought up to date: {error}"))
-    };
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|error| {
-        if error::is_not_a_database(&error) {
-            return StoreError::Unusable(format!("{shown} is not an SQLite database"));
-        }
-        unusable(&error)
-    })?;
-    let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-    let found = schema_version(&mut transaction).await.map_err(|error| unusable(&error))?;
-    if found > known {
-        return Err(StoreError::Unusable(format!(
-            "{shown} has schema version {found}, and this build knows versions up to {known}: \
-             run a build that knows version {found}, or use another database"
-        )));
-    }
-    migrator.run_direct(None, &mut *transaction, false).await.map_err(|error| unusable(&error))?;
-    transaction.commit().await.map_err(|error| unusable(&error))
-}
-
-async fn schema_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    let has_versions: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')")
-            .fetch_one(&mut *connection)
-            .await?;
-    if !has_versions {
-        return Ok(0);
-    }
-    let version: Option<i64> =
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection).await?;
-    Ok(version.unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_migration_of_the_folder_is_embedded() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
-        let mut files: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        files.sort();
-        let embedded: Vec<String> =
-            migrator().iter().map(|m| format!("{:04}_{}.sql", m.version, m.description)).collect();
-        assert_eq!(embedded, files);
-    }
 }

@@ -1,9 +1,7 @@
 //! Purging: what nobody can see or replay any more leaves the disk.
 
 use antiphon_protocol::{item, json};
-use futures_util::TryStreamExt;
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use crate::{Purged, Timestamp};
@@ -24,8 +22,7 @@ pub(super) const DOOMED: &str = "WITH RECURSIVE doomed (row, id, project, parent
        LIMIT ?2)
      SELECT d.row, d.project, d.id, r.input, r.output FROM doomed d CROSS JOIN responses r ON r.rowid = d.row";
 
-pub(super) const DELETE_RESPONSES: &str =
-    "DELETE FROM responses WHERE rowid IN (SELECT value FROM json_each(?1))";
+pub(super) const DELETE_RESPONSE: &str = "DELETE FROM responses WHERE rowid = ?1";
 
 /// An item that a later response has recorded again stays.
 pub(super) const DELETE_ITEM: &str =
@@ -34,45 +31,44 @@ pub(super) const DELETE_ITEM: &str =
 pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE (at, response_id) IN \
      (SELECT at, response_id FROM request_log WHERE at < ?1 ORDER BY at LIMIT ?2)";
 
-pub(super) async fn purge(
-    connection: &mut SqliteConnection,
+pub(super) fn purge(
+    connection: &Connection,
     now: Timestamp,
     log_before: Option<Timestamp>,
     max_rows: u32,
-) -> Result<Purged, sqlx::Error> {
+) -> rusqlite::Result<Purged> {
     let mut purged = Purged::default();
-    let mut rows = Vec::new();
+    let mut rows: Vec<i64> = Vec::new();
     let mut items = Vec::new();
-    {
-        let mut doomed = sqlx::query(DOOMED).bind(now.unix_ms()).bind(max_rows).fetch(&mut *connection);
-        while let Some(row) = doomed.try_next().await? {
-            rows.push(row.try_get::<i64, _>(0)?);
-            collect_items(&row, &mut items)?;
-        }
+    let mut statement = connection.prepare_cached(DOOMED)?;
+    let mut doomed = statement.query(params![now.unix_ms(), max_rows])?;
+    while let Some(row) = doomed.next()? {
+        rows.push(row.get(0)?);
+        collect_items(row, &mut items)?;
     }
+    let mut delete_item = connection.prepare_cached(DELETE_ITEM)?;
     for (item_id, project, response) in items {
-        sqlx::query(DELETE_ITEM).bind(item_id).bind(project).bind(response).execute(&mut *connection).await?;
+        delete_item.execute(params![item_id, project, response])?;
     }
-    if !rows.is_empty() {
-        let rows = format!("{rows:?}");
-        purged.responses =
-            sqlx::query(DELETE_RESPONSES).bind(rows).execute(&mut *connection).await?.rows_affected();
+    let mut delete_response = connection.prepare_cached(DELETE_RESPONSE)?;
+    for row in rows {
+        purged.responses += delete_response.execute([row])? as u64;
     }
     if let Some(before) = log_before {
-        let delete = sqlx::query(DELETE_LOG).bind(before.unix_ms()).bind(max_rows);
-        purged.log_rows = delete.execute(connection).await?.rows_affected();
+        let mut delete_log = connection.prepare_cached(DELETE_LOG)?;
+        purged.log_rows = delete_log.execute(params![before.unix_ms(), max_rows])? as u64;
     }
     Ok(purged)
 }
 
 /// The ids of a response's items stand in the items themselves, which spares an index from responses to items.
-fn collect_items(row: &SqliteRow, ids: &mut Vec<(String, String, Uuid)>) -> Result<(), sqlx::Error> {
-    let (project, response): (&str, Uuid) = (row.try_get(1)?, row.try_get(2)?);
+fn collect_items(row: &Row<'_>, ids: &mut Vec<(String, String, Uuid)>) -> rusqlite::Result<()> {
+    let (project, response): (String, Uuid) = (row.get(1)?, row.get(2)?);
     for column in [3, 4] {
-        let array: &[u8] = row.try_get(column)?;
+        let array = row.get_ref(column)?.as_blob()?;
         let items = json::elements(array).map_while(Result::ok);
         let found = items.filter_map(|range| item::id(&array[range]));
-        ids.extend(found.map(|id| (id.as_str().to_owned(), project.to_owned(), response)));
+        ids.extend(found.map(|id| (id.as_str().to_owned(), project.clone(), response)));
     }
     Ok(())
 }

@@ -1,22 +1,17 @@
 //! Reading: single responses, chains, items, and the request log.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::json;
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use sqlx::error::BoxDynError;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Row, Sqlite};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::STATUSES;
-use super::error::not_read;
-use super::rows::Rows;
 use crate::{ChainQuery, IndexedItem, LogRow, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
 /// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
@@ -52,59 +47,42 @@ pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, mod
      code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
      FROM request_log ORDER BY at DESC, response_id DESC LIMIT ?1";
 
-pub(super) const FIND_ITEMS: Rows = Rows {
-    head: "SELECT item_id, response_id, position FROM items WHERE project = ? AND item_id IN (",
-    row: "?",
-    tail: ")",
-    max: 64,
-};
+pub(super) const FIND_ITEM: &str =
+    "SELECT response_id, position FROM items WHERE project = ?1 AND item_id = ?2";
 
-pub(super) const LOAD_ITEMS: Rows = Rows {
-    head: "SELECT id, input, output FROM responses WHERE project = ? \
-           AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND id IN (",
-    row: "?",
-    tail: ")",
-    max: 64,
-};
+pub(super) const LOAD_ITEMS: &str = "SELECT input, output FROM responses WHERE id = ?1 AND project = ?2 \
+     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?3)";
 
-pub(super) async fn load(
-    pool: &SqlitePool,
+pub(super) fn load(
+    connection: &Connection,
     project: &ProjectId,
     id: ResponseId,
     now: Timestamp,
 ) -> Result<Option<StoredResponse>, StoreError> {
-    let row = sqlx::query(LOAD)
-        .bind(id.uuid())
-        .bind(project.as_str())
-        .bind(now.unix_ms())
-        .fetch_optional(pool)
-        .await
-        .map_err(not_read)?;
-    let Some(row) = row else { return Ok(None) };
-    let turn = turn(&row).map_err(not_read)?;
-    let created_at = Timestamp::from_unix_ms(row.try_get(12).map_err(not_read)?);
-    let body = body::decode(row.try_get(13).map_err(not_read)?)?;
-    Ok(Some(StoredResponse { turn, created_at, body }))
+    let mut statement = connection.prepare_cached(LOAD)?;
+    let mut rows = statement.query(params![id.uuid(), project.as_str(), now.unix_ms()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let created_at = Timestamp::from_unix_ms(row.get(12)?);
+    let body = body::decode(row.get_ref(13)?.as_blob().map_err(rusqlite::Error::from)?)?;
+    Ok(Some(StoredResponse { turn: turn(row)?, created_at, body }))
 }
 
-pub(super) async fn load_chain(
-    pool: &SqlitePool,
+pub(super) fn load_chain(
+    connection: &Connection,
     project: &ProjectId,
     query: ChainQuery,
 ) -> Result<Vec<StoredTurn>, StoreError> {
     let broken = || StoreError::BrokenChain { response: query.from };
-    let mut rows = sqlx::query(LOAD_CHAIN)
-        .bind(query.from.uuid())
-        .bind(project.as_str())
-        .bind(query.visible_at.map(Timestamp::unix_ms))
-        .bind(query.max_turns)
-        .fetch(pool);
+    let mut statement = connection.prepare_cached(LOAD_CHAIN)?;
+    let visible_at = query.visible_at.map(Timestamp::unix_ms);
+    let mut rows =
+        statement.query(params![query.from.uuid(), project.as_str(), visible_at, query.max_turns])?;
     let mut turns: Vec<StoredTurn> = Vec::new();
-    while let Some(row) = rows.try_next().await.map_err(not_read)? {
-        if row.try_get::<Option<Uuid>, _>(0).map_err(not_read)?.is_none() {
+    while let Some(row) = rows.next()? {
+        if row.get::<_, Option<Uuid>>(0)?.is_none() {
             return Err(broken());
         }
-        turns.push(turn(&row).map_err(not_read)?);
+        turns.push(turn(row)?);
     }
     // SQL promises no order; a sort in SQL would carry the items through it.
     turns.sort_by_key(|turn| std::cmp::Reverse(turn.depth));
@@ -118,108 +96,79 @@ pub(super) async fn load_chain(
     if is_whole { Ok(turns) } else { Err(broken()) }
 }
 
-fn turn(row: &SqliteRow) -> Result<StoredTurn, sqlx::Error> {
-    let corrupt = |what: &str| sqlx::Error::Decode(format!("unknown {what}").into());
+fn turn(row: &Row<'_>) -> Result<StoredTurn, StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt(format!("unknown {what}"));
     Ok(StoredTurn {
-        id: ResponseId::from_uuid(row.try_get(0)?),
-        parent: row.try_get::<Option<Uuid>, _>(1)?.map(ResponseId::from_uuid),
-        depth: row.try_get(2)?,
-        status: *STATUSES.get(row.try_get::<u32, _>(3)? as usize).ok_or_else(|| corrupt("status"))?,
-        account: row.try_get(4)?,
-        boundary: row.try_get(5)?,
-        upstream_id: row.try_get(6)?,
-        model: row.try_get(7)?,
-        expires_at: row.try_get::<Option<i64>, _>(8)?.map(Timestamp::from_unix_ms),
+        id: ResponseId::from_uuid(row.get(0)?),
+        parent: row.get::<_, Option<Uuid>>(1)?.map(ResponseId::from_uuid),
+        depth: row.get(2)?,
+        status: *STATUSES.get(row.get::<_, u32>(3)? as usize).ok_or_else(|| corrupt("status"))?,
+        account: row.get(4)?,
+        boundary: row.get(5)?,
+        upstream_id: row.get(6)?,
+        model: row.get(7)?,
+        expires_at: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_unix_ms),
         input: bytes(row, 9)?,
-        referenced: positions(row.try_get(10)?).ok_or_else(|| corrupt("positions"))?,
+        referenced: positions(row.get(10)?).ok_or_else(|| corrupt("positions"))?,
         output: bytes(row, 11)?,
     })
 }
 
-fn bytes(row: &SqliteRow, column: usize) -> Result<Bytes, sqlx::Error> {
-    row.try_get::<Vec<u8>, _>(column).map(Bytes::from)
+fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
+    row.get::<_, Vec<u8>>(column).map(Bytes::from)
 }
 
-fn positions(array: Option<&[u8]>) -> Option<Vec<u32>> {
-    let Some(array) = array else { return Some(Vec::new()) };
-    json::elements(array).map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok()).collect()
+fn positions(array: Option<Vec<u8>>) -> Option<Vec<u32>> {
+    let array = array.unwrap_or_else(|| b"[]".to_vec());
+    json::elements(&array).map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok()).collect()
 }
 
 /// Where an item stands: its response, and its position among the response's input and then output items.
-type Place = (Uuid, u32);
+#[derive(Clone, Copy)]
+struct Place {
+    response: Uuid,
+    position: u32,
+    /// Derived ids name their place themselves.
+    is_indexed: bool,
+}
 
-pub(super) async fn load_items(
-    pool: &SqlitePool,
+pub(super) fn load_items(
+    connection: &Connection,
     project: &ProjectId,
     ids: &[ItemId],
     now: Timestamp,
 ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-    let mut connection = pool.acquire().await.map_err(not_read)?;
-    let indexed = find_items(&mut connection, project, ids).await.map_err(not_read)?;
-    let places: Vec<Option<Place>> = ids
-        .iter()
-        .map(|id| {
-            let derived = || id.as_derived().map(|(response, position)| (response.uuid(), position));
-            indexed.get(id.as_str()).copied().or_else(derived)
-        })
-        .collect();
-    let mut wanted: HashMap<Uuid, Vec<usize>> = HashMap::new();
-    for (n, (response, _)) in places.iter().enumerate().filter_map(|(n, place)| Some((n, (*place)?))) {
-        wanted.entry(response).or_default().push(n);
-    }
-    let mut responses: Vec<Uuid> = wanted.keys().copied().collect();
-    let mut found = vec![None; ids.len()];
-    while !responses.is_empty() {
-        let query = listing(&LOAD_ITEMS, &mut responses, |arguments| {
-            arguments.add(project.as_str())?;
-            arguments.add(now.unix_ms())
-        });
-        let mut rows = query.map_err(not_read)?.fetch(&mut *connection);
-        while let Some(row) = rows.try_next().await.map_err(not_read)? {
-            let response: Uuid = row.try_get(0).map_err(not_read)?;
-            let items = Items::of(bytes(&row, 1).map_err(not_read)?, bytes(&row, 2).map_err(not_read)?);
-            for &n in &wanted[&response] {
-                found[n] = places[n]
-                    .and_then(|(_, position)| items.get(position, indexed.contains_key(ids[n].as_str())));
+    let mut responses: HashMap<Uuid, Option<Items>> = HashMap::new();
+    let mut load = connection.prepare_cached(LOAD_ITEMS)?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(place) = find_item(connection, project, id)? else {
+            found.push(None);
+            continue;
+        };
+        let items = match responses.entry(place.response) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let arguments = params![place.response, project.as_str(), now.unix_ms()];
+                let items = load.query_row(arguments, |row| Ok(Items::of(bytes(row, 0)?, bytes(row, 1)?)));
+                vacant.insert(items.optional()?)
             }
-        }
+        };
+        found.push(items.as_ref().and_then(|items| items.get(place)));
     }
     Ok(found)
 }
 
-async fn find_items(
-    connection: &mut SqliteConnection,
-    project: &ProjectId,
-    ids: &[ItemId],
-) -> Result<HashMap<String, Place>, sqlx::Error> {
-    let mut found = HashMap::new();
-    let mut names: Vec<&str> = ids.iter().map(ItemId::as_str).collect();
-    while !names.is_empty() {
-        let query = listing(&FIND_ITEMS, &mut names, |arguments| arguments.add(project.as_str()))?;
-        let mut rows = query.fetch(&mut *connection);
-        while let Some(row) = rows.try_next().await? {
-            found.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
-        }
-    }
-    Ok(found)
-}
-
-/// The query for as many of the values as it has room for; `add` adds what stands before them.
-fn listing<'q, T>(
-    rows: &Rows,
-    values: &mut Vec<T>,
-    add: impl FnOnce(&mut SqliteArguments) -> Result<(), BoxDynError>,
-) -> Result<Query<'static, Sqlite, SqliteArguments>, sqlx::Error>
-where
-    T: Copy + sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite>,
-{
-    let mut arguments = SqliteArguments::default();
-    add(&mut arguments).map_err(sqlx::Error::Encode)?;
-    let taken = rows.take(values);
-    let mut text = String::new();
-    rows.write(taken.len(), &mut text);
-    rows.bind(&taken, &mut arguments, |value, row| row.add(*value))?;
-    Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
+fn find_item(connection: &Connection, project: &ProjectId, id: &ItemId) -> rusqlite::Result<Option<Place>> {
+    let mut statement = connection.prepare_cached(FIND_ITEM)?;
+    let indexed = statement.query_row(params![project.as_str(), id.as_str()], |row| {
+        Ok(Place { response: row.get(0)?, position: row.get(1)?, is_indexed: true })
+    });
+    let derived = || {
+        let (response, position) = id.as_derived()?;
+        Some(Place { response: response.uuid(), position, is_indexed: false })
+    };
+    Ok(indexed.optional()?.or_else(derived))
 }
 
 /// A response's own items, taken apart once.
@@ -237,40 +186,41 @@ impl Items {
     }
 
     /// Derived ids count input items alone.
-    fn get(&self, position: u32, is_indexed: bool) -> Option<IndexedItem> {
-        let position = position as usize;
+    fn get(&self, place: Place) -> Option<IndexedItem> {
+        let position = place.position as usize;
         if let Some(range) = self.input_items.get(position) {
             return Some(IndexedItem { item: self.input.slice(range.clone()), is_output: false });
         }
-        let range = self.output_items.get(position - self.input_items.len()).filter(|_| is_indexed)?;
+        let range = self.output_items.get(position - self.input_items.len()).filter(|_| place.is_indexed)?;
         Some(IndexedItem { item: self.output.slice(range.clone()), is_output: true })
     }
 }
 
-pub(super) async fn list_log(pool: &SqlitePool, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-    let rows = sqlx::query(LIST_LOG).bind(max_rows).fetch_all(pool).await.map_err(not_read)?;
-    rows.iter().map(|row| log_row(row).map_err(not_read)).collect()
+pub(super) fn list_log(connection: &Connection, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
+    let mut statement = connection.prepare_cached(LIST_LOG)?;
+    let rows = statement.query_map([max_rows], log_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-fn log_row(row: &SqliteRow) -> Result<LogRow, sqlx::Error> {
+fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
     let micros = |n: i64| Duration::from_micros(n.unsigned_abs());
-    let count = |column: usize| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
+    let count = |column: usize| row.get::<_, i64>(column).map(i64::unsigned_abs);
     Ok(LogRow {
-        at: Timestamp::from_unix_ms(row.try_get(0)?),
-        project: ProjectId::new(row.try_get(1)?),
-        response: ResponseId::from_uuid(row.try_get(2)?),
-        account: row.try_get(3)?,
-        model: row.try_get(4)?,
-        transport: row.try_get::<String, _>(5)?.into(),
-        outcome: row.try_get::<String, _>(6)?.into(),
-        http_status: row.try_get(7)?,
-        code: row.try_get(8)?,
-        depth: row.try_get(9)?,
+        at: Timestamp::from_unix_ms(row.get(0)?),
+        project: ProjectId::new(row.get_ref(1)?.as_str()?),
+        response: ResponseId::from_uuid(row.get(2)?),
+        account: row.get(3)?,
+        model: row.get(4)?,
+        transport: row.get::<_, String>(5)?.into(),
+        outcome: row.get::<_, String>(6)?.into(),
+        http_status: row.get(7)?,
+        code: row.get(8)?,
+        depth: row.get(9)?,
         input_tokens: count(10)?,
         cached_tokens: count(11)?,
         output_tokens: count(12)?,
         reasoning_tokens: count(13)?,
-        duration: micros(row.try_get(14)?),
-        first_event: row.try_get::<Option<i64>, _>(15)?.map(micros),
+        duration: micros(row.get(14)?),
+        first_event: row.get::<_, Option<i64>>(15)?.map(micros),
     })
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{Store, StoreError, StoreOptions, StoredTurn};
-use sqlx::Connection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use rusqlite::Connection;
 
 use crate::fixture::{NOW, id, numbers, project, record, record_all, record_chain, record_of, turn, whole};
 
@@ -27,8 +26,8 @@ async fn refusal(path: &Path) -> String {
 }
 
 /// Another program at the same file.
-async fn connect(path: &Path) -> SqliteConnection {
-    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await.unwrap()
+fn connect(path: &Path) -> Connection {
+    Connection::open(path).unwrap()
 }
 
 #[tokio::test]
@@ -36,16 +35,42 @@ async fn a_newer_schema_is_refused_with_its_version() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     open(&path).await.close().await;
-    let mut other = connect(&path).await;
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'later', TRUE, x'00', 0)",
-    )
-    .execute(&mut other)
-    .await
-    .unwrap();
+    let later = "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')";
+    connect(&path).execute(later, ()).unwrap();
     let reason = refusal(&path).await;
     assert!(reason.contains("schema version 9999") && reason.contains("up to 1"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_edited_schema_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    open(&path).await.close().await;
+    connect(&path).execute("UPDATE antiphon_schema SET checksum = '00' WHERE version = 1", ()).unwrap();
+    let reason = refusal(&path).await;
+    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+}
+
+/// The first builds noted their one migration in another table.
+#[tokio::test]
+async fn a_database_of_the_first_builds_is_taken_over_with_what_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let store = open(&path).await;
+    record_chain(&store, 1, 3, None).await;
+    store.close().await;
+    connect(&path)
+        .execute_batch(
+            "DROP TABLE antiphon_schema; CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY)",
+        )
+        .unwrap();
+    for _ in 0..2 {
+        let store = open(&path).await;
+        let chain = store.load_chain(&project("p"), whole(3)).await.unwrap();
+        assert!(numbers(&chain, (1..=3).rev()));
+        store.close().await;
+    }
+    assert!(!connect(&path).table_exists(None, "_sqlx_migrations").unwrap());
 }
 
 #[tokio::test]
@@ -121,15 +146,15 @@ async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     let path = directory.path().join("a.db");
     let options = StoreOptions { commit_timeout: Duration::from_millis(50), ..StoreOptions::default() };
     let store = open_with(&path, options).await.unwrap();
-    let mut other = connect(&path).await;
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let other = connect(&path);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     for n in 1..=3 {
         let result = store.record(record(n, None)).await;
         assert!(matches!(result, Err(StoreError::Deadline(_))), "{result:?}");
         assert!(!store.is_available());
     }
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
-    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    other.execute_batch("ROLLBACK").unwrap();
     let recovered = async {
         while store.check().await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,0 +1,69 @@
+//! Migrations: numbered, forward only, and never edited once they have landed.
+
+use sha2::{Digest, Sha256};
+
+use crate::StoreError;
+
+/// Both engines keep what was applied in this table.
+pub(crate) const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS antiphon_schema \
+     (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, \
+     applied_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)";
+
+/// One step of a schema.
+#[derive(Debug)]
+pub(crate) struct Migration {
+    pub(crate) version: u32,
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+}
+
+/// The migrations that a database lacks. `applied` are its versions in their order, with
+/// checksums; `shown` is what an operator calls it.
+pub(crate) fn to_apply<'a>(
+    known: &'a [Migration],
+    applied: &[(u32, String)],
+    shown: &str,
+) -> Result<&'a [Migration], StoreError> {
+    let newest = known.last().map_or(0, |migration| migration.version);
+    for (version, checksum) in applied.iter().rev() {
+        let Some(migration) = known.iter().find(|migration| migration.version == *version) else {
+            return Err(StoreError::Unusable(format!(
+                "{shown} has schema version {version}, and this build knows versions up to {newest}: \
+                 run a build that knows version {version}, or use another database"
+            )));
+        };
+        if migration.checksum() != *checksum {
+            return Err(StoreError::Unusable(format!(
+                "schema version {version} of {shown} is not this build's: it was made by an unreleased build"
+            )));
+        }
+    }
+    let current = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let first = known.iter().position(|migration| migration.version > current).unwrap_or(known.len());
+    Ok(&known[first..])
+}
+
+// === impl Migration ===
+
+impl Migration {
+    pub(crate) const fn new(version: u32, name: &'static str, text: &'static str) -> Self {
+        Self { version, name, text }
+    }
+
+    /// Tells an edited migration from the one that was applied.
+    pub(crate) fn checksum(&self) -> String {
+        Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn assert_is_folder(migrations: &[Migration], engine: &str) {
+    let folder = format!("{}/migrations/{engine}", env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let embedded = migrations.iter().map(|m| format!("{:04}_{}.sql", m.version, m.name));
+    assert_eq!(embedded.collect::<Vec<_>>(), files);
+}

@@ -1,0 +1,67 @@
+//! Bringing a database's schema up to date.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use super::error;
+use crate::StoreError;
+use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
+
+pub(super) const MIGRATIONS: [Migration; 1] =
+    [Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql"))];
+
+/// Where the first builds kept what was applied, when there was one migration.
+const EARLIER_TABLE: &str = "_sqlx_migrations";
+
+/// In one transaction that holds the write lock from its beginning, so that of two processes one migrates. `shown` is
+/// what an operator calls the database.
+pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<(), StoreError> {
+    let unusable = |error: rusqlite::Error| {
+        if error::is_not_a_database(&error) {
+            return StoreError::Unusable(format!("{shown} is not an SQLite database"));
+        }
+        StoreError::Unusable(format!("the schema of {shown} can't be brought up to date: {error}"))
+    };
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
+    let applied = applied(&transaction).map_err(unusable)?;
+    for migration in to_apply(&MIGRATIONS, &applied, shown)? {
+        apply(&transaction, migration).map_err(unusable)?;
+    }
+    transaction.commit().map_err(unusable)
+}
+
+/// Versions and checksums.
+fn applied(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(u32, String)>> {
+    transaction.execute_batch(MIGRATIONS_TABLE)?;
+    if transaction.table_exists(None, EARLIER_TABLE)? {
+        note(transaction, &MIGRATIONS[0])?;
+        transaction.execute_batch(&format!("DROP TABLE {EARLIER_TABLE}"))?;
+    }
+    let mut statement =
+        transaction.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+fn apply(transaction: &Transaction<'_>, migration: &Migration) -> rusqlite::Result<()> {
+    transaction.execute_batch(migration.text)?;
+    note(transaction, migration)
+}
+
+fn note(transaction: &Transaction<'_>, migration: &Migration) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO antiphon_schema (version, name, checksum) VALUES (?1, ?2, ?3)",
+        params![migration.version, migration.name, migration.checksum()],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_of_the_folder_is_embedded() {
+        crate::migration::assert_is_folder(&MIGRATIONS, "sqlite");
+    }
+}
