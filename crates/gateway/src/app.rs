@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
 use crate::turn::{Rules, Turns};
 use crate::upstream::Upstream;
+use crate::workers::Workers;
 
 /// How often a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -28,6 +29,7 @@ pub struct App {
     pub turns: Arc<Turns>,
     doors: Doors,
     tasks: Tasks,
+    workers: Arc<Workers>,
     config: Config,
 }
 
@@ -40,6 +42,8 @@ pub enum BuildError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error("no threads can be started: {0}")]
+    Workers(#[from] std::io::Error),
 }
 
 impl App {
@@ -56,7 +60,7 @@ impl App {
             ..StoreOptions::default()
         };
         let store = antiphon_store::open(&url, options).await?;
-        Ok(Self::with_store(config, clock, accounts, store))
+        Self::with_store(config, clock, accounts, store)
     }
 
     /// As [`build`](Self::build), over a store that is already open.
@@ -65,7 +69,7 @@ impl App {
         clock: Arc<dyn Clock>,
         accounts: Vec<Account>,
         store: Arc<dyn Store>,
-    ) -> Self {
+    ) -> Result<Self, BuildError> {
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let turns = Turns::new(
@@ -82,7 +86,7 @@ impl App {
             memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
         };
         let doors = Doors { turns: Arc::clone(&turns), body_limits: Arc::new(body_limits) };
-        Self { turns, doors, tasks, config }
+        Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config })
     }
 
     /// Serves until `shutdown` resolves; then finishes the turns in flight, within the limit, and closes the store.
@@ -120,6 +124,7 @@ impl App {
             write_stall: self.config.timeouts.write_stall,
             metrics: Arc::clone(&self.turns.metrics),
             tasks: self.tasks.clone(),
+            workers: Arc::clone(&self.workers),
         }
     }
 }

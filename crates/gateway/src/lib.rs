@@ -13,3 +13,4 @@ pub mod pool;
 pub mod telemetry;
 pub mod turn;
 pub mod upstream;
+pub mod workers;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,13 +22,19 @@ pub struct Tasks {
 impl Tasks {
     /// Runs a future to its end, or to the hard end of the process.
     pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, future: F) {
+        self.spawn_on(&Handle::current(), future);
+    }
+
+    /// As [`spawn`](Self::spawn), on the runtime given.
+    pub fn spawn_on<F: Future<Output = ()> + Send + 'static>(&self, runtime: &Handle, future: F) {
         let killed = self.killed.clone();
-        self.tracker.spawn(async move {
+        let future = async move {
             tokio::select! {
                 () = future => {}
                 () = killed.cancelled() => {}
             }
-        });
+        };
+        self.tracker.spawn_on(future, runtime);
     }
 
     /// Runs a future that is of no use once the process is asked to stop.

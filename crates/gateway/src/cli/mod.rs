@@ -66,6 +66,6 @@ impl Cli {
 
 /// Runs a command that needs the runtime.
 fn block_on<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime can't be started")?.block_on(future)
 }

@@ -20,6 +20,7 @@ use tower::ServiceExt;
 use super::stall::StallGuard;
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
+use crate::workers::Workers;
 
 /// When no connection can be accepted (no file descriptors left, above all), how long to wait before the next try.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -34,6 +35,7 @@ pub struct Server {
     pub write_stall: Duration,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
+    pub workers: Arc<Workers>,
 }
 
 impl Server {
@@ -49,7 +51,7 @@ impl Server {
             let Some((stream, slot)) = accepted else { continue };
             let connection = self.connection(stream);
             let metrics = Arc::clone(&self.metrics);
-            self.tasks.spawn(async move {
+            self.workers.spawn_connection(&self.tasks, async move {
                 metrics.connections.inc();
                 let open = Open(metrics);
                 connection.await;
@@ -58,15 +60,18 @@ impl Server {
         }
     }
 
-    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(&self, stream: std::net::TcpStream) -> impl Future<Output = ()> + Send + 'static {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
         let router = self.router.clone();
         let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
         let stopping = self.tasks.stopping();
-        let io = TokioIo::new(StallGuard::new(stream, self.write_stall));
+        let write_stall = self.write_stall;
         async move {
+            // Only now, as it is served by the runtime that it is made on.
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let io = TokioIo::new(StallGuard::new(stream, write_stall));
             let connection = builder.serve_connection(io, service);
             let mut connection = std::pin::pin!(connection);
             let served = tokio::select! {
@@ -95,13 +100,13 @@ impl Drop for Open {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(std::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
             // Without it a small event waits for the client's acknowledgement of the one before: 40 ms.
             stream.set_nodelay(true).ok();
-            Some((stream, slot))
+            Some((stream.into_std().ok()?, slot))
         }
         Err(error) => {
             tracing::warn!(%error, "can't accept a connection");

@@ -1,8 +1,9 @@
-//! Upstreams: one pooled HTTP client, and what may pass between a client's request and theirs.
+//! Upstreams: pooled HTTP clients, and what may pass between a client's request and theirs.
 
 pub mod body;
 pub mod headers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use self::body::PartsBody;
 use crate::pool::Account;
+use crate::workers;
 
 /// Shorter than the keep-alive of any upstream in use but those with 5 s, where the second try below helps.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
@@ -26,8 +28,11 @@ const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sends requests to upstreams over connections that are kept.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, PartsBody>,
+    /// One for each worker and one for all other threads: a connection is used where it was made.
+    clients: Arc<[HttpClient]>,
 }
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, PartsBody>;
 
 /// What the reply should be.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +84,17 @@ impl Upstream {
             }
         };
         let connector = tls.https_or_http().enable_all_versions().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .build(connector);
-        Self { client }
+        let client = || {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .build(connector.clone())
+        };
+        Self { clients: (0..=workers::count()).map(|_| client()).collect() }
+    }
+
+    fn client(&self) -> &HttpClient {
+        &self.clients[workers::place()]
     }
 
     /// POST `/responses` with the account's credential.
@@ -111,10 +122,10 @@ impl Upstream {
             *request.headers_mut() = headers.clone();
             request
         };
-        match self.client.request(request()).await.map_err(|error| send_error(&error)) {
+        match self.client().request(request()).await.map_err(|error| send_error(&error)) {
             // No byte of a reply came: most likely an idle connection that the upstream closed as we wrote to it.
             Err(SendError::Broken(_)) => {
-                self.client.request(request()).await.map_err(|error| send_error(&error))
+                self.client().request(request()).await.map_err(|error| send_error(&error))
             }
             sent => sent,
         }
@@ -126,7 +137,7 @@ impl Upstream {
         *request.uri_mut() = account.models_uri.clone();
         account.authorize(request.headers_mut());
         let answer = async {
-            let reply = self.client.request(request).await.map_err(|error| send_error(&error))?;
+            let reply = self.client().request(request).await.map_err(|error| send_error(&error))?;
             if !reply.status().is_success() {
                 return Err(CatalogError::Status(reply.status().as_u16()));
             }
