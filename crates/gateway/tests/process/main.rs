@@ -5,6 +5,7 @@
 mod clients;
 mod command;
 mod killing;
+mod logging;
 
 use std::path::Path;
 
