@@ -41,6 +41,14 @@ impl Process {
         Self { client: Client::new(&url), url, child, log: Log::Left(log) }
     }
 
+    /// The most memory that it has held so far.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = std::fs::read_to_string(status).expect("Linux tells");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        peak.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
+    }
+
     /// `kill -9`: nothing is flushed, nobody is told.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process can be killed");

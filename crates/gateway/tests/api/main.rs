@@ -4,12 +4,14 @@
 
 mod bodies;
 mod chains;
+mod connections;
 mod creating;
 mod failing;
 mod leaving;
 mod operating;
 mod reading;
 mod replaying;
+mod stalling;
 mod streaming;
 mod upstreams;
 
