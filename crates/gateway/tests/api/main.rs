@@ -4,6 +4,7 @@
 
 mod bodies;
 mod chains;
+mod compacting;
 mod connections;
 mod creating;
 mod failing;
