@@ -155,6 +155,31 @@ def test_input_items_are_paged_both_ways(client):
     assert page.parse().has_more is True
 
 
+def test_a_chain_is_compacted_and_goes_on_from_there(client):
+    first = client.responses.create(model=MODEL, input="one")
+    raw = client.responses.with_raw_response.compact(model=MODEL, previous_response_id=first.id, input="two")
+    assert_is("CompactResource", json.loads(raw.text))
+    compacted = raw.parse()
+    assert compacted.output[-1].type == "compaction"
+    context = [item.model_dump(exclude_none=True) for item in compacted.output]
+    second = client.responses.create(model=MODEL, input=[*context, {"role": "user", "content": "ECHO three"}])
+    assert texts(echoed(second)) == ["one", "two", "ECHO three"]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.compact(model=MODEL, previous_response_id=compacted.id)
+    assert refused.value.code == "previous_response_not_found"
+
+
+def test_input_tokens_are_counted_with_the_chain(client):
+    first = client.responses.create(model=MODEL, input="one")
+    raw = client.responses.input_tokens.with_raw_response.count(model=MODEL, input="two")
+    assert_is("TokenCountsResource", json.loads(raw.text))
+    longer = client.responses.input_tokens.count(model=MODEL, input="two", previous_response_id=first.id)
+    assert longer.input_tokens > raw.parse().input_tokens
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.input_tokens.count(model=MODEL, input="x", previous_response_id="resp_" + "0" * 32)
+    assert refused.value.code == "previous_response_not_found"
+
+
 def test_a_tool_call_and_its_output(client):
     tool = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
     first = client.responses.create(model=MODEL, input="TOOLCALL please", tools=[tool])

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::pool::Pool;
+use crate::telemetry;
 use crate::turn::Transport;
 
 const DURATION_BUCKETS: [f64; 13] =
@@ -112,6 +113,11 @@ impl Metrics {
             "request_log_lost",
             "Request-log rows that found the queue full",
             self.log_rows_lost.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that could not be written",
+            telemetry::dropped_lines(),
         );
         registry.register(
             "purged_responses",

@@ -1,27 +1,43 @@
 //! Logs: structured lines on standard error, one for each turn, never with payloads or secrets.
 
+mod lines;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::sync::LazyLock;
+
+use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::lines::Lines;
+pub use self::lines::LogGuard;
 use crate::config::{LogConfig, LogFormat};
 
-/// The filter in the configuration can't be read.
+/// Lines that were not written, because nobody took them. There is one log to a process, and so one count.
+static DROPPED_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// Logging can't be started like this.
 #[derive(Debug, thiserror::Error)]
-#[error("log.filter: {0}")]
-pub struct BadFilter(#[from] tracing_subscriber::filter::ParseError);
+pub enum LogError {
+    #[error("log.filter: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("the thread that writes the log can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
 
 /// Whether [`init`] would accept this.
-pub fn check(config: &LogConfig) -> Result<(), BadFilter> {
+pub fn check(config: &LogConfig) -> Result<(), LogError> {
     EnvFilter::try_new(&config.filter)?;
     Ok(())
 }
 
-/// Starts logging for the whole process.
-pub fn init(config: &LogConfig) -> Result<(), BadFilter> {
+/// Starts logging for the whole process. The last lines are written when the guard is dropped.
+pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&config.filter)?;
+    let (lines, guard) = Lines::start(std::io::stderr(), dropped_lines())?;
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     // A second call in one process keeps the first subscriber: there is nothing else it could do.
     match config.format {
         LogFormat::Json => {
@@ -32,5 +48,20 @@ pub fn init(config: &LogConfig) -> Result<(), BadFilter> {
             registry.with(layer.with_ansi(ansi)).try_init().ok()
         }
     };
-    Ok(())
+    log_panics();
+    Ok(guard)
+}
+
+/// How many lines were not written.
+pub fn dropped_lines() -> Counter {
+    DROPPED_LINES.clone()
+}
+
+/// The default hook writes to standard error itself, and would wait for who reads it.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let captured = backtrace.status() == BacktraceStatus::Captured;
+        tracing::error!(backtrace = captured.then(|| tracing::field::display(&backtrace)), "{panic}");
+    }));
 }

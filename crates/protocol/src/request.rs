@@ -12,11 +12,26 @@ mod upstream;
 
 pub use self::upstream::{UpstreamBody, UpstreamInput, push_turn};
 
-/// What a client asks for with POST `/v1/responses`.
+/// What is to be done with a context: the input, and the history before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Operation {
+    /// POST `/v1/responses`: the model responds.
+    #[default]
+    Create,
+    /// POST `/v1/responses/compact`: the context becomes a shorter one.
+    Compact,
+    /// POST `/v1/responses/input_tokens`: the context is counted.
+    CountInput,
+}
+
+/// What a client asks for with POST `/v1/responses`, or with one of the endpoints below it, which take a part of the same
+/// members and store nothing.
 ///
 /// Of a member that stands there twice the last one counts, and only that one goes upstream.
 #[derive(Debug)]
 pub struct CreateRequest {
+    pub operation: Operation,
+    /// Empty where an operation needs none, and none was named.
     pub model: String,
     pub input: Input,
     /// Not yet parsed as an id: an id of another form is simply unknown.
@@ -81,22 +96,32 @@ const FIELDS: [(&str, Field); 11] = [
 
 impl CreateRequest {
     /// Reads a request's body, decompressed.
-    pub fn parse(body: Bytes) -> Result<Self, ApiError> {
+    pub fn parse(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
         json::validate(&body).map_err(|error| invalid_json(&format!("{error}.")))?;
         let members = known_members(&body)?;
         let value = |field| {
             let (_, member) = members.iter().find(|(f, _)| *f == field)?;
             Some(&body[member.value.clone()]).filter(|value| *value != b"null")
         };
-        let required = |field, name| value(field).ok_or_else(|| missing(name));
-
-        let model = required(Field::Model, "model")?;
-        let model = json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned();
-        let input = required(Field::Input, "input")?;
-        let input = match input.first() {
-            Some(b'"') => Input::Text(body.slice_ref(input)),
-            Some(b'[') => Input::Items(body.slice_ref(input)),
-            _ => return Err(wrong_type("input", "a string or an array", input)),
+        let creates = operation == Operation::Create;
+        // What the other endpoints need is theirs to say.
+        let required = |field, name| match value(field) {
+            None if creates => Err(missing(name)),
+            value => Ok(value),
+        };
+        let model = match required(Field::Model, "model")? {
+            None => String::new(),
+            Some(model) => {
+                json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned()
+            }
+        };
+        let input = match required(Field::Input, "input")? {
+            None => Input::Items(Bytes::from_static(b"[]")),
+            Some(input) => match input.first() {
+                Some(b'"') => Input::Text(body.slice_ref(input)),
+                Some(b'[') => Input::Items(body.slice_ref(input)),
+                _ => return Err(wrong_type("input", "a string or an array", input)),
+            },
         };
         let text = |field, name| match value(field) {
             None => Ok(None),
@@ -125,9 +150,14 @@ impl CreateRequest {
         if let Some(metadata) = value(Field::Metadata) {
             metadata::check(metadata)?;
         }
-        let store = flag(Field::Store, "store", true)?;
-        let stream = flag(Field::Stream, "stream", false)?;
-        Ok(Self { model, input, previous_response_id, conversation, store, stream, body, members })
+        let store = flag(Field::Store, "store", true)? && creates;
+        let stream = flag(Field::Stream, "stream", false)? && creates;
+        Ok(Self { operation, model, input, previous_response_id, conversation, store, stream, body, members })
+    }
+
+    /// Whether there is an input, be it an empty one.
+    fn has_input(&self) -> bool {
+        self.value(Field::Input).is_some_and(|input| input != b"null")
     }
 
     fn value(&self, field: Field) -> Option<&[u8]> {
@@ -233,7 +263,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<CreateRequest, ApiError> {
-        CreateRequest::parse(Bytes::copy_from_slice(body.as_bytes()))
+        CreateRequest::parse(Operation::Create, Bytes::copy_from_slice(body.as_bytes()))
     }
 
     fn refused(body: &str) -> (Option<String>, Option<String>, String) {
@@ -281,6 +311,21 @@ mod tests {
             "Invalid type for 'previous_response_id': expected a string, but got an integer instead."
         );
         assert!(refused("{\n\"a\":,}").2.contains("line 2"));
+    }
+
+    #[test]
+    fn what_other_operations_need_is_not_asked_for_here_and_they_store_and_stream_nothing() {
+        for operation in [Operation::Compact, Operation::CountInput] {
+            let body = Bytes::from_static(br#"{"store":true,"stream":true,"previous_response_id":"p"}"#);
+            let request = CreateRequest::parse(operation, body).unwrap();
+            assert_eq!((request.model.as_str(), request.store, request.stream), ("", false, false));
+            assert_eq!(request.input.items(), "[]");
+            let wrong = Bytes::from_static(br#"{"model":"m","input":7}"#);
+            assert_eq!(
+                CreateRequest::parse(operation, wrong).unwrap_err().code.as_deref(),
+                Some("invalid_type")
+            );
+        }
     }
 
     #[test]

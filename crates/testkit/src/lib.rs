@@ -3,11 +3,13 @@
 mod client;
 mod clock;
 mod faulty;
+mod flood;
 mod gateway;
 mod process;
 
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
 pub use self::faulty::{Fault, Faults, Faulty};
+pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};
 pub use self::process::{Process, client_tool};

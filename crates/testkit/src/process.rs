@@ -14,40 +14,39 @@ pub struct Process {
     pub url: String,
     pub client: Client,
     child: Child,
-    /// Reads the log as it comes, so that the process never waits for us to do so.
-    log: JoinHandle<Vec<String>>,
+    log: Log,
+}
+
+type Stderr = Lines<BufReader<ChildStderr>>;
+
+/// What becomes of the log.
+enum Log {
+    /// It is read as it comes.
+    Read(JoinHandle<Vec<String>>),
+    /// It stays in the pipe until the process is terminated.
+    Left(Stderr),
 }
 
 impl Process {
     /// Starts the binary with the setup's configuration, and waits until it listens. The setup owns the folder of its
     /// database, and has to outlive the process.
     pub async fn start(binary: &Path, setup: &Setup) -> Self {
-        let file = setup.database().with_file_name("process.toml");
-        std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml()))
-            .expect("a writable folder");
-        let mut child = Command::new(binary)
-            .arg("serve")
-            .arg("--config")
-            .arg(&file)
-            .env_remove("OPENAI_API_KEY")
-            .env_remove("OPENAI_BASE_URL")
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary starts");
-        let mut log = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
-        let mut seen = Vec::new();
-        let url = loop {
-            let line =
-                log.next_line().await.expect("readable").unwrap_or_else(|| panic!("it ended: {seen:?}"));
-            if let Some((_, url)) = line.split_once("listens on ") {
-                break url.to_owned();
-            }
-            seen.push(line);
-        };
-        let log = tokio::spawn(rest(log));
-        Self { client: Client::new(&url), url, child, log }
+        let (url, child, log) = spawn(binary, setup).await;
+        Self { client: Client::new(&url), url, child, log: Log::Read(tokio::spawn(rest(log))) }
+    }
+
+    /// As [`start`](Self::start), but nobody reads the log: its pipe fills up.
+    pub async fn start_unread(binary: &Path, setup: &Setup) -> Self {
+        let (url, child, log) = spawn(binary, setup).await;
+        Self { client: Client::new(&url), url, child, log: Log::Left(log) }
+    }
+
+    /// The most memory that it has held so far.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = std::fs::read_to_string(status).expect("Linux tells");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        peak.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
     }
 
     /// `kill -9`: nothing is flushed, nobody is told.
@@ -60,12 +59,41 @@ impl Process {
         let id = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill is there");
         assert!(sent.success());
-        let lines = self.log.await.expect("reading does not panic");
+        let lines = match self.log {
+            Log::Read(reading) => reading.await.expect("reading does not panic"),
+            Log::Left(log) => rest(log).await,
+        };
         (lines, self.child.wait().await.expect("it ends").success())
     }
 }
 
-async fn rest(mut log: Lines<BufReader<ChildStderr>>) -> Vec<String> {
+async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
+    let file = setup.database().with_file_name("process.toml");
+    std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml())).expect("a writable folder");
+    let mut child = Command::new(binary)
+        .arg("serve")
+        .arg("--config")
+        .arg(&file)
+        .env_remove("OPENAI_API_KEY")
+        .env_remove("OPENAI_BASE_URL")
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let mut log = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
+    let mut seen = Vec::new();
+    let url = loop {
+        let line = log.next_line().await.expect("readable").unwrap_or_else(|| panic!("it ended: {seen:?}"));
+        if let Some((_, url)) = line.split_once("listens on ") {
+            break url.to_owned();
+        }
+        seen.push(line);
+    };
+    (url, child, log)
+}
+
+async fn rest(mut log: Stderr) -> Vec<String> {
     let mut lines = Vec::new();
     while let Ok(Some(line)) = log.next_line().await {
         lines.push(line);

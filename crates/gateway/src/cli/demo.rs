@@ -20,7 +20,7 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
         let upstream =
             Simulator::bind(Options::default()).await.context("the simulated upstream can't start")?;
         let config = config(&upstream.url())?;
-        telemetry::init(&config.log)?;
+        let _log = telemetry::init(&config.log)?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
         println!("{}", guide(address));
         app.run(listener, None, lifecycle::signalled()).await;

@@ -15,7 +15,7 @@ use crate::{lifecycle, telemetry};
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
-    telemetry::init(&config.log)?;
+    let _log = telemetry::init(&config.log)?;
     block_on(async move {
         let listener = bind(config.listen, "listen").await?;
         let admin = match config.admin_listen {

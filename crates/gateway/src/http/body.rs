@@ -1,6 +1,6 @@
 //! A request's body: read within its limits, and decompressed.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,8 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::BodyLimits;
 use crate::turn::Failure;
 
-/// A body larger than this is decompressed on a thread where that may take its time.
-const INLINE_DECOMPRESSION_BYTES: usize = 32 * 1024;
+/// What is decompressed at a time; the first step in place, the others on threads where they may take their time.
+const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
 /// How much of a body that is too large is read before the refusal is sent: most clients read no reply before they have sent
 /// everything.
 const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
@@ -31,48 +31,67 @@ enum Encoding {
     Zstd,
 }
 
+type Decoder = Box<dyn Read + Send>;
+
 impl BodyLimits {
-    /// Reads a body to its end.
+    /// Reads a body to its end. Memory for it is set aside as it is needed; when there is none left, it is waited for.
     pub async fn receive(&self, headers: &HeaderMap, mut body: Body) -> Result<Received, Failure> {
+        let (encoding, mut permit) = match self.entitle(headers).await {
+            Ok(entitled) => entitled,
+            Err(failure) => {
+                // Who waits for "100 Continue" has sent nothing, and learns at once that it is not wanted.
+                if !headers.contains_key(header::EXPECT) {
+                    discard(body).await;
+                }
+                return Err(failure);
+            }
+        };
+        let received = self.read(&mut body, &mut permit).await;
+        if matches!(received, Err(Failure::BodyTooLarge { .. } | Failure::Overloaded)) {
+            discard(body).await;
+        }
+        let received = received?;
+        let decoder: Decoder = match encoding {
+            Encoding::Identity => return Ok(Received { bytes: received, permit }),
+            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(Cursor::new(received))),
+            Encoding::Zstd => Box::new(
+                zstd::stream::read::Decoder::with_buffer(Cursor::new(received))
+                    .map_err(|error| Failure::BodyUnreadable(error.to_string()))?,
+            ),
+        };
+        let bytes = self.decompress(decoder, &mut permit).await?;
+        Ok(Received { bytes, permit })
+    }
+
+    /// What can be told from the headers alone.
+    async fn entitle(&self, headers: &HeaderMap) -> Result<(Encoding, OwnedSemaphorePermit), Failure> {
         let encoding = encoding(headers)?;
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let expects_continue = headers.contains_key(header::EXPECT);
-        if announced.is_some_and(|announced: usize| announced > self.max_bytes) {
-            if !expects_continue {
-                discard(body).await;
-            }
+        let announced: usize = announced.unwrap_or_default();
+        if announced > self.max_bytes {
             return Err(self.too_large());
         }
-        let mut permit = self.reserve(announced.unwrap_or_default()).await?;
+        Ok((encoding, self.reserve(announced).await?))
+    }
+
+    async fn read(&self, body: &mut Body, permit: &mut OwnedSemaphorePermit) -> Result<Bytes, Failure> {
         let mut whole = Bytes::new();
         let mut pieces = BytesMut::new();
-        while let Some(piece) = self.next_piece(&mut body).await? {
-            if whole.is_empty() && pieces.is_empty() {
+        while let Some(piece) = self.next_piece(body).await? {
+            let size = whole.len() + pieces.len() + piece.len();
+            if size > self.max_bytes {
+                return Err(self.too_large());
+            }
+            self.extend(permit, size).await?;
+            if size == piece.len() {
                 whole = piece;
                 continue;
             }
             pieces.extend_from_slice(&std::mem::take(&mut whole));
             pieces.extend_from_slice(&piece);
-            if pieces.len() > self.max_bytes {
-                discard(body).await;
-                return Err(self.too_large());
-            }
-            self.extend(&mut permit, pieces.len()).await?;
         }
-        let received = if pieces.is_empty() { whole } else { pieces.freeze() };
-        let bytes = match encoding {
-            Encoding::Identity => received,
-            encoding => {
-                let bytes = self.decompress(encoding, received).await?;
-                self.extend(&mut permit, bytes.len()).await?;
-                bytes
-            }
-        };
-        if bytes.len() > self.max_bytes {
-            return Err(self.too_large());
-        }
-        Ok(Received { bytes, permit })
+        Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
     }
 
     async fn next_piece(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
@@ -105,33 +124,37 @@ impl BodyLimits {
         Ok(())
     }
 
-    async fn decompress(&self, encoding: Encoding, compressed: Bytes) -> Result<Bytes, Failure> {
-        let max_bytes = self.max_bytes;
-        let inline = compressed.len() <= INLINE_DECOMPRESSION_BYTES;
-        let decompress = move || match encoding {
-            Encoding::Identity => Ok(compressed),
-            Encoding::Gzip => read_up_to(flate2::read::MultiGzDecoder::new(&*compressed), max_bytes),
-            Encoding::Zstd => match zstd::stream::read::Decoder::with_buffer(&*compressed) {
-                Ok(decoder) => read_up_to(decoder, max_bytes),
-                Err(error) => Err(Failure::BodyUnreadable(error.to_string())),
-            },
-        };
-        if inline {
-            return decompress();
+    /// A small body may unfold into a huge one: it does so step by step, and each has to fit into the memory there is.
+    async fn decompress(
+        &self,
+        mut decoder: Decoder,
+        permit: &mut OwnedSemaphorePermit,
+    ) -> Result<Bytes, Failure> {
+        let mut bytes = Vec::new();
+        let mut is_over = unfold(&mut decoder, &mut bytes)?;
+        loop {
+            if bytes.len() > self.max_bytes {
+                return Err(self.too_large());
+            }
+            self.extend(permit, bytes.len()).await?;
+            if is_over {
+                return Ok(bytes.into());
+            }
+            let step = tokio::task::spawn_blocking(move || {
+                let is_over = unfold(&mut decoder, &mut bytes);
+                is_over.map(|is_over| (decoder, bytes, is_over))
+            });
+            (decoder, bytes, is_over) = step.await.map_err(|_| Failure::Internal)??;
         }
-        tokio::task::spawn_blocking(decompress).await.map_err(|_| Failure::Internal)?
     }
 }
 
-/// Reads to the end, or just over the limit: a small body may unfold into a huge one.
-fn read_up_to(decoder: impl Read, max_bytes: usize) -> Result<Bytes, Failure> {
-    let mut bytes = Vec::new();
-    let read = decoder.take(max_bytes as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Failure::BodyUnreadable(format!("it can't be decompressed ({error})")))?;
-    if bytes.len() > max_bytes {
-        return Err(Failure::BodyTooLarge { max_bytes });
+/// Reads on for one step; `true` at the end.
+fn unfold(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, Failure> {
+    match decoder.take(DECOMPRESSION_STEP_BYTES).read_to_end(bytes) {
+        Ok(read) => Ok((read as u64) < DECOMPRESSION_STEP_BYTES),
+        Err(error) => Err(Failure::BodyUnreadable(format!("it can't be decompressed ({error})"))),
     }
-    Ok(bytes.into())
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {

@@ -1,6 +1,6 @@
-//! POST `/v1/responses`: the collected door and the server-sent events door.
+//! POST `/v1/responses`: the collected door and the server-sent events door. What lies below it goes through the first.
 
-use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::request::{CreateRequest, Operation};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,32 @@ use crate::turn::{
 };
 
 pub async fn create(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
-    let incoming = match read(&doors, headers, body).await {
+    serve(doors, Operation::Create, headers, body).await
+}
+
+pub async fn compact(
+    State(doors): State<Doors>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, Operation::Compact, headers, body).await
+}
+
+pub async fn count_input(
+    State(doors): State<Doors>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, Operation::CountInput, headers, body).await
+}
+
+async fn serve(
+    doors: Doors,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let incoming = match read(&doors, operation, headers, body).await {
         Ok(incoming) => incoming,
         Err(failure) => {
             doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
@@ -42,9 +67,14 @@ pub async fn create(State(doors): State<Doors>, headers: HeaderMap, body: Body) 
     reply.map_err(Refused::from)
 }
 
-async fn read(doors: &Doors, headers: HeaderMap, body: Body) -> Result<Incoming, Failure> {
+async fn read(
+    doors: &Doors,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Incoming, Failure> {
     let received = doors.body_limits.receive(&headers, body).await?;
-    let create = CreateRequest::parse(received.bytes)?;
+    let create = CreateRequest::parse(operation, received.bytes)?;
     let transport = if create.stream { Transport::Sse } else { Transport::Http };
     Ok(Incoming { create, headers, project: doors.project(), transport, body_permit: received.permit })
 }

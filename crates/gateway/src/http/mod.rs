@@ -67,6 +67,8 @@ pub fn operations_router(doors: &Doors) -> Router {
 fn responses(prefix: &str) -> Router<Doors> {
     Router::new()
         .route(&format!("{prefix}/responses"), post(create::create))
+        .route(&format!("{prefix}/responses/compact"), post(create::compact))
+        .route(&format!("{prefix}/responses/input_tokens"), post(create::count_input))
         .route(&format!("{prefix}/responses/{{id}}"), get(stored::get).delete(stored::delete))
         .route(&format!("{prefix}/responses/{{id}}/cancel"), post(stored::cancel))
         .route(&format!("{prefix}/responses/{{id}}/input_items"), get(stored::input_items))

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use super::stall::StallGuard;
@@ -65,9 +65,14 @@ impl Server {
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
         let router = self.router.clone();
-        let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+        let begun = Arc::new(Notify::new());
+        let first_request = Arc::clone(&begun);
+        let service = service_fn(move |request: Request<Incoming>| {
+            begun.notify_one();
+            answer(router.clone(), request)
+        });
         let stopping = self.tasks.stopping();
-        let write_stall = self.write_stall;
+        let (header_read, write_stall) = (self.header_read, self.write_stall);
         async move {
             // Only now, as it is served by the runtime that it is made on.
             let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -76,6 +81,7 @@ impl Server {
             let mut connection = std::pin::pin!(connection);
             let served = tokio::select! {
                 served = connection.as_mut() => served,
+                () = silent(&first_request, header_read) => return,
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
@@ -85,6 +91,14 @@ impl Server {
                 tracing::debug!(error, "a connection ended");
             }
         }
+    }
+}
+
+/// Resolves if no first request begins in time. The builder's own limit starts late: when the peer has shown which HTTP it
+/// speaks, for which it would be waited for ever.
+async fn silent(first_request: &Notify, limit: Duration) {
+    if tokio::time::timeout(limit, first_request.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use antiphon_protocol::replay::ReplayIds;
+use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use secrecy::ExposeSecret;
@@ -20,7 +21,9 @@ pub struct Account {
     /// The accounts that can read what this one's upstream encrypted.
     pub boundary: String,
     pub replay_ids: ReplayIds,
-    pub responses_uri: Uri,
+    responses_uri: Uri,
+    compact_uri: Uri,
+    input_tokens_uri: Uri,
     pub models_uri: Uri,
     /// Turns that hold a lease.
     pub in_flight: AtomicU64,
@@ -59,6 +62,8 @@ impl Account {
                 config::ReplayIds::Keep => ReplayIds::Keep,
             },
             responses_uri: uri("/responses")?,
+            compact_uri: uri("/responses/compact")?,
+            input_tokens_uri: uri("/responses/input_tokens")?,
             models_uri: uri("/models")?,
             in_flight: AtomicU64::new(0),
             authorization: config.api_key.as_ref().map(bearer).transpose()?,
@@ -68,15 +73,27 @@ impl Account {
         })
     }
 
+    /// Where an operation is asked for.
+    pub fn uri(&self, operation: Operation) -> &Uri {
+        match operation {
+            Operation::Create => &self.responses_uri,
+            Operation::Compact => &self.compact_uri,
+            Operation::CountInput => &self.input_tokens_uri,
+        }
+    }
+
     pub fn authorize(&self, headers: &mut HeaderMap) {
         if let Some(value) = &self.authorization {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
     }
 
-    /// By the configured globs, else by what the upstream lists; as long as that is not known, everything.
+    /// By the configured globs, else by what the upstream lists; as long as that is not known, everything. Where no model
+    /// is named, any account will do.
     pub fn offers(&self, model: &str) -> bool {
-        if self.globs.is_empty() {
+        if model.is_empty() {
+            true
+        } else if self.globs.is_empty() {
             self.catalog.lists(model).unwrap_or(true)
         } else {
             self.globs.iter().any(|glob| glob.matches(model))

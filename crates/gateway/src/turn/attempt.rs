@@ -71,7 +71,8 @@ impl Turn {
             Transport::Sse => Accept::Events,
         };
         self.ledger.attempts += 1;
-        let sending = self.turns.upstream.create_response(account, &self.headers, accept, body);
+        let operation = self.create.operation;
+        let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
         let failure = match sent {

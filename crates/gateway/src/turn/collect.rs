@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::json;
+use antiphon_protocol::request::Operation;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -68,7 +69,12 @@ impl Turn {
         }
     }
 
-    fn finish_collected(&self, reply: &Reply, resolved: &Resolved, body: &[u8]) -> Result<Finished, Failure> {
+    fn finish_collected(
+        &self,
+        reply: &Reply,
+        resolved: &Resolved,
+        body: &Bytes,
+    ) -> Result<Finished, Failure> {
         let no_response = || {
             let account = &reply.lease.account().name;
             let content_type = reply.content_type.as_deref().unwrap_or("none");
@@ -76,6 +82,10 @@ impl Turn {
             Failure::UpstreamUnreachable("its answer is no response object".into())
         };
         json::validate(body).map_err(|_| no_response())?;
+        if self.create.operation != Operation::Create {
+            // There is no response that would be ours to name.
+            return Finished::of_upstream(body.clone(), body, &[]).map_err(|_| no_response());
+        }
         let mut rewritten = Vec::with_capacity(body.len() + 128);
         self.owned(resolved).rewrite(body, &mut rewritten).map_err(|_| no_response())?;
         Finished::of_upstream(rewritten.into(), body, &[]).map_err(|_| no_response())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
-use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Timestamp};
 
@@ -19,6 +19,7 @@ pub struct Ledger {
     started: Instant,
     project: ProjectId,
     model: String,
+    operation: Operation,
     store: bool,
     pub transport: Transport,
     pub account: Option<String>,
@@ -53,6 +54,7 @@ impl Ledger {
             started: Instant::now(),
             project: project.clone(),
             model: create.model.clone(),
+            operation: create.operation,
             store: create.store,
             transport,
             account: None,
@@ -74,9 +76,13 @@ impl Ledger {
         self.started.elapsed()
     }
 
-    /// The turn yielded a response, whatever its status.
+    /// The turn yielded a response, whatever its status, or what else it was for.
     pub(super) fn end(&mut self, finished: &Finished, sent_bytes: usize) {
-        self.outcome = finished.status.as_str();
+        self.outcome = match self.operation {
+            Operation::Create => finished.status.as_str(),
+            Operation::Compact => "compacted",
+            Operation::CountInput => "counted",
+        };
         self.http_status = 200;
         self.usage = finished.usage;
         self.sent_bytes += sent_bytes;
@@ -144,6 +150,7 @@ impl Ledger {
                 project.id = %self.project,
                 account.id = self.account.as_deref(),
                 model = %self.model,
+                turn.operation = operation_name(self.operation),
                 turn.transport = self.transport.as_str(),
                 turn.outcome = self.outcome,
                 turn.attempts = self.attempts,
@@ -167,5 +174,13 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.settle();
+    }
+}
+
+fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create => "create",
+        Operation::Compact => "compact",
+        Operation::CountInput => "input_tokens",
     }
 }

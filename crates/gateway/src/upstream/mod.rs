@@ -6,6 +6,7 @@ pub mod headers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_protocol::request::Operation;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
@@ -97,10 +98,11 @@ impl Upstream {
         &self.clients[workers::place()]
     }
 
-    /// POST `/responses` with the account's credential.
-    pub async fn create_response(
+    /// POST `/responses`, or what the operation asks for below it, with the account's credential.
+    pub async fn post(
         &self,
         account: &Account,
+        operation: Operation,
         client_headers: &HeaderMap,
         accept: Accept,
         body: Vec<Bytes>,
@@ -118,7 +120,7 @@ impl Upstream {
         let request = || {
             let mut request = Request::new(PartsBody::new(body.clone()));
             *request.method_mut() = Method::POST;
-            *request.uri_mut() = account.responses_uri.clone();
+            *request.uri_mut() = account.uri(operation).clone();
             *request.headers_mut() = headers.clone();
             request
         };

@@ -4,12 +4,15 @@
 
 mod bodies;
 mod chains;
+mod compacting;
+mod connections;
 mod creating;
 mod failing;
 mod leaving;
 mod operating;
 mod reading;
 mod replaying;
+mod stalling;
 mod streaming;
 mod upstreams;
 

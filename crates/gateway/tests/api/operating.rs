@@ -1,5 +1,8 @@
 //! What operators see: health, metrics, the request log, and a calm shutdown.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::Setup;
 use serde_json::json;
@@ -69,6 +72,40 @@ async fn the_shutdown_limit_cuts_off_what_does_not_end() {
     events.next().await.unwrap();
     gateway.stop().await;
     assert!(events.rest().await.iter().all(|event| event.name != "response.completed"));
+}
+
+#[tokio::test]
+async fn a_purge_spares_what_a_running_turn_continues() {
+    let upstream = simulator().await;
+    let clock = Arc::default();
+    let config = "store.retention = \"60m\"\nstore.purge_interval = \"20ms\"\ntimeouts.turn = \"30m\"";
+    let gateway = Setup::over(&upstream).clock(&clock).config(config).start().await;
+    let minutes = |n| clock.advance(Duration::from_mins(n));
+    let create = |input: &str| gateway.client.created(json!({"model": "sim", "input": input}));
+    let (first, other) = (create("one").await, create("other").await);
+    minutes(30);
+    gateway.client.delete(&format!("/v1/responses/{}", other["id"].as_str().unwrap())).await.ok();
+    minutes(10);
+    let (script, gate) = Script::answer("two").gated();
+    upstream.script(script);
+    let client = gateway.client.clone();
+    let second = json!({"model": "sim", "input": "two", "previous_response_id": first["id"]});
+    let second = tokio::spawn(async move { client.created(second).await });
+    upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
+    // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
+    minutes(25);
+    while gateway.app.metrics.purged_responses.get() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(gateway.app.metrics.purged_responses.get(), 1);
+    gate.open();
+    let second = second.await.unwrap();
+    let gateway = gateway.restart().await;
+    gateway
+        .client
+        .created(json!({"model": "sim", "input": "on", "previous_response_id": second["id"]}))
+        .await;
+    assert_eq!(upstream.last_request().unwrap().json()["input"].as_array().unwrap().len(), 5);
 }
 
 #[tokio::test]

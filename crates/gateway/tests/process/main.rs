@@ -5,6 +5,8 @@
 mod clients;
 mod command;
 mod killing;
+mod logging;
+mod stalling;
 
 use std::path::Path;
 

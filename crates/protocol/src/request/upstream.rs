@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CreateRequest, Field, Input};
+use super::{CreateRequest, Field, Input, Operation};
 
 const ENCRYPTED_REASONING: &str = "\"reasoning.encrypted_content\"";
 
@@ -21,20 +21,14 @@ pub struct UpstreamInput {
     pub resolved: Option<Vec<Bytes>>,
 }
 
-impl UpstreamBody {
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.parts.iter().all(Bytes::is_empty)
-    }
-}
-
 impl CreateRequest {
     /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
     pub fn upstream_body(&self, input: &UpstreamInput, include_encrypted_reasoning: bool) -> UpstreamBody {
-        let (head, tail) = self.members_around_input(include_encrypted_reasoning);
+        let sends_input = self.has_input() || !input.history.is_empty();
+        let (head, tail) = self.members_around_input(sends_input, include_encrypted_reasoning);
+        if !sends_input {
+            return UpstreamBody { parts: vec![head.into()] };
+        }
         let mut parts = Vec::with_capacity(4 + input.history.len() * 2);
         let plain_text = match &self.input {
             Input::Text(text) if input.history.is_empty() && input.resolved.is_none() => Some(text),
@@ -58,7 +52,12 @@ impl CreateRequest {
     }
 
     /// The members before and after the place where the input goes.
-    fn members_around_input(&self, include_encrypted_reasoning: bool) -> (Vec<u8>, Vec<u8>) {
+    fn members_around_input(
+        &self,
+        sends_input: bool,
+        include_encrypted_reasoning: bool,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let creates = self.operation == Operation::Create;
         let mut head = Vec::with_capacity(256);
         let mut tail = Vec::new();
         let mut out = &mut head;
@@ -70,7 +69,9 @@ impl CreateRequest {
                 | Field::Store
                 | Field::Background
                 | Field::SocketOnly => continue,
+                Field::Stream if !creates => continue,
                 Field::Include if include_encrypted_reasoning => continue,
+                Field::Input if !self.has_input() => continue,
                 _ => {}
             }
             out.push(separator);
@@ -83,11 +84,18 @@ impl CreateRequest {
                 out.extend_from_slice(&self.body[member.value.clone()]);
             }
         }
+        if sends_input && !self.has_input() {
+            out.push(separator);
+            out.extend_from_slice(b"\"input\":");
+            out = &mut tail;
+        } else if separator == b'{' {
+            out.push(separator);
+        }
         if include_encrypted_reasoning {
             out.extend_from_slice(b",\"include\":");
             self.write_include(out);
         }
-        out.extend_from_slice(b",\"store\":false}");
+        out.extend_from_slice(if creates { b",\"store\":false}" } else { b"}" });
         (head, tail)
     }
 
@@ -136,10 +144,13 @@ mod tests {
     use super::*;
 
     fn upstream(body: &'static str, input: &UpstreamInput, include: bool) -> String {
-        let request = CreateRequest::parse(Bytes::from_static(body.as_bytes())).unwrap();
+        upstream_of(Operation::Create, body, input, include)
+    }
+
+    fn upstream_of(operation: Operation, body: &'static str, input: &UpstreamInput, include: bool) -> String {
+        let request = CreateRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
         let body = request.upstream_body(input, include);
         let text = body.parts.concat();
-        assert_eq!(text.len(), body.len());
         crate::json::validate(&text).unwrap();
         String::from_utf8(text).unwrap()
     }
@@ -175,6 +186,22 @@ mod tests {
             upstream(r#"{"model":"m","input":[{"id":"x"}]}"#, &resolved, false),
             r#"{"model":"m","input":[{"r":1}],"store":false}"#
         );
+    }
+
+    #[test]
+    fn other_operations_send_neither_store_nor_stream_and_an_input_only_if_there_is_one() {
+        let history = UpstreamInput { history: vec![Bytes::from_static(b"{\"a\":1}")], resolved: None };
+        let none = UpstreamInput::default();
+        for (body, input, expected) in [
+            (r#"{"store":true,"model":"m","stream":true,"x":1}"#, &none, r#"{"model":"m","x":1}"#),
+            (r#"{"stream":false}"#, &none, "{}"),
+            (r#"{"input":null}"#, &history, r#"{"input":[{"a":1}]}"#),
+            (r#"{"model":"m","previous_response_id":"p"}"#, &history, r#"{"model":"m","input":[{"a":1}]}"#),
+            (r#"{"input":"x","y":2}"#, &none, r#"{"input":"x","y":2}"#),
+            (r#"{"input":[],"y":2}"#, &none, r#"{"input":[],"y":2}"#),
+        ] {
+            assert_eq!(upstream_of(Operation::Compact, body, input, false), expected, "{body}");
+        }
     }
 
     #[test]

@@ -67,14 +67,21 @@ impl Steps {
         Self { list: VecDeque::new(), writes, held: Vec::new() }
     }
 
-    fn data(&mut self, bytes: Bytes) {
+    fn data(&mut self, mut bytes: Bytes) {
         match self.writes {
             Writes::PerEvent => self.write(bytes),
             Writes::OfSize(size) => {
-                self.held.extend_from_slice(&bytes);
-                while self.held.len() >= size {
-                    let piece: Vec<u8> = self.held.drain(..size).collect();
-                    self.write(piece.into());
+                while !bytes.is_empty() {
+                    let missing = size - self.held.len();
+                    let piece = bytes.split_to(missing.min(bytes.len()));
+                    if piece.len() == size {
+                        self.write(piece);
+                        continue;
+                    }
+                    self.held.extend_from_slice(&piece);
+                    if self.held.len() == size {
+                        self.let_go();
+                    }
                 }
             }
             Writes::One => self.held.extend_from_slice(&bytes),

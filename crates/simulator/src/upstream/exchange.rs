@@ -2,6 +2,7 @@
 
 use super::body::{Cut, ReplyBody};
 use super::clock::unix_seconds;
+use super::compaction;
 use super::delivery;
 use super::directive;
 use super::event;
@@ -15,7 +16,7 @@ use super::prepared::Prepared;
 use super::received::{InFlight, Ledger, Received, lock};
 use super::refusal::Refusal;
 use super::reply::Reply;
-use super::request::{Items, TurnRequest};
+use super::request::{Endpoint, Items, TurnRequest};
 use super::script::{Ending, GateAt, Instead, Script, Stop};
 use super::seal::seal;
 use super::strict;
@@ -50,6 +51,8 @@ pub(super) struct Scripts {
 struct Admitted {
     request: TurnRequest,
     input: Items,
+    /// The history and the input.
+    items: Items,
     script: Script,
 }
 
@@ -75,8 +78,8 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
         let path = parts.uri.path().trim_end_matches('/');
-        if parts.method == Method::POST && path.ends_with("/responses") {
-            return self.answer_turn(parts, body).await;
+        if let Some(endpoint) = Endpoint::of(path).filter(|_| parts.method == Method::POST) {
+            return self.answer_turn(endpoint, parts, body).await;
         }
         let is_models = parts.method == Method::GET && path.ends_with("/models");
         let refused = self.headers.check_bearer(&parts.headers).err();
@@ -94,7 +97,12 @@ impl Shared {
         Ok(reply)
     }
 
-    async fn answer_turn(&self, parts: Parts, body: Bytes) -> Result<Response<ReplyBody>, Cut> {
+    async fn answer_turn(
+        &self,
+        endpoint: Endpoint,
+        parts: Parts,
+        body: Bytes,
+    ) -> Result<Response<ReplyBody>, Cut> {
         let refused = self.headers.check_bearer(&parts.headers).err();
         let turn = self.ledger.enter(self.options.record.then(|| received(parts, body.clone())));
         if let Some(refusal) = refused {
@@ -103,7 +111,7 @@ impl Shared {
         if let Some(prepared) = &self.prepared {
             return Ok(self.send_prepared(prepared, &body, turn));
         }
-        match self.admit(&body) {
+        match self.admit(endpoint, &body) {
             Ok(admitted) => self.play(admitted, turn).await,
             Err(refusal) => Ok(self.refuse(&refusal, Some(turn))),
         }
@@ -122,8 +130,8 @@ impl Shared {
     }
 
     /// Checks a request and finds its script. A refused one leaves the scripts alone.
-    fn admit(&self, body: &[u8]) -> Result<Admitted, Refusal> {
-        let request = TurnRequest::parse(body)?;
+    fn admit(&self, endpoint: Endpoint, body: &[u8]) -> Result<Admitted, Refusal> {
+        let request = TurnRequest::parse(endpoint, body)?;
         if self.options.strict {
             strict::check_request(&request, &self.options)?;
         }
@@ -136,7 +144,7 @@ impl Shared {
             strict::check_items(&items, kept, &self.options.boundary, |id| self.memory.knows_item(id))?;
         }
         let script = self.script_for(&request, &items);
-        Ok(Admitted { request, input, script })
+        Ok(Admitted { request, input, items, script })
     }
 
     fn history(&self, request: &TurnRequest) -> Result<Items, Refusal> {
@@ -159,7 +167,7 @@ impl Shared {
     }
 
     async fn play(&self, admitted: Admitted, mut turn: InFlight) -> Result<Response<ReplyBody>, Cut> {
-        let Admitted { request, input, script } = admitted;
+        let Admitted { request, input, items, script } = admitted;
         tokio::time::sleep(script.delivery.before_headers).await;
         if let Some((GateAt::Headers, gate)) = &script.delivery.gate {
             gate.clone().pass().await;
@@ -183,7 +191,14 @@ impl Shared {
                 )
             }
             Some(Instead::Stream { bytes }) => self.stream(vec![bytes.clone()], &script, turn),
-            None => self.render(&request, input, &script, turn),
+            None => match request.endpoint {
+                Endpoint::Create => self.render(&request, input, &script, turn),
+                Endpoint::Compact => self.compact(&request, &items, &script, turn),
+                Endpoint::InputTokens => {
+                    let body = compaction::count(&items, &script);
+                    self.json(StatusCode::OK, body.into(), Some(turn))
+                }
+            },
         };
         Headers::overwrite(&mut response, &script.headers);
         Ok(response)
@@ -225,6 +240,27 @@ impl Shared {
             "application/json",
             ReplyBody::new(steps, Some(body.len() as u64), Some(turn)),
         )
+    }
+
+    fn compact(
+        &self,
+        request: &TurnRequest,
+        items: &Items,
+        script: &Script,
+        turn: InFlight,
+    ) -> Response<ReplyBody> {
+        let created_at = unix_seconds();
+        let family = self.mint.family(created_at);
+        let reply = Reply {
+            request,
+            id: family.id("resp"),
+            created_at,
+            items: Vec::new(),
+            ending: Ending::Completed,
+            usage: script.usage,
+        };
+        let body = compaction::render(&reply, items, &family, &self.encrypted_content());
+        self.json(StatusCode::OK, body.into(), Some(turn))
     }
 
     fn stream(&self, mut events: Vec<Bytes>, script: &Script, turn: InFlight) -> Response<ReplyBody> {

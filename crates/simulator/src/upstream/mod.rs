@@ -18,6 +18,7 @@
 
 mod body;
 mod clock;
+mod compaction;
 mod delivery;
 mod directive;
 mod event;
@@ -98,7 +99,8 @@ impl Simulator {
         self
     }
 
-    /// The newest 1,000 turns (POST …/responses), refused ones too, oldest first.
+    /// The newest 1,000 turns (POST …/responses, …/responses/compact and …/responses/input_tokens), refused ones too,
+    /// oldest first.
     pub fn requests(&self) -> Vec<Received> {
         self.shared.ledger.turns()
     }

@@ -6,7 +6,7 @@ use super::item::Item;
 use super::mint::Mint;
 use super::options::Options;
 use super::reply::Reply;
-use super::request::TurnRequest;
+use super::request::{Endpoint, TurnRequest};
 use super::script::{Ending, Output};
 use bytes::Bytes;
 use memchr::memmem::{Finder, find_iter};
@@ -38,7 +38,7 @@ impl Prepared {
     pub(super) fn new(options: &Options, created_at: u64) -> Self {
         let mint = Mint::new();
         let family = mint.family(created_at);
-        let request = TurnRequest::parse(br#"{"model":"sim","input":"","store":false}"#)
+        let request = TurnRequest::parse(Endpoint::Create, br#"{"model":"sim","input":"","store":false}"#)
             .expect("the request written here is valid");
         let output = Output::Message { text: options.answer.clone() };
         let reply = Reply {

@@ -43,7 +43,7 @@ impl Received {
     }
 }
 
-/// Turns (POST …/responses) so far. A turn leaves `in_flight` a moment after its client has the last byte, so wait for
+/// Turns (POST …/responses and what lies below it) so far. A turn leaves `in_flight` a moment after its client has the last byte, so wait for
 /// it with [`Simulator::wait_until`](super::Simulator::wait_until).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

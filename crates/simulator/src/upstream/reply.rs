@@ -162,7 +162,7 @@ impl Reply<'_> {
         }
     }
 
-    fn usage(&self) -> String {
+    pub(super) fn usage(&self) -> String {
         if matches!(self.ending, Ending::Failed { .. }) {
             return String::from("null");
         }

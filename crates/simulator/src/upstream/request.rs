@@ -1,4 +1,4 @@
-//! A create request, taken apart at the top level only.
+//! A request, taken apart at the top level only.
 
 use super::refusal::Refusal;
 use serde::Deserialize;
@@ -7,24 +7,53 @@ use std::collections::BTreeMap;
 
 pub(super) type Items = Vec<Box<RawValue>>;
 
+/// Where a turn is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// `…/responses`
+    Create,
+    /// `…/responses/compact`
+    Compact,
+    /// `…/responses/input_tokens`
+    InputTokens,
+}
+
+impl Endpoint {
+    /// By the path of a POST; without slashes at its end.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        match path.rsplit_once("/responses")?.1 {
+            "" => Some(Self::Create),
+            "/compact" => Some(Self::Compact),
+            "/input_tokens" => Some(Self::InputTokens),
+            _ => None,
+        }
+    }
+}
+
 /// The top-level fields as they came.
 #[derive(Debug)]
 pub(super) struct TurnRequest {
+    pub(super) endpoint: Endpoint,
     fields: BTreeMap<String, Box<RawValue>>,
     pub(super) size_bytes: usize,
 }
 
 impl TurnRequest {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, Refusal> {
         let fields = serde_json::from_slice(body).map_err(|error| {
             Refusal::invalid(format!("We could not parse the JSON body of your request. ({error})"))
         })?;
-        Ok(Self { fields, size_bytes: body.len() })
+        Ok(Self { endpoint, fields, size_bytes: body.len() })
     }
 
     /// The field as it came; `None` when it is absent or null.
     pub(super) fn raw(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(|raw| raw.get()).filter(|json| *json != "null")
+    }
+
+    /// The fields that are there and not null.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().filter(|(_, raw)| raw.get() != "null").map(|(name, _)| name.as_str())
     }
 
     /// The field, if it is there and of the type.

@@ -3,7 +3,7 @@
 use super::glance::Glance;
 use super::options::Options;
 use super::refusal::Refusal;
-use super::request::TurnRequest;
+use super::request::{Endpoint, TurnRequest};
 use super::seal::{abbreviate, is_readable};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -11,18 +11,47 @@ use std::collections::HashSet;
 
 /// Fields of a WebSocket frame that mean nothing over HTTP.
 const SOCKET_ONLY: [&str; 3] = ["generate", "stream_id", "type"];
+/// The other endpoints have few fields, and none for storing or streaming.
+const OF_COMPACT: [&str; 9] = [
+    "model",
+    "input",
+    "previous_response_id",
+    "instructions",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "service_tier",
+    "image",
+];
+const OF_INPUT_TOKENS: [&str; 12] = [
+    "model",
+    "input",
+    "previous_response_id",
+    "conversation",
+    "instructions",
+    "parallel_tool_calls",
+    "personality",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+];
 
 /// Checks everything but the items.
 pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
-    if let Some(field) = SOCKET_ONLY.iter().find(|field| request.raw(field).is_some()) {
+    let (is_known, required): (fn(&str) -> bool, &[&str]) = match request.endpoint {
+        Endpoint::Create => (|field| !SOCKET_ONLY.contains(&field), &["model", "input"]),
+        Endpoint::Compact => (|field| OF_COMPACT.contains(&field), &["model"]),
+        Endpoint::InputTokens => (|field| OF_INPUT_TOKENS.contains(&field), &[]),
+    };
+    if let Some(field) = request.names().find(|field| !is_known(field)) {
         return Err(Refusal::invalid(format!("Unknown parameter: '{field}'."))
-            .param(*field)
+            .param(field)
             .code("unknown_parameter"));
     }
-    for field in ["model", "input"] {
-        if request.raw(field).is_none() {
-            return Err(missing(field));
-        }
+    if let Some(field) = required.iter().find(|field| request.raw(field).is_none()) {
+        return Err(missing(field));
     }
     check_type(request, "input", "one of a string or array of input items", |value| {
         value.is_string() || value.is_array()

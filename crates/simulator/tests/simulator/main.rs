@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod compaction;
 mod directive;
 mod lifecycle;
 mod load;

@@ -131,6 +131,14 @@ pub(crate) async fn post(simulator: &Simulator, body: &Value) -> Reply {
     post_bytes(simulator, body.to_string()).await
 }
 
+/// POST to an endpoint below `…/responses`.
+pub(crate) async fn post_below(simulator: &Simulator, endpoint: &str, body: &Value) -> Reply {
+    let uri = format!("{}/responses/{endpoint}", simulator.url());
+    let request = Request::builder().method(Method::POST).uri(uri);
+    let request = request.body(Full::from(body.to_string())).unwrap();
+    read(client().request(request).await.unwrap()).await
+}
+
 pub(crate) async fn get(url: String) -> Reply {
     let request = Request::builder().uri(url).body(Full::default()).unwrap();
     read(client().request(request).await.unwrap()).await
