@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use antiphon_store::{StoreUrl, StoreUrlError};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,6 +16,9 @@ use super::values::{self, bytes, duration, words};
 pub struct StoreConfig {
     /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
     pub url: DatabaseUrl,
+
+    /// Where a database server may be. Default: any.
+    pub network: Network,
 
     /// How long stored responses live. Default: 30d.
     pub retention: Retention,
@@ -46,6 +50,18 @@ pub enum Retention {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Anywhere but at a cloud's metadata service.
+    Any,
+    /// On the internet alone.
+    Public,
+    /// On this machine or in the network around it alone.
+    Private,
+}
+
+words!(Network { Any => "any", Public => "public", Private => "private" });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// A power cut.
     Full,
@@ -71,12 +87,27 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             url: DatabaseUrl("sqlite://antiphon.db".into()),
+            network: Network::Any,
             retention: Retention::For(Duration::from_hours(30 * 24)),
             durability: Durability::Full,
             commit_timeout: Duration::from_secs(10),
             cache: 64 << 20,
             purge_interval: Duration::from_mins(1),
         }
+    }
+}
+
+// === impl StoreConfig ===
+
+impl StoreConfig {
+    /// The database that `url` names, which must be in `network`.
+    pub fn target(&self) -> Result<StoreUrl, StoreUrlError> {
+        let network = match self.network {
+            Network::Any => antiphon_store::Network::Any,
+            Network::Public => antiphon_store::Network::Public,
+            Network::Private => antiphon_store::Network::Private,
+        };
+        StoreUrl::parse(self.url.expose(), network)
     }
 }
 
