@@ -80,8 +80,8 @@ impl Connector {
         let path = directory.join(format!(".s.PGSQL.{}", self.target.port));
         let opened = async {
             let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => ConnectError::Unusable(self.unreached(error)),
-                _ => ConnectError::Unavailable(self.unreached(error)),
+                io::ErrorKind::PermissionDenied => ConnectError::Unusable(self.unreached(&error)),
+                _ => ConnectError::Unavailable(self.unreached(&error)),
             })?;
             self.log_in(stream).await
         };
@@ -142,7 +142,7 @@ impl Connector {
             }
             Ok(stream)
         };
-        let stream = stream.await.map_err(|error| ConnectError::Unavailable(self.unreached(error)))?;
+        let stream = stream.await.map_err(|error| ConnectError::Unavailable(self.unreached(&error)))?;
         self.log_in(stream).await
     }
 
@@ -203,7 +203,7 @@ impl Connector {
         ConnectError::Unavailable(format!("{}: {why}", self.target))
     }
 
-    fn unreached(&self, error: io::Error) -> String {
+    fn unreached(&self, error: &io::Error) -> String {
         format!("{} can't be reached: {error}", self.target)
     }
 
