@@ -86,6 +86,10 @@ fn explain_tls(error: &rustls::Error, target: &PostgresTarget) -> ConnectError {
             NotValidForName | NotValidForNameContext { .. } => {
                 format!("the server's certificate is not for {}", target.host)
             }
+            other if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server shows the certificate of an authority (CA:TRUE) as its own; issue one to the server"
+                    .to_owned()
+            }
             other => format!("the server's certificate can't be trusted: {other}"),
         },
         rustls::Error::AlertReceived(AlertDescription::InternalError | AlertDescription::CloseNotify) => {

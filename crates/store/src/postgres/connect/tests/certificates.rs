@@ -26,6 +26,11 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
+    /// The authority's own certificate, as if it were a server.
+    pub(super) fn itself(&self) -> Issued {
+        Issued { certificate: self.certificate.clone(), key: self.issuer.key().serialize_pem() }
+    }
+
     /// Until the end of `last_year`.
     pub(super) fn issue(&self, common_name: &str, hosts: &[&str], last_year: i32) -> Issued {
         let key = KeyPair::generate().unwrap();

@@ -1,5 +1,6 @@
 //! What is said of a login that fails, and whether it may succeed later.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -108,5 +109,55 @@ async fn a_server_that_is_not_there_may_come() {
     ] {
         let answer = answer(&format!("postgres://u:hunter2@{place}")).await;
         assert!(answer.starts_with("unavailable: ") && answer.contains(expected), "{place}: {answer}");
+    }
+}
+
+/// Answers whoever logs in with one error.
+async fn refusing(code: &str, message: &str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0\0");
+    let mut answer = vec![b'E'];
+    answer.extend_from_slice(&(fields.len() as u32 + 4).to_be_bytes());
+    answer.extend_from_slice(fields.as_bytes());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn what_waiting_helps_against_is_told_from_what_it_does_not() {
+    for (code, message, expected) in [
+        (
+            "57P03",
+            "the database system is starting up",
+            "unavailable: {}: the database system is starting up",
+        ),
+        ("57P01", "terminating connection", "unavailable: {}: terminating connection (57P01)"),
+        (
+            "53300",
+            "sorry, too many clients already",
+            "unavailable: {}: sorry, too many clients already (53300)",
+        ),
+        ("08P01", "no more connections allowed", "unavailable: {}: no more connections allowed (08P01)"),
+        ("08P01", "no such database: d", "unusable: {}: the pooler refuses the login: no such database: d"),
+        ("08P01", "SASL authentication failed", "unusable: {}: the pooler refuses the login: SASL"),
+        ("XX000", "for \"me\" with hunter2", "unavailable: {}: for <redacted> with <redacted> (XX000)"),
+        (
+            "28000",
+            "for \"me\" with hunter2",
+            "unusable: {}: the server lets nobody in like this: for <redacted>",
+        ),
+        ("3D000", "no hunter2", "unusable: {}: the server has no database \"d\""),
+    ] {
+        let url =
+            format!("postgres://me:hunter2@127.0.0.1:{}/d?sslmode=disable", refusing(code, message).await);
+        let expected = expected.replace("{}", &target(&url, Network::Any).to_string());
+        let answer = answer(&url).await;
+        assert!(answer.starts_with(&expected), "{code} {message}: {answer}");
     }
 }

@@ -1,4 +1,4 @@
-//! The servers of these tests: one with a good certificate, one whose certificate has expired, and one without TLS.
+//! The servers of these tests: they differ in their certificates.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -32,6 +32,8 @@ pub(super) const HOST: &str = "db.example.com";
 pub(super) struct Servers {
     pub(super) good: Postgres,
     pub(super) expired: Postgres,
+    /// Shows the certificate of an authority as its own.
+    pub(super) self_signed: Postgres,
     folder: TempDir,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Servers {
 pub(super) fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
     SERVERS.get_or_init(|| {
-        // A thread of its own may wait for the servers' futures.
+        // Apart from the runtime of the test that asks first.
         std::thread::scope(|scope| scope.spawn(Servers::start).join()).unwrap()
     })
 }
@@ -51,6 +53,7 @@ impl Servers {
         let authority = Authority::new("Antiphon tests");
         let good = authority.issue("server", &[HOST, "127.0.0.1"], 2100);
         let expired = authority.issue("server", &[HOST, "127.0.0.1"], 2020);
+        let self_signed = authority.itself();
         let client = authority.issue("cert_user", &[], 2100);
         let other = Authority::new("Antiphon tests");
         let folder = tempfile::tempdir().unwrap();
@@ -65,7 +68,12 @@ impl Servers {
         ] {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
-        let servers = Self { good: start(&authority, &good), expired: start(&authority, &expired), folder };
+        let servers = Self {
+            good: start(&authority, &good),
+            expired: start(&authority, &expired),
+            self_signed: start(&authority, &self_signed),
+            folder,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for sql in [
             "CREATE ROLE cert_user LOGIN",

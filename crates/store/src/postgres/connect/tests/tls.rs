@@ -5,6 +5,8 @@ use super::*;
 const NO_AUTHORITY: &str = "unusable: {}: the server's certificate is from no trusted authority";
 const WRONG_NAME: &str = "unusable: {}: the server's certificate is not for other.example.com";
 const EXPIRED: &str = "unusable: {}: the server's certificate has expired";
+const AUTHORITY_ITSELF: &str =
+    "unusable: {}: the server shows the certificate of an authority (CA:TRUE) as its own";
 const NO_TLS: &str = "unusable: {}: the server has no TLS";
 const NO_BINDING: &str = "unusable: {}: the server has no channel binding";
 
@@ -79,6 +81,19 @@ async fn an_expired_certificate_is_refused_wherever_certificates_are_looked_at()
             (HOST, "sslmode=require&sslrootcert=ca.pem", EXPIRED),
             (HOST, "sslmode=require", "encrypted"),
             (HOST, "sslmode=prefer", "encrypted"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_certificate_of_an_authority_is_no_certificate_of_a_server() {
+    expect(
+        &servers().self_signed,
+        &[
+            (HOST, "sslmode=verify-full&sslrootcert=ca.pem", AUTHORITY_ITSELF),
+            (HOST, "sslmode=verify-ca&sslrootcert=ca.pem", AUTHORITY_ITSELF),
+            (HOST, "sslmode=require", "encrypted"),
         ],
     )
     .await;
