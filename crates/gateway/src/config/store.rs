@@ -126,7 +126,12 @@ impl fmt::Display for DatabaseUrl {
         let url = self.expose();
         let (address, parameters) =
             url.split_once('?').map_or((url, ""), |(address, _)| (address, "?<redacted>"));
-        if address.starts_with("sqlite:") {
+        if let Some(path) = address.strip_prefix("sqlite:") {
+            // A login where a path begins was meant for a server.
+            let first = path.strip_prefix("//").and_then(|path| path.split('/').next());
+            if first.is_some_and(|first| first.contains('@')) {
+                return f.write_str("sqlite://<redacted>");
+            }
             return write!(f, "{address}{parameters}");
         }
         // A password may hold any of `@`, `/` and `?` if its writer forgot to escape it, hence the last `@` of all.
@@ -134,10 +139,17 @@ impl fmt::Display for DatabaseUrl {
             (Some((scheme, _)), Some(_), Some((_, host))) => {
                 write!(f, "{scheme}://<redacted>@{host}{parameters}")
             }
-            (Some(_), None, _) => write!(f, "{address}{parameters}"),
+            // What is no port may be a password whose host is missing.
+            (Some((_, place)), None, _) if has_port_or_none(place) => write!(f, "{address}{parameters}"),
             _ => f.write_str("<redacted>"),
         }
     }
+}
+
+fn has_port_or_none(place: &str) -> bool {
+    let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = host.rsplit_once(']').map_or(host, |(_, port)| port).split_once(':').map(|(_, port)| port);
+    port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 impl fmt::Debug for DatabaseUrl {

@@ -103,8 +103,8 @@ fn parse_name(text: &str, network: Network) -> Result<Host, StoreUrlError> {
     Ok(Host::Name(name))
 }
 
-/// Reads IPv4 addresses as resolvers do: up to four numbers, each decimal, octal (`0…`) or hexadecimal (`0x…`), of which the last
-/// fills what the others leave. `None` is a name.
+/// Reads IPv4 addresses as resolvers do: up to four numbers, each decimal, octal (`0…`) or hexadecimal (`0x…`), of which
+/// the last fills what the others leave. `None` is a name.
 fn numeric(text: &str) -> Option<Numeric> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let last = text.rsplit('.').next()?;

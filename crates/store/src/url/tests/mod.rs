@@ -1,3 +1,5 @@
+//! URLs of both engines, accepted and refused.
+
 mod addresses;
 mod hosts;
 mod postgres;

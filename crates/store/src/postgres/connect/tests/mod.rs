@@ -1,3 +1,5 @@
+//! Connections to real servers, and to some that only pretend.
+
 mod addresses;
 mod certificates;
 mod logins;
