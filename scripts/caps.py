@@ -13,7 +13,7 @@ ONLY_IN = [
     (r"\btokio::spawn\b", r"(lifecycle|main)\.rs$", r"^crates/gateway/src/"),
     (r"\banyhow\b", r"^crates/(gateway/src/(cli/|main)|testkit)", r"^crates/.*/src/"),
     (r"\bfn test_", r"$^", r"^crates/"),
-    (r"TcpListener::bind", r"cli/|^crates/(testkit|simulator)", r"^crates/.*/src/"),
+    (r"TcpListener::bind", r"cli/|/tests/|^crates/(testkit|simulator)", r"^crates/.*/src/"),
 ]
 
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::chain::Chains;
-use antiphon_store::{Clock, Store, StoreError, StoreOptions, StoreUrl, StoreUrlError};
+use antiphon_store::{Clock, Store, StoreError, StoreOptions, StoreUrlError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -49,7 +49,7 @@ pub enum BuildError {
 impl App {
     /// Opens the store and builds everything from the configuration. Binds nothing.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
-        let url: StoreUrl = config.store.url.expose().parse()?;
+        let url = config.store.target()?;
         let accounts = config.accounts.iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
         let options = StoreOptions {
             durability: match config.store.durability {

@@ -14,6 +14,7 @@ mod error;
 mod group;
 mod migration;
 mod model;
+mod postgres;
 pub mod sqlite;
 mod url;
 
@@ -30,7 +31,10 @@ pub use self::model::{
     ChainQuery, Durability, IndexedItem, LogRow, Purged, Record, Status, StoreOptions, StoredResponse,
     StoredTurn,
 };
-pub use self::url::{StoreUrl, StoreUrlError};
+pub use self::url::{
+    AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
+    UnknownNetwork,
+};
 
 /// Responses and the items in them.
 #[async_trait]
@@ -102,6 +106,7 @@ pub trait Store: Responses + RequestLog {
 pub async fn open(url: &StoreUrl, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     match url {
         StoreUrl::Sqlite(target) => Ok(Arc::new(sqlite::SqliteStore::open(target, options).await?)),
+        StoreUrl::Postgres(target) => postgres::open(target).await,
     }
 }
 

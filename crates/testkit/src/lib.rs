@@ -1,10 +1,12 @@
-//! For tests only: the gateway on a random port over a real store, a client that speaks its API, and faults to order.
+//! For tests only: the gateway on a random port over a real store, a client that speaks its API, throw-away PostgreSQL,
+//! and faults to order.
 
 mod client;
 mod clock;
 mod faulty;
 mod flood;
 mod gateway;
+mod postgres;
 mod process;
 
 pub use self::client::{Client, Event, Events, Reply, header};
@@ -12,4 +14,5 @@ pub use self::clock::ManualClock;
 pub use self::faulty::{Fault, Faults, Faulty};
 pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};
+pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};

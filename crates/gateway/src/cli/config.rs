@@ -1,6 +1,5 @@
 //! `antiphon config`: what the configuration comes to.
 
-use antiphon_store::StoreUrl;
 use clap::Subcommand;
 
 use crate::config::{Config, Loaded};
@@ -37,7 +36,7 @@ impl Command {
 fn check(loaded: &Loaded) -> anyhow::Result<()> {
     let config: &Config = &loaded.config;
     config.require_accounts()?;
-    config.store.url.expose().parse::<StoreUrl>().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
+    config.store.target().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
     telemetry::check(&config.log)?;
     for account in &config.accounts {
         Account::new(account)?;

@@ -34,7 +34,7 @@ pub use self::error::{ConfigError, Problem};
 pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
-pub use self::store::{DatabaseUrl, Durability, Retention, StoreConfig};
+pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use antiphon_store::{StoreUrl, StoreUrlError};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,6 +16,9 @@ use super::values::{self, bytes, duration, words};
 pub struct StoreConfig {
     /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
     pub url: DatabaseUrl,
+
+    /// Where a database server may be. Default: any.
+    pub network: Network,
 
     /// How long stored responses live. Default: 30d.
     pub retention: Retention,
@@ -46,6 +50,18 @@ pub enum Retention {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Anywhere but at a cloud's metadata service.
+    Any,
+    /// On the internet alone.
+    Public,
+    /// On this machine or in the network around it alone.
+    Private,
+}
+
+words!(Network { Any => "any", Public => "public", Private => "private" });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// A power cut.
     Full,
@@ -71,12 +87,27 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             url: DatabaseUrl("sqlite://antiphon.db".into()),
+            network: Network::Any,
             retention: Retention::For(Duration::from_hours(30 * 24)),
             durability: Durability::Full,
             commit_timeout: Duration::from_secs(10),
             cache: 64 << 20,
             purge_interval: Duration::from_mins(1),
         }
+    }
+}
+
+// === impl StoreConfig ===
+
+impl StoreConfig {
+    /// The database that `url` names, which must be in `network`.
+    pub fn target(&self) -> Result<StoreUrl, StoreUrlError> {
+        let network = match self.network {
+            Network::Any => antiphon_store::Network::Any,
+            Network::Public => antiphon_store::Network::Public,
+            Network::Private => antiphon_store::Network::Private,
+        };
+        StoreUrl::parse(self.url.expose(), network)
     }
 }
 
@@ -95,7 +126,12 @@ impl fmt::Display for DatabaseUrl {
         let url = self.expose();
         let (address, parameters) =
             url.split_once('?').map_or((url, ""), |(address, _)| (address, "?<redacted>"));
-        if address.starts_with("sqlite:") {
+        if let Some(path) = address.strip_prefix("sqlite:") {
+            // A login where a path begins was meant for a server.
+            let first = path.strip_prefix("//").and_then(|path| path.split('/').next());
+            if first.is_some_and(|first| first.contains('@')) {
+                return f.write_str("sqlite://<redacted>");
+            }
             return write!(f, "{address}{parameters}");
         }
         // A password may hold any of `@`, `/` and `?` if its writer forgot to escape it, hence the last `@` of all.
@@ -103,10 +139,17 @@ impl fmt::Display for DatabaseUrl {
             (Some((scheme, _)), Some(_), Some((_, host))) => {
                 write!(f, "{scheme}://<redacted>@{host}{parameters}")
             }
-            (Some(_), None, _) => write!(f, "{address}{parameters}"),
+            // What is no port may be a password whose host is missing.
+            (Some((_, place)), None, _) if has_port_or_none(place) => write!(f, "{address}{parameters}"),
             _ => f.write_str("<redacted>"),
         }
     }
+}
+
+fn has_port_or_none(place: &str) -> bool {
+    let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = host.rsplit_once(']').map_or(host, |(_, port)| port).split_once(':').map(|(_, port)| port);
+    port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 impl fmt::Debug for DatabaseUrl {

@@ -16,6 +16,7 @@ auth = "none"
 
 [store]
 url = "sqlite://other.db"
+network = "private"
 retention = "forever"
 durability = "normal"
 commit_timeout = "1500ms"
@@ -109,6 +110,15 @@ fn every_key_can_be_set_in_the_file() {
     let (defaults, all) = (Config::default().show(), config.show());
     for line in all.lines().filter(|line| line.contains(" = ")) {
         assert!(!defaults.lines().any(|default| default == line), "{line} is the default");
+    }
+}
+
+#[test]
+fn the_database_must_be_in_the_network() {
+    for (network, allowed) in [("any", true), ("private", true), ("public", false)] {
+        let config =
+            Case::file(&format!("[store]\nurl = \"postgres://u:p@127.0.0.1/d\"\nnetwork = \"{network}\""));
+        assert_eq!(config.load().store.target().is_ok(), allowed, "{network}");
     }
 }
 

@@ -1,0 +1,252 @@
+//! A connection to the server: its name resolved, the addresses checked, TLS, and logging in.
+
+mod explain;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use futures_util::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::tls::{MakeTlsConnect, NoTls, TlsConnect};
+use tokio_postgres::{Client, Config, SimpleQueryMessage, config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::StoreError;
+use crate::url::PostgresTarget;
+use crate::url::host::Host;
+use crate::url::tls::{ChannelBinding, SslMode};
+
+/// Opens connections to one database. Reads the files that the URL names once, when it is made.
+pub(super) struct Connector {
+    target: PostgresTarget,
+    config: Config,
+    /// `None` never offers TLS.
+    tls: Option<MakeRustlsConnect>,
+    resolve: Resolve,
+}
+
+/// What leads from a name and a port to addresses.
+type Resolve = Box<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// A connection that is logged in.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    /// Carries the connection's bytes; until it is polled nothing moves.
+    pub(super) driver: Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
+}
+
+/// Why there is no connection. Never holds credentials.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// Someone must act: wrong credentials, no such database, a certificate that is not trusted, a refused address.
+    #[error("{0}")]
+    Unusable(String),
+
+    /// The server can't be reached now, or does not let anyone in now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Reads the certificates. Connects to nothing.
+    pub(super) fn new(target: &PostgresTarget) -> Result<Self, StoreError> {
+        let resolve: Resolve = Box::new(|name, port| {
+            Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
+        });
+        Self::with_resolver(target, resolve)
+    }
+
+    fn with_resolver(target: &PostgresTarget, resolve: Resolve) -> Result<Self, StoreError> {
+        let tls = tls::client(&target.tls).map_err(StoreError::Unusable)?;
+        Ok(Self { config: login(target), tls, resolve, target: target.clone() })
+    }
+
+    /// Connects and logs in, within the time that the URL gives. The addresses behind a name are found and checked
+    /// anew each time, and what was checked is what is connected to.
+    pub(super) async fn connect(&self) -> Result<Opened, ConnectError> {
+        let deadline = Instant::now() + self.target.connect_timeout;
+        let Host::Socket(directory) = &self.target.host else {
+            return self.connect_first(deadline).await;
+        };
+        let path = directory.join(format!(".s.PGSQL.{}", self.target.port));
+        let opened = async {
+            let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => ConnectError::Unusable(self.unreached(&error)),
+                _ => ConnectError::Unavailable(self.unreached(&error)),
+            })?;
+            self.log_in(stream).await
+        };
+        timeout(self.target.connect_timeout, opened).await.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    /// The first address that answers, each given an equal share of the time that is left.
+    async fn connect_first(&self, deadline: Instant) -> Result<Opened, ConnectError> {
+        let addresses = tokio::time::timeout_at(deadline, self.addresses());
+        let addresses = addresses.await.unwrap_or_else(|_| Err(self.too_late()))?;
+        let mut last = None;
+        for (at, address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+            match timeout(share, self.connect_to(*address)).await {
+                Ok(Err(ConnectError::Unavailable(text))) => last = Some(ConnectError::Unavailable(text)),
+                Ok(decided) => return decided,
+                Err(_) => last = Some(self.too_late()),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.unavailable("its name leads to no address")))
+    }
+
+    /// Where the server is. One address that is refused refuses them all: who answers with it decides what comes next.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        let PostgresTarget { host, address, port, network, .. } = &self.target;
+        let name = match (address, host) {
+            (Some(address), _) | (None, Host::Address(address)) => {
+                network.check_address(*address).map_err(|refusal| self.unusable(refusal))?;
+                return Ok(vec![SocketAddr::new(*address, *port)]);
+            }
+            (None, Host::Name(name)) => name,
+            (None, Host::Socket(_)) => return Ok(Vec::new()),
+        };
+        let resolved = (self.resolve)(name.clone(), *port).await;
+        let resolved =
+            resolved.map_err(|error| self.unavailable(format!("its name can't be resolved: {error}")))?;
+        for address in resolved.iter().map(SocketAddr::ip) {
+            let leads = |why: String| self.unusable(format!("its name leads to {address}: {why}"));
+            network.check_address(address).map_err(|refusal| leads(refusal.to_string()))?;
+            if host.is_local() && !address.to_canonical().is_loopback() {
+                return Err(leads("a name of this machine leads to loopback addresses alone".into()));
+            }
+        }
+        Ok(resolved)
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> Result<Opened, ConnectError> {
+        let stream = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            if let Some(keepalive) = self.target.keepalive {
+                let keepalive = TcpKeepalive::new()
+                    .with_time(keepalive.idle)
+                    .with_interval(keepalive.interval)
+                    .with_retries(keepalive.count);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            }
+            Ok(stream)
+        };
+        let stream = stream.await.map_err(|error| ConnectError::Unavailable(self.unreached(&error)))?;
+        self.log_in(stream).await
+    }
+
+    async fn log_in<S>(&self, stream: S) -> Result<Opened, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut opened = match &self.tls {
+            None => self.start(stream, NoTls).await?,
+            Some(tls) => {
+                let name = match &self.target.host {
+                    Host::Address(address) => address.to_string(),
+                    Host::Name(name) => name.trim_end_matches('.').to_owned(),
+                    Host::Socket(_) => String::new(),
+                };
+                let Ok(tls) = MakeTlsConnect::<S>::make_tls_connect(&mut tls.clone(), &name);
+                self.start(stream, tls).await?
+            }
+        };
+        if self.target.must_write {
+            self.check_writes(&mut opened).await?;
+        }
+        Ok(opened)
+    }
+
+    async fn start<S, T>(&self, stream: S, tls: T) -> Result<Opened, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: TlsConnect<S>,
+        T::Stream: Send + 'static,
+    {
+        match self.config.connect_raw(stream, tls).await {
+            Ok((client, connection)) => Ok(Opened { client, driver: Box::pin(connection) }),
+            Err(error) => Err(explain::explain(&error, &self.target)),
+        }
+    }
+
+    /// A server that was a standby when its name was looked up may be the primary next time.
+    async fn check_writes(&self, opened: &mut Opened) -> Result<(), ConnectError> {
+        let answer = tokio::select! {
+            answer = opened.client.simple_query("SHOW transaction_read_only") => answer,
+            ended = &mut opened.driver => ended.map(|()| Vec::new()),
+        };
+        let messages = answer.map_err(|error| explain::explain(&error, &self.target))?;
+        let says = |state: &str| {
+            messages
+                .iter()
+                .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(state)))
+        };
+        if says("off") { Ok(()) } else { Err(self.unavailable("it can't write now: it is a standby")) }
+    }
+
+    fn unusable(&self, why: impl std::fmt::Display) -> ConnectError {
+        ConnectError::Unusable(format!("{}: {why}", self.target))
+    }
+
+    fn unavailable(&self, why: impl std::fmt::Display) -> ConnectError {
+        ConnectError::Unavailable(format!("{}: {why}", self.target))
+    }
+
+    fn unreached(&self, error: &io::Error) -> String {
+        format!("{} can't be reached: {error}", self.target)
+    }
+
+    fn too_late(&self) -> ConnectError {
+        self.unavailable(format!("no connection within {:?}", self.target.connect_timeout))
+    }
+}
+
+/// Who logs in, and what is said at that.
+fn login(target: &PostgresTarget) -> Config {
+    let mut config = Config::new();
+    config
+        .user(&target.user)
+        .dbname(&target.database)
+        .application_name(&target.application_name)
+        .ssl_mode(match target.tls.mode {
+            SslMode::Disable => config::SslMode::Disable,
+            SslMode::Prefer => config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => config::SslMode::Require,
+        })
+        .ssl_negotiation(if target.tls.is_direct {
+            config::SslNegotiation::Direct
+        } else {
+            config::SslNegotiation::Postgres
+        })
+        .channel_binding(match target.tls.channel_binding {
+            ChannelBinding::Disable => config::ChannelBinding::Disable,
+            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+            ChannelBinding::Require => config::ChannelBinding::Require,
+        });
+    if let Some(password) = &target.password {
+        config.password(password);
+    }
+    config
+}
+
+// === impl ConnectError ===
+
+impl From<ConnectError> for StoreError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Unusable(text) => Self::Unusable(text),
+            ConnectError::Unavailable(text) => Self::Unavailable(text),
+        }
+    }
+}

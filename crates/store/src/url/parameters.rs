@@ -1,0 +1,160 @@
+//! The parameters of a PostgreSQL URL: honoured, without effect here, or refused by name; never dropped in silence.
+
+use std::ops::RangeInclusive;
+
+use super::{StoreUrlError, shown_name};
+
+/// Those that are given, decoded; each is taken out by whoever knows it.
+pub(super) struct Parameters(Vec<(String, String)>);
+
+/// Parameters that say what is so in any case, and what they may say.
+const SETTLED: [(&str, &[&str], &str); 9] = [
+    ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"], "is UTF8: all text is"),
+    ("gssencmode", &["disable", "prefer"], "is disable or prefer: there is no GSSAPI here"),
+    ("load_balance_hosts", &["disable"], "is disable: addresses are tried in their order"),
+    ("pgbouncer", TRUE_OR_FALSE, "is true or false"),
+    ("prepared_statements", TRUE_OR_FALSE, "is true or false"),
+    ("sslcompression", &["0"], "is 0: TLS is never compressed"),
+    ("sslsni", &["1"], "is 1: the server is told its name"),
+    ("uselibpqcompat", &["true"], "is true: sslmode means what it means to libpq"),
+    ("workaround", &["supabase-pooler.vercel"], "is supabase-pooler.vercel"),
+];
+const TRUE_OR_FALSE: &[&str] = &["true", "false"];
+
+const POOL: &str = "the connections of the store are a matter of the config";
+const FILES: &str = "nothing but the URL is read for it";
+const GSSAPI: &str = "there is no GSSAPI here";
+const WRITE_SSLMODE: &str = "write sslmode";
+const REVOCATION: &str = "revocation lists are not read";
+const ROLE: &str = "poolers refuse or forget it; write ALTER ROLE … SET on the server";
+
+/// Parameters that would matter, and that can't be honoured.
+const REFUSED: [(&str, &str); 27] = [
+    ("connection_limit", POOL),
+    ("gssdelegation", GSSAPI),
+    ("gsslib", GSSAPI),
+    ("krbsrvname", GSSAPI),
+    ("max_protocol_version", "the protocol is version 3.0"),
+    ("min_protocol_version", "the protocol is version 3.0"),
+    ("options", ROLE),
+    ("passfile", FILES),
+    ("pool_max_conns", POOL),
+    ("pool_timeout", POOL),
+    ("replication", "the store is no replica"),
+    ("require_auth", "whichever way of the server's is used; channel_binding=require asks for SCRAM"),
+    ("requirepeer", "a socket is as safe as its directory"),
+    ("schema", ROLE),
+    ("search_path", ROLE),
+    ("service", FILES),
+    ("servicefile", FILES),
+    ("ssl", WRITE_SSLMODE),
+    ("ssl_max_protocol_version", "TLS is as new as both sides know"),
+    ("sslaccept", WRITE_SSLMODE),
+    ("sslcertmode", "a client certificate is sent if sslcert names one"),
+    ("sslcrl", REVOCATION),
+    ("sslcrldir", REVOCATION),
+    ("sslkeylogfile", "keys of connections are not written"),
+    ("sslpassword", "the file in sslkey is not encrypted"),
+    ("statement_timeout", POOL),
+    ("tcp_user_timeout", "each statement has its own limit"),
+];
+
+// === impl Parameters ===
+
+impl Parameters {
+    pub(super) fn parse(query: &str) -> Result<Self, StoreUrlError> {
+        let mut parameters = Self(Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name)?, decode(value)?);
+            if parameters.0.iter().any(|(other, _)| *other == name) {
+                return Err(StoreUrlError::RepeatedParameter(shown_name(&name)));
+            }
+            parameters.0.push((name, value));
+        }
+        Ok(parameters)
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.0.iter().position(|(given, _)| given == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(given, _)| given == name)
+    }
+
+    /// One of the words that are meant by something.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        parameter: &'static str,
+        words: &[(&str, T)],
+        rule: &'static str,
+    ) -> Result<Option<T>, StoreUrlError> {
+        let Some(value) = self.take(parameter) else { return Ok(None) };
+        match words.iter().find(|(word, _)| *word == value) {
+            Some((_, meaning)) => Ok(Some(*meaning)),
+            None => Err(StoreUrlError::BadValue { parameter, rule }),
+        }
+    }
+
+    pub(super) fn number(
+        &mut self,
+        parameter: &'static str,
+        allowed: RangeInclusive<u32>,
+        rule: &'static str,
+    ) -> Result<Option<u32>, StoreUrlError> {
+        let Some(value) = self.take(parameter) else { return Ok(None) };
+        let number = value.parse().ok().filter(|number| allowed.contains(number));
+        number.map(Some).ok_or(StoreUrlError::BadValue { parameter, rule })
+    }
+
+    /// Nothing may be left but what has no effect.
+    pub(super) fn finish(mut self) -> Result<(), StoreUrlError> {
+        for (name, words, rule) in SETTLED {
+            let words: Vec<(&str, ())> = words.iter().map(|word| (*word, ())).collect();
+            self.word(name, &words, rule)?;
+        }
+        // No statement has a name, so that none is cached.
+        self.number("statement_cache_size", 0..=u32::MAX, "is a number")?;
+        // The marker of a marketplace.
+        self.take("supa");
+        let Some((given, _)) = self.0.first() else { return Ok(()) };
+        match REFUSED.iter().find(|(name, _)| name == given) {
+            Some((parameter, reason)) => Err(StoreUrlError::RefusedParameter { parameter, reason }),
+            None => Err(StoreUrlError::UnknownPostgresParameter(shown_name(given))),
+        }
+    }
+}
+
+/// Undoes percent-encoding. A `+` stands for itself.
+pub(super) fn decode(text: &str) -> Result<String, StoreUrlError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = after;
+            continue;
+        }
+        let [high, low, after @ ..] = after else { return Err(StoreUrlError::BadEscape) };
+        let digit = |byte: &u8| (*byte as char).to_digit(16).ok_or(StoreUrlError::BadEscape);
+        bytes.push((digit(high)? * 16 + digit(low)?) as u8);
+        rest = after;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| StoreUrlError::BadEscape)?;
+    if text.contains('\0') { Err(StoreUrlError::NulByte) } else { Ok(text) }
+}
+
+/// Percent-encodes all but what stands for itself everywhere in a URL.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte as char);
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
