@@ -4,6 +4,8 @@
 //! answers each caller only then. A caller that goes away, or gives up at its deadline, leaves its operation in the
 //! queue: it is still written, and nobody is told.
 
+mod log;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +13,16 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+use self::log::LogRows;
 use crate::{LogRow, Purged, Record, StoreError, Timestamp};
 
-/// Operations that wait; with more, callers wait for a place (and log rows are lost).
+/// Operations that wait; with more, callers wait for a place.
 const QUEUE_OPERATIONS: usize = 4096;
 /// Bounds of one transaction: long enough to share the cost of a commit, short enough for the first one's patience.
 const BATCH_OPERATIONS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
-/// How long log rows that nobody waits for may stay in memory, so that they do not cost a commit each.
-const LOG_LINGER: Duration = Duration::from_millis(200);
 
 /// A write.
 #[derive(Debug)]
@@ -74,13 +75,14 @@ pub(crate) trait Engine: Send + 'static {
 #[derive(Debug)]
 pub(crate) struct Group {
     queue: mpsc::Sender<Queued>,
+    log: Arc<LogRows>,
     health: Arc<Health>,
     commit_timeout: Duration,
 }
 
 #[derive(Debug)]
 enum Queued {
-    Operation(Operation, Option<Answer>),
+    Operation(Operation, Answer),
     Close(oneshot::Sender<()>),
 }
 
@@ -95,6 +97,7 @@ struct Health {
 struct Writer<E> {
     engine: E,
     queue: mpsc::Receiver<Queued>,
+    log: Arc<LogRows>,
     health: Arc<Health>,
     /// Who waits for the engine to be closed.
     closing: Vec<oneshot::Sender<()>>,
@@ -106,7 +109,6 @@ struct Batch {
     operations: Vec<Operation>,
     answers: Vec<Option<Answer>>,
     size_bytes: usize,
-    is_awaited: bool,
 }
 
 // === impl Group ===
@@ -130,16 +132,18 @@ impl Group {
 
     fn new<E: Engine>(engine: E, commit_timeout: Duration) -> (Self, Writer<E>) {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS);
+        let log = Arc::<LogRows>::default();
         let health = Arc::new(Health { is_available: AtomicBool::new(true) });
-        let writer = Writer { engine, queue, health: Arc::clone(&health), closing: Vec::new() };
-        (Self { queue: sender, health, commit_timeout }, writer)
+        let closing = Vec::new();
+        let writer = Writer { engine, queue, log: Arc::clone(&log), health: Arc::clone(&health), closing };
+        (Self { queue: sender, log, health, commit_timeout }, writer)
     }
 
     /// Queues the operation and waits until it is durable, or until the deadline.
     pub(crate) async fn write(&self, operation: Operation) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
         let written = async {
-            self.queue.send(Queued::Operation(operation, Some(answer))).await.map_err(|_| closed())?;
+            self.queue.send(Queued::Operation(operation, answer)).await.map_err(|_| closed())?;
             answered.await.map_err(|_| closed())?
         };
         match timeout(self.commit_timeout, written).await {
@@ -151,9 +155,9 @@ impl Group {
         }
     }
 
-    /// Queues a row that nobody waits for; `false` if there is no place for it.
+    /// Takes a row that nobody waits for; `false` if there is no place for it.
     pub(crate) fn append(&self, row: LogRow) -> bool {
-        self.queue.try_send(Queued::Operation(Operation::Log(Box::new(row)), None)).is_ok()
+        self.log.push(row)
     }
 
     pub(crate) fn is_available(&self) -> bool {
@@ -199,26 +203,37 @@ impl<E: Engine> Writer<E> {
         }
     }
 
-    /// Waits for operations and takes as many as are there. `false` when there is nothing more to come.
+    /// Waits for operations and takes as many as are there, with the log rows that wait. `false` when there is nothing
+    /// more to come.
     async fn fill(&mut self, batch: &mut Batch) -> bool {
-        let Some(first) = self.queue.recv().await else { return false };
-        self.take(first, batch);
-        let linger = Instant::now() + LOG_LINGER;
-        while !batch.is_full() {
-            let next = match self.queue.try_recv() {
-                Ok(next) => Some(next),
-                Err(_) if batch.is_awaited || self.queue.is_closed() => None,
-                Err(_) => timeout_at(linger, self.queue.recv()).await.ok().flatten(),
-            };
-            let Some(next) = next else { break };
+        let is_open = tokio::select! {
+            biased;
+            next = self.queue.recv() => match next {
+                Some(next) => {
+                    self.take(next, batch);
+                    true
+                }
+                None => {
+                self.log.close();
+                false
+            }
+            },
+            () = self.log.due() => true,
+        };
+        while !batch.is_full()
+            && let Ok(next) = self.queue.try_recv()
+        {
             self.take(next, batch);
         }
-        true
+        for row in self.log.take() {
+            batch.push(Operation::Log(row), None);
+        }
+        is_open || !batch.operations.is_empty()
     }
 
     fn take(&mut self, queued: Queued, batch: &mut Batch) {
         match queued {
-            Queued::Operation(operation, answer) => batch.push(operation, answer),
+            Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
             Queued::Close(closed) => {
                 self.closing.push(closed);
                 self.queue.close();
@@ -285,6 +300,7 @@ fn reply(answer: Option<Answer>, result: Result<Outcome, StoreError>) {
 /// However the writer ends, nobody takes the store for available any more; the queue's end tells those who wait.
 impl<E> Drop for Writer<E> {
     fn drop(&mut self) {
+        self.log.close();
         self.health.set(false);
     }
 }
@@ -294,7 +310,6 @@ impl<E> Drop for Writer<E> {
 impl Batch {
     fn push(&mut self, operation: Operation, answer: Option<Answer>) {
         self.size_bytes += operation.size_bytes();
-        self.is_awaited |= answer.is_some();
         self.operations.push(operation);
         self.answers.push(answer);
     }
@@ -307,7 +322,6 @@ impl Batch {
         self.operations.clear();
         self.answers.clear();
         self.size_bytes = 0;
-        self.is_awaited = false;
     }
 }
 
