@@ -3,11 +3,15 @@
 //! The scanner walks one level of an object or array and yields byte ranges. It trusts that the text is valid JSON
 //! (callers [`validate`] what comes from outside); on other text it stops with [`Malformed`], and never panics.
 
+mod object;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memchr2;
 use serde_json::value::RawValue;
+
+pub use self::object::{Object, Set};
 
 /// The text is not the JSON that was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,46 +93,9 @@ pub fn string_member<'a>(text: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     member(text, name).and_then(string)
 }
 
-/// What to do with a member of an object.
-#[derive(Debug, Clone, Copy)]
-pub struct Set<'a> {
-    pub name: &'a str,
-    pub value: &'a [u8],
-    /// Whether to add the member where the object has none.
-    pub add: bool,
-}
-
 /// Copies an object with some members' values replaced; everything else stays as it is, byte for byte.
 pub fn set_members(object: &[u8], set: &[Set<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let mut seen = [false; 8];
-    debug_assert!(set.len() <= seen.len(), "room for as many members as any caller sets");
-    let mut copied = 0;
-    let mut last_end = None;
-    for member in members(object) {
-        let member = member?;
-        if let Some(n) = set.iter().position(|set| member.is(object, set.name)) {
-            out.extend_from_slice(&object[copied..member.value.start]);
-            out.extend_from_slice(set[n].value);
-            copied = member.value.end;
-            seen[n] = true;
-        }
-        last_end = Some(member.value.end);
-    }
-    let end = match last_end {
-        Some(end) => end,
-        None => memchr::memchr(b'{', object).ok_or(Malformed { at: 0 })? + 1,
-    };
-    out.extend_from_slice(&object[copied..end]);
-    let mut is_empty = last_end.is_none();
-    for (set, _) in set.iter().zip(seen).filter(|(set, seen)| set.add && !seen) {
-        if !std::mem::take(&mut is_empty) {
-            out.push(b',');
-        }
-        write_string(out, set.name);
-        out.push(b':');
-        out.extend_from_slice(set.value);
-    }
-    out.extend_from_slice(&object[end..]);
+    Object::scan(object)?.set(set, out);
     Ok(())
 }
 

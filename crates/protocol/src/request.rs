@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::error::{ApiError, ErrorKind};
 use crate::id::ItemId;
 use crate::item::{self, Reference};
-use crate::json::{self, Member};
+use crate::json::{self, Member, Object};
 
 mod metadata;
 mod upstream;
@@ -97,8 +97,7 @@ const FIELDS: [(&str, Field); 11] = [
 impl CreateRequest {
     /// Reads a request's body, decompressed.
     pub fn parse(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
-        json::validate(&body).map_err(|error| invalid_json(&format!("{error}.")))?;
-        let members = known_members(&body)?;
+        let members = known_members(Object::parse(&body).map_err(|error| not_an_object(&body, &error))?);
         let value = |field| {
             let (_, member) = members.iter().find(|(f, _)| *f == field)?;
             Some(&body[member.value.clone()]).filter(|value| *value != b"null")
@@ -167,21 +166,17 @@ impl CreateRequest {
 }
 
 /// The members of the body, each known one at most once.
-fn known_members(body: &[u8]) -> Result<Vec<(Field, Member)>, ApiError> {
-    let mut members: Vec<(Field, Member)> = Vec::with_capacity(16);
-    for member in json::members(body) {
-        let member = member.map_err(|_| {
-            let value = body.trim_ascii_start();
-            invalid_json(&format!("Expected an object, but got {} instead.", json::kind(value)))
-        })?;
-        let field =
-            FIELDS.iter().find(|(name, _)| member.is(body, name)).map_or(Field::Other, |(_, field)| *field);
+fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
+    let mut members: Vec<(Field, Member)> = Vec::with_capacity(object.members.len());
+    for member in object.members {
+        let field = FIELDS.iter().find(|(name, _)| member.is(object.text, name));
+        let field = field.map_or(Field::Other, |(_, field)| *field);
         if !matches!(field, Field::Other | Field::SocketOnly) {
             members.retain(|(earlier, _)| *earlier != field);
         }
         members.push((field, member));
     }
-    Ok(members)
+    members
 }
 
 /// A conversation is named by its id or by an object that holds it.
@@ -236,6 +231,14 @@ fn invalid(code: &'static str, param: Option<&str>, message: String) -> ApiError
 
 fn invalid_json(why: &str) -> ApiError {
     invalid("invalid_json", None, format!("We could not parse the JSON body of your request: {why}"))
+}
+
+fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
+    if json::validate(body).is_ok() {
+        let got = json::kind(body.trim_ascii_start());
+        return invalid_json(&format!("Expected an object, but got {got} instead."));
+    }
+    invalid_json(&format!("{error}."))
 }
 
 fn missing(name: &str) -> ApiError {

@@ -1,6 +1,6 @@
 //! Token counts as the upstream reports them.
 
-use crate::json;
+use crate::json::{self, Object};
 
 /// The `usage` of a response; what the upstream leaves out counts as zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,17 +14,16 @@ pub struct Usage {
 impl Usage {
     /// Reads a `usage` object.
     pub fn parse(usage: &[u8]) -> Self {
-        let count = |object: &[u8], name: &str| {
-            json::member(object, name)
-                .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok())
-                .unwrap_or(0)
+        let Ok(usage) = Object::scan(usage) else { return Self::default() };
+        let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+        let count = |name: &str| usage.get(name).and_then(number).unwrap_or(0);
+        let detail = |name: &str, key: &str| {
+            usage.get(name).and_then(|details| json::member(details, key)).and_then(number).unwrap_or(0)
         };
-        let detail =
-            |name: &str, key: &str| json::member(usage, name).map_or(0, |details| count(details, key));
         Self {
-            input_tokens: count(usage, "input_tokens"),
+            input_tokens: count("input_tokens"),
             cached_tokens: detail("input_tokens_details", "cached_tokens"),
-            output_tokens: count(usage, "output_tokens"),
+            output_tokens: count("output_tokens"),
             reasoning_tokens: detail("output_tokens_details", "reasoning_tokens"),
         }
     }

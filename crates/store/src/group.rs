@@ -68,6 +68,10 @@ pub(crate) trait Engine: Send + 'static {
         batch: &[Operation],
     ) -> impl Future<Output = Result<Vec<Outcome>, NotCommitted>> + Send;
 
+    /// Called when several operations were written together: lets others gather for the next batch, for about as long
+    /// as sharing a commit is worth.
+    fn gather(&mut self) -> impl Future<Output = ()> + Send;
+
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -192,9 +196,12 @@ impl<E: Engine> Writer<E> {
     async fn run(mut self) {
         let mut batch = Batch::default();
         while self.fill(&mut batch).await {
+            let answered = batch.answers.iter().flatten().count();
             self.commit(&mut batch).await;
-            // Those that were just answered often have the next turn ready: let them join the next batch.
-            tokio::task::yield_now().await;
+            if answered > 1 {
+                // More will come soon, from those that were just answered above all.
+                self.engine.gather().await;
+            }
         }
         self.engine.close().await;
         self.health.set(false);
@@ -226,7 +233,7 @@ impl<E: Engine> Writer<E> {
             self.take(next, batch);
         }
         for row in self.log.take() {
-            batch.push(Operation::Log(row), None);
+            batch.push(Operation::Log(Box::new(row)), None);
         }
         is_open || !batch.operations.is_empty()
     }
@@ -358,6 +365,10 @@ mod tests {
             // As slow as a disk, so that others queue up behind it.
             tokio::time::sleep(Duration::from_millis(20)).await;
             (self.script)(batch).map(|()| vec![Outcome::Done; batch.len()])
+        }
+
+        async fn gather(&mut self) {
+            tokio::task::yield_now().await;
         }
 
         async fn close(&mut self) {

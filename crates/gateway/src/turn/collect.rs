@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_protocol::json;
+use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -81,13 +81,12 @@ impl Turn {
             tracing::warn!(account.id = %account, content_type, "the upstream's answer is no response object");
             Failure::UpstreamUnreachable("its answer is no response object".into())
         };
-        json::validate(body).map_err(|_| no_response())?;
-        if self.create.operation != Operation::Create {
+        let object = Object::parse(body).map_err(|_| no_response())?;
+        let response = match self.create.operation {
+            Operation::Create => self.owned(resolved).rewrite(&object).into(),
             // There is no response that would be ours to name.
-            return Finished::of_upstream(body.clone(), body, &[]).map_err(|_| no_response());
-        }
-        let mut rewritten = Vec::with_capacity(body.len() + 128);
-        self.owned(resolved).rewrite(body, &mut rewritten).map_err(|_| no_response())?;
-        Finished::of_upstream(rewritten.into(), body, &[]).map_err(|_| no_response())
+            Operation::Compact | Operation::CountInput => body.clone(),
+        };
+        Ok(Finished::of_upstream(response, &object, &[]))
     }
 }

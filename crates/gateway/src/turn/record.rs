@@ -1,6 +1,6 @@
 //! Record: the turn becomes durable, before anybody sees that it is over.
 
-use antiphon_protocol::json::{self, Malformed};
+use antiphon_protocol::json::{self, Malformed, Object};
 use antiphon_protocol::request::{Input, item_ids};
 use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
 use antiphon_protocol::usage::Usage;
@@ -26,15 +26,15 @@ pub struct Finished {
 impl Finished {
     /// From a response as the upstream sent it, and as it was rewritten. Upstreams that leave the output out of their
     /// last event have sent the items before.
-    pub fn of_upstream(response: Bytes, original: &[u8], items: &[Bytes]) -> Result<Self, Malformed> {
-        let parts = Parts::of(original)?;
+    pub fn of_upstream(response: Bytes, original: &Object<'_>, items: &[Bytes]) -> Self {
+        let parts = Parts::of(original);
         let status =
             parts.status.as_deref().and_then(|status| status.parse().ok()).unwrap_or(Status::Completed);
         let output = match parts.output.filter(|output| items.is_empty() || !is_empty_array(output)) {
             Some(output) => Bytes::copy_from_slice(output),
             None => array(items).into(),
         };
-        Ok(Self { status, response, output, upstream_id: parts.id, usage: parts.usage })
+        Self { status, response, output, upstream_id: parts.id, usage: parts.usage }
     }
 }
 

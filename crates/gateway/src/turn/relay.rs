@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
-use antiphon_protocol::json;
+use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::response::{self, Ending, Owned};
 use antiphon_protocol::sse::{Decoder, Frame, FrameTooLarge};
 use bytes::Bytes;
@@ -114,29 +114,23 @@ impl Relay {
 
     fn terminal(&self, frame: &Frame) -> Result<Terminal, BadStream> {
         let data = frame.data().ok_or(BadStream::Malformed)?;
-        json::validate(&data).map_err(|_| BadStream::Malformed)?;
-        let original = json::member(&data, "response").ok_or(BadStream::Malformed)?;
-        let mut rewritten = Vec::with_capacity(data.len() + 128);
-        self.owned.rewrite_event(&data, &mut rewritten).map_err(|_| BadStream::Malformed)?;
-        let response = json::member(&rewritten, "response").ok_or(BadStream::Malformed)?;
-        let response = Bytes::copy_from_slice(response);
-        let finished =
-            Finished::of_upstream(response, original, &self.items).map_err(|_| BadStream::Malformed)?;
-        let name = json::string_member(&data, "type").unwrap_or_default();
-        let mut out = Vec::with_capacity(rewritten.len() + 64);
-        write_sse(&mut out, frame.event().unwrap_or(name.as_bytes()), &rewritten);
-        Ok(Terminal { frame: out.into(), finished })
+        let event = Object::parse(&data).map_err(|_| BadStream::Malformed)?;
+        let rewritten = self.owned.rewrite_event(&event).map_err(|_| BadStream::Malformed)?;
+        let original = event.get("response").unwrap_or_default();
+        let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
+        let out = write_event(frame, &event, &rewritten.data);
+        let response = Bytes::from(rewritten.data).slice(rewritten.response);
+        let finished = Finished::of_upstream(response, &original, &self.items);
+        Ok(Terminal { frame: out, finished })
     }
 
     fn rewrite_snapshot(&mut self, frame: &Frame) -> Option<Bytes> {
         let data = frame.data()?;
-        let mut rewritten = Vec::with_capacity(data.len() + 128);
-        self.owned.rewrite_event(&data, &mut rewritten).ok()?;
-        let name = json::string_member(&data, "type").unwrap_or_default();
-        let mut out = Vec::with_capacity(rewritten.len() + 64);
-        write_sse(&mut out, frame.event().unwrap_or(name.as_bytes()), &rewritten);
-        self.snapshot = json::member(&rewritten, "response").map(Bytes::copy_from_slice);
-        Some(out.into())
+        let event = Object::scan(&data).ok()?;
+        let rewritten = self.owned.rewrite_event(&event).ok()?;
+        let out = write_event(frame, &event, &rewritten.data);
+        self.snapshot = Some(Bytes::from(rewritten.data).slice(rewritten.response));
+        Some(out)
     }
 
     fn keep_item(&mut self, frame: &Frame) {
@@ -202,6 +196,14 @@ impl Relay {
         let last = self.last.as_ref().and_then(|frame| sequence_number(&frame.data()?));
         last.map_or(0, |last| last + 1)
     }
+}
+
+/// An event under its name, or its type where it has none.
+fn write_event(frame: &Frame, event: &Object<'_>, data: &[u8]) -> Bytes {
+    let kind = event.get("type").and_then(json::string).unwrap_or_default();
+    let mut out = Vec::with_capacity(data.len() + 64);
+    write_sse(&mut out, frame.event().unwrap_or(kind.as_bytes()), data);
+    out.into()
 }
 
 fn flush(chunk: &Bytes, run: std::ops::Range<usize>, out: &mut VecDeque<Bytes>) {

@@ -22,7 +22,7 @@ pub(super) struct LogRows {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    rows: Vec<Box<LogRow>>,
+    rows: Vec<LogRow>,
     is_closed: bool,
 }
 
@@ -35,7 +35,7 @@ impl LogRows {
         if waiting.is_closed || waiting.rows.len() >= MAX_ROWS {
             return false;
         }
-        waiting.rows.push(Box::new(row));
+        waiting.rows.push(row);
         if waiting.rows.len() == 1 {
             self.arrived.notify_one();
         }
@@ -48,7 +48,7 @@ impl LogRows {
         tokio::time::sleep(GATHERING).await;
     }
 
-    pub(super) fn take(&self) -> Vec<Box<LogRow>> {
+    pub(super) fn take(&self) -> Vec<LogRow> {
         std::mem::take(&mut self.lock().rows)
     }
 

@@ -1,6 +1,7 @@
 //! The engine of group commit: one connection, one transaction a batch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -23,6 +24,9 @@ pub(super) const CHECK: [&str; 2] = [
      VALUES (-1, zeroblob(32768), '', '', '', '', 0, 0, 0, 0, 0, 0, 0)",
     "DELETE FROM request_log WHERE at = -1",
 ];
+
+/// Under load a commit that is shared by twice as many turns costs each of them a sixth less CPU time.
+const GATHERING: Duration = Duration::from_micros(750);
 
 /// Owns the connection that writes.
 pub(super) struct SqliteEngine {
@@ -61,6 +65,10 @@ impl Engine for SqliteEngine {
             }
             error
         })
+    }
+
+    async fn gather(&mut self) {
+        std::thread::sleep(GATHERING);
     }
 
     /// The readers go first, or they would keep the write-ahead log from being emptied.

@@ -1,0 +1,154 @@
+//! An object whose members are found once, and then looked at and replaced as often as is needed.
+
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Malformed, Member, members, write_string};
+
+/// A text and where the members of its top level stand.
+#[derive(Debug)]
+pub struct Object<'a> {
+    pub text: &'a [u8],
+    pub members: Vec<Member>,
+}
+
+/// What to do with a member of an object.
+#[derive(Debug, Clone, Copy)]
+pub struct Set<'a> {
+    pub name: &'a str,
+    pub value: &'a [u8],
+    /// Whether to add the member where the object has none.
+    pub add: bool,
+}
+
+// === impl Object ===
+
+impl<'a> Object<'a> {
+    /// Takes the text apart and checks, in the same pass, that all of it is valid JSON in valid UTF-8.
+    pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(text);
+        let members = deserializer.deserialize_map(Parts { text })?;
+        deserializer.end()?;
+        Ok(Self { text, members })
+    }
+
+    /// Takes a text apart that is known to be valid JSON.
+    pub fn scan(text: &'a [u8]) -> Result<Self, Malformed> {
+        let mut all = Vec::with_capacity(32);
+        for member in members(text) {
+            all.push(member?);
+        }
+        Ok(Self { text, members: all })
+    }
+
+    pub fn value(&self, member: &Member) -> &'a [u8] {
+        &self.text[member.value.clone()]
+    }
+
+    /// The member with this name. Of several the last one counts, as it does for most parsers.
+    pub fn find(&self, name: &str) -> Option<&Member> {
+        self.members.iter().rev().find(|member| member.is(self.text, name))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.find(name).map(|member| self.value(member))
+    }
+
+    /// Copies the object with some members' values replaced; everything else stays as it is, byte for byte.
+    pub fn set(&self, set: &[Set<'_>], out: &mut Vec<u8>) {
+        let mut seen = [false; 8];
+        debug_assert!(set.len() <= seen.len(), "room for as many members as any caller sets");
+        let mut copied = 0;
+        for member in &self.members {
+            if let Some(n) = set.iter().position(|set| member.is(self.text, set.name)) {
+                out.extend_from_slice(&self.text[copied..member.value.start]);
+                out.extend_from_slice(set[n].value);
+                copied = member.value.end;
+                seen[n] = true;
+            }
+        }
+        let end = match self.members.last() {
+            Some(last) => last.value.end,
+            None => memchr::memchr(b'{', self.text).map_or(0, |brace| brace + 1),
+        };
+        out.extend_from_slice(&self.text[copied..end]);
+        let mut is_empty = self.members.is_empty();
+        for (set, _) in set.iter().zip(seen).filter(|(set, seen)| set.add && !seen) {
+            if !std::mem::take(&mut is_empty) {
+                out.push(b',');
+            }
+            write_string(out, set.name);
+            out.push(b':');
+            out.extend_from_slice(set.value);
+        }
+        out.extend_from_slice(&self.text[end..]);
+    }
+}
+
+/// Notes where keys and values stand in the text that is being read.
+struct Parts<'a> {
+    text: &'a [u8],
+}
+
+impl<'de> Visitor<'de> for Parts<'de> {
+    type Value = Vec<Member>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Vec<Member>, M::Error> {
+        let span = |raw: &'de RawValue| {
+            let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
+            start..start + raw.get().len()
+        };
+        let mut members = Vec::with_capacity(32);
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            members.push(Member { key: span(key), value: span(value) });
+        }
+        Ok(members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::json::validate;
+
+    #[test]
+    fn a_text_that_is_no_valid_object_is_refused() {
+        for text in
+            ["", "[1]", "{", r#"{"a":1}x"#, r#"{"a":1,}"#, r#"{"a":tru}"#, r#"{a:1}"#, "{\"a\":\"\n\"}"]
+        {
+            assert!(Object::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(Object::parse(b"{\"a\":\"\xff\"}").is_err());
+        assert!(Object::parse("{\"a\":1,\n\"b\":,}".as_bytes()).unwrap_err().to_string().contains("line 2"));
+    }
+
+    #[test]
+    fn nesting_has_no_limit_of_its_own() {
+        let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(Object::parse(deep.as_bytes()).unwrap().members.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_find_the_same_members(
+            keys in proptest::collection::vec(r#"([a-z]|\\"|\\u00e9|\\\\|é){0,6}"#, 0..6),
+            value in r#"( |\n)?(null|-1.50e3|"[a-z{}\[\],:]*"|\[ \]|\{"x" : [1,2]\})( )?"#,
+        ) {
+            let members: Vec<String> = keys.iter().map(|key| format!(r#" "{key}" : {value}"#)).collect();
+            let text = format!(" {{{} }} ", members.join(","));
+            let scanned = Object::scan(text.as_bytes());
+            match Object::parse(text.as_bytes()) {
+                Ok(parsed) => prop_assert_eq!(parsed.members, scanned.unwrap().members),
+                Err(_) => prop_assert!(validate(text.as_bytes()).is_err()),
+            }
+        }
+    }
+}
