@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -32,8 +33,8 @@ def wait_for(port):
     sys.exit(f"nothing listens on port {port}")
 
 
-def cpu_seconds(process):
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
@@ -76,13 +77,13 @@ def throughput(upstream_port, gateway_port, gateway):
             direct = load(upstream_port, mode, concurrency, "false", "--duration", f"{SECONDS}s")
             row(f"{mode}, direct", direct, None, None)
             for store in ("false", "true"):
-                before = cpu_seconds(gateway)
+                before = cpu_seconds(gateway.pid)
                 report = load(gateway_port, mode, concurrency, store, "--duration", f"{SECONDS}s")
-                row(f"{mode}, store {store}", report, cpu_seconds(gateway) - before, direct)
+                row(f"{mode}, store {store}", report, cpu_seconds(gateway.pid) - before, direct)
     for concurrency in (1, 16, 64):
-        before = cpu_seconds(gateway)
+        before = cpu_seconds(gateway.pid)
         report = load(gateway_port, "chain", concurrency, "true", "--duration", f"{SECONDS}s", "--turns", "6")
-        row("chain of 6, store true", report, cpu_seconds(gateway) - before, load(
+        row("chain of 6, store true", report, cpu_seconds(gateway.pid) - before, load(
             upstream_port, "json", concurrency, "false", "--duration", f"{SECONDS}s"))
 
 
@@ -94,6 +95,32 @@ def depth(port):
     print("\n| turn of a chain | latency, us |\n| --- | --- |")
     for turn in turns:
         print(f"| {turn} | {report['turns'][turn]:.0f} |", flush=True)
+
+
+NGINX = """worker_processes 2; daemon off; pid {folder}/pid; error_log {folder}/errors; events {{}}
+http {{ access_log off; upstream up {{ server 127.0.0.1:{upstream}; keepalive 64; }}
+server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://up; proxy_http_version 1.1;
+proxy_set_header Connection ""; proxy_buffering off; }} }} }}
+"""
+
+
+def yardstick(upstream_port, folder):
+    """What nginx takes on this machine to relay the same, where it is installed: machines differ, and this tells how much."""
+    if shutil.which("nginx") is None:
+        return
+    port, config = free_port(), pathlib.Path(folder) / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, upstream=upstream_port, port=port))
+    nginx = start(["nginx", "-e", f"{folder}/errors", "-c", config], port)
+    children = pathlib.Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text().split()
+    cpu = lambda: sum(cpu_seconds(int(child)) for child in children)
+    try:
+        for mode in ("json", "sse"):
+            before = cpu()
+            report = load(port, mode, 16, "false", "--duration", f"{SECONDS}s")
+            print(f"\nnginx, relaying {mode}: {(cpu() - before) / report['requests'] * 1e6:.0f} CPU us/request")
+    finally:
+        nginx.terminate()
+        nginx.wait()
 
 
 def main():
@@ -113,6 +140,7 @@ def main():
         try:
             throughput(upstream_port, gateway_port, gateway)
             depth(gateway_port)
+            yardstick(upstream_port, folder)
         finally:
             gateway.terminate()
             gateway.wait()

@@ -4,6 +4,7 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::Doors;
@@ -11,6 +12,9 @@ use super::error::Refused;
 use crate::turn::{
     Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
 };
+
+/// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
+const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 
 pub async fn create(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
     serve(doors, Operation::Create, headers, body).await
@@ -74,9 +78,17 @@ async fn read(
     body: Body,
 ) -> Result<Incoming, Failure> {
     let received = doors.body_limits.receive(&headers, body).await?;
-    let create = CreateRequest::parse(operation, received.bytes)?;
+    let create = parse(operation, received.bytes).await?;
     let transport = if create.stream { Transport::Sse } else { Transport::Http };
     Ok(Incoming { create, headers, project: doors.project(), transport, body_permit: received.permit })
+}
+
+async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {
+    if body.len() <= INLINE_PARSING_BYTES {
+        return Ok(CreateRequest::parse(operation, body)?);
+    }
+    let parsing = tokio::task::spawn_blocking(move || CreateRequest::parse(operation, body));
+    Ok(parsing.await.map_err(|_| Failure::Internal)??)
 }
 
 fn render_collected(collected: Collected) -> Response {
