@@ -1,18 +1,18 @@
 //! Group commit: writes that wait at the same time become durable in one transaction.
 //!
-//! Callers queue an [`Operation`] and wait. One task drains the queue into a batch, has the engine commit it, and
-//! answers each caller only then. A caller that goes away, or gives up at its deadline, leaves its operation in the
-//! queue: it is still written, and nobody is told.
+//! Callers queue an [`Operation`] and wait. A writer drains the queue into a batch, has its engine commit it, and
+//! answers each caller only then; an engine that can write several batches at once has several writers. A caller that
+//! goes away, or gives up at its deadline, leaves its operation in the queue: it is still written, and nobody is told.
 
 mod log;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::log::LogRows;
@@ -56,6 +56,8 @@ pub(crate) enum Outcome {
 pub(crate) enum NotCommitted {
     /// The engine can't write now.
     Unavailable(String),
+    /// The engine has given up waiting, and does not know what will become of it.
+    Deadline,
     /// It is one operation's own fault; the others can be written without it.
     Refused(String),
 }
@@ -75,7 +77,7 @@ pub(crate) trait Engine: Send + 'static {
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// The callers' side: a queue in front of the task that owns the engine.
+/// The callers' side: a queue in front of the tasks that own the engines.
 #[derive(Debug)]
 pub(crate) struct Group {
     queue: mpsc::Sender<Queued>,
@@ -100,11 +102,19 @@ struct Health {
 
 struct Writer<E> {
     engine: E,
-    queue: mpsc::Receiver<Queued>,
+    shared: Arc<Shared>,
+}
+
+/// What writers have in common.
+#[derive(Debug)]
+struct Shared {
+    /// One at a time takes a batch from it, and others may do so while that is committed.
+    queue: Mutex<mpsc::Receiver<Queued>>,
     log: Arc<LogRows>,
     health: Arc<Health>,
-    /// Who waits for the engine to be closed.
-    closing: Vec<oneshot::Sender<()>>,
+    commit_timeout: Duration,
+    /// Who waits for the engines to be closed: they hear of it when this goes, with the last writer.
+    closing: std::sync::Mutex<Vec<oneshot::Sender<()>>>,
 }
 
 /// Operations of one transaction, and who waits for each.
@@ -128,19 +138,38 @@ impl Group {
         let no_thread = |error| StoreError::Unusable(format!("no thread can be started to write: {error}"));
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(no_thread)?;
-        let (group, writer) = Self::new(engine, commit_timeout);
+        let (group, shared) = Self::new(commit_timeout);
+        let writer = Writer { engine, shared };
         let thread = std::thread::Builder::new().name(name.into());
         thread.spawn(move || runtime.block_on(writer.run())).map_err(no_thread)?;
         Ok(group)
     }
 
-    fn new<E: Engine>(engine: E, commit_timeout: Duration) -> (Self, Writer<E>) {
+    /// Starts a writer for each of these engines, as tasks. They end when this is closed or dropped, after they wrote
+    /// what was queued.
+    pub(crate) fn start_tasks(
+        engines: impl IntoIterator<Item = impl Engine>,
+        commit_timeout: Duration,
+    ) -> Self {
+        let (group, shared) = Self::new(commit_timeout);
+        for engine in engines {
+            tokio::spawn(Writer { engine, shared: Arc::clone(&shared) }.run());
+        }
+        group
+    }
+
+    fn new(commit_timeout: Duration) -> (Self, Arc<Shared>) {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS);
         let log = Arc::<LogRows>::default();
         let health = Arc::new(Health { is_available: AtomicBool::new(true) });
-        let closing = Vec::new();
-        let writer = Writer { engine, queue, log: Arc::clone(&log), health: Arc::clone(&health), closing };
-        (Self { queue: sender, log, health, commit_timeout }, writer)
+        let shared = Shared {
+            queue: Mutex::new(queue),
+            log: Arc::clone(&log),
+            health: Arc::clone(&health),
+            commit_timeout,
+            closing: std::sync::Mutex::default(),
+        };
+        (Self { queue: sender, log, health, commit_timeout }, Arc::new(shared))
     }
 
     /// Queues the operation and waits until it is durable, or until the deadline.
@@ -168,11 +197,11 @@ impl Group {
         self.health.is_available.load(Ordering::Relaxed)
     }
 
-    /// Writes what is queued and closes the engine. Later writes fail.
+    /// Writes what is queued and closes the engines. Later writes fail.
     pub(crate) async fn close(&self) {
         let (closed, is_closed) = oneshot::channel();
         if self.queue.send(Queued::Close(closed)).await.is_ok() {
-            // An error means that the writer has ended, and is what was asked for.
+            // An error means that the last writer has ended, and is what was asked for.
             let _ = is_closed.await;
         }
     }
@@ -204,48 +233,34 @@ impl<E: Engine> Writer<E> {
             }
         }
         self.engine.close().await;
-        self.health.set(false);
-        for closed in self.closing.drain(..) {
-            let _ = closed.send(());
-        }
     }
 
     /// Waits for operations and takes as many as are there, with the log rows that wait. `false` when there is nothing
     /// more to come.
     async fn fill(&mut self, batch: &mut Batch) -> bool {
-        let is_open = tokio::select! {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue.lock().await;
+        let next = tokio::select! {
             biased;
-            next = self.queue.recv() => match next {
-                Some(next) => {
-                    self.take(next, batch);
-                    true
-                }
-                None => {
-                self.log.close();
-                false
-            }
-            },
-            () = self.log.due() => true,
+            next = queue.recv() => Some(next),
+            () = shared.log.due() => None,
         };
-        while !batch.is_full()
-            && let Ok(next) = self.queue.try_recv()
-        {
-            self.take(next, batch);
+        let is_open = !matches!(next, Some(None));
+        if let Some(next) = next.flatten() {
+            shared.take(next, &mut queue, batch);
         }
-        for row in self.log.take() {
+        while !batch.is_full()
+            && let Ok(next) = queue.try_recv()
+        {
+            shared.take(next, &mut queue, batch);
+        }
+        if !is_open {
+            shared.log.close();
+        }
+        for row in shared.log.take() {
             batch.push(Operation::Log(Box::new(row)), None);
         }
         is_open || !batch.operations.is_empty()
-    }
-
-    fn take(&mut self, queued: Queued, batch: &mut Batch) {
-        match queued {
-            Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
-            Queued::Close(closed) => {
-                self.closing.push(closed);
-                self.queue.close();
-            }
-        }
     }
 
     async fn commit(&mut self, batch: &mut Batch) {
@@ -254,7 +269,7 @@ impl<E: Engine> Writer<E> {
         }
         match self.engine.commit(&batch.operations).await {
             Ok(outcomes) => {
-                self.health.set(true);
+                self.shared.health.set(true);
                 for (answer, outcome) in batch.answers.drain(..).zip(outcomes) {
                     reply(answer, Ok(outcome));
                 }
@@ -270,7 +285,7 @@ impl<E: Engine> Writer<E> {
         for (operation, answer) in batch.operations.chunks(1).zip(batch.answers.drain(..)) {
             match self.engine.commit(operation).await {
                 Ok(outcomes) => {
-                    self.health.set(true);
+                    self.shared.health.set(true);
                     reply(answer, outcomes.first().copied().ok_or_else(closed));
                 }
                 Err(error) => self.fail(error, [answer]),
@@ -281,8 +296,12 @@ impl<E: Engine> Writer<E> {
     fn fail(&self, error: NotCommitted, answers: impl IntoIterator<Item = Option<Answer>>) {
         let error = match error {
             NotCommitted::Unavailable(reason) => {
-                self.health.set(false);
+                self.shared.health.set(false);
                 StoreError::Unavailable(reason)
+            }
+            NotCommitted::Deadline => {
+                self.shared.health.set(false);
+                StoreError::Deadline(self.shared.commit_timeout)
             }
             NotCommitted::Refused(reason) => StoreError::Refused(reason),
         };
@@ -304,8 +323,30 @@ fn reply(answer: Option<Answer>, result: Result<Outcome, StoreError>) {
     }
 }
 
-/// However the writer ends, nobody takes the store for available any more; the queue's end tells those who wait.
+/// However a writer ends, nobody takes the store for available until another one has written; the queue's end tells
+/// those who wait.
 impl<E> Drop for Writer<E> {
+    fn drop(&mut self) {
+        self.shared.health.set(false);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn take(&self, queued: Queued, queue: &mut mpsc::Receiver<Queued>, batch: &mut Batch) {
+        match queued {
+            Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
+            Queued::Close(closed) => {
+                self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(closed);
+                queue.close();
+            }
+        }
+    }
+}
+
+/// The last writer has ended.
+impl Drop for Shared {
     fn drop(&mut self) {
         self.log.close();
         self.health.set(false);
@@ -350,6 +391,7 @@ impl Operation {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -376,15 +418,35 @@ mod tests {
         }
     }
 
+    /// Notes how many commits there are at the same time, and at the end how many engines were closed.
+    struct Counted {
+        began: Arc<AtomicUsize>,
+        together: Arc<AtomicUsize>,
+    }
+
+    impl Engine for Counted {
+        async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+            let now = self.began.fetch_add(1, Ordering::Relaxed) + 1;
+            self.together.fetch_max(now, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.began.fetch_sub(1, Ordering::Relaxed);
+            Ok(vec![Outcome::Done; batch.len()])
+        }
+
+        async fn gather(&mut self) {}
+
+        async fn close(&mut self) {
+            self.began.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn start(
         commit_timeout: Duration,
         script: impl FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static,
     ) -> (Arc<Group>, Arc<Mutex<Vec<usize>>>) {
         let commits = Arc::<Mutex<Vec<usize>>>::default();
         let engine = Scripted { commits: Arc::clone(&commits), script };
-        let (group, writer) = Group::new(engine, commit_timeout);
-        tokio::spawn(writer.run());
-        (Arc::new(group), commits)
+        (Arc::new(Group::start_tasks([engine], commit_timeout)), commits)
     }
 
     async fn write_at_once(group: &Arc<Group>, writes: usize) -> Vec<Result<Outcome, StoreError>> {
@@ -402,6 +464,20 @@ mod tests {
         let commits = commits.lock().unwrap().clone();
         assert_eq!(commits.iter().sum::<usize>(), 1_000);
         assert!(commits.len() <= 6 && commits.iter().all(|&size| size <= BATCH_OPERATIONS), "{commits:?}");
+    }
+
+    #[tokio::test]
+    async fn several_engines_commit_at_once_and_all_are_closed() {
+        let (began, together) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let engines =
+            [(); 3].map(|()| Counted { began: Arc::clone(&began), together: Arc::clone(&together) });
+        let group = Arc::new(Group::start_tasks(engines, LONG));
+        let results = write_at_once(&group, 3_000).await;
+        assert!(results.iter().all(Result::is_ok));
+        assert!(together.load(Ordering::Relaxed) > 1);
+        group.close().await;
+        assert_eq!(began.load(Ordering::Relaxed), 3, "each engine was closed once");
+        assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! Adding an engine: a folder beside [`sqlite`] with its own `migrations/<engine>`, an `impl Store`, one arm in
 //! [`open()`], and one line in `tests/contract/main.rs`.
 
+mod assemble;
 mod body;
 pub mod chain;
 pub mod clock;
@@ -14,7 +15,7 @@ mod error;
 mod group;
 mod migration;
 mod model;
-mod postgres;
+pub mod postgres;
 pub mod sqlite;
 mod url;
 
@@ -28,8 +29,8 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::error::StoreError;
 pub use self::model::{
-    ChainQuery, Durability, IndexedItem, LogRow, Purged, Record, Status, StoreOptions, StoredResponse,
-    StoredTurn,
+    ChainQuery, Durability, IndexedItem, LogRow, Migrate, Purged, Record, Status, StoreOptions,
+    StoredResponse, StoredTurn,
 };
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
@@ -106,7 +107,7 @@ pub trait Store: Responses + RequestLog {
 pub async fn open(url: &StoreUrl, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     match url {
         StoreUrl::Sqlite(target) => Ok(Arc::new(sqlite::SqliteStore::open(target, options).await?)),
-        StoreUrl::Postgres(target) => postgres::open(target).await,
+        StoreUrl::Postgres(target) => Ok(Arc::new(postgres::PostgresStore::open(target, options).await?)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Migrations: numbered, forward only, and never edited once they have landed.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 
 use crate::StoreError;
@@ -56,6 +58,12 @@ impl Migration {
     }
 }
 
+impl fmt::Display for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}_{}", self.version, self.name)
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn assert_is_folder(migrations: &[Migration], engine: &str) {
     let folder = format!("{}/migrations/{engine}", env!("CARGO_MANIFEST_DIR"));
@@ -64,6 +72,6 @@ pub(crate) fn assert_is_folder(migrations: &[Migration], engine: &str) {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let embedded = migrations.iter().map(|m| format!("{:04}_{}.sql", m.version, m.name));
+    let embedded = migrations.iter().map(|migration| format!("{migration}.sql"));
     assert_eq!(embedded.collect::<Vec<_>>(), files);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
-use crate::{Json, Timestamp};
+use crate::{Json, StoreUrl, Timestamp};
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,8 +127,25 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// How long a write may take, waiting included, before it counts as failed.
     pub commit_timeout: Duration,
+    /// How long a read may take, where the engine reads over a network.
+    pub read_timeout: Duration,
     /// Connections for reading, where the engine has a pool of them.
     pub read_connections: u32,
+    /// Connections for writing, where several can write at once.
+    pub write_connections: u32,
+    pub migrate: Migrate,
+    /// Where the schema is changed, if that is not possible where the store is: a pooled endpoint often can't do it.
+    pub migration_url: Option<StoreUrl>,
+}
+
+/// Who brings the schema of a PostgreSQL database up to date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Migrate {
+    /// Whoever opens it.
+    #[default]
+    Auto,
+    /// The operator; a schema that is not up to date is refused.
+    Manual,
 }
 
 // === impl Status ===
@@ -157,6 +174,14 @@ impl FromStr for Status {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { durability: Durability::Full, commit_timeout: Duration::from_secs(10), read_connections: 4 }
+        Self {
+            durability: Durability::Full,
+            commit_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(10),
+            read_connections: 4,
+            write_connections: 2,
+            migrate: Migrate::Auto,
+            migration_url: None,
+        }
     }
 }

@@ -1,18 +1,201 @@
-//! The store on a PostgreSQL server.
+//! The engine for many replicas: one PostgreSQL database, a few connections that are kept open, and no state on them, so
+//! that a pooler may stand between.
+//!
+//! How safe a commit is, the server decides: `synchronous_commit` there, not [`Durability`](crate::Durability) here.
 
 mod connect;
+mod error;
+mod insert;
+mod link;
+mod purge;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
 
+use std::fmt;
 use std::sync::Arc;
 
-use self::connect::Connector;
-use crate::url::PostgresTarget;
-use crate::{Store, StoreError};
+use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use async_trait::async_trait;
+use futures_util::future::join_all;
 
-/// Logs in and says what is wrong, if anything is.
-pub(crate) async fn open(target: &PostgresTarget) -> Result<Arc<dyn Store>, StoreError> {
-    let opened = Connector::new(target)?.connect().await?;
-    drop((opened.client, opened.driver));
-    Err(StoreError::Unusable(format!(
-        "{target} can be reached, and this build can't store anything there yet"
-    )))
+use self::connect::{ConnectError, Connector};
+use self::link::Link;
+use self::read::Readers;
+use self::schema::Schema;
+use self::write::PostgresEngine;
+use crate::group::{Group, Operation, Outcome};
+use crate::url::PostgresTarget;
+use crate::{
+    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError, StoreOptions,
+    StoreUrl, StoredResponse, StoredTurn, Timestamp,
+};
+
+/// A store in a PostgreSQL database.
+pub struct PostgresStore {
+    group: Group,
+    writers: Arc<[Link]>,
+    readers: Readers,
+}
+
+/// Brings the schema up to date, and returns the names of the migrations that were applied.
+pub async fn migrate(target: &PostgresTarget) -> Result<Vec<String>, StoreError> {
+    let applied = schema::migrate(&Connector::new(target)?).await?;
+    Ok(applied.iter().map(ToString::to_string).collect())
+}
+
+/// The names of the migrations that the schema lacks.
+pub async fn pending(target: &PostgresTarget) -> Result<Vec<String>, StoreError> {
+    let pending = schema::pending(&Connector::new(target)?).await?;
+    Ok(pending.iter().map(ToString::to_string).collect())
+}
+
+// === impl PostgresStore ===
+
+impl PostgresStore {
+    /// A database that can't be reached now does not keep the store from being opened: it is unavailable until then.
+    pub async fn open(target: &PostgresTarget, options: StoreOptions) -> Result<Self, StoreError> {
+        let migration_target = match &options.migration_url {
+            None => target,
+            Some(StoreUrl::Postgres(target)) => target,
+            Some(StoreUrl::Sqlite(_)) => {
+                let reason = "the migration URL of a PostgreSQL store is one of PostgreSQL, too";
+                return Err(StoreError::Unusable(reason.into()));
+            }
+        };
+        let schema = Arc::new(Schema::new(Connector::new(migration_target)?, options.migrate));
+        match schema.bring_up_to_date().await {
+            Ok(()) => {}
+            Err(ConnectError::Unavailable(reason)) => {
+                tracing::warn!(reason, "the database can't be reached; it is tried again until it can");
+            }
+            Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
+        }
+        let connector = Arc::new(Connector::new(target)?);
+        let links = |n: u32| {
+            (0..n.max(1)).map(|_| Link::start(Arc::clone(&connector), Arc::clone(&schema))).collect()
+        };
+        let (readers, writers): (Vec<Link>, Vec<Link>) =
+            (links(options.read_connections), links(options.write_connections));
+        for settled in join_all(readers.iter().chain(&writers).map(Link::settled)).await {
+            settled?;
+        }
+        let writers: Arc<[Link]> = writers.into();
+        let engines = (0..writers.len())
+            .map(|own| PostgresEngine::new(Arc::clone(&writers), own, options.commit_timeout));
+        let group = Group::start_tasks(engines, options.commit_timeout);
+        Ok(Self { group, readers: Readers { links: readers, limit: options.read_timeout }, writers })
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("is_available", &self.is_available()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Responses for PostgresStore {
+    async fn record(&self, record: Record) -> Result<(), StoreError> {
+        if texts_of(&record).any(has_nul) {
+            return Err(StoreError::Refused(
+                "a text holds a NUL character, which PostgreSQL can't store".into(),
+            ));
+        }
+        self.group.write(Operation::Record(Box::new(record))).await.map(|_| ())
+    }
+
+    async fn load(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+    ) -> Result<Option<StoredResponse>, StoreError> {
+        self.readers.load(project, id, now).await
+    }
+
+    async fn load_chain(
+        &self,
+        project: &ProjectId,
+        query: ChainQuery,
+    ) -> Result<Vec<StoredTurn>, StoreError> {
+        self.readers.load_chain(project, query).await
+    }
+
+    async fn load_items(
+        &self,
+        project: &ProjectId,
+        ids: &[ItemId],
+        now: Timestamp,
+    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+        self.readers.load_items(project, ids, now).await
+    }
+
+    async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
+        let outcome = self.group.write(Operation::Delete { project: project.clone(), id, now }).await?;
+        Ok(outcome == Outcome::Deleted(true))
+    }
+
+    async fn purge(
+        &self,
+        now: Timestamp,
+        log_before: Option<Timestamp>,
+        max_rows: u32,
+    ) -> Result<Purged, StoreError> {
+        match self.group.write(Operation::Purge { now, log_before, max_rows }).await? {
+            Outcome::Purged(purged) => Ok(purged),
+            Outcome::Done | Outcome::Deleted(_) => Ok(Purged::default()),
+        }
+    }
+}
+
+#[async_trait]
+impl RequestLog for PostgresStore {
+    fn append(&self, row: LogRow) -> bool {
+        !texts_of_log(&row).any(has_nul) && self.group.append(row)
+    }
+
+    async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
+        self.readers.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn is_available(&self) -> bool {
+        self.group.is_available() && self.writers.iter().any(Link::is_up)
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.readers.list_log(1).await?;
+        self.group.write(Operation::Check).await.map(|_| ())
+    }
+
+    async fn close(&self) {
+        self.group.close().await;
+        join_all(self.writers.iter().chain(&self.readers.links).map(Link::close)).await;
+    }
+}
+
+/// What PostgreSQL takes for no text at all, and would refuse a whole batch for.
+fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
+fn texts_of(record: &Record) -> impl Iterator<Item = &str> {
+    let turn = &record.response.turn;
+    [&turn.account, &turn.boundary, &turn.model]
+        .into_iter()
+        .chain(&turn.upstream_id)
+        .map(String::as_str)
+        .chain([record.project.as_str()])
+        .chain(record.items.iter().map(|(id, _)| id.as_str()))
+        .chain(texts_of_log(&record.log))
+}
+
+fn texts_of_log(row: &LogRow) -> impl Iterator<Item = &str> {
+    let optional = [&row.account, &row.code].into_iter().flatten().map(String::as_str);
+    [row.project.as_str(), &row.model, &row.transport, &row.outcome].into_iter().chain(optional)
 }

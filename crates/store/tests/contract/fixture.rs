@@ -8,8 +8,10 @@ use antiphon_protocol::{item, json};
 use antiphon_store::{
     ChainQuery, LogRow, Record, Status, Store, StoreOptions, StoredResponse, StoredTurn, Timestamp,
 };
+use antiphon_testkit::Postgres;
 use bytes::Bytes;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 /// Something that makes empty stores.
 pub(crate) trait Fixture: Send + Sync + 'static {
@@ -55,6 +57,29 @@ impl Fixture for InMemory {
 
     fn survives(&self) -> bool {
         false
+    }
+}
+
+/// A database of its own on the server that all tests share.
+pub(crate) struct InPostgres(OnceCell<String>);
+
+impl InPostgres {
+    pub(crate) async fn url(&self) -> &str {
+        self.0.get_or_init(Postgres::shared_database).await
+    }
+}
+
+impl Fixture for InPostgres {
+    fn new() -> Self {
+        Self(OnceCell::new())
+    }
+
+    async fn open_with(&self, options: StoreOptions) -> Arc<dyn Store> {
+        antiphon_store::open(&self.url().await.parse().unwrap(), options).await.unwrap()
+    }
+
+    fn survives(&self) -> bool {
+        true
     }
 }
 

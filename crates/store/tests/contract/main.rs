@@ -17,7 +17,7 @@ mod records;
 mod sqlite;
 mod writes;
 
-use self::fixture::{Fixture, InFile, InMemory};
+use self::fixture::{Fixture, InFile, InMemory, InPostgres};
 
 /// Instantiates every test of the contract for a fixture.
 macro_rules! contract {
@@ -61,4 +61,5 @@ macro_rules! contract {
 contract! {
     sqlite_in_file: InFile,
     sqlite_in_memory: InMemory,
+    postgres: InPostgres,
 }

@@ -7,6 +7,7 @@ mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 
 use futures_util::future::BoxFuture;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::tls::{MakeTlsConnect, NoTls, TlsConnect};
-use tokio_postgres::{Client, Config, SimpleQueryMessage, config};
+use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::StoreError;
@@ -77,15 +78,36 @@ impl Connector {
         let Host::Socket(directory) = &self.target.host else {
             return self.connect_first(deadline).await;
         };
-        let path = directory.join(format!(".s.PGSQL.{}", self.target.port));
-        let opened = async {
-            let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => ConnectError::Unusable(self.unreached(&error)),
-                _ => ConnectError::Unavailable(self.unreached(&error)),
-            })?;
-            self.log_in(stream).await
-        };
+        let opened = async { self.log_in(self.unix_stream(directory).await?).await };
         timeout(self.target.connect_timeout, opened).await.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    /// Asks the server to give up what it does for another connection. It does not say whether it has.
+    pub(super) async fn cancel(&self, connection: &CancelToken) -> Result<(), ConnectError> {
+        let cancelled = match &self.target.host {
+            Host::Socket(directory) => {
+                let stream = self.unix_stream(directory).await?;
+                connection.cancel_query_raw(stream, NoTls).await
+            }
+            _ => {
+                let addresses = self.addresses().await?;
+                let first = addresses.first().ok_or_else(|| self.unavailable("it has no address"))?;
+                let stream = self.tcp_stream(*first).await?;
+                match self.tls::<TcpStream>() {
+                    Some(tls) => connection.cancel_query_raw(stream, tls).await,
+                    None => connection.cancel_query_raw(stream, NoTls).await,
+                }
+            }
+        };
+        cancelled.map_err(|error| explain::explain(&error, &self.target))
+    }
+
+    async fn unix_stream(&self, directory: &Path) -> Result<UnixStream, ConnectError> {
+        let path = directory.join(format!(".s.PGSQL.{}", self.target.port));
+        UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => ConnectError::Unusable(self.unreached(&error)),
+            _ => ConnectError::Unavailable(self.unreached(&error)),
+        })
     }
 
     /// The first address that answers, each given an equal share of the time that is left.
@@ -96,7 +118,8 @@ impl Connector {
         for (at, address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
-            match timeout(share, self.connect_to(*address)).await {
+            let opened = async { self.log_in(self.tcp_stream(*address).await?).await };
+            match timeout(share, opened).await {
                 Ok(Err(ConnectError::Unavailable(text))) => last = Some(ConnectError::Unavailable(text)),
                 Ok(decided) => return decided,
                 Err(_) => last = Some(self.too_late()),
@@ -129,7 +152,7 @@ impl Connector {
         Ok(resolved)
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> Result<Opened, ConnectError> {
+    async fn tcp_stream(&self, address: SocketAddr) -> Result<TcpStream, ConnectError> {
         let stream = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
@@ -142,25 +165,29 @@ impl Connector {
             }
             Ok(stream)
         };
-        let stream = stream.await.map_err(|error| ConnectError::Unavailable(self.unreached(&error)))?;
-        self.log_in(stream).await
+        stream.await.map_err(|error: io::Error| ConnectError::Unavailable(self.unreached(&error)))
+    }
+
+    fn tls<S>(&self) -> Option<<MakeRustlsConnect as MakeTlsConnect<S>>::TlsConnect>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let name = match &self.target.host {
+            Host::Address(address) => address.to_string(),
+            Host::Name(name) => name.trim_end_matches('.').to_owned(),
+            Host::Socket(_) => String::new(),
+        };
+        let Ok(tls) = MakeTlsConnect::<S>::make_tls_connect(&mut self.tls.clone()?, &name);
+        Some(tls)
     }
 
     async fn log_in<S>(&self, stream: S) -> Result<Opened, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut opened = match &self.tls {
+        let mut opened = match self.tls::<S>() {
             None => self.start(stream, NoTls).await?,
-            Some(tls) => {
-                let name = match &self.target.host {
-                    Host::Address(address) => address.to_string(),
-                    Host::Name(name) => name.trim_end_matches('.').to_owned(),
-                    Host::Socket(_) => String::new(),
-                };
-                let Ok(tls) = MakeTlsConnect::<S>::make_tls_connect(&mut tls.clone(), &name);
-                self.start(stream, tls).await?
-            }
+            Some(tls) => self.start(stream, tls).await?,
         };
         if self.target.must_write {
             self.check_writes(&mut opened).await?;

@@ -1,0 +1,111 @@
+//! What every engine does with the rows that it has read, and with the values that it is about to write.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use antiphon_protocol::id::ItemId;
+use antiphon_protocol::{item, json};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{ChainQuery, IndexedItem, Status, StoreError, StoredTurn};
+
+/// How a status is stored: as its place in this list.
+const STATUSES: [Status; 4] = [Status::Completed, Status::Incomplete, Status::Failed, Status::Cancelled];
+
+pub(crate) fn status_code(status: Status) -> i16 {
+    (0..).zip(STATUSES).find(|(_, listed)| *listed == status).map_or(i16::MAX, |(code, _)| code)
+}
+
+pub(crate) fn status_of(code: i16) -> Result<Status, StoreError> {
+    let listed = usize::try_from(code).ok().and_then(|code| STATUSES.get(code));
+    listed.copied().ok_or_else(|| StoreError::Corrupt("unknown status".into()))
+}
+
+/// A list of positions as a JSON array, or nothing for none.
+pub(crate) fn encode_positions(positions: &[u32]) -> Option<Vec<u8>> {
+    (!positions.is_empty()).then(|| format!("{positions:?}").into_bytes())
+}
+
+pub(crate) fn decode_positions(array: Option<&[u8]>) -> Result<Vec<u32>, StoreError> {
+    let array = array.unwrap_or(b"[]");
+    json::elements(array)
+        .map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok())
+        .collect::<Option<_>>()
+        .ok_or_else(|| StoreError::Corrupt("unknown positions".into()))
+}
+
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Puts the turns of a chain in their order, newest first, and sees to it that none is missing.
+pub(crate) fn whole_chain(
+    mut turns: Vec<StoredTurn>,
+    query: &ChainQuery,
+) -> Result<Vec<StoredTurn>, StoreError> {
+    // SQL promises no order; a sort in SQL would carry the items through it.
+    turns.sort_by_key(|turn| std::cmp::Reverse(turn.depth));
+    let is_linked =
+        |pair: &[StoredTurn]| pair[0].parent == Some(pair[1].id) && pair[0].depth == pair[1].depth + 1;
+    let is_whole = turns.windows(2).all(is_linked)
+        && turns.last().is_none_or(|oldest| {
+            oldest.parent.is_none() == (oldest.depth == 1)
+                && (oldest.parent.is_none() || turns.len() == query.max_turns as usize)
+        });
+    if is_whole { Ok(turns) } else { Err(StoreError::BrokenChain { response: query.from }) }
+}
+
+/// The ids of a response's items, which stand in the items themselves: that spares an index from responses to items.
+pub(crate) fn item_ids(array: &[u8]) -> impl Iterator<Item = ItemId> {
+    json::elements(array).map_while(Result::ok).filter_map(|range| item::id(&array[range]))
+}
+
+/// Where an item stands: its response, and its position among the response's input and then output items.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) response: Uuid,
+    pub(crate) position: u32,
+    /// Derived ids name their place themselves.
+    pub(crate) is_indexed: bool,
+}
+
+/// A response's own items, taken apart once.
+pub(crate) struct Items {
+    input: Bytes,
+    output: Bytes,
+    input_items: Vec<Range<usize>>,
+    output_items: Vec<Range<usize>>,
+}
+
+/// Where each of these items stands: where the index says, or where its id does.
+pub(crate) fn places(ids: &[ItemId], indexed: &HashMap<String, (Uuid, u32)>) -> Vec<Option<Place>> {
+    let place = |id: &ItemId| {
+        if let Some(&(response, position)) = indexed.get(id.as_str()) {
+            return Some(Place { response, position, is_indexed: true });
+        }
+        let (response, position) = id.as_derived()?;
+        Some(Place { response: response.uuid(), position, is_indexed: false })
+    };
+    ids.iter().map(place).collect()
+}
+
+// === impl Items ===
+
+impl Items {
+    pub(crate) fn of(input: Bytes, output: Bytes) -> Self {
+        let split = |array: &[u8]| json::elements(array).map_while(Result::ok).collect();
+        Self { input_items: split(&input), output_items: split(&output), input, output }
+    }
+
+    /// Derived ids count input items alone.
+    pub(crate) fn get(&self, place: Place) -> Option<IndexedItem> {
+        let position = place.position as usize;
+        if let Some(range) = self.input_items.get(position) {
+            return Some(IndexedItem { item: self.input.slice(range.clone()), is_output: false });
+        }
+        let range = self.output_items.get(position - self.input_items.len()).filter(|_| place.is_indexed)?;
+        Some(IndexedItem { item: self.output.slice(range.clone()), is_output: true })
+    }
+}

@@ -1,0 +1,143 @@
+//! What a batch only inserts: responses, where their items are found, and rows of the request log.
+
+use std::collections::BTreeMap;
+
+use antiphon_protocol::id::ResponseId;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use crate::assemble::{encode_positions, micros, status_code};
+use crate::body::Encoder;
+use crate::group::Operation;
+use crate::{LogRow, Record, Timestamp};
+
+/// One statement, however many rows there are: a round trip, and a transaction of its own where there is no other.
+pub(super) const INSERT: &str = "WITH added AS (
+       INSERT INTO responses (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, \
+         expires_at, input, referenced, output, body)
+       SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
+         $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[], $14::bytea[], \
+         $15::bytea[])),
+     found AS (
+       INSERT INTO items (item_id, project, response_id, position)
+       SELECT * FROM unnest($16::text[], $17::text[], $18::uuid[], $19::bigint[])
+       ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position)
+     INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
+       input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us)
+     SELECT * FROM unnest($20::bigint[], $21::uuid[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], \
+       $27::bigint[], $28::text[], $29::bigint[], $30::bigint[], $31::bigint[], $32::bigint[], $33::bigint[], \
+       $34::bigint[], $35::bigint[])
+     ON CONFLICT DO NOTHING";
+
+/// The rows, each kind in the order of its key: replicas that write the same rows then wait for one another instead of
+/// for each other.
+pub(super) struct Inserts<'a> {
+    records: Vec<&'a Record>,
+    /// Of an item that comes twice the last one wins.
+    items: BTreeMap<(&'a str, &'a str), (Uuid, u32)>,
+    log: BTreeMap<(i64, Uuid), &'a LogRow>,
+}
+
+/// An array of one column's values, and its type.
+pub(super) type Column<'a> = (Box<dyn ToSql + Sync + Send + 'a>, Type);
+
+// === impl Inserts ===
+
+impl<'a> Inserts<'a> {
+    pub(super) fn of(batch: &'a [Operation]) -> Self {
+        let mut all = Self { records: Vec::new(), items: BTreeMap::new(), log: BTreeMap::new() };
+        for operation in batch {
+            match operation {
+                Operation::Record(record) => {
+                    all.records.push(record);
+                    let response = record.response.turn.id.uuid();
+                    let items = record.items.iter();
+                    all.items.extend(items.map(|(item, position)| {
+                        ((item.as_str(), record.project.as_str()), (response, *position))
+                    }));
+                    all.add_log(&record.log);
+                }
+                Operation::Log(row) => all.add_log(row),
+                Operation::Delete { .. } | Operation::Purge { .. } | Operation::Check => {}
+            }
+        }
+        all.records.sort_by_key(|record| (record.response.turn.id.uuid(), record.project.as_str()));
+        all
+    }
+
+    fn add_log(&mut self, row: &'a LogRow) {
+        self.log.entry((row.at.unix_ms(), row.response.uuid())).or_insert(row);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.log.is_empty()
+    }
+
+    /// The arguments of [`INSERT`], in its order.
+    pub(super) fn columns(&self, encoder: &mut Encoder) -> Vec<Column<'a>> {
+        let mut columns = Vec::with_capacity(35);
+        add_responses(&self.records, encoder, &mut columns);
+        let items: Vec<_> = self.items.iter().collect();
+        columns.extend([
+            column(&items, Type::TEXT_ARRAY, |((item_id, _), _)| *item_id),
+            column(&items, Type::TEXT_ARRAY, |((_, project), _)| *project),
+            column(&items, Type::UUID_ARRAY, |(_, (response, _))| *response),
+            column(&items, Type::INT8_ARRAY, |(_, (_, position))| i64::from(*position)),
+        ]);
+        let log: Vec<&'a LogRow> = self.log.values().copied().collect();
+        add_log(&log, &mut columns);
+        columns
+    }
+}
+
+fn add_responses<'a>(records: &[&'a Record], encoder: &mut Encoder, columns: &mut Vec<Column<'a>>) {
+    let turns: Vec<_> = records.iter().map(|record| &record.response.turn).collect();
+    let bodies: Vec<Vec<u8>> = records.iter().map(|record| encoder.encode(&record.response.body)).collect();
+    columns.extend([
+        column(&turns, Type::UUID_ARRAY, |turn| turn.id.uuid()),
+        column(records, Type::TEXT_ARRAY, |record| record.project.as_str()),
+        column(&turns, Type::UUID_ARRAY, |turn| turn.parent.map(ResponseId::uuid)),
+        column(&turns, Type::TEXT_ARRAY, |turn| &*turn.account),
+        column(&turns, Type::TEXT_ARRAY, |turn| &*turn.boundary),
+        column(&turns, Type::TEXT_ARRAY, |turn| turn.upstream_id.as_deref()),
+        column(&turns, Type::TEXT_ARRAY, |turn| &*turn.model),
+        column(&turns, Type::INT2_ARRAY, |turn| status_code(turn.status)),
+        column(&turns, Type::INT8_ARRAY, |turn| i64::from(turn.depth)),
+        column(records, Type::INT8_ARRAY, |record| record.response.created_at.unix_ms()),
+        column(&turns, Type::INT8_ARRAY, |turn| turn.expires_at.map(Timestamp::unix_ms)),
+        column(&turns, Type::BYTEA_ARRAY, |turn| &*turn.input),
+        column(&turns, Type::BYTEA_ARRAY, |turn| encode_positions(&turn.referenced)),
+        column(&turns, Type::BYTEA_ARRAY, |turn| &*turn.output),
+        (Box::new(bodies), Type::BYTEA_ARRAY),
+    ]);
+}
+
+fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
+    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+    columns.extend([
+        column(rows, Type::INT8_ARRAY, |row| row.at.unix_ms()),
+        column(rows, Type::UUID_ARRAY, |row| row.response.uuid()),
+        column(rows, Type::TEXT_ARRAY, |row| row.project.as_str()),
+        column(rows, Type::TEXT_ARRAY, |row| row.account.as_deref()),
+        column(rows, Type::TEXT_ARRAY, |row| &*row.model),
+        column(rows, Type::TEXT_ARRAY, |row| &*row.transport),
+        column(rows, Type::TEXT_ARRAY, |row| &*row.outcome),
+        column(rows, Type::INT8_ARRAY, |row| i64::from(row.http_status)),
+        column(rows, Type::TEXT_ARRAY, |row| row.code.as_deref()),
+        column(rows, Type::INT8_ARRAY, |row| i64::from(row.depth)),
+        column(rows, Type::INT8_ARRAY, |row| count(row.input_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| count(row.cached_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| count(row.output_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| count(row.reasoning_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| micros(row.duration)),
+        column(rows, Type::INT8_ARRAY, |row| row.first_event.map(micros)),
+    ]);
+}
+
+fn column<'a, R: Copy, V: ToSql + Sync + Send + 'a>(
+    rows: &[R],
+    kind: Type,
+    value: impl Fn(R) -> V,
+) -> Column<'a> {
+    (Box::new(rows.iter().copied().map(value).collect::<Vec<V>>()), kind)
+}

@@ -1,0 +1,260 @@
+//! One connection that is kept open: whoever needs it gets it, or is told at once that it is not there.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{CancelToken, Client};
+
+use super::connect::{ConnectError, Connector, Opened};
+use super::error::QueryError;
+use super::schema::Schema;
+
+/// Between attempts to connect: the first comes at once, the others after twice as long each time.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// How long to wait for the server to hear that it shall give up a query, or that we leave.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// A connection that a task opens, and opens again when it is lost.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    /// The task ends when this is set, or dropped.
+    closing: watch::Sender<bool>,
+    exclusive: Mutex<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Never yet connected.
+    New,
+    Up(Arc<Session>),
+    Down(ConnectError),
+    Closed,
+}
+
+/// An open connection.
+pub(super) struct Session {
+    client: Client,
+    /// Queries that are under way.
+    busy: AtomicUsize,
+    give_up: Arc<GiveUp>,
+}
+
+/// Tells the task that a connection is of no use any more.
+struct GiveUp {
+    told: Notify,
+    /// What the server is asked to stop, where a query has not come to an end.
+    cancel: CancelToken,
+    is_stuck: std::sync::atomic::AtomicBool,
+}
+
+struct Keeper {
+    connector: Arc<Connector>,
+    schema: Arc<Schema>,
+    state: watch::Sender<State>,
+    closing: watch::Receiver<bool>,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Starts to connect. Nobody gets the connection before the schema is up to date.
+    pub(super) fn start(connector: Arc<Connector>, schema: Arc<Schema>) -> Self {
+        let (sender, state) = watch::channel(State::New);
+        let (closing, is_closing) = watch::channel(false);
+        tokio::spawn(Keeper { connector, schema, state: sender, closing: is_closing }.run());
+        Self { state, closing, exclusive: Mutex::new(()) }
+    }
+
+    /// Waits for the end of the first attempt; an error is one that somebody must act on.
+    pub(super) async fn settled(&self) -> Result<(), ConnectError> {
+        match self.state.clone().wait_for(|state| !matches!(state, State::New)).await.as_deref() {
+            Ok(State::Down(error @ ConnectError::Unusable(_))) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.state.borrow(), State::Up(_))
+    }
+
+    pub(super) fn session(&self) -> Result<Arc<Session>, QueryError> {
+        match &*self.state.borrow() {
+            State::Up(session) => Ok(Arc::clone(session)),
+            State::Down(error) => Err(QueryError::Down(error.to_string())),
+            State::New => Err(QueryError::Down("it is not connected yet".into())),
+            State::Closed => Err(QueryError::Down("it is closed".into())),
+        }
+    }
+
+    /// For transactions, which can't share a connection.
+    pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.exclusive.lock().await
+    }
+
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, ()>> {
+        self.exclusive.try_lock().ok()
+    }
+
+    /// Leaves the server in good order.
+    pub(super) async fn close(&self) {
+        self.closing.send_replace(true);
+        // An error means that the task has ended.
+        let _ = self.state.clone().wait_for(|_| false).await;
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Waits for queries to this connection, which is given up if they don't end in time, or if it is broken.
+    pub(super) async fn run<T>(
+        &self,
+        limit: Duration,
+        queries: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, QueryError> {
+        let _busy = Busy::of(&self.busy);
+        let Ok(result) = timeout(limit, queries).await else {
+            self.give_up.is_stuck.store(true, Ordering::Relaxed);
+            self.give_up();
+            return Err(QueryError::Deadline(limit));
+        };
+        result.map_err(|error| {
+            let error = QueryError::from(error);
+            if matches!(error, QueryError::Lost(_)) {
+                self.give_up();
+            }
+            error
+        })
+    }
+
+    /// Nobody shall use the connection any more.
+    pub(super) fn give_up(&self) {
+        self.give_up.told.notify_one();
+    }
+}
+
+struct Busy<'a>(&'a AtomicUsize);
+
+impl<'a> Busy<'a> {
+    fn of(queries: &'a AtomicUsize) -> Self {
+        queries.fetch_add(1, Ordering::Relaxed);
+        Self(queries)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut closing = self.closing.clone();
+        let mut failures = 0;
+        while !*closing.borrow() {
+            let delay = backoff(failures, RandomState::new().hash_one(failures));
+            let opened = async {
+                sleep(delay).await;
+                self.schema.bring_up_to_date().await?;
+                self.connector.connect().await
+            };
+            let opened = tokio::select! {
+                opened = opened => opened,
+                () = closed(&mut closing) => break,
+            };
+            failures += 1;
+            match opened {
+                Ok(opened) => {
+                    let since = Instant::now();
+                    self.serve(opened).await;
+                    if since.elapsed() >= LONGEST_DELAY {
+                        failures = 0;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, failures, "no connection to the database");
+                    self.state.send_replace(State::Down(error));
+                }
+            }
+        }
+        self.state.send_replace(State::Closed);
+    }
+
+    /// Until the connection is lost or given up, or everything is closed.
+    async fn serve(&mut self, opened: Opened) {
+        let Opened { client, mut driver } = opened;
+        let give_up =
+            Arc::new(GiveUp { told: Notify::new(), cancel: client.cancel_token(), is_stuck: false.into() });
+        let session = Session { client, busy: AtomicUsize::new(0), give_up: Arc::clone(&give_up) };
+        self.state.send_replace(State::Up(Arc::new(session)));
+        let lost = |reason: &str| State::Down(ConnectError::Unavailable(reason.into()));
+        tokio::select! {
+            ended = &mut driver => {
+                let reason = ended.map_or_else(|error| super::error::describe(&error), |()| "closed".into());
+                tracing::warn!(reason, "a connection to the database was lost");
+                self.state.send_replace(lost("the connection was lost"));
+            }
+            () = give_up.told.notified() => {
+                tracing::warn!("a connection to the database is given up");
+                self.state.send_replace(lost("the connection was given up"));
+                if give_up.is_stuck.load(Ordering::Relaxed) {
+                    let cancelled = timeout(PARTING, self.connector.cancel(&give_up.cancel)).await;
+                    if let Ok(Err(error)) = cancelled {
+                        tracing::debug!(%error, "a query that has not come to an end can't be cancelled");
+                    }
+                }
+            }
+            () = closed(&mut self.closing) => {
+                self.state.send_replace(State::Closed);
+                // The server is told once the last query has been answered.
+                let _ = timeout(PARTING, driver).await;
+            }
+        }
+    }
+}
+
+/// Also resolves when nobody is left who could close the link.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|is_closing| *is_closing).await;
+}
+
+/// Exponential, and never the same for two replicas that have lost the same server.
+fn backoff(failures: u32, random: u64) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
+    let delay = FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY);
+    let half = delay / 2;
+    half + half.mul_f64((random % 1024) as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_ever_more_rarely_and_never_together() {
+        assert_eq!(backoff(0, 7), Duration::ZERO);
+        for (failures, longest) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)]
+        {
+            let longest = Duration::from_millis(longest);
+            let delays = [0, 300, 700, 1_023].map(|random| backoff(failures, random));
+            assert!(delays.iter().all(|delay| (longest / 2..longest).contains(delay)), "{delays:?}");
+            assert!(delays.is_sorted_by(|a, b| a < b));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Purging: what nobody can see or replay any more leaves the disk.
+
+use antiphon_protocol::id::ItemId;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error, Row};
+use uuid::Uuid;
+
+use crate::assemble::item_ids;
+use crate::{Purged, Timestamp};
+
+/// "Antipurg" in ASCII.
+const PURGE_LOCK: i64 = 0x416e_7469_7075_7267;
+
+/// Until the end of the transaction.
+pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1::bigint)";
+
+/// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
+/// child: what comes later in the result is a parent of something before it, so any beginning of it may be removed.
+pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE doomed (id, project, parent_id) AS (
+       SELECT id, project, parent_id FROM (
+         SELECT r.id, r.project, r.parent_id FROM responses r
+         WHERE r.expires_at <= $1::bigint
+           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
+         ORDER BY r.expires_at LIMIT $2::bigint) leaves
+       UNION ALL
+       SELECT p.id, p.project, p.parent_id FROM doomed d
+       JOIN responses p ON p.id = d.parent_id AND p.project = d.project
+       WHERE p.expires_at <= $1::bigint
+         AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id))
+     DELETE FROM responses r USING (SELECT id, project FROM doomed LIMIT $2::bigint) d
+     WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output";
+
+/// An item that a later response has recorded again stays.
+pub(super) const DELETE_ITEMS: &str =
+    "DELETE FROM items i USING unnest($1::text[], $2::text[], $3::uuid[]) d (item_id, project, response_id)
+     WHERE i.item_id = d.item_id AND i.project = d.project AND i.response_id = d.response_id";
+
+pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE ctid = ANY (ARRAY( \
+     SELECT ctid FROM request_log WHERE at < $1::bigint ORDER BY at LIMIT $2::bigint))";
+
+/// In a transaction. Removes nothing while another replica is at it.
+pub(super) async fn purge(
+    client: &Client,
+    now: Timestamp,
+    log_before: Option<Timestamp>,
+    max_rows: u32,
+) -> Result<Purged, Error> {
+    let (now, max_rows) = (now.unix_ms(), i64::from(max_rows));
+    let locked = client.query_typed_one(TRY_LOCK, &[(&PURGE_LOCK, Type::INT8)]).await?;
+    if !locked.try_get::<_, bool>(0)? {
+        return Ok(Purged::default());
+    }
+    let gone = client.query_typed(DELETE_RESPONSES, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
+    delete_items(client, &gone).await?;
+    let log_rows = match log_before.map(Timestamp::unix_ms) {
+        Some(before) => {
+            client.execute_typed(DELETE_LOG, &[(&before, Type::INT8), (&max_rows, Type::INT8)]).await?
+        }
+        None => 0,
+    };
+    Ok(Purged { responses: gone.len() as u64, log_rows })
+}
+
+async fn delete_items(client: &Client, gone: &[Row]) -> Result<(), Error> {
+    let mut items: Vec<(ItemId, &str, Uuid)> = Vec::new();
+    for row in gone {
+        let (project, response) = (row.try_get(0)?, row.try_get(1)?);
+        for column in [2, 3] {
+            items.extend(item_ids(row.try_get(column)?).map(|id| (id, project, response)));
+        }
+    }
+    let ids: Vec<&str> = items.iter().map(|(id, _, _)| id.as_str()).collect();
+    let projects: Vec<&str> = items.iter().map(|(_, project, _)| *project).collect();
+    let responses: Vec<Uuid> = items.iter().map(|(_, _, response)| *response).collect();
+    let columns: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&ids, Type::TEXT_ARRAY), (&projects, Type::TEXT_ARRAY), (&responses, Type::UUID_ARRAY)];
+    client.execute_typed(DELETE_ITEMS, &columns).await.map(|_| ())
+}

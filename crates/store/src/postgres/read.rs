@@ -1,0 +1,231 @@
+//! Reading: single responses, chains, items, and the request log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use uuid::Uuid;
+
+use super::error::{QueryError, corrupt};
+use super::link::{Link, Session};
+use crate::assemble::{Items, decode_positions, places, status_of, whole_chain};
+use crate::{ChainQuery, IndexedItem, LogRow, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+
+/// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
+macro_rules! turn_columns {
+    () => {
+        "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
+         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output"
+    };
+}
+
+pub(super) const LOAD: &str = concat!(
+    "SELECT ",
+    turn_columns!(),
+    ", r.created_at, r.body FROM responses r WHERE r.id = $1::uuid AND r.project = $2::text \
+     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3::bigint)"
+);
+
+/// Only ids go through the recursion; the rows are joined to them. A missing ancestor yields a row of nulls.
+pub(super) const LOAD_CHAIN: &str = concat!(
+    "WITH RECURSIVE chain (id, parent_id, turns) AS (
+       SELECT id, parent_id, 1::bigint FROM responses WHERE id = $1::uuid AND project = $2::text
+         AND ($3::bigint IS NULL OR (deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)))
+       UNION ALL
+       SELECT p.id, p.parent_id, child.turns + 1 FROM chain child
+       LEFT JOIN responses p ON p.id = child.parent_id AND p.project = $2::text
+       WHERE child.parent_id IS NOT NULL AND child.turns < $4::bigint)
+     SELECT ",
+    turn_columns!(),
+    " FROM chain LEFT JOIN responses r ON r.id = chain.id AND r.project = $2::text"
+);
+
+pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
+     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
+     FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1::bigint";
+
+pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
+     WHERE project = $1::text AND item_id = ANY ($2::text[])";
+
+pub(super) const LOAD_ITEMS: &str = "SELECT id, input, output FROM responses \
+     WHERE project = $1::text AND id = ANY ($2::uuid[]) \
+     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
+
+/// The connections that are read from. Many reads share one: the server answers them one after the other.
+pub(super) struct Readers {
+    pub(super) links: Vec<Link>,
+    pub(super) limit: Duration,
+}
+
+type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
+
+// === impl Readers ===
+
+impl Readers {
+    /// The connection with the fewest queries under way.
+    fn session(&self) -> Result<Arc<Session>, QueryError> {
+        let mut error = QueryError::Down("it has no connections".into());
+        let mut least: Option<Arc<Session>> = None;
+        for link in &self.links {
+            match link.session() {
+                Ok(session) if least.as_ref().is_none_or(|least| session.busy() < least.busy()) => {
+                    least = Some(session);
+                }
+                Ok(_) => {}
+                Err(down) => error = down,
+            }
+        }
+        least.ok_or(error)
+    }
+
+    /// A connection that is lost while it answers is not the last word if there is another.
+    async fn query(&self, text: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
+        let mut result = Err(QueryError::Lost(String::new()));
+        for _ in 0..=self.links.len() {
+            if !matches!(result, Err(QueryError::Lost(_))) {
+                break;
+            }
+            let session = self.session()?;
+            result = session.run(self.limit, session.client().query_typed(text, arguments)).await;
+        }
+        Ok(result?)
+    }
+
+    pub(super) async fn load(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+    ) -> Result<Option<StoredResponse>, StoreError> {
+        let (id, now) = (id.uuid(), now.unix_ms());
+        let arguments: [Argument<'_>; 3] =
+            [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
+        let rows = self.query(LOAD, &arguments).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let created_at = Timestamp::from_unix_ms(get(row, 12)?);
+        let body = body::decode(get(row, 13)?)?;
+        Ok(Some(StoredResponse { turn: turn(row)?, created_at, body }))
+    }
+
+    pub(super) async fn load_chain(
+        &self,
+        project: &ProjectId,
+        query: ChainQuery,
+    ) -> Result<Vec<StoredTurn>, StoreError> {
+        let (from, visible_at) = (query.from.uuid(), query.visible_at.map(Timestamp::unix_ms));
+        let max_turns = i64::from(query.max_turns);
+        let arguments: [Argument<'_>; 4] = [
+            (&from, Type::UUID),
+            (&project.as_str(), Type::TEXT),
+            (&visible_at, Type::INT8),
+            (&max_turns, Type::INT8),
+        ];
+        let rows = self.query(LOAD_CHAIN, &arguments).await?;
+        let mut turns = Vec::with_capacity(rows.len());
+        for row in rows {
+            if get::<Option<Uuid>>(&row, 0)?.is_none() {
+                return Err(StoreError::BrokenChain { response: query.from });
+            }
+            turns.push(turn(&row)?);
+        }
+        whole_chain(turns, &query)
+    }
+
+    pub(super) async fn load_items(
+        &self,
+        project: &ProjectId,
+        ids: &[ItemId],
+        now: Timestamp,
+    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+        let places = places(ids, &self.find_items(project, ids).await?);
+        let mut responses: Vec<Uuid> = places.iter().flatten().map(|place| place.response).collect();
+        responses.sort_unstable();
+        responses.dedup();
+        let now = now.unix_ms();
+        let arguments: [Argument<'_>; 3] =
+            [(&project.as_str(), Type::TEXT), (&responses, Type::UUID_ARRAY), (&now, Type::INT8)];
+        let mut loaded: HashMap<Uuid, Items> = HashMap::new();
+        if !responses.is_empty() {
+            for row in self.query(LOAD_ITEMS, &arguments).await? {
+                loaded.insert(get(&row, 0)?, Items::of(bytes(&row, 1)?, bytes(&row, 2)?));
+            }
+        }
+        Ok(places
+            .into_iter()
+            .map(|place| place.and_then(|place| loaded.get(&place.response)?.get(place)))
+            .collect())
+    }
+
+    async fn find_items(
+        &self,
+        project: &ProjectId,
+        ids: &[ItemId],
+    ) -> Result<HashMap<String, (Uuid, u32)>, StoreError> {
+        // No item is named with what the database can't hold in a text.
+        let names: Vec<&str> = ids.iter().map(ItemId::as_str).filter(|name| !name.contains('\0')).collect();
+        let arguments: [Argument<'_>; 2] = [(&project.as_str(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        let rows = self.query(FIND_ITEMS, &arguments).await?;
+        rows.iter().map(|row| Ok((get(row, 0)?, (get(row, 1)?, number(row, 2)?)))).collect()
+    }
+
+    pub(super) async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
+        let max_rows = i64::from(max_rows);
+        self.query(LIST_LOG, &[(&max_rows, Type::INT8)]).await?.iter().map(log_row).collect()
+    }
+}
+
+fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {
+    row.try_get(column).map_err(|error| corrupt(&error))
+}
+
+fn bytes(row: &Row, column: usize) -> Result<Bytes, StoreError> {
+    get::<&[u8]>(row, column).map(Bytes::copy_from_slice)
+}
+
+/// Of a column that is wider than what is written into it.
+fn number<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<T, StoreError> {
+    T::try_from(get::<i64>(row, column)?).map_err(|_| StoreError::Corrupt("a number is out of range".into()))
+}
+
+fn turn(row: &Row) -> Result<StoredTurn, StoreError> {
+    Ok(StoredTurn {
+        id: ResponseId::from_uuid(get(row, 0)?),
+        parent: get::<Option<Uuid>>(row, 1)?.map(ResponseId::from_uuid),
+        depth: number(row, 2)?,
+        status: status_of(get(row, 3)?)?,
+        account: get(row, 4)?,
+        boundary: get(row, 5)?,
+        upstream_id: get(row, 6)?,
+        model: get(row, 7)?,
+        expires_at: get::<Option<i64>>(row, 8)?.map(Timestamp::from_unix_ms),
+        input: bytes(row, 9)?,
+        referenced: decode_positions(get(row, 10)?)?,
+        output: bytes(row, 11)?,
+    })
+}
+
+fn log_row(row: &Row) -> Result<LogRow, StoreError> {
+    let micros = |n: i64| Duration::from_micros(n.unsigned_abs());
+    Ok(LogRow {
+        at: Timestamp::from_unix_ms(get(row, 0)?),
+        project: ProjectId::new(get(row, 1)?),
+        response: ResponseId::from_uuid(get(row, 2)?),
+        account: get(row, 3)?,
+        model: get(row, 4)?,
+        transport: get::<String>(row, 5)?.into(),
+        outcome: get::<String>(row, 6)?.into(),
+        http_status: number(row, 7)?,
+        code: get(row, 8)?,
+        depth: number(row, 9)?,
+        input_tokens: number(row, 10)?,
+        cached_tokens: number(row, 11)?,
+        output_tokens: number(row, 12)?,
+        reasoning_tokens: number(row, 13)?,
+        duration: micros(get(row, 14)?),
+        first_event: get::<Option<i64>>(row, 15)?.map(micros),
+    })
+}

@@ -1,0 +1,154 @@
+//! Bringing a database's schema up to date: once, before anything else uses it.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
+
+use super::connect::{ConnectError, Connector, Opened};
+use super::error::{QueryError, describe};
+use crate::Migrate;
+use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
+
+static MIGRATIONS: [Migration; 1] =
+    [Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql"))];
+
+/// "Antiphon" in ASCII; no other program's locks are likely to be named so.
+const MIGRATION_LOCK: i64 = 0x416e_7469_7068_6f6e;
+
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
+pub(super) const HAS_VERSIONS: &str = "SELECT to_regclass('antiphon_schema') IS NOT NULL";
+pub(super) const VERSIONS: &str = "SELECT version, checksum FROM antiphon_schema ORDER BY version";
+pub(super) const NOTE: &str =
+    "INSERT INTO antiphon_schema (version, name, checksum) VALUES ($1::integer, $2::text, $3::text)";
+
+/// What an operator calls the database.
+const SHOWN: &str = "the database";
+const PARTING: Duration = Duration::from_secs(1);
+/// For what only looks.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The schema of one database, as far as this process knows it.
+pub(super) struct Schema {
+    connector: Connector,
+    mode: Migrate,
+    is_current: OnceCell<()>,
+}
+
+// === impl Schema ===
+
+impl Schema {
+    /// `connector` leads to where the schema can be changed.
+    pub(super) fn new(connector: Connector, mode: Migrate) -> Self {
+        Self { connector, mode, is_current: OnceCell::new() }
+    }
+
+    /// Does nothing after the first success.
+    pub(super) async fn bring_up_to_date(&self) -> Result<(), ConnectError> {
+        let bring = async || match self.mode {
+            Migrate::Auto => migrate(&self.connector).await.map(|_| ()),
+            Migrate::Manual => {
+                let pending = pending(&self.connector).await?;
+                pending.last().map_or(Ok(()), |newest| Err(outdated(pending.len(), newest.version)))
+            }
+        };
+        self.is_current.get_or_try_init(bring).await.map(|_| ())
+    }
+}
+
+fn outdated(missing: usize, newest: u32) -> ConnectError {
+    ConnectError::Unusable(format!(
+        "{SHOWN} lacks {missing} of this build's migrations, which needs schema version {newest}: run \
+         `antiphon migrate`, or let it be done at start with `store.migrate = \"auto\"`"
+    ))
+}
+
+/// Applies what is missing, in one transaction and under a lock, so that of many replicas one does it. Returns what was
+/// applied.
+pub(super) async fn migrate(connector: &Connector) -> Result<&'static [Migration], ConnectError> {
+    on_connection(connector, |client| Box::pin(migrate_with(client))).await
+}
+
+/// What would be applied.
+pub(super) async fn pending(connector: &Connector) -> Result<&'static [Migration], ConnectError> {
+    on_connection(connector, |client| Box::pin(pending_with(client))).await
+}
+
+/// On a connection for this alone.
+async fn on_connection<T>(
+    connector: &Connector,
+    work: impl for<'a> FnOnce(&'a Client) -> BoxFuture<'a, Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let Opened { client, mut driver } = connector.connect().await?;
+    let result = tokio::select! {
+        result = work(&client) => result,
+        ended = &mut driver => {
+            let reason = ended.map_or_else(|error| describe(&error), |()| "the connection was closed".into());
+            Err(ConnectError::Unavailable(reason))
+        }
+    };
+    drop(client);
+    // The server is told that we leave; it would find out anyway.
+    let _ = timeout(PARTING, driver).await;
+    result
+}
+
+/// Versions and checksums.
+type Applied = Vec<(u32, String)>;
+
+fn missing(applied: &Applied) -> Result<&'static [Migration], ConnectError> {
+    to_apply(&MIGRATIONS, applied, SHOWN).map_err(|error| ConnectError::Unusable(error.to_string()))
+}
+
+async fn pending_with(client: &Client) -> Result<&'static [Migration], ConnectError> {
+    let applied = timeout(LOOK_TIMEOUT, applied(client)).await;
+    let applied =
+        applied.map_err(|_| ConnectError::Unavailable(format!("no answer within {LOOK_TIMEOUT:?}")))?;
+    missing(&applied.map_err(QueryError::from)?)
+}
+
+async fn migrate_with(client: &Client) -> Result<&'static [Migration], ConnectError> {
+    let failed = |error: Error| ConnectError::from(QueryError::from(error));
+    client.batch_execute("BEGIN").await.map_err(failed)?;
+    client.query_typed(LOCK, &[(&MIGRATION_LOCK, Type::INT8)]).await.map_err(failed)?;
+    let applied = applied(client).await.map_err(failed)?;
+    let missing = missing(&applied)?;
+    if applied.is_empty() {
+        client.batch_execute(MIGRATIONS_TABLE).await.map_err(failed)?;
+    }
+    for migration in missing {
+        client.batch_execute(migration.text).await.map_err(failed)?;
+        note(client, migration).await.map_err(failed)?;
+    }
+    client.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(missing)
+}
+
+async fn applied(client: &Client) -> Result<Applied, Error> {
+    let has_versions = client.query_typed_one(HAS_VERSIONS, &[]).await?;
+    if !has_versions.try_get::<_, bool>(0)? {
+        return Ok(Vec::new());
+    }
+    let rows = client.query_typed(VERSIONS, &[]).await?;
+    rows.iter().map(|row| Ok((row.try_get::<_, i32>(0)?.unsigned_abs(), row.try_get(1)?))).collect()
+}
+
+async fn note(client: &Client, migration: &Migration) -> Result<(), Error> {
+    let (version, checksum) = (i32::try_from(migration.version).unwrap_or(i32::MAX), migration.checksum());
+    let values: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&version, Type::INT4), (&migration.name, Type::TEXT), (&checksum, Type::TEXT)];
+    client.execute_typed(NOTE, &values).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_of_the_folder_is_embedded() {
+        crate::migration::assert_is_folder(&MIGRATIONS, "postgres");
+    }
+}

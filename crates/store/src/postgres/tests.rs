@@ -1,0 +1,60 @@
+use antiphon_testkit::Postgres;
+use tokio_postgres::NoTls;
+
+use super::insert::INSERT;
+use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
+use super::read::{FIND_ITEMS, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
+use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
+use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
+use super::*;
+
+const OF_TABLES: [&str; 10] = [
+    INSERT,
+    DELETE_ITEMS,
+    DELETE_LOG,
+    DELETE_RESPONSES,
+    FIND_ITEMS,
+    LOAD,
+    LOAD_CHAIN,
+    LOAD_ITEMS,
+    CHECK_DELETE,
+    DELETE,
+];
+const OTHERS: [&str; 7] = [TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, CHECK_INSERT, LIST_LOG];
+
+/// A database with a schema.
+async fn client() -> tokio_postgres::Client {
+    let url = Postgres::shared_database().await;
+    let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
+    assert_eq!(migrate(&target).await.unwrap(), ["0001_responses"]);
+    assert!(pending(&target).await.unwrap().is_empty());
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn every_statement_can_be_prepared() {
+    let client = client().await;
+    for text in OF_TABLES.into_iter().chain(OTHERS) {
+        let prepared = client.prepare(text).await;
+        assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
+    }
+}
+
+/// With an empty database the planner would rather read all of a table, unless it is told not to.
+#[tokio::test]
+async fn no_statement_needs_to_read_a_table_from_end_to_end() {
+    let client = client().await;
+    client.batch_execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan").await.unwrap();
+    for (n, text) in OF_TABLES.into_iter().enumerate() {
+        let types = client.prepare(text).await.unwrap().params().len();
+        let nulls = vec!["NULL"; types].join(", ");
+        let explain = format!("PREPARE s{n} AS {text}; EXPLAIN EXECUTE s{n} ({nulls})");
+        for message in client.simple_query(&explain).await.unwrap() {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
+            let step = row.get(0).unwrap();
+            assert!(!step.contains("Seq Scan"), "{step} in {text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The engines of group commit: each writes one batch at a time, over one of the connections for writing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::sync::MutexGuard;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
+use uuid::Uuid;
+
+use super::error::{QueryError, is_conflict};
+use super::insert::{INSERT, Inserts};
+use super::link::{Link, Session};
+use super::purge;
+use crate::body::Encoder;
+use crate::group::{Engine, NotCommitted, Operation, Outcome};
+
+pub(super) const DELETE: &str = "UPDATE responses SET deleted_at = $3::bigint, expires_at = $3::bigint \
+     WHERE id = $1::uuid AND project = $2::text AND deleted_at IS NULL \
+     AND (expires_at IS NULL OR expires_at > $3::bigint)";
+
+/// A row that comes and goes, and that no other replica's check can meet.
+pub(super) const CHECK_INSERT: &str = "INSERT INTO request_log (at, response_id, project, model, transport, outcome, \
+     http_status, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
+     VALUES (-1, gen_random_uuid(), '', '', '', '', 0, 0, 0, 0, 0, 0, 0) RETURNING response_id";
+pub(super) const CHECK_DELETE: &str = "DELETE FROM request_log WHERE at = -1 AND response_id = $1::uuid";
+
+/// What is stuck is given up no sooner: opening another connection is dearer than a moment's wait.
+const SHORTEST_LIMIT: Duration = Duration::from_secs(1);
+
+/// One of several.
+pub(super) struct PostgresEngine {
+    links: Arc<[Link]>,
+    /// The connection to use when there is a choice.
+    own: usize,
+    limit: Duration,
+    encoder: Encoder,
+}
+
+// === impl PostgresEngine ===
+
+impl PostgresEngine {
+    pub(super) fn new(links: Arc<[Link]>, own: usize, commit_timeout: Duration) -> Self {
+        Self { links, own, limit: commit_timeout.max(SHORTEST_LIMIT), encoder: Encoder::new() }
+    }
+
+    /// A connection for this engine alone. With fewer connections than engines some wait, each for one batch.
+    async fn acquire(&self) -> Result<(Arc<Session>, MutexGuard<'_, ()>), QueryError> {
+        let mut first = None;
+        let (before, after) = self.links.split_at(self.own);
+        for link in [after, before].into_iter().flatten() {
+            if !link.is_up() {
+                continue;
+            }
+            if let Some(held) = link.try_lock() {
+                return Ok((link.session()?, held));
+            }
+            first.get_or_insert(link);
+        }
+        let Some(link) = first else { return Err(self.down()) };
+        let held = link.lock().await;
+        Ok((link.session()?, held))
+    }
+
+    fn down(&self) -> QueryError {
+        let session = self.links[self.own].session();
+        session.err().unwrap_or_else(|| QueryError::Down("it has just come back".into()))
+    }
+
+    async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
+        let inserts = Inserts::of(batch);
+        let columns = if inserts.is_empty() { Vec::new() } else { inserts.columns(&mut self.encoder) };
+        let (session, _held) = self.acquire().await?;
+        let client = session.client();
+        let is_inserted =
+            |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(_));
+        if batch.iter().all(is_inserted) {
+            session.run(self.limit, insert(client, columns)).await?;
+            return Ok(vec![Outcome::Done; batch.len()]);
+        }
+        let transaction = async {
+            client.batch_execute("BEGIN").await?;
+            if !columns.is_empty() {
+                insert(client, columns).await?;
+            }
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for operation in batch {
+                outcomes.push(run_one(client, operation).await?);
+            }
+            client.batch_execute("COMMIT").await?;
+            Ok(outcomes)
+        };
+        let result = session.run(self.limit, transaction).await;
+        if matches!(result, Err(QueryError::Refused(_)))
+            && session.run(self.limit, client.batch_execute("ROLLBACK")).await.is_err()
+        {
+            session.give_up();
+        }
+        result
+    }
+}
+
+impl Engine for PostgresEngine {
+    async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        let mut result = self.try_commit(batch).await;
+        if result.as_ref().is_err_and(is_conflict) {
+            result = self.try_commit(batch).await;
+        }
+        Ok(result?)
+    }
+
+    async fn gather(&mut self) {
+        tokio::task::yield_now().await;
+    }
+
+    /// The store closes the connections, once no engine needs any of them.
+    async fn close(&mut self) {}
+}
+
+async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
+    let rows = client.query_typed_raw(INSERT, columns).await?;
+    rows.try_collect::<Vec<_>>().await.map(|_| ())
+}
+
+async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Error> {
+    match operation {
+        Operation::Record(_) | Operation::Log(_) => Ok(Outcome::Done),
+        Operation::Delete { project, id, now } => {
+            let (id, now) = (id.uuid(), now.unix_ms());
+            let arguments: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
+            client.execute_typed(DELETE, &arguments).await.map(|rows| Outcome::Deleted(rows > 0))
+        }
+        Operation::Purge { now, log_before, max_rows } => {
+            purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
+        }
+        Operation::Check => {
+            let row = client.query_typed_one(CHECK_INSERT, &[]).await?;
+            let id: Uuid = row.try_get(0)?;
+            client.execute_typed(CHECK_DELETE, &[(&id, Type::UUID)]).await.map(|_| Outcome::Done)
+        }
+    }
+}
