@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::chain::Chains;
-use antiphon_store::{Clock, Store, StoreError, StoreOptions, StoreUrlError};
+use antiphon_store::{Clock, Store, StoreError, StoreUrlError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, Durability, OnDisconnect, Retention};
+use crate::config::{Config, OnDisconnect, Retention};
 use crate::http::server::Server;
 use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::lifecycle::Tasks;
@@ -19,6 +19,10 @@ use crate::turn::{Rules, Turns};
 use crate::upstream::Upstream;
 use crate::workers::Workers;
 
+/// How often to ask what other replicas have deleted: well within what the cache allows.
+const DELETIONS_POLL: Duration = Duration::from_secs(1);
+/// How far the clocks of replicas may be apart.
+const CLOCK_SKEW: Duration = Duration::from_secs(10);
 /// How often a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How many rows one step of a purge removes: writers wait no longer than that takes.
@@ -51,15 +55,7 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         let url = config.store.target()?;
         let accounts = config.accounts.iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
-        let options = StoreOptions {
-            durability: match config.store.durability {
-                Durability::Full => antiphon_store::Durability::Full,
-                Durability::Normal => antiphon_store::Durability::Normal,
-            },
-            commit_timeout: config.store.commit_timeout,
-            ..StoreOptions::default()
-        };
-        let store = antiphon_store::open(&url, options).await?;
+        let store = antiphon_store::open(&url, config.store.options()?).await?;
         Self::with_store(config, clock, accounts, store)
     }
 
@@ -103,6 +99,9 @@ impl App {
             self.tasks.spawn_background(operations.serve(admin));
         }
         self.tasks.spawn_background(keep_store(Arc::clone(&self.turns), self.config.store.purge_interval));
+        if self.turns.chains.store().is_shared() {
+            self.tasks.spawn_background(watch_deletions(Arc::clone(&self.turns)));
+        }
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {
             turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
@@ -167,6 +166,19 @@ async fn keep_store(turns: Arc<Turns>, purge_interval: Duration) {
             since_purge = Duration::ZERO;
             purge(&turns).await;
         }
+    }
+}
+
+/// Keeps the cache from showing what other replicas have deleted.
+async fn watch_deletions(turns: Arc<Turns>) {
+    let mut learnt_at = turns.clock.now();
+    loop {
+        let now = turns.clock.now();
+        match turns.chains.learn_deletions(learnt_at.minus(CLOCK_SKEW)).await {
+            Ok(()) => learnt_at = now,
+            Err(error) => tracing::debug!(%error, "the deletions of other replicas are not known"),
+        }
+        tokio::time::sleep(DELETIONS_POLL).await;
     }
 }
 

@@ -104,9 +104,10 @@ impl ItemId {
     /// Longer names are not indexed: no client or upstream is known to use more than 64.
     pub const MAX_BYTES: usize = 512;
 
-    /// `None` for an id that is empty or too long to be looked up by.
+    /// `None` for an id that is empty or too long to be looked up by, or holds a NUL, which not every database can store.
     pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.len() <= Self::MAX_BYTES).then(|| Self(text.into()))
+        let is_usable = !text.is_empty() && text.len() <= Self::MAX_BYTES && !text.contains('\0');
+        is_usable.then(|| Self(text.into()))
     }
 
     /// The stable id of an input item that came without one: `msg_`, the response's hex digits, and the item's

@@ -114,6 +114,10 @@ impl CreateRequest {
                 json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned()
             }
         };
+        if model.contains('\0') {
+            let message = "Invalid 'model': a model's name holds no NUL character.".to_owned();
+            return Err(invalid("invalid_value", Some("model"), message));
+        }
         let input = match required(Field::Input, "input")? {
             None => Input::Items(Bytes::from_static(b"[]")),
             Some(input) => match input.first() {
@@ -294,6 +298,7 @@ mod tests {
             (r#"{"input":"x"}"#, "missing_required_parameter", Some("model")),
             (r#"{"model":"m","input":null}"#, "missing_required_parameter", Some("input")),
             (r#"{"model":5,"input":"x"}"#, "invalid_type", Some("model")),
+            (r#"{"model":"m\u0000","input":"x"}"#, "invalid_value", Some("model")),
             (r#"{"model":"m","input":{}}"#, "invalid_type", Some("input")),
             (r#"{"model":"m","input":"x","store":"no"}"#, "invalid_type", Some("store")),
             (r#"{"model":"m","input":"x","background":true}"#, "unsupported_value", Some("background")),

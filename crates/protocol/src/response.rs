@@ -88,7 +88,7 @@ impl<'a> Parts<'a> {
     pub fn of(response: &Object<'a>) -> Self {
         let text = |name| response.get(name).and_then(json::string).map(Into::into);
         Self {
-            id: text("id"),
+            id: text("id").filter(|id: &String| !id.contains('\0')),
             status: text("status"),
             output: response.get("output").filter(|value| value.first() == Some(&b'[')),
             usage: response.get("usage").map(Usage::parse).unwrap_or_default(),

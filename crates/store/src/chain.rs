@@ -3,7 +3,8 @@
 
 mod cache;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::replay::Segment;
@@ -34,9 +35,14 @@ pub struct Turn {
 }
 
 /// The store, with a cache of chains in front of it.
+///
+/// Where other processes share the store, the cache hears of their deletions by [`learn_deletions`](Chains::learn_deletions).
+/// What is named by a client is taken from memory only as long as that was done within [`Chains::STALENESS`].
 pub struct Chains {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
+    /// What is in memory is known to be right up to then; `None` if nobody else deletes anything.
+    known_until: Option<Mutex<Instant>>,
 }
 
 // === impl Chains ===
@@ -44,7 +50,28 @@ pub struct Chains {
 impl Chains {
     /// `cache_bytes` bounds the memory of turns that nobody uses at the moment.
     pub fn new(store: Arc<dyn Store>, cache_bytes: usize) -> Self {
-        Self { store, cache: Arc::new(Cache::new(cache_bytes)) }
+        let known_until = store.is_shared().then(|| Mutex::new(Instant::now()));
+        Self { store, cache: Arc::new(Cache::new(cache_bytes)), known_until }
+    }
+
+    /// How long a response that another process has deleted may still be continued here.
+    pub const STALENESS: Duration = Duration::from_secs(2);
+
+    /// Forgets what other processes have deleted since that time, by their clocks.
+    pub async fn learn_deletions(&self, since: Timestamp) -> Result<(), StoreError> {
+        let Some(known_until) = &self.known_until else { return Ok(()) };
+        let asked_at = Instant::now();
+        for (project, id) in self.store.list_deleted(since).await? {
+            self.cache.hide(&project, id);
+            self.cache.forget(&project, id);
+        }
+        *known_until.lock().unwrap_or_else(PoisonError::into_inner) = asked_at + Self::STALENESS;
+        Ok(())
+    }
+
+    fn is_memory_right(&self) -> bool {
+        let until = |known: &Mutex<Instant>| *known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.known_until.as_ref().is_none_or(|known| Instant::now() < until(known))
     }
 
     /// The store, for what is not about chains.
@@ -61,7 +88,9 @@ impl Chains {
         now: Timestamp,
         max_depth: u32,
     ) -> Result<Option<Arc<Turn>>, StoreError> {
-        if let Some(turn) = self.cache.find(project, id, now) {
+        if self.is_memory_right()
+            && let Some(turn) = self.cache.find(project, id, now)
+        {
             return Ok(Some(turn));
         }
         let read_at = self.cache.deletions();

@@ -68,6 +68,9 @@ pub trait Responses: Send + Sync {
     /// Hides a response at once. `false` if there is no live response with this id.
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError>;
 
+    /// The responses that were deleted at this time or later and are not yet purged.
+    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError>;
+
     /// Removes up to `max_rows` responses that are deleted or expired and that no live descendant replays through, with
     /// their items, and as many request-log rows older than `log_before`. A turn that is still running may be about to
     /// continue a response that has just died: `now` should lie back by as long as a turn may run. What is left after a
@@ -96,6 +99,9 @@ pub trait Store: Responses + RequestLog {
     /// Whether the last write went through; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 
+    /// Whether other processes may delete what is in it: memory of it then goes stale.
+    fn is_shared(&self) -> bool;
+
     /// Reads and writes for real, and so decides what [`is_available`](Self::is_available) says next.
     async fn check(&self) -> Result<(), StoreError>;
 
@@ -108,6 +114,22 @@ pub async fn open(url: &StoreUrl, options: StoreOptions) -> Result<Arc<dyn Store
     match url {
         StoreUrl::Sqlite(target) => Ok(Arc::new(sqlite::SqliteStore::open(target, options).await?)),
         StoreUrl::Postgres(target) => Ok(Arc::new(postgres::PostgresStore::open(target, options).await?)),
+    }
+}
+
+/// Brings the schema of a database up to date, and returns the names of the migrations that were applied.
+pub async fn migrate(url: &StoreUrl) -> Result<Vec<String>, StoreError> {
+    match url {
+        StoreUrl::Sqlite(target) => sqlite::migrate(target).await,
+        StoreUrl::Postgres(target) => postgres::migrate(target).await,
+    }
+}
+
+/// The names of the migrations that the schema of a database lacks.
+pub async fn pending(url: &StoreUrl) -> Result<Vec<String>, StoreError> {
+    match url {
+        StoreUrl::Sqlite(target) => sqlite::pending(target).await,
+        StoreUrl::Postgres(target) => postgres::pending(target).await,
     }
 }
 

@@ -45,6 +45,15 @@ pub(crate) fn to_apply<'a>(
     Ok(&known[first..])
 }
 
+/// An operator who migrates by hand has something to do.
+pub(crate) fn outdated(shown: &str, newest: &Migration) -> StoreError {
+    StoreError::Unusable(format!(
+        "the schema of {shown} is older than this build's, which needs version {}: run `antiphon migrate`, or let it \
+         be done at start with store.migrate = \"auto\"",
+        newest.version
+    ))
+}
+
 // === impl Migration ===
 
 impl Migration {

@@ -51,7 +51,7 @@ pub struct StoredTurn {
     pub output: Json,
 }
 
-/// A finished turn, to be made durable.
+/// A finished turn, to be made durable. Its texts, JSON apart, hold no NUL: not every engine can store one.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub project: ProjectId,
@@ -138,7 +138,7 @@ pub struct StoreOptions {
     pub migration_url: Option<StoreUrl>,
 }
 
-/// Who brings the schema of a PostgreSQL database up to date.
+/// Who brings the schema of a database up to date.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Migrate {
     /// Whoever opens it.

@@ -109,6 +109,11 @@ impl Responses for Faulty {
         self.inner.delete(project, id, now).await
     }
 
+    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+        self.faults.read()?;
+        self.inner.list_deleted(since).await
+    }
+
     async fn purge(
         &self,
         now: Timestamp,
@@ -135,6 +140,10 @@ impl RequestLog for Faulty {
 impl Store for Faulty {
     fn is_available(&self) -> bool {
         self.faults.now() != Fault::Down && self.inner.is_available()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     async fn check(&self) -> Result<(), StoreError> {

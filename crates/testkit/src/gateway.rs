@@ -8,7 +8,7 @@ use antiphon::app::App;
 use antiphon::config::{Config, Environment, Overrides};
 use antiphon::pool::Account;
 use antiphon_simulator::upstream::Simulator;
-use antiphon_store::{Store, StoreOptions, SystemClock};
+use antiphon_store::{Store, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -24,6 +24,7 @@ pub struct Setup {
     dir: Arc<TempDir>,
     faults: Option<Faults>,
     clock: Option<Arc<ManualClock>>,
+    database_url: Option<String>,
 }
 
 /// A running gateway; stopped when it is dropped.
@@ -50,6 +51,7 @@ impl Setup {
             dir: Arc::new(TempDir::new().expect("a temporary folder")),
             faults: None,
             clock: None,
+            database_url: None,
         }
     }
 
@@ -81,6 +83,13 @@ impl Setup {
         self
     }
 
+    /// Another database than an SQLite file of its own.
+    #[must_use]
+    pub fn database_url(mut self, url: &str) -> Self {
+        self.database_url = Some(url.to_owned());
+        self
+    }
+
     /// Where the SQLite file is.
     pub fn database(&self) -> PathBuf {
         self.dir.path().join("antiphon.db")
@@ -88,9 +97,9 @@ impl Setup {
 
     /// The configuration as a file's text.
     pub fn toml(&self) -> String {
-        let database = self.database();
-        let accounts = self.accounts.concat();
-        format!("store.url = \"sqlite://{}\"\n{}\n{accounts}", database.display(), self.config)
+        let file = || format!("sqlite://{}", self.database().display());
+        let url = self.database_url.clone().unwrap_or_else(file);
+        format!("store.url = \"{url}\"\n{}\n{}", self.config, self.accounts.concat())
     }
 
     pub async fn start(self) -> Gateway {
@@ -99,8 +108,8 @@ impl Setup {
         let loaded =
             Config::load(Some(&file), self.dir.path(), &Environment::default(), Overrides::default());
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
-        let url = config.store.url.expose().parse().expect("a valid store URL");
-        let options = StoreOptions { commit_timeout: config.store.commit_timeout, ..StoreOptions::default() };
+        let url = config.store.target().expect("a valid store URL");
+        let options = config.store.options().expect("a valid migration URL");
         let mut store: Arc<dyn Store> = antiphon_store::open(&url, options).await.expect("the store opens");
         if let Some(faults) = &self.faults {
             store = Arc::new(Faulty::new(store, faults.clone()));

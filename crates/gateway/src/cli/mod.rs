@@ -2,6 +2,7 @@
 
 mod config;
 mod demo;
+mod migrate;
 mod serve;
 
 use std::net::SocketAddr;
@@ -44,6 +45,16 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
     },
+    /// Bring the schema of the store's database up to date
+    #[command(after_help = "Example:\n  antiphon migrate --check --config antiphon.toml")]
+    Migrate {
+        /// Change nothing; fail if there is anything to do
+        #[arg(long)]
+        check: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -54,6 +65,9 @@ impl Cli {
         match &self.command {
             Command::Serve { listen } => serve::run(self.load(Overrides { listen: *listen })?),
             Command::Demo { listen } => demo::run(*listen),
+            Command::Migrate { check, json } => {
+                migrate::run(&self.load(Overrides::default())?, *check, *json)
+            }
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
         }
     }
@@ -65,7 +79,7 @@ impl Cli {
 }
 
 /// Runs a command that needs the runtime.
-fn block_on<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime can't be started")?.block_on(future)
 }

@@ -4,18 +4,25 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_store::{StoreUrl, StoreUrlError};
+use antiphon_store::{StoreOptions, StoreUrl, StoreUrlError};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::environment::Environment;
-use super::values::{self, bytes, duration, words};
+use super::values::{self, bytes, count, duration, words};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct StoreConfig {
     /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
     pub url: DatabaseUrl,
+
+    /// Where the schema of a PostgreSQL database is changed, if that is not possible at `url`. Default: at `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration_url: Option<DatabaseUrl>,
+
+    /// Who brings the schema up to date. Default: auto.
+    pub migrate: Migrate,
 
     /// Where a database server may be. Default: any.
     pub network: Network,
@@ -29,6 +36,18 @@ pub struct StoreConfig {
     /// How long a write may take, waiting included, before it counts as failed. Default: 10s.
     #[serde(with = "duration")]
     pub commit_timeout: Duration,
+
+    /// How long a read may take, of a database server. Default: 10s.
+    #[serde(with = "duration")]
+    pub read_timeout: Duration,
+
+    /// Connections that read. Default: 4.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub read_connections: u32,
+
+    /// Connections that write to a PostgreSQL database. Default: 2.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub write_connections: u32,
 
     /// The size of the cache of chains, in bytes; 0 keeps none. Default: 64 MiB.
     #[serde(with = "bytes")]
@@ -59,6 +78,16 @@ pub enum Network {
     Private,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migrate {
+    /// Whoever starts first.
+    Auto,
+    /// `antiphon migrate`; until then an older schema is refused.
+    Manual,
+}
+
+words!(Migrate { Auto => "auto", Manual => "manual" });
+
 words!(Network { Any => "any", Public => "public", Private => "private" });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +116,15 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             url: DatabaseUrl("sqlite://antiphon.db".into()),
+            migration_url: None,
+            migrate: Migrate::Auto,
             network: Network::Any,
             retention: Retention::For(Duration::from_hours(30 * 24)),
             durability: Durability::Full,
             commit_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(10),
+            read_connections: 4,
+            write_connections: 2,
             cache: 64 << 20,
             purge_interval: Duration::from_mins(1),
         }
@@ -102,12 +136,40 @@ impl Default for StoreConfig {
 impl StoreConfig {
     /// The database that `url` names, which must be in `network`.
     pub fn target(&self) -> Result<StoreUrl, StoreUrlError> {
+        self.parse(&self.url)
+    }
+
+    /// The database where the schema is changed, if that is another address.
+    pub fn migration_target(&self) -> Result<Option<StoreUrl>, StoreUrlError> {
+        self.migration_url.as_ref().map(|url| self.parse(url)).transpose()
+    }
+
+    /// How the database is opened.
+    pub fn options(&self) -> Result<StoreOptions, StoreUrlError> {
+        Ok(StoreOptions {
+            durability: match self.durability {
+                Durability::Full => antiphon_store::Durability::Full,
+                Durability::Normal => antiphon_store::Durability::Normal,
+            },
+            commit_timeout: self.commit_timeout,
+            read_timeout: self.read_timeout,
+            read_connections: self.read_connections,
+            write_connections: self.write_connections,
+            migrate: match self.migrate {
+                Migrate::Auto => antiphon_store::Migrate::Auto,
+                Migrate::Manual => antiphon_store::Migrate::Manual,
+            },
+            migration_url: self.migration_target()?,
+        })
+    }
+
+    fn parse(&self, url: &DatabaseUrl) -> Result<StoreUrl, StoreUrlError> {
         let network = match self.network {
             Network::Any => antiphon_store::Network::Any,
             Network::Public => antiphon_store::Network::Public,
             Network::Private => antiphon_store::Network::Private,
         };
-        StoreUrl::parse(self.url.expose(), network)
+        StoreUrl::parse(url.expose(), network)
     }
 }
 

@@ -12,6 +12,7 @@ mod leaving;
 mod operating;
 mod reading;
 mod replaying;
+mod replicas;
 mod stalling;
 mod streaming;
 mod upstreams;

@@ -32,6 +32,9 @@ ALTER TABLE responses ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX responses_by_parent ON responses (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX responses_by_expiry ON responses (expires_at) WHERE expires_at IS NOT NULL;
 
+-- Replicas look for what others have deleted.
+CREATE INDEX responses_by_deletion ON responses (deleted_at) WHERE deleted_at IS NOT NULL;
+
 CREATE TABLE items (
     response_id uuid NOT NULL,
     -- Among the response's input and then output items.

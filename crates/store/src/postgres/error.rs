@@ -43,7 +43,9 @@ fn is_lost(error: &Error) -> bool {
             *code == SqlState::READ_ONLY_SQL_TRANSACTION
                 || ["08", "57P"].iter().any(|class| code.code().starts_with(class))
         }
-        None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+        None => {
+            error.is_closed() || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a batch only inserts: responses, where their items are found, and rows of the request log.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use antiphon_protocol::id::ResponseId;
@@ -119,11 +120,11 @@ fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
         column(rows, Type::UUID_ARRAY, |row| row.response.uuid()),
         column(rows, Type::TEXT_ARRAY, |row| row.project.as_str()),
         column(rows, Type::TEXT_ARRAY, |row| row.account.as_deref()),
-        column(rows, Type::TEXT_ARRAY, |row| &*row.model),
+        column(rows, Type::TEXT_ARRAY, |row| without_nul(&row.model)),
         column(rows, Type::TEXT_ARRAY, |row| &*row.transport),
         column(rows, Type::TEXT_ARRAY, |row| &*row.outcome),
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.http_status)),
-        column(rows, Type::TEXT_ARRAY, |row| row.code.as_deref()),
+        column(rows, Type::TEXT_ARRAY, |row| row.code.as_deref().map(without_nul)),
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.depth)),
         column(rows, Type::INT8_ARRAY, |row| count(row.input_tokens)),
         column(rows, Type::INT8_ARRAY, |row| count(row.cached_tokens)),
@@ -132,6 +133,11 @@ fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
         column(rows, Type::INT8_ARRAY, |row| micros(row.duration)),
         column(rows, Type::INT8_ARRAY, |row| row.first_event.map(micros)),
     ]);
+}
+
+/// What came from outside may hold one, and PostgreSQL takes it for no text at all.
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 fn column<'a, R: Copy, V: ToSql + Sync + Send + 'a>(

@@ -138,6 +138,10 @@ impl Responses for PostgresStore {
         Ok(outcome == Outcome::Deleted(true))
     }
 
+    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+        self.readers.list_deleted(since).await
+    }
+
     async fn purge(
         &self,
         now: Timestamp,
@@ -154,7 +158,7 @@ impl Responses for PostgresStore {
 #[async_trait]
 impl RequestLog for PostgresStore {
     fn append(&self, row: LogRow) -> bool {
-        !texts_of_log(&row).any(has_nul) && self.group.append(row)
+        self.group.append(row)
     }
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
@@ -166,6 +170,10 @@ impl RequestLog for PostgresStore {
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
         self.group.is_available() && self.writers.iter().any(Link::is_up)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -192,10 +200,4 @@ fn texts_of(record: &Record) -> impl Iterator<Item = &str> {
         .map(String::as_str)
         .chain([record.project.as_str()])
         .chain(record.items.iter().map(|(id, _)| id.as_str()))
-        .chain(texts_of_log(&record.log))
-}
-
-fn texts_of_log(row: &LogRow) -> impl Iterator<Item = &str> {
-    let optional = [&row.account, &row.code].into_iter().flatten().map(String::as_str);
-    [row.project.as_str(), &row.model, &row.transport, &row.outcome].into_iter().chain(optional)
 }

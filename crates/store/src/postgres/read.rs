@@ -44,6 +44,8 @@ pub(super) const LOAD_CHAIN: &str = concat!(
     " FROM chain LEFT JOIN responses r ON r.id = chain.id AND r.project = $2::text"
 );
 
+pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE deleted_at >= $1::bigint";
+
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
      code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
      FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1::bigint";
@@ -170,6 +172,16 @@ impl Readers {
         let arguments: [Argument<'_>; 2] = [(&project.as_str(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
         let rows = self.query(FIND_ITEMS, &arguments).await?;
         rows.iter().map(|row| Ok((get(row, 0)?, (get(row, 1)?, number(row, 2)?)))).collect()
+    }
+
+    pub(super) async fn list_deleted(
+        &self,
+        since: Timestamp,
+    ) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+        let since = since.unix_ms();
+        let rows = self.query(LIST_DELETED, &[(&since, Type::INT8)]).await?;
+        let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
+        rows.iter().map(deleted).collect()
     }
 
     pub(super) async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {

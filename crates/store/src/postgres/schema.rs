@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::{ConnectError, Connector, Opened};
 use super::error::{QueryError, describe};
 use crate::Migrate;
-use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
+use crate::migration::{MIGRATIONS_TABLE, Migration, outdated, to_apply};
 
 static MIGRATIONS: [Migration; 1] =
     [Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql"))];
@@ -52,18 +52,12 @@ impl Schema {
             Migrate::Auto => migrate(&self.connector).await.map(|_| ()),
             Migrate::Manual => {
                 let pending = pending(&self.connector).await?;
-                pending.last().map_or(Ok(()), |newest| Err(outdated(pending.len(), newest.version)))
+                let outdated = |newest| ConnectError::Unusable(outdated(SHOWN, newest).to_string());
+                pending.last().map_or(Ok(()), |newest| Err(outdated(newest)))
             }
         };
         self.is_current.get_or_try_init(bring).await.map(|_| ())
     }
-}
-
-fn outdated(missing: usize, newest: u32) -> ConnectError {
-    ConnectError::Unusable(format!(
-        "{SHOWN} lacks {missing} of this build's migrations, which needs schema version {newest}: run \
-         `antiphon migrate`, or let it be done at start with `store.migrate = \"auto\"`"
-    ))
 }
 
 /// Applies what is missing, in one transaction and under a lock, so that of many replicas one does it. Returns what was

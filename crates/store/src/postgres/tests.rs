@@ -3,12 +3,13 @@ use tokio_postgres::NoTls;
 
 use super::insert::INSERT;
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
-use super::read::{FIND_ITEMS, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
 use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
 use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
 use super::*;
 
-const OF_TABLES: [&str; 10] = [
+const OF_TABLES: [&str; 11] = [
+    LIST_DELETED,
     INSERT,
     DELETE_ITEMS,
     DELETE_LOG,

@@ -6,28 +6,42 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
 
-pub(super) const MIGRATIONS: [Migration; 1] =
+pub(super) static MIGRATIONS: [Migration; 1] =
     [Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql"))];
 
 /// Where the first builds kept what was applied, when there was one migration.
 const EARLIER_TABLE: &str = "_sqlx_migrations";
 
 /// In one transaction that holds the write lock from its beginning, so that of two processes one migrates. `shown` is
-/// what an operator calls the database.
-pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<(), StoreError> {
-    let unusable = |error: rusqlite::Error| {
-        if error::is_not_a_database(&error) {
-            return StoreError::Unusable(format!("{shown} is not an SQLite database"));
-        }
-        StoreError::Unusable(format!("the schema of {shown} can't be brought up to date: {error}"))
-    };
+/// what an operator calls the database. Returns what was applied.
+pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
+    let unusable = |error| unusable(&error, shown);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
     let applied = applied(&transaction).map_err(unusable)?;
-    for migration in to_apply(&MIGRATIONS, &applied, shown)? {
+    let missing = to_apply(&MIGRATIONS, &applied, shown)?;
+    for migration in missing {
         apply(&transaction, migration).map_err(unusable)?;
     }
-    transaction.commit().map_err(unusable)
+    transaction.commit().map_err(unusable)?;
+    Ok(missing)
+}
+
+/// What [`migrate`] would apply; changes nothing.
+pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
+    let unusable = |error| unusable(&error, shown);
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
+    let applied = applied(&transaction).map_err(unusable)?;
+    transaction.rollback().map_err(unusable)?;
+    to_apply(&MIGRATIONS, &applied, shown)
+}
+
+fn unusable(error: &rusqlite::Error, shown: &str) -> StoreError {
+    if error::is_not_a_database(error) {
+        return StoreError::Unusable(format!("{shown} is not an SQLite database"));
+    }
+    StoreError::Unusable(format!("the schema of {shown} can't be brought up to date: {error}"))
 }
 
 /// Versions and checksums.

@@ -12,6 +12,7 @@ mod tests;
 mod write;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use self::open::Opened;
 use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::{Group, Operation, Outcome};
+use crate::migration::Migration;
 use crate::url::SqliteTarget;
 use crate::{
     ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Status, Store, StoreError,
@@ -39,6 +41,27 @@ const STATUSES: [Status; 4] = [Status::Completed, Status::Incomplete, Status::Fa
 
 fn status_code(status: Status) -> u32 {
     (0..).zip(STATUSES).find(|(_, listed)| *listed == status).map_or(u32::MAX, |(code, _)| code)
+}
+
+/// Brings the schema up to date, and returns the names of the migrations that were applied.
+pub async fn migrate(target: &SqliteTarget) -> Result<Vec<String>, StoreError> {
+    on_file(target, open::migrate_file).await
+}
+
+/// The names of the migrations that the schema lacks.
+pub async fn pending(target: &SqliteTarget) -> Result<Vec<String>, StoreError> {
+    on_file(target, open::pending_in_file).await
+}
+
+/// A database in memory is made with its schema.
+async fn on_file(
+    target: &SqliteTarget,
+    work: fn(&Path) -> Result<&'static [Migration], StoreError>,
+) -> Result<Vec<String>, StoreError> {
+    let SqliteTarget::File(path) = target.clone() else { return Ok(Vec::new()) };
+    let done = tokio::task::spawn_blocking(move || work(&path)).await;
+    let migrations = done.map_err(|panic| StoreError::Unusable(format!("it ended early: {panic}")))??;
+    Ok(migrations.iter().map(ToString::to_string).collect())
 }
 
 // === impl SqliteStore ===
@@ -106,6 +129,10 @@ impl Responses for SqliteStore {
         Ok(outcome == Outcome::Deleted(true))
     }
 
+    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+        self.readers.read(move |connection| read::list_deleted(connection, since)).await
+    }
+
     async fn purge(
         &self,
         now: Timestamp,
@@ -134,6 +161,10 @@ impl RequestLog for SqliteStore {
 impl Store for SqliteStore {
     fn is_available(&self) -> bool {
         self.group.is_available()
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -8,8 +8,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::readers::Shared;
 use super::{error, migrate};
+use crate::migration::{Migration, outdated};
 use crate::url::SqliteTarget;
-use crate::{Durability, StoreError, StoreOptions};
+use crate::{Durability, Migrate, StoreError, StoreOptions};
 
 /// Turns of one or two kilobytes fill pages of this size well; larger ones cost a commit of few turns more to write.
 const PAGE_SIZE: u32 = 8192;
@@ -118,7 +119,33 @@ fn reader(path: &Path, durability: Durability) -> rusqlite::Result<Shared> {
 fn prepare(path: &Path, shown: &str, options: &StoreOptions) -> Result<(), StoreError> {
     let mut connection =
         create_patiently(path, options.durability).map_err(|error| explain(&error, path, shown))?;
-    migrate::migrate(&mut connection, shown)
+    match options.migrate {
+        Migrate::Auto => migrate::migrate(&mut connection, shown).map(|_| ()),
+        Migrate::Manual => match migrate::pending(&mut connection, shown)?.last() {
+            None => Ok(()),
+            Some(newest) => Err(outdated(shown, newest)),
+        },
+    }
+}
+
+/// Brings the schema of a file up to date, which is made if there is none. Returns what was applied.
+pub(super) fn migrate_file(path: &Path) -> Result<&'static [Migration], StoreError> {
+    let shown = path.display().to_string();
+    create_parent(path)?;
+    let path = Path::new(".").join(path);
+    let created = create_patiently(&path, Durability::Full);
+    migrate::migrate(&mut created.map_err(|error| explain(&error, &path, &shown))?, &shown)
+}
+
+/// What [`migrate_file`] would apply; changes nothing.
+pub(super) fn pending_in_file(path: &Path) -> Result<&'static [Migration], StoreError> {
+    let shown = path.display().to_string();
+    let path = Path::new(".").join(path);
+    if !path.exists() {
+        return Ok(&migrate::MIGRATIONS);
+    }
+    let connection = connect(&path, OpenFlags::empty());
+    migrate::pending(&mut connection.map_err(|error| explain(&error, &path, &shown))?, &shown)
 }
 
 /// Another process that opens the same new file at this moment locks it in a way that SQLite does not wait for.

@@ -43,6 +43,10 @@ pub(super) const LOAD_CHAIN: &str = concat!(
     " FROM chain LEFT JOIN responses r ON r.rowid = chain.row"
 );
 
+/// A deleted response expires when it is deleted, so the index of expiry finds it.
+pub(super) const LIST_DELETED: &str =
+    "SELECT project, id FROM responses WHERE expires_at >= ?1 AND deleted_at >= ?1";
+
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
      code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
      FROM request_log ORDER BY at DESC, response_id DESC LIMIT ?1";
@@ -194,6 +198,17 @@ impl Items {
         let range = self.output_items.get(position - self.input_items.len()).filter(|_| place.is_indexed)?;
         Some(IndexedItem { item: self.output.slice(range.clone()), is_output: true })
     }
+}
+
+pub(super) fn list_deleted(
+    connection: &Connection,
+    since: Timestamp,
+) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+    let mut statement = connection.prepare_cached(LIST_DELETED)?;
+    let rows = statement.query_map([since.unix_ms()], |row| {
+        Ok((ProjectId::new(row.get_ref(0)?.as_str()?), ResponseId::from_uuid(row.get(1)?)))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn list_log(connection: &Connection, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {

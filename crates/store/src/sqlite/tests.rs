@@ -6,7 +6,7 @@ use antiphon_protocol::id::ResponseId;
 
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::purge::{DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, DOOMED};
-use super::read::{FIND_ITEM, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{FIND_ITEM, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
 use super::write::{CHECK, DELETE};
 use super::*;
@@ -14,7 +14,7 @@ use crate::{Durability, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     CHECK[0],
     CHECK[1],
     DELETE,
@@ -26,6 +26,7 @@ const ALL: [&str; 15] = [
     INSERT_ITEM,
     INSERT_LOG,
     INSERT_RESPONSE,
+    LIST_DELETED,
     LIST_LOG,
     LOAD,
     LOAD_CHAIN,

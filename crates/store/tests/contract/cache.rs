@@ -158,6 +158,10 @@ impl Responses for Gated {
         self.inner.delete(project, id, now).await
     }
 
+    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
+        self.inner.list_deleted(since).await
+    }
+
     async fn purge(
         &self,
         now: Timestamp,
@@ -183,6 +187,10 @@ impl RequestLog for Gated {
 impl Store for Gated {
     fn is_available(&self) -> bool {
         self.inner.is_available()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ pub(crate) async fn a_record_comes_back_byte_for_byte(fixture: impl Fixture) {
             status,
             account: "Ünï 'quoted' \"name\"".into(),
             boundary: String::new(),
-            upstream_id: (n % 2 == 0).then(|| "resp_\u{0}_\u{1F600}".into()),
+            upstream_id: (n % 2 == 0).then(|| "resp_\u{1}_\u{1F600}".into()),
             model: "m%_?$1;--".into(),
             expires_at: Some(after(n)),
             input: Bytes::from_static(

@@ -20,6 +20,11 @@ network = "private"
 retention = "forever"
 durability = "normal"
 commit_timeout = "1500ms"
+migration_url = "postgres://u@h/d"
+migrate = "manual"
+read_timeout = "2s"
+read_connections = 9
+write_connections = 1
 cache = 0
 purge_interval = "90s"
 
@@ -95,6 +100,9 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(config.store.durability, Durability::Normal);
     assert_eq!(config.store.commit_timeout, Duration::from_millis(1500));
     assert_eq!(config.store.cache, 0);
+    let options = config.store.options().unwrap();
+    assert_eq!((options.read_connections, options.write_connections), (9, 1));
+    assert_eq!(options.migrate, antiphon_store::Migrate::Manual);
     assert_eq!(config.accounts[0].base_url.as_str(), "https://one.example/v1");
     assert_eq!(config.accounts[0].api_key.as_ref().unwrap().secret().expose_secret(), "sk-literal");
     assert_eq!(config.accounts[0].boundary, "shared");

@@ -1,0 +1,34 @@
+//! `antiphon migrate`.
+
+use anyhow::Context;
+
+use super::block_on;
+use crate::config::Loaded;
+
+/// Brings the schema up to date, or only tells what that would do: then an outdated schema is a failure.
+pub fn run(loaded: &Loaded, check: bool, json: bool) -> anyhow::Result<()> {
+    let store = &loaded.config.store;
+    let url = match store.migration_target().context("store.migration_url")? {
+        Some(url) => url,
+        None => store.target().context("store.url")?,
+    };
+    let migrations = block_on(async {
+        if check {
+            Ok(antiphon_store::pending(&url).await?)
+        } else {
+            Ok(antiphon_store::migrate(&url).await?)
+        }
+    })?;
+    if json {
+        let key = if check { "pending" } else { "applied" };
+        println!("{}", serde_json::json!({ key: migrations }));
+    } else {
+        let verb = if check { "pending" } else { "applied" };
+        migrations.iter().for_each(|name| println!("{verb} {name}"));
+        if migrations.is_empty() {
+            println!("The schema of {url} is up to date.");
+        }
+    }
+    anyhow::ensure!(!check || migrations.is_empty(), "the schema of {url} is not up to date");
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Several gateways over one PostgreSQL database, and what happens when that goes away.
+
+use std::time::Duration;
+
+use antiphon_simulator::upstream::Simulator;
+use antiphon_testkit::{Gateway, Postgres, PostgresOptions, Setup};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn two_replicas() -> (Simulator, [Gateway; 2]) {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let start = || Setup::over(&upstream).database_url(&url).start();
+    let (one, two) = tokio::join!(start(), start());
+    (upstream, [one, two])
+}
+
+fn turn(input: &str, parent: &Value) -> Value {
+    json!({"model": "sim", "input": input, "previous_response_id": parent})
+}
+
+/// Asks until the reply has this status.
+async fn until(gateway: &Gateway, body: &Value, status: u16) {
+    let asked = async {
+        while gateway.client.create(body).await.status != status {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LONG, asked).await.unwrap_or_else(|_| panic!("{status} never came"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_turns_of_a_chain_alternate_between_replicas() {
+    let (upstream, replicas) = two_replicas().await;
+    let mut parent = Value::Null;
+    for n in 0..10 {
+        let response = replicas[n % 2].client.created(turn(&format!("turn {n}"), &parent)).await;
+        parent = response["id"].clone();
+    }
+    assert_eq!(upstream.last_request().unwrap().json()["input"].as_array().unwrap().len(), 19);
+    for replica in &replicas {
+        replica.client.get(&format!("/v1/responses/{}", parent.as_str().unwrap())).await.ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_of_one_parent_may_come_on_both_replicas_at_once() {
+    let (_upstream, replicas) = two_replicas().await;
+    let parent = replicas[0].client.created(turn("root", &Value::Null)).await["id"].clone();
+    let children = (0..20).map(|n| {
+        let body = turn(&format!("child {n}"), &parent);
+        let client = &replicas[n % 2].client;
+        async move { client.created(body).await }
+    });
+    for child in join_all(children).await {
+        let id = child["id"].as_str().unwrap().to_owned();
+        for replica in &replicas {
+            assert_eq!(replica.client.get(&format!("/v1/responses/{id}")).await.ok(), child);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_deletes_can_soon_not_be_continued_on_the_other() {
+    let (_upstream, [one, two]) = two_replicas().await;
+    let first = two.client.created(turn("one", &Value::Null)).await["id"].clone();
+    let second = two.client.created(turn("two", &first)).await["id"].clone();
+    let body = turn("again", &second);
+    two.client.created(&body).await;
+    let path = format!("/v1/responses/{}", second.as_str().unwrap());
+    one.client.delete(&path).await.ok();
+    assert_eq!(two.client.get(&path).await.status, 404, "reading goes to the database");
+    until(&two, &body, 400).await;
+    // For good, and what came before it is still there.
+    assert_eq!(two.client.create(&body).await.status, 400);
+    two.client.created(turn("fork", &first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_down_at_the_start_is_waited_for() {
+    let upstream = simulator().await;
+    let mut server =
+        tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::default())).await.unwrap();
+    let url = server.create_database("late").await;
+    server.kill9();
+    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    let stored = json!({"model": "sim", "input": "keep this"});
+    let refused = gateway.client.create(&stored).await;
+    assert_eq!(refused.refusal(), (503, Some("store_unavailable".to_owned()), None));
+    assert!(refused.header("retry-after").is_some());
+    gateway.client.create(json!({"model": "sim", "input": "forget this", "store": false})).await.ok();
+    assert_eq!(gateway.client.get("/readyz").await.status, 503);
+    assert_eq!(upstream.requests().len(), 1, "what can't be stored did not go upstream");
+    server.restart();
+    until(&gateway, &stored, 200).await;
+    assert_eq!(gateway.client.get("/readyz").await.status, 200);
+    drop(gateway);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
+    let upstream = simulator().await;
+    let mut server =
+        tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::default())).await.unwrap();
+    let url = server.create_database("killed").await;
+    let start = || Setup::over(&upstream).database_url(&url).start();
+    let (one, two) = tokio::join!(start(), start());
+    let chains = (0..8).map(|n| {
+        let replicas = [one.client.clone(), two.client.clone()];
+        tokio::spawn(async move {
+            let (mut acknowledged, mut refused, mut parent) = (Vec::new(), 0, Value::Null);
+            for turns in 0..60 {
+                let body = turn(&format!("chain {n}, turn {turns}"), &parent);
+                let reply = replicas[turns % 2].create(&body).await;
+                if reply.status == 200 {
+                    parent = reply.ok()["id"].clone();
+                    acknowledged.push(reply.ok());
+                } else {
+                    assert_eq!(reply.status, 503, "{:?}", reply.json());
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            (acknowledged, refused)
+        })
+    });
+    let chains: Vec<_> = chains.collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        server.kill9();
+        server.restart();
+    }
+    let (mut acknowledged, mut refused) = (Vec::new(), 0);
+    for chain in chains {
+        let (responses, failures) = chain.await.unwrap();
+        acknowledged.extend(responses);
+        refused += failures;
+    }
+    until(&one, &json!({"model": "sim", "input": "still there?"}), 200).await;
+    let mut lost = 0;
+    for response in &acknowledged {
+        let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+        lost += u32::from(one.client.get(&path).await.ok() != *response);
+    }
+    println!("{} acknowledged, {lost} lost, {refused} refused", acknowledged.len());
+    assert_eq!(lost, 0);
+    assert!(acknowledged.len() > 8);
+}
