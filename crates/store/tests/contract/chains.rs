@@ -77,6 +77,7 @@ pub(crate) async fn a_gap_is_an_error(fixture: impl Fixture) {
 pub(crate) async fn a_cached_chain_is_the_stored_one(fixture: impl Fixture) {
     let store = fixture.open().await;
     let writer = Chains::new(store.clone(), 64 << 20);
+    writer.learn_deletions(NOW).await.unwrap();
     let mut parent = None;
     for n in 1..=30_u32 {
         let link = (n > 1).then(|| (u64::from(n) - 1, n - 1));

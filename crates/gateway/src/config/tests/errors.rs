@@ -20,8 +20,9 @@ fn text_that_is_not_toml_is_named_by_its_place() {
 fn an_unknown_key_comes_with_the_known_ones() {
     assert_eq!(
         Case::file("[store]\nretentoin = \"1d\"").error(),
-        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known here: url, network, \
-         retention, durability, commit_timeout, cache, purge_interval"
+        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known here: url, \
+         migration_url, migrate, network, retention, durability, commit_timeout, read_timeout, read_connections, \
+         write_connections, cache, purge_interval"
     );
     assert_eq!(
         Case::file("colour = 1").error(),

@@ -1,0 +1,163 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+
+/// Notes what it is given, and does with it what the test says.
+struct Scripted<F> {
+    commits: Arc<Mutex<Vec<usize>>>,
+    script: F,
+}
+
+impl<F: FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static> Engine for Scripted<F> {
+    async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        self.commits.lock().unwrap().push(batch.len());
+        // As slow as a disk, so that others queue up behind it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (self.script)(batch).map(|()| vec![Outcome::Done; batch.len()])
+    }
+
+    async fn gather(&mut self) {
+        tokio::task::yield_now().await;
+    }
+
+    async fn close(&mut self) {
+        self.commits.lock().unwrap().push(0);
+    }
+}
+
+/// Notes how many commits there are at the same time, and at the end how many engines were closed.
+struct Counted {
+    began: Arc<AtomicUsize>,
+    together: Arc<AtomicUsize>,
+}
+
+impl Engine for Counted {
+    async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        let now = self.began.fetch_add(1, Ordering::Relaxed) + 1;
+        self.together.fetch_max(now, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.began.fetch_sub(1, Ordering::Relaxed);
+        Ok(vec![Outcome::Done; batch.len()])
+    }
+
+    async fn gather(&mut self) {}
+
+    async fn close(&mut self) {
+        self.began.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn start(
+    commit_timeout: Duration,
+    script: impl FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static,
+) -> (Arc<Group>, Arc<Mutex<Vec<usize>>>) {
+    let commits = Arc::<Mutex<Vec<usize>>>::default();
+    let engine = Scripted { commits: Arc::clone(&commits), script };
+    (Arc::new(Group::start_tasks([engine], commit_timeout)), commits)
+}
+
+async fn write_at_once(group: &Arc<Group>, writes: usize) -> Vec<Result<Outcome, StoreError>> {
+    let writes = (0..writes).map(|_| group.write(Operation::Check));
+    futures_util::future::join_all(writes).await
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn what_waits_together_is_committed_together() {
+    let (group, commits) = start(LONG, |_| Ok(()));
+    let results = write_at_once(&group, 1_000).await;
+    assert!(results.iter().all(|result| *result.as_ref().unwrap() == Outcome::Done));
+    let commits = commits.lock().unwrap().clone();
+    assert_eq!(commits.iter().sum::<usize>(), 1_000);
+    assert!(commits.len() <= 6 && commits.iter().all(|&size| size <= BATCH_OPERATIONS), "{commits:?}");
+}
+
+#[tokio::test]
+async fn several_engines_commit_at_once_and_all_are_closed() {
+    let (began, together) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let engines = [(); 3].map(|()| Counted { began: Arc::clone(&began), together: Arc::clone(&together) });
+    let group = Arc::new(Group::start_tasks(engines, LONG));
+    let results = write_at_once(&group, 3_000).await;
+    assert!(results.iter().all(Result::is_ok));
+    assert!(together.load(Ordering::Relaxed) > 1);
+    group.close().await;
+    assert_eq!(began.load(Ordering::Relaxed), 3, "each engine was closed once");
+    assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn an_engine_that_recovers_is_available_again() {
+    let mut failures = 2;
+    let (group, _) = start(LONG, move |_| {
+        if failures == 0 {
+            return Ok(());
+        }
+        failures -= 1;
+        Err(NotCommitted::Unavailable("full".into()))
+    });
+    for _ in 0..2 {
+        let results = write_at_once(&group, 3).await;
+        assert!(results.iter().all(|result| matches!(result, Err(StoreError::Unavailable(_)))));
+        assert!(!group.is_available());
+    }
+    group.write(Operation::Check).await.unwrap();
+    assert!(group.is_available());
+}
+
+#[tokio::test]
+async fn a_refused_batch_is_written_one_by_one() {
+    let (group, _) = start(LONG, |batch| {
+        let is_bad = batch.iter().any(|operation| matches!(operation, Operation::Purge { .. }));
+        if is_bad { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
+    });
+    let bad = || Operation::Purge { now: Timestamp::from_unix_ms(0), log_before: None, max_rows: 1 };
+    let writes = (0..20).map(|n| group.write(if n % 5 == 0 { bad() } else { Operation::Check }));
+    for (n, result) in futures_util::future::join_all(writes).await.into_iter().enumerate() {
+        match result {
+            Ok(_) => assert_ne!(n % 5, 0),
+            Err(error) => assert!(n % 5 == 0 && matches!(error, StoreError::Refused(_)), "{error}"),
+        }
+    }
+    assert!(group.is_available());
+}
+
+#[tokio::test]
+async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
+    let (group, _) = start(Duration::from_millis(5), |_| Ok(()));
+    let result = group.write(Operation::Check).await;
+    assert_eq!(result.unwrap_err().to_string(), "the store did not commit within 5ms");
+    assert!(!group.is_available());
+    let recovered = async {
+        while !group.is_available() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, recovered).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_fails_everybody_at_once() {
+    let (group, _) = start(LONG, |_| panic!("the engine is broken"));
+    for _ in 0..2 {
+        let results = tokio::time::timeout(LONG / 2, write_at_once(&group, 5)).await.unwrap();
+        assert!(results.iter().all(|result| matches!(result, Err(StoreError::Unavailable(_)))));
+        assert!(!group.is_available());
+    }
+    group.close().await;
+}
+
+#[tokio::test]
+async fn closing_writes_what_is_queued_and_then_closes_the_engine() {
+    let (group, commits) = start(LONG, |_| Ok(()));
+    let writes = write_at_once(&group, 300);
+    let (results, ()) = tokio::join!(writes, async {
+        tokio::task::yield_now().await;
+        group.close().await;
+    });
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(commits.lock().unwrap().last(), Some(&0));
+    assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
+    assert!(!group.is_available());
+}
