@@ -3,7 +3,7 @@
 use antiphon_protocol::id::{ItemId, ResponseId};
 use rusqlite::{Connection, params};
 
-use super::status_code;
+use crate::assemble::{encode_positions, micros, status_code};
 use crate::body::Encoder;
 use crate::{LogRow, Record, Timestamp};
 
@@ -33,7 +33,6 @@ pub(super) fn insert_record(
 fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encoder) -> rusqlite::Result<()> {
     let response = &record.response;
     let turn = &response.turn;
-    let referenced = (!turn.referenced.is_empty()).then(|| format!("{:?}", turn.referenced).into_bytes());
     connection.prepare_cached(INSERT_RESPONSE)?.execute(params![
         turn.id.uuid(),
         record.project.as_str(),
@@ -47,7 +46,7 @@ fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encod
         response.created_at.unix_ms(),
         turn.expires_at.map(Timestamp::unix_ms),
         &*turn.input,
-        referenced,
+        encode_positions(&turn.referenced),
         &*turn.output,
         encoder.encode(&response.body),
     ])?;
@@ -63,7 +62,6 @@ fn insert_item(connection: &Connection, record: &Record, item: &(ItemId, u32)) -
 }
 
 pub(super) fn insert_log(connection: &Connection, log: &LogRow) -> rusqlite::Result<()> {
-    let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
     connection.prepare_cached(INSERT_LOG)?.execute(params![
         log.at.unix_ms(),

@@ -26,21 +26,14 @@ use crate::group::{Group, Operation, Outcome};
 use crate::migration::Migration;
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Status, Store, StoreError,
-    StoreOptions, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError, StoreOptions,
+    StoredResponse, StoredTurn, Timestamp,
 };
 
 /// A store in an SQLite database.
 pub struct SqliteStore {
     group: Group,
     readers: Arc<Readers>,
-}
-
-/// How a status is stored: as its place in this list.
-const STATUSES: [Status; 4] = [Status::Completed, Status::Incomplete, Status::Failed, Status::Cancelled];
-
-fn status_code(status: Status) -> u32 {
-    (0..).zip(STATUSES).find(|(_, listed)| *listed == status).map_or(u32::MAX, |(code, _)| code)
 }
 
 /// Brings the schema up to date, and returns the names of the migrations that were applied.

@@ -1,9 +1,9 @@
 //! Purging: what nobody can see or replay any more leaves the disk.
 
-use antiphon_protocol::{item, json};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
+use crate::assemble::item_ids;
 use crate::{Purged, Timestamp};
 
 /// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
@@ -61,14 +61,11 @@ pub(super) fn purge(
     Ok(purged)
 }
 
-/// The ids of a response's items stand in the items themselves, which spares an index from responses to items.
 fn collect_items(row: &Row<'_>, ids: &mut Vec<(String, String, Uuid)>) -> rusqlite::Result<()> {
     let (project, response): (String, Uuid) = (row.get(1)?, row.get(2)?);
     for column in [3, 4] {
         let array = row.get_ref(column)?.as_blob()?;
-        let items = json::elements(array).map_while(Result::ok);
-        let found = items.filter_map(|range| item::id(&array[range]));
-        ids.extend(found.map(|id| (id.as_str().to_owned(), project.clone(), response)));
+        ids.extend(item_ids(array).map(|id| (id.as_str().to_owned(), project.clone(), response)));
     }
     Ok(())
 }

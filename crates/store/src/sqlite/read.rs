@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ops::Range;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
-use antiphon_protocol::json;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::STATUSES;
+use crate::assemble::{Items, Place, decode_positions, places, status_of, whole_chain};
 use crate::{ChainQuery, IndexedItem, LogRow, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
 /// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
@@ -76,7 +74,6 @@ pub(super) fn load_chain(
     project: &ProjectId,
     query: ChainQuery,
 ) -> Result<Vec<StoredTurn>, StoreError> {
-    let broken = || StoreError::BrokenChain { response: query.from };
     let mut statement = connection.prepare_cached(LOAD_CHAIN)?;
     let visible_at = query.visible_at.map(Timestamp::unix_ms);
     let mut rows =
@@ -84,36 +81,26 @@ pub(super) fn load_chain(
     let mut turns: Vec<StoredTurn> = Vec::new();
     while let Some(row) = rows.next()? {
         if row.get::<_, Option<Uuid>>(0)?.is_none() {
-            return Err(broken());
+            return Err(StoreError::BrokenChain { response: query.from });
         }
         turns.push(turn(row)?);
     }
-    // SQL promises no order; a sort in SQL would carry the items through it.
-    turns.sort_by_key(|turn| std::cmp::Reverse(turn.depth));
-    let is_linked =
-        |pair: &[StoredTurn]| pair[0].parent == Some(pair[1].id) && pair[0].depth == pair[1].depth + 1;
-    let is_whole = turns.windows(2).all(is_linked)
-        && turns.last().is_none_or(|oldest| {
-            oldest.parent.is_none() == (oldest.depth == 1)
-                && (oldest.parent.is_none() || turns.len() == query.max_turns as usize)
-        });
-    if is_whole { Ok(turns) } else { Err(broken()) }
+    whole_chain(turns, &query)
 }
 
 fn turn(row: &Row<'_>) -> Result<StoredTurn, StoreError> {
-    let corrupt = |what: &str| StoreError::Corrupt(format!("unknown {what}"));
     Ok(StoredTurn {
         id: ResponseId::from_uuid(row.get(0)?),
         parent: row.get::<_, Option<Uuid>>(1)?.map(ResponseId::from_uuid),
         depth: row.get(2)?,
-        status: *STATUSES.get(row.get::<_, u32>(3)? as usize).ok_or_else(|| corrupt("status"))?,
+        status: status_of(row.get(3)?)?,
         account: row.get(4)?,
         boundary: row.get(5)?,
         upstream_id: row.get(6)?,
         model: row.get(7)?,
         expires_at: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_unix_ms),
         input: bytes(row, 9)?,
-        referenced: positions(row.get(10)?).ok_or_else(|| corrupt("positions"))?,
+        referenced: decode_positions(row.get::<_, Option<Vec<u8>>>(10)?.as_deref())?,
         output: bytes(row, 11)?,
     })
 }
@@ -122,82 +109,32 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
     row.get::<_, Vec<u8>>(column).map(Bytes::from)
 }
 
-fn positions(array: Option<Vec<u8>>) -> Option<Vec<u32>> {
-    let array = array.unwrap_or_else(|| b"[]".to_vec());
-    json::elements(&array).map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok()).collect()
-}
-
-/// Where an item stands: its response, and its position among the response's input and then output items.
-#[derive(Clone, Copy)]
-struct Place {
-    response: Uuid,
-    position: u32,
-    /// Derived ids name their place themselves.
-    is_indexed: bool,
-}
-
 pub(super) fn load_items(
     connection: &Connection,
     project: &ProjectId,
     ids: &[ItemId],
     now: Timestamp,
 ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-    let mut responses: HashMap<Uuid, Option<Items>> = HashMap::new();
-    let mut load = connection.prepare_cached(LOAD_ITEMS)?;
-    let mut found = Vec::with_capacity(ids.len());
+    let mut find = connection.prepare_cached(FIND_ITEM)?;
+    let mut indexed = HashMap::new();
     for id in ids {
-        let Some(place) = find_item(connection, project, id)? else {
-            found.push(None);
-            continue;
-        };
-        let items = match responses.entry(place.response) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => {
-                let arguments = params![place.response, project.as_str(), now.unix_ms()];
-                let items = load.query_row(arguments, |row| Ok(Items::of(bytes(row, 0)?, bytes(row, 1)?)));
-                vacant.insert(items.optional()?)
-            }
-        };
-        found.push(items.as_ref().and_then(|items| items.get(place)));
+        let place =
+            find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
+        indexed.extend(place.optional()?.map(|place| (id.as_str().to_owned(), place)));
     }
-    Ok(found)
-}
-
-fn find_item(connection: &Connection, project: &ProjectId, id: &ItemId) -> rusqlite::Result<Option<Place>> {
-    let mut statement = connection.prepare_cached(FIND_ITEM)?;
-    let indexed = statement.query_row(params![project.as_str(), id.as_str()], |row| {
-        Ok(Place { response: row.get(0)?, position: row.get(1)?, is_indexed: true })
-    });
-    let derived = || {
-        let (response, position) = id.as_derived()?;
-        Some(Place { response: response.uuid(), position, is_indexed: false })
-    };
-    Ok(indexed.optional()?.or_else(derived))
-}
-
-/// A response's own items, taken apart once.
-struct Items {
-    input: Bytes,
-    output: Bytes,
-    input_items: Vec<Range<usize>>,
-    output_items: Vec<Range<usize>>,
-}
-
-impl Items {
-    fn of(input: Bytes, output: Bytes) -> Self {
-        let split = |array: &[u8]| json::elements(array).map_while(Result::ok).collect();
-        Self { input_items: split(&input), output_items: split(&output), input, output }
-    }
-
-    /// Derived ids count input items alone.
-    fn get(&self, place: Place) -> Option<IndexedItem> {
-        let position = place.position as usize;
-        if let Some(range) = self.input_items.get(position) {
-            return Some(IndexedItem { item: self.input.slice(range.clone()), is_output: false });
+    let places = places(ids, &indexed);
+    let mut load = connection.prepare_cached(LOAD_ITEMS)?;
+    let mut loaded: HashMap<Uuid, Option<Items>> = HashMap::new();
+    for place in places.iter().flatten() {
+        if let Entry::Vacant(unknown) = loaded.entry(place.response) {
+            let arguments = params![place.response, project.as_str(), now.unix_ms()];
+            let items = load.query_row(arguments, |row| Ok(Items::of(bytes(row, 0)?, bytes(row, 1)?)));
+            unknown.insert(items.optional()?);
         }
-        let range = self.output_items.get(position - self.input_items.len()).filter(|_| place.is_indexed)?;
-        Some(IndexedItem { item: self.output.slice(range.clone()), is_output: true })
     }
+    let item =
+        |place: Option<Place>| place.and_then(|place| loaded.get(&place.response)?.as_ref()?.get(place));
+    Ok(places.into_iter().map(item).collect())
 }
 
 pub(super) fn list_deleted(

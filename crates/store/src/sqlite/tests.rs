@@ -10,7 +10,7 @@ use super::read::{FIND_ITEM, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEM
 use super::readers::lock;
 use super::write::{CHECK, DELETE};
 use super::*;
-use crate::{Durability, StoredResponse, StoredTurn};
+use crate::{Durability, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
