@@ -1,6 +1,7 @@
 //! Throw-away PostgreSQL: a cluster of its own on a random port, that can be killed and restarted, and that leaves
 //! nothing behind however the test process ends.
 
+mod pooler;
 mod server;
 
 use std::net::TcpListener;

@@ -83,6 +83,24 @@ impl Fixture for InPostgres {
     }
 }
 
+/// The same with PgBouncer between, which gives each transaction another connection.
+pub(crate) struct BehindPooler(OnceCell<String>);
+
+impl Fixture for BehindPooler {
+    fn new() -> Self {
+        Self(OnceCell::new())
+    }
+
+    async fn open_with(&self, options: StoreOptions) -> Arc<dyn Store> {
+        let url = self.0.get_or_init(Postgres::shared_pooled_database).await;
+        antiphon_store::open(&url.parse().unwrap(), options).await.unwrap()
+    }
+
+    fn survives(&self) -> bool {
+        true
+    }
+}
+
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
 pub(crate) fn after(seconds: u64) -> Timestamp {

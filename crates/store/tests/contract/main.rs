@@ -17,7 +17,7 @@ mod records;
 mod sqlite;
 mod writes;
 
-use self::fixture::{Fixture, InFile, InMemory, InPostgres};
+use self::fixture::{BehindPooler, Fixture, InFile, InMemory, InPostgres};
 
 /// Instantiates every test of the contract for a fixture.
 macro_rules! contract {
@@ -62,4 +62,5 @@ contract! {
     sqlite_in_file: InFile,
     sqlite_in_memory: InMemory,
     postgres: InPostgres,
+    postgres_behind_pgbouncer: BehindPooler,
 }

@@ -11,6 +11,7 @@ use super::PostgresOptions;
 /// Waits until nobody holds the other end of its standard input, then ends the server and removes its folder.
 const WATCHDOG: &str = r#"
     read -r _
+    [ -e "$1/pooler.pid" ] && kill -KILL "$(cat "$1/pooler.pid")" 2>/dev/null
     pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
     if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
         for _ in $(seq 200); do
@@ -79,8 +80,11 @@ impl Server {
             .expect("sh is there")
     }
 
-    fn command(&self, program: &str, folder: &Path) -> Command {
-        let mut command = Command::new(self.programs.join(program));
+    /// One of the server's own programs, or another one that goes with it.
+    pub(super) fn command(&self, program: &str, folder: &Path) -> Command {
+        let own = self.programs.join(program);
+        let other = Path::new("/usr/sbin").join(program);
+        let mut command = Command::new(if own.exists() { own } else { other });
         command.current_dir(folder).env_clear().env("LC_ALL", "C").stdin(Stdio::null()).process_group(0);
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
