@@ -12,6 +12,7 @@ mod fixture;
 mod items;
 mod log;
 mod model;
+mod postgres;
 mod purging;
 mod records;
 mod sqlite;
@@ -59,8 +60,8 @@ macro_rules! contract {
 }
 
 contract! {
-    sqlite_in_file: InFile,
-    sqlite_in_memory: InMemory,
-    postgres: InPostgres,
-    postgres_behind_pgbouncer: BehindPooler,
+    in_file: InFile,
+    in_memory: InMemory,
+    in_postgres: InPostgres,
+    behind_pgbouncer: BehindPooler,
 }

@@ -1,0 +1,159 @@
+//! What is true of PostgreSQL alone: schemas, logins, locks, and several stores over one database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::id::ItemId;
+use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_testkit::Postgres;
+use tokio::time::timeout;
+
+use crate::fixture::{Fixture, InPostgres, NOW, after, id, project, record, record_all, record_chain};
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    antiphon_store::open(&url.parse().unwrap(), options).await
+}
+
+async fn open(url: &str) -> Arc<dyn Store> {
+    open_with(url, StoreOptions::default()).await.unwrap()
+}
+
+async fn refusal(url: &str, migrate: Migrate) -> String {
+    match open_with(url, StoreOptions { migrate, ..StoreOptions::default() }).await {
+        Err(StoreError::Unusable(reason)) => reason,
+        other => panic!("{:?} instead of a refusal", other.err()),
+    }
+}
+
+/// The name of the database that a URL ends with.
+fn database(url: &str) -> &str {
+    url.rsplit('/').next().unwrap()
+}
+
+async fn execute(url: &str, sql: &str) {
+    Postgres::shared().execute(database(url), sql).await;
+}
+
+/// Another program at the same database.
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn a_newer_and_an_edited_schema_are_refused() {
+    let url = Postgres::shared_database().await;
+    open(&url).await.close().await;
+    execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
+    for migrate in [Migrate::Auto, Migrate::Manual] {
+        let reason = refusal(&url, migrate).await;
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 1"), "{reason}");
+    }
+    execute(
+        &url,
+        "DELETE FROM antiphon_schema WHERE version > 1; UPDATE antiphon_schema SET checksum = '00'",
+    )
+    .await;
+    let reason = refusal(&url, Migrate::Auto).await;
+    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_operator_who_migrates_by_hand_is_waited_for() {
+    let url = Postgres::shared_database().await;
+    let target: StoreUrl = url.parse().unwrap();
+    let reason = refusal(&url, Migrate::Manual).await;
+    assert!(reason.contains("antiphon migrate"), "{reason}");
+    assert_eq!(antiphon_store::pending(&target).await.unwrap(), ["0001_responses"]);
+    assert_eq!(antiphon_store::migrate(&target).await.unwrap(), ["0001_responses"]);
+    assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
+    assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());
+    let options = StoreOptions { migrate: Migrate::Manual, ..StoreOptions::default() };
+    open_with(&url, options).await.unwrap().record(record(1, None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_told_at_once() {
+    let url = Postgres::shared_database().await.replace("/test_", "/no_such_");
+    let reason = refusal(&url, Migrate::Auto).await;
+    assert!(reason.contains("no_such_") && !reason.contains("password"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_open_one_new_database_at_once_share_it() {
+    let url = Postgres::shared_database().await;
+    let stores = futures_util::future::join_all((0..4).map(|_| open(&url))).await;
+    for (n, store) in (0..).zip(&stores) {
+        record_all(store, (0..50).map(|k| record(n * 50 + k, None)).collect()).await;
+    }
+    for store in &stores {
+        for n in 0..200 {
+            assert!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some());
+        }
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_write_the_same_items_do_not_lock_each_other_out() {
+    let url = Postgres::shared_database().await;
+    let (one, two) = tokio::join!(open(&url), open(&url));
+    // Each turn's items are named as those of the turn with the same place in the other store's batches, in other orders.
+    let records = |first: u64| {
+        let shared = (0..200).map(move |n| {
+            let mut record = record(first + n, None);
+            let place = if first == 0 { n } else { 199 - n };
+            record.items =
+                (0..5).map(|k| (ItemId::new(&format!("msg_{}", (place + k) % 50)).unwrap(), 0)).collect();
+            record
+        });
+        shared.collect::<Vec<_>>()
+    };
+    let both = async { tokio::join!(record_all(&one, records(0)), record_all(&two, records(1_000))) };
+    timeout(LONG, both).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_store_at_a_time_purges() {
+    let url = Postgres::shared_database().await;
+    let store = open(&url).await;
+    record_chain(&store, 1, 20, None).await;
+    for n in 1..=20 {
+        assert!(store.delete(&project("p"), id(n), NOW).await.unwrap());
+    }
+    // As long as somebody else has the lock, there is nothing to do.
+    let other = connect(&url).await;
+    other.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'416e746970757267'::bigint)").await.unwrap();
+    assert_eq!(store.purge(after(1), None, 100).await.unwrap().responses, 0);
+    other.batch_execute("COMMIT").await.unwrap();
+    let mut purged = 0;
+    while purged < 20 {
+        purged += store.purge(after(1), None, 100).await.unwrap().responses;
+    }
+    assert_eq!(purged, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
+    let url = InPostgres::new().url().await.to_owned();
+    let options = StoreOptions { commit_timeout: Duration::from_millis(50), ..StoreOptions::default() };
+    let store = open_with(&url, options).await.unwrap();
+    let other = connect(&url).await;
+    other.batch_execute("BEGIN; LOCK TABLE responses IN EXCLUSIVE MODE").await.unwrap();
+    let result = store.record(record(1, None)).await;
+    assert!(matches!(result, Err(StoreError::Deadline(_))), "{result:?}");
+    assert!(!store.is_available());
+    assert_eq!(store.load(&project("p"), id(7), NOW).await.unwrap(), None, "reading goes on");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let recovered = async {
+        while store.check().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, recovered).await.unwrap();
+    assert!(store.is_available());
+    store.record(record(9, None)).await.unwrap();
+}
