@@ -29,7 +29,7 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::error::StoreError;
 pub use self::model::{
-    ChainQuery, Durability, IndexedItem, LogRow, Migrate, Purged, Record, Status, StoreOptions,
+    ChainQuery, Durability, IndexedItem, LogRow, Migrate, ProjectStats, Purged, Record, Status, StoreOptions,
     StoredResponse, StoredTurn,
 };
 pub use self::url::{
@@ -98,6 +98,9 @@ pub trait RequestLog: Send + Sync {
 pub trait Store: Responses + RequestLog {
     /// Whether the last write went through; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
+
+    /// What it holds, by project.
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError>;
 
     /// Whether other processes may delete what is in it: memory of it then goes stale.
     fn is_shared(&self) -> bool;

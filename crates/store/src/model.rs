@@ -111,6 +111,20 @@ pub struct Purged {
     pub log_rows: u64,
 }
 
+/// What a store holds of one project. Takes a look at every row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectStats {
+    pub project: ProjectId,
+    pub responses: u64,
+    /// Responses that continue no other.
+    pub chains: u64,
+    /// Of items and bodies, as they are stored; indexes come on top.
+    pub bytes: u64,
+    pub oldest: Timestamp,
+    /// Deleted or expired, and not yet purged.
+    pub expired: u64,
+}
+
 /// When a commit counts as durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Durability {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::{
-    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError,
+    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
     StoredResponse, StoredTurn, Timestamp,
 };
 use async_trait::async_trait;
@@ -140,6 +140,10 @@ impl RequestLog for Faulty {
 impl Store for Faulty {
     fn is_available(&self) -> bool {
         self.faults.now() != Fault::Down && self.inner.is_available()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        self.inner.stats(now).await
     }
 
     fn is_shared(&self) -> bool {

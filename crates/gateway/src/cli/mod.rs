@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod migrate;
 mod serve;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look into the store's database
+    #[command(subcommand)]
+    Store(store::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -68,6 +72,7 @@ impl Cli {
             Command::Migrate { check, json } => {
                 migrate::run(&self.load(Overrides::default())?, *check, *json)
             }
+            Command::Store(command) => command.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
         }
     }

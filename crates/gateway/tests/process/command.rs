@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Process, Setup};
+use antiphon_testkit::{Postgres, Process, Setup};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -130,4 +130,34 @@ async fn the_demos_three_commands_work() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{script}\n{text}");
     assert!(text.contains("My name is Ada.") && text.contains("Hello from the simulator."), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_migrated_by_hand_and_a_store_tells_what_it_holds() {
+    let dir = TempDir::new().unwrap();
+    let in_file = format!("sqlite://{}", dir.path().join("a.db").display());
+    for url in [in_file, Postgres::shared_database().await] {
+        let environment = [("ANTIPHON_STORE__URL", url.as_str()), ("ANTIPHON_STORE__MIGRATE", "manual")];
+        let run = async |args: &[&str]| antiphon(dir.path(), args, &environment).await;
+        let (code, shown, error) = run(&["migrate", "--check"]).await;
+        assert!(code == 1 && shown.contains("pending 0001_responses"), "{shown} {error}");
+        let (code, _, error) = run(&["store", "stats"]).await;
+        assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
+        let (code, _, error) =
+            antiphon(dir.path(), &["serve"], &[&environment[..], &[("OPENAI_API_KEY", "sk-x")]].concat())
+                .await;
+        assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
+        let (code, shown, error) = run(&["migrate", "--json"]).await;
+        assert!(code == 0 && shown.contains("0001_responses"), "{shown} {error}");
+        let (code, shown, _) = run(&["migrate", "--check"]).await;
+        assert!(code == 0 && shown.contains("up to date"), "{shown}");
+        let (code, shown, error) = run(&["store", "stats", "--json"]).await;
+        assert!(code == 0 && shown.trim() == r#"{"projects":[]}"#, "{shown} {error}");
+        let upstream = Simulator::bind(Options::default()).await.unwrap();
+        let gateway = Setup::over(&upstream).database_url(&url).start().await;
+        gateway.client.created(json!({"model": "sim", "input": "count me"})).await;
+        let (code, shown, error) = run(&["store", "stats"]).await;
+        assert!(code == 0 && shown.contains("default"), "{shown} {error}");
+        gateway.stop().await;
+    }
 }

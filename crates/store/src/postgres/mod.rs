@@ -29,8 +29,8 @@ use self::write::PostgresEngine;
 use crate::group::{Group, Operation, Outcome};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError, StoreOptions,
-    StoreUrl, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
+    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp,
 };
 
 /// A store in a PostgreSQL database.
@@ -170,6 +170,10 @@ impl RequestLog for PostgresStore {
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
         self.group.is_available() && self.writers.iter().any(Link::is_up)
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        self.readers.stats(now).await
     }
 
     fn is_shared(&self) -> bool {

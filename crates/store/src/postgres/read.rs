@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use crate::assemble::{Items, decode_positions, places, status_of, whole_chain};
-use crate::{ChainQuery, IndexedItem, LogRow, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{
+    ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
+};
 
 /// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
 macro_rules! turn_columns {
@@ -45,6 +47,10 @@ pub(super) const LOAD_CHAIN: &str = concat!(
 );
 
 pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE deleted_at >= $1::bigint";
+
+pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
+     sum(length(input)::bigint + length(output) + length(body))::bigint, min(created_at), \
+     count(*) FILTER (WHERE expires_at <= $1::bigint) FROM responses GROUP BY project ORDER BY project";
 
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
      code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
@@ -182,6 +188,21 @@ impl Readers {
         let rows = self.query(LIST_DELETED, &[(&since, Type::INT8)]).await?;
         let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
         rows.iter().map(deleted).collect()
+    }
+
+    pub(super) async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        let now = now.unix_ms();
+        let stats = |row| {
+            Ok(ProjectStats {
+                project: ProjectId::new(get(row, 0)?),
+                responses: number(row, 1)?,
+                chains: number(row, 2)?,
+                bytes: number(row, 3)?,
+                oldest: Timestamp::from_unix_ms(get(row, 4)?),
+                expired: number(row, 5)?,
+            })
+        };
+        self.query(STATS, &[(&now, Type::INT8)]).await?.iter().map(stats).collect()
     }
 
     pub(super) async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {

@@ -3,7 +3,7 @@ use tokio_postgres::NoTls;
 
 use super::insert::INSERT;
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
-use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
 use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
 use super::*;
@@ -21,7 +21,7 @@ const OF_TABLES: [&str; 11] = [
     CHECK_DELETE,
     DELETE,
 ];
-const OTHERS: [&str; 7] = [TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, CHECK_INSERT, LIST_LOG];
+const OTHERS: [&str; 8] = [STATS, TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, CHECK_INSERT, LIST_LOG];
 
 /// A database with a schema.
 async fn client() -> tokio_postgres::Client {

@@ -26,8 +26,8 @@ use crate::group::{Group, Operation, Outcome};
 use crate::migration::Migration;
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError, StoreOptions,
-    StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
+    StoreOptions, StoredResponse, StoredTurn, Timestamp,
 };
 
 /// A store in an SQLite database.
@@ -154,6 +154,10 @@ impl RequestLog for SqliteStore {
 impl Store for SqliteStore {
     fn is_available(&self) -> bool {
         self.group.is_available()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        self.readers.read(move |connection| read::stats(connection, now)).await
     }
 
     fn is_shared(&self) -> bool {

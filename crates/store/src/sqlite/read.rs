@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use crate::assemble::{Items, Place, decode_positions, places, status_of, whole_chain};
-use crate::{ChainQuery, IndexedItem, LogRow, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{
+    ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
+};
 
 /// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
 macro_rules! turn_columns {
@@ -44,6 +46,10 @@ pub(super) const LOAD_CHAIN: &str = concat!(
 /// A deleted response expires when it is deleted, so the index of expiry finds it.
 pub(super) const LIST_DELETED: &str =
     "SELECT project, id FROM responses WHERE expires_at >= ?1 AND deleted_at >= ?1";
+
+pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
+     sum(length(input) + length(output) + length(body)), min(created_at), count(*) FILTER (WHERE expires_at <= ?1) \
+     FROM responses GROUP BY project ORDER BY project";
 
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
      code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
@@ -144,6 +150,22 @@ pub(super) fn list_deleted(
     let mut statement = connection.prepare_cached(LIST_DELETED)?;
     let rows = statement.query_map([since.unix_ms()], |row| {
         Ok((ProjectId::new(row.get_ref(0)?.as_str()?), ResponseId::from_uuid(row.get(1)?)))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn stats(connection: &Connection, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+    let mut statement = connection.prepare_cached(STATS)?;
+    let rows = statement.query_map([now.unix_ms()], |row| {
+        let count = |column: usize| row.get::<_, i64>(column).map(i64::unsigned_abs);
+        Ok(ProjectStats {
+            project: ProjectId::new(row.get_ref(0)?.as_str()?),
+            responses: count(1)?,
+            chains: count(2)?,
+            bytes: count(3)?,
+            oldest: Timestamp::from_unix_ms(row.get(4)?),
+            expired: count(5)?,
+        })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

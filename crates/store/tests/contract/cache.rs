@@ -5,7 +5,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::chain::{Chains, Turn};
 use antiphon_store::{
-    ChainQuery, IndexedItem, LogRow, Purged, Record, RequestLog, Responses, Store, StoreError,
+    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
     StoredResponse, StoredTurn, Timestamp,
 };
 use async_trait::async_trait;
@@ -187,6 +187,10 @@ impl RequestLog for Gated {
 impl Store for Gated {
     fn is_available(&self) -> bool {
         self.inner.is_available()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        self.inner.stats(now).await
     }
 
     fn is_shared(&self) -> bool {

@@ -1,8 +1,8 @@
-//! The request log has a row for every turn.
+//! The request log has a row for every turn; and what a store tells of itself.
 
 use std::time::Duration;
 
-use crate::fixture::{Fixture, after, id, log_row, record};
+use crate::fixture::{Fixture, NOW, after, id, log_row, project, record, record_chain, record_of, turn};
 
 pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
     let store = fixture.open().await;
@@ -46,4 +46,18 @@ pub(crate) async fn closing_writes_what_was_appended(fixture: impl Fixture) {
     if fixture.survives() {
         assert_eq!(fixture.open().await.list_log(2_000).await.unwrap().len(), 1_000);
     }
+}
+
+pub(crate) async fn stats_tell_projects_apart(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.stats(NOW).await.unwrap(), []);
+    record_chain(&store, 1, 5, None).await;
+    store.record(record_of("q", turn(6, None))).await.unwrap();
+    assert!(store.delete(&project("p"), id(2), NOW).await.unwrap());
+    let stats = store.stats(after(1)).await.unwrap();
+    let counts =
+        |n: usize| (stats[n].project.as_str(), stats[n].responses, stats[n].chains, stats[n].expired);
+    assert_eq!((stats.len(), counts(0), counts(1)), (2, ("p", 5, 1, 1), ("q", 1, 1, 0)));
+    assert_eq!(stats[0].oldest, NOW);
+    assert!(stats[0].bytes > 5 * 50 && stats[1].bytes > 50);
 }

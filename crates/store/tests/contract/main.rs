@@ -51,7 +51,7 @@ macro_rules! contract {
                 items_of_hidden_responses_are_not_found, many_items_come_in_the_order_asked_for,
                 projects_do_not_see_each_others_items;
             log: a_record_brings_its_log_row, an_appended_row_is_written_soon, the_newest_rows_come_first,
-                closing_writes_what_was_appended;
+                closing_writes_what_was_appended, stats_tell_projects_apart;
             writes: one_bad_record_does_not_fail_its_neighbours, a_dropped_caller_harms_nothing,
                 a_deadline_is_kept, a_store_that_works_is_available;
             model: random_histories_match_the_model;

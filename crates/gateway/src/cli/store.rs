@@ -1,0 +1,97 @@
+//! `antiphon store`: the database from outside.
+
+use antiphon_store::{Clock, Migrate, ProjectStats, StoreOptions, SystemClock};
+use anyhow::Context;
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::block_on;
+use crate::config::Loaded;
+
+/// Looking at every row of a large database takes its time.
+const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tell what the store holds, by project; the gateway may run meanwhile
+    #[command(after_help = "Example:\n  antiphon store stats --json")]
+    Stats {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        let Self::Stats { json } = self;
+        let config = &loaded.config.store;
+        let url = config.target().context("store.url")?;
+        let options = StoreOptions {
+            migrate: Migrate::Manual,
+            read_timeout: READ_TIMEOUT,
+            read_connections: 1,
+            write_connections: 1,
+            ..config.options().context("store.migration_url")?
+        };
+        let stats = block_on(async {
+            let pending = antiphon_store::pending(&url).await?;
+            anyhow::ensure!(
+                pending.is_empty(),
+                "{url} is no up-to-date store: `antiphon migrate` makes it one"
+            );
+            let store = antiphon_store::open(&url, options).await?;
+            let stats = store.stats(SystemClock.now()).await;
+            store.close().await;
+            Ok(stats?)
+        })?;
+        if *json {
+            print_json(&stats);
+        } else {
+            print_table(&url.to_string(), &stats);
+        }
+        Ok(())
+    }
+}
+
+fn oldest(stats: &ProjectStats) -> String {
+    Timestamp::from_millisecond(stats.oldest.unix_ms())
+        .map_or_else(|_| "?".to_owned(), |time| time.to_string())
+}
+
+fn print_json(stats: &[ProjectStats]) {
+    let projects: Vec<Value> = stats
+        .iter()
+        .map(|stats| {
+            json!({
+                "project": stats.project.as_str(),
+                "responses": stats.responses,
+                "chains": stats.chains,
+                "bytes": stats.bytes,
+                "oldest": oldest(stats),
+                "expired": stats.expired,
+            })
+        })
+        .collect();
+    println!("{}", json!({ "projects": projects }));
+}
+
+fn print_table(url: &str, stats: &[ProjectStats]) {
+    println!("{url}");
+    if stats.is_empty() {
+        return println!("no responses");
+    }
+    println!(
+        "{:<24} {:>12} {:>12} {:>16} {:>10}  oldest",
+        "project", "responses", "chains", "bytes", "expired"
+    );
+    for row in stats {
+        let ProjectStats { project, responses, chains, bytes, expired, .. } = row;
+        println!(
+            "{:<24} {responses:>12} {chains:>12} {bytes:>16} {expired:>10}  {}",
+            project.as_str(),
+            oldest(row)
+        );
+    }
+}
