@@ -134,7 +134,7 @@ def main():
         accounts = f'[{{name = "sim", base_url = "http://127.0.0.1:{upstream_port}/v1"}}]'
         gateway = start(
             [RELEASE / "antiphon", "serve"], gateway_port, HOME=folder,
-            ANTIPHON_LISTEN=f"127.0.0.1:{gateway_port}", ANTIPHON_STORE__URL=f"sqlite://{database}",
+            ANTIPHON_LISTEN=f"127.0.0.1:{gateway_port}", ANTIPHON_STORE__URL=os.environ.get("BENCH_STORE_URL", f"sqlite://{database}"),
             ANTIPHON_ACCOUNTS=accounts, ANTIPHON_LOG__FILTER=os.environ.get("BENCH_LOG", "info"),
         )
         try:
@@ -146,6 +146,8 @@ def main():
             gateway.wait()
             upstream.terminate()
             upstream.wait()
+        if "BENCH_STORE_URL" in os.environ:
+            return
         stored = sqlite3.connect(database).execute("select count(*) from responses").fetchone()[0]
         print(f"\nBytes on disk per stored turn: {database.stat().st_size / stored:.0f} ({stored} turns)")
 

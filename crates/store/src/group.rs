@@ -175,7 +175,7 @@ impl Group {
     }
 
     /// Queues the operation and waits until it is durable, or until the deadline.
-    pub(crate) async fn write(&self, operation: Operation) -> Result<Outcome, StoreError> {
+    async fn write(&self, operation: Operation) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
         let written = async {
             self.queue.send(Queued::Operation(operation, answer)).await.map_err(|_| closed())?;
@@ -188,6 +188,37 @@ impl Group {
                 Err(StoreError::Deadline(self.commit_timeout))
             }
         }
+    }
+
+    pub(crate) async fn record(&self, record: Record) -> Result<(), StoreError> {
+        self.write(Operation::Record(Box::new(record))).await.map(|_| ())
+    }
+
+    /// `false` if there is no live response with this id.
+    pub(crate) async fn delete(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let outcome = self.write(Operation::Delete { project: project.clone(), id, now }).await?;
+        Ok(outcome == Outcome::Deleted(true))
+    }
+
+    pub(crate) async fn purge(
+        &self,
+        now: Timestamp,
+        log_before: Option<Timestamp>,
+        max_rows: u32,
+    ) -> Result<Purged, StoreError> {
+        match self.write(Operation::Purge { now, log_before, max_rows }).await? {
+            Outcome::Purged(purged) => Ok(purged),
+            Outcome::Done | Outcome::Deleted(_) => Ok(Purged::default()),
+        }
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+        self.write(Operation::Check).await.map(|_| ())
     }
 
     /// Takes a row that nobody waits for; `false` if there is no place for it.

@@ -26,7 +26,7 @@ use self::link::Link;
 use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
-use crate::group::{Group, Operation, Outcome};
+use crate::group::Group;
 use crate::url::PostgresTarget;
 use crate::{
     ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
@@ -104,7 +104,7 @@ impl Responses for PostgresStore {
                 "a text holds a NUL character, which PostgreSQL can't store".into(),
             ));
         }
-        self.group.write(Operation::Record(Box::new(record))).await.map(|_| ())
+        self.group.record(record).await
     }
 
     async fn load(
@@ -134,8 +134,7 @@ impl Responses for PostgresStore {
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
-        let outcome = self.group.write(Operation::Delete { project: project.clone(), id, now }).await?;
-        Ok(outcome == Outcome::Deleted(true))
+        self.group.delete(project, id, now).await
     }
 
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
@@ -148,10 +147,7 @@ impl Responses for PostgresStore {
         log_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<Purged, StoreError> {
-        match self.group.write(Operation::Purge { now, log_before, max_rows }).await? {
-            Outcome::Purged(purged) => Ok(purged),
-            Outcome::Done | Outcome::Deleted(_) => Ok(Purged::default()),
-        }
+        self.group.purge(now, log_before, max_rows).await
     }
 }
 
@@ -182,7 +178,7 @@ impl Store for PostgresStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.list_log(1).await?;
-        self.group.write(Operation::Check).await.map(|_| ())
+        self.group.check().await
     }
 
     async fn close(&self) {

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use self::open::Opened;
 use self::readers::Readers;
 use self::write::SqliteEngine;
-use crate::group::{Group, Operation, Outcome};
+use crate::group::Group;
 use crate::migration::Migration;
 use crate::url::SqliteTarget;
 use crate::{
@@ -85,7 +85,7 @@ impl fmt::Debug for SqliteStore {
 #[async_trait]
 impl Responses for SqliteStore {
     async fn record(&self, record: Record) -> Result<(), StoreError> {
-        self.group.write(Operation::Record(Box::new(record))).await.map(|_| ())
+        self.group.record(record).await
     }
 
     async fn load(
@@ -118,8 +118,7 @@ impl Responses for SqliteStore {
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
-        let outcome = self.group.write(Operation::Delete { project: project.clone(), id, now }).await?;
-        Ok(outcome == Outcome::Deleted(true))
+        self.group.delete(project, id, now).await
     }
 
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
@@ -132,10 +131,7 @@ impl Responses for SqliteStore {
         log_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<Purged, StoreError> {
-        match self.group.write(Operation::Purge { now, log_before, max_rows }).await? {
-            Outcome::Purged(purged) => Ok(purged),
-            Outcome::Done | Outcome::Deleted(_) => Ok(Purged::default()),
-        }
+        self.group.purge(now, log_before, max_rows).await
     }
 }
 
@@ -166,7 +162,7 @@ impl Store for SqliteStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.list_log(1).await?;
-        self.group.write(Operation::Check).await.map(|_| ())
+        self.group.check().await
     }
 
     async fn close(&self) {
