@@ -98,7 +98,14 @@ impl From<QueryError> for StoreError {
 impl From<QueryError> for ConnectError {
     fn from(error: QueryError) -> Self {
         match error {
-            QueryError::Refused(error) => Self::Unusable(describe(&error)),
+            QueryError::Refused(error) => {
+                // Others are in the way, or the server lacks something at the moment.
+                let is_passing = error.code().is_some_and(|code| {
+                    ["40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class))
+                });
+                let text = describe(&error);
+                if is_passing { Self::Unavailable(text) } else { Self::Unusable(text) }
+            }
             other => match StoreError::from(other) {
                 StoreError::Unavailable(text) => Self::Unavailable(text),
                 error => Self::Unusable(error.to_string()),

@@ -199,5 +199,4 @@ fn texts_of(record: &Record) -> impl Iterator<Item = &str> {
         .chain(&turn.upstream_id)
         .map(String::as_str)
         .chain([record.project.as_str()])
-        .chain(record.items.iter().map(|(id, _)| id.as_str()))
 }

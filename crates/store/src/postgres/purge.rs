@@ -11,22 +11,25 @@ use crate::{Purged, Timestamp};
 /// "Antipurg" in ASCII.
 const PURGE_LOCK: i64 = 0x416e_7469_7075_7267;
 
-/// Until the end of the transaction.
-pub(super) const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1::bigint)";
+/// Until the end of the transaction; compiling what follows would take longer than running it.
+pub(super) const TRY_LOCK: &str =
+    "SELECT pg_try_advisory_xact_lock($1::bigint), set_config('jit', 'off', true)";
 
 /// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
 /// child: what comes later in the result is a parent of something before it, so any beginning of it may be removed.
+/// `OFFSET 0` keeps the planner, which knows little of a recursion, from reading the whole table once instead of an index
+/// often.
 pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE doomed (id, project, parent_id) AS (
        SELECT id, project, parent_id FROM (
          SELECT r.id, r.project, r.parent_id FROM responses r
          WHERE r.expires_at <= $1::bigint
-           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
+           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project OFFSET 0)
          ORDER BY r.expires_at LIMIT $2::bigint) leaves
        UNION ALL
        SELECT p.id, p.project, p.parent_id FROM doomed d
-       JOIN responses p ON p.id = d.parent_id AND p.project = d.project
-       WHERE p.expires_at <= $1::bigint
-         AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id))
+       CROSS JOIN LATERAL (SELECT * FROM responses p WHERE p.id = d.parent_id AND p.project = d.project OFFSET 0) p
+       WHERE p.expires_at <= $1::bigint AND NOT EXISTS (SELECT 1 FROM responses c
+         WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id OFFSET 0))
      DELETE FROM responses r USING (SELECT id, project FROM doomed LIMIT $2::bigint) d
      WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output";
 

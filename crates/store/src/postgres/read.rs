@@ -173,8 +173,7 @@ impl Readers {
         project: &ProjectId,
         ids: &[ItemId],
     ) -> Result<HashMap<String, (Uuid, u32)>, StoreError> {
-        // No item is named with what the database can't hold in a text.
-        let names: Vec<&str> = ids.iter().map(ItemId::as_str).filter(|name| !name.contains('\0')).collect();
+        let names: Vec<&str> = ids.iter().map(ItemId::as_str).collect();
         let arguments: [Argument<'_>; 2] = [(&project.as_str(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
         let rows = self.query(FIND_ITEMS, &arguments).await?;
         rows.iter().map(|row| Ok((get(row, 0)?, (get(row, 1)?, number(row, 2)?)))).collect()

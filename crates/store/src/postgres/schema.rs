@@ -19,6 +19,8 @@ static MIGRATIONS: [Migration; 1] =
 /// "Antiphon" in ASCII; no other program's locks are likely to be named so.
 const MIGRATION_LOCK: i64 = 0x416e_7469_7068_6f6e;
 
+/// A replica that has died while it migrated holds its locks until the server notices.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'";
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
 pub(super) const HAS_VERSIONS: &str = "SELECT to_regclass('antiphon_schema') IS NOT NULL";
 pub(super) const VERSIONS: &str = "SELECT version, checksum FROM antiphon_schema ORDER BY version";
@@ -106,7 +108,7 @@ async fn pending_with(client: &Client) -> Result<&'static [Migration], ConnectEr
 
 async fn migrate_with(client: &Client) -> Result<&'static [Migration], ConnectError> {
     let failed = |error: Error| ConnectError::from(QueryError::from(error));
-    client.batch_execute("BEGIN").await.map_err(failed)?;
+    client.batch_execute(BEGIN).await.map_err(failed)?;
     client.query_typed(LOCK, &[(&MIGRATION_LOCK, Type::INT8)]).await.map_err(failed)?;
     let applied = applied(client).await.map_err(failed)?;
     let missing = missing(&applied)?;

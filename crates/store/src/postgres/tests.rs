@@ -43,6 +43,30 @@ async fn every_statement_can_be_prepared() {
     }
 }
 
+/// Not even where the planner knows nothing of what is in them, as in a database that has just been filled.
+#[tokio::test]
+async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
+    let client = client().await;
+    client
+        .batch_execute(
+            "INSERT INTO responses (id, parent_id, depth, created_at, expires_at, status, project, account, boundary, \
+             model, input, output, body) \
+             SELECT lpad(to_hex(n), 32, '0')::uuid, lpad(to_hex(n - 1), 32, '0')::uuid, 1, n, n, 0, 'p', '', '', '', \
+             repeat('x', 100)::bytea, '', '' FROM generate_series(1, 100000) n",
+        )
+        .await
+        .unwrap();
+    let from = "'00000000000000000000000000000900', 'p', NULL, 10000";
+    for (name, text, arguments) in [("chain", LOAD_CHAIN, from), ("purge", DELETE_RESPONSES, "1000, 500")] {
+        let explain = format!("PREPARE {name} AS {text}; EXPLAIN EXECUTE {name} ({arguments})");
+        for message in client.simple_query(&explain).await.unwrap() {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
+            let step = row.get(0).unwrap();
+            assert!(!step.contains("Seq Scan"), "{step} in {text}");
+        }
+    }
+}
+
 /// With an empty database the planner would rather read all of a table, unless it is told not to.
 #[tokio::test]
 async fn no_statement_needs_to_read_a_table_from_end_to_end() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ItemId;
 use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::Postgres;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fixture::{Fixture, InPostgres, NOW, after, id, project, record, record_all, record_chain};
@@ -136,6 +137,109 @@ async fn one_store_at_a_time_purges() {
     assert_eq!(purged, 20);
 }
 
+/// Cuts every connection that somebody else has to the database.
+async fn cut(url: &str) {
+    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    execute(url, others).await;
+}
+
+async fn recovered(store: &Arc<dyn Store>) {
+    let recovered = async {
+        while store.check().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, recovered).await.unwrap();
+    assert!(store.is_available());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_come_back_and_nothing_acknowledged_is_missing() {
+    let url = Postgres::shared_database().await;
+    let store = open(&url).await;
+    let (mut acknowledged, mut failed) = (Vec::new(), 0);
+    for round in 0..4 {
+        let mut writing = JoinSet::new();
+        for n in round * 1_000..round * 1_000 + 400 {
+            let store = Arc::clone(&store);
+            writing.spawn(async move {
+                tokio::time::sleep(Duration::from_micros(n % 1_000 * 100)).await;
+                (n, store.record(record(n, None)).await)
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        cut(&url).await;
+        while let Some(written) = writing.join_next().await {
+            match written.unwrap() {
+                (n, Ok(())) => acknowledged.push(n),
+                (_, Err(StoreError::Unavailable(_))) => failed += 1,
+                (n, Err(error)) => panic!("{n}: {error}"),
+            }
+        }
+        recovered(&store).await;
+    }
+    for n in &acknowledged {
+        assert!(store.load(&project("p"), id(*n), NOW).await.unwrap().is_some(), "{n} is missing");
+    }
+    println!("acknowledged: {}, lost: 0, refused: {failed}", acknowledged.len());
+    assert!(acknowledged.len() > 100);
+}
+
+/// What a failover looks like to those who are still connected to the old primary, or come to a standby.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_only_reads_is_left_until_it_writes_again() {
+    let url = Postgres::shared_database().await;
+    let store = open(&url).await;
+    store.record(record(1, None)).await.unwrap();
+    let is_read_only = async |word: &str| {
+        let alter = format!("ALTER DATABASE {} SET default_transaction_read_only = {word}", database(&url));
+        Postgres::shared().execute("postgres", &alter).await;
+        cut(&url).await;
+    };
+    is_read_only("on").await;
+    let refused = async {
+        loop {
+            match store.record(record(2, None)).await {
+                Err(StoreError::Unavailable(reason)) if reason.contains("read-only") => break,
+                Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => panic!("{other:?} of a database that only reads"),
+            }
+        }
+    };
+    timeout(LONG, refused).await.unwrap();
+    assert!(!store.is_available());
+    let read = async {
+        while store.load(&project("p"), id(1), NOW).await.ok().flatten().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, read).await.unwrap();
+    is_read_only("off").await;
+    recovered(&store).await;
+    store.record(record(2, None)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
+    let store = open(&Postgres::shared_database().await).await;
+    let mut odd = record(1, None);
+    odd.response.turn.model = "a\0b".into();
+    let (odd, even) = tokio::join!(store.record(odd), store.record(record(2, None)));
+    assert!(matches!(odd, Err(StoreError::Refused(_))), "{odd:?}");
+    even.unwrap();
+    let mut row = record(3, None).log;
+    row.model = "\0".into();
+    assert!(store.append(row));
+    let logged = async {
+        while !store.list_log(10).await.unwrap().iter().any(|row| row.model == "\u{fffd}") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, logged).await.unwrap();
+    assert!(store.is_available());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     let url = InPostgres::new().url().await.to_owned();
@@ -148,12 +252,6 @@ async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     assert!(!store.is_available());
     assert_eq!(store.load(&project("p"), id(7), NOW).await.unwrap(), None, "reading goes on");
     other.batch_execute("ROLLBACK").await.unwrap();
-    let recovered = async {
-        while store.check().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(LONG, recovered).await.unwrap();
-    assert!(store.is_available());
+    recovered(&store).await;
     store.record(record(9, None)).await.unwrap();
 }
