@@ -124,9 +124,6 @@ async fn a_full_disk_is_over_when_there_is_space_again() {
     let directory = tempfile::tempdir().unwrap();
     let pages = Arc::new(AtomicU32::new(60));
     let store = store_on_small_disk(&directory.path().join("a.db"), &pages);
-    let results = futures_util::future::join_all((100..200).map(|n| store.record(record(n)))).await;
-    let too_large = results.iter().filter(|result| matches!(result, Err(StoreError::Unavailable(_)))).count();
-    assert!(too_large > 50 && !store.is_available());
     let mut written = 0;
     while store.record(record(written)).await.is_ok() {
         assert!(store.is_available());
