@@ -66,21 +66,24 @@ impl PostgresStore {
             }
         };
         let schema = Arc::new(Schema::new(Connector::new(migration_target)?, options.migrate));
-        match schema.bring_up_to_date().await {
-            Ok(()) => {}
+        let is_there = match schema.bring_up_to_date().await {
+            Ok(()) => true,
             Err(ConnectError::Unavailable(reason)) => {
                 tracing::warn!(reason, "the database can't be reached; it is tried again until it can");
+                false
             }
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
-        }
+        };
         let connector = Arc::new(Connector::new(target)?);
         let links = |n: u32| {
             (0..n.max(1)).map(|_| Link::start(Arc::clone(&connector), Arc::clone(&schema))).collect()
         };
         let (readers, writers): (Vec<Link>, Vec<Link>) =
             (links(options.read_connections), links(options.write_connections));
-        for settled in join_all(readers.iter().chain(&writers).map(Link::settled)).await {
-            settled?;
+        if is_there {
+            for settled in join_all(readers.iter().chain(&writers).map(Link::settled)).await {
+                settled?;
+            }
         }
         let writers: Arc<[Link]> = writers.into();
         let engines = (0..writers.len())

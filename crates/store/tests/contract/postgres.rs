@@ -83,6 +83,22 @@ async fn a_database_that_is_not_there_is_told_at_once() {
     assert!(reason.contains("no_such_") && !reason.contains("password"), "{reason}");
 }
 
+/// It takes the connection and says nothing, as what has lost its network does.
+#[tokio::test]
+async fn a_server_that_is_silent_at_the_start_is_waited_for_once() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("postgres://postgres@127.0.0.1:{port}/a?connect_timeout=2");
+    let opened = timeout(Duration::from_secs(4), open_with(&url, StoreOptions::default())).await;
+    let store = opened.expect("one attempt, however many connections there are").unwrap();
+    assert!(!store.is_available());
+    let result = timeout(Duration::from_secs(1), store.record(record(1, None))).await.expect("at once");
+    assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
+    let result =
+        timeout(Duration::from_secs(1), store.load(&project("p"), id(1), NOW)).await.expect("at once");
+    assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_that_open_one_new_database_at_once_share_it() {
     let url = Postgres::shared_database().await;
