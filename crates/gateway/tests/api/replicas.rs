@@ -33,6 +33,16 @@ async fn until(gateway: &Gateway, body: &Value, status: u16) {
     tokio::time::timeout(LONG, asked).await.unwrap_or_else(|_| panic!("{status} never came"));
 }
 
+/// Waits until connections to read and to write are back: each comes by itself.
+async fn ready(gateway: &Gateway) {
+    let asked = async {
+        while gateway.client.get("/readyz").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LONG, asked).await.expect("the gateway is ready");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_turns_of_a_chain_alternate_between_replicas() {
     let (upstream, replicas) = two_replicas().await;
@@ -97,13 +107,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
     assert_eq!(upstream.requests().len(), 1, "what can't be stored did not go upstream");
     server.restart();
     until(&gateway, &stored, 200).await;
-    // Each connection comes back by itself, one that reads perhaps after one that writes.
-    let ready = async {
-        while gateway.client.get("/readyz").await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LONG, ready).await.unwrap();
+    ready(&gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +149,7 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
         acknowledged.extend(responses);
         refused += failures;
     }
-    until(&one, &json!({"model": "sim", "input": "still there?"}), 200).await;
+    ready(&one).await;
     let mut lost = 0;
     for response in &acknowledged {
         let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());

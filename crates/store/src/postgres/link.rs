@@ -52,9 +52,17 @@ struct GiveUp {
     is_stuck: std::sync::atomic::AtomicBool,
 }
 
+/// What every connection of a store needs to be opened.
+pub(super) struct Entrance {
+    connector: Connector,
+    schema: Schema,
+    /// How many attempts in a row have failed. Held during an attempt: while the server is away one connection tries for
+    /// all, and when it gets through the others follow at once.
+    failures: Mutex<u32>,
+}
+
 struct Keeper {
-    connector: Arc<Connector>,
-    schema: Arc<Schema>,
+    entrance: Arc<Entrance>,
     state: watch::Sender<State>,
     closing: watch::Receiver<bool>,
 }
@@ -63,10 +71,10 @@ struct Keeper {
 
 impl Link {
     /// Starts to connect. Nobody gets the connection before the schema is up to date.
-    pub(super) fn start(connector: Arc<Connector>, schema: Arc<Schema>) -> Self {
+    pub(super) fn start(entrance: Arc<Entrance>) -> Self {
         let (sender, state) = watch::channel(State::New);
         let (closing, is_closing) = watch::channel(false);
-        tokio::spawn(Keeper { connector, schema, state: sender, closing: is_closing }.run());
+        tokio::spawn(Keeper { entrance, state: sender, closing: is_closing }.run());
         Self { state, closing, exclusive: Mutex::new(()) }
     }
 
@@ -161,34 +169,51 @@ impl Drop for Busy<'_> {
     }
 }
 
+// === impl Entrance ===
+
+impl Entrance {
+    pub(super) fn new(connector: Connector, schema: Schema) -> Self {
+        Self { connector, schema, failures: Mutex::new(0) }
+    }
+
+    /// One attempt, once it is time for one.
+    async fn open(&self) -> Result<Opened, ConnectError> {
+        let mut failures = self.failures.lock().await;
+        sleep(backoff(*failures)).await;
+        let opened = async {
+            self.schema.bring_up_to_date().await?;
+            self.connector.connect().await
+        };
+        let opened = opened.await;
+        *failures = if opened.is_ok() { 0 } else { failures.saturating_add(1) };
+        opened
+    }
+}
+
 // === impl Keeper ===
 
 impl Keeper {
     async fn run(mut self) {
         let mut closing = self.closing.clone();
-        let mut failures = 0;
+        // Connections in a row that were soon lost.
+        let mut losses = 0;
         while !*closing.borrow() {
-            let delay = backoff(failures, RandomState::new().hash_one(failures));
             let opened = async {
-                sleep(delay).await;
-                self.schema.bring_up_to_date().await?;
-                self.connector.connect().await
+                sleep(backoff(losses)).await;
+                self.entrance.open().await
             };
             let opened = tokio::select! {
                 opened = opened => opened,
                 () = closed(&mut closing) => break,
             };
-            failures += 1;
             match opened {
                 Ok(opened) => {
                     let since = Instant::now();
                     self.serve(opened).await;
-                    if since.elapsed() >= LONGEST_DELAY {
-                        failures = 0;
-                    }
+                    losses = if since.elapsed() < LONGEST_DELAY { losses + 1 } else { 0 };
                 }
                 Err(error) => {
-                    tracing::debug!(%error, failures, "no connection to the database");
+                    tracing::debug!(%error, "no connection to the database");
                     self.state.send_replace(State::Down(error));
                 }
             }
@@ -214,7 +239,7 @@ impl Keeper {
                 tracing::warn!("a connection to the database is given up");
                 self.state.send_replace(lost("the connection was given up"));
                 if give_up.is_stuck.load(Ordering::Relaxed) {
-                    let cancelled = timeout(PARTING, self.connector.cancel(&give_up.cancel)).await;
+                    let cancelled = timeout(PARTING, self.entrance.connector.cancel(&give_up.cancel)).await;
                     if let Ok(Err(error)) = cancelled {
                         tracing::debug!(%error, "a query that has not come to an end can't be cancelled");
                     }
@@ -235,7 +260,11 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 }
 
 /// Exponential, and never the same for two replicas that have lost the same server.
-fn backoff(failures: u32, random: u64) -> Duration {
+fn backoff(failures: u32) -> Duration {
+    jittered(failures, RandomState::new().hash_one(failures))
+}
+
+fn jittered(failures: u32, random: u64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let delay = FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY);
     let half = delay / 2;
@@ -248,11 +277,11 @@ mod tests {
 
     #[test]
     fn attempts_come_ever_more_rarely_and_never_together() {
-        assert_eq!(backoff(0, 7), Duration::ZERO);
+        assert_eq!(jittered(0, 7), Duration::ZERO);
         for (failures, longest) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)]
         {
             let longest = Duration::from_millis(longest);
-            let delays = [0, 300, 700, 1_023].map(|random| backoff(failures, random));
+            let delays = [0, 300, 700, 1_023].map(|random| jittered(failures, random));
             assert!(delays.iter().all(|delay| (longest / 2..longest).contains(delay)), "{delays:?}");
             assert!(delays.is_sorted_by(|a, b| a < b));
         }

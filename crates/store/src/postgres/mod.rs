@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use self::connect::{ConnectError, Connector};
-use self::link::Link;
+use self::link::{Entrance, Link};
 use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
@@ -65,7 +65,7 @@ impl PostgresStore {
                 return Err(StoreError::Unusable(reason.into()));
             }
         };
-        let schema = Arc::new(Schema::new(Connector::new(migration_target)?, options.migrate));
+        let schema = Schema::new(Connector::new(migration_target)?, options.migrate);
         let is_there = match schema.bring_up_to_date().await {
             Ok(()) => true,
             Err(ConnectError::Unavailable(reason)) => {
@@ -74,10 +74,8 @@ impl PostgresStore {
             }
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
         };
-        let connector = Arc::new(Connector::new(target)?);
-        let links = |n: u32| {
-            (0..n.max(1)).map(|_| Link::start(Arc::clone(&connector), Arc::clone(&schema))).collect()
-        };
+        let entrance = Arc::new(Entrance::new(Connector::new(target)?, schema));
+        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&entrance))).collect();
         let (readers, writers): (Vec<Link>, Vec<Link>) =
             (links(options.read_connections), links(options.write_connections));
         if is_there {
