@@ -259,7 +259,7 @@ async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     let url = InPostgres::new().url().await.to_owned();
-    let options = StoreOptions { commit_timeout: Duration::from_millis(50), ..StoreOptions::default() };
+    let options = StoreOptions { commit_timeout: Duration::from_secs(2), ..StoreOptions::default() };
     let store = open_with(&url, options).await.unwrap();
     let other = connect(&url).await;
     other.batch_execute("BEGIN; LOCK TABLE responses IN EXCLUSIVE MODE").await.unwrap();
