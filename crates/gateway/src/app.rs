@@ -70,7 +70,7 @@ impl App {
         let metrics = Metrics::new();
         let turns = Turns::new(
             Chains::new(store, config.store.cache),
-            Arc::new(Pool::new(accounts)),
+            Arc::new(Pool::new(accounts, &config.routing, Arc::clone(&clock))),
             Upstream::new(config.timeouts.connect),
             rules(&config),
             (clock, metrics, tasks.clone()),

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::pool::Pool;
+use crate::pool::{AccountView, Pool};
 use crate::telemetry;
 use crate::turn::Transport;
 
@@ -38,6 +38,18 @@ pub struct AccountLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    account: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabels {
+    account: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenLabels {
     kind: &'static str,
 }
@@ -59,7 +71,12 @@ pub struct Metrics {
     cache_bytes: Gauge,
     cache_hits: Gauge<u64, AtomicU64>,
     cache_misses: Gauge<u64, AtomicU64>,
+    queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
+    account_state: Family<StateLabels, Gauge>,
+    account_cooling: Family<AccountLabels, Gauge<f64, AtomicU64>>,
+    account_attempts: Family<AttemptLabels, Counter>,
+    account_first_event: Family<AccountLabels, Histogram, fn() -> Histogram>,
 }
 
 impl Metrics {
@@ -79,7 +96,12 @@ impl Metrics {
             cache_bytes: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
+            queued: Gauge::default(),
             account_in_flight: Family::default(),
+            account_state: Family::default(),
+            account_cooling: Family::default(),
+            account_attempts: Family::default(),
+            account_first_event: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
         };
         metrics.register();
         Arc::new(metrics)
@@ -132,7 +154,44 @@ impl Metrics {
         );
         registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
         registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
+        self.register_accounts();
+    }
+
+    fn register_accounts(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("turns_queued", "Turns that wait for an account", self.queued.clone());
         registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
+        registry.register(
+            "account_state",
+            "1 for the state that an account is in: ready, cooling, disabled or paused",
+            self.account_state.clone(),
+        );
+        registry.register_with_unit(
+            "account_cooling",
+            "How long an account is still left alone",
+            Unit::Seconds,
+            self.account_cooling.clone(),
+        );
+        registry.register(
+            "account_attempts",
+            "Attempts, by account and what came of them",
+            self.account_attempts.clone(),
+        );
+        registry.register_with_unit(
+            "account_first_event",
+            "From a turn's start to the account's first event",
+            Unit::Seconds,
+            self.account_first_event.clone(),
+        );
+    }
+
+    pub fn attempt_ended(&self, account: &str, outcome: &'static str) {
+        self.account_attempts.get_or_create(&AttemptLabels { account: account.to_owned(), outcome }).inc();
+    }
+
+    pub fn account_answered(&self, account: &str, after: Duration) {
+        let labels = AccountLabels { account: account.to_owned() };
+        self.account_first_event.get_or_create(&labels).observe(after.as_secs_f64());
     }
 
     pub fn turn_ended(
@@ -175,14 +234,28 @@ impl Metrics {
         self.cache_bytes.set(i64::try_from(cache.live_bytes).unwrap_or(i64::MAX));
         self.cache_hits.set(cache.hits);
         self.cache_misses.set(cache.misses);
-        for account in pool.accounts() {
-            let in_flight = account.in_flight.load(std::sync::atomic::Ordering::Relaxed);
-            let labels = AccountLabels { account: account.name.clone() };
-            self.account_in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-        }
+        self.render_accounts(pool);
         let mut text = String::with_capacity(8 * 1024);
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text
+    }
+}
+
+impl Metrics {
+    fn render_accounts(&self, pool: &Pool) {
+        let now = pool.now();
+        self.queued.set(i64::try_from(pool.queued()).unwrap_or(i64::MAX));
+        for AccountView { account, state } in pool.view() {
+            let labels = AccountLabels { account: account.name.clone() };
+            self.account_in_flight.get_or_create(&labels).set(i64::from(state.in_flight));
+            let cooling = state.cooling.map_or(Duration::ZERO, |cooling| cooling.until.since(now));
+            self.account_cooling.get_or_create(&labels).set(cooling.as_secs_f64());
+            let is_in = state.name(now);
+            for state in ["ready", "cooling", "disabled", "paused"] {
+                let labels = StateLabels { account: account.name.clone(), state };
+                self.account_state.get_or_create(&labels).set(i64::from(state == is_in));
+            }
+        }
     }
 }
 

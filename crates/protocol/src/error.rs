@@ -87,11 +87,17 @@ fn write_nullable(out: &mut Vec<u8>, text: Option<&str>) {
 }
 
 /// What an upstream's error body says of itself; of any shape that upstreams are known to use.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct UpstreamError {
     pub code: Option<String>,
+    /// The error's `type`.
+    pub kind: Option<String>,
     pub param: Option<String>,
     pub message: Option<String>,
+    /// When a usage limit ends: seconds from now.
+    pub resets_in_seconds: Option<f64>,
+    /// When a usage limit ends: seconds since the epoch.
+    pub resets_at: Option<f64>,
 }
 
 impl UpstreamError {
@@ -102,7 +108,15 @@ impl UpstreamError {
         }
         let error = json::member(body, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(body);
         let text = |name| json::string_member(error, name).map(Cow::into_owned);
-        Self { code: text("code"), param: text("param"), message: text("message") }
+        let number = |name| std::str::from_utf8(json::member(error, name)?).ok()?.parse().ok();
+        Self {
+            code: text("code"),
+            kind: text("type"),
+            param: text("param"),
+            message: text("message"),
+            resets_in_seconds: number("resets_in_seconds"),
+            resets_at: number("resets_at"),
+        }
     }
 }
 

@@ -73,12 +73,13 @@ enum Field {
     Background,
     Include,
     Metadata,
+    PromptCacheKey,
     /// Only means something on a WebSocket: `generate`, `stream_id`.
     SocketOnly,
     Other,
 }
 
-const FIELDS: [(&str, Field); 11] = [
+const FIELDS: [(&str, Field); 12] = [
     ("model", Field::Model),
     ("input", Field::Input),
     ("previous_response_id", Field::PreviousResponseId),
@@ -88,6 +89,7 @@ const FIELDS: [(&str, Field); 11] = [
     ("background", Field::Background),
     ("include", Field::Include),
     ("metadata", Field::Metadata),
+    ("prompt_cache_key", Field::PromptCacheKey),
     ("generate", Field::SocketOnly),
     ("stream_id", Field::SocketOnly),
 ];
@@ -161,6 +163,11 @@ impl CreateRequest {
     /// Whether there is an input, be it an empty one.
     fn has_input(&self) -> bool {
         self.value(Field::Input).is_some_and(|input| input != b"null")
+    }
+
+    /// What requests have in common that should share an upstream's cache.
+    pub fn prompt_cache_key(&self) -> Option<String> {
+        json::string(self.value(Field::PromptCacheKey)?).map(Into::into)
     }
 
     fn value(&self, field: Field) -> Option<&[u8]> {

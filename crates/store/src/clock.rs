@@ -37,6 +37,11 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// How long ago the other time was; zero if it is still to come.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
     /// Saturates at the beginning of time.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {

@@ -65,9 +65,23 @@ impl Setup {
 
     /// The credential of the last account.
     #[must_use]
-    pub fn account_key(mut self, secret: &str) -> Self {
-        let account = self.accounts.last_mut().expect("there is an account");
-        account.push_str(&format!("api_key = {{ value = \"{secret}\" }}\n"));
+    pub fn account_key(self, secret: &str) -> Self {
+        let last = self.accounts.len() - 1;
+        self.account(last, &format!("api_key = {{ value = \"{secret}\" }}"))
+    }
+
+    /// More lines of configuration for one of the accounts.
+    #[must_use]
+    pub fn account(mut self, place: usize, lines: &str) -> Self {
+        self.accounts[place].push_str(lines);
+        self.accounts[place].push('\n');
+        self
+    }
+
+    /// Leaves an account out from the next start on.
+    #[must_use]
+    pub fn without_account(mut self, place: usize) -> Self {
+        self.accounts.remove(place);
         self
     }
 
@@ -158,13 +172,8 @@ impl Gateway {
     /// Waits until no turn is under way and no account is held.
     pub async fn idle(&self) {
         let busy = || {
-            let leased = self
-                .app
-                .pool
-                .accounts()
-                .iter()
-                .map(|account| account.in_flight.load(std::sync::atomic::Ordering::SeqCst));
-            leased.sum::<u64>() > 0 || self.app.metrics.turns_in_flight.get() > 0
+            let leased: u32 = self.app.pool.view().iter().map(|account| account.state.in_flight).sum();
+            leased > 0 || self.app.metrics.turns_in_flight.get() > 0
         };
         for _ in 0..4000 {
             if !busy() {

@@ -10,7 +10,7 @@ use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
 use super::glob::ModelGlob;
-use super::values::words;
+use super::values::{count, natural, words};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const NAME_RULE: &str = "must be 1 to 64 of A-Z a-z 0-9 _ . -";
@@ -37,6 +37,16 @@ pub struct AccountConfig {
 
     /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
     pub replay_ids: ReplayIds,
+
+    /// Accounts of a higher priority go first, as long as one is ready. Default: 0.
+    pub priority: u32,
+
+    /// How much it gets beside the others of its priority. Default: 1.
+    pub weight: u32,
+
+    /// Turns at once. Default: as many as come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +69,12 @@ pub(super) struct AccountDraft {
     models: Option<Vec<String>>,
     boundary: Option<String>,
     replay_ids: ReplayIds,
+    #[serde(deserialize_with = "natural::deserialize")]
+    priority: u32,
+    #[serde(deserialize_with = "count::deserialize_some")]
+    weight: Option<u32>,
+    #[serde(deserialize_with = "count::deserialize_some")]
+    max_in_flight: Option<u32>,
 }
 
 /// Checks the accounts and fetches their credentials.
@@ -125,6 +141,9 @@ impl AccountDraft {
             models,
             boundary,
             replay_ids: self.replay_ids,
+            priority: self.priority,
+            weight: self.weight.unwrap_or(1),
+            max_in_flight: self.max_in_flight,
         })
     }
 }

@@ -13,6 +13,7 @@ mod glob;
 mod layers;
 mod limits;
 mod log;
+mod routing;
 mod show;
 mod store;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use self::error::{ConfigError, Problem};
 pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
+pub use self::routing::{RoutingConfig, Strategy};
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
@@ -61,6 +63,7 @@ pub struct Config {
 
     pub store: StoreConfig,
     pub accounts: Vec<AccountConfig>,
+    pub routing: RoutingConfig,
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
@@ -103,6 +106,8 @@ struct Draft {
     store: StoreConfig,
     #[serde(default)]
     accounts: Vec<AccountDraft>,
+    #[serde(default)]
+    routing: RoutingConfig,
     #[serde(default)]
     limits: LimitsConfig,
     #[serde(default)]
@@ -179,6 +184,7 @@ impl Default for Config {
             auth: None,
             store: StoreConfig::default(),
             accounts: Vec::new(),
+            routing: RoutingConfig::default(),
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
@@ -195,6 +201,7 @@ impl Draft {
             auth: self.auth,
             store: self.store,
             accounts: accounts::resolve(self.accounts, cwd, environment, problems),
+            routing: self.routing,
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,

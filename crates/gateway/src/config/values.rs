@@ -73,6 +73,31 @@ pub(super) mod count {
         })?;
         T::try_from(count).map_err(|_| D::Error::custom(RULE))
     }
+
+    pub(in crate::config) fn deserialize_some<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: TryFrom<u64>,
+    {
+        deserialize(deserializer).map(Some)
+    }
+}
+
+/// Whole numbers from zero to a million.
+pub(super) mod natural {
+    use serde::Deserializer;
+
+    const RULE: &str = "a whole number from 0 to 1000000";
+    const MAX: u32 = 1_000_000;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<u32, D::Error> {
+        super::read(deserializer, RULE, |written| match written {
+            super::Written::Number(number) => u32::try_from(number).ok().filter(|number| *number <= MAX),
+            super::Written::Text(_) => None,
+        })
+    }
 }
 
 /// Where to listen.

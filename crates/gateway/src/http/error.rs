@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::turn::Failure;
+use crate::turn::{Failure, seconds};
 
 /// A failure as an HTTP reply.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl IntoResponse for Refused {
         let headers = reply.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.0.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
         }
         if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
             reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -83,6 +83,14 @@ mod tests {
             (Failure::MethodNotAllowed(id()), 405, invalid, Some("method_not_allowed"), None),
             (Failure::NoAccount, 503, "server_error", Some("no_account_available"), None),
             (Failure::Overloaded, 503, "server_error", Some("server_is_overloaded"), None),
+            (Failure::Busy, 503, "server_error", Some("server_is_overloaded"), None),
+            (
+                Failure::Cooling(Duration::from_millis(1_001)),
+                429,
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
             (Failure::StoreUnavailable, 503, "server_error", Some("store_unavailable"), None),
             (
                 Failure::UpstreamUnreachable("x".into()),
@@ -108,7 +116,13 @@ mod tests {
             );
             let reply = Refused(failure).into_response();
             assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
-            assert_eq!(reply.headers().contains_key(header::RETRY_AFTER), status == 503);
+            let after = reply.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap());
+            let expected = match status {
+                429 => Some("2"),
+                503 => Some("1"),
+                _ => None,
+            };
+            assert_eq!(after, expected);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One account: where its upstream is, its credential, and what it offers.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use antiphon_protocol::replay::ReplayIds;
@@ -25,8 +24,11 @@ pub struct Account {
     compact_uri: Uri,
     input_tokens_uri: Uri,
     pub models_uri: Uri,
-    /// Turns that hold a lease.
-    pub in_flight: AtomicU64,
+    /// Higher goes first.
+    pub priority: u32,
+    pub weight: u32,
+    /// Turns at once.
+    pub max_in_flight: Option<u32>,
     /// Marked sensitive, so that it is never printed.
     authorization: Option<HeaderValue>,
     globs: Vec<ModelGlob>,
@@ -65,7 +67,9 @@ impl Account {
             compact_uri: uri("/responses/compact")?,
             input_tokens_uri: uri("/responses/input_tokens")?,
             models_uri: uri("/models")?,
-            in_flight: AtomicU64::new(0),
+            priority: config.priority,
+            weight: config.weight,
+            max_in_flight: config.max_in_flight,
             authorization: config.api_key.as_ref().map(bearer).transpose()?,
             globs: config.models.clone(),
             catalog: Catalog::default(),

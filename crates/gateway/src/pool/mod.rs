@@ -1,82 +1,360 @@
 //! The accounts, and the choice among them.
+//!
+//! [`verdict`] is the failure table, [`state`] what an account makes of it, [`select`] the choice, [`queue`] where turns
+//! wait when every account has as many as it may. All state is behind one lock that is held for microseconds and never
+//! across an await.
 
 mod account;
 mod catalog;
+mod queue;
+pub mod reset;
+mod select;
+mod state;
+mod verdict;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(test)]
+mod tests;
 
-use antiphon_store::Timestamp;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use antiphon_store::{Clock, Timestamp};
 use futures_util::future::join_all;
 
 pub use self::account::{Account, AccountError};
 pub use self::catalog::{Model, ModelList};
+pub use self::select::{Origin, Preference};
+pub use self::state::{AccountState, Cooling, Readiness};
+pub use self::verdict::Verdict;
 
+use self::queue::Queue;
+use self::select::{Candidate, select};
+use crate::config::{RoutingConfig, Strategy};
 use crate::upstream::Upstream;
 
 /// All accounts of the configuration.
 #[derive(Debug)]
 pub struct Pool {
-    accounts: Vec<Arc<Account>>,
-    /// Counts choices, so that accounts take turns.
-    turn: AtomicUsize,
+    inner: Mutex<Inner>,
+    clock: Arc<dyn Clock>,
+    max_queued: usize,
+    queue_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    slots: Vec<Slot>,
+    strategy: Strategy,
+    /// The share of the account that was chosen last, before it was.
+    level: f64,
+    queue: Queue,
+}
+
+#[derive(Debug)]
+struct Slot {
+    account: Arc<Account>,
+    state: AccountState,
+    /// How much it has been given so far, for its weight.
+    share: f64,
 }
 
 /// An account that a turn uses; dropping it gives it back.
 #[derive(Debug)]
 pub struct Lease {
+    pool: Arc<Pool>,
     account: Arc<Account>,
+}
+
+/// What a turn needs of an account, and what it would like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    pub model: &'a str,
+    pub preference: Preference<'a>,
+    /// The names of accounts that have failed this turn.
+    pub tried: &'a [String],
+}
+
+/// Why there is no account for a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Every account that could serve it has as many turns as it may.
+    Busy,
+    /// Every account that could serve it is to be left alone for now.
+    Cooling {
+        until: Timestamp,
+    },
+    /// Whoever offers the model is disabled or paused.
+    Unusable,
+    NotOffered,
+}
+
+/// An account and how it does.
+#[derive(Debug, Clone)]
+pub struct AccountView {
+    pub account: Arc<Account>,
+    pub state: AccountState,
 }
 
 // === impl Pool ===
 
 impl Pool {
-    pub fn new(accounts: Vec<Account>) -> Self {
-        Self { accounts: accounts.into_iter().map(Arc::new).collect(), turn: AtomicUsize::new(0) }
+    pub fn new(accounts: Vec<Account>, routing: &RoutingConfig, clock: Arc<dyn Clock>) -> Self {
+        let slot = |account| Slot { account: Arc::new(account), state: AccountState::default(), share: 0.0 };
+        Self {
+            inner: Mutex::new(Inner {
+                slots: accounts.into_iter().map(slot).collect(),
+                strategy: routing.strategy,
+                level: 0.0,
+                queue: Queue::default(),
+            }),
+            clock,
+            max_queued: routing.max_queued,
+            queue_timeout: routing.queue_timeout,
+        }
     }
 
-    /// The preferred account if it offers the model, else the next in turn of those that do.
-    pub fn choose(&self, model: &str, preferred: Option<&str>) -> Option<Lease> {
-        let offers = |account: &&Arc<Account>| account.offers(model);
-        let preferred = preferred.and_then(|name| self.accounts.iter().find(|account| account.name == name));
-        let account = preferred.filter(offers).or_else(|| {
-            let candidates: Vec<_> = self.accounts.iter().filter(offers).collect();
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            candidates.get(turn.checked_rem(candidates.len())?).copied()
-        })?;
-        Some(Lease::take(account))
+    /// An account for a turn. Waits, first come first served, while all that could serve it are busy.
+    pub async fn choose(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
+        let mut ticket = {
+            let mut undelivered = Vec::new();
+            let mut inner = self.lock();
+            // Somebody who waits may want what has become ready by itself.
+            inner.dispatch(self, &mut undelivered);
+            match inner.pick(wanted, self.clock.now()) {
+                Ok(place) => return Ok(inner.lease(self, place)),
+                Err(Shortage::Busy) if inner.queue.len() < self.max_queued => inner.queue.join(wanted),
+                Err(shortage) => return Err(shortage),
+            }
+        };
+        let waiting = async {
+            loop {
+                let next_ready = self.lock().next_ready(wanted, self.clock.now());
+                let Some(next_ready) = next_ready else { return ticket.called().await };
+                let called = tokio::time::timeout(next_ready, ticket.called()).await;
+                match called {
+                    Ok(called) => return called,
+                    Err(_elapsed) => self.dispatch(),
+                }
+            }
+        };
+        tokio::time::timeout(self.queue_timeout, waiting).await.unwrap_or(Err(Shortage::Busy))
+    }
+
+    /// Lets an account learn from an attempt.
+    pub fn learn(self: &Arc<Self>, account: &Account, verdict: &Verdict, model: &str) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let is_alone = *verdict == Verdict::Failed
+            && inner.slots.iter().filter(|slot| slot.account.offers(model)).count() < 2;
+        let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
+            return;
+        };
+        let before = slot.state.readiness(model, now);
+        slot.state.learn(verdict, model, is_alone, now);
+        let after = slot.state.readiness(model, now);
+        drop(inner);
+        if before != after {
+            log_change(account, after, model, now);
+            // Who waits for this account may have to be told otherwise.
+            self.dispatch();
+        }
+    }
+
+    /// When the first of the accounts is back that offer the model, if all of them are cooling.
+    pub fn earliest_return(&self, model: &str) -> Option<Timestamp> {
+        match self.lock().pick(Wanted { model, ..Wanted::default() }, self.clock.now()) {
+            Err(Shortage::Cooling { until }) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether there is an account for this, now or after a wait for those that are busy.
+    pub fn has_any(&self, wanted: Wanted<'_>) -> bool {
+        matches!(self.lock().pick(wanted, self.clock.now()), Ok(_) | Err(Shortage::Busy))
     }
 
     /// Asks the upstreams for their models where the list is not recent.
     pub async fn refresh_catalogs(&self, upstream: &Upstream, now: Timestamp) {
-        join_all(self.accounts.iter().map(|account| account.refresh_catalog(upstream, now))).await;
+        let accounts = self.accounts();
+        join_all(accounts.iter().map(|account| account.refresh_catalog(upstream, now))).await;
     }
 
     /// Every model that some account offers.
     pub fn models(&self) -> ModelList {
-        ModelList::merge(self.accounts.iter().flat_map(|account| account.models()))
+        ModelList::merge(self.accounts().iter().flat_map(|account| account.models()))
     }
 
-    pub fn accounts(&self) -> &[Arc<Account>] {
-        &self.accounts
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.lock().slots.iter().map(|slot| Arc::clone(&slot.account)).collect()
+    }
+
+    /// The accounts as they are now, in the order of the configuration.
+    pub fn view(&self) -> Vec<AccountView> {
+        let view =
+            |slot: &Slot| AccountView { account: Arc::clone(&slot.account), state: slot.state.clone() };
+        self.lock().slots.iter().map(view).collect()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Turns that wait for an account.
+    pub fn queued(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    fn dispatch(self: &Arc<Self>) {
+        // Dropped after the lock is released: giving a lease back takes it again.
+        let mut undelivered = Vec::new();
+        self.lock().dispatch(self, &mut undelivered);
+    }
+
+    fn release(self: &Arc<Self>, account: &Arc<Account>) {
+        let mut inner = self.lock();
+        if let Some(slot) = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account)) {
+            slot.state.in_flight -= 1;
+        }
+        if inner.queue.len() > 0 {
+            drop(inner);
+            self.dispatch();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Gives accounts to those who wait, in their order. Whoever can't be served at all any more is told so.
+    fn dispatch(&mut self, pool: &Arc<Pool>, undelivered: &mut Vec<Lease>) {
+        let now = pool.clock.now();
+        let mut waiting = std::mem::take(&mut self.queue);
+        waiting.retain(|waiter| {
+            let called = match self.pick(waiter.wanted(), now) {
+                Err(Shortage::Busy) => return true,
+                Ok(place) => Ok(self.lease(pool, place)),
+                Err(shortage) => Err(shortage),
+            };
+            undelivered.extend(waiter.call(called));
+            false
+        });
+        self.queue = waiting;
+    }
+
+    /// The place of an account that can be leased now.
+    fn pick(&self, wanted: Wanted<'_>, now: Timestamp) -> Result<usize, Shortage> {
+        let mut is_offered = false;
+        let mut is_busy = false;
+        let mut until: Option<Timestamp> = None;
+        let mut is_missing = true;
+        let mut places = Vec::with_capacity(self.slots.len());
+        for (place, slot) in self.slots.iter().enumerate() {
+            if !slot.account.offers(wanted.model) || wanted.tried.contains(&slot.account.name) {
+                continue;
+            }
+            is_offered = true;
+            let readiness = slot.state.readiness(wanted.model, now);
+            is_missing &= readiness == Readiness::ModelMissing;
+            match readiness {
+                Readiness::Ready if slot.has_room() => places.push(place),
+                Readiness::Ready => is_busy = true,
+                Readiness::Cooling(cooling) => {
+                    until = Some(until.map_or(cooling.until, |until| until.min(cooling.until)));
+                }
+                Readiness::ModelMissing | Readiness::Disabled | Readiness::Paused => {}
+            }
+        }
+        let candidates: Vec<Candidate<'_>> =
+            places.iter().map(|place| self.slots[*place].candidate()).collect();
+        match select(&candidates, wanted.preference, self.strategy) {
+            Some(chosen) => Ok(places[chosen]),
+            None if !is_offered || is_missing => Err(Shortage::NotOffered),
+            None if is_busy => Err(Shortage::Busy),
+            None => Err(until.map_or(Shortage::Unusable, |until| Shortage::Cooling { until })),
+        }
+    }
+
+    /// How long it takes until an account is back that might serve a turn which waits.
+    fn next_ready(&self, wanted: Wanted<'_>, now: Timestamp) -> Option<Duration> {
+        let cooling = |slot: &Slot| match slot.state.readiness(wanted.model, now) {
+            Readiness::Cooling(cooling) if slot.account.offers(wanted.model) => Some(cooling.until),
+            _ => None,
+        };
+        let until = self.slots.iter().filter_map(cooling).min()?;
+        Some(until.since(now))
+    }
+
+    fn lease(&mut self, pool: &Arc<Pool>, place: usize) -> Lease {
+        let slot = &mut self.slots[place];
+        slot.state.in_flight += 1;
+        // Who has been away does not catch up on what the others got meanwhile.
+        self.level = self.level.max(slot.share);
+        slot.share = self.level + 1.0 / f64::from(slot.account.weight);
+        Lease { pool: Arc::clone(pool), account: Arc::clone(&slot.account) }
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn has_room(&self) -> bool {
+        self.account.max_in_flight.is_none_or(|max| self.state.in_flight < max)
+    }
+
+    fn candidate(&self) -> Candidate<'_> {
+        let Account { name, boundary, priority, weight, .. } = &*self.account;
+        Candidate {
+            name,
+            boundary,
+            priority: *priority,
+            weight: *weight,
+            in_flight: self.state.in_flight,
+            share: self.share,
+        }
     }
 }
 
 // === impl Lease ===
 
 impl Lease {
-    fn take(account: &Arc<Account>) -> Self {
-        account.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { account: Arc::clone(account) }
-    }
-
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// Lets the account learn from an attempt.
+    pub fn learn(&self, verdict: &Verdict, model: &str) {
+        self.pool.learn(&self.account, verdict, model);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.account.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.pool.release(&self.account);
+    }
+}
+
+fn log_change(account: &Account, readiness: Readiness, model: &str, now: Timestamp) {
+    let account = account.name.as_str();
+    match readiness {
+        Readiness::Cooling(Cooling { until, reason }) => tracing::warn!(
+            account.id = account,
+            cooling.reason = reason.as_str(),
+            cooling.ms = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX),
+            "the account is left alone"
+        ),
+        Readiness::ModelMissing => {
+            tracing::warn!(account.id = account, model, "the account does not have the model");
+        }
+        Readiness::Disabled => {
+            tracing::error!(
+                account.id = account,
+                "the upstream refuses the account's credential: it is disabled"
+            );
+        }
+        Readiness::Ready | Readiness::Paused => {}
     }
 }

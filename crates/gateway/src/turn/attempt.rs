@@ -1,20 +1,24 @@
-//! Choose and attempt: an account for the turn, and its upstream's reply.
+//! Choose and attempt: accounts for the turn, one after the other, until an upstream begins to answer.
 
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::resolve::Resolved;
-use super::{Failure, Refusal, Transport, Turn};
-use crate::pool::Lease;
+use super::{Failure, Refusal, Transport, Turn, seconds};
+use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use crate::upstream::{Accept, SendError, headers};
 
+/// How many accounts a turn is tried on.
+const MAX_ACCOUNTS: usize = 3;
 /// An error reply is passed on whole up to this size; a larger one is no error reply of the API.
 const MAX_REFUSAL_BYTES: usize = 1024 * 1024;
+/// Headers that name a client's session, where the request has no `prompt_cache_key`.
+const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
 /// An upstream that has accepted the turn.
 pub struct Reply {
@@ -26,105 +30,218 @@ pub struct Reply {
     pub body: Option<Incoming>,
 }
 
+/// What has to come before a turn is committed to an account: as long as it has not, the turn may go to another.
+pub trait Answer: Sized {
+    fn begin(
+        turn: &Turn,
+        resolved: &Resolved,
+        reply: &mut Reply,
+    ) -> impl Future<Output = Result<Self, Failed>> + Send;
+}
+
+/// An attempt that came to nothing.
+pub struct Failed {
+    /// What the client is told if there is no other account.
+    pub failure: Failure,
+    pub verdict: Verdict,
+}
+
 impl Turn {
-    /// Sends the turn upstream and waits for the reply's head.
-    pub(super) async fn attempt(&mut self, resolved: &Resolved) -> Result<Reply, Failure> {
-        let lease = self.choose(resolved).await?;
+    /// Sends the turn upstream and waits for the answer to begin. What an account can't do, another may.
+    pub(super) async fn attempt<A: Answer>(&mut self, resolved: &Resolved) -> Result<(Reply, A), Failure> {
+        let mut tried: Vec<String> = Vec::new();
+        loop {
+            let lease = self.choose(resolved, &tried).await?;
+            let name = lease.account().name.clone();
+            self.ledger.account = Some(name.clone());
+            let Failed { failure, verdict } = match self.attempt_on(lease, resolved).await {
+                Ok(begun) => return Ok(begun),
+                Err(failed) => failed,
+            };
+            tried.push(name);
+            if !verdict.leads_on() || tried.len() == MAX_ACCOUNTS || !self.has_another(resolved, &tried) {
+                return Err(self.with_earliest_return(failure));
+            }
+        }
+    }
+
+    async fn attempt_on<A: Answer>(
+        &mut self,
+        lease: Lease,
+        resolved: &Resolved,
+    ) -> Result<(Reply, A), Failed> {
+        let outcome = self.send_until_accepted(lease, resolved).await;
+        let begun = match outcome {
+            Ok(mut reply) => match A::begin(self, resolved, &mut reply).await {
+                Ok(answer) => Ok((reply, answer)),
+                Err(failed) => Err((reply.lease, failed)),
+            },
+            Err(failed) => Err(failed),
+        };
+        begun.map_err(|(lease, failed)| {
+            self.ledger.note_attempt(failed.verdict.as_str());
+            lease.learn(&failed.verdict, &self.create.model);
+            failed
+        })
+    }
+
+    /// Sends the turn to one account, and again where the account itself can be helped.
+    async fn send_until_accepted(
+        &mut self,
+        lease: Lease,
+        resolved: &Resolved,
+    ) -> Result<Reply, (Lease, Failed)> {
         let account = lease.account();
-        self.ledger.account = Some(account.name.clone());
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
         let wanted = self.create.store && !self.create.includes_encrypted_reasoning();
         let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
         loop {
             let input = resolved.upstream_input(account.replay_ids);
             let body = self.create.upstream_body(&input, include);
-            let reply = self.send(&lease, body.parts).await?;
-            let status = reply.status();
-            if status.is_success() {
-                return Ok(accepted(lease, reply));
-            }
-            let refusal = self.read_refusal(reply).await?;
-            if include && refuses_include(&refusal) {
+            let reply = match self.send(account, body.parts).await {
+                Ok(reply) if reply.status().is_success() => return Ok(accepted(lease, reply)),
+                Ok(reply) => reply,
+                Err(failed) => return Err((lease, failed)),
+            };
+            let refusal = match self.read_refusal(reply).await {
+                Ok(refusal) => refusal,
+                Err(failed) => return Err((lease, failed)),
+            };
+            let error = UpstreamError::parse(&refusal.body);
+            if include && refuses_include(refusal.status, &error) {
                 account.remember_encrypted_reasoning_refused(&self.create.model);
+                self.ledger.note_attempt("include_refused");
                 include = false;
                 continue;
             }
-            return Err(self.refused(refusal));
+            let failed = self.refused(account, refusal, &error);
+            return Err((lease, failed));
         }
     }
 
-    async fn choose(&self, resolved: &Resolved) -> Result<Lease, Failure> {
+    async fn choose(&self, resolved: &Resolved, tried: &[String]) -> Result<Lease, Failure> {
         let pool = &self.turns.pool;
-        let model = &self.create.model;
-        let preferred = resolved.parent.as_ref().map(|parent| parent.account.as_str());
-        if let Some(lease) = pool.choose(model, preferred) {
-            return Ok(lease);
+        let key = self.affinity_key();
+        let wanted = self.wanted(resolved, key.as_deref(), tried);
+        let choosing = async {
+            match pool.choose(wanted).await {
+                Err(Shortage::NotOffered) => {
+                    pool.refresh_catalogs(&self.turns.upstream, self.turns.clock.now()).await;
+                    pool.choose(wanted).await
+                }
+                chosen => chosen,
+            }
+        };
+        let chosen = tokio::time::timeout_at(self.deadline.into(), self.presence.or_given_up(choosing)).await;
+        match chosen {
+            Err(_elapsed) => Err(Failure::Busy),
+            Ok(Err(_given_up)) => Err(Failure::ClientGone),
+            Ok(Ok(chosen)) => chosen.map_err(|shortage| self.short(shortage)),
         }
-        pool.refresh_catalogs(&self.turns.upstream, self.turns.clock.now()).await;
-        pool.choose(model, preferred).ok_or_else(|| Failure::ModelNotFound(model.clone()))
     }
 
-    async fn send(&mut self, lease: &Lease, body: Vec<Bytes>) -> Result<http::Response<Incoming>, Failure> {
-        let account = lease.account();
+    fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
+        let parent = resolved.parent.as_deref();
+        let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
+        Wanted { model: &self.create.model, preference: Preference { origin, key }, tried }
+    }
+
+    /// What turns have in common that should share an upstream's cache.
+    fn affinity_key(&self) -> Option<String> {
+        let session = || {
+            let header = SESSION_HEADERS.iter().find_map(|name| self.headers.get(*name))?;
+            header.to_str().ok().map(str::to_owned)
+        };
+        self.create.prompt_cache_key().or_else(session).filter(|key| !key.is_empty())
+    }
+
+    fn has_another(&self, resolved: &Resolved, tried: &[String]) -> bool {
+        Instant::now() < self.deadline && self.turns.pool.has_any(self.wanted(resolved, None, tried))
+    }
+
+    fn short(&self, shortage: Shortage) -> Failure {
+        match shortage {
+            Shortage::Busy => Failure::Busy,
+            Shortage::Cooling { until } => Failure::Cooling(until.since(self.turns.clock.now())),
+            Shortage::Unusable => Failure::NoAccount,
+            Shortage::NotOffered => Failure::ModelNotFound(self.create.model.clone()),
+        }
+    }
+
+    /// A rate limit ends for the client when the first account is back.
+    fn with_earliest_return(&self, mut failure: Failure) -> Failure {
+        if let Failure::Refused(refusal) = &mut failure
+            && refusal.status == StatusCode::TOO_MANY_REQUESTS
+            && let Some(until) = self.turns.pool.earliest_return(&self.create.model)
+        {
+            let rest = until.since(self.turns.clock.now());
+            refusal.headers.remove("retry-after-ms");
+            refusal.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(rest)));
+        }
+        failure
+    }
+
+    async fn send(
+        &mut self,
+        account: &Account,
+        body: Vec<Bytes>,
+    ) -> Result<http::Response<Incoming>, Failed> {
         let accept = match self.ledger.transport {
             Transport::Http => Accept::Json,
             Transport::Sse => Accept::Events,
         };
-        self.ledger.attempts += 1;
         let operation = self.create.operation;
         let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
-        let failure = match sent {
+        Err(match sent {
             Ok(Ok(Ok(reply))) => return Ok(reply),
-            Ok(Err(_given_up)) => return Err(Failure::ClientGone),
-            Err(_elapsed) => Failure::UpstreamTimeout("it sent no answer in time"),
-            Ok(Ok(Err(SendError::ConnectTimeout))) => Failure::UpstreamTimeout("no connection in time"),
+            Ok(Err(_given_up)) => Failed::client_gone(),
+            Err(_elapsed) => Failure::UpstreamTimeout("it sent no answer in time").into(),
+            Ok(Ok(Err(SendError::ConnectTimeout))) => {
+                Failure::UpstreamTimeout("no connection in time").into()
+            }
             Ok(Ok(Err(SendError::Connect(why)))) => {
                 tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
-                Failure::UpstreamUnreachable("no connection".into())
+                Failure::UpstreamUnreachable("no connection".into()).into()
             }
             Ok(Ok(Err(SendError::Broken(why)))) => {
                 tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");
-                Failure::UpstreamUnreachable("it closed the connection before it answered".into())
+                Failure::UpstreamUnreachable("it closed the connection before it answered".into()).into()
             }
-        };
-        Err(failure)
+        })
     }
 
-    async fn read_refusal(&self, reply: http::Response<Incoming>) -> Result<Refusal, Failure> {
+    async fn read_refusal(&self, reply: http::Response<Incoming>) -> Result<Refusal, Failed> {
         let (head, body) = reply.into_parts();
         let reading = Limited::new(body, MAX_REFUSAL_BYTES).collect();
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
         let read = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await;
         let body = match read {
             Ok(Ok(Ok(body))) => body.to_bytes(),
-            Ok(Err(_given_up)) => return Err(Failure::ClientGone),
+            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
             Ok(Ok(Err(_))) | Err(_) => Bytes::new(),
         };
         let mut headers = headers::for_client(&head.headers);
-        if let Some(content_type) = head.headers.get(http::header::CONTENT_TYPE) {
-            headers.insert(http::header::CONTENT_TYPE, content_type.clone());
+        if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, content_type.clone());
         }
         Ok(Refusal { status: head.status, headers, body })
     }
 
-    /// Which of an upstream's refusals are the client's to see.
-    fn refused(&self, refusal: Refusal) -> Failure {
-        let account = self.ledger.account.as_deref().unwrap_or_default();
-        match refusal.status {
+    /// What an error reply says about the account, and which of it is the client's to see.
+    fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
+        let now = self.turns.clock.now();
+        let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
+        let is_envelope = is_envelope(&refusal.body);
+        let failure = match refusal.status {
             // The account's credential is wrong, not the client's, and the message may quote a part of it.
-            StatusCode::UNAUTHORIZED => {
-                tracing::error!(account.id = account, "the upstream refuses the account's credential");
-                Failure::NoAccount
-            }
+            _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
             status if status.is_client_error() => Failure::Refused(Box::new(refusal)),
-            status if status.is_server_error() && is_envelope(&refusal.body) => {
-                Failure::Refused(Box::new(refusal))
-            }
+            status if status.is_server_error() && is_envelope => Failure::Refused(Box::new(refusal)),
             status => {
                 tracing::warn!(
-                    account.id = account,
+                    account.id = %account.name,
                     http.status = status.as_u16(),
                     "the upstream answered no API error"
                 );
@@ -133,13 +250,29 @@ impl Turn {
                     _ => Failure::UpstreamUnreachable(format!("it answered {}", status.as_u16()).into()),
                 }
             }
-        }
+        };
+        Failed { failure, verdict }
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    pub fn client_gone() -> Self {
+        Self { failure: Failure::ClientGone, verdict: Verdict::Neutral }
+    }
+}
+
+/// The account has failed.
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, verdict: Verdict::Failed }
     }
 }
 
 fn accepted(lease: Lease, reply: http::Response<Incoming>) -> Reply {
     let (head, body) = reply.into_parts();
-    let content_type = head.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     Reply {
         lease,
         headers: headers::for_client(&head.headers),
@@ -149,13 +282,13 @@ fn accepted(lease: Lease, reply: http::Response<Incoming>) -> Reply {
 }
 
 /// Whether this is a 400 against the `include` that was added to the client's request.
-fn refuses_include(refusal: &Refusal) -> bool {
-    if refusal.status != StatusCode::BAD_REQUEST {
+fn refuses_include(status: StatusCode, error: &UpstreamError) -> bool {
+    if status != StatusCode::BAD_REQUEST {
         return false;
     }
-    let error = UpstreamError::parse(&refusal.body);
-    let message = error.message.unwrap_or_default().to_ascii_lowercase();
-    error.param.is_some_and(|param| param == "include" || param.starts_with("include["))
+    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let param = error.param.as_deref();
+    param.is_some_and(|param| param == "include" || param.starts_with("include["))
         || message.contains("encrypted content")
         || message.contains("reasoning.encrypted_content")
 }

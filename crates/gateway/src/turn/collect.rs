@@ -9,10 +9,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::attempt::Reply;
+use super::attempt::{Answer, Failed, Reply};
 use super::record::Finished;
 use super::resolve::Resolved;
 use super::{Failure, Incoming, Presence, Turn, Turns};
+use crate::pool::Verdict;
 
 /// A finished response, durable if it is to be stored.
 #[derive(Debug)]
@@ -38,33 +39,41 @@ impl Turns {
     }
 }
 
+/// A collected reply is there only as a whole.
+impl Answer for Finished {
+    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
+        let body = turn.read_reply(reply).await?;
+        Ok(turn.finish_collected(reply, resolved, &body)?)
+    }
+}
+
 impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
-        let mut reply = self.attempt(&resolved).await?;
-        let body = self.read_reply(&mut reply).await?;
-        self.ledger.first_event = Some(self.ledger.elapsed());
-        let finished = self.finish_collected(&reply, &resolved, &body)?;
+        let (reply, finished) = self.attempt::<Finished>(&resolved).await?;
+        self.ledger.answered(&reply.lease);
+        reply.lease.learn(&finished.verdict(), &self.create.model);
         let response = finished.response.clone();
         self.ledger.end(&finished, response.len());
         self.record(finished, resolved, &reply.lease).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 
-    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, Failure> {
+    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, Failed> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
         let reading = Limited::new(body, self.turns.rules.max_reply_bytes).collect();
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await {
             Ok(Ok(Ok(body))) => Ok(body.to_bytes()),
-            Ok(Err(_given_up)) => Err(Failure::ClientGone),
-            Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time")),
-            Ok(Ok(Err(error))) if error.is::<LengthLimitError>() => {
-                Err(Failure::UpstreamUnreachable("its answer is larger than the limit".into()))
-            }
+            Ok(Err(_given_up)) => Err(Failed::client_gone()),
+            Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time").into()),
+            Ok(Ok(Err(error))) if error.is::<LengthLimitError>() => Err(Failed {
+                failure: Failure::UpstreamUnreachable("its answer is larger than the limit".into()),
+                verdict: Verdict::Neutral,
+            }),
             Ok(Ok(Err(error))) => {
                 tracing::warn!(account.id = %reply.lease.account().name, error, "the upstream's answer broke off");
-                Err(Failure::UpstreamUnreachable("its answer broke off".into()))
+                Err(Failure::UpstreamUnreachable("its answer broke off".into()).into())
             }
         }
     }

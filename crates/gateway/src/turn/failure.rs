@@ -6,7 +6,9 @@ use std::time::Duration;
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::pool::Verdict;
 
 /// Why the client does not get what it asked for.
 #[derive(Debug, Clone)]
@@ -21,6 +23,10 @@ pub enum Failure {
     UnsupportedEncoding(String),
     /// Too many request bodies are held at once.
     Overloaded,
+    /// Every account has as many turns as it may, and so has the queue, or the wait was too long.
+    Busy,
+    /// Every account is left alone for so long.
+    Cooling(Duration),
     PreviousNotFound(String),
     PreviousNotCompleted(String),
     ContextTooLarge {
@@ -74,6 +80,11 @@ pub enum Fault {
 /// How long a client should wait before it tries again when the store or the gateway could not take its request.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Whole seconds, rounded up, and at least one: who comes back earlier is refused again.
+pub fn seconds(rest: Duration) -> u64 {
+    (rest.as_millis().div_ceil(1000)).max(1).try_into().unwrap_or(u64::MAX)
+}
+
 // === impl Failure ===
 
 impl Failure {
@@ -98,7 +109,10 @@ impl Failure {
             Self::Refused(refusal) => refusal.status,
             Self::UpstreamUnreachable(_) | Self::StreamBroken(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded | Self::NoAccount | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Cooling(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::Busy | Self::NoAccount | Self::StoreUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal | Self::ClientGone => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -110,9 +124,10 @@ impl Failure {
             | Self::UpstreamUnreachable(_)
             | Self::UpstreamTimeout(_)
             | Self::StreamBroken(_)
+            | Self::Cooling(_)
             | Self::NoAccount => Fault::Upstream,
             Self::StoreUnavailable => Fault::Store,
-            Self::Internal | Self::Overloaded => Fault::Gateway,
+            Self::Internal | Self::Overloaded | Self::Busy => Fault::Gateway,
             Self::Request(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyUnreadable(_)
@@ -135,7 +150,10 @@ impl Failure {
 
     /// When a client may try again, if that can be said.
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER)
+        match self {
+            Self::Cooling(rest) => Some(*rest),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
+        }
     }
 
     /// The error as the API words it.
@@ -205,6 +223,17 @@ impl Failure {
                 "server_is_overloaded",
                 "The gateway holds as many request bodies as it may. Please retry in a moment.".to_owned(),
             ),
+            Self::Busy => (
+                "server_is_overloaded",
+                "Every upstream account has as many requests as it may. Please retry in a moment.".to_owned(),
+            ),
+            Self::Cooling(rest) => (
+                "rate_limit_exceeded",
+                format!(
+                    "Every upstream account is rate limited or failing. Please retry in {} s.",
+                    seconds(*rest)
+                ),
+            ),
             Self::NoAccount => {
                 ("no_account_available", "No upstream account can serve this request now.".to_owned())
             }
@@ -245,6 +274,23 @@ impl From<StoreError> for Failure {
                 Self::Internal
             }
         }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// What a stream's first event says, as the error reply that it stands for.
+    pub fn of_event(verdict: &Verdict, code: String, message: String) -> Self {
+        let (status, kind) = match verdict {
+            Verdict::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit),
+            Verdict::OutOfQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::InsufficientQuota),
+            _ => (StatusCode::BAD_GATEWAY, ErrorKind::Server),
+        };
+        let error = ApiError { kind, code: Some(code.into()), param: None, message };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { status, headers, body: error.envelope().into() }
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::resolve::Resolved;
 use super::{Failure, Turn};
-use crate::pool::Lease;
+use crate::pool::{Lease, Verdict};
 
 /// A response that has come to its end.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// What the account learns from how the response ended.
+    pub fn verdict(&self) -> Verdict {
+        if self.status != Status::Failed {
+            return Verdict::Served;
+        }
+        let error = json::member(&self.response, "error").unwrap_or_default();
+        Verdict::of_code(&json::string_member(error, "code").unwrap_or_default())
+    }
+
     /// From a response as the upstream sent it, and as it was rewritten. Upstreams that leave the output out of their
     /// last event have sent the items before.
     pub fn of_upstream(response: Bytes, original: &Object<'_>, items: &[Bytes]) -> Self {

@@ -52,6 +52,11 @@ impl Relay {
         }
     }
 
+    /// The upstream's own `error` event, if it sent one: code and message.
+    pub fn error(&self) -> Option<&(String, String)> {
+        self.error.as_ref()
+    }
+
     /// Whether an event has come (comments are none).
     pub fn has_begun(&self) -> bool {
         self.last.is_some()

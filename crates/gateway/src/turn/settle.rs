@@ -1,5 +1,6 @@
 //! Settle: what a turn came to, in the log, the metrics and the request log; exactly once.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use antiphon_store::{LogRow, Timestamp};
 
 use super::record::Finished;
 use super::{Failure, Transport, Turns};
+use crate::pool::Lease;
 
 /// The running account of a turn. Dropped unsettled (by a panic), it settles itself as lost.
 pub struct Ledger {
@@ -24,7 +26,8 @@ pub struct Ledger {
     pub transport: Transport,
     pub account: Option<String>,
     pub depth: u32,
-    pub attempts: u32,
+    /// Every attempt, as the account's name and what came of it.
+    attempts: Vec<(String, &'static str)>,
     pub first_event: Option<Duration>,
     pub usage: Usage,
     pub sent_bytes: usize,
@@ -59,7 +62,7 @@ impl Ledger {
             transport,
             account: None,
             depth: 0,
-            attempts: 0,
+            attempts: Vec::new(),
             first_event: None,
             usage: Usage::default(),
             sent_bytes: 0,
@@ -70,6 +73,21 @@ impl Ledger {
             fault: None,
             is_settled: false,
         }
+    }
+
+    /// An attempt came to nothing.
+    pub(super) fn note_attempt(&mut self, outcome: &'static str) {
+        let account = self.account.clone().unwrap_or_default();
+        self.turns.metrics.attempt_ended(&account, outcome);
+        self.attempts.push((account, outcome));
+    }
+
+    /// An upstream has begun to answer: the turn stays with it.
+    pub(super) fn answered(&mut self, lease: &Lease) {
+        self.note_attempt("answered");
+        let after = self.elapsed();
+        self.first_event = Some(after);
+        self.turns.metrics.account_answered(&lease.account().name, after);
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -153,7 +171,7 @@ impl Ledger {
                 turn.operation = operation_name(self.operation),
                 turn.transport = self.transport.as_str(),
                 turn.outcome = self.outcome,
-                turn.attempts = self.attempts,
+                turn.attempts = %Attempts(&self.attempts),
                 turn.store = self.store,
                 turn.recorded = self.is_recorded,
                 http.status = self.http_status,
@@ -168,6 +186,19 @@ impl Ledger {
             },
             "turn"
         );
+    }
+}
+
+/// `account:outcome` of each attempt.
+struct Attempts<'a>(&'a [(String, &'static str)]);
+
+impl fmt::Display for Attempts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (account, outcome)) in self.0.iter().enumerate() {
+            let separator = if place == 0 { "" } else { " " };
+            write!(f, "{separator}{account}:{outcome}")?;
+        }
+        Ok(())
     }
 }
 

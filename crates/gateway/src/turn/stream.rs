@@ -7,18 +7,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
+use antiphon_protocol::json;
 use antiphon_protocol::response::Owned;
+use antiphon_store::Status;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 
-use super::attempt::Reply;
+use super::attempt::{Answer, Failed, Reply};
 use super::presence::{Drain, GivenUp};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Turn, Turns};
+use super::{Failure, Incoming, Presence, Refusal, Turn, Turns};
+use crate::pool::Verdict;
 
 /// How long an upstream may take to end its reply after its terminal event.
 const AFTER_TERMINAL: Duration = Duration::from_secs(1);
@@ -38,6 +41,14 @@ struct Streaming {
     ready: VecDeque<Bytes>,
     phase: Phase,
     /// When the upstream was last heard of.
+    heard: Instant,
+}
+
+/// A stream of which the first event is there, and nothing has gone out.
+struct Opening {
+    relay: Relay,
+    ready: VecDeque<Bytes>,
+    phase: Phase,
     heard: Instant,
 }
 
@@ -68,72 +79,111 @@ impl Turns {
         let mut turn = self.admit(incoming, presence);
         let begun = async {
             let resolved = turn.resolve().await?;
-            let reply = turn.attempt(&resolved).await?;
-            Ok((resolved, reply))
+            let (reply, opening) = turn.attempt::<Opening>(&resolved).await?;
+            Ok((resolved, reply, opening))
         };
         match begun.await {
-            Ok((resolved, reply)) => Streaming::open(turn, resolved, reply).await,
-            Err(failure) => Err(turn.refuse(failure)),
+            Ok((resolved, reply, opening)) => {
+                Ok(Streaming::new(turn, resolved, reply, opening).into_events())
+            }
+            Err(failure) => {
+                turn.ledger.fail(&failure);
+                turn.ledger.settle();
+                Err(failure)
+            }
         }
     }
 }
 
-impl Turn {
-    fn refuse(&mut self, failure: Failure) -> Failure {
-        self.ledger.fail(&failure);
-        self.ledger.settle();
-        failure
+// === impl Opening ===
+
+/// Waits for the first event, until which the turn can still go to another account.
+impl Answer for Opening {
+    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
+        if !reply.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            let content_type = reply.content_type.as_deref().unwrap_or("none");
+            tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
+            return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
+        }
+        let mut this = Self {
+            relay: Relay::new(turn.owned(resolved), turn.turns.rules.max_reply_bytes),
+            ready: VecDeque::new(),
+            phase: Phase::Relaying,
+            heard: Instant::now(),
+        };
+        while !this.relay.has_begun() && matches!(this.phase, Phase::Relaying) {
+            this.advance(turn, reply).await?;
+        }
+        this.check_first_event()?;
+        Ok(this)
+    }
+}
+
+impl Opening {
+    async fn advance(&mut self, turn: &Turn, reply: &mut Reply) -> Result<(), Failed> {
+        let failure = match read(turn, reply, &mut self.heard, turn.turns.rules.first_byte).await {
+            Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
+                Ok(None) => return Ok(()),
+                Ok(Some(terminal)) => {
+                    self.phase = Phase::Ending(Box::new(terminal));
+                    return Ok(());
+                }
+                Err(error) => Failure::UpstreamUnreachable(error.to_string().into()),
+            },
+            Read::End | Read::Broken(_) => {
+                Failure::UpstreamUnreachable("it closed the stream before the first event".into())
+            }
+            Read::Silent | Read::TurnTooLong => Failure::UpstreamTimeout("it sent no event in time"),
+            Read::GivenUp => return Err(Failed::client_gone()),
+        };
+        Err(failure.into())
+    }
+
+    /// A stream that begins with the account's failure is as good as an error reply.
+    fn check_first_event(&self) -> Result<(), Failed> {
+        let (code, message) = match (&self.phase, self.relay.error()) {
+            (Phase::Ending(terminal), _) if terminal.finished.status == Status::Failed => {
+                let error = json::member(&terminal.finished.response, "error").unwrap_or_default();
+                let text = |name| json::string_member(error, name).unwrap_or_default().into_owned();
+                (text("code"), text("message"))
+            }
+            (_, Some((code, message))) => (code.clone(), message.clone()),
+            _ => return Ok(()),
+        };
+        let verdict = Verdict::of_code(&code);
+        if !verdict.leads_on() {
+            return Ok(());
+        }
+        let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
+        Err(Failed { failure, verdict })
     }
 }
 
 // === impl Streaming ===
 
 impl Streaming {
-    /// Waits for the first event, until which the turn can still be refused.
-    async fn open(mut turn: Turn, resolved: Resolved, reply: Reply) -> Result<EventStream, Failure> {
-        if !reply.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream")) {
-            let content_type = reply.content_type.as_deref().unwrap_or("none");
-            tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
-            return Err(turn.refuse(Failure::UpstreamUnreachable("its answer is no event stream".into())));
-        }
-        let owned = turn.owned(&resolved);
-        let relay = Relay::new(owned.clone(), turn.turns.rules.max_reply_bytes);
-        let mut this = Self {
+    fn new(mut turn: Turn, resolved: Resolved, reply: Reply, opening: Opening) -> Self {
+        turn.ledger.answered(&reply.lease);
+        let Opening { relay, ready, phase, heard } = opening;
+        Self {
+            owned: turn.owned(&resolved),
             turn,
             resolved: Some(resolved),
             reply,
-            owned,
             relay,
-            ready: VecDeque::new(),
-            phase: Phase::Relaying,
-            heard: Instant::now(),
-        };
-        while !this.relay.has_begun() && matches!(this.phase, Phase::Relaying) {
-            let limit = this.turn.turns.rules.first_byte;
-            let failure = match this.read(limit).await {
-                Read::Chunk(chunk) => match this.relay.push(chunk, &mut this.ready) {
-                    Ok(terminal) => {
-                        this.phase =
-                            terminal.map_or(Phase::Relaying, |terminal| Phase::Ending(Box::new(terminal)));
-                        continue;
-                    }
-                    Err(error) => Failure::UpstreamUnreachable(error.to_string().into()),
-                },
-                Read::End | Read::Broken(_) => {
-                    Failure::UpstreamUnreachable("it closed the stream before the first event".into())
-                }
-                Read::Silent | Read::TurnTooLong => Failure::UpstreamTimeout("it sent no event in time"),
-                Read::GivenUp => Failure::ClientGone,
-            };
-            return Err(this.turn.refuse(failure));
+            ready,
+            phase,
+            heard,
         }
-        this.turn.ledger.first_event = Some(this.turn.ledger.elapsed());
-        let headers = std::mem::take(&mut this.reply.headers);
-        let chunks = unfold(Box::new(this), |mut this| async move {
+    }
+
+    fn into_events(mut self) -> EventStream {
+        let headers = std::mem::take(&mut self.reply.headers);
+        let chunks = unfold(Box::new(self), |mut this| async move {
             let chunk = this.next_chunk().await?;
             Some((chunk, this))
         });
-        Ok(EventStream { headers, chunks: Box::pin(chunks) })
+        EventStream { headers, chunks: Box::pin(chunks) }
     }
 
     async fn next_chunk(&mut self) -> Option<Bytes> {
@@ -155,7 +205,8 @@ impl Streaming {
 
     /// Reads on, until there is something to send or the stream is over.
     async fn advance(&mut self) {
-        let why = match self.read(self.turn.turns.rules.idle).await {
+        let idle = self.turn.turns.rules.idle;
+        let why = match read(&self.turn, &mut self.reply, &mut self.heard, idle).await {
             Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
                 Ok(None) => return,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
@@ -171,33 +222,18 @@ impl Streaming {
                 "the connection broke off".to_owned()
             }
             Read::Silent => "it sent nothing for too long".to_owned(),
-            Read::TurnTooLong => "the turn took longer than it may".to_owned(),
+            Read::TurnTooLong => return self.break_off("the turn took longer than it may").await,
             Read::GivenUp => return self.cancel().await,
         };
+        self.reply.lease.learn(&Verdict::Failed, &self.turn.create.model);
         self.break_off(&why).await;
-    }
-
-    async fn read(&mut self, silence: Duration) -> Read {
-        let limit = self.turn.deadline.min(self.heard + silence);
-        let Some(body) = &mut self.reply.body else { return Read::End };
-        let reading = self.turn.presence.or_given_up(body.frame());
-        match tokio::time::timeout_at(limit.into(), reading).await {
-            Err(_elapsed) if limit == self.turn.deadline => Read::TurnTooLong,
-            Err(_elapsed) => Read::Silent,
-            Ok(Err(GivenUp)) => Read::GivenUp,
-            Ok(Ok(None)) => Read::End,
-            Ok(Ok(Some(Err(error)))) => Read::Broken(error.to_string()),
-            Ok(Ok(Some(Ok(frame)))) => {
-                self.heard = Instant::now();
-                Read::Chunk(frame.into_data().unwrap_or_default())
-            }
-        }
     }
 
     /// Records the turn, and only then lets its terminal event out.
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.ledger.end(&terminal.finished, 0);
+        self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.create.model);
         match self.turn.record(terminal.finished, resolved, &self.reply.lease).await {
             Ok(()) => self.ready.push_back(terminal.frame),
             Err(failure) => {
@@ -255,6 +291,23 @@ impl Streaming {
 
     fn skeleton(&self) -> Vec<u8> {
         self.owned.skeleton(&self.turn.create.model, self.turn.started_at.unix_seconds())
+    }
+}
+
+async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silence: Duration) -> Read {
+    let limit = turn.deadline.min(*heard + silence);
+    let Some(body) = &mut reply.body else { return Read::End };
+    let reading = turn.presence.or_given_up(body.frame());
+    match tokio::time::timeout_at(limit.into(), reading).await {
+        Err(_elapsed) if limit == turn.deadline => Read::TurnTooLong,
+        Err(_elapsed) => Read::Silent,
+        Ok(Err(GivenUp)) => Read::GivenUp,
+        Ok(Ok(None)) => Read::End,
+        Ok(Ok(Some(Err(error)))) => Read::Broken(error.to_string()),
+        Ok(Ok(Some(Ok(frame)))) => {
+            *heard = Instant::now();
+            Read::Chunk(frame.into_data().unwrap_or_default())
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName};
 const TO_UPSTREAM: [&str; 6] =
     ["session-id", "thread-id", "x-client-request-id", "originator", "user-agent", "traceparent"];
 const TO_UPSTREAM_PREFIXES: [&str; 2] = ["openai-", "x-codex-"];
-const TO_CLIENT: [&str; 3] = ["retry-after", "openai-processing-ms", "x-request-id"];
+const TO_CLIENT: [&str; 4] = ["retry-after", "retry-after-ms", "openai-processing-ms", "x-request-id"];
 const TO_CLIENT_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 
 /// What of a client's headers goes upstream.

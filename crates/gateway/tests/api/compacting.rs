@@ -153,13 +153,13 @@ async fn what_can_not_be_resolved_is_refused_without_the_upstream() {
 
 #[tokio::test]
 async fn upstreams_refusals_and_failures_are_those_of_a_turn() {
-    let (upstream, gateway) = gateway().await;
     let refused = r#"{"error":{"message":"m","type":"t","param":null,"code":"odd", "more":1.0}}"#;
     let body = json!({"model": "sim", "input": "x"});
+    let (upstream, gateway) = gateway().await;
     for path in [COMPACT, INPUT_TOKENS] {
-        upstream.script(Script::http(429, refused).header("retry-after", "7"));
+        upstream.script(Script::http(409, refused).header("retry-after", "7"));
         let reply = post(&gateway.client, path, &body).await;
-        assert_eq!((reply.status.as_u16(), &reply.body[..]), (429, refused.as_bytes()));
+        assert_eq!((reply.status.as_u16(), &reply.body[..]), (409, refused.as_bytes()));
         assert_eq!(reply.header("retry-after"), Some("7"));
         for script in [Script::http(200, "<html>"), Script::http(502, "<html>"), Script::http(200, "[1]")] {
             upstream.script(script);

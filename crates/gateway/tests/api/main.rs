@@ -8,6 +8,7 @@ mod compacting;
 mod connections;
 mod creating;
 mod failing;
+mod failover;
 mod leaving;
 mod operating;
 mod reading;

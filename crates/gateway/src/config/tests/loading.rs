@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::super::{Auth, Config, Durability, OnDisconnect, ReplayIds, Retention};
+use super::super::{Auth, Config, Durability, OnDisconnect, ReplayIds, Retention, Strategy};
 use super::Case;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/antiphon.example.toml");
@@ -35,10 +35,18 @@ api_key = { value = "sk-literal" }
 models = ["gpt-*", "o?"]
 boundary = "shared"
 replay_ids = "keep"
+priority = 2
+weight = 3
+max_in_flight = 4
 
 [[accounts]]
 name = "b"
 base_url = "http://127.0.0.1:11434"
+
+[routing]
+strategy = "fill_first"
+max_queued = 5
+queue_timeout = "2s"
 
 [limits]
 max_body = "10 MB"
@@ -110,6 +118,11 @@ fn every_key_can_be_set_in_the_file() {
     assert!(config.accounts[0].models[1].matches("o3") && !config.accounts[0].models[1].matches("o3-mini"));
     assert_eq!(config.accounts[1].boundary, "b");
     assert!(config.accounts[1].api_key.is_none() && config.accounts[1].models.is_empty());
+    let account = &config.accounts[0];
+    assert_eq!((account.priority, account.weight, account.max_in_flight), (2, 3, Some(4)));
+    assert_eq!((config.accounts[1].priority, config.accounts[1].weight), (0, 1));
+    assert_eq!(config.routing.strategy, Strategy::FillFirst);
+    assert_eq!(config.routing.max_queued, 5);
     assert_eq!(config.limits.max_body, 10_000_000);
     assert_eq!(config.limits.max_chain_depth, 7);
     assert_eq!(config.timeouts.first_byte, Duration::from_secs(90));
@@ -190,7 +203,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_make_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nreplay_ids = \"drop\"\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 

@@ -1,0 +1,180 @@
+//! When a limit ends: the one place that reads what upstreams say of it, in headers and error bodies.
+
+use std::time::Duration;
+
+use antiphon_protocol::error::UpstreamError;
+use antiphon_store::Timestamp;
+use http::HeaderMap;
+use jiff::SignedDuration;
+
+const DIMENSIONS: [&str; 3] = ["requests", "tokens", "input-images"];
+const CODEX_WINDOWS: [&str; 2] = ["primary", "secondary"];
+/// A number of seconds as large as this is a date: from 2001 on.
+const SECONDS_OF_A_DATE: f64 = 1e9;
+const MILLISECONDS_OF_A_DATE: f64 = 1e12;
+
+/// When the limit ends that a 429 was about, by the most direct statement that there is.
+pub fn limit_ends(headers: &HeaderMap, error: &UpstreamError, now: Timestamp) -> Option<Timestamp> {
+    let in_seconds = |seconds: f64| later(now, seconds);
+    text(headers, "retry-after-ms")
+        .and_then(|ms| ms.parse::<f64>().ok())
+        .and_then(|ms| later(now, ms / 1000.0))
+        .or_else(|| moment(text(headers, "retry-after")?, now))
+        .or_else(|| error.resets_in_seconds.and_then(in_seconds))
+        .or_else(|| error.resets_at.and_then(|at| number(at, now)))
+        .or_else(|| exhausted_limits(headers, now))
+        .or_else(|| exhausted_windows(headers, now))
+}
+
+/// `x-ratelimit-…`: the limits that have nothing left, or all of them where that is not said.
+fn exhausted_limits(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
+    let resets = DIMENSIONS.map(|dimension| {
+        let reset = moment(text(headers, &format!("x-ratelimit-reset-{dimension}"))?, now)?;
+        let is_exhausted = text(headers, &format!("x-ratelimit-remaining-{dimension}")) == Some("0");
+        Some((reset, is_exhausted))
+    });
+    let bare = text(headers, "x-ratelimit-reset").and_then(|reset| moment(reset, now));
+    let resets: Vec<(Timestamp, bool)> =
+        resets.into_iter().flatten().chain(bare.map(|reset| (reset, false))).collect();
+    let exhausted = resets.iter().filter(|(_, is_exhausted)| *is_exhausted).map(|(reset, _)| *reset).max();
+    exhausted.or_else(|| resets.iter().map(|(reset, _)| *reset).max())
+}
+
+/// `x-codex-…`: the windows that are used up, or the one that is renewed first where none says so.
+fn exhausted_windows(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
+    let windows: Vec<(Timestamp, bool)> = CODEX_WINDOWS
+        .iter()
+        .filter_map(|window| {
+            let header = |name: &str| text(headers, &format!("x-codex-{window}-{name}"));
+            let reset = header("reset-after-seconds").or_else(|| header("reset-at"));
+            let used: f64 = header("used-percent").and_then(|used| used.parse().ok()).unwrap_or(0.0);
+            Some((moment(reset?, now)?, used >= 100.0))
+        })
+        .collect();
+    let exhausted = windows.iter().filter(|(_, is_exhausted)| *is_exhausted).map(|(reset, _)| *reset).max();
+    exhausted.or_else(|| windows.iter().map(|(reset, _)| *reset).min())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A number of seconds, a duration such as `6m0s` or `20ms`, an HTTP date, or an RFC 3339 time with its zone.
+fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return number(seconds, now);
+    }
+    if let Ok(duration) = text.parse::<SignedDuration>() {
+        return later(now, duration.as_secs_f64());
+    }
+    let rfc3339 = || text.parse::<jiff::Timestamp>().ok();
+    let http_date = || Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp());
+    rfc3339().or_else(http_date).map(|time| Timestamp::from_unix_ms(time.as_millisecond()))
+}
+
+/// Seconds from now, or a date in seconds or milliseconds since the epoch.
+fn number(seconds: f64, now: Timestamp) -> Option<Timestamp> {
+    const EPOCH: Timestamp = Timestamp::from_unix_ms(0);
+    if seconds >= MILLISECONDS_OF_A_DATE {
+        later(EPOCH, seconds / 1000.0)
+    } else if seconds >= SECONDS_OF_A_DATE {
+        later(EPOCH, seconds)
+    } else {
+        later(now, seconds)
+    }
+}
+
+/// Rounded up to milliseconds, so that nobody comes back too early.
+fn later(from: Timestamp, seconds: f64) -> Option<Timestamp> {
+    let ms = (seconds * 1000.0).ceil();
+    (ms.is_finite() && ms >= 0.0).then(|| from.plus(Duration::from_millis(ms as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    /// 2026-11-21T00:00:00Z
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_219_200_000);
+
+    fn ends(headers: &[(&str, &str)], body: &str) -> Option<i64> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+        }
+        let ends = limit_ends(&map, &UpstreamError::parse(body.as_bytes()), NOW)?;
+        Some(ends.unix_ms() - NOW.unix_ms())
+    }
+
+    #[test]
+    fn every_way_to_say_when_a_limit_ends_is_read() {
+        for (value, expected) in [
+            ("7", Some(7_000)),
+            ("0", Some(0)),
+            ("0.5", Some(500)),
+            ("20ms", Some(20)),
+            ("6m0s", Some(360_000)),
+            ("1h2m3.5s", Some(3_723_500)),
+            ("Sat, 21 Nov 2026 00:00:09 GMT", Some(9_000)),
+            ("2026-11-21T01:00:10+01:00", Some(10_000)),
+            ("1795219211", Some(11_000)),
+            ("1795219212000", Some(12_000)),
+            ("-3", None),
+            ("soon", None),
+            ("", None),
+            ("NaN", None),
+            ("inf", None),
+        ] {
+            assert_eq!(ends(&[("retry-after", value)], ""), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_most_direct_statement_counts() {
+        let reset = ("x-ratelimit-reset-requests", "30s");
+        assert_eq!(ends(&[("retry-after-ms", "1500"), ("retry-after", "9"), reset], ""), Some(1_500));
+        assert_eq!(
+            ends(&[("retry-after", "9"), reset], r#"{"error":{"resets_in_seconds":60}}"#),
+            Some(9_000)
+        );
+        assert_eq!(ends(&[reset], r#"{"error":{"resets_in_seconds":60}}"#), Some(60_000));
+        assert_eq!(ends(&[reset], r#"{"error":{"resets_at":1795219201}}"#), Some(1_000));
+        assert_eq!(ends(&[reset], ""), Some(30_000));
+        assert_eq!(ends(&[], ""), None);
+    }
+
+    #[test]
+    fn of_several_limits_those_that_are_used_up_count() {
+        let limits = |requests, tokens| {
+            ends(
+                &[
+                    ("x-ratelimit-reset-requests", "2m"),
+                    ("x-ratelimit-remaining-requests", requests),
+                    ("x-ratelimit-reset-tokens", "5s"),
+                    ("x-ratelimit-remaining-tokens", tokens),
+                ],
+                "",
+            )
+        };
+        assert_eq!(
+            (limits("9", "0"), limits("0", "0"), limits("9", "9")),
+            (Some(5_000), Some(120_000), Some(120_000))
+        );
+        let windows = |primary, secondary| {
+            ends(
+                &[
+                    ("x-codex-primary-reset-after-seconds", "300"),
+                    ("x-codex-primary-used-percent", primary),
+                    ("x-codex-secondary-reset-at", "1795305600"),
+                    ("x-codex-secondary-used-percent", secondary),
+                ],
+                "",
+            )
+        };
+        assert_eq!(windows("100", "40"), Some(300_000));
+        assert_eq!(windows("100.0", "100"), Some(86_400_000));
+        assert_eq!(windows("1", "2"), Some(300_000));
+    }
+}

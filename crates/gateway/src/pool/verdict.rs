@@ -1,0 +1,112 @@
+//! The failure table: what an attempt says about its account, and whether another one may do better.
+
+use antiphon_protocol::error::UpstreamError;
+use antiphon_store::Timestamp;
+use http::{HeaderMap, StatusCode};
+
+use super::reset;
+
+/// What an account learns from an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It brought a response to its end.
+    Served,
+    /// It can't be reached, broke off, or failed in itself.
+    Failed,
+    RateLimited {
+        until: Option<Timestamp>,
+    },
+    OutOfQuota {
+        until: Option<Timestamp>,
+    },
+    CredentialRefused,
+    /// It does not have the model, or may not use it.
+    ModelMissing,
+    /// Nothing: what went wrong is the request's own, or nobody's.
+    Neutral,
+}
+
+impl Verdict {
+    /// Of an error reply.
+    pub fn of_reply(status: StatusCode, error: &UpstreamError, headers: &HeaderMap, now: Timestamp) -> Self {
+        let until = || reset::limit_ends(headers, error, now);
+        match status.as_u16() {
+            429 if is_quota(error) => Self::OutOfQuota { until: until() },
+            429 => Self::RateLimited { until: until() },
+            401 => Self::CredentialRefused,
+            403 | 404 if is_model(error) => Self::ModelMissing,
+            403 if is_credential(error) => Self::CredentialRefused,
+            _ if status.is_server_error() => Self::Failed,
+            _ => Self::Neutral,
+        }
+    }
+
+    /// Of a response that failed, or an `error` event, by its code: there is neither a status nor a header to go by.
+    pub fn of_code(code: &str) -> Self {
+        match code {
+            "rate_limit_exceeded" => Self::RateLimited { until: None },
+            "server_error" | "server_is_overloaded" | "slow_down" => Self::Failed,
+            _ if QUOTA_CODES.contains(&code) => Self::OutOfQuota { until: None },
+            _ => Self::Neutral,
+        }
+    }
+
+    /// Whether the turn goes to another account, as long as no event has gone out.
+    pub fn leads_on(&self) -> bool {
+        !matches!(self, Self::Served | Self::Neutral)
+    }
+
+    /// In logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Failed => "failed",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::OutOfQuota { .. } => "out_of_quota",
+            Self::CredentialRefused => "credential_refused",
+            Self::ModelMissing => "model_missing",
+            Self::Neutral => "refused",
+        }
+    }
+}
+
+const QUOTA_CODES: [&str; 5] = [
+    "insufficient_quota",
+    "usage_limit_reached",
+    "billing_hard_limit_reached",
+    "quota_exceeded",
+    "usage_not_included",
+];
+
+fn is_quota(error: &UpstreamError) -> bool {
+    let names = [&error.code, &error.kind];
+    names.into_iter().flatten().any(|name| QUOTA_CODES.contains(&name.as_str()))
+}
+
+fn is_credential(error: &UpstreamError) -> bool {
+    const CODES: [&str; 6] = [
+        "invalid_api_key",
+        "account_deactivated",
+        "invalid_organization",
+        "billing_not_active",
+        "insufficient_permissions",
+        "token_expired",
+    ];
+    error.code.as_ref().is_some_and(|code| CODES.contains(&code.as_str()))
+        || error.kind.as_deref() == Some("authentication_error")
+        || (error.code.is_none() && error.kind.as_deref() == Some("permission_error"))
+}
+
+/// Upstreams that give no code name the model in the message.
+fn is_model(error: &UpstreamError) -> bool {
+    match &error.code {
+        Some(code) => {
+            ["model_not_found", "DeploymentNotFound", "model_not_available"].contains(&code.as_str())
+        }
+        None => {
+            let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+            message.contains("model")
+                && ["does not exist", "not found", "not supported"].iter().any(|what| message.contains(what))
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Several accounts as one: which of them gets a turn, and who takes over when one fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::{Gateway, ManualClock, Reply, Setup};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+/// As many upstreams, with an account each: `a0`, `a1`, …; those that come first are asked first.
+struct Pool {
+    upstreams: Vec<Simulator>,
+    gateway: Gateway,
+    clock: Arc<ManualClock>,
+}
+
+const NAMES: [&str; 5] = ["a0", "a1", "a2", "a3", "a4"];
+
+async fn pool(size: usize) -> Pool {
+    pool_with(size, |setup| setup.config("routing.strategy = \"fill_first\"")).await
+}
+
+async fn pool_with(size: usize, configure: impl FnOnce(Setup) -> Setup) -> Pool {
+    let upstreams = join_all((0..size).map(|_| simulator())).await;
+    let urls: Vec<String> = upstreams.iter().map(Simulator::url).collect();
+    let clock = Arc::new(ManualClock::default());
+    let accounts = NAMES.into_iter().zip(urls.iter().map(String::as_str));
+    let setup = configure(Setup::with_accounts(accounts).clock(&clock));
+    Pool { upstreams, gateway: setup.start().await, clock }
+}
+
+fn plain() -> Value {
+    json!({"model": "sim", "input": "x"})
+}
+
+impl Pool {
+    fn counts(&self) -> Vec<u64> {
+        self.upstreams.iter().map(|upstream| upstream.counts().requests).collect()
+    }
+
+    fn state(&self, place: usize) -> &'static str {
+        let pool = &self.gateway.app.pool;
+        pool.view()[place].state.name(pool.now())
+    }
+
+    async fn ask(&self) -> Reply {
+        self.gateway.client.create(plain()).await
+    }
+}
+
+fn error(code: &str) -> String {
+    json!({"error": {"message": "m", "type": "t", "param": null, "code": code}}).to_string()
+}
+
+/// What an upstream may do before the first event that another account makes up for, and the state it is left in.
+fn failures() -> Vec<(Script, &'static str)> {
+    let mut cases: Vec<(Script, &'static str)> = [500, 502, 503, 504, 529]
+        .into_iter()
+        .flat_map(|status| {
+            [(Script::http(status, error("x")), "ready"), (Script::http(status, "<html>"), "ready")]
+        })
+        .collect();
+    cases.extend([
+        (Script::http(429, error("rate_limit_exceeded")).header("retry-after", "9"), "cooling"),
+        (Script::http(429, error("insufficient_quota")), "cooling"),
+        (Script::http(429, "<html>"), "cooling"),
+        (Script::http(401, error("invalid_api_key")), "disabled"),
+        (Script::http(403, error("account_deactivated")), "disabled"),
+        (Script::http(404, error("model_not_found")), "ready"),
+        (Script::http(403, error("model_not_found")), "ready"),
+    ]);
+    cases
+}
+
+#[tokio::test]
+async fn every_failure_before_the_first_event_leads_to_the_next_account() {
+    let only_streams = [
+        (Script::answer("a b").cut_after(0), "ready"),
+        (Script::answer("a b").end_after(0), "ready"),
+        (Script::http(200, "{}"), "ready"),
+        (Script::stream_bytes(error_event("rate_limit_exceeded")), "cooling"),
+        (Script::stream_bytes(error_event("insufficient_quota")), "cooling"),
+        (Script::stream_bytes(error_event("server_error")), "ready"),
+    ];
+    let only_collected =
+        [(Script::http(200, "<html>"), "ready"), (Script::http(200, "{\"id\": \"cut"), "ready")];
+    let with = |cases: &[(Script, &'static str)], stream| {
+        cases.iter().cloned().map(|(script, state)| (script, state, stream)).collect::<Vec<_>>()
+    };
+    let cases = [
+        with(&failures(), false),
+        with(&failures(), true),
+        with(&only_streams, true),
+        with(&only_collected, false),
+    ];
+    for (script, state, stream) in cases.concat() {
+        let pool = pool(2).await;
+        pool.upstreams[0].script(script.clone());
+        let mut body = plain();
+        body["stream"] = json!(stream);
+        let reply = pool.gateway.client.create(&body).await;
+        assert_eq!(reply.status, 200, "{script:?}: {:?}", String::from_utf8_lossy(&reply.body));
+        assert_eq!(pool.counts(), [1, 1], "{script:?}");
+        assert_eq!((pool.state(0), pool.state(1)), (state, "ready"), "{script:?}");
+        pool.gateway.idle().await;
+    }
+}
+
+fn error_event(code: &str) -> String {
+    let error = json!({"type": "error", "sequence_number": 0, "code": code, "message": "m", "param": null});
+    format!("event: error\ndata: {error}\n\n")
+}
+
+#[tokio::test]
+async fn an_upstream_that_drops_connections_or_is_not_there_is_replaced() {
+    let mut pool = pool(2).await;
+    pool.upstreams[0].always(Script::answer("x").drop_connection());
+    pool.ask().await.ok();
+    // A connection that was closed while it was idle looks the same, so this account is asked once more.
+    assert_eq!(pool.counts(), [2, 1]);
+    pool.upstreams.remove(0).shutdown().await;
+    pool.ask().await.ok();
+    assert_eq!(pool.counts(), [2]);
+}
+
+#[tokio::test]
+async fn what_is_the_requests_own_fault_is_passed_on_and_blames_nobody() {
+    for status in [400, 403, 404, 408, 409, 413, 422] {
+        let pool = pool(2).await;
+        pool.upstreams[0].script(Script::http(status, error("odd")));
+        assert_eq!(pool.ask().await.status, status);
+        assert_eq!((pool.counts(), pool.state(0)), (vec![1, 0], "ready"));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_twice_after_its_first_event() {
+    for script in [
+        Script::answer("a b").cut_after(1),
+        Script::answer("a b").end_after(3),
+        Script::answer("a b").failed("rate_limit_exceeded", "m"),
+    ] {
+        let pool = pool(2).await;
+        pool.upstreams[0].script(script);
+        let mut events =
+            pool.gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+        events.until("response.failed").await;
+        assert_eq!(pool.counts(), [1, 0]);
+        pool.gateway.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_turn_is_tried_on_three_accounts_and_told_what_the_last_one_said() {
+    let pool = pool(5).await;
+    for (upstream, status) in pool.upstreams.iter().zip([500, 502, 503, 504]) {
+        upstream.always(Script::http(status, error(&format!("code_{status}"))));
+    }
+    assert_eq!(pool.ask().await.refusal(), (503, Some("code_503".to_owned()), None));
+    assert_eq!(pool.counts(), [1, 1, 1, 0, 0]);
+}
+
+#[tokio::test]
+async fn an_account_that_is_rate_limited_is_left_alone_until_its_reset() {
+    let pool = pool(2).await;
+    pool.upstreams[0].script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", "20"));
+    for _ in 0..3 {
+        pool.ask().await.ok();
+    }
+    assert_eq!((pool.counts(), pool.state(0)), (vec![1, 3], "cooling"));
+    pool.clock.advance(Duration::from_secs(20));
+    pool.ask().await.ok();
+    assert_eq!((pool.counts(), pool.state(0)), (vec![2, 3], "ready"));
+}
+
+#[tokio::test]
+async fn when_all_are_cooling_the_client_hears_when_the_first_is_back() {
+    let pool = pool(2).await;
+    for (upstream, seconds) in pool.upstreams.iter().zip(["30", "7"]) {
+        upstream.script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", seconds));
+    }
+    for counts in [[1, 1], [1, 1]] {
+        let reply = pool.ask().await;
+        assert_eq!(reply.refusal(), (429, Some("rate_limit_exceeded".to_owned()), None));
+        assert_eq!(reply.header("retry-after"), Some("7"));
+        assert_eq!(pool.counts(), counts);
+    }
+    pool.clock.advance(Duration::from_secs(7));
+    pool.ask().await.ok();
+    assert_eq!(pool.counts(), [1, 2]);
+}
+
+#[tokio::test]
+async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
+    let pool = pool(2).await;
+    let broken = Script::http(500, error("server_error"));
+    for _ in 0..2 {
+        pool.upstreams[0].script(broken.clone());
+        pool.ask().await.ok();
+    }
+    pool.ask().await.ok();
+    assert_eq!((pool.counts(), pool.state(0)), (vec![3, 2], "ready"));
+    pool.upstreams[0].always(broken);
+    for _ in 0..6 {
+        pool.ask().await.ok();
+    }
+    assert_eq!((pool.counts(), pool.state(0)), (vec![6, 8], "cooling"));
+    pool.clock.advance(Duration::from_secs(1));
+    for _ in 0..3 {
+        pool.ask().await.ok();
+    }
+    assert_eq!((pool.counts(), pool.state(0)), (vec![7, 11], "cooling"));
+}
+
+#[tokio::test]
+async fn a_refused_credential_disables_its_account_and_the_last_one_is_missed() {
+    let pool = pool(2).await;
+    for upstream in &pool.upstreams {
+        upstream.always(Script::http(401, r#"{"error":{"message":"Incorrect API key provided: sk-ab*c"}}"#));
+    }
+    for _ in 0..2 {
+        let reply = pool.ask().await;
+        assert_eq!(reply.refusal(), (503, Some("no_account_available".to_owned()), None));
+        assert!(!String::from_utf8_lossy(&reply.body).contains("sk-"));
+    }
+    assert_eq!((pool.counts(), pool.state(0), pool.state(1)), (vec![1, 1], "disabled", "disabled"));
+    let metrics = pool.gateway.client.get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body);
+    assert!(metrics.contains(r#"antiphon_account_state{account="a1",state="disabled"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"antiphon_account_attempts_total{account="a0",outcome="credential_refused"} 1"#)
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_one_account_lacks_is_asked_of_the_other_and_other_models_are_not() {
+    let pool = pool(2).await;
+    pool.upstreams[0].script(Script::http(404, error("model_not_found")));
+    for _ in 0..3 {
+        pool.ask().await.ok();
+    }
+    assert_eq!(pool.counts(), [1, 3]);
+    pool.clock.advance(Duration::from_mins(5));
+    pool.ask().await.ok();
+    assert_eq!(pool.counts(), [2, 3]);
+}
+
+#[tokio::test]
+async fn a_chain_goes_on_elsewhere_while_its_account_is_away_and_then_comes_back() {
+    let pool = pool(2).await;
+    let mut parent = pool.gateway.client.created(json!({"model": "sim", "input": "remember blue"})).await;
+    let next = async |parent: &Value| {
+        let body = json!({"model": "sim", "input": "on", "previous_response_id": parent["id"]});
+        pool.gateway.client.created(body).await
+    };
+    pool.upstreams[0].script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", "20"));
+    parent = next(&parent).await;
+    assert_eq!(pool.counts(), [2, 1]);
+    let replayed = pool.upstreams[1].last_request().unwrap().input();
+    assert_eq!(replayed[0]["content"][0]["text"], "remember blue");
+    pool.clock.advance(Duration::from_secs(20));
+    // The other account has its cache now.
+    next(&parent).await;
+    assert_eq!(pool.counts(), [2, 2]);
+}
+
+#[tokio::test]
+async fn a_chain_outlives_its_account() {
+    let pool = pool(2).await;
+    let first = pool.gateway.client.created(plain()).await;
+    let Pool { upstreams, gateway, .. } = pool;
+    let setup = gateway.stop().await;
+    let gateway = setup.without_account(0).start().await;
+    gateway.client.created(json!({"model": "sim", "input": "on", "previous_response_id": first["id"]})).await;
+    assert_eq!(upstreams[1].last_request().unwrap().input().len(), 3);
+}
+
+#[tokio::test]
+async fn turns_with_the_same_key_or_session_go_to_the_same_account() {
+    let pool = pool_with(4, |setup| setup).await;
+    for round in 1..=3 {
+        for n in 0..12 {
+            pool.gateway
+                .client
+                .created(json!({"model": "sim", "input": "x", "prompt_cache_key": format!("key-{n}")}))
+                .await;
+        }
+        let counts = pool.counts();
+        assert!(counts.iter().all(|count| count % round == 0) && counts.iter().sum::<u64>() == 12 * round);
+        assert!(counts.iter().filter(|count| **count > 0).count() > 1, "{counts:?}");
+    }
+    let before = pool.counts();
+    for _ in 0..5 {
+        let session = [antiphon_testkit::header("session-id", "thread-1")];
+        let body = plain().to_string();
+        pool.gateway.client.request(http::Method::POST, "/v1/responses", &session, body).await.ok();
+    }
+    let grown = before.iter().zip(pool.counts()).filter(|(before, now)| **before + 5 == *now).count();
+    assert_eq!(grown, 1);
+}
+
+#[tokio::test]
+async fn an_account_gets_no_more_turns_than_it_may_and_the_others_wait() {
+    let pool = pool_with(2, |setup| {
+        setup
+            .account(0, "max_in_flight = 2")
+            .account(1, "max_in_flight = 1\npriority = 1")
+            .config("routing.max_queued = 3\nrouting.queue_timeout = \"30s\"")
+    })
+    .await;
+    let mut gates = Vec::new();
+    for (upstream, turns) in pool.upstreams.iter().zip([2, 1]) {
+        for _ in 0..turns {
+            let (script, gate) = Script::answer("x").gated();
+            upstream.script(script);
+            gates.push(gate);
+        }
+    }
+    let ask = || {
+        let client = pool.gateway.client.clone();
+        tokio::spawn(async move { client.create(plain()).await })
+    };
+    let running = [ask(), ask(), ask()];
+    while pool.counts() != [2, 1] {
+        tokio::task::yield_now().await;
+    }
+    let waiting = [ask(), ask(), ask()];
+    while pool.gateway.app.pool.queued() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let refused = pool.ask().await;
+    assert_eq!(refused.refusal(), (503, Some("server_is_overloaded".to_owned()), None));
+    assert_eq!((pool.counts(), refused.header("retry-after")), (vec![2, 1], Some("1")));
+    for gate in gates {
+        gate.open();
+    }
+    for turn in running.into_iter().chain(waiting) {
+        turn.await.unwrap().ok();
+    }
+    assert_eq!(pool.counts().iter().sum::<u64>(), 6);
+    pool.gateway.idle().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
+    let pool = pool_with(1, |setup| setup.account(0, "max_in_flight = 1")).await;
+    let (script, gate) = Script::answer("x").gated();
+    pool.upstreams[0].script(script);
+    let client = pool.gateway.client.clone();
+    let running = tokio::spawn(async move { client.create(plain()).await });
+    while pool.counts() != [1] {
+        tokio::task::yield_now().await;
+    }
+    let client = pool.gateway.client.clone();
+    let left =
+        tokio::spawn(
+            async move { client.create(json!({"model": "sim", "input": "x", "store": false})).await },
+        );
+    while pool.gateway.app.pool.queued() < 1 {
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+    let client = pool.gateway.client.clone();
+    let waiting = tokio::spawn(async move { client.create(plain()).await });
+    gate.open();
+    running.await.unwrap().ok();
+    waiting.await.unwrap().ok();
+    pool.gateway.idle().await;
+    assert_eq!((pool.counts(), pool.gateway.app.pool.queued()), (vec![2], 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_turn_is_lost_while_accounts_flap_under_many_streams() {
+    let upstreams = join_all((0..4).map(|_| Simulator::bind(Options::default()))).await;
+    let upstreams: Vec<Simulator> = upstreams.into_iter().map(Result::unwrap).collect();
+    let urls: Vec<String> = upstreams.iter().map(Simulator::url).collect();
+    let accounts = NAMES.into_iter().zip(urls.iter().map(String::as_str));
+    let gateway = Setup::with_accounts(accounts).start().await;
+    // Two always work, and three are tried; the others fail, each in its own way, again and again.
+    let failures = [
+        Script::http(429, error("rate_limit_exceeded")).header("retry-after-ms", "5"),
+        Script::answer("x").drop_connection(),
+        Script::answer("x").end_after(0),
+        Script::http(503, error("server_is_overloaded")),
+    ];
+    for (n, upstream) in upstreams[..2].iter().enumerate() {
+        for round in 0..90 {
+            let script = &failures[(n + round) % failures.len()];
+            upstream.script(if round % 3 == 0 { Script::answer("fine") } else { script.clone() });
+        }
+    }
+    let chains = (0..64).map(|n| {
+        let client = gateway.client.clone();
+        tokio::spawn(async move {
+            let mut parent = Value::Null;
+            for turn in 0..4 {
+                let input = format!("chain {n}, turn {turn}");
+                let body =
+                    json!({"model": "sim", "input": input, "stream": true, "previous_response_id": parent});
+                let mut events = client.stream(body).await;
+                assert_eq!(events.status, 200);
+                let events = events.rest().await;
+                let last = events.last().unwrap();
+                assert_eq!(last.name, "response.completed");
+                parent = last.json()["response"]["id"].clone();
+            }
+        })
+    });
+    for chain in join_all(chains).await {
+        chain.unwrap();
+    }
+    gateway.idle().await;
+    assert!(upstreams.iter().all(|upstream| upstream.in_flight() == 0));
+}
