@@ -136,6 +136,7 @@ fn rules(config: &Config) -> Rules {
         max_reply_bytes: config.limits.max_body,
         first_byte: config.timeouts.first_byte,
         idle: config.timeouts.idle,
+        keep_alive: config.timeouts.keep_alive,
         turn: config.timeouts.turn,
         finish_within: match config.turns.on_disconnect {
             OnDisconnect::Finish => Some(config.turns.finish_timeout),

@@ -1,5 +1,6 @@
 //! `[[accounts]]`: the credentials that turns are spread over, and the upstream each belongs to.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use figment::value::{Dict, Value};
@@ -9,6 +10,7 @@ use url::Url;
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
+use super::extras::{AccountHeaders, HeaderDraft};
 use super::glob::ModelGlob;
 use super::values::{count, natural, words};
 
@@ -34,6 +36,21 @@ pub struct AccountConfig {
 
     /// Accounts of one boundary can read each other's encrypted items. Default: the account's name.
     pub boundary: String,
+
+    /// What the account calls some models, by the name that clients use.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub aliases: BTreeMap<String, String>,
+
+    /// Headers that each of its requests gets, after all others.
+    #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
+    pub headers: AccountHeaders,
+
+    /// Parameters that the address of each of its requests gets.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+
+    /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
+    pub stream_only: bool,
 
     /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
     pub replay_ids: ReplayIds,
@@ -68,6 +85,10 @@ pub(super) struct AccountDraft {
     api_key: Option<ApiKeyDraft>,
     models: Option<Vec<String>>,
     boundary: Option<String>,
+    aliases: BTreeMap<String, String>,
+    headers: BTreeMap<String, HeaderDraft>,
+    query: BTreeMap<String, String>,
+    stream_only: bool,
     replay_ids: ReplayIds,
     #[serde(deserialize_with = "natural::deserialize")]
     priority: u32,
@@ -134,12 +155,22 @@ impl AccountDraft {
             None
         });
         let models = parse_models(self.models, &key("models"), problems);
+        let headers = AccountHeaders::resolve(self.headers, &key("headers"), (cwd, environment), problems);
+        for (alias, model) in &self.aliases {
+            if alias.trim().is_empty() || model.trim().is_empty() {
+                problems.refuse(key("aliases"), "must be names of models on both sides");
+            }
+        }
         Some(AccountConfig {
             name: self.name,
             base_url: base_url?,
             api_key,
             models,
             boundary,
+            aliases: self.aliases,
+            headers,
+            query: self.query,
+            stream_only: self.stream_only,
             replay_ids: self.replay_ids,
             priority: self.priority,
             weight: self.weight.unwrap_or(1),

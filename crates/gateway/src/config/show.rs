@@ -74,11 +74,23 @@ impl Node {
                 format!("[{}]", nodes.iter().map(Self::inline).collect::<Vec<_>>().join(", "))
             }
             Self::Table(entries) => {
-                let entries: Vec<String> =
-                    entries.iter().map(|(key, node)| format!("{key} = {}", node.inline())).collect();
+                let entries: Vec<String> = entries
+                    .iter()
+                    .map(|(key, node)| format!("{} = {}", quoted(key), node.inline()))
+                    .collect();
                 format!("{{ {} }}", entries.join(", "))
             }
         }
+    }
+}
+
+/// A key as TOML wants it.
+fn quoted(key: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if !key.is_empty() && key.bytes().all(is_bare) {
+        key.to_owned()
+    } else {
+        Node::Scalar(serde_json::Value::from(key).to_string()).inline()
     }
 }
 
@@ -94,11 +106,15 @@ impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, a whole number, a list or a table")
+        f.write_str("text, a whole number, true or false, a list or a table")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
         Ok(Node::Scalar(serde_json::Value::from(text).to_string()))
+    }
+
+    fn visit_bool<E>(self, is_on: bool) -> Result<Node, E> {
+        Ok(Node::Scalar(is_on.to_string()))
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Node, E> {

@@ -22,6 +22,10 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub idle: Duration,
 
+    /// A stream on which nothing comes gets a comment this often, so that proxies don't cut it. Default: 15s.
+    #[serde(with = "duration")]
+    pub keep_alive: Duration,
+
     /// A whole turn, every attempt included. Default: 30m.
     #[serde(with = "duration")]
     pub turn: Duration,
@@ -49,6 +53,7 @@ impl Default for TimeoutsConfig {
             connect: Duration::from_secs(10),
             first_byte: Duration::from_mins(10),
             idle: Duration::from_mins(5),
+            keep_alive: Duration::from_secs(15),
             turn: Duration::from_mins(30),
             header_read: Duration::from_secs(120),
             body_read: Duration::from_secs(30),

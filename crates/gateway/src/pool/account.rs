@@ -1,6 +1,6 @@
 //! One account: where its upstream is, its credential, and what it offers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use antiphon_protocol::replay::ReplayIds;
@@ -31,6 +31,11 @@ pub struct Account {
     pub max_in_flight: Option<u32>,
     /// Marked sensitive, so that it is never printed.
     authorization: Option<HeaderValue>,
+    /// What the configuration adds to each request.
+    headers: HeaderMap,
+    aliases: BTreeMap<String, String>,
+    /// Its upstream answers with streams alone.
+    pub stream_only: bool,
     globs: Vec<ModelGlob>,
     catalog: Catalog,
     /// Models that refuse to have encrypted reasoning included.
@@ -49,7 +54,11 @@ pub enum AccountError {
 impl Account {
     pub fn new(config: &AccountConfig) -> Result<Self, AccountError> {
         let base = config.base_url.as_str().trim_end_matches('/');
-        let uri = |path| format!("{base}{path}").parse().map_err(|_| AccountError::Url(config.name.clone()));
+        let query = query_of(&config.query);
+        let uri = |path| {
+            let address = format!("{base}{path}{query}");
+            address.parse().map_err(|_| AccountError::Url(config.name.clone()))
+        };
         let bearer = |key: &config::ApiKey| {
             let mut value = HeaderValue::try_from(format!("Bearer {}", key.secret().expose_secret()))
                 .map_err(|_| AccountError::Credential(config.name.clone()))?;
@@ -71,6 +80,9 @@ impl Account {
             weight: config.weight,
             max_in_flight: config.max_in_flight,
             authorization: config.api_key.as_ref().map(bearer).transpose()?,
+            headers: config.headers.iter().collect(),
+            aliases: config.aliases.clone(),
+            stream_only: config.stream_only,
             globs: config.models.clone(),
             catalog: Catalog::default(),
             without_encrypted_reasoning: Mutex::default(),
@@ -90,12 +102,20 @@ impl Account {
         if let Some(value) = &self.authorization {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// What the account calls a model, where that is not what clients call it.
+    pub fn alias(&self, model: &str) -> Option<&str> {
+        self.aliases.get(model).map(String::as_str)
     }
 
     /// By the configured globs, else by what the upstream lists; as long as that is not known, everything. Where no model
     /// is named, any account will do.
     pub fn offers(&self, model: &str) -> bool {
-        if model.is_empty() {
+        if model.is_empty() || self.aliases.contains_key(model) {
             true
         } else if self.globs.is_empty() {
             self.catalog.lists(model).unwrap_or(true)
@@ -109,6 +129,7 @@ impl Account {
         let mut models = self.catalog.models();
         models.retain(|model| self.offers(&model.id));
         let named = self.globs.iter().filter_map(ModelGlob::literal);
+        let named = named.chain(self.aliases.keys().map(String::as_str));
         models.extend(named.map(|id| Model::named(id, &self.name)));
         models
     }
@@ -127,4 +148,12 @@ impl Account {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(model.to_owned());
     }
+}
+
+/// The parameters as they stand at the end of an address.
+fn query_of(parameters: &BTreeMap<String, String>) -> String {
+    if parameters.is_empty() {
+        return String::new();
+    }
+    format!("?{}", url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish())
 }

@@ -1,6 +1,6 @@
 //! The pool as turns use it, whatever they and their accounts do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
-use crate::config::{AccountConfig, ModelGlob, ReplayIds, RoutingConfig, Strategy as Routing};
+use crate::config::{
+    AccountConfig, AccountHeaders, ModelGlob, ReplayIds, RoutingConfig, Strategy as Routing,
+};
 
 #[derive(Debug, Default)]
 struct TestClock(AtomicI64);
@@ -35,6 +37,10 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountConfig {
         api_key: None,
         models: vec![ModelGlob::parse("m*").unwrap()],
         boundary: name[..1].to_owned(),
+        aliases: BTreeMap::default(),
+        headers: AccountHeaders::default(),
+        query: BTreeMap::default(),
+        stream_only: false,
         replay_ids: ReplayIds::Drop,
         priority: 0,
         weight: 1,

@@ -64,6 +64,8 @@ pub struct Rules {
     pub first_byte: Duration,
     /// Between two events of the upstream.
     pub idle: Duration,
+    /// Between two signs of life on a stream to the client.
+    pub keep_alive: Duration,
     /// For the whole turn.
     pub turn: Duration,
     /// How long a stored turn goes on without its client; `None` cancels it at once.

@@ -23,6 +23,8 @@ use super::resolve::Resolved;
 use super::{Failure, Incoming, Presence, Refusal, Turn, Turns};
 use crate::pool::Verdict;
 
+/// A comment: every client skips it, and no proxy takes the stream for dead.
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How long an upstream may take to end its reply after its terminal event.
 const AFTER_TERMINAL: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ struct Streaming {
     phase: Phase,
     /// When the upstream was last heard of.
     heard: Instant,
+    /// When the client last got something.
+    sent: Instant,
 }
 
 /// A stream of which the first event is there, and nothing has gone out.
@@ -121,7 +125,8 @@ impl Answer for Opening {
 
 impl Opening {
     async fn advance(&mut self, turn: &Turn, reply: &mut Reply) -> Result<(), Failed> {
-        let failure = match read(turn, reply, &mut self.heard, turn.turns.rules.first_byte).await {
+        let limit = self.heard + turn.turns.rules.first_byte;
+        let failure = match read(turn, reply, &mut self.heard, limit).await {
             Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
                 Ok(None) => return Ok(()),
                 Ok(Some(terminal)) => {
@@ -174,6 +179,7 @@ impl Streaming {
             ready,
             phase,
             heard,
+            sent: Instant::now(),
         }
     }
 
@@ -189,6 +195,7 @@ impl Streaming {
     async fn next_chunk(&mut self) -> Option<Bytes> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
+                self.sent = Instant::now();
                 self.turn.ledger.sent_bytes += chunk.len();
                 return Some(chunk);
             }
@@ -205,8 +212,11 @@ impl Streaming {
 
     /// Reads on, until there is something to send or the stream is over.
     async fn advance(&mut self) {
-        let idle = self.turn.turns.rules.idle;
-        let why = match read(&self.turn, &mut self.reply, &mut self.heard, idle).await {
+        let rules = &self.turn.turns.rules;
+        let silent_at = self.heard + rules.idle;
+        let limit = silent_at.min(self.sent + rules.keep_alive);
+        let why = match read(&self.turn, &mut self.reply, &mut self.heard, limit).await {
+            Read::Silent if limit < silent_at => return self.ready.push_back(KEEP_ALIVE),
             Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
                 Ok(None) => return,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
@@ -294,8 +304,9 @@ impl Streaming {
     }
 }
 
-async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silence: Duration) -> Read {
-    let limit = turn.deadline.min(*heard + silence);
+/// Waits for the upstream until `silent_at`, or the end of the turn's time.
+async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silent_at: Instant) -> Read {
+    let limit = turn.deadline.min(silent_at);
     let Some(body) = &mut reply.body else { return Read::End };
     let reading = turn.presence.or_given_up(body.frame());
     match tokio::time::timeout_at(limit.into(), reading).await {

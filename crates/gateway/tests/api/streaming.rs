@@ -1,9 +1,12 @@
 //! POST /v1/responses with `stream: true`.
 
+use std::time::Duration;
+
 use antiphon_simulator::upstream::Script;
+use antiphon_testkit::Setup;
 use serde_json::json;
 
-use crate::gateway;
+use crate::{gateway, simulator};
 
 #[tokio::test]
 async fn one_id_stands_in_every_event_in_get_and_in_the_chain() {
@@ -38,6 +41,20 @@ async fn events_without_a_response_pass_byte_for_byte() {
         assert!(raw.contains(odd), "in chunks of {chunk}: {raw}");
         assert!(raw.ends_with("\n\n") && raw.contains("event: response.completed\n"));
     }
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_kept_alive_by_comments_between_its_events() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("timeouts.keep_alive = \"30ms\"").start().await;
+    upstream.script(Script::answer("a b").delay_events(Duration::from_millis(100)));
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": true})).await;
+    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    let comments = text.matches("\n\n: keep-alive\n\n").count();
+    assert!(comments > 2, "{text}");
+    let without = text.replace(": keep-alive\n\n", "");
+    assert!(without.split_terminator("\n\n").all(|event| event.starts_with("event: ")), "{without}");
+    assert!(without.contains("event: response.completed"));
 }
 
 #[tokio::test]

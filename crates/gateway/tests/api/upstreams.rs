@@ -104,3 +104,21 @@ async fn reasoning_is_replayed_in_a_form_that_the_upstream_can_read() {
     gateway.client.created(json!({"model": "sim", "input": "on", "previous_response_id": first["id"]})).await;
     assert!(upstream.last_request().unwrap().json()["input"][1]["encrypted_content"].is_string());
 }
+
+#[tokio::test]
+async fn an_accounts_own_headers_and_parameters_go_with_each_of_its_requests() {
+    let upstream = simulator().await;
+    let lines = r#"headers = { "OpenAI-Organization" = "org-1", "api-key" = { value = "secret" } }
+query = { "api-version" = "2026 preview" }"#;
+    let gateway = Setup::over(&upstream).account(0, lines).start().await;
+    let own = [antiphon_testkit::header("openai-organization", "the client's")];
+    let body = json!({"model": "sim", "input": "x"}).to_string();
+    gateway.client.request(http::Method::POST, "/v1/responses", &own, body).await.ok();
+    gateway.client.get("/v1/models").await.ok();
+    let requests = [upstream.last_request().unwrap(), upstream.other_requests().remove(0)];
+    for request in requests {
+        assert_eq!(request.header("openai-organization"), Some("org-1"), "{}", request.path);
+        assert_eq!(request.header("api-key"), Some("secret"));
+        assert_eq!(request.query.as_deref(), Some("api-version=2026+preview"));
+    }
+}

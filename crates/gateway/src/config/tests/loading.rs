@@ -34,6 +34,10 @@ base_url = "https://one.example/v1/"
 api_key = { value = "sk-literal" }
 models = ["gpt-*", "o?"]
 boundary = "shared"
+aliases = { "gpt-5" = "mine" }
+headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "tok" }
+query = { "api.version" = "1 2" }
+stream_only = true
 replay_ids = "keep"
 priority = 2
 weight = 3
@@ -59,6 +63,7 @@ max_connections = 8
 connect = "1s"
 first_byte = "1m 30s"
 idle = "3s"
+keep_alive = "4s"
 turn = "4h"
 header_read = "5s"
 body_read = "6s"
@@ -119,6 +124,13 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(config.accounts[1].boundary, "b");
     assert!(config.accounts[1].api_key.is_none() && config.accounts[1].models.is_empty());
     let account = &config.accounts[0];
+    assert_eq!((account.aliases["gpt-5"].as_str(), account.stream_only), ("mine", true));
+    let headers: Vec<_> = account.headers.iter().collect();
+    assert_eq!((headers.len(), headers[1].0.as_str(), headers[1].1.to_str().unwrap()), (3, "x-org", "org"));
+    assert!(!headers[1].1.is_sensitive() && headers[0].1.is_sensitive() && headers[2].1.is_sensitive());
+    let shown = r#"headers = { api-key = { value = "<redacted>" }, x-org = "org", x-token = "<redacted>" }"#;
+    assert!(config.show().contains(shown), "{}", config.show());
+    assert!(config.show().contains(r#"query = { "api.version" = "1 2" }"#), "{}", config.show());
     assert_eq!((account.priority, account.weight, account.max_in_flight), (2, 3, Some(4)));
     assert_eq!((config.accounts[1].priority, config.accounts[1].weight), (0, 1));
     assert_eq!(config.routing.strategy, Strategy::FillFirst);
@@ -203,7 +215,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_make_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nstream_only = false\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 

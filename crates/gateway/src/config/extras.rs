@@ -1,0 +1,160 @@
+//! What an upstream wants in its requests beside a bearer key: `headers`, `query`, `aliases` of an account.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use http::{HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::credential::{ApiKey, ApiKeyDraft};
+use super::environment::Environment;
+use super::error::Problems;
+
+/// Headers that requests carry anyway, or that belong to the connection.
+const RESERVED: [&str; 13] = [
+    "host",
+    "content-length",
+    "content-type",
+    "accept",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+];
+
+/// Headers that every request to an account's upstream gets.
+#[derive(Debug, Clone, Default)]
+pub struct AccountHeaders {
+    headers: Vec<(HeaderName, HeaderText)>,
+}
+
+#[derive(Debug, Clone)]
+enum HeaderText {
+    Plain(String),
+    Secret(ApiKey),
+}
+
+/// A header's value as it is written.
+pub(super) enum HeaderDraft {
+    Plain(String),
+    Secret(ApiKeyDraft),
+}
+
+// === impl AccountHeaders ===
+
+impl AccountHeaders {
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// Names and values. A value that may be a secret is marked as sensitive, so that it is never printed.
+    pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.headers.iter().map(|(name, text)| {
+            let mut value = HeaderValue::try_from(text.exposed()).expect("checked when it was read");
+            value.set_sensitive(text.is_secret(name));
+            (name.clone(), value)
+        })
+    }
+
+    /// Fetches the secrets among them. `key` is where they stand in the config.
+    pub(super) fn resolve(
+        drafts: BTreeMap<String, HeaderDraft>,
+        key: &str,
+        (cwd, environment): (&Path, &Environment),
+        problems: &mut Problems,
+    ) -> Self {
+        let mut headers: Vec<(HeaderName, HeaderText)> = Vec::new();
+        for (name, draft) in drafts {
+            let key = format!("{key}.{name}");
+            let Ok(name) = HeaderName::try_from(&name) else {
+                problems.refuse(key, "is no name of a header");
+                continue;
+            };
+            if RESERVED.contains(&name.as_str()) {
+                problems.refuse(key, "is a header that requests carry anyway: leave it out");
+                continue;
+            }
+            if headers.iter().any(|(known, _)| *known == name) {
+                problems.refuse(key, "is there twice: the case of letters does not matter");
+                continue;
+            }
+            let text = match draft {
+                HeaderDraft::Plain(text) => Ok(HeaderText::Plain(text)),
+                HeaderDraft::Secret(draft) => draft.resolve(cwd, environment).map(HeaderText::Secret),
+            };
+            match text {
+                Ok(text) if HeaderValue::try_from(text.exposed()).is_ok() => headers.push((name, text)),
+                Ok(_) => problems.refuse(key, "holds characters that a header can't carry"),
+                Err(rule) => problems.refuse(key, rule),
+            }
+        }
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        Self { headers }
+    }
+}
+
+impl HeaderText {
+    fn exposed(&self) -> &str {
+        match self {
+            Self::Plain(text) => text,
+            Self::Secret(key) => key.secret().expose_secret(),
+        }
+    }
+
+    /// Whether it was given as one, or has the name of one.
+    fn is_secret(&self, name: &HeaderName) -> bool {
+        const WORDS: [&str; 5] = ["auth", "key", "token", "secret", "cookie"];
+        matches!(self, Self::Secret(_)) || WORDS.iter().any(|word| name.as_str().contains(word))
+    }
+}
+
+impl Serialize for AccountHeaders {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.headers.len()))?;
+        for (name, text) in &self.headers {
+            match text {
+                HeaderText::Secret(key) => map.serialize_entry(name.as_str(), key)?,
+                HeaderText::Plain(plain) => {
+                    let shown = if text.is_secret(name) { "<redacted>" } else { plain };
+                    map.serialize_entry(name.as_str(), shown)?;
+                }
+            }
+        }
+        map.end()
+    }
+}
+
+// === impl HeaderDraft ===
+
+impl<'de> Deserialize<'de> for HeaderDraft {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = HeaderDraft;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"text, or one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<HeaderDraft, E> {
+        Ok(HeaderDraft::Plain(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeaderDraft, A::Error> {
+        ApiKeyDraft::deserialize(MapAccessDeserializer::new(map)).map(HeaderDraft::Secret)
+    }
+}
