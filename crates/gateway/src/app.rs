@@ -1,6 +1,7 @@
 //! The gateway put together: from a configuration to something that serves listeners.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
+use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
 use crate::upstream::Upstream;
 use crate::workers::Workers;
@@ -35,6 +37,7 @@ pub struct App {
     tasks: Tasks,
     workers: Arc<Workers>,
     config: Config,
+    reload: Option<(Option<PathBuf>, Reload)>,
 }
 
 /// The gateway can't be started like this.
@@ -82,12 +85,19 @@ impl App {
             memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
         };
         let doors = Doors { turns: Arc::clone(&turns), body_limits: Arc::new(body_limits) };
-        Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config })
+        Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config, reload: None })
+    }
+
+    /// Follows the configuration's file, and reads it again on SIGHUP.
+    #[must_use]
+    pub fn reloading(mut self, file: Option<PathBuf>, reload: Reload) -> Self {
+        self.reload = Some((file, reload));
+        self
     }
 
     /// Serves until `shutdown` resolves; then finishes the turns in flight, within the limit, and closes the store.
     pub async fn run(
-        self,
+        mut self,
         listener: TcpListener,
         admin: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
@@ -101,6 +111,11 @@ impl App {
         self.tasks.spawn_background(keep_store(Arc::clone(&self.turns), self.config.store.purge_interval));
         if self.turns.chains.store().is_shared() {
             self.tasks.spawn_background(watch_deletions(Arc::clone(&self.turns)));
+        }
+        if let Some((file, reload)) = self.reload.take() {
+            let (pool, metrics) = (Arc::clone(&self.turns.pool), Arc::clone(&self.turns.metrics));
+            let reloader = Reloader { pool, metrics, config: self.config.clone(), file, reload };
+            self.tasks.spawn_background(reloader.run());
         }
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {

@@ -10,6 +10,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod metrics;
 pub mod pool;
+pub mod reload;
 pub mod telemetry;
 pub mod turn;
 pub mod upstream;

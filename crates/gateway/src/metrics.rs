@@ -50,6 +50,11 @@ pub struct StateLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenLabels {
     kind: &'static str,
 }
@@ -71,6 +76,7 @@ pub struct Metrics {
     cache_bytes: Gauge,
     cache_hits: Gauge<u64, AtomicU64>,
     cache_misses: Gauge<u64, AtomicU64>,
+    reloads: Family<ReloadLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
     account_state: Family<StateLabels, Gauge>,
@@ -96,6 +102,7 @@ impl Metrics {
             cache_bytes: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
+            reloads: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
             account_state: Family::default(),
@@ -159,6 +166,11 @@ impl Metrics {
 
     fn register_accounts(&mut self) {
         let registry = &mut self.registry;
+        registry.register(
+            "config_reloads",
+            "How often the configuration was read again, by what came of it",
+            self.reloads.clone(),
+        );
         registry.register("turns_queued", "Turns that wait for an account", self.queued.clone());
         registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
         registry.register(
@@ -183,6 +195,10 @@ impl Metrics {
             Unit::Seconds,
             self.account_first_event.clone(),
         );
+    }
+
+    pub fn reloaded(&self, outcome: &'static str) {
+        self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
     pub fn attempt_ended(&self, account: &str, outcome: &'static str) {
@@ -245,6 +261,10 @@ impl Metrics {
     fn render_accounts(&self, pool: &Pool) {
         let now = pool.now();
         self.queued.set(i64::try_from(pool.queued()).unwrap_or(i64::MAX));
+        // Accounts may have gone since the last time.
+        self.account_in_flight.clear();
+        self.account_cooling.clear();
+        self.account_state.clear();
         for AccountView { account, state } in pool.view() {
             let labels = AccountLabels { account: account.name.clone() };
             self.account_in_flight.get_or_create(&labels).set(i64::from(state.in_flight));

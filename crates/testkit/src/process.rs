@@ -49,6 +49,18 @@ impl Process {
         peak.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
     }
 
+    /// Changes the file that the process was started with, to what another setup of the same folder says.
+    pub fn reconfigure(&self, setup: &Setup) {
+        write_config(setup);
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent =
+            Command::new("kill").arg(format!("-{name}")).arg(id).status().await.expect("kill is there");
+        assert!(sent.success());
+    }
+
     /// `kill -9`: nothing is flushed, nobody is told.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process can be killed");
@@ -56,9 +68,7 @@ impl Process {
 
     /// SIGTERM; returns what it logged and whether it ended with success.
     pub async fn terminate(mut self) -> (Vec<String>, bool) {
-        let id = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill is there");
-        assert!(sent.success());
+        self.signal("TERM").await;
         let lines = match self.log {
             Log::Read(reading) => reading.await.expect("reading does not panic"),
             Log::Left(log) => rest(log).await,
@@ -68,8 +78,7 @@ impl Process {
 }
 
 async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
-    let file = setup.database().with_file_name("process.toml");
-    std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml())).expect("a writable folder");
+    let file = write_config(setup);
     let mut child = Command::new(binary)
         .arg("serve")
         .arg("--config")
@@ -91,6 +100,12 @@ async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
         seen.push(line);
     };
     (url, child, log)
+}
+
+fn write_config(setup: &Setup) -> PathBuf {
+    let file = setup.database().with_file_name("process.toml");
+    std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml())).expect("a writable folder");
+    file
 }
 
 async fn rest(mut log: Stderr) -> Vec<String> {

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Environment, Loaded, Overrides};
+use crate::reload::Reload;
 
 /// A gateway for the OpenAI Responses API that remembers.
 #[derive(Debug, Parser)]
@@ -67,7 +68,10 @@ enum Command {
 impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match &self.command {
-            Command::Serve { listen } => serve::run(self.load(Overrides { listen: *listen })?),
+            Command::Serve { listen } => {
+                let reload = self.loading(Overrides { listen: *listen })?;
+                serve::run(reload()?, reload)
+            }
             Command::Demo { listen } => demo::run(*listen),
             Command::Migrate { check, json } => {
                 migrate::run(&self.load(Overrides::default())?, *check, *json)
@@ -78,8 +82,14 @@ impl Cli {
     }
 
     fn load(&self, overrides: Overrides) -> anyhow::Result<Loaded> {
+        Ok(self.loading(overrides)?()?)
+    }
+
+    /// Reads the configuration, as often as it is called.
+    fn loading(&self, overrides: Overrides) -> anyhow::Result<Reload> {
         let cwd = std::env::current_dir().context("the working directory can't be told")?;
-        Ok(Config::load(self.config.as_deref(), &cwd, &Environment::of_process(), overrides)?)
+        let file = self.config.clone();
+        Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::of_process(), overrides)))
     }
 }
 

@@ -10,9 +10,11 @@ use tokio::net::TcpListener;
 use super::block_on;
 use crate::app::App;
 use crate::config::Loaded;
+use crate::reload::Reload;
 use crate::{lifecycle, telemetry};
 
-pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+/// `reload` reads the configuration again.
+pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;
@@ -27,11 +29,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         let app = App::build(config, Arc::new(SystemClock)).await?;
         eprintln!("Antiphon {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
         eprintln!("  responses are kept in {store}");
-        match source {
+        match &source {
             Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
             None => eprintln!("  {accounts} account(s), no configuration file"),
         }
-        app.run(listener, admin, lifecycle::signalled()).await;
+        app.reloading(source, reload).run(listener, admin, lifecycle::signalled()).await;
         Ok(())
     })
 }

@@ -17,7 +17,7 @@ use super::values::{count, natural, words};
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const NAME_RULE: &str = "must be 1 to 64 of A-Z a-z 0-9 _ . -";
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountConfig {
     /// What logs, metrics and the store call it. Unique.
     pub name: String,

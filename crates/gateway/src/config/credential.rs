@@ -15,7 +15,7 @@ pub struct ApiKey {
     secret: SecretString,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Origin {
     Variable(String),
     File(PathBuf),
@@ -42,6 +42,12 @@ impl ApiKey {
     /// The secret: visible ASCII without blanks, so that it can stand in a header.
     pub fn secret(&self) -> &SecretString {
         &self.secret
+    }
+}
+
+impl PartialEq for ApiKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.secret.expose_secret() == other.secret.expose_secret()
     }
 }
 

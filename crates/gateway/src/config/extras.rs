@@ -32,12 +32,12 @@ const RESERVED: [&str; 13] = [
 ];
 
 /// Headers that every request to an account's upstream gets.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccountHeaders {
     headers: Vec<(HeaderName, HeaderText)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum HeaderText {
     Plain(String),
     Secret(ApiKey),

@@ -16,6 +16,8 @@ use crate::upstream::Upstream;
 /// A credential at an upstream.
 #[derive(Debug)]
 pub struct Account {
+    /// As it was written.
+    pub config: AccountConfig,
     pub name: String,
     /// The accounts that can read what this one's upstream encrypted.
     pub boundary: String,
@@ -66,6 +68,7 @@ impl Account {
             Ok(value)
         };
         Ok(Self {
+            config: config.clone(),
             name: config.name.clone(),
             boundary: config.boundary.clone(),
             replay_ids: match config.replay_ids {

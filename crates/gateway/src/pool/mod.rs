@@ -29,7 +29,7 @@ pub use self::verdict::Verdict;
 
 use self::queue::Queue;
 use self::select::{Candidate, select};
-use crate::config::{RoutingConfig, Strategy};
+use crate::config::{AccountConfig, RoutingConfig};
 use crate::upstream::Upstream;
 
 /// All accounts of the configuration.
@@ -37,14 +37,12 @@ use crate::upstream::Upstream;
 pub struct Pool {
     inner: Mutex<Inner>,
     clock: Arc<dyn Clock>,
-    max_queued: usize,
-    queue_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct Inner {
     slots: Vec<Slot>,
-    strategy: Strategy,
+    routing: RoutingConfig,
     /// The share of the account that was chosen last, before it was.
     level: f64,
     queue: Queue,
@@ -99,30 +97,50 @@ pub struct AccountView {
 
 impl Pool {
     pub fn new(accounts: Vec<Account>, routing: &RoutingConfig, clock: Arc<dyn Clock>) -> Self {
-        let slot = |account| Slot { account: Arc::new(account), state: AccountState::default(), share: 0.0 };
-        Self {
-            inner: Mutex::new(Inner {
-                slots: accounts.into_iter().map(slot).collect(),
-                strategy: routing.strategy,
-                level: 0.0,
-                queue: Queue::default(),
-            }),
-            clock,
-            max_queued: routing.max_queued,
-            queue_timeout: routing.queue_timeout,
-        }
+        let slots = accounts.into_iter().map(Slot::new).collect();
+        let inner = Inner { slots, routing: routing.clone(), level: 0.0, queue: Queue::default() };
+        Self { inner: Mutex::new(inner), clock }
+    }
+
+    /// Takes over another configuration. Turns that hold an account keep it to their end, whether or not it is still
+    /// there. An account that is configured as before stays as it is; one that has changed starts afresh.
+    pub fn replace(
+        self: &Arc<Self>,
+        accounts: &[AccountConfig],
+        routing: &RoutingConfig,
+    ) -> Result<(), AccountError> {
+        let fresh = accounts.iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
+        let mut inner = self.lock();
+        let mut old = std::mem::take(&mut inner.slots);
+        inner.slots = fresh
+            .into_iter()
+            .map(|account| {
+                let place = old.iter().position(|slot| slot.account.name == account.name);
+                match place.map(|place| old.swap_remove(place)) {
+                    Some(slot) if slot.account.config == account.config => slot,
+                    Some(slot) => Slot { share: slot.share, ..Slot::new(account) },
+                    None => Slot::new(account),
+                }
+            })
+            .collect();
+        inner.routing = routing.clone();
+        drop(inner);
+        self.dispatch();
+        Ok(())
     }
 
     /// An account for a turn. Waits, first come first served, while all that could serve it are busy.
     pub async fn choose(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
-        let mut ticket = {
+        let (mut ticket, timeout) = {
             let mut undelivered = Vec::new();
             let mut inner = self.lock();
             // Somebody who waits may want what has become ready by itself.
             inner.dispatch(self, &mut undelivered);
             match inner.pick(wanted, self.clock.now()) {
                 Ok(place) => return Ok(inner.lease(self, place)),
-                Err(Shortage::Busy) if inner.queue.len() < self.max_queued => inner.queue.join(wanted),
+                Err(Shortage::Busy) if inner.queue.len() < inner.routing.max_queued => {
+                    (inner.queue.join(wanted), inner.routing.queue_timeout)
+                }
                 Err(shortage) => return Err(shortage),
             }
         };
@@ -137,7 +155,7 @@ impl Pool {
                 }
             }
         };
-        tokio::time::timeout(self.queue_timeout, waiting).await.unwrap_or(Err(Shortage::Busy))
+        tokio::time::timeout(timeout, waiting).await.unwrap_or(Err(Shortage::Busy))
     }
 
     /// Lets an account learn from an attempt.
@@ -270,7 +288,7 @@ impl Inner {
         }
         let candidates: Vec<Candidate<'_>> =
             places.iter().map(|place| self.slots[*place].candidate()).collect();
-        match select(&candidates, wanted.preference, self.strategy) {
+        match select(&candidates, wanted.preference, self.routing.strategy) {
             Some(chosen) => Ok(places[chosen]),
             None if !is_offered || is_missing => Err(Shortage::NotOffered),
             None if is_busy => Err(Shortage::Busy),
@@ -301,6 +319,10 @@ impl Inner {
 // === impl Slot ===
 
 impl Slot {
+    fn new(account: Account) -> Self {
+        Self { account: Arc::new(account), state: AccountState::default(), share: 0.0 }
+    }
+
     fn has_room(&self) -> bool {
         self.account.max_in_flight.is_none_or(|max| self.state.in_flight < max)
     }

@@ -6,6 +6,7 @@ mod clients;
 mod command;
 mod killing;
 mod logging;
+mod reloading;
 mod stalling;
 
 use std::path::Path;

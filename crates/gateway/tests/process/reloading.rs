@@ -1,0 +1,74 @@
+//! Accounts that come, change and go while the gateway runs.
+
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::{Process, Setup};
+use serde_json::json;
+
+use crate::binary;
+
+async fn metrics(gateway: &Process) -> String {
+    String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap()
+}
+
+/// Waits until the metrics show so many configurations with this outcome; a signal may come on top of a change that
+/// was seen.
+async fn reloads(gateway: &Process, outcome: &str, at_least: u32) {
+    let start = format!("antiphon_config_reloads_total{{outcome=\"{outcome}\"}} ");
+    let shown = async {
+        loop {
+            let metrics = metrics(gateway).await;
+            let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
+            if count.unwrap_or(0) >= at_least {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap_or_else(|_| panic!("no {outcome}"));
+}
+
+async fn served_by(gateway: &Process, upstream: &Simulator) -> bool {
+    let before = upstream.counts().requests;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    upstream.counts().requests == before + 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
+    let (one, two) = (
+        Simulator::bind(Options::default()).await.unwrap(),
+        Simulator::bind(Options::default()).await.unwrap(),
+    );
+    let setup = Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]);
+    let (only_one, only_two) = (setup.clone().without_account(1), setup.clone().without_account(0));
+    let gateway = Process::start(binary(), &only_one).await;
+    assert!(served_by(&gateway, &one).await);
+
+    let (script, gate) = Script::answer("a b c").gated_after(3);
+    one.script(script);
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+    events.next().await.unwrap();
+    gateway.reconfigure(&only_two);
+    reloads(&gateway, "taken_over", 1).await;
+    assert!(served_by(&gateway, &two).await);
+    assert!(!metrics(&gateway).await.contains("antiphon_account_in_flight{account=\"one\"}"));
+    gate.open();
+    events.until("response.completed").await;
+
+    gateway.reconfigure(&only_two.clone().config("no_such_key = 1"));
+    reloads(&gateway, "refused", 1).await;
+    assert!(served_by(&gateway, &two).await);
+
+    gateway.signal("HUP").await;
+    reloads(&gateway, "refused", 2).await;
+    gateway.reconfigure(&only_one.config("timeouts.idle = \"7s\""));
+    gateway.signal("HUP").await;
+    reloads(&gateway, "taken_over", 2).await;
+    assert!(served_by(&gateway, &one).await);
+    let (lines, success) = gateway.terminate().await;
+    assert!(success);
+    let says = |text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(says("no_such_key") && says("needs a restart") && says("timeouts"), "{lines:#?}");
+}
