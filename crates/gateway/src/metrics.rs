@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::pool::{AccountView, Pool};
 use crate::telemetry;
-use crate::turn::Transport;
+use crate::turn::{Reasoning, Transport};
 
 const DURATION_BUCKETS: [f64; 13] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
@@ -50,6 +50,11 @@ pub struct StateLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasoningLabels {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReloadLabels {
     outcome: &'static str,
 }
@@ -76,6 +81,7 @@ pub struct Metrics {
     cache_bytes: Gauge,
     cache_hits: Gauge<u64, AtomicU64>,
     cache_misses: Gauge<u64, AtomicU64>,
+    reasoning: Family<ReasoningLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
@@ -102,6 +108,7 @@ impl Metrics {
             cache_bytes: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
+            reasoning: Family::default(),
             reloads: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
@@ -167,6 +174,11 @@ impl Metrics {
     fn register_accounts(&mut self) {
         let registry = &mut self.registry;
         registry.register(
+            "turns_reasoning",
+            "Turns by what became of the encrypted items in their history: full, stripped or rebuilt",
+            self.reasoning.clone(),
+        );
+        registry.register(
             "config_reloads",
             "How often the configuration was read again, by what came of it",
             self.reloads.clone(),
@@ -195,6 +207,10 @@ impl Metrics {
             Unit::Seconds,
             self.account_first_event.clone(),
         );
+    }
+
+    pub fn history_put(&self, reasoning: Reasoning) {
+        self.reasoning.get_or_create(&ReasoningLabels { state: reasoning.as_str() }).inc();
     }
 
     pub fn reloaded(&self, outcome: &'static str) {

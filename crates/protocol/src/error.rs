@@ -101,6 +101,19 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
+    /// Whether an item could not be read that another account's upstream has encrypted.
+    pub fn is_unreadable_content(&self) -> bool {
+        const SAYS: [&str; 4] =
+            ["could not be verified", "could not be decrypted", "decrypt", "could not be parsed"];
+        match &self.code {
+            Some(code) => code == "invalid_encrypted_content",
+            None => {
+                let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+                message.contains("encrypted content") && SAYS.iter().any(|says| message.contains(says))
+            }
+        }
+    }
+
     /// Reads `{"error":{…}}`, the flat `{"message","code"}`, or nothing at all.
     pub fn parse(body: &[u8]) -> Self {
         if json::validate(body).is_err() {
@@ -143,11 +156,34 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_content_is_known_by_its_code_or_else_by_the_message() {
+        for (body, expected) in [
+            (r#"{"error":{"code":"invalid_encrypted_content","message":"m"}}"#, true),
+            (
+                r#"{"error":{"code":null,"message":"The encrypted content gAAA...1234 could not be verified."}}"#,
+                true,
+            ),
+            (r#"{"error":{"message":"Encrypted content could not be decrypted or parsed."}}"#, true),
+            (
+                r#"{"error":{"message":"Encrypted content is not supported with this model.","param":"include"}}"#,
+                false,
+            ),
+            (r#"{"error":{"code":"odd","message":"The encrypted content could not be verified."}}"#, false),
+        ] {
+            assert_eq!(UpstreamError::parse(body.as_bytes()).is_unreadable_content(), expected, "{body}");
+        }
+    }
+
+    #[test]
     fn an_upstreams_error_is_read_whatever_its_shape() {
         let nested = UpstreamError::parse(br#"{"error":{"message":"m","param":"include","code":null}}"#);
         assert_eq!((nested.param.as_deref(), nested.code), (Some("include"), None));
         let flat = UpstreamError::parse(br#"{"object":"error","message":"m","code":"c"}"#);
         assert_eq!((flat.message.as_deref(), flat.code.as_deref()), (Some("m"), Some("c")));
+        let limited = br#"{"error":{"type":"usage_limit_reached","resets_in_seconds":7,"resets_at":1.5e9}}"#;
+        let limited = UpstreamError::parse(limited);
+        assert_eq!(limited.kind.as_deref(), Some("usage_limit_reached"));
+        assert_eq!((limited.resets_in_seconds, limited.resets_at), (Some(7.0), Some(1.5e9)));
         for text in [&b"<html>"[..], b"", b"[]", b"{\"error\":\"text\"}", b"{\"error\":{\"code\":500}}"] {
             assert_eq!(UpstreamError::parse(text), UpstreamError::default());
         }

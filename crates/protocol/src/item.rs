@@ -22,7 +22,50 @@ pub fn id(item: &[u8]) -> Option<ItemId> {
 
 /// Whether this is an item whose content replaces everything before it.
 pub fn is_compaction(item: &[u8]) -> bool {
-    is_type(item, "compaction")
+    sealed(item) == Some(Sealed::Compaction)
+}
+
+/// What an account of another boundary can't read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealed {
+    /// A reasoning item with encrypted content.
+    Reasoning,
+    /// An item that stands for everything before it.
+    Compaction,
+}
+
+/// Whether the item can be read only where it was made.
+pub fn sealed(item: &[u8]) -> Option<Sealed> {
+    match json::string_member(item, "type")?.as_ref() {
+        // The second is what an older Codex calls it.
+        "compaction" | "compaction_summary" => Some(Sealed::Compaction),
+        "reasoning" => {
+            let content = json::string_member(item, "encrypted_content")?;
+            (!content.is_empty()).then_some(Sealed::Reasoning)
+        }
+        _ => None,
+    }
+}
+
+/// The summary of a reasoning item as a message of the model; `None` if it has none.
+///
+/// An upstream refuses a reasoning item that has neither encrypted content nor an id that it knows, so this is how a
+/// summary gets to where the item itself can't be read.
+pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
+    let summary = json::member(reasoning, "summary").filter(|summary| summary.first() == Some(&b'['))?;
+    let mut texts: Vec<&[u8]> = Vec::new();
+    for range in json::elements(summary) {
+        let text = json::member(&summary[range.ok()?], "text").filter(|text| text.first() == Some(&b'"'))?;
+        // Escapes stay as they are: texts are joined without being read.
+        texts.push(&text[1..text.len() - 1]);
+    }
+    texts.retain(|text| !text.is_empty());
+    (!texts.is_empty()).then(|| {
+        let mut out = br#"{"type":"message","role":"assistant","content":""#.to_vec();
+        out.extend_from_slice(&texts.join(&b"\\n\\n"[..]));
+        out.extend_from_slice(b"\"}");
+        out
+    })
 }
 
 /// Whether the item's `type` is this.

@@ -4,21 +4,21 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::item;
+use crate::item::{self, Sealed};
 use crate::json::{self, Malformed};
 
 /// The items of one turn, input and then output, joined by commas.
 ///
 /// The bytes hold every item as it was sent or received. The ids of output items name things in a store that another
 /// upstream does not have; where they stand is remembered beside the bytes, so that they can be left out without
-/// copying anything.
+/// copying anything. So is where the items stand that only some accounts can read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segment {
     bytes: Bytes,
     /// The `id` members of output items, in order, each with the comma that goes with it.
     ids: Box<[Range<u32>]>,
-    /// Where the last compaction item begins: everything before it is not replayed.
-    context_start: Option<u32>,
+    /// In order.
+    sealed: Box<[(Range<u32>, Sealed)]>,
 }
 
 /// Whether the ids of replayed output items go upstream.
@@ -29,6 +29,17 @@ pub enum ReplayIds {
     Keep,
 }
 
+/// What of a turn an account that can't read it was not sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Omitted {
+    /// Encrypted reasoning items; a message stands for those with a summary.
+    pub reasoning: u32,
+    /// Compaction items in whose place the items before them stand.
+    pub compactions: u32,
+    /// Compaction items that the turn begins with: what they stood for can only be in turns before it.
+    pub leading_compactions: u32,
+}
+
 // === impl Segment ===
 
 impl Segment {
@@ -36,7 +47,7 @@ impl Segment {
     pub fn build(input: &[u8], referenced: &[u32], output: &[u8]) -> Result<Self, Malformed> {
         let mut bytes = Vec::with_capacity(input.len() + output.len());
         let mut ids = Vec::new();
-        let mut context_start = None;
+        let mut sealed = Vec::new();
         let mut append = |item: &[u8], ids_are_upstreams: bool| {
             if !bytes.is_empty() {
                 bytes.push(b',');
@@ -45,8 +56,8 @@ impl Segment {
             if ids_are_upstreams && let Some(id) = item::id_span(item) {
                 ids.push(start + offset(id.start)..start + offset(id.end));
             }
-            if item::is_compaction(item) {
-                context_start = Some(start);
+            if let Some(kind) = item::sealed(item) {
+                sealed.push((start..start + offset(item.len()), kind));
             }
             bytes.extend_from_slice(item);
         };
@@ -57,34 +68,91 @@ impl Segment {
         for range in json::elements(output) {
             append(&output[range?], true);
         }
-        Ok(Self { bytes: bytes.into(), ids: ids.into(), context_start })
+        Ok(Self { bytes: bytes.into(), ids: ids.into(), sealed: sealed.into() })
     }
 
-    /// Whether the context starts in this turn, so that its ancestors are not replayed.
+    /// Whether the context of those who can read this turn starts in it, so that its ancestors are not replayed.
     pub fn starts_context(&self) -> bool {
-        self.context_start.is_some()
+        self.context_start().is_some()
+    }
+
+    /// Where the last compaction item begins: everything before it is not replayed.
+    fn context_start(&self) -> Option<u32> {
+        let last = self.sealed.iter().rfind(|(_, kind)| *kind == Sealed::Compaction);
+        last.map(|(span, _)| span.start)
     }
 
     /// How much memory this holds.
     pub fn size_bytes(&self) -> usize {
-        self.bytes.len() + std::mem::size_of_val(&*self.ids)
+        self.bytes.len() + size_of_val(&*self.ids) + size_of_val(&*self.sealed)
     }
 
-    /// Appends what is to be sent upstream, without copying it.
+    /// Appends what is to be sent to an account that can read the turn, without copying it.
     pub fn parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
-        let mut from = self.context_start.unwrap_or(0) as usize;
+        let from = self.context_start().unwrap_or(0) as usize;
+        self.slices(from..self.bytes.len(), replay_ids, out);
+    }
+
+    /// As [`parts`](Self::parts), for an account that can't read what is sealed: encrypted reasoning gives way to its
+    /// summary, and a compaction item to what it stood for.
+    pub fn readable_parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) -> Omitted {
+        let mut omitted = Omitted::default();
+        let mut is_first = true;
+        let mut separate = |out: &mut Vec<Bytes>| {
+            if !std::mem::take(&mut is_first) {
+                out.push(Bytes::from_static(b","));
+            }
+        };
+        let mut from = 0;
+        for (span, kind) in &self.sealed {
+            let (start, end) = (span.start as usize, span.end as usize);
+            if from < start {
+                separate(out);
+                self.slices(from..start - 1, replay_ids, out);
+            }
+            from = end + 1;
+            match kind {
+                Sealed::Compaction if start == 0 => omitted.leading_compactions += 1,
+                Sealed::Compaction => omitted.compactions += 1,
+                Sealed::Reasoning => {
+                    omitted.reasoning += 1;
+                    if let Some(summary) = item::summary_message(&self.bytes[start..end]) {
+                        separate(out);
+                        out.push(summary.into());
+                    }
+                }
+            }
+        }
+        if from < self.bytes.len() {
+            separate(out);
+            self.slices(from..self.bytes.len(), replay_ids, out);
+        }
+        omitted
+    }
+
+    /// Whole items, with or without the ids of output items.
+    fn slices(&self, range: Range<usize>, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
+        let mut from = range.start;
         if replay_ids == ReplayIds::Drop {
             for id in &self.ids {
                 let (start, end) = (id.start as usize, id.end as usize);
-                if start >= from {
+                if start >= from && end <= range.end {
                     out.push(self.bytes.slice(from..start));
                     from = end;
                 }
             }
         }
-        if from < self.bytes.len() {
-            out.push(self.bytes.slice(from..));
+        if from < range.end {
+            out.push(self.bytes.slice(from..range.end));
         }
+    }
+}
+
+impl std::ops::AddAssign for Omitted {
+    fn add_assign(&mut self, other: Self) {
+        self.reasoning += other.reasoning;
+        self.compactions += other.compactions;
+        self.leading_compactions += other.leading_compactions;
     }
 }
 
@@ -95,6 +163,9 @@ fn offset(n: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{Strategy, prop_assert_eq, proptest};
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn joined(segment: &Segment, replay_ids: ReplayIds) -> String {
@@ -132,6 +203,121 @@ mod tests {
         assert!(segment.starts_context());
         assert_eq!(joined(&segment, ReplayIds::Drop), r#"{"type":"compaction"},{"a":3}"#);
         assert_eq!(joined(&segment, ReplayIds::Keep), r#"{"id":"2","type":"compaction"},{"id":"y","a":3}"#);
+    }
+
+    fn readable(segment: &Segment, replay_ids: ReplayIds) -> (String, Omitted) {
+        let mut parts = Vec::new();
+        let omitted = segment.readable_parts(replay_ids, &mut parts);
+        (String::from_utf8(parts.concat()).unwrap(), omitted)
+    }
+
+    #[test]
+    fn what_can_not_be_read_gives_way_to_its_summary_or_to_what_it_stood_for() {
+        let segment = Segment::build(
+            br#"[{"a":1},{"type":"compaction","encrypted_content":"x"},{"b":2}]"#,
+            &[],
+            br#"[{"id":"rs_1","type":"reasoning","summary":[{"type":"summary_text","text":"one \u00e9\""},{"text":""},{"text":"two"}],"encrypted_content":"x"},
+                {"id":"rs_2","type":"reasoning","summary":[],"encrypted_content":"x"},
+                {"id":"msg","c":3},
+                {"id":"rs_3","type":"reasoning","summary":[],"encrypted_content":"x"}]"#,
+        )
+        .unwrap();
+        let summary = r#"{"type":"message","role":"assistant","content":"one \u00e9\"\n\ntwo"}"#;
+        let omitted = Omitted { reasoning: 3, compactions: 1, ..Omitted::default() };
+        assert_eq!(
+            readable(&segment, ReplayIds::Drop),
+            (format!(r#"{{"a":1}},{{"b":2}},{summary},{{"c":3}}"#), omitted)
+        );
+        assert_eq!(
+            readable(&segment, ReplayIds::Keep),
+            (format!(r#"{{"a":1}},{{"b":2}},{summary},{{"id":"msg","c":3}}"#), omitted)
+        );
+    }
+
+    #[test]
+    fn reasoning_in_the_clear_is_for_everyone() {
+        let items = br#"[{"type":"reasoning","id":"r","content":[{"type":"reasoning_text","text":"t"}]},{"type":"reasoning","encrypted_content":null},{"type":"reasoning","encrypted_content":""}]"#;
+        let segment = Segment::build(items, &[], b"[]").unwrap();
+        assert_eq!(
+            readable(&segment, ReplayIds::Keep),
+            (joined(&segment, ReplayIds::Keep), Omitted::default())
+        );
+    }
+
+    #[test]
+    fn a_turn_of_nothing_that_can_be_read_contributes_nothing() {
+        let sealed = br#"[{"type":"compaction"},{"type":"reasoning","encrypted_content":"x"}]"#;
+        let segment = Segment::build(b"[]", &[], sealed).unwrap();
+        assert_eq!(
+            readable(&segment, ReplayIds::Drop),
+            (String::new(), Omitted { reasoning: 1, leading_compactions: 1, ..Omitted::default() })
+        );
+    }
+
+    fn items() -> impl Strategy<Value = Vec<Value>> {
+        let text = || "[a-z\u{e9}\"\\\\ \n]{0,6}";
+        let item = (0..6_u8, text(), proptest::option::of(text())).prop_map(|(kind, text, id)| {
+            let mut item = match kind {
+                0 => json!({"type": "compaction", "encrypted_content": text}),
+                1 => json!({"type": "reasoning", "encrypted_content": "x", "summary": [{"text": text}]}),
+                2 => json!({"type": "reasoning", "encrypted_content": "x", "summary": [{"text": text}, {"text": "b"}]}),
+                3 => json!({"type": "reasoning", "encrypted_content": text, "summary": []}),
+                4 => json!({"type": "reasoning", "content": [{"text": text}]}),
+                _ => json!({"type": "message", "content": [{"id": text, "type": "compaction"}]}),
+            };
+            if let Some(id) = id {
+                item["id"] = json!(id);
+            }
+            item
+        });
+        proptest::collection::vec(item, 0..7)
+    }
+
+    /// What the rendering for those who can't read should come to, on parsed items.
+    fn model(item: &Value) -> Option<Value> {
+        let is_encrypted = item["encrypted_content"].as_str().is_some_and(|content| !content.is_empty());
+        match item["type"].as_str().unwrap() {
+            "compaction" => None,
+            "reasoning" if is_encrypted => {
+                let summary = item["summary"].as_array().unwrap();
+                let texts: Vec<_> = summary
+                    .iter()
+                    .filter_map(|part| part["text"].as_str())
+                    .filter(|text| !text.is_empty())
+                    .collect();
+                let content = texts.join("\n\n");
+                let message = json!({"type": "message", "role": "assistant", "content": content});
+                (!content.is_empty()).then_some(message)
+            }
+            _ => Some(item.clone()),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_turn_is_rendered_as_its_parsed_items_say(input in items(), output in items()) {
+            let text = |items: &[Value]| serde_json::to_string(items).unwrap();
+            let segment = Segment::build(text(&input).as_bytes(), &[], text(&output).as_bytes()).unwrap();
+            let parsed = |joined: String| -> Vec<Value> { serde_json::from_str(&format!("[{joined}]")).unwrap() };
+            let all: Vec<Value> = input.iter().chain(&output).cloned().collect();
+            let start = all.iter().rposition(|item| item["type"] == "compaction").unwrap_or(0);
+            prop_assert_eq!(parsed(joined(&segment, ReplayIds::Keep)), &all[start..]);
+            let (rendered, _) = readable(&segment, ReplayIds::Keep);
+            prop_assert_eq!(parsed(rendered), all.iter().filter_map(model).collect::<Vec<_>>());
+            let without_ids = |items: &[Value]| -> Vec<Value> {
+                items
+                    .iter()
+                    .cloned()
+                    .map(|mut item| {
+                        item.as_object_mut().unwrap().remove("id");
+                        item
+                    })
+                    .collect()
+            };
+            let dropped: Vec<Value> =
+                input.iter().cloned().chain(without_ids(&output)).filter_map(|item| model(&item)).collect();
+            prop_assert_eq!(parsed(readable(&segment, ReplayIds::Drop).0), dropped);
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use super::resolve::Resolved;
+use super::resolve::{Reasoning, Resolved};
 use super::{Failure, Refusal, Transport, Turn, seconds};
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use crate::upstream::{Accept, SendError, headers};
@@ -17,6 +17,8 @@ use crate::upstream::{Accept, SendError, headers};
 const MAX_ACCOUNTS: usize = 3;
 /// An error reply is passed on whole up to this size; a larger one is no error reply of the API.
 const MAX_REFUSAL_BYTES: usize = 1024 * 1024;
+/// Tells the client whether everything encrypted in its history could be read where the turn was served.
+const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
 /// Headers that name a client's session, where the request has no `prompt_cache_key`.
 const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
@@ -28,6 +30,7 @@ pub struct Reply {
     pub content_type: Option<String>,
     /// Gone once it has been read.
     pub body: Option<Incoming>,
+    pub reasoning: Reasoning,
 }
 
 /// What has to come before a turn is committed to an account: as long as it has not, the turn may go to another.
@@ -95,11 +98,17 @@ impl Turn {
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
         let wanted = self.create.store && !self.create.includes_encrypted_reasoning();
         let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
+        let mut can_read = true;
         loop {
-            let input = resolved.upstream_input(account.replay_ids);
-            let body = self.create.upstream_body(&input, include);
+            let context = match resolved.context(account, can_read, self.turns.rules.max_history_bytes) {
+                Ok(context) => context,
+                Err(failure) => return Err((lease, Failed { failure, verdict: Verdict::Neutral })),
+            };
+            let body = self.create.upstream_body(&context.input, include);
             let reply = match self.send(account, body.parts).await {
-                Ok(reply) if reply.status().is_success() => return Ok(accepted(lease, reply)),
+                Ok(reply) if reply.status().is_success() => {
+                    return Ok(accepted(lease, reply, context.reasoning));
+                }
                 Ok(reply) => reply,
                 Err(failed) => return Err((lease, failed)),
             };
@@ -108,6 +117,12 @@ impl Turn {
                 Err(failed) => return Err((lease, failed)),
             };
             let error = UpstreamError::parse(&refusal.body);
+            let is_unreadable = refusal.status == StatusCode::BAD_REQUEST && error.is_unreadable_content();
+            if can_read && is_unreadable {
+                self.ledger.note_attempt("content_unreadable");
+                can_read = false;
+                continue;
+            }
             if include && refuses_include(refusal.status, &error) {
                 account.remember_encrypted_reasoning_refused(&self.create.model);
                 self.ledger.note_attempt("include_refused");
@@ -270,15 +285,12 @@ impl From<Failure> for Failed {
     }
 }
 
-fn accepted(lease: Lease, reply: http::Response<Incoming>) -> Reply {
+fn accepted(lease: Lease, reply: http::Response<Incoming>, reasoning: Reasoning) -> Reply {
     let (head, body) = reply.into_parts();
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    Reply {
-        lease,
-        headers: headers::for_client(&head.headers),
-        content_type: content_type.map(str::to_owned),
-        body: Some(body),
-    }
+    let mut headers = headers::for_client(&head.headers);
+    headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
+    Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
 }
 
 /// Whether this is a 400 against the `include` that was added to the client's request.

@@ -51,7 +51,7 @@ impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
         let (reply, finished) = self.attempt::<Finished>(&resolved).await?;
-        self.ledger.answered(&reply.lease);
+        self.ledger.answered(&reply);
         reply.lease.learn(&finished.verdict(), &self.create.model);
         let response = finished.response.clone();
         self.ledger.end(&finished, response.len());

@@ -31,6 +31,8 @@ pub use self::failure::{Failure, Fault, Refusal, seconds};
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
 
+pub use self::resolve::Reasoning;
+
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::item;
 use antiphon_protocol::json;
-use antiphon_protocol::replay::ReplayIds;
+use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_protocol::response::{array, has_compaction};
 use antiphon_store::chain::Turn as StoredTurn;
 use bytes::Bytes;
 
 use super::{Failure, Turn};
+use crate::pool::Account;
 
 /// What a turn continues, and what it adds.
 pub struct Resolved {
@@ -22,8 +23,25 @@ pub struct Resolved {
     has_replaced_items: bool,
     /// Positions of input items whose ids are an upstream's.
     pub referenced: Vec<u32>,
-    /// The turns whose items are replayed, root first.
-    replayed: Vec<Arc<StoredTurn>>,
+    /// Whether the turn's own items stand for everything before them.
+    starts_context: bool,
+}
+
+/// The input as one account gets it.
+pub struct Context {
+    pub input: UpstreamInput,
+    pub reasoning: Reasoning,
+}
+
+/// What became of the items that only some accounts can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reasoning {
+    /// They are there, or there were none.
+    Full,
+    /// Encrypted reasoning was left out.
+    Stripped,
+    /// The items that a compaction item stood for are there in its place.
+    Rebuilt,
 }
 
 impl Turn {
@@ -46,16 +64,13 @@ impl Turn {
             input: self.create.input.items(),
             has_replaced_items: !scan.references.is_empty(),
             referenced: Vec::new(),
-            replayed: Vec::new(),
+            starts_context: false,
         };
         if resolved.has_replaced_items {
             self.replace_references(&mut resolved, &scan.references).await?;
         }
-        let starts_context =
+        resolved.starts_context =
             scan.has_compaction || (resolved.has_replaced_items && has_compaction(&resolved.input));
-        if let Some(parent) = resolved.parent.as_ref().filter(|_| !starts_context) {
-            resolved.replayed = self.replayed(parent)?;
-        }
         Ok(resolved)
     }
 
@@ -73,24 +88,6 @@ impl Turn {
             None if self.turns.running.contains(id) => Err(Failure::PreviousNotCompleted(name)),
             None => Err(Failure::PreviousNotFound(name)),
         }
-    }
-
-    /// The turns from the start of the context to the parent.
-    fn replayed(&self, parent: &Arc<StoredTurn>) -> Result<Vec<Arc<StoredTurn>>, Failure> {
-        let limit = self.turns.rules.max_history_bytes;
-        let mut replayed = Vec::with_capacity(parent.depth as usize);
-        let mut size = 0;
-        let mut next = Some(parent);
-        while let Some(turn) = next {
-            size += turn.segment.size_bytes();
-            replayed.push(Arc::clone(turn));
-            next = turn.parent.as_ref().filter(|_| !turn.segment.starts_context());
-        }
-        if size > limit {
-            return Err(Failure::ContextTooLarge { what: "bytes", limit, size });
-        }
-        replayed.reverse();
-        Ok(replayed)
     }
 
     /// Puts stored items where the input only names them.
@@ -123,20 +120,81 @@ impl Turn {
     }
 }
 
+// === impl Reasoning ===
+
+impl Reasoning {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Stripped => "stripped",
+            Self::Rebuilt => "rebuilt",
+        }
+    }
+}
+
 // === impl Resolved ===
 
 impl Resolved {
-    /// The input for an account: the history and the turn's own items.
-    pub fn upstream_input(&self, replay_ids: ReplayIds) -> UpstreamInput {
-        let mut history = Vec::with_capacity(self.replayed.len() * 3);
-        for turn in &self.replayed {
+    /// The input for an account: the history, root first, and the turn's own items. Each turn of the history can be read
+    /// by the accounts of its boundary, and what the client sent by every account, unless `can_read` says that this one
+    /// can't.
+    pub fn context(&self, account: &Account, can_read: bool, max_bytes: usize) -> Result<Context, Failure> {
+        let replay_ids = account.replay_ids;
+        let reads = |turn: &StoredTurn| can_read && turn.boundary == account.boundary;
+        let replayed = self.replayed(can_read, reads, max_bytes)?;
+        let mut history = Vec::with_capacity(replayed.len() * 3);
+        let mut omitted = Omitted::default();
+        let mut is_rebuilt = false;
+        for turn in replayed {
             let mut parts = Vec::new();
-            turn.segment.parts(replay_ids, &mut parts);
             let is_first = history.is_empty();
+            if reads(turn) {
+                turn.segment.parts(replay_ids, &mut parts);
+            } else {
+                let of_turn = turn.segment.readable_parts(replay_ids, &mut parts);
+                is_rebuilt |= of_turn.compactions > 0 || (of_turn.leading_compactions > 0 && !is_first);
+                omitted += of_turn;
+            }
             push_turn(&mut history, parts, is_first);
         }
-        let resolved = self.has_replaced_items.then(|| self.own_parts(replay_ids));
-        UpstreamInput { history, resolved }
+        let resolved = if can_read {
+            self.has_replaced_items.then(|| self.own_parts(replay_ids))
+        } else {
+            let own = Segment::build(&self.input, &self.referenced, b"[]").map_err(|_| Failure::Internal)?;
+            let mut parts = Vec::new();
+            let of_own = own.readable_parts(replay_ids, &mut parts);
+            is_rebuilt |= of_own.compactions > 0 || (of_own.leading_compactions > 0 && !history.is_empty());
+            omitted += of_own;
+            Some(parts)
+        };
+        let reasoning = match omitted {
+            _ if is_rebuilt => Reasoning::Rebuilt,
+            omitted if omitted == Omitted::default() => Reasoning::Full,
+            _ => Reasoning::Stripped,
+        };
+        Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
+    }
+
+    /// The turns from the start of the context to the parent, root first.
+    fn replayed(
+        &self,
+        can_read: bool,
+        reads: impl Fn(&StoredTurn) -> bool,
+        max_bytes: usize,
+    ) -> Result<Vec<&StoredTurn>, Failure> {
+        let mut next = self.parent.as_deref().filter(|_| !(self.starts_context && can_read));
+        let mut replayed = Vec::with_capacity(next.map_or(0, |parent| parent.depth as usize));
+        let mut size = 0;
+        while let Some(turn) = next {
+            size += turn.segment.size_bytes();
+            replayed.push(turn);
+            next = turn.parent.as_deref().filter(|_| !(reads(turn) && turn.segment.starts_context()));
+        }
+        if size > max_bytes {
+            return Err(Failure::ContextTooLarge { what: "bytes", limit: max_bytes, size });
+        }
+        replayed.reverse();
+        Ok(replayed)
     }
 
     fn own_parts(&self, replay_ids: ReplayIds) -> Vec<Bytes> {

@@ -9,9 +9,9 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Timestamp};
 
+use super::attempt::Reply;
 use super::record::Finished;
 use super::{Failure, Transport, Turns};
-use crate::pool::Lease;
 
 /// The running account of a turn. Dropped unsettled (by a panic), it settles itself as lost.
 pub struct Ledger {
@@ -26,6 +26,8 @@ pub struct Ledger {
     pub transport: Transport,
     pub account: Option<String>,
     pub depth: u32,
+    /// What became of the encrypted items of the history.
+    reasoning: Option<&'static str>,
     /// Every attempt, as the account's name and what came of it.
     attempts: Vec<(String, &'static str)>,
     pub first_event: Option<Duration>,
@@ -62,6 +64,7 @@ impl Ledger {
             transport,
             account: None,
             depth: 0,
+            reasoning: None,
             attempts: Vec::new(),
             first_event: None,
             usage: Usage::default(),
@@ -83,11 +86,13 @@ impl Ledger {
     }
 
     /// An upstream has begun to answer: the turn stays with it.
-    pub(super) fn answered(&mut self, lease: &Lease) {
+    pub(super) fn answered(&mut self, reply: &Reply) {
         self.note_attempt("answered");
+        self.turns.metrics.history_put(reply.reasoning);
+        self.reasoning = Some(reply.reasoning.as_str());
         let after = self.elapsed();
         self.first_event = Some(after);
-        self.turns.metrics.account_answered(&lease.account().name, after);
+        self.turns.metrics.account_answered(&reply.lease.account().name, after);
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -178,6 +183,7 @@ impl Ledger {
                 error.code = self.code.as_deref(),
                 error.fault = self.fault,
                 chain.depth = self.depth,
+                chain.reasoning = self.reasoning,
                 sent_bytes = self.sent_bytes,
                 input_tokens = self.usage.input_tokens,
                 output_tokens = self.usage.output_tokens,

@@ -168,7 +168,7 @@ impl Opening {
 
 impl Streaming {
     fn new(mut turn: Turn, resolved: Resolved, reply: Reply, opening: Opening) -> Self {
-        turn.ledger.answered(&reply.lease);
+        turn.ledger.answered(&reply);
         let Opening { relay, ready, phase, heard } = opening;
         Self {
             owned: turn.owned(&resolved),

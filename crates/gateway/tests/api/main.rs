@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bodies;
+mod boundaries;
 mod chains;
 mod compacting;
 mod connections;

@@ -1,0 +1,152 @@
+//! Encrypted items, and accounts that can't read what another one's upstream has encrypted.
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::{Client, Gateway, Reply, Setup};
+use serde_json::{Value, json};
+
+/// Two accounts, each of a boundary of its own; the first is asked first.
+async fn two() -> (Simulator, Simulator, Gateway) {
+    let upstream = async |boundary: &str| {
+        Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
+    };
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let accounts = [("one", one.url()), ("two", two.url())];
+    let setup = Setup::with_accounts(accounts.iter().map(|(name, url)| (*name, url.as_str())));
+    let gateway = setup.config("routing.strategy = \"fill_first\"").start().await;
+    (one, two, gateway)
+}
+
+/// For one turn.
+fn away(upstream: &Simulator) {
+    upstream.script(Script::http(500, "{}"));
+}
+
+async fn continued(client: &Client, parent: &Value) -> Reply {
+    let reply =
+        client.create(json!({"model": "sim", "input": "on", "previous_response_id": parent["id"]})).await;
+    reply.ok();
+    reply
+}
+
+fn input(upstream: &Simulator) -> Vec<Value> {
+    upstream.last_request().unwrap().input()
+}
+
+fn types(items: &[Value]) -> Vec<&str> {
+    items.iter().map(|item| item["type"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn reasoning_is_stripped_for_another_boundary_and_is_whole_again_at_its_origin() {
+    let (one, two, gateway) = two().await;
+    one.script(Script::new().reasoning("I thought hard.").text("answer"));
+    let first = gateway.client.create(json!({"model": "sim", "input": "question"})).await;
+    assert_eq!(first.header("x-antiphon-reasoning"), Some("full"));
+    let first = first.ok();
+    let sealed = first["output"][0]["encrypted_content"].clone();
+    assert!(sealed.is_string());
+
+    away(&one);
+    let elsewhere = continued(&gateway.client, &first).await;
+    assert_eq!(elsewhere.header("x-antiphon-reasoning"), Some("stripped"));
+    let items = input(&two);
+    assert_eq!(types(&items), ["message"; 4]);
+    assert_eq!((&items[1]["role"], &items[1]["content"]), (&json!("assistant"), &json!("I thought hard.")));
+    assert!(!items.iter().any(|item| item.to_string().contains("encrypted_content")));
+    assert_eq!(two.counts().requests, 1, "nobody had to be refused for that");
+
+    let back = continued(&gateway.client, &first).await;
+    assert_eq!(back.header("x-antiphon-reasoning"), Some("full"));
+    assert_eq!(input(&one)[1]["encrypted_content"], sealed);
+    let metrics = gateway.client.get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("antiphon_turns_reasoning_total{state=\"stripped\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_the_others_summaries() {
+    let (one, two, gateway) = two().await;
+    one.script(Script::new().reasoning("first").text("a"));
+    let mut parent = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    away(&one);
+    two.script(Script::new().reasoning("second").text("b"));
+    parent = continued(&gateway.client, &parent).await.ok();
+    continued(&gateway.client, &parent).await.ok();
+    let items = input(&two);
+    assert_eq!(
+        types(&items),
+        ["message", "message", "message", "message", "reasoning", "message", "message"]
+    );
+    assert_eq!(items[1]["content"], "first");
+    away(&two);
+    let there = continued(&gateway.client, &parent).await;
+    assert_eq!(there.header("x-antiphon-reasoning"), Some("stripped"));
+    let items = input(&one);
+    assert_eq!(
+        types(&items),
+        ["message", "reasoning", "message", "message", "message", "message", "message"]
+    );
+    assert_eq!(items[4]["content"], "second");
+}
+
+#[tokio::test]
+async fn a_compaction_is_replaced_by_what_it_stood_for_where_it_can_not_be_read() {
+    let (one, two, gateway) = two().await;
+    let first = gateway.client.created(json!({"model": "sim", "input": "remember blue"})).await;
+    let compaction =
+        json!({"type": "compaction", "id": "cmp_1", "encrypted_content": one.encrypted_content()});
+    one.script(Script::new().item(compaction.to_string()).text("compacted"));
+    let second = continued(&gateway.client, &first).await.ok();
+
+    let whole = continued(&gateway.client, &second).await;
+    assert_eq!(whole.header("x-antiphon-reasoning"), Some("full"));
+    assert_eq!(types(&input(&one)), ["compaction", "message", "message"]);
+
+    away(&one);
+    let rebuilt = continued(&gateway.client, &second).await;
+    assert_eq!(rebuilt.header("x-antiphon-reasoning"), Some("rebuilt"));
+    let items = input(&two);
+    assert_eq!(types(&items), ["message"; 5]);
+    assert_eq!(items[0]["content"][0]["text"], "remember blue");
+
+    continued(&gateway.client, &second).await;
+    assert_eq!(types(&input(&one)), ["compaction", "message", "message"]);
+}
+
+#[tokio::test]
+async fn what_a_client_brings_from_elsewhere_is_stripped_once_it_was_refused() {
+    let message =
+        "The encrypted content gAAA...0001 could not be verified. Reason: could not be decrypted or parsed.";
+    let by_message = json!({"error": {"message": message, "type": "invalid_request_error", "code": null}});
+    for refusal in [None, Some(Script::http(400, by_message.to_string()))] {
+        let (one, two, gateway) = two().await;
+        let sealed = if refusal.is_some() { one.encrypted_content() } else { two.encrypted_content() };
+        let body = json!({"model": "sim", "store": false, "stream": false, "input": [
+            {"type": "message", "role": "user", "content": "question"},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "thought"}], "content": null, "encrypted_content": sealed},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "done"},
+        ]});
+        if let Some(refusal) = refusal {
+            one.script(refusal);
+        }
+        let reply = gateway.client.create(&body).await;
+        reply.ok();
+        assert_eq!(reply.header("x-antiphon-reasoning"), Some("stripped"));
+        assert_eq!((one.counts().requests, two.counts().requests), (2, 0));
+        assert_eq!(types(&input(&one)), ["message", "message", "function_call", "function_call_output"]);
+        let view = &gateway.app.pool.view()[0];
+        assert_eq!(view.state.name(gateway.app.pool.now()), "ready");
+    }
+}
+
+#[tokio::test]
+async fn content_that_stays_unreadable_is_the_clients_error_after_one_more_try() {
+    let (one, two, gateway) = two().await;
+    let refusal =
+        json!({"error": {"message": "m", "type": "t", "param": null, "code": "invalid_encrypted_content"}});
+    one.always(Script::http(400, refusal.to_string()));
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!((reply.status.as_u16(), reply.json()), (400, refusal));
+    assert_eq!((one.counts().requests, two.counts().requests), (2, 0));
+}
