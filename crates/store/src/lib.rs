@@ -11,6 +11,7 @@ mod assemble;
 mod body;
 pub mod chain;
 pub mod clock;
+mod copy;
 mod error;
 mod group;
 mod migration;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
 pub use self::clock::{Clock, SystemClock, Timestamp};
+pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
 pub use self::model::{
     ChainQuery, Durability, IndexedItem, LogRow, Migrate, ProjectStats, Purged, Record, Status, StoreOptions,

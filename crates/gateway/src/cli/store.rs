@@ -1,5 +1,7 @@
 //! `antiphon store`: the database from outside.
 
+mod copy;
+
 use antiphon_store::{Clock, Migrate, ProjectStats, StoreOptions, SystemClock};
 use anyhow::Context;
 use clap::Subcommand;
@@ -21,38 +23,58 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy everything into another database, of either engine; what is there already is left alone
+    #[command(
+        after_help = "Example:\n  antiphon store copy --from sqlite://antiphon.db --to env:DATABASE_URL\n\n\
+        A URL may be given as env:NAME, so that its password is not among the running commands.\n\
+        Stop what writes to either database. A copy that was broken off goes on when it is run again."
+    )]
+    Copy {
+        /// The database to read; nothing is changed in it
+        #[arg(long, value_name = "URL")]
+        from: String,
+        /// The database to write to; made if it is an SQLite file that is not there
+        #[arg(long, value_name = "URL")]
+        to: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let Self::Stats { json } = self;
-        let config = &loaded.config.store;
-        let url = config.target().context("store.url")?;
-        let options = StoreOptions {
-            migrate: Migrate::Manual,
-            read_timeout: READ_TIMEOUT,
-            read_connections: 1,
-            write_connections: 1,
-            ..config.options().context("store.migration_url")?
-        };
-        let stats = block_on(async {
-            let pending = antiphon_store::pending(&url).await?;
-            anyhow::ensure!(
-                pending.is_empty(),
-                "{url} is no up-to-date store: `antiphon migrate` makes it one"
-            );
-            let store = antiphon_store::open(&url, options).await?;
-            let stats = store.stats(SystemClock.now()).await;
-            store.close().await;
-            Ok(stats?)
-        })?;
-        if *json {
-            print_json(&stats);
-        } else {
-            print_table(&url.to_string(), &stats);
+        match self {
+            Self::Stats { json } => stats(loaded, *json),
+            Self::Copy { from, to, json } => copy::run(&loaded.config.store, from, to, *json),
         }
-        Ok(())
     }
+}
+
+fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
+    let config = &loaded.config.store;
+    let url = config.target().context("store.url")?;
+    let options = StoreOptions {
+        migrate: Migrate::Manual,
+        read_timeout: READ_TIMEOUT,
+        read_connections: 1,
+        write_connections: 1,
+        ..config.options().context("store.migration_url")?
+    };
+    let stats = block_on(async {
+        let pending = antiphon_store::pending(&url).await?;
+        anyhow::ensure!(pending.is_empty(), "{url} is no up-to-date store: `antiphon migrate` makes it one");
+        let store = antiphon_store::open(&url, options).await?;
+        let stats = store.stats(SystemClock.now()).await;
+        store.close().await;
+        Ok(stats?)
+    })?;
+    if json {
+        print_json(&stats);
+    } else {
+        print_table(&url.to_string(), &stats);
+    }
+    Ok(())
 }
 
 fn oldest(stats: &ProjectStats) -> String {

@@ -164,12 +164,17 @@ impl StoreConfig {
     }
 
     fn parse(&self, url: &DatabaseUrl) -> Result<StoreUrl, StoreUrlError> {
+        self.parse_url(url.expose())
+    }
+
+    /// Another database, which must be in `network` as well.
+    pub fn parse_url(&self, url: &str) -> Result<StoreUrl, StoreUrlError> {
         let network = match self.network {
             Network::Any => antiphon_store::Network::Any,
             Network::Public => antiphon_store::Network::Public,
             Network::Private => antiphon_store::Network::Private,
         };
-        StoreUrl::parse(url.expose(), network)
+        StoreUrl::parse(url, network)
     }
 }
 

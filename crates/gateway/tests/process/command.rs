@@ -11,7 +11,11 @@ use tokio::process::Command;
 
 use crate::binary;
 
-async fn antiphon(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+pub(crate) async fn antiphon(
+    dir: &Path,
+    args: &[&str],
+    environment: &[(&str, &str)],
+) -> (i32, String, String) {
     let Output { status, stdout, stderr } = Command::new(binary())
         .args(args)
         .current_dir(dir)

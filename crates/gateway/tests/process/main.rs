@@ -6,6 +6,7 @@ mod clients;
 mod command;
 mod killing;
 mod logging;
+mod moving;
 mod reloading;
 mod stalling;
 

@@ -4,6 +4,7 @@
 //! How safe a commit is, the server decides: `synchronous_commit` there, not [`Durability`](crate::Durability) here.
 
 mod connect;
+mod copy;
 mod error;
 mod insert;
 mod link;
@@ -13,6 +14,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod write;
+
+pub(crate) use self::copy::{source as copy_source, target as copy_target};
 
 use std::fmt;
 use std::sync::Arc;

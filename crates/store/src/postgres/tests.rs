@@ -43,6 +43,36 @@ async fn every_statement_can_be_prepared() {
     }
 }
 
+#[tokio::test]
+async fn statements_that_copy_can_be_prepared_and_follow_the_key() {
+    let client = client().await;
+    client
+        .batch_execute(
+            "SET enable_seqscan = off; SET enable_sort = off; SET plan_cache_mode = force_generic_plan",
+        )
+        .await
+        .unwrap();
+    for table in &crate::copy::TABLES {
+        client.prepare(&copy::insert_statement(table)).await.unwrap();
+        client.prepare(&copy::count_statement(table)).await.unwrap();
+        for (n, is_first) in [true, false].into_iter().enumerate() {
+            for (kind, text) in [
+                ("keys", copy::keys_statement(table, is_first)),
+                ("page", copy::page_statement(table, is_first)),
+            ] {
+                let nulls = vec!["NULL"; client.prepare(&text).await.unwrap().params().len()].join(", ");
+                let name = format!("{kind}_{}_{n}", table.name);
+                let explain = format!("PREPARE {name} AS {text}; EXPLAIN EXECUTE {name} ({nulls})");
+                for message in client.simple_query(&explain).await.unwrap() {
+                    let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
+                    let step = row.get(0).unwrap();
+                    assert!(!step.contains("Sort") && !step.contains("Seq Scan"), "{step} in {text}");
+                }
+            }
+        }
+    }
+}
+
 /// Not even where the planner knows nothing of what is in them, as in a database that has just been filled.
 #[tokio::test]
 async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {

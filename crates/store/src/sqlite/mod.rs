@@ -1,5 +1,6 @@
 //! The embedded engine: one SQLite database, one connection that writes, and a few that read.
 
+mod copy;
 mod error;
 mod insert;
 mod migrate;
@@ -10,6 +11,8 @@ mod readers;
 #[cfg(test)]
 mod tests;
 mod write;
+
+pub(crate) use self::copy::{source as copy_source, target as copy_target};
 
 use std::fmt;
 use std::path::Path;

@@ -49,6 +49,25 @@ fn every_statement_can_be_prepared() {
 }
 
 #[test]
+fn statements_that_copy_can_be_prepared_and_follow_the_key() {
+    let opened = open_in_memory();
+    let connection = lock(&opened.writer);
+    for table in &crate::copy::TABLES {
+        connection.prepare(&copy::insert_statement(table)).unwrap();
+        connection.prepare(&copy::count_statement(table)).unwrap();
+        for is_first in [true, false] {
+            let text = format!("EXPLAIN QUERY PLAN {}", copy::page_statement(table, is_first));
+            let mut plan = connection.prepare(&text).unwrap();
+            let mut rows = plan.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get(3).unwrap();
+                assert!(!step.contains("TEMP B-TREE"), "{step} in {text}");
+            }
+        }
+    }
+}
+
+#[test]
 fn no_statement_reads_a_table_from_end_to_end() {
     let opened = open_in_memory();
     let connection = lock(&opened.writer);

@@ -7,6 +7,7 @@
 
 mod cache;
 mod chains;
+mod copying;
 mod deletion;
 mod fixture;
 mod items;

@@ -1,0 +1,265 @@
+//! A PostgreSQL database as one end of a copy.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
+use uuid::Uuid;
+
+use super::connect::{Connector, Opened};
+use super::error::{QueryError, corrupt};
+use super::insert::Column;
+use super::schema;
+use crate::StoreError;
+use crate::copy::{Bounds, Cell, Key, Kind, Row, Side, Table};
+use crate::migration::outdated;
+use crate::url::PostgresTarget;
+
+/// Longer than any page takes.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// One snapshot for the whole copy. A pooler keeps the connection for it until it ends.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A connection for copying alone.
+struct PostgresSide {
+    client: Client,
+    /// Carries the connection's bytes; ends with the client.
+    driver: JoinHandle<()>,
+}
+
+/// Reads one snapshot of the database.
+pub(crate) async fn source(target: &PostgresTarget) -> Result<Box<dyn Side>, StoreError> {
+    let connector = Connector::new(target)?;
+    if let Some(newest) = schema::pending(&connector).await?.last() {
+        return Err(outdated(&target.to_string(), newest));
+    }
+    let side = PostgresSide::connect(&connector).await?;
+    within(side.client.batch_execute(BEGIN)).await?;
+    Ok(Box::new(side))
+}
+
+/// Brings the schema up to date first.
+pub(crate) async fn target(target: &PostgresTarget) -> Result<Box<dyn Side>, StoreError> {
+    let connector = Connector::new(target)?;
+    schema::migrate(&connector).await?;
+    Ok(Box::new(PostgresSide::connect(&connector).await?))
+}
+
+async fn within<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(PATIENCE, query).await;
+    Ok(answered.map_err(|_| QueryError::Deadline(PATIENCE))?.map_err(QueryError::from)?)
+}
+
+pub(super) fn count_statement(table: &Table) -> String {
+    format!("SELECT count(*) FROM {}", table.name)
+}
+
+/// The keys of the next rows, and how many bytes these hold.
+pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
+    let [(a, _), (b, _)] = table.key_columns();
+    let sizes: Vec<String> =
+        table.payloads.iter().map(|column| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
+    let size = if sizes.is_empty() { "0::bigint".to_owned() } else { sizes.join(" + ") };
+    let after = if is_first { String::new() } else { format!(" WHERE {}", behind(table)) };
+    format!(
+        "SELECT {}, {}, {size} FROM {}{after} ORDER BY {a}, {b} LIMIT $1::bigint",
+        column(table, 0),
+        column(table, 1),
+        table.name
+    )
+}
+
+/// The rows up to a key.
+pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
+    let [(a, _), (b, _)] = table.key_columns();
+    let columns: Vec<String> = (0..table.columns.len()).map(|place| column(table, place)).collect();
+    let upper = if is_first { [1, 2] } else { [4, 5] };
+    let after = if is_first { String::new() } else { format!("{} AND $1::bigint > 0 AND ", behind(table)) };
+    format!(
+        "SELECT {} FROM {} WHERE {after}({a}, {b}) <= (${}::{}, ${}::{}) ORDER BY {a}, {b}",
+        columns.join(", "),
+        table.name,
+        upper[0],
+        sql_type(table.columns[0].1),
+        upper[1],
+        sql_type(table.columns[1].1),
+    )
+}
+
+/// Behind the key that is the second and third argument.
+fn behind(table: &Table) -> String {
+    let [(a, a_kind), (b, b_kind)] = table.key_columns();
+    format!("({a}, {b}) > ($2::{}, $3::{})", sql_type(a_kind), sql_type(b_kind))
+}
+
+pub(super) fn insert_statement(table: &Table) -> String {
+    let arrays: Vec<String> = table
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(place, (_, kind))| format!("${}::{}[]", place + 1, sql_type(*kind)))
+        .collect();
+    format!(
+        "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT DO NOTHING",
+        table.name,
+        table.column_list(),
+        arrays.join(", ")
+    )
+}
+
+/// A column as it is read: numbers are of one type.
+fn column(table: &Table, place: usize) -> String {
+    let (name, kind) = table.columns[place];
+    if kind == Kind::Number { format!("{name}::bigint") } else { name.to_owned() }
+}
+
+fn sql_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Id => "uuid",
+        Kind::Text => "text",
+        Kind::Number => "bigint",
+        Kind::Bytes => "bytea",
+    }
+}
+
+// === impl PostgresSide ===
+
+impl PostgresSide {
+    async fn connect(connector: &Connector) -> Result<Self, StoreError> {
+        let Opened { client, driver } = connector.connect().await?;
+        let driver = tokio::spawn(async move {
+            // Whoever waits for a query hears of it.
+            drop(driver.await);
+        });
+        Ok(Self { client, driver })
+    }
+
+    /// The key of the last row of the page that begins behind `after`.
+    async fn last_key(
+        &self,
+        table: &'static Table,
+        after: Option<&Key>,
+        bounds: Bounds,
+    ) -> Result<Option<Key>, StoreError> {
+        let limit = i64::try_from(bounds.rows).unwrap_or(i64::MAX);
+        let mut arguments: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&limit, Type::INT8)];
+        arguments.extend(after.into_iter().flatten().map(argument));
+        let text = keys_statement(table, after.is_none());
+        let rows = within(self.client.query_typed(&text, &arguments)).await?;
+        let mut last = None;
+        let mut bytes = 0;
+        for row in rows {
+            let key = [cell(table, &row, 0)?, cell(table, &row, 1)?];
+            bytes += usize::try_from(row.try_get::<_, i64>(2).map_err(|error| corrupt(&error))?).unwrap_or(0);
+            if last.is_some() && bytes > bounds.bytes {
+                break;
+            }
+            last = Some(key);
+        }
+        Ok(last)
+    }
+}
+
+#[async_trait]
+impl Side for PostgresSide {
+    async fn count(&self, table: &'static Table) -> Result<u64, StoreError> {
+        let row = within(self.client.query_typed(&count_statement(table), &[])).await?;
+        let count: i64 = row[0].try_get(0).map_err(|error| corrupt(&error))?;
+        Ok(count.unsigned_abs())
+    }
+
+    async fn page(
+        &self,
+        table: &'static Table,
+        after: Option<Key>,
+        bounds: Bounds,
+    ) -> Result<Vec<Row>, StoreError> {
+        let Some(last) = self.last_key(table, after.as_ref(), bounds).await? else { return Ok(Vec::new()) };
+        let text = page_statement(table, after.is_none());
+        let mut arguments: Vec<(&(dyn ToSql + Sync), Type)> = Vec::with_capacity(5);
+        if let Some(after) = &after {
+            arguments.push((&1_i64, Type::INT8));
+            arguments.extend(after.iter().map(argument));
+        }
+        arguments.extend(last.iter().map(argument));
+        let rows = within(self.client.query_typed(&text, &arguments)).await?;
+        let row = |row| -> Result<Row, StoreError> {
+            let cells = (0..table.columns.len()).map(|place| cell(table, &row, place));
+            cells.collect::<Result<_, _>>().map(Row)
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError> {
+        let mut columns = vec![Vec::with_capacity(rows.len()); table.columns.len()];
+        for row in rows {
+            for (column, cell) in columns.iter_mut().zip(row.0) {
+                column.push(cell);
+            }
+        }
+        let columns: Vec<Column<'static>> =
+            columns.into_iter().zip(table.columns).map(|(cells, (_, kind))| array(*kind, cells)).collect();
+        let inserting = async {
+            let rows = self.client.query_typed_raw(&insert_statement(table), columns).await?;
+            rows.try_collect::<Vec<_>>().await
+        };
+        within(inserting).await.map(|_| ())
+    }
+
+    /// A transaction that only reads ends with its connection.
+    async fn close(&self) {
+        self.driver.abort();
+    }
+}
+
+fn argument(cell: &Cell) -> (&(dyn ToSql + Sync), Type) {
+    match cell {
+        Cell::Id(id) => (id, Type::UUID),
+        Cell::Text(text) => (text, Type::TEXT),
+        Cell::Number(number) => (number, Type::INT8),
+        Cell::Bytes(bytes) => (bytes, Type::BYTEA),
+        Cell::Null => (&None::<i64>, Type::INT8),
+    }
+}
+
+/// One column of many rows.
+fn array(kind: Kind, cells: Vec<Cell>) -> Column<'static> {
+    fn of<T: ToSql + Sync + Send + 'static>(
+        cells: Vec<Cell>,
+        value: impl Fn(Cell) -> Option<T>,
+    ) -> Box<dyn ToSql + Sync + Send> {
+        Box::new(cells.into_iter().map(value).collect::<Vec<Option<T>>>())
+    }
+    match kind {
+        Kind::Id => {
+            let id = |cell| if let Cell::Id(id) = cell { Some(id) } else { None };
+            (of(cells, id), Type::UUID_ARRAY)
+        }
+        Kind::Text => {
+            let text = |cell| if let Cell::Text(text) = cell { Some(text) } else { None };
+            (of(cells, text), Type::TEXT_ARRAY)
+        }
+        Kind::Number => {
+            let number = |cell| if let Cell::Number(number) = cell { Some(number) } else { None };
+            (of(cells, number), Type::INT8_ARRAY)
+        }
+        Kind::Bytes => {
+            let bytes = |cell| if let Cell::Bytes(bytes) = cell { Some(bytes) } else { None };
+            (of(cells, bytes), Type::BYTEA_ARRAY)
+        }
+    }
+}
+
+fn cell(table: &Table, row: &tokio_postgres::Row, place: usize) -> Result<Cell, StoreError> {
+    let (_, kind) = table.columns[place];
+    let cell = match kind {
+        Kind::Id => row.try_get::<_, Option<Uuid>>(place).map(|id| id.map(Cell::Id)),
+        Kind::Text => row.try_get::<_, Option<String>>(place).map(|text| text.map(Cell::Text)),
+        Kind::Number => row.try_get::<_, Option<i64>>(place).map(|number| number.map(Cell::Number)),
+        Kind::Bytes => row.try_get::<_, Option<Vec<u8>>>(place).map(|bytes| bytes.map(Cell::Bytes)),
+    };
+    Ok(cell.map_err(|error| corrupt(&error))?.unwrap_or(Cell::Null))
+}

@@ -1,0 +1,195 @@
+//! An SQLite database as one end of a copy.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use rusqlite::config::DbConfig;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
+use uuid::Uuid;
+
+use super::migrate::MIGRATIONS;
+use super::open;
+use super::readers::{Shared, lock};
+use crate::copy::{Bounds, Cell, Key, Kind, Row, Side, Table};
+use crate::migration::{outdated, to_apply};
+use crate::url::SqliteTarget;
+use crate::{Durability, StoreError};
+
+/// A connection for copying alone.
+struct SqliteSide {
+    connection: Shared,
+}
+
+/// Reads one snapshot of the file, and changes nothing in it.
+pub(crate) async fn source(target: &SqliteTarget) -> Result<Box<dyn Side>, StoreError> {
+    let path = file(target)?;
+    let connection = blocking(move || open_source(&path)).await?;
+    Ok(Box::new(SqliteSide { connection: Arc::new(Mutex::new(connection)) }))
+}
+
+/// Made with its directory where there is none, and brought up to date.
+pub(crate) async fn target(target: &SqliteTarget) -> Result<Box<dyn Side>, StoreError> {
+    let path = file(target)?;
+    let connection = blocking(move || {
+        open::migrate_file(&path)?;
+        let connection = open::opener(Path::new(".").join(&path), Durability::Full)();
+        connection
+            .map_err(|error| StoreError::Unusable(format!("{} can't be opened: {error}", path.display())))
+    });
+    Ok(Box::new(SqliteSide { connection: connection.await? }))
+}
+
+fn file(target: &SqliteTarget) -> Result<PathBuf, StoreError> {
+    match target {
+        SqliteTarget::File(path) => Ok(path.clone()),
+        SqliteTarget::Memory => {
+            Err(StoreError::Unusable("a database in memory can't be copied: it ends with its process".into()))
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(StoreError::Unavailable(format!("it ended early: {panic}"))))
+}
+
+fn open_source(path: &Path) -> Result<Connection, StoreError> {
+    let shown = path.display().to_string();
+    let unusable = |error: rusqlite::Error| StoreError::Unusable(format!("{shown} can't be read: {error}"));
+    let path = Path::new(".").join(path);
+    if !path.is_file() {
+        return Err(StoreError::Unusable(format!("there is no file {shown}")));
+    }
+    let has_log = std::fs::metadata(log_of(&path)).is_ok_and(|log| log.len() > 0);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(unusable)?;
+    // The last one to leave would move what is in the write-ahead log into the file.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log).map_err(unusable)?;
+    connection.pragma_update(None, "query_only", true).map_err(unusable)?;
+    connection.execute_batch("BEGIN").map_err(unusable)?;
+    let applied = applied(&connection).map_err(|error| match super::error::is_not_a_database(&error) {
+        true => StoreError::Unusable(format!("{shown} is not an SQLite database")),
+        false => StoreError::Unusable(format!(
+            "{shown} is no store of this build: run `antiphon migrate` on it first"
+        )),
+    })?;
+    match to_apply(&MIGRATIONS, &applied, &shown)?.last() {
+        None => Ok(connection),
+        Some(newest) => Err(outdated(&shown, newest)),
+    }
+}
+
+fn applied(connection: &Connection) -> rusqlite::Result<Vec<(u32, String)>> {
+    let mut statement =
+        connection.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// The write-ahead log of a file.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+pub(super) fn count_statement(table: &Table) -> String {
+    format!("SELECT count(*) FROM {}", table.name)
+}
+
+pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
+    let [(a, _), (b, _)] = table.key_columns();
+    let after = if is_first { String::new() } else { format!(" WHERE ({a}, {b}) > (?1, ?2)") };
+    format!("SELECT {} FROM {}{after} ORDER BY {a}, {b}", table.column_list(), table.name)
+}
+
+pub(super) fn insert_statement(table: &Table) -> String {
+    let values = vec!["?"; table.columns.len()].join(", ");
+    format!("INSERT INTO {} ({}) VALUES ({values}) ON CONFLICT DO NOTHING", table.name, table.column_list())
+}
+
+#[async_trait]
+impl Side for SqliteSide {
+    async fn count(&self, table: &'static Table) -> Result<u64, StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || {
+            let count =
+                lock(&connection).query_row(&count_statement(table), (), |row| row.get::<_, i64>(0))?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+
+    async fn page(
+        &self,
+        table: &'static Table,
+        after: Option<Key>,
+        bounds: Bounds,
+    ) -> Result<Vec<Row>, StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || {
+            let connection = lock(&connection);
+            let mut statement = connection.prepare_cached(&page_statement(table, after.is_none()))?;
+            let mut rows = statement.query(params_from_iter(after.into_iter().flatten()))?;
+            let mut page = Vec::new();
+            let mut bytes = 0;
+            while page.len() < bounds.rows && bytes < bounds.bytes {
+                let Some(row) = rows.next()? else { break };
+                let row = cells(table, row)?;
+                bytes += row.size_bytes();
+                page.push(row);
+            }
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || {
+            let mut connection = lock(&connection);
+            let transaction = connection.transaction()?;
+            let mut statement = transaction.prepare_cached(&insert_statement(table))?;
+            for row in rows {
+                statement.execute(params_from_iter(row.0))?;
+            }
+            drop(statement);
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// The connection is closed when it is dropped.
+    async fn close(&self) {}
+}
+
+fn cells(table: &Table, row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let cell = |(place, (_, kind)): (usize, &(&str, Kind))| {
+        if row.get_ref(place)? == ValueRef::Null {
+            return Ok(Cell::Null);
+        }
+        Ok(match kind {
+            Kind::Id => Cell::Id(row.get::<_, Uuid>(place)?),
+            Kind::Text => Cell::text(row.get(place)?),
+            Kind::Number => Cell::Number(row.get(place)?),
+            Kind::Bytes => Cell::Bytes(row.get(place)?),
+        })
+    };
+    table.columns.iter().enumerate().map(cell).collect::<rusqlite::Result<_>>().map(Row)
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Value::Null),
+            Self::Id(id) => ToSqlOutput::Borrowed(ValueRef::Blob(id.as_bytes())),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Number(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! Moving a store to another database, in every direction.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use antiphon_store::{CopyProgress, CopyReport, Status, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_testkit::Postgres;
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::fixture::{
+    NOW, after, id, log_row, numbers, project, record, record_all, record_chain, record_of, turn, whole,
+};
+
+/// A database to copy from and one to copy to.
+struct Pair {
+    from: StoreUrl,
+    to: StoreUrl,
+    _files: TempDir,
+}
+
+async fn pairs() -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for (from_file, to_file) in [(true, true), (true, false), (false, true), (false, false)] {
+        let files = tempfile::tempdir().unwrap();
+        let url = async |is_file: bool, name: &str| {
+            let file = || format!("sqlite://{}/{name}.db", files.path().display());
+            if is_file { file() } else { Postgres::shared_database().await }
+        };
+        let (from, to) = (url(from_file, "from").await, url(to_file, "made/for/it/to").await);
+        pairs.push(Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files });
+    }
+    pairs
+}
+
+async fn open(url: &StoreUrl) -> Arc<dyn Store> {
+    antiphon_store::open(url, StoreOptions::default()).await.unwrap()
+}
+
+async fn copy(pair: &Pair) -> CopyReport {
+    antiphon_store::copy(&pair.from, &pair.to, &mut |_| {}).await.unwrap()
+}
+
+/// Copied, present, differing and extra rows of each table.
+fn counts(report: &CopyReport) -> Vec<(&'static str, [u64; 4])> {
+    let of = report.tables.iter();
+    of.map(|table| (table.table, [table.copied, table.present, table.differing, table.extra])).collect()
+}
+
+/// Two projects, forks, deleted and expired turns, payloads that compress and that are large, and texts beyond ASCII.
+async fn fill(store: &Arc<dyn Store>) {
+    record_chain(store, 1, 50, None).await;
+    record_chain(store, 100, 5, Some((20, 20))).await;
+    let mut records = vec![record_of("other", turn(1, None)), record_of("ü", turn(300, None))];
+    let mut large = turn(301, None);
+    large.input = Bytes::from(format!(r#"[{{"id":"big","text":"{}"}}]"#, "long ".repeat(1_500_000)));
+    large.referenced = vec![0];
+    large.upstream_id = None;
+    large.status = Status::Incomplete;
+    records.push(record_of("p", large));
+    let mut expiring = turn(302, None);
+    expiring.expires_at = Some(after(5));
+    records.push(record_of("p", expiring));
+    record_all(store, records).await;
+    assert!(store.delete(&project("p"), id(104), after(1)).await.unwrap());
+    for n in 0..40 {
+        let mut row = log_row("p", id(1_000 + n), after(n));
+        row.code = Some("odd\0code".into());
+        row.account = None;
+        assert!(store.append(row));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_there_afterwards_and_can_be_continued() {
+    for pair in pairs().await {
+        let source = open(&pair.from).await;
+        fill(&source).await;
+        source.close().await;
+        let report = copy(&pair).await;
+        assert!(report.is_verified(), "{report:?}");
+        assert_eq!(
+            counts(&report),
+            [("responses", [59, 0, 0, 0]), ("items", [60, 0, 0, 0]), ("request_log", [98, 0, 0, 0])]
+        );
+        let (source, target) = (open(&pair.from).await, open(&pair.to).await);
+        for n in (1..=50).chain(100..=103) {
+            let load =
+                async |store: &Arc<dyn Store>| store.load(&project("p"), id(n), NOW).await.unwrap().unwrap();
+            assert_eq!(load(&source).await, load(&target).await);
+        }
+        let load = async |store: &Arc<dyn Store>| store.load(&project("p"), id(301), NOW).await.unwrap();
+        assert_eq!(load(&source).await, load(&target).await);
+        assert!(target.load(&project("p"), id(104), NOW).await.unwrap().is_none(), "it was deleted");
+        assert!(target.load(&project("p"), id(302), after(5)).await.unwrap().is_none(), "it has expired");
+        assert!(target.load(&project("ü"), id(300), NOW).await.unwrap().is_some());
+        target.record(record(105, Some((104, 25)))).await.unwrap();
+        let chain = target.load_chain(&project("p"), whole(105)).await.unwrap();
+        assert!(numbers(&chain, (100..=105).rev().chain((1..=20).rev())));
+        assert_eq!(
+            source.stats(NOW).await.unwrap()[0],
+            target.stats(NOW).await.unwrap()[0],
+            "of another project"
+        );
+        source.close().await;
+        target.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_it_again_copies_what_has_come_and_nothing_else() {
+    for pair in pairs().await {
+        let source = open(&pair.from).await;
+        record_chain(&source, 1, 10, None).await;
+        assert_eq!(counts(&copy(&pair).await)[0], ("responses", [10, 0, 0, 0]), "while the source is open");
+        assert_eq!(counts(&copy(&pair).await)[0], ("responses", [0, 10, 0, 0]));
+        record_chain(&source, 11, 3, Some((10, 10))).await;
+        let report = copy(&pair).await;
+        assert_eq!((counts(&report)[0], report.is_verified()), (("responses", [3, 10, 0, 0]), true));
+        source.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
+    for pair in pairs().await {
+        let source = open(&pair.from).await;
+        record_chain(&source, 1, 3_500, None).await;
+        source.close().await;
+        let (seen, mut progress) = tokio::sync::mpsc::unbounded_channel::<CopyProgress>();
+        let mut report = |progress| seen.send(progress).unwrap();
+        tokio::select! {
+            _ = antiphon_store::copy(&pair.from, &pair.to, &mut report) => panic!("it was not broken off"),
+            () = async {
+                while progress.recv().await.unwrap().rows < 2_000 {}
+            } => {}
+        }
+        let report = copy(&pair).await;
+        let (_, [copied, present, ..]) = counts(&report)[0];
+        assert!(report.is_verified() && copied + present == 3_500 && present >= 1_000, "{report:?}");
+        let target = open(&pair.to).await;
+        let chain = target.load_chain(&project("p"), whole(3_500)).await.unwrap();
+        assert!(numbers(&chain, (1..=3_500).rev()));
+        target.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_differ_and_rows_that_only_the_target_has_are_counted_and_left_alone() {
+    for pair in pairs().await {
+        let (source, target) = (open(&pair.from).await, open(&pair.to).await);
+        record_chain(&source, 1, 4, None).await;
+        let mut other = turn(2, Some((1, 1)));
+        other.model = "another".into();
+        record_all(&target, vec![record_of("p", other), record(7, None)]).await;
+        target.close().await;
+        let report = copy(&pair).await;
+        assert!(!report.is_verified());
+        assert_eq!(counts(&report)[0], ("responses", [3, 0, 1, 1]));
+        assert_eq!((report.tables[0].source.rows, report.tables[0].target.rows), (4, 5));
+        let target = open(&pair.to).await;
+        let kept = target.load(&project("p"), id(2), NOW).await.unwrap().unwrap();
+        assert_eq!(kept.turn.model, "another");
+        target.close().await;
+        source.close().await;
+    }
+}
+
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.filter(|path| path.is_file());
+    files.map(|path| (path.display().to_string(), std::fs::read(path).unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_file_stays_as_it_is_with_its_log_or_without() {
+    let (there, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = |directory: &TempDir| format!("sqlite://{}/a.db", directory.path().display());
+    let source = open(&url(&there).parse().unwrap()).await;
+    record_chain(&source, 1, 20, None).await;
+    // As after a kill: what was written last is in the log alone.
+    let killed = tempfile::tempdir().unwrap();
+    for (path, bytes) in files(there.path()).into_iter().filter(|(path, _)| !path.ends_with("-shm")) {
+        std::fs::write(killed.path().join(Path::new(&path).file_name().unwrap()), bytes).unwrap();
+    }
+    source.close().await;
+    for directory in [there, killed] {
+        let content = |files: BTreeMap<String, Vec<u8>>| -> BTreeMap<_, _> {
+            files.into_iter().filter(|(path, _)| !path.ends_with("-shm")).collect()
+        };
+        let before = content(files(directory.path()));
+        let pair = Pair {
+            from: url(&directory).parse().unwrap(),
+            to: url(&target).parse().unwrap(),
+            _files: tempfile::tempdir().unwrap(),
+        };
+        let report = copy(&pair).await;
+        assert_eq!((report.is_verified(), report.tables[0].source.rows), (true, 20));
+        assert_eq!(content(files(directory.path())), before);
+    }
+}
+
+#[tokio::test]
+async fn a_source_needs_to_be_read_only() {
+    let url = Postgres::shared_database().await;
+    let store = open(&url.parse().unwrap()).await;
+    record_chain(&store, 1, 5, None).await;
+    store.close().await;
+    let name = url.rsplit('/').next().unwrap();
+    let role = format!("reader_{name}");
+    let grant = format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'reads'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    );
+    Postgres::shared().execute(name, &grant).await;
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (_, address) = rest.rsplit_once('@').unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let pair = Pair {
+        from: format!("{scheme}://{role}:reads@{address}").parse().unwrap(),
+        to: format!("sqlite://{}/a.db", target.path().display()).parse().unwrap(),
+        _files: target,
+    };
+    assert!(copy(&pair).await.is_verified());
+}
+
+#[tokio::test]
+async fn a_source_that_is_no_store_is_refused_and_nothing_is_made_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = |name: &str| -> StoreUrl {
+        format!("sqlite://{}/{name}", directory.path().display()).parse().unwrap()
+    };
+    std::fs::write(directory.path().join("text.db"), "this is no database, but it is long enough to be read")
+        .unwrap();
+    std::fs::write(directory.path().join("empty.db"), "").unwrap();
+    let empty_server: StoreUrl = Postgres::shared_database().await.parse().unwrap();
+    let cases = [
+        (url("to.db"), "there is no file"),
+        (url("missing.db"), "there is no file"),
+        (url("text.db"), "is not an SQLite database"),
+        (url("empty.db"), "run `antiphon migrate`"),
+        ("sqlite::memory:".parse().unwrap(), "can't be copied"),
+        (empty_server, "run `antiphon migrate`"),
+    ];
+    for (from, says) in cases {
+        let result = antiphon_store::copy(&from, &url("to.db"), &mut |_| {}).await;
+        let Err(StoreError::Unusable(reason)) = result else { panic!("{from}: {result:?}") };
+        assert!(reason.contains(says), "{reason}");
+    }
+    let file = url("same.db");
+    open(&file).await.close().await;
+    let other_spelling = url(".//same.db");
+    let same = antiphon_store::copy(&file, &other_spelling, &mut |_| {}).await;
+    assert!(matches!(same, Err(StoreError::Unusable(reason)) if reason.contains("to itself")));
+    assert!(!directory.path().join("missing.db").exists() && !directory.path().join("to.db").exists());
+}
