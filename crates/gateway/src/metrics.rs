@@ -70,7 +70,7 @@ pub struct Metrics {
     registry: Registry,
     pub turns_in_flight: Gauge,
     pub connections: Gauge,
-    pub log_rows_lost: Counter,
+    log_rows_lost: Counter,
     pub purged_responses: Counter,
     turns: Family<TurnLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
@@ -147,7 +147,7 @@ impl Metrics {
         registry.register("store_available", "1 if the store takes writes", self.store_available.clone());
         registry.register(
             "request_log_lost",
-            "Request-log rows that found the queue full",
+            "Request-log rows that could not be kept until the store took them",
             self.log_rows_lost.clone(),
         );
         registry.register(
@@ -262,6 +262,7 @@ impl Metrics {
     /// The Prometheus text, with what is read rather than counted brought up to date.
     pub fn render(&self, chains: &Chains, pool: &Pool) -> String {
         let cache = chains.cache_stats();
+        self.log_rows_lost.inc_by(chains.store().lost_rows().saturating_sub(self.log_rows_lost.get()));
         self.store_available.set(i64::from(chains.is_available()));
         self.cache_bytes.set(i64::try_from(cache.live_bytes).unwrap_or(i64::MAX));
         self.cache_hits.set(cache.hits);

@@ -184,9 +184,9 @@ impl Chains {
         self.store.load_items(project, ids, now).await
     }
 
-    /// Takes a row for the request log; `false` if it is lost.
-    pub fn append_log(&self, row: LogRow) -> bool {
-        self.store.append(row)
+    /// Takes a row for the request log.
+    pub fn append_log(&self, row: LogRow) {
+        self.store.append(row);
     }
 
     pub fn is_available(&self) -> bool {

@@ -221,9 +221,14 @@ impl Group {
         self.write(Operation::Check).await.map(|_| ())
     }
 
-    /// Takes a row that nobody waits for; `false` if there is no place for it.
-    pub(crate) fn append(&self, row: LogRow) -> bool {
-        self.log.push(row)
+    /// Takes a row that nobody waits for.
+    pub(crate) fn append(&self, row: LogRow) {
+        self.log.push(row);
+    }
+
+    /// Rows that nobody waited for and that could not be kept.
+    pub(crate) fn lost_rows(&self) -> u64 {
+        self.log.lost()
     }
 
     pub(crate) fn is_available(&self) -> bool {
@@ -308,25 +313,30 @@ impl<E: Engine> Writer<E> {
                 }
             }
             Err(NotCommitted::Refused(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
-            Err(error) => self.fail(error, batch.answers.drain(..)),
+            Err(error) => self.fail(error, batch),
         }
         batch.clear();
     }
 
     /// So that an operation that can't be written fails alone.
     async fn commit_each(&mut self, batch: &mut Batch) {
-        for (operation, answer) in batch.operations.chunks(1).zip(batch.answers.drain(..)) {
-            match self.engine.commit(operation).await {
+        for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
+            match self.engine.commit(std::slice::from_ref(&operation)).await {
                 Ok(outcomes) => {
                     self.shared.health.set(true);
                     reply(answer, outcomes.first().copied().ok_or_else(closed));
                 }
-                Err(error) => self.fail(error, [answer]),
+                Err(error) => {
+                    let mut alone = Batch::default();
+                    alone.push(operation, answer);
+                    self.fail(error, &mut alone);
+                }
             }
         }
     }
 
-    fn fail(&self, error: NotCommitted, answers: impl IntoIterator<Item = Option<Answer>>) {
+    /// Tells those who wait. Rows of the log that nobody waits for are kept for as long as the store is away.
+    fn fail(&self, error: NotCommitted, batch: &mut Batch) {
         let error = match error {
             NotCommitted::Unavailable(reason) => {
                 self.shared.health.set(false);
@@ -338,13 +348,21 @@ impl<E: Engine> Writer<E> {
             }
             NotCommitted::Refused(reason) => StoreError::Refused(reason),
         };
-        let mut unheard = 0;
-        for answer in answers {
-            unheard += u32::from(answer.is_none());
+        let mut rows = Vec::new();
+        for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             reply(answer, Err(error.clone()));
+            if let Operation::Log(row) = operation {
+                rows.push(*row);
+            }
         }
-        if unheard > 0 {
-            tracing::warn!(rows = unheard, %error, "rows of the request log were lost");
+        if rows.is_empty() {
+            return;
+        }
+        if matches!(error, StoreError::Refused(_)) {
+            tracing::warn!(rows = rows.len(), %error, "rows of the request log were lost");
+            self.shared.log.lose(rows.len());
+        } else {
+            self.shared.log.put_back(rows);
         }
     }
 }

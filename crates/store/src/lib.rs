@@ -88,8 +88,12 @@ pub trait Responses: Send + Sync {
 /// One row a turn, also for turns that stored nothing.
 #[async_trait]
 pub trait RequestLog: Send + Sync {
-    /// Takes a row for writing soon, together with others. Returns at once; `false` if the queue is full and the row is lost.
-    fn append(&self, row: LogRow) -> bool;
+    /// Takes a row for writing soon, together with others. Returns at once. While the store is away rows are kept; when
+    /// there are too many they are lost, and counted.
+    fn append(&self, row: LogRow);
+
+    /// Rows that were lost since the store was opened.
+    fn lost_rows(&self) -> u64;
 
     /// The newest rows first.
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError>;

@@ -163,8 +163,8 @@ impl Ledger {
         if let Some(fault) = self.fault {
             metrics.turn_failed(fault, self.code.as_deref());
         }
-        if !self.is_recorded && !self.turns.chains.append_log(self.row()) {
-            metrics.log_rows_lost.inc();
+        if !self.is_recorded {
+            self.turns.chains.append_log(self.row());
         }
         tracing::info!(
             target: "antiphon::turn",

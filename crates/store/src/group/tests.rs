@@ -161,3 +161,72 @@ async fn closing_writes_what_is_queued_and_then_closes_the_engine() {
     assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
     assert!(!group.is_available());
 }
+
+fn row(n: u64) -> LogRow {
+    LogRow {
+        at: Timestamp::from_unix_ms(i64::try_from(n).unwrap()),
+        project: ProjectId::new("p"),
+        response: ResponseId::mint(n, &[0; 10]),
+        account: None,
+        model: String::new(),
+        transport: "http".into(),
+        outcome: "completed".into(),
+        http_status: 200,
+        code: None,
+        depth: 1,
+        input_tokens: 0,
+        cached_tokens: 0,
+        output_tokens: 0,
+        reasoning_tokens: 0,
+        duration: Duration::ZERO,
+        first_event: None,
+    }
+}
+
+#[tokio::test]
+async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_lost() {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let written = Arc::new(AtomicUsize::new(0));
+    let (away, rows) = (Arc::clone(&is_away), Arc::clone(&written));
+    let (group, _) = start(LONG, move |batch| {
+        if away.load(Ordering::Relaxed) {
+            return Err(NotCommitted::Unavailable("away".into()));
+        }
+        let in_batch = batch.iter().filter(|operation| matches!(operation, Operation::Log(_))).count();
+        rows.fetch_add(in_batch, Ordering::Relaxed);
+        Ok(())
+    });
+    for n in 0..500 {
+        group.append(row(n));
+        if n % 100 == 0 {
+            group.write(Operation::Check).await.unwrap_err();
+        }
+    }
+    assert_eq!(group.lost_rows(), 0);
+    is_away.store(false, Ordering::Relaxed);
+    group.write(Operation::Check).await.unwrap();
+    assert_eq!(written.load(Ordering::Relaxed), 500);
+
+    is_away.store(true, Ordering::Relaxed);
+    for n in 0..20_000 {
+        group.append(row(n));
+    }
+    let lost = group.lost_rows();
+    assert!(lost > 0 && lost < 20_000, "{lost}");
+    // Nobody is there to take the rest.
+    group.close().await;
+    assert_eq!((group.lost_rows(), written.load(Ordering::Relaxed)), (20_000, 500));
+}
+
+#[tokio::test]
+async fn a_log_row_that_is_refused_is_lost_alone() {
+    let (group, _) = start(LONG, |batch| {
+        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(row) if row.depth == 7);
+        if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
+    });
+    for depth in [1, 7, 2] {
+        group.append(LogRow { depth, ..row(u64::from(depth)) });
+    }
+    group.close().await;
+    assert_eq!(group.lost_rows(), 1);
+}

@@ -140,8 +140,12 @@ impl Responses for SqliteStore {
 
 #[async_trait]
 impl RequestLog for SqliteStore {
-    fn append(&self, row: LogRow) -> bool {
-        self.group.append(row)
+    fn append(&self, row: LogRow) {
+        self.group.append(row);
+    }
+
+    fn lost_rows(&self) -> u64 {
+        self.group.lost_rows()
     }
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {

@@ -174,8 +174,12 @@ impl Responses for Gated {
 
 #[async_trait]
 impl RequestLog for Gated {
-    fn append(&self, row: LogRow) -> bool {
-        self.inner.append(row)
+    fn append(&self, row: LogRow) {
+        self.inner.append(row);
+    }
+
+    fn lost_rows(&self) -> u64 {
+        self.inner.lost_rows()
     }
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
