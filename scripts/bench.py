@@ -123,33 +123,106 @@ def yardstick(upstream_port, folder):
         nginx.wait()
 
 
+class Cluster:
+    """A PostgreSQL server of its own on a free port, with the defaults of its version; gone afterwards."""
+
+    def __init__(self, programs, folder):
+        self.programs, self.folder, self.port = programs, pathlib.Path(folder) / "postgres", free_port()
+        # The server does not run as root.
+        self.as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+
+    def __enter__(self):
+        self.folder.mkdir()
+        if self.as_user:
+            pathlib.Path(self.folder.parent).chmod(0o755)
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.run("initdb", "-U", "postgres", "-A", "trust", "-D", self.folder / "data")
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
+        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-l", self.folder / "log", "-o", options, "start")
+        return self
+
+    def __exit__(self, *_):
+        self.run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w", "stop")
+
+    def run(self, program, *arguments):
+        command = [*self.as_user, self.programs / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder)
+        if done.returncode != 0:
+            sys.exit(f"{program}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def url(self):
+        return f"postgres://postgres@127.0.0.1:{self.port}/postgres"
+
+    def query(self, sql):
+        return self.run("psql", "-h", self.folder, "-p", str(self.port), "-U", "postgres", "-Atc", sql).strip()
+
+
+def postgres(upstream_port, folder, serve):
+    """The same turns, kept on a server that shares the machine."""
+    installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    if not installed:
+        print("\nPostgreSQL is not installed (make test installs it): no figures for it")
+        return
+    with Cluster(installed[-1], folder) as cluster:
+        port, gateway = serve(cluster.url())
+        try:
+            empty = int(cluster.query("select pg_database_size('postgres')"))
+            print(f"\n{cluster.query('show server_version')}: PostgreSQL\n")
+            print("| what | concurrency | turns/s | p50, us | p99, us | CPU us/turn of the gateway |")
+            print("| --- | --- | --- | --- | --- | --- |")
+            for mode, concurrency in (("json", 1), ("json", 16), ("json", 64), ("sse", 64), ("chain", 64)):
+                turns = ("--turns", "6") if mode == "chain" else ()
+                before = cpu_seconds(gateway.pid)
+                report = load(port, mode, concurrency, "true", "--duration", f"{SECONDS}s", *turns)
+                cpu = (cpu_seconds(gateway.pid) - before) / report["requests"] * 1e6
+                latency = report["latency"]
+                print(
+                    f"| {mode}, store true | {concurrency} | {report['requests_per_second']:.0f} | "
+                    f"{latency['p50_us']:.0f} | {latency['p99_us']:.0f} | {cpu:.0f} |", flush=True,
+                )
+            stored = int(cluster.query("select count(*) from responses"))
+            size = int(cluster.query("select pg_database_size('postgres')")) - empty
+            print(f"\nBytes on disk per stored turn on PostgreSQL: {size / stored:.0f} ({stored} turns)")
+        finally:
+            gateway.terminate()
+            gateway.wait()
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         database = pathlib.Path(folder) / "antiphon.db"
-        upstream_port, gateway_port = free_port(), free_port()
+        upstream_port = free_port()
         upstream = start(
             [RELEASE / "antiphon-simulator", "upstream", "--bench", "--listen", f"127.0.0.1:{upstream_port}"],
             upstream_port,
         )
         accounts = f'[{{name = "sim", base_url = "http://127.0.0.1:{upstream_port}/v1"}}]'
-        gateway = start(
-            [RELEASE / "antiphon", "serve"], gateway_port, HOME=folder,
-            ANTIPHON_LISTEN=f"127.0.0.1:{gateway_port}", ANTIPHON_STORE__URL=os.environ.get("BENCH_STORE_URL", f"sqlite://{database}"),
-            ANTIPHON_ACCOUNTS=accounts, ANTIPHON_LOG__FILTER=os.environ.get("BENCH_LOG", "info"),
-        )
+
+        def serve(url):
+            port = free_port()
+            return port, start(
+                [RELEASE / "antiphon", "serve"], port, HOME=folder, ANTIPHON_LISTEN=f"127.0.0.1:{port}",
+                ANTIPHON_STORE__URL=url, ANTIPHON_ACCOUNTS=accounts,
+                ANTIPHON_LOG__FILTER=os.environ.get("BENCH_LOG", "info"),
+            )
+
+        gateway_port, gateway = serve(os.environ.get("BENCH_STORE_URL", f"sqlite://{database}"))
         try:
-            throughput(upstream_port, gateway_port, gateway)
-            depth(gateway_port)
-            yardstick(upstream_port, folder)
+            try:
+                throughput(upstream_port, gateway_port, gateway)
+                depth(gateway_port)
+                yardstick(upstream_port, folder)
+            finally:
+                gateway.terminate()
+                gateway.wait()
+            if "BENCH_STORE_URL" not in os.environ:
+                stored = sqlite3.connect(database).execute("select count(*) from responses").fetchone()[0]
+                print(f"\nBytes on disk per stored turn: {database.stat().st_size / stored:.0f} ({stored} turns)")
+                postgres(upstream_port, folder, serve)
         finally:
-            gateway.terminate()
-            gateway.wait()
             upstream.terminate()
             upstream.wait()
-        if "BENCH_STORE_URL" in os.environ:
-            return
-        stored = sqlite3.connect(database).execute("select count(*) from responses").fetchone()[0]
-        print(f"\nBytes on disk per stored turn: {database.stat().st_size / stored:.0f} ({stored} turns)")
 
 
 main()

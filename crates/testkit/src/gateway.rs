@@ -11,10 +11,10 @@ use antiphon_simulator::upstream::Simulator;
 use antiphon_store::{Store, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock};
+use crate::{Client, Faults, Faulty, ManualClock, Postgres};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -25,7 +25,12 @@ pub struct Setup {
     faults: Option<Faults>,
     clock: Option<Arc<ManualClock>>,
     database_url: Option<String>,
+    /// The database on the shared server, where the tests are told to use that.
+    on_server: Arc<OnceCell<String>>,
 }
+
+/// With `postgres` in it, gateways keep their responses on a PostgreSQL server unless a test says where.
+const STORE_VARIABLE: &str = "ANTIPHON_TEST_STORE";
 
 /// A running gateway; stopped when it is dropped.
 pub struct Gateway {
@@ -52,6 +57,7 @@ impl Setup {
             faults: None,
             clock: None,
             database_url: None,
+            on_server: Arc::default(),
         }
     }
 
@@ -116,7 +122,12 @@ impl Setup {
         format!("store.url = \"{url}\"\n{}\n{}", self.config, self.accounts.concat())
     }
 
-    pub async fn start(self) -> Gateway {
+    pub async fn start(mut self) -> Gateway {
+        if self.database_url.is_none() && std::env::var(STORE_VARIABLE).is_ok_and(|store| store == "postgres")
+        {
+            let url = self.on_server.get_or_init(Postgres::shared_database).await;
+            self.database_url = Some(url.clone());
+        }
         let file = self.dir.path().join("antiphon.toml");
         std::fs::write(&file, self.toml()).expect("the configuration can be written");
         let loaded =

@@ -140,6 +140,12 @@ impl Postgres {
         self.running = None;
     }
 
+    /// How large a file of the server may grow; a write beyond that fails as on a full disk. `None` lifts the limit.
+    pub fn limit_files(&self, max_bytes: Option<u64>) {
+        let running = self.running.as_ref().expect("the server runs");
+        self.server.limit_files(running, max_bytes);
+    }
+
     /// Stops the server without waiting for its clients, but in good order.
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {

@@ -159,3 +159,67 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
     assert_eq!(lost, 0);
     assert!(acknowledged.len() > 8);
 }
+
+/// A limit on the size of files that ends within a page: what does not fit is written in part, as on a full disk.
+const FULL: u64 = (20 << 20) + 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_disk_is_full_refuses_turns_until_there_is_room() {
+    let upstream = simulator().await;
+    let server = tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::default())).await.unwrap();
+    let url = server.create_database("full").await;
+    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    server.limit_files(Some(FULL));
+    // It does not compress.
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut letter = || {
+        for shift in [13, -7, 17] {
+            random ^= if shift > 0 { random << shift } else { random >> -shift };
+        }
+        char::from(
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[(random >> 58) as usize],
+        )
+    };
+    let text: String = (0..1 << 20).map(|_| letter()).collect();
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        let reply = gateway.client.create(turn(&format!("{}{text}", acknowledged.len()), &Value::Null)).await;
+        if reply.status != 200 {
+            break reply;
+        }
+        acknowledged.push(reply.ok());
+        assert!(acknowledged.len() < 100, "the disk never was full");
+    };
+    assert_eq!(refused.refusal(), (503, Some("store_unavailable".to_owned()), None));
+    assert!(acknowledged.len() > 5, "{}", acknowledged.len());
+    assert!(server.log().contains("could not extend file"), "{}", server.log());
+    gateway.client.create(json!({"model": "sim", "input": "forget this", "store": false})).await.ok();
+    server.limit_files(None);
+    until(&gateway, &turn("there is room", &Value::Null), 200).await;
+    ready(&gateway).await;
+    for response in acknowledged {
+        let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+        assert_eq!(gateway.client.get(&path).await.ok(), response);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_gateway_that_runs_goes_on_while_a_newer_schema_comes() {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    let first = gateway.client.created(turn("before", &Value::Null)).await;
+    // What the next release may do: add, and take nothing away.
+    let next = "ALTER TABLE responses ADD COLUMN later bigint; CREATE TABLE later (n bigint); \
+                INSERT INTO antiphon_schema (version, name, checksum) VALUES (1000, 'later', '00')";
+    Postgres::shared().execute(url.rsplit('/').next().unwrap(), next).await;
+    let second = gateway.client.created(turn("after", &first["id"])).await;
+    let path = |response: &Value| format!("/v1/responses/{}", response["id"].as_str().unwrap());
+    assert_eq!(gateway.client.get(&path(&second)).await.ok(), second);
+    gateway.client.delete(&path(&first)).await.ok();
+    gateway.client.created(turn("and on", &second["id"])).await;
+    ready(&gateway).await;
+    let store = antiphon_store::open(&url.parse().unwrap(), antiphon_store::StoreOptions::default()).await;
+    let refusal = store.err().expect("an older gateway does not start").to_string();
+    assert!(refusal.contains("run a build that knows version 1000"), "{refusal}");
+}

@@ -92,6 +92,23 @@ impl Server {
         command
     }
 
+    /// Of the running server and its children; those that are still to be born have the server's limit.
+    pub(super) fn limit_files(&self, running: &Child, max_bytes: Option<u64>) {
+        let limit = max_bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        for pid in std::iter::once(running.id()).chain(children(running.id())) {
+            let mut command = Command::new("prlimit");
+            command
+                .arg(format!("--pid={pid}"))
+                .arg(format!("--fsize={limit}:unlimited"))
+                .stderr(Stdio::null());
+            if let Some((user, group)) = self.user {
+                command.uid(user).gid(group);
+            }
+            let is_limited = command.status().expect("prlimit is there").success();
+            assert!(is_limited || pid != running.id(), "the server's limits can't be changed");
+        }
+    }
+
     pub(super) fn initialise(&self, folder: &Path, options: &PostgresOptions) {
         let data = folder.join("data");
         let mut command = self.command("initdb", folder);
@@ -170,12 +187,16 @@ pub(super) fn is_ready(folder: &Path, pid: u32) -> bool {
     lines.next() == Some(&pid.to_string()) && lines.next_back() == Some("ready")
 }
 
+fn children(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// Kills the server and its children, and waits until none of them is left.
 pub(super) fn kill9(running: &mut Child) {
     let pid = running.id();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children(pid);
     running.kill().expect("it is ours");
-    let children: Vec<u32> = children.split_whitespace().filter_map(|child| child.parse().ok()).collect();
     for &child in &children {
         signal("KILL", child);
     }
