@@ -168,7 +168,7 @@ def postgres(upstream_port, folder, serve):
         port, gateway = serve(cluster.url())
         try:
             empty = int(cluster.query("select pg_database_size('postgres')"))
-            print(f"\n{cluster.query('show server_version')}: PostgreSQL\n")
+            print(f"\nPostgreSQL {cluster.query('show server_version')}\n")
             print("| what | concurrency | turns/s | p50, us | p99, us | CPU us/turn of the gateway |")
             print("| --- | --- | --- | --- | --- | --- |")
             for mode, concurrency in (("json", 1), ("json", 16), ("json", 64), ("sse", 64), ("chain", 64)):

@@ -64,6 +64,16 @@ pub struct TokenLabels {
     kind: &'static str,
 }
 
+/// What came of an attempt that the turn stayed with.
+pub const ANSWERED: &str = "answered";
+
+/// What each answer of one account counts.
+#[derive(Debug)]
+pub struct AccountMeters {
+    pub answered: Counter,
+    pub first_event: Histogram,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -81,7 +91,7 @@ pub struct Metrics {
     cache_bytes: Gauge,
     cache_hits: Gauge<u64, AtomicU64>,
     cache_misses: Gauge<u64, AtomicU64>,
-    reasoning: Family<ReasoningLabels, Counter>,
+    reasoning: [Counter; 3],
     reloads: Family<ReloadLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
@@ -108,7 +118,7 @@ impl Metrics {
             cache_bytes: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
-            reasoning: Family::default(),
+            reasoning: Default::default(),
             reloads: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
@@ -173,10 +183,14 @@ impl Metrics {
 
     fn register_accounts(&mut self) {
         let registry = &mut self.registry;
+        let by_reasoning = Family::<ReasoningLabels, Counter>::default();
+        self.reasoning = Reasoning::ALL.map(|reasoning| {
+            by_reasoning.get_or_create_owned(&ReasoningLabels { state: reasoning.as_str() })
+        });
         registry.register(
             "turns_reasoning",
             "Turns by what became of the encrypted items in their history: full, stripped or rebuilt",
-            self.reasoning.clone(),
+            by_reasoning,
         );
         registry.register(
             "config_reloads",
@@ -210,7 +224,7 @@ impl Metrics {
     }
 
     pub fn history_put(&self, reasoning: Reasoning) {
-        self.reasoning.get_or_create(&ReasoningLabels { state: reasoning.as_str() }).inc();
+        self.reasoning[reasoning as usize].inc();
     }
 
     pub fn reloaded(&self, outcome: &'static str) {
@@ -221,9 +235,13 @@ impl Metrics {
         self.account_attempts.get_or_create(&AttemptLabels { account: account.to_owned(), outcome }).inc();
     }
 
-    pub fn account_answered(&self, account: &str, after: Duration) {
-        let labels = AccountLabels { account: account.to_owned() };
-        self.account_first_event.get_or_create(&labels).observe(after.as_secs_f64());
+    pub fn account_meters(&self, account: &str) -> AccountMeters {
+        let name = || account.to_owned();
+        let answered = AttemptLabels { account: name(), outcome: ANSWERED };
+        AccountMeters {
+            answered: self.account_attempts.get_or_create_owned(&answered),
+            first_event: self.account_first_event.get_or_create_owned(&AccountLabels { account: name() }),
+        }
     }
 
     pub fn turn_ended(

@@ -10,7 +10,7 @@ use crate::json::{self, Member, Object};
 mod metadata;
 mod upstream;
 
-pub use self::upstream::{UpstreamBody, UpstreamInput, push_turn};
+pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
 
 /// What is to be done with a context: the input, and the history before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

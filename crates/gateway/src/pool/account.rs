@@ -1,7 +1,7 @@
 //! One account: where its upstream is, its credential, and what it offers.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Operation;
@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 
 use super::catalog::{Catalog, Model};
 use crate::config::{self, AccountConfig, ModelGlob};
+use crate::metrics::{AccountMeters, Metrics};
 use crate::upstream::Upstream;
 
 /// A credential at an upstream.
@@ -40,6 +41,7 @@ pub struct Account {
     pub stream_only: bool,
     globs: Vec<ModelGlob>,
     catalog: Catalog,
+    meters: OnceLock<AccountMeters>,
     /// Models that refuse to have encrypted reasoning included.
     without_encrypted_reasoning: Mutex<HashSet<String>>,
 }
@@ -88,6 +90,7 @@ impl Account {
             stream_only: config.stream_only,
             globs: config.models.clone(),
             catalog: Catalog::default(),
+            meters: OnceLock::new(),
             without_encrypted_reasoning: Mutex::default(),
         })
     }
@@ -139,6 +142,11 @@ impl Account {
 
     pub async fn refresh_catalog(&self, upstream: &Upstream, now: Timestamp) {
         self.catalog.refresh(self, upstream, now).await;
+    }
+
+    /// What every turn that it answers counts, found once.
+    pub fn meters(&self, metrics: &Metrics) -> &AccountMeters {
+        self.meters.get_or_init(|| metrics.account_meters(&self.name))
     }
 
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {

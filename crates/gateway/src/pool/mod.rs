@@ -134,8 +134,10 @@ impl Pool {
         let (mut ticket, timeout) = {
             let mut undelivered = Vec::new();
             let mut inner = self.lock();
-            // Somebody who waits may want what has become ready by itself.
-            inner.dispatch(self, &mut undelivered);
+            if inner.queue.len() > 0 {
+                // Somebody who waits may want what has become ready by itself.
+                inner.dispatch(self, &mut undelivered);
+            }
             match inner.pick(wanted, self.clock.now()) {
                 Ok(place) => return Ok(inner.lease(self, place)),
                 Err(Shortage::Busy) if inner.queue.len() < inner.routing.max_queued => {
@@ -343,7 +345,7 @@ impl Slot {
 // === impl Lease ===
 
 impl Lease {
-    pub fn account(&self) -> &Account {
+    pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 

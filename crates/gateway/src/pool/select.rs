@@ -34,6 +34,9 @@ pub struct Origin<'a> {
 /// The chain's account; else one that can read the chain; among those the highest priority; there by key, or by strategy.
 /// Returns the position in `candidates`, which are in the order of the configuration.
 pub fn select(candidates: &[Candidate<'_>], preference: Preference<'_>, strategy: Strategy) -> Option<usize> {
+    if candidates.len() < 2 {
+        return candidates.first().map(|_| 0);
+    }
     let mut places: Vec<usize> = (0..candidates.len()).collect();
     if let Some(origin) = preference.origin {
         if let Some(own) = candidates.iter().position(|candidate| candidate.name == origin.account) {

@@ -1,8 +1,10 @@
 //! Choose and attempt: accounts for the turn, one after the other, until an upstream begins to answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::request::{Changes, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
@@ -55,13 +57,13 @@ impl Turn {
         let mut tried: Vec<String> = Vec::new();
         loop {
             let lease = self.choose(resolved, &tried).await?;
-            let name = lease.account().name.clone();
-            self.ledger.account = Some(name.clone());
+            let account = Arc::clone(lease.account());
+            self.ledger.account = Some(Arc::clone(&account));
             let Failed { failure, verdict } = match self.attempt_on(lease, resolved).await {
                 Ok(begun) => return Ok(begun),
                 Err(failed) => failed,
             };
-            tried.push(name);
+            tried.push(account.name.clone());
             if !verdict.leads_on() || tried.len() == MAX_ACCOUNTS || !self.has_another(resolved, &tried) {
                 return Err(self.with_earliest_return(failure));
             }
@@ -104,7 +106,12 @@ impl Turn {
                 Ok(context) => context,
                 Err(failure) => return Err((lease, Failed { failure, verdict: Verdict::Neutral })),
             };
-            let body = self.create.upstream_body(&context.input, include);
+            let changes = Changes {
+                include_encrypted_reasoning: include,
+                model: account.alias(&self.create.model),
+                streams: account.stream_only,
+            };
+            let body = self.create.upstream_body(&context.input, changes);
             let reply = match self.send(account, body.parts).await {
                 Ok(reply) if reply.status().is_success() => {
                     return Ok(accepted(lease, reply, context.reasoning));
@@ -201,11 +208,11 @@ impl Turn {
         account: &Account,
         body: Vec<Bytes>,
     ) -> Result<http::Response<Incoming>, Failed> {
-        let accept = match self.ledger.transport {
-            Transport::Http => Accept::Json,
-            Transport::Sse => Accept::Events,
-        };
         let operation = self.create.operation;
+        let accept = match self.ledger.transport {
+            Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
+            Transport::Http | Transport::Sse => Accept::Events,
+        };
         let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
@@ -270,9 +277,24 @@ impl Turn {
     }
 }
 
+// === impl Reply ===
+
+impl Reply {
+    pub fn is_event_stream(&self) -> bool {
+        self.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream"))
+    }
+}
+
 // === impl Failed ===
 
 impl Failed {
+    /// An upstream that says in its stream that it has failed, before anything has gone out.
+    pub fn of_event(code: String, message: String) -> Self {
+        let verdict = Verdict::of_code(&code);
+        let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
+        Self { failure, verdict }
+    }
+
     pub fn client_gone() -> Self {
         Self { failure: Failure::ClientGone, verdict: Verdict::Neutral }
     }

@@ -1,17 +1,21 @@
 //! A turn whose reply is one JSON object.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
+use antiphon_protocol::response::with_output;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::attempt::{Answer, Failed, Reply};
 use super::record::Finished;
+use super::relay::Relay;
 use super::resolve::Resolved;
+use super::stream::{Read, read};
 use super::{Failure, Incoming, Presence, Turn, Turns};
 use crate::pool::Verdict;
 
@@ -42,8 +46,65 @@ impl Turns {
 /// A collected reply is there only as a whole.
 impl Answer for Finished {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
+        if turn.create.operation == Operation::Create && reply.is_event_stream() {
+            return fold(turn, resolved, reply).await;
+        }
         let body = turn.read_reply(reply).await?;
         Ok(turn.finish_collected(reply, resolved, &body)?)
+    }
+}
+
+/// Puts the response of a stream together, for a client that has asked for no stream.
+async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Finished, Failed> {
+    let rules = &turn.turns.rules;
+    let mut relay = Relay::new(turn.owned(resolved), rules.max_reply_bytes);
+    let (mut passed, mut size) = (VecDeque::new(), 0);
+    let mut heard = Instant::now();
+    let broken = |why: &'static str| Failed::from(Failure::UpstreamUnreachable(why.into()));
+    let terminal = loop {
+        let silence = if relay.has_begun() { rules.idle } else { rules.first_byte };
+        let silent_at = heard + silence;
+        let terminal = match read(turn, reply, &mut heard, silent_at).await {
+            Read::Chunk(chunk) => {
+                size += chunk.len();
+                if size > rules.max_reply_bytes {
+                    return Err(broken("its answer is larger than the limit"));
+                }
+                relay.push(chunk, &mut passed)
+            }
+            Read::End => match relay.finish(&mut passed) {
+                Ok(None) => return Err(without_end(&relay)),
+                ended => ended,
+            },
+            Read::Broken(_) => return Err(without_end(&relay)),
+            Read::Silent | Read::TurnTooLong => {
+                return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
+            }
+            Read::GivenUp => return Err(Failed::client_gone()),
+        };
+        passed.clear();
+        match terminal {
+            Ok(Some(terminal)) => break terminal,
+            Ok(None) => {}
+            Err(_) => return Err(broken("its stream is no stream of events")),
+        }
+    };
+    let mut finished = terminal.finished;
+    if let Some((code, message)) = finished.error() {
+        let failed = Failed::of_event(code, message);
+        if failed.verdict.leads_on() {
+            return Err(failed);
+        }
+    }
+    let whole = with_output(&finished.response, &finished.output);
+    finished.response = whole.map_err(|_| broken("its answer is no response object"))?.into();
+    Ok(finished)
+}
+
+fn without_end(relay: &Relay) -> Failed {
+    match relay.error().cloned() {
+        Some((code, message)) => Failed::of_event(code, message),
+        None => Failure::UpstreamUnreachable("its stream ended without a response".into()).into(),
     }
 }
 

@@ -26,11 +26,14 @@ pub struct Finished {
 impl Finished {
     /// What the account learns from how the response ended.
     pub fn verdict(&self) -> Verdict {
-        if self.status != Status::Failed {
-            return Verdict::Served;
-        }
+        self.error().map_or(Verdict::Served, |(code, _)| Verdict::of_code(&code))
+    }
+
+    /// The code and the message of a response that failed.
+    pub fn error(&self) -> Option<(String, String)> {
         let error = json::member(&self.response, "error").unwrap_or_default();
-        Verdict::of_code(&json::string_member(error, "code").unwrap_or_default())
+        let text = |name| json::string_member(error, name).unwrap_or_default().into_owned();
+        (self.status == Status::Failed).then(|| (text("code"), text("message")))
     }
 
     /// From a response as the upstream sent it, and as it was rewritten. Upstreams that leave the output out of their

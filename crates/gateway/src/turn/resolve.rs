@@ -123,6 +123,8 @@ impl Turn {
 // === impl Reasoning ===
 
 impl Reasoning {
+    pub const ALL: [Self; 3] = [Self::Full, Self::Stripped, Self::Rebuilt];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",

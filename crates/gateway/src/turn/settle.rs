@@ -12,6 +12,8 @@ use antiphon_store::{LogRow, Timestamp};
 use super::attempt::Reply;
 use super::record::Finished;
 use super::{Failure, Transport, Turns};
+use crate::metrics::ANSWERED;
+use crate::pool::Account;
 
 /// The running account of a turn. Dropped unsettled (by a panic), it settles itself as lost.
 pub struct Ledger {
@@ -24,12 +26,13 @@ pub struct Ledger {
     operation: Operation,
     store: bool,
     pub transport: Transport,
-    pub account: Option<String>,
+    /// Where the turn is, or was last.
+    pub account: Option<Arc<Account>>,
     pub depth: u32,
     /// What became of the encrypted items of the history.
     reasoning: Option<&'static str>,
-    /// Every attempt, as the account's name and what came of it.
-    attempts: Vec<(String, &'static str)>,
+    /// Every attempt, and what came of it.
+    attempts: Vec<(Arc<Account>, &'static str)>,
     pub first_event: Option<Duration>,
     pub usage: Usage,
     pub sent_bytes: usize,
@@ -80,19 +83,23 @@ impl Ledger {
 
     /// An attempt came to nothing.
     pub(super) fn note_attempt(&mut self, outcome: &'static str) {
-        let account = self.account.clone().unwrap_or_default();
-        self.turns.metrics.attempt_ended(&account, outcome);
-        self.attempts.push((account, outcome));
+        if let Some(account) = &self.account {
+            self.turns.metrics.attempt_ended(&account.name, outcome);
+            self.attempts.push((Arc::clone(account), outcome));
+        }
     }
 
     /// An upstream has begun to answer: the turn stays with it.
     pub(super) fn answered(&mut self, reply: &Reply) {
-        self.note_attempt("answered");
+        let account = reply.lease.account();
+        self.attempts.push((Arc::clone(account), ANSWERED));
         self.turns.metrics.history_put(reply.reasoning);
         self.reasoning = Some(reply.reasoning.as_str());
         let after = self.elapsed();
         self.first_event = Some(after);
-        self.turns.metrics.account_answered(&reply.lease.account().name, after);
+        let meters = account.meters(&self.turns.metrics);
+        meters.answered.inc();
+        meters.first_event.observe(after.as_secs_f64());
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -135,7 +142,7 @@ impl Ledger {
             at: self.at,
             project: self.project.clone(),
             response: self.id,
-            account: self.account.clone(),
+            account: self.account.as_ref().map(|account| account.name.clone()),
             model: self.model.clone(),
             transport: self.transport.as_str().into(),
             outcome: self.outcome.into(),
@@ -171,7 +178,7 @@ impl Ledger {
             {
                 response.id = %self.id,
                 project.id = %self.project,
-                account.id = self.account.as_deref(),
+                account.id = self.account.as_ref().map(|account| account.name.as_str()),
                 model = %self.model,
                 turn.operation = operation_name(self.operation),
                 turn.transport = self.transport.as_str(),
@@ -196,13 +203,13 @@ impl Ledger {
 }
 
 /// `account:outcome` of each attempt.
-struct Attempts<'a>(&'a [(String, &'static str)]);
+struct Attempts<'a>(&'a [(Arc<Account>, &'static str)]);
 
 impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, (account, outcome)) in self.0.iter().enumerate() {
             let separator = if place == 0 { "" } else { " " };
-            write!(f, "{separator}{account}:{outcome}")?;
+            write!(f, "{separator}{}:{outcome}", account.name)?;
         }
         Ok(())
     }

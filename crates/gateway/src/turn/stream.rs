@@ -7,9 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::json;
 use antiphon_protocol::response::Owned;
-use antiphon_store::Status;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use futures_util::{FutureExt, Stream};
@@ -20,7 +18,7 @@ use super::attempt::{Answer, Failed, Reply};
 use super::presence::{Drain, GivenUp};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Refusal, Turn, Turns};
+use super::{Failure, Incoming, Presence, Turn, Turns};
 use crate::pool::Verdict;
 
 /// A comment: every client skips it, and no proxy takes the stream for dead.
@@ -64,7 +62,7 @@ enum Phase {
 }
 
 /// What the upstream's stream did next.
-enum Read {
+pub enum Read {
     Chunk(Bytes),
     End,
     Broken(String),
@@ -104,7 +102,7 @@ impl Turns {
 /// Waits for the first event, until which the turn can still go to another account.
 impl Answer for Opening {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
-        if !reply.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        if !reply.is_event_stream() {
             let content_type = reply.content_type.as_deref().unwrap_or("none");
             tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
             return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
@@ -146,21 +144,14 @@ impl Opening {
 
     /// A stream that begins with the account's failure is as good as an error reply.
     fn check_first_event(&self) -> Result<(), Failed> {
-        let (code, message) = match (&self.phase, self.relay.error()) {
-            (Phase::Ending(terminal), _) if terminal.finished.status == Status::Failed => {
-                let error = json::member(&terminal.finished.response, "error").unwrap_or_default();
-                let text = |name| json::string_member(error, name).unwrap_or_default().into_owned();
-                (text("code"), text("message"))
-            }
-            (_, Some((code, message))) => (code.clone(), message.clone()),
-            _ => return Ok(()),
+        let error = match &self.phase {
+            Phase::Ending(terminal) => terminal.finished.error(),
+            Phase::Relaying | Phase::Over => self.relay.error().cloned(),
         };
-        let verdict = Verdict::of_code(&code);
-        if !verdict.leads_on() {
-            return Ok(());
+        match error.map(|(code, message)| Failed::of_event(code, message)) {
+            Some(failed) if failed.verdict.leads_on() => Err(failed),
+            _ => Ok(()),
         }
-        let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
-        Err(Failed { failure, verdict })
     }
 }
 
@@ -305,7 +296,7 @@ impl Streaming {
 }
 
 /// Waits for the upstream until `silent_at`, or the end of the turn's time.
-async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silent_at: Instant) -> Read {
+pub async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silent_at: Instant) -> Read {
     let limit = turn.deadline.min(silent_at);
     let Some(body) = &mut reply.body else { return Read::End };
     let reading = turn.presence.or_given_up(body.frame());

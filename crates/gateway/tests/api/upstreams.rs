@@ -122,3 +122,46 @@ query = { "api-version" = "2026 preview" }"#;
         assert_eq!(request.query.as_deref(), Some("api-version=2026+preview"));
     }
 }
+
+#[tokio::test]
+async fn an_alias_is_the_accounts_own_name_of_a_model() {
+    let upstream = simulator().await;
+    let lines = "aliases = { \"gpt-5\" = \"my-deployment\" }\nmodels = [\"other-*\"]";
+    let gateway = Setup::over(&upstream).account(0, lines).start().await;
+    gateway.client.created(json!({"model": "gpt-5", "input": "x"})).await;
+    assert_eq!(upstream.last_request().unwrap().json()["model"], "my-deployment");
+    gateway.client.created(json!({"model": "other-1", "input": "x"})).await;
+    assert_eq!(upstream.last_request().unwrap().json()["model"], "other-1");
+    let listed = gateway.client.get("/v1/models/gpt-5").await.ok();
+    assert_eq!(listed["id"], "gpt-5");
+    let unknown = gateway.client.create(json!({"model": "my-deployment", "input": "x"})).await;
+    assert_eq!(unknown.refusal().1.as_deref(), Some("model_not_found"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_only_streams_serves_clients_that_want_a_whole_reply() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "stream_only = true").start().await;
+    upstream.script(Script::new().reasoning("Thinking.").text("a b c"));
+    let first = gateway.client.created(json!({"model": "sim", "input": "x", "stream": false})).await;
+    assert_eq!((upstream.last_request().unwrap().json()["stream"].clone()), json!(true));
+    assert_eq!((&first["status"], first["output"].as_array().unwrap().len()), (&json!("completed"), 2));
+    assert_eq!(first["output"][1]["content"][0]["text"], "a b c");
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    assert_eq!(gateway.client.get(&path).await.ok(), first);
+    gateway.client.created(json!({"model": "sim", "input": "x", "previous_response_id": first["id"]})).await;
+
+    for (script, status, code) in [
+        (Script::answer("a b").cut_after(4), 502, "upstream_unreachable"),
+        (Script::answer("a b").end_after(4), 502, "upstream_unreachable"),
+        (Script::answer("a b").failed("server_error", "m"), 502, "server_error"),
+    ] {
+        upstream.script(script);
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+        assert_eq!((reply.refusal().0, reply.refusal().1.as_deref()), (status, Some(code)));
+    }
+    upstream.script(Script::answer("a b").failed("invalid_prompt", "m"));
+    let failed = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("invalid_prompt")));
+    gateway.idle().await;
+}

@@ -21,11 +21,21 @@ pub struct UpstreamInput {
     pub resolved: Option<Vec<Bytes>>,
 }
 
+/// What an account gets otherwise than the client wrote it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Changes<'a> {
+    pub include_encrypted_reasoning: bool,
+    /// What it calls the model.
+    pub model: Option<&'a str>,
+    /// Whether it has to answer with a stream.
+    pub streams: bool,
+}
+
 impl CreateRequest {
     /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
-    pub fn upstream_body(&self, input: &UpstreamInput, include_encrypted_reasoning: bool) -> UpstreamBody {
+    pub fn upstream_body(&self, input: &UpstreamInput, changes: Changes<'_>) -> UpstreamBody {
         let sends_input = self.has_input() || !input.history.is_empty();
-        let (head, tail) = self.members_around_input(sends_input, include_encrypted_reasoning);
+        let (head, tail) = self.members_around_input(sends_input, changes);
         if !sends_input {
             return UpstreamBody { parts: vec![head.into()] };
         }
@@ -52,12 +62,9 @@ impl CreateRequest {
     }
 
     /// The members before and after the place where the input goes.
-    fn members_around_input(
-        &self,
-        sends_input: bool,
-        include_encrypted_reasoning: bool,
-    ) -> (Vec<u8>, Vec<u8>) {
+    fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
+        let streams = creates && changes.streams;
         let mut head = Vec::with_capacity(256);
         let mut tail = Vec::new();
         let mut out = &mut head;
@@ -69,8 +76,8 @@ impl CreateRequest {
                 | Field::Store
                 | Field::Background
                 | Field::SocketOnly => continue,
-                Field::Stream if !creates => continue,
-                Field::Include if include_encrypted_reasoning => continue,
+                Field::Stream if !creates || streams => continue,
+                Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,
                 _ => {}
             }
@@ -80,6 +87,8 @@ impl CreateRequest {
             out.push(b':');
             if *field == Field::Input {
                 out = &mut tail;
+            } else if let (Field::Model, Some(model)) = (field, changes.model) {
+                crate::json::write_string(out, model);
             } else {
                 out.extend_from_slice(&self.body[member.value.clone()]);
             }
@@ -91,7 +100,10 @@ impl CreateRequest {
         } else if separator == b'{' {
             out.push(separator);
         }
-        if include_encrypted_reasoning {
+        if streams {
+            out.extend_from_slice(b",\"stream\":true");
+        }
+        if changes.include_encrypted_reasoning {
             out.extend_from_slice(b",\"include\":");
             self.write_include(out);
         }
@@ -149,7 +161,8 @@ mod tests {
 
     fn upstream_of(operation: Operation, body: &'static str, input: &UpstreamInput, include: bool) -> String {
         let request = CreateRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
-        let body = request.upstream_body(input, include);
+        let changes = Changes { include_encrypted_reasoning: include, ..Changes::default() };
+        let body = request.upstream_body(input, changes);
         let text = body.parts.concat();
         crate::json::validate(&text).unwrap();
         String::from_utf8(text).unwrap()
@@ -161,6 +174,24 @@ mod tests {
         assert_eq!(
             upstream(body, &UpstreamInput::default(), false),
             r#"{"model":"m","x":{"n":1e999},"input":"hi","top_p":0.10,"store":false}"#
+        );
+    }
+
+    #[test]
+    fn an_account_gets_its_own_name_of_the_model_and_a_stream_if_it_knows_nothing_else() {
+        let changes = Changes { model: Some("a \"b\""), streams: true, ..Changes::default() };
+        let changed = |operation, body: &'static str| {
+            let request = CreateRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
+            String::from_utf8(request.upstream_body(&UpstreamInput::default(), changes).parts.concat())
+                .unwrap()
+        };
+        assert_eq!(
+            changed(Operation::Create, r#"{"stream":false,"model":"m","input":"x"}"#),
+            r#"{"model":"a \"b\"","input":"x","stream":true,"store":false}"#
+        );
+        assert_eq!(
+            changed(Operation::Compact, r#"{"model":"m","input":"x"}"#),
+            r#"{"model":"a \"b\"","input":"x"}"#
         );
     }
 
