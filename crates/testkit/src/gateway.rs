@@ -42,6 +42,11 @@ pub struct Gateway {
     running: JoinHandle<()>,
 }
 
+#[expect(clippy::disallowed_methods, reason = "the gateway's own configuration is not read from it")]
+fn tests_use_a_server() -> bool {
+    std::env::var(STORE_VARIABLE).is_ok_and(|store| store == "postgres")
+}
+
 impl Setup {
     /// One account, at this upstream.
     pub fn over(upstream: &Simulator) -> Self {
@@ -123,8 +128,7 @@ impl Setup {
     }
 
     pub async fn start(mut self) -> Gateway {
-        if self.database_url.is_none() && std::env::var(STORE_VARIABLE).is_ok_and(|store| store == "postgres")
-        {
+        if self.database_url.is_none() && tests_use_a_server() {
             let url = self.on_server.get_or_init(Postgres::shared_database).await;
             self.database_url = Some(url.clone());
         }

@@ -260,3 +260,28 @@ fn the_json_form_holds_the_same() {
     assert_eq!(json["limits"]["max_history"], "1GiB");
     assert_eq!(json["timeouts"]["shutdown"], "1d");
 }
+
+#[test]
+fn the_accounts_in_the_documentation_can_be_used() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/accounts.md")).unwrap();
+    let mut blocks = vec![String::new()];
+    for line in page.lines() {
+        match line.strip_prefix("    ") {
+            Some(code) => blocks.last_mut().unwrap().push_str(&format!("{code}\n")),
+            None if line.is_empty() => {}
+            None => blocks.push(String::new()),
+        }
+    }
+    let accounts = blocks.iter().filter(|block| block.contains("[[accounts]]"));
+    let mut count = 0;
+    for block in accounts {
+        let names = ["OPENAI_API_KEY", "PROJECT_A_KEY", "PROJECT_B_KEY", "AZURE_KEY"];
+        let case = names.into_iter().fold(Case::file(block), |case, name| case.variable(name, "sk"));
+        for account in &case.load().accounts {
+            crate::pool::Account::new(account).unwrap();
+        }
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
