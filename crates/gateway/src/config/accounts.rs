@@ -52,6 +52,9 @@ pub struct AccountConfig {
     /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
     pub stream_only: bool,
 
+    /// Whether its upstream keeps responses, so that chains continue there by its own ids. Default: replay.
+    pub state: UpstreamState,
+
     /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
     pub replay_ids: ReplayIds,
 
@@ -65,6 +68,17 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamState {
+    /// The whole chain is sent with each turn, and the upstream keeps nothing.
+    #[default]
+    Replay,
+    /// A chain that the account served last is continued by the upstream's own id, with the new items alone.
+    Native,
+}
+
+words!(UpstreamState { Replay => "replay", Native => "native" });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplayIds {
@@ -89,6 +103,7 @@ pub(super) struct AccountDraft {
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
     stream_only: bool,
+    state: UpstreamState,
     replay_ids: ReplayIds,
     #[serde(deserialize_with = "natural::deserialize")]
     priority: u32,
@@ -171,6 +186,7 @@ impl AccountDraft {
             headers,
             query: self.query,
             stream_only: self.stream_only,
+            state: self.state,
             replay_ids: self.replay_ids,
             priority: self.priority,
             weight: self.weight.unwrap_or(1),

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds};
+pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState};
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};

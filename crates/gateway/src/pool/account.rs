@@ -39,6 +39,8 @@ pub struct Account {
     aliases: BTreeMap<String, String>,
     /// Its upstream answers with streams alone.
     pub stream_only: bool,
+    /// Its upstream keeps responses.
+    pub is_native: bool,
     globs: Vec<ModelGlob>,
     catalog: Catalog,
     meters: OnceLock<AccountMeters>,
@@ -88,6 +90,7 @@ impl Account {
             headers: config.headers.iter().collect(),
             aliases: config.aliases.clone(),
             stream_only: config.stream_only,
+            is_native: config.state == config::UpstreamState::Native,
             globs: config.models.clone(),
             catalog: Catalog::default(),
             meters: OnceLock::new(),

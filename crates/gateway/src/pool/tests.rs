@@ -12,7 +12,7 @@ use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof,
 
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
 use crate::config::{
-    AccountConfig, AccountHeaders, ModelGlob, ReplayIds, RoutingConfig, Strategy as Routing,
+    AccountConfig, AccountHeaders, ModelGlob, ReplayIds, RoutingConfig, Strategy as Routing, UpstreamState,
 };
 
 #[derive(Debug, Default)]
@@ -41,6 +41,7 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountConfig {
         headers: AccountHeaders::default(),
         query: BTreeMap::default(),
         stream_only: false,
+        state: UpstreamState::Replay,
         replay_ids: ReplayIds::Drop,
         priority: 0,
         weight: 1,

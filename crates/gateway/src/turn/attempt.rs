@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use super::resolve::{Reasoning, Resolved};
+use super::resolve::{Context, Reasoning, Resolved};
 use super::{Failure, Refusal, Transport, Turn, seconds};
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use crate::upstream::{Accept, SendError, headers};
@@ -101,12 +101,22 @@ impl Turn {
         let wanted = self.create.store && !self.create.includes_encrypted_reasoning();
         let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
         let mut can_read = true;
+        let mut previous =
+            resolved.native_parent(account).filter(|_| self.create.operation == Operation::Create);
         loop {
-            let context = match resolved.context(account, can_read, self.turns.rules.max_history_bytes) {
+            let context = match previous {
+                Some(_) => {
+                    Ok(Context { input: resolved.own_input(account.replay_ids), reasoning: Reasoning::Full })
+                }
+                None => resolved.context(account, can_read, self.turns.rules.max_history_bytes),
+            };
+            let context = match context {
                 Ok(context) => context,
                 Err(failure) => return Err((lease, Failed { failure, verdict: Verdict::Neutral })),
             };
             let changes = Changes {
+                store: account.is_native && self.create.store,
+                previous,
                 include_encrypted_reasoning: include,
                 model: account.alias(&self.create.model),
                 streams: account.stream_only,
@@ -124,6 +134,11 @@ impl Turn {
                 Err(failed) => return Err((lease, failed)),
             };
             let error = UpstreamError::parse(&refusal.body);
+            if previous.is_some() && is_unknown_parent(refusal.status, &error) {
+                self.ledger.note_attempt("parent_unknown");
+                previous = None;
+                continue;
+            }
             let is_unreadable = refusal.status == StatusCode::BAD_REQUEST && error.is_unreadable_content();
             if can_read && is_unreadable {
                 self.ledger.note_attempt("content_unreadable");
@@ -313,6 +328,13 @@ fn accepted(lease: Lease, reply: http::Response<Incoming>, reasoning: Reasoning)
     let mut headers = headers::for_client(&head.headers);
     headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
     Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
+}
+
+/// Whether an upstream that keeps responses has no longer the one that was to be continued.
+fn is_unknown_parent(status: StatusCode, error: &UpstreamError) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+        && (error.code.as_deref() == Some("previous_response_not_found")
+            || error.param.as_deref() == Some("previous_response_id"))
 }
 
 /// Whether this is a 400 against the `include` that was added to the client's request.

@@ -8,6 +8,7 @@ use antiphon_protocol::json;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_protocol::response::{array, has_compaction};
+use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
 use bytes::Bytes;
 
@@ -160,7 +161,7 @@ impl Resolved {
             push_turn(&mut history, parts, is_first);
         }
         let resolved = if can_read {
-            self.has_replaced_items.then(|| self.own_parts(replay_ids))
+            self.own_input(replay_ids).resolved
         } else {
             let own = Segment::build(&self.input, &self.referenced, b"[]").map_err(|_| Failure::Internal)?;
             let mut parts = Vec::new();
@@ -175,6 +176,19 @@ impl Resolved {
             _ => Reasoning::Stripped,
         };
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
+    }
+
+    /// The id by which the account's own upstream knows the parent, if it is to continue it there.
+    pub fn native_parent(&self, account: &Account) -> Option<&str> {
+        let parent = self.parent.as_deref().filter(|_| account.is_native && !self.starts_context)?;
+        let is_whole = matches!(parent.status, Status::Completed | Status::Incomplete);
+        parent.upstream_id.as_deref().filter(|_| is_whole && parent.account == account.name)
+    }
+
+    /// The turn's own items, for an upstream that has the history.
+    pub fn own_input(&self, replay_ids: ReplayIds) -> UpstreamInput {
+        let resolved = self.has_replaced_items.then(|| self.own_parts(replay_ids));
+        UpstreamInput { history: Vec::new(), resolved }
     }
 
     /// The turns from the start of the context to the parent, root first.

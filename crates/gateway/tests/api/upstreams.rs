@@ -1,8 +1,8 @@
 //! Upstreams: their refusals, their choice, what they refuse to include.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::Setup;
-use serde_json::json;
+use antiphon_testkit::{Gateway, Setup};
+use serde_json::{Value, json};
 
 use crate::{gateway, simulator};
 
@@ -164,4 +164,63 @@ async fn an_upstream_that_only_streams_serves_clients_that_want_a_whole_reply() 
     let failed = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
     assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("invalid_prompt")));
     gateway.idle().await;
+}
+
+/// An account whose upstream keeps responses, and another one.
+async fn native() -> (Simulator, Simulator, Gateway) {
+    let one = Simulator::bind(Options { stateful: true, ..Options::default() }).await.unwrap();
+    let two = simulator().await;
+    let accounts = [("one", one.url()), ("two", two.url())];
+    let setup = Setup::with_accounts(accounts.iter().map(|(name, url)| (*name, url.as_str())));
+    let setup = setup.account(0, "state = \"native\"\npriority = 1\nboundary = \"both\"");
+    let gateway = setup.account(1, "boundary = \"both\"").start().await;
+    (one, two, gateway)
+}
+
+#[tokio::test]
+async fn an_upstream_that_keeps_responses_is_sent_only_what_is_new() {
+    let (one, _two, gateway) = native().await;
+    let mut parent = json!({"id": null});
+    for turn in 0..4 {
+        let body =
+            json!({"model": "sim", "input": format!("turn {turn}"), "previous_response_id": parent["id"]});
+        let own = parent["id"].clone();
+        parent = gateway.client.created(body).await;
+        assert_eq!((&parent["previous_response_id"], &parent["store"]), (&own, &json!(true)));
+        let sent = one.last_request().unwrap().json();
+        assert_eq!((&sent["store"], &sent["input"]), (&json!(true), &json!(format!("turn {turn}"))));
+        assert_eq!(sent["previous_response_id"].is_string(), turn > 0);
+        assert!(turn == 0 || sent["previous_response_id"] != own, "the upstream's own id is not ours");
+    }
+    let unstored =
+        json!({"model": "sim", "input": "x", "store": false, "previous_response_id": parent["id"]});
+    gateway.client.created(unstored).await;
+    assert_eq!(one.last_request().unwrap().json()["store"], false);
+}
+
+#[tokio::test]
+async fn a_native_chain_is_replayed_elsewhere_and_where_it_is_not_known_any_more() {
+    let (one, two, gateway) = native().await;
+    let next = async |parent: &Value, input: &str| {
+        let body = json!({"model": "sim", "input": input, "previous_response_id": parent["id"]});
+        gateway.client.created(body).await
+    };
+    let first = gateway.client.created(json!({"model": "sim", "input": "one"})).await;
+    one.script(Script::http(500, "{}"));
+    let second = next(&first, "two").await;
+    assert_eq!(two.last_request().unwrap().input().len(), 3);
+    // The other account served the parent.
+    let third = next(&second, "three").await;
+    assert_eq!(two.last_request().unwrap().input().len(), 5, "the chain stays where it is");
+    two.script(Script::http(500, "{}"));
+    let fourth = next(&third, "four").await;
+    assert_eq!(one.last_request().unwrap().input().len(), 7);
+    next(&fourth, "five").await;
+    assert_eq!(one.last_request().unwrap().json()["input"], "five");
+
+    let unknown = json!({"error": {"message": "Previous response with id 'x' not found.", "type": "invalid_request_error",
+        "param": "previous_response_id", "code": "previous_response_not_found"}});
+    one.script(Script::http(400, unknown.to_string()));
+    next(&fourth, "six").await;
+    assert_eq!(one.last_request().unwrap().input().len(), 9);
 }

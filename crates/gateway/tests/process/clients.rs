@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Process, Setup, client_tool};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -30,41 +31,82 @@ async fn the_openai_python_sdk_works() {
     assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test]
-async fn codex_cli_works_through_a_tool_call_over_http() {
-    let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let setup = Setup::over(&upstream);
-    let gateway = Process::start(binary(), &setup).await;
-    let home = TempDir::new().unwrap();
+/// `codex exec` with this prompt, at this gateway.
+fn codex(home: &TempDir, gateway: &Process, prompt: &str) -> Command {
     let config = format!(
         "model = \"gpt-5.4\"\nmodel_provider = \"antiphon\"\n[model_providers.antiphon]\nname = \"Antiphon\"\n\
          base_url = \"{}/v1\"\nenv_key = \"ANTIPHON_KEY\"\nwire_api = \"responses\"\nsupports_websockets = false\n",
         gateway.url
     );
     std::fs::write(home.path().join("config.toml"), config).unwrap();
-    let output = Command::new(client_tool("node_modules/.bin/codex"))
-        .args([
-            "exec",
-            "--skip-git-repo-check",
-            "--dangerously-bypass-approvals-and-sandbox",
-            "Please TOOLCALL now",
-        ])
+    let mut command = Command::new(client_tool("node_modules/.bin/codex"));
+    command
+        .args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", prompt])
         .current_dir(home.path())
         .env("CODEX_HOME", home.path())
         .env("ANTIPHON_KEY", "any")
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
+        .kill_on_drop(true);
+    command
+}
+
+/// The tool's answer, as the last item of the upstream's last request.
+fn tool_answer(upstream: &Simulator) -> String {
+    let input = upstream.last_request().unwrap().input();
+    let answer = input.last().unwrap();
+    assert_eq!(answer["type"], "function_call_output", "{answer}");
+    answer["output"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn codex_cli_works_through_a_tool_call_over_http() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let home = TempDir::new().unwrap();
+    let output = codex(&home, &gateway, "Please TOOLCALL now").output().await.unwrap();
     let shown =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{shown}");
+    assert!(tool_answer(&upstream).contains("tool-ran-ok"), "{shown}");
     let last = upstream.last_request().unwrap();
-    let input = last.json()["input"].clone();
-    let answer = input.as_array().unwrap().last().unwrap().clone();
-    assert_eq!(answer["type"], "function_call_output", "{shown}");
-    assert!(answer["output"].as_str().unwrap().contains("tool-ran-ok"), "{answer}");
     assert!(last.header("session-id").is_some() && last.header("x-codex-window-id").is_some());
     assert_eq!(last.header("authorization"), None);
+}
+
+/// The second account can't read the reasoning that the first one's upstream has encrypted.
+#[tokio::test]
+async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answer() {
+    let upstream = async |boundary: &str| {
+        Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
+    };
+    let upstreams = [upstream("one").await, upstream("two").await];
+    let setup =
+        Setup::with_accounts([("one", upstreams[0].url().as_str()), ("two", upstreams[1].url().as_str())]);
+    let gateway = Process::start(binary(), &setup).await;
+    let home = TempDir::new().unwrap();
+    let running = codex(&home, &gateway, "Please REASON and TOOLCALL now").output();
+    let fail_over = async {
+        loop {
+            let asked = upstreams.iter().position(|upstream| upstream.counts().requests > 0);
+            if let Some(origin) = asked {
+                for _ in 0..5 {
+                    upstreams[origin].script(Script::http(500, "{}"));
+                }
+                return origin;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (output, origin) = tokio::join!(running, fail_over);
+    let output = output.unwrap();
+    let shown =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}");
+    let other = &upstreams[1 - origin];
+    assert!(tool_answer(other).contains("tool-ran-ok"), "{shown}");
+    let input = other.last_request().unwrap().input();
+    assert!(input.iter().all(|item| item["encrypted_content"].is_null()), "{input:#?}");
+    assert!(input.iter().any(|item| item["content"] == "Thinking it over."), "{input:#?}");
+    assert_eq!(other.counts().requests, 2, "once with what it can't read, and once without");
 }

@@ -29,6 +29,10 @@ pub struct Changes<'a> {
     pub model: Option<&'a str>,
     /// Whether it has to answer with a stream.
     pub streams: bool,
+    /// Whether its upstream is to keep the response.
+    pub store: bool,
+    /// The upstream's own response that the turn continues there.
+    pub previous: Option<&'a str>,
 }
 
 impl CreateRequest {
@@ -107,7 +111,15 @@ impl CreateRequest {
             out.extend_from_slice(b",\"include\":");
             self.write_include(out);
         }
-        out.extend_from_slice(if creates { b",\"store\":false}" } else { b"}" });
+        if let Some(previous) = changes.previous.filter(|_| creates) {
+            out.extend_from_slice(b",\"previous_response_id\":");
+            crate::json::write_string(out, previous);
+        }
+        out.extend_from_slice(match (creates, changes.store) {
+            (true, true) => b",\"store\":true}",
+            (true, false) => b",\"store\":false}",
+            (false, _) => b"}",
+        });
         (head, tail)
     }
 
@@ -192,6 +204,18 @@ mod tests {
         assert_eq!(
             changed(Operation::Compact, r#"{"model":"m","input":"x"}"#),
             r#"{"model":"a \"b\"","input":"x"}"#
+        );
+    }
+
+    #[test]
+    fn an_upstream_that_keeps_responses_gets_its_own_id() {
+        let changes = Changes { store: true, previous: Some("resp_up"), ..Changes::default() };
+        let body = r#"{"model":"m","previous_response_id":"ours","input":"x","store":true}"#;
+        let request = CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes())).unwrap();
+        let sent = request.upstream_body(&UpstreamInput::default(), changes).parts.concat();
+        assert_eq!(
+            String::from_utf8(sent).unwrap(),
+            r#"{"model":"m","input":"x","previous_response_id":"resp_up","store":true}"#
         );
     }
 
