@@ -52,18 +52,18 @@ fn verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     if !options.verifies() {
-        return Ok(Arc::new(AnyServer { provider }));
+        return Ok(Arc::new(Lenient { authority: None, provider }));
     }
     let roots = match &options.roots {
         Roots::System => system_roots(),
         Roots::File(path) => file_roots(path)?,
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    let authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| format!("certificates can't be checked: {error}"))?;
     Ok(match options.mode {
-        SslMode::VerifyFull => verifier,
-        _ => Arc::new(AnyName { verifier }),
+        SslMode::VerifyFull => authority,
+        _ => Arc::new(Lenient { authority: Some(authority), provider }),
     })
 }
 
@@ -109,21 +109,17 @@ fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> St
     format!("{parameter} {} can't be read: {error}", path.display())
 }
 
-/// Takes a certificate for any host from the authority: sslmode=verify-ca.
+/// Takes certificates for any host. From the authority: sslmode=verify-ca. From anybody: sslmode=require and prefer, which keep
+/// out who listens, but not who answers.
 #[derive(Debug)]
-struct AnyName {
-    verifier: Arc<WebPkiServerVerifier>,
-}
-
-/// Takes any certificate: sslmode=require and prefer, which keep out who listens, but not who answers.
-#[derive(Debug)]
-struct AnyServer {
+struct Lenient {
+    authority: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-// === impl AnyName ===
+// === impl Lenient ===
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -133,50 +129,14 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
         // The name is looked at last: all else is in order when it is wrong.
-        match self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
                 Ok(ServerCertVerified::assertion())
             }
             verified => verified,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
-// === impl AnyServer ===
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
