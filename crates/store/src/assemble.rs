@@ -11,6 +11,17 @@ use uuid::Uuid;
 
 use crate::{ChainQuery, IndexedItem, Status, StoreError, StoredTurn};
 
+/// The columns of a turn, of a table named `r`; both engines read them in this order. A deleted response has expired before
+/// any time.
+macro_rules! turn_columns {
+    () => {
+        "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
+         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output"
+    };
+}
+
+pub(crate) use turn_columns;
+
 /// How a status is stored: as its place in this list.
 const STATUSES: [Status; 4] = [Status::Completed, Status::Incomplete, Status::Failed, Status::Cancelled];
 

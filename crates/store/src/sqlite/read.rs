@@ -9,18 +9,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::assemble::{Items, Place, decode_positions, places, status_of, whole_chain};
+use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
 use crate::{
     ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
 };
-
-/// The columns of a turn, of a table named `r`. A deleted response has expired before any time.
-macro_rules! turn_columns {
-    () => {
-        "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
-         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output"
-    };
-}
 
 pub(super) const LOAD: &str = concat!(
     "SELECT ",
