@@ -199,9 +199,10 @@ impl Pool {
         join_all(accounts.iter().map(|account| account.refresh_catalog(upstream, now))).await;
     }
 
-    /// Every model that some account offers.
+    /// Every model that some account offers which is neither disabled nor paused.
     pub fn models(&self) -> ModelList {
-        ModelList::merge(self.accounts().iter().flat_map(|account| account.models()))
+        let usable = self.view().into_iter().filter(|view| !view.state.is_disabled && !view.state.is_paused);
+        ModelList::merge(usable.flat_map(|view| view.account.models()))
     }
 
     pub fn accounts(&self) -> Vec<Arc<Account>> {

@@ -58,12 +58,13 @@ pub fn select(candidates: &[Candidate<'_>], preference: Preference<'_>, strategy
         places.iter().copied().min_by(compare)
     };
     match (preference.key, strategy) {
+        // Whatever the key, there is one account to go to.
+        (_, Strategy::FillFirst) => places.first().copied(),
         (Some(key), _) => least(&|candidate| (-attraction(key, candidate), 0.0)),
         (None, Strategy::LeastLoaded) => least(&|candidate| {
             (f64::from(candidate.in_flight) / f64::from(candidate.weight), candidate.share)
         }),
         (None, Strategy::RoundRobin) => least(&|candidate| (candidate.share, 0.0)),
-        (None, Strategy::FillFirst) => places.first().copied(),
     }
 }
 
@@ -149,6 +150,7 @@ mod tests {
             let loaded = all.map(|candidate| Candidate { in_flight: n, share: f64::from(n), ..candidate });
             let name = chosen(&all, preference, Strategy::LeastLoaded);
             assert_eq!(chosen(&loaded, preference, Strategy::RoundRobin), name, "load does not matter");
+            assert_eq!(chosen(&loaded, preference, Strategy::FillFirst), "a");
             let without: Vec<_> = all.into_iter().filter(|candidate| candidate.name != "c").collect();
             if name != "c" {
                 assert_eq!(

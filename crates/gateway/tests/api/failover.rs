@@ -227,6 +227,7 @@ async fn a_refused_credential_disables_its_account_and_the_last_one_is_missed() 
         assert!(!String::from_utf8_lossy(&reply.body).contains("sk-"));
     }
     assert_eq!((pool.counts(), pool.state(0), pool.state(1)), (vec![1, 1], "disabled", "disabled"));
+    assert_eq!(pool.gateway.client.get("/v1/models").await.ok()["data"], json!([]));
     let metrics = pool.gateway.client.get("/metrics").await;
     let metrics = String::from_utf8_lossy(&metrics.body);
     assert!(metrics.contains(r#"antiphon_account_state{account="a1",state="disabled"} 1"#), "{metrics}");
