@@ -27,7 +27,7 @@ pub use self::select::{Origin, Preference};
 pub use self::state::{AccountState, Cooling, Readiness};
 pub use self::verdict::Verdict;
 
-use self::queue::Queue;
+use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
 use crate::config::{AccountConfig, RoutingConfig};
 use crate::upstream::Upstream;
@@ -131,7 +131,7 @@ impl Pool {
 
     /// An account for a turn. Waits, first come first served, while all that could serve it are busy.
     pub async fn choose(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
-        let (mut ticket, timeout) = {
+        let (ticket, timeout) = {
             let mut undelivered = Vec::new();
             let mut inner = self.lock();
             if inner.queue.len() > 0 {
@@ -146,18 +146,20 @@ impl Pool {
                 Err(shortage) => return Err(shortage),
             }
         };
-        let waiting = async {
-            loop {
-                let next_ready = self.lock().next_ready(wanted, self.clock.now());
-                let Some(next_ready) = next_ready else { return ticket.called().await };
-                let called = tokio::time::timeout(next_ready, ticket.called()).await;
-                match called {
-                    Ok(called) => return called,
-                    Err(_elapsed) => self.dispatch(),
-                }
-            }
-        };
+        // Boxed, as it is rare and large: every turn would carry its place.
+        let waiting = Box::pin(self.wait(ticket, wanted));
         tokio::time::timeout(timeout, waiting).await.unwrap_or(Err(Shortage::Busy))
+    }
+
+    async fn wait(self: &Arc<Self>, mut ticket: Ticket, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
+        loop {
+            let next_ready = self.lock().next_ready(wanted, self.clock.now());
+            let Some(next_ready) = next_ready else { return ticket.called().await };
+            match tokio::time::timeout(next_ready, ticket.called()).await {
+                Ok(called) => return called,
+                Err(_elapsed) => self.dispatch(),
+            }
+        }
     }
 
     /// Lets an account learn from an attempt.

@@ -163,7 +163,7 @@ impl Turn {
         let choosing = async {
             match pool.choose(wanted).await {
                 Err(Shortage::NotOffered) => {
-                    pool.refresh_catalogs(&self.turns.upstream, self.turns.clock.now()).await;
+                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.clock.now())).await;
                     pool.choose(wanted).await
                 }
                 chosen => chosen,

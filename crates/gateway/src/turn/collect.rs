@@ -47,7 +47,8 @@ impl Turns {
 impl Answer for Finished {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
         if turn.create.operation == Operation::Create && reply.is_event_stream() {
-            return fold(turn, resolved, reply).await;
+            // Boxed, as it is rare and large: every collected turn would carry its place.
+            return Box::pin(fold(turn, resolved, reply)).await;
         }
         let body = turn.read_reply(reply).await?;
         Ok(turn.finish_collected(reply, resolved, &body)?)
