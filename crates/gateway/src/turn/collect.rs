@@ -63,7 +63,7 @@ async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Fin
     let mut heard = Instant::now();
     let broken = |why: &'static str| Failed::from(Failure::UpstreamUnreachable(why.into()));
     let terminal = loop {
-        let silence = if relay.has_begun() { rules.idle } else { rules.first_byte };
+        let silence = if relay.events() > 0 { rules.idle } else { rules.first_byte };
         let silent_at = heard + silence;
         let terminal = match read(turn, reply, &mut heard, silent_at).await {
             Read::Chunk(chunk) => {

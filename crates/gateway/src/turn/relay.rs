@@ -19,6 +19,8 @@ pub struct Relay {
     items: Vec<Bytes>,
     /// The latest response object, rewritten.
     snapshot: Option<Bytes>,
+    /// Events that have come.
+    events: u64,
     /// The last event that was passed on.
     last: Option<Frame>,
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -47,6 +49,7 @@ impl Relay {
             owned,
             items: Vec::new(),
             snapshot: None,
+            events: 0,
             last: None,
             error: None,
         }
@@ -57,9 +60,9 @@ impl Relay {
         self.error.as_ref()
     }
 
-    /// Whether an event has come (comments are none).
-    pub fn has_begun(&self) -> bool {
-        self.last.is_some()
+    /// How many events have come (comments are none).
+    pub fn events(&self) -> u64 {
+        self.events
     }
 
     /// Takes a piece of the upstream's stream; appends what goes to the client now. What stands in the piece after the
@@ -71,6 +74,7 @@ impl Relay {
         while let Some(frame) = self.decoder.next_frame()? {
             let untouched = match EventKind::of_event(frame.event(), &frame.data().unwrap_or_default()) {
                 EventKind::Terminal => {
+                    self.events += 1;
                     flush(self.decoder.chunk(), run, out);
                     return self.terminal(&frame).map(Some);
                 }
@@ -99,6 +103,7 @@ impl Relay {
                 }
             }
             if frame.data().is_some() {
+                self.events += 1;
                 self.last = Some(frame);
             }
         }

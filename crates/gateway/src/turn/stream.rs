@@ -113,7 +113,7 @@ impl Answer for Opening {
             phase: Phase::Relaying,
             heard: Instant::now(),
         };
-        while !this.relay.has_begun() && matches!(this.phase, Phase::Relaying) {
+        while this.relay.events() == 0 {
             this.advance(turn, reply).await?;
         }
         this.check_first_event()?;
@@ -144,6 +144,10 @@ impl Opening {
 
     /// A stream that begins with the account's failure is as good as an error reply.
     fn check_first_event(&self) -> Result<(), Failed> {
+        // More than one may have come in a piece; what follows the first is the client's to see.
+        if self.relay.events() > 1 {
+            return Ok(());
+        }
         let error = match &self.phase {
             Phase::Ending(terminal) => terminal.finished.error(),
             Phase::Relaying | Phase::Over => self.relay.error().cloned(),

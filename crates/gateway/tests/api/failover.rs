@@ -138,7 +138,13 @@ async fn what_is_the_requests_own_fault_is_passed_on_and_blames_nobody() {
 
 #[tokio::test]
 async fn nothing_is_sent_twice_after_its_first_event() {
+    let created = json!({"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "object": "response",
+        "status": "in_progress", "output": []}});
+    // Both come in one piece.
+    let at_once =
+        format!("event: response.created\ndata: {created}\n\n{}", error_event("rate_limit_exceeded"));
     for script in [
+        Script::stream_bytes(at_once),
         Script::answer("a b").cut_after(1),
         Script::answer("a b").end_after(3),
         Script::answer("a b").failed("rate_limit_exceeded", "m"),
