@@ -27,6 +27,8 @@ const DELETIONS_POLL: Duration = Duration::from_secs(1);
 const CLOCK_SKEW: Duration = Duration::from_secs(10);
 /// How often a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How often to look whether accounts are to be probed.
+const PROBE_LOOK: Duration = Duration::from_secs(5);
 /// How many rows one step of a purge removes: writers wait no longer than that takes.
 const PURGE_ROWS: u32 = 500;
 
@@ -117,6 +119,7 @@ impl App {
             let reloader = Reloader { pool, metrics, config: self.config.clone(), file, reload };
             self.tasks.spawn_background(reloader.run());
         }
+        self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {
             turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
@@ -181,6 +184,17 @@ async fn keep_store(turns: Arc<Turns>, purge_interval: Duration) {
         } else if since_purge >= purge_interval {
             since_purge = Duration::ZERO;
             purge(&turns).await;
+        }
+    }
+}
+
+/// Brings accounts back early that have failed, if that is configured; whether it is may change.
+async fn probe_accounts(turns: Arc<Turns>) {
+    loop {
+        let interval = turns.pool.probe_interval();
+        tokio::time::sleep(interval.unwrap_or(PROBE_LOOK)).await;
+        if interval.is_some() {
+            turns.pool.probe(&turns.upstream).await;
         }
     }
 }

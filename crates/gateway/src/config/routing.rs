@@ -19,6 +19,11 @@ pub struct RoutingConfig {
     /// How long a turn waits for an account. Default: 1m.
     #[serde(with = "duration")]
     pub queue_timeout: Duration,
+
+    /// How often an account that cools after failures is asked for its `/models`, to have it back early. Default: never.
+    #[serde(deserialize_with = "duration::deserialize_some", serialize_with = "duration::serialize_some")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,11 @@ words!(Strategy { LeastLoaded => "least_loaded", RoundRobin => "round_robin", Fi
 
 impl Default for RoutingConfig {
     fn default() -> Self {
-        Self { strategy: Strategy::LeastLoaded, max_queued: 1000, queue_timeout: Duration::from_mins(1) }
+        Self {
+            strategy: Strategy::LeastLoaded,
+            max_queued: 1000,
+            queue_timeout: Duration::from_mins(1),
+            probe_interval: None,
+        }
     }
 }

@@ -24,6 +24,22 @@ pub(super) mod duration {
         })
     }
 
+    pub(in crate::config) fn deserialize_some<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        deserialize(deserializer).map(Some)
+    }
+
+    pub(in crate::config) fn serialize_some<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
     pub(in crate::config) fn serialize<S: Serializer>(
         duration: &Duration,
         serializer: S,

@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 pub use self::account::{Account, AccountError};
 pub use self::catalog::{Model, ModelList};
 pub use self::select::{Origin, Preference};
-pub use self::state::{AccountState, Cooling, Readiness};
+pub use self::state::{AccountState, Cooling, CoolingReason, Readiness};
 pub use self::verdict::Verdict;
 
 use self::queue::{Queue, Ticket};
@@ -180,6 +180,39 @@ impl Pool {
             // Who waits for this account may have to be told otherwise.
             self.dispatch();
         }
+    }
+
+    /// Asks the accounts that cool after failures for their models, and has those back that answer.
+    pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
+        let now = self.now();
+        let is_failing = |view: &AccountView| {
+            let cooling = view.state.cooling.filter(|cooling| cooling.until > now);
+            cooling.is_some_and(|cooling| cooling.reason == CoolingReason::Failures)
+        };
+        let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
+        let probes = failing.map(async |account| match upstream.list_models(&account).await {
+            Ok(_) => self.revive(&account),
+            Err(error) => {
+                tracing::debug!(account.id = %account.name, %error, "the account does not answer yet");
+            }
+        });
+        join_all(probes).await;
+    }
+
+    fn revive(self: &Arc<Self>, account: &Arc<Account>) {
+        let mut inner = self.lock();
+        let slot = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account));
+        let is_back = slot.is_some_and(|slot| slot.state.revive());
+        drop(inner);
+        if is_back {
+            tracing::info!(account.id = %account.name, "the account answers again");
+            self.dispatch();
+        }
+    }
+
+    /// How often to [`probe`](Self::probe), if at all.
+    pub fn probe_interval(&self) -> Option<Duration> {
+        self.lock().routing.probe_interval
     }
 
     /// When the first of the accounts is back that offer the model, if all of them are cooling.

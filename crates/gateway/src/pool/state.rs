@@ -114,6 +114,15 @@ impl AccountState {
         }
     }
 
+    /// It was left alone after failures, and answers again. `false` if that is not what it is left alone for.
+    pub fn revive(&mut self) -> bool {
+        let is_over = self.cooling.take_if(|cooling| cooling.reason == CoolingReason::Failures).is_some();
+        if is_over {
+            self.failures = 0;
+        }
+        is_over
+    }
+
     fn fail(&mut self, is_alone: bool, now: Timestamp) {
         // What fails while the account cools was sent before, and is one failure with those that it cools for.
         if self.cooling.is_some_and(|cooling| cooling.until > now) {

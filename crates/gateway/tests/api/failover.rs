@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon::config::RoutingConfig;
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Gateway, ManualClock, Reply, Setup};
 use futures_util::future::join_all;
@@ -219,6 +220,62 @@ async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
         pool.ask().await.ok();
     }
     assert_eq!((pool.counts(), pool.state(0)), (vec![7, 11], "cooling"));
+}
+
+#[tokio::test]
+async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_not() {
+    let pool = pool_with(3, |setup| {
+        setup.config("routing.strategy = \"fill_first\"\nrouting.probe_interval = \"20ms\"")
+    })
+    .await;
+    let broken = Script::http(500, error("server_error"));
+    for _ in 0..3 {
+        pool.upstreams[0].script(broken.clone());
+    }
+    pool.upstreams[1].script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", "60"));
+    for _ in 0..3 {
+        pool.ask().await.ok();
+    }
+    // The clock stands still, so only a probe can bring it back.
+    let back = async {
+        while pool.state(0) != "ready" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
+    assert_eq!(pool.state(1), "cooling");
+    pool.ask().await.ok();
+    assert_eq!(pool.counts()[0], 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_that_come_and_go_drop_no_stream() {
+    let pool = pool_with(2, |setup| setup).await;
+    let (script, gate) = Script::answer("a b c").gated_after(2);
+    for upstream in &pool.upstreams {
+        upstream.always(script.clone());
+    }
+    let streams = (0..64).map(|_| {
+        let client = pool.gateway.client.clone();
+        tokio::spawn(async move {
+            let mut events = client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+            events.until("response.completed").await;
+        })
+    });
+    let streams: Vec<_> = streams.collect();
+    let all: Vec<_> = pool.gateway.app.pool.accounts().iter().map(|account| account.config.clone()).collect();
+    while pool.counts().iter().sum::<u64>() < 64 {
+        tokio::task::yield_now().await;
+    }
+    for n in 0..20 {
+        pool.gateway.app.pool.replace(&all[n % 2..=n % 2], &RoutingConfig::default()).unwrap();
+    }
+    pool.gateway.app.pool.replace(&all, &RoutingConfig::default()).unwrap();
+    gate.open();
+    for stream in streams {
+        stream.await.unwrap();
+    }
+    pool.gateway.idle().await;
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ base_url = "http://127.0.0.1:11434"
 strategy = "fill_first"
 max_queued = 5
 queue_timeout = "2s"
+probe_interval = "3s"
 
 [limits]
 max_body = "10 MB"
