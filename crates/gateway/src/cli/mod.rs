@@ -1,5 +1,6 @@
 //! The commands. Wrong usage ends with exit code 2, failure with 1.
 
+mod accounts;
 mod config;
 mod demo;
 mod migrate;
@@ -60,6 +61,9 @@ enum Command {
     /// Look into the store's database
     #[command(subcommand)]
     Store(store::Command),
+    /// List the accounts, or try them
+    #[command(subcommand)]
+    Accounts(accounts::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -77,6 +81,7 @@ impl Cli {
                 migrate::run(&self.load(Overrides::default())?, *check, *json)
             }
             Command::Store(command) => command.run(&self.load(Overrides::default())?),
+            Command::Accounts(command) => command.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
         }
     }

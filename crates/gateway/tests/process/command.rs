@@ -63,6 +63,35 @@ async fn the_configuration_is_shown_without_its_secrets() {
 }
 
 #[tokio::test]
+async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
+    let keyed = |key: &str| Options { api_key: Some(key.to_owned()), ..Options::default() };
+    let right = Simulator::bind(keyed("sk-right")).await.unwrap();
+    let wrong = Simulator::bind(keyed("sk-other")).await.unwrap();
+    let dir = TempDir::new().unwrap();
+    let account = |name: &str, upstream: &Simulator| {
+        format!(
+            "[[accounts]]\nname = \"{name}\"\nbase_url = \"{}\"\napi_key = {{ env = \"KEY\" }}\n",
+            upstream.url()
+        )
+    };
+    let config = format!("{}{}", account("good", &right), account("bad", &wrong));
+    std::fs::write(dir.path().join("antiphon.toml"), config).unwrap();
+    let environment = [("KEY", "sk-right")];
+    for args in [&["accounts", "list"][..], &["accounts", "list", "--json"], &["accounts", "test", "good"]] {
+        let (code, shown, error) = antiphon(dir.path(), args, &environment).await;
+        assert!(code == 0 && shown.contains("good"), "{error}");
+        assert!(!shown.contains("sk-right"));
+    }
+    let (code, shown, error) = antiphon(dir.path(), &["accounts", "test", "--json"], &environment).await;
+    let tried: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((code, &tried["accounts"][0]["answers"]), (1, &json!(true)));
+    assert_eq!(tried["accounts"][1]["error"], "it answered 401");
+    assert!(error.contains("1 of 2"), "{error}");
+    let (code, _, error) = antiphon(dir.path(), &["accounts", "test", "none"], &environment).await;
+    assert!(code == 1 && error.contains("\"none\""), "{error}");
+}
+
+#[tokio::test]
 async fn a_store_that_can_not_be_used_is_a_clear_message() {
     let dir = TempDir::new().unwrap();
     std::fs::write(
