@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::resolve::{Context, Reasoning, Resolved};
-use super::{Failure, Refusal, Transport, Turn, seconds};
+use super::{Failure, RETRY_AFTER, Refusal, Transport, Turn, seconds};
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use crate::upstream::{Accept, SendError, headers};
 
@@ -65,7 +65,7 @@ impl Turn {
             };
             tried.push(account.name.clone());
             if !verdict.leads_on() || tried.len() == MAX_ACCOUNTS || !self.has_another(resolved, &tried) {
-                return Err(self.with_earliest_return(failure));
+                return Err(self.with_return(failure));
             }
         }
     }
@@ -205,15 +205,19 @@ impl Turn {
         }
     }
 
-    /// A rate limit ends for the client when the first account is back.
-    fn with_earliest_return(&self, mut failure: Failure) -> Failure {
-        if let Failure::Refused(refusal) = &mut failure
-            && refusal.status == StatusCode::TOO_MANY_REQUESTS
-            && let Some(until) = self.turns.pool.earliest_return(&self.create.model)
-        {
-            let rest = until.since(self.turns.clock.now());
+    /// A rate limit ends for the client when the first account is back. Whoever is not told a time may give up.
+    fn with_return(&self, mut failure: Failure) -> Failure {
+        let Failure::Refused(refusal) = &mut failure else { return failure };
+        let until = match refusal.status {
+            StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_return(&self.create.model),
+            StatusCode::SERVICE_UNAVAILABLE => None,
+            _ => return failure,
+        };
+        let rest = until.map(|until| until.since(self.turns.clock.now()));
+        if rest.is_some() || !refusal.headers.contains_key(header::RETRY_AFTER) {
             refusal.headers.remove("retry-after-ms");
-            refusal.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(rest)));
+            let rest = HeaderValue::from(seconds(rest.unwrap_or(RETRY_AFTER)));
+            refusal.headers.insert(header::RETRY_AFTER, rest);
         }
         failure
     }

@@ -27,7 +27,7 @@ use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
-pub use self::failure::{Failure, Fault, Refusal, seconds};
+pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, seconds};
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
 

@@ -201,6 +201,24 @@ async fn when_all_are_cooling_the_client_hears_when_the_first_is_back() {
 }
 
 #[tokio::test]
+async fn every_429_and_503_says_when_to_come_again() {
+    let pool = pool(2).await;
+    // The first one is ready again at once, so there is no account to wait for.
+    pool.upstreams[0].script(Script::http(500, error("server_error")));
+    pool.upstreams[1].script(Script::http(429, error("rate_limit_exceeded")));
+    let reply = pool.ask().await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (429, Some("1")));
+
+    let overloaded = Script::http(503, error("server_is_overloaded"));
+    for (script, expected) in [(overloaded.clone(), "1"), (overloaded.header("retry-after", "9"), "9")] {
+        let pool = pool_with(1, |setup| setup).await;
+        pool.upstreams[0].script(script);
+        let reply = pool.ask().await;
+        assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, Some(expected)));
+    }
+}
+
+#[tokio::test]
 async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
     let pool = pool(2).await;
     let broken = Script::http(500, error("server_error"));
@@ -427,6 +445,9 @@ async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
         tokio::task::yield_now().await;
     }
     left.abort();
+    while pool.gateway.app.metrics.turns_in_flight.get() > 1 {
+        tokio::task::yield_now().await;
+    }
     let client = pool.gateway.client.clone();
     let waiting = tokio::spawn(async move { client.create(plain()).await });
     gate.open();
