@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_store::{CopyProgress, CopyReport, Status, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::Postgres;
@@ -20,15 +21,28 @@ struct Pair {
     _files: TempDir,
 }
 
+#[derive(Clone, Copy)]
+enum In {
+    File,
+    Server,
+    /// With PgBouncer between, which gives each transaction another connection.
+    Pooler,
+}
+
+/// Every direction.
 async fn pairs() -> Vec<Pair> {
+    use In::{File, Pooler, Server};
     let mut pairs = Vec::new();
-    for (from_file, to_file) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (from, to) in
+        [(File, File), (File, Server), (Server, File), (Server, Server), (File, Pooler), (Pooler, File)]
+    {
         let files = tempfile::tempdir().unwrap();
-        let url = async |is_file: bool, name: &str| {
-            let file = || format!("sqlite://{}/{name}.db", files.path().display());
-            if is_file { file() } else { Postgres::shared_database().await }
+        let url = async |place: In, name: &str| match place {
+            File => format!("sqlite://{}/{name}.db", files.path().display()),
+            Server => Postgres::shared_database().await,
+            Pooler => Postgres::shared_pooled_database().await,
         };
-        let (from, to) = (url(from_file, "from").await, url(to_file, "made/for/it/to").await);
+        let (from, to) = (url(from, "from").await, url(to, "made/for/it/to").await);
         pairs.push(Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files });
     }
     pairs
@@ -120,6 +134,52 @@ async fn running_it_again_copies_what_has_come_and_nothing_else() {
         assert_eq!((counts(&report)[0], report.is_verified()), (("responses", [3, 10, 0, 0]), true));
         source.close().await;
     }
+}
+
+/// Runs a copy, and something else as soon as its first row has been looked at.
+async fn copy_while(pair: &Pair, work: impl AsyncFnOnce() + Send) -> CopyReport {
+    let mut work = Some(work);
+    let mut progress = |_: CopyProgress| {
+        if let Some(work) = work.take() {
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work()));
+        }
+    };
+    antiphon_store::copy(&pair.from, &pair.to, &mut progress).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_changes_meanwhile_is_not_verified() {
+    for pair in pairs().await {
+        let source = open(&pair.from).await;
+        record_chain(&source, 1, 10, None).await;
+        let report = copy_while(&pair, async || record_chain(&source, 11, 2, Some((10, 10))).await).await;
+        assert!(!report.is_verified(), "{report:?}");
+        assert_eq!((report.tables[0].source.rows, report.tables[0].target.rows), (12, 10));
+        let report = copy(&pair).await;
+        assert_eq!((counts(&report)[0], report.is_verified()), (("responses", [2, 10, 0, 0]), true));
+
+        let delete = async || assert!(source.delete(&project("p"), id(3), NOW).await.unwrap());
+        let report = copy_while(&pair, delete).await;
+        assert!(!report.is_verified(), "{report:?}");
+        source.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_ends_idle_transactions_is_a_source_all_the_same() {
+    let from = Postgres::shared_database().await;
+    let source = open(&from.parse().unwrap()).await;
+    record_chain(&source, 1, 10, None).await;
+    source.close().await;
+    let name = from.rsplit('/').next().unwrap();
+    let limit = format!("ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '100ms'");
+    Postgres::shared().execute(name, &limit).await;
+    let files = tempfile::tempdir().unwrap();
+    let to = format!("sqlite://{}/to.db", files.path().display());
+    let pair = Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files };
+    // A target that takes its time.
+    let report = copy_while(&pair, async || tokio::time::sleep(Duration::from_millis(400)).await).await;
+    assert!(report.is_verified());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,10 +293,12 @@ async fn a_source_that_is_no_store_is_refused_and_nothing_is_made_of_it() {
     std::fs::write(directory.path().join("text.db"), "this is no database, but it is long enough to be read")
         .unwrap();
     std::fs::write(directory.path().join("empty.db"), "").unwrap();
+    std::fs::create_dir(directory.path().join("folder.db")).unwrap();
     let empty_server: StoreUrl = Postgres::shared_database().await.parse().unwrap();
     let cases = [
         (url("to.db"), "there is no file"),
         (url("missing.db"), "there is no file"),
+        (url("folder.db"), "is a directory"),
         (url("text.db"), "is not an SQLite database"),
         (url("empty.db"), "run `antiphon migrate`"),
         ("sqlite::memory:".parse().unwrap(), "can't be copied"),
