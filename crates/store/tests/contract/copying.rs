@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{CopyProgress, CopyReport, Status, Store, StoreError, StoreOptions, StoreUrl};
-use antiphon_testkit::Postgres;
+use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -203,6 +203,40 @@ async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
         let chain = target.load_chain(&project("p"), whole(3_500)).await.unwrap();
         assert!(numbers(&chain, (1..=3_500).rev()));
         target.close().await;
+    }
+}
+
+/// Runs a copy, and kills the server in the middle of it. Returns what the operator is told.
+async fn copy_until_killed(pair: &Pair, server: &mut Postgres) -> String {
+    let mut progress = |progress: CopyProgress| {
+        if progress.rows == 1_500 {
+            server.kill9();
+        }
+    };
+    let result = antiphon_store::copy(&pair.from, &pair.to, &mut progress).await;
+    server.restart();
+    let Err(StoreError::Unavailable(reason)) = result else { panic!("{result:?}") };
+    reason
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_goes_away_is_named_and_the_rest_copied_when_it_is_back() {
+    let mut server = Postgres::start(PostgresOptions::default());
+    let on_server: StoreUrl = server.create_database("p").await.parse().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str| -> StoreUrl {
+        format!("sqlite://{}/{name}.db", files.path().display()).parse().unwrap()
+    };
+    let source = open(&file("from")).await;
+    record_chain(&source, 1, 3_500, None).await;
+    source.close().await;
+    for (from, to) in [(file("from"), on_server.clone()), (on_server.clone(), file("to"))] {
+        let pair = Pair { from, to, _files: tempfile::tempdir().unwrap() };
+        let reason = copy_until_killed(&pair, &mut server).await;
+        assert!(reason.starts_with(&on_server.to_string()), "{reason}");
+        let report = copy(&pair).await;
+        let (_, [copied, present, ..]) = counts(&report)[0];
+        assert!(report.is_verified() && copied + present == 3_500 && present >= 1_000, "{report:?}");
     }
 }
 

@@ -117,3 +117,37 @@ fn print_table(from: &StoreUrl, to: &StoreUrl, report: &CopyReport) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use antiphon_store::Digested;
+
+    use super::*;
+
+    fn report(missing: u64, differing: u64, extra: u64) -> CopyReport {
+        let digested = |rows: u64| Digested { rows, digest: rows.to_string() };
+        let same = TableReport { table: "items", ..TableReport::default() };
+        let other = TableReport {
+            table: "responses",
+            missing,
+            differing,
+            extra,
+            source: digested(1_000),
+            target: digested(999),
+            ..TableReport::default()
+        };
+        CopyReport { tables: vec![other, same] }
+    }
+
+    #[test]
+    fn a_difference_names_the_table_its_counts_and_what_to_do() {
+        let behind = difference(&report(1, 0, 0));
+        assert!(behind.contains("responses (source 1000 rows, target 999: 1 missing"), "{behind}");
+        assert!(behind.contains("run the copy again") && !behind.contains("empty the target"), "{behind}");
+        assert!(!behind.contains("items"), "{behind}");
+        for others in [report(1, 1, 0), report(1, 0, 1)] {
+            let told = difference(&others);
+            assert!(told.contains("empty the target") && told.contains("Nothing was overwritten"), "{told}");
+        }
+    }
+}
