@@ -2,22 +2,27 @@
 //!
 //! Both databases are walked in the order of their keys, side by side, in pages of bounded size: what the target lacks is
 //! inserted, what it has is left alone. So a copy that was broken off goes on where it ended when it is run again. The
-//! source is read in one snapshot and is not written to. At the end both are read once more, and compared by count and
-//! digest.
+//! source is read in one snapshot and is not written to. At the end both are read once more, the source as it is by then,
+//! and compared row by row, by count and by digest.
 
+mod named;
 mod table;
-
-use std::cmp::Ordering;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
+use self::named::Named;
 pub(crate) use self::table::{Cell, Key, Kind, Row, TABLES, Table};
+#[cfg(test)]
+pub(crate) use self::tests::{assert_all_are_copied, check_pages};
+use self::walk::Pairs;
 use crate::{SqliteTarget, StoreError, StoreUrl, postgres, sqlite};
 
-/// What is read or written at once: about so many bytes, one row at least.
-const PAGE_BYTES: usize = 4 << 20;
-const PAGE_ROWS: usize = 1000;
+/// What is read or written at once: about so much, one row at least.
+const PAGE_BOUNDS: Bounds = Bounds { rows: 1000, bytes: 4 << 20 };
 
 /// One of the two databases.
 #[async_trait]
@@ -34,6 +39,9 @@ pub(crate) trait Side: Send + Sync {
 
     /// In one transaction. A row whose key is there is left alone.
     async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError>;
+
+    /// Of a source: goes on in a new snapshot, of what the database holds by now.
+    async fn renew(&self) -> Result<(), StoreError>;
 
     async fn close(&self);
 }
@@ -78,9 +86,11 @@ pub struct TableReport {
     pub copied_bytes: u64,
     /// Rows that were there already, the same as in the source.
     pub present: u64,
-    /// Rows that the target has under the same key, and that are others.
+    /// Rows that only the source has in the end: they came to it meanwhile.
+    pub missing: u64,
+    /// Rows that the target has under the same key in the end, and that are others.
     pub differing: u64,
-    /// Rows that only the target has.
+    /// Rows that only the target has in the end.
     pub extra: u64,
     /// Rows on either side in the end, and what they digest to.
     pub source: Digested,
@@ -103,15 +113,15 @@ pub async fn copy(
     if is_same(from, to) {
         return Err(StoreError::Unusable(format!("{from} can't be copied to itself")));
     }
-    let source = open(from, End::Source).await?;
-    let target = match open(to, End::Target).await {
+    let source = open_source(from).await?;
+    let target = match open_target(to).await {
         Ok(target) => target,
         Err(error) => {
             source.close().await;
             return Err(error);
         }
     };
-    let result = copy_between(&*source, &*target, progress).await;
+    let result = copy_between(&source, &target, progress).await;
     source.close().await;
     target.close().await;
     result
@@ -127,19 +137,20 @@ fn is_same(from: &StoreUrl, to: &StoreUrl) -> bool {
     }
 }
 
-#[derive(Clone, Copy)]
-enum End {
-    Source,
-    Target,
+async fn open_source(url: &StoreUrl) -> Result<Named, StoreError> {
+    let side = match url {
+        StoreUrl::Sqlite(target) => sqlite::copy_source(target).await?,
+        StoreUrl::Postgres(target) => postgres::copy_source(target).await?,
+    };
+    Ok(Named::new(side, url))
 }
 
-async fn open(url: &StoreUrl, end: End) -> Result<Box<dyn Side>, StoreError> {
-    match (url, end) {
-        (StoreUrl::Sqlite(target), End::Source) => sqlite::copy_source(target).await,
-        (StoreUrl::Sqlite(target), End::Target) => sqlite::copy_target(target).await,
-        (StoreUrl::Postgres(target), End::Source) => postgres::copy_source(target).await,
-        (StoreUrl::Postgres(target), End::Target) => postgres::copy_target(target).await,
-    }
+async fn open_target(url: &StoreUrl) -> Result<Named, StoreError> {
+    let side = match url {
+        StoreUrl::Sqlite(target) => sqlite::copy_target(target).await?,
+        StoreUrl::Postgres(target) => postgres::copy_target(target).await?,
+    };
+    Ok(Named::new(side, url))
 }
 
 async fn copy_between(
@@ -150,19 +161,19 @@ async fn copy_between(
     let mut report = CopyReport::default();
     let mut copied_bytes = 0;
     for table in &TABLES {
-        let mut state = CopyProgress {
-            table: table.name,
-            step: CopyStep::Copying,
-            rows: 0,
-            of_rows: source.count(table).await?,
-            copied_bytes,
-        };
-        let mut of_table = copy_table(table, source, target, &mut state, progress).await?;
-        copied_bytes = state.copied_bytes;
-        state.step = CopyStep::Verifying;
-        of_table.source = digest(table, source, &mut state, progress).await?;
-        of_table.target = digest(table, target, &mut state, progress).await?;
+        let of_rows = source.count(table).await?;
+        let state =
+            CopyProgress { table: table.name, step: CopyStep::Copying, rows: 0, of_rows, copied_bytes };
+        let of_table = copy_table(table, source, target, &mut Meter { state, progress }).await?;
+        copied_bytes += of_table.copied_bytes;
         report.tables.push(of_table);
+    }
+    source.renew().await?;
+    for (table, of_table) in TABLES.iter().zip(&mut report.tables) {
+        let of_rows = source.count(table).await?;
+        let state =
+            CopyProgress { table: table.name, step: CopyStep::Verifying, rows: 0, of_rows, copied_bytes };
+        verify_table(table, source, target, of_table, &mut Meter { state, progress }).await?;
     }
     Ok(report)
 }
@@ -171,95 +182,80 @@ async fn copy_table(
     table: &'static Table,
     source: &dyn Side,
     target: &dyn Side,
-    state: &mut CopyProgress,
-    progress: &mut (dyn FnMut(CopyProgress) + Send),
+    meter: &mut Meter<'_>,
 ) -> Result<TableReport, StoreError> {
     let mut report = TableReport { table: table.name, ..TableReport::default() };
-    let mut there = Walk::new(table, target);
-    let mut here = Walk::new(table, source);
-    let mut missing = Batch::default();
-    while let Some(row) = here.next().await? {
-        state.rows += 1;
-        while there.peek().await?.is_some_and(|other| table::compare(other.key(), row.key()).is_lt()) {
-            there.next().await?;
-            report.extra += 1;
+    let mut pairs = Pairs::new(table, source, target);
+    let mut batch = Batch::default();
+    while let Some((row, other)) = pairs.next().await? {
+        meter.advance(row.is_some());
+        match (row, other) {
+            (Some(row), Some(other)) => report.present += u64::from(row == other),
+            (Some(row), None) => batch.push(row),
+            (None, _) => {}
         }
-        let other = there.peek().await?;
-        match other.filter(|other| table::compare(other.key(), row.key()) == Ordering::Equal) {
-            Some(other) => {
-                let is_same = *other == row;
-                report.present += u64::from(is_same);
-                report.differing += u64::from(!is_same);
-                there.next().await?;
-            }
-            None => {
-                missing.push(row);
-                if missing.is_full() {
-                    missing.insert(table, target, &mut report).await?;
-                }
-            }
-        }
-        if state.rows.is_multiple_of(PAGE_ROWS as u64) {
-            progress(CopyProgress { copied_bytes: state.copied_bytes + report.copied_bytes, ..*state });
+        if batch.is_full() {
+            meter.state.copied_bytes += batch.insert(table, target, &mut report).await?;
         }
     }
-    missing.insert(table, target, &mut report).await?;
-    while there.next().await?.is_some() {
-        report.extra += 1;
-    }
-    state.copied_bytes += report.copied_bytes;
-    progress(*state);
+    batch.insert(table, target, &mut report).await?;
     Ok(report)
 }
 
-async fn digest(
+async fn verify_table(
     table: &'static Table,
-    side: &dyn Side,
-    state: &mut CopyProgress,
-    progress: &mut (dyn FnMut(CopyProgress) + Send),
-) -> Result<Digested, StoreError> {
-    let mut walk = Walk::new(table, side);
-    let mut digest = Sha256::new();
-    state.rows = 0;
-    while let Some(row) = walk.next().await? {
-        row.digest(&mut digest);
-        state.rows += 1;
-        if state.rows.is_multiple_of(PAGE_ROWS as u64) {
-            progress(*state);
+    source: &dyn Side,
+    target: &dyn Side,
+    report: &mut TableReport,
+    meter: &mut Meter<'_>,
+) -> Result<(), StoreError> {
+    let (mut of_source, mut of_target) = (Digesting::default(), Digesting::default());
+    let mut pairs = Pairs::new(table, source, target);
+    while let Some((row, other)) = pairs.next().await? {
+        meter.advance(row.is_some());
+        of_source.add(row.as_ref());
+        of_target.add(other.as_ref());
+        match (row, other) {
+            (Some(row), Some(other)) => report.differing += u64::from(row != other),
+            (Some(_), None) => report.missing += 1,
+            (None, _) => report.extra += 1,
         }
     }
-    let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Digested { rows: state.rows, digest })
+    report.source = of_source.finish();
+    report.target = of_target.finish();
+    Ok(())
 }
 
-/// The rows of a table, one after the other.
-struct Walk<'a> {
-    table: &'static Table,
-    side: &'a dyn Side,
-    page: std::iter::Peekable<std::vec::IntoIter<Row>>,
-    last: Option<Key>,
-    is_over: bool,
+/// Tells how far one step of a table has come.
+struct Meter<'a> {
+    state: CopyProgress,
+    progress: &'a mut (dyn FnMut(CopyProgress) + Send),
 }
 
-impl<'a> Walk<'a> {
-    fn new(table: &'static Table, side: &'a dyn Side) -> Self {
-        Self { table, side, page: Vec::new().into_iter().peekable(), last: None, is_over: false }
+impl Meter<'_> {
+    fn advance(&mut self, is_of_source: bool) {
+        self.state.rows += u64::from(is_of_source);
+        (self.progress)(self.state);
     }
+}
 
-    async fn peek(&mut self) -> Result<Option<&Row>, StoreError> {
-        if self.page.peek().is_none() && !self.is_over {
-            let bounds = Bounds { rows: PAGE_ROWS, bytes: PAGE_BYTES };
-            let page = self.side.page(self.table, self.last.take(), bounds).await?;
-            self.last = page.last().map(Row::owned_key);
-            self.is_over = page.is_empty();
-            self.page = page.into_iter().peekable();
+#[derive(Default)]
+struct Digesting {
+    rows: u64,
+    digest: Sha256,
+}
+
+impl Digesting {
+    fn add(&mut self, row: Option<&Row>) {
+        if let Some(row) = row {
+            self.rows += 1;
+            row.digest(&mut self.digest);
         }
-        Ok(self.page.peek())
     }
 
-    async fn next(&mut self) -> Result<Option<Row>, StoreError> {
-        self.peek().await?;
-        Ok(self.page.next())
+    fn finish(self) -> Digested {
+        let digest = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Digested { rows: self.rows, digest }
     }
 }
 
@@ -277,23 +273,25 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() >= PAGE_ROWS || self.bytes >= PAGE_BYTES
+        self.rows.len() >= PAGE_BOUNDS.rows || self.bytes >= PAGE_BOUNDS.bytes
     }
 
+    /// Inserts the rows, and begins anew. Returns their bytes.
     async fn insert(
         &mut self,
         table: &'static Table,
         target: &dyn Side,
         report: &mut TableReport,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let Self { rows, bytes } = std::mem::take(self);
-        if !rows.is_empty() {
-            let count = rows.len() as u64;
-            target.insert(table, rows).await?;
-            report.copied += count;
-            report.copied_bytes += bytes as u64;
+        if rows.is_empty() {
+            return Ok(0);
         }
-        Ok(())
+        let (count, bytes) = (rows.len() as u64, bytes as u64);
+        target.insert(table, rows).await?;
+        report.copied += count;
+        report.copied_bytes += bytes;
+        Ok(bytes)
     }
 }
 
@@ -302,6 +300,14 @@ impl Batch {
 impl CopyReport {
     /// Whether both databases hold the same rows.
     pub fn is_verified(&self) -> bool {
-        self.tables.iter().all(|table| table.source == table.target)
+        self.tables.iter().all(TableReport::is_verified)
+    }
+}
+
+// === impl TableReport ===
+
+impl TableReport {
+    pub fn is_verified(&self) -> bool {
+        self.source == self.target
     }
 }

@@ -52,7 +52,7 @@ async fn a_chain_moves_to_postgresql_and_back() {
     let (code, shown, error) = antiphon(directory.path(), &second, &environment).await;
     let report: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &report["tables"][0]["extra"]), (1, &json!(3)));
-    assert!(error.contains("Nothing was overwritten"), "{error}");
+    assert!(error.contains("Nothing was overwritten") && error.contains("3 extra"), "{error}");
     let unset = ["store", "copy", "--from", "env:NOT_THERE", "--to", &back];
     let (code, _, error) = antiphon(directory.path(), &unset, &environment).await;
     assert!(code == 1 && error.contains("--from") && error.contains("NOT_THERE"), "{error}");

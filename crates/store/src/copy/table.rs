@@ -11,8 +11,6 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// The first two are the key.
     pub(crate) columns: &'static [(&'static str, Kind)],
-    /// Columns that may be large.
-    pub(crate) payloads: &'static [&'static str],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +60,6 @@ pub(crate) static TABLES: [Table; 3] = [
             ("output", Kind::Bytes),
             ("body", Kind::Bytes),
         ],
-        payloads: &["input", "output", "body"],
     },
     Table {
         name: "items",
@@ -72,7 +69,6 @@ pub(crate) static TABLES: [Table; 3] = [
             ("response_id", Kind::Id),
             ("position", Kind::Number),
         ],
-        payloads: &[],
     },
     Table {
         name: "request_log",
@@ -94,7 +90,6 @@ pub(crate) static TABLES: [Table; 3] = [
             ("duration_us", Kind::Number),
             ("first_event_us", Kind::Number),
         ],
-        payloads: &[],
     },
 ];
 

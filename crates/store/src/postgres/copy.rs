@@ -20,8 +20,11 @@ use crate::url::PostgresTarget;
 
 /// Longer than any page takes.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// One snapshot for the whole copy. A pooler keeps the connection for it until it ends.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// One snapshot for as long as the copy reads it, which may be hours: whatever else ends long transactions on this server,
+/// it leaves this one alone. A pooler keeps the connection for it until it ends.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+     SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN \
+     ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')";
 
 /// A connection for copying alone.
 struct PostgresSide {
@@ -60,14 +63,15 @@ pub(super) fn count_statement(table: &Table) -> String {
 /// The keys of the next rows, and how many bytes these hold.
 pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     let [(a, _), (b, _)] = table.key_columns();
+    let varying = table.columns.iter().filter(|(_, kind)| matches!(kind, Kind::Text | Kind::Bytes));
     let sizes: Vec<String> =
-        table.payloads.iter().map(|column| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
-    let size = if sizes.is_empty() { "0::bigint".to_owned() } else { sizes.join(" + ") };
+        varying.map(|(column, _)| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
     let after = if is_first { String::new() } else { format!(" WHERE {}", behind(table)) };
     format!(
-        "SELECT {}, {}, {size} FROM {}{after} ORDER BY {a}, {b} LIMIT $1::bigint",
+        "SELECT {}, {}, {} FROM {}{after} ORDER BY {a}, {b} LIMIT $1::bigint",
         column(table, 0),
         column(table, 1),
+        sizes.join(" + "),
         table.name
     )
 }
@@ -207,6 +211,10 @@ impl Side for PostgresSide {
             rows.try_collect::<Vec<_>>().await
         };
         within(inserting).await.map(|_| ())
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        within(self.client.batch_execute(&format!("COMMIT; {BEGIN}"))).await
     }
 
     /// A transaction that only reads ends with its connection.

@@ -73,6 +73,22 @@ async fn statements_that_copy_can_be_prepared_and_follow_the_key() {
     }
 }
 
+#[tokio::test]
+async fn every_column_of_every_table_is_copied() {
+    let client = client().await;
+    let columns = "SELECT table_name::text, column_name::text FROM information_schema.columns \
+         WHERE table_schema = 'public' AND table_name != 'antiphon_schema'";
+    let rows = client.query(columns, &[]).await.unwrap();
+    crate::copy::assert_all_are_copied(&rows.iter().map(|row| (row.get(0), row.get(1))).collect());
+}
+
+#[tokio::test]
+async fn what_is_copied_is_read_in_bounded_pages() {
+    let StoreUrl::Postgres(target) = Postgres::shared_database().await.parse().unwrap() else { panic!() };
+    let side = copy::target(&target).await.unwrap();
+    crate::copy::check_pages(&*side).await;
+}
+
 /// Not even where the planner knows nothing of what is in them, as in a database that has just been filled.
 #[tokio::test]
 async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {

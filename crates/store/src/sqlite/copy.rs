@@ -10,8 +10,8 @@ use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
 use uuid::Uuid;
 
 use super::migrate::MIGRATIONS;
-use super::open;
 use super::readers::{Shared, lock};
+use super::{error, open};
 use crate::copy::{Bounds, Cell, Key, Kind, Row, Side, Table};
 use crate::migration::{outdated, to_apply};
 use crate::url::SqliteTarget;
@@ -59,35 +59,50 @@ async fn blocking<T: Send + 'static>(
 
 fn open_source(path: &Path) -> Result<Connection, StoreError> {
     let shown = path.display().to_string();
-    let unusable = |error: rusqlite::Error| StoreError::Unusable(format!("{shown} can't be read: {error}"));
     let path = Path::new(".").join(path);
-    if !path.is_file() {
+    if !path.exists() {
         return Err(StoreError::Unusable(format!("there is no file {shown}")));
     }
-    let has_log = std::fs::metadata(log_of(&path)).is_ok_and(|log| log.len() > 0);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&path, flags).map_err(unusable)?;
-    // The last one to leave would move what is in the write-ahead log into the file.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log).map_err(unusable)?;
-    connection.pragma_update(None, "query_only", true).map_err(unusable)?;
-    connection.execute_batch("BEGIN").map_err(unusable)?;
-    let applied = applied(&connection).map_err(|error| match super::error::is_not_a_database(&error) {
-        true => StoreError::Unusable(format!("{shown} is not an SQLite database")),
-        false => StoreError::Unusable(format!(
-            "{shown} is no store of this build: run `antiphon migrate` on it first"
+    let opened = begin(&path).and_then(|connection| Ok((applied(&connection)?, connection)));
+    let (applied, connection) = opened.map_err(|error| match error::is_read_only(&error) {
+        true => StoreError::Unusable(format!(
+            "{shown} can't be read where it is, as SQLite writes files beside what it reads: copy it to a directory \
+             that can be written"
         )),
+        false => open::explain(&error, &path, &shown),
     })?;
+    let Some(applied) = applied else {
+        return Err(StoreError::Unusable(format!(
+            "{shown} is no store of this build: run `antiphon migrate` on it first"
+        )));
+    };
     match to_apply(&MIGRATIONS, &applied, &shown)?.last() {
         None => Ok(connection),
         Some(newest) => Err(outdated(&shown, newest)),
     }
 }
 
-fn applied(connection: &Connection) -> rusqlite::Result<Vec<(u32, String)>> {
+/// Even to read, SQLite needs to write files beside the database: a connection that only reads could not open every one.
+fn begin(path: &Path) -> rusqlite::Result<Connection> {
+    let has_log = std::fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // The last one to leave would move what is in the write-ahead log into the file.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.execute_batch("BEGIN")?;
+    Ok(connection)
+}
+
+/// Versions and checksums; `None` for what is no store.
+fn applied(connection: &Connection) -> rusqlite::Result<Option<Vec<(u32, String)>>> {
+    if !connection.table_exists(None, "antiphon_schema")? {
+        return Ok(None);
+    }
     let mut statement =
         connection.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
     let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+    rows.collect::<rusqlite::Result<_>>().map(Some)
 }
 
 /// The write-ahead log of a file.
@@ -161,6 +176,11 @@ impl Side for SqliteSide {
             Ok(transaction.commit()?)
         })
         .await
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || Ok(lock(&connection).execute_batch("COMMIT; BEGIN")?)).await
     }
 
     /// The connection is closed when it is dropped.

@@ -17,6 +17,10 @@ pub(super) fn is_not_openable(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
 }
 
+pub(super) fn is_read_only(error: &Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
+}
+
 /// Of a write.
 impl From<Error> for NotCommitted {
     fn from(error: Error) -> Self {

@@ -170,7 +170,7 @@ fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
 }
 
 /// The text for an operator whose file can't be used.
-fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
+pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
     let text = if error::is_not_a_database(error) {
         format!("{shown} is not an SQLite database")
     } else if path.is_dir() {

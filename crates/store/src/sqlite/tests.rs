@@ -68,6 +68,27 @@ fn statements_that_copy_can_be_prepared_and_follow_the_key() {
 }
 
 #[test]
+fn every_column_of_every_table_is_copied() {
+    let opened = open_in_memory();
+    let connection = lock(&opened.writer);
+    let mut statement = connection
+        .prepare(
+            "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
+             WHERE t.type = 'table' AND t.name != 'antiphon_schema'",
+        )
+        .unwrap();
+    let columns = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    crate::copy::assert_all_are_copied(&columns.map(Result::unwrap).collect());
+}
+
+#[tokio::test]
+async fn what_is_copied_is_read_in_bounded_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let side = copy::target(&SqliteTarget::File(directory.path().join("a.db"))).await.unwrap();
+    crate::copy::check_pages(&*side).await;
+}
+
+#[test]
 fn no_statement_reads_a_table_from_end_to_end() {
     let opened = open_in_memory();
     let connection = lock(&opened.writer);

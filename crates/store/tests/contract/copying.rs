@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_store::{CopyProgress, CopyReport, Status, Store, StoreError, StoreOptions, StoreUrl};
-use antiphon_testkit::Postgres;
+use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -20,15 +21,28 @@ struct Pair {
     _files: TempDir,
 }
 
+#[derive(Clone, Copy)]
+enum In {
+    File,
+    Server,
+    /// With PgBouncer between, which gives each transaction another connection.
+    Pooler,
+}
+
+/// Every direction.
 async fn pairs() -> Vec<Pair> {
+    use In::{File, Pooler, Server};
     let mut pairs = Vec::new();
-    for (from_file, to_file) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (from, to) in
+        [(File, File), (File, Server), (Server, File), (Server, Server), (File, Pooler), (Pooler, File)]
+    {
         let files = tempfile::tempdir().unwrap();
-        let url = async |is_file: bool, name: &str| {
-            let file = || format!("sqlite://{}/{name}.db", files.path().display());
-            if is_file { file() } else { Postgres::shared_database().await }
+        let url = async |place: In, name: &str| match place {
+            File => format!("sqlite://{}/{name}.db", files.path().display()),
+            Server => Postgres::shared_database().await,
+            Pooler => Postgres::shared_pooled_database().await,
         };
-        let (from, to) = (url(from_file, "from").await, url(to_file, "made/for/it/to").await);
+        let (from, to) = (url(from, "from").await, url(to, "made/for/it/to").await);
         pairs.push(Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files });
     }
     pairs
@@ -122,6 +136,52 @@ async fn running_it_again_copies_what_has_come_and_nothing_else() {
     }
 }
 
+/// Runs a copy, and something else as soon as its first row has been looked at.
+async fn copy_while(pair: &Pair, work: impl AsyncFnOnce() + Send) -> CopyReport {
+    let mut work = Some(work);
+    let mut progress = |_: CopyProgress| {
+        if let Some(work) = work.take() {
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work()));
+        }
+    };
+    antiphon_store::copy(&pair.from, &pair.to, &mut progress).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_changes_meanwhile_is_not_verified() {
+    for pair in pairs().await {
+        let source = open(&pair.from).await;
+        record_chain(&source, 1, 10, None).await;
+        let report = copy_while(&pair, async || record_chain(&source, 11, 2, Some((10, 10))).await).await;
+        assert!(!report.is_verified(), "{report:?}");
+        assert_eq!((report.tables[0].source.rows, report.tables[0].target.rows), (12, 10));
+        let report = copy(&pair).await;
+        assert_eq!((counts(&report)[0], report.is_verified()), (("responses", [2, 10, 0, 0]), true));
+
+        let delete = async || assert!(source.delete(&project("p"), id(3), NOW).await.unwrap());
+        let report = copy_while(&pair, delete).await;
+        assert!(!report.is_verified(), "{report:?}");
+        source.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_ends_idle_transactions_is_a_source_all_the_same() {
+    let from = Postgres::shared_database().await;
+    let source = open(&from.parse().unwrap()).await;
+    record_chain(&source, 1, 10, None).await;
+    source.close().await;
+    let name = from.rsplit('/').next().unwrap();
+    let limit = format!("ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '100ms'");
+    Postgres::shared().execute(name, &limit).await;
+    let files = tempfile::tempdir().unwrap();
+    let to = format!("sqlite://{}/to.db", files.path().display());
+    let pair = Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files };
+    // A target that takes its time.
+    let report = copy_while(&pair, async || tokio::time::sleep(Duration::from_millis(400)).await).await;
+    assert!(report.is_verified());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
     for pair in pairs().await {
@@ -143,6 +203,40 @@ async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
         let chain = target.load_chain(&project("p"), whole(3_500)).await.unwrap();
         assert!(numbers(&chain, (1..=3_500).rev()));
         target.close().await;
+    }
+}
+
+/// Runs a copy, and kills the server in the middle of it. Returns what the operator is told.
+async fn copy_until_killed(pair: &Pair, server: &mut Postgres) -> String {
+    let mut progress = |progress: CopyProgress| {
+        if progress.rows == 1_500 {
+            server.kill9();
+        }
+    };
+    let result = antiphon_store::copy(&pair.from, &pair.to, &mut progress).await;
+    server.restart();
+    let Err(StoreError::Unavailable(reason)) = result else { panic!("{result:?}") };
+    reason
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_goes_away_is_named_and_the_rest_copied_when_it_is_back() {
+    let mut server = Postgres::start(PostgresOptions::default());
+    let on_server: StoreUrl = server.create_database("p").await.parse().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str| -> StoreUrl {
+        format!("sqlite://{}/{name}.db", files.path().display()).parse().unwrap()
+    };
+    let source = open(&file("from")).await;
+    record_chain(&source, 1, 3_500, None).await;
+    source.close().await;
+    for (from, to) in [(file("from"), on_server.clone()), (on_server.clone(), file("to"))] {
+        let pair = Pair { from, to, _files: tempfile::tempdir().unwrap() };
+        let reason = copy_until_killed(&pair, &mut server).await;
+        assert!(reason.starts_with(&on_server.to_string()), "{reason}");
+        let report = copy(&pair).await;
+        let (_, [copied, present, ..]) = counts(&report)[0];
+        assert!(report.is_verified() && copied + present == 3_500 && present >= 1_000, "{report:?}");
     }
 }
 
@@ -233,10 +327,12 @@ async fn a_source_that_is_no_store_is_refused_and_nothing_is_made_of_it() {
     std::fs::write(directory.path().join("text.db"), "this is no database, but it is long enough to be read")
         .unwrap();
     std::fs::write(directory.path().join("empty.db"), "").unwrap();
+    std::fs::create_dir(directory.path().join("folder.db")).unwrap();
     let empty_server: StoreUrl = Postgres::shared_database().await.parse().unwrap();
     let cases = [
         (url("to.db"), "there is no file"),
         (url("missing.db"), "there is no file"),
+        (url("folder.db"), "is a directory"),
         (url("text.db"), "is not an SQLite database"),
         (url("empty.db"), "run `antiphon migrate`"),
         ("sqlite::memory:".parse().unwrap(), "can't be copied"),

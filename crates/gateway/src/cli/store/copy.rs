@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use antiphon_store::{CopyProgress, CopyReport, CopyStep, StoreUrl, TableReport};
+use antiphon_store::{CopyProgress, CopyReport, CopyStep, StoreError, StoreUrl, TableReport};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -22,19 +22,46 @@ pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Re
             show(&progress);
         }
     };
-    let report = block_on(async { Ok(antiphon_store::copy(&from, &to, &mut progress).await?) })?;
+    let report = block_on(async { antiphon_store::copy(&from, &to, &mut progress).await.map_err(explain) })?;
     if json {
         println!("{}", to_json(&report));
     } else {
         print_table(&from, &to, &report);
     }
     if !report.is_verified() {
-        bail!(
-            "the databases differ: rows that the source has lost or changed since they were copied, or a target that \
-             held others. Nothing was overwritten. Stop what writes to either, empty the target, and copy again"
-        );
+        bail!("{}", difference(&report));
     }
     Ok(())
+}
+
+fn explain(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Unavailable(_) => anyhow::Error::new(error)
+            .context("the copy is not complete, and goes on where it ended when it is run again"),
+        error => error.into(),
+    }
+}
+
+/// Which tables differ, how, and what to do about it.
+fn difference(report: &CopyReport) -> String {
+    let differing: Vec<&TableReport> = report.tables.iter().filter(|table| !table.is_verified()).collect();
+    let told: Vec<String> = differing
+        .iter()
+        .map(|TableReport { table, missing, differing, extra, source, target, .. }| {
+            format!(
+                "{table} (source {} rows, target {}: {missing} missing, {differing} differing, {extra} extra)",
+                source.rows, target.rows
+            )
+        })
+        .collect();
+    let is_behind = differing.iter().all(|table| table.differing == 0 && table.extra == 0);
+    let advice = if is_behind {
+        "Rows came to the source meanwhile: stop the gateway that writes to it, and run the copy again"
+    } else {
+        "The source has lost or changed rows since they were copied, or the target held others. Nothing was \
+         overwritten. Stop what writes to either, empty the target, and copy again"
+    };
+    format!("the databases differ in {}. {advice}", told.join(", "))
 }
 
 fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
@@ -63,6 +90,7 @@ fn to_json(report: &CopyReport) -> Value {
             "copied": table.copied,
             "copied_bytes": table.copied_bytes,
             "present": table.present,
+            "missing": table.missing,
             "differing": table.differing,
             "extra": table.extra,
             "source": { "rows": table.source.rows, "sha256": table.source.digest },
@@ -75,15 +103,51 @@ fn to_json(report: &CopyReport) -> Value {
 fn print_table(from: &StoreUrl, to: &StoreUrl, report: &CopyReport) {
     println!("{from} -> {to}");
     println!(
-        "{:<12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}  digests",
-        "table", "copied", "present", "differing", "extra", "source", "target"
+        "{:<12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}  digests",
+        "table", "copied", "present", "missing", "differing", "extra", "source", "target"
     );
-    for TableReport { table, copied, present, differing, extra, source, target, .. } in &report.tables {
+    for TableReport { table, copied, present, missing, differing, extra, source, target, .. } in
+        &report.tables
+    {
         println!(
-            "{table:<12} {copied:>12} {present:>12} {differing:>12} {extra:>12} {:>12} {:>12}  {}",
+            "{table:<12} {copied:>12} {present:>12} {missing:>12} {differing:>12} {extra:>12} {:>12} {:>12}  {}",
             source.rows,
             target.rows,
             if source == target { &source.digest[..16] } else { "differ" },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antiphon_store::Digested;
+
+    use super::*;
+
+    fn report(missing: u64, differing: u64, extra: u64) -> CopyReport {
+        let digested = |rows: u64| Digested { rows, digest: rows.to_string() };
+        let same = TableReport { table: "items", ..TableReport::default() };
+        let other = TableReport {
+            table: "responses",
+            missing,
+            differing,
+            extra,
+            source: digested(1_000),
+            target: digested(999),
+            ..TableReport::default()
+        };
+        CopyReport { tables: vec![other, same] }
+    }
+
+    #[test]
+    fn a_difference_names_the_table_its_counts_and_what_to_do() {
+        let behind = difference(&report(1, 0, 0));
+        assert!(behind.contains("responses (source 1000 rows, target 999: 1 missing"), "{behind}");
+        assert!(behind.contains("run the copy again") && !behind.contains("empty the target"), "{behind}");
+        assert!(!behind.contains("items"), "{behind}");
+        for others in [report(1, 1, 0), report(1, 0, 1)] {
+            let told = difference(&others);
+            assert!(told.contains("empty the target") && told.contains("Nothing was overwritten"), "{told}");
+        }
     }
 }
