@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use self::named::Named;
-pub(crate) use self::table::{Cell, Key, Kind, Row, TABLES, Table};
+pub(crate) use self::table::{Key, Row, TABLES, Table};
 #[cfg(test)]
 pub(crate) use self::tests::{assert_all_are_copied, check_pages};
 use self::walk::Pairs;

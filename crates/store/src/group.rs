@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::log::LogRows;
+use crate::sql::Statement;
 use crate::{LogRow, Purged, Record, StoreError, Timestamp};
 
 /// Operations that wait; with more, callers wait for a place.
@@ -41,6 +42,8 @@ pub(crate) enum Operation {
         max_rows: u32,
     },
     Log(Box<LogRow>),
+    /// One that all engines understand.
+    Execute(Statement),
     /// Writes what any other operation would need to be able to write.
     Check,
 }
@@ -49,7 +52,8 @@ pub(crate) enum Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    Deleted(bool),
+    /// Whether a row was written.
+    Changed(bool),
     Purged(Purged),
 }
 
@@ -202,7 +206,7 @@ impl Group {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let outcome = self.write(Operation::Delete { project: project.clone(), id, now }).await?;
-        Ok(outcome == Outcome::Deleted(true))
+        Ok(outcome == Outcome::Changed(true))
     }
 
     pub(crate) async fn purge(
@@ -213,8 +217,13 @@ impl Group {
     ) -> Result<Purged, StoreError> {
         match self.write(Operation::Purge { now, log_before, max_rows }).await? {
             Outcome::Purged(purged) => Ok(purged),
-            Outcome::Done | Outcome::Deleted(_) => Ok(Purged::default()),
+            Outcome::Done | Outcome::Changed(_) => Ok(Purged::default()),
         }
+    }
+
+    /// Whether a row was written.
+    pub(crate) async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
+        Ok(self.write(Operation::Execute(statement)).await? == Outcome::Changed(true))
     }
 
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
@@ -434,7 +443,7 @@ impl Operation {
                 let response = &record.response;
                 response.turn.input.len() + response.turn.output.len() + response.body.len()
             }
-            Self::Delete { .. } | Self::Purge { .. } | Self::Log(_) | Self::Check => 0,
+            Self::Delete { .. } | Self::Purge { .. } | Self::Log(_) | Self::Execute(_) | Self::Check => 0,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Responses, items and the request log on disk.
+//! Responses, items, the request log and accounts on disk.
 //!
 //! [`Store`] is the sum of narrow traits; each method is one domain operation and one transaction, and everything is
 //! scoped by project. An engine implements the traits and passes the contract suite in `tests/contract`; what is not
-//! SQL (the chain cache, group commit, replay bytes) exists once, above the engines.
+//! SQL (the chain cache, group commit, replay bytes) exists once, above the engines, and so do statements that are the same
+//! in both ([`accounts`]).
 //!
 //! Adding an engine: a folder beside [`sqlite`] with its own `migrations/<engine>`, an `impl Store`, one arm in
 //! [`open()`], and one line in `tests/contract/main.rs`.
 
+mod accounts;
 mod assemble;
 mod body;
 pub mod chain;
@@ -17,6 +19,7 @@ mod group;
 mod migration;
 mod model;
 pub mod postgres;
+mod sql;
 pub mod sqlite;
 mod url;
 
@@ -27,6 +30,7 @@ use bytes::Bytes;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
+pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
@@ -34,6 +38,7 @@ pub use self::model::{
     ChainQuery, Durability, IndexedItem, LogRow, Migrate, ProjectStats, Purged, Record, Status, StoreOptions,
     StoredResponse, StoredTurn,
 };
+pub use self::sql::{Columns, Database, Query, Statement};
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
     UnknownNetwork,
@@ -101,7 +106,7 @@ pub trait RequestLog: Send + Sync {
 
 /// A storage engine.
 #[async_trait]
-pub trait Store: Responses + RequestLog {
+pub trait Store: Responses + RequestLog + Database {
     /// Whether the last write went through; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 

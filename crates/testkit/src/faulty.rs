@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
-    StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, Columns, Database, IndexedItem, LogRow, ProjectStats, Purged, Query, Record, RequestLog,
+    Responses, Statement, Store, StoreError, StoredResponse, StoredTurn, Timestamp,
 };
 use async_trait::async_trait;
 
@@ -137,6 +137,19 @@ impl RequestLog for Faulty {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Database for Faulty {
+    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
+        self.faults.write().await?;
+        self.inner.execute(statement).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.faults.read()?;
+        self.inner.query(query).await
     }
 }
 

@@ -2,45 +2,30 @@
 
 use std::cmp::Ordering;
 
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
+use sha2::Sha256;
+
+use crate::sql::{Cell, Kind};
 
 /// A table whose rows are copied. In both engines its key orders rows byte by byte.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
-    /// The first two are the key.
+    /// How many of the columns, from the first on, are the key.
+    pub(crate) key: usize,
     pub(crate) columns: &'static [(&'static str, Kind)],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Id,
-    Text,
-    Number,
-    Bytes,
-}
-
-/// One value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cell {
-    Null,
-    Id(Uuid),
-    Text(String),
-    Number(i64),
-    Bytes(Vec<u8>),
-}
-
-pub(crate) type Key = [Cell; 2];
+pub(crate) type Key = Vec<Cell>;
 
 /// The values of one row, in the order of its table's columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order in which they are copied.
-pub(crate) static TABLES: [Table; 3] = [
+pub(crate) static TABLES: [Table; 5] = [
     Table {
         name: "responses",
+        key: 2,
         columns: &[
             ("id", Kind::Id),
             ("project", Kind::Text),
@@ -63,6 +48,7 @@ pub(crate) static TABLES: [Table; 3] = [
     },
     Table {
         name: "items",
+        key: 2,
         columns: &[
             ("item_id", Kind::Text),
             ("project", Kind::Text),
@@ -72,6 +58,7 @@ pub(crate) static TABLES: [Table; 3] = [
     },
     Table {
         name: "request_log",
+        key: 2,
         columns: &[
             ("at", Kind::Number),
             ("response_id", Kind::Id),
@@ -91,6 +78,31 @@ pub(crate) static TABLES: [Table; 3] = [
             ("first_event_us", Kind::Number),
         ],
     },
+    Table {
+        name: "accounts",
+        key: 1,
+        columns: &[
+            ("name", Kind::Text),
+            ("identity", Kind::Text),
+            ("changed_at", Kind::Number),
+            ("cooling_until", Kind::Number),
+            ("cooling_reason", Kind::Text),
+            ("disabled_at", Kind::Number),
+            ("paused_at", Kind::Number),
+        ],
+    },
+    Table {
+        name: "credentials",
+        key: 1,
+        columns: &[
+            ("account", Kind::Text),
+            ("origin", Kind::Text),
+            ("sealed", Kind::Bytes),
+            ("refreshed_at", Kind::Number),
+            ("locked_by", Kind::Id),
+            ("locked_until", Kind::Number),
+        ],
+    },
 ];
 
 // === impl Table ===
@@ -101,42 +113,17 @@ impl Table {
         self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    pub(crate) fn key_columns(&self) -> [(&'static str, Kind); 2] {
-        [self.columns[0], self.columns[1]]
-    }
-}
-
-// === impl Cell ===
-
-impl Cell {
-    /// A text. PostgreSQL can't store a NUL, so in both engines' rows another sign stands for it.
-    pub(crate) fn text(text: String) -> Self {
-        Self::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
+    pub(crate) fn key_columns(&self) -> &'static [(&'static str, Kind)] {
+        &self.columns[..self.key]
     }
 
-    fn size_bytes(&self) -> usize {
-        match self {
-            Self::Null => 1,
-            Self::Number(_) => 8,
-            Self::Id(_) => 16,
-            Self::Text(text) => text.len(),
-            Self::Bytes(bytes) => bytes.len(),
-        }
+    /// The names of the columns of the key, separated by commas.
+    pub(crate) fn key_list(&self) -> String {
+        self.key_columns().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    fn digest(&self, digest: &mut Sha256) {
-        let mut add = |kind: u8, bytes: &[u8]| {
-            digest.update([kind]);
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(bytes);
-        };
-        match self {
-            Self::Null => add(0, b""),
-            Self::Id(id) => add(1, id.as_bytes()),
-            Self::Text(text) => add(2, text.as_bytes()),
-            Self::Number(number) => add(3, &number.to_le_bytes()),
-            Self::Bytes(bytes) => add(4, bytes),
-        }
+    pub(crate) fn key_of<'a>(&self, row: &'a Row) -> &'a [Cell] {
+        &row.0[..self.key]
     }
 }
 
@@ -154,14 +141,6 @@ pub(crate) fn compare(a: &[Cell], b: &[Cell]) -> Ordering {
 // === impl Row ===
 
 impl Row {
-    pub(crate) fn key(&self) -> &[Cell] {
-        &self.0[..2]
-    }
-
-    pub(crate) fn owned_key(&self) -> Key {
-        [self.0[0].clone(), self.0[1].clone()]
-    }
-
     pub(crate) fn size_bytes(&self) -> usize {
         self.0.iter().map(Cell::size_bytes).sum()
     }

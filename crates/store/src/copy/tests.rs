@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::sql::{Cell, Kind};
 
 /// A row with this number in its key, some text or bytes of this size, and this depth.
 fn row(table: &Table, n: u32, size_bytes: usize, depth: i64) -> Row {
@@ -34,7 +35,8 @@ pub(crate) async fn check_pages(side: &dyn Side) {
         assert_eq!(side.count(table).await.unwrap(), 100);
         let mut read: Vec<Row> = Vec::new();
         loop {
-            let page = side.page(table, read.last().map(Row::owned_key), BOUNDS).await.unwrap();
+            let page =
+                side.page(table, read.last().map(|row| table.key_of(row).to_vec()), BOUNDS).await.unwrap();
             let Some((_, others)) = page.split_last() else { break };
             let bytes: usize = others.iter().map(Row::size_bytes).sum();
             assert!(page.len() <= BOUNDS.rows, "{}: {} rows", table.name, page.len());
@@ -107,7 +109,8 @@ impl Side for Fake {
         }
         inserts.push((rows.len(), rows.iter().map(Row::size_bytes).sum()));
         for row in rows {
-            lock(&self.rows).entry((table.name, number(row.key()))).or_insert(row);
+            let key = (table.name, number(table.key_of(&row)));
+            lock(&self.rows).entry(key).or_insert(row);
         }
         Ok(())
     }
@@ -120,7 +123,7 @@ impl Side for Fake {
 }
 
 fn fake(rows: impl IntoIterator<Item = (&'static Table, Row)>) -> Fake {
-    let rows = rows.into_iter().map(|(table, row)| ((table.name, number(row.key())), row)).collect();
+    let rows = rows.into_iter().map(|(table, row)| ((table.name, number(table.key_of(&row))), row)).collect();
     Fake { rows: Mutex::new(rows), ..Fake::default() }
 }
 

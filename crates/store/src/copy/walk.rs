@@ -31,8 +31,9 @@ impl<'a> Pairs<'a> {
 
     /// `None` at the end of both. Rows that are inserted meanwhile under keys that lie behind are not seen.
     pub(super) async fn next(&mut self) -> Result<Option<Pair>, StoreError> {
+        let table = self.source.table;
         let order = match (self.source.peek().await?, self.target.peek().await?) {
-            (Some(row), Some(other)) => compare(row.key(), other.key()),
+            (Some(row), Some(other)) => compare(table.key_of(row), table.key_of(other)),
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
             (None, None) => return Ok(None),
@@ -53,7 +54,7 @@ impl<'a> Walk<'a> {
     async fn peek(&mut self) -> Result<Option<&Row>, StoreError> {
         if self.page.peek().is_none() && !self.is_over {
             let page = self.side.page(self.table, self.last.take(), PAGE_BOUNDS).await?;
-            self.last = page.last().map(Row::owned_key);
+            self.last = page.last().map(|row| self.table.key_of(row).to_vec());
             self.is_over = page.is_empty();
             self.page = page.into_iter().peekable();
         }

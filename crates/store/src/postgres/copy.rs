@@ -7,15 +7,16 @@ use futures_util::TryStreamExt;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
-use uuid::Uuid;
 
 use super::connect::{Connector, Opened};
 use super::error::{QueryError, corrupt};
 use super::insert::Column;
 use super::schema;
+use super::statement::{Argument, cell, value};
 use crate::StoreError;
-use crate::copy::{Bounds, Cell, Key, Kind, Row, Side, Table};
+use crate::copy::{Bounds, Key, Row, Side, Table};
 use crate::migration::outdated;
+use crate::sql::{Cell, Kind};
 use crate::url::PostgresTarget;
 
 /// Longer than any page takes.
@@ -62,41 +63,44 @@ pub(super) fn count_statement(table: &Table) -> String {
 
 /// The keys of the next rows, and how many bytes these hold.
 pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
-    let [(a, _), (b, _)] = table.key_columns();
     let varying = table.columns.iter().filter(|(_, kind)| matches!(kind, Kind::Text | Kind::Bytes));
     let sizes: Vec<String> =
         varying.map(|(column, _)| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
     let after = if is_first { String::new() } else { format!(" WHERE {}", behind(table)) };
+    let key: Vec<String> = (0..table.key).map(|place| column(table, place)).collect();
     format!(
-        "SELECT {}, {}, {} FROM {}{after} ORDER BY {a}, {b} LIMIT $1::bigint",
-        column(table, 0),
-        column(table, 1),
+        "SELECT {}, {} FROM {}{after} ORDER BY {} LIMIT $1::bigint",
+        key.join(", "),
         sizes.join(" + "),
-        table.name
+        table.name,
+        table.key_list(),
     )
 }
 
 /// The rows up to a key.
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
-    let [(a, _), (b, _)] = table.key_columns();
     let columns: Vec<String> = (0..table.columns.len()).map(|place| column(table, place)).collect();
-    let upper = if is_first { [1, 2] } else { [4, 5] };
+    let upper = if is_first { 1 } else { 2 + table.key };
     let after = if is_first { String::new() } else { format!("{} AND $1::bigint > 0 AND ", behind(table)) };
     format!(
-        "SELECT {} FROM {} WHERE {after}({a}, {b}) <= (${}::{}, ${}::{}) ORDER BY {a}, {b}",
+        "SELECT {} FROM {} WHERE {after}({key}) <= ({}) ORDER BY {key}",
         columns.join(", "),
         table.name,
-        upper[0],
-        sql_type(table.columns[0].1),
-        upper[1],
-        sql_type(table.columns[1].1),
+        key_arguments(table, upper),
+        key = table.key_list(),
     )
 }
 
-/// Behind the key that is the second and third argument.
+/// Behind the key that begins with the second argument.
 fn behind(table: &Table) -> String {
-    let [(a, a_kind), (b, b_kind)] = table.key_columns();
-    format!("({a}, {b}) > ($2::{}, $3::{})", sql_type(a_kind), sql_type(b_kind))
+    format!("({}) > ({})", table.key_list(), key_arguments(table, 2))
+}
+
+/// A key as arguments, from this one on.
+fn key_arguments(table: &Table, first: usize) -> String {
+    let argument =
+        |(place, (_, kind)): (usize, &(&str, Kind))| format!("${}::{}", first + place, sql_type(*kind));
+    table.key_columns().iter().enumerate().map(argument).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn insert_statement(table: &Table) -> String {
@@ -149,15 +153,18 @@ impl PostgresSide {
         bounds: Bounds,
     ) -> Result<Option<Key>, StoreError> {
         let limit = i64::try_from(bounds.rows).unwrap_or(i64::MAX);
-        let mut arguments: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&limit, Type::INT8)];
-        arguments.extend(after.into_iter().flatten().map(argument));
+        let mut arguments: Vec<Argument<'_>> = vec![(&limit, Type::INT8)];
+        arguments.extend(after.into_iter().flat_map(|after| key(table, after)));
         let text = keys_statement(table, after.is_none());
         let rows = within(self.client.query_typed(&text, &arguments)).await?;
         let mut last = None;
         let mut bytes = 0;
         for row in rows {
-            let key = [cell(table, &row, 0)?, cell(table, &row, 1)?];
-            bytes += usize::try_from(row.try_get::<_, i64>(2).map_err(|error| corrupt(&error))?).unwrap_or(0);
+            let key = (0..table.key)
+                .map(|place| cell(&row, place, table.columns[place].1))
+                .collect::<Result<_, _>>()?;
+            let size = row.try_get::<_, i64>(table.key).map_err(|error| corrupt(&error))?;
+            bytes += usize::try_from(size).unwrap_or(0);
             if last.is_some() && bytes > bounds.bytes {
                 break;
             }
@@ -183,15 +190,15 @@ impl Side for PostgresSide {
     ) -> Result<Vec<Row>, StoreError> {
         let Some(last) = self.last_key(table, after.as_ref(), bounds).await? else { return Ok(Vec::new()) };
         let text = page_statement(table, after.is_none());
-        let mut arguments: Vec<(&(dyn ToSql + Sync), Type)> = Vec::with_capacity(5);
+        let mut arguments: Vec<Argument<'_>> = Vec::with_capacity(1 + 2 * table.key);
         if let Some(after) = &after {
             arguments.push((&1_i64, Type::INT8));
-            arguments.extend(after.iter().map(argument));
+            arguments.extend(key(table, after));
         }
-        arguments.extend(last.iter().map(argument));
+        arguments.extend(key(table, &last));
         let rows = within(self.client.query_typed(&text, &arguments)).await?;
         let row = |row| -> Result<Row, StoreError> {
-            let cells = (0..table.columns.len()).map(|place| cell(table, &row, place));
+            let cells = (0..table.columns.len()).map(|place| cell(&row, place, table.columns[place].1));
             cells.collect::<Result<_, _>>().map(Row)
         };
         rows.into_iter().map(row).collect()
@@ -223,14 +230,8 @@ impl Side for PostgresSide {
     }
 }
 
-fn argument(cell: &Cell) -> (&(dyn ToSql + Sync), Type) {
-    match cell {
-        Cell::Id(id) => (id, Type::UUID),
-        Cell::Text(text) => (text, Type::TEXT),
-        Cell::Number(number) => (number, Type::INT8),
-        Cell::Bytes(bytes) => (bytes, Type::BYTEA),
-        Cell::Null => (&None::<i64>, Type::INT8),
-    }
+fn key<'a>(table: &'static Table, key: &'a [Cell]) -> impl Iterator<Item = Argument<'a>> {
+    key.iter().zip(table.key_columns()).map(|(cell, (_, kind))| value(cell, *kind))
 }
 
 /// One column of many rows.
@@ -259,15 +260,4 @@ fn array(kind: Kind, cells: Vec<Cell>) -> Column<'static> {
             (of(cells, bytes), Type::BYTEA_ARRAY)
         }
     }
-}
-
-fn cell(table: &Table, row: &tokio_postgres::Row, place: usize) -> Result<Cell, StoreError> {
-    let (_, kind) = table.columns[place];
-    let cell = match kind {
-        Kind::Id => row.try_get::<_, Option<Uuid>>(place).map(|id| id.map(Cell::Id)),
-        Kind::Text => row.try_get::<_, Option<String>>(place).map(|text| text.map(Cell::Text)),
-        Kind::Number => row.try_get::<_, Option<i64>>(place).map(|number| number.map(Cell::Number)),
-        Kind::Bytes => row.try_get::<_, Option<Vec<u8>>>(place).map(|bytes| bytes.map(Cell::Bytes)),
-    };
-    Ok(cell.map_err(|error| corrupt(&error))?.unwrap_or(Cell::Null))
 }

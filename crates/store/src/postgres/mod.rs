@@ -11,6 +11,7 @@ mod link;
 mod purge;
 mod read;
 mod schema;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -30,6 +31,7 @@ use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
 use crate::group::Group;
+use crate::sql::{Columns, Database, Query, Statement};
 use crate::url::PostgresTarget;
 use crate::{
     ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
@@ -167,6 +169,17 @@ impl RequestLog for PostgresStore {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Database for PostgresStore {
+    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
+        self.group.execute(statement).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.readers.select(&query).await
     }
 }
 

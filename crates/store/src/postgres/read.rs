@@ -7,12 +7,14 @@ use std::time::Duration;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use bytes::Bytes;
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
+use super::statement::{Argument, argument, columns};
 use crate::assemble::{Items, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::sql::{Columns, Query};
 use crate::{
     ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
 };
@@ -61,8 +63,6 @@ pub(super) struct Readers {
     pub(super) limit: Duration,
 }
 
-type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
-
 // === impl Readers ===
 
 impl Readers {
@@ -93,6 +93,11 @@ impl Readers {
             result = session.run(self.limit, session.client().query_typed(text, arguments)).await;
         }
         Ok(result?)
+    }
+
+    pub(super) async fn select(&self, query: &Query) -> Result<Vec<Columns>, StoreError> {
+        let arguments: Vec<Argument<'_>> = query.arguments.iter().map(argument).collect();
+        self.query(query.text, &arguments).await?.iter().map(|row| columns(query, row)).collect()
     }
 
     pub(super) async fn load(

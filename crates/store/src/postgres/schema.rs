@@ -13,8 +13,10 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 1] =
-    [Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql"))];
+static MIGRATIONS: [Migration; 2] = [
+    Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
+    Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
+];
 
 /// "Antiphon" in ASCII; no other program's locks are likely to be named so.
 const MIGRATION_LOCK: i64 = 0x416e_7469_7068_6f6e;

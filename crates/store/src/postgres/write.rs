@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
 use super::link::{Link, Session};
-use super::purge;
+use super::{purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
@@ -130,11 +130,12 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
             let (id, now) = (id.uuid(), now.unix_ms());
             let arguments: [(&(dyn ToSql + Sync), Type); 3] =
                 [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
-            client.execute_typed(DELETE, &arguments).await.map(|rows| Outcome::Deleted(rows > 0))
+            client.execute_typed(DELETE, &arguments).await.map(|rows| Outcome::Changed(rows > 0))
         }
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
         }
+        Operation::Execute(statement) => statement::execute(client, statement).await.map(Outcome::Changed),
         Operation::Check => {
             let row = client.query_typed_one(CHECK_INSERT, &[]).await?;
             let id: Uuid = row.try_get(0)?;

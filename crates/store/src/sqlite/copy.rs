@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use rusqlite::config::DbConfig;
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
-use uuid::Uuid;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::migrate::MIGRATIONS;
 use super::readers::{Shared, lock};
+use super::statement::cell;
 use super::{error, open};
-use crate::copy::{Bounds, Cell, Key, Kind, Row, Side, Table};
+use crate::copy::{Bounds, Key, Row, Side, Table};
 use crate::migration::{outdated, to_apply};
+use crate::sql::Kind;
 use crate::url::SqliteTarget;
 use crate::{Durability, StoreError};
 
@@ -117,9 +117,10 @@ pub(super) fn count_statement(table: &Table) -> String {
 }
 
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
-    let [(a, _), (b, _)] = table.key_columns();
-    let after = if is_first { String::new() } else { format!(" WHERE ({a}, {b}) > (?1, ?2)") };
-    format!("SELECT {} FROM {}{after} ORDER BY {a}, {b}", table.column_list(), table.name)
+    let key = table.key_list();
+    let places = vec!["?"; table.key].join(", ");
+    let after = if is_first { String::new() } else { format!(" WHERE ({key}) > ({places})") };
+    format!("SELECT {} FROM {}{after} ORDER BY {key}", table.column_list(), table.name)
 }
 
 pub(super) fn insert_statement(table: &Table) -> String {
@@ -188,28 +189,6 @@ impl Side for SqliteSide {
 }
 
 fn cells(table: &Table, row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    let cell = |(place, (_, kind)): (usize, &(&str, Kind))| {
-        if row.get_ref(place)? == ValueRef::Null {
-            return Ok(Cell::Null);
-        }
-        Ok(match kind {
-            Kind::Id => Cell::Id(row.get::<_, Uuid>(place)?),
-            Kind::Text => Cell::text(row.get(place)?),
-            Kind::Number => Cell::Number(row.get(place)?),
-            Kind::Bytes => Cell::Bytes(row.get(place)?),
-        })
-    };
+    let cell = |(place, (_, kind)): (usize, &(&str, Kind))| cell(row, place, *kind);
     table.columns.iter().enumerate().map(cell).collect::<rusqlite::Result<_>>().map(Row)
-}
-
-impl ToSql for Cell {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self {
-            Self::Null => ToSqlOutput::Owned(Value::Null),
-            Self::Id(id) => ToSqlOutput::Borrowed(ValueRef::Blob(id.as_bytes())),
-            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-            Self::Number(number) => ToSqlOutput::Owned(Value::Integer(*number)),
-            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-        })
-    }
 }

@@ -6,8 +6,10 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 1] =
-    [Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql"))];
+pub(super) static MIGRATIONS: [Migration; 2] = [
+    Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
+    Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
+];
 
 /// Where the first builds kept what was applied, when there was one migration.
 const EARLIER_TABLE: &str = "_sqlx_migrations";

@@ -8,6 +8,7 @@ mod open;
 mod purge;
 mod read;
 mod readers;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -27,6 +28,7 @@ use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::Group;
 use crate::migration::Migration;
+use crate::sql::{Columns, Database, Query, Statement};
 use crate::url::SqliteTarget;
 use crate::{
     ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
@@ -150,6 +152,17 @@ impl RequestLog for SqliteStore {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.read(move |connection| read::list_log(connection, max_rows)).await
+    }
+}
+
+#[async_trait]
+impl Database for SqliteStore {
+    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
+        self.group.execute(statement).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.readers.read(move |connection| statement::query(connection, &query)).await
     }
 }
 

@@ -8,8 +8,8 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::insert::{insert_log, insert_record};
 use super::open::Opener;
-use super::purge;
 use super::readers::{Readers, Shared, lock};
+use super::{purge, statement};
 use crate::Timestamp;
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
@@ -100,11 +100,12 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
         Operation::Record(record) => insert_record(connection, record, encoder).map(|()| Outcome::Done),
         Operation::Log(row) => insert_log(connection, row).map(|()| Outcome::Done),
         Operation::Delete { project, id, now } => {
-            delete(connection, project, *id, *now).map(Outcome::Deleted)
+            delete(connection, project, *id, *now).map(Outcome::Changed)
         }
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
         }
+        Operation::Execute(statement) => statement::execute(connection, statement).map(Outcome::Changed),
         Operation::Check => {
             for statement in CHECK {
                 connection.execute(statement, ())?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::chain::{Chains, Turn};
 use antiphon_store::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
-    StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, Columns, Database, IndexedItem, LogRow, ProjectStats, Purged, Query, Record, RequestLog,
+    Responses, Statement, Store, StoreError, StoredResponse, StoredTurn, Timestamp,
 };
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -184,6 +184,17 @@ impl RequestLog for Gated {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Database for Gated {
+    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
+        self.inner.execute(statement).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.inner.query(query).await
     }
 }
 

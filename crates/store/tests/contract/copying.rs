@@ -5,10 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{CopyProgress, CopyReport, Status, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::{
+    Accounts, CopyProgress, CopyReport, CredentialLock, Status, Store, StoreError, StoreOptions, StoreUrl,
+    StoredCredential,
+};
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::fixture::{
     NOW, after, id, log_row, numbers, project, record, record_all, record_chain, record_of, turn, whole,
@@ -84,6 +88,11 @@ async fn fill(store: &Arc<dyn Store>) {
         row.account = None;
         store.append(row);
     }
+    store.pause_account("one", after(1)).await.unwrap();
+    let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
+    assert!(store.lock_credential("two", lock).await.unwrap());
+    let credential = StoredCredential { origin: "o".into(), sealed: Some(vec![0, 255]) };
+    assert!(store.put_credential("two", credential, lock).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +105,13 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
         assert!(report.is_verified(), "{report:?}");
         assert_eq!(
             counts(&report),
-            [("responses", [59, 0, 0, 0]), ("items", [60, 0, 0, 0]), ("request_log", [98, 0, 0, 0])]
+            [
+                ("responses", [59, 0, 0, 0]),
+                ("items", [60, 0, 0, 0]),
+                ("request_log", [98, 0, 0, 0]),
+                ("accounts", [1, 0, 0, 0]),
+                ("credentials", [1, 0, 0, 0]),
+            ]
         );
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);
         for n in (1..=50).chain(100..=103) {
@@ -108,6 +123,9 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
         assert_eq!(load(&source).await, load(&target).await);
         assert!(target.load(&project("p"), id(104), NOW).await.unwrap().is_none(), "it was deleted");
         assert!(target.load(&project("p"), id(302), after(5)).await.unwrap().is_none(), "it has expired");
+        assert_eq!(source.list_accounts().await.unwrap(), target.list_accounts().await.unwrap());
+        let tokens = target.load_credential("two").await.unwrap().unwrap();
+        assert_eq!(tokens.sealed, Some(vec![0, 255]));
         assert!(target.load(&project("ü"), id(300), NOW).await.unwrap().is_some());
         target.record(record(105, Some((104, 25)))).await.unwrap();
         let chain = target.load_chain(&project("p"), whole(105)).await.unwrap();

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::{Accounts, Migrate, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::Postgres;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::fixture::{Fixture, InPostgres, NOW, after, id, project, record, record_all, record_chain};
+use crate::fixture::{
+    Fixture, InPostgres, NOW, after, id, numbers, project, record, record_all, record_chain, whole,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -51,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 1"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 2"), "{reason}");
     }
     execute(
         &url,
@@ -68,12 +70,30 @@ async fn an_operator_who_migrates_by_hand_is_waited_for() {
     let target: StoreUrl = url.parse().unwrap();
     let reason = refusal(&url, Migrate::Manual).await;
     assert!(reason.contains("antiphon migrate"), "{reason}");
-    assert_eq!(antiphon_store::pending(&target).await.unwrap(), ["0001_responses"]);
-    assert_eq!(antiphon_store::migrate(&target).await.unwrap(), ["0001_responses"]);
+    assert_eq!(antiphon_store::pending(&target).await.unwrap(), ["0001_responses", "0002_accounts"]);
+    assert_eq!(antiphon_store::migrate(&target).await.unwrap(), ["0001_responses", "0002_accounts"]);
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
     assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());
     let options = StoreOptions { migrate: Migrate::Manual, ..StoreOptions::default() };
     open_with(&url, options).await.unwrap().record(record(1, None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_an_earlier_schema_is_taken_over_with_its_data() {
+    let url = Postgres::shared_database().await;
+    let store = open(&url).await;
+    record_chain(&store, 1, 5, None).await;
+    store.close().await;
+    execute(
+        &url,
+        "DROP TABLE accounts; DROP TABLE credentials; DELETE FROM antiphon_schema WHERE version > 1",
+    )
+    .await;
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 2"));
+    let store = open(&url).await;
+    let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
+    assert!(numbers(&chain, (1..=5).rev()));
+    assert_eq!(store.list_accounts().await.unwrap(), []);
 }
 
 #[tokio::test]

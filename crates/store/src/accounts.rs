@@ -1,0 +1,180 @@
+//! What replicas and restarts have to know of accounts: how they do, and the tokens they were issued.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::sql::{
+    Argument, Columns, Database, Kind, Query, Statement, bytes, id, number, optional_text, text,
+};
+use crate::{StoreError, Timestamp};
+
+/// How an account does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAccount {
+    pub name: String,
+    /// Tells the credential and the upstream that the rest, but for the pause, is about.
+    pub identity: String,
+    pub changed_at: Timestamp,
+    /// Until when it is left alone, and why.
+    pub cooling: Option<(Timestamp, String)>,
+    pub disabled_at: Option<Timestamp>,
+    pub paused_at: Option<Timestamp>,
+}
+
+/// The tokens of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCredential {
+    /// Tells the refresh token of the configuration that it all began with.
+    pub origin: String,
+    /// Encrypted; `None` before the first refresh.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// Leave to refresh the tokens of an account: one process at a time has it.
+#[derive(Debug, Clone, Copy)]
+pub struct CredentialLock {
+    pub holder: Uuid,
+    pub now: Timestamp,
+    /// When others may take it, should the holder be gone.
+    pub until: Timestamp,
+}
+
+/// Accounts' states and tokens, in any store.
+#[async_trait]
+pub trait Accounts: Send + Sync {
+    async fn list_accounts(&self) -> Result<Vec<StoredAccount>, StoreError>;
+
+    /// Replaces what is known of an account, but for the pause.
+    async fn put_account(&self, account: StoredAccount) -> Result<(), StoreError>;
+
+    /// An operator wants the account left alone.
+    async fn pause_account(&self, name: &str, now: Timestamp) -> Result<(), StoreError>;
+
+    /// An operator wants the account back, whatever it was left alone for. `false` if nothing was known of it.
+    async fn resume_account(&self, name: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError>;
+
+    /// `false` if another process has it.
+    async fn lock_credential(&self, account: &str, lock: CredentialLock) -> Result<bool, StoreError>;
+
+    /// Replaces the tokens and gives the lock back. `false` if the lock was lost, and nothing is replaced.
+    async fn put_credential(
+        &self,
+        account: &str,
+        credential: StoredCredential,
+        lock: CredentialLock,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives the lock back and leaves the tokens as they are.
+    async fn unlock_credential(&self, account: &str, lock: CredentialLock) -> Result<(), StoreError>;
+}
+
+const LIST: &str = "SELECT name, identity, changed_at, cooling_until, cooling_reason, disabled_at, paused_at \
+     FROM accounts ORDER BY name";
+
+const PUT: &str = "INSERT INTO accounts (name, identity, changed_at, cooling_until, cooling_reason, disabled_at) \
+     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, \
+     changed_at = excluded.changed_at, cooling_until = excluded.cooling_until, \
+     cooling_reason = excluded.cooling_reason, disabled_at = excluded.disabled_at";
+
+const PAUSE: &str = "INSERT INTO accounts (name, identity, changed_at, paused_at) VALUES ($1, '', $2, $2) \
+     ON CONFLICT (name) DO UPDATE SET changed_at = excluded.changed_at, paused_at = excluded.paused_at";
+
+const RESUME: &str = "UPDATE accounts SET changed_at = $1, cooling_until = NULL, cooling_reason = NULL, \
+     disabled_at = NULL, paused_at = NULL WHERE name = $2";
+
+const LOAD_CREDENTIAL: &str = "SELECT origin, sealed FROM credentials WHERE account = $1";
+
+const LOCK_CREDENTIAL: &str = "INSERT INTO credentials (account, origin, locked_by, locked_until) \
+     VALUES ($1, '', $2, $3) ON CONFLICT (account) DO UPDATE SET locked_by = excluded.locked_by, \
+     locked_until = excluded.locked_until WHERE credentials.locked_until IS NULL \
+     OR credentials.locked_until <= $4 OR credentials.locked_by = $2";
+
+const PUT_CREDENTIAL: &str = "UPDATE credentials SET origin = $1, sealed = $2, refreshed_at = $3, locked_by = NULL, \
+     locked_until = NULL WHERE account = $4 AND locked_by = $5";
+
+const UNLOCK_CREDENTIAL: &str =
+    "UPDATE credentials SET locked_by = NULL, locked_until = NULL WHERE account = $1 AND locked_by = $2";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 8] =
+    [LIST, PUT, PAUSE, RESUME, LOAD_CREDENTIAL, LOCK_CREDENTIAL, PUT_CREDENTIAL, UNLOCK_CREDENTIAL];
+
+fn at(time: Option<Timestamp>) -> Argument {
+    number(time.map(Timestamp::unix_ms))
+}
+
+#[async_trait]
+impl<D: Database + ?Sized> Accounts for D {
+    async fn list_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        const COLUMNS: [Kind; 7] =
+            [Kind::Text, Kind::Text, Kind::Number, Kind::Number, Kind::Text, Kind::Number, Kind::Number];
+        let rows = self.query(Query { text: LIST, arguments: Vec::new(), columns: &COLUMNS }).await?;
+        let account = |mut row: Columns| {
+            let time = |number: Option<i64>| number.map(Timestamp::from_unix_ms);
+            Ok(StoredAccount {
+                name: row.text()?,
+                identity: row.text()?,
+                changed_at: Timestamp::from_unix_ms(row.number()?),
+                cooling: time(row.optional_number()).zip(row.optional_text()),
+                disabled_at: time(row.optional_number()),
+                paused_at: time(row.optional_number()),
+            })
+        };
+        rows.into_iter().map(account).collect()
+    }
+
+    async fn put_account(&self, account: StoredAccount) -> Result<(), StoreError> {
+        let (until, reason) = account.cooling.unzip();
+        let arguments = vec![
+            text(account.name),
+            text(account.identity),
+            at(Some(account.changed_at)),
+            at(until),
+            optional_text(reason),
+            at(account.disabled_at),
+        ];
+        self.execute(Statement { text: PUT, arguments }).await.map(|_| ())
+    }
+
+    async fn pause_account(&self, name: &str, now: Timestamp) -> Result<(), StoreError> {
+        let arguments = vec![text(name), at(Some(now))];
+        self.execute(Statement { text: PAUSE, arguments }).await.map(|_| ())
+    }
+
+    async fn resume_account(&self, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.execute(Statement { text: RESUME, arguments: vec![at(Some(now)), text(name)] }).await
+    }
+
+    async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError> {
+        const COLUMNS: [Kind; 2] = [Kind::Text, Kind::Bytes];
+        let query = Query { text: LOAD_CREDENTIAL, arguments: vec![text(account)], columns: &COLUMNS };
+        let credential =
+            |mut row: Columns| Ok(StoredCredential { origin: row.text()?, sealed: row.optional_bytes() });
+        self.query(query).await?.into_iter().next().map(credential).transpose()
+    }
+
+    async fn lock_credential(&self, account: &str, lock: CredentialLock) -> Result<bool, StoreError> {
+        let arguments = vec![text(account), id(lock.holder), at(Some(lock.until)), at(Some(lock.now))];
+        self.execute(Statement { text: LOCK_CREDENTIAL, arguments }).await
+    }
+
+    async fn put_credential(
+        &self,
+        account: &str,
+        credential: StoredCredential,
+        lock: CredentialLock,
+    ) -> Result<bool, StoreError> {
+        let sealed = bytes(credential.sealed.unwrap_or_default());
+        let arguments =
+            vec![text(credential.origin), sealed, at(Some(lock.now)), text(account), id(lock.holder)];
+        self.execute(Statement { text: PUT_CREDENTIAL, arguments }).await
+    }
+
+    async fn unlock_credential(&self, account: &str, lock: CredentialLock) -> Result<(), StoreError> {
+        let arguments = vec![text(account), id(lock.holder)];
+        self.execute(Statement { text: UNLOCK_CREDENTIAL, arguments }).await.map(|_| ())
+    }
+}

@@ -1,0 +1,48 @@
+//! Statements that are written once for both engines.
+
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, Row, ToSql, params_from_iter};
+use uuid::Uuid;
+
+use crate::StoreError;
+use crate::sql::{Cell, Columns, Kind, Query, Statement};
+
+/// Whether it wrote a row.
+pub(super) fn execute(connection: &Connection, statement: &Statement) -> rusqlite::Result<bool> {
+    let arguments = statement.arguments.iter().map(|(value, _)| value);
+    Ok(connection.prepare_cached(statement.text)?.execute(params_from_iter(arguments))? > 0)
+}
+
+pub(super) fn query(connection: &Connection, query: &Query) -> Result<Vec<Columns>, StoreError> {
+    let mut statement = connection.prepare_cached(query.text)?;
+    let arguments = query.arguments.iter().map(|(value, _)| value);
+    let rows = statement.query_map(params_from_iter(arguments), |row| {
+        let cells = query.columns.iter().enumerate().map(|(place, kind)| cell(row, place, *kind));
+        cells.collect::<rusqlite::Result<_>>().map(Columns::new)
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn cell(row: &Row<'_>, place: usize, kind: Kind) -> rusqlite::Result<Cell> {
+    if row.get_ref(place)? == ValueRef::Null {
+        return Ok(Cell::Null);
+    }
+    Ok(match kind {
+        Kind::Id => Cell::Id(row.get::<_, Uuid>(place)?),
+        Kind::Text => Cell::text(row.get(place)?),
+        Kind::Number => Cell::Number(row.get(place)?),
+        Kind::Bytes => Cell::Bytes(row.get(place)?),
+    })
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Value::Null),
+            Self::Id(id) => ToSqlOutput::Borrowed(ValueRef::Blob(id.as_bytes())),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Number(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}

@@ -1,0 +1,82 @@
+//! What is known of accounts, by all replicas and after a restart.
+
+use std::time::Duration;
+
+use antiphon_store::{Accounts, CredentialLock, StoredAccount, StoredCredential, Timestamp};
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, after};
+
+fn account(name: &str) -> StoredAccount {
+    StoredAccount {
+        name: name.into(),
+        identity: "i1".into(),
+        changed_at: after(0),
+        cooling: Some((after(60), "rate_limit".into())),
+        disabled_at: None,
+        paused_at: None,
+    }
+}
+
+fn lock(holder: u128, now: Timestamp) -> CredentialLock {
+    CredentialLock { holder: Uuid::from_u128(holder), now, until: now.plus(Duration::from_secs(90)) }
+}
+
+fn credential(sealed: &[u8]) -> StoredCredential {
+    StoredCredential { origin: "o".into(), sealed: Some(sealed.to_vec()) }
+}
+
+pub(crate) async fn an_account_is_as_it_was_put_last(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.list_accounts().await.unwrap(), []);
+    store.put_account(account("b")).await.unwrap();
+    store.put_account(account("a")).await.unwrap();
+    assert_eq!(store.list_accounts().await.unwrap(), [account("a"), account("b")]);
+    let changed =
+        StoredAccount { cooling: None, disabled_at: Some(after(5)), identity: "i2".into(), ..account("b") };
+    store.put_account(changed.clone()).await.unwrap();
+    assert_eq!(store.list_accounts().await.unwrap(), [account("a"), changed.clone()]);
+    if fixture.survives() {
+        store.close().await;
+        assert_eq!(fixture.open().await.list_accounts().await.unwrap(), [account("a"), changed]);
+    }
+}
+
+pub(crate) async fn a_pause_stays_until_the_account_is_resumed(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert!(!store.resume_account("a", after(1)).await.unwrap(), "there is nothing to resume");
+    store.pause_account("a", after(1)).await.unwrap();
+    store.put_account(account("a")).await.unwrap();
+    let paused = StoredAccount { paused_at: Some(after(1)), ..account("a") };
+    assert_eq!(store.list_accounts().await.unwrap(), [paused]);
+    assert!(store.resume_account("a", after(2)).await.unwrap());
+    let resumed = StoredAccount { cooling: None, changed_at: after(2), ..account("a") };
+    assert_eq!(store.list_accounts().await.unwrap(), [resumed]);
+}
+
+pub(crate) async fn one_holder_at_a_time_may_refresh_a_credential(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.load_credential("a").await.unwrap(), None);
+    assert!(store.lock_credential("a", lock(1, after(0))).await.unwrap());
+    assert!(store.lock_credential("a", lock(1, after(1))).await.unwrap(), "it may take it again");
+    assert!(!store.lock_credential("a", lock(2, after(2))).await.unwrap());
+    assert!(store.lock_credential("b", lock(2, after(2))).await.unwrap(), "another account's is free");
+    assert!(!store.put_credential("a", credential(b"x"), lock(2, after(3))).await.unwrap());
+    assert!(store.put_credential("a", credential(&[0, 255, 7]), lock(1, after(3))).await.unwrap());
+    assert_eq!(store.load_credential("a").await.unwrap(), Some(credential(&[0, 255, 7])));
+    assert!(store.lock_credential("a", lock(2, after(4))).await.unwrap(), "saving gave it back");
+    store.unlock_credential("a", lock(1, after(4))).await.unwrap();
+    assert!(!store.lock_credential("a", lock(1, after(5))).await.unwrap(), "only the holder gives it back");
+    store.unlock_credential("a", lock(2, after(5))).await.unwrap();
+    assert!(store.lock_credential("a", lock(1, after(5))).await.unwrap());
+    assert!(store.lock_credential("a", lock(2, after(95))).await.unwrap(), "a holder that is gone loses it");
+    assert!(!store.put_credential("a", credential(b"late"), lock(1, after(96))).await.unwrap());
+    assert_eq!(store.load_credential("a").await.unwrap(), Some(credential(&[0, 255, 7])));
+}
+
+pub(crate) async fn of_many_at_once_one_gets_the_lock(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let tries = (1..=20).map(|holder| store.lock_credential("a", lock(holder, after(0))));
+    let got = futures_util::future::join_all(tries).await;
+    assert_eq!(got.into_iter().filter(|got| *got.as_ref().unwrap()).count(), 1);
+}
