@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, OnDisconnect, Retention};
+use crate::credential::Credentials;
+use crate::credential::seal::Sealer;
 use crate::http::server::Server;
 use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::lifecycle::Tasks;
@@ -18,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
 use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
-use crate::upstream::Upstream;
+use crate::upstream::{Clients, Upstream};
 use crate::workers::Workers;
 
 /// How often to ask what other replicas have deleted: well within what the cache allows.
@@ -74,9 +76,9 @@ impl App {
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let turns = Turns::new(
-            Chains::new(store, config.store.cache),
+            Chains::new(Arc::clone(&store), config.store.cache),
             Arc::new(Pool::new(accounts, &config.routing, Arc::clone(&clock))),
-            Upstream::new(config.timeouts.connect),
+            upstream(&config, store, (Arc::clone(&clock), Arc::clone(&metrics), tasks.clone())),
             rules(&config),
             (clock, metrics, tasks.clone()),
         );
@@ -144,6 +146,18 @@ impl App {
             workers: Arc::clone(&self.workers),
         }
     }
+}
+
+/// Connections to upstreams, and the credentials that go with them.
+pub fn upstream(
+    config: &Config,
+    store: Arc<dyn Store>,
+    (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
+) -> Upstream {
+    let clients = Clients::new(config.timeouts.connect);
+    let sealer = Sealer::new(config.store.key_file().unwrap_or_default());
+    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks));
+    Upstream::new(clients, Arc::new(credentials))
 }
 
 fn rules(config: &Config) -> Rules {

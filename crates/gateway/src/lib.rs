@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;

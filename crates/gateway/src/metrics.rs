@@ -64,6 +64,12 @@ pub struct TokenLabels {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefreshLabels {
+    account: String,
+    outcome: &'static str,
+}
+
 /// What came of an attempt that the turn stayed with.
 pub const ANSWERED: &str = "answered";
 
@@ -93,6 +99,7 @@ pub struct Metrics {
     cache_misses: Gauge<u64, AtomicU64>,
     reasoning: [Counter; 3],
     reloads: Family<ReloadLabels, Counter>,
+    token_refreshes: Family<RefreshLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
     account_state: Family<StateLabels, Gauge>,
@@ -120,6 +127,7 @@ impl Metrics {
             cache_misses: Gauge::default(),
             reasoning: Default::default(),
             reloads: Family::default(),
+            token_refreshes: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
             account_state: Family::default(),
@@ -197,6 +205,11 @@ impl Metrics {
             "How often the configuration was read again, by what came of it",
             self.reloads.clone(),
         );
+        registry.register(
+            "token_refreshes",
+            "Refreshes of accounts' access tokens: refreshed, shared (by another replica), refused or failed",
+            self.token_refreshes.clone(),
+        );
         registry.register("turns_queued", "Turns that wait for an account", self.queued.clone());
         registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
         registry.register(
@@ -229,6 +242,10 @@ impl Metrics {
 
     pub fn reloaded(&self, outcome: &'static str) {
         self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
+    }
+
+    pub fn token_refreshed(&self, account: &str, outcome: &'static str) {
+        self.token_refreshes.get_or_create(&RefreshLabels { account: account.to_owned(), outcome }).inc();
     }
 
     pub fn attempt_ended(&self, account: &str, outcome: &'static str) {

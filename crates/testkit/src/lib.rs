@@ -1,6 +1,7 @@
 //! For tests only: the gateway on a random port over a real store, a client that speaks its API, throw-away PostgreSQL,
 //! and faults to order.
 
+mod authorization;
 mod client;
 mod clock;
 mod faulty;
@@ -9,6 +10,7 @@ mod gateway;
 mod postgres;
 mod process;
 
+pub use self::authorization::AuthorizationServer;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
 pub use self::faulty::{Fault, Faults, Faulty};

@@ -1,14 +1,19 @@
 //! `antiphon accounts`: what is configured, and whether upstreams take it.
 
+use std::sync::Arc;
+
+use antiphon_store::{Clock, Store, SystemClock};
 use anyhow::bail;
 use clap::Subcommand;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::block_on;
-use crate::config::{AccountConfig, Loaded};
+use crate::app::upstream;
+use crate::config::{AccountConfig, Config, Loaded};
+use crate::lifecycle::Tasks;
+use crate::metrics::Metrics;
 use crate::pool::Account;
-use crate::upstream::Upstream;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -57,6 +62,13 @@ fn list(accounts: &[AccountConfig], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tokens of accounts are in the store; without such accounts none is needed.
+async fn store_for(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let needs_store = config.accounts.iter().any(|account| account.oauth.is_some());
+    let url = if needs_store { config.store.target()? } else { "sqlite::memory:".parse()? };
+    Ok(antiphon_store::open(&url, config.store.options()?).await?)
+}
+
 fn test(loaded: &Loaded, name: Option<&str>, json: bool) -> anyhow::Result<()> {
     let is_meant = |account: &&AccountConfig| name.is_none_or(|name| account.name == name);
     let accounts: Vec<Account> =
@@ -64,9 +76,18 @@ fn test(loaded: &Loaded, name: Option<&str>, json: bool) -> anyhow::Result<()> {
     if accounts.is_empty() {
         bail!("there is no account {:?} in the configuration", name.unwrap_or_default());
     }
-    let upstream = Upstream::new(loaded.config.timeouts.connect);
     let answers = block_on(async {
-        Ok(join_all(accounts.iter().map(async |account| upstream.list_models(account).await)).await)
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = store_for(&loaded.config).await?;
+        let tasks = Tasks::default();
+        let parts = (clock, Metrics::new(), tasks.clone());
+        let upstream = upstream(&loaded.config, Arc::clone(&store), parts);
+        let answers =
+            join_all(accounts.iter().map(async |account| upstream.list_models(account).await)).await;
+        // Tokens that were refreshed for this are saved before it ends.
+        tasks.shut_down(loaded.config.timeouts.shutdown).await;
+        store.close().await;
+        Ok(answers)
     })?;
     let mut results: Vec<Value> = Vec::new();
     for (account, answer) in accounts.iter().zip(&answers) {

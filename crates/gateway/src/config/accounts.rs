@@ -12,6 +12,7 @@ use super::environment::Environment;
 use super::error::Problems;
 use super::extras::{AccountHeaders, HeaderDraft};
 use super::glob::ModelGlob;
+use super::oauth::{OAuthConfig, OAuthDraft};
 use super::values::{count, natural, words};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -29,6 +30,10 @@ pub struct AccountConfig {
     /// The credential; none for an upstream that asks for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<ApiKey>,
+
+    /// Where its access tokens come from, in place of `api_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuthConfig>,
 
     /// The models it serves. Default: whatever its `/models` lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -97,6 +102,7 @@ pub(super) struct AccountDraft {
     name: String,
     base_url: String,
     api_key: Option<ApiKeyDraft>,
+    oauth: Option<OAuthDraft>,
     models: Option<Vec<String>>,
     boundary: Option<String>,
     aliases: BTreeMap<String, String>,
@@ -169,6 +175,10 @@ impl AccountDraft {
             problems.refuse(key("api_key"), format!("account {:?}: {rule}", self.name));
             None
         });
+        if api_key.is_some() && self.oauth.is_some() {
+            problems.refuse(key("oauth"), "can't be together with api_key: an account has one credential");
+        }
+        let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), (cwd, environment), problems));
         let models = parse_models(self.models, &key("models"), problems);
         let headers = AccountHeaders::resolve(self.headers, &key("headers"), (cwd, environment), problems);
         for (alias, model) in &self.aliases {
@@ -180,6 +190,7 @@ impl AccountDraft {
             name: self.name,
             base_url: base_url?,
             api_key,
+            oauth: oauth.flatten(),
             models,
             boundary,
             aliases: self.aliases,
@@ -238,6 +249,6 @@ fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problem
     models
 }
 
-fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(url.as_str())
 }

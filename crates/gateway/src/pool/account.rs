@@ -1,7 +1,7 @@
 //! One account: where its upstream is, its credential, and what it offers.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Operation;
@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 
 use super::catalog::{Catalog, Model};
 use crate::config::{self, AccountConfig, ModelGlob};
+use crate::credential::OAuth;
 use crate::metrics::{AccountMeters, Metrics};
 use crate::upstream::Upstream;
 
@@ -32,8 +33,7 @@ pub struct Account {
     pub weight: u32,
     /// Turns at once.
     pub max_in_flight: Option<u32>,
-    /// Marked sensitive, so that it is never printed.
-    authorization: Option<HeaderValue>,
+    pub credential: Credential,
     /// What the configuration adds to each request.
     headers: HeaderMap,
     aliases: BTreeMap<String, String>,
@@ -46,6 +46,15 @@ pub struct Account {
     meters: OnceLock<AccountMeters>,
     /// Models that refuse to have encrypted reasoning included.
     without_encrypted_reasoning: Mutex<HashSet<String>>,
+}
+
+/// How an account proves who it is, beside the headers that the configuration adds.
+#[derive(Debug)]
+pub enum Credential {
+    None,
+    /// The whole header, marked sensitive, so that it is never printed.
+    Key(HeaderValue),
+    OAuth(Arc<OAuth>),
 }
 
 /// An account of the configuration can't be used.
@@ -86,7 +95,11 @@ impl Account {
             priority: config.priority,
             weight: config.weight,
             max_in_flight: config.max_in_flight,
-            authorization: config.api_key.as_ref().map(bearer).transpose()?,
+            credential: match (&config.api_key, &config.oauth) {
+                (Some(key), _) => Credential::Key(bearer(key)?),
+                (None, Some(oauth)) => Credential::OAuth(Arc::new(OAuth::new(&config.name, oauth))),
+                (None, None) => Credential::None,
+            },
             headers: config.headers.iter().collect(),
             aliases: config.aliases.clone(),
             stream_only: config.stream_only,
@@ -107,8 +120,9 @@ impl Account {
         }
     }
 
-    pub fn authorize(&self, headers: &mut HeaderMap) {
-        if let Some(value) = &self.authorization {
+    /// What each request gets, with the credential that it has just now.
+    pub fn authorize(&self, authorization: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if let Some(value) = authorization {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
         for (name, value) in &self.headers {

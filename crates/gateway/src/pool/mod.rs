@@ -21,7 +21,7 @@ use std::time::Duration;
 use antiphon_store::{Clock, Timestamp};
 use futures_util::future::join_all;
 
-pub use self::account::{Account, AccountError};
+pub use self::account::{Account, AccountError, Credential};
 pub use self::catalog::{Model, ModelList};
 pub use self::select::{Origin, Preference};
 pub use self::state::{AccountState, Cooling, CoolingReason, Readiness};

@@ -10,8 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use super::adapt::Approach;
 use super::resolve::{Context, Reasoning, Resolved};
 use super::{Failure, RETRY_AFTER, Refusal, Transport, Turn, seconds};
+use crate::credential::NoToken;
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use crate::upstream::{Accept, SendError, headers};
 
@@ -96,64 +98,86 @@ impl Turn {
         lease: Lease,
         resolved: &Resolved,
     ) -> Result<Reply, (Lease, Failed)> {
-        let account = lease.account();
+        let account = Arc::clone(lease.account());
+        match self.send_adapting(&account, resolved).await {
+            Ok((reply, reasoning)) => Ok(accepted(lease, reply, reasoning)),
+            Err(failed) => Err((lease, failed)),
+        }
+    }
+
+    async fn send_adapting(
+        &mut self,
+        account: &Account,
+        resolved: &Resolved,
+    ) -> Result<(http::Response<Incoming>, Reasoning), Failed> {
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let wanted = self.create.store && !self.create.includes_encrypted_reasoning();
-        let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
-        let mut can_read = true;
-        let mut previous =
-            resolved.native_parent(account).filter(|_| self.create.operation == Operation::Create);
+        let wants_reasoning = self.create.store && !self.create.includes_encrypted_reasoning();
+        let mut approach = Approach {
+            previous: resolved.native_parent(account).filter(|_| self.create.operation == Operation::Create),
+            can_read: true,
+            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.create.model),
+        };
+        let mut has_renewed = false;
         loop {
-            let context = match previous {
-                Some(_) => {
-                    Ok(Context { input: resolved.own_input(account.replay_ids), reasoning: Reasoning::Full })
-                }
-                None => resolved.context(account, can_read, self.turns.rules.max_history_bytes),
-            };
-            let context = match context {
-                Ok(context) => context,
-                Err(failure) => return Err((lease, Failed { failure, verdict: Verdict::Neutral })),
-            };
+            let authorization = self.authorization(account).await?;
+            let Context { input, reasoning } = self.context(account, resolved, &approach)?;
             let changes = Changes {
                 store: account.is_native && self.create.store,
-                previous,
-                include_encrypted_reasoning: include,
+                previous: approach.previous,
+                include_encrypted_reasoning: approach.include,
                 model: account.alias(&self.create.model),
                 streams: account.stream_only,
             };
-            let body = self.create.upstream_body(&context.input, changes);
-            let reply = match self.send(account, body.parts).await {
-                Ok(reply) if reply.status().is_success() => {
-                    return Ok(accepted(lease, reply, context.reasoning));
-                }
-                Ok(reply) => reply,
-                Err(failed) => return Err((lease, failed)),
-            };
-            let refusal = match self.read_refusal(reply).await {
-                Ok(refusal) => refusal,
-                Err(failed) => return Err((lease, failed)),
-            };
+            let body = self.create.upstream_body(&input, changes);
+            let reply = self.send(account, authorization.as_ref(), body.parts).await?;
+            if reply.status().is_success() {
+                return Ok((reply, reasoning));
+            }
+            let refusal = self.read_refusal(reply).await?;
             let error = UpstreamError::parse(&refusal.body);
-            if previous.is_some() && is_unknown_parent(refusal.status, &error) {
-                self.ledger.note_attempt("parent_unknown");
-                previous = None;
-                continue;
-            }
-            let is_unreadable = refusal.status == StatusCode::BAD_REQUEST && error.is_unreadable_content();
-            if can_read && is_unreadable {
-                self.ledger.note_attempt("content_unreadable");
-                can_read = false;
-                continue;
-            }
-            if include && refuses_include(refusal.status, &error) {
-                account.remember_encrypted_reasoning_refused(&self.create.model);
-                self.ledger.note_attempt("include_refused");
-                include = false;
+            let asked_to_include = approach.include;
+            if let Some(adapted) = approach.adapt(refusal.status, &error) {
+                if asked_to_include && !approach.include {
+                    account.remember_encrypted_reasoning_refused(&self.create.model);
+                }
+                self.ledger.note_attempt(adapted);
                 continue;
             }
             let failed = self.refused(account, refusal, &error);
-            return Err((lease, failed));
+            let is_credential = failed.verdict == Verdict::CredentialRefused;
+            if has_renewed || !is_credential || !self.turns.upstream.refuse(account, authorization.as_ref()) {
+                return Err(failed);
+            }
+            self.ledger.note_attempt("token_refused");
+            has_renewed = true;
         }
+    }
+
+    /// The input for one account; what the upstream keeps itself is not sent again.
+    fn context(
+        &self,
+        account: &Account,
+        resolved: &Resolved,
+        approach: &Approach<'_>,
+    ) -> Result<Context, Failed> {
+        if approach.previous.is_some() {
+            let input = resolved.own_input(account.replay_ids);
+            return Ok(Context { input, reasoning: Reasoning::Full });
+        }
+        let context = resolved.context(account, approach.can_read, self.turns.rules.max_history_bytes);
+        context.map_err(|failure| Failed { failure, verdict: Verdict::Neutral })
+    }
+
+    /// Waits while the account's token is being refreshed.
+    async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
+        let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
+        let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
+            Ok(Ok(Ok(authorization))) => return Ok(authorization),
+            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
+            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialRefused,
+            Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Failed,
+        };
+        Err(Failed { failure: Failure::NoAccount, verdict })
     }
 
     async fn choose(&self, resolved: &Resolved, tried: &[String]) -> Result<Lease, Failure> {
@@ -225,6 +249,7 @@ impl Turn {
     async fn send(
         &mut self,
         account: &Account,
+        authorization: Option<&HeaderValue>,
         body: Vec<Bytes>,
     ) -> Result<http::Response<Incoming>, Failed> {
         let operation = self.create.operation;
@@ -232,7 +257,8 @@ impl Turn {
             Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
             Transport::Http | Transport::Sse => Accept::Events,
         };
-        let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
+        let sending =
+            self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
         Err(match sent {
@@ -332,25 +358,6 @@ fn accepted(lease: Lease, reply: http::Response<Incoming>, reasoning: Reasoning)
     let mut headers = headers::for_client(&head.headers);
     headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
     Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
-}
-
-/// Whether an upstream that keeps responses has no longer the one that was to be continued.
-fn is_unknown_parent(status: StatusCode, error: &UpstreamError) -> bool {
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
-        && (error.code.as_deref() == Some("previous_response_not_found")
-            || error.param.as_deref() == Some("previous_response_id"))
-}
-
-/// Whether this is a 400 against the `include` that was added to the client's request.
-fn refuses_include(status: StatusCode, error: &UpstreamError) -> bool {
-    if status != StatusCode::BAD_REQUEST {
-        return false;
-    }
-    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let param = error.param.as_deref();
-    param.is_some_and(|param| param == "include" || param.starts_with("include["))
-        || message.contains("encrypted content")
-        || message.contains("reasoning.encrypted_content")
 }
 
 /// Whether the body is an error of the API, that a client understands.

@@ -3,6 +3,7 @@
 //! The doors in [`crate::http`] only parse their framing and render what comes out of here. A turn that has begun always
 //! reaches [`settle`], whether it succeeds, fails, or loses its client.
 
+mod adapt;
 mod attempt;
 mod collect;
 mod failure;

@@ -17,6 +17,7 @@ mod replaying;
 mod replicas;
 mod stalling;
 mod streaming;
+mod tokens;
 mod upstreams;
 
 use antiphon_simulator::upstream::{Options, Simulator};

@@ -22,6 +22,7 @@ durability = "normal"
 commit_timeout = "1500ms"
 migration_url = "postgres://u@h/d"
 migrate = "manual"
+key_file = "tokens.key"
 read_timeout = "2s"
 read_connections = 9
 write_connections = 1
@@ -47,6 +48,14 @@ max_in_flight = 4
 [[accounts]]
 name = "b"
 base_url = "http://127.0.0.1:11434"
+
+[accounts.oauth]
+token_url = "https://auth.example/token"
+client_id = "c"
+client_secret = { value = "sk-literal" }
+refresh_token = { value = "sk-literal" }
+scope = "a b"
+headers = { x-tenant = "t" }
 
 [routing]
 strategy = "fill_first"

@@ -1,0 +1,91 @@
+//! Connections to upstreams, that are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::body::PartsBody;
+use crate::workers;
+
+/// Shorter than the keep-alive of any upstream in use but those with 5 s, where a second try helps.
+const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+
+/// Sends requests to upstreams over connections that are kept.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// One for each worker and one for all other threads: a connection is used where it was made.
+    clients: Arc<[HttpClient]>,
+}
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, PartsBody>;
+
+/// Why there is no reply. Messages hold no credentials: they are the transport's own.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error("can't connect: {0}")]
+    Connect(String),
+    #[error("can't connect in time")]
+    ConnectTimeout,
+    #[error("the connection broke: {0}")]
+    Broken(String),
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// Certificates are checked against the system's roots, or the built-in ones where the system has none.
+    pub fn new(connect_timeout: Duration) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(connect_timeout));
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        let provider = rustls::crypto::ring::default_provider();
+        let builder = hyper_rustls::HttpsConnectorBuilder::new;
+        let tls = match builder().with_provider_and_native_roots(provider.clone()) {
+            Ok(tls) => tls,
+            Err(_) => {
+                builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3")
+            }
+        };
+        let connector = tls.https_or_http().enable_all_versions().wrap_connector(http);
+        let client = || {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .build(connector.clone())
+        };
+        Self { clients: (0..=workers::count()).map(|_| client()).collect() }
+    }
+
+    pub async fn send(&self, request: Request<PartsBody>) -> Result<Response<Incoming>, SendError> {
+        self.clients[workers::place()].request(request).await.map_err(|error| send_error(&error))
+    }
+}
+
+fn send_error(error: &hyper_util::client::legacy::Error) -> SendError {
+    let text = chain_text(error);
+    if !error.is_connect() {
+        return SendError::Broken(text);
+    }
+    let timed_out = sources(error).any(|source| {
+        source.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
+    });
+    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(text) }
+}
+
+fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+fn chain_text(error: &(dyn std::error::Error + 'static)) -> String {
+    sources(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
