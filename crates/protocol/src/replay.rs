@@ -136,12 +136,10 @@ impl Segment {
     fn slices(&self, range: Range<usize>, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
         let mut from = range.start;
         if replay_ids == ReplayIds::Drop {
-            for id in &self.ids {
-                let (start, end) = (id.start as usize, id.end as usize);
-                if start >= from && end <= range.end {
-                    out.push(self.bytes.slice(from..start));
-                    from = end;
-                }
+            let first = self.ids.partition_point(|id| (id.start as usize) < from);
+            for id in self.ids[first..].iter().take_while(|id| id.end as usize <= range.end) {
+                out.push(self.bytes.slice(from..id.start as usize));
+                from = id.end as usize;
             }
         }
         if from < range.end {
@@ -209,6 +207,20 @@ mod tests {
         let (all, with) = build(&Vec::from_iter(0..ITEMS));
         assert_eq!((none, all), (0, ITEMS as usize));
         assert!(with < without * 10 + Duration::from_secs(1), "{with:?}, and {without:?} without references");
+    }
+
+    #[test]
+    fn a_turn_of_sealed_items_alone_is_rendered_in_about_the_time_that_it_takes_to_build() {
+        let item = r#"{"id":"r","type":"reasoning","encrypted_content":"x"},{"id":"m"}"#;
+        let output = format!("[{}]", [item; 50_000].join(","));
+        let started = Instant::now();
+        let segment = Segment::build(b"[]", &[], output.as_bytes()).unwrap();
+        let building = started.elapsed();
+        let started = Instant::now();
+        let (text, omitted) = readable(&segment, ReplayIds::Drop);
+        let rendering = started.elapsed();
+        assert_eq!((text, omitted.reasoning), ([r#"{}"#; 50_000].join(","), 50_000));
+        assert!(rendering < building * 10 + Duration::from_secs(1), "{rendering:?}, built in {building:?}");
     }
 
     #[test]
