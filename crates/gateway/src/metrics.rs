@@ -1,7 +1,7 @@
 //! The list of metrics. A registry is a value, so that tests in parallel do not share one.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use antiphon_protocol::usage::Usage;
@@ -297,7 +297,7 @@ impl Metrics {
     /// The Prometheus text, with what is read rather than counted brought up to date.
     pub fn render(&self, chains: &Chains, pool: &Pool) -> String {
         let cache = chains.cache_stats();
-        self.log_rows_lost.inc_by(chains.store().lost_rows().saturating_sub(self.log_rows_lost.get()));
+        self.count_lost_rows(chains.store().lost_rows());
         self.store_available.set(i64::from(chains.is_available()));
         self.cache_bytes.set(i64::try_from(cache.live_bytes).unwrap_or(i64::MAX));
         self.cache_hits.set(cache.hits);
@@ -310,6 +310,11 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// `lost` is how many there are so far. Scrapes at the same time may come here with different figures.
+    fn count_lost_rows(&self, lost: u64) {
+        self.log_rows_lost.inner().fetch_max(lost, Ordering::Relaxed);
+    }
+
     fn render_accounts(&self, pool: &Pool) {
         let now = pool.now();
         self.queued.set(i64::try_from(pool.queued()).unwrap_or(i64::MAX));
@@ -358,5 +363,33 @@ fn known_code(code: Option<&str>) -> &str {
     match code {
         None => "none",
         Some(code) => KNOWN.into_iter().find(|known| *known == code).unwrap_or("other"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes_at_the_same_time_count_a_lost_row_once() {
+        let metrics = Metrics::new();
+        let lost = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100_000 {
+                        lost.fetch_add(1, Ordering::SeqCst);
+                        metrics.count_lost_rows(lost.load(Ordering::SeqCst));
+                        let counted = metrics.log_rows_lost.get();
+                        let now = lost.load(Ordering::SeqCst);
+                        assert!(counted <= now, "{counted} counted of {now} that were lost");
+                    }
+                });
+            }
+        });
+        assert_eq!(metrics.log_rows_lost.get(), 400_000);
+        // An older figure that comes late changes nothing.
+        metrics.count_lost_rows(7);
+        assert_eq!(metrics.log_rows_lost.get(), 400_000);
     }
 }
