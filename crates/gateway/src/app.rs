@@ -31,6 +31,11 @@ const CLOCK_SKEW: Duration = Duration::from_secs(10);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often to look whether accounts are to be probed.
 const PROBE_LOOK: Duration = Duration::from_secs(5);
+/// How often to ask what other replicas, or an operator, made of accounts; and the least time between two looks.
+const ACCOUNTS_POLL: Duration = Duration::from_secs(1);
+const ACCOUNTS_PAUSE: Duration = Duration::from_millis(100);
+/// How long the start may take to hear how accounts did before it.
+const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
 /// How many rows one step of a purge removes: writers wait no longer than that takes.
 const PURGE_ROWS: u32 = 500;
 
@@ -106,6 +111,11 @@ impl App {
         admin: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) {
+        // Whatever accounts were left alone for before the restart still holds.
+        let known = self.turns.pool.share(&**self.turns.chains.store());
+        if !matches!(tokio::time::timeout(ACCOUNTS_PATIENCE, known).await, Ok(Ok(()))) {
+            tracing::warn!("how accounts did before is not known yet: every account is taken for ready");
+        }
         let main = self.server(router(&self.doors, admin.is_none()));
         self.tasks.spawn_background(main.serve(listener));
         if let Some(admin) = admin {
@@ -122,6 +132,7 @@ impl App {
             self.tasks.spawn_background(reloader.run());
         }
         self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
+        self.tasks.spawn_background(share_accounts(Arc::clone(&self.turns)));
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {
             turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
@@ -210,6 +221,17 @@ async fn probe_accounts(turns: Arc<Turns>) {
         if interval.is_some() {
             turns.pool.probe(&turns.upstream).await;
         }
+    }
+}
+
+/// Tells other replicas how accounts do, and hears it from them.
+async fn share_accounts(turns: Arc<Turns>) {
+    loop {
+        if let Err(error) = turns.pool.share(&**turns.chains.store()).await {
+            tracing::debug!(%error, "how accounts do could not be shared");
+        }
+        tokio::time::sleep(ACCOUNTS_PAUSE).await;
+        tokio::time::timeout(ACCOUNTS_POLL, turns.pool.changed()).await.ok();
     }
 }
 

@@ -3,6 +3,7 @@
 //! Arrows point down only: `cli` -> [`app`] -> [`http`] (the doors) -> [`turn`] (the one path) -> [`pool`], [`upstream`]
 //! -> the store -> the protocol. [`config`], [`metrics`], [`telemetry`] and [`lifecycle`] are leaves.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod pool;
 pub mod reload;
 pub mod telemetry;
+pub mod time;
 pub mod turn;
 pub mod upstream;
 pub mod workers;

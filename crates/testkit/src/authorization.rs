@@ -131,7 +131,7 @@ impl State {
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let form = String::from_utf8_lossy(&body).into_owned();
     state.lock().requests.push((head.headers, form.clone()));
     loop {

@@ -39,10 +39,10 @@ impl Refresh {
         self.credentials.metrics.token_refreshed(account, outcome);
         match &result {
             Ok(_) => {
-                tracing::info!(account.id = account, outcome, "the account's access token was refreshed")
+                tracing::info!(account.id = account, outcome, "the account's access token was refreshed");
             }
             Err(error) => {
-                tracing::error!(account.id = account, %error, "the account's access token was not refreshed")
+                tracing::error!(account.id = account, %error, "the account's access token was not refreshed");
             }
         }
         self.settle(&result);

@@ -8,10 +8,12 @@ use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, Model};
 use crate::config::{self, AccountConfig, ModelGlob};
 use crate::credential::OAuth;
+use crate::credential::seal::hex;
 use crate::metrics::{AccountMeters, Metrics};
 use crate::upstream::Upstream;
 
@@ -21,6 +23,8 @@ pub struct Account {
     /// As it was written.
     pub config: AccountConfig,
     pub name: String,
+    /// Tells its upstream and its credential, without giving that away: what is known of the account is about these.
+    pub identity: String,
     /// The accounts that can read what this one's upstream encrypted.
     pub boundary: String,
     pub replay_ids: ReplayIds,
@@ -83,6 +87,7 @@ impl Account {
         Ok(Self {
             config: config.clone(),
             name: config.name.clone(),
+            identity: identity_of(config),
             boundary: config.boundary.clone(),
             replay_ids: match config.replay_ids {
                 config::ReplayIds::Drop => ReplayIds::Drop,
@@ -176,6 +181,20 @@ impl Account {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(model.to_owned());
     }
+}
+
+fn identity_of(config: &AccountConfig) -> String {
+    let mut digest = Sha256::new();
+    let mut add = |part: &[u8]| {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    };
+    add(config.name.as_bytes());
+    add(config.base_url.as_str().as_bytes());
+    let secrets = config.api_key.iter().chain(config.oauth.as_ref().map(|oauth| &oauth.refresh_token));
+    secrets.for_each(|secret| add(secret.secret().expose_secret().as_bytes()));
+    config.headers.iter().for_each(|(_, value)| add(value.as_bytes()));
+    hex(&digest.finalize()[..16])
 }
 
 /// The parameters as they stand at the end of an address.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod administering;
 mod bodies;
 mod boundaries;
 mod chains;
@@ -16,6 +17,7 @@ mod reading;
 mod replaying;
 mod replicas;
 mod stalling;
+mod states;
 mod streaming;
 mod tokens;
 mod upstreams;
