@@ -22,7 +22,7 @@ pub struct Resolved {
     pub input: Bytes,
     /// Whether `input` is not what the client sent, as stored items stand where it named them.
     has_replaced_items: bool,
-    /// Positions of input items whose ids are an upstream's.
+    /// Positions of input items whose ids are an upstream's, ascending.
     pub referenced: Vec<u32>,
     /// Whether the turn's own items stand for everything before them.
     starts_context: bool,
@@ -221,7 +221,7 @@ impl Resolved {
             }
             let item = self.input.slice(range);
             let cut = item::id_span(&item)
-                .filter(|_| replay_ids == ReplayIds::Drop && self.referenced.contains(&position));
+                .filter(|_| replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok());
             match cut {
                 Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
                 None => parts.push(item),

@@ -300,5 +300,5 @@ fn the_accounts_in_the_documentation_can_be_used() {
         }
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
 }
