@@ -1,7 +1,7 @@
 //! Replies rendered once, of which only the ids differ: the upstream of benchmarks.
 
 use super::body::Step;
-use super::event;
+use super::event::{self, Framing};
 use super::item::Item;
 use super::mint::Mint;
 use super::options::Options;
@@ -50,7 +50,7 @@ impl Prepared {
             usage: None,
         };
         let slot = reply.id["resp_".len()..][..SLOT].to_owned();
-        let events = event::render(&reply, None, options.text_deltas);
+        let events = event::render(&reply, None, options.text_deltas, Framing::Sse);
         let mut event_ends = Vec::with_capacity(events.len());
         let mut stream = Vec::new();
         for event in events {
