@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     pub(super) mint: Mint,
     pub(super) headers: Headers,
-    prepared: Option<Prepared>,
+    pub(super) prepared: Option<Prepared>,
 }
 
 #[derive(Debug, Default)]

@@ -278,7 +278,7 @@ impl Script {
         self
     }
 
-    /// Closes the socket once no message has come for so long after the turn. Means nothing without a socket.
+    /// Closes the socket once it has been idle for so long after the turn. Means nothing without a socket.
     pub fn then_close(mut self, idle: Duration, close: Close) -> Self {
         self.delivery.afterwards = Some((idle, close));
         self

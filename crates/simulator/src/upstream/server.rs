@@ -38,7 +38,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Canc
 }
 
 async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    // A peer without it waits for the delayed acknowledgement, 40 ms a stream.
+    // A peer without it waits for the delayed acknowledgement, 40 ms a stream. A socket keeps it.
     if stream.set_nodelay(true).is_err() {
         return;
     }

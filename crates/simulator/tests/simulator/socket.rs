@@ -2,8 +2,10 @@
 
 use crate::support::{ask, post, scripted, simulator, soon, user};
 use crate::wire::{Came, assert_error, connect, create, kinds, refused, shake, text, with};
-use antiphon_simulator::upstream::{Options, Script, SocketEnd};
+use antiphon_simulator::upstream::{Options, ReceivedSocket, Script, SocketEnd};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Whether everything that was recorded is there. Ids keep their prefix only; tokens were not recorded.
@@ -267,7 +269,7 @@ async fn what_a_socket_received_is_recorded() {
     assert_eq!((sockets[0].turns, sockets[0].messages.len(), sockets[0].pings), (2, 3, 1));
     assert_eq!(sockets[0].json()[1], json!({"type": "response.processed"}));
     assert_eq!((sockets[0].status, sockets[0].header("x-client-request-id")), (Some(101), Some("thread-1")));
-    assert!(sockets.iter().all(|socket| socket.is_open()));
+    assert!(sockets.iter().all(ReceivedSocket::is_open));
     assert_eq!((simulator.counts().sockets, simulator.counts().open_sockets), (2, 2));
     first.close(1001).await;
     drop(second);
@@ -275,6 +277,27 @@ async fn what_a_socket_received_is_recorded() {
     let ends: Vec<_> = simulator.sockets().into_iter().map(|socket| socket.end).collect();
     assert_eq!(ends, [Some(SocketEnd::Closed(Some(1001))), Some(SocketEnd::Gone)]);
     soon(simulator.wait_until(|simulator| simulator.counts().finished == 3)).await;
+}
+
+#[tokio::test]
+async fn a_message_may_come_right_behind_the_handshake() {
+    let simulator = simulator(Options::default()).await;
+    let mut tcp = TcpStream::connect(simulator.address()).await.unwrap();
+    let handshake = "GET /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
+                     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let message = create("x").to_string();
+    let length = u8::try_from(message.len()).unwrap();
+    assert!(length < 126);
+    // Masked with zeros, the message stays as it is.
+    let frame = [&[0x81, 0x80 | length, 0, 0, 0, 0], message.as_bytes()].concat();
+    tcp.write_all(&[handshake.as_bytes(), &frame].concat()).await.unwrap();
+    soon(simulator.wait_until(|simulator| simulator.counts().finished == 1)).await;
+    let mut reply = vec![0; 64 << 10];
+    let read = soon(tcp.read(&mut reply)).await.unwrap();
+    let reply = String::from_utf8_lossy(&reply[..read]).into_owned();
+    assert!(reply.starts_with("HTTP/1.1 101 "), "{reply}");
+    assert!(reply.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{reply}");
+    assert!(!reply.contains("content-length") && !reply.contains("transfer-encoding"), "{reply}");
 }
 
 #[tokio::test]

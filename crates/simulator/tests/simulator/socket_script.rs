@@ -129,12 +129,17 @@ async fn a_socket_is_closed_after_a_turn() {
 }
 
 #[tokio::test]
-async fn a_message_keeps_an_idle_socket_open() {
-    let simulator = scripted(Script::answer("x").then_close(Duration::from_millis(200), Close::Fin)).await;
-    simulator.script(Script::answer("y").delay_headers(Duration::from_millis(250)));
+async fn a_socket_with_another_turn_is_not_idle() {
+    let (first, gate) = Script::answer("x").then_close(Duration::from_millis(1), Close::Fin).gated();
+    let simulator = scripted(first).await;
+    simulator.script(Script::answer("y").delay_headers(Duration::from_millis(10)));
     let mut wire = connect(&simulator).await;
-    wire.turn(&create("x")).await;
-    assert_eq!(text(&wire.turn(&create("x")).await), "y");
+    wire.send(&create("x")).await;
+    wire.send(&create("x")).await;
+    soon(simulator.wait_until(|simulator| simulator.in_flight() == 2)).await;
+    gate.open();
+    assert_eq!(text(&wire.events().await), "x");
+    assert_eq!(text(&wire.events().await), "y");
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ struct Connection {
     playing: FuturesUnordered<BoxFuture<'static, ()>>,
     outs: Receiver<Out>,
     closing: watch::Receiver<Option<Close>>,
+    /// Turns that are not over.
+    running: usize,
     /// When and how an idle socket is closed.
     idle: Option<(Instant, Close)>,
     /// The code of the client's close frame, once that has come.
@@ -84,6 +86,7 @@ impl Accepted {
             playing: FuturesUnordered::new(),
             outs,
             closing: self.closing,
+            running: 0,
             idle: delivery.afterwards.map(|(time, close)| (Instant::now() + time, close)),
             told: None,
         };
@@ -138,6 +141,7 @@ impl Connection {
                     let in_flight = self.socket.enter(text);
                     // The lane listens as long as the socket lives.
                     drop(turns.send(Turn { lane, request, in_flight }));
+                    self.running += 1;
                     None
                 }
                 None => self.refuse(text, &too_many_lanes(), &lane).await,
@@ -170,8 +174,13 @@ impl Connection {
 
     async fn write(&mut self, out: Out) -> Option<SocketEnd> {
         match out {
-            Out::Message(message) => {
-                let sent = self.wire.send(text(message)).await;
+            Out::Messages(messages) => {
+                for message in messages {
+                    if let Err(error) = self.wire.feed(text(message)).await {
+                        return self.ended(Err(error));
+                    }
+                }
+                let sent = self.wire.flush().await;
                 self.ended(sent)
             }
             Out::Half(message) => {
@@ -180,6 +189,8 @@ impl Connection {
             }
             Out::Over(mut in_flight, afterwards) => {
                 in_flight.finish();
+                self.running -= 1;
+                let afterwards = afterwards.filter(|_| self.running == 0);
                 self.idle = afterwards.map(|(time, close)| (Instant::now() + time, close));
                 None
             }

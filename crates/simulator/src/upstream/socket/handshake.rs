@@ -58,7 +58,7 @@ pub(in crate::upstream) async fn open(
         Headers::overwrite(&mut response, &script.headers);
         return Ok((refused(shared, number, response), None));
     }
-    let mut response = switching(accept, &shared.mint.request_id());
+    let mut response = switching(&accept, &shared.mint.request_id());
     Headers::overwrite(&mut response, &script.headers);
     let open = shared.ledger.open_socket(number);
     Ok((response, Some(Accepted { upgrade, open, handshake, closing, script })))
@@ -86,14 +86,13 @@ fn accept(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-fn switching(accept: String, request_id: &str) -> Response<ReplyBody> {
+fn switching(accept: &str, request_id: &str) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::new(VecDeque::new(), None, None));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let texts =
-        [(SEC_WEBSOCKET_ACCEPT, accept.as_str()), (HeaderName::from_static("x-request-id"), request_id)];
+    let texts = [(SEC_WEBSOCKET_ACCEPT, accept), (HeaderName::from_static("x-request-id"), request_id)];
     for (name, text) in texts {
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.insert(name, value);

@@ -5,6 +5,7 @@ use super::recent::Recent;
 use crate::upstream::delivery;
 use crate::upstream::event::Framing;
 use crate::upstream::exchange::{Admitted, Shared};
+use crate::upstream::prepared::Prepared;
 use crate::upstream::received::{InFlight, OpenSocket, Received, lock};
 use crate::upstream::request::{Items, TurnRequest};
 use crate::upstream::script::{Close, Delivery, Ending, GateAt, Instead, Script, Stop};
@@ -32,7 +33,8 @@ pub(super) struct Socket {
 
 /// What a lane wants done on the wire.
 pub(super) enum Out {
-    Message(Bytes),
+    /// They go out in one write.
+    Messages(Vec<Bytes>),
     /// The first half of a message.
     Half(Bytes),
     Over(InFlight, Option<(Duration, Close)>),
@@ -68,6 +70,13 @@ impl Socket {
 
     async fn play(&self, turn: Turn) {
         let Turn { lane, request, in_flight } = turn;
+        if let Some(prepared) = &self.shared.prepared
+            && lane.is_none()
+            && !request.is_warm_up()
+        {
+            self.send_prepared(prepared).await;
+            return self.send(Out::Over(in_flight, None)).await;
+        }
         let parent: Option<String> = request.get("previous_response_id");
         let recent = parent.as_deref().and_then(|id| lock(&self.recent).find(id));
         let (refused, script) = match self.shared.admit(request, recent.as_deref()) {
@@ -83,9 +92,16 @@ impl Socket {
             if let Some(id) = parent {
                 lock(&self.recent).evict(&lane, &id);
             }
-            self.send(Out::Message(refused)).await;
+            self.message(refused).await;
         }
         self.send(Out::Over(in_flight, script.delivery.afterwards)).await;
+    }
+
+    async fn send_prepared(&self, prepared: &Prepared) {
+        for (number, messages) in prepared.messages(self.shared.mint.draw()).into_iter().enumerate() {
+            pause(if number > 0 { self.shared.options.between_events } else { Duration::ZERO }).await;
+            self.send(Out::Messages(messages)).await;
+        }
     }
 
     /// Everything up to the end of the turn, unless it is an error. Returns how the socket ends with it, if it does.
@@ -138,7 +154,7 @@ impl Socket {
             {
                 finished();
             }
-            self.send(Out::Message(event)).await;
+            self.message(event).await;
         }
         if let Some(close) = self.stop(delivery, count, &Bytes::new()).await {
             return Some(close);
@@ -171,8 +187,12 @@ impl Socket {
     /// Scripted bytes are messages of their own.
     async fn inject(&self, script: &Script, is_due: impl Fn(usize) -> bool) {
         for (_, bytes) in script.injected.iter().filter(|(at, _)| is_due(*at)) {
-            self.send(Out::Message(bytes.clone())).await;
+            self.message(bytes.clone()).await;
         }
+    }
+
+    async fn message(&self, message: Bytes) {
+        self.send(Out::Messages(vec![message])).await;
     }
 
     async fn send(&self, out: Out) {
