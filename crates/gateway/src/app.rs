@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
 use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
+use crate::upstream::socket::Handshake;
 use crate::upstream::{Clients, Upstream};
 use crate::workers::Workers;
 
@@ -167,8 +168,14 @@ pub fn upstream(
 ) -> Upstream {
     let clients = Clients::new(config.timeouts.connect);
     let sealer = Sealer::new(config.store.key_file().unwrap_or_default());
-    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks));
-    Upstream::new(clients, Arc::new(credentials))
+    let handshake = Handshake::new(
+        clients.http1_connector(),
+        config.timeouts.connect,
+        config.limits.max_body,
+        Arc::clone(&metrics),
+    );
+    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks.clone()));
+    Upstream::new(clients, Arc::new(credentials), handshake, tasks)
 }
 
 fn rules(config: &Config) -> Rules {

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState};
+pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState, UpstreamTransport};
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};

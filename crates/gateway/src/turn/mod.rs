@@ -12,6 +12,7 @@ mod record;
 mod relay;
 mod resolve;
 mod running;
+mod sending;
 mod settle;
 mod stream;
 

@@ -178,9 +178,14 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The id by which the account's own upstream knows the parent, if it is to continue it there.
+    /// The id of the parent for an upstream that keeps responses.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        let parent = self.parent.as_deref().filter(|_| account.is_native && !self.starts_context)?;
+        self.upstream_parent(account).filter(|_| account.is_native)
+    }
+
+    /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.
+    pub fn upstream_parent(&self, account: &Account) -> Option<&str> {
+        let parent = self.parent.as_deref().filter(|_| !self.starts_context)?;
         let is_whole = matches!(parent.status, Status::Completed | Status::Incomplete);
         parent.upstream_id.as_deref().filter(|_| is_whole && parent.account == account.name)
     }
@@ -220,8 +225,9 @@ impl Resolved {
                 parts.push(Bytes::from_static(b","));
             }
             let item = self.input.slice(range);
-            let cut = item::id_span(&item)
-                .filter(|_| replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok());
+            let cut = item::id_span(&item).filter(|_| {
+                replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok()
+            });
             match cut {
                 Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
                 None => parts.push(item),

@@ -20,6 +20,7 @@ mod stalling;
 mod states;
 mod streaming;
 mod tokens;
+mod upstream_sockets;
 mod upstreams;
 
 use antiphon_simulator::upstream::{Options, Simulator};
