@@ -138,10 +138,15 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
-    for _ in 0..8 {
-        tokens.upstreams[0].script(Script::http(401, REFUSED));
-    }
-    let replies = join_all((0..8).map(|_| gateway.client.create(plain()))).await;
+    let (refusals, gates): (Vec<_>, Vec<_>) = (0..8).map(|_| Script::http(401, REFUSED).gated()).unzip();
+    refusals.into_iter().for_each(|refusal| drop(tokens.upstreams[0].script(refusal)));
+    let turns = join_all((0..8).map(|_| gateway.client.create(plain())));
+    let refused = async {
+        // All are there before the first one hears of it.
+        tokens.upstreams[0].wait_until(|upstream| upstream.counts().requests == 9).await;
+        gates.iter().for_each(antiphon_simulator::upstream::Gate::open);
+    };
+    let (replies, ()) = futures_util::future::join(turns, refused).await;
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert_eq!(tokens.server.requests().len(), 2, "one refresh for all that were refused");
     assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (17, 0));
