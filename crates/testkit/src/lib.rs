@@ -8,6 +8,7 @@ mod flood;
 mod gateway;
 mod postgres;
 mod process;
+mod socket;
 
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
@@ -16,3 +17,4 @@ pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
+pub use self::socket::{Came, Message, Socket};

@@ -16,6 +16,7 @@ mod limits;
 mod log;
 mod routing;
 mod show;
+mod sockets;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::routing::{RoutingConfig, Strategy};
+pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
@@ -69,6 +71,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
+    pub sockets: SocketsConfig,
     pub log: LogConfig,
 }
 
@@ -116,6 +119,8 @@ struct Draft {
     timeouts: TimeoutsConfig,
     #[serde(default)]
     turns: TurnsConfig,
+    #[serde(default)]
+    sockets: SocketsConfig,
     #[serde(default)]
     log: LogConfig,
 }
@@ -190,6 +195,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
+            sockets: SocketsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -207,6 +213,7 @@ impl Draft {
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,
+            sockets: self.sockets,
             log: self.log,
         }
     }

@@ -98,7 +98,8 @@ impl Turn {
     ) -> Result<Reply, (Lease, Failed)> {
         let account = lease.account();
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let wanted = self.create.store && !self.create.includes_encrypted_reasoning();
+        let may_be_continued = self.create.store || self.lane.is_some();
+        let wanted = may_be_continued && !self.create.includes_encrypted_reasoning();
         let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
         let mut can_read = true;
         let mut previous =
@@ -178,7 +179,7 @@ impl Turn {
     }
 
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
-        let parent = resolved.parent.as_deref();
+        let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         Wanted { model: &self.create.model, preference: Preference { origin, key }, tried }
     }
@@ -230,7 +231,7 @@ impl Turn {
         let operation = self.create.operation;
         let accept = match self.ledger.transport {
             Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
-            Transport::Http | Transport::Sse => Accept::Events,
+            Transport::Http | Transport::Sse | Transport::WebSocket => Accept::Events,
         };
         let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);

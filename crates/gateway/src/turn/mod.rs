@@ -6,6 +6,8 @@
 mod attempt;
 mod collect;
 mod failure;
+mod framing;
+mod memory;
 mod presence;
 mod record;
 mod relay;
@@ -13,6 +15,7 @@ mod resolve;
 mod running;
 mod settle;
 mod stream;
+mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,11 +31,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, seconds};
+pub use self::memory::{Lane, Memory};
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
+use self::framing::Framing;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
@@ -81,6 +86,8 @@ pub struct Incoming {
     pub headers: HeaderMap,
     pub project: ProjectId,
     pub transport: Transport,
+    /// Where the turn runs if it came on a socket.
+    pub lane: Option<Lane>,
     /// Holds the memory of the request's body for as long as the turn runs.
     pub body_permit: OwnedSemaphorePermit,
 }
@@ -90,6 +97,7 @@ pub struct Incoming {
 pub enum Transport {
     Http,
     Sse,
+    WebSocket,
 }
 
 /// One running turn.
@@ -100,6 +108,7 @@ struct Turn {
     create: CreateRequest,
     headers: HeaderMap,
     presence: Presence,
+    lane: Option<Lane>,
     started_at: Timestamp,
     deadline: Instant,
     ledger: Ledger,
@@ -134,7 +143,7 @@ impl Turns {
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
         let started_at = self.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, project, transport, body_permit } = incoming;
+        let Incoming { create, headers, project, transport, lane, body_permit } = incoming;
         let running = create.store.then(|| self.running.enter(id));
         let ledger = Ledger::open(self, id, started_at, &project, &create, transport);
         Turn {
@@ -144,6 +153,7 @@ impl Turns {
             create,
             headers,
             presence,
+            lane,
             started_at,
             deadline: Instant::now() + self.rules.turn,
             ledger,
@@ -156,6 +166,13 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
+    fn framing(&self) -> Framing {
+        match &self.lane {
+            Some(lane) => Framing::Socket(lane.stream_id.clone()),
+            None => Framing::Sse,
+        }
+    }
+
     fn owned(&self, resolved: &Resolved) -> Owned {
         Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
     }
@@ -168,6 +185,7 @@ impl Transport {
         match self {
             Self::Http => "http",
             Self::Sse => "sse",
+            Self::WebSocket => "websocket",
         }
     }
 }

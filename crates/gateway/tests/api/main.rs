@@ -15,6 +15,7 @@ mod operating;
 mod reading;
 mod replaying;
 mod replicas;
+mod sockets;
 mod stalling;
 mod streaming;
 mod upstreams;

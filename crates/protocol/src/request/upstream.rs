@@ -68,7 +68,7 @@ impl CreateRequest {
     /// The members before and after the place where the input goes.
     fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
-        let streams = creates && changes.streams;
+        let streams = creates && (changes.streams || self.is_frame);
         let mut head = Vec::with_capacity(256);
         let mut tail = Vec::new();
         let mut out = &mut head;
@@ -79,7 +79,8 @@ impl CreateRequest {
                 | Field::Conversation
                 | Field::Store
                 | Field::Background
-                | Field::SocketOnly => continue,
+                | Field::Generate
+                | Field::StreamId => continue,
                 Field::Stream if !creates || streams => continue,
                 Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,
