@@ -14,6 +14,7 @@ use crate::config::{Config, OnDisconnect, Retention};
 use crate::credential::Credentials;
 use crate::credential::seal::Sealer;
 use crate::http::server::Server;
+use crate::http::socket::SocketRules;
 use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
@@ -94,7 +95,14 @@ impl App {
             read_timeout: config.timeouts.body_read,
             memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
         };
-        let doors = Doors { turns: Arc::clone(&turns), body_limits: Arc::new(body_limits) };
+        let sockets = SocketRules {
+            is_enabled: config.sockets.enabled,
+            max_age: config.sockets.max_age,
+            ping_interval: config.sockets.ping_interval,
+            memory: Arc::new(Semaphore::new(config.sockets.memory / 1024)),
+        };
+        let (body_limits, sockets) = (Arc::new(body_limits), Arc::new(sockets));
+        let doors = Doors { turns: Arc::clone(&turns), body_limits, sockets };
         Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config, reload: None })
     }
 

@@ -1,5 +1,7 @@
 //! The list of metrics. A registry is a value, so that tests in parallel do not share one.
 
+mod sockets;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::sockets::SocketMeters;
 use crate::pool::{AccountView, Pool};
 use crate::telemetry;
 use crate::turn::{Reasoning, Transport};
@@ -102,6 +105,7 @@ pub struct Metrics {
     registry: Registry,
     pub turns_in_flight: Gauge,
     pub connections: Gauge,
+    pub sockets: SocketMeters,
     log_rows_lost: Counter,
     pub purged_responses: Counter,
     turns: Family<TurnLabels, Counter>,
@@ -133,6 +137,7 @@ impl Metrics {
             registry: Registry::with_prefix("antiphon"),
             turns_in_flight: Gauge::default(),
             connections: Gauge::default(),
+            sockets: SocketMeters::default(),
             log_rows_lost: Counter::default(),
             purged_responses: Counter::default(),
             turns: Family::default(),
@@ -208,6 +213,7 @@ impl Metrics {
         );
         registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
         registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
+        self.sockets.register(registry);
         self.register_accounts();
     }
 

@@ -123,7 +123,7 @@ impl Turn {
     }
 
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
-        let parent = resolved.parent.as_deref();
+        let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         Wanted { model: &self.create.model, preference: Preference { origin, key }, tried }
     }

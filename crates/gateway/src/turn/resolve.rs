@@ -12,6 +12,7 @@ use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
 use bytes::Bytes;
 
+use super::memory::Remembered;
 use super::{Failure, Turn};
 use crate::pool::Account;
 
@@ -78,8 +79,17 @@ impl Turn {
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
         let limit = self.turns.rules.max_chain_depth;
-        let load = self.turns.chains.load(&self.project, id, self.started_at, limit);
-        match self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)?? {
+        let parent = match self.lane.as_ref().map(|lane| lane.find(id)) {
+            Some(Some(Remembered::Here(parent))) if !self.create.store => Some(parent),
+            // A stored response never stands on one that isn't: it could not be replayed later.
+            Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),
+            Some(None) if !self.create.store => return Err(Failure::PreviousNotFound(name)),
+            _ => {
+                let load = self.turns.chains.load(&self.project, id, self.started_at, limit);
+                self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)??
+            }
+        };
+        match parent {
             Some(parent) if parent.depth >= limit => Err(Failure::ContextTooLarge {
                 what: "turns",
                 limit: limit as usize,
@@ -143,7 +153,9 @@ impl Resolved {
     /// can't.
     pub fn context(&self, account: &Account, can_read: bool, max_bytes: usize) -> Result<Context, Failure> {
         let replay_ids = account.replay_ids;
-        let reads = |turn: &StoredTurn| can_read && turn.boundary == account.boundary;
+        // A turn that no account has served holds only what the client sent.
+        let reads =
+            |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary);
         let replayed = self.replayed(can_read, reads, max_bytes)?;
         let mut history = Vec::with_capacity(replayed.len() * 3);
         let mut omitted = Omitted::default();

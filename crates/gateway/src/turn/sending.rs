@@ -82,7 +82,8 @@ impl Turn {
 
     fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let wants_reasoning = self.create.store && !self.create.includes_encrypted_reasoning();
+        let may_be_continued = self.create.store || self.lane.is_some();
+        let wants_reasoning = may_be_continued && !self.create.includes_encrypted_reasoning();
         let previous = match self.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),

@@ -16,6 +16,7 @@ mod operating;
 mod reading;
 mod replaying;
 mod replicas;
+mod sockets;
 mod stalling;
 mod states;
 mod streaming;

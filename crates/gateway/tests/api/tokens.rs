@@ -139,7 +139,9 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
     let (refusals, gates): (Vec<_>, Vec<_>) = (0..8).map(|_| Script::http(401, REFUSED).gated()).unzip();
-    refusals.into_iter().for_each(|refusal| drop(tokens.upstreams[0].script(refusal)));
+    for refusal in refusals {
+        tokens.upstreams[0].script(refusal);
+    }
     let turns = join_all((0..8).map(|_| gateway.client.create(plain())));
     let refused = async {
         // All are there before the first one hears of it.

@@ -70,7 +70,7 @@ impl CreateRequest {
     /// The members before and after the place where the input goes.
     fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
-        let streams = creates && changes.streams && !changes.is_frame;
+        let streams = creates && (changes.streams || self.is_frame) && !changes.is_frame;
         let mut head = Vec::with_capacity(256);
         let mut tail = Vec::new();
         let mut out = &mut head;
@@ -85,8 +85,10 @@ impl CreateRequest {
                 | Field::Conversation
                 | Field::Store
                 | Field::Background
-                | Field::SocketOnly => continue,
+                | Field::Generate
+                | Field::StreamId => continue,
                 Field::Stream if !creates || streams || changes.is_frame => continue,
+                Field::Type if changes.is_frame => continue,
                 Field::Other if changes.is_frame && member.is(&self.body, "stream_options") => continue,
                 Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,

@@ -86,6 +86,12 @@ shutdown = "1d"
 on_disconnect = "cancel"
 finish_timeout = "9s"
 
+[sockets]
+enabled = false
+max_age = "10m"
+ping_interval = "11s"
+memory = "1MiB"
+
 [log]
 format = "json"
 filter = "debug,hyper=\"info\""
