@@ -240,6 +240,11 @@ impl Group {
         self.log.lost()
     }
 
+    /// The earliest time that a row of the log bears, of those that were written since the last call.
+    pub(crate) fn take_earliest(&self) -> Option<Timestamp> {
+        self.log.take_earliest()
+    }
+
     pub(crate) fn is_available(&self) -> bool {
         self.health.is_available.load(Ordering::Relaxed)
     }
@@ -314,7 +319,10 @@ impl<E: Engine> Writer<E> {
         if batch.operations.is_empty() {
             return;
         }
-        match self.engine.commit(&batch.operations).await {
+        let committed = self.engine.commit(&batch.operations).await;
+        // Whatever came of it: of a commit that is given up it is not known.
+        self.shared.log.note(batch.operations.iter().filter_map(Operation::logged_at));
+        match committed {
             Ok(outcomes) => {
                 self.shared.health.set(true);
                 for (answer, outcome) in batch.answers.drain(..).zip(outcomes) {
@@ -330,7 +338,9 @@ impl<E: Engine> Writer<E> {
     /// So that an operation that can't be written fails alone.
     async fn commit_each(&mut self, batch: &mut Batch) {
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
-            match self.engine.commit(std::slice::from_ref(&operation)).await {
+            let committed = self.engine.commit(std::slice::from_ref(&operation)).await;
+            self.shared.log.note(operation.logged_at());
+            match committed {
                 Ok(outcomes) => {
                     self.shared.health.set(true);
                     reply(answer, outcomes.first().copied().ok_or_else(closed));
@@ -436,6 +446,15 @@ impl Batch {
 // === impl Operation ===
 
 impl Operation {
+    /// The time that its row in the log bears.
+    fn logged_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Record(record) => Some(record.log.at),
+            Self::Log(row) => Some(row.at),
+            Self::Delete { .. } | Self::Purge { .. } | Self::Execute(_) | Self::Check => None,
+        }
+    }
+
     /// About how much it writes.
     fn size_bytes(&self) -> usize {
         match self {

@@ -41,6 +41,13 @@ pub(crate) fn to_apply<'a>(
         }
     }
     let current = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let is_applied = |version| applied.iter().any(|(applied, _)| *applied == version);
+    if let Some(skipped) = known.iter().find(|known| known.version < current && !is_applied(known.version)) {
+        return Err(StoreError::Unusable(format!(
+            "schema version {} of {shown} was left out: it was made by an unreleased build",
+            skipped.version
+        )));
+    }
     let first = known.iter().position(|migration| migration.version > current).unwrap_or(known.len());
     Ok(&known[first..])
 }

@@ -167,6 +167,10 @@ impl RequestLog for PostgresStore {
         self.group.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.group.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.list_log(max_rows).await
     }

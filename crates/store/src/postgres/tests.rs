@@ -2,13 +2,15 @@ use antiphon_testkit::Postgres;
 use tokio_postgres::NoTls;
 
 use super::insert::INSERT;
-use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
+use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, FORGET_SUMS, LAST_TO_GO, TRY_LOCK};
 use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
 use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
 use super::*;
 
-const OF_TABLES: [&str; 11] = [
+const OF_TABLES: [&str; 13] = [
+    FORGET_SUMS,
+    LAST_TO_GO,
     LIST_DELETED,
     INSERT,
     DELETE_ITEMS,
@@ -27,7 +29,10 @@ const OTHERS: [&str; 8] = [STATS, TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, 
 async fn client() -> tokio_postgres::Client {
     let url = Postgres::shared_database().await;
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
-    assert_eq!(migrate(&target).await.unwrap(), ["0001_responses", "0002_accounts", "0003_admin"]);
+    assert_eq!(
+        migrate(&target).await.unwrap(),
+        ["0001_responses", "0002_accounts", "0003_admin", "0005_usage"]
+    );
     assert!(pending(&target).await.unwrap().is_empty());
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -37,9 +42,8 @@ async fn client() -> tokio_postgres::Client {
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     let client = client().await;
-    for text in
-        OF_TABLES.into_iter().chain(OTHERS).chain(crate::accounts::STATEMENTS).chain(crate::admin::STATEMENTS)
-    {
+    let others = [&crate::accounts::STATEMENTS[..], &crate::admin::STATEMENTS, &crate::usage::STATEMENTS];
+    for text in OF_TABLES.into_iter().chain(OTHERS).chain(others.concat()) {
         let prepared = client.prepare(text).await;
         assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
     }

@@ -150,6 +150,10 @@ impl RequestLog for SqliteStore {
         self.group.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.group.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.read(move |connection| read::list_log(connection, max_rows)).await
     }

@@ -190,6 +190,10 @@ impl RequestLog for Gated {
         self.inner.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.inner.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
     }

@@ -18,6 +18,7 @@ mod postgres;
 mod purging;
 mod records;
 mod sqlite;
+mod usage;
 mod writes;
 
 use self::fixture::{BehindPooler, Fixture, InFile, InMemory, InPostgres};
@@ -59,6 +60,9 @@ macro_rules! contract {
             accounts: an_account_is_as_it_was_put_last, a_pause_stays_until_the_account_is_resumed,
                 one_holder_at_a_time_may_refresh_a_credential, of_many_at_once_one_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
+            usage: what_was_written_is_seen_at_once, counts_of_any_size_can_be_summed_up,
+                a_late_row_is_counted_once_its_hour_is_summed_up_again, rows_that_leave_the_log_go_on_counting,
+                old_sums_go, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
             model: random_histories_match_the_model;
         ]);)+
     };
