@@ -195,7 +195,7 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
         if away.load(Ordering::Relaxed) {
             return Err(NotCommitted::Unavailable("away".into()));
         }
-        let in_batch = batch.iter().filter(|operation| matches!(operation, Operation::Log(_))).count();
+        let in_batch = batch.iter().filter(|operation| matches!(operation, Operation::Log(..))).count();
         rows.fetch_add(in_batch, Ordering::Relaxed);
         Ok(())
     });
@@ -224,7 +224,7 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
 #[tokio::test]
 async fn a_log_row_that_is_refused_is_lost_alone() {
     let (group, _) = start(LONG, |batch| {
-        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(row) if row.depth == 7);
+        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(row, _) if row.depth == 7);
         if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
     for depth in [1, 7, 2] {

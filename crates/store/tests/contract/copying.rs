@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::fixture::{
     NOW, after, id, log_row, numbers, project, record, record_all, record_chain, record_of, turn, whole,
 };
+use crate::limits::{reservation, usual_holds};
 
 /// A database to copy from and one to copy to.
 struct Pair {
@@ -96,6 +97,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.lock_credential("two", lock).await.unwrap());
     let credential = StoredCredential { origin: "o".into(), sealed: Some(vec![0, 255]) };
     assert!(store.put_credential("two", credential, lock).await.unwrap());
+    assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,6 +118,8 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
+                ("counters", [2, 0, 0, 0]),
+                ("reservations", [1, 0, 0, 0]),
             ]
         );
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);
