@@ -15,6 +15,7 @@ mod layers;
 mod limits;
 mod log;
 mod oauth;
+mod prices;
 mod routing;
 mod show;
 mod store;
@@ -22,6 +23,7 @@ mod store;
 mod tests;
 mod timeouts;
 mod turns;
+mod usage;
 mod values;
 
 use std::io::ErrorKind;
@@ -39,14 +41,17 @@ pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
+pub use self::prices::{PriceConfig, UsdPerMillion};
 pub use self::routing::{RoutingConfig, Strategy};
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
+pub use self::usage::UsageConfig;
 
 use self::accounts::AccountDraft;
 use self::error::Problems;
 use self::layers::{Layers, Merged};
+use self::prices::PriceDraft;
 use self::values::{address, words};
 
 /// Read from the working directory if no file is named.
@@ -71,7 +76,12 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
+    pub usage: UsageConfig,
     pub log: LogConfig,
+
+    /// Prices that go before those that come with the build. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<PriceConfig>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +129,11 @@ struct Draft {
     #[serde(default)]
     turns: TurnsConfig,
     #[serde(default)]
+    usage: UsageConfig,
+    #[serde(default)]
     log: LogConfig,
+    #[serde(default)]
+    prices: Vec<PriceDraft>,
 }
 
 impl Config {
@@ -184,6 +198,7 @@ impl Config {
             );
         }
         self.limits.validate(problems);
+        self.usage.validate(problems);
     }
 }
 
@@ -200,7 +215,9 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
+            usage: UsageConfig::default(),
             log: LogConfig::default(),
+            prices: Vec::new(),
         }
     }
 }
@@ -217,7 +234,9 @@ impl Draft {
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,
+            usage: self.usage,
             log: self.log,
+            prices: prices::resolve(self.prices, problems),
         }
     }
 }

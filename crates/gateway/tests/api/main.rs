@@ -21,6 +21,7 @@ mod states;
 mod streaming;
 mod tokens;
 mod upstreams;
+mod usage;
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Gateway, Setup};
