@@ -105,7 +105,7 @@ pub struct LogRow {
     pub cached_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
-    /// In billionths of a US dollar; `None` for a model without a price.
+    /// In billionths of a US dollar; `None` for tokens of a model without a price.
     pub cost_nano_usd: Option<u64>,
     pub duration: Duration,
     /// From the start of the turn to its first event.

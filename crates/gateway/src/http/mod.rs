@@ -90,6 +90,7 @@ fn operations() -> Router<Doors> {
         .route("/api/accounts/{name}/pause", post(admin::accounts::pause))
         .route("/api/accounts/{name}/resume", post(admin::accounts::resume))
         .route("/api/accounts/{name}/test", post(admin::accounts::test))
+        .route("/api/usage", get(admin::usage::get))
 }
 
 async fn unknown_route(request: Request<Body>) -> Refused {

@@ -34,7 +34,9 @@ pub struct Ledger {
     /// Every attempt, and what came of it.
     attempts: Vec<(Arc<Account>, &'static str)>,
     pub first_event: Option<Duration>,
-    pub usage: Usage,
+    usage: Usage,
+    /// `None` for tokens of a model without a price.
+    cost_nano_usd: Option<u64>,
     pub sent_bytes: usize,
     /// Whether the row has gone into the store with the turn itself.
     pub is_recorded: bool,
@@ -71,6 +73,7 @@ impl Ledger {
             attempts: Vec::new(),
             first_event: None,
             usage: Usage::default(),
+            cost_nano_usd: Some(0),
             sent_bytes: 0,
             is_recorded: false,
             outcome: "lost",
@@ -115,6 +118,7 @@ impl Ledger {
         };
         self.http_status = 200;
         self.usage = finished.usage;
+        self.cost_nano_usd = self.turns.rules.prices.cost_nano_usd(&self.model, &self.usage);
         self.sent_bytes += sent_bytes;
     }
 
@@ -155,7 +159,7 @@ impl Ledger {
             cached_tokens: self.usage.cached_tokens,
             output_tokens: self.usage.output_tokens,
             reasoning_tokens: self.usage.reasoning_tokens,
-            cost_nano_usd: None,
+            cost_nano_usd: self.cost_nano_usd,
             duration: self.elapsed(),
             first_event: self.first_event,
         }
@@ -170,6 +174,7 @@ impl Ledger {
         metrics.turns_in_flight.dec();
         metrics.turn_ended(self.transport, self.outcome, duration, self.first_event);
         metrics.count_tokens(&self.usage);
+        metrics.count_cost(self.cost_nano_usd);
         if let Some(fault) = self.fault {
             metrics.turn_failed(fault, self.code.as_deref());
         }

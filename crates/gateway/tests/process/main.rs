@@ -9,6 +9,7 @@ mod logging;
 mod moving;
 mod reloading;
 mod stalling;
+mod usage;
 
 use std::path::Path;
 

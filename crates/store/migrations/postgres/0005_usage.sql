@@ -1,4 +1,4 @@
--- The key that the turn came with, how often an upstream was asked, and what the turn cost; null for a model without a price.
+-- The key that the turn came with, how often an upstream was asked, and what the turn cost (null: the model has no price).
 -- Texts are grouped and ordered byte by byte; saying so changes no row.
 ALTER TABLE request_log
     ADD COLUMN key_id text COLLATE "C",

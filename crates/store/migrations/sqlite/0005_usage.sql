@@ -1,4 +1,4 @@
--- The key that the turn came with, how often an upstream was asked, and what the turn cost; null for a model without a price.
+-- The key that the turn came with, how often an upstream was asked, and what the turn cost (null: the model has no price).
 ALTER TABLE request_log ADD COLUMN key_id TEXT;
 ALTER TABLE request_log ADD COLUMN attempts INTEGER;
 ALTER TABLE request_log ADD COLUMN cost_nano_usd INTEGER;

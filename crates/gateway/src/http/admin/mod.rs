@@ -1,6 +1,7 @@
 //! The admin API: what an operator can see and change while the gateway runs. Errors are as everywhere else.
 
 pub mod accounts;
+pub mod usage;
 
 use axum::extract::FromRequestParts;
 use http::header;
