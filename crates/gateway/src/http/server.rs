@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
+use super::auth::Peer;
 use super::stall::StallGuard;
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
@@ -48,8 +49,8 @@ impl Server {
                 accepted = accept(&listener, &slots) => accepted,
                 () = stopping.cancelled() => return,
             };
-            let Some((stream, slot)) = accepted else { continue };
-            let connection = self.connection(stream);
+            let Some((stream, peer, slot)) = accepted else { continue };
+            let connection = self.connection(stream, peer);
             let metrics = Arc::clone(&self.metrics);
             self.workers.spawn_connection(&self.tasks, async move {
                 metrics.connections.inc();
@@ -60,7 +61,11 @@ impl Server {
         }
     }
 
-    fn connection(&self, stream: std::net::TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(
+        &self,
+        stream: std::net::TcpStream,
+        peer: Peer,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
@@ -69,7 +74,7 @@ impl Server {
         let first_request = Arc::clone(&begun);
         let service = service_fn(move |request: Request<Incoming>| {
             begun.notify_one();
-            answer(router.clone(), request)
+            answer(router.clone(), peer, request)
         });
         let stopping = self.tasks.stopping();
         let (header_read, write_stall) = (self.header_read, self.write_stall);
@@ -114,13 +119,13 @@ impl Drop for Open {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(std::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(std::net::TcpStream, Peer, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             // Without it a small event waits for the client's acknowledgement of the one before: 40 ms.
             stream.set_nodelay(true).ok();
-            Some((stream.into_std().ok()?, slot))
+            Some((stream.into_std().ok()?, Peer(address.ip()), slot))
         }
         Err(error) => {
             tracing::warn!(%error, "can't accept a connection");
@@ -130,10 +135,11 @@ async fn accept(
     }
 }
 
-async fn answer(router: Router, mut request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(router: Router, peer: Peer, mut request: Request<Incoming>) -> Result<Response, Infallible> {
     if let Some(uri) = without_trailing_slash(request.uri()) {
         *request.uri_mut() = uri;
     }
+    request.extensions_mut().insert(peer);
     router.oneshot(request.map(Body::new)).await
 }
 

@@ -37,6 +37,7 @@ pub use self::resolve::Reasoning;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
+use crate::keys::{Caller, Key};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -80,7 +81,7 @@ pub struct Incoming {
     pub create: CreateRequest,
     /// The request's headers as the client sent them.
     pub headers: HeaderMap,
-    pub project: ProjectId,
+    pub caller: Caller,
     pub transport: Transport,
     /// Holds the memory of the request's body for as long as the turn runs.
     pub body_permit: OwnedSemaphorePermit,
@@ -98,6 +99,7 @@ struct Turn {
     turns: Arc<Turns>,
     id: ResponseId,
     project: ProjectId,
+    key: Option<Arc<Key>>,
     create: CreateRequest,
     headers: HeaderMap,
     presence: Presence,
@@ -135,13 +137,15 @@ impl Turns {
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
         let started_at = self.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, project, transport, body_permit } = incoming;
-        let running = create.store.then(|| self.running.enter(id));
-        let ledger = Ledger::open(self, id, started_at, &project, &create, transport);
+        let Incoming { create, headers, caller, transport, body_permit } = incoming;
+        let Caller { project, key, .. } = caller;
+        let running = create.store.then(|| self.running.enter(&project, id));
+        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, transport);
         Turn {
             turns: Arc::clone(self),
             id,
             project,
+            key,
             create,
             headers,
             presence,
@@ -157,6 +161,16 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
+    /// Whether the caller's key is for what is asked of it.
+    fn check_key(&self) -> Result<(), Failure> {
+        match &self.key {
+            Some(key) if !key.allows(&self.create.model) => {
+                Err(Failure::ModelNotAllowed(self.create.model.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn owned(&self, resolved: &Resolved) -> Owned {
         Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
     }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod administering;
+mod auditing;
+mod auth;
 mod bodies;
 mod boundaries;
 mod chains;
@@ -11,6 +13,8 @@ mod connections;
 mod creating;
 mod failing;
 mod failover;
+mod isolation;
+mod keys;
 mod leaving;
 mod operating;
 mod reading;

@@ -41,7 +41,7 @@ fn open_in_memory() -> Opened {
 #[test]
 fn every_statement_can_be_prepared() {
     let opened = open_in_memory();
-    for text in ALL.into_iter().chain(crate::accounts::STATEMENTS).chain(crate::admin::STATEMENTS) {
+    for text in ALL.into_iter().chain(crate::sql::shared_statements()) {
         let connection = lock(&opened.writer);
         let prepared = connection.prepare(text);
         assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
