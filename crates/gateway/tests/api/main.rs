@@ -14,6 +14,7 @@ mod failover;
 mod leaving;
 mod operating;
 mod reading;
+mod recorded;
 mod replaying;
 mod replicas;
 mod sockets;
