@@ -1,4 +1,4 @@
-//! Real clients: the OpenAI Python SDK and Codex CLI.
+//! Real clients: the OpenAI SDKs for Python and Node.js, and Codex CLI.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -109,4 +109,31 @@ async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answe
     assert!(input.iter().all(|item| item["encrypted_content"].is_null()), "{input:#?}");
     assert!(input.iter().any(|item| item["content"] == "Thinking it over."), "{input:#?}");
     assert_eq!(other.counts().requests, 2, "once with what it can't read, and once without");
+}
+
+/// Two lanes at once, an error that leaves the socket open, and chains that go on over either transport.
+#[tokio::test]
+async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() {
+    for transport in ["http", "websocket"] {
+        let upstream = Simulator::bind(Options::default()).await.unwrap();
+        let setup = Setup::over(&upstream).account(0, &format!("transport = \"{transport}\""));
+        let gateway = Process::start(binary(), &setup).await;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/sockets.mjs");
+        let running = Command::new("node")
+            .arg(script)
+            .env("ANTIPHON_URL", &gateway.url)
+            .env("CLIENTS", client_tool(""))
+            .env("REPLAYS", if transport == "http" { "yes" } else { "" })
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+        let (log, _) = gateway.terminate().await;
+        let shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(output.status.success() && shown[0] == "ok\n", "{transport}: {shown:?}\n{log:#?}");
+        let sockets = upstream.sockets();
+        assert_eq!(sockets.is_empty(), transport == "http");
+        let turns = sockets.iter().flat_map(|socket| socket.json());
+        let known = turns.filter(|turn| turn["previous_response_id"].is_string()).count();
+        assert_eq!(known, if transport == "http" { 0 } else { 2 }, "branches are replayed, the rest goes on");
+    }
 }
