@@ -134,6 +134,6 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
         assert_eq!(sockets.is_empty(), transport == "http");
         let turns = sockets.iter().flat_map(|socket| socket.json());
         let known = turns.filter(|turn| turn["previous_response_id"].is_string()).count();
-        assert_eq!(known, if transport == "http" { 0 } else { 2 }, "branches are replayed, the rest goes on");
+        assert_eq!(known, if transport == "http" { 0 } else { 3 }, "branches are replayed, the rest goes on");
     }
 }
