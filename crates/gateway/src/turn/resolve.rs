@@ -19,8 +19,6 @@ use crate::pool::Account;
 /// What a turn continues, and what it adds.
 pub struct Resolved {
     pub parent: Option<Arc<StoredTurn>>,
-    /// Whether the client had the parent stored, and an upstream that keeps responses has it, too.
-    is_parent_stored: bool,
     /// The turn's own items as they are stored.
     pub input: Bytes,
     /// Whether `input` is not what the client sent, as stored items stand where it named them.
@@ -57,15 +55,14 @@ impl Turn {
         if self.create.store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
-        let (parent, is_parent_stored) = match self.create.previous_response_id.clone() {
-            None => (None, false),
-            Some(id) => self.load_parent(id).await.map(|(parent, is_stored)| (Some(parent), is_stored))?,
+        let parent = match self.create.previous_response_id.clone() {
+            None => None,
+            Some(id) => Some(self.load_parent(id).await?),
         };
         self.ledger.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
         let scan = self.create.input.scan();
         let mut resolved = Resolved {
             parent,
-            is_parent_stored,
             input: self.create.input.items(),
             has_replaced_items: !scan.references.is_empty(),
             referenced: Vec::new(),
@@ -79,16 +76,11 @@ impl Turn {
         Ok(resolved)
     }
 
-    /// The parent, and whether it is stored.
-    async fn load_parent(&self, name: String) -> Result<(Arc<StoredTurn>, bool), Failure> {
+    async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
         let limit = self.turns.rules.max_chain_depth;
-        let mut is_stored = true;
         let parent = match self.lane.as_ref().map(|lane| lane.find(id)) {
-            Some(Some(Remembered::Here(parent))) if !self.create.store => {
-                is_stored = false;
-                Some(parent)
-            }
+            Some(Some(Remembered::Here(parent))) if !self.create.store => Some(parent),
             // A stored response never stands on one that isn't: it could not be replayed later.
             Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),
             Some(None) if !self.create.store => return Err(Failure::PreviousNotFound(name)),
@@ -103,7 +95,7 @@ impl Turn {
                 limit: limit as usize,
                 size: parent.depth as usize,
             }),
-            Some(parent) => Ok((parent, is_stored)),
+            Some(parent) => Ok(parent),
             None if self.turns.running.contains(id) => Err(Failure::PreviousNotCompleted(name)),
             None => Err(Failure::PreviousNotFound(name)),
         }
@@ -200,7 +192,7 @@ impl Resolved {
 
     /// The id of the parent for an upstream that keeps responses.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        self.upstream_parent(account).filter(|_| account.is_native && self.is_parent_stored)
+        self.upstream_parent(account).filter(|_| account.is_native)
     }
 
     /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.

@@ -132,7 +132,7 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
         assert!(output.status.success() && shown[0] == "ok\n", "{transport}: {shown:?}\n{log:#?}");
         let sockets = upstream.sockets();
         assert_eq!(sockets.is_empty(), transport == "http");
-        let turns = sockets.iter().flat_map(|socket| socket.json());
+        let turns = sockets.iter().flat_map(antiphon_simulator::upstream::ReceivedSocket::json);
         let known = turns.filter(|turn| turn["previous_response_id"].is_string()).count();
         assert_eq!(known, if transport == "http" { 0 } else { 3 }, "branches are replayed, the rest goes on");
     }
