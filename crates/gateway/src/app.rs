@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, OnDisconnect, Retention};
+use crate::credential::Credentials;
+use crate::credential::seal::Sealer;
 use crate::http::server::Server;
 use crate::http::socket::SocketRules;
 use crate::http::{BodyLimits, Doors, operations_router, router};
@@ -19,7 +21,8 @@ use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
 use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
-use crate::upstream::Upstream;
+use crate::upstream::socket::Handshake;
+use crate::upstream::{Clients, Upstream};
 use crate::workers::Workers;
 
 /// How often to ask what other replicas have deleted: well within what the cache allows.
@@ -30,6 +33,11 @@ const CLOCK_SKEW: Duration = Duration::from_secs(10);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often to look whether accounts are to be probed.
 const PROBE_LOOK: Duration = Duration::from_secs(5);
+/// How often to ask what other replicas, or an operator, made of accounts; and the least time between two looks.
+const ACCOUNTS_POLL: Duration = Duration::from_secs(1);
+const ACCOUNTS_PAUSE: Duration = Duration::from_millis(100);
+/// How long the start may take to hear how accounts did before it.
+const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
 /// How many rows one step of a purge removes: writers wait no longer than that takes.
 const PURGE_ROWS: u32 = 500;
 
@@ -75,9 +83,9 @@ impl App {
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let turns = Turns::new(
-            Chains::new(store, config.store.cache),
+            Chains::new(Arc::clone(&store), config.store.cache),
             Arc::new(Pool::new(accounts, &config.routing, Arc::clone(&clock))),
-            Upstream::new(config.timeouts.connect),
+            upstream(&config, store, (Arc::clone(&clock), Arc::clone(&metrics), tasks.clone())),
             rules(&config),
             (clock, metrics, tasks.clone()),
         );
@@ -112,6 +120,11 @@ impl App {
         admin: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) {
+        // Whatever accounts were left alone for before the restart still holds.
+        let known = self.turns.pool.share(&**self.turns.chains.store());
+        if !matches!(tokio::time::timeout(ACCOUNTS_PATIENCE, known).await, Ok(Ok(()))) {
+            tracing::warn!("how accounts did before is not known yet: every account is taken for ready");
+        }
         let main = self.server(router(&self.doors, admin.is_none()));
         self.tasks.spawn_background(main.serve(listener));
         if let Some(admin) = admin {
@@ -128,6 +141,7 @@ impl App {
             self.tasks.spawn_background(reloader.run());
         }
         self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
+        self.tasks.spawn_background(share_accounts(Arc::clone(&self.turns)));
         let turns = Arc::clone(&self.turns);
         self.tasks.spawn_background(async move {
             turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
@@ -152,6 +166,24 @@ impl App {
             workers: Arc::clone(&self.workers),
         }
     }
+}
+
+/// Connections to upstreams, and the credentials that go with them.
+pub fn upstream(
+    config: &Config,
+    store: Arc<dyn Store>,
+    (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
+) -> Upstream {
+    let clients = Clients::new(config.timeouts.connect);
+    let sealer = Sealer::new(config.store.key_file().unwrap_or_default());
+    let handshake = Handshake::new(
+        clients.http1_connector(),
+        config.timeouts.connect,
+        config.limits.max_body,
+        Arc::clone(&metrics),
+    );
+    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks.clone()));
+    Upstream::new(clients, Arc::new(credentials), handshake, tasks)
 }
 
 fn rules(config: &Config) -> Rules {
@@ -204,6 +236,17 @@ async fn probe_accounts(turns: Arc<Turns>) {
         if interval.is_some() {
             turns.pool.probe(&turns.upstream).await;
         }
+    }
+}
+
+/// Tells other replicas how accounts do, and hears it from them.
+async fn share_accounts(turns: Arc<Turns>) {
+    loop {
+        if let Err(error) = turns.pool.share(&**turns.chains.store()).await {
+            tracing::debug!(%error, "how accounts do could not be shared");
+        }
+        tokio::time::sleep(ACCOUNTS_PAUSE).await;
+        tokio::time::timeout(ACCOUNTS_POLL, turns.pool.changed()).await.ok();
     }
 }
 

@@ -3,15 +3,18 @@
 //! Arrows point down only: `cli` -> [`app`] -> [`http`] (the doors) -> [`turn`] (the one path) -> [`pool`], [`upstream`]
 //! -> the store -> the protocol. [`config`], [`metrics`], [`telemetry`] and [`lifecycle`] are leaves.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;
 pub mod pool;
 pub mod reload;
 pub mod telemetry;
+pub mod time;
 pub mod turn;
 pub mod upstream;
 pub mod workers;

@@ -3,7 +3,7 @@
 mod sockets;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use antiphon_protocol::usage::Usage;
@@ -67,6 +67,24 @@ pub struct TokenLabels {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SocketTurnLabels {
+    account: String,
+    socket: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FallbackLabels {
+    account: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefreshLabels {
+    account: String,
+    outcome: &'static str,
+}
+
 /// What came of an attempt that the turn stayed with.
 pub const ANSWERED: &str = "answered";
 
@@ -76,6 +94,10 @@ pub struct AccountMeters {
     pub answered: Counter,
     pub first_event: Histogram,
 }
+
+/// Counts in a gauge until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Gauge);
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -97,6 +119,10 @@ pub struct Metrics {
     cache_misses: Gauge<u64, AtomicU64>,
     reasoning: [Counter; 3],
     reloads: Family<ReloadLabels, Counter>,
+    token_refreshes: Family<RefreshLabels, Counter>,
+    upstream_sockets: Gauge,
+    upstream_socket_turns: Family<SocketTurnLabels, Counter>,
+    upstream_socket_fallbacks: Family<FallbackLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
     account_state: Family<StateLabels, Gauge>,
@@ -125,6 +151,10 @@ impl Metrics {
             cache_misses: Gauge::default(),
             reasoning: Default::default(),
             reloads: Family::default(),
+            token_refreshes: Family::default(),
+            upstream_sockets: Gauge::default(),
+            upstream_socket_turns: Family::default(),
+            upstream_socket_fallbacks: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
             account_state: Family::default(),
@@ -203,6 +233,26 @@ impl Metrics {
             "How often the configuration was read again, by what came of it",
             self.reloads.clone(),
         );
+        registry.register(
+            "token_refreshes",
+            "Refreshes of accounts' access tokens: refreshed, shared (by another replica), refused or failed",
+            self.token_refreshes.clone(),
+        );
+        registry.register(
+            "upstream_sockets",
+            "Open sockets to upstreams, idle ones too",
+            self.upstream_sockets.clone(),
+        );
+        registry.register(
+            "upstream_socket_turns",
+            "Turns that were sent over a socket, which was opened for them or reused",
+            self.upstream_socket_turns.clone(),
+        );
+        registry.register(
+            "upstream_socket_fallbacks",
+            "Turns that did not stay on the socket they were meant for, by reason",
+            self.upstream_socket_fallbacks.clone(),
+        );
         registry.register("turns_queued", "Turns that wait for an account", self.queued.clone());
         registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
         registry.register(
@@ -235,6 +285,24 @@ impl Metrics {
 
     pub fn reloaded(&self, outcome: &'static str) {
         self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
+    }
+
+    pub fn token_refreshed(&self, account: &str, outcome: &'static str) {
+        self.token_refreshes.get_or_create(&RefreshLabels { account: account.to_owned(), outcome }).inc();
+    }
+
+    pub fn upstream_socket_opened(&self) -> Counted {
+        Counted::new(&self.upstream_sockets)
+    }
+
+    pub fn turn_on_socket(&self, account: &str, socket: &'static str) {
+        let labels = SocketTurnLabels { account: account.to_owned(), socket };
+        self.upstream_socket_turns.get_or_create(&labels).inc();
+    }
+
+    pub fn fell_back(&self, account: &str, reason: &'static str) {
+        let labels = FallbackLabels { account: account.to_owned(), reason };
+        self.upstream_socket_fallbacks.get_or_create(&labels).inc();
     }
 
     pub fn attempt_ended(&self, account: &str, outcome: &'static str) {
@@ -286,7 +354,7 @@ impl Metrics {
     /// The Prometheus text, with what is read rather than counted brought up to date.
     pub fn render(&self, chains: &Chains, pool: &Pool) -> String {
         let cache = chains.cache_stats();
-        self.log_rows_lost.inc_by(chains.store().lost_rows().saturating_sub(self.log_rows_lost.get()));
+        self.count_lost_rows(chains.store().lost_rows());
         self.store_available.set(i64::from(chains.is_available()));
         self.cache_bytes.set(i64::try_from(cache.live_bytes).unwrap_or(i64::MAX));
         self.cache_hits.set(cache.hits);
@@ -299,6 +367,11 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// `lost` is how many there are so far. Scrapes at the same time may come here with different figures.
+    fn count_lost_rows(&self, lost: u64) {
+        self.log_rows_lost.inner().fetch_max(lost, Ordering::Relaxed);
+    }
+
     fn render_accounts(&self, pool: &Pool) {
         let now = pool.now();
         self.queued.set(i64::try_from(pool.queued()).unwrap_or(i64::MAX));
@@ -317,6 +390,21 @@ impl Metrics {
                 self.account_state.get_or_create(&labels).set(i64::from(state == is_in));
             }
         }
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -347,5 +435,33 @@ fn known_code(code: Option<&str>) -> &str {
     match code {
         None => "none",
         Some(code) => KNOWN.into_iter().find(|known| *known == code).unwrap_or("other"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes_at_the_same_time_count_a_lost_row_once() {
+        let metrics = Metrics::new();
+        let lost = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100_000 {
+                        lost.fetch_add(1, Ordering::SeqCst);
+                        metrics.count_lost_rows(lost.load(Ordering::SeqCst));
+                        let counted = metrics.log_rows_lost.get();
+                        let now = lost.load(Ordering::SeqCst);
+                        assert!(counted <= now, "{counted} counted of {now} that were lost");
+                    }
+                });
+            }
+        });
+        assert_eq!(metrics.log_rows_lost.get(), 400_000);
+        // An older figure that comes late changes nothing.
+        metrics.count_lost_rows(7);
+        assert_eq!(metrics.log_rows_lost.get(), 400_000);
     }
 }

@@ -43,7 +43,8 @@ pub struct Omitted {
 // === impl Segment ===
 
 impl Segment {
-    /// Joins the turn's own items. `referenced` are the positions of input items whose ids are an upstream's.
+    /// Joins the turn's own items. `referenced` are the positions of input items whose ids are an upstream's, in
+    /// ascending order.
     pub fn build(input: &[u8], referenced: &[u32], output: &[u8]) -> Result<Self, Malformed> {
         let mut bytes = Vec::with_capacity(input.len() + output.len());
         let mut ids = Vec::new();
@@ -61,9 +62,10 @@ impl Segment {
             }
             bytes.extend_from_slice(item);
         };
-        for (position, range) in json::elements(input).enumerate() {
-            let upstreams = referenced.iter().any(|&r| r as usize == position);
-            append(&input[range?], upstreams);
+        let mut referenced = referenced.iter().copied().peekable();
+        for (position, range) in (0_u32..).zip(json::elements(input)) {
+            let is_referenced = referenced.next_if_eq(&position).is_some();
+            append(&input[range?], is_referenced);
         }
         for range in json::elements(output) {
             append(&output[range?], true);
@@ -134,12 +136,10 @@ impl Segment {
     fn slices(&self, range: Range<usize>, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
         let mut from = range.start;
         if replay_ids == ReplayIds::Drop {
-            for id in &self.ids {
-                let (start, end) = (id.start as usize, id.end as usize);
-                if start >= from && end <= range.end {
-                    out.push(self.bytes.slice(from..start));
-                    from = end;
-                }
+            let first = self.ids.partition_point(|id| (id.start as usize) < from);
+            for id in self.ids[first..].iter().take_while(|id| id.end as usize <= range.end) {
+                out.push(self.bytes.slice(from..id.start as usize));
+                from = id.end as usize;
             }
         }
         if from < range.end {
@@ -163,6 +163,8 @@ fn offset(n: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::{Strategy, prop_assert_eq, proptest};
     use serde_json::{Value, json};
 
@@ -190,6 +192,35 @@ mod tests {
             joined(&segment, ReplayIds::Keep),
             r#"{"id":"a","n":1e400},{"id" : "b" },{"id":"c","x":"\u00e9"},{"y":1, "id":"d"},{"z":[{"id":"kept"}]}"#
         );
+    }
+
+    #[test]
+    fn an_input_of_references_alone_takes_about_as_long_as_any_other() {
+        const ITEMS: u32 = 100_000;
+        let input = format!("[{}]", vec![r#"{"id":"a"}"#; ITEMS as usize].join(","));
+        let build = |referenced: &[u32]| {
+            let started = Instant::now();
+            let segment = Segment::build(input.as_bytes(), referenced, b"[]").unwrap();
+            (segment.ids.len(), started.elapsed())
+        };
+        let (none, without) = build(&[]);
+        let (all, with) = build(&Vec::from_iter(0..ITEMS));
+        assert_eq!((none, all), (0, ITEMS as usize));
+        assert!(with < without * 10 + Duration::from_secs(1), "{with:?}, and {without:?} without references");
+    }
+
+    #[test]
+    fn a_turn_of_sealed_items_alone_is_rendered_in_about_the_time_that_it_takes_to_build() {
+        let item = r#"{"id":"r","type":"reasoning","encrypted_content":"x"},{"id":"m"}"#;
+        let output = format!("[{}]", [item; 50_000].join(","));
+        let started = Instant::now();
+        let segment = Segment::build(b"[]", &[], output.as_bytes()).unwrap();
+        let building = started.elapsed();
+        let started = Instant::now();
+        let (text, omitted) = readable(&segment, ReplayIds::Drop);
+        let rendering = started.elapsed();
+        assert_eq!((text, omitted.reasoning), ([r#"{}"#; 50_000].join(","), 50_000));
+        assert!(rendering < building * 10 + Duration::from_secs(1), "{rendering:?}, built in {building:?}");
     }
 
     #[test]

@@ -14,6 +14,9 @@ mod upstream;
 
 pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
 
+/// Of a model's name: it goes into every row that tells of the turn.
+const MAX_MODEL_BYTES: usize = 256;
+
 /// What is to be done with a context: the input, and the history before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Operation {
@@ -152,10 +155,7 @@ impl CreateRequest {
                 json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned()
             }
         };
-        if model.contains('\0') {
-            let message = "Invalid 'model': a model's name holds no NUL character.".to_owned();
-            return Err(invalid("invalid_value", Some("model"), message));
-        }
+        check_model(&model)?;
         let input = match required(Field::Input, "input")? {
             None => Input::Items(Bytes::from_static(b"[]")),
             Some(input) => match input.first() {
@@ -256,6 +256,21 @@ pub(crate) fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
         members.push((field, member));
     }
     members
+}
+
+fn check_model(name: &str) -> Result<(), ApiError> {
+    if name.len() > MAX_MODEL_BYTES {
+        let message = format!(
+            "Invalid 'model': string too long. Expected a string with maximum length {MAX_MODEL_BYTES} bytes, but got a string with length {} bytes instead.",
+            name.len()
+        );
+        return Err(invalid("string_above_max_length", Some("model"), message));
+    }
+    if name.contains('\0') {
+        let message = "Invalid 'model': a model's name holds no NUL character.".to_owned();
+        return Err(invalid("invalid_value", Some("model"), message));
+    }
+    Ok(())
 }
 
 /// A conversation is named by its id or by an object that holds it.
@@ -394,6 +409,28 @@ mod tests {
             "Invalid type for 'previous_response_id': expected a string, but got an integer instead."
         );
         assert!(refused("{\n\"a\":,}").2.contains("line 2"));
+    }
+
+    #[test]
+    fn a_model_of_more_than_256_bytes_is_refused() {
+        let naming = |operation, model: &str| {
+            let body = format!(r#"{{"model":"{model}","input":"x"}}"#);
+            CreateRequest::parse(operation, Bytes::from(body))
+        };
+        for operation in [Operation::Create, Operation::Compact, Operation::CountInput] {
+            let longest = "é".repeat(128);
+            assert_eq!(naming(operation, &longest).unwrap().model, longest);
+            // What counts is the name, not how it is escaped.
+            assert_eq!(naming(operation, &r"\u00e9".repeat(128)).unwrap().model, longest);
+            let error = naming(operation, &format!("{longest}x")).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidRequest);
+            assert_eq!(error.code.as_deref(), Some("string_above_max_length"));
+            assert_eq!(error.param.as_deref(), Some("model"));
+            assert_eq!(
+                error.message,
+                "Invalid 'model': string too long. Expected a string with maximum length 256 bytes, but got a string with length 257 bytes instead."
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! [`open()`], and one line in `tests/contract/main.rs`.
 
 mod accounts;
+mod admin;
 mod assemble;
 mod body;
 pub mod chain;
@@ -31,6 +32,7 @@ use bytes::Bytes;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
+pub use self::admin::Admin;
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;

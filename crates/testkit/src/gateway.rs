@@ -89,6 +89,13 @@ impl Setup {
         self
     }
 
+    /// One more account.
+    #[must_use]
+    pub fn and_account(mut self, name: &str, url: &str) -> Self {
+        self.accounts.push(format!("[[accounts]]\nname = \"{name}\"\nbase_url = \"{url}\"\n"));
+        self
+    }
+
     /// Leaves an account out from the next start on.
     #[must_use]
     pub fn without_account(mut self, place: usize) -> Self {

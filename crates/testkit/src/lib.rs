@@ -1,6 +1,7 @@
 //! For tests only: the gateway on a random port over a real store, a client that speaks its API, throw-away PostgreSQL,
 //! and faults to order.
 
+mod authorization;
 mod client;
 mod clock;
 mod faulty;
@@ -10,6 +11,7 @@ mod postgres;
 mod process;
 mod socket;
 
+pub use self::authorization::AuthorizationServer;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
 pub use self::faulty::{Fault, Faults, Faulty};

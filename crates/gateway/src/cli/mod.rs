@@ -1,6 +1,7 @@
 //! The commands. Wrong usage ends with exit code 2, failure with 1.
 
 mod accounts;
+mod admin;
 mod config;
 mod demo;
 mod migrate;
@@ -61,9 +62,12 @@ enum Command {
     /// Look into the store's database
     #[command(subcommand)]
     Store(store::Command),
-    /// List the accounts, or try them
+    /// See how accounts do, try them, pause and resume them
     #[command(subcommand)]
     Accounts(accounts::Command),
+    /// Who may call the admin API
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -82,6 +86,7 @@ impl Cli {
             }
             Command::Store(command) => command.run(&self.load(Overrides::default())?),
             Command::Accounts(command) => command.run(&self.load(Overrides::default())?),
+            Command::Admin(command) => command.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
         }
     }

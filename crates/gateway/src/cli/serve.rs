@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 
 use super::block_on;
+use crate::admin::AdminToken;
 use crate::app::App;
 use crate::config::Loaded;
 use crate::reload::Reload;
@@ -32,6 +33,13 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
         match &source {
             Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
             None => eprintln!("  {accounts} account(s), no configuration file"),
+        }
+        match AdminToken::make_first(&**app.turns.chains.store(), &SystemClock).await {
+            Ok(Some(token)) => eprintln!("  admin token, shown this once: {}", token.expose()),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "no admin token could be made: `antiphon admin token` does it");
+            }
         }
         app.reloading(source, reload).run(listener, admin, lifecycle::signalled()).await;
         Ok(())

@@ -5,11 +5,11 @@ mod copy;
 use antiphon_store::{Clock, Migrate, ProjectStats, StoreOptions, SystemClock};
 use anyhow::Context;
 use clap::Subcommand;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::block_on;
 use crate::config::Loaded;
+use crate::time::rfc3339;
 
 /// Looking at every row of a large database takes its time.
 const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
@@ -77,11 +77,6 @@ fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn oldest(stats: &ProjectStats) -> String {
-    Timestamp::from_millisecond(stats.oldest.unix_ms())
-        .map_or_else(|_| "?".to_owned(), |time| time.to_string())
-}
-
 fn print_json(stats: &[ProjectStats]) {
     let projects: Vec<Value> = stats
         .iter()
@@ -91,7 +86,7 @@ fn print_json(stats: &[ProjectStats]) {
                 "responses": stats.responses,
                 "chains": stats.chains,
                 "bytes": stats.bytes,
-                "oldest": oldest(stats),
+                "oldest": rfc3339(stats.oldest),
                 "expired": stats.expired,
             })
         })
@@ -113,7 +108,7 @@ fn print_table(url: &str, stats: &[ProjectStats]) {
         println!(
             "{:<24} {responses:>12} {chains:>12} {bytes:>16} {expired:>10}  {}",
             project.as_str(),
-            oldest(row)
+            rfc3339(row.oldest)
         );
     }
 }

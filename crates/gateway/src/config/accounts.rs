@@ -12,6 +12,7 @@ use super::environment::Environment;
 use super::error::Problems;
 use super::extras::{AccountHeaders, HeaderDraft};
 use super::glob::ModelGlob;
+use super::oauth::{OAuthConfig, OAuthDraft};
 use super::values::{count, natural, words};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -29,6 +30,10 @@ pub struct AccountConfig {
     /// The credential; none for an upstream that asks for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<ApiKey>,
+
+    /// Where its access tokens come from, in place of `api_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuthConfig>,
 
     /// The models it serves. Default: whatever its `/models` lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,6 +53,9 @@ pub struct AccountConfig {
     /// Parameters that the address of each of its requests gets.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+
+    /// How turns get to its upstream. Default: http.
+    pub transport: UpstreamTransport,
 
     /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
     pub stream_only: bool,
@@ -81,6 +89,18 @@ pub enum UpstreamState {
 words!(UpstreamState { Replay => "replay", Native => "native" });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamTransport {
+    #[default]
+    Http,
+    /// Over WebSockets alone.
+    WebSocket,
+    /// Over WebSockets, and over HTTP where there is none.
+    Auto,
+}
+
+words!(UpstreamTransport { Http => "http", WebSocket => "websocket", Auto => "auto" });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplayIds {
     /// They name things in a store that the upstream does not have, so they are left out.
     #[default]
@@ -97,11 +117,13 @@ pub(super) struct AccountDraft {
     name: String,
     base_url: String,
     api_key: Option<ApiKeyDraft>,
+    oauth: Option<OAuthDraft>,
     models: Option<Vec<String>>,
     boundary: Option<String>,
     aliases: BTreeMap<String, String>,
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
+    transport: UpstreamTransport,
     stream_only: bool,
     state: UpstreamState,
     replay_ids: ReplayIds,
@@ -169,6 +191,10 @@ impl AccountDraft {
             problems.refuse(key("api_key"), format!("account {:?}: {rule}", self.name));
             None
         });
+        if api_key.is_some() && self.oauth.is_some() {
+            problems.refuse(key("oauth"), "can't be together with api_key: an account has one credential");
+        }
+        let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), (cwd, environment), problems));
         let models = parse_models(self.models, &key("models"), problems);
         let headers = AccountHeaders::resolve(self.headers, &key("headers"), (cwd, environment), problems);
         for (alias, model) in &self.aliases {
@@ -180,11 +206,13 @@ impl AccountDraft {
             name: self.name,
             base_url: base_url?,
             api_key,
+            oauth: oauth.flatten(),
             models,
             boundary,
             aliases: self.aliases,
             headers,
             query: self.query,
+            transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
             replay_ids: self.replay_ids,
@@ -238,6 +266,6 @@ fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problem
     models
 }
 
-fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(url.as_str())
 }

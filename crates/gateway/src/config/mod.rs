@@ -14,6 +14,7 @@ mod glob;
 mod layers;
 mod limits;
 mod log;
+mod oauth;
 mod routing;
 mod show;
 mod sockets;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState};
+pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState, UpstreamTransport};
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
@@ -38,6 +39,7 @@ pub use self::extras::AccountHeaders;
 pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
+pub use self::oauth::OAuthConfig;
 pub use self::routing::{RoutingConfig, Strategy};
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
@@ -176,6 +178,14 @@ impl Config {
                 "store.url",
                 "must be set, such as \"sqlite://antiphon.db\": neither XDG_DATA_HOME nor HOME says where data \
                  belongs",
+            );
+        }
+        let is_oauth = |account: &AccountConfig| account.oauth.is_some();
+        if self.accounts.iter().any(is_oauth) && self.store.key_file().is_none() {
+            problems.refuse(
+                "store.key_file",
+                "must be set, as an account has oauth: tokens are encrypted in the database, and every replica needs \
+                 the same key",
             );
         }
         self.limits.validate(problems);

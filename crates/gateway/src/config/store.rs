@@ -1,10 +1,10 @@
 //! `[store]`: where responses are kept, for how long, and how safely.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use antiphon_store::{StoreOptions, StoreUrl, StoreUrlError};
+use antiphon_store::{SqliteTarget, StoreOptions, StoreUrl, StoreUrlError};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -23,6 +23,11 @@ pub struct StoreConfig {
 
     /// Who brings the schema up to date. Default: auto.
     pub migrate: Migrate,
+
+    /// The file with the key that tokens of accounts are encrypted with; made when it is first needed. Default: beside an
+    /// SQLite database, with the extension `key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 
     /// Where a database server may be. Default: any.
     pub network: Network,
@@ -118,6 +123,7 @@ impl Default for StoreConfig {
             url: DatabaseUrl("sqlite://antiphon.db".into()),
             migration_url: None,
             migrate: Migrate::Auto,
+            key_file: None,
             network: Network::Any,
             retention: Retention::For(Duration::from_hours(30 * 24)),
             durability: Durability::Full,
@@ -137,6 +143,15 @@ impl StoreConfig {
     /// The database that `url` names, which must be in `network`.
     pub fn target(&self) -> Result<StoreUrl, StoreUrlError> {
         self.parse(&self.url)
+    }
+
+    /// Where the key for tokens is; `None` if that has to be said, or the database is in memory.
+    pub fn key_file(&self) -> Option<PathBuf> {
+        let beside = || match self.target() {
+            Ok(StoreUrl::Sqlite(SqliteTarget::File(path))) => Some(path.with_extension("key")),
+            _ => None,
+        };
+        self.key_file.clone().or_else(beside)
     }
 
     /// The database where the schema is changed, if that is another address.

@@ -73,6 +73,8 @@ mod tests {
             ),
             (Failure::ResponseNotFound(id()), 404, invalid, None, None),
             (Failure::ConversationNotFound(id()), 404, invalid, None, None),
+            (Failure::AccountNotFound(id()), 404, invalid, Some("account_not_found"), None),
+            (Failure::NotAnOperator, 401, "authentication_error", Some("invalid_admin_token"), None),
             (Failure::ItemNotFound(id()), 404, invalid, None, Some("input")),
             (Failure::NotInBackground, 400, invalid, None, None),
             (Failure::ModelNotFound(id()), 404, invalid, Some("model_not_found"), Some("model")),

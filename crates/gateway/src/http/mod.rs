@@ -2,6 +2,7 @@
 //!
 //! This file is the table of routes; [`server`] accepts the connections, [`error`] turns failures into HTTP.
 
+mod admin;
 mod body;
 mod create;
 mod error;
@@ -84,6 +85,11 @@ fn operations() -> Router<Doors> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .route("/api/accounts", get(admin::accounts::list))
+        .route("/api/accounts/{name}", get(admin::accounts::get))
+        .route("/api/accounts/{name}/pause", post(admin::accounts::pause))
+        .route("/api/accounts/{name}/resume", post(admin::accounts::resume))
+        .route("/api/accounts/{name}/test", post(admin::accounts::test))
 }
 
 async fn unknown_route(request: Request<Body>) -> Refused {

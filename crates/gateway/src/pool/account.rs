@@ -1,18 +1,25 @@
 //! One account: where its upstream is, its credential, and what it offers.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, Model};
-use crate::config::{self, AccountConfig, ModelGlob};
+use crate::config::{self, AccountConfig, ModelGlob, UpstreamTransport};
+use crate::credential::OAuth;
+use crate::credential::seal::hex;
 use crate::metrics::{AccountMeters, Metrics};
 use crate::upstream::Upstream;
+
+/// How long an upstream that has refused a socket is not asked for another.
+const WITHOUT_SOCKETS: Duration = Duration::from_mins(10);
 
 /// A credential at an upstream.
 #[derive(Debug)]
@@ -20,6 +27,8 @@ pub struct Account {
     /// As it was written.
     pub config: AccountConfig,
     pub name: String,
+    /// Tells its upstream and its credential, without giving that away: what is known of the account is about these.
+    pub identity: String,
     /// The accounts that can read what this one's upstream encrypted.
     pub boundary: String,
     pub replay_ids: ReplayIds,
@@ -32,11 +41,13 @@ pub struct Account {
     pub weight: u32,
     /// Turns at once.
     pub max_in_flight: Option<u32>,
-    /// Marked sensitive, so that it is never printed.
-    authorization: Option<HeaderValue>,
+    pub credential: Credential,
     /// What the configuration adds to each request.
     headers: HeaderMap,
     aliases: BTreeMap<String, String>,
+    pub transport: UpstreamTransport,
+    /// Until when its upstream is taken for one without sockets.
+    without_sockets: Mutex<Option<Timestamp>>,
     /// Its upstream answers with streams alone.
     pub stream_only: bool,
     /// Its upstream keeps responses.
@@ -46,6 +57,15 @@ pub struct Account {
     meters: OnceLock<AccountMeters>,
     /// Models that refuse to have encrypted reasoning included.
     without_encrypted_reasoning: Mutex<HashSet<String>>,
+}
+
+/// How an account proves who it is, beside the headers that the configuration adds.
+#[derive(Debug)]
+pub enum Credential {
+    None,
+    /// The whole header, marked sensitive, so that it is never printed.
+    Key(HeaderValue),
+    OAuth(Arc<OAuth>),
 }
 
 /// An account of the configuration can't be used.
@@ -74,6 +94,7 @@ impl Account {
         Ok(Self {
             config: config.clone(),
             name: config.name.clone(),
+            identity: identity_of(config),
             boundary: config.boundary.clone(),
             replay_ids: match config.replay_ids {
                 config::ReplayIds::Drop => ReplayIds::Drop,
@@ -86,9 +107,15 @@ impl Account {
             priority: config.priority,
             weight: config.weight,
             max_in_flight: config.max_in_flight,
-            authorization: config.api_key.as_ref().map(bearer).transpose()?,
+            credential: match (&config.api_key, &config.oauth) {
+                (Some(key), _) => Credential::Key(bearer(key)?),
+                (None, Some(oauth)) => Credential::OAuth(Arc::new(OAuth::new(&config.name, oauth))),
+                (None, None) => Credential::None,
+            },
             headers: config.headers.iter().collect(),
             aliases: config.aliases.clone(),
+            transport: config.transport,
+            without_sockets: Mutex::default(),
             stream_only: config.stream_only,
             is_native: config.state == config::UpstreamState::Native,
             globs: config.models.clone(),
@@ -107,8 +134,9 @@ impl Account {
         }
     }
 
-    pub fn authorize(&self, headers: &mut HeaderMap) {
-        if let Some(value) = &self.authorization {
+    /// What each request gets, with the credential that it has just now.
+    pub fn authorize(&self, authorization: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if let Some(value) = authorization {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
         for (name, value) in &self.headers {
@@ -152,6 +180,22 @@ impl Account {
         self.meters.get_or_init(|| metrics.account_meters(&self.name))
     }
 
+    /// Whether turns go over sockets, as far as is known now.
+    pub fn takes_sockets(&self, now: Timestamp) -> bool {
+        let refused = *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.transport {
+            UpstreamTransport::Http => false,
+            UpstreamTransport::WebSocket => true,
+            UpstreamTransport::Auto => refused.is_none_or(|until| until <= now),
+        }
+    }
+
+    /// The upstream has refused one: HTTP it is for a while.
+    pub fn remember_sockets_refused(&self, now: Timestamp) {
+        let until = now.plus(WITHOUT_SOCKETS);
+        *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {
         self.without_encrypted_reasoning.lock().unwrap_or_else(PoisonError::into_inner).contains(model)
     }
@@ -162,6 +206,20 @@ impl Account {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(model.to_owned());
     }
+}
+
+fn identity_of(config: &AccountConfig) -> String {
+    let mut digest = Sha256::new();
+    let mut add = |part: &[u8]| {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    };
+    add(config.name.as_bytes());
+    add(config.base_url.as_str().as_bytes());
+    let secrets = config.api_key.iter().chain(config.oauth.as_ref().map(|oauth| &oauth.refresh_token));
+    secrets.for_each(|secret| add(secret.secret().expose_secret().as_bytes()));
+    config.headers.iter().for_each(|(_, value)| add(value.as_bytes()));
+    hex(&digest.finalize()[..16])
 }
 
 /// The parameters as they stand at the end of an address.

@@ -9,6 +9,7 @@ mod catalog;
 mod queue;
 pub mod reset;
 mod select;
+mod shared;
 mod state;
 mod verdict;
 
@@ -20,8 +21,9 @@ use std::time::Duration;
 
 use antiphon_store::{Clock, Timestamp};
 use futures_util::future::join_all;
+use tokio::sync::Notify;
 
-pub use self::account::{Account, AccountError};
+pub use self::account::{Account, AccountError, Credential};
 pub use self::catalog::{Model, ModelList};
 pub use self::select::{Origin, Preference};
 pub use self::state::{AccountState, Cooling, CoolingReason, Readiness};
@@ -29,6 +31,7 @@ pub use self::verdict::Verdict;
 
 use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
+use self::shared::Sharing;
 use crate::config::{AccountConfig, RoutingConfig};
 use crate::upstream::Upstream;
 
@@ -37,6 +40,8 @@ use crate::upstream::Upstream;
 pub struct Pool {
     inner: Mutex<Inner>,
     clock: Arc<dyn Clock>,
+    /// Told when the store is to hear of a change.
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -54,6 +59,7 @@ struct Slot {
     state: AccountState,
     /// How much it has been given so far, for its weight.
     share: f64,
+    sharing: Sharing,
 }
 
 /// An account that a turn uses; dropping it gives it back.
@@ -99,11 +105,11 @@ impl Pool {
     pub fn new(accounts: Vec<Account>, routing: &RoutingConfig, clock: Arc<dyn Clock>) -> Self {
         let slots = accounts.into_iter().map(Slot::new).collect();
         let inner = Inner { slots, routing: routing.clone(), level: 0.0, queue: Queue::default() };
-        Self { inner: Mutex::new(inner), clock }
+        Self { inner: Mutex::new(inner), clock, changed: Notify::new() }
     }
 
     /// Takes over another configuration. Turns that hold an account keep it to their end, whether or not it is still
-    /// there. An account that is configured as before stays as it is; one that has changed starts afresh.
+    /// there. An account stays as it is unless its upstream or its credential has changed; then it starts afresh.
     pub fn replace(
         self: &Arc<Self>,
         accounts: &[AccountConfig],
@@ -118,7 +124,7 @@ impl Pool {
                 let place = old.iter().position(|slot| slot.account.name == account.name);
                 match place.map(|place| old.swap_remove(place)) {
                     Some(slot) if slot.account.config == account.config => slot,
-                    Some(slot) => Slot { share: slot.share, ..Slot::new(account) },
+                    Some(slot) => slot.replaced_by(account),
                     None => Slot::new(account),
                 }
             })
@@ -172,8 +178,13 @@ impl Pool {
             return;
         };
         let before = slot.state.readiness(model, now);
+        let shareable = (slot.state.cooling, slot.state.is_disabled);
         slot.state.learn(verdict, model, is_alone, now);
         let after = slot.state.readiness(model, now);
+        if shareable != (slot.state.cooling, slot.state.is_disabled) {
+            slot.sharing.change();
+            self.changed.notify_one();
+        }
         drop(inner);
         if before != after {
             log_change(account, after, model, now);
@@ -202,9 +213,16 @@ impl Pool {
     fn revive(self: &Arc<Self>, account: &Arc<Account>) {
         let mut inner = self.lock();
         let slot = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account));
-        let is_back = slot.is_some_and(|slot| slot.state.revive());
+        let is_back = slot.is_some_and(|slot| {
+            let is_back = slot.state.revive();
+            if is_back {
+                slot.sharing.change();
+            }
+            is_back
+        });
         drop(inner);
         if is_back {
+            self.changed.notify_one();
             tracing::info!(account.id = %account.name, "the account answers again");
             self.dispatch();
         }
@@ -358,7 +376,18 @@ impl Inner {
 
 impl Slot {
     fn new(account: Account) -> Self {
-        Self { account: Arc::new(account), state: AccountState::default(), share: 0.0 }
+        Self {
+            account: Arc::new(account),
+            state: AccountState::default(),
+            share: 0.0,
+            sharing: Sharing::default(),
+        }
+    }
+
+    /// Turns in flight are counted with the account that they hold.
+    fn replaced_by(self, account: Account) -> Self {
+        let state = self.state.carried_over(self.account.identity == account.identity);
+        Self { account: Arc::new(account), state, ..self }
     }
 
     fn has_room(&self) -> bool {

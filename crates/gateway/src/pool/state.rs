@@ -123,6 +123,25 @@ impl AccountState {
         is_over
     }
 
+    /// For the account as it is configured anew; with another identity only an operator's wish still holds.
+    pub fn carried_over(self, is_same: bool) -> Self {
+        if is_same {
+            Self { in_flight: 0, ..self }
+        } else {
+            Self { is_paused: self.is_paused, ..Self::default() }
+        }
+    }
+
+    /// Takes over what another replica, an operator, or a process before this one has made of the account.
+    pub fn put(&mut self, cooling: Option<Cooling>, is_disabled: bool) {
+        self.cooling = cooling;
+        self.is_disabled = is_disabled;
+        if cooling.is_none() {
+            self.failures = 0;
+            self.coolings = 0;
+        }
+    }
+
     fn fail(&mut self, is_alone: bool, now: Timestamp) {
         // What fails while the account cools was sent before, and is one failure with those that it cools for.
         if self.cooling.is_some_and(|cooling| cooling.until > now) {
@@ -160,6 +179,11 @@ impl CoolingReason {
             Self::RateLimit => "rate_limit",
             Self::Quota => "quota",
         }
+    }
+
+    /// `None` for a reason of another build.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Failures, Self::RateLimit, Self::Quota].into_iter().find(|reason| reason.as_str() == text)
     }
 }
 

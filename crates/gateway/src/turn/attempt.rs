@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
-use antiphon_protocol::request::{Changes, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 
-use super::resolve::{Context, Reasoning, Resolved};
-use super::{Failure, RETRY_AFTER, Refusal, Transport, Turn, seconds};
+use super::resolve::{Reasoning, Resolved};
+use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use crate::upstream::{Accept, SendError, headers};
+use crate::upstream::{ReplyBody, headers};
 
 /// How many accounts a turn is tried on.
 const MAX_ACCOUNTS: usize = 3;
@@ -31,7 +29,7 @@ pub struct Reply {
     pub headers: HeaderMap,
     pub content_type: Option<String>,
     /// Gone once it has been read.
-    pub body: Option<Incoming>,
+    pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
 }
 
@@ -96,64 +94,10 @@ impl Turn {
         lease: Lease,
         resolved: &Resolved,
     ) -> Result<Reply, (Lease, Failed)> {
-        let account = lease.account();
-        // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let may_be_continued = self.create.store || self.lane.is_some();
-        let wanted = may_be_continued && !self.create.includes_encrypted_reasoning();
-        let mut include = wanted && !account.refuses_encrypted_reasoning(&self.create.model);
-        let mut can_read = true;
-        let mut previous =
-            resolved.native_parent(account).filter(|_| self.create.operation == Operation::Create);
-        loop {
-            let context = match previous {
-                Some(_) => {
-                    Ok(Context { input: resolved.own_input(account.replay_ids), reasoning: Reasoning::Full })
-                }
-                None => resolved.context(account, can_read, self.turns.rules.max_history_bytes),
-            };
-            let context = match context {
-                Ok(context) => context,
-                Err(failure) => return Err((lease, Failed { failure, verdict: Verdict::Neutral })),
-            };
-            let changes = Changes {
-                store: account.is_native && self.create.store,
-                previous,
-                include_encrypted_reasoning: include,
-                model: account.alias(&self.create.model),
-                streams: account.stream_only,
-            };
-            let body = self.create.upstream_body(&context.input, changes);
-            let reply = match self.send(account, body.parts).await {
-                Ok(reply) if reply.status().is_success() => {
-                    return Ok(accepted(lease, reply, context.reasoning));
-                }
-                Ok(reply) => reply,
-                Err(failed) => return Err((lease, failed)),
-            };
-            let refusal = match self.read_refusal(reply).await {
-                Ok(refusal) => refusal,
-                Err(failed) => return Err((lease, failed)),
-            };
-            let error = UpstreamError::parse(&refusal.body);
-            if previous.is_some() && is_unknown_parent(refusal.status, &error) {
-                self.ledger.note_attempt("parent_unknown");
-                previous = None;
-                continue;
-            }
-            let is_unreadable = refusal.status == StatusCode::BAD_REQUEST && error.is_unreadable_content();
-            if can_read && is_unreadable {
-                self.ledger.note_attempt("content_unreadable");
-                can_read = false;
-                continue;
-            }
-            if include && refuses_include(refusal.status, &error) {
-                account.remember_encrypted_reasoning_refused(&self.create.model);
-                self.ledger.note_attempt("include_refused");
-                include = false;
-                continue;
-            }
-            let failed = self.refused(account, refusal, &error);
-            return Err((lease, failed));
+        let account = Arc::clone(lease.account());
+        match self.send_adapting(&account, resolved).await {
+            Ok((reply, reasoning)) => Ok(accepted(lease, reply, reasoning)),
+            Err(failed) => Err((lease, failed)),
         }
     }
 
@@ -223,38 +167,7 @@ impl Turn {
         failure
     }
 
-    async fn send(
-        &mut self,
-        account: &Account,
-        body: Vec<Bytes>,
-    ) -> Result<http::Response<Incoming>, Failed> {
-        let operation = self.create.operation;
-        let accept = match self.ledger.transport {
-            Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
-            Transport::Http | Transport::Sse | Transport::WebSocket => Accept::Events,
-        };
-        let sending = self.turns.upstream.post(account, operation, &self.headers, accept, body);
-        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
-        let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
-        Err(match sent {
-            Ok(Ok(Ok(reply))) => return Ok(reply),
-            Ok(Err(_given_up)) => Failed::client_gone(),
-            Err(_elapsed) => Failure::UpstreamTimeout("it sent no answer in time").into(),
-            Ok(Ok(Err(SendError::ConnectTimeout))) => {
-                Failure::UpstreamTimeout("no connection in time").into()
-            }
-            Ok(Ok(Err(SendError::Connect(why)))) => {
-                tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
-                Failure::UpstreamUnreachable("no connection".into()).into()
-            }
-            Ok(Ok(Err(SendError::Broken(why)))) => {
-                tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");
-                Failure::UpstreamUnreachable("it closed the connection before it answered".into()).into()
-            }
-        })
-    }
-
-    async fn read_refusal(&self, reply: http::Response<Incoming>) -> Result<Refusal, Failed> {
+    pub(super) async fn read_refusal(&self, reply: http::Response<ReplyBody>) -> Result<Refusal, Failed> {
         let (head, body) = reply.into_parts();
         let reading = Limited::new(body, MAX_REFUSAL_BYTES).collect();
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
@@ -272,7 +185,7 @@ impl Turn {
     }
 
     /// What an error reply says about the account, and which of it is the client's to see.
-    fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
+    pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
         let now = self.turns.clock.now();
         let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
         let is_envelope = is_envelope(&refusal.body);
@@ -327,31 +240,12 @@ impl From<Failure> for Failed {
     }
 }
 
-fn accepted(lease: Lease, reply: http::Response<Incoming>, reasoning: Reasoning) -> Reply {
+fn accepted(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
     let (head, body) = reply.into_parts();
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let mut headers = headers::for_client(&head.headers);
     headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
     Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
-}
-
-/// Whether an upstream that keeps responses has no longer the one that was to be continued.
-fn is_unknown_parent(status: StatusCode, error: &UpstreamError) -> bool {
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
-        && (error.code.as_deref() == Some("previous_response_not_found")
-            || error.param.as_deref() == Some("previous_response_id"))
-}
-
-/// Whether this is a 400 against the `include` that was added to the client's request.
-fn refuses_include(status: StatusCode, error: &UpstreamError) -> bool {
-    if status != StatusCode::BAD_REQUEST {
-        return false;
-    }
-    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let param = error.param.as_deref();
-    param.is_some_and(|param| param == "include" || param.starts_with("include["))
-        || message.contains("encrypted content")
-        || message.contains("reasoning.encrypted_content")
 }
 
 /// Whether the body is an error of the API, that a client understands.

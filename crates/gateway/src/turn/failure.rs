@@ -36,6 +36,9 @@ pub enum Failure {
     },
     ResponseNotFound(String),
     ConversationNotFound(String),
+    AccountNotFound(String),
+    /// The admin token is missing or wrong.
+    NotAnOperator,
     ItemNotFound(String),
     NotInBackground,
     InvalidQuery {
@@ -117,9 +120,11 @@ impl Failure {
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ResponseNotFound(_)
             | Self::ConversationNotFound(_)
+            | Self::AccountNotFound(_)
             | Self::ItemNotFound(_)
             | Self::ModelNotFound(_)
             | Self::UnknownRoute(_) => StatusCode::NOT_FOUND,
+            Self::NotAnOperator => StatusCode::UNAUTHORIZED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused(refusal) => refusal.status,
             Self::UpstreamUnreachable(_) | Self::StreamBroken(_) => StatusCode::BAD_GATEWAY,
@@ -153,6 +158,8 @@ impl Failure {
             | Self::ContextTooLarge { .. }
             | Self::ResponseNotFound(_)
             | Self::ConversationNotFound(_)
+            | Self::AccountNotFound(_)
+            | Self::NotAnOperator
             | Self::ItemNotFound(_)
             | Self::NotInBackground
             | Self::InvalidQuery { .. }
@@ -181,6 +188,7 @@ impl Failure {
         let kind = match self.status() {
             status if status.is_server_error() => ErrorKind::Server,
             StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimit,
+            StatusCode::UNAUTHORIZED => ErrorKind::Authentication,
             _ => ErrorKind::InvalidRequest,
         };
         let (code, param, message) = match self {
@@ -204,6 +212,17 @@ impl Failure {
             ),
             Self::ResponseNotFound(id) => (None, None, format!("Response with id '{id}' not found.")),
             Self::ConversationNotFound(id) => (None, None, format!("Conversation with id '{id}' not found.")),
+            Self::AccountNotFound(name) => (
+                Some("account_not_found"),
+                None,
+                format!("There is no account '{name}' in the configuration."),
+            ),
+            Self::NotAnOperator => (
+                Some("invalid_admin_token"),
+                None,
+                "Send the admin token as 'authorization: Bearer apn-admin-…'; `antiphon admin token` makes another."
+                    .to_owned(),
+            ),
             Self::ItemNotFound(id) => (None, Some("input"), format!("Item with id '{id}' not found.")),
             Self::NotInBackground => (None, None, "Cannot cancel a synchronous response.".to_owned()),
             Self::InvalidQuery { param, message } => (Some("invalid_value"), Some(*param), message.clone()),

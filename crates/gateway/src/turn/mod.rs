@@ -3,6 +3,7 @@
 //! The doors in [`crate::http`] only parse their framing and render what comes out of here. A turn that has begun always
 //! reaches [`settle`], whether it succeeds, fails, or loses its client.
 
+mod adapt;
 mod attempt;
 mod collect;
 mod failure;
@@ -13,6 +14,7 @@ mod record;
 mod relay;
 mod resolve;
 mod running;
+mod sending;
 mod settle;
 mod stream;
 mod warm;

@@ -23,7 +23,7 @@ pub struct Resolved {
     pub input: Bytes,
     /// Whether `input` is not what the client sent, as stored items stand where it named them.
     has_replaced_items: bool,
-    /// Positions of input items whose ids are an upstream's.
+    /// Positions of input items whose ids are an upstream's, ascending.
     pub referenced: Vec<u32>,
     /// Whether the turn's own items stand for everything before them.
     starts_context: bool,
@@ -190,9 +190,14 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The id by which the account's own upstream knows the parent, if it is to continue it there.
+    /// The id of the parent for an upstream that keeps responses.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        let parent = self.parent.as_deref().filter(|_| account.is_native && !self.starts_context)?;
+        self.upstream_parent(account).filter(|_| account.is_native)
+    }
+
+    /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.
+    pub fn upstream_parent(&self, account: &Account) -> Option<&str> {
+        let parent = self.parent.as_deref().filter(|_| !self.starts_context)?;
         let is_whole = matches!(parent.status, Status::Completed | Status::Incomplete);
         parent.upstream_id.as_deref().filter(|_| is_whole && parent.account == account.name)
     }
@@ -232,8 +237,9 @@ impl Resolved {
                 parts.push(Bytes::from_static(b","));
             }
             let item = self.input.slice(range);
-            let cut = item::id_span(&item)
-                .filter(|_| replay_ids == ReplayIds::Drop && self.referenced.contains(&position));
+            let cut = item::id_span(&item).filter(|_| {
+                replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok()
+            });
             match cut {
                 Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
                 None => parts.push(item),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod administering;
 mod bodies;
 mod boundaries;
 mod chains;
@@ -19,7 +20,10 @@ mod replicas;
 mod socket_faults;
 mod sockets;
 mod stalling;
+mod states;
 mod streaming;
+mod tokens;
+mod upstream_sockets;
 mod upstreams;
 
 use antiphon_simulator::upstream::{Options, Simulator};

@@ -166,9 +166,13 @@ const FULL: u64 = (20 << 20) + 1000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_whose_disk_is_full_refuses_turns_until_there_is_room() {
     let upstream = simulator().await;
-    let server = tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::default())).await.unwrap();
+    // The codes of errors are in the server's log.
+    let options =
+        PostgresOptions { conf: "log_error_verbosity = verbose".to_owned(), ..PostgresOptions::default() };
+    let server = tokio::task::spawn_blocking(|| Postgres::start(options)).await.unwrap();
     let url = server.create_database("full").await;
-    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    // Without a cache what is read comes from the database.
+    let gateway = Setup::over(&upstream).config("store.cache = 0").database_url(&url).start().await;
     server.limit_files(Some(FULL));
     // It does not compress.
     let mut random = 88_172_645_463_325_252_u64;
@@ -192,14 +196,24 @@ async fn a_database_whose_disk_is_full_refuses_turns_until_there_is_room() {
     };
     assert_eq!(refused.refusal(), (503, Some("store_unavailable".to_owned()), None));
     assert!(acknowledged.len() > 5, "{}", acknowledged.len());
-    assert!(server.log().contains("could not extend file"), "{}", server.log());
-    gateway.client.create(json!({"model": "sim", "input": "forget this", "store": false})).await.ok();
+    assert!(server.log().contains("ERROR:  53100: could not extend file"), "{}", server.log());
+    let path = |response: &Value| format!("/v1/responses/{}", response["id"].as_str().unwrap());
+    for response in &acknowledged {
+        assert_eq!(gateway.client.get(&path(response)).await.ok(), *response, "reading works");
+    }
+    let last = acknowledged.last().unwrap();
+    let unstored =
+        json!({"model": "sim", "input": "forget this", "store": false, "previous_response_id": last["id"]});
+    gateway.client.create(unstored).await.ok();
+    let sent = upstream.last_request().unwrap().json()["input"].clone();
+    assert_eq!(sent.as_array().unwrap().len(), 3, "the turn before, and this one");
+    assert_eq!(sent[0]["content"][0]["text"], format!("{}{text}", acknowledged.len() - 1));
+    assert_eq!(gateway.client.create(turn(&text, &Value::Null)).await.status, 503, "it is still full");
     server.limit_files(None);
     until(&gateway, &turn("there is room", &Value::Null), 200).await;
     ready(&gateway).await;
     for response in acknowledged {
-        let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
-        assert_eq!(gateway.client.get(&path).await.ok(), response);
+        assert_eq!(gateway.client.get(&path(&response)).await.ok(), response);
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -83,12 +83,25 @@ async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
         assert!(!shown.contains("sk-right"));
     }
     let (code, shown, error) = antiphon(dir.path(), &["accounts", "test", "--json"], &environment).await;
-    let tried: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let tried: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &tried["accounts"][0]["answers"]), (1, &json!(true)));
     assert_eq!(tried["accounts"][1]["error"], "it answered 401");
     assert!(error.contains("1 of 2"), "{error}");
-    let (code, _, error) = antiphon(dir.path(), &["accounts", "test", "none"], &environment).await;
-    assert!(code == 1 && error.contains("\"none\""), "{error}");
+    let (code, shown, _) = antiphon(dir.path(), &["accounts", "show", "good"], &environment).await;
+    assert!(code == 0 && shown.contains("state            ready") && !shown.contains("sk-"), "{shown}");
+    for (action, told, state) in [("pause", "good is paused", "paused"), ("resume", "good is back", "ready")]
+    {
+        let (code, shown, error) = antiphon(dir.path(), &["accounts", action, "good"], &environment).await;
+        assert!(code == 0 && shown.contains(told), "{shown} {error}");
+        let (_, shown, _) = antiphon(dir.path(), &["accounts", "show", "good", "--json"], &environment).await;
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["state"], state);
+    }
+    let (code, shown, _) = antiphon(dir.path(), &["admin", "token"], &environment).await;
+    assert!(code == 0 && shown.starts_with("apn-admin-") && shown.trim().len() == 74, "{shown}");
+    for args in [["accounts", "test", "none"], ["accounts", "show", "none"], ["accounts", "pause", "none"]] {
+        let (code, _, error) = antiphon(dir.path(), &args, &environment).await;
+        assert!(code == 1 && error.contains("no account \"none\""), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -173,7 +186,7 @@ async fn a_schema_is_migrated_by_hand_and_a_store_tells_what_it_holds() {
         let environment = [("ANTIPHON_STORE__URL", url.as_str()), ("ANTIPHON_STORE__MIGRATE", "manual")];
         let run = async |args: &[&str]| antiphon(dir.path(), args, &environment).await;
         let (code, shown, error) = run(&["migrate", "--check"]).await;
-        assert!(code == 1 && shown.contains("pending 0002_accounts"), "{shown} {error}");
+        assert!(code == 1 && shown.contains("pending 0003_admin"), "{shown} {error}");
         let (code, _, error) = run(&["store", "stats"]).await;
         assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
         let (code, _, error) =

@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order in which they are copied.
-pub(crate) static TABLES: [Table; 5] = [
+pub(crate) static TABLES: [Table; 6] = [
     Table {
         name: "responses",
         key: 2,
@@ -102,6 +102,11 @@ pub(crate) static TABLES: [Table; 5] = [
             ("locked_by", Kind::Id),
             ("locked_until", Kind::Number),
         ],
+    },
+    Table {
+        name: "admin_tokens",
+        key: 1,
+        columns: &[("name", Kind::Text), ("hash", Kind::Bytes), ("created_at", Kind::Number)],
     },
 ];
 

@@ -13,9 +13,10 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 2] = [
+static MIGRATIONS: [Migration; 3] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
+    Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
 ];
 
 /// "Antiphon" in ASCII; no other program's locks are likely to be named so.

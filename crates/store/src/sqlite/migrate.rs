@@ -6,9 +6,10 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 2] = [
+pub(super) static MIGRATIONS: [Migration; 3] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
+    Migration::new(3, "admin", include_str!("../../migrations/sqlite/0003_admin.sql")),
 ];
 
 /// Where the first builds kept what was applied, when there was one migration.

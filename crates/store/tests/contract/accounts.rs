@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_store::{Accounts, CredentialLock, StoredAccount, StoredCredential, Timestamp};
+use antiphon_store::{Accounts, Admin, CredentialLock, StoredAccount, StoredCredential, Timestamp};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, after};
@@ -79,4 +79,14 @@ pub(crate) async fn of_many_at_once_one_gets_the_lock(fixture: impl Fixture) {
     let tries = (1..=20).map(|holder| store.lock_credential("a", lock(holder, after(0))));
     let got = futures_util::future::join_all(tries).await;
     assert_eq!(got.into_iter().filter(|got| *got.as_ref().unwrap()).count(), 1);
+}
+
+pub(crate) async fn the_first_admin_token_stays_until_it_is_replaced(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.load_admin_token().await.unwrap(), None);
+    assert!(store.add_admin_token(vec![1; 32], after(0)).await.unwrap());
+    assert!(!store.add_admin_token(vec![2; 32], after(1)).await.unwrap());
+    assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![1; 32]));
+    store.replace_admin_token(vec![3; 32], after(2)).await.unwrap();
+    assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![3; 32]));
 }

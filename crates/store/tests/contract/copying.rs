@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Accounts, CopyProgress, CopyReport, CredentialLock, Status, Store, StoreError, StoreOptions, StoreUrl,
-    StoredCredential,
+    Accounts, Admin, CopyProgress, CopyReport, CredentialLock, Status, Store, StoreError, StoreOptions,
+    StoreUrl, StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -88,6 +88,7 @@ async fn fill(store: &Arc<dyn Store>) {
         row.account = None;
         store.append(row);
     }
+    assert!(store.add_admin_token(vec![1; 32], NOW).await.unwrap());
     store.pause_account("one", after(1)).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
     assert!(store.lock_credential("two", lock).await.unwrap());
@@ -111,6 +112,7 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
                 ("request_log", [98, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
+                ("admin_tokens", [1, 0, 0, 0]),
             ]
         );
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);

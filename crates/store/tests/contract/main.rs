@@ -57,7 +57,8 @@ macro_rules! contract {
             writes: one_bad_record_does_not_fail_its_neighbours, a_dropped_caller_harms_nothing,
                 a_deadline_is_kept, a_store_that_works_is_available;
             accounts: an_account_is_as_it_was_put_last, a_pause_stays_until_the_account_is_resumed,
-                one_holder_at_a_time_may_refresh_a_credential, of_many_at_once_one_gets_the_lock;
+                one_holder_at_a_time_may_refresh_a_credential, of_many_at_once_one_gets_the_lock,
+                the_first_admin_token_stays_until_it_is_replaced;
             model: random_histories_match_the_model;
         ]);)+
     };

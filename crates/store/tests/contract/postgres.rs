@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 2"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 3"), "{reason}");
     }
     execute(
         &url,
@@ -70,8 +70,14 @@ async fn an_operator_who_migrates_by_hand_is_waited_for() {
     let target: StoreUrl = url.parse().unwrap();
     let reason = refusal(&url, Migrate::Manual).await;
     assert!(reason.contains("antiphon migrate"), "{reason}");
-    assert_eq!(antiphon_store::pending(&target).await.unwrap(), ["0001_responses", "0002_accounts"]);
-    assert_eq!(antiphon_store::migrate(&target).await.unwrap(), ["0001_responses", "0002_accounts"]);
+    assert_eq!(
+        antiphon_store::pending(&target).await.unwrap(),
+        ["0001_responses", "0002_accounts", "0003_admin"]
+    );
+    assert_eq!(
+        antiphon_store::migrate(&target).await.unwrap(),
+        ["0001_responses", "0002_accounts", "0003_admin"]
+    );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
     assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());
     let options = StoreOptions { migrate: Migrate::Manual, ..StoreOptions::default() };
@@ -86,10 +92,11 @@ async fn a_database_of_an_earlier_schema_is_taken_over_with_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts; DROP TABLE credentials; DELETE FROM antiphon_schema WHERE version > 1",
+        "DROP TABLE accounts; DROP TABLE credentials; DROP TABLE admin_tokens; \
+         DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 2"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 3"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::super::Config;
 use super::Case;
 
@@ -21,7 +23,7 @@ fn an_unknown_key_comes_with_the_known_ones() {
     assert_eq!(
         Case::file("[store]\nretentoin = \"1d\"").error(),
         "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known here: url, \
-         migration_url, migrate, network, retention, durability, commit_timeout, read_timeout, read_connections, \
+         migration_url, migrate, key_file, network, retention, durability, commit_timeout, read_timeout, read_connections, \
          write_connections, cache, purge_interval"
     );
     assert_eq!(
@@ -89,7 +91,7 @@ fn all_problems_are_reported_at_once() {
         Case::file(text).error(),
         "6 problems in the config:
   accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known here: name, base_url, api_key, \
-models, boundary, aliases, headers, query, stream_only, state, replay_ids, priority, weight, max_in_flight
+oauth, models, boundary, aliases, headers, query, transport, stream_only, state, replay_ids, priority, weight, max_in_flight
   accounts[1].models[1] = 2 (in antiphon.toml): must be a string
   auth = \"open\" (in antiphon.toml): must be \"none\"
   listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
@@ -178,4 +180,25 @@ fn serving_needs_an_account() {
         "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
          [[accounts]] section to the config file"
     );
+}
+
+#[test]
+fn an_account_has_one_credential_and_tokens_need_a_key_and_all_that_refreshes_them() {
+    let oauth = r#"oauth = { token_url = "https://a/t", client_id = "c", refresh_token = { value = "r" } }"#;
+    let account = |lines: &str| format!("[[accounts]]\nname = \"a\"\nbase_url = \"http://a\"\n{lines}\n");
+    let both = Case::file(&account(&format!("api_key = {{ value = \"k\" }}\n{oauth}")));
+    assert!(both.error().contains("accounts[0].oauth (in antiphon.toml): can't be together with api_key"));
+    for url in ["postgres://u@h/d", "sqlite::memory:"] {
+        let error = Case::file(&format!("store.url = \"{url}\"\n{}", account(oauth))).error();
+        assert!(error.starts_with("store.key_file"), "{error}");
+    }
+    let empty = Case::file(&account("oauth = { }")).error();
+    for key in ["token_url", "client_id", "refresh_token"] {
+        assert!(empty.contains(&format!("accounts[0].oauth.{key}")), "{empty}");
+    }
+    let login = oauth.replace("https://a", "https://u:p@a");
+    assert!(Case::file(&account(&login)).error().contains("token_url"));
+    let config = Case::file(&account(oauth)).load();
+    assert_eq!(config.store.key_file().unwrap(), Path::new("/home/ada/.local/share/antiphon/antiphon.key"));
+    assert!(!config.show().contains("\"r\""), "{}", config.show());
 }

@@ -22,6 +22,7 @@ durability = "normal"
 commit_timeout = "1500ms"
 migration_url = "postgres://u@h/d"
 migrate = "manual"
+key_file = "tokens.key"
 read_timeout = "2s"
 read_connections = 9
 write_connections = 1
@@ -37,6 +38,7 @@ boundary = "shared"
 aliases = { "gpt-5" = "mine" }
 headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "tok" }
 query = { "api.version" = "1 2" }
+transport = "auto"
 stream_only = true
 state = "native"
 replay_ids = "keep"
@@ -47,6 +49,14 @@ max_in_flight = 4
 [[accounts]]
 name = "b"
 base_url = "http://127.0.0.1:11434"
+
+[accounts.oauth]
+token_url = "https://auth.example/token"
+client_id = "c"
+client_secret = { value = "sk-literal" }
+refresh_token = { value = "sk-literal" }
+scope = "a b"
+headers = { x-tenant = "t" }
 
 [routing]
 strategy = "fill_first"
@@ -223,7 +233,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_make_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 
@@ -257,8 +267,14 @@ fn the_comments_of_the_example_file_that_are_keys_are_right_as_well() {
         _ => format!("{line}\n"),
     };
     let all: String = std::fs::read_to_string(EXAMPLE).unwrap().lines().map(uncomment).collect();
-    let config = Case::file(&all).variable("OPENAI_API_KEY", "sk").load();
-    assert_eq!(keys(&config), keys(&Case::file(EVERYTHING).load()));
+    // An account has one credential.
+    let of = |left_out: &str| {
+        let lines = all.split_inclusive('\n').filter(|line| !line.starts_with(left_out));
+        let case = Case::file(&lines.collect::<String>());
+        keys(&case.variable("OPENAI_API_KEY", "sk").variable("REFRESH_TOKEN", "rt").load())
+    };
+    let documented: BTreeSet<String> = of("oauth = ").union(&of("api_key = ")).cloned().collect();
+    assert_eq!(documented, keys(&Case::file(EVERYTHING).load()));
 }
 
 #[test]
@@ -284,12 +300,12 @@ fn the_accounts_in_the_documentation_can_be_used() {
     let accounts = blocks.iter().filter(|block| block.contains("[[accounts]]"));
     let mut count = 0;
     for block in accounts {
-        let names = ["OPENAI_API_KEY", "PROJECT_A_KEY", "PROJECT_B_KEY", "AZURE_KEY"];
+        let names = ["OPENAI_API_KEY", "PROJECT_A_KEY", "PROJECT_B_KEY", "AZURE_KEY", "REFRESH_TOKEN"];
         let case = names.into_iter().fold(Case::file(block), |case, name| case.variable(name, "sk"));
         for account in &case.load().accounts {
             crate::pool::Account::new(account).unwrap();
         }
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
 }

@@ -1,0 +1,99 @@
+//! `oauth` of an account: where its access tokens come from, and the refresh token that it all begins with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::accounts::serialize_url;
+use super::credential::{ApiKey, ApiKeyDraft};
+use super::environment::Environment;
+use super::error::Problems;
+use super::extras::{AccountHeaders, HeaderDraft};
+
+/// A credential that an authorization server issues (OAuth 2.0, RFC 6749 section 6).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OAuthConfig {
+    /// Where tokens are refreshed.
+    #[serde(serialize_with = "serialize_url")]
+    pub token_url: Url,
+
+    /// Who we are there.
+    pub client_id: String,
+
+    /// For a client that has one; sent in the request's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<ApiKey>,
+
+    /// The first refresh token. Those that follow are kept in the store; another one here starts afresh.
+    pub refresh_token: ApiKey,
+
+    /// What access is asked for. Default: what the refresh token was issued for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+
+    /// Headers that requests to the authorization server get.
+    #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
+    pub headers: AccountHeaders,
+}
+
+/// It as it is written.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields, expecting = "a table with token_url, client_id and refresh_token")]
+pub(super) struct OAuthDraft {
+    token_url: String,
+    client_id: String,
+    client_secret: Option<ApiKeyDraft>,
+    refresh_token: Option<ApiKeyDraft>,
+    scope: Option<String>,
+    headers: BTreeMap<String, HeaderDraft>,
+}
+
+impl OAuthDraft {
+    /// Checks it and fetches its secrets. `key` is where it stands in the config.
+    pub(super) fn resolve(
+        self,
+        key: &str,
+        (cwd, environment): (&Path, &Environment),
+        problems: &mut Problems,
+    ) -> Option<OAuthConfig> {
+        let token_url =
+            Url::parse(&self.token_url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let token_url = token_url.filter(|url| url.username().is_empty() && url.password().is_none());
+        if token_url.is_none() {
+            let rule =
+                r#"must be an http or https URL without a login, such as "https://auth.example/token""#;
+            problems.refuse(format!("{key}.token_url"), rule);
+        }
+        if self.client_id.trim().is_empty() {
+            problems.refuse(format!("{key}.client_id"), "must be set");
+        }
+        let mut secret = |field: &str, draft: Option<ApiKeyDraft>| {
+            let fetched = draft.map(|draft| draft.resolve(cwd, environment)).transpose();
+            fetched.unwrap_or_else(|rule| {
+                problems.refuse(format!("{key}.{field}"), rule);
+                None
+            })
+        };
+        let is_missing = self.refresh_token.is_none();
+        let client_secret = secret("client_secret", self.client_secret);
+        let refresh_token = secret("refresh_token", self.refresh_token);
+        if is_missing {
+            problems.refuse(
+                format!("{key}.refresh_token"),
+                r#"must be set, as one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#,
+            );
+        }
+        let headers =
+            AccountHeaders::resolve(self.headers, &format!("{key}.headers"), (cwd, environment), problems);
+        Some(OAuthConfig {
+            token_url: token_url?,
+            client_id: self.client_id,
+            client_secret,
+            refresh_token: refresh_token?,
+            scope: self.scope,
+            headers,
+        })
+    }
+}

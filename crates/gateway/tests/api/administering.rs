@@ -1,0 +1,155 @@
+//! The admin API, as an operator's tools call it.
+
+use antiphon::admin::AdminToken;
+use antiphon_simulator::upstream::Script;
+use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, header};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+/// Calls with the admin token.
+struct Operator {
+    client: Client,
+    token: String,
+}
+
+impl Operator {
+    async fn of(gateway: &Gateway) -> Self {
+        let token =
+            AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.clock).await.unwrap();
+        Self { client: gateway.client.clone(), token: token.expose().to_owned() }
+    }
+
+    async fn call(&self, method: Method, path: &str) -> Reply {
+        let token = header("authorization", &format!("Bearer {}", self.token));
+        self.client.request(method, path, &[token], "").await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.call(Method::GET, path).await.ok()
+    }
+
+    async fn post(&self, path: &str) -> Value {
+        self.call(Method::POST, path).await.ok()
+    }
+}
+
+fn plain() -> Value {
+    json!({"model": "sim", "input": "x"})
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_without_the_token() {
+    let upstream = simulator().await;
+    let faults = Faults::default();
+    let gateway = Setup::over(&upstream).faults(&faults).start().await;
+    let operator = Operator::of(&gateway).await;
+    let store = gateway.app.chains.store();
+    assert!(AdminToken::make_first(&**store, &*gateway.app.clock).await.unwrap().is_none(), "it has one");
+    let wrong = format!("Bearer {}0", &operator.token[..operator.token.len() - 1]);
+    let right = format!("Bearer {}", operator.token);
+    for path in ["/api/accounts", "/api/accounts/one", "/api/accounts/none"] {
+        for headers in [
+            vec![],
+            vec![header("authorization", &wrong)],
+            vec![header("authorization", &right.replace("Bearer", "Basic"))],
+            vec![header("authorization", "Bearer ")],
+            vec![header("x-api-key", &operator.token)],
+        ] {
+            let reply = gateway.client.request(Method::GET, path, &headers, "").await;
+            assert_eq!(reply.refusal(), (401, Some("invalid_admin_token".into()), None), "{headers:?}");
+        }
+    }
+    let earlier = operator.token.clone();
+    let operator = Operator::of(&gateway).await;
+    assert_ne!(operator.token, earlier);
+    let reply =
+        Operator { token: earlier, client: gateway.client.clone() }.call(Method::GET, "/api/accounts").await;
+    assert_eq!(reply.status, 401, "another token ends the one before");
+    operator.get("/api/accounts").await;
+    faults.set(Fault::Down);
+    let reply = operator.call(Method::GET, "/api/accounts").await;
+    assert_eq!(reply.refusal(), (503, Some("store_unavailable".into()), None));
+}
+
+#[tokio::test]
+async fn accounts_are_shown_as_they_are_configured_and_do_but_not_their_secrets() {
+    let (first, second) = (simulator().await, simulator().await);
+    let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+        .account(0, "api_key = { value = \"sk-secret\" }\npriority = 1")
+        .start()
+        .await;
+    let operator = Operator::of(&gateway).await;
+    first.script(Script::http(429, "{}").header("retry-after", "100"));
+    gateway.client.created(plain()).await;
+    let accounts = operator.get("/api/accounts").await;
+    let (a, b) = (&accounts["accounts"][0], &accounts["accounts"][1]);
+    assert_eq!(
+        (&a["name"], &a["state"], &a["cooling_reason"]),
+        (&json!("a"), &json!("cooling"), &json!("rate_limit"))
+    );
+    assert!(a["cooling_until"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(
+        (&b["state"], &b["cooling_until"], &b["in_flight"]),
+        (&json!("ready"), &Value::Null, &json!(0))
+    );
+    assert_eq!(a["config"]["api_key"], json!({"value": "<redacted>"}));
+    assert!(!accounts.to_string().contains("sk-secret"));
+    assert_eq!(operator.get("/api/accounts/a").await, *a);
+    let reply = operator.call(Method::GET, "/api/accounts/none").await;
+    assert_eq!(reply.refusal(), (404, Some("account_not_found".into()), None));
+}
+
+#[tokio::test]
+async fn an_operator_pauses_and_resumes_an_account_on_every_replica() {
+    let (first, second) = (simulator().await, simulator().await);
+    let url = Postgres::shared_database().await;
+    let setup = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+        .config("routing.strategy = \"fill_first\"")
+        .database_url(&url);
+    let (one, two) = (setup.clone().start().await, setup.start().await);
+    let operator = Operator::of(&one).await;
+    assert_eq!(operator.post("/api/accounts/a/pause").await["state"], "paused");
+    one.client.created(plain()).await;
+    assert_eq!(first.counts().requests, 0);
+    let other = Operator { client: two.client.clone(), token: operator.token.clone() };
+    while other.get("/api/accounts/a").await["state"] != "paused" {}
+    let chain = two.client.created(plain()).await;
+    assert_eq!(operator.post("/api/accounts/a/resume").await["state"], "ready");
+    one.client.created(plain()).await;
+    assert_eq!(first.counts().requests, 1);
+    while other.get("/api/accounts/a").await["state"] != "ready" {}
+    let follow = json!({"model": "sim", "input": "y", "previous_response_id": chain["id"]});
+    two.client.created(follow).await;
+    assert_eq!(second.counts().requests, 3, "its chain stays where it went");
+}
+
+#[tokio::test]
+async fn an_account_that_was_just_disabled_is_resumed_for_good() {
+    let (first, second) = (simulator().await, simulator().await);
+    let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+        .config("routing.strategy = \"fill_first\"")
+        .start()
+        .await;
+    let operator = Operator::of(&gateway).await;
+    for _ in 0..5 {
+        first.script(Script::http(401, "{}"));
+        gateway.client.created(plain()).await;
+        assert_eq!(operator.get("/api/accounts/a").await["state"], "disabled");
+        assert_eq!(operator.post("/api/accounts/a/resume").await["state"], "ready");
+    }
+    assert_eq!(first.counts().requests, 5);
+}
+
+#[tokio::test]
+async fn an_account_is_tested_with_its_own_credential() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account_key("sk-one").start().await;
+    let operator = Operator::of(&gateway).await;
+    let tested = operator.post("/api/accounts/one/test").await;
+    assert_eq!(tested, json!({"account": "one", "answers": true, "error": null}));
+    drop(upstream);
+    let tested = operator.post("/api/accounts/one/test").await;
+    assert!(tested["answers"] == false && tested["error"].is_string(), "{tested}");
+}

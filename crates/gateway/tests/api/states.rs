@@ -1,0 +1,181 @@
+//! What is known of accounts by all replicas, and after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_store::{Accounts, Clock};
+use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+fn plain() -> Value {
+    json!({"model": "sim", "input": "x"})
+}
+
+fn error(code: &str) -> String {
+    json!({"error": {"message": "m", "type": "t", "param": null, "code": code}}).to_string()
+}
+
+/// Answers once accounts are as they were before the start.
+async fn started(gateway: &Gateway) {
+    gateway.client.get("/healthz").await;
+}
+
+fn state(gateway: &Gateway) -> &'static str {
+    gateway.app.pool.view()[0].state.name(gateway.app.pool.now())
+}
+
+async fn wait_for(gateway: &Gateway, wanted: &str) {
+    for _ in 0..4000 {
+        if state(gateway) == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the account is not {wanted} after 20 s, but {}", state(gateway));
+}
+
+/// Waits until the store has heard of what the gateway knows.
+async fn wait_until_stored(gateway: &Gateway, is_there: impl Fn(&antiphon_store::StoredAccount) -> bool) {
+    for _ in 0..4000 {
+        let accounts = gateway.app.chains.store().list_accounts().await.unwrap_or_default();
+        if accounts.iter().any(&is_there) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the store has not heard of it after 20 s");
+}
+
+/// An account with a key of its own, and another that takes what it can't.
+async fn two() -> (Simulator, Simulator, Arc<ManualClock>, Setup) {
+    let (first, second) = (simulator().await, simulator().await);
+    let clock = Arc::new(ManualClock::default());
+    let setup = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+        .account(0, "api_key = { value = \"sk-first\" }")
+        .config("routing.strategy = \"fill_first\"")
+        .clock(&clock);
+    (first, second, clock, setup)
+}
+
+#[tokio::test]
+async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
+    for (script, wanted) in [
+        (Script::http(429, error("insufficient_quota")), "cooling"),
+        (Script::http(401, error("invalid_api_key")), "disabled"),
+    ] {
+        let (first, _second, clock, setup) = two().await;
+        let gateway = setup.start().await;
+        first.script(script);
+        gateway.client.created(plain()).await;
+        assert_eq!(state(&gateway), wanted);
+        wait_until_stored(&gateway, |account| account.name == "a").await;
+        let gateway = gateway.restart().await;
+        started(&gateway).await;
+        assert_eq!(state(&gateway), wanted, "known before the first turn");
+        gateway.client.created(plain()).await;
+        assert_eq!(first.counts().requests, 1, "it is left alone");
+        clock.advance(Duration::from_secs(3601));
+        let later = if wanted == "cooling" { "ready" } else { "disabled" };
+        assert_eq!(state(&gateway), later);
+    }
+}
+
+#[tokio::test]
+async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
+    let (first, _second, _clock, setup) = two().await;
+    let gateway = setup.start().await;
+    first.script(Script::http(401, error("invalid_api_key")));
+    gateway.client.created(plain()).await;
+    wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
+    let setup = gateway.stop().await;
+    let other = |setup: &Setup| {
+        setup
+            .clone()
+            .without_account(0)
+            .and_account("a", &first.url())
+            .account(1, "api_key = { value = \"sk-new\" }")
+    };
+    let gateway = other(&setup).start().await;
+    started(&gateway).await;
+    assert_eq!(gateway.app.pool.view()[1].state.name(gateway.app.pool.now()), "ready");
+    let now = gateway.app.clock.now();
+    gateway.app.chains.store().pause_account("a", now).await.unwrap();
+    let gateway = gateway.restart().await;
+    started(&gateway).await;
+    assert_eq!(gateway.app.pool.view()[1].state.name(now), "paused");
+    let gateway = {
+        gateway.stop().await;
+        setup.start().await
+    };
+    started(&gateway).await;
+    assert_eq!(state(&gateway), "paused", "whatever its credential");
+}
+
+#[tokio::test]
+async fn a_paused_account_is_left_alone_until_it_is_resumed() {
+    let (first, second, _clock, setup) = two().await;
+    let gateway = setup.start().await;
+    let store = Arc::clone(gateway.app.chains.store());
+    let now = gateway.app.clock.now();
+    store.pause_account("a", now).await.unwrap();
+    wait_for(&gateway, "paused").await;
+    gateway.client.created(plain()).await;
+    assert_eq!((first.counts().requests, second.counts().requests), (0, 1));
+    assert!(store.resume_account("a", now.plus(Duration::from_millis(1))).await.unwrap());
+    wait_for(&gateway, "ready").await;
+    gateway.client.created(plain()).await;
+    assert_eq!((first.counts().requests, second.counts().requests), (1, 1));
+}
+
+#[tokio::test]
+async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
+    let (first, _second, _clock, setup) = two().await;
+    let gateway = setup.start().await;
+    let store = Arc::clone(gateway.app.chains.store());
+    for code in [401, 429] {
+        first.script(Script::http(code, error("x")).header("retry-after", "500"));
+        gateway.client.created(plain()).await;
+        assert_ne!(state(&gateway), "ready");
+        wait_until_stored(&gateway, |account| account.disabled_at.is_some() || account.cooling.is_some())
+            .await;
+        assert!(store.resume_account("a", gateway.app.clock.now()).await.unwrap());
+        wait_for(&gateway, "ready").await;
+    }
+}
+
+#[tokio::test]
+async fn replicas_share_what_they_learn_of_accounts() {
+    let (first, _second, clock, setup) = two().await;
+    let url = Postgres::shared_database().await;
+    let setup = setup.database_url(&url);
+    let (one, two) = (setup.clone().start().await, setup.start().await);
+    first.script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", "600"));
+    one.client.created(plain()).await;
+    wait_for(&two, "cooling").await;
+    two.client.created(plain()).await;
+    assert_eq!(first.counts().requests, 1);
+    clock.advance(Duration::from_secs(601));
+    first.script(Script::http(401, error("invalid_api_key")));
+    two.client.created(plain()).await;
+    wait_for(&one, "disabled").await;
+    assert!(one.app.chains.store().resume_account("a", clock.now()).await.unwrap());
+    wait_for(&one, "ready").await;
+    wait_for(&two, "ready").await;
+}
+
+#[tokio::test]
+async fn what_is_learnt_while_the_store_is_away_is_written_when_it_is_back() {
+    let (first, _second, _clock, setup) = two().await;
+    let faults = Faults::default();
+    let gateway = setup.faults(&faults).start().await;
+    faults.set(Fault::Down);
+    first.script(Script::http(401, error("invalid_api_key")));
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
+    assert_eq!((reply.status.as_u16(), state(&gateway)), (200, "disabled"));
+    faults.set(Fault::None);
+    wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
+    assert_eq!(state(&gateway), "disabled", "what the store had before did not win");
+}

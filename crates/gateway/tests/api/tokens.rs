@@ -1,0 +1,269 @@
+//! Accounts whose access tokens expire: who refreshes them, when, and what becomes of turns meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_testkit::{AuthorizationServer, Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+const REFUSED: &str =
+    r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"token_expired"}}"#;
+
+/// One account whose tokens come from a server, and as many others as there are upstreams more.
+struct Tokens {
+    server: AuthorizationServer,
+    upstreams: Vec<Simulator>,
+    clock: Arc<ManualClock>,
+    setup: Setup,
+}
+
+async fn tokens(upstreams: usize) -> Tokens {
+    let server = AuthorizationServer::start().await;
+    let upstreams = join_all((0..upstreams).map(|_| simulator())).await;
+    let urls: Vec<String> = upstreams.iter().map(Simulator::url).collect();
+    let clock = Arc::new(ManualClock::default());
+    let accounts = ["a0", "a1"].into_iter().zip(urls.iter().map(String::as_str));
+    let setup = Setup::with_accounts(accounts)
+        .account(0, &server.account())
+        .config("routing.strategy = \"fill_first\"")
+        .clock(&clock);
+    // A database on a server has no place beside it.
+    let key_file = setup.database().with_extension("key");
+    let setup = setup.config(&format!("store.key_file = \"{}\"", key_file.display()));
+    Tokens { server, upstreams, clock, setup }
+}
+
+fn plain() -> Value {
+    json!({"model": "sim", "input": "x"})
+}
+
+impl Tokens {
+    /// What each request to an upstream was authorized with.
+    fn bearers(&self, place: usize) -> Vec<String> {
+        let bearer = |received: &antiphon_simulator::upstream::Received| {
+            received.header("authorization").unwrap_or("none").replace("Bearer ", "")
+        };
+        self.upstreams[place].requests().iter().map(bearer).collect()
+    }
+}
+
+fn state(gateway: &Gateway, place: usize) -> &'static str {
+    gateway.app.pool.view()[place].state.name(gateway.app.pool.now())
+}
+
+#[tokio::test]
+async fn the_first_of_many_turns_has_a_token_issued_for_all() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    let replies = join_all((0..64).map(|_| gateway.client.create(plain()))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    let requests = tokens.server.requests();
+    assert_eq!(requests.len(), 1);
+    let (headers, form) = &requests[0];
+    assert_eq!(
+        form, "grant_type=refresh_token&refresh_token=refresh-0&client_id=me&scope=a+b",
+        "as RFC 6749 has it"
+    );
+    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(headers["x-tenant"], "t");
+    assert!(tokens.bearers(0).iter().all(|bearer| bearer == "access-1"));
+    let metrics = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains(r#"token_refreshes_total{account="a0",outcome="refreshed"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_token_is_refreshed_under_load_before_it_expires_and_no_turn_waits_for_it() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    tokens.server.hold();
+    tokens.clock.advance(Duration::from_secs(3600 - 200));
+    let replies = join_all((0..32).map(|_| gateway.client.create(plain()))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200), "the old token is good for 200 s more");
+    tokens.server.wait_for_requests(2).await;
+    tokens.server.open();
+    while gateway.client.create(plain()).await.ok_id().is_empty()
+        || tokens.bearers(0).last().unwrap() != "access-2"
+    {}
+    assert_eq!(tokens.server.requests().len(), 2, "one refresh for all");
+    assert!(!tokens.server.was_reused());
+    let bearers = tokens.bearers(0);
+    assert!(bearers.iter().all(|bearer| bearer == "access-1" || bearer == "access-2"), "{bearers:?}");
+}
+
+#[tokio::test]
+async fn turns_that_find_the_token_expired_wait_for_one_refresh() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    tokens.clock.advance(Duration::from_secs(3700));
+    tokens.server.hold();
+    let client = gateway.client.clone();
+    let turns = tokio::spawn(async move { join_all((0..16).map(|_| client.create(plain()))).await });
+    tokens.server.wait_for_requests(2).await;
+    tokens.server.open();
+    assert!(turns.await.unwrap().iter().all(|reply| reply.status == 200));
+    assert_eq!(tokens.server.requests().len(), 2);
+    assert!(tokens.bearers(0)[1..].iter().all(|bearer| bearer == "access-2"));
+}
+
+#[tokio::test]
+async fn rotated_tokens_survive_a_restart_and_are_nowhere_in_plain_text() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    let gateway = gateway.restart().await;
+    gateway.client.created(plain()).await;
+    assert_eq!(tokens.server.requests().len(), 1, "the access token is still good");
+    tokens.clock.advance(Duration::from_secs(3700));
+    let gateway = gateway.restart().await;
+    gateway.client.created(plain()).await;
+    assert_eq!(tokens.bearers(0), ["access-1", "access-1", "access-2"]);
+    assert!(!tokens.server.was_reused());
+    let setup = gateway.stop().await;
+    if let Ok(database) = std::fs::read(setup.database()) {
+        for secret in ["refresh-1", "access-1", "refresh-2", "access-2"] {
+            let secret = secret.as_bytes();
+            assert!(!database.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_account_asked_again() {
+    let tokens = tokens(2).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    let (refusals, gates): (Vec<_>, Vec<_>) = (0..8).map(|_| Script::http(401, REFUSED).gated()).unzip();
+    for refusal in refusals {
+        tokens.upstreams[0].script(refusal);
+    }
+    let turns = join_all((0..8).map(|_| gateway.client.create(plain())));
+    let refused = async {
+        // All are there before the first one hears of it.
+        tokens.upstreams[0].wait_until(|upstream| upstream.counts().requests == 9).await;
+        gates.iter().for_each(antiphon_simulator::upstream::Gate::open);
+    };
+    let (replies, ()) = futures_util::future::join(turns, refused).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!(tokens.server.requests().len(), 2, "one refresh for all that were refused");
+    assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (17, 0));
+    assert!(tokens.bearers(0)[9..].iter().all(|bearer| bearer == "access-2"));
+    assert_eq!(state(&gateway, 0), "ready");
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_the_new_token_too_disables_the_account() {
+    let tokens = tokens(2).await;
+    let gateway = tokens.setup.clone().start().await;
+    for _ in 0..2 {
+        tokens.upstreams[0].script(Script::http(401, REFUSED));
+    }
+    assert_eq!(gateway.client.create(plain()).await.status, 200);
+    assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
+    assert_eq!((state(&gateway, 0), tokens.bearers(1).len()), ("disabled", 1));
+}
+
+#[tokio::test]
+async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere() {
+    for failure in [(400, r#"{"error":"invalid_grant"}"#), (401, r#"{"error":{"code":"invalid_client"}}"#)] {
+        let tokens = tokens(2).await;
+        let gateway = tokens.setup.clone().start().await;
+        tokens.server.fails(Some(failure));
+        assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
+        assert_eq!((state(&gateway, 0), tokens.bearers(0).len()), ("disabled", 0));
+        assert_eq!(tokens.bearers(1), ["none"]);
+        gateway.client.created(plain()).await;
+        assert_eq!(tokens.server.requests().len(), 1, "nobody asks again");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_leaves_the_account_to_be_tried_again() {
+    for failure in [(500, ""), (429, "{}"), (200, "no JSON"), (400, r#"{"error":"temporarily_unavailable"}"#)]
+    {
+        let tokens = tokens(2).await;
+        let gateway = tokens.setup.clone().start().await;
+        tokens.server.fails(Some(failure));
+        assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
+        assert_eq!((state(&gateway, 0), tokens.bearers(0).len()), ("ready", 0), "{failure:?}");
+        tokens.server.fails(None);
+        gateway.client.created(plain()).await;
+        assert_eq!(tokens.bearers(0), ["access-1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_break_a_refresh_off() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    tokens.server.hold();
+    let client = gateway.client.clone();
+    let turn = tokio::spawn(async move { client.create(plain()).await });
+    tokens.server.wait_for_requests(1).await;
+    turn.abort();
+    tokens.server.open();
+    gateway.client.created(plain()).await;
+    gateway.restart().await.client.created(plain()).await;
+    assert!(!tokens.server.was_reused());
+    assert!(tokens.bearers(0).iter().all(|bearer| bearer == "access-1"));
+}
+
+#[tokio::test]
+async fn tokens_that_can_not_be_saved_yet_are_used_and_saved_later() {
+    let tokens = tokens(1).await;
+    let faults = Faults::default();
+    let gateway = tokens.setup.clone().faults(&faults).start().await;
+    tokens.server.hold();
+    let client = gateway.client.clone();
+    let unstored = json!({"model": "sim", "input": "x", "store": false});
+    let turn = tokio::spawn(async move { client.create(unstored).await });
+    tokens.server.wait_for_requests(1).await;
+    faults.set(Fault::WritesFail);
+    tokens.server.open();
+    assert_eq!(turn.await.unwrap().status, 200);
+    faults.set(Fault::None);
+    let setup = gateway.stop().await;
+    tokens.clock.advance(Duration::from_secs(3700));
+    setup.start().await.client.created(plain()).await;
+    assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
+    assert!(!tokens.server.was_reused());
+}
+
+#[tokio::test]
+async fn another_refresh_token_in_the_configuration_starts_afresh() {
+    let tokens = tokens(1).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    let setup = gateway.stop().await;
+    // Whoever logged in again got a token that the server knows as its newest.
+    let other = tokens.server.account().replace("refresh-0", "refresh-1");
+    let setup = setup.without_account(0).and_account("a0", &tokens.upstreams[0].url()).account(0, &other);
+    setup.start().await.client.created(plain()).await;
+    assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
+}
+
+#[tokio::test]
+async fn replicas_refresh_one_after_the_other_and_share_what_was_issued() {
+    let tokens = tokens(1).await;
+    let url = Postgres::shared_database().await;
+    let setup = tokens.setup.clone().database_url(&url);
+    let replicas = join_all((0..3).map(|_| setup.clone().start())).await;
+    for round in 1..=3 {
+        tokens.server.hold();
+        let clients: Vec<_> = replicas.iter().map(|replica| replica.client.clone()).collect();
+        let turns = tokio::spawn(async move {
+            join_all(clients.iter().flat_map(|client| (0..4).map(|_| client.create(plain())))).await
+        });
+        tokens.server.wait_for_requests(round).await;
+        tokens.server.open();
+        assert!(turns.await.unwrap().iter().all(|reply| reply.status == 200));
+        tokens.clock.advance(Duration::from_secs(3700));
+    }
+    assert_eq!(tokens.server.requests().len(), 3, "one refresh for all replicas each time");
+    assert!(!tokens.server.was_reused());
+}

@@ -1,0 +1,55 @@
+//! The token of the admin API.
+
+use async_trait::async_trait;
+
+use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, number, text};
+use crate::{StoreError, Timestamp};
+
+/// There is one.
+const NAME: &str = "admin";
+
+/// Who may call the admin API, in any store.
+#[async_trait]
+pub trait Admin: Send + Sync {
+    /// The SHA-256 of the token, if there is one.
+    async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The first token. `false` if there is one, which stays.
+    async fn add_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Another token in place of the one before.
+    async fn replace_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<(), StoreError>;
+}
+
+const LOAD: &str = "SELECT hash FROM admin_tokens WHERE name = $1";
+
+const ADD: &str =
+    "INSERT INTO admin_tokens (name, hash, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+
+const REPLACE: &str = "INSERT INTO admin_tokens (name, hash, created_at) VALUES ($1, $2, $3) \
+     ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, created_at = excluded.created_at";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 3] = [LOAD, ADD, REPLACE];
+
+fn of_token(statement: &'static str, hash: Vec<u8>, now: Timestamp) -> Statement {
+    Statement { text: statement, arguments: vec![text(NAME), bytes(hash), number(now.unix_ms())] }
+}
+
+#[async_trait]
+impl<D: Database + ?Sized> Admin for D {
+    async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let query = Query { text: LOAD, arguments: vec![text(NAME)], columns: &[Kind::Bytes] };
+        let mut rows = self.query(query).await?;
+        Ok(rows.first_mut().and_then(Columns::optional_bytes))
+    }
+
+    async fn add_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<bool, StoreError> {
+        self.execute(of_token(ADD, hash, now)).await
+    }
+
+    async fn replace_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<(), StoreError> {
+        self.execute(of_token(REPLACE, hash, now)).await.map(|_| ())
+    }
+}
