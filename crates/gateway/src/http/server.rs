@@ -80,18 +80,17 @@ impl Server {
             // Only now, as it is served by the runtime that it is made on.
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let io = TokioIo::new(StallGuard::new(stream, write_stall));
-            let connection = builder.serve_connection_with_upgrades(io, service);
-            let served = {
-                let mut connection = std::pin::pin!(connection);
-                tokio::select! {
-                    served = connection.as_mut() => served,
-                    () = silent(&first_request, header_read) => return,
-                    () = stopping.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
+            // Boxed, as a socket that comes of it outlives it.
+            let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = silent(&first_request, header_read) => return,
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().await
                 }
             };
+            drop(connection);
             if let Err(error) = served {
                 tracing::debug!(error, "a connection ended");
             }

@@ -190,9 +190,10 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The id of the parent for an upstream that keeps responses.
+    /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        self.upstream_parent(account).filter(|_| account.is_native)
+        let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native && parent.is_stored());
+        self.upstream_parent(account).filter(|_| is_kept)
     }
 
     /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.

@@ -13,7 +13,7 @@ use antiphon_protocol::error::ApiError;
 use antiphon_protocol::id::ProjectId;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
+use futures_util::{FutureExt, Sink, Stream};
 use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -82,7 +82,7 @@ enum Step {
 }
 
 impl Connection {
-    pub async fn open(
+    pub fn open(
         stream: StallGuard<TcpStream>,
         early: Bytes,
         doors: Doors,
@@ -92,7 +92,7 @@ impl Connection {
         let metrics = &doors.turns.metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
         Self {
-            socket: speak(metered, doors.body_limits.max_bytes).await,
+            socket: speak(metered, doors.body_limits.max_bytes),
             memory: Memory::new(Arc::clone(&doors.sockets.memory)),
             lanes: Lanes::new(Arc::clone(metrics)),
             running: Vec::new(),
@@ -117,7 +117,7 @@ impl Connection {
                 Step::Over(ending) => break ending,
                 Step::Shrink => {
                     self.is_bloated = false;
-                    self.socket = speak(self.socket.into_inner(), self.doors.body_limits.max_bytes).await;
+                    self.socket = speak(self.socket.into_inner(), self.doors.body_limits.max_bytes);
                 }
             }
         };
@@ -295,13 +295,14 @@ impl Connection {
 }
 
 /// The WebSocket over a connection on which nothing is half read or half written.
-async fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
+fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(max_bytes))
         .max_frame_size(Some(max_bytes));
-    WebSocketStream::from_raw_socket(metered, Role::Server, Some(config)).await
+    let speaking = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
+    speaking.now_or_never().expect("there is no handshake to wait for")
 }
 
 async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {

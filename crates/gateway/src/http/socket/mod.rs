@@ -92,7 +92,7 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Fail
     let handover = request.extensions().get::<Handover>().cloned();
     let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
-    let headers = of_turns(std::mem::take(request.headers_mut()));
+    let headers = of_turns(request.headers());
     handover.leave(Agreed { upgrade, doors: doors.clone(), headers, project: doors.project() });
     Ok(accept)
 }
@@ -115,9 +115,10 @@ fn switching(accept: HeaderValue) -> Response {
     reply
 }
 
-/// The headers of the handshake that belong to each of its turns: not those about the socket itself.
-fn of_turns(mut headers: HeaderMap) -> HeaderMap {
-    for name in [
+/// The headers of the handshake that belong to each of its turns: not those about the socket itself. Copied, as they would
+/// keep the whole buffer that the handshake was read into.
+fn of_turns(headers: &HeaderMap) -> HeaderMap {
+    const OF_THE_SOCKET: [HeaderName; 7] = [
         header::SEC_WEBSOCKET_KEY,
         header::SEC_WEBSOCKET_VERSION,
         header::SEC_WEBSOCKET_EXTENSIONS,
@@ -125,14 +126,19 @@ fn of_turns(mut headers: HeaderMap) -> HeaderMap {
         header::CONNECTION,
         header::UPGRADE,
         header::AUTHORIZATION,
-    ] {
-        headers.remove(name);
+    ];
+    let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
+        OF_THE_SOCKET.contains(name)
+            || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
+    };
+    let mut copied = HeaderMap::new();
+    for (name, value) in headers.iter().filter(|(name, value)| !is_about_sockets(name, value)) {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            copied.append(name, value);
+        }
     }
-    let is_about_sockets = |beta: &HeaderValue| beta.as_bytes().starts_with(b"responses_websockets");
-    if headers.get(OPENAI_BETA).is_some_and(is_about_sockets) {
-        headers.remove(OPENAI_BETA);
-    }
-    headers
+    copied
 }
 
 // === impl Handover ===
@@ -159,6 +165,6 @@ impl Agreed {
         // Copied, as it would keep the whole buffer that the handshake was read into.
         let early = parts.read_buf.to_vec().into();
         let stream = parts.io.into_inner();
-        Connection::open(stream, early, doors, headers, project).await.run().await;
+        Connection::open(stream, early, doors, headers, project).run().await;
     }
 }
