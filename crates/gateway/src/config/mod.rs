@@ -17,6 +17,7 @@ mod log;
 mod oauth;
 mod routing;
 mod show;
+mod sockets;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState};
+pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState, UpstreamTransport};
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
@@ -40,6 +41,7 @@ pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
 pub use self::routing::{RoutingConfig, Strategy};
+pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
@@ -72,6 +74,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
+    pub sockets: SocketsConfig,
     pub log: LogConfig,
 }
 
@@ -119,6 +122,8 @@ struct Draft {
     timeouts: TimeoutsConfig,
     #[serde(default)]
     turns: TurnsConfig,
+    #[serde(default)]
+    sockets: SocketsConfig,
     #[serde(default)]
     log: LogConfig,
 }
@@ -191,6 +196,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
+            sockets: SocketsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -208,6 +214,7 @@ impl Draft {
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,
+            sockets: self.sockets,
             log: self.log,
         }
     }

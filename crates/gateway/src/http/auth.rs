@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, header};
+use http::{Extensions, HeaderMap, HeaderName, header};
 
 use super::Doors;
 use super::error::Refused;
@@ -14,7 +14,7 @@ use crate::keys::{Caller, Denied};
 use crate::turn::Failure;
 
 /// Where other clients than OpenAI's put their key.
-const OTHER_HEADERS: [HeaderName; 2] =
+pub const OTHER_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
 /// The address at the other end of a connection.
@@ -25,21 +25,26 @@ impl FromRequestParts<Doors> for Caller {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, Refused> {
-        let address = address(parts);
-        doors.keys.identify(presented(&parts.headers), address).map_err(|denied| {
-            if denied == Denied::NoValidKey {
-                tracing::info!(client.address = address.map(tracing::field::display), "no valid key");
-            }
-            let failure = Failure::from(denied);
+        identify(doors, &parts.headers, &parts.extensions).map_err(|failure| {
             doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
             failure.into()
         })
     }
 }
 
+/// Who calls, by what the head of a request brings.
+pub fn identify(doors: &Doors, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, Failure> {
+    let address = address(extensions);
+    let caller = doors.keys.identify(presented(headers), address);
+    if caller.as_ref().is_err_and(|denied| *denied == Denied::NoValidKey) {
+        tracing::info!(client.address = address.map(tracing::field::display), "no valid key");
+    }
+    Ok(caller?)
+}
+
 /// Where a request comes from; a proxy between counts as the client.
-pub fn address(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<Peer>().map(|peer| peer.0)
+pub fn address(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0)
 }
 
 /// The token that a request brings as `authorization: Bearer`.

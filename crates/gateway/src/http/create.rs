@@ -70,7 +70,7 @@ async fn serve(
             let turn = doors.turns.collect(incoming, presence);
             UntilFinished::new(turn, departure).await.map(render_collected)
         }
-        Transport::Sse => {
+        Transport::Sse | Transport::WebSocket => {
             let rest = departure.clone();
             let turn = doors.turns.stream(incoming, presence);
             let begun = async move { turn.await.map(|events| render_events(events, rest)) };
@@ -90,7 +90,7 @@ async fn read(
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
     let transport = if create.stream { Transport::Sse } else { Transport::Http };
-    Ok(Incoming { create, headers, caller, transport, body_permit: received.permit })
+    Ok(Incoming { create, headers, caller, transport, lane: None, body_permit: received.permit })
 }
 
 async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {

@@ -11,6 +11,7 @@ mod health;
 mod models;
 mod segment;
 pub mod server;
+pub mod socket;
 mod stall;
 mod stored;
 
@@ -24,6 +25,7 @@ use http::{Request, StatusCode};
 use tokio::sync::Semaphore;
 
 use self::error::Refused;
+use self::socket::SocketRules;
 use crate::keys::Keys;
 use crate::turn::{Failure, Turns};
 
@@ -32,6 +34,7 @@ use crate::turn::{Failure, Turns};
 pub struct Doors {
     pub turns: Arc<Turns>,
     pub body_limits: Arc<BodyLimits>,
+    pub sockets: Arc<SocketRules>,
     pub keys: Arc<Keys>,
 }
 
@@ -63,7 +66,7 @@ pub fn operations_router(doors: &Doors) -> Router {
 
 fn responses(prefix: &str) -> Router<Doors> {
     Router::new()
-        .route(&format!("{prefix}/responses"), post(create::create))
+        .route(&format!("{prefix}/responses"), post(create::create).get(socket::open))
         .route(&format!("{prefix}/responses/compact"), post(create::compact))
         .route(&format!("{prefix}/responses/input_tokens"), post(create::count_input))
         .route(&format!("{prefix}/responses/{{id}}"), get(stored::get).delete(stored::delete))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Simulator;
-use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Postgres, Reply, Setup, header};
+use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Postgres, Reply, Setup, Socket, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -241,6 +241,38 @@ async fn keys_outlive_a_restart() {
     let gateway = gateway.restart().await;
     is_refused(&gateway.client.create(plain()).await);
     gateway.client.with_secret(&secret).get(&format!("/v1/responses/{id}")).await.ok();
+}
+
+#[tokio::test]
+async fn a_socket_needs_a_key_and_does_not_outlive_it() {
+    let (upstream, gateway, operator, secret) = with_key().await;
+    let open = async |secret: &str| {
+        let headers = [header("authorization", &format!("Bearer {secret}")), header("x-api-key", "stays")];
+        Socket::connect(gateway.address(), "/v1/responses", &headers).await
+    };
+    let (status, body) = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap_err();
+    assert_eq!(status, 401);
+    assert_eq!(body, gateway.client.create(plain()).await.body, "in the same words");
+    assert_eq!(open("apn-wrong").await.unwrap_err().0, 401);
+    let other = operator.key(json!({"name": "other", "models": ["sim"]})).await;
+    let (mut socket, mut others) = (open(&secret).await.unwrap(), open(&other).await.unwrap());
+    let response = socket.created(plain()).await;
+    let sent = upstream.last_request().unwrap();
+    assert_eq!((sent.header("authorization"), sent.header("x-api-key")), (None, None));
+    let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+    gateway.client.with_secret(&secret).get(&path).await.ok();
+    let following = json!({"model": "sim", "input": "x", "previous_response_id": response["id"]});
+    let (status, code, _) = others.refused(following).await;
+    assert_eq!((status, code.as_str()), (400, "previous_response_not_found"));
+    let (status, code, param) = others.refused(json!({"model": "gpt-5", "input": "x"})).await;
+    assert_eq!((status, code.as_str(), param.as_deref()), (403, "model_not_allowed", Some("model")));
+    others.created(plain()).await;
+    operator.post("/api/keys/one/revoke").await;
+    let before = upstream.counts().requests;
+    let (status, code, _) = socket.refused(plain()).await;
+    assert_eq!((status, code.as_str()), (401, "invalid_api_key"));
+    others.created(plain()).await;
+    assert_eq!(upstream.counts().requests, before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

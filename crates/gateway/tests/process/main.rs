@@ -9,6 +9,7 @@ mod killing;
 mod logging;
 mod moving;
 mod reloading;
+mod sockets;
 mod stalling;
 
 use std::path::Path;

@@ -4,7 +4,7 @@ CREATE TABLE keys (
     name text COLLATE "C" NOT NULL UNIQUE,
     project text COLLATE "C" NOT NULL,
     -- SHA-256 of the secret, and the secret's first characters, by which people tell it.
-    hash bytea NOT NULL UNIQUE,
+    hash bytea NOT NULL,
     prefix text NOT NULL,
     -- Patterns of the models that it may use, a JSON array; empty for any.
     models text NOT NULL,

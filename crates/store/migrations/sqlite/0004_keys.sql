@@ -4,7 +4,7 @@ CREATE TABLE keys (
     name TEXT NOT NULL UNIQUE,
     project TEXT NOT NULL,
     -- SHA-256 of the secret, and the secret's first characters, by which people tell it.
-    hash BLOB NOT NULL UNIQUE,
+    hash BLOB NOT NULL,
     prefix TEXT NOT NULL,
     -- Patterns of the models that it may use, a JSON array; empty for any.
     models TEXT NOT NULL,

@@ -65,7 +65,7 @@ impl FromRequestParts<Doors> for Operator {
         if is_token {
             return Ok(Self);
         }
-        doors.keys.count_failure(address(parts)).map_err(Failure::from)?;
+        doors.keys.count_failure(address(&parts.extensions)).map_err(Failure::from)?;
         Err(Failure::NotAnOperator.into())
     }
 }
