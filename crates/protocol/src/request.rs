@@ -227,6 +227,12 @@ impl CreateRequest {
         })
     }
 
+    /// A member as the client wrote it, unless it is null.
+    pub fn member(&self, name: &str) -> Option<&[u8]> {
+        let (_, member) = self.members.iter().rfind(|(_, member)| member.is(&self.body, name))?;
+        Some(&self.body[member.value.clone()]).filter(|value| *value != b"null")
+    }
+
     fn value(&self, field: Field) -> Option<&[u8]> {
         let (_, member) = self.members.iter().find(|(f, _)| *f == field)?;
         Some(&self.body[member.value.clone()])

@@ -237,6 +237,11 @@ impl Turn {
         Ok(turn.room.is_some().then(|| Arc::new(turn)))
     }
 
+    /// Whether it is in the store, and not only remembered.
+    pub fn is_stored(&self) -> bool {
+        self.room.is_none()
+    }
+
     /// From the parent to the root.
     pub fn ancestors(&self) -> impl Iterator<Item = &Arc<Self>> {
         std::iter::successors(self.parent.as_ref(), |turn| turn.parent.as_ref())

@@ -168,7 +168,7 @@ impl<D: Database + ?Sized> Counters for D {
         let mut is_changed = false;
         for statement in [PURGE_COUNTERS, PURGE_RESERVATIONS] {
             let arguments = vec![number(before.unix_ms()), number(i64::from(max_rows))];
-            is_changed |= self.execute(Statement { text: statement, arguments }).await?;
+            is_changed |= self.execute(Statement::new(statement, arguments)).await?;
         }
         Ok(is_changed)
     }

@@ -257,7 +257,7 @@ impl<D: Database + ?Sized> Usage for D {
         };
         let start = floor(row, HOUR_MS);
         let end = start + HOUR_MS;
-        self.execute(Statement { text: SUM_UP, arguments: vec![number(start), number(end)] }).await?;
+        self.execute(Statement::new(SUM_UP, vec![number(start), number(end)])).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
     }
 
@@ -276,7 +276,7 @@ impl<D: Database + ?Sized> Usage for D {
         for (part, before) in [(HOURS, hours_before), (DAYS, days_before)] {
             let Some(before) = before else { continue };
             let arguments = vec![number(part), number(before.unix_ms()), number(i64::from(max_rows))];
-            is_changed |= self.execute(Statement { text: PURGE, arguments }).await?;
+            is_changed |= self.execute(Statement::new(PURGE, arguments)).await?;
         }
         Ok(is_changed)
     }

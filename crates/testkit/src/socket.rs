@@ -8,11 +8,14 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Error;
 pub use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 /// No test waits longer for a message.
@@ -89,22 +92,52 @@ impl Socket {
         self.stream.send(message).await.expect("it is open");
     }
 
+    /// Sends bytes that need not be a frame.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).await.expect("it is open");
+    }
+
+    /// Sends a text message in frames of so many bytes, with a ping after the first.
+    pub async fn send_fragments(&mut self, text: &[u8], piece: usize) {
+        let mut pieces = text.chunks(piece).enumerate().peekable();
+        while let Some((n, piece)) = pieces.next() {
+            let kind = if n == 0 { Data::Text } else { Data::Continue };
+            let frame = Frame::message(piece.to_vec(), OpCode::Data(kind), pieces.peek().is_none());
+            self.send_message(Message::Frame(frame)).await;
+            if n == 0 {
+                self.send_message(Message::Ping(Bytes::new())).await;
+            }
+        }
+    }
+
+    /// Sends the same piece so many times, without ever saying that the message is over.
+    pub async fn send_unfinished(&mut self, piece: &[u8], times: usize) {
+        for n in 0..times {
+            let kind = if n == 0 { Data::Text } else { Data::Continue };
+            let frame = Frame::message(piece.to_vec(), OpCode::Data(kind), false);
+            self.send_message(Message::Frame(frame)).await;
+        }
+    }
+
+    /// What comes next, whatever it is; `None` at the end.
+    pub async fn message(&mut self) -> Option<Message> {
+        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+        next.expect("something comes in time").and_then(Result::ok)
+    }
+
     /// What comes next, pings and pongs apart.
     pub async fn next(&mut self) -> Came {
-        let next = async {
-            loop {
-                match self.stream.next().await {
-                    Some(Ok(Message::Text(text))) => return Came::Frame(text.into()),
-                    Some(Ok(Message::Close(Some(close)))) => {
-                        return Came::Closed(close.code.into(), close.reason.to_string());
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(other)) => panic!("it sent {other:?}"),
-                    Some(Err(_)) | None => return Came::Gone,
+        loop {
+            match self.message().await {
+                Some(Message::Text(text)) => return Came::Frame(text.into()),
+                Some(Message::Close(Some(close))) => {
+                    return Came::Closed(close.code.into(), close.reason.to_string());
                 }
+                Some(Message::Ping(_) | Message::Pong(_) | Message::Close(None)) => {}
+                Some(other) => panic!("it sent {other:?}"),
+                None => return Came::Gone,
             }
-        };
-        tokio::time::timeout(PATIENCE, next).await.expect("something comes in time")
+        }
     }
 
     /// The next frame, as JSON.

@@ -96,7 +96,7 @@ impl Turn {
             status: finished.status,
             account,
             boundary,
-            upstream_id: finished.upstream_id.clone().filter(|_| self.create.store),
+            upstream_id: finished.upstream_id.clone(),
             model: self.create.model.clone(),
             expires_at: self.turns.rules.retention.map(|retention| self.started_at.plus(retention)),
             input: resolved.input,

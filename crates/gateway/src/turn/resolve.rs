@@ -49,6 +49,7 @@ pub enum Reasoning {
 impl Turn {
     /// Loads what the request names, and holds it against the limits.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
+        self.check_key()?;
         if let Some(id) = &self.create.conversation {
             return Err(Failure::ConversationNotFound(id.clone()));
         }
@@ -96,7 +97,9 @@ impl Turn {
                 size: parent.depth as usize,
             }),
             Some(parent) => Ok(parent),
-            None if self.turns.running.contains(id) => Err(Failure::PreviousNotCompleted(name)),
+            None if self.turns.running.contains(&self.project, id) => {
+                Err(Failure::PreviousNotCompleted(name))
+            }
             None => Err(Failure::PreviousNotFound(name)),
         }
     }
@@ -190,9 +193,10 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The id of the parent for an upstream that keeps responses.
+    /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        self.upstream_parent(account).filter(|_| account.is_native)
+        let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native && parent.is_stored());
+        self.upstream_parent(account).filter(|_| is_kept)
     }
 
     /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.

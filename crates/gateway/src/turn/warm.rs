@@ -9,9 +9,22 @@ use antiphon_store::Status;
 use bytes::Bytes;
 
 use super::record::Finished;
+use super::resolve::Resolved;
 use super::{EventStream, Failure, Incoming, Presence, Turn, Turns};
 
-const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
+const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
+
+/// Members of the request that a response shows.
+const SHOWN: [&str; 8] = [
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_p",
+];
 
 impl Turns {
     /// Answers at once with a response that has no output and can be continued.
@@ -33,7 +46,7 @@ impl Turns {
 impl Turn {
     async fn warm_up(&mut self) -> Result<EventStream, Failure> {
         let resolved = self.resolve().await?;
-        let started = self.owned(&resolved).skeleton(&self.create.model, self.started_at.unix_seconds());
+        let started = self.begun(&resolved).map_err(|_| Failure::Internal)?;
         let response = self.without_output(&started).map_err(|_| Failure::Internal)?;
         let frames =
             [self.event("response.created", 0, &started), self.event("response.completed", 1, &response)];
@@ -47,6 +60,15 @@ impl Turn {
         self.ledger.end(&finished, frames.iter().map(Bytes::len).sum());
         self.record(finished, resolved, None).await?;
         Ok(EventStream::of_frames(frames))
+    }
+
+    fn begun(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
+        let skeleton = self.owned(resolved).skeleton(&self.create.model, self.started_at.unix_seconds());
+        let asked = SHOWN.iter().filter_map(|name| Some((*name, self.create.member(name)?)));
+        let set: Vec<_> = asked.map(|(name, value)| Set { name, value, add: true }).collect();
+        let mut out = Vec::with_capacity(skeleton.len());
+        set_members(&skeleton, &set, &mut out)?;
+        Ok(out)
     }
 
     fn without_output(&self, started: &[u8]) -> Result<Vec<u8>, Malformed> {

@@ -3,19 +3,26 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod administering;
+mod auditing;
+mod auth;
 mod bodies;
 mod boundaries;
 mod chains;
 mod compacting;
 mod connections;
 mod creating;
+mod doors;
 mod failing;
 mod failover;
+mod isolation;
+mod keys;
 mod leaving;
 mod operating;
 mod reading;
+mod recorded;
 mod replaying;
 mod replicas;
+mod socket_faults;
 mod sockets;
 mod stalling;
 mod states;

@@ -4,10 +4,12 @@
 
 mod clients;
 mod command;
+mod keys;
 mod killing;
 mod logging;
 mod moving;
 mod reloading;
+mod sockets;
 mod stalling;
 mod usage;
 

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::id::ProjectId;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
+use futures_util::{FutureExt, Sink, Stream};
 use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +28,7 @@ use super::refusal;
 use super::running::{Running, refused_unread};
 use crate::http::Doors;
 use crate::http::stall::StallGuard;
+use crate::keys::Caller;
 use crate::metrics::Metrics;
 use crate::turn::{Failure, Lane, Memory};
 
@@ -49,7 +49,7 @@ pub struct Connection {
     socket: Socket,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
     memory: Arc<Memory>,
     lanes: Lanes,
     running: Vec<Running>,
@@ -82,17 +82,17 @@ enum Step {
 }
 
 impl Connection {
-    pub async fn open(
+    pub fn open(
         stream: StallGuard<TcpStream>,
         early: Bytes,
         doors: Doors,
         headers: HeaderMap,
-        project: ProjectId,
+        caller: Caller,
     ) -> Self {
         let metrics = &doors.turns.metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
         Self {
-            socket: speak(metered, doors.body_limits.max_bytes).await,
+            socket: speak(metered, doors.body_limits.max_bytes),
             memory: Memory::new(Arc::clone(&doors.sockets.memory)),
             lanes: Lanes::new(Arc::clone(metrics)),
             running: Vec::new(),
@@ -106,7 +106,7 @@ impl Connection {
             tally: Tally::begin(Arc::clone(metrics)),
             doors,
             headers,
-            project,
+            caller,
         }
     }
 
@@ -117,7 +117,7 @@ impl Connection {
                 Step::Over(ending) => break ending,
                 Step::Shrink => {
                     self.is_bloated = false;
-                    self.socket = speak(self.socket.into_inner(), self.doors.body_limits.max_bytes).await;
+                    self.socket = speak(self.socket.into_inner(), self.doors.body_limits.max_bytes);
                 }
             }
         };
@@ -285,8 +285,18 @@ impl Connection {
         let mut has_begun = false;
         while let Some(asked) = self.lanes.next() {
             let stream_id = asked.frame.stream_id.clone();
+            // A socket may outlive the key that has opened it.
+            match self.doors.keys.renew(&self.caller) {
+                Ok(caller) => self.caller = caller,
+                Err(denied) => {
+                    self.refuse(&denied.into(), stream_id.as_ref());
+                    self.lanes.release(&stream_id);
+                    has_begun = true;
+                    continue;
+                }
+            }
             let lane = Lane { stream_id, memory: Arc::clone(&self.memory) };
-            self.running.push(Running::begin(&self.doors, &self.headers, &self.project, lane, asked));
+            self.running.push(Running::begin(&self.doors, &self.headers, &self.caller, lane, asked));
             self.tally.turns += 1;
             has_begun = true;
         }
@@ -295,13 +305,14 @@ impl Connection {
 }
 
 /// The WebSocket over a connection on which nothing is half read or half written.
-async fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
+fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(max_bytes))
         .max_frame_size(Some(max_bytes));
-    WebSocketStream::from_raw_socket(metered, Role::Server, Some(config)).await
+    let speaking = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
+    speaking.now_or_never().expect("there is no handshake to wait for")
 }
 
 async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {

@@ -15,7 +15,6 @@ mod running;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use antiphon_protocol::id::ProjectId;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -28,9 +27,11 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
+use super::auth::{OTHER_HEADERS, identify};
 use super::error::Refused;
 use super::stall::StallGuard;
 use super::{Doors, wrong_method};
+use crate::keys::Caller;
 use crate::turn::Failure;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -54,7 +55,7 @@ pub struct Agreed {
     upgrade: OnUpgrade,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
 }
 
 pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Response {
@@ -80,6 +81,7 @@ pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Res
 
 /// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
 fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Failure> {
+    let caller = identify(doors, request.headers(), request.extensions())?;
     if !doors.sockets.is_enabled {
         return Err(Failure::SocketsOff);
     }
@@ -92,8 +94,8 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Fail
     let handover = request.extensions().get::<Handover>().cloned();
     let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
-    let headers = of_turns(std::mem::take(request.headers_mut()));
-    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, project: doors.project() });
+    let headers = of_turns(request.headers());
+    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, caller });
     Ok(accept)
 }
 
@@ -115,9 +117,10 @@ fn switching(accept: HeaderValue) -> Response {
     reply
 }
 
-/// The headers of the handshake that belong to each of its turns: not those about the socket itself.
-fn of_turns(mut headers: HeaderMap) -> HeaderMap {
-    for name in [
+/// The headers of the handshake that belong to each of its turns: not those about the socket itself. Copied, as they would
+/// keep the whole buffer that the handshake was read into.
+fn of_turns(headers: &HeaderMap) -> HeaderMap {
+    const OF_THE_SOCKET: [HeaderName; 7] = [
         header::SEC_WEBSOCKET_KEY,
         header::SEC_WEBSOCKET_VERSION,
         header::SEC_WEBSOCKET_EXTENSIONS,
@@ -125,14 +128,20 @@ fn of_turns(mut headers: HeaderMap) -> HeaderMap {
         header::CONNECTION,
         header::UPGRADE,
         header::AUTHORIZATION,
-    ] {
-        headers.remove(name);
+    ];
+    let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
+        OF_THE_SOCKET.contains(name)
+            || OTHER_HEADERS.contains(name)
+            || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
+    };
+    let mut copied = HeaderMap::new();
+    for (name, value) in headers.iter().filter(|(name, value)| !is_about_sockets(name, value)) {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            copied.append(name, value);
+        }
     }
-    let is_about_sockets = |beta: &HeaderValue| beta.as_bytes().starts_with(b"responses_websockets");
-    if headers.get(OPENAI_BETA).is_some_and(is_about_sockets) {
-        headers.remove(OPENAI_BETA);
-    }
-    headers
+    copied
 }
 
 // === impl Handover ===
@@ -153,12 +162,12 @@ impl Handover {
 impl Agreed {
     /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
     pub async fn serve(self) {
-        let Self { upgrade, doors, headers, project } = self;
+        let Self { upgrade, doors, headers, caller } = self;
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = downcast::<TokioIo<StallGuard<TcpStream>>>(upgraded) else { return };
         // Copied, as it would keep the whole buffer that the handshake was read into.
         let early = parts.read_buf.to_vec().into();
         let stream = parts.io.into_inner();
-        Connection::open(stream, early, doors, headers, project).await.run().await;
+        Connection::open(stream, early, doors, headers, caller).run().await;
     }
 }
