@@ -3,39 +3,54 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::turn::{Failure, seconds};
+use crate::turn::{Failure, Rejected, seconds};
 
 /// A failure as an HTTP reply.
 #[derive(Debug)]
-pub struct Refused(pub Failure);
+pub struct Refused(Rejected);
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self(failure)
+        Self(Rejected { failure, rates: None })
+    }
+}
+
+impl From<Rejected> for Refused {
+    fn from(rejected: Rejected) -> Self {
+        Self(rejected)
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        if let Failure::Refused(refusal) = self.0 {
-            let mut reply = (refusal.status, refusal.body).into_response();
-            // The upstream's own content type, not the one that bytes have by default.
-            reply.headers_mut().remove(header::CONTENT_TYPE);
-            reply.headers_mut().extend(refusal.headers);
-            return reply;
-        }
-        let body = self.0.api_error().envelope();
-        let mut reply = (self.0.status(), body).into_response();
-        let headers = reply.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(after) = self.0.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
-        }
-        if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
-            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let Rejected { failure, rates } = self.0;
+        let mut reply = of_failure(failure);
+        if let Some(rates) = rates {
+            rates.replace(reply.headers_mut());
         }
         reply
     }
+}
+
+fn of_failure(failure: Failure) -> Response {
+    if let Failure::Refused(refusal) = failure {
+        let mut reply = (refusal.status, refusal.body).into_response();
+        // The upstream's own content type, not the one that bytes have by default.
+        reply.headers_mut().remove(header::CONTENT_TYPE);
+        reply.headers_mut().extend(refusal.headers);
+        return reply;
+    }
+    let body = failure.api_error().envelope();
+    let mut reply = (failure.status(), body).into_response();
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(after) = failure.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
+    }
+    if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
 }
 
 #[cfg(test)]
@@ -156,7 +171,7 @@ mod tests {
                 (status, kind, code, param),
                 "{failure:?}"
             );
-            let reply = Refused(failure).into_response();
+            let reply = Refused::from(failure).into_response();
             assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
             let after = reply.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap());
             let expected = match status {

@@ -124,7 +124,7 @@ impl Turn {
             response,
             items,
             log: self.ledger.row(),
-            settlement: None,
+            settlement: self.ledger.settlement(),
         })
     }
 }

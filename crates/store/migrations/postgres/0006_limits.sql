@@ -1,7 +1,7 @@
 -- What was used of each limit, and what turns hold of it while they run. Written twice a turn: room on its pages keeps new
 -- versions of a row beside the old ones.
 CREATE TABLE counters (
-    -- Of whom: `key:…` or `project:…`.
+    -- Of whom: `key_…`, the id of a key, or `project:…`.
     scope text COLLATE "C" NOT NULL,
     rule text COLLATE "C" NOT NULL,
     -- UTC milliseconds; both are 0 for a limit that has no window.

@@ -1,6 +1,6 @@
 -- What was used of each limit, and what turns hold of it while they run.
 CREATE TABLE counters (
-    -- Of whom: `key:…` or `project:…`.
+    -- Of whom: `key_…`, the id of a key, or `project:…`.
     scope TEXT NOT NULL,
     rule TEXT NOT NULL,
     -- UTC milliseconds; both are 0 for a limit that has no window.
