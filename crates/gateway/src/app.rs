@@ -14,6 +14,7 @@ use crate::config::{Config, OnDisconnect};
 use crate::credential::Credentials;
 use crate::credential::seal::Sealer;
 use crate::http::server::Server;
+use crate::http::socket::SocketRules;
 use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ use crate::pool::{Account, AccountError, Pool};
 use crate::prices::Prices;
 use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
+use crate::upstream::socket::Handshake;
 use crate::upstream::{Clients, Upstream};
 use crate::usage::keep_usage;
 use crate::workers::Workers;
@@ -95,7 +97,14 @@ impl App {
             read_timeout: config.timeouts.body_read,
             memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
         };
-        let doors = Doors { turns: Arc::clone(&turns), body_limits: Arc::new(body_limits) };
+        let sockets = SocketRules {
+            is_enabled: config.sockets.enabled,
+            max_age: config.sockets.max_age,
+            ping_interval: config.sockets.ping_interval,
+            memory: Arc::new(Semaphore::new(config.sockets.memory / 1024)),
+        };
+        let (body_limits, sockets) = (Arc::new(body_limits), Arc::new(sockets));
+        let doors = Doors { turns: Arc::clone(&turns), body_limits, sockets };
         Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config, reload: None })
     }
 
@@ -170,8 +179,15 @@ pub fn upstream(
 ) -> Upstream {
     let clients = Clients::new(config.timeouts.connect);
     let sealer = Sealer::new(config.store.key_file().unwrap_or_default());
-    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks));
-    Upstream::new(clients, Arc::new(credentials))
+    let handshake = Handshake::new(
+        clients.http1_connector(),
+        config.timeouts.connect,
+        config.limits.max_body,
+        Arc::clone(&metrics),
+    );
+    let reaching = (clients.clone(), config.timeouts.connect);
+    let credentials = Credentials::new(store, sealer, reaching, (clock, metrics, tasks.clone()));
+    Upstream::new(clients, Arc::new(credentials), handshake, tasks)
 }
 
 fn rules(config: &Config) -> Rules {

@@ -1,5 +1,7 @@
 //! The list of metrics. A registry is a value, so that tests in parallel do not share one.
 
+mod sockets;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::sockets::SocketMeters;
 use crate::pool::{AccountView, Pool};
 use crate::telemetry;
 use crate::turn::{Reasoning, Transport};
@@ -65,6 +68,18 @@ pub struct TokenLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SocketTurnLabels {
+    account: String,
+    socket: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FallbackLabels {
+    account: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefreshLabels {
     account: String,
     outcome: &'static str,
@@ -80,12 +95,17 @@ pub struct AccountMeters {
     pub first_event: Histogram,
 }
 
+/// Counts in a gauge until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     pub turns_in_flight: Gauge,
     pub connections: Gauge,
+    pub sockets: SocketMeters,
     log_rows_lost: Counter,
     pub purged_responses: Counter,
     turns: Family<TurnLabels, Counter>,
@@ -102,6 +122,9 @@ pub struct Metrics {
     reasoning: [Counter; 3],
     reloads: Family<ReloadLabels, Counter>,
     token_refreshes: Family<RefreshLabels, Counter>,
+    upstream_sockets: Gauge,
+    upstream_socket_turns: Family<SocketTurnLabels, Counter>,
+    upstream_socket_fallbacks: Family<FallbackLabels, Counter>,
     queued: Gauge,
     account_in_flight: Family<AccountLabels, Gauge>,
     account_state: Family<StateLabels, Gauge>,
@@ -116,6 +139,7 @@ impl Metrics {
             registry: Registry::with_prefix("antiphon"),
             turns_in_flight: Gauge::default(),
             connections: Gauge::default(),
+            sockets: SocketMeters::default(),
             log_rows_lost: Counter::default(),
             purged_responses: Counter::default(),
             turns: Family::default(),
@@ -132,6 +156,9 @@ impl Metrics {
             reasoning: Default::default(),
             reloads: Family::default(),
             token_refreshes: Family::default(),
+            upstream_sockets: Gauge::default(),
+            upstream_socket_turns: Family::default(),
+            upstream_socket_fallbacks: Family::default(),
             queued: Gauge::default(),
             account_in_flight: Family::default(),
             account_state: Family::default(),
@@ -189,6 +216,7 @@ impl Metrics {
         );
         registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
         registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
+        self.sockets.register(registry);
         self.register_usage();
         self.register_accounts();
     }
@@ -230,6 +258,21 @@ impl Metrics {
             "Refreshes of accounts' access tokens: refreshed, shared (by another replica), refused or failed",
             self.token_refreshes.clone(),
         );
+        registry.register(
+            "upstream_sockets",
+            "Open sockets to upstreams, idle ones too",
+            self.upstream_sockets.clone(),
+        );
+        registry.register(
+            "upstream_socket_turns",
+            "Turns that were sent over a socket, which was opened for them or reused",
+            self.upstream_socket_turns.clone(),
+        );
+        registry.register(
+            "upstream_socket_fallbacks",
+            "Turns that did not stay on the socket they were meant for, by reason",
+            self.upstream_socket_fallbacks.clone(),
+        );
         registry.register("turns_queued", "Turns that wait for an account", self.queued.clone());
         registry.register("account_in_flight", "Turns that hold an account", self.account_in_flight.clone());
         registry.register(
@@ -266,6 +309,20 @@ impl Metrics {
 
     pub fn token_refreshed(&self, account: &str, outcome: &'static str) {
         self.token_refreshes.get_or_create(&RefreshLabels { account: account.to_owned(), outcome }).inc();
+    }
+
+    pub fn upstream_socket_opened(&self) -> Counted {
+        Counted::new(&self.upstream_sockets)
+    }
+
+    pub fn turn_on_socket(&self, account: &str, socket: &'static str) {
+        let labels = SocketTurnLabels { account: account.to_owned(), socket };
+        self.upstream_socket_turns.get_or_create(&labels).inc();
+    }
+
+    pub fn fell_back(&self, account: &str, reason: &'static str) {
+        let labels = FallbackLabels { account: account.to_owned(), reason };
+        self.upstream_socket_fallbacks.get_or_create(&labels).inc();
     }
 
     pub fn attempt_ended(&self, account: &str, outcome: &'static str) {
@@ -361,6 +418,21 @@ impl Metrics {
                 self.account_state.get_or_create(&labels).set(i64::from(state == is_in));
             }
         }
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -66,6 +66,13 @@ impl ApiError {
         out
     }
 
+    /// The error object alone.
+    pub fn object(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.message.len());
+        self.write_object(&mut out);
+        out
+    }
+
     fn write_object(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"message":"#);
         json::write_string(out, &self.message);

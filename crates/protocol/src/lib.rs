@@ -11,5 +11,6 @@ pub mod json;
 pub mod replay;
 pub mod request;
 pub mod response;
+pub mod socket;
 pub mod sse;
 pub mod usage;

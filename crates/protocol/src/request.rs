@@ -1,5 +1,7 @@
 //! A create request: the few members that the gateway acts on, and the rest as it came.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::error::{ApiError, ErrorKind};
@@ -42,6 +44,10 @@ pub struct CreateRequest {
     pub conversation: Option<String>,
     pub store: bool,
     pub stream: bool,
+    /// Whether the model is to respond; a frame on a WebSocket may only put the context in place.
+    pub generate: bool,
+    /// Whether this came as a frame, so that the upstream streams whatever it says.
+    is_frame: bool,
     body: Bytes,
     members: Vec<(Field, Member)>,
 }
@@ -66,7 +72,7 @@ pub struct InputScan {
 
 /// The members that are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(crate) enum Field {
     Model,
     Input,
     PreviousResponseId,
@@ -77,12 +83,17 @@ enum Field {
     Include,
     Metadata,
     PromptCacheKey,
-    /// Only means something on a WebSocket: `generate`, `stream_id`.
-    SocketOnly,
+    /// Only means something on a WebSocket.
+    Generate,
+    /// Only means something on a WebSocket.
+    StreamId,
+    ClientMetadata,
+    /// The `type` of a frame; over HTTP it is a member like others.
+    Type,
     Other,
 }
 
-const FIELDS: [(&str, Field); 12] = [
+const FIELDS: [(&str, Field); 14] = [
     ("model", Field::Model),
     ("input", Field::Input),
     ("previous_response_id", Field::PreviousResponseId),
@@ -93,8 +104,10 @@ const FIELDS: [(&str, Field); 12] = [
     ("include", Field::Include),
     ("metadata", Field::Metadata),
     ("prompt_cache_key", Field::PromptCacheKey),
-    ("generate", Field::SocketOnly),
-    ("stream_id", Field::SocketOnly),
+    ("generate", Field::Generate),
+    ("stream_id", Field::StreamId),
+    ("client_metadata", Field::ClientMetadata),
+    ("type", Field::Type),
 ];
 
 // === impl CreateRequest ===
@@ -102,7 +115,30 @@ const FIELDS: [(&str, Field); 12] = [
 impl CreateRequest {
     /// Reads a request's body, decompressed.
     pub fn parse(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
-        let members = known_members(Object::parse(&body).map_err(|error| not_an_object(&body, &error))?);
+        let members = known_members(parse_object(&body)?);
+        Self::of_members(operation, body, members)
+    }
+
+    /// From a frame of a WebSocket, which is an object that has been parsed: it streams in any case.
+    pub(crate) fn of_frame(body: Bytes, members: Vec<(Field, Member)>) -> Result<Self, ApiError> {
+        let framing = |field: &Field| matches!(field, Field::Stream | Field::StreamId | Field::Type);
+        let members = members.into_iter().filter(|(field, _)| !framing(field)).collect();
+        let mut request = Self::of_members(Operation::Create, body, members)?;
+        request.stream = true;
+        request.is_frame = true;
+        request.generate = match request.value(Field::Generate).unwrap_or_default() {
+            b"" | b"null" | b"true" => true,
+            b"false" => false,
+            other => return Err(wrong_type("generate", "a boolean", other)),
+        };
+        Ok(request)
+    }
+
+    fn of_members(
+        operation: Operation,
+        body: Bytes,
+        members: Vec<(Field, Member)>,
+    ) -> Result<Self, ApiError> {
         let value = |field| {
             let (_, member) = members.iter().find(|(f, _)| *f == field)?;
             Some(&body[member.value.clone()]).filter(|value| *value != b"null")
@@ -157,7 +193,19 @@ impl CreateRequest {
         }
         let store = flag(Field::Store, "store", true)? && creates;
         let stream = flag(Field::Stream, "stream", false)? && creates;
-        Ok(Self { operation, model, input, previous_response_id, conversation, store, stream, body, members })
+        Ok(Self {
+            operation,
+            model,
+            input,
+            previous_response_id,
+            conversation,
+            store,
+            stream,
+            generate: true,
+            is_frame: false,
+            body,
+            members,
+        })
     }
 
     /// Whether there is an input, be it an empty one.
@@ -170,19 +218,39 @@ impl CreateRequest {
         json::string(self.value(Field::PromptCacheKey)?).map(Into::into)
     }
 
+    /// What a client says of itself and its turn; where there are no headers, this stands for them.
+    pub fn client_metadata(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        let object = self.value(Field::ClientMetadata).filter(|value| value.first() == Some(&b'{'));
+        let object = object.unwrap_or(b"{}");
+        json::members(object).map_while(Result::ok).filter_map(|member| {
+            Some((json::string(&object[member.key])?, json::string(&object[member.value])?))
+        })
+    }
+
+    /// A member as the client wrote it, unless it is null.
+    pub fn member(&self, name: &str) -> Option<&[u8]> {
+        let (_, member) = self.members.iter().rfind(|(_, member)| member.is(&self.body, name))?;
+        Some(&self.body[member.value.clone()]).filter(|value| *value != b"null")
+    }
+
     fn value(&self, field: Field) -> Option<&[u8]> {
         let (_, member) = self.members.iter().find(|(f, _)| *f == field)?;
         Some(&self.body[member.value.clone()])
     }
 }
 
+/// Takes a body apart.
+pub(crate) fn parse_object(body: &[u8]) -> Result<Object<'_>, ApiError> {
+    Object::parse(body).map_err(|error| not_an_object(body, &error))
+}
+
 /// The members of the body, each known one at most once.
-fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
+pub(crate) fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
     let mut members: Vec<(Field, Member)> = Vec::with_capacity(object.members.len());
     for member in object.members {
         let field = FIELDS.iter().find(|(name, _)| member.is(object.text, name));
         let field = field.map_or(Field::Other, |(_, field)| *field);
-        if !matches!(field, Field::Other | Field::SocketOnly) {
+        if field != Field::Other {
             members.retain(|(earlier, _)| *earlier != field);
         }
         members.push((field, member));
@@ -246,7 +314,7 @@ pub fn item_ids(items: &[u8], first: u32) -> Vec<(ItemId, u32)> {
 
 // === errors ===
 
-fn invalid(code: &'static str, param: Option<&str>, message: String) -> ApiError {
+pub(crate) fn invalid(code: &'static str, param: Option<&str>, message: String) -> ApiError {
     ApiError {
         kind: ErrorKind::InvalidRequest,
         code: Some(code.into()),
@@ -267,11 +335,11 @@ fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
     invalid_json(&format!("{error}."))
 }
 
-fn missing(name: &str) -> ApiError {
+pub(crate) fn missing(name: &str) -> ApiError {
     invalid("missing_required_parameter", Some(name), format!("Missing required parameter: '{name}'."))
 }
 
-fn wrong_type(name: &str, expected: &str, value: &[u8]) -> ApiError {
+pub(crate) fn wrong_type(name: &str, expected: &str, value: &[u8]) -> ApiError {
     let got = json::kind(value);
     let message = format!("Invalid type for '{name}': expected {expected}, but got {got} instead.");
     invalid("invalid_type", Some(name), message)

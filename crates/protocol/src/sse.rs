@@ -90,6 +90,17 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// The event's data by itself; shared with what came if it stands in one line.
+    pub fn shared_data(&self) -> Option<Bytes> {
+        match &self.data {
+            Data::Absent => None,
+            Data::Line(range) => Some(self.raw.slice(range.clone())),
+            Data::Lines(joined) => Some(Bytes::copy_from_slice(joined)),
+        }
+    }
+}
+
 impl Data {
     fn with(self, raw: &[u8], line: Range<usize>) -> Self {
         let mut joined = match self {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::replay::Segment;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
 pub use self::cache::CacheStats;
@@ -32,6 +33,8 @@ pub struct Turn {
     pub parent: Option<Arc<Turn>>,
     /// Where this is found and counted while it lives.
     place: Option<cache::Place>,
+    /// The memory that it is entitled to, if it is in no store.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The store, with a cache of chains in front of it.
@@ -216,12 +219,27 @@ impl Turn {
             segment,
             parent,
             place: None,
+            room: None,
         })
     }
 
-    /// A turn that is in no store, for those who remember chains by themselves.
-    pub fn unstored(stored: &StoredTurn, parent: Option<Arc<Self>>) -> Result<Arc<Self>, StoreError> {
-        Self::new(stored, parent).map(Arc::new)
+    /// A turn that is in no store, for those who remember chains by themselves. It takes its memory from this room, a permit
+    /// a KiB; if there is none left, it is not remembered.
+    pub fn unstored(
+        stored: &StoredTurn,
+        parent: Option<Arc<Self>>,
+        room: &Arc<Semaphore>,
+    ) -> Result<Option<Arc<Self>>, StoreError> {
+        let mut turn = Self::new(stored, parent)?;
+        turn.expires_at = None;
+        let kib = u32::try_from(turn.size_bytes().div_ceil(1024)).unwrap_or(u32::MAX);
+        turn.room = Arc::clone(room).try_acquire_many_owned(kib).ok();
+        Ok(turn.room.is_some().then(|| Arc::new(turn)))
+    }
+
+    /// Whether it is in the store, and not only remembered.
+    pub fn is_stored(&self) -> bool {
+        self.room.is_none()
     }
 
     /// From the parent to the root.

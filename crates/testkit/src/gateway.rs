@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock, Postgres};
+use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -177,6 +177,11 @@ impl Gateway {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A WebSocket to it.
+    pub async fn socket(&self) -> Socket {
+        Socket::connect(self.address, "/v1/responses", &[]).await.expect("an upgrade")
     }
 
     /// Stops as on SIGTERM, and waits until everything is on disk.

@@ -9,6 +9,7 @@ mod flood;
 mod gateway;
 mod postgres;
 mod process;
+mod socket;
 
 pub use self::authorization::AuthorizationServer;
 pub use self::client::{Client, Event, Events, Reply, header};
@@ -18,3 +19,4 @@ pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
+pub use self::socket::{Came, Message, Socket};

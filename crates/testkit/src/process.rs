@@ -43,10 +43,19 @@ impl Process {
 
     /// The most memory that it has held so far.
     pub fn peak_memory_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory that it holds now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
         let status = std::fs::read_to_string(status).expect("Linux tells");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
-        peak.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
+        let figure = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+        figure.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
     }
 
     /// Changes the file that the process was started with, to what another setup of the same folder says.

@@ -54,6 +54,9 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
 
+    /// How turns get to its upstream. Default: http.
+    pub transport: UpstreamTransport,
+
     /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
     pub stream_only: bool,
 
@@ -86,6 +89,18 @@ pub enum UpstreamState {
 words!(UpstreamState { Replay => "replay", Native => "native" });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamTransport {
+    #[default]
+    Http,
+    /// Over WebSockets alone.
+    WebSocket,
+    /// Over WebSockets, and over HTTP where there is none.
+    Auto,
+}
+
+words!(UpstreamTransport { Http => "http", WebSocket => "websocket", Auto => "auto" });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplayIds {
     /// They name things in a store that the upstream does not have, so they are left out.
     #[default]
@@ -108,6 +123,7 @@ pub(super) struct AccountDraft {
     aliases: BTreeMap<String, String>,
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
+    transport: UpstreamTransport,
     stream_only: bool,
     state: UpstreamState,
     replay_ids: ReplayIds,
@@ -196,6 +212,7 @@ impl AccountDraft {
             aliases: self.aliases,
             headers,
             query: self.query,
+            transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
             replay_ids: self.replay_ids,

@@ -18,6 +18,7 @@ mod oauth;
 mod prices;
 mod routing;
 mod show;
+mod sockets;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState};
+pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState, UpstreamTransport};
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
@@ -43,6 +44,7 @@ pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
 pub use self::prices::{PriceConfig, UsdPerMillion};
 pub use self::routing::{RoutingConfig, Strategy};
+pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
@@ -76,6 +78,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
+    pub sockets: SocketsConfig,
     pub usage: UsageConfig,
     pub log: LogConfig,
 
@@ -128,6 +131,8 @@ struct Draft {
     timeouts: TimeoutsConfig,
     #[serde(default)]
     turns: TurnsConfig,
+    #[serde(default)]
+    sockets: SocketsConfig,
     #[serde(default)]
     usage: UsageConfig,
     #[serde(default)]
@@ -215,6 +220,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
+            sockets: SocketsConfig::default(),
             usage: UsageConfig::default(),
             log: LogConfig::default(),
             prices: Vec::new(),
@@ -234,6 +240,7 @@ impl Draft {
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,
+            sockets: self.sockets,
             usage: self.usage,
             log: self.log,
             prices: prices::resolve(self.prices, problems),

@@ -107,7 +107,7 @@ impl BodyLimits {
         Failure::BodyTooLarge { max_bytes: self.max_bytes }
     }
 
-    async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
         let acquiring = Semaphore::acquire_many_owned(self.memory.clone(), kib(bytes));
         match tokio::time::timeout(self.read_timeout, acquiring).await {
             Ok(Ok(permit)) => Ok(permit),

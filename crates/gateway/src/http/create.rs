@@ -61,7 +61,7 @@ async fn serve(
             let turn = doors.turns.collect(incoming, presence);
             UntilFinished::new(turn, departure).await.map(render_collected)
         }
-        Transport::Sse => {
+        Transport::Sse | Transport::WebSocket => {
             let rest = departure.clone();
             let turn = doors.turns.stream(incoming, presence);
             let begun = async move { turn.await.map(|events| render_events(events, rest)) };
@@ -80,7 +80,8 @@ async fn read(
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
     let transport = if create.stream { Transport::Sse } else { Transport::Http };
-    Ok(Incoming { create, headers, project: doors.project(), transport, body_permit: received.permit })
+    let project = doors.project();
+    Ok(Incoming { create, headers, project, transport, lane: None, body_permit: received.permit })
 }
 
 async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {

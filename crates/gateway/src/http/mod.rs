@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod models;
 pub mod server;
+pub mod socket;
 mod stall;
 mod stored;
 
@@ -23,6 +24,7 @@ use http::{Request, StatusCode};
 use tokio::sync::Semaphore;
 
 use self::error::Refused;
+use self::socket::SocketRules;
 use crate::turn::{Failure, Turns};
 
 /// What every door can reach.
@@ -30,6 +32,7 @@ use crate::turn::{Failure, Turns};
 pub struct Doors {
     pub turns: Arc<Turns>,
     pub body_limits: Arc<BodyLimits>,
+    pub sockets: Arc<SocketRules>,
 }
 
 /// How much of clients' request bodies is held in memory.
@@ -67,7 +70,7 @@ pub fn operations_router(doors: &Doors) -> Router {
 
 fn responses(prefix: &str) -> Router<Doors> {
     Router::new()
-        .route(&format!("{prefix}/responses"), post(create::create))
+        .route(&format!("{prefix}/responses"), post(create::create).get(socket::open))
         .route(&format!("{prefix}/responses/compact"), post(create::compact))
         .route(&format!("{prefix}/responses/input_tokens"), post(create::count_input))
         .route(&format!("{prefix}/responses/{{id}}"), get(stored::get).delete(stored::delete))

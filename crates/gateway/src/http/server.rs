@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use http::Request;
 use http::uri::{PathAndQuery, Uri};
+use http::{Request, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
+use super::socket::Handover;
 use super::stall::StallGuard;
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
@@ -67,9 +68,11 @@ impl Server {
         let router = self.router.clone();
         let begun = Arc::new(Notify::new());
         let first_request = Arc::clone(&begun);
+        let handover = Handover::default();
+        let to_socket = handover.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             begun.notify_one();
-            answer(router.clone(), request)
+            answer(router.clone(), &to_socket, request)
         });
         let stopping = self.tasks.stopping();
         let (header_read, write_stall) = (self.header_read, self.write_stall);
@@ -77,18 +80,22 @@ impl Server {
             // Only now, as it is served by the runtime that it is made on.
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let io = TokioIo::new(StallGuard::new(stream, write_stall));
-            let connection = builder.serve_connection(io, service);
-            let mut connection = std::pin::pin!(connection);
+            // Boxed, as a socket that comes of it outlives it.
+            let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
             let served = tokio::select! {
                 served = connection.as_mut() => served,
                 () = silent(&first_request, header_read) => return,
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    connection.as_mut().await
                 }
             };
+            drop(connection);
             if let Err(error) = served {
                 tracing::debug!(error, "a connection ended");
+            }
+            if let Some(agreed) = handover.take() {
+                Box::pin(agreed.serve()).await;
             }
         }
     }
@@ -130,11 +137,18 @@ async fn accept(
     }
 }
 
-async fn answer(router: Router, mut request: Request<Incoming>) -> Result<Response, Infallible> {
+fn answer(
+    router: Router,
+    to_socket: &Handover,
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+    if request.headers().contains_key(header::UPGRADE) {
+        request.extensions_mut().insert(to_socket.clone());
+    }
     if let Some(uri) = without_trailing_slash(request.uri()) {
         *request.uri_mut() = uri;
     }
-    router.oneshot(request.map(Body::new)).await
+    router.oneshot(request.map(Body::new))
 }
 
 /// The same address without slashes at its end; `None` if it has none.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Operation;
@@ -11,11 +12,14 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, Model};
-use crate::config::{self, AccountConfig, ModelGlob};
+use crate::config::{self, AccountConfig, ModelGlob, UpstreamTransport};
 use crate::credential::OAuth;
 use crate::credential::seal::hex;
 use crate::metrics::{AccountMeters, Metrics};
 use crate::upstream::Upstream;
+
+/// How long an upstream that has refused a socket is not asked for another.
+const WITHOUT_SOCKETS: Duration = Duration::from_mins(10);
 
 /// A credential at an upstream.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub struct Account {
     /// What the configuration adds to each request.
     headers: HeaderMap,
     aliases: BTreeMap<String, String>,
+    pub transport: UpstreamTransport,
+    /// Until when its upstream is taken for one without sockets.
+    without_sockets: Mutex<Option<Timestamp>>,
     /// Its upstream answers with streams alone.
     pub stream_only: bool,
     /// Its upstream keeps responses.
@@ -107,6 +114,8 @@ impl Account {
             },
             headers: config.headers.iter().collect(),
             aliases: config.aliases.clone(),
+            transport: config.transport,
+            without_sockets: Mutex::default(),
             stream_only: config.stream_only,
             is_native: config.state == config::UpstreamState::Native,
             globs: config.models.clone(),
@@ -169,6 +178,24 @@ impl Account {
     /// What every turn that it answers counts, found once.
     pub fn meters(&self, metrics: &Metrics) -> &AccountMeters {
         self.meters.get_or_init(|| metrics.account_meters(&self.name))
+    }
+
+    /// Whether turns go over sockets, as far as is known now.
+    pub fn takes_sockets(&self, now: Timestamp) -> bool {
+        match self.transport {
+            UpstreamTransport::Http => false,
+            UpstreamTransport::WebSocket => true,
+            UpstreamTransport::Auto => {
+                let refused = *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner);
+                refused.is_none_or(|until| until <= now)
+            }
+        }
+    }
+
+    /// The upstream has refused one: HTTP it is for a while.
+    pub fn remember_sockets_refused(&self, now: Timestamp) {
+        let until = now.plus(WITHOUT_SOCKETS);
+        *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {

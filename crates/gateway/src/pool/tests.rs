@@ -33,6 +33,7 @@ impl TestClock {
 fn account(name: &str, max_in_flight: Option<u32>) -> AccountConfig {
     AccountConfig {
         oauth: None,
+        transport: Default::default(),
         name: name.to_owned(),
         base_url: "http://127.0.0.1:1/v1".parse().unwrap(),
         api_key: None,

@@ -3,6 +3,9 @@
 use antiphon_protocol::error::UpstreamError;
 use http::StatusCode;
 
+/// A socket that had waited was gone: a new one may do.
+pub const STALE: &str = "socket_stale";
+
 /// How a turn is put to one account.
 #[derive(Debug)]
 pub struct Approach<'a> {
@@ -12,11 +15,19 @@ pub struct Approach<'a> {
     pub can_read: bool,
     /// Whether encrypted reasoning is asked for that the client has not asked for.
     pub include: bool,
+    /// Whether it goes over a WebSocket.
+    pub over_socket: bool,
 }
 
 // === impl Approach ===
 
-impl Approach<'_> {
+impl<'a> Approach<'a> {
+    /// What the socket had is lost with it: the upstream gets all of the chain, unless it keeps responses anyway.
+    pub fn fall_back(&mut self, why: &str, native_parent: Option<&'a str>) {
+        self.previous = native_parent;
+        self.over_socket = why == STALE;
+    }
+
     /// Another approach, if that may help, and what it is called in logs and metrics.
     pub fn adapt(&mut self, status: StatusCode, error: &UpstreamError) -> Option<&'static str> {
         if self.previous.is_some() && is_unknown_parent(status, error) {

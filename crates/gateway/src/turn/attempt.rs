@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
-use antiphon_protocol::request::{Changes, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 
-use super::adapt::Approach;
-use super::resolve::{Context, Reasoning, Resolved};
-use super::{Failure, RETRY_AFTER, Refusal, Transport, Turn, seconds};
-use crate::credential::NoToken;
+use super::resolve::{Reasoning, Resolved};
+use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
 use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use crate::upstream::{Accept, SendError, headers};
+use crate::upstream::{ReplyBody, headers};
 
 /// How many accounts a turn is tried on.
 const MAX_ACCOUNTS: usize = 3;
@@ -33,7 +29,7 @@ pub struct Reply {
     pub headers: HeaderMap,
     pub content_type: Option<String>,
     /// Gone once it has been read.
-    pub body: Option<Incoming>,
+    pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
 }
 
@@ -105,81 +101,6 @@ impl Turn {
         }
     }
 
-    async fn send_adapting(
-        &mut self,
-        account: &Account,
-        resolved: &Resolved,
-    ) -> Result<(http::Response<Incoming>, Reasoning), Failed> {
-        // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let wants_reasoning = self.create.store && !self.create.includes_encrypted_reasoning();
-        let mut approach = Approach {
-            previous: resolved.native_parent(account).filter(|_| self.create.operation == Operation::Create),
-            can_read: true,
-            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.create.model),
-        };
-        let mut has_renewed = false;
-        loop {
-            let authorization = self.authorization(account).await?;
-            let Context { input, reasoning } = self.context(account, resolved, &approach)?;
-            let changes = Changes {
-                store: account.is_native && self.create.store,
-                previous: approach.previous,
-                include_encrypted_reasoning: approach.include,
-                model: account.alias(&self.create.model),
-                streams: account.stream_only,
-            };
-            let body = self.create.upstream_body(&input, changes);
-            let reply = self.send(account, authorization.as_ref(), body.parts).await?;
-            if reply.status().is_success() {
-                return Ok((reply, reasoning));
-            }
-            let refusal = self.read_refusal(reply).await?;
-            let error = UpstreamError::parse(&refusal.body);
-            let asked_to_include = approach.include;
-            if let Some(adapted) = approach.adapt(refusal.status, &error) {
-                if asked_to_include && !approach.include {
-                    account.remember_encrypted_reasoning_refused(&self.create.model);
-                }
-                self.ledger.note_attempt(adapted);
-                continue;
-            }
-            let failed = self.refused(account, refusal, &error);
-            let is_credential = failed.verdict == Verdict::CredentialRefused;
-            if has_renewed || !is_credential || !self.turns.upstream.refuse(account, authorization.as_ref()) {
-                return Err(failed);
-            }
-            self.ledger.note_attempt("token_refused");
-            has_renewed = true;
-        }
-    }
-
-    /// The input for one account; what the upstream keeps itself is not sent again.
-    fn context(
-        &self,
-        account: &Account,
-        resolved: &Resolved,
-        approach: &Approach<'_>,
-    ) -> Result<Context, Failed> {
-        if approach.previous.is_some() {
-            let input = resolved.own_input(account.replay_ids);
-            return Ok(Context { input, reasoning: Reasoning::Full });
-        }
-        let context = resolved.context(account, approach.can_read, self.turns.rules.max_history_bytes);
-        context.map_err(|failure| Failed { failure, verdict: Verdict::Neutral })
-    }
-
-    /// Waits while the account's token is being refreshed.
-    async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
-        let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
-        let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
-            Ok(Ok(Ok(authorization))) => return Ok(authorization),
-            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
-            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialRefused,
-            Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Failed,
-        };
-        Err(Failed { failure: Failure::NoAccount, verdict })
-    }
-
     async fn choose(&self, resolved: &Resolved, tried: &[String]) -> Result<Lease, Failure> {
         let pool = &self.turns.pool;
         let key = self.affinity_key();
@@ -202,7 +123,7 @@ impl Turn {
     }
 
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
-        let parent = resolved.parent.as_deref();
+        let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         Wanted { model: &self.create.model, preference: Preference { origin, key }, tried }
     }
@@ -246,40 +167,7 @@ impl Turn {
         failure
     }
 
-    async fn send(
-        &mut self,
-        account: &Account,
-        authorization: Option<&HeaderValue>,
-        body: Vec<Bytes>,
-    ) -> Result<http::Response<Incoming>, Failed> {
-        let operation = self.create.operation;
-        let accept = match self.ledger.transport {
-            Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
-            Transport::Http | Transport::Sse => Accept::Events,
-        };
-        let sending =
-            self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
-        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
-        let sent = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(sending)).await;
-        Err(match sent {
-            Ok(Ok(Ok(reply))) => return Ok(reply),
-            Ok(Err(_given_up)) => Failed::client_gone(),
-            Err(_elapsed) => Failure::UpstreamTimeout("it sent no answer in time").into(),
-            Ok(Ok(Err(SendError::ConnectTimeout))) => {
-                Failure::UpstreamTimeout("no connection in time").into()
-            }
-            Ok(Ok(Err(SendError::Connect(why)))) => {
-                tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
-                Failure::UpstreamUnreachable("no connection".into()).into()
-            }
-            Ok(Ok(Err(SendError::Broken(why)))) => {
-                tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");
-                Failure::UpstreamUnreachable("it closed the connection before it answered".into()).into()
-            }
-        })
-    }
-
-    async fn read_refusal(&self, reply: http::Response<Incoming>) -> Result<Refusal, Failed> {
+    pub(super) async fn read_refusal(&self, reply: http::Response<ReplyBody>) -> Result<Refusal, Failed> {
         let (head, body) = reply.into_parts();
         let reading = Limited::new(body, MAX_REFUSAL_BYTES).collect();
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
@@ -297,7 +185,7 @@ impl Turn {
     }
 
     /// What an error reply says about the account, and which of it is the client's to see.
-    fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
+    pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
         let now = self.turns.clock.now();
         let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
         let is_envelope = is_envelope(&refusal.body);
@@ -352,7 +240,7 @@ impl From<Failure> for Failed {
     }
 }
 
-fn accepted(lease: Lease, reply: http::Response<Incoming>, reasoning: Reasoning) -> Reply {
+fn accepted(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
     let (head, body) = reply.into_parts();
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let mut headers = headers::for_client(&head.headers);

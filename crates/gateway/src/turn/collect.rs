@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::attempt::{Answer, Failed, Reply};
+use super::framing::Framing;
 use super::record::Finished;
 use super::relay::Relay;
 use super::resolve::Resolved;
@@ -58,7 +59,7 @@ impl Answer for Finished {
 /// Puts the response of a stream together, for a client that has asked for no stream.
 async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Finished, Failed> {
     let rules = &turn.turns.rules;
-    let mut relay = Relay::new(turn.owned(resolved), rules.max_reply_bytes);
+    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, rules.max_reply_bytes);
     let (mut passed, mut size) = (VecDeque::new(), 0);
     let mut heard = Instant::now();
     let broken = |why: &'static str| Failed::from(Failure::UpstreamUnreachable(why.into()));
@@ -117,7 +118,7 @@ impl Turn {
         reply.lease.learn(&finished.verdict(), &self.create.model);
         let response = finished.response.clone();
         self.ledger.end(&finished, response.len());
-        self.record(finished, resolved, &reply.lease).await?;
+        self.record(finished, resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 

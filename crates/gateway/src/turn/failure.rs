@@ -60,6 +60,16 @@ pub enum Failure {
     ClientGone,
     UnknownRoute(String),
     MethodNotAllowed(String),
+    /// The operator has switched WebSocket mode off.
+    SocketsOff,
+    BadHandshake(&'static str),
+    BinaryMessage,
+    /// A connection has as many named lanes as it may.
+    TooManyLanes {
+        max_lanes: usize,
+    },
+    /// A connection is as old as it may get.
+    SocketTooOld(Duration),
 }
 
 /// An upstream's error reply.
@@ -99,7 +109,12 @@ impl Failure {
             | Self::PreviousNotCompleted(_)
             | Self::ContextTooLarge { .. }
             | Self::NotInBackground
-            | Self::InvalidQuery { .. } => StatusCode::BAD_REQUEST,
+            | Self::InvalidQuery { .. }
+            | Self::BadHandshake(_)
+            | Self::BinaryMessage
+            | Self::TooManyLanes { .. }
+            | Self::SocketTooOld(_) => StatusCode::BAD_REQUEST,
+            Self::SocketsOff => StatusCode::UPGRADE_REQUIRED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -151,7 +166,12 @@ impl Failure {
             | Self::ModelNotFound(_)
             | Self::ClientGone
             | Self::UnknownRoute(_)
-            | Self::MethodNotAllowed(_) => Fault::Client,
+            | Self::MethodNotAllowed(_)
+            | Self::SocketsOff
+            | Self::BadHandshake(_)
+            | Self::BinaryMessage
+            | Self::TooManyLanes { .. }
+            | Self::SocketTooOld(_) => Fault::Client,
         }
     }
 
@@ -211,6 +231,13 @@ impl Failure {
                 Some("model"),
                 format!("The model '{model}' does not exist or you do not have access to it."),
             ),
+            Self::TooManyLanes { max_lanes } => (
+                Some("websocket_stream_limit_reached"),
+                Some("stream_id"),
+                format!(
+                    "This websocket connection has {max_lanes} streams already. Use one of them, or another connection."
+                ),
+            ),
             _ => self.gateway_error(),
         };
         ApiError { kind, code: code.map(Cow::from), param: param.map(Cow::from), message }
@@ -267,6 +294,21 @@ impl Failure {
             ),
             Self::UnknownRoute(route) => ("unknown_url", format!("Unknown request URL: {route}.")),
             Self::MethodNotAllowed(route) => ("method_not_allowed", format!("Not allowed: {route}.")),
+            Self::SocketsOff => {
+                ("websocket_disabled", "WebSocket mode is switched off here: use HTTP.".to_owned())
+            }
+            Self::BadHandshake(why) => ("invalid_handshake", format!("The WebSocket handshake {why}.")),
+            Self::BinaryMessage => (
+                "unsupported_message",
+                "Binary messages are not supported: send JSON in a text message.".to_owned(),
+            ),
+            Self::SocketTooOld(age) => (
+                "websocket_connection_limit_reached",
+                format!(
+                    "Responses websocket connection limit reached ({} minutes). Create a new websocket connection to continue.",
+                    age.as_secs() / 60
+                ),
+            ),
             Self::Refused(refusal) => {
                 ("upstream_error", format!("The upstream answered {}.", refusal.status.as_u16()))
             }

@@ -7,13 +7,17 @@ mod adapt;
 mod attempt;
 mod collect;
 mod failure;
+mod framing;
+mod memory;
 mod presence;
 mod record;
 mod relay;
 mod resolve;
 mod running;
+mod sending;
 mod settle;
 mod stream;
+mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,11 +33,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, seconds};
+pub use self::memory::{Lane, Memory};
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
+use self::framing::Framing;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
@@ -87,6 +93,8 @@ pub struct Incoming {
     pub headers: HeaderMap,
     pub project: ProjectId,
     pub transport: Transport,
+    /// Where the turn runs if it came on a socket.
+    pub lane: Option<Lane>,
     /// Holds the memory of the request's body for as long as the turn runs.
     pub body_permit: OwnedSemaphorePermit,
 }
@@ -96,6 +104,7 @@ pub struct Incoming {
 pub enum Transport {
     Http,
     Sse,
+    WebSocket,
 }
 
 /// One running turn.
@@ -106,6 +115,7 @@ struct Turn {
     create: CreateRequest,
     headers: HeaderMap,
     presence: Presence,
+    lane: Option<Lane>,
     started_at: Timestamp,
     deadline: Instant,
     ledger: Ledger,
@@ -140,7 +150,7 @@ impl Turns {
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
         let started_at = self.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, project, transport, body_permit } = incoming;
+        let Incoming { create, headers, project, transport, lane, body_permit } = incoming;
         let running = create.store.then(|| self.running.enter(id));
         let ledger = Ledger::open(self, id, started_at, &project, &create, transport);
         Turn {
@@ -150,6 +160,7 @@ impl Turns {
             create,
             headers,
             presence,
+            lane,
             started_at,
             deadline: Instant::now() + self.rules.turn,
             ledger,
@@ -162,6 +173,13 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
+    fn framing(&self) -> Framing {
+        match &self.lane {
+            Some(lane) => Framing::Socket(lane.stream_id.clone()),
+            None => Framing::Sse,
+        }
+    }
+
     fn owned(&self, resolved: &Resolved) -> Owned {
         Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
     }
@@ -174,6 +192,7 @@ impl Transport {
         match self {
             Self::Http => "http",
             Self::Sse => "sse",
+            Self::WebSocket => "websocket",
         }
     }
 }

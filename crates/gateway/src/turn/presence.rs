@@ -126,6 +126,16 @@ impl<S: Drain> UntilDrained<S> {
     pub fn new(source: S, departure: Departure) -> Self {
         Self { source: Some(source), departure }
     }
+
+    /// The next chunk, or `None` at the end.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };
+        let chunk = std::task::ready!(source.poll_chunk(cx));
+        if chunk.is_none() {
+            self.source = None;
+        }
+        Poll::Ready(chunk)
+    }
 }
 
 impl<S: Drain> http_body::Body for UntilDrained<S> {
@@ -136,12 +146,7 @@ impl<S: Drain> http_body::Body for UntilDrained<S> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };
-        let chunk = std::task::ready!(source.poll_chunk(cx));
-        if chunk.is_none() {
-            self.source = None;
-        }
-        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+        self.poll_chunk(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 

@@ -4,12 +4,14 @@ use antiphon_protocol::json::{self, Malformed, Object};
 use antiphon_protocol::request::{Input, item_ids};
 use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
 use antiphon_protocol::usage::Usage;
+use antiphon_store::chain::Turn as ChainTurn;
 use antiphon_store::{Record, Status, StoredResponse, StoredTurn};
 use bytes::Bytes;
 
+use super::memory::Remembered;
 use super::resolve::Resolved;
 use super::{Failure, Turn};
-use crate::pool::{Lease, Verdict};
+use crate::pool::{Account, Verdict};
 
 /// A response that has come to its end.
 #[derive(Debug)]
@@ -51,46 +53,71 @@ impl Finished {
 }
 
 impl Turn {
-    /// Makes the turn durable if the client asked for that. Its row in the request log goes with it.
+    /// Makes the turn durable if the client asked for that, with its row in the request log; else a socket may remember it.
+    /// No account has served a turn that generated nothing.
     pub(super) async fn record(
         &mut self,
         finished: Finished,
         resolved: Resolved,
-        lease: &Lease,
+        served_by: Option<&Account>,
     ) -> Result<(), Failure> {
+        let is_whole = matches!(finished.status, Status::Completed | Status::Incomplete);
+        let parent = resolved.parent.clone();
         if !self.create.store {
+            if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
+                let turn = self.to_turn(resolved, &finished, served_by);
+                let turn = ChainTurn::unstored(&turn, parent, lane.memory.room())?;
+                lane.remember(turn.map(Remembered::Here));
+            }
             return Ok(());
         }
-        let parent = resolved.parent.clone();
-        let record = self.to_record(finished, resolved, lease).map_err(|_| Failure::Internal)?;
+        let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
         self.turns.chains.record(record, parent).await?;
         self.ledger.is_recorded = true;
         self.running = None;
+        if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
+            lane.remember(Some(Remembered::Stored(self.id)));
+        }
         Ok(())
     }
 
-    fn to_record(&self, finished: Finished, resolved: Resolved, lease: &Lease) -> Result<Record, Malformed> {
-        let account = lease.account();
+    fn to_turn(&self, resolved: Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
+        let parent = resolved.parent.as_deref();
+        // What nobody has served stays with the account that has served what it continues.
+        let (account, boundary) = match (served_by, parent) {
+            (Some(account), _) => (account.name.clone(), account.boundary.clone()),
+            (None, Some(parent)) => (parent.account.clone(), parent.boundary.clone()),
+            (None, None) => Default::default(),
+        };
+        StoredTurn {
+            id: self.id,
+            parent: parent.map(|parent| parent.id),
+            depth: self.ledger.depth,
+            status: finished.status,
+            account,
+            boundary,
+            upstream_id: finished.upstream_id.clone(),
+            model: self.create.model.clone(),
+            expires_at: self.turns.rules.retention.map(|retention| self.started_at.plus(retention)),
+            input: resolved.input,
+            referenced: resolved.referenced,
+            output: finished.output.clone(),
+        }
+    }
+
+    fn to_record(
+        &self,
+        finished: &Finished,
+        resolved: Resolved,
+        served_by: Option<&Account>,
+    ) -> Result<Record, Malformed> {
         let (mut items, input_len) = match &self.create.input {
             Input::Text(_) => (Vec::new(), 1),
             Input::Items(_) => (item_ids(&resolved.input, 0), json::elements(&resolved.input).count()),
         };
         items.extend(item_ids(&finished.output, u32::try_from(input_len).unwrap_or(u32::MAX)));
-        let turn = StoredTurn {
-            id: self.id,
-            parent: resolved.parent.as_ref().map(|parent| parent.id),
-            depth: self.ledger.depth,
-            status: finished.status,
-            account: account.name.clone(),
-            boundary: account.boundary.clone(),
-            upstream_id: finished.upstream_id,
-            model: self.create.model.clone(),
-            expires_at: self.turns.rules.retention.map(|retention| self.started_at.plus(retention)),
-            input: resolved.input,
-            referenced: resolved.referenced,
-            output: finished.output,
-        };
         let body = with_output(&finished.response, b"[]")?.into();
+        let turn = self.to_turn(resolved, finished, served_by);
         let response = StoredResponse { turn, created_at: self.started_at, body };
         Ok(Record { project: self.project.clone(), response, items, log: self.ledger.row() })
     }

@@ -1,19 +1,22 @@
 //! Relay: what becomes of each event on its way to the client. No I/O.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
+use antiphon_protocol::event::{EventKind, sequence_number};
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::response::{self, Ending, Owned};
 use antiphon_protocol::sse::{Decoder, Frame, FrameTooLarge};
 use bytes::Bytes;
 
+use super::framing::Framing;
 use super::record::Finished;
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
     decoder: Decoder,
+    framing: Framing,
     owned: Owned,
     /// Finished output items, by the order in which they came.
     items: Vec<Bytes>,
@@ -29,6 +32,8 @@ pub struct Relay {
 
 /// The event that ends the stream; to be sent once the turn is durable.
 pub struct Terminal {
+    /// The `error` event that goes before it, if the gateway ends the stream.
+    pub error: Option<Bytes>,
     pub frame: Bytes,
     pub finished: Finished,
 }
@@ -43,9 +48,10 @@ pub enum BadStream {
 }
 
 impl Relay {
-    pub fn new(owned: Owned, max_event_bytes: usize) -> Self {
+    pub fn new(owned: Owned, framing: Framing, max_event_bytes: usize) -> Self {
         Self {
             decoder: Decoder::new(max_event_bytes),
+            framing,
             owned,
             items: Vec::new(),
             snapshot: None,
@@ -72,7 +78,7 @@ impl Relay {
         // Frames that are passed on as they came are passed on together.
         let mut run = 0..0;
         while let Some(frame) = self.decoder.next_frame()? {
-            let untouched = match EventKind::of_event(frame.event(), &frame.data().unwrap_or_default()) {
+            let rewritten = match EventKind::of_event(frame.event(), &frame.data().unwrap_or_default()) {
                 EventKind::Terminal => {
                     self.events += 1;
                     flush(self.decoder.chunk(), run, out);
@@ -89,18 +95,10 @@ impl Relay {
                 }
                 EventKind::Other => None,
             };
-            match (untouched, frame.span.clone()) {
-                (None, Some(span)) if span.start == run.end => run.end = span.end,
-                (rewritten, span) => {
-                    flush(self.decoder.chunk(), run, out);
-                    run = match (rewritten, span) {
-                        (None, Some(span)) => span,
-                        (rewritten, span) => {
-                            out.push_back(rewritten.unwrap_or_else(|| frame.raw.clone()));
-                            span.map_or(0..0, |span| span.end..span.end)
-                        }
-                    };
-                }
+            if matches!(self.framing, Framing::Sse) {
+                run = self.extend_run(run, &frame, rewritten, out);
+            } else {
+                out.extend(rewritten.or_else(|| self.framing.pass(&frame)));
             }
             if frame.data().is_some() {
                 self.events += 1;
@@ -109,6 +107,30 @@ impl Relay {
         }
         flush(self.decoder.chunk(), run, out);
         Ok(None)
+    }
+
+    /// Lengthens the run of neighbours that are passed on in one piece, or ends it and begins another.
+    fn extend_run(
+        &self,
+        mut run: Range<usize>,
+        frame: &Frame,
+        rewritten: Option<Bytes>,
+        out: &mut VecDeque<Bytes>,
+    ) -> Range<usize> {
+        match (rewritten, frame.span.clone()) {
+            (None, Some(span)) if span.start == run.end => run.end = span.end,
+            (rewritten, span) => {
+                flush(self.decoder.chunk(), run, out);
+                run = match (rewritten, span) {
+                    (None, Some(span)) => span,
+                    (rewritten, span) => {
+                        out.push_back(rewritten.unwrap_or_else(|| frame.raw.clone()));
+                        span.map_or(0..0, |span| span.end..span.end)
+                    }
+                };
+            }
+        }
+        run
     }
 
     /// At the end of the upstream's stream: its last event may lack the blank line after it.
@@ -128,19 +150,25 @@ impl Relay {
         let rewritten = self.owned.rewrite_event(&event).map_err(|_| BadStream::Malformed)?;
         let original = event.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
-        let out = write_event(frame, &event, &rewritten.data);
-        let response = Bytes::from(rewritten.data).slice(rewritten.response);
+        let data = Bytes::from(rewritten.data);
+        let response = data.slice(rewritten.response);
         let finished = Finished::of_upstream(response, &original, &self.items);
-        Ok(Terminal { frame: out, finished })
+        Ok(Terminal { error: None, frame: self.render(frame, &event, data), finished })
     }
 
     fn rewrite_snapshot(&mut self, frame: &Frame) -> Option<Bytes> {
         let data = frame.data()?;
         let event = Object::scan(&data).ok()?;
         let rewritten = self.owned.rewrite_event(&event).ok()?;
-        let out = write_event(frame, &event, &rewritten.data);
-        self.snapshot = Some(Bytes::from(rewritten.data).slice(rewritten.response));
-        Some(out)
+        let data = Bytes::from(rewritten.data);
+        self.snapshot = Some(data.slice(rewritten.response));
+        Some(self.render(frame, &event, data))
+    }
+
+    /// An event under its name, or its type where it has none.
+    fn render(&self, frame: &Frame, event: &Object<'_>, data: Bytes) -> Bytes {
+        let kind = event.get("type").and_then(json::string).unwrap_or_default();
+        self.framing.render(frame.event().unwrap_or(kind.as_bytes()), data)
     }
 
     fn keep_item(&mut self, frame: &Frame) {
@@ -161,13 +189,13 @@ impl Relay {
 
     /// Ends the stream in the upstream's place: an `error` event, unless the upstream has sent one, and `response.failed`.
     pub fn fail(&self, error: &ApiError, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
-        let mut frames = Vec::with_capacity(2048);
         let mut sequence = self.next_sequence_number();
         let code = error.code.as_deref().unwrap_or("server_error");
+        let mut event = None;
         let cause = match &self.error {
             Some((code, message)) => (code.as_str(), message.as_str()),
             None => {
-                write_sse(&mut frames, b"error", &error.event_data(sequence));
+                event = Some(self.framing.render(b"error", error.event_data(sequence).into()));
                 sequence += 1;
                 (code, error.message.as_str())
             }
@@ -177,8 +205,7 @@ impl Relay {
             format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
         data.extend_from_slice(&finished.response);
         data.push(b'}');
-        write_sse(&mut frames, b"response.failed", &data);
-        Terminal { frame: frames.into(), finished }
+        Terminal { error: event, frame: self.framing.render(b"response.failed", data.into()), finished }
     }
 
     /// What is left of a response that nobody waits for any more.
@@ -208,15 +235,7 @@ impl Relay {
     }
 }
 
-/// An event under its name, or its type where it has none.
-fn write_event(frame: &Frame, event: &Object<'_>, data: &[u8]) -> Bytes {
-    let kind = event.get("type").and_then(json::string).unwrap_or_default();
-    let mut out = Vec::with_capacity(data.len() + 64);
-    write_sse(&mut out, frame.event().unwrap_or(kind.as_bytes()), data);
-    out.into()
-}
-
-fn flush(chunk: &Bytes, run: std::ops::Range<usize>, out: &mut VecDeque<Bytes>) {
+fn flush(chunk: &Bytes, run: Range<usize>, out: &mut VecDeque<Bytes>) {
     if !run.is_empty() {
         out.push_back(chunk.slice(run));
     }

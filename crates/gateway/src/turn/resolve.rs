@@ -12,6 +12,7 @@ use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
 use bytes::Bytes;
 
+use super::memory::Remembered;
 use super::{Failure, Turn};
 use crate::pool::Account;
 
@@ -22,7 +23,7 @@ pub struct Resolved {
     pub input: Bytes,
     /// Whether `input` is not what the client sent, as stored items stand where it named them.
     has_replaced_items: bool,
-    /// Positions of input items whose ids are an upstream's.
+    /// Positions of input items whose ids are an upstream's, ascending.
     pub referenced: Vec<u32>,
     /// Whether the turn's own items stand for everything before them.
     starts_context: bool,
@@ -78,8 +79,17 @@ impl Turn {
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
         let limit = self.turns.rules.max_chain_depth;
-        let load = self.turns.chains.load(&self.project, id, self.started_at, limit);
-        match self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)?? {
+        let parent = match self.lane.as_ref().map(|lane| lane.find(id)) {
+            Some(Some(Remembered::Here(parent))) if !self.create.store => Some(parent),
+            // A stored response never stands on one that isn't: it could not be replayed later.
+            Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),
+            Some(None) if !self.create.store => return Err(Failure::PreviousNotFound(name)),
+            _ => {
+                let load = self.turns.chains.load(&self.project, id, self.started_at, limit);
+                self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)??
+            }
+        };
+        match parent {
             Some(parent) if parent.depth >= limit => Err(Failure::ContextTooLarge {
                 what: "turns",
                 limit: limit as usize,
@@ -143,7 +153,9 @@ impl Resolved {
     /// can't.
     pub fn context(&self, account: &Account, can_read: bool, max_bytes: usize) -> Result<Context, Failure> {
         let replay_ids = account.replay_ids;
-        let reads = |turn: &StoredTurn| can_read && turn.boundary == account.boundary;
+        // A turn that no account has served holds only what the client sent.
+        let reads =
+            |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary);
         let replayed = self.replayed(can_read, reads, max_bytes)?;
         let mut history = Vec::with_capacity(replayed.len() * 3);
         let mut omitted = Omitted::default();
@@ -178,9 +190,15 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The id by which the account's own upstream knows the parent, if it is to continue it there.
+    /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        let parent = self.parent.as_deref().filter(|_| account.is_native && !self.starts_context)?;
+        let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native && parent.is_stored());
+        self.upstream_parent(account).filter(|_| is_kept)
+    }
+
+    /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.
+    pub fn upstream_parent(&self, account: &Account) -> Option<&str> {
+        let parent = self.parent.as_deref().filter(|_| !self.starts_context)?;
         let is_whole = matches!(parent.status, Status::Completed | Status::Incomplete);
         parent.upstream_id.as_deref().filter(|_| is_whole && parent.account == account.name)
     }
@@ -220,8 +238,9 @@ impl Resolved {
                 parts.push(Bytes::from_static(b","));
             }
             let item = self.input.slice(range);
-            let cut = item::id_span(&item)
-                .filter(|_| replay_ids == ReplayIds::Drop && self.referenced.contains(&position));
+            let cut = item::id_span(&item).filter(|_| {
+                replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok()
+            });
             match cut {
                 Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
                 None => parts.push(item),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
 use bytes::Bytes;
-use futures_util::stream::unfold;
+use futures_util::stream::{iter, unfold};
 use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 use http_body_util::BodyExt;
@@ -26,7 +26,7 @@ const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How long an upstream may take to end its reply after its terminal event.
 const AFTER_TERMINAL: Duration = Duration::from_secs(1);
 
-/// The events of a turn that has begun, framed as server-sent events.
+/// The events of a turn that has begun, framed as its door wants them; for a socket one at a time.
 pub struct EventStream {
     pub headers: HeaderMap,
     chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
@@ -78,6 +78,9 @@ impl Turns {
         incoming: Incoming,
         presence: Presence,
     ) -> Result<EventStream, Failure> {
+        if !incoming.create.generate {
+            return self.warm_up(incoming, presence).await;
+        }
         let mut turn = self.admit(incoming, presence);
         let begun = async {
             let resolved = turn.resolve().await?;
@@ -108,7 +111,7 @@ impl Answer for Opening {
             return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
         }
         let mut this = Self {
-            relay: Relay::new(turn.owned(resolved), turn.turns.rules.max_reply_bytes),
+            relay: Relay::new(turn.owned(resolved), turn.framing(), turn.turns.rules.max_reply_bytes),
             ready: VecDeque::new(),
             phase: Phase::Relaying,
             heard: Instant::now(),
@@ -209,7 +212,11 @@ impl Streaming {
     async fn advance(&mut self) {
         let rules = &self.turn.turns.rules;
         let silent_at = self.heard + rules.idle;
-        let limit = silent_at.min(self.sent + rules.keep_alive);
+        // Sockets are kept alive by pings.
+        let limit = match self.turn.lane {
+            Some(_) => silent_at,
+            None => silent_at.min(self.sent + rules.keep_alive),
+        };
         let why = match read(&self.turn, &mut self.reply, &mut self.heard, limit).await {
             Read::Silent if limit < silent_at => return self.ready.push_back(KEEP_ALIVE),
             Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
@@ -239,11 +246,13 @@ impl Streaming {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.ledger.end(&terminal.finished, 0);
         self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.create.model);
-        match self.turn.record(terminal.finished, resolved, &self.reply.lease).await {
+        let account = self.reply.lease.account();
+        match self.turn.record(terminal.finished, resolved, Some(account)).await {
             Ok(()) => self.ready.push_back(terminal.frame),
             Err(failure) => {
                 self.turn.ledger.break_off(&failure);
-                self.ready.push_back(self.failed(&failure.api_error()).frame);
+                let failed = self.failed(&failure.api_error());
+                self.ready.extend(failed.error.into_iter().chain([failed.frame]));
             }
         }
         self.turn.ledger.settle();
@@ -267,14 +276,16 @@ impl Streaming {
         let terminal = self.failed(&failure.api_error());
         self.turn.ledger.break_off(&failure);
         let Some(resolved) = self.resolved.take() else { return };
-        let frame = match self.turn.record(terminal.finished, resolved, &self.reply.lease).await {
-            Ok(()) => terminal.frame,
+        let account = self.reply.lease.account();
+        let (error, frame) = match self.turn.record(terminal.finished, resolved, Some(account)).await {
+            Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
                 self.turn.ledger.break_off(&failure);
-                self.failed(&failure.api_error()).frame
+                let failed = self.failed(&failure.api_error());
+                (failed.error, failed.frame)
             }
         };
-        self.ready.push_back(frame);
+        self.ready.extend(error.into_iter().chain([frame]));
         self.turn.ledger.settle();
         self.phase = Phase::Over;
     }
@@ -285,7 +296,7 @@ impl Streaming {
         let finished = self.relay.cancel(|| self.skeleton());
         self.turn.ledger.break_off(&Failure::ClientGone);
         // There is nobody to tell; the store has logged and counted the failure.
-        self.turn.record(finished, resolved, &self.reply.lease).await.ok();
+        self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.ledger.settle();
         self.phase = Phase::Over;
     }
@@ -318,6 +329,13 @@ pub async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silent_at
 }
 
 // === impl EventStream ===
+
+impl EventStream {
+    /// Events that are all there.
+    pub(super) fn of_frames(frames: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>) -> Self {
+        Self { headers: HeaderMap::new(), chunks: Box::pin(iter(frames)) }
+    }
+}
 
 impl Drain for EventStream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {

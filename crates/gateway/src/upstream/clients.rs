@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::builderstates::WantsSchemes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -21,6 +22,8 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 pub struct Clients {
     /// One for each worker and one for all other threads: a connection is used where it was made.
     clients: Arc<[HttpClient]>,
+    /// For connections that are upgraded, which HTTP/2 can't be.
+    http1: HttpsConnector<HttpConnector>,
 }
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, PartsBody>;
@@ -46,26 +49,32 @@ impl Clients {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(connect_timeout));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        let provider = rustls::crypto::ring::default_provider();
-        let builder = hyper_rustls::HttpsConnectorBuilder::new;
-        let tls = match builder().with_provider_and_native_roots(provider.clone()) {
-            Ok(tls) => tls,
-            Err(_) => {
-                builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3")
-            }
-        };
-        let connector = tls.https_or_http().enable_all_versions().wrap_connector(http);
+        let http1 = tls().https_or_http().enable_http1().wrap_connector(http.clone());
+        let connector = tls().https_or_http().enable_all_versions().wrap_connector(http);
         let client = || {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_CONNECTION)
                 .build(connector.clone())
         };
-        Self { clients: (0..=workers::count()).map(|_| client()).collect() }
+        Self { clients: (0..=workers::count()).map(|_| client()).collect(), http1 }
+    }
+
+    pub fn http1_connector(&self) -> HttpsConnector<HttpConnector> {
+        self.http1.clone()
     }
 
     pub async fn send(&self, request: Request<PartsBody>) -> Result<Response<Incoming>, SendError> {
         self.clients[workers::place()].request(request).await.map_err(|error| send_error(&error))
+    }
+}
+
+fn tls() -> HttpsConnectorBuilder<WantsSchemes> {
+    let provider = rustls::crypto::ring::default_provider();
+    let builder = HttpsConnectorBuilder::new;
+    match builder().with_provider_and_native_roots(provider.clone()) {
+        Ok(tls) => tls,
+        Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3"),
     }
 }
 

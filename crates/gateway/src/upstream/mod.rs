@@ -3,6 +3,8 @@
 pub mod body;
 pub mod clients;
 pub mod headers;
+pub mod reply;
+pub mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +13,13 @@ use antiphon_protocol::request::Operation;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 
 use self::body::PartsBody;
 pub use self::clients::{Clients, SendError};
+pub use self::reply::ReplyBody;
+use self::socket::{Handshake, Idle, NotOpened, Socket, SocketLost};
 use crate::credential::{Credentials, NoToken};
+use crate::lifecycle::Tasks;
 use crate::pool::{Account, Credential};
 
 /// A list of models is never larger.
@@ -27,6 +31,8 @@ const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Upstream {
     clients: Clients,
     credentials: Arc<Credentials>,
+    handshake: Handshake,
+    idle: Arc<Idle>,
 }
 
 /// What the reply should be.
@@ -54,8 +60,34 @@ pub enum CatalogError {
 // === impl Upstream ===
 
 impl Upstream {
-    pub fn new(clients: Clients, credentials: Arc<Credentials>) -> Self {
-        Self { clients, credentials }
+    pub fn new(clients: Clients, credentials: Arc<Credentials>, handshake: Handshake, tasks: Tasks) -> Self {
+        Self { clients, credentials, handshake, idle: Arc::new(Idle::new(tasks)) }
+    }
+
+    /// The socket on which the upstream remembers this response of its own as the latest.
+    pub async fn socket_of(&self, account: &Account, response: &str) -> Option<Socket> {
+        self.idle.take(&account.identity, response).await
+    }
+
+    pub async fn open_socket(
+        &self,
+        account: &Account,
+        authorization: Option<&HeaderValue>,
+        client_headers: &HeaderMap,
+    ) -> Result<Socket, NotOpened> {
+        let mut headers = headers::for_upstream(client_headers);
+        account.authorize(authorization, &mut headers);
+        self.handshake.open(account.uri(Operation::Create), headers).await
+    }
+
+    /// Sends a turn over a socket, and waits for the upstream to begin.
+    pub async fn ask(
+        &self,
+        account: &Account,
+        socket: Socket,
+        frame: Vec<Bytes>,
+    ) -> Result<Response<ReplyBody>, SocketLost> {
+        socket.ask(frame, &account.identity, &self.idle).await
     }
 
     /// What goes into a request's `authorization`, if anything does.
@@ -84,7 +116,7 @@ impl Upstream {
         client_headers: &HeaderMap,
         accept: Accept,
         body: Vec<Bytes>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<ReplyBody>, SendError> {
         let mut headers = headers::for_upstream(client_headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -102,11 +134,12 @@ impl Upstream {
             *request.headers_mut() = headers.clone();
             request
         };
-        match self.clients.send(request()).await {
+        let sent = match self.clients.send(request()).await {
             // No byte of a reply came: most likely an idle connection that the upstream closed as we wrote to it.
             Err(SendError::Broken(_)) => self.clients.send(request()).await,
             sent => sent,
-        }
+        };
+        Ok(sent?.map(ReplyBody::Http))
     }
 
     /// GET `/models`.

@@ -138,10 +138,17 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
-    for _ in 0..8 {
-        tokens.upstreams[0].script(Script::http(401, REFUSED));
+    let (refusals, gates): (Vec<_>, Vec<_>) = (0..8).map(|_| Script::http(401, REFUSED).gated()).unzip();
+    for refusal in refusals {
+        tokens.upstreams[0].script(refusal);
     }
-    let replies = join_all((0..8).map(|_| gateway.client.create(plain()))).await;
+    let turns = join_all((0..8).map(|_| gateway.client.create(plain())));
+    let refused = async {
+        // All are there before the first one hears of it.
+        tokens.upstreams[0].wait_until(|upstream| upstream.counts().requests == 9).await;
+        gates.iter().for_each(antiphon_simulator::upstream::Gate::open);
+    };
+    let (replies, ()) = futures_util::future::join(turns, refused).await;
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert_eq!(tokens.server.requests().len(), 2, "one refresh for all that were refused");
     assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (17, 0));
@@ -173,6 +180,34 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere()
         gateway.client.created(plain()).await;
         assert_eq!(tokens.server.requests().len(), 1, "nobody asks again");
     }
+}
+
+#[tokio::test]
+async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token_later() {
+    let mut tokens = tokens(2).await;
+    tokens.setup = tokens.setup.config("timeouts.connect = \"300ms\"");
+    let gateway = tokens.setup.clone().start().await;
+    tokens.server.hold();
+    gateway.client.created(plain()).await;
+    assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (0, 1), "it went elsewhere");
+    tokens.server.open();
+    while tokens.bearers(0).is_empty() {
+        gateway.client.created(plain()).await;
+    }
+    assert_eq!((tokens.bearers(0), tokens.server.requests().len()), (vec!["access-1".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_as_well() {
+    let tokens = tokens(2).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    tokens.clock.advance(Duration::from_secs(3600 - 200));
+    tokens.server.fails(Some((400, r#"{"error":"invalid_grant"}"#)));
+    while state(&gateway, 0) != "disabled" {
+        gateway.client.created(plain()).await;
+    }
+    assert_eq!(gateway.client.create(plain()).await.status, 200);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod killing;
 mod logging;
 mod moving;
 mod reloading;
+mod sockets;
 mod stalling;
 mod usage;
 

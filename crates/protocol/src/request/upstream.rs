@@ -29,6 +29,8 @@ pub struct Changes<'a> {
     pub model: Option<&'a str>,
     /// Whether it has to answer with a stream.
     pub streams: bool,
+    /// Whether it goes over a WebSocket, as a frame.
+    pub is_frame: bool,
     /// Whether its upstream is to keep the response.
     pub store: bool,
     /// The upstream's own response that the turn continues there.
@@ -68,19 +70,26 @@ impl CreateRequest {
     /// The members before and after the place where the input goes.
     fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
-        let streams = creates && changes.streams;
+        let streams = creates && (changes.streams || self.is_frame) && !changes.is_frame;
         let mut head = Vec::with_capacity(256);
         let mut tail = Vec::new();
         let mut out = &mut head;
         let mut separator = b'{';
+        if changes.is_frame {
+            out.extend_from_slice(br#"{"type":"response.create""#);
+            separator = b',';
+        }
         for (field, member) in &self.members {
             match field {
                 Field::PreviousResponseId
                 | Field::Conversation
                 | Field::Store
                 | Field::Background
-                | Field::SocketOnly => continue,
-                Field::Stream if !creates || streams => continue,
+                | Field::Generate
+                | Field::StreamId => continue,
+                Field::Stream if !creates || streams || changes.is_frame => continue,
+                Field::Type if changes.is_frame => continue,
+                Field::Other if changes.is_frame && member.is(&self.body, "stream_options") => continue,
                 Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,
                 _ => {}

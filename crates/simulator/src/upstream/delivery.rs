@@ -1,10 +1,26 @@
 //! From rendered events or a rendered body to the steps that send them.
 
-use super::body::Step;
+use super::body::{Cut, Step};
 use super::script::{Delivery, GateAt, Stop, Writes};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::future::pending;
 use std::time::Duration;
+
+/// Waits as long as nothing may be answered. Fails when nothing will be.
+pub(super) async fn before_headers(delivery: &Delivery) -> Result<(), Cut> {
+    if !delivery.before_headers.is_zero() {
+        tokio::time::sleep(delivery.before_headers).await;
+    }
+    if let Some((GateAt::Headers, gate)) = &delivery.gate {
+        gate.clone().pass().await;
+    }
+    match delivery.stop {
+        Some(Stop::DropBeforeHeaders) => Err(Cut),
+        Some(Stop::HangBeforeHeaders) => pending().await,
+        _ => Ok(()),
+    }
+}
 
 /// The steps of a stream. `injected` bytes go in before the event with their number.
 pub(super) fn stream(
@@ -41,7 +57,7 @@ pub(super) fn stream(
 pub(super) fn collected(body: &Bytes, delivery: &Delivery) -> VecDeque<Step> {
     let mut steps = Steps::new(delivery.writes);
     let stop = match delivery.stop {
-        Some(Stop::Cut { .. }) => Some(Step::Cut),
+        Some(Stop::Cut { .. } | Stop::Close { .. }) => Some(Step::Cut),
         Some(Stop::Hang { .. }) => Some(Step::Hang),
         _ => None,
     };
@@ -128,6 +144,10 @@ impl Steps {
                 if inside {
                     self.data(next.slice(..next.len() / 2));
                 }
+                self.divide(Step::Cut);
+                true
+            }
+            Some(Stop::Close { events, .. }) if events == number => {
                 self.divide(Step::Cut);
                 true
             }

@@ -3,7 +3,7 @@
 use super::glance::Glance;
 use super::json::to_json;
 use super::request::TurnRequest;
-use super::script::Script;
+use super::script::{Close, Script};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -44,6 +44,10 @@ pub(super) fn script_for(request: &TurnRequest, items: &[Box<RawValue>], answer:
     }
     if let Some(events) = number(&text, "CUT") {
         script = script.cut_after(usize::try_from(events).unwrap_or(usize::MAX));
+        found = true;
+    }
+    if let Some((events, code)) = closing(&text) {
+        script = script.close_after(events, Close::Code(code));
         found = true;
     }
     found.then_some(script)
@@ -117,6 +121,12 @@ fn refusal(argument: Option<&str>) -> Script {
         .unwrap_or((argument.unwrap_or("500"), "server_error"));
     let status = status.trim().parse().unwrap_or(500);
     Script::refusal(status, code.trim(), "The simulator was asked for this error.")
+}
+
+/// After how many events the socket is closed, and with which code.
+fn closing(text: &str) -> Option<(usize, u16)> {
+    let (events, code) = find(text, "CLOSE")??.split_once(',')?;
+    Some((events.trim().parse().ok()?, code.trim().parse().ok()?))
 }
 
 fn number(text: &str, word: &str) -> Option<u64> {

@@ -6,9 +6,23 @@ use super::reply::Reply;
 use super::script::Ending;
 use bytes::Bytes;
 
-/// Renders a reply as SSE frames, each a whole event.
-pub(super) fn render(reply: &Reply<'_>, error: Option<&(String, String)>, deltas: usize) -> Vec<Bytes> {
-    let mut events = Events::default();
+/// What is around the JSON of an event.
+#[derive(Clone, Copy)]
+pub(super) enum Framing<'l> {
+    /// The lines of an event stream.
+    Sse,
+    /// Nothing: the text of a socket's message, with the lane in it.
+    Text { lane: Option<&'l str> },
+}
+
+/// Renders a reply as frames, each a whole event.
+pub(super) fn render(
+    reply: &Reply<'_>,
+    error: Option<&(String, String)>,
+    deltas: usize,
+    framing: Framing<'_>,
+) -> Vec<Bytes> {
+    let mut events = Events { frames: Vec::new(), framing };
     let running = reply.running();
     events.push("response.created", |event| event.raw("response", &running));
     events.push("response.in_progress", |event| event.raw("response", &running));
@@ -27,16 +41,21 @@ pub(super) fn render(reply: &Reply<'_>, error: Option<&(String, String)>, deltas
     events.frames
 }
 
-#[derive(Default)]
-struct Events {
+struct Events<'l> {
     frames: Vec<Bytes>,
+    framing: Framing<'l>,
 }
 
-impl Events {
+impl Events<'_> {
     fn push(&mut self, kind: &str, fill: impl FnOnce(Object) -> Object) {
         let event = Object::new().value("type", kind).value("sequence_number", &self.frames.len());
-        let data = fill(event).finish();
-        self.frames.push(format!("event: {kind}\ndata: {data}\n\n").into());
+        let event = fill(event);
+        let frame = match self.framing {
+            Framing::Sse => format!("event: {kind}\ndata: {}\n\n", event.finish()),
+            Framing::Text { lane: Some(lane) } => event.value("stream_id", lane).finish(),
+            Framing::Text { lane: None } => event.finish(),
+        };
+        self.frames.push(frame.into());
     }
 }
 
@@ -48,7 +67,7 @@ struct ItemEvents<'r> {
 }
 
 impl ItemEvents<'_> {
-    fn write(&self, events: &mut Events, done: &str) {
+    fn write(&self, events: &mut Events<'_>, done: &str) {
         self.item_event(events, "response.output_item.added", &self.item.begun());
         match &self.item.kind {
             Kind::Message { text } => self.text(events, text),
@@ -59,18 +78,18 @@ impl ItemEvents<'_> {
         self.item_event(events, "response.output_item.done", done);
     }
 
-    fn item_event(&self, events: &mut Events, kind: &str, item: &str) {
+    fn item_event(&self, events: &mut Events<'_>, kind: &str, item: &str) {
         events.push(kind, |event| event.value("output_index", &self.index).raw("item", item));
     }
 
     /// An event about a part of the item.
-    fn part(&self, events: &mut Events, kind: &str, fill: impl FnOnce(Object) -> Object) {
+    fn part(&self, events: &mut Events<'_>, kind: &str, fill: impl FnOnce(Object) -> Object) {
         events.push(kind, |event| {
             fill(event.value("item_id", &self.item.id).value("output_index", &self.index))
         });
     }
 
-    fn text(&self, events: &mut Events, text: &str) {
+    fn text(&self, events: &mut Events<'_>, text: &str) {
         self.part(events, "response.content_part.added", |event| {
             event.raw("content_index", "0").raw("part", &text_part(""))
         });
@@ -87,7 +106,7 @@ impl ItemEvents<'_> {
         });
     }
 
-    fn summary(&self, events: &mut Events, summary: &str) {
+    fn summary(&self, events: &mut Events<'_>, summary: &str) {
         self.part(events, "response.reasoning_summary_part.added", |event| {
             event.raw("summary_index", "0").raw("part", &summary_part(""))
         });
@@ -104,7 +123,7 @@ impl ItemEvents<'_> {
         });
     }
 
-    fn arguments(&self, events: &mut Events, name: &str, arguments: &str) {
+    fn arguments(&self, events: &mut Events<'_>, name: &str, arguments: &str) {
         for delta in split(arguments, self.deltas) {
             self.part(events, "response.function_call_arguments.delta", |event| event.value("delta", delta));
         }

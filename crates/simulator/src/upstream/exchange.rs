@@ -5,7 +5,8 @@ use super::clock::unix_seconds;
 use super::compaction;
 use super::delivery;
 use super::directive;
-use super::event;
+use super::event::{self, Framing};
+use super::glance::Glance;
 use super::headers::Headers;
 use super::item::Item;
 use super::json::{Object, array};
@@ -17,7 +18,7 @@ use super::received::{InFlight, Ledger, Received, lock};
 use super::refusal::Refusal;
 use super::reply::Reply;
 use super::request::{Endpoint, Items, TurnRequest};
-use super::script::{Ending, GateAt, Instead, Script, Stop};
+use super::script::{Close, Ending, Instead, Script};
 use super::seal::seal;
 use super::strict;
 use bytes::Bytes;
@@ -26,34 +27,39 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
-use std::collections::VecDeque;
-use std::future::pending;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 /// What all connections of a simulator have in common.
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) ledger: Arc<Ledger>,
     pub(super) scripts: Mutex<Scripts>,
-    memory: Memory,
-    mint: Mint,
-    headers: Headers,
-    prepared: Option<Prepared>,
+    /// Told to every socket: close now.
+    pub(super) closing: watch::Sender<Option<Close>>,
+    pub(super) memory: Memory,
+    pub(super) mint: Mint,
+    pub(super) headers: Headers,
+    pub(super) prepared: Option<Prepared>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
     pub(super) queue: VecDeque<Script>,
     pub(super) always: Option<Script>,
+    /// What meets the handshakes of sockets.
+    pub(super) handshakes: VecDeque<Script>,
+    pub(super) every_handshake: Option<Script>,
 }
 
 /// A request that passed, with everything the model would see.
-struct Admitted {
-    request: TurnRequest,
-    input: Items,
+pub(super) struct Admitted {
+    pub(super) request: TurnRequest,
+    pub(super) input: Items,
     /// The history and the input.
-    items: Items,
-    script: Script,
+    pub(super) items: Items,
+    pub(super) script: Script,
 }
 
 impl Shared {
@@ -61,6 +67,7 @@ impl Shared {
         Self {
             ledger: Arc::new(Ledger::new()),
             scripts: Mutex::default(),
+            closing: watch::Sender::new(None),
             memory: Memory::default(),
             mint: Mint::new(),
             headers: Headers::new(options.api_key.as_deref()),
@@ -111,7 +118,7 @@ impl Shared {
         if let Some(prepared) = &self.prepared {
             return Ok(self.send_prepared(prepared, &body, turn));
         }
-        match self.admit(endpoint, &body) {
+        match TurnRequest::parse(endpoint, &body).and_then(|request| self.admit(request, None)) {
             Ok(admitted) => self.play(admitted, turn).await,
             Err(refusal) => Ok(self.refuse(&refusal, Some(turn))),
         }
@@ -129,21 +136,23 @@ impl Shared {
         response
     }
 
-    /// Checks a request and finds its script. A refused one leaves the scripts alone.
-    fn admit(&self, endpoint: Endpoint, body: &[u8]) -> Result<Admitted, Refusal> {
-        let request = TurnRequest::parse(endpoint, body)?;
+    /// Checks a request and finds its script. A refused one leaves the scripts alone. `recent` is what a socket
+    /// remembers of the response that is continued.
+    pub(super) fn admit(&self, request: TurnRequest, recent: Option<&Items>) -> Result<Admitted, Refusal> {
         if self.options.strict {
             strict::check_request(&request, &self.options)?;
         }
         let mut input = request.input_items();
         self.memory.resolve(&mut input);
-        let mut items = self.history(&request)?;
+        let mut items = recent.map_or_else(|| self.history(&request), |items| Ok(items.clone()))?;
         let kept = items.len();
         items.extend(input.iter().cloned());
         if self.options.strict {
-            strict::check_items(&items, kept, &self.options.boundary, |id| self.memory.knows_item(id))?;
+            let recent = ids(recent);
+            let knows = |id: &str| recent.contains(id) || self.memory.knows_item(id);
+            strict::check_items(&items, kept, &self.options.boundary, knows)?;
         }
-        let script = self.script_for(&request, &items);
+        let script = if request.is_warm_up() { Script::new() } else { self.script_for(&request, &items) };
         Ok(Admitted { request, input, items, script })
     }
 
@@ -168,17 +177,9 @@ impl Shared {
 
     async fn play(&self, admitted: Admitted, mut turn: InFlight) -> Result<Response<ReplyBody>, Cut> {
         let Admitted { request, input, items, script } = admitted;
-        tokio::time::sleep(script.delivery.before_headers).await;
-        if let Some((GateAt::Headers, gate)) = &script.delivery.gate {
-            gate.clone().pass().await;
-        }
-        match script.delivery.stop {
-            Some(Stop::DropBeforeHeaders) => {
-                turn.finish();
-                return Err(Cut);
-            }
-            Some(Stop::HangBeforeHeaders) => pending().await,
-            _ => (),
+        if let Err(cut) = delivery::before_headers(&script.delivery).await {
+            turn.finish();
+            return Err(cut);
         }
         let mut response = match &script.instead {
             Some(Instead::Body { status, content_type, bytes }) => {
@@ -192,7 +193,7 @@ impl Shared {
             }
             Some(Instead::Stream { bytes }) => self.stream(vec![bytes.clone()], &script, turn),
             None => match request.endpoint {
-                Endpoint::Create => self.render(&request, input, &script, turn),
+                Endpoint::Create | Endpoint::Socket => self.render(&request, input, &script, turn),
                 Endpoint::Compact => self.compact(&request, &items, &script, turn),
                 Endpoint::InputTokens => {
                     let body = compaction::count(&items, &script);
@@ -211,27 +212,13 @@ impl Shared {
         script: &Script,
         turn: InFlight,
     ) -> Response<ReplyBody> {
-        let created_at = unix_seconds();
-        let family = self.mint.family(created_at);
-        let boundary = request.wants_encrypted_content().then_some(self.options.boundary.as_str());
-        let reply = Reply {
-            request,
-            id: family.id("resp"),
-            created_at,
-            items: script.output.iter().map(|output| Item::new(output, &family, boundary)).collect(),
-            ending: script.ending.clone(),
-            usage: script.usage,
-        };
-        let failed = matches!(reply.ending, Ending::Failed { .. } | Ending::Silent);
-        if self.options.stateful && request.wants_storing() && !failed {
-            let output = reply.output().into_iter().filter_map(|item| RawValue::from_string(item).ok());
-            let items = input.into_iter().chain(output).collect();
+        let reply = self.reply(request, script);
+        if self.options.stateful && request.wants_storing() && reply.can_be_continued() {
+            let items = input.into_iter().chain(reply.output_items()).collect();
             self.memory.keep(reply.id.clone(), request.get("previous_response_id"), items);
         }
         if request.wants_stream() {
-            let deltas = script.deltas.unwrap_or(self.options.text_deltas);
-            let events = event::render(&reply, script.error_event.as_ref(), deltas);
-            return self.stream(events, script, turn);
+            return self.stream(self.events(&reply, script, Framing::Sse), script, turn);
         }
         let body = Bytes::from(reply.collected());
         let steps = delivery::collected(&body, &script.delivery);
@@ -240,6 +227,25 @@ impl Shared {
             "application/json",
             ReplyBody::new(steps, Some(body.len() as u64), Some(turn)),
         )
+    }
+
+    pub(super) fn reply<'r>(&self, request: &'r TurnRequest, script: &Script) -> Reply<'r> {
+        let created_at = unix_seconds();
+        let family = self.mint.family(created_at);
+        let boundary = request.wants_encrypted_content().then_some(self.options.boundary.as_str());
+        Reply {
+            request,
+            id: family.id("resp"),
+            created_at,
+            items: script.output.iter().map(|output| Item::new(output, &family, boundary)).collect(),
+            ending: script.ending.clone(),
+            usage: script.usage,
+        }
+    }
+
+    pub(super) fn events(&self, reply: &Reply<'_>, script: &Script, framing: Framing<'_>) -> Vec<Bytes> {
+        let deltas = script.deltas.unwrap_or(self.options.text_deltas);
+        event::render(reply, script.error_event.as_ref(), deltas, framing)
     }
 
     fn compact(
@@ -282,7 +288,7 @@ impl Shared {
         Object::new().value("object", "list").raw("data", &array(models)).finish()
     }
 
-    fn refuse(&self, refusal: &Refusal, turn: Option<InFlight>) -> Response<ReplyBody> {
+    pub(super) fn refuse(&self, refusal: &Refusal, turn: Option<InFlight>) -> Response<ReplyBody> {
         let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.json(status, refusal.envelope().into(), turn)
     }
@@ -291,7 +297,12 @@ impl Shared {
         self.respond(status, "application/json", ReplyBody::whole(body, turn))
     }
 
-    fn respond(&self, status: StatusCode, content_type: &str, body: ReplyBody) -> Response<ReplyBody> {
+    pub(super) fn respond(
+        &self,
+        status: StatusCode,
+        content_type: &str,
+        body: ReplyBody,
+    ) -> Response<ReplyBody> {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         self.headers.all(&mut response, content_type, &self.mint.request_id());
@@ -299,12 +310,19 @@ impl Shared {
     }
 }
 
-fn received(parts: Parts, body: Bytes) -> Received {
+pub(super) fn received(parts: Parts, body: Bytes) -> Received {
     Received {
         method: parts.method,
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),
         headers: parts.headers,
         body,
+        socket: None,
     }
+}
+
+/// The ids of the items, as far as they have one.
+fn ids(items: Option<&Items>) -> HashSet<String> {
+    let glances = items.into_iter().flatten().filter_map(|item| Glance::at(item));
+    glances.filter_map(|glance| glance.id).collect()
 }

@@ -15,6 +15,13 @@
 //! | `FAIL`, `INCOMPLETE` | ends with `response.failed`, `response.incomplete` |
 //! | `DELAY{ms}` | waits before the headers |
 //! | `CUT{n}` | cuts the connection after n events |
+//! | `CLOSE{n,code}` | closes the socket after n events with a close frame |
+//!
+//! The same scripts and words work over a socket (a GET of …/responses that asks for an upgrade): its turns take from
+//! the same queue, and are recorded among the same requests. There an HTTP reply is an error event with its status and
+//! headers, a cut or dropped connection is a TCP reset, a stream that just ends is a close frame with 1000, and there
+//! is one message an event, whatever the script says about writes. A warm-up (`generate: false`) takes no script. The
+//! newest response of each lane can be continued on its socket, stored or not, also when nothing else is kept.
 
 mod body;
 mod clock;
@@ -39,12 +46,14 @@ mod request;
 mod script;
 mod seal;
 mod server;
+mod socket;
 mod strict;
 
 pub use gate::Gate;
 pub use options::Options;
 pub use received::{Counts, Received};
-pub use script::Script;
+pub use script::{Close, Script};
+pub use socket::{ReceivedSocket, SocketEnd};
 
 use exchange::Shared;
 use received::lock;
@@ -99,8 +108,26 @@ impl Simulator {
         self
     }
 
-    /// The newest 1,000 turns (POST …/responses, …/responses/compact and …/responses/input_tokens), refused ones too,
-    /// oldest first.
+    /// Queues what meets a handshake. A script of an HTTP reply refuses it with that; any other lets it in, with its
+    /// headers, as soon as its delivery says, and `close_after(0, …)` and `then_close` are about the socket.
+    pub fn handshake(&self, script: Script) -> &Self {
+        lock(&self.shared.scripts).handshakes.push_back(script);
+        self
+    }
+
+    /// Sets what meets all handshakes that the queue does not decide.
+    pub fn always_handshake(&self, script: Script) -> &Self {
+        lock(&self.shared.scripts).every_handshake = Some(script);
+        self
+    }
+
+    /// Closes all sockets that are open now, in the middle of their turns too.
+    pub fn close_sockets(&self, close: Close) {
+        self.shared.closing.send_replace(Some(close));
+    }
+
+    /// The newest 1,000 turns (POST …/responses, …/responses/compact and …/responses/input_tokens, and the turns of
+    /// sockets), refused ones too, oldest first.
     pub fn requests(&self) -> Vec<Received> {
         self.shared.ledger.turns()
     }
@@ -113,6 +140,16 @@ impl Simulator {
     /// The newest 1,000 requests that were no turns.
     pub fn other_requests(&self) -> Vec<Received> {
         self.shared.ledger.others()
+    }
+
+    /// The newest 1,000 handshakes and what came of them, refused ones too, oldest first.
+    pub fn sockets(&self) -> Vec<ReceivedSocket> {
+        self.shared.ledger.sockets()
+    }
+
+    /// The newest handshake.
+    pub fn last_socket(&self) -> Option<ReceivedSocket> {
+        self.sockets().pop()
     }
 
     /// Encrypted content that this simulator can read, for items that a test writes itself.

@@ -1,7 +1,7 @@
 //! Replies rendered once, of which only the ids differ: the upstream of benchmarks.
 
 use super::body::Step;
-use super::event;
+use super::event::{self, Framing};
 use super::item::Item;
 use super::mint::Mint;
 use super::options::Options;
@@ -23,15 +23,18 @@ pub(super) struct Prepared {
     stream_field: Finder<'static>,
     collected: Template,
     stream: Template,
-    /// Where each event of the stream ends.
-    event_ends: Vec<usize>,
+    /// The messages of a socket's lane without a name.
+    messages: Template,
     between_events: Duration,
 }
 
+/// Bytes that only differ in their slots.
 #[derive(Debug)]
 struct Template {
     bytes: Vec<u8>,
     slots: Vec<usize>,
+    /// Where each of the parts ends that it was made of.
+    ends: Vec<usize>,
 }
 
 impl Prepared {
@@ -50,18 +53,12 @@ impl Prepared {
             usage: None,
         };
         let slot = reply.id["resp_".len()..][..SLOT].to_owned();
-        let events = event::render(&reply, None, options.text_deltas);
-        let mut event_ends = Vec::with_capacity(events.len());
-        let mut stream = Vec::new();
-        for event in events {
-            stream.extend_from_slice(&event);
-            event_ends.push(stream.len());
-        }
+        let render = |framing| event::render(&reply, None, options.text_deltas, framing);
         Self {
             stream_field: Finder::new("\"stream\""),
-            collected: Template::new(reply.collected().into_bytes(), &slot),
-            stream: Template::new(stream, &slot),
-            event_ends,
+            collected: Template::new(&[reply.collected().into()], &slot),
+            stream: Template::new(&render(Framing::Sse), &slot),
+            messages: Template::new(&render(Framing::Text { lane: None }), &slot),
             between_events: options.between_events,
         }
     }
@@ -81,15 +78,13 @@ impl Prepared {
     pub(super) fn stream(&self, drawn: u64) -> VecDeque<Step> {
         let bytes = self.stream.fill(drawn);
         let mut steps = VecDeque::with_capacity(2 * WRITES);
-        let paced = !self.between_events.is_zero();
-        let events_per_write = if paced { 1 } else { self.event_ends.len().div_ceil(WRITES) };
         let mut start = 0;
-        for ends in self.event_ends.chunks(events_per_write) {
+        for ends in self.stream.ends.chunks(self.parts_per_write(&self.stream)) {
             let end = ends.last().copied().unwrap_or(start);
             if start > 0 {
                 steps.push_back(Step::Flush);
             }
-            if start > 0 && paced {
+            if start > 0 && !self.between_events.is_zero() {
                 steps.push_back(Step::Pause(self.between_events));
             }
             steps.push_back(Step::Data(bytes.slice(start..end)));
@@ -97,12 +92,35 @@ impl Prepared {
         }
         steps
     }
+
+    /// The messages of a turn, by the writes that they go out in.
+    pub(super) fn messages(&self, drawn: u64) -> Vec<Vec<Bytes>> {
+        let bytes = self.messages.fill(drawn);
+        let mut start = 0;
+        let writes = self.messages.ends.chunks(self.parts_per_write(&self.messages));
+        writes
+            .map(|ends| {
+                let messages = ends.iter().map(|&end| bytes.slice(std::mem::replace(&mut start, end)..end));
+                messages.collect()
+            })
+            .collect()
+    }
+
+    fn parts_per_write(&self, template: &Template) -> usize {
+        if self.between_events.is_zero() { template.ends.len().div_ceil(WRITES) } else { 1 }
+    }
 }
 
 impl Template {
-    fn new(bytes: Vec<u8>, slot: &str) -> Self {
+    fn new(parts: &[Bytes], slot: &str) -> Self {
+        let bytes = parts.concat();
         let slots = find_iter(&bytes, slot).collect();
-        Self { bytes, slots }
+        let mut end = 0;
+        let ends = parts.iter().map(|part| {
+            end += part.len();
+            end
+        });
+        Self { slots, ends: ends.collect(), bytes }
     }
 
     fn fill(&self, drawn: u64) -> Bytes {

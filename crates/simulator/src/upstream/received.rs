@@ -1,16 +1,18 @@
 //! What reached the simulator, and how its replies ended.
 
+use super::socket::{ReceivedSocket, SocketEnd};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// Older requests are forgotten, so that a long run stays small.
 const KEPT: usize = 1_000;
 
-/// One request, with its body as it came.
+/// One request, or one turn of a socket, with its body as it came.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -18,6 +20,8 @@ pub struct Received {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The number of the socket that the turn came over, whose handshake the rest is from; the body is its message.
+    pub socket: Option<u64>,
 }
 
 impl Received {
@@ -43,7 +47,7 @@ impl Received {
     }
 }
 
-/// Turns (POST …/responses and what lies below it) so far. A turn leaves `in_flight` a moment after its client has the last byte, so wait for
+/// Turns (POST …/responses and what lies below it, and those of sockets) and sockets so far. A turn leaves `in_flight` a moment after its client has the last byte, so wait for
 /// it with [`Simulator::wait_until`](super::Simulator::wait_until).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -55,6 +59,10 @@ pub struct Counts {
     pub aborted: u64,
     /// Turns whose reply was handed over to its scripted end.
     pub finished: u64,
+    /// Sockets whose handshake was accepted.
+    pub sockets: u64,
+    /// Sockets that are open now.
+    pub open_sockets: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +70,8 @@ pub(super) struct Ledger {
     counts: watch::Sender<Counts>,
     turns: Mutex<VecDeque<Received>>,
     others: Mutex<VecDeque<Received>>,
+    sockets: Mutex<VecDeque<ReceivedSocket>>,
+    handshakes: AtomicU64,
 }
 
 impl Ledger {
@@ -70,6 +80,8 @@ impl Ledger {
             counts: watch::Sender::new(Counts::default()),
             turns: Mutex::new(VecDeque::new()),
             others: Mutex::new(VecDeque::new()),
+            sockets: Mutex::new(VecDeque::new()),
+            handshakes: AtomicU64::new(0),
         }
     }
 
@@ -92,6 +104,40 @@ impl Ledger {
     pub(super) fn record_other(&self, received: Received) {
         keep(&self.others, received);
         self.counts.send_modify(|_| ());
+    }
+
+    pub(super) fn sockets(&self) -> Vec<ReceivedSocket> {
+        lock(&self.sockets).iter().cloned().collect()
+    }
+
+    /// Numbers a handshake that has come.
+    pub(super) fn record_handshake(&self, handshake: Option<Received>) -> u64 {
+        let number = self.handshakes.fetch_add(1, Ordering::Relaxed);
+        if let Some(handshake) = handshake {
+            keep(&self.sockets, ReceivedSocket::new(number, handshake));
+        }
+        self.counts.send_modify(|_| ());
+        number
+    }
+
+    /// Changes the record of a socket, if it is still kept.
+    pub(super) fn change_socket(&self, number: u64, change: impl FnOnce(&mut ReceivedSocket)) {
+        let mut sockets = lock(&self.sockets);
+        if let Some(socket) = sockets.iter_mut().rev().find(|socket| socket.number == number) {
+            change(socket);
+            drop(sockets);
+            self.counts.send_modify(|_| ());
+        }
+    }
+
+    /// Counts a socket whose handshake was accepted; the value says when it is over.
+    pub(super) fn open_socket(self: &Arc<Self>, number: u64) -> OpenSocket {
+        self.change_socket(number, |socket| socket.status = Some(101));
+        self.counts.send_modify(|counts| {
+            counts.sockets += 1;
+            counts.open_sockets += 1;
+        });
+        OpenSocket { ledger: Arc::clone(self), number }
     }
 
     /// Counts a turn whose request has been read; the value says when the turn is over.
@@ -133,7 +179,29 @@ impl Drop for InFlight {
     }
 }
 
-fn keep(list: &Mutex<VecDeque<Received>>, received: Received) {
+/// A socket that is not over.
+#[derive(Debug)]
+pub(super) struct OpenSocket {
+    ledger: Arc<Ledger>,
+    pub(super) number: u64,
+}
+
+impl OpenSocket {
+    pub(super) fn change(&self, change: impl FnOnce(&mut ReceivedSocket)) {
+        self.ledger.change_socket(self.number, change);
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.change(|socket| {
+            socket.end.get_or_insert(SocketEnd::Gone);
+        });
+        self.ledger.counts.send_modify(|counts| counts.open_sockets -= 1);
+    }
+}
+
+fn keep<T>(list: &Mutex<VecDeque<T>>, received: T) {
     let mut list = lock(list);
     if list.len() == KEPT {
         list.pop_front();

@@ -44,12 +44,16 @@ impl Refusal {
     }
 
     pub(super) fn envelope(&self) -> String {
-        let error = Object::new()
+        Object::new().raw("error", &self.error()).finish()
+    }
+
+    /// What stands in the envelope.
+    pub(super) fn error(&self) -> String {
+        Object::new()
             .value("message", &self.message)
             .value("type", self.kind)
             .value("param", &self.param)
             .value("code", &self.code)
-            .finish();
-        Object::new().raw("error", &error).finish()
+            .finish()
     }
 }

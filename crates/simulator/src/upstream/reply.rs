@@ -4,6 +4,7 @@ use super::item::{Item, Kind};
 use super::json::{Object, array, to_json};
 use super::request::TurnRequest;
 use super::script::Ending;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 const TOOL_USAGE: &str = concat!(
@@ -60,6 +61,14 @@ impl Reply<'_> {
 
     pub(super) fn output(&self) -> Vec<String> {
         self.items.iter().enumerate().map(|(index, item)| item.done(self.item_status(index))).collect()
+    }
+
+    pub(super) fn output_items(&self) -> impl Iterator<Item = Box<RawValue>> {
+        self.output().into_iter().filter_map(|item| RawValue::from_string(item).ok())
+    }
+
+    pub(super) fn can_be_continued(&self) -> bool {
+        !matches!(self.ending, Ending::Failed { .. } | Ending::Silent)
     }
 
     fn object(&self, phase: Phase) -> String {

@@ -16,6 +16,8 @@ pub(super) enum Endpoint {
     Compact,
     /// `…/responses/input_tokens`
     InputTokens,
+    /// `response.create` on a socket
+    Socket,
 }
 
 impl Endpoint {
@@ -67,6 +69,11 @@ impl TurnRequest {
 
     pub(super) fn wants_stream(&self) -> bool {
         self.get("stream").unwrap_or(false)
+    }
+
+    /// A turn of a socket that only prepares the next one.
+    pub(super) fn is_warm_up(&self) -> bool {
+        self.endpoint == Endpoint::Socket && self.get("generate") == Some(false)
     }
 
     pub(super) fn wants_storing(&self) -> bool {

@@ -57,6 +57,7 @@ pub(super) struct Delivery {
     pub(super) between_events: Option<Duration>,
     pub(super) gate: Option<(GateAt, Gate)>,
     pub(super) stop: Option<Stop>,
+    pub(super) afterwards: Option<(Duration, Close)>,
     pub(super) writes: Writes,
     pub(super) crlf: bool,
 }
@@ -74,6 +75,18 @@ pub(super) enum Stop {
     Cut { events: usize, inside: bool },
     End { events: usize },
     Hang { events: usize },
+    Close { events: usize, close: Close },
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// With a close frame that has this code.
+    Code(u16),
+    /// TCP ends without a close frame.
+    Fin,
+    /// TCP is reset.
+    Reset,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -256,6 +269,18 @@ impl Script {
     /// Says nothing more after so many events, and keeps the connection open. A collected reply hangs in the middle.
     pub fn hang_after(mut self, events: usize) -> Self {
         self.delivery.stop = Some(Stop::Hang { events });
+        self
+    }
+
+    /// Closes the socket after so many events: none is before the first. Without a socket the connection is cut.
+    pub fn close_after(mut self, events: usize, close: Close) -> Self {
+        self.delivery.stop = Some(Stop::Close { events, close });
+        self
+    }
+
+    /// Closes the socket once it has been idle for so long after the turn. Means nothing without a socket.
+    pub fn then_close(mut self, idle: Duration, close: Close) -> Self {
+        self.delivery.afterwards = Some((idle, close));
         self
     }
 

@@ -42,6 +42,7 @@ const OF_INPUT_TOKENS: [&str; 12] = [
 pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
     let (is_known, required): (fn(&str) -> bool, &[&str]) = match request.endpoint {
         Endpoint::Create => (|field| !SOCKET_ONLY.contains(&field), &["model", "input"]),
+        Endpoint::Socket => (|_| true, &["model", "input"]),
         Endpoint::Compact => (|field| OF_COMPACT.contains(&field), &["model"]),
         Endpoint::InputTokens => (|field| OF_INPUT_TOKENS.contains(&field), &[]),
     };

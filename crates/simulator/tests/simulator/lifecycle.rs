@@ -1,6 +1,7 @@
 //! Starting, stopping, and the prepared mode of benchmarks.
 
 use crate::support::{ask, ask_stream, open, post, read, scripted, simulator, soon};
+use crate::wire::{connect, create, text, with};
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -50,6 +51,23 @@ async fn a_prepared_stream_can_be_paced() {
     let reply = post(&simulator, &ask_stream("hello")).await;
     assert_eq!(reply.kinds().last().unwrap(), "response.completed");
     assert!(started.elapsed() >= pause * 57);
+}
+
+#[tokio::test]
+async fn a_prepared_turn_of_a_socket_is_a_whole_one_with_new_ids() {
+    let simulator = simulator(Options::bench()).await;
+    let mut wire = connect(&simulator).await;
+    let first = wire.turn(&create("hello")).await;
+    assert_eq!((first.len(), text(&first).len()), (58, 200));
+    let id = &first[0]["response"]["id"];
+    assert_eq!(&first[57]["response"]["id"], id);
+    let next = with(create("hello"), "previous_response_id", id.clone());
+    assert_ne!(&wire.turn(&next).await[0]["response"]["id"], id);
+    let warm_up = wire.turn(&with(create("hello"), "generate", false)).await;
+    assert_eq!(warm_up.len(), 3);
+    assert_eq!(wire.turn(&with(create("hello"), "stream_id", "a")).await[57]["stream_id"], "a");
+    assert!(simulator.requests().is_empty() && simulator.sockets().is_empty());
+    assert_eq!((simulator.counts().requests, simulator.counts().sockets), (4, 1));
 }
 
 #[tokio::test]

@@ -60,13 +60,21 @@ async fn all_bytes_are_given_back() {
 
 #[test]
 fn a_long_chain_is_dropped_on_a_small_stack() {
+    let room = Arc::new(Semaphore::new(1 << 20));
     let chain = (0..200_000).fold(None, |parent: Option<Arc<Turn>>, n| {
         let mut stored = record(n, None).response.turn;
         stored.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Some(Turn::unstored(&stored, parent).unwrap())
+        Turn::unstored(&stored, parent, &room).unwrap()
     });
+    assert!(chain.is_some() && room.available_permits() < 1 << 20);
     let drops = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(chain));
     drops.unwrap().join().unwrap();
+    assert_eq!(room.available_permits(), 1 << 20);
+    let stored = record(0, None).response.turn;
+    assert!(
+        Turn::unstored(&stored, None, &Arc::new(Semaphore::new(0))).unwrap().is_none(),
+        "there is no room"
+    );
 }
 
 #[tokio::test]

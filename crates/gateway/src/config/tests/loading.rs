@@ -38,6 +38,7 @@ boundary = "shared"
 aliases = { "gpt-5" = "mine" }
 headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "tok" }
 query = { "api.version" = "1 2" }
+transport = "auto"
 stream_only = true
 state = "native"
 replay_ids = "keep"
@@ -84,6 +85,12 @@ shutdown = "1d"
 [turns]
 on_disconnect = "cancel"
 finish_timeout = "9s"
+
+[sockets]
+enabled = false
+max_age = "10m"
+ping_interval = "11s"
+memory = "1MiB"
 
 [usage]
 raw_retention = "10d"
@@ -238,7 +245,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_make_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 
@@ -312,5 +319,5 @@ fn the_accounts_in_the_documentation_can_be_used() {
         }
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
 }

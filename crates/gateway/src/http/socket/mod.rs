@@ -1,0 +1,170 @@
+//! GET `/v1/responses` with an Upgrade: the WebSocket door.
+//!
+//! The handshake is answered here. The connection then goes on in the task that has served it so far, on the same worker:
+//! [`connection`] reads frames, writes events and keeps the time, [`lanes`] says which turn may begin, [`running`] is one
+//! turn.
+
+mod clock;
+mod connection;
+mod ending;
+mod lanes;
+mod metered;
+mod refusal;
+mod running;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use antiphon_protocol::id::ProjectId;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use self::connection::Connection;
+use super::error::Refused;
+use super::stall::StallGuard;
+use super::{Doors, wrong_method};
+use crate::turn::Failure;
+
+const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
+
+/// What the operator configured about sockets.
+#[derive(Debug)]
+pub struct SocketRules {
+    pub is_enabled: bool,
+    pub max_age: Duration,
+    pub ping_interval: Duration,
+    /// For what connections remember, a permit a KiB.
+    pub memory: Arc<Semaphore>,
+}
+
+/// Where a request leaves word for its connection that it becomes a socket.
+#[derive(Clone, Default)]
+pub struct Handover(Arc<Mutex<Option<Agreed>>>);
+
+/// A handshake that has been answered.
+pub struct Agreed {
+    upgrade: OnUpgrade,
+    doors: Doors,
+    headers: HeaderMap,
+    project: ProjectId,
+}
+
+pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Response {
+    if !is_upgrade(request.headers()) {
+        let mut reply = wrong_method(request).await.into_response();
+        reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return reply;
+    }
+    match agree(&doors, &mut request) {
+        Ok(accept) => switching(accept),
+        Err(failure) => {
+            let code = failure.api_error().code;
+            doors.turns.metrics.turn_failed(failure.fault().as_str(), code.as_deref());
+            tracing::info!(
+                http.status = failure.status().as_u16(),
+                error.code = code.as_deref(),
+                "a WebSocket was refused"
+            );
+            Refused::from(failure).into_response()
+        }
+    }
+}
+
+/// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
+fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Failure> {
+    if !doors.sockets.is_enabled {
+        return Err(Failure::SocketsOff);
+    }
+    let headers = request.headers();
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Failure::BadHandshake("asks for another version than 13"));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Failure::BadHandshake("has no key"))?;
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Failure::Internal)?;
+    let handover = request.extensions().get::<Handover>().cloned();
+    let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
+    let upgrade = hyper::upgrade::on(&mut *request);
+    let headers = of_turns(request.headers());
+    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, project: doors.project() });
+    Ok(accept)
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    let names = |name: HeaderName, wanted: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+    };
+    names(header::CONNECTION, "upgrade") && names(header::UPGRADE, "websocket")
+}
+
+fn switching(accept: HeaderValue) -> Response {
+    let mut reply = Response::new(Body::empty());
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    reply
+}
+
+/// The headers of the handshake that belong to each of its turns: not those about the socket itself. Copied, as they would
+/// keep the whole buffer that the handshake was read into.
+fn of_turns(headers: &HeaderMap) -> HeaderMap {
+    const OF_THE_SOCKET: [HeaderName; 7] = [
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::AUTHORIZATION,
+    ];
+    let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
+        OF_THE_SOCKET.contains(name)
+            || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
+    };
+    let mut copied = HeaderMap::new();
+    for (name, value) in headers.iter().filter(|(name, value)| !is_about_sockets(name, value)) {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            copied.append(name, value);
+        }
+    }
+    copied
+}
+
+// === impl Handover ===
+
+impl Handover {
+    fn leave(&self, agreed: Agreed) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
+    }
+
+    /// What a request has left, if one has.
+    pub fn take(&self) -> Option<Agreed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+// === impl Agreed ===
+
+impl Agreed {
+    /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
+    pub async fn serve(self) {
+        let Self { upgrade, doors, headers, project } = self;
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(parts) = downcast::<TokioIo<StallGuard<TcpStream>>>(upgraded) else { return };
+        // Copied, as it would keep the whole buffer that the handshake was read into.
+        let early = parts.read_buf.to_vec().into();
+        let stream = parts.io.into_inner();
+        Connection::open(stream, early, doors, headers, project).run().await;
+    }
+}

@@ -1,0 +1,104 @@
+//! One turn of a socket, from its frame to its last event.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::socket::CreateFrame;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::lanes::Asked;
+use super::refusal;
+use crate::http::Doors;
+use crate::turn::{EventStream, Failure, Incoming, Lane, Transport, UntilDrained, UntilFinished};
+
+/// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
+const METADATA_PREFIX: &str = "x-codex-";
+
+type Events = UntilDrained<EventStream>;
+type Beginning = Pin<Box<dyn Future<Output = Result<Events, Failure>> + Send>>;
+
+/// A turn that holds its lane. Dropped, it goes on without its client if it is to be stored.
+pub struct Running {
+    pub lane: Lane,
+    /// What it continues, if anything.
+    parent: Option<ResponseId>,
+    stage: Stage,
+}
+
+enum Stage {
+    Beginning(UntilFinished<Beginning>),
+    Events(Events),
+    Refused(Failure),
+    Over,
+}
+
+impl Running {
+    pub fn begin(doors: &Doors, headers: &HeaderMap, project: &ProjectId, lane: Lane, asked: Asked) -> Self {
+        let Asked { frame, permit } = asked;
+        let CreateFrame { previous_response_id, request, .. } = *frame;
+        let parent = previous_response_id.and_then(|id| id.parse().ok());
+        let create = match request {
+            Ok(create) => create,
+            Err(error) => {
+                let failure = Failure::Request(error);
+                refused_unread(doors, &failure);
+                return Self { lane, parent, stage: Stage::Refused(failure) };
+            }
+        };
+        let mut headers = headers.clone();
+        for (name, value) in create.client_metadata().filter(|(name, _)| name.starts_with(METADATA_PREFIX)) {
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+                headers.insert(name, value);
+            }
+        }
+        let departure = doors.turns.departure(create.store);
+        let incoming = Incoming {
+            create,
+            headers,
+            project: project.clone(),
+            transport: Transport::WebSocket,
+            lane: Some(lane.clone()),
+            body_permit: permit,
+        };
+        let turn = Arc::clone(&doors.turns).stream(incoming, departure.presence.clone());
+        let rest = departure.clone();
+        let begun = async move { turn.await.map(|events| UntilDrained::new(events, rest)) };
+        let stage = Stage::Beginning(UntilFinished::new(Box::pin(begun), departure));
+        Self { lane, parent, stage }
+    }
+
+    /// The next frame for the client, or `None` when there are no more.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match &mut self.stage {
+                Stage::Beginning(begun) => {
+                    self.stage = match ready!(Pin::new(begun).poll(cx)) {
+                        Ok(events) => Stage::Events(events),
+                        Err(failure) => Stage::Refused(failure),
+                    };
+                }
+                Stage::Events(events) => return events.poll_chunk(cx),
+                Stage::Refused(failure) => {
+                    let frame = refusal::render(failure, self.lane.stream_id.as_ref());
+                    // What could not be continued now is not offered again: the client sends everything.
+                    if let Some(parent) = self.parent {
+                        self.lane.evict(parent);
+                    }
+                    self.stage = Stage::Over;
+                    return Poll::Ready(Some(frame));
+                }
+                Stage::Over => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// Counts a frame that did not become a turn.
+pub fn refused_unread(doors: &Doors, failure: &Failure) {
+    let code = failure.api_error().code;
+    doors.turns.metrics.turn_failed(failure.fault().as_str(), code.as_deref());
+    tracing::info!(error.code = code.as_deref(), "a frame was refused unread");
+}

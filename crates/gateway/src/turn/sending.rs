@@ -1,0 +1,241 @@
+//! Sending a turn to one account: over HTTP or a socket, and again where the account itself can be helped.
+
+use std::time::Instant;
+
+use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::request::{Changes, Operation};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::adapt::{Approach, STALE};
+use super::attempt::Failed;
+use super::resolve::{Context, Reasoning, Resolved};
+use super::{Failure, Transport, Turn};
+use crate::config::UpstreamTransport;
+use crate::credential::NoToken;
+use crate::pool::{Account, Credential, Verdict};
+use crate::upstream::socket::{NotOpened, Socket};
+use crate::upstream::{Accept, ReplyBody, SendError};
+
+/// The upstream's reply, or why the turn did not stay on its socket: it is to be sent in another way.
+type Sent = Result<Response<ReplyBody>, &'static str>;
+
+impl Turn {
+    /// Until the account's upstream accepts the turn, or refuses it for good.
+    pub(super) async fn send_adapting(
+        &mut self,
+        account: &Account,
+        resolved: &Resolved,
+    ) -> Result<(Response<ReplyBody>, Reasoning), Failed> {
+        let mut socket = self.socket_of_parent(account, resolved).await;
+        let mut approach = self.approach(account, resolved, socket.is_some());
+        let mut has_renewed = false;
+        loop {
+            let authorization = self.authorization(account).await?;
+            let Context { input, reasoning } = self.context(account, resolved, &approach)?;
+            let body = self.create.upstream_body(&input, self.changes(account, &approach)).parts;
+            let reply = if approach.over_socket {
+                match self.send_over_socket(account, authorization.as_ref(), socket.take(), body).await? {
+                    Ok(reply) => reply,
+                    Err(why) => {
+                        self.ledger.note_attempt(why);
+                        self.turns.metrics.fell_back(&account.name, why);
+                        approach.fall_back(why, resolved.native_parent(account));
+                        continue;
+                    }
+                }
+            } else {
+                self.send(account, authorization.as_ref(), body).await?
+            };
+            if reply.status().is_success() {
+                return Ok((reply, reasoning));
+            }
+            let refusal = self.read_refusal(reply).await?;
+            let error = UpstreamError::parse(&refusal.body);
+            let asked_to_include = approach.include;
+            if let Some(adapted) = approach.adapt(refusal.status, &error) {
+                if asked_to_include && !approach.include {
+                    account.remember_encrypted_reasoning_refused(&self.create.model);
+                }
+                self.ledger.note_attempt(adapted);
+                continue;
+            }
+            let failed = self.refused(account, refusal, &error);
+            let is_credential = failed.verdict == Verdict::CredentialRefused;
+            if has_renewed || !is_credential || !self.turns.upstream.refuse(account, authorization.as_ref()) {
+                return Err(failed);
+            }
+            self.ledger.note_attempt("token_refused");
+            has_renewed = true;
+        }
+    }
+
+    fn takes_sockets(&self, account: &Account) -> bool {
+        self.create.operation == Operation::Create && account.takes_sockets(self.turns.clock.now())
+    }
+
+    /// The socket on which the upstream remembers what the turn continues.
+    async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
+        let parent = resolved.upstream_parent(account).filter(|_| self.takes_sockets(account))?;
+        self.turns.upstream.socket_of(account, parent).await
+    }
+
+    fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
+        // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
+        let may_be_continued = self.create.store || self.lane.is_some();
+        let wants_reasoning = may_be_continued && !self.create.includes_encrypted_reasoning();
+        let previous = match self.create.operation {
+            Operation::Create if has_socket => resolved.upstream_parent(account),
+            Operation::Create => resolved.native_parent(account),
+            Operation::Compact | Operation::CountInput => None,
+        };
+        Approach {
+            previous,
+            can_read: true,
+            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.create.model),
+            over_socket: self.takes_sockets(account),
+        }
+    }
+
+    fn changes<'a>(&self, account: &'a Account, approach: &Approach<'a>) -> Changes<'a> {
+        Changes {
+            store: account.is_native && self.create.store,
+            previous: approach.previous,
+            include_encrypted_reasoning: approach.include,
+            model: account.alias(&self.create.model),
+            streams: account.stream_only,
+            is_frame: approach.over_socket,
+        }
+    }
+
+    /// The input for one account; what the upstream has itself is not sent again.
+    fn context(
+        &self,
+        account: &Account,
+        resolved: &Resolved,
+        approach: &Approach<'_>,
+    ) -> Result<Context, Failed> {
+        if approach.previous.is_some() {
+            let input = resolved.own_input(account.replay_ids);
+            return Ok(Context { input, reasoning: Reasoning::Full });
+        }
+        let context = resolved.context(account, approach.can_read, self.turns.rules.max_history_bytes);
+        context.map_err(|failure| Failed { failure, verdict: Verdict::Neutral })
+    }
+
+    /// Waits while the account's token is being refreshed.
+    async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
+        // Most accounts have a credential that stays, for which no timer need be set.
+        match &account.credential {
+            Credential::None => return Ok(None),
+            Credential::Key(key) => return Ok(Some(key.clone())),
+            Credential::OAuth(_) => {}
+        }
+        let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
+        let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
+            Ok(Ok(Ok(authorization))) => return Ok(authorization),
+            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
+            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialRefused,
+            Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Failed,
+        };
+        Err(Failed { failure: Failure::NoAccount, verdict })
+    }
+
+    async fn send(
+        &self,
+        account: &Account,
+        authorization: Option<&HeaderValue>,
+        body: Vec<Bytes>,
+    ) -> Result<Response<ReplyBody>, Failed> {
+        let operation = self.create.operation;
+        let accept = match self.ledger.transport {
+            Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
+            _ => Accept::Events,
+        };
+        let sending =
+            self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
+        Err(match self.in_time(sending).await? {
+            Ok(reply) => return Ok(reply),
+            Err(SendError::ConnectTimeout) => Failure::UpstreamTimeout("no connection in time").into(),
+            Err(SendError::Connect(why)) => {
+                tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
+                Failure::UpstreamUnreachable("no connection".into()).into()
+            }
+            Err(SendError::Broken(why)) => {
+                tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");
+                Failure::UpstreamUnreachable("it closed the connection before it answered".into()).into()
+            }
+        })
+    }
+
+    /// Over the socket that has the parent, or a new one.
+    async fn send_over_socket(
+        &self,
+        account: &Account,
+        authorization: Option<&HeaderValue>,
+        held: Option<Socket>,
+        frame: Vec<Bytes>,
+    ) -> Result<Sent, Failed> {
+        let is_reused = held.is_some();
+        let socket = match held {
+            Some(socket) => socket,
+            None => {
+                let opening = self.turns.upstream.open_socket(account, authorization, &self.headers);
+                match self.in_time(opening).await? {
+                    Ok(socket) => socket,
+                    Err(error) => return self.without_socket(account, &error),
+                }
+            }
+        };
+        self.turns.metrics.turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
+        match self.in_time(self.turns.upstream.ask(account, socket, frame)).await? {
+            Ok(reply) => Ok(Ok(reply)),
+            // It was closed while it waited, which is nobody's failure.
+            Err(_) if is_reused => Ok(Err(STALE)),
+            Err(error) => {
+                tracing::warn!(account.id = %account.name, %error, "a socket was lost before the first event");
+                self.or_http(account, "socket_lost", "it closed the socket before the first event")
+            }
+        }
+    }
+
+    /// No socket could be opened. Whatever is wrong with the credential or the account shows over HTTP as well.
+    fn without_socket(&self, account: &Account, error: &NotOpened) -> Result<Sent, Failed> {
+        tracing::warn!(account.id = %account.name, %error, "the upstream opens no socket");
+        let (why, refused) = match error {
+            NotOpened::Refused(status) => ("socket_refused", Some(*status)),
+            NotOpened::Timeout => ("socket_timeout", None),
+            NotOpened::Failed(_) => ("socket_failed", None),
+        };
+        let passes = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        let is_about_sockets = |status: &StatusCode| status.is_client_error() && !passes.contains(status);
+        if matches!(error, NotOpened::Timeout) || refused.as_ref().is_some_and(is_about_sockets) {
+            account.remember_sockets_refused(self.turns.clock.now());
+        }
+        match refused.filter(|status| passes.contains(status)) {
+            Some(status) if account.transport == UpstreamTransport::WebSocket => {
+                Ok(Ok(Response::builder().status(status).body(ReplyBody::empty()).expect("a valid status")))
+            }
+            _ => self.or_http(account, why, "it opens no socket"),
+        }
+    }
+
+    fn or_http(&self, account: &Account, why: &'static str, told: &'static str) -> Result<Sent, Failed> {
+        match account.transport {
+            UpstreamTransport::Auto => Ok(Err(why)),
+            UpstreamTransport::WebSocket | UpstreamTransport::Http => {
+                Err(Failure::UpstreamUnreachable(told.into()).into())
+            }
+        }
+    }
+
+    /// Waits for the upstream's first sign, as long as there is somebody to tell.
+    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Failed> {
+        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
+        match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(future)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_given_up)) => Err(Failed::client_gone()),
+            Err(_elapsed) => Err(Failure::UpstreamTimeout("it sent no answer in time").into()),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A turn that only puts its context in place: `generate: false`. No upstream is asked.
+
+use std::sync::Arc;
+
+use antiphon_protocol::json::{Malformed, Set, set_members};
+use antiphon_protocol::response::{Ending, end};
+use antiphon_protocol::usage::Usage;
+use antiphon_store::Status;
+use bytes::Bytes;
+
+use super::record::Finished;
+use super::resolve::Resolved;
+use super::{EventStream, Failure, Incoming, Presence, Turn, Turns};
+
+const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
+
+/// Members of the request that a response shows.
+const SHOWN: [&str; 8] = [
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_p",
+];
+
+impl Turns {
+    /// Answers at once with a response that has no output and can be continued.
+    pub(super) async fn warm_up(
+        self: Arc<Self>,
+        incoming: Incoming,
+        presence: Presence,
+    ) -> Result<EventStream, Failure> {
+        let mut turn = self.admit(incoming, presence);
+        let result = turn.warm_up().await;
+        if let Err(failure) = &result {
+            turn.ledger.fail(failure);
+        }
+        turn.ledger.settle();
+        result
+    }
+}
+
+impl Turn {
+    async fn warm_up(&mut self) -> Result<EventStream, Failure> {
+        let resolved = self.resolve().await?;
+        let started = self.begun(&resolved).map_err(|_| Failure::Internal)?;
+        let response = self.without_output(&started).map_err(|_| Failure::Internal)?;
+        let frames =
+            [self.event("response.created", 0, &started), self.event("response.completed", 1, &response)];
+        let finished = Finished {
+            status: Status::Completed,
+            response: response.into(),
+            output: Bytes::from_static(b"[]"),
+            upstream_id: None,
+            usage: Usage::default(),
+        };
+        self.ledger.end(&finished, frames.iter().map(Bytes::len).sum());
+        self.record(finished, resolved, None).await?;
+        Ok(EventStream::of_frames(frames))
+    }
+
+    fn begun(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
+        let skeleton = self.owned(resolved).skeleton(&self.create.model, self.started_at.unix_seconds());
+        let asked = SHOWN.iter().filter_map(|name| Some((*name, self.create.member(name)?)));
+        let set: Vec<_> = asked.map(|(name, value)| Set { name, value, add: true }).collect();
+        let mut out = Vec::with_capacity(skeleton.len());
+        set_members(&skeleton, &set, &mut out)?;
+        Ok(out)
+    }
+
+    fn without_output(&self, started: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let completed = end(started, Ending { status: "completed", error: None }, b"[]")?;
+        let at = self.turns.clock.now().unix_seconds().to_string();
+        let set = [
+            Set { name: "completed_at", value: at.as_bytes(), add: true },
+            Set { name: "usage", value: NO_USAGE, add: true },
+        ];
+        let mut out = Vec::with_capacity(completed.len() + NO_USAGE.len());
+        set_members(&completed, &set, &mut out)?;
+        Ok(out)
+    }
+
+    fn event(&self, name: &str, sequence: u64, response: &[u8]) -> Bytes {
+        let mut data = format!(r#"{{"type":"{name}","sequence_number":{sequence},"response":"#).into_bytes();
+        data.extend_from_slice(response);
+        data.push(b'}');
+        self.framing().render(name.as_bytes(), data.into())
+    }
+}
