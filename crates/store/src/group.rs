@@ -44,6 +44,7 @@ pub(crate) enum Operation {
     Log(Box<LogRow>),
     /// One that all engines understand.
     Execute(Statement),
+    ExecuteAll(Vec<Statement>),
     /// Writes what any other operation would need to be able to write.
     Check,
 }
@@ -224,6 +225,10 @@ impl Group {
     /// Whether a row was written.
     pub(crate) async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
         Ok(self.write(Operation::Execute(statement)).await? == Outcome::Changed(true))
+    }
+
+    pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.write(Operation::ExecuteAll(statements)).await.map(|_| ())
     }
 
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
@@ -451,7 +456,11 @@ impl Operation {
         match self {
             Self::Record(record) => Some(record.log.at),
             Self::Log(row) => Some(row.at),
-            Self::Delete { .. } | Self::Purge { .. } | Self::Execute(_) | Self::Check => None,
+            Self::Delete { .. }
+            | Self::Purge { .. }
+            | Self::Execute(_)
+            | Self::ExecuteAll(_)
+            | Self::Check => None,
         }
     }
 
@@ -462,7 +471,12 @@ impl Operation {
                 let response = &record.response;
                 response.turn.input.len() + response.turn.output.len() + response.body.len()
             }
-            Self::Delete { .. } | Self::Purge { .. } | Self::Log(_) | Self::Execute(_) | Self::Check => 0,
+            Self::Delete { .. }
+            | Self::Purge { .. }
+            | Self::Log(_)
+            | Self::Execute(_)
+            | Self::ExecuteAll(_)
+            | Self::Check => 0,
         }
     }
 }

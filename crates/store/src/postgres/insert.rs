@@ -62,6 +62,7 @@ impl<'a> Inserts<'a> {
                 Operation::Delete { .. }
                 | Operation::Purge { .. }
                 | Operation::Execute(_)
+                | Operation::ExecuteAll(_)
                 | Operation::Check => {}
             }
         }
