@@ -152,7 +152,7 @@ fn a_price_needs_a_model_and_is_written_as_a_decimal_number() {
 fn finer_counts_of_usage_go_before_coarser_ones() {
     assert_eq!(
         Case::file("[usage]\nraw_retention = \"100d\"").error(),
-        "usage.hour_retention (default): must be at least usage.raw_retention, which is 100d"
+        "usage.hour_retention (in antiphon.toml): must be at least usage.raw_retention, which is 100d"
     );
     assert_eq!(
         Case::file("[usage]\nhour_retention = \"forever\"").error(),
