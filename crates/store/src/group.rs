@@ -200,6 +200,10 @@ impl Group {
         Ok(self.write(Operation::Execute(statement)).await? == Outcome::Changed(true))
     }
 
+    pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.write(Operation::ExecuteAll(statements)).await.map(|_| ())
+    }
+
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
         self.write(Operation::Check).await.map(|_| ())
     }

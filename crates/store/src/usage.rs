@@ -144,16 +144,21 @@ macro_rules! add_up {
 
 pub(crate) use {add_up, sums, turn_as_usage, usage_columns};
 
-/// Of two replicas that sum up the same hour the one that has seen more rows is right: while an hour is not leaving the log
-/// its rows only become more.
-const SUM_UP: &str = concat!(
-    "INSERT INTO usage_rollups (part, ",
-    usage_columns!(),
-    ") SELECT 0, starts_at, project, key_id, account, model, ",
+/// The sums of an hour. They are read apart from being written, as the one may take long and nobody can write meanwhile.
+const READ_HOUR: &str = concat!(
+    "SELECT starts_at, project, key_id, account, model, ",
     sums!(),
     "FROM (",
     turn_as_usage!(),
-    "FROM request_log WHERE at >= $1 AND at < $2) turn GROUP BY 2, 3, 4, 5, 6 ORDER BY 2, 3, 4, 5, 6 \
+    "FROM request_log WHERE at >= $1 AND at < $2) turn GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+);
+
+/// Of two replicas that sum up the same hour the one that has seen more rows is right: while an hour is not leaving the log
+/// its rows only become more.
+const PUT_SUMS: &str = concat!(
+    "INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
      ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET turns = excluded.turns, \
      failed_turns = excluded.failed_turns, unpriced_turns = excluded.unpriced_turns, \
      input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
@@ -204,7 +209,24 @@ const USAGE: &str = concat!(
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 5] = [SUM_UP, FIRST_ROW, END_OF_PART, PURGE, USAGE];
+pub(crate) const STATEMENTS: [&str; 6] = [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE];
+
+/// The types of [`usage_columns!`].
+const SUMS: [Kind; 13] = [
+    Kind::Number,
+    Kind::Text,
+    Kind::Text,
+    Kind::Text,
+    Kind::Text,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+];
 
 const IN_LOG: i64 = 0;
 const HOURS: i64 = 1;
@@ -230,22 +252,7 @@ async fn read_number<D: Database + ?Sized>(
 #[async_trait]
 impl<D: Database + ?Sized> Usage for D {
     async fn usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError> {
-        const COLUMNS: [Kind; 13] = [
-            Kind::Number,
-            Kind::Text,
-            Kind::Text,
-            Kind::Text,
-            Kind::Text,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-            Kind::Number,
-        ];
-        let rows = self.query(Query { text: USAGE, arguments: query.arguments(), columns: &COLUMNS }).await?;
+        let rows = self.query(Query { text: USAGE, arguments: query.arguments(), columns: &SUMS }).await?;
         rows.into_iter().map(|row| query.group(row)).collect()
     }
 
@@ -257,7 +264,10 @@ impl<D: Database + ?Sized> Usage for D {
         };
         let start = floor(row, HOUR_MS);
         let end = start + HOUR_MS;
-        self.execute(Statement::new(SUM_UP, vec![number(start), number(end)])).await?;
+        let arguments = vec![number(start), number(end)];
+        let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
+        let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
+        self.execute_all(sums.into_iter().map(put).collect()).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
     }
 

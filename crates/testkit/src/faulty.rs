@@ -169,6 +169,11 @@ impl Database for Faulty {
         self.inner.execute(statement).await
     }
 
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.faults.write().await?;
+        self.inner.execute_all(statements).await
+    }
+
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
         self.faults.read()?;
         self.inner.query(query).await

@@ -29,6 +29,7 @@ pub(crate) enum Operation {
     },
     /// One that all engines understand.
     Execute(Statement),
+    ExecuteAll(Vec<Statement>),
     /// Writes what any other operation would need to be able to write.
     Check,
 }
@@ -59,6 +60,7 @@ impl Operation {
             | Self::Reserve(_)
             | Self::Sweep { .. }
             | Self::Execute(_)
+            | Self::ExecuteAll(_)
             | Self::Check => None,
         }
     }
@@ -91,6 +93,7 @@ impl Operation {
             | Self::Settle(_)
             | Self::Sweep { .. }
             | Self::Execute(_)
+            | Self::ExecuteAll(_)
             | Self::Check => 0,
         }
     }

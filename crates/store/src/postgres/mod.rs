@@ -198,6 +198,10 @@ impl Database for PostgresStore {
         self.group.execute(statement).await
     }
 
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.group.execute_all(statements).await
+    }
+
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
         self.readers.select(&query).await
     }

@@ -181,6 +181,10 @@ impl Database for SqliteStore {
         self.group.execute(statement).await
     }
 
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.group.execute_all(statements).await
+    }
+
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
         self.readers.read(move |connection| statement::query(connection, &query)).await
     }

@@ -221,6 +221,10 @@ impl Database for Gated {
         self.inner.execute(statement).await
     }
 
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.inner.execute_all(statements).await
+    }
+
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
         self.inner.query(query).await
     }

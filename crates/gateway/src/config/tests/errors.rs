@@ -119,6 +119,34 @@ fn memory_for_bodies_holds_at_least_one() {
 }
 
 #[test]
+fn a_price_needs_a_model_and_is_written_as_a_decimal_number() {
+    assert_eq!(
+        Case::file("[[prices]]\nmodel = \"a b\"\noutput = 1").error(),
+        "2 problems in the config:\n  prices[0].model = \"a b\" (in antiphon.toml): must be a model's name, with * for any \
+         letters and ? for one, such as \"gpt-*\"\n  prices[0].input (in antiphon.toml): must be set; 0 for tokens that \
+         cost nothing"
+    );
+    for wrong in ["-1", "\"1,5\"", "1e7", "true"] {
+        let error = Case::file(&format!("[[prices]]\nmodel = \"m\"\ninput = {wrong}\noutput = 1")).error();
+        assert!(error.contains("must be a price in US dollars"), "{error}");
+    }
+}
+
+#[test]
+fn finer_counts_of_usage_go_before_coarser_ones() {
+    assert_eq!(
+        Case::file("[usage]\nraw_retention = \"100d\"").error(),
+        "usage.hour_retention (in antiphon.toml): must be at least usage.raw_retention, which is 100d"
+    );
+    assert_eq!(
+        Case::file("[usage]\nhour_retention = \"forever\"").error(),
+        "usage.day_retention (in antiphon.toml): must be at least usage.hour_retention, which is forever"
+    );
+    let all = "raw_retention = \"forever\"\nhour_retention = \"forever\"\nday_retention = \"forever\"";
+    Case::file(&format!("[usage]\n{all}")).load();
+}
+
+#[test]
 fn without_a_home_the_database_must_be_named() {
     assert_eq!(
         Case::empty().variable("HOME", "").error(),
