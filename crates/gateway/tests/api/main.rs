@@ -17,6 +17,7 @@ mod operating;
 mod reading;
 mod replaying;
 mod replicas;
+mod sessions;
 mod socket_faults;
 mod sockets;
 mod stalling;

@@ -70,6 +70,14 @@ async fn a_handshake_that_is_wrong_or_not_wanted_is_refused() {
     let upgrade = [header("connection", "upgrade"), header("upgrade", "websocket")];
     let reply = gateway.client.request(Method::GET, "/v1/responses", &upgrade, "").await;
     assert_eq!(reply.refusal(), (400, Some("invalid_handshake".to_owned()), None));
+    for (origin, may) in [
+        ("https://elsewhere.example".to_owned(), false),
+        ("null".to_owned(), false),
+        (format!("http://{}", gateway.address()), true),
+    ] {
+        let opened = Socket::connect(gateway.address(), "/v1/responses", &[header("origin", &origin)]).await;
+        assert_eq!(opened.map_err(|(status, _)| status).err(), (!may).then_some(400), "{origin}");
+    }
     let gateway = gateway.stop().await.config("sockets.enabled = false").start().await;
     let (status, body) = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap_err();
     assert_eq!(status, 426);
