@@ -207,6 +207,22 @@ async fn codex_cli_works_over_sockets_on_both_sides_and_through_a_cut() {
     assert_eq!(turns(&gateway).await.1, 0);
 }
 
+/// Over HTTP it would be a header of the reply, and of the next request.
+#[tokio::test]
+async fn codex_cli_brings_the_state_of_a_turn_back_over_a_socket() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    upstream.script(
+        Script::call("exec_command", r#"{"cmd":"echo tool-ran-ok"}"#).header("x-codex-turn-state", "s-1"),
+    );
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let home = TempDir::new().unwrap();
+    let shown = succeeds(codex_over(&home, &gateway, true, &["Do it"])).await;
+    let requests = upstream.requests();
+    let states: Vec<_> = requests.iter().map(|request| request.header("x-codex-turn-state")).collect();
+    assert_eq!(states, [None, Some("s-1")], "{shown}");
+}
+
 #[tokio::test]
 async fn codex_cli_goes_on_after_an_upstream_that_breaks_off_and_a_limit() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
