@@ -182,7 +182,8 @@ pub fn upstream(
         config.limits.max_body,
         Arc::clone(&metrics),
     );
-    let credentials = Credentials::new(store, sealer, clients.clone(), (clock, metrics, tasks.clone()));
+    let reaching = (clients.clone(), config.timeouts.connect);
+    let credentials = Credentials::new(store, sealer, reaching, (clock, metrics, tasks.clone()));
     Upstream::new(clients, Arc::new(credentials), handshake, tasks)
 }
 

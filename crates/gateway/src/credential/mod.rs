@@ -30,8 +30,6 @@ use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::upstream::clients::Clients;
 
-/// How long a turn waits for a refresh; the refresh goes on.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// After a refresh that failed while the token is still good, how long until the next.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -40,6 +38,8 @@ pub struct Credentials {
     store: Arc<dyn Store>,
     sealer: Sealer,
     clients: Clients,
+    /// How long a turn waits for a refresh; the refresh goes on.
+    patience: Duration,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
@@ -84,10 +84,10 @@ impl Credentials {
     pub fn new(
         store: Arc<dyn Store>,
         sealer: Sealer,
-        clients: Clients,
+        (clients, patience): (Clients, Duration),
         (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
     ) -> Self {
-        Self { store, sealer, clients, clock, tasks, metrics }
+        Self { store, sealer, clients, patience, clock, tasks, metrics }
     }
 
     /// What goes into a request's `authorization`. Waits for a refresh only if there is no token that is still good.
@@ -106,7 +106,7 @@ impl Credentials {
                 None => self.refresh(oauth, &mut state),
             }
         };
-        match tokio::time::timeout(PATIENCE, refreshing).await {
+        match tokio::time::timeout(self.patience, refreshing).await {
             Ok(refreshed) => refreshed?.bearer(),
             Err(_elapsed) => Err(NoToken::failed("the authorization server takes too long")),
         }

@@ -15,6 +15,7 @@ mod failover;
 mod leaving;
 mod operating;
 mod reading;
+mod recorded;
 mod replaying;
 mod replicas;
 mod sessions;

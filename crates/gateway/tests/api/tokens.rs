@@ -183,6 +183,34 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere()
 }
 
 #[tokio::test]
+async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token_later() {
+    let mut tokens = tokens(2).await;
+    tokens.setup = tokens.setup.config("timeouts.connect = \"300ms\"");
+    let gateway = tokens.setup.clone().start().await;
+    tokens.server.hold();
+    gateway.client.created(plain()).await;
+    assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (0, 1), "it went elsewhere");
+    tokens.server.open();
+    while tokens.bearers(0).is_empty() {
+        gateway.client.created(plain()).await;
+    }
+    assert_eq!((tokens.bearers(0), tokens.server.requests().len()), (vec!["access-1".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_as_well() {
+    let tokens = tokens(2).await;
+    let gateway = tokens.setup.clone().start().await;
+    gateway.client.created(plain()).await;
+    tokens.clock.advance(Duration::from_secs(3600 - 200));
+    tokens.server.fails(Some((400, r#"{"error":"invalid_grant"}"#)));
+    while state(&gateway, 0) != "disabled" {
+        gateway.client.created(plain()).await;
+    }
+    assert_eq!(gateway.client.create(plain()).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_server_that_fails_leaves_the_account_to_be_tried_again() {
     for failure in [(500, ""), (429, "{}"), (200, "no JSON"), (400, r#"{"error":"temporarily_unavailable"}"#)]
     {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_simulator::upstream::{Close, Script, Simulator};
-use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, header};
+use antiphon_simulator::upstream::{Close, Options, Script, Simulator};
+use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, header};
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
@@ -334,4 +334,36 @@ async fn chains_lose_nothing_while_sockets_close_under_them() {
     chaos.abort();
     gateway.idle().await;
     assert_eq!(state(&gateway, 0), "ready");
+}
+
+#[tokio::test]
+async fn what_is_not_stored_goes_on_over_both_sockets_with_what_is_new() {
+    let (upstream, gateway, _) = over("websocket").await;
+    let mut socket = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap();
+    let frame = |parent: &Value| json!({"model": "sim", "input": "x", "store": false, "previous_response_id": parent});
+    let mut parent = Value::Null;
+    for _ in 0..4 {
+        parent = socket.created(frame(&parent)).await["id"].clone();
+    }
+    let sockets = upstream.sockets();
+    assert_eq!((sockets.len(), sockets[0].turns), (1, 4));
+    assert!(sockets[0].json()[1..].iter().all(|turn| turn["previous_response_id"].is_string()));
+    upstream.close_sockets(Close::Reset);
+    upstream.wait_until(|upstream| upstream.counts().open_sockets == 0).await;
+    socket.created(frame(&parent)).await;
+    let last = upstream.last_request().unwrap();
+    assert_eq!((last.json().get("previous_response_id"), last.input().len()), (None, 9), "all of it again");
+    assert_eq!(state(&gateway, 0), "ready");
+}
+
+#[tokio::test]
+async fn an_upstream_that_keeps_responses_is_not_asked_for_what_it_was_not_to_keep() {
+    let upstream = Simulator::bind(Options { stateful: true, ..Options::default() }).await.unwrap();
+    let gateway = Setup::over(&upstream).account(0, "state = \"native\"").start().await;
+    let mut socket = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap();
+    let first = socket.created(json!({"model": "sim", "input": "x", "store": false})).await;
+    let second = json!({"model": "sim", "input": "y", "store": false, "previous_response_id": first["id"]});
+    socket.created(second).await;
+    assert_eq!(upstream.counts().requests, 2, "no request in vain");
+    assert_eq!(upstream.last_request().unwrap().input().len(), 3);
 }

@@ -1,4 +1,4 @@
-//! Real clients: the OpenAI Python SDK and Codex CLI.
+//! Real clients: the OpenAI SDKs for Python and Node.js, and Codex CLI.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -135,6 +135,33 @@ async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answe
     assert_eq!(other.counts().requests, 2, "once with what it can't read, and once without");
 }
 
+/// Two lanes at once, an error that leaves the socket open, and chains that go on over either transport.
+#[tokio::test]
+async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() {
+    for transport in ["http", "websocket"] {
+        let upstream = Simulator::bind(Options::default()).await.unwrap();
+        let setup = Setup::over(&upstream).account(0, &format!("transport = \"{transport}\""));
+        let gateway = Process::start(binary(), &setup).await;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/sockets.mjs");
+        let running = Command::new("node")
+            .arg(script)
+            .env("ANTIPHON_URL", &gateway.url)
+            .env("CLIENTS", client_tool(""))
+            .env("REPLAYS", if transport == "http" { "yes" } else { "" })
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+        let (log, _) = gateway.terminate().await;
+        let shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(output.status.success() && shown[0] == "ok\n", "{transport}: {shown:?}\n{log:#?}");
+        let sockets = upstream.sockets();
+        assert_eq!(sockets.is_empty(), transport == "http");
+        let turns = sockets.iter().flat_map(antiphon_simulator::upstream::ReceivedSocket::json);
+        let known = turns.filter(|turn| turn["previous_response_id"].is_string()).count();
+        assert_eq!(known, if transport == "http" { 0 } else { 3 }, "branches are replayed, the rest goes on");
+    }
+}
+
 /// How many turns a gateway has had on sockets, and how many over HTTP.
 async fn turns(gateway: &Process) -> (u64, u64) {
     let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
@@ -173,6 +200,28 @@ async fn codex_cli_works_through_a_tool_call_over_a_socket_and_resumes_after_a_r
     succeeds(codex_over(&home, &gateway, true, &["resume", "--last", "What did it say?"])).await;
     let input = serde_json::to_string(&upstream.last_request().unwrap().input()).unwrap();
     assert!(input.contains("tool-ran-ok") && input.contains("What did it say?"), "{input}");
+    assert_eq!(turns(&gateway).await.1, 0);
+}
+
+/// Only what is new goes upstream, until the upstream's socket is cut; then everything.
+#[tokio::test]
+async fn codex_cli_works_over_sockets_on_both_sides_and_through_a_cut() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream).account(0, "transport = \"websocket\"");
+    let gateway = Process::start(binary(), &setup).await;
+    let home = TempDir::new().unwrap();
+    let shown = succeeds(codex_over(&home, &gateway, true, &["Please TOOLCALL now"])).await;
+    assert!(tool_answer(&upstream).contains("tool-ran-ok"), "{shown}");
+    let requests = upstream.requests();
+    assert_eq!((requests.len(), requests[0].socket, requests[1].socket), (2, Some(0), Some(0)), "{shown}");
+    assert_eq!(requests[1].input().len(), 1, "the tool's answer alone");
+
+    upstream.script(Script::answer("a b c d e f").cut_after(6));
+    let shown =
+        succeeds(codex_over(&home, &gateway, true, &["resume", "--last", "Please SAY{all is well}"])).await;
+    assert!(shown.contains("all is well"), "{shown}");
+    let input = serde_json::to_string(&upstream.last_request().unwrap().input()).unwrap();
+    assert!(input.contains("tool-ran-ok"), "{input}");
     assert_eq!(turns(&gateway).await.1, 0);
 }
 
