@@ -199,10 +199,16 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
     };
     let keys = Keys::new(access, Arc::clone(clock));
     if access != Access::Anybody {
-        keys.refresh(store).await?;
         let addresses = [Some(config.listen), config.admin_listen];
-        if let Some(public) = addresses.into_iter().flatten().find(is_public).filter(|_| !keys.has_keys()) {
-            return Err(BuildError::NoKeys(public));
+        let public = addresses.into_iter().flatten().find(is_public);
+        match (keys.refresh(store).await, public) {
+            (Ok(()), Some(public)) if !keys.has_keys() => return Err(BuildError::NoKeys(public)),
+            (Ok(()), _) => {}
+            // A server that is down is waited for, and nobody is let in meanwhile.
+            (Err(error @ (StoreError::Unavailable(_) | StoreError::Deadline(_))), _) => {
+                tracing::warn!(%error, "whether there are keys is not known yet");
+            }
+            (Err(error), _) => return Err(error.into()),
         }
     }
     Ok(Arc::new(keys))

@@ -7,6 +7,8 @@
 mod attempts;
 mod issue;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;

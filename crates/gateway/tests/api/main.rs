@@ -23,6 +23,7 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
+mod sessions;
 mod settling;
 mod socket_faults;
 mod sockets;
