@@ -18,7 +18,6 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
-mod sessions;
 mod socket_faults;
 mod sockets;
 mod stalling;
