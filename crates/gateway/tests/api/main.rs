@@ -22,7 +22,6 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
-mod sessions;
 mod socket_faults;
 mod sockets;
 mod stalling;

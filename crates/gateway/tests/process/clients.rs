@@ -31,24 +31,6 @@ async fn the_openai_python_sdk_works() {
     assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test]
-async fn the_openai_node_sdk_works_on_a_socket() {
-    let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let setup = Setup::over(&upstream);
-    let gateway = Process::start(binary(), &setup).await;
-    let modules = client_tool("node_modules/openai").parent().unwrap().to_owned();
-    let home = TempDir::new().unwrap();
-    std::os::unix::fs::symlink(std::path::absolute(modules).unwrap(), home.path().join("node_modules"))
-        .unwrap();
-    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/test_openai_node.mjs");
-    std::fs::copy(test, home.path().join("test.mjs")).unwrap();
-    let mut node = Command::new("node");
-    node.arg("test.mjs").current_dir(home.path()).env("ANTIPHON_URL", &gateway.url).kill_on_drop(true);
-    let ended = tokio::time::timeout(Duration::from_secs(60), succeeds(node)).await;
-    let (log, _) = gateway.terminate().await;
-    assert!(ended.is_ok(), "{log:#?}");
-}
-
 /// `codex exec` with this prompt, at this gateway.
 fn codex(home: &TempDir, gateway: &Process, prompt: &str) -> Command {
     codex_over(home, gateway, false, &[prompt])
