@@ -182,11 +182,13 @@ impl Account {
 
     /// Whether turns go over sockets, as far as is known now.
     pub fn takes_sockets(&self, now: Timestamp) -> bool {
-        let refused = *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner);
         match self.transport {
             UpstreamTransport::Http => false,
             UpstreamTransport::WebSocket => true,
-            UpstreamTransport::Auto => refused.is_none_or(|until| until <= now),
+            UpstreamTransport::Auto => {
+                let refused = *self.without_sockets.lock().unwrap_or_else(PoisonError::into_inner);
+                refused.is_none_or(|until| until <= now)
+            }
         }
     }
 

@@ -387,7 +387,7 @@ impl Slot {
     /// Turns in flight are counted with the account that they hold.
     fn replaced_by(self, account: Account) -> Self {
         let state = self.state.carried_over(self.account.identity == account.identity);
-        Self { account: Arc::new(account), state, ..self }
+        Self { account: Arc::new(account), state, sharing: self.sharing.reread(), ..self }
     }
 
     fn has_room(&self) -> bool {

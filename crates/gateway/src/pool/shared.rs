@@ -80,6 +80,11 @@ impl Sharing {
         self.changes += 1;
     }
 
+    /// What the store has is looked at again: it may be about the account as it is now.
+    pub fn reread(self) -> Self {
+        Self { seen: None, ..self }
+    }
+
     fn is_ahead(&self) -> bool {
         self.changes > self.written
     }

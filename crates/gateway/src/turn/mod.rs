@@ -5,6 +5,7 @@
 
 mod adapt;
 mod attempt;
+mod codex;
 mod collect;
 mod failure;
 mod framing;

@@ -13,7 +13,7 @@ use super::resolve::{Context, Reasoning, Resolved};
 use super::{Failure, Transport, Turn};
 use crate::config::UpstreamTransport;
 use crate::credential::NoToken;
-use crate::pool::{Account, Verdict};
+use crate::pool::{Account, Credential, Verdict};
 use crate::upstream::socket::{NotOpened, Socket};
 use crate::upstream::{Accept, ReplyBody, SendError};
 
@@ -125,6 +125,12 @@ impl Turn {
 
     /// Waits while the account's token is being refreshed.
     async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
+        // Most accounts have a credential that stays, for which no timer need be set.
+        match &account.credential {
+            Credential::None => return Ok(None),
+            Credential::Key(key) => return Ok(Some(key.clone())),
+            Credential::OAuth(_) => {}
+        }
         let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),

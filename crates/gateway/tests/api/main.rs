@@ -22,6 +22,7 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
+mod sessions;
 mod socket_faults;
 mod sockets;
 mod stalling;

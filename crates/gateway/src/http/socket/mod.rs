@@ -89,6 +89,9 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Fail
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Failure::BadHandshake("asks for another version than 13"));
     }
+    if is_foreign(headers) {
+        return Err(Failure::BadHandshake("comes from a page of another origin"));
+    }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Failure::BadHandshake("has no key"))?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Failure::Internal)?;
     let handover = request.extensions().get::<Handover>().cloned();
@@ -105,6 +108,17 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
     };
     names(header::CONNECTION, "upgrade") && names(header::UPGRADE, "websocket")
+}
+
+/// Whether a page from elsewhere asks: browsers let any page open sockets and read them, unlike replies over HTTP.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    match (authority, host) {
+        (Some(authority), Some(host)) => !authority.eq_ignore_ascii_case(host),
+        _ => true,
+    }
 }
 
 fn switching(accept: HeaderValue) -> Response {
