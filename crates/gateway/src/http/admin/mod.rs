@@ -75,7 +75,7 @@ impl FromRequestParts<Doors> for Operator {
 struct Fields(BTreeMap<String, Value>);
 
 impl Fields {
-    /// Reads a request's body; none at all is an object without members.
+    /// Reads a request's body; none at all, or null, is an object without members.
     async fn receive(doors: &Doors, headers: &HeaderMap, body: Body) -> Result<Self, Failure> {
         let body = doors.body_limits.receive(headers, body).await?.bytes;
         if body.len() > MAX_BODY_BYTES {
@@ -84,8 +84,9 @@ impl Fields {
         if body.is_empty() {
             return Ok(Self(BTreeMap::new()));
         }
-        let parsed = serde_json::from_slice(&body);
-        parsed.map(Self).map_err(|error| refuse("invalid_json", None, format!("Invalid body: {error}.")))
+        let parsed = serde_json::from_slice::<Option<_>>(&body);
+        let parsed = parsed.map(|members| Self(members.unwrap_or_default()));
+        parsed.map_err(|error| refuse("invalid_json", None, format!("Invalid body: {error}.")))
     }
 
     /// `None` if it is not there, or null.
