@@ -27,7 +27,10 @@ const OTHERS: [&str; 8] = [STATS, TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, 
 async fn client() -> tokio_postgres::Client {
     let url = Postgres::shared_database().await;
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
-    assert_eq!(migrate(&target).await.unwrap(), ["0001_responses", "0002_accounts", "0003_admin"]);
+    assert_eq!(
+        migrate(&target).await.unwrap(),
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys"]
+    );
     assert!(pending(&target).await.unwrap().is_empty());
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -37,9 +40,7 @@ async fn client() -> tokio_postgres::Client {
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     let client = client().await;
-    for text in
-        OF_TABLES.into_iter().chain(OTHERS).chain(crate::accounts::STATEMENTS).chain(crate::admin::STATEMENTS)
-    {
+    for text in OF_TABLES.into_iter().chain(OTHERS).chain(crate::sql::shared_statements()) {
         let prepared = client.prepare(text).await;
         assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
     }

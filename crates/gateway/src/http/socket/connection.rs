@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::id::ProjectId;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
@@ -29,6 +28,7 @@ use super::refusal;
 use super::running::{Running, refused_unread};
 use crate::http::Doors;
 use crate::http::stall::StallGuard;
+use crate::keys::Caller;
 use crate::metrics::Metrics;
 use crate::turn::{Failure, Lane, Memory};
 
@@ -51,7 +51,7 @@ pub struct Connection {
     socket: Socket,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
     memory: Arc<Memory>,
     lanes: Lanes,
     running: Vec<Running>,
@@ -91,7 +91,7 @@ impl Connection {
         early: Bytes,
         doors: Doors,
         headers: HeaderMap,
-        project: ProjectId,
+        caller: Caller,
     ) -> Box<Self> {
         let metrics = &doors.turns.metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
@@ -111,7 +111,7 @@ impl Connection {
             tally: Tally::begin(Arc::clone(metrics)),
             doors,
             headers,
-            project,
+            caller,
         })
     }
 
@@ -300,8 +300,18 @@ impl Connection {
         let mut has_begun = false;
         while let Some(asked) = self.lanes.next() {
             let stream_id = asked.frame.stream_id.clone();
+            // A socket may outlive the key that has opened it.
+            match self.doors.keys.renew(&self.caller) {
+                Ok(caller) => self.caller = caller,
+                Err(denied) => {
+                    self.refuse(&denied.into(), stream_id.as_ref());
+                    self.lanes.release(&stream_id);
+                    has_begun = true;
+                    continue;
+                }
+            }
             let lane = Lane { stream_id, memory: Arc::clone(&self.memory) };
-            self.running.push(Running::begin(&self.doors, &self.headers, &self.project, lane, asked));
+            self.running.push(Running::begin(&self.doors, &self.headers, &self.caller, lane, asked));
             self.tally.turns += 1;
             has_begun = true;
         }

@@ -15,7 +15,6 @@ mod running;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use antiphon_protocol::id::ProjectId;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -29,9 +28,11 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
+use super::auth::{OTHER_HEADERS, identify};
 use super::error::Refused;
 use super::stall::StallGuard;
 use super::{Doors, wrong_method};
+use crate::keys::Caller;
 use crate::turn::Failure;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -55,7 +56,7 @@ pub struct Agreed {
     upgrade: OnUpgrade,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
 }
 
 pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Response {
@@ -81,6 +82,7 @@ pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Res
 
 /// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
 fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Failure> {
+    let caller = identify(doors, request.headers(), request.extensions())?;
     if !doors.sockets.is_enabled {
         return Err(Failure::SocketsOff);
     }
@@ -97,7 +99,7 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Fail
     let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
     let headers = of_turns(request.headers());
-    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, project: doors.project() });
+    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, caller });
     Ok(accept)
 }
 
@@ -144,6 +146,7 @@ fn of_turns(headers: &HeaderMap) -> HeaderMap {
     ];
     let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
         OF_THE_SOCKET.contains(name)
+            || OTHER_HEADERS.contains(name)
             || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
     };
     let mut copied = HeaderMap::new();
@@ -174,9 +177,9 @@ impl Handover {
 impl Agreed {
     /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
     pub async fn serve(self) {
-        let Self { upgrade, doors, headers, project } = self;
+        let Self { upgrade, doors, headers, caller } = self;
         let Some((stream, early)) = take_over(upgrade).await else { return };
-        Connection::open(stream, early, doors, headers, project).run().await;
+        Connection::open(stream, early, doors, headers, caller).run().await;
     }
 }
 
