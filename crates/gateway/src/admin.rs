@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::audit::{Actor, entry};
 use crate::credential::seal::hex;
 
 /// Tells it from the keys of clients.
@@ -28,14 +29,24 @@ impl AdminToken {
             return Ok(None);
         }
         let token = Self::mint();
-        let is_first = store.add_admin_token(hash(token.expose()), clock.now()).await?;
+        let is_first = store
+            .add_admin_token(
+                hash(token.expose()),
+                entry(clock, Actor::Gateway, "admin_token.created", "admin"),
+            )
+            .await?;
         Ok(is_first.then_some(token))
     }
 
     /// Another token; the one before is of no use any more.
     pub async fn make_another(store: &dyn Store, clock: &dyn Clock) -> Result<Self, StoreError> {
         let token = Self::mint();
-        store.replace_admin_token(hash(token.expose()), clock.now()).await?;
+        store
+            .replace_admin_token(
+                hash(token.expose()),
+                entry(clock, Actor::CommandLine, "admin_token.replaced", "admin"),
+            )
+            .await?;
         Ok(token)
     }
 
@@ -51,8 +62,11 @@ impl fmt::Debug for AdminToken {
     }
 }
 
-/// Whether this is the store's token. Takes as long for any other.
+/// Whether this is the store's token. Takes as long for any other of its form.
 pub async fn is_token(store: &dyn Store, presented: &str) -> Result<bool, StoreError> {
+    if !presented.starts_with(PREFIX) {
+        return Ok(false);
+    }
     let known = store.load_admin_token().await?;
     Ok(known.is_some_and(|known| bool::from(known.ct_eq(&hash(presented)))))
 }

@@ -1,21 +1,24 @@
 //! The gateway put together: from a configuration to something that serves listeners.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antiphon_store::chain::Chains;
 use antiphon_store::{Clock, Store, StoreError, StoreUrlError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, OnDisconnect};
+use crate::config::{Auth, Config, OnDisconnect};
 use crate::credential::Credentials;
 use crate::credential::seal::Sealer;
 use crate::http::server::Server;
 use crate::http::socket::SocketRules;
 use crate::http::{BodyLimits, Doors, operations_router, router};
+use crate::keys::{Access, Keys};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
@@ -40,6 +43,9 @@ const ACCOUNTS_POLL: Duration = Duration::from_secs(1);
 const ACCOUNTS_PAUSE: Duration = Duration::from_millis(100);
 /// How long the start may take to hear how accounts did before it.
 const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to ask whether keys have changed, and how often to write down when they were used.
+const KEYS_POLL: Duration = Duration::from_secs(1);
+const KEY_USES_INTERVAL: Duration = Duration::from_mins(1);
 /// How many rows one step of a purge removes: writers wait no longer than that takes.
 const PURGE_ROWS: u32 = 500;
 
@@ -62,6 +68,11 @@ pub enum BuildError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(
+        "{0} can be reached from other machines, and clients are not asked who they are: make a key with \
+         `antiphon keys create`, or put Antiphon behind something that authenticates and write auth = \"none\""
+    )]
+    NoKeys(SocketAddr),
     #[error("no threads can be started: {0}")]
     Workers(#[from] std::io::Error),
 }
@@ -72,16 +83,17 @@ impl App {
         let url = config.store.target()?;
         let accounts = config.accounts.iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
         let store = antiphon_store::open(&url, config.store.options()?).await?;
-        Self::with_store(config, clock, accounts, store)
+        Self::with_store(config, clock, accounts, store).await
     }
 
     /// As [`build`](Self::build), over a store that is already open.
-    pub fn with_store(
+    pub async fn with_store(
         config: Config,
         clock: Arc<dyn Clock>,
         accounts: Vec<Account>,
         store: Arc<dyn Store>,
     ) -> Result<Self, BuildError> {
+        let keys = keys(&config, &*store, &clock).await?;
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let turns = Turns::new(
@@ -104,7 +116,7 @@ impl App {
             memory: Arc::new(Semaphore::new(config.sockets.memory / 1024)),
         };
         let (body_limits, sockets) = (Arc::new(body_limits), Arc::new(sockets));
-        let doors = Doors { turns: Arc::clone(&turns), body_limits, sockets };
+        let doors = Doors { turns: Arc::clone(&turns), body_limits, sockets, keys };
         Ok(Self { turns, doors, tasks, workers: Arc::new(Workers::start()?), config, reload: None })
     }
 
@@ -142,6 +154,7 @@ impl App {
             let reloader = Reloader { pool, metrics, config: self.config.clone(), file, reload };
             self.tasks.spawn_background(reloader.run());
         }
+        self.tasks.spawn_background(watch_keys(Arc::clone(&self.turns), Arc::clone(&self.doors.keys)));
         self.tasks.spawn_background(keep_usage(Arc::clone(&self.turns)));
         self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
         self.tasks.spawn_background(share_accounts(Arc::clone(&self.turns)));
@@ -169,6 +182,31 @@ impl App {
             workers: Arc::clone(&self.workers),
         }
     }
+}
+
+/// Who is let in. Where everybody can connect, somebody has to be asked for a key.
+async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Result<Arc<Keys>, BuildError> {
+    let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let access = match config.auth {
+        Some(Auth::None) => Access::Anybody,
+        None if is_public(&config.listen) => Access::Keys,
+        None => Access::AnybodyUntilThereAreKeys,
+    };
+    let keys = Keys::new(access, Arc::clone(clock));
+    if access != Access::Anybody {
+        let addresses = [Some(config.listen), config.admin_listen];
+        let public = addresses.into_iter().flatten().find(is_public);
+        match (keys.refresh(store).await, public) {
+            (Ok(()), Some(public)) if !keys.has_keys() => return Err(BuildError::NoKeys(public)),
+            (Ok(()), _) => {}
+            // A server that is down is waited for, and nobody is let in meanwhile.
+            (Err(error @ (StoreError::Unavailable(_) | StoreError::Deadline(_))), _) => {
+                tracing::warn!(%error, "whether there are keys is not known yet");
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    Ok(Arc::new(keys))
 }
 
 /// Connections to upstreams, and the credentials that go with them.
@@ -246,6 +284,23 @@ async fn share_accounts(turns: Arc<Turns>) {
         }
         tokio::time::sleep(ACCOUNTS_PAUSE).await;
         tokio::time::timeout(ACCOUNTS_POLL, turns.pool.changed()).await.ok();
+    }
+}
+
+/// Hears of keys that were made or ended elsewhere, and tells when they were used.
+async fn watch_keys(turns: Arc<Turns>, keys: Arc<Keys>) {
+    let store = &**turns.chains.store();
+    let (mut noted, mut noted_at) = (HashMap::new(), Instant::now());
+    loop {
+        tokio::time::sleep(KEYS_POLL).await;
+        if let Err(error) = keys.refresh(store).await {
+            tracing::debug!(%error, "whether keys have changed is not known");
+        } else if noted_at.elapsed() >= KEY_USES_INTERVAL {
+            noted_at = Instant::now();
+            if let Err(error) = keys.note_uses(store, &mut noted).await {
+                tracing::debug!(%error, "when keys were used could not be written down");
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The two subcommands and their flags.
 
 use antiphon_simulator::load::{self, Amount, LoadOptions, Mode};
-use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::error::Error;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ enum Command {
     Upstream(UpstreamArgs),
     /// Send load and print what was measured.
     #[command(
-        after_help = "Example: antiphon-simulator load --url http://127.0.0.1:8080/v1 --mode sse --duration 10s"
+        after_help = "Example: antiphon-simulator load --url http://127.0.0.1:8080/v1 --mode ws --turns 20 --duration 10s"
     )]
     Load(LoadArgs),
 }
@@ -43,6 +43,9 @@ struct UpstreamArgs {
     /// Send prepared answers of 200 characters, 50 deltas a stream, and check nothing.
     #[arg(long)]
     bench: bool,
+    /// Answer with a function call of 200 characters instead of a text. With --bench it is not prepared, but rendered.
+    #[arg(long)]
+    calls: bool,
     /// Keep responses and continue them by previous_response_id.
     #[arg(long)]
     stateful: bool,
@@ -77,13 +80,16 @@ struct LoadArgs {
     /// Value of the field `store`; true for chains and false otherwise if not given.
     #[arg(long)]
     store: Option<bool>,
-    /// Turns of a chain.
-    #[arg(long, default_value_t = 6)]
+    /// Turns of a chain, each of which continues the one before.
+    #[arg(long, default_value_t = 1)]
     turns: usize,
+    /// Offer a tool, and answer the call of the turn before; the upstream has to make calls (--calls).
+    #[arg(long)]
+    tools: bool,
     /// Turn of a chain to time by itself too; can be given more than once.
     #[arg(long = "report-turn", value_name = "N")]
     report_turns: Vec<usize>,
-    /// Length of the input text.
+    /// Length of the input text, or of what the tool says.
     #[arg(long, default_value_t = 200)]
     input_chars: usize,
     /// Model that is asked.
@@ -103,8 +109,8 @@ enum ModeArg {
     Json,
     /// Event streams.
     Sse,
-    /// Collected replies that continue each other.
-    Chain,
+    /// WebSockets, one a connection.
+    Ws,
 }
 
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
@@ -127,13 +133,23 @@ async fn upstream(args: UpstreamArgs) -> Result<ExitCode, Box<dyn Error>> {
         stateful: args.stateful,
         boundary: args.boundary.unwrap_or_else(|| options.boundary.clone()),
         between_events: args.between_events.into(),
+        prepared: options.prepared && !args.calls,
         ..options
     };
     let simulator = Simulator::start(TcpListener::bind(args.listen).await?, options);
+    if args.calls {
+        simulator.always(call());
+    }
     println!("listening on {}", simulator.url());
     tokio::signal::ctrl_c().await?;
     simulator.shutdown().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A call of what the load generator offers.
+fn call() -> Script {
+    let command: String = "cat src/lib.rs && ".chars().cycle().take(190).collect();
+    Script::call("exec_command", format!("{{\"cmd\":\"{command}\"}}"))
 }
 
 async fn send_load(args: LoadArgs) -> Result<ExitCode, Box<dyn Error>> {
@@ -142,13 +158,14 @@ async fn send_load(args: LoadArgs) -> Result<ExitCode, Box<dyn Error>> {
         mode: match args.mode {
             ModeArg::Json => Mode::Json,
             ModeArg::Sse => Mode::Sse,
-            ModeArg::Chain => Mode::Chain,
+            ModeArg::Ws => Mode::Ws,
         },
         concurrency: args.concurrency,
         amount: args.requests.map_or_else(|| Amount::Time(args.duration.into()), Amount::Requests),
         warmup: args.warmup,
         store: args.store,
         turns: args.turns,
+        tools: args.tools,
         input_chars: args.input_chars,
         model: args.model,
         api_key: args.api_key,

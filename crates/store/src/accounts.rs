@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::sql::{
     Argument, Columns, Database, Kind, Query, Statement, bytes, id, number, optional_text, text,
 };
-use crate::{StoreError, Timestamp};
+use crate::{AuditEntry, StoreError, Timestamp};
 
 /// How an account does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +48,10 @@ pub trait Accounts: Send + Sync {
     async fn put_account(&self, account: StoredAccount) -> Result<(), StoreError>;
 
     /// An operator wants the account left alone.
-    async fn pause_account(&self, name: &str, now: Timestamp) -> Result<(), StoreError>;
+    async fn pause_account(&self, name: &str, audit: AuditEntry) -> Result<(), StoreError>;
 
     /// An operator wants the account back, whatever it was left alone for. `false` if nothing was known of it.
-    async fn resume_account(&self, name: &str, now: Timestamp) -> Result<bool, StoreError>;
+    async fn resume_account(&self, name: &str, audit: AuditEntry) -> Result<bool, StoreError>;
 
     async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError>;
 
@@ -136,16 +136,17 @@ impl<D: Database + ?Sized> Accounts for D {
             optional_text(reason),
             at(account.disabled_at),
         ];
-        self.execute(Statement { text: PUT, arguments }).await.map(|_| ())
+        self.execute(Statement::new(PUT, arguments)).await.map(|_| ())
     }
 
-    async fn pause_account(&self, name: &str, now: Timestamp) -> Result<(), StoreError> {
-        let arguments = vec![text(name), at(Some(now))];
-        self.execute(Statement { text: PAUSE, arguments }).await.map(|_| ())
+    async fn pause_account(&self, name: &str, audit: AuditEntry) -> Result<(), StoreError> {
+        let arguments = vec![text(name), at(Some(audit.at()))];
+        self.execute(Statement::new(PAUSE, arguments).then(audit.insert())).await.map(|_| ())
     }
 
-    async fn resume_account(&self, name: &str, now: Timestamp) -> Result<bool, StoreError> {
-        self.execute(Statement { text: RESUME, arguments: vec![at(Some(now)), text(name)] }).await
+    async fn resume_account(&self, name: &str, audit: AuditEntry) -> Result<bool, StoreError> {
+        let arguments = vec![at(Some(audit.at())), text(name)];
+        self.execute(Statement::new(RESUME, arguments).then(audit.insert())).await
     }
 
     async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError> {
@@ -158,7 +159,7 @@ impl<D: Database + ?Sized> Accounts for D {
 
     async fn lock_credential(&self, account: &str, lock: CredentialLock) -> Result<bool, StoreError> {
         let arguments = vec![text(account), id(lock.holder), at(Some(lock.until)), at(Some(lock.now))];
-        self.execute(Statement { text: LOCK_CREDENTIAL, arguments }).await
+        self.execute(Statement::new(LOCK_CREDENTIAL, arguments)).await
     }
 
     async fn put_credential(
@@ -170,11 +171,11 @@ impl<D: Database + ?Sized> Accounts for D {
         let sealed = bytes(credential.sealed.unwrap_or_default());
         let arguments =
             vec![text(credential.origin), sealed, at(Some(lock.now)), text(account), id(lock.holder)];
-        self.execute(Statement { text: PUT_CREDENTIAL, arguments }).await
+        self.execute(Statement::new(PUT_CREDENTIAL, arguments)).await
     }
 
     async fn unlock_credential(&self, account: &str, lock: CredentialLock) -> Result<(), StoreError> {
         let arguments = vec![text(account), id(lock.holder)];
-        self.execute(Statement { text: UNLOCK_CREDENTIAL, arguments }).await.map(|_| ())
+        self.execute(Statement::new(UNLOCK_CREDENTIAL, arguments)).await.map(|_| ())
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, number, text};
-use crate::{StoreError, Timestamp};
+use crate::{AuditEntry, StoreError};
 
 /// There is one.
 const NAME: &str = "admin";
@@ -15,10 +15,10 @@ pub trait Admin: Send + Sync {
     async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// The first token. `false` if there is one, which stays.
-    async fn add_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<bool, StoreError>;
+    async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError>;
 
     /// Another token in place of the one before.
-    async fn replace_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<(), StoreError>;
+    async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError>;
 }
 
 const LOAD: &str = "SELECT hash FROM admin_tokens WHERE name = $1";
@@ -33,8 +33,8 @@ const REPLACE: &str = "INSERT INTO admin_tokens (name, hash, created_at) VALUES 
 #[cfg(test)]
 pub(crate) const STATEMENTS: [&str; 3] = [LOAD, ADD, REPLACE];
 
-fn of_token(statement: &'static str, hash: Vec<u8>, now: Timestamp) -> Statement {
-    Statement { text: statement, arguments: vec![text(NAME), bytes(hash), number(now.unix_ms())] }
+fn of_token(statement: &'static str, hash: Vec<u8>, audit: &AuditEntry) -> Statement {
+    Statement::new(statement, vec![text(NAME), bytes(hash), number(audit.at().unix_ms())])
 }
 
 #[async_trait]
@@ -45,11 +45,11 @@ impl<D: Database + ?Sized> Admin for D {
         Ok(rows.first_mut().and_then(Columns::optional_bytes))
     }
 
-    async fn add_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<bool, StoreError> {
-        self.execute(of_token(ADD, hash, now)).await
+    async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError> {
+        self.execute(of_token(ADD, hash, &audit).then(audit.insert())).await
     }
 
-    async fn replace_admin_token(&self, hash: Vec<u8>, now: Timestamp) -> Result<(), StoreError> {
-        self.execute(of_token(REPLACE, hash, now)).await.map(|_| ())
+    async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError> {
+        self.execute(of_token(REPLACE, hash, &audit).then(audit.insert())).await.map(|_| ())
     }
 }

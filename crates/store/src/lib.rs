@@ -1,4 +1,4 @@
-//! Responses, items, the request log and accounts on disk.
+//! Responses, items, the request log, accounts and keys on disk.
 //!
 //! [`Store`] is the sum of narrow traits; each method is one domain operation and one transaction, and everything is
 //! scoped by project. An engine implements the traits and passes the contract suite in `tests/contract`; what is not
@@ -11,12 +11,14 @@
 mod accounts;
 mod admin;
 mod assemble;
+mod audit;
 mod body;
 pub mod chain;
 pub mod clock;
 mod copy;
 mod error;
 mod group;
+mod keys;
 mod migration;
 mod model;
 pub mod postgres;
@@ -34,9 +36,11 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
+pub use self::audit::{Audit, AuditEntry};
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
+pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
 pub use self::model::{
     ChainQuery, Durability, IndexedItem, LogRow, Migrate, ProjectStats, Purged, Record, Status, StoreOptions,
     StoredResponse, StoredTurn,

@@ -36,6 +36,8 @@ pub(crate) type Argument = (Cell, Kind);
 pub struct Statement {
     pub(crate) text: &'static str,
     pub(crate) arguments: Vec<Argument>,
+    /// Written with it, if it wrote a row.
+    pub(crate) then: Option<Box<Statement>>,
 }
 
 /// A read, and the types of the columns that it yields.
@@ -82,6 +84,37 @@ pub(crate) fn id(id: Uuid) -> Argument {
     (Cell::Id(id), Kind::Id)
 }
 
+// === impl Statement ===
+
+impl Statement {
+    pub(crate) fn new(text: &'static str, arguments: Vec<Argument>) -> Self {
+        Self { text, arguments, then: None }
+    }
+
+    /// The same, and another one after what it has already, in one transaction; only if this one writes a row.
+    #[must_use]
+    pub(crate) fn then(mut self, next: Self) -> Self {
+        self.then = Some(Box::new(match self.then.take() {
+            Some(then) => then.then(next),
+            None => next,
+        }));
+        self
+    }
+
+    /// It, and what is to be written with it.
+    pub(crate) fn with_followers(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |statement| statement.then.as_deref())
+    }
+}
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
+    let of_accounts = crate::accounts::STATEMENTS.into_iter().chain(crate::admin::STATEMENTS);
+    let of_keys = crate::audit::STATEMENTS.into_iter().chain(crate::keys::STATEMENTS);
+    of_accounts.chain(of_keys).chain(crate::usage::STATEMENTS)
+}
+
 // === impl Columns ===
 
 impl Columns {
@@ -112,6 +145,10 @@ impl Columns {
 
     pub(crate) fn number(&mut self) -> Result<i64, StoreError> {
         self.optional_number().ok_or_else(missing)
+    }
+
+    pub(crate) fn id(&mut self) -> Result<Uuid, StoreError> {
+        if let Cell::Id(id) = self.next() { Ok(id) } else { Err(missing()) }
     }
 
     pub(crate) fn optional_bytes(&mut self) -> Option<Vec<u8>> {

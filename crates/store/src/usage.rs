@@ -266,7 +266,7 @@ impl<D: Database + ?Sized> Usage for D {
         let end = start + HOUR_MS;
         let arguments = vec![number(start), number(end)];
         let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
-        let put = |row: Columns| Statement { text: PUT_SUMS, arguments: row.into_arguments(&SUMS) };
+        let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
         self.execute_all(sums.into_iter().map(put).collect()).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
     }
@@ -286,7 +286,7 @@ impl<D: Database + ?Sized> Usage for D {
         for (part, before) in [(HOURS, hours_before), (DAYS, days_before)] {
             let Some(before) = before else { continue };
             let arguments = vec![number(part), number(before.unix_ms()), number(i64::from(max_rows))];
-            is_changed |= self.execute(Statement { text: PURGE, arguments }).await?;
+            is_changed |= self.execute(Statement::new(PURGE, arguments)).await?;
         }
         Ok(is_changed)
     }

@@ -16,6 +16,8 @@ use serde_json::Value;
 pub struct Client {
     http: HyperClient<HttpConnector, Full<Bytes>>,
     base: String,
+    /// What every request is authorized with, unless it says so itself.
+    secret: Option<HeaderValue>,
 }
 
 /// A whole reply.
@@ -50,7 +52,18 @@ pub fn header(name: &'static str, value: &str) -> (&'static str, HeaderValue) {
 
 impl Client {
     pub fn new(base: &str) -> Self {
-        Self { http: HyperClient::builder(TokioExecutor::new()).build_http(), base: base.to_owned() }
+        Self {
+            http: HyperClient::builder(TokioExecutor::new()).build_http(),
+            base: base.to_owned(),
+            secret: None,
+        }
+    }
+
+    /// The same client, with a secret.
+    #[must_use]
+    pub fn with_secret(&self, secret: &str) -> Self {
+        let value = HeaderValue::from_str(&format!("Bearer {secret}")).expect("a valid header value");
+        Self { secret: Some(value), ..self.clone() }
     }
 
     async fn send(
@@ -64,6 +77,9 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = format!("{}{path}", self.base).parse().expect("a valid address");
         request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+        if let Some(secret) = &self.secret {
+            request.headers_mut().insert("authorization", secret.clone());
+        }
         request.headers_mut().extend(
             headers.iter().cloned().map(|(name, value)| (http::HeaderName::from_static(name), value)),
         );

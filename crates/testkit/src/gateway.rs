@@ -156,7 +156,7 @@ impl Setup {
             Some(clock) => Arc::clone(clock) as _,
             None => Arc::new(SystemClock),
         };
-        let app = App::with_store(config, clock, accounts, store).expect("threads can be started");
+        let app = App::with_store(config, clock, accounts, store).await.expect("it can be started");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
         let turns = Arc::clone(&app.turns);

@@ -94,7 +94,12 @@ impl Socket {
 
     /// Sends bytes that need not be a frame.
     pub async fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).await.expect("it is open");
+        assert!(self.try_send_bytes(bytes).await, "it is open");
+    }
+
+    /// As [`send_bytes`](Self::send_bytes); `false` if nobody takes them.
+    pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).await.is_ok()
     }
 
     /// Sends a text message in frames of so many bytes, with a ping after the first.

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::block_on;
+use crate::audit::{Actor, entry};
 use crate::config::{AccountConfig, Config, Loaded};
 use crate::pool::Account;
 use crate::time::rfc3339;
@@ -127,10 +128,10 @@ fn change(config: &Config, name: &str, is_pause: bool) -> anyhow::Result<()> {
     find(config, name)?;
     block_on(async {
         let store = antiphon_store::open(&config.store.target()?, config.store.options()?).await?;
-        let now = SystemClock.now();
+        let audit = |action: &str| entry(&SystemClock, Actor::CommandLine, action, name);
         let changed = match is_pause {
-            true => store.pause_account(name, now).await,
-            false => store.resume_account(name, now).await.map(|_| ()),
+            true => store.pause_account(name, audit("account.paused")).await,
+            false => store.resume_account(name, audit("account.resumed")).await.map(|_| ()),
         };
         store.close().await;
         changed?;

@@ -4,6 +4,7 @@ mod accounts;
 mod admin;
 mod config;
 mod demo;
+mod keys;
 mod migrate;
 mod serve;
 mod store;
@@ -66,6 +67,9 @@ enum Command {
     /// See how accounts do, try them, pause and resume them
     #[command(subcommand)]
     Accounts(accounts::Command),
+    /// Make and end the keys of clients
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Who may call the admin API
     #[command(subcommand)]
     Admin(admin::Command),
@@ -90,6 +94,7 @@ impl Cli {
             }
             Command::Store(command) => command.run(&self.load(Overrides::default())?),
             Command::Accounts(command) => command.run(&self.load(Overrides::default())?),
+            Command::Keys(command) => command.run(&self.load(Overrides::default())?),
             Command::Admin(command) => command.run(&self.load(Overrides::default())?),
             Command::Usage(arguments) => arguments.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),

@@ -68,7 +68,8 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// How clients prove who they are. Must be written out to listen on anything but loopback. Default: not set.
+    /// How clients prove who they are. Default: not set, which asks for a key as soon as there is one; listening on
+    /// anything but loopback then needs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
@@ -89,7 +90,7 @@ pub struct Config {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// Whoever can connect is served.
+    /// Whoever can connect is served, and keys are not looked at.
     None,
 }
 
@@ -173,16 +174,6 @@ impl Config {
     }
 
     fn validate(&self, merged: &Merged, problems: &mut Problems) {
-        let named = [("listen", Some(self.listen)), ("admin_listen", self.admin_listen)];
-        for (key, address) in named.into_iter().filter_map(|(key, address)| Some((key, address?))) {
-            if !address.ip().to_canonical().is_loopback() && self.auth.is_none() {
-                problems.refuse(
-                    key,
-                    "can be reached from other machines, and clients are not asked who they are: listen on \
-                     127.0.0.1, or put Antiphon behind something that authenticates and write auth = \"none\"",
-                );
-            }
-        }
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
             problems
                 .refuse("admin_listen", "must differ from listen; leave it out to have both in one place");

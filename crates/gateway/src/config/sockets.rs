@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{bytes, duration};
+use super::values::{bytes, duration, switch};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct SocketsConfig {
     /// Whether clients may upgrade; if not, they are answered 426, which makes those that can use HTTP. Default: true.
+    #[serde(deserialize_with = "switch::deserialize")]
     pub enabled: bool,
 
     /// How old a socket may get; then its turns are finished, and the client has to open another one. Default: 60m.

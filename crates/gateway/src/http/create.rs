@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::Doors;
 use super::error::Refused;
+use crate::keys::Caller;
 use crate::turn::{
     Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
 };
@@ -16,33 +17,41 @@ use crate::turn::{
 /// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
 const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 
-pub async fn create(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
-    serve(doors, Operation::Create, headers, body).await
+pub async fn create(
+    State(doors): State<Doors>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, caller, Operation::Create, headers, body).await
 }
 
 pub async fn compact(
     State(doors): State<Doors>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    serve(doors, Operation::Compact, headers, body).await
+    serve(doors, caller, Operation::Compact, headers, body).await
 }
 
 pub async fn count_input(
     State(doors): State<Doors>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    serve(doors, Operation::CountInput, headers, body).await
+    serve(doors, caller, Operation::CountInput, headers, body).await
 }
 
 async fn serve(
     doors: Doors,
+    caller: Caller,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let incoming = match read(&doors, operation, headers, body).await {
+    let incoming = match read(&doors, caller, operation, headers, body).await {
         Ok(incoming) => incoming,
         Err(failure) => {
             doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
@@ -73,6 +82,7 @@ async fn serve(
 
 async fn read(
     doors: &Doors,
+    caller: Caller,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
@@ -80,8 +90,7 @@ async fn read(
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
     let transport = if create.stream { Transport::Sse } else { Transport::Http };
-    let project = doors.project();
-    Ok(Incoming { create, headers, project, transport, lane: None, body_permit: received.permit })
+    Ok(Incoming { create, headers, caller, transport, lane: None, body_permit: received.permit })
 }
 
 async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {

@@ -1,13 +1,15 @@
 //! The doors: they parse framing, call the one path of a turn or the store, and render what comes back.
 //!
-//! This file is the table of routes; [`server`] accepts the connections, [`error`] turns failures into HTTP.
+//! This file is the table of routes, but for those of the admin API, which are in [`admin`] with what they are described by; [`server`] accepts the connections, [`error`] turns failures into HTTP.
 
 mod admin;
+pub mod auth;
 mod body;
 mod create;
 mod error;
 mod health;
 mod models;
+mod segment;
 pub mod server;
 pub mod socket;
 mod stall;
@@ -16,7 +18,6 @@ mod stored;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_protocol::id::ProjectId;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use self::error::Refused;
 use self::socket::SocketRules;
+use crate::keys::Keys;
 use crate::turn::{Failure, Turns};
 
 /// What every door can reach.
@@ -33,6 +35,7 @@ pub struct Doors {
     pub turns: Arc<Turns>,
     pub body_limits: Arc<BodyLimits>,
     pub sockets: Arc<SocketRules>,
+    pub keys: Arc<Keys>,
 }
 
 /// How much of clients' request bodies is held in memory.
@@ -43,13 +46,6 @@ pub struct BodyLimits {
     pub read_timeout: Duration,
     /// One permit a KiB, over all connections.
     pub memory: Arc<Semaphore>,
-}
-
-impl Doors {
-    /// Whose responses the caller sees. As long as there are no keys, everybody shares one project.
-    pub fn project(&self) -> ProjectId {
-        ProjectId::new(ProjectId::DEFAULT)
-    }
 }
 
 /// The API, and the operator's endpoints too unless they have a listener of their own.
@@ -85,12 +81,7 @@ fn operations() -> Router<Doors> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .route("/api/accounts", get(admin::accounts::list))
-        .route("/api/accounts/{name}", get(admin::accounts::get))
-        .route("/api/accounts/{name}/pause", post(admin::accounts::pause))
-        .route("/api/accounts/{name}/resume", post(admin::accounts::resume))
-        .route("/api/accounts/{name}/test", post(admin::accounts::test))
-        .route("/api/usage", get(admin::usage::get))
+        .merge(admin::router())
 }
 
 async fn unknown_route(request: Request<Body>) -> Refused {

@@ -1,29 +1,35 @@
-//! GET `/v1/models`: what the accounts offer together.
+//! GET `/v1/models`: what the accounts offer together, as far as the caller may use it.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
 use super::Doors;
 use super::error::Refused;
+use super::segment::Segment;
+use crate::keys::Caller;
 use crate::pool::ModelList;
 use crate::turn::Failure;
 
-pub async fn list(State(doors): State<Doors>) -> Response {
-    json_reply(current(&doors).await.to_json().into())
+pub async fn list(State(doors): State<Doors>, caller: Caller) -> Response {
+    json_reply(current(&doors, &caller).await.to_json().into())
 }
 
-pub async fn get(State(doors): State<Doors>, Path(id): Path<String>) -> Result<Response, Refused> {
-    let models = current(&doors).await;
+pub async fn get(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(id): Segment,
+) -> Result<Response, Refused> {
+    let models = current(&doors, &caller).await;
     let model = models.find(&id).ok_or_else(|| Failure::ModelNotFound(id.clone()))?;
     Ok(json_reply(model.object.clone()))
 }
 
-async fn current(doors: &Doors) -> ModelList {
+async fn current(doors: &Doors, caller: &Caller) -> ModelList {
     let turns = &doors.turns;
     turns.pool.refresh_catalogs(&turns.upstream, turns.clock.now()).await;
-    turns.pool.models()
+    turns.pool.models().only(|model| caller.allows(model))
 }
 
 fn json_reply(body: Bytes) -> Response {

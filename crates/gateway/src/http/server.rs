@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
+use super::auth::Peer;
 use super::socket::Handover;
 use super::stall::StallGuard;
 use crate::lifecycle::Tasks;
@@ -49,8 +50,8 @@ impl Server {
                 accepted = accept(&listener, &slots) => accepted,
                 () = stopping.cancelled() => return,
             };
-            let Some((stream, slot)) = accepted else { continue };
-            let connection = self.connection(stream);
+            let Some((stream, peer, slot)) = accepted else { continue };
+            let connection = self.connection(stream, peer);
             let metrics = Arc::clone(&self.metrics);
             self.workers.spawn_connection(&self.tasks, async move {
                 metrics.connections.inc();
@@ -61,7 +62,11 @@ impl Server {
         }
     }
 
-    fn connection(&self, stream: std::net::TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(
+        &self,
+        stream: std::net::TcpStream,
+        peer: Peer,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
@@ -72,7 +77,7 @@ impl Server {
         let to_socket = handover.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             begun.notify_one();
-            answer(router.clone(), &to_socket, request)
+            answer(router.clone(), peer, &to_socket, request)
         });
         let stopping = self.tasks.stopping();
         let (header_read, write_stall) = (self.header_read, self.write_stall);
@@ -121,13 +126,13 @@ impl Drop for Open {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(std::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(std::net::TcpStream, Peer, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             // Without it a small event waits for the client's acknowledgement of the one before: 40 ms.
             stream.set_nodelay(true).ok();
-            Some((stream.into_std().ok()?, slot))
+            Some((stream.into_std().ok()?, Peer(address.ip()), slot))
         }
         Err(error) => {
             tracing::warn!(%error, "can't accept a connection");
@@ -139,6 +144,7 @@ async fn accept(
 
 fn answer(
     router: Router,
+    peer: Peer,
     to_socket: &Handover,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
@@ -148,6 +154,7 @@ fn answer(
     if let Some(uri) = without_trailing_slash(request.uri()) {
         *request.uri_mut() = uri;
     }
+    request.extensions_mut().insert(peer);
     router.oneshot(request.map(Body::new))
 }
 

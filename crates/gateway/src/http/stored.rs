@@ -4,12 +4,14 @@ use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
 use antiphon_store::StoredResponse;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
 use super::Doors;
 use super::error::Refused;
+use super::segment::Segment;
+use crate::keys::Caller;
 use crate::turn::Failure;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -24,24 +26,28 @@ struct Page {
 
 pub async fn get(
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    caller: Caller,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
     if pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
         let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
         return Err(Failure::InvalidQuery { param: "stream", message }.into());
     }
-    let stored = load(&doors, &name).await?;
+    let stored = load(&doors, &caller, &name).await?;
     let response = with_output(&stored.body, &stored.turn.output).map_err(|_| Failure::Internal)?;
     Ok(json_reply(response))
 }
 
-pub async fn delete(State(doors): State<Doors>, Path(name): Path<String>) -> Result<Response, Refused> {
+pub async fn delete(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+) -> Result<Response, Refused> {
     let not_found = || Failure::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     let turns = &doors.turns;
-    let deleted =
-        turns.chains.delete(&doors.project(), id, turns.clock.now()).await.map_err(Failure::from)?;
+    let deleted = turns.chains.delete(&caller.project, id, turns.clock.now()).await.map_err(Failure::from)?;
     if !deleted {
         return Err(not_found().into());
     }
@@ -49,26 +55,31 @@ pub async fn delete(State(doors): State<Doors>, Path(name): Path<String>) -> Res
 }
 
 /// No response runs in the background yet, so there is none to cancel.
-pub async fn cancel(State(doors): State<Doors>, Path(name): Path<String>) -> Result<Response, Refused> {
-    load(&doors, &name).await?;
+pub async fn cancel(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+) -> Result<Response, Refused> {
+    load(&doors, &caller, &name).await?;
     Err(Failure::NotInBackground.into())
 }
 
 pub async fn input_items(
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    caller: Caller,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
     let page = Page::parse(query.as_deref())?;
-    let stored = load(&doors, &name).await?;
+    let stored = load(&doors, &caller, &name).await?;
     Ok(json_reply(page.render(&stored)?))
 }
 
-async fn load(doors: &Doors, name: &str) -> Result<StoredResponse, Failure> {
+async fn load(doors: &Doors, caller: &Caller, name: &str) -> Result<StoredResponse, Failure> {
     let not_found = || Failure::ResponseNotFound(name.to_owned());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     let turns = &doors.turns;
-    turns.chains.store().load(&doors.project(), id, turns.clock.now()).await?.ok_or_else(not_found)
+    turns.chains.store().load(&caller.project, id, turns.clock.now()).await?.ok_or_else(not_found)
 }
 
 fn json_reply(body: Vec<u8>) -> Response {
@@ -77,7 +88,7 @@ fn json_reply(body: Vec<u8>) -> Response {
     reply
 }
 
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+pub(super) fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
     url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .into_owned()
         .collect::<Vec<_>>()
@@ -136,7 +147,7 @@ impl Page {
     }
 }
 
-fn parse_limit(value: &str) -> Result<usize, Failure> {
+pub(super) fn parse_limit(value: &str) -> Result<usize, Failure> {
     match value.parse() {
         Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
         _ => {

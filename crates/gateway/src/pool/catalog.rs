@@ -99,6 +99,13 @@ impl ModelList {
         Self { models: models.into_iter().filter(|model| seen.insert(model.id.clone())).collect() }
     }
 
+    /// Without the models that `is_shown` is not true for.
+    #[must_use]
+    pub fn only(mut self, is_shown: impl Fn(&str) -> bool) -> Self {
+        self.models.retain(|model| is_shown(&model.id));
+        self
+    }
+
     pub fn find(&self, id: &str) -> Option<&Model> {
         self.models.iter().find(|model| model.id == id)
     }

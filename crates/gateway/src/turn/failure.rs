@@ -8,6 +8,7 @@ use antiphon_store::StoreError;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use crate::keys::Denied;
 use crate::pool::Verdict;
 
 /// Why the client does not get what it asked for.
@@ -39,6 +40,19 @@ pub enum Failure {
     AccountNotFound(String),
     /// The admin token is missing or wrong.
     NotAnOperator,
+    /// The key is missing, unknown, revoked or expired.
+    InvalidKey,
+    /// One address has failed so often to be let in; it may try again after so long.
+    TooManyAttempts(Duration),
+    /// The key is not for this model.
+    ModelNotAllowed(String),
+    KeyNotFound(String),
+    /// What is asked for can't be done with what is there.
+    Conflict {
+        code: &'static str,
+        param: Option<&'static str>,
+        message: String,
+    },
     ItemNotFound(String),
     NotInBackground,
     InvalidQuery {
@@ -121,15 +135,18 @@ impl Failure {
             Self::ResponseNotFound(_)
             | Self::ConversationNotFound(_)
             | Self::AccountNotFound(_)
+            | Self::KeyNotFound(_)
             | Self::ItemNotFound(_)
             | Self::ModelNotFound(_)
             | Self::UnknownRoute(_) => StatusCode::NOT_FOUND,
-            Self::NotAnOperator => StatusCode::UNAUTHORIZED,
+            Self::NotAnOperator | Self::InvalidKey => StatusCode::UNAUTHORIZED,
+            Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused(refusal) => refusal.status,
             Self::UpstreamUnreachable(_) | Self::StreamBroken(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Cooling(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Cooling(_) | Self::TooManyAttempts(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded | Self::Busy | Self::NoAccount | Self::StoreUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -160,6 +177,11 @@ impl Failure {
             | Self::ConversationNotFound(_)
             | Self::AccountNotFound(_)
             | Self::NotAnOperator
+            | Self::InvalidKey
+            | Self::TooManyAttempts(_)
+            | Self::ModelNotAllowed(_)
+            | Self::KeyNotFound(_)
+            | Self::Conflict { .. }
             | Self::ItemNotFound(_)
             | Self::NotInBackground
             | Self::InvalidQuery { .. }
@@ -178,7 +200,7 @@ impl Failure {
     /// When a client may try again, if that can be said.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Cooling(rest) => Some(*rest),
+            Self::Cooling(rest) | Self::TooManyAttempts(rest) => Some(*rest),
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
         }
     }
@@ -189,6 +211,7 @@ impl Failure {
             status if status.is_server_error() => ErrorKind::Server,
             StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimit,
             StatusCode::UNAUTHORIZED => ErrorKind::Authentication,
+            StatusCode::FORBIDDEN => ErrorKind::Permission,
             _ => ErrorKind::InvalidRequest,
         };
         let (code, param, message) = match self {
@@ -223,6 +246,15 @@ impl Failure {
                 "Send the admin token as 'authorization: Bearer apn-admin-…'; `antiphon admin token` makes another."
                     .to_owned(),
             ),
+            Self::ModelNotAllowed(model) => (
+                Some("model_not_allowed"),
+                Some("model"),
+                format!("This API key may not use the model '{model}'."),
+            ),
+            Self::KeyNotFound(name) => {
+                (Some("key_not_found"), None, format!("There is no key named '{name}'."))
+            }
+            Self::Conflict { code, param, message } => (Some(*code), *param, message.clone()),
             Self::ItemNotFound(id) => (None, Some("input"), format!("Item with id '{id}' not found.")),
             Self::NotInBackground => (None, None, "Cannot cancel a synchronous response.".to_owned()),
             Self::InvalidQuery { param, message } => (Some("invalid_value"), Some(*param), message.clone()),
@@ -263,6 +295,18 @@ impl Failure {
                 "unsupported_content_encoding",
                 format!(
                     "Unsupported content-encoding '{encoding}': send the body as it is, or as gzip or zstd."
+                ),
+            ),
+            Self::InvalidKey => (
+                "invalid_api_key",
+                "Incorrect API key provided. Send one that is valid here as 'authorization: Bearer apn-…'."
+                    .to_owned(),
+            ),
+            Self::TooManyAttempts(rest) => (
+                "rate_limit_exceeded",
+                format!(
+                    "Too many requests without a valid key came from this address. Please retry in {} s.",
+                    seconds(*rest)
                 ),
             ),
             Self::Overloaded => (
@@ -321,6 +365,16 @@ impl Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         Self::Request(error)
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::NoValidKey => Self::InvalidKey,
+            Denied::TooManyAttempts(rest) => Self::TooManyAttempts(rest),
+            Denied::KeysUnknown => Self::StoreUnavailable,
+        }
     }
 }
 

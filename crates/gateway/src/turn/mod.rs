@@ -5,6 +5,7 @@
 
 mod adapt;
 mod attempt;
+mod codex;
 mod collect;
 mod failure;
 mod framing;
@@ -44,6 +45,7 @@ use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
 use crate::config::UsageConfig;
+use crate::keys::{Caller, Key};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -91,7 +93,7 @@ pub struct Incoming {
     pub create: CreateRequest,
     /// The request's headers as the client sent them.
     pub headers: HeaderMap,
-    pub project: ProjectId,
+    pub caller: Caller,
     pub transport: Transport,
     /// Where the turn runs if it came on a socket.
     pub lane: Option<Lane>,
@@ -112,6 +114,7 @@ struct Turn {
     turns: Arc<Turns>,
     id: ResponseId,
     project: ProjectId,
+    key: Option<Arc<Key>>,
     create: CreateRequest,
     headers: HeaderMap,
     presence: Presence,
@@ -150,13 +153,15 @@ impl Turns {
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
         let started_at = self.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, project, transport, lane, body_permit } = incoming;
-        let running = create.store.then(|| self.running.enter(id));
-        let ledger = Ledger::open(self, id, started_at, &project, &create, transport);
+        let Incoming { create, headers, caller, transport, lane, body_permit } = incoming;
+        let Caller { project, key, .. } = caller;
+        let running = create.store.then(|| self.running.enter(&project, id));
+        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, transport);
         Turn {
             turns: Arc::clone(self),
             id,
             project,
+            key,
             create,
             headers,
             presence,
@@ -173,6 +178,16 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
+    /// Whether the caller's key is for what is asked of it.
+    fn check_key(&self) -> Result<(), Failure> {
+        match &self.key {
+            Some(key) if !key.allows(&self.create.model) => {
+                Err(Failure::ModelNotAllowed(self.create.model.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn framing(&self) -> Framing {
         match &self.lane {
             Some(lane) => Framing::Socket(lane.stream_id.clone()),

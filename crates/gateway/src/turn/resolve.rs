@@ -49,6 +49,7 @@ pub enum Reasoning {
 impl Turn {
     /// Loads what the request names, and holds it against the limits.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
+        self.check_key()?;
         if let Some(id) = &self.create.conversation {
             return Err(Failure::ConversationNotFound(id.clone()));
         }
@@ -96,7 +97,9 @@ impl Turn {
                 size: parent.depth as usize,
             }),
             Some(parent) => Ok(parent),
-            None if self.turns.running.contains(id) => Err(Failure::PreviousNotCompleted(name)),
+            None if self.turns.running.contains(&self.project, id) => {
+                Err(Failure::PreviousNotCompleted(name))
+            }
             None => Err(Failure::PreviousNotFound(name)),
         }
     }

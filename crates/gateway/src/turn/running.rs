@@ -1,14 +1,14 @@
 //! Which responses are being made by this process right now.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::id::{ProjectId, ResponseId};
 
 /// The turns that will be stored and are not yet so: a client that continues one of them is told to wait.
 #[derive(Debug, Clone, Default)]
 pub struct Running {
-    ids: Arc<Mutex<HashSet<ResponseId>>>,
+    ids: Arc<Mutex<HashMap<ResponseId, ProjectId>>>,
 }
 
 /// Dropping it takes the response off the list.
@@ -21,14 +21,13 @@ pub struct RunningGuard {
 // === impl Running ===
 
 impl Running {
-    pub fn enter(&self, id: ResponseId) -> RunningGuard {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    pub fn enter(&self, project: &ProjectId, id: ResponseId) -> RunningGuard {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, project.clone());
         RunningGuard { id, running: self.clone() }
     }
 
-    /// Ids are not guessable, so this needs no project.
-    pub fn contains(&self, id: ResponseId) -> bool {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    pub fn contains(&self, project: &ProjectId, id: ResponseId) -> bool {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(project)
     }
 }
 

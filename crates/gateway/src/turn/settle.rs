@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::id::{KeyId, ProjectId, ResponseId};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Timestamp};
@@ -12,6 +12,7 @@ use antiphon_store::{LogRow, Timestamp};
 use super::attempt::Reply;
 use super::record::Finished;
 use super::{Failure, Transport, Turns};
+use crate::keys::Key;
 use crate::metrics::ANSWERED;
 use crate::pool::Account;
 
@@ -22,6 +23,7 @@ pub struct Ledger {
     at: Timestamp,
     started: Instant,
     project: ProjectId,
+    key: Option<KeyId>,
     model: String,
     operation: Operation,
     store: bool,
@@ -50,9 +52,8 @@ pub struct Ledger {
 impl Ledger {
     pub(super) fn open(
         turns: &Arc<Turns>,
-        id: ResponseId,
-        at: Timestamp,
-        project: &ProjectId,
+        (id, at): (ResponseId, Timestamp),
+        (project, key): (&ProjectId, Option<&Key>),
         create: &CreateRequest,
         transport: Transport,
     ) -> Self {
@@ -63,6 +64,7 @@ impl Ledger {
             at,
             started: Instant::now(),
             project: project.clone(),
+            key: key.map(|key| key.id),
             model: create.model.clone(),
             operation: create.operation,
             store: create.store,
@@ -146,7 +148,7 @@ impl Ledger {
             at: self.at,
             project: self.project.clone(),
             response: self.id,
-            key: None,
+            key: self.key.map(|key| key.to_string()),
             account: self.account.as_ref().map(|account| account.name.clone()),
             model: self.model.clone(),
             transport: self.transport.as_str().into(),
@@ -186,6 +188,7 @@ impl Ledger {
             {
                 response.id = %self.id,
                 project.id = %self.project,
+                key.id = self.key.map(tracing::field::display),
                 account.id = self.account.as_ref().map(|account| account.name.as_str()),
                 model = %self.model,
                 turn.operation = operation_name(self.operation),

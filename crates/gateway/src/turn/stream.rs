@@ -18,7 +18,7 @@ use super::attempt::{Answer, Failed, Reply};
 use super::presence::{Drain, GivenUp};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Turn, Turns};
+use super::{Failure, Incoming, Presence, Turn, Turns, codex};
 use crate::pool::Verdict;
 
 /// A comment: every client skips it, and no proxy takes the stream for dead.
@@ -183,6 +183,10 @@ impl Streaming {
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
+        if self.turn.lane.is_some() {
+            let events = codex::events(&headers, &self.turn.framing());
+            events.into_iter().rev().for_each(|event| self.ready.push_front(event));
+        }
         let chunks = unfold(Box::new(self), |mut this| async move {
             let chunk = this.next_chunk().await?;
             Some((chunk, this))

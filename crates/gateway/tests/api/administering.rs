@@ -9,29 +9,46 @@ use serde_json::{Value, json};
 use crate::simulator;
 
 /// Calls with the admin token.
-struct Operator {
-    client: Client,
+pub(crate) struct Operator {
+    pub(crate) client: Client,
     token: String,
 }
 
 impl Operator {
-    async fn of(gateway: &Gateway) -> Self {
+    pub(crate) async fn of(gateway: &Gateway) -> Self {
         let token =
             AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.clock).await.unwrap();
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 
-    async fn call(&self, method: Method, path: &str) -> Reply {
-        let token = header("authorization", &format!("Bearer {}", self.token));
-        self.client.request(method, path, &[token], "").await
+    pub(crate) async fn call(&self, method: Method, path: &str) -> Reply {
+        self.send(method, path, "").await
     }
 
-    async fn get(&self, path: &str) -> Value {
+    /// As [`call`](Self::call), with a body.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: impl ToString) -> Reply {
+        let token = header("authorization", &format!("Bearer {}", self.token));
+        self.client.request(method, path, &[token], body.to_string()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
         self.call(Method::GET, path).await.ok()
     }
 
-    async fn post(&self, path: &str) -> Value {
+    pub(crate) async fn post(&self, path: &str) -> Value {
         self.call(Method::POST, path).await.ok()
+    }
+
+    /// Makes a key and returns its secret.
+    pub(crate) async fn key(&self, key: Value) -> String {
+        let reply = self.send(Method::POST, "/api/keys", &key).await;
+        assert_eq!(reply.status, 201, "{}", String::from_utf8_lossy(&reply.body));
+        reply.json()["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// The same operator at another replica.
+    pub(crate) fn at(&self, gateway: &Gateway) -> Self {
+        Self { client: gateway.client.clone(), token: self.token.clone() }
     }
 }
 
@@ -113,7 +130,7 @@ async fn an_operator_pauses_and_resumes_an_account_on_every_replica() {
     assert_eq!(operator.post("/api/accounts/a/pause").await["state"], "paused");
     one.client.created(plain()).await;
     assert_eq!(first.counts().requests, 0);
-    let other = Operator { client: two.client.clone(), token: operator.token.clone() };
+    let other = operator.at(&two);
     while other.get("/api/accounts/a").await["state"] != "paused" {}
     let chain = two.client.created(plain()).await;
     assert_eq!(operator.post("/api/accounts/a/resume").await["state"], "ready");

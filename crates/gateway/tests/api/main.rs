@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod administering;
+mod auditing;
+mod auth;
 mod bodies;
 mod boundaries;
 mod chains;
@@ -12,12 +14,15 @@ mod creating;
 mod doors;
 mod failing;
 mod failover;
+mod isolation;
+mod keys;
 mod leaving;
 mod operating;
 mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
+mod sessions;
 mod socket_faults;
 mod sockets;
 mod stalling;

@@ -250,6 +250,22 @@ async fn a_silent_socket_is_pinged() {
 }
 
 #[tokio::test]
+async fn a_client_that_pings_and_does_not_read_is_not_answered_for_ever() {
+    let (_upstream, gateway) = over("timeouts.write_stall = \"1s\"").await;
+    let mut socket = Socket::connect_narrow(gateway.address()).await;
+    let ping = [&[0x89, 0xfd, 0, 0, 0, 0][..], &[b'x'; 125]].concat().repeat(1_000);
+    let mut sent = 0;
+    let flooding = async {
+        while socket.try_send_bytes(&ping).await {
+            sent += ping.len();
+        }
+    };
+    tokio::time::timeout(PATIENCE, flooding).await.expect("it is given up in the end");
+    assert!(sent < 64 << 20, "{sent} bytes of pings were read");
+    none_open(&gateway).await;
+}
+
+#[tokio::test]
 async fn a_store_that_fails_is_told_and_what_is_not_stored_needs_none() {
     let upstream = simulator().await;
     let faults = Faults::default();

@@ -70,6 +70,14 @@ async fn a_handshake_that_is_wrong_or_not_wanted_is_refused() {
     let upgrade = [header("connection", "upgrade"), header("upgrade", "websocket")];
     let reply = gateway.client.request(Method::GET, "/v1/responses", &upgrade, "").await;
     assert_eq!(reply.refusal(), (400, Some("invalid_handshake".to_owned()), None));
+    for (origin, may) in [
+        ("https://elsewhere.example".to_owned(), false),
+        ("null".to_owned(), false),
+        (format!("http://{}", gateway.address()), true),
+    ] {
+        let opened = Socket::connect(gateway.address(), "/v1/responses", &[header("origin", &origin)]).await;
+        assert_eq!(opened.map_err(|(status, _)| status).err(), (!may).then_some(400), "{origin}");
+    }
     let gateway = gateway.stop().await.config("sockets.enabled = false").start().await;
     let (status, body) = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap_err();
     assert_eq!(status, 426);
@@ -328,6 +336,51 @@ async fn headers_of_the_handshake_go_upstream_with_each_turn() {
         (Some("w-1"), Some("w-2"))
     );
     assert_eq!(sent(1, "x-codex-turn-state").as_deref(), Some("t"));
+}
+
+#[tokio::test]
+async fn what_codex_reads_from_headers_comes_as_events() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(
+        Script::answer("x")
+            .header("x-codex-turn-state", "s-1")
+            .header("x-codex-primary-used-percent", "12.5")
+            .header("set-cookie", "a=b"),
+    );
+    let mut socket = gateway.socket().await;
+    socket.create(on(unstored("x"), "a")).await;
+    let frames = socket.turn().await;
+    assert_eq!(types(&frames)[..3], ["codex.rate_limits", "response.metadata", "response.created"]);
+    assert!(frames.iter().all(|frame| frame["stream_id"] == "a"));
+    assert_eq!(frames[0]["rate_limits"]["primary"]["used_percent"], 12.5);
+    assert_eq!(
+        (&frames[1]["headers"]["x-codex-turn-state"], frames[1]["headers"].get("set-cookie")),
+        (&json!("s-1"), None)
+    );
+}
+
+#[tokio::test]
+async fn a_chain_that_only_the_socket_remembers_keeps_its_upstreams_socket() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "transport = \"websocket\"").start().await;
+    let mut socket = gateway.socket().await;
+    let mut parent = socket.created(unstored("one")).await;
+    for n in 0..3 {
+        parent = socket.created(after(unstored(&format!("more {n}")), &parent)).await;
+    }
+    let sockets = upstream.sockets();
+    assert_eq!((sockets.len(), sockets[0].turns), (1, 4));
+    assert_eq!(sockets[0].json()[3]["input"].as_array().map_or(1, Vec::len), 1, "{:?}", sockets[0].json()[3]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_keeps_responses_is_not_asked_for_what_it_did_not_keep() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "state = \"native\"").start().await;
+    let mut socket = gateway.socket().await;
+    let one = socket.created(unstored("one")).await;
+    socket.created(after(unstored("two"), &one)).await;
+    assert_eq!((asked(&upstream).len(), upstream.counts().requests), (3, 2));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_store::{Accounts, Clock};
+use antiphon_store::{Accounts, AuditEntry, Clock, Timestamp};
 use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup};
 use serde_json::{Value, json};
 
@@ -12,6 +12,10 @@ use crate::simulator;
 
 fn plain() -> Value {
     json!({"model": "sim", "input": "x"})
+}
+
+fn entry(now: Timestamp) -> AuditEntry {
+    AuditEntry::new(now, &rand::random(), "a test", "tested", "a")
 }
 
 fn error(code: &str) -> String {
@@ -102,7 +106,7 @@ async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
     started(&gateway).await;
     assert_eq!(gateway.app.pool.view()[1].state.name(gateway.app.pool.now()), "ready");
     let now = gateway.app.clock.now();
-    gateway.app.chains.store().pause_account("a", now).await.unwrap();
+    gateway.app.chains.store().pause_account("a", entry(now)).await.unwrap();
     let gateway = gateway.restart().await;
     started(&gateway).await;
     assert_eq!(gateway.app.pool.view()[1].state.name(now), "paused");
@@ -120,11 +124,11 @@ async fn a_paused_account_is_left_alone_until_it_is_resumed() {
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
     let now = gateway.app.clock.now();
-    store.pause_account("a", now).await.unwrap();
+    store.pause_account("a", entry(now)).await.unwrap();
     wait_for(&gateway, "paused").await;
     gateway.client.created(plain()).await;
     assert_eq!((first.counts().requests, second.counts().requests), (0, 1));
-    assert!(store.resume_account("a", now.plus(Duration::from_millis(1))).await.unwrap());
+    assert!(store.resume_account("a", entry(now.plus(Duration::from_millis(1)))).await.unwrap());
     wait_for(&gateway, "ready").await;
     gateway.client.created(plain()).await;
     assert_eq!((first.counts().requests, second.counts().requests), (1, 1));
@@ -141,7 +145,7 @@ async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
         assert_ne!(state(&gateway), "ready");
         wait_until_stored(&gateway, |account| account.disabled_at.is_some() || account.cooling.is_some())
             .await;
-        assert!(store.resume_account("a", gateway.app.clock.now()).await.unwrap());
+        assert!(store.resume_account("a", entry(gateway.app.clock.now())).await.unwrap());
         wait_for(&gateway, "ready").await;
     }
 }
@@ -161,7 +165,7 @@ async fn replicas_share_what_they_learn_of_accounts() {
     first.script(Script::http(401, error("invalid_api_key")));
     two.client.created(plain()).await;
     wait_for(&one, "disabled").await;
-    assert!(one.app.chains.store().resume_account("a", clock.now()).await.unwrap());
+    assert!(one.app.chains.store().resume_account("a", entry(clock.now())).await.unwrap());
     wait_for(&one, "ready").await;
     wait_for(&two, "ready").await;
 }

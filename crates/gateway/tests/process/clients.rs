@@ -31,6 +31,24 @@ async fn the_openai_python_sdk_works() {
     assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[tokio::test]
+async fn the_openai_node_sdk_works_on_a_socket() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let modules = client_tool("node_modules/openai").parent().unwrap().to_owned();
+    let home = TempDir::new().unwrap();
+    std::os::unix::fs::symlink(std::path::absolute(modules).unwrap(), home.path().join("node_modules"))
+        .unwrap();
+    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/test_openai_node.mjs");
+    std::fs::copy(test, home.path().join("test.mjs")).unwrap();
+    let mut node = Command::new("node");
+    node.arg("test.mjs").current_dir(home.path()).env("ANTIPHON_URL", &gateway.url).kill_on_drop(true);
+    let ended = tokio::time::timeout(Duration::from_secs(60), succeeds(node)).await;
+    let (log, _) = gateway.terminate().await;
+    assert!(ended.is_ok(), "{log:#?}");
+}
+
 /// `codex exec` with this prompt, at this gateway.
 fn codex(home: &TempDir, gateway: &Process, prompt: &str) -> Command {
     codex_over(home, gateway, false, &[prompt])
@@ -205,6 +223,22 @@ async fn codex_cli_works_over_sockets_on_both_sides_and_through_a_cut() {
     let input = serde_json::to_string(&upstream.last_request().unwrap().input()).unwrap();
     assert!(input.contains("tool-ran-ok"), "{input}");
     assert_eq!(turns(&gateway).await.1, 0);
+}
+
+/// Over HTTP it would be a header of the reply, and of the next request.
+#[tokio::test]
+async fn codex_cli_brings_the_state_of_a_turn_back_over_a_socket() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    upstream.script(
+        Script::call("exec_command", r#"{"cmd":"echo tool-ran-ok"}"#).header("x-codex-turn-state", "s-1"),
+    );
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let home = TempDir::new().unwrap();
+    let shown = succeeds(codex_over(&home, &gateway, true, &["Do it"])).await;
+    let requests = upstream.requests();
+    let states: Vec<_> = requests.iter().map(|request| request.header("x-codex-turn-state")).collect();
+    assert_eq!(states, [None, Some("s-1")], "{shown}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod clients;
 mod command;
+mod keys;
 mod killing;
 mod logging;
 mod moving;

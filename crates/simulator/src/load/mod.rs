@@ -3,17 +3,21 @@
 //! It spends as little CPU as it can, so that what it measures keeps the machine: requests are rendered once, replies
 //! are searched and not parsed.
 
-mod connection;
+mod body;
+mod http;
 mod outcome;
+mod reply;
 mod report;
-mod turn;
+mod socket;
+mod target;
 mod worker;
 
 pub use report::{Latency, Report};
 
-use http::Uri;
+use ::http::Uri;
 use std::sync::Arc;
 use std::time::Duration;
+use target::Target;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use worker::{Budget, Worker};
@@ -30,8 +34,11 @@ pub struct LoadOptions {
     pub warmup: u64,
     /// Default: true for chains, else false.
     pub store: Option<bool>,
-    /// Turns of a chain.
+    /// Turns of a chain, each of which continues the one before; with 1 there are no chains.
     pub turns: usize,
+    /// Chains are of calls: a tool is offered, and a turn that continues answers the call that came before.
+    pub tools: bool,
+    /// Length of the input text, or of what the tool says.
     pub input_chars: usize,
     pub model: String,
     pub api_key: Option<String>,
@@ -43,8 +50,8 @@ pub enum Mode {
     Json,
     /// Event streams, read to their terminal event.
     Sse,
-    /// Collected replies that continue each other.
-    Chain,
+    /// WebSockets; each worker keeps one.
+    Ws,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +69,8 @@ impl Default for LoadOptions {
             amount: Amount::Time(Duration::from_secs(10)),
             warmup: 0,
             store: None,
-            turns: 6,
+            turns: 1,
+            tools: false,
             input_chars: 200,
             model: String::from("sim"),
             api_key: None,
@@ -86,7 +94,7 @@ pub async fn run(options: LoadOptions) -> Result<Report, LoadError> {
 
 /// Like [`run`], and says how long these turns of a chain took on average. A chain's first turn is number 1.
 pub async fn run_by_turn(options: LoadOptions, report_turns: &[usize]) -> Result<Report, LoadError> {
-    let target = Arc::new(turn::Target::new(&options)?);
+    let target = Arc::new(Target::new(&options)?);
     let report_turns: Arc<[usize]> = report_turns.into();
     let concurrency = options.concurrency.max(1);
     let warmup = Arc::new(Budget::new(Amount::Requests(options.warmup)));

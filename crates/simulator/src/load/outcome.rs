@@ -1,5 +1,6 @@
 //! How single turns went, and their sum.
 
+use super::reply::Parent;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,10 +17,17 @@ pub(super) enum Failure {
     NotCompleted,
     /// A reply without a response id, so the chain cannot go on.
     NoId,
+    /// A reply without a call, where a tool has to answer one.
+    NoCall,
     Timeout,
 }
 
 impl Failure {
+    /// Whether the connection cannot be used any more.
+    pub(super) fn loses_connection(self) -> bool {
+        matches!(self, Self::Connect | Self::Cut | Self::Timeout)
+    }
+
     pub(super) fn name(self) -> String {
         match self {
             Self::Connect => String::from("connect"),
@@ -28,6 +36,7 @@ impl Failure {
             Self::NoTerminal => String::from("no_terminal"),
             Self::NotCompleted => String::from("not_completed"),
             Self::NoId => String::from("no_id"),
+            Self::NoCall => String::from("no_call"),
             Self::Timeout => String::from("timeout"),
         }
     }
@@ -38,7 +47,8 @@ impl Failure {
 pub(super) struct Success {
     pub(super) bytes: u64,
     pub(super) first_event: Option<Duration>,
-    pub(super) response_id: Option<String>,
+    /// For the next turn of a chain.
+    pub(super) parent: Option<Parent>,
 }
 
 /// What the turns with one number in their chains took together.

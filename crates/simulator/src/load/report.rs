@@ -20,9 +20,9 @@ pub struct Report {
     /// Turns that went well, per second.
     pub requests_per_second: f64,
     pub latency: Latency,
-    /// Until the first bytes of a stream.
+    /// Until the first bytes of a stream, or a socket's first event.
     pub first_event: Option<Latency>,
-    /// Bytes of reply bodies.
+    /// Bytes of reply bodies, or of a socket's events.
     pub bytes: u64,
     /// Mean microseconds of the turns that were asked about, by number in the chain; unreached ones are missing.
     pub turns: BTreeMap<usize, f64>,
@@ -54,7 +54,7 @@ impl Report {
             mode: match options.mode {
                 Mode::Json => "json",
                 Mode::Sse => "sse",
-                Mode::Chain => "chain",
+                Mode::Ws => "ws",
             },
             concurrency: options.concurrency.max(1),
             requests: succeeded + errors.values().sum::<u64>(),

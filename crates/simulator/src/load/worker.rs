@@ -1,9 +1,9 @@
 //! One worker: a connection, and one turn after the other.
 
-use super::connection::Connection;
+use super::Amount;
 use super::outcome::{Failure, Success, Tally, TurnTime};
-use super::turn::Target;
-use super::{Amount, Mode};
+use super::reply::Parent;
+use super::target::{Connection, Target};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     report_turns: Arc<[usize]>,
     connection: Option<Connection>,
     /// The newest response of the chain, and how many turns it has.
-    chain: Option<(String, usize)>,
+    chain: Option<(Parent, usize)>,
 }
 
 impl Worker {
@@ -74,7 +74,7 @@ impl Worker {
 
     fn count_turn(&self, tally: &mut Tally, took: Duration) {
         let turn = self.chain.as_ref().map_or(0, |(_, turns)| *turns) + 1;
-        if self.target.mode == Mode::Chain && self.report_turns.contains(&turn) {
+        if self.target.turns > 1 && self.report_turns.contains(&turn) {
             tally.turns.entry(turn).or_default().add(TurnTime { count: 1, total: took });
         }
     }
@@ -89,9 +89,9 @@ impl Worker {
         }
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => self.connection.insert(Connection::open(&self.target.authority).await?),
+            None => self.connection.insert(self.target.open().await?),
         };
-        let parent = self.chain.as_ref().map(|(id, _)| id.as_str());
+        let parent = self.chain.as_ref().map(|(parent, _)| parent);
         self.target.take(connection, parent).await
     }
 
@@ -99,11 +99,13 @@ impl Worker {
         let turns = self.chain.take().map_or(0, |(_, turns)| turns) + 1;
         match outcome {
             Ok(success) => {
-                self.chain = success.response_id.filter(|_| turns < self.target.turns).map(|id| (id, turns));
+                let parent = success.parent.filter(|_| turns < self.target.turns);
+                self.chain = parent.map(|parent| (parent, turns));
             }
-            Err(Failure::Status(_)) => (),
             Err(failure) => {
-                self.connection = None;
+                if failure.loses_connection() {
+                    self.connection = None;
+                }
                 if failure == Failure::Connect {
                     tokio::time::sleep(CONNECT_PAUSE).await;
                 }

@@ -1,8 +1,9 @@
-//! The load generator against a server that is not the simulator.
+//! The load generator against a server that is not the simulator, and over sockets.
 
 #![cfg(test)]
 
 mod server;
+mod socket;
 
 use antiphon_simulator::load::{Amount, LoadOptions, Mode, run, run_by_turn};
 use server::{Reply, Server};
@@ -84,7 +85,7 @@ async fn a_text_that_names_the_terminal_event_is_not_one() {
 #[tokio::test]
 async fn a_chain_continues_by_id_and_a_new_one_starts_after_its_turns() {
     let server = Server::start(response).await;
-    let load = LoadOptions { turns: 3, ..options(&server, Mode::Chain, 5) };
+    let load = LoadOptions { turns: 3, ..options(&server, Mode::Json, 5) };
     assert_eq!(run(load).await.unwrap().failed(), 0);
     let parents: Vec<_> = server
         .seen()
@@ -98,7 +99,8 @@ async fn a_chain_continues_by_id_and_a_new_one_starts_after_its_turns() {
 #[tokio::test]
 async fn a_chain_without_an_id_cannot_go_on() {
     let server = Server::start(|_| Reply::ok(r#"{"id":"msg_1"}"#)).await;
-    let report = run_by_turn(options(&server, Mode::Chain, 3), &[1]).await.unwrap();
+    let load = LoadOptions { turns: 3, ..options(&server, Mode::Json, 3) };
+    let report = run_by_turn(load, &[1]).await.unwrap();
     assert_eq!(report.errors.get("no_id"), Some(&3));
     assert!(report.turns.is_empty());
     assert!(server.seen().iter().all(|seen| seen.body.get("previous_response_id").is_none()));
@@ -111,7 +113,7 @@ async fn the_turns_asked_about_are_timed_by_themselves() {
         ..response(number)
     };
     let server = Server::start(slow_second).await;
-    let load = LoadOptions { turns: 3, ..options(&server, Mode::Chain, 6) };
+    let load = LoadOptions { turns: 3, ..options(&server, Mode::Json, 6) };
     let report = run_by_turn(load, &[1, 2, 1000]).await.unwrap();
     assert_eq!(report.turns.keys().copied().collect::<Vec<_>>(), [1, 2]);
     assert!(report.turns[&2] >= 40_000.0, "{:?}", report.turns);
@@ -124,7 +126,8 @@ async fn the_turns_asked_about_are_timed_by_themselves() {
 async fn turns_are_reported_for_chains_only_and_only_when_asked_for() {
     let server = Server::start(response).await;
     assert!(run_by_turn(options(&server, Mode::Json, 3), &[1]).await.unwrap().turns.is_empty());
-    assert!(run(options(&server, Mode::Chain, 3)).await.unwrap().turns.is_empty());
+    let chain = LoadOptions { turns: 3, ..options(&server, Mode::Json, 3) };
+    assert!(run(chain).await.unwrap().turns.is_empty());
 }
 
 #[tokio::test]

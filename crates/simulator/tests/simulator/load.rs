@@ -52,7 +52,7 @@ async fn chains_continue_by_id_and_start_anew() {
         concurrency: 1,
         turns: 3,
         amount: Amount::Requests(7),
-        ..options(&simulator, Mode::Chain)
+        ..options(&simulator, Mode::Json)
     };
     let report = run(one).await.unwrap();
     assert_eq!((report.requests, report.failed()), (7, 0));

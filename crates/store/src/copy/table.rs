@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order in which they are copied.
-pub(crate) static TABLES: [Table; 7] = [
+pub(crate) static TABLES: [Table; 10] = [
     Table {
         name: "responses",
         key: 2,
@@ -131,6 +131,38 @@ pub(crate) static TABLES: [Table; 7] = [
         key: 1,
         columns: &[("name", Kind::Text), ("hash", Kind::Bytes), ("created_at", Kind::Number)],
     },
+    Table {
+        name: "keys",
+        key: 1,
+        columns: &[
+            ("id", Kind::Id),
+            ("name", Kind::Text),
+            ("project", Kind::Text),
+            ("hash", Kind::Bytes),
+            ("prefix", Kind::Text),
+            ("models", Kind::Text),
+            ("limits", Kind::Text),
+            ("created_at", Kind::Number),
+            ("expires_at", Kind::Number),
+            ("revoked_at", Kind::Number),
+            ("last_used_at", Kind::Number),
+            ("previous_hash", Kind::Bytes),
+            ("previous_until", Kind::Number),
+        ],
+    },
+    Table {
+        name: "audit",
+        key: 2,
+        columns: &[
+            ("at", Kind::Number),
+            ("id", Kind::Id),
+            ("actor", Kind::Text),
+            ("action", Kind::Text),
+            ("target", Kind::Text),
+            ("detail", Kind::Text),
+        ],
+    },
+    Table { name: "changes", key: 1, columns: &[("topic", Kind::Text), ("number", Kind::Number)] },
 ];
 
 // === impl Table ===

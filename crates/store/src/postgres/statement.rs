@@ -12,8 +12,14 @@ pub(super) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Whether it wrote a row.
 pub(super) async fn execute(client: &Client, statement: &Statement) -> Result<bool, Error> {
-    let arguments: Vec<Argument<'_>> = statement.arguments.iter().map(argument).collect();
-    Ok(client.execute_typed(statement.text, &arguments).await? > 0)
+    for (place, statement) in statement.with_followers().enumerate() {
+        let arguments: Vec<Argument<'_>> = statement.arguments.iter().map(argument).collect();
+        let rows = client.execute_typed(statement.text, &arguments).await?;
+        if place == 0 && rows == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn columns(query: &Query, row: &Row) -> Result<Columns, StoreError> {

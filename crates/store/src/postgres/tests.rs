@@ -31,7 +31,7 @@ async fn client() -> tokio_postgres::Client {
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
     assert_eq!(
         migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0005_usage"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert!(pending(&target).await.unwrap().is_empty());
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -42,8 +42,7 @@ async fn client() -> tokio_postgres::Client {
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     let client = client().await;
-    let others = [&crate::accounts::STATEMENTS[..], &crate::admin::STATEMENTS, &crate::usage::STATEMENTS];
-    for text in OF_TABLES.into_iter().chain(OTHERS).chain(others.concat()) {
+    for text in OF_TABLES.into_iter().chain(OTHERS).chain(crate::sql::shared_statements()) {
         let prepared = client.prepare(text).await;
         assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
     }

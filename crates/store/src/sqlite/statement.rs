@@ -9,8 +9,14 @@ use crate::sql::{Cell, Columns, Kind, Query, Statement};
 
 /// Whether it wrote a row.
 pub(super) fn execute(connection: &Connection, statement: &Statement) -> rusqlite::Result<bool> {
-    let arguments = statement.arguments.iter().map(|(value, _)| value);
-    Ok(connection.prepare_cached(statement.text)?.execute(params_from_iter(arguments))? > 0)
+    for (place, statement) in statement.with_followers().enumerate() {
+        let arguments = statement.arguments.iter().map(|(value, _)| value);
+        let rows = connection.prepare_cached(statement.text)?.execute(params_from_iter(arguments))?;
+        if place == 0 && rows == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn query(connection: &Connection, query: &Query) -> Result<Vec<Columns>, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_store::{Accounts, Admin, CredentialLock, StoredAccount, StoredCredential, Timestamp};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, after};
+use crate::fixture::{Fixture, after, entry};
 
 fn account(name: &str) -> StoredAccount {
     StoredAccount {
@@ -44,12 +44,12 @@ pub(crate) async fn an_account_is_as_it_was_put_last(fixture: impl Fixture) {
 
 pub(crate) async fn a_pause_stays_until_the_account_is_resumed(fixture: impl Fixture) {
     let store = fixture.open().await;
-    assert!(!store.resume_account("a", after(1)).await.unwrap(), "there is nothing to resume");
-    store.pause_account("a", after(1)).await.unwrap();
+    assert!(!store.resume_account("a", entry(after(1))).await.unwrap(), "there is nothing to resume");
+    store.pause_account("a", entry(after(1))).await.unwrap();
     store.put_account(account("a")).await.unwrap();
     let paused = StoredAccount { paused_at: Some(after(1)), ..account("a") };
     assert_eq!(store.list_accounts().await.unwrap(), [paused]);
-    assert!(store.resume_account("a", after(2)).await.unwrap());
+    assert!(store.resume_account("a", entry(after(2))).await.unwrap());
     let resumed = StoredAccount { cooling: None, changed_at: after(2), ..account("a") };
     assert_eq!(store.list_accounts().await.unwrap(), [resumed]);
 }
@@ -84,9 +84,9 @@ pub(crate) async fn of_many_at_once_one_gets_the_lock(fixture: impl Fixture) {
 pub(crate) async fn the_first_admin_token_stays_until_it_is_replaced(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.load_admin_token().await.unwrap(), None);
-    assert!(store.add_admin_token(vec![1; 32], after(0)).await.unwrap());
-    assert!(!store.add_admin_token(vec![2; 32], after(1)).await.unwrap());
+    assert!(store.add_admin_token(vec![1; 32], entry(after(0))).await.unwrap());
+    assert!(!store.add_admin_token(vec![2; 32], entry(after(1))).await.unwrap());
     assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![1; 32]));
-    store.replace_admin_token(vec![3; 32], after(2)).await.unwrap();
+    store.replace_admin_token(vec![3; 32], entry(after(2))).await.unwrap();
     assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![3; 32]));
 }

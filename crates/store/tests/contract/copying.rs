@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Accounts, Admin, CopyProgress, CopyReport, CredentialLock, Status, Store, StoreError, StoreOptions,
-    StoreUrl, StoredCredential, Usage,
+    Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, Status, Store, StoreError,
+    StoreOptions, StoreUrl, StoredCredential, Usage,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::fixture::{
-    NOW, after, id, log_row, numbers, project, record, record_all, record_chain, record_of, turn, whole,
+    NOW, after, entry, id, key, log_row, numbers, project, record, record_all, record_chain, record_of, turn,
+    whole,
 };
 
 /// A database to copy from and one to copy to.
@@ -90,12 +91,13 @@ async fn fill(store: &Arc<dyn Store>) {
     }
     store.check().await.unwrap();
     assert!(store.sum_up(NOW, after(4_000)).await.unwrap().is_some());
-    assert!(store.add_admin_token(vec![1; 32], NOW).await.unwrap());
-    store.pause_account("one", after(1)).await.unwrap();
+    assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
+    store.pause_account("one", entry(after(1))).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
     assert!(store.lock_credential("two", lock).await.unwrap());
     let credential = StoredCredential { origin: "o".into(), sealed: Some(vec![0, 255]) };
     assert!(store.put_credential("two", credential, lock).await.unwrap());
+    assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,6 +118,9 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
+                ("keys", [1, 0, 0, 0]),
+                ("audit", [3, 0, 0, 0]),
+                ("changes", [1, 0, 0, 0]),
             ]
         );
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);
@@ -129,6 +134,8 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
         assert!(target.load(&project("p"), id(104), NOW).await.unwrap().is_none(), "it was deleted");
         assert!(target.load(&project("p"), id(302), after(5)).await.unwrap().is_none(), "it has expired");
         assert_eq!(source.list_accounts().await.unwrap(), target.list_accounts().await.unwrap());
+        assert_eq!(source.list_keys().await.unwrap(), target.list_keys().await.unwrap());
+        assert_eq!(source.list_audit(None, 9).await.unwrap(), target.list_audit(None, 9).await.unwrap());
         let tokens = target.load_credential("two").await.unwrap().unwrap();
         assert_eq!(tokens.sealed, Some(vec![0, 255]));
         assert!(target.load(&project("ü"), id(300), NOW).await.unwrap().is_some());

@@ -1,12 +1,14 @@
 //! Where the stores under test come from, and the turns that are put into them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_protocol::{item, json};
 use antiphon_store::{
-    ChainQuery, LogRow, Record, Status, Store, StoreOptions, StoredResponse, StoredTurn, Timestamp,
+    AuditEntry, ChainQuery, LogRow, Record, SecretHash, Status, Store, StoreOptions, StoredKey,
+    StoredResponse, StoredTurn, Timestamp,
 };
 use antiphon_testkit::Postgres;
 use bytes::Bytes;
@@ -105,6 +107,32 @@ pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
 pub(crate) fn after(seconds: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(seconds))
+}
+
+/// What is to be known of a change at that time.
+pub(crate) fn entry(at: Timestamp) -> AuditEntry {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&SERIAL.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    AuditEntry::new(at, &random, "a test", "tested", "it").detail(&r#"{"why":"ü"}"#)
+}
+
+/// A key with this secret.
+pub(crate) fn key(name: &str, secret: u8) -> StoredKey {
+    StoredKey {
+        id: KeyId::mint(NOW.unix_ms().unsigned_abs(), &[secret; 10]),
+        name: name.into(),
+        project: project("p"),
+        hash: SecretHash([secret; 32]),
+        prefix: "apn-01".into(),
+        models: r#"["gpt-*"]"#.into(),
+        limits: "{}".into(),
+        created_at: NOW,
+        expires_at: Some(after(60)),
+        revoked_at: None,
+        last_used_at: None,
+        previous: None,
+    }
 }
 
 pub(crate) fn project(name: &str) -> ProjectId {

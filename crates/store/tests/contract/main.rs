@@ -12,6 +12,7 @@ mod copying;
 mod deletion;
 mod fixture;
 mod items;
+mod keys;
 mod log;
 mod model;
 mod postgres;
@@ -60,6 +61,10 @@ macro_rules! contract {
             accounts: an_account_is_as_it_was_put_last, a_pause_stays_until_the_account_is_resumed,
                 one_holder_at_a_time_may_refresh_a_credential, of_many_at_once_one_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
+            keys: a_key_is_as_it_was_added, a_name_is_given_once, a_rotated_key_remembers_the_secret_before,
+                a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
+                a_change_is_told_by_another_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
+                a_change_and_its_audit_entry_are_one, audit_entries_come_newest_first;
             usage: what_was_written_is_seen_at_once, counts_of_any_size_can_be_summed_up,
                 a_late_row_is_counted_once_its_hour_is_summed_up_again, rows_that_leave_the_log_go_on_counting,
                 old_sums_go, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;

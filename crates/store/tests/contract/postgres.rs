@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 3"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 4"), "{reason}");
     }
     execute(
         &url,
@@ -72,11 +72,11 @@ async fn an_operator_who_migrates_by_hand_is_waited_for() {
     assert!(reason.contains("antiphon migrate"), "{reason}");
     assert_eq!(
         antiphon_store::pending(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0005_usage"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert_eq!(
         antiphon_store::migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0005_usage"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
     assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());

@@ -101,22 +101,6 @@ oauth, models, boundary, aliases, headers, query, transport, stream_only, state,
 }
 
 #[test]
-fn a_public_address_needs_auth_written_out() {
-    let rule = "can be reached from other machines, and clients are not asked who they are: listen on 127.0.0.1, or put \
-                Antiphon behind something that authenticates and write auth = \"none\"";
-    assert_eq!(
-        Case::empty().listen("0.0.0.0:80").error(),
-        format!("listen = \"0.0.0.0:80\" (flag --listen): {rule}")
-    );
-    assert_eq!(
-        Case::file("admin_listen = \"[::]:80\"").error(),
-        format!("admin_listen = \"[::]:80\" (in antiphon.toml): {rule}")
-    );
-    Case::file("auth = \"none\"").listen("0.0.0.0:80").load();
-    Case::empty().listen("[::ffff:127.0.0.1]:80").load();
-}
-
-#[test]
 fn two_listeners_need_two_addresses() {
     assert_eq!(
         Case::file("admin_listen = \"127.0.0.1:8080\"").error(),

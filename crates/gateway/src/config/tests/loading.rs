@@ -135,6 +135,16 @@ fn the_data_directory_is_used_if_it_is_named_absolutely() {
 }
 
 #[test]
+fn a_switch_can_be_set_by_a_variable() {
+    assert!(Case::empty().load().sockets.enabled);
+    assert!(!Case::empty().variable("ANTIPHON_SOCKETS__ENABLED", "false").load().sockets.enabled);
+    assert_eq!(
+        Case::empty().variable("ANTIPHON_SOCKETS__ENABLED", "maybe").error(),
+        "sockets.enabled = \"maybe\" (environment variable ANTIPHON_SOCKETS__ENABLED): must be true or false"
+    );
+}
+
+#[test]
 fn every_key_can_be_set_in_the_file() {
     let config = Case::file(EVERYTHING).load();
     assert_eq!(config.admin_listen, Some("[::1]:9001".parse().unwrap()));

@@ -2,24 +2,30 @@
 
 use antiphon_store::{Accounts, Timestamp};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Operator;
+use super::page::Page;
+use crate::audit::{Actor, entry};
 use crate::config::AccountConfig;
 use crate::http::Doors;
 use crate::http::error::Refused;
+use crate::http::segment::Segment;
 use crate::pool::{AccountView, Cooling};
 use crate::time::rfc3339;
 use crate::turn::Failure;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AccountList {
+    /// In the configuration's order.
     accounts: Vec<Account>,
+    has_more: bool,
 }
 
 /// An account as it is configured, without its secrets, and how it does.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Account {
     name: String,
     /// `ready`, `cooling`, `disabled` or `paused`.
@@ -29,10 +35,12 @@ pub struct Account {
     cooling_reason: Option<&'static str>,
     /// Turns that hold it.
     in_flight: u32,
+    /// Secrets are redacted.
+    #[schema(value_type = Object)]
     config: AccountConfig,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Tested {
     account: String,
     /// Whether its upstream lists models to it.
@@ -40,52 +48,102 @@ pub struct Tested {
     error: Option<String>,
 }
 
-pub async fn list(_: Operator, State(doors): State<Doors>) -> Json<AccountList> {
+/// Every account; `after` takes an account's `name`.
+#[utoipa::path(
+    get,
+    path = "/api/accounts",
+    operation_id = "list_accounts",
+    tag = "accounts",
+    params(Page),
+    responses((status = OK, body = AccountList))
+)]
+pub async fn list(_: Operator, State(doors): State<Doors>, page: Page) -> Result<Json<AccountList>, Refused> {
     let now = doors.turns.pool.now();
-    let view = doors.turns.pool.view().into_iter();
-    Json(AccountList { accounts: view.map(|view| Account::of(&view, now)).collect() })
+    let view = doors.turns.pool.view();
+    let place = |after: &String| view.iter().position(|view| view.account.name == *after);
+    let from = match &page.after {
+        Some(after) => place(after).ok_or_else(|| page.unknown_cursor())? + 1,
+        None => 0,
+    };
+    let (accounts, has_more) = page.cut(view[from..].iter().map(|view| Account::of(view, now)).collect());
+    Ok(Json(AccountList { accounts, has_more }))
 }
 
+/// One account.
+#[utoipa::path(
+    get,
+    path = "/api/accounts/{name}",
+    operation_id = "get_account",
+    tag = "accounts",
+    params(("name" = String, Path)),
+    responses((status = OK, body = Account))
+)]
 pub async fn get(
     _: Operator,
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
     Ok(Json(Account::of(&find(&doors, &name)?, doors.turns.pool.now())))
 }
 
 /// The account gets no more turns; those that it has go on.
+#[utoipa::path(
+    post,
+    path = "/api/accounts/{name}/pause",
+    operation_id = "pause_account",
+    tag = "accounts",
+    params(("name" = String, Path)),
+    responses((status = OK, body = Account))
+)]
 pub async fn pause(
     operator: Operator,
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
     find(&doors, &name)?;
     let store = doors.turns.chains.store();
-    store.pause_account(&name, doors.turns.clock.now()).await.map_err(Failure::from)?;
+    let audit = entry(&*doors.turns.clock, Actor::AdminApi, "account.paused", &name);
+    store.pause_account(&name, audit).await.map_err(Failure::from)?;
     shared(operator, doors, name).await
 }
 
 /// The account is back, whatever it was left alone for.
+#[utoipa::path(
+    post,
+    path = "/api/accounts/{name}/resume",
+    operation_id = "resume_account",
+    tag = "accounts",
+    params(("name" = String, Path)),
+    responses((status = OK, body = Account))
+)]
 pub async fn resume(
     operator: Operator,
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
     find(&doors, &name)?;
     let pool = &doors.turns.pool;
     // What is known here and not yet there would come back.
     pool.share(&**doors.turns.chains.store()).await.map_err(Failure::from)?;
     let store = doors.turns.chains.store();
-    store.resume_account(&name, doors.turns.clock.now()).await.map_err(Failure::from)?;
+    let audit = entry(&*doors.turns.clock, Actor::AdminApi, "account.resumed", &name);
+    store.resume_account(&name, audit).await.map_err(Failure::from)?;
     shared(operator, doors, name).await
 }
 
 /// Asks its upstream for its models, with its own credential.
+#[utoipa::path(
+    post,
+    path = "/api/accounts/{name}/test",
+    operation_id = "test_account",
+    tag = "accounts",
+    params(("name" = String, Path)),
+    responses((status = OK, body = Tested))
+)]
 pub async fn test(
     _: Operator,
     State(doors): State<Doors>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Tested>, Refused> {
     let AccountView { account, .. } = find(&doors, &name)?;
     let error = doors.turns.upstream.list_models(&account).await.err().map(|error| error.to_string());
@@ -95,7 +153,7 @@ pub async fn test(
 /// Has the change take effect here at once.
 async fn shared(operator: Operator, doors: Doors, name: String) -> Result<Json<Account>, Refused> {
     doors.turns.pool.share(&**doors.turns.chains.store()).await.map_err(Failure::from)?;
-    get(operator, State(doors), Path(name)).await
+    get(operator, State(doors), Segment(name)).await
 }
 
 fn find(doors: &Doors, name: &str) -> Result<AccountView, Failure> {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::id::ProjectId;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
@@ -29,6 +28,7 @@ use super::refusal;
 use super::running::{Running, refused_unread};
 use crate::http::Doors;
 use crate::http::stall::StallGuard;
+use crate::keys::Caller;
 use crate::metrics::Metrics;
 use crate::turn::{Failure, Lane, Memory};
 
@@ -39,6 +39,8 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// A frame larger than this is parsed on a thread where that may take its time: other turns share the worker's.
 const INLINE_PARSING_BYTES: usize = 1024 * 1024;
+/// Pings that are answered before the client has taken the answers.
+const MAX_PONGS: u32 = 16;
 /// What is larger than this on its way in or out leaves buffers behind that an idle socket should not keep.
 const SMALL_BYTES: usize = 4 * 1024;
 
@@ -49,7 +51,7 @@ pub struct Connection {
     socket: Socket,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
     memory: Arc<Memory>,
     lanes: Lanes,
     running: Vec<Running>,
@@ -60,6 +62,8 @@ pub struct Connection {
     parsing: Option<Pin<Box<dyn Future<Output = Parsed> + Send>>>,
     /// Whether something has been written that may still be in the buffer.
     is_unflushed: bool,
+    /// Answers to pings among it.
+    pongs: u32,
     /// Whether buffers may have grown beyond what an idle socket should hold.
     is_bloated: bool,
     /// Why nothing is read any more.
@@ -87,7 +91,7 @@ impl Connection {
         early: Bytes,
         doors: Doors,
         headers: HeaderMap,
-        project: ProjectId,
+        caller: Caller,
     ) -> Self {
         let metrics = &doors.turns.metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
@@ -100,13 +104,14 @@ impl Connection {
             outbox: VecDeque::new(),
             parsing: None,
             is_unflushed: false,
+            pongs: 0,
             is_bloated: false,
             ending: None,
             clock: Clock::new(&doors),
             tally: Tally::begin(Arc::clone(metrics)),
             doors,
             headers,
-            project,
+            caller,
         }
     }
 
@@ -141,7 +146,12 @@ impl Connection {
         }
         if self.is_unflushed {
             match Pin::new(&mut self.socket).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.is_unflushed = false,
+                Poll::Ready(Ok(())) => {
+                    self.is_unflushed = false;
+                    if std::mem::take(&mut self.pongs) == MAX_PONGS {
+                        cx.waker().wake_by_ref();
+                    }
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Over(Ending::Gone)),
                 Poll::Pending => return Poll::Pending,
             }
@@ -229,7 +239,8 @@ impl Connection {
             self.take(parsed, permit);
             return Ok(true);
         }
-        if self.ending.is_some() || !self.lanes.can_wait() || !self.outbox.is_empty() {
+        let is_full = !self.lanes.can_wait() || !self.outbox.is_empty() || self.pongs == MAX_PONGS;
+        if is_full || self.ending.is_some() {
             return Ok(false);
         }
         match Pin::new(&mut self.socket).poll_next(cx) {
@@ -256,7 +267,10 @@ impl Connection {
                 self.refuse(&Failure::BinaryMessage, None);
             }
             // Its answer is in the buffer.
-            Message::Ping(_) => self.is_unflushed = true,
+            Message::Ping(_) => {
+                self.is_unflushed = true;
+                self.pongs += 1;
+            }
             Message::Close(frame) => return Err(Ending::Closed(frame.map(|frame| frame.code.into()))),
             Message::Pong(_) | Message::Frame(_) => {}
         }
@@ -267,6 +281,7 @@ impl Connection {
         match parsed {
             Err(error) => self.refuse(&Failure::Request(error), None),
             Ok(ClientFrame::Other(kind)) => tracing::debug!(frame.type = kind, "a frame was ignored"),
+            Ok(ClientFrame::Create(_)) if matches!(self.ending, Some(Ending::Restart)) => {}
             Ok(ClientFrame::Create(frame)) => {
                 if let Err(asked) = self.lanes.ask(Asked { frame, permit }) {
                     let failure = Failure::TooManyLanes { max_lanes: MAX_NAMED };
@@ -285,8 +300,18 @@ impl Connection {
         let mut has_begun = false;
         while let Some(asked) = self.lanes.next() {
             let stream_id = asked.frame.stream_id.clone();
+            // A socket may outlive the key that has opened it.
+            match self.doors.keys.renew(&self.caller) {
+                Ok(caller) => self.caller = caller,
+                Err(denied) => {
+                    self.refuse(&denied.into(), stream_id.as_ref());
+                    self.lanes.release(&stream_id);
+                    has_begun = true;
+                    continue;
+                }
+            }
             let lane = Lane { stream_id, memory: Arc::clone(&self.memory) };
-            self.running.push(Running::begin(&self.doors, &self.headers, &self.project, lane, asked));
+            self.running.push(Running::begin(&self.doors, &self.headers, &self.caller, lane, asked));
             self.tally.turns += 1;
             has_begun = true;
         }

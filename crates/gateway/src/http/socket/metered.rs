@@ -244,3 +244,76 @@ fn refused(failure: Failure) -> io::Error {
 #[derive(Debug, thiserror::Error)]
 #[error("a message was not read to its end: {0:?}")]
 pub struct Unread(pub Failure);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(memory_kib: usize) -> Arc<BodyLimits> {
+        Arc::new(BodyLimits {
+            max_bytes: 1 << 20,
+            read_timeout: Duration::from_secs(30),
+            memory: Arc::new(Semaphore::new(memory_kib)),
+        })
+    }
+
+    /// A frame without a mask: its header, and this many bytes.
+    fn frame(first: u8, len: usize) -> Vec<u8> {
+        let mut frame = match len {
+            0..126 => vec![first, u8::try_from(len).unwrap()],
+            126..65_536 => [&[first, 126][..], &u16::try_from(len).unwrap().to_be_bytes()].concat(),
+            _ => [&[first, 127][..], &(len as u64).to_be_bytes()].concat(),
+        };
+        frame.resize(frame.len() + len, b'x');
+        frame
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_gets_every_byte_and_never_two_frames_at_once() {
+        for early in [0, 1, 7, 200_000] {
+            let frames =
+                [frame(0x01, 5), frame(0x89, 0), frame(0x80, 126), frame(0x81, 70_000), frame(0x88, 2)];
+            let bytes = frames.concat();
+            let early = bytes[..early.min(bytes.len())].to_vec();
+            let rest = &bytes[early.len()..];
+            let mut metered = Metered::new(rest, early.into(), limits(100));
+            for frame in &frames {
+                let mut seen = Vec::new();
+                while seen.len() < frame.len() {
+                    let mut piece = vec![0; 100_000];
+                    let read = metered.read(&mut piece).await.unwrap();
+                    seen.extend_from_slice(&piece[..read]);
+                }
+                assert_eq!(&seen, frame);
+            }
+            // A KiB for the two small pieces together, and what is missing for the large one.
+            let kib = metered.take_permit().num_permits();
+            assert!((69..=72).contains(&kib), "{kib}");
+            assert!(metered.is_between_messages());
+            assert_eq!(metered.read(&mut [0; 10]).await.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_set_aside_step_by_step_and_waited_for_only_so_long() {
+        let bytes = frame(0x81, 600_000);
+        let limits = limits(300);
+        let mut metered = Metered::new(bytes.as_slice(), Bytes::new(), Arc::clone(&limits));
+        let mut seen = Vec::new();
+        let error = metered.read_to_end(&mut seen).await.unwrap_err();
+        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(Failure::Overloaded))));
+        assert_eq!(seen.len(), 10 + STEP_BYTES);
+        drop(metered);
+        assert_eq!(limits.memory.available_permits(), 300);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_would_be_too_large_is_not_read() {
+        let pieces = [frame(0x01, 600_000), frame(0x80, 600_000)].concat();
+        let mut metered = Metered::new(pieces.as_slice(), Bytes::new(), limits(10_000));
+        let mut seen = Vec::new();
+        let error = metered.read_to_end(&mut seen).await.unwrap_err();
+        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(Failure::BodyTooLarge { .. }))));
+        assert_eq!(seen.len(), 10 + 600_000 + 10);
+    }
+}

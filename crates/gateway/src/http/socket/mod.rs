@@ -15,7 +15,6 @@ mod running;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use antiphon_protocol::id::ProjectId;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -28,9 +27,11 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
+use super::auth::{OTHER_HEADERS, identify};
 use super::error::Refused;
 use super::stall::StallGuard;
 use super::{Doors, wrong_method};
+use crate::keys::Caller;
 use crate::turn::Failure;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -54,7 +55,7 @@ pub struct Agreed {
     upgrade: OnUpgrade,
     doors: Doors,
     headers: HeaderMap,
-    project: ProjectId,
+    caller: Caller,
 }
 
 pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Response {
@@ -80,6 +81,7 @@ pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Res
 
 /// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
 fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Failure> {
+    let caller = identify(doors, request.headers(), request.extensions())?;
     if !doors.sockets.is_enabled {
         return Err(Failure::SocketsOff);
     }
@@ -87,13 +89,16 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Fail
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Failure::BadHandshake("asks for another version than 13"));
     }
+    if is_foreign(headers) {
+        return Err(Failure::BadHandshake("comes from a page of another origin"));
+    }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Failure::BadHandshake("has no key"))?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Failure::Internal)?;
     let handover = request.extensions().get::<Handover>().cloned();
     let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
     let headers = of_turns(request.headers());
-    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, project: doors.project() });
+    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, caller });
     Ok(accept)
 }
 
@@ -103,6 +108,17 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
     };
     names(header::CONNECTION, "upgrade") && names(header::UPGRADE, "websocket")
+}
+
+/// Whether a page from elsewhere asks: browsers let any page open sockets and read them, unlike replies over HTTP.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    match (authority, host) {
+        (Some(authority), Some(host)) => !authority.eq_ignore_ascii_case(host),
+        _ => true,
+    }
 }
 
 fn switching(accept: HeaderValue) -> Response {
@@ -129,6 +145,7 @@ fn of_turns(headers: &HeaderMap) -> HeaderMap {
     ];
     let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
         OF_THE_SOCKET.contains(name)
+            || OTHER_HEADERS.contains(name)
             || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
     };
     let mut copied = HeaderMap::new();
@@ -159,12 +176,12 @@ impl Handover {
 impl Agreed {
     /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
     pub async fn serve(self) {
-        let Self { upgrade, doors, headers, project } = self;
+        let Self { upgrade, doors, headers, caller } = self;
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = downcast::<TokioIo<StallGuard<TcpStream>>>(upgraded) else { return };
         // Copied, as it would keep the whole buffer that the handshake was read into.
         let early = parts.read_buf.to_vec().into();
         let stream = parts.io.into_inner();
-        Connection::open(stream, early, doors, headers, project).run().await;
+        Connection::open(stream, early, doors, headers, caller).run().await;
     }
 }

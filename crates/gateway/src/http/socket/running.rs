@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::socket::CreateFrame;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::lanes::Asked;
 use super::refusal;
 use crate::http::Doors;
+use crate::keys::Caller;
 use crate::turn::{EventStream, Failure, Incoming, Lane, Transport, UntilDrained, UntilFinished};
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
@@ -36,7 +37,7 @@ enum Stage {
 }
 
 impl Running {
-    pub fn begin(doors: &Doors, headers: &HeaderMap, project: &ProjectId, lane: Lane, asked: Asked) -> Self {
+    pub fn begin(doors: &Doors, headers: &HeaderMap, caller: &Caller, lane: Lane, asked: Asked) -> Self {
         let Asked { frame, permit } = asked;
         let CreateFrame { previous_response_id, request, .. } = *frame;
         let parent = previous_response_id.and_then(|id| id.parse().ok());
@@ -58,7 +59,7 @@ impl Running {
         let incoming = Incoming {
             create,
             headers,
-            project: project.clone(),
+            caller: caller.clone(),
             transport: Transport::WebSocket,
             lane: Some(lane.clone()),
             body_permit: permit,

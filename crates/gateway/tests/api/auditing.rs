@@ -1,0 +1,115 @@
+//! What was changed is written down, and the admin API describes itself.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::administering::Operator;
+use crate::gateway;
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_and_what_failed_is_not() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let secret = operator.key(json!({"name": "one"})).await;
+    operator.send(Method::POST, "/api/keys", json!({"name": "one"})).await;
+    let rotated = operator.post("/api/keys/one/rotate").await;
+    operator.post("/api/keys/one/revoke").await;
+    operator.post("/api/keys/one/revoke").await;
+    operator.call(Method::DELETE, "/api/keys/one").await;
+    operator.call(Method::DELETE, "/api/keys/one").await;
+    operator.post("/api/accounts/one/pause").await;
+    operator.post("/api/accounts/one/resume").await;
+    let log = operator.get("/api/audit").await;
+    let entries = log["entries"].as_array().unwrap();
+    let told: Vec<[&str; 3]> = entries
+        .iter()
+        .rev()
+        .map(|entry| ["actor", "action", "target"].map(|key| entry[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ["command_line", "admin_token.replaced", "admin"],
+            ["admin_api", "key.created", "one"],
+            ["admin_api", "key.rotated", "one"],
+            ["admin_api", "key.revoked", "one"],
+            ["admin_api", "key.deleted", "one"],
+            ["admin_api", "account.paused", "one"],
+            ["admin_api", "account.resumed", "one"],
+        ]
+    );
+    assert_eq!(entries[5]["detail"]["key"], rotated["id"]);
+    for secret in [secret.as_str(), rotated["secret"].as_str().unwrap()] {
+        assert!(!log.to_string().contains(&secret[4..]), "it holds no secrets");
+    }
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = operator.get(&format!("/api/audit?limit=3{after}")).await;
+        seen.extend(page["entries"].as_array().unwrap().iter().cloned());
+        after = format!("&after={}", seen.last().unwrap()["id"].as_str().unwrap());
+        if page["has_more"] == false {
+            break;
+        }
+    }
+    assert_eq!(&seen, entries);
+}
+
+/// Every `$ref` in the document, as a pointer.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(reference)) = members.get("$ref") {
+                found.insert(reference.trim_start_matches('#').to_owned());
+            }
+            members.values().for_each(|value| references(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_admin_api_describes_itself() {
+    let (_upstream, gateway) = gateway().await;
+    let document = gateway.client.get("/api/openapi.json").await.ok();
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut found = BTreeSet::new();
+    references(&document, &mut found);
+    for reference in &found {
+        assert!(document.pointer(reference).is_some(), "{reference} leads nowhere");
+    }
+    let (mut operations, mut ids) = (Vec::new(), BTreeSet::new());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = format!("{} {path}", method.to_uppercase());
+            assert!(ids.insert(operation["operationId"].to_string()), "{name}: its id is another's too");
+            let error = &operation["responses"]["default"]["content"]["application/json"]["schema"];
+            assert_eq!(error["$ref"], "#/components/schemas/Error", "{name}");
+            assert!(!operation["summary"].as_str().unwrap_or_default().is_empty(), "{name} says nothing");
+            operations.push(name);
+        }
+    }
+    operations.sort();
+    assert_eq!(
+        operations,
+        [
+            "DELETE /api/keys/{name}",
+            "GET /api/accounts",
+            "GET /api/accounts/{name}",
+            "GET /api/audit",
+            "GET /api/keys",
+            "GET /api/keys/{name}",
+            "GET /api/openapi.json",
+            "POST /api/accounts/{name}/pause",
+            "POST /api/accounts/{name}/resume",
+            "POST /api/accounts/{name}/test",
+            "POST /api/keys",
+            "POST /api/keys/{name}/revoke",
+            "POST /api/keys/{name}/rotate",
+        ]
+    );
+    assert_eq!(document["security"], json!([{"admin_token": []}]));
+    assert_eq!(document["components"]["securitySchemes"]["admin_token"]["scheme"], "bearer");
+}

@@ -1,0 +1,173 @@
+//! Keys on the command line, and a gateway that hears of them.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_testkit::{Process, Setup};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::binary;
+use crate::command::antiphon;
+
+#[tokio::test]
+async fn keys_are_made_shown_and_ended() {
+    let dir = TempDir::new().unwrap();
+    let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
+    let create = ["create", "laptop", "--models", "gpt-*,sim", "--expires", "2090-03-29T02:30:00+05:45"];
+    let (code, secret, error) = run(&[&create[..], &["--limits", r#"{"x": 1}"#]].concat()).await;
+    assert_eq!(code, 0, "{error}");
+    let secret = secret.trim();
+    assert!(
+        secret.starts_with("apn-") && secret.len() == 68,
+        "the secret alone is on standard output: {secret}"
+    );
+    assert!(error.contains("shown this once") && !error.contains(secret), "{error}");
+    let (code, listed, _) = run(&["list"]).await;
+    assert!(code == 0 && listed.contains("laptop") && listed.contains(&secret[..12]), "{listed}");
+    let (_, shown, _) = run(&["show", "laptop"]).await;
+    assert!(
+        shown.contains("expires          2090-03-28T20:45:00Z") && shown.contains("gpt-*, sim"),
+        "{shown}"
+    );
+    let json = async |args: &[&str]| {
+        let (code, shown, error) = run(&[args, &["--json"]].concat()).await;
+        assert_eq!(code, 0, "{error}");
+        serde_json::from_str::<Value>(&shown).unwrap()
+    };
+    let key = json(&["show", "laptop"]).await;
+    assert_eq!((&key["state"], &key["limits"]), (&json!("active"), &json!({"x": 1})));
+    assert_eq!(json(&["list"]).await, json!({"keys": [key]}));
+    let rotated = json(&["rotate", "laptop", "--overlap", "1h"]).await;
+    assert!(rotated["secret"] != secret && rotated["previous_secret_until"].is_string(), "{rotated}");
+    assert_eq!(json(&["revoke", "laptop"]).await["state"], "revoked");
+    for shown in [listed, shown, json(&["list"]).await.to_string()] {
+        assert!(!shown.contains(&secret[12..]));
+    }
+    let (code, _, error) = run(&["rotate", "laptop"]).await;
+    assert!(code == 1 && error.contains("the key \"laptop\" is revoked"), "{error}");
+    assert_eq!(json(&["delete", "laptop"]).await["deleted"], true);
+    let (code, second, _) = run(&["create", "laptop", "--project", "default", "--json"]).await;
+    let second: Value = serde_json::from_str(&second).unwrap();
+    assert_eq!((code, &second["project"]), (0, &json!("default")));
+    let (_, told, _) = run(&["delete", "laptop"]).await;
+    assert_eq!(told.trim(), "laptop is gone");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
+    let dir = TempDir::new().unwrap();
+    let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
+    for args in
+        [&["create"][..], &["show"], &["rotate", "x", "--overlap", "soon"], &["frobnicate"], &["list", "x"]]
+    {
+        assert_eq!(run(args).await.0, 2, "{args:?}");
+    }
+    let far = "2999-01-01T00:00:00Z";
+    assert_eq!(run(&["create", "one", "--expires", far]).await.0, 0);
+    for (args, told) in [
+        (&["create", "one"][..], "there is a key named \"one\" already"),
+        (&["create", "a b"], "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
+        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is over already"),
+        (&["create", "two", "--expires", "2999-01-01T00:00:00"], "in RFC 3339 with its zone"),
+        (&["create", "two", "--models", "gpt-{4,5}"], "is no pattern"),
+        (&["create", "two", "--limits", "7"], "--limits is no JSON object"),
+        (&["show", "two"], "there is no key named \"two\""),
+        (&["revoke", "two"], "there is no key named \"two\""),
+        (&["delete", "two"], "there is no key named \"two\""),
+        (&["rotate", "one", "--overlap", "31d"], "at most 30 days"),
+    ] {
+        let (code, _, error) = run(args).await;
+        assert!(code == 1 && error.contains(told), "{args:?}: {error}");
+    }
+    for command in ["create", "list", "show", "rotate", "revoke", "delete"] {
+        let (code, help, _) = run(&[command, "--help"]).await;
+        assert!(code == 0 && help.contains(&format!("Example:\n  antiphon keys {command}")), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn a_running_gateway_hears_of_keys_and_logs_ids_but_no_secrets() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream).config("log.format = \"json\"\nlog.filter = \"trace\"");
+    let gateway = Process::start(binary(), &setup).await;
+    let dir = setup.database().parent().unwrap().to_owned();
+    let run = async |args: &[&str]| {
+        let (code, shown, error) =
+            antiphon(&dir, &[&["--config", "process.toml", "keys"], args].concat(), &[]).await;
+        assert_eq!(code, 0, "{error}");
+        shown.trim().to_owned()
+    };
+    let body = json!({"model": "sim", "input": "x"});
+    let until = async |secret: &str, status: u16| {
+        let client = gateway.client.with_secret(secret);
+        let begun = tokio::time::Instant::now();
+        while client.get("/v1/models").await.status != status {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{status} never came");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    gateway.client.created(&body).await;
+    let secret = run(&["create", "one"]).await;
+    until("none", 401).await;
+    gateway.client.with_secret(&secret).created(&body).await;
+    let wrong = secret.replace(&secret[60..], "00000000");
+    assert_eq!(gateway.client.with_secret(&wrong).create(&body).await.status, 401);
+    let shown: Value = serde_json::from_str(&run(&["show", "one", "--json"]).await).unwrap();
+    run(&["revoke", "one"]).await;
+    until(&secret, 401).await;
+    let (lines, success) = gateway.terminate().await;
+    assert!(success);
+    let turns = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let turns: Vec<Value> = turns.filter(|line| line["target"] == "antiphon::turn").collect();
+    assert_eq!(turns.len(), 2, "{lines:#?}");
+    assert_eq!((&turns[0]["key.id"], &turns[1]["key.id"]), (&Value::Null, &shown["id"]));
+    assert_eq!(turns[1]["project.id"], shown["project"]);
+    assert!(lines.iter().any(|line| line.contains("no valid key") && line.contains("127.0.0.1")));
+    for secret in [&secret[12..], &wrong[12..]] {
+        assert!(lines.iter().all(|line| !line.contains(secret)), "a secret is in the log");
+    }
+}
+
+#[tokio::test]
+async fn listening_to_others_needs_a_key() {
+    let dir = TempDir::new().unwrap();
+    let environment = [("OPENAI_API_KEY", "k"), ("ANTIPHON_LISTEN", "0.0.0.0:0")];
+    let refused = async |environment: &[(&str, &str)]| {
+        let (code, _, error) = antiphon(dir.path(), &["serve"], environment).await;
+        assert!(
+            code == 1 && error.contains("antiphon keys create") && error.contains("auth = \"none\""),
+            "{error}"
+        );
+        error
+    };
+    assert!(refused(&environment).await.contains("0.0.0.0:0 can be reached from other machines"));
+    let admin =
+        [("OPENAI_API_KEY", "k"), ("ANTIPHON_LISTEN", "127.0.0.1:0"), ("ANTIPHON_ADMIN_LISTEN", "[::]:0")];
+    assert!(refused(&admin).await.contains("[::]:0"));
+    let serves = async |environment: &[(&str, &str)]| {
+        let mut serving = Command::new(binary())
+            .arg("serve")
+            .current_dir(dir.path())
+            .env_clear()
+            .env("HOME", dir.path())
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(serving.stderr.take().unwrap()).lines();
+        let first = lines.next_line().await.unwrap().unwrap();
+        assert!(first.contains("listens on http://"), "{first}");
+    };
+    serves(&[&environment[..], &[("ANTIPHON_AUTH", "none")]].concat()).await;
+    assert_eq!(antiphon(dir.path(), &["keys", "create", "one"], &[]).await.0, 0);
+    serves(&environment).await;
+    antiphon(dir.path(), &["keys", "revoke", "one"], &[]).await;
+    serves(&environment).await;
+    antiphon(dir.path(), &["keys", "delete", "one"], &[]).await;
+    refused(&environment).await;
+}

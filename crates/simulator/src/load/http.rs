@@ -1,0 +1,112 @@
+//! Turns over one keep-alive HTTP/1.1 connection.
+
+use super::outcome::{Failure, Success};
+use super::target::Target;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use memchr::memmem;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+pub(super) struct HttpConnection {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl HttpConnection {
+    pub(super) async fn open(stream: TcpStream) -> Result<Self, Failure> {
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
+        // It ends with its sender, and its errors come out of the sender too.
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
+    /// False when the other side has closed it.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    /// One turn, read to its end.
+    pub(super) async fn take(
+        &mut self,
+        target: &Target,
+        body: Bytes,
+        is_stream: bool,
+    ) -> Result<Success, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = target.uri.clone();
+        *request.headers_mut() = target.headers.clone();
+        let started = Instant::now();
+        let response = self.sender.send_request(request).await.map_err(|_| Failure::Cut)?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            drain(&mut body).await?;
+            return Err(Failure::Status(status.as_u16()));
+        }
+        if is_stream {
+            read_stream(&mut body, target, started).await
+        } else if target.turns > 1 {
+            read_collected(&mut body, target).await
+        } else {
+            drain(&mut body).await.map(|bytes| Success { bytes, ..Success::default() })
+        }
+    }
+}
+
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(Failure::Cut),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+async fn drain(body: &mut Incoming) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    while let Some(data) = next(body).await? {
+        bytes += data.len() as u64;
+    }
+    Ok(bytes)
+}
+
+async fn read_stream(body: &mut Incoming, target: &Target, started: Instant) -> Result<Success, Failure> {
+    let mut first_event = None;
+    // The line end before the first line, so that every event line has one.
+    let mut stream = vec![b'\n'];
+    while let Some(data) = next(body).await? {
+        first_event.get_or_insert_with(|| started.elapsed());
+        stream.extend_from_slice(&data);
+    }
+    // A text that talks about events cannot be taken for one: its line ends are escaped.
+    let find = |line: &str| memmem::rfind(&stream, line.as_bytes());
+    if let Some(at) = find("\nevent: response.completed") {
+        let parent = target.parent(&stream[at..])?;
+        return Ok(Success { bytes: stream.len() as u64 - 1, first_event, parent });
+    }
+    let ends = ["\nevent: response.failed", "\nevent: response.incomplete", "\nevent: error"];
+    Err(if ends.into_iter().any(|line| find(line).is_some()) {
+        Failure::NotCompleted
+    } else {
+        Failure::NoTerminal
+    })
+}
+
+async fn read_collected(body: &mut Incoming, target: &Target) -> Result<Success, Failure> {
+    let mut collected = next(body).await?.unwrap_or_default();
+    while let Some(data) = next(body).await? {
+        collected = [collected, data].concat().into();
+    }
+    let parent = target.parent(&collected)?;
+    Ok(Success { bytes: collected.len() as u64, parent, first_event: None })
+}

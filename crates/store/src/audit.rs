@@ -1,0 +1,103 @@
+//! Who changed what: a row for each change, in the change's own transaction.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::sql::{Columns, Database, Kind, Query, Statement, id, number, text};
+use crate::{StoreError, Timestamp};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// A UUIDv7, so that later entries sort after earlier ones; it tells the time as well.
+    id: Uuid,
+    /// By which way it came.
+    pub actor: String,
+    /// What was done, such as `key.created`.
+    pub action: String,
+    /// What it was done to.
+    pub target: String,
+    /// What else is to be known, a JSON object without secrets.
+    pub detail: String,
+}
+
+/// What was changed, in any store.
+#[async_trait]
+pub trait Audit: Send + Sync {
+    /// The newest entries first, from behind that one on.
+    async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError>;
+}
+
+const INSERT: &str =
+    "INSERT INTO audit (at, id, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6)";
+
+const LIST: &str = "SELECT id, actor, action, target, detail FROM audit WHERE (at, id) < ($1, $2) \
+     ORDER BY at DESC, id DESC LIMIT $3";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 2] = [INSERT, LIST];
+
+// === impl AuditEntry ===
+
+impl AuditEntry {
+    /// An entry of this time. `random` makes its id.
+    pub fn new(at: Timestamp, random: &[u8; 10], actor: &str, action: &str, target: &str) -> Self {
+        let id = uuid::Builder::from_unix_timestamp_millis(at.unix_ms().unsigned_abs(), random).into_uuid();
+        let (actor, action, target) = (actor.to_owned(), action.to_owned(), target.to_owned());
+        Self { id, actor, action, target, detail: "{}".to_owned() }
+    }
+
+    /// The same with more to be known of it.
+    #[must_use]
+    pub fn detail(self, detail: &impl fmt::Display) -> Self {
+        Self { detail: detail.to_string(), ..self }
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub fn at(&self) -> Timestamp {
+        time_of(self.id)
+    }
+
+    pub(crate) fn insert(self) -> Statement {
+        let arguments = vec![
+            number(self.at().unix_ms()),
+            id(self.id),
+            text(self.actor),
+            text(self.action),
+            text(self.target),
+            text(self.detail),
+        ];
+        Statement::new(INSERT, arguments)
+    }
+}
+
+/// The first 48 bits of a UUIDv7.
+fn time_of(id: Uuid) -> Timestamp {
+    Timestamp::from_unix_ms(i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX))
+}
+
+#[async_trait]
+impl<D: Database + ?Sized> Audit for D {
+    async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        const COLUMNS: [Kind; 5] = [Kind::Id, Kind::Text, Kind::Text, Kind::Text, Kind::Text];
+        let after = after.unwrap_or(Uuid::max());
+        let arguments = vec![number(time_of(after).unix_ms()), id(after), number(i64::from(max_rows))];
+        let rows = self.query(Query { text: LIST, arguments, columns: &COLUMNS }).await?;
+        let entry = |mut row: Columns| {
+            Ok(AuditEntry {
+                id: row.id()?,
+                actor: row.text()?,
+                action: row.text()?,
+                target: row.text()?,
+                detail: row.text()?,
+            })
+        };
+        rows.into_iter().map(entry).collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! Credentials of clients, and who changed what.
+
+use antiphon_protocol::id::KeyId;
+use antiphon_store::{Accounts, Admin, Audit, Keys, Rotation, SecretHash, StoredKey};
+
+use crate::fixture::{Fixture, after, entry, key};
+
+pub(crate) async fn a_key_is_as_it_was_added(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.list_keys().await.unwrap(), []);
+    let endless = StoredKey { expires_at: None, models: "[]".into(), ..key("b", 2) };
+    for key in [&endless, &key("a", 1)] {
+        assert!(store.add_key(key.clone(), entry(after(0))).await.unwrap());
+    }
+    assert_eq!(store.list_keys().await.unwrap(), [key("a", 1), endless.clone()]);
+    assert_eq!(store.load_key("b").await.unwrap(), Some(endless.clone()));
+    assert_eq!(store.load_key("B").await.unwrap(), None);
+    if fixture.survives() {
+        store.close().await;
+        assert_eq!(fixture.open().await.list_keys().await.unwrap(), [key("a", 1), endless]);
+    }
+}
+
+pub(crate) async fn a_name_is_given_once(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let adds = (1..=10).map(|secret| store.add_key(key("a", secret), entry(after(0))));
+    let added = futures_util::future::join_all(adds).await;
+    assert_eq!(added.into_iter().filter(|added| *added.as_ref().unwrap()).count(), 1);
+    assert_eq!(store.list_keys().await.unwrap().len(), 1);
+    assert_eq!(store.list_audit(None, 100).await.unwrap().len(), 1, "what was not done is not noted");
+}
+
+pub(crate) async fn a_rotated_key_remembers_the_secret_before(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    let id = key("a", 1).id;
+    for (secret, end) in [(2, 10), (3, 20)] {
+        let prefix = format!("apn-{secret}");
+        let rotation = Rotation { hash: SecretHash([secret; 32]), prefix, previous_until: after(end) };
+        assert!(store.rotate_key(id, rotation.clone(), entry(after(1))).await.unwrap());
+        let unknown = KeyId::mint(1, &[9; 10]);
+        assert!(!store.rotate_key(unknown, rotation, entry(after(1))).await.unwrap());
+    }
+    let rotated = StoredKey {
+        hash: SecretHash([3; 32]),
+        prefix: "apn-3".into(),
+        previous: Some((SecretHash([2; 32]), after(20))),
+        ..key("a", 1)
+    };
+    assert_eq!(store.list_keys().await.unwrap(), [rotated]);
+}
+
+pub(crate) async fn a_revoked_key_is_neither_rotated_nor_revoked_again(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    let id = key("a", 1).id;
+    assert!(store.revoke_key(id, entry(after(5))).await.unwrap());
+    assert!(!store.revoke_key(id, entry(after(6))).await.unwrap());
+    let rotation = Rotation { hash: SecretHash([2; 32]), prefix: "apn-2".into(), previous_until: after(9) };
+    assert!(!store.rotate_key(id, rotation, entry(after(7))).await.unwrap());
+    let revoked = StoredKey { revoked_at: Some(after(5)), ..key("a", 1) };
+    assert_eq!(store.list_keys().await.unwrap(), [revoked]);
+    assert!(!store.add_key(key("a", 3), entry(after(8))).await.unwrap(), "its name stays taken");
+}
+
+pub(crate) async fn a_deleted_key_is_gone(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    assert!(store.delete_key(key("a", 1).id, entry(after(1))).await.unwrap());
+    assert!(!store.delete_key(key("a", 1).id, entry(after(1))).await.unwrap());
+    assert_eq!(store.list_keys().await.unwrap(), []);
+    assert!(store.add_key(key("a", 1), entry(after(2))).await.unwrap(), "its name is free");
+}
+
+pub(crate) async fn a_change_is_told_by_another_version(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let mut seen = vec![store.keys_version().await.unwrap()];
+    let id = key("a", 1).id;
+    let rotation =
+        || Rotation { hash: SecretHash([2; 32]), prefix: "apn-2".into(), previous_until: after(9) };
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    seen.push(store.keys_version().await.unwrap());
+    store.rotate_key(id, rotation(), entry(after(0))).await.unwrap();
+    seen.push(store.keys_version().await.unwrap());
+    store.revoke_key(id, entry(after(0))).await.unwrap();
+    seen.push(store.keys_version().await.unwrap());
+    store.delete_key(id, entry(after(0))).await.unwrap();
+    seen.push(store.keys_version().await.unwrap());
+    let same = seen.last().copied();
+    store.revoke_key(id, entry(after(0))).await.unwrap();
+    store.note_key_use(id, after(1)).await.unwrap();
+    assert_eq!(store.keys_version().await.ok(), same, "nothing has changed");
+    seen.dedup();
+    assert_eq!(seen.len(), 5, "{seen:?}");
+}
+
+pub(crate) async fn keys_come_page_by_page(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    // In the order of their bytes, whatever the language of the database.
+    let names = ["A", "B-2", "B_1", "a", "b"];
+    for (secret, name) in (1..).zip(["b", "B_1", "a", "B-2", "A"]) {
+        store.add_key(key(name, secret), entry(after(0))).await.unwrap();
+    }
+    let mut seen: Vec<String> = Vec::new();
+    loop {
+        let after = seen.last().cloned().unwrap_or_default();
+        let page = store.page_keys(&after, 2).await.unwrap();
+        assert!(page.len() <= 2);
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|key| key.name));
+    }
+    assert_eq!(seen, names);
+}
+
+pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    for seconds in [5, 7, 6] {
+        store.note_key_use(key("a", 1).id, after(seconds)).await.unwrap();
+    }
+    let used = StoredKey { last_used_at: Some(after(7)), ..key("a", 1) };
+    assert_eq!(store.list_keys().await.unwrap(), [used]);
+}
+
+pub(crate) async fn a_change_and_its_audit_entry_are_one(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let first = entry(after(0));
+    store.add_key(key("a", 1), first.clone()).await.unwrap();
+    // The same entry again can't be written: then nothing else of the change is.
+    assert!(store.revoke_key(key("a", 1).id, first.clone()).await.is_err());
+    assert_eq!(store.list_keys().await.unwrap(), [key("a", 1)]);
+    assert_eq!(store.list_audit(None, 10).await.unwrap(), [first]);
+}
+
+pub(crate) async fn audit_entries_come_newest_first(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let entries: Vec<_> = [3, 1, 2, 2].into_iter().map(|seconds| entry(after(seconds))).collect();
+    store.add_key(key("a", 1), entries[0].clone()).await.unwrap();
+    store.pause_account("one", entries[1].clone()).await.unwrap();
+    store.resume_account("one", entries[2].clone()).await.unwrap();
+    store.add_admin_token(vec![1; 32], entries[3].clone()).await.unwrap();
+    let newest_first = [0, 3, 2, 1].map(|n: usize| entries[n].clone());
+    assert_eq!(store.list_audit(None, 10).await.unwrap(), newest_first);
+    let mut after_which = None;
+    for expected in &newest_first {
+        let page = store.list_audit(after_which, 1).await.unwrap();
+        assert_eq!(page, std::slice::from_ref(expected));
+        after_which = Some(expected.id());
+    }
+    assert_eq!(store.list_audit(after_which, 1).await.unwrap(), []);
+    assert_eq!(newest_first[0].at(), after(3));
+}
