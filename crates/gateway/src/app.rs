@@ -12,7 +12,7 @@ use antiphon_store::{Clock, Store, StoreError, StoreUrlError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::config::{Auth, Config, OnDisconnect, Retention};
+use crate::config::{Auth, Config, OnDisconnect};
 use crate::credential::Credentials;
 use crate::credential::seal::Sealer;
 use crate::http::server::Server;
@@ -22,10 +22,12 @@ use crate::keys::{Access, Keys};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
+use crate::prices::Prices;
 use crate::reload::{Reload, Reloader};
 use crate::turn::{Rules, Turns};
 use crate::upstream::socket::Handshake;
 use crate::upstream::{Clients, Upstream};
+use crate::usage::keep_usage;
 use crate::workers::Workers;
 
 /// How often to ask what other replicas have deleted: well within what the cache allows.
@@ -154,6 +156,7 @@ impl App {
         }
         self.tasks.spawn_background(watch_keys(Arc::clone(&self.turns), Arc::clone(&self.doors.keys)));
         self.tasks.spawn_background(note_key_uses(Arc::clone(&self.turns), Arc::clone(&self.doors.keys)));
+        self.tasks.spawn_background(keep_usage(Arc::clone(&self.turns)));
         self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
         self.tasks.spawn_background(share_accounts(Arc::clone(&self.turns)));
         let turns = Arc::clone(&self.turns);
@@ -228,7 +231,7 @@ pub fn upstream(
 
 fn rules(config: &Config) -> Rules {
     Rules {
-        retention: retention(config),
+        retention: config.store.retention.limit(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,
@@ -240,13 +243,8 @@ fn rules(config: &Config) -> Rules {
             OnDisconnect::Finish => Some(config.turns.finish_timeout),
             OnDisconnect::Cancel => None,
         },
-    }
-}
-
-fn retention(config: &Config) -> Option<Duration> {
-    match config.store.retention {
-        Retention::Forever => None,
-        Retention::For(duration) => Some(duration),
+        prices: Arc::new(Prices::new(&config.prices)),
+        usage: config.usage.clone(),
     }
 }
 
@@ -327,7 +325,7 @@ async fn watch_deletions(turns: Arc<Turns>) {
 async fn purge(turns: &Turns) {
     loop {
         let now = turns.clock.now();
-        let log_before = turns.rules.retention.map(|retention| now.minus(retention));
+        let log_before = turns.rules.usage.raw_retention.limit().map(|retention| now.minus(retention));
         // A turn that began before its parent was deleted or expired may still be under way, and will need it.
         let no_longer_needed = now.minus(turns.rules.turn);
         match turns.chains.store().purge(no_longer_needed, log_before, PURGE_ROWS).await {

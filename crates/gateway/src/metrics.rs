@@ -111,6 +111,8 @@ pub struct Metrics {
     turns: Family<TurnLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
+    cost_usd: Counter<f64, AtomicU64>,
+    unpriced_turns: Counter,
     turn_seconds: Histogram,
     first_event_seconds: Histogram,
     store_available: Gauge,
@@ -143,6 +145,8 @@ impl Metrics {
             turns: Family::default(),
             failures: Family::default(),
             tokens: Family::default(),
+            cost_usd: Counter::default(),
+            unpriced_turns: Counter::default(),
             turn_seconds: Histogram::new(DURATION_BUCKETS),
             first_event_seconds: Histogram::new(DURATION_BUCKETS),
             store_available: Gauge::default(),
@@ -175,7 +179,6 @@ impl Metrics {
             "Turns that failed, by whose fault and error code",
             self.failures.clone(),
         );
-        registry.register("tokens", "Tokens that upstreams reported, by kind", self.tokens.clone());
         registry.register_with_unit(
             "turn_duration",
             "From a turn's start to its end",
@@ -214,7 +217,24 @@ impl Metrics {
         registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
         registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
         self.sockets.register(registry);
+        self.register_usage();
         self.register_accounts();
+    }
+
+    fn register_usage(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("tokens", "Tokens that upstreams reported, by kind", self.tokens.clone());
+        registry.register_with_unit(
+            "cost",
+            "What turns cost, by the prices of their models",
+            Unit::Other("usd".to_owned()),
+            self.cost_usd.clone(),
+        );
+        registry.register(
+            "unpriced_turns",
+            "Turns with tokens whose model has no price",
+            self.unpriced_turns.clone(),
+        );
     }
 
     fn register_accounts(&mut self) {
@@ -349,6 +369,14 @@ impl Metrics {
         for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
             self.tokens.get_or_create(&TokenLabels { kind }).inc_by(count);
         }
+    }
+
+    /// `None` is the cost of a model without a price.
+    pub fn count_cost(&self, cost_nano_usd: Option<u64>) {
+        match cost_nano_usd {
+            Some(cost) => self.cost_usd.inc_by(cost as f64 / 1e9),
+            None => self.unpriced_turns.inc() as f64,
+        };
     }
 
     /// The Prometheus text, with what is read rather than counted brought up to date.

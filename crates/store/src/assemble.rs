@@ -1,5 +1,6 @@
 //! What every engine does with the rows that it has read, and with the values that it is about to write.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -45,6 +46,23 @@ pub(crate) fn decode_positions(array: Option<&[u8]>) -> Result<Vec<u32>, StoreEr
         .map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok())
         .collect::<Option<_>>()
         .ok_or_else(|| StoreError::Corrupt("unknown positions".into()))
+}
+
+/// A count of tokens as it is stored. Upstreams can write any number; sums of these fit in the same type.
+pub(crate) fn tokens(count: u64) -> i64 {
+    const MOST: u64 = 1_000_000_000_000;
+    i64::try_from(count.min(MOST)).unwrap_or(i64::MAX)
+}
+
+/// A cost as it is stored; the most is a million dollars, for the same reason.
+pub(crate) fn nano_usd(cost: u64) -> i64 {
+    const MOST: u64 = 1_000_000_000_000_000;
+    i64::try_from(cost.min(MOST)).unwrap_or(i64::MAX)
+}
+
+/// What came from outside may hold a NUL, and PostgreSQL takes it for no text at all.
+pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 pub(crate) fn micros(duration: Duration) -> i64 {

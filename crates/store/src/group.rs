@@ -44,6 +44,7 @@ pub(crate) enum Operation {
     Log(Box<LogRow>),
     /// One that all engines understand.
     Execute(Statement),
+    ExecuteAll(Vec<Statement>),
     /// Writes what any other operation would need to be able to write.
     Check,
 }
@@ -226,6 +227,10 @@ impl Group {
         Ok(self.write(Operation::Execute(statement)).await? == Outcome::Changed(true))
     }
 
+    pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.write(Operation::ExecuteAll(statements)).await.map(|_| ())
+    }
+
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
         self.write(Operation::Check).await.map(|_| ())
     }
@@ -238,6 +243,11 @@ impl Group {
     /// Rows that nobody waited for and that could not be kept.
     pub(crate) fn lost_rows(&self) -> u64 {
         self.log.lost()
+    }
+
+    /// The earliest time that a row of the log bears, of those that were written since the last call.
+    pub(crate) fn take_earliest(&self) -> Option<Timestamp> {
+        self.log.take_earliest()
     }
 
     pub(crate) fn is_available(&self) -> bool {
@@ -314,7 +324,10 @@ impl<E: Engine> Writer<E> {
         if batch.operations.is_empty() {
             return;
         }
-        match self.engine.commit(&batch.operations).await {
+        let committed = self.engine.commit(&batch.operations).await;
+        // Whatever came of it: of a commit that is given up it is not known.
+        self.shared.log.note(batch.operations.iter().filter_map(Operation::logged_at));
+        match committed {
             Ok(outcomes) => {
                 self.shared.health.set(true);
                 for (answer, outcome) in batch.answers.drain(..).zip(outcomes) {
@@ -330,7 +343,9 @@ impl<E: Engine> Writer<E> {
     /// So that an operation that can't be written fails alone.
     async fn commit_each(&mut self, batch: &mut Batch) {
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
-            match self.engine.commit(std::slice::from_ref(&operation)).await {
+            let committed = self.engine.commit(std::slice::from_ref(&operation)).await;
+            self.shared.log.note(operation.logged_at());
+            match committed {
                 Ok(outcomes) => {
                     self.shared.health.set(true);
                     reply(answer, outcomes.first().copied().ok_or_else(closed));
@@ -436,6 +451,19 @@ impl Batch {
 // === impl Operation ===
 
 impl Operation {
+    /// The time that its row in the log bears.
+    fn logged_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Record(record) => Some(record.log.at),
+            Self::Log(row) => Some(row.at),
+            Self::Delete { .. }
+            | Self::Purge { .. }
+            | Self::Execute(_)
+            | Self::ExecuteAll(_)
+            | Self::Check => None,
+        }
+    }
+
     /// About how much it writes.
     fn size_bytes(&self) -> usize {
         match self {
@@ -443,7 +471,12 @@ impl Operation {
                 let response = &record.response;
                 response.turn.input.len() + response.turn.output.len() + response.body.len()
             }
-            Self::Delete { .. } | Self::Purge { .. } | Self::Log(_) | Self::Execute(_) | Self::Check => 0,
+            Self::Delete { .. }
+            | Self::Purge { .. }
+            | Self::Log(_)
+            | Self::Execute(_)
+            | Self::ExecuteAll(_)
+            | Self::Check => 0,
         }
     }
 }

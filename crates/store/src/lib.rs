@@ -25,6 +25,7 @@ pub mod postgres;
 mod sql;
 pub mod sqlite;
 mod url;
+mod usage;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
     UnknownNetwork,
 };
+pub use self::usage::{DAY_MS, HOUR_MS, Span, Totals, Usage, UsageGroup, UsageQuery};
 
 /// Responses and the items in them.
 #[async_trait]
@@ -85,7 +87,7 @@ pub trait Responses: Send + Sync {
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError>;
 
     /// Removes up to `max_rows` responses that are deleted or expired and that no live descendant replays through, with
-    /// their items, and as many request-log rows older than `log_before`. A turn that is still running may be about to
+    /// their items, and as many request-log rows older than `log_before`, which go on counting in [`Usage`]. A turn that is still running may be about to
     /// continue a response that has just died: `now` should lie back by as long as a turn may run. What is left after a
     /// call that removed something may include more to remove.
     async fn purge(
@@ -105,6 +107,9 @@ pub trait RequestLog: Send + Sync {
 
     /// Rows that were lost since the store was opened.
     fn lost_rows(&self) -> u64;
+
+    /// The earliest time that a row bears of those that were written here since the last call.
+    fn take_earliest(&self) -> Option<Timestamp>;
 
     /// The newest rows first.
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError>;

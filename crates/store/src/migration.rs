@@ -41,6 +41,13 @@ pub(crate) fn to_apply<'a>(
         }
     }
     let current = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let is_applied = |version| applied.iter().any(|(applied, _)| *applied == version);
+    if let Some(skipped) = known.iter().find(|known| known.version < current && !is_applied(known.version)) {
+        return Err(StoreError::Unusable(format!(
+            "schema version {} of {shown} was left out: it was made by an unreleased build",
+            skipped.version
+        )));
+    }
     let first = known.iter().position(|migration| migration.version > current).unwrap_or(known.len());
     Ok(&known[first..])
 }
@@ -83,4 +90,26 @@ pub(crate) fn assert_is_folder(migrations: &[Migration], engine: &str) {
     files.sort();
     let embedded = migrations.iter().map(|migration| format!("{migration}.sql"));
     assert_eq!(embedded.collect::<Vec<_>>(), files);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_may_be_left_out_by_builds_but_not_by_databases() {
+        let known = [1, 2, 5].map(|version| Migration::new(version, "m", "SELECT 1"));
+        let missing = |applied: &[u32]| {
+            let applied: Vec<_> = applied.iter().map(|version| (*version, known[0].checksum())).collect();
+            let missing = to_apply(&known, &applied, "it");
+            missing
+                .map(|missing| missing.iter().map(|one| one.version).collect::<Vec<_>>())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(missing(&[]).unwrap(), [1, 2, 5]);
+        assert_eq!(missing(&[1, 2]).unwrap(), [5]);
+        assert_eq!(missing(&[1, 2, 5]).unwrap(), [0; 0]);
+        assert!(missing(&[1, 5]).unwrap_err().contains("version 2 of it was left out"));
+        assert!(missing(&[1, 2, 6]).unwrap_err().contains("versions up to 5"));
+    }
 }

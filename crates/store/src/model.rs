@@ -84,6 +84,8 @@ pub struct LogRow {
     pub at: Timestamp,
     pub project: ProjectId,
     pub response: ResponseId,
+    /// The id of the key that the turn came with.
+    pub key: Option<String>,
     pub account: Option<String>,
     pub model: String,
     /// `http`, `sse` or `websocket`.
@@ -95,10 +97,14 @@ pub struct LogRow {
     /// The error code that the client was given.
     pub code: Option<String>,
     pub depth: u32,
+    /// How often an upstream was asked.
+    pub attempts: u32,
     pub input_tokens: u64,
     pub cached_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    /// In billionths of a US dollar; `None` for tokens of a model without a price.
+    pub cost_nano_usd: Option<u64>,
     pub duration: Duration,
     /// From the start of the turn to its first event.
     pub first_event: Option<Duration>,

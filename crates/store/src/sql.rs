@@ -54,6 +54,9 @@ pub trait Database: Send + Sync {
     /// Whether a row was written, once that is durable.
     async fn execute(&self, statement: Statement) -> Result<bool, StoreError>;
 
+    /// All of them or none, in one transaction; each as if it were the first.
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError>;
+
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError>;
 }
 
@@ -108,7 +111,8 @@ impl Statement {
 #[cfg(test)]
 pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
     let of_accounts = crate::accounts::STATEMENTS.into_iter().chain(crate::admin::STATEMENTS);
-    of_accounts.chain(crate::audit::STATEMENTS).chain(crate::keys::STATEMENTS)
+    let of_keys = crate::audit::STATEMENTS.into_iter().chain(crate::keys::STATEMENTS);
+    of_accounts.chain(of_keys).chain(crate::usage::STATEMENTS)
 }
 
 // === impl Columns ===
@@ -120,6 +124,11 @@ impl Columns {
 
     fn next(&mut self) -> Cell {
         self.0.next().unwrap_or(Cell::Null)
+    }
+
+    /// To be written as they were read.
+    pub(crate) fn into_arguments(self, kinds: &[Kind]) -> Vec<Argument> {
+        self.0.zip(kinds.iter().copied()).collect()
     }
 
     pub(crate) fn optional_text(&mut self) -> Option<String> {

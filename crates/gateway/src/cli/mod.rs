@@ -8,6 +8,7 @@ mod keys;
 mod migrate;
 mod serve;
 mod store;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,6 +73,9 @@ enum Command {
     /// Who may call the admin API
     #[command(subcommand)]
     Admin(admin::Command),
+    /// Tell who used what: turns, tokens and cost; the gateway may run meanwhile
+    #[command(after_help = "Example:\n  antiphon usage --from 2026-11-01 --group-by project,day --csv")]
+    Usage(usage::Arguments),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -92,6 +96,7 @@ impl Cli {
             Command::Accounts(command) => command.run(&self.load(Overrides::default())?),
             Command::Keys(command) => command.run(&self.load(Overrides::default())?),
             Command::Admin(command) => command.run(&self.load(Overrides::default())?),
+            Command::Usage(arguments) => arguments.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
         }
     }

@@ -23,6 +23,11 @@ impl ModelGlob {
         (!self.pattern.contains(['*', '?'])).then_some(self.pattern.as_str())
     }
 
+    /// How many letters stand for themselves.
+    pub fn letters(&self) -> usize {
+        self.pattern.chars().filter(|c| !matches!(c, '*' | '?')).count()
+    }
+
     /// Whether the whole name fits the pattern. Takes at most (length of the name × length of the pattern) steps.
     pub fn matches(&self, model: &str) -> bool {
         let (mut pattern, mut model) = (self.pattern.as_str(), model);

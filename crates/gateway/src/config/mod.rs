@@ -15,6 +15,7 @@ mod layers;
 mod limits;
 mod log;
 mod oauth;
+mod prices;
 mod routing;
 mod show;
 mod sockets;
@@ -23,6 +24,7 @@ mod store;
 mod tests;
 mod timeouts;
 mod turns;
+mod usage;
 mod values;
 
 use std::io::ErrorKind;
@@ -40,15 +42,18 @@ pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
+pub use self::prices::{PriceConfig, UsdPerMillion};
 pub use self::routing::{RoutingConfig, Strategy};
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
+pub use self::usage::UsageConfig;
 
 use self::accounts::AccountDraft;
 use self::error::Problems;
 use self::layers::{Layers, Merged};
+use self::prices::PriceDraft;
 use self::values::{address, words};
 
 /// Read from the working directory if no file is named.
@@ -75,7 +80,12 @@ pub struct Config {
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
     pub sockets: SocketsConfig,
+    pub usage: UsageConfig,
     pub log: LogConfig,
+
+    /// Prices that go before those that come with the build. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<PriceConfig>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +135,11 @@ struct Draft {
     #[serde(default)]
     sockets: SocketsConfig,
     #[serde(default)]
+    usage: UsageConfig,
+    #[serde(default)]
     log: LogConfig,
+    #[serde(default)]
+    prices: Vec<PriceDraft>,
 }
 
 impl Config {
@@ -180,6 +194,7 @@ impl Config {
             );
         }
         self.limits.validate(problems);
+        self.usage.validate(problems);
     }
 }
 
@@ -197,7 +212,9 @@ impl Default for Config {
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
             sockets: SocketsConfig::default(),
+            usage: UsageConfig::default(),
             log: LogConfig::default(),
+            prices: Vec::new(),
         }
     }
 }
@@ -215,7 +232,9 @@ impl Draft {
             timeouts: self.timeouts,
             turns: self.turns,
             sockets: self.sockets,
+            usage: self.usage,
             log: self.log,
+            prices: prices::resolve(self.prices, problems),
         }
     }
 }

@@ -256,6 +256,16 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
 
 // === impl Retention ===
 
+impl Retention {
+    /// How long; `None` is for ever.
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Forever => None,
+            Self::For(duration) => Some(duration),
+        }
+    }
+}
+
 impl Serialize for Retention {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

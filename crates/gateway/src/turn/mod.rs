@@ -44,10 +44,12 @@ use self::framing::Framing;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
+use crate::config::UsageConfig;
 use crate::keys::{Caller, Key};
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::prices::Prices;
 use crate::upstream::Upstream;
 
 /// Everything that turns share.
@@ -81,6 +83,9 @@ pub struct Rules {
     pub turn: Duration,
     /// How long a stored turn goes on without its client; `None` cancels it at once.
     pub finish_within: Option<Duration>,
+    pub prices: Arc<Prices>,
+    /// How long it is known what turns came to.
+    pub usage: UsageConfig,
 }
 
 /// What a door hands in.

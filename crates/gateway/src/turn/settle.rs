@@ -36,7 +36,9 @@ pub struct Ledger {
     /// Every attempt, and what came of it.
     attempts: Vec<(Arc<Account>, &'static str)>,
     pub first_event: Option<Duration>,
-    pub usage: Usage,
+    usage: Usage,
+    /// `None` for tokens of a model without a price.
+    cost_nano_usd: Option<u64>,
     pub sent_bytes: usize,
     /// Whether the row has gone into the store with the turn itself.
     pub is_recorded: bool,
@@ -73,6 +75,7 @@ impl Ledger {
             attempts: Vec::new(),
             first_event: None,
             usage: Usage::default(),
+            cost_nano_usd: Some(0),
             sent_bytes: 0,
             is_recorded: false,
             outcome: "lost",
@@ -117,6 +120,7 @@ impl Ledger {
         };
         self.http_status = 200;
         self.usage = finished.usage;
+        self.cost_nano_usd = self.turns.rules.prices.cost_nano_usd(&self.model, &self.usage);
         self.sent_bytes += sent_bytes;
     }
 
@@ -144,6 +148,7 @@ impl Ledger {
             at: self.at,
             project: self.project.clone(),
             response: self.id,
+            key: self.key.map(|key| key.to_string()),
             account: self.account.as_ref().map(|account| account.name.clone()),
             model: self.model.clone(),
             transport: self.transport.as_str().into(),
@@ -151,10 +156,12 @@ impl Ledger {
             http_status: self.http_status,
             code: self.code.clone(),
             depth: self.depth,
+            attempts: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
             input_tokens: self.usage.input_tokens,
             cached_tokens: self.usage.cached_tokens,
             output_tokens: self.usage.output_tokens,
             reasoning_tokens: self.usage.reasoning_tokens,
+            cost_nano_usd: self.cost_nano_usd,
             duration: self.elapsed(),
             first_event: self.first_event,
         }
@@ -169,6 +176,7 @@ impl Ledger {
         metrics.turns_in_flight.dec();
         metrics.turn_ended(self.transport, self.outcome, duration, self.first_event);
         metrics.count_tokens(&self.usage);
+        metrics.count_cost(self.cost_nano_usd);
         if let Some(fault) = self.fault {
             metrics.turn_failed(fault, self.code.as_deref());
         }

@@ -30,6 +30,7 @@ mod streaming;
 mod tokens;
 mod upstream_sockets;
 mod upstreams;
+mod usage;
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Gateway, Setup};

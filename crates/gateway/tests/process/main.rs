@@ -11,6 +11,7 @@ mod moving;
 mod reloading;
 mod sockets;
 mod stalling;
+mod usage;
 
 use std::path::Path;
 

@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order in which they are copied.
-pub(crate) static TABLES: [Table; 9] = [
+pub(crate) static TABLES: [Table; 10] = [
     Table {
         name: "responses",
         key: 2,
@@ -76,6 +76,29 @@ pub(crate) static TABLES: [Table; 9] = [
             ("reasoning_tokens", Kind::Number),
             ("duration_us", Kind::Number),
             ("first_event_us", Kind::Number),
+            ("key_id", Kind::Text),
+            ("attempts", Kind::Number),
+            ("cost_nano_usd", Kind::Number),
+        ],
+    },
+    Table {
+        name: "usage_rollups",
+        key: 6,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("project", Kind::Text),
+            ("key_id", Kind::Text),
+            ("account", Kind::Text),
+            ("model", Kind::Text),
+            ("turns", Kind::Number),
+            ("failed_turns", Kind::Number),
+            ("unpriced_turns", Kind::Number),
+            ("input_tokens", Kind::Number),
+            ("cached_tokens", Kind::Number),
+            ("output_tokens", Kind::Number),
+            ("reasoning_tokens", Kind::Number),
+            ("cost_nano_usd", Kind::Number),
         ],
     },
     Table {

@@ -1,25 +1,28 @@
 //! Rows of the request log that nobody waits for: they gather until a commit takes them along, or for a while.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::LogRow;
+use crate::{LogRow, Timestamp};
 
 /// How long rows may wait for company: waking the writer for each of them, or a commit for each, would cost more than the
 /// turn that the row is about.
 const GATHERING: Duration = Duration::from_millis(50);
 /// Rows that wait; more are lost.
 const MAX_ROWS: usize = 16 * 1024;
+const NONE: i64 = i64::MAX;
 /// How often the log tells at most of rows that were lost: a store that is away may lose thousands of them a second.
 const TELLING: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LogRows {
     waiting: Mutex<Waiting>,
     lost: AtomicU64,
+    /// The earliest time of rows that were written, and that nobody has asked for; [`NONE`] if there is none.
+    earliest: AtomicI64,
     /// There is a first row.
     arrived: Notify,
 }
@@ -42,7 +45,30 @@ struct Untold {
 
 // === impl LogRows ===
 
+impl Default for LogRows {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            lost: AtomicU64::new(0),
+            earliest: AtomicI64::new(NONE),
+            arrived: Notify::new(),
+        }
+    }
+}
+
 impl LogRows {
+    /// Rows with these times may have been written.
+    pub(super) fn note(&self, times: impl IntoIterator<Item = Timestamp>) {
+        if let Some(earliest) = times.into_iter().min() {
+            self.earliest.fetch_min(earliest.unix_ms(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take_earliest(&self) -> Option<Timestamp> {
+        let earliest = self.earliest.swap(NONE, Ordering::Relaxed);
+        (earliest != NONE).then(|| Timestamp::from_unix_ms(earliest))
+    }
+
     /// Lost if there is no place for it.
     pub(super) fn push(&self, row: LogRow) {
         let mut waiting = self.lock();
@@ -157,7 +183,6 @@ mod tests {
     use tracing::span;
 
     use super::*;
-    use crate::Timestamp;
 
     /// Notes the `rows` of each event.
     #[derive(Debug, Clone, Default)]
@@ -200,6 +225,7 @@ mod tests {
             at: Timestamp::from_unix_ms(0),
             project: ProjectId::new("p"),
             response: ResponseId::mint(0, &[0; 10]),
+            key: None,
             account: None,
             model: String::new(),
             transport: "http".into(),
@@ -207,10 +233,12 @@ mod tests {
             http_status: 200,
             code: None,
             depth: 1,
+            attempts: 1,
             input_tokens: 0,
             cached_tokens: 0,
             output_tokens: 0,
             reasoning_tokens: 0,
+            cost_nano_usd: None,
             duration: Duration::ZERO,
             first_event: None,
         }

@@ -1,13 +1,12 @@
 //! What a batch only inserts: responses, where their items are found, and rows of the request log.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use antiphon_protocol::id::ResponseId;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use crate::assemble::{encode_positions, micros, status_code};
+use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
 use crate::body::Encoder;
 use crate::group::Operation;
 use crate::{LogRow, Record, Timestamp};
@@ -24,10 +23,11 @@ pub(super) const INSERT: &str = "WITH added AS (
        SELECT * FROM unnest($16::text[], $17::text[], $18::uuid[], $19::bigint[])
        ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position)
      INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
-       input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us)
+       input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
+       key_id, attempts, cost_nano_usd)
      SELECT * FROM unnest($20::bigint[], $21::uuid[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], \
        $27::bigint[], $28::text[], $29::bigint[], $30::bigint[], $31::bigint[], $32::bigint[], $33::bigint[], \
-       $34::bigint[], $35::bigint[])
+       $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[])
      ON CONFLICT DO NOTHING";
 
 /// The rows, each kind in the order of its key: replicas that write the same rows then wait for one another instead of
@@ -62,6 +62,7 @@ impl<'a> Inserts<'a> {
                 Operation::Delete { .. }
                 | Operation::Purge { .. }
                 | Operation::Execute(_)
+                | Operation::ExecuteAll(_)
                 | Operation::Check => {}
             }
         }
@@ -79,7 +80,7 @@ impl<'a> Inserts<'a> {
 
     /// The arguments of [`INSERT`], in its order.
     pub(super) fn columns(&self, encoder: &mut Encoder) -> Vec<Column<'a>> {
-        let mut columns = Vec::with_capacity(35);
+        let mut columns = Vec::with_capacity(38);
         add_responses(&self.records, encoder, &mut columns);
         let items: Vec<_> = self.items.iter().collect();
         columns.extend([
@@ -117,7 +118,6 @@ fn add_responses<'a>(records: &[&'a Record], encoder: &mut Encoder, columns: &mu
 }
 
 fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
-    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
     columns.extend([
         column(rows, Type::INT8_ARRAY, |row| row.at.unix_ms()),
         column(rows, Type::UUID_ARRAY, |row| row.response.uuid()),
@@ -129,18 +129,16 @@ fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.http_status)),
         column(rows, Type::TEXT_ARRAY, |row| row.code.as_deref().map(without_nul)),
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.depth)),
-        column(rows, Type::INT8_ARRAY, |row| count(row.input_tokens)),
-        column(rows, Type::INT8_ARRAY, |row| count(row.cached_tokens)),
-        column(rows, Type::INT8_ARRAY, |row| count(row.output_tokens)),
-        column(rows, Type::INT8_ARRAY, |row| count(row.reasoning_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| tokens(row.input_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| tokens(row.cached_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| tokens(row.output_tokens)),
+        column(rows, Type::INT8_ARRAY, |row| tokens(row.reasoning_tokens)),
         column(rows, Type::INT8_ARRAY, |row| micros(row.duration)),
         column(rows, Type::INT8_ARRAY, |row| row.first_event.map(micros)),
+        column(rows, Type::TEXT_ARRAY, |row| row.key.as_deref()),
+        column(rows, Type::INT8_ARRAY, |row| i64::from(row.attempts)),
+        column(rows, Type::INT8_ARRAY, |row| row.cost_nano_usd.map(nano_usd)),
     ]);
-}
-
-/// What came from outside may hold one, and PostgreSQL takes it for no text at all.
-fn without_nul(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 fn column<'a, R: Copy, V: ToSql + Sync + Send + 'a>(

@@ -167,6 +167,10 @@ impl RequestLog for PostgresStore {
         self.group.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.group.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.list_log(max_rows).await
     }
@@ -176,6 +180,10 @@ impl RequestLog for PostgresStore {
 impl Database for PostgresStore {
     async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
         self.group.execute(statement).await
+    }
+
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.group.execute_all(statements).await
     }
 
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

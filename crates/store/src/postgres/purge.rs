@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
+use crate::usage::{add_up, sums, turn_as_usage, usage_columns};
 use crate::{Purged, Timestamp};
 
 /// "Antipurg" in ASCII.
@@ -38,8 +39,35 @@ pub(super) const DELETE_ITEMS: &str =
     "DELETE FROM items i USING unnest($1::text[], $2::text[], $3::uuid[]) d (item_id, project, response_id)
      WHERE i.item_id = d.item_id AND i.project = d.project AND i.response_id = d.response_id";
 
-pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE ctid = ANY (ARRAY( \
-     SELECT ctid FROM request_log WHERE at < $1::bigint ORDER BY at LIMIT $2::bigint))";
+/// Up to when the oldest rows of the log are to go.
+pub(super) const LAST_TO_GO: &str = "SELECT max(at) FROM (SELECT at FROM request_log WHERE at < $1::bigint ORDER BY at LIMIT $2::bigint) oldest";
+
+/// Sums over rows that are in the log, of hours that are leaving it.
+pub(super) const FORGET_SUMS: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= $1::bigint";
+
+/// Rows leave the log for the sums over such rows. One statement, so that exactly those are added that go, though others come.
+pub(super) const DELETE_LOG: &str = concat!(
+    "WITH gone AS (DELETE FROM request_log WHERE at <= $1::bigint RETURNING at, project, key_id, account, model, \
+       outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd),
+     turn AS (",
+    turn_as_usage!(),
+    "FROM gone),
+     hours AS (INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") SELECT 1, starts_at, project, key_id, account, model, ",
+    sums!(),
+    "FROM turn",
+    add_up!(),
+    "),
+     days AS (INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") SELECT 2, starts_at - starts_at % 86400000, project, key_id, account, model, ",
+    sums!(),
+    "FROM turn",
+    add_up!(),
+    ")
+     SELECT count(*) FROM gone"
+);
 
 /// In a transaction. Removes nothing while another replica is at it.
 pub(super) async fn purge(
@@ -56,12 +84,19 @@ pub(super) async fn purge(
     let gone = client.query_typed(DELETE_RESPONSES, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
     delete_items(client, &gone).await?;
     let log_rows = match log_before.map(Timestamp::unix_ms) {
-        Some(before) => {
-            client.execute_typed(DELETE_LOG, &[(&before, Type::INT8), (&max_rows, Type::INT8)]).await?
-        }
+        Some(before) => purge_log(client, before, max_rows).await?,
         None => 0,
     };
     Ok(Purged { responses: gone.len() as u64, log_rows })
+}
+
+async fn purge_log(client: &Client, before: i64, max_rows: i64) -> Result<u64, Error> {
+    let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::INT8), (&max_rows, Type::INT8)];
+    let row = client.query_typed_one(LAST_TO_GO, &arguments).await?;
+    let Some(last) = row.try_get::<_, Option<i64>>(0)? else { return Ok(0) };
+    client.execute_typed(FORGET_SUMS, &[(&last, Type::INT8)]).await?;
+    let gone = client.query_typed_one(DELETE_LOG, &[(&last, Type::INT8)]).await?;
+    Ok(gone.try_get::<_, i64>(0)?.unsigned_abs())
 }
 
 async fn delete_items(client: &Client, gone: &[Row]) -> Result<(), Error> {

@@ -47,7 +47,8 @@ pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE
      count(*) FILTER (WHERE expires_at <= $1::bigint) FROM responses GROUP BY project ORDER BY project";
 
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
-     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
+     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
+     key_id, attempts, cost_nano_usd \
      FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1::bigint";
 
 pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
@@ -243,6 +244,7 @@ fn log_row(row: &Row) -> Result<LogRow, StoreError> {
         at: Timestamp::from_unix_ms(get(row, 0)?),
         project: ProjectId::new(get(row, 1)?),
         response: ResponseId::from_uuid(get(row, 2)?),
+        key: get(row, 16)?,
         account: get(row, 3)?,
         model: get(row, 4)?,
         transport: get::<String>(row, 5)?.into(),
@@ -250,10 +252,12 @@ fn log_row(row: &Row) -> Result<LogRow, StoreError> {
         http_status: number(row, 7)?,
         code: get(row, 8)?,
         depth: number(row, 9)?,
+        attempts: get::<Option<i64>>(row, 17)?.and_then(|n| n.try_into().ok()).unwrap_or(0),
         input_tokens: number(row, 10)?,
         cached_tokens: number(row, 11)?,
         output_tokens: number(row, 12)?,
         reasoning_tokens: number(row, 13)?,
+        cost_nano_usd: get::<Option<i64>>(row, 18)?.map(i64::unsigned_abs),
         duration: micros(get(row, 14)?),
         first_event: get::<Option<i64>>(row, 15)?.map(micros),
     })

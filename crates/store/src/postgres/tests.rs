@@ -2,13 +2,15 @@ use antiphon_testkit::Postgres;
 use tokio_postgres::NoTls;
 
 use super::insert::INSERT;
-use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
+use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, FORGET_SUMS, LAST_TO_GO, TRY_LOCK};
 use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
 use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
 use super::*;
 
-const OF_TABLES: [&str; 11] = [
+const OF_TABLES: [&str; 13] = [
+    FORGET_SUMS,
+    LAST_TO_GO,
     LIST_DELETED,
     INSERT,
     DELETE_ITEMS,
@@ -29,7 +31,7 @@ async fn client() -> tokio_postgres::Client {
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
     assert_eq!(
         migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert!(pending(&target).await.unwrap().is_empty());
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
@@ -136,6 +137,11 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
             purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
         }
         Operation::Execute(statement) => statement::execute(client, statement).await.map(Outcome::Changed),
+        Operation::ExecuteAll(statements) => {
+            // Sent without waiting for each.
+            let all = statements.iter().map(|one| statement::execute(client, one));
+            try_join_all(all).await.map(|_| Outcome::Done)
+        }
         Operation::Check => {
             let row = client.query_typed_one(CHECK_INSERT, &[]).await?;
             let id: Uuid = row.try_get(0)?;

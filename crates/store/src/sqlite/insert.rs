@@ -3,7 +3,7 @@
 use antiphon_protocol::id::{ItemId, ResponseId};
 use rusqlite::{Connection, params};
 
-use crate::assemble::{encode_positions, micros, status_code};
+use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
 use crate::body::Encoder;
 use crate::{LogRow, Record, Timestamp};
 
@@ -16,7 +16,7 @@ pub(super) const INSERT_ITEM: &str = "INSERT INTO items (item_id, project, respo
 
 pub(super) const INSERT_LOG: &str = "INSERT INTO request_log (at, response_id, project, account, model, transport, \
      outcome, http_status, code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, \
-     first_event_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING";
+     first_event_us, key_id, attempts, cost_nano_usd) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING";
 
 pub(super) fn insert_record(
     connection: &Connection,
@@ -62,24 +62,26 @@ fn insert_item(connection: &Connection, record: &Record, item: &(ItemId, u32)) -
 }
 
 pub(super) fn insert_log(connection: &Connection, log: &LogRow) -> rusqlite::Result<()> {
-    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
     connection.prepare_cached(INSERT_LOG)?.execute(params![
         log.at.unix_ms(),
         log.response.uuid(),
         log.project.as_str(),
         log.account,
-        log.model,
+        without_nul(&log.model),
         log.transport,
         log.outcome,
         log.http_status,
         log.code,
         log.depth,
-        count(log.input_tokens),
-        count(log.cached_tokens),
-        count(log.output_tokens),
-        count(log.reasoning_tokens),
+        tokens(log.input_tokens),
+        tokens(log.cached_tokens),
+        tokens(log.output_tokens),
+        tokens(log.reasoning_tokens),
         micros(log.duration),
         log.first_event.map(micros),
+        log.key,
+        log.attempts,
+        log.cost_nano_usd.map(nano_usd),
     ])?;
     Ok(())
 }

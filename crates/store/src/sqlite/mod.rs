@@ -150,6 +150,10 @@ impl RequestLog for SqliteStore {
         self.group.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.group.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.read(move |connection| read::list_log(connection, max_rows)).await
     }
@@ -159,6 +163,10 @@ impl RequestLog for SqliteStore {
 impl Database for SqliteStore {
     async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
         self.group.execute(statement).await
+    }
+
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.group.execute_all(statements).await
     }
 
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

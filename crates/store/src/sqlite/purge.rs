@@ -4,7 +4,8 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
-use crate::{Purged, Timestamp};
+use crate::usage::{add_up, sums, turn_as_usage, usage_columns};
+use crate::{DAY_MS, HOUR_MS, Purged, Timestamp};
 
 /// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
 /// child: what comes later in the result is a parent of something before it, so any beginning of it may be removed.
@@ -28,8 +29,26 @@ pub(super) const DELETE_RESPONSE: &str = "DELETE FROM responses WHERE rowid = ?1
 pub(super) const DELETE_ITEM: &str =
     "DELETE FROM items WHERE item_id = ?1 AND project = ?2 AND response_id = ?3";
 
-pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE (at, response_id) IN \
-     (SELECT at, response_id FROM request_log WHERE at < ?1 ORDER BY at LIMIT ?2)";
+/// Up to when the oldest rows of the log are to go.
+pub(super) const LAST_TO_GO: &str =
+    "SELECT max(at) FROM (SELECT at FROM request_log WHERE at < ?1 ORDER BY at LIMIT ?2)";
+
+/// Sums over rows that are in the log, of hours that are leaving it.
+pub(super) const FORGET_SUMS: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= ?1";
+
+/// Rows that go are added to the sums of a part, whose units are so long.
+pub(super) const ADD_TO_SUMS: &str = concat!(
+    "INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") SELECT ?1, starts_at - starts_at % ?2, project, key_id, account, model, ",
+    sums!(),
+    "FROM (",
+    turn_as_usage!(),
+    "FROM request_log WHERE at <= ?3) turn WHERE true",
+    add_up!()
+);
+
+pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE at <= ?1";
 
 pub(super) fn purge(
     connection: &Connection,
@@ -55,10 +74,24 @@ pub(super) fn purge(
         purged.responses += delete_response.execute([row])? as u64;
     }
     if let Some(before) = log_before {
-        let mut delete_log = connection.prepare_cached(DELETE_LOG)?;
-        purged.log_rows = delete_log.execute(params![before.unix_ms(), max_rows])? as u64;
+        purged.log_rows = purge_log(connection, before, max_rows)?;
     }
     Ok(purged)
+}
+
+/// Rows leave the log for the sums over such rows.
+fn purge_log(connection: &Connection, before: Timestamp, max_rows: u32) -> rusqlite::Result<u64> {
+    let mut last_to_go = connection.prepare_cached(LAST_TO_GO)?;
+    let Some(last): Option<i64> =
+        last_to_go.query_row(params![before.unix_ms(), max_rows], |row| row.get(0))?
+    else {
+        return Ok(0);
+    };
+    connection.prepare_cached(FORGET_SUMS)?.execute([last])?;
+    for (part, unit_ms) in [(1, HOUR_MS), (2, DAY_MS)] {
+        connection.prepare_cached(ADD_TO_SUMS)?.execute(params![part, unit_ms, last])?;
+    }
+    Ok(connection.prepare_cached(DELETE_LOG)?.execute([last])? as u64)
 }
 
 fn collect_items(row: &Row<'_>, ids: &mut Vec<(String, String, Uuid)>) -> rusqlite::Result<()> {

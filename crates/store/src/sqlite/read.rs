@@ -44,7 +44,8 @@ pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE
      FROM responses GROUP BY project ORDER BY project";
 
 pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
-     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us \
+     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
+     key_id, attempts, cost_nano_usd \
      FROM request_log ORDER BY at DESC, response_id DESC LIMIT ?1";
 
 pub(super) const FIND_ITEM: &str =
@@ -175,6 +176,7 @@ fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
         at: Timestamp::from_unix_ms(row.get(0)?),
         project: ProjectId::new(row.get_ref(1)?.as_str()?),
         response: ResponseId::from_uuid(row.get(2)?),
+        key: row.get(16)?,
         account: row.get(3)?,
         model: row.get(4)?,
         transport: row.get::<_, String>(5)?.into(),
@@ -182,10 +184,12 @@ fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
         http_status: row.get(7)?,
         code: row.get(8)?,
         depth: row.get(9)?,
+        attempts: row.get::<_, Option<u32>>(17)?.unwrap_or(0),
         input_tokens: count(10)?,
         cached_tokens: count(11)?,
         output_tokens: count(12)?,
         reasoning_tokens: count(13)?,
+        cost_nano_usd: row.get::<_, Option<i64>>(18)?.map(i64::unsigned_abs),
         duration: micros(row.get(14)?),
         first_event: row.get::<_, Option<i64>>(15)?.map(micros),
     })

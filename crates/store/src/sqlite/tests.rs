@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
-use super::purge::{DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, DOOMED};
+use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, DOOMED, FORGET_SUMS, LAST_TO_GO};
 use super::read::{FIND_ITEM, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::readers::lock;
 use super::write::{CHECK, DELETE};
@@ -14,7 +14,10 @@ use crate::{Durability, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 17] = [
+const ALL: [&str; 20] = [
+    ADD_TO_SUMS,
+    FORGET_SUMS,
+    LAST_TO_GO,
     CHECK[0],
     CHECK[1],
     DELETE,
@@ -92,8 +95,9 @@ async fn what_is_copied_is_read_in_bounded_pages() {
 fn no_statement_reads_a_table_from_end_to_end() {
     let opened = open_in_memory();
     let connection = lock(&opened.writer);
-    let tables = ["responses", "items", "request_log", "r", "p", "c", "i"];
-    for text in ALL.into_iter().filter(|text| !CHECK.contains(text) && ![LIST_LOG, STATS].contains(text)) {
+    let tables = ["responses", "items", "request_log", "usage_rollups", "r", "p", "c", "i"];
+    let all = ALL.into_iter().filter(|text| !CHECK.contains(text) && ![LIST_LOG, STATS].contains(text));
+    for text in all.chain(crate::usage::STATEMENTS) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
         // Arguments that are not given are null.
         let mut rows = plan.raw_query();
@@ -126,6 +130,7 @@ fn record(n: u8) -> Record {
         at: NOW,
         project: project.clone(),
         response: id,
+        key: None,
         account: None,
         model: "m".into(),
         transport: "http".into(),
@@ -133,10 +138,12 @@ fn record(n: u8) -> Record {
         http_status: 200,
         code: None,
         depth: 1,
+        attempts: 1,
         input_tokens: 0,
         cached_tokens: 0,
         output_tokens: 0,
         reasoning_tokens: 0,
+        cost_nano_usd: None,
         duration: Duration::ZERO,
         first_event: None,
     };

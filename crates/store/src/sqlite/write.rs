@@ -106,6 +106,12 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
         }
         Operation::Execute(statement) => statement::execute(connection, statement).map(Outcome::Changed),
+        Operation::ExecuteAll(statements) => {
+            for statement in statements {
+                statement::execute(connection, statement)?;
+            }
+            Ok(Outcome::Done)
+        }
         Operation::Check => {
             for statement in CHECK {
                 connection.execute(statement, ())?;

@@ -190,6 +190,10 @@ impl RequestLog for Gated {
         self.inner.lost_rows()
     }
 
+    fn take_earliest(&self) -> Option<Timestamp> {
+        self.inner.take_earliest()
+    }
+
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
     }
@@ -199,6 +203,10 @@ impl RequestLog for Gated {
 impl Database for Gated {
     async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
         self.inner.execute(statement).await
+    }
+
+    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.inner.execute_all(statements).await
     }
 
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

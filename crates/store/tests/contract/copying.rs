@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_store::{
     Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, Status, Store, StoreError,
-    StoreOptions, StoreUrl, StoredCredential,
+    StoreOptions, StoreUrl, StoredCredential, Usage,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -89,6 +89,8 @@ async fn fill(store: &Arc<dyn Store>) {
         row.account = None;
         store.append(row);
     }
+    store.check().await.unwrap();
+    assert!(store.sum_up(NOW, after(4_000)).await.unwrap().is_some());
     assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
     store.pause_account("one", entry(after(1))).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
@@ -112,6 +114,7 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
                 ("responses", [59, 0, 0, 0]),
                 ("items", [60, 0, 0, 0]),
                 ("request_log", [98, 0, 0, 0]),
+                ("usage_rollups", [3, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),

@@ -19,6 +19,7 @@ mod postgres;
 mod purging;
 mod records;
 mod sqlite;
+mod usage;
 mod writes;
 
 use self::fixture::{BehindPooler, Fixture, InFile, InMemory, InPostgres};
@@ -64,6 +65,9 @@ macro_rules! contract {
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
                 a_change_is_told_by_another_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
                 a_change_and_its_audit_entry_are_one, audit_entries_come_newest_first;
+            usage: what_was_written_is_seen_at_once, counts_of_any_size_can_be_summed_up,
+                a_late_row_is_counted_once_its_hour_is_summed_up_again, rows_that_leave_the_log_go_on_counting,
+                old_sums_go, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
             model: random_histories_match_the_model;
         ]);)+
     };

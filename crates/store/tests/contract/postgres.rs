@@ -72,11 +72,11 @@ async fn an_operator_who_migrates_by_hand_is_waited_for() {
     assert!(reason.contains("antiphon migrate"), "{reason}");
     assert_eq!(
         antiphon_store::pending(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert_eq!(
         antiphon_store::migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
     assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());

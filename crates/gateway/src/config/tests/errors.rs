@@ -29,7 +29,7 @@ fn an_unknown_key_comes_with_the_known_ones() {
     assert_eq!(
         Case::file("colour = 1").error(),
         "colour (in antiphon.toml): unknown key. Known here: listen, admin_listen, auth, store, accounts, routing, limits, \
-         timeouts, turns, sockets, log"
+         timeouts, turns, sockets, usage, log, prices"
     );
 }
 
@@ -38,7 +38,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
     assert_eq!(
         Case::empty().variable("ANTIPHON_STORE_URL", "sqlite://x").error(),
         "store_url (environment variable ANTIPHON_STORE_URL): unknown key; did you mean store.url (as a variable \
-         ANTIPHON_STORE__URL)? Known here: listen, admin_listen, auth, store, accounts, routing, limits, timeouts, turns, sockets, log"
+         ANTIPHON_STORE__URL)? Known here: listen, admin_listen, auth, store, accounts, routing, limits, timeouts, turns, sockets, usage, log, prices"
     );
 }
 
@@ -116,6 +116,34 @@ fn memory_for_bodies_holds_at_least_one() {
         Case::file("[limits]\nmax_body = \"2GiB\"").error(),
         "limits.body_memory (in antiphon.toml): is 1GiB and must be at least limits.max_body, which is 2GiB"
     );
+}
+
+#[test]
+fn a_price_needs_a_model_and_is_written_as_a_decimal_number() {
+    assert_eq!(
+        Case::file("[[prices]]\nmodel = \"a b\"\noutput = 1").error(),
+        "2 problems in the config:\n  prices[0].model = \"a b\" (in antiphon.toml): must be a model's name, with * for any \
+         letters and ? for one, such as \"gpt-*\"\n  prices[0].input (in antiphon.toml): must be set; 0 for tokens that \
+         cost nothing"
+    );
+    for wrong in ["-1", "\"1,5\"", "1e7", "true"] {
+        let error = Case::file(&format!("[[prices]]\nmodel = \"m\"\ninput = {wrong}\noutput = 1")).error();
+        assert!(error.contains("must be a price in US dollars"), "{error}");
+    }
+}
+
+#[test]
+fn finer_counts_of_usage_go_before_coarser_ones() {
+    assert_eq!(
+        Case::file("[usage]\nraw_retention = \"100d\"").error(),
+        "usage.hour_retention (in antiphon.toml): must be at least usage.raw_retention, which is 100d"
+    );
+    assert_eq!(
+        Case::file("[usage]\nhour_retention = \"forever\"").error(),
+        "usage.day_retention (in antiphon.toml): must be at least usage.hour_retention, which is forever"
+    );
+    let all = "raw_retention = \"forever\"\nhour_retention = \"forever\"\nday_retention = \"forever\"";
+    Case::file(&format!("[usage]\n{all}")).load();
 }
 
 #[test]

@@ -92,6 +92,18 @@ max_age = "10m"
 ping_interval = "11s"
 memory = "1MiB"
 
+[usage]
+raw_retention = "10d"
+hour_retention = "20d"
+day_retention = "forever"
+
+[[prices]]
+model = "my-*"
+input = 1
+cached_input = 0.125
+output = "4.5"
+reasoning = 3.75
+
 [log]
 format = "json"
 filter = "debug,hyper=\"info\""

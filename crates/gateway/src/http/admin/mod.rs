@@ -8,6 +8,7 @@ mod audit;
 mod document;
 mod keys;
 mod page;
+mod usage;
 
 use std::collections::BTreeMap;
 
@@ -46,6 +47,7 @@ fn described_routes() -> OpenApiRouter<Doors> {
         .routes(routes!(accounts::pause))
         .routes(routes!(accounts::resume))
         .routes(routes!(accounts::test))
+        .routes(routes!(usage::get))
         .routes(routes!(audit::list))
         .routes(routes!(document::get))
 }

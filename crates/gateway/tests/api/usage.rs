@@ -1,0 +1,280 @@
+//! GET /api/usage: who used what, as an operator's tools ask for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon::admin::AdminToken;
+use antiphon::usage::Keeper;
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_store::{Clock, LogRow};
+use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, header};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::simulator;
+
+/// For a million tokens: a dollar, ten cents if cached, and four dollars.
+const PRICES: &str = "prices = [{ model = \"sim*\", input = 1, cached_input = 0.1, output = 4 }]";
+
+async fn over(config: &str) -> (Simulator, Gateway) {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream).account(0, "models = [\"*\"]").config(PRICES).config(config);
+    let gateway = setup.start().await;
+    (upstream, gateway)
+}
+
+struct Operator {
+    gateway: Gateway,
+    token: String,
+}
+
+impl Operator {
+    async fn of(gateway: Gateway) -> Self {
+        let token = AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.clock).await;
+        Self { token: token.unwrap().expose().to_owned(), gateway }
+    }
+
+    async fn ask(&self, query: &str) -> Reply {
+        let token = header("authorization", &format!("Bearer {}", self.token));
+        self.gateway.client.request(Method::GET, &format!("/api/usage?{query}"), &[token], "").await
+    }
+
+    /// The groups, once every turn has its row.
+    async fn groups(&self, query: &str) -> Vec<Value> {
+        self.gateway.idle().await;
+        self.gateway.app.chains.store().check().await.unwrap();
+        let report = self.ask(query).await.ok();
+        report["data"].as_array().unwrap().clone()
+    }
+
+    async fn total(&self) -> Value {
+        self.groups("").await.pop().unwrap()
+    }
+
+    async fn newest_row(&self) -> LogRow {
+        self.gateway.idle().await;
+        let store = self.gateway.app.chains.store();
+        store.check().await.unwrap();
+        store.list_log(1).await.unwrap().remove(0)
+    }
+}
+
+fn turn(model: &str, more: &Value) -> Value {
+    let mut body = json!({"model": model, "input": "x"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn figures(group: &Value) -> [i64; 6] {
+    ["turns", "failed_turns", "unpriced_turns", "input_tokens", "output_tokens", "cost_nano_usd"]
+        .map(|name| group[name].as_i64().unwrap_or(-1))
+}
+
+#[tokio::test]
+async fn every_turn_is_counted_with_what_it_came_to_and_cost() {
+    let (upstream, gateway) = over("turns.on_disconnect = \"cancel\"").await;
+    let operator = Operator::of(gateway).await;
+    let client = &operator.gateway.client;
+    let with_usage = || Script::answer("a").usage(100, 10);
+    upstream.script(with_usage());
+    client.created(turn("sim", &json!({}))).await;
+    let mut expected = [1, 0, 0, 100, 10, 140_000];
+    assert_eq!(figures(&operator.total().await), expected);
+    let row = operator.newest_row().await;
+    assert_eq!((row.attempts, row.cost_nano_usd, row.key), (1, Some(140_000), None));
+
+    for (store, stream) in [(false, false), (false, true), (true, true)] {
+        upstream.script(with_usage());
+        client.create(turn("sim", &json!({"store": store, "stream": stream}))).await;
+        expected = [expected[0] + 1, 0, 0, expected[3] + 100, expected[4] + 10, expected[5] + 140_000];
+        assert_eq!(figures(&operator.total().await), expected, "{store} {stream}");
+    }
+    upstream.script(with_usage().incomplete("max_output_tokens"));
+    client.created(turn("sim", &json!({}))).await;
+    assert_eq!(figures(&operator.total().await), [5, 0, 0, 500, 50, 700_000]);
+
+    upstream.script(Script::answer("a b").failed("server_error", "no"));
+    client.create(turn("sim", &json!({"stream": true}))).await;
+    upstream.script(Script::refusal(400, "no", "no"));
+    assert_eq!(client.create(turn("sim", &json!({}))).await.status, 400);
+    upstream.script(Script::answer("a b c").cut_after(4));
+    client.create(turn("sim", &json!({"stream": true}))).await;
+    assert_eq!(figures(&operator.total().await), [8, 3, 0, 500, 50, 700_000]);
+
+    upstream.script(Script::answer("a b c").hang_after(4));
+    let mut events = client.stream(turn("sim", &json!({"stream": true}))).await;
+    events.next().await.unwrap();
+    drop(events);
+    upstream.wait_until(|upstream| upstream.aborted() == 1).await;
+    assert_eq!(figures(&operator.total().await), [9, 3, 0, 500, 50, 700_000]);
+    assert_eq!(operator.newest_row().await.outcome, "cancelled");
+    assert_eq!(client.create(turn("sim", &json!({"previous_response_id": "resp_no"}))).await.status, 400);
+    assert_eq!(operator.newest_row().await.attempts, 0);
+    let by_model = operator.groups("group_by=model").await;
+    assert_eq!(by_model.len(), 2);
+    assert_eq!((&by_model[0]["model"], figures(&by_model[0])), (&Value::Null, [1, 1, 0, 0, 0, 0]));
+    assert_eq!(by_model[1]["model"], "sim");
+}
+
+#[tokio::test]
+async fn compacting_and_counting_are_counted_too() {
+    let (upstream, gateway) = over("").await;
+    let operator = Operator::of(gateway).await;
+    upstream.script(Script::answer("a").usage(100, 10));
+    for (path, turns) in [("compact", 1), ("input_tokens", 2)] {
+        let body = turn("sim", &json!({})).to_string();
+        operator.gateway.client.request(Method::POST, &format!("/v1/responses/{path}"), &[], body).await.ok();
+        let total = operator.total().await;
+        assert_eq!(figures(&total)[..3], [turns, 0, 0], "{path}");
+        assert!(total["cost_nano_usd"].as_i64().unwrap() >= 140_000, "{total}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_without_a_price_is_counted_and_shows() {
+    let (upstream, gateway) = over("").await;
+    let operator = Operator::of(gateway).await;
+    let client = &operator.gateway.client;
+    for model in ["sim", "other", "other"] {
+        upstream.script(Script::answer("a").usage(100, 10));
+        client.created(turn(model, &json!({}))).await;
+    }
+    let groups = operator.groups("group_by=model").await;
+    assert_eq!(groups[0]["model"], "other");
+    assert_eq!((figures(&groups[0]), &groups[0]["cost_usd"]), ([2, 0, 2, 200, 20, -1], &Value::Null));
+    assert_eq!(groups[1]["cost_usd"], "0.000140000");
+    assert_eq!(figures(&operator.total().await), [3, 0, 2, 300, 30, 140_000]);
+    let metrics = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("\nantiphon_unpriced_turns_total 2\n"), "{metrics}");
+    assert!(metrics.contains("\nantiphon_cost_usd_total 0.00014\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn usage_comes_in_groups_pages_and_as_csv() {
+    let (upstream, gateway) = over("").await;
+    let operator = Operator::of(gateway).await;
+    for model in ["sim-a", "sim-b", "sim-c"] {
+        upstream.script(Script::answer("a").usage(1, 1));
+        operator.gateway.client.created(turn(model, &json!({}))).await;
+    }
+    let all = operator.groups("group_by=model,hour,project,account,key").await;
+    assert_eq!(all.len(), 3);
+    assert_eq!(
+        (&all[0]["project"], &all[0]["account"], &all[0]["key"]),
+        (&json!("default"), &json!("one"), &json!(null))
+    );
+    let start = all[0]["start"].as_str().unwrap();
+    assert!(start.ends_with(":00:00Z"), "{start}");
+    let (mut paged, mut after) = (Vec::new(), String::new());
+    for has_more in [true, false] {
+        let query = format!("group_by=model,hour,project,account,key&limit=2{after}");
+        let page = operator.ask(&query).await.ok();
+        assert_eq!(page["has_more"], has_more);
+        after = format!("&after={}", page["after"].as_str().unwrap_or_default());
+        paged.extend(page["data"].as_array().unwrap().clone());
+    }
+    assert_eq!(paged, all);
+    let reply = operator.ask("group_by=model&format=csv&limit=2&key=").await;
+    assert!(reply.header("content-type").unwrap().starts_with("text/csv"));
+    let csv = String::from_utf8(reply.body.to_vec()).unwrap();
+    let lines: Vec<_> = csv.split_terminator("\r\n").collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[1], ",,,,sim-a,1,0,0,1,0,1,0,0.000005000");
+    let rest = operator
+        .ask(&format!("group_by=model&after={}", reply.header("x-antiphon-after").unwrap()))
+        .await
+        .ok();
+    assert_eq!(rest["data"][0]["model"], "sim-c");
+    let headers =
+        [header("authorization", &format!("Bearer {}", operator.token)), header("accept", "text/csv")];
+    let reply = operator.gateway.client.request(Method::GET, "/api/usage?model=sim-b", &headers, "").await;
+    assert!(reply.body.ends_with(b"\r\n,,,,,1,0,0,1,0,1,0,0.000005000\r\n"), "{:?}", reply.body);
+    assert_eq!(operator.groups("project=another").await, [] as [Value; 0]);
+    assert_eq!(operator.groups("from=2020-01-01&to=2020-02-01").await, [] as [Value; 0]);
+    for param in ["from=soon", "to=1", "group_by=user", "limit=0", "after=x", "format=xml"] {
+        let name = param.split_once('=').unwrap().0;
+        let refusal = operator.ask(param).await.refusal();
+        assert_eq!(refusal, (400, Some("invalid_value".into()), Some(name.into())));
+    }
+    let reply = operator.gateway.client.get("/api/usage").await;
+    assert_eq!(reply.refusal(), (401, Some("invalid_admin_token".into()), None));
+}
+
+/// Rows are summed up and then leave the log; a restart comes between.
+#[tokio::test]
+async fn what_was_used_stays_known_when_rows_have_left_the_log() {
+    let clock = Arc::new(ManualClock::default());
+    let upstream = simulator().await;
+    let config = "usage.raw_retention = \"2d\"\nstore.purge_interval = \"20ms\"";
+    let setup = Setup::over(&upstream).config(PRICES).config(config).clock(&clock);
+    let operator = Operator::of(setup.start().await).await;
+    let ask = async |operator: &Operator| {
+        for _ in 0..3 {
+            upstream.script(Script::answer("a").usage(100, 10));
+            operator.gateway.client.created(turn("sim", &json!({}))).await;
+        }
+    };
+    ask(&operator).await;
+    let from = |clock: &ManualClock| {
+        let since = clock.now().minus(Duration::from_hours(24 * 20));
+        format!("from={}&group_by=model", antiphon::time::rfc3339(since))
+    };
+    let known = [3, 0, 0, 300, 30, 420_000];
+    clock.advance(Duration::from_hours(3));
+    let mut keeper = Keeper::new(Arc::clone(&operator.gateway.app));
+    keeper.keep().await.unwrap();
+    let store = operator.gateway.app.chains.store();
+    assert!(antiphon_store::Usage::summed_up_until(&**store).await.unwrap().unix_ms() > 0);
+    assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
+
+    let operator = Operator { gateway: operator.gateway.restart().await, token: operator.token };
+    clock.advance(Duration::from_hours(72));
+    let gone = async {
+        while !operator.gateway.app.chains.store().list_log(1).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("old rows leave the log");
+    assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
+    ask(&operator).await;
+    Keeper::new(Arc::clone(&operator.gateway.app)).keep().await.unwrap();
+    assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known.map(|figure| figure * 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_sum_up_at_the_same_time_and_count_once() {
+    let clock = Arc::new(ManualClock::default());
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let setup = Setup::over(&upstream).config(PRICES).clock(&clock).database_url(&url);
+    let first = Operator::of(setup.start().await).await;
+    // Another token would end the first one's.
+    let second = Operator { gateway: first.gateway.setup.clone().start().await, token: first.token.clone() };
+    let replicas = [&first.gateway, &second.gateway];
+    let mut keepers = replicas.map(|replica| Keeper::new(Arc::clone(&replica.app)));
+    for round in 1..=6 {
+        let turns =
+            (0..12).map(|n| replicas[n % 2].client.created(turn("sim", &json!({"store": n % 3 == 0}))));
+        futures_util::future::join_all(turns).await;
+        for replica in replicas {
+            replica.idle().await;
+            replica.app.chains.store().check().await.unwrap();
+        }
+        let [one, two] = &mut keepers;
+        let now = clock.now();
+        let purge = |replica: &Gateway| {
+            let store = Arc::clone(replica.app.chains.store());
+            async move { store.purge(now, Some(now.minus(Duration::from_hours(30))), 5).await }
+        };
+        let (one, two, here, there) =
+            tokio::join!(one.keep(), two.keep(), purge(replicas[0]), purge(replicas[1]));
+        one.and(two).unwrap();
+        here.and(there).unwrap();
+        let since = antiphon::time::rfc3339(now.minus(Duration::from_hours(24 * 30)));
+        for operator in [&first, &second] {
+            let groups = operator.groups(&format!("from={since}")).await;
+            assert_eq!(groups[0]["turns"], 12 * round);
+        }
+        clock.advance(Duration::from_hours(10));
+    }
+}

@@ -1,0 +1,375 @@
+//! Who used what: sums over the request log, and over rows that have left it.
+//!
+//! A row counts exactly once, however late it is written and whatever is broken off in between, because it is in one place
+//! at a time: in the request log, or, once it is purged, in sums that were added to in the transaction that removed it
+//! (parts 1 and 2 of `usage_rollups`, by hour and by day). Sums over rows that are still in the log (part 0, by hour) only
+//! spare reading them: they are made again when a row comes late, and what is younger than all of them is read from the log.
+//! Two facts follow from the rows themselves, so that no state has to be kept in step with them: rows older than the end of
+//! the newest hour in part 1 are leaving the log, and those younger than the newest hour in part 0 are not summed up yet.
+
+use async_trait::async_trait;
+
+use crate::sql::{Argument, Columns, Database, Kind, Query, Statement, number, optional_text, text};
+use crate::{StoreError, Timestamp};
+
+pub const HOUR_MS: i64 = 3_600_000;
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// Sums over turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub turns: u64,
+    /// Turns that failed, were refused or were lost.
+    pub failed_turns: u64,
+    /// Turns with tokens whose model had no price. Their cost is missing from the sum.
+    pub unpriced_turns: u64,
+    pub input_tokens: u64,
+    pub cached_tokens: u64,
+    pub output_tokens: u64,
+    pub reasoning_tokens: u64,
+    pub cost_nano_usd: u64,
+}
+
+/// What turns have in common; `None` where they lack it, or where turns that differ in it are counted together. The order is
+/// that of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsageGroup {
+    /// When the hour or day begins.
+    pub starts_at: Option<Timestamp>,
+    pub project: Option<String>,
+    pub key: Option<String>,
+    /// The account that served the turn, or was asked last.
+    pub account: Option<String>,
+    /// Not known of turns that no account was chosen for.
+    pub model: Option<String>,
+}
+
+/// How turns are told apart by time, in UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Span {
+    #[default]
+    All,
+    Day,
+    Hour,
+}
+
+/// Which turns to sum up, and how to tell them apart.
+#[derive(Debug, Clone, Default)]
+pub struct UsageQuery {
+    /// In whole hours: from the beginning of the one to the end of the other.
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub span: Span,
+    pub by_project: bool,
+    pub by_key: bool,
+    pub by_account: bool,
+    pub by_model: bool,
+    /// Only those of one project, key, account or model.
+    pub only: UsageGroup,
+    /// Goes on after this group.
+    pub after: Option<UsageGroup>,
+    pub max_groups: u32,
+}
+
+/// Usage in any store.
+#[async_trait]
+pub trait Usage: Send + Sync {
+    /// Groups that have turns, in their order. What has been written is in it at once, but for a row that comes after its
+    /// hour was summed up: that hour has to be summed up again ([`sum_up`](Self::sum_up)).
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError>;
+
+    /// Sums up the first hour that has rows in the log and begins neither before `from` nor at `until`, and returns when the
+    /// next one begins. `None` if there is none. Doing it again, or at the same time elsewhere, does no harm.
+    async fn sum_up(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+
+    /// From when on the log is not summed up.
+    async fn summed_up_until(&self) -> Result<Timestamp, StoreError>;
+
+    /// Removes about `max_rows` of the sums of hours and of days that began before these times, of rows that have left the
+    /// log. `false` if there were none.
+    async fn purge_usage(
+        &self,
+        hours_before: Option<Timestamp>,
+        days_before: Option<Timestamp>,
+        max_rows: u32,
+    ) -> Result<bool, StoreError>;
+}
+
+/// The key of a row, and what it sums up.
+macro_rules! usage_columns {
+    () => {
+        "starts_at, project, key_id, account, model, turns, failed_turns, unpriced_turns, input_tokens, cached_tokens, \
+         output_tokens, reasoning_tokens, cost_nano_usd"
+    };
+}
+
+/// A row of the log as a sum of one turn.
+macro_rules! turn_as_usage {
+    () => {
+        "SELECT at - at % 3600000 AS starts_at, project, coalesce(key_id, '') AS key_id, \
+         coalesce(account, '') AS account, CASE WHEN account IS NULL THEN '' ELSE model END AS model, 1 AS turns, \
+         CASE WHEN outcome IN ('failed', 'refused', 'lost') THEN 1 ELSE 0 END AS failed_turns, \
+         CASE WHEN cost_nano_usd IS NULL AND input_tokens + output_tokens > 0 THEN 1 ELSE 0 END AS unpriced_turns, \
+         input_tokens, cached_tokens, output_tokens, reasoning_tokens, coalesce(cost_nano_usd, 0) AS cost_nano_usd "
+    };
+}
+
+/// The sums of a group; PostgreSQL's are wider than what goes in.
+macro_rules! sums {
+    () => {
+        "CAST(sum(turns) AS bigint) AS turns, CAST(sum(failed_turns) AS bigint) AS failed_turns, \
+         CAST(sum(unpriced_turns) AS bigint) AS unpriced_turns, CAST(sum(input_tokens) AS bigint) AS input_tokens, \
+         CAST(sum(cached_tokens) AS bigint) AS cached_tokens, CAST(sum(output_tokens) AS bigint) AS output_tokens, \
+         CAST(sum(reasoning_tokens) AS bigint) AS reasoning_tokens, \
+         CAST(sum(cost_nano_usd) AS bigint) AS cost_nano_usd "
+    };
+}
+
+/// Ends a statement that adds sums to those that are there. In the order of the key, so that replicas wait for one another
+/// instead of for each other.
+macro_rules! add_up {
+    () => {
+        " GROUP BY 2, 3, 4, 5, 6 ORDER BY 2, 3, 4, 5, 6 \
+         ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET \
+         turns = usage_rollups.turns + excluded.turns, \
+         failed_turns = usage_rollups.failed_turns + excluded.failed_turns, \
+         unpriced_turns = usage_rollups.unpriced_turns + excluded.unpriced_turns, \
+         input_tokens = usage_rollups.input_tokens + excluded.input_tokens, \
+         cached_tokens = usage_rollups.cached_tokens + excluded.cached_tokens, \
+         output_tokens = usage_rollups.output_tokens + excluded.output_tokens, \
+         reasoning_tokens = usage_rollups.reasoning_tokens + excluded.reasoning_tokens, \
+         cost_nano_usd = usage_rollups.cost_nano_usd + excluded.cost_nano_usd"
+    };
+}
+
+pub(crate) use {add_up, sums, turn_as_usage, usage_columns};
+
+/// The sums of an hour. They are read apart from being written, as the one may take long and nobody can write meanwhile.
+const READ_HOUR: &str = concat!(
+    "SELECT starts_at, project, key_id, account, model, ",
+    sums!(),
+    "FROM (",
+    turn_as_usage!(),
+    "FROM request_log WHERE at >= $1 AND at < $2) turn GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+);
+
+/// Of two replicas that sum up the same hour the one that has seen more rows is right: while an hour is not leaving the log
+/// its rows only become more.
+const PUT_SUMS: &str = concat!(
+    "INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+     ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET turns = excluded.turns, \
+     failed_turns = excluded.failed_turns, unpriced_turns = excluded.unpriced_turns, \
+     input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
+     output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, \
+     cost_nano_usd = excluded.cost_nano_usd WHERE excluded.turns > usage_rollups.turns"
+);
+
+const FIRST_ROW: &str = "SELECT min(at) FROM request_log WHERE at >= $1 AND at < $2";
+
+/// Where the hours of a part end.
+const END_OF_PART: &str = "SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = $1";
+
+/// The newest hour of part 1 stays in any case: it tells what has left the log.
+const PURGE: &str = "DELETE FROM usage_rollups WHERE part = $1 AND starts_at <= (SELECT max(starts_at) FROM \
+     (SELECT starts_at FROM usage_rollups WHERE part = $1 AND starts_at < $2 ORDER BY starts_at LIMIT $3) oldest) \
+     AND starts_at < (SELECT max(starts_at) FROM usage_rollups WHERE part = $1)";
+
+/// Rows that have left the log: by day ($6 to $7) and by hour, before ($8 to $9) and after ($10 to $11) those days. Rows that
+/// are in it: summed up, unless they are leaving; not summed up; and those that are leaving and not yet gone.
+const USAGE: &str = concat!(
+    "SELECT ",
+    usage_columns!(),
+    " FROM (SELECT starts_at - starts_at % $1 AS starts_at, CASE WHEN $2 = 1 THEN project ELSE '' END AS project, \
+     CASE WHEN $3 = 1 THEN key_id ELSE '' END AS key_id, CASE WHEN $4 = 1 THEN account ELSE '' END AS account, \
+     CASE WHEN $5 = 1 THEN model ELSE '' END AS model, ",
+    sums!(),
+    "FROM (SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 2 AND starts_at >= $6 AND starts_at < $7 UNION ALL SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 1 AND starts_at >= $8 AND starts_at < $9 UNION ALL SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 1 AND starts_at >= $10 AND starts_at < $11 UNION ALL SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 0 AND starts_at >= (SELECT max(t) FROM (SELECT $12 AS t UNION ALL \
+       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) leaving) AND starts_at < $13 UNION ALL ",
+    turn_as_usage!(),
+    "FROM request_log WHERE at >= (SELECT max(t) FROM (SELECT $12 AS t UNION ALL \
+       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 0 UNION ALL \
+       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) known) AND at < $13 UNION ALL ",
+    turn_as_usage!(),
+    "FROM request_log WHERE at >= $12 AND at < (SELECT min(t) FROM (SELECT $13 AS t UNION ALL \
+       SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 1) leaving)) turns \
+     WHERE (project = $14 OR $14 IS NULL) AND (key_id = $15 OR $15 IS NULL) AND (account = $16 OR $16 IS NULL) \
+     AND (model = $17 OR $17 IS NULL) GROUP BY 1, 2, 3, 4, 5) summed \
+     WHERE (starts_at, project, key_id, account, model) > ($18, $19, $20, $21, $22) ORDER BY 1, 2, 3, 4, 5 LIMIT $23"
+);
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 6] = [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE];
+
+/// The types of [`usage_columns!`].
+const SUMS: [Kind; 13] = [
+    Kind::Number,
+    Kind::Text,
+    Kind::Text,
+    Kind::Text,
+    Kind::Text,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+];
+
+const IN_LOG: i64 = 0;
+const HOURS: i64 = 1;
+const DAYS: i64 = 2;
+
+fn floor(ms: i64, unit: i64) -> i64 {
+    ms - ms.rem_euclid(unit)
+}
+
+fn ceil(ms: i64, unit: i64) -> i64 {
+    floor(ms.saturating_add(unit - 1), unit)
+}
+
+async fn read_number<D: Database + ?Sized>(
+    database: &D,
+    text: &'static str,
+    arguments: Vec<Argument>,
+) -> Result<Option<i64>, StoreError> {
+    let rows = database.query(Query { text, arguments, columns: &[Kind::Number] }).await?;
+    Ok(rows.into_iter().next().and_then(|mut row| row.optional_number()))
+}
+
+#[async_trait]
+impl<D: Database + ?Sized> Usage for D {
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError> {
+        let rows = self.query(Query { text: USAGE, arguments: query.arguments(), columns: &SUMS }).await?;
+        rows.into_iter().map(|row| query.group(row)).collect()
+    }
+
+    async fn sum_up(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let leaving = read_number(self, END_OF_PART, vec![number(HOURS)]).await?.unwrap_or(0);
+        let (from, until) = (floor(from.unix_ms(), HOUR_MS).max(leaving), floor(until.unix_ms(), HOUR_MS));
+        let Some(row) = read_number(self, FIRST_ROW, vec![number(from), number(until)]).await? else {
+            return Ok(None);
+        };
+        let start = floor(row, HOUR_MS);
+        let end = start + HOUR_MS;
+        let arguments = vec![number(start), number(end)];
+        let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
+        let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
+        self.execute_all(sums.into_iter().map(put).collect()).await?;
+        Ok(Some(Timestamp::from_unix_ms(end)))
+    }
+
+    async fn summed_up_until(&self) -> Result<Timestamp, StoreError> {
+        let end = read_number(self, END_OF_PART, vec![number(IN_LOG)]).await?;
+        Ok(Timestamp::from_unix_ms(end.unwrap_or(0)))
+    }
+
+    async fn purge_usage(
+        &self,
+        hours_before: Option<Timestamp>,
+        days_before: Option<Timestamp>,
+        max_rows: u32,
+    ) -> Result<bool, StoreError> {
+        let mut is_changed = false;
+        for (part, before) in [(HOURS, hours_before), (DAYS, days_before)] {
+            let Some(before) = before else { continue };
+            let arguments = vec![number(part), number(before.unix_ms()), number(i64::from(max_rows))];
+            is_changed |= self.execute(Statement::new(PURGE, arguments)).await?;
+        }
+        Ok(is_changed)
+    }
+}
+
+// === impl UsageQuery ===
+
+impl UsageQuery {
+    /// In the order of [`USAGE`].
+    fn arguments(&self) -> Vec<Argument> {
+        let from = floor(self.from.unix_ms(), HOUR_MS);
+        let to = ceil(self.to.unix_ms(), HOUR_MS);
+        let whole_days = (ceil(from, DAY_MS), floor(to, DAY_MS));
+        let (days, before, after) = if self.span == Span::Hour || whole_days.0 >= whole_days.1 {
+            ((0, 0), (from, to), (0, 0))
+        } else {
+            (whole_days, (from, whole_days.0), (whole_days.1, to))
+        };
+        let flag = |is_set: bool| number(i64::from(is_set));
+        let only = &self.only;
+        let after_group = self.after.clone().unwrap_or_default();
+        let start = self.after.as_ref().map_or(-1, |group| group.starts_at.map_or(0, Timestamp::unix_ms));
+        vec![
+            number(self.span.unit_ms()),
+            flag(self.by_project),
+            flag(self.by_key),
+            flag(self.by_account),
+            flag(self.by_model),
+            number(days.0),
+            number(days.1),
+            number(before.0),
+            number(before.1),
+            number(after.0),
+            number(after.1),
+            number(from),
+            number(to),
+            optional_text(only.project.clone()),
+            optional_text(only.key.clone()),
+            optional_text(only.account.clone()),
+            optional_text(only.model.clone()),
+            number(start),
+            text(after_group.project.unwrap_or_default()),
+            text(after_group.key.unwrap_or_default()),
+            text(after_group.account.unwrap_or_default()),
+            text(after_group.model.unwrap_or_default()),
+            number(i64::from(self.max_groups)),
+        ]
+    }
+
+    fn group(&self, mut row: Columns) -> Result<(UsageGroup, Totals), StoreError> {
+        let start = Timestamp::from_unix_ms(row.number()?);
+        let mut name = || row.text().map(|name| Some(name).filter(|name| !name.is_empty()));
+        let group = UsageGroup {
+            starts_at: (self.span != Span::All).then_some(start),
+            project: name()?,
+            key: name()?,
+            account: name()?,
+            model: name()?,
+        };
+        let mut count = || row.number().map(i64::unsigned_abs);
+        let totals = Totals {
+            turns: count()?,
+            failed_turns: count()?,
+            unpriced_turns: count()?,
+            input_tokens: count()?,
+            cached_tokens: count()?,
+            output_tokens: count()?,
+            reasoning_tokens: count()?,
+            cost_nano_usd: count()?,
+        };
+        Ok((group, totals))
+    }
+}
+
+// === impl Span ===
+
+impl Span {
+    /// All of time is one span that begins at zero.
+    fn unit_ms(self) -> i64 {
+        match self {
+            Self::All => i64::MAX,
+            Self::Day => DAY_MS,
+            Self::Hour => HOUR_MS,
+        }
+    }
+}
