@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::chain::Chains;
@@ -159,8 +159,9 @@ impl App {
             let reloader = Reloader { pool, metrics, config: self.config.clone(), file, reload };
             self.tasks.spawn_background(reloader.run());
         }
-        self.tasks.spawn_background(keep_usage(Arc::clone(&self.turns)));
         self.tasks.spawn_background(watch_keys(Arc::clone(&self.turns), Arc::clone(&self.doors.keys)));
+        self.tasks.spawn_background(note_key_uses(Arc::clone(&self.turns), Arc::clone(&self.doors.keys)));
+        self.tasks.spawn_background(keep_usage(Arc::clone(&self.turns)));
         self.tasks.spawn_background(probe_accounts(Arc::clone(&self.turns)));
         self.tasks.spawn_background(share_accounts(Arc::clone(&self.turns)));
         let turns = Arc::clone(&self.turns);
@@ -300,19 +301,23 @@ async fn share_accounts(turns: Arc<Turns>) {
     }
 }
 
-/// Hears of keys that were made or ended elsewhere, and tells when they were used.
+/// Hears of keys that were made or ended elsewhere.
 async fn watch_keys(turns: Arc<Turns>, keys: Arc<Keys>) {
-    let store = &**turns.chains.store();
-    let (mut noted, mut noted_at) = (HashMap::new(), Instant::now());
     loop {
         tokio::time::sleep(KEYS_POLL).await;
-        if let Err(error) = keys.refresh(store).await {
+        if let Err(error) = keys.refresh(&**turns.chains.store()).await {
             tracing::debug!(%error, "whether keys have changed is not known");
-        } else if noted_at.elapsed() >= KEY_USES_INTERVAL {
-            noted_at = Instant::now();
-            if let Err(error) = keys.note_uses(store, &mut noted).await {
-                tracing::debug!(%error, "when keys were used could not be written down");
-            }
+        }
+    }
+}
+
+/// Apart from what watches them: with many keys it takes a while.
+async fn note_key_uses(turns: Arc<Turns>, keys: Arc<Keys>) {
+    let mut noted = HashMap::new();
+    loop {
+        tokio::time::sleep(KEY_USES_INTERVAL).await;
+        if let Err(error) = keys.note_uses(&**turns.chains.store(), &mut noted).await {
+            tracing::debug!(%error, "when keys were used could not be written down");
         }
     }
 }

@@ -35,12 +35,20 @@ pub(super) fn resolve(
 ) -> BTreeMap<String, ProjectConfig> {
     let mut projects = BTreeMap::new();
     for (name, ProjectDraft { limits: written }) in drafts {
+        if !is_name(&name) {
+            problems.refuse(format!("projects.{name}"), "no key can have a project of this name");
+        }
         match Rules::parse(&Value::Object(written.clone())) {
             Ok(rules) => drop(projects.insert(name, ProjectConfig { limits: LimitRules { written, rules } })),
             Err(error) => problems.refuse(format!("projects.{name}.limits"), error.to_string()),
         }
     }
     projects
+}
+
+/// As keys and projects are named.
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
 // === impl LimitRules ===

@@ -57,7 +57,26 @@ fn of_failure(failure: Failure) -> Response {
 mod tests {
     use std::time::Duration;
 
+    use antiphon_store::{Count, Timestamp};
+    use serde_json::json;
+
     use super::*;
+    use crate::limits::{Exceeded, Owner, Rates, Rules};
+
+    /// A limit that is reset in two seconds.
+    fn limit_reached(limits: &serde_json::Value) -> Failure {
+        let rules = Rules::parse(limits).unwrap();
+        let rule = rules.of_model("m").next().unwrap().clone();
+        let reset = (Timestamp::from_unix_ms(0), Duration::from_millis(1_001));
+        Failure::LimitReached(Box::new(Exceeded {
+            owner: Owner::Key,
+            rule,
+            count: Count::default(),
+            amount: 1,
+            reset: Some(reset),
+            rates: Rates::default(),
+        }))
+    }
 
     /// Every failure that is worded here, with its status, type, code and param.
     #[test]
@@ -146,6 +165,27 @@ mod tests {
                 429,
                 "rate_limit_error",
                 Some("rate_limit_exceeded"),
+                None,
+            ),
+            (
+                limit_reached(&json!({"requests_per_minute": 1})),
+                429,
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
+            (
+                limit_reached(&json!({"tokens_per_minute": 1})),
+                429,
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
+            (
+                limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
+                429,
+                "insufficient_quota",
+                Some("insufficient_quota"),
                 None,
             ),
             (Failure::StoreUnavailable, 503, "server_error", Some("store_unavailable"), None),

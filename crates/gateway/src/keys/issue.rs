@@ -16,7 +16,7 @@ use crate::time::parse_rfc3339;
 const MAX_NAME_BYTES: usize = 64;
 /// A key is a row that every process keeps in memory.
 const MAX_MODELS: usize = 100;
-const MAX_PATTERN_BYTES: usize = 256;
+const MAX_PATTERN_LETTERS: usize = 256;
 const MAX_LIMITS_BYTES: usize = 16 * 1024;
 /// How long two secrets of a key may both work.
 const MAX_OVERLAP: Duration = Duration::from_hours(24 * 30);
@@ -180,8 +180,9 @@ fn check_models(models: &[String]) -> Result<(), KeyError> {
     if models.len() > MAX_MODELS {
         return Err(invalid("models", format!("more than {MAX_MODELS} patterns")));
     }
-    let is_good =
-        |pattern: &&String| pattern.len() <= MAX_PATTERN_BYTES && ModelGlob::parse(pattern).is_some();
+    let is_good = |pattern: &&String| {
+        pattern.chars().count() <= MAX_PATTERN_LETTERS && ModelGlob::parse(pattern).is_some()
+    };
     match models.iter().find(|pattern| !is_good(pattern)) {
         Some(pattern) => Err(invalid(
             "models",

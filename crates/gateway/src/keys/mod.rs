@@ -33,6 +33,11 @@ use crate::limits::Rules;
 /// How long keys are served that the store can't be asked about. A key that is revoked meanwhile works for so long.
 const SERVED_UNASKED: Duration = Duration::from_mins(10);
 
+/// How exactly it is known when a key was used last.
+const USE_RESOLUTION_MS: i64 = 1_000;
+/// Uses that are written down at once.
+const USES_AT_ONCE: usize = 64;
+
 /// A client's credential, as it is kept in memory. It can't be told from this what its secret is.
 #[derive(Debug)]
 pub struct Key {
@@ -155,7 +160,7 @@ impl Keys {
         let now = self.clock.now();
         let entry = hash.and_then(|hash| table.by_hash.get(&hash)).filter(|entry| entry.is_good(now));
         let key = &entry.ok_or(Denied::NoValidKey)?.key;
-        key.used_at.fetch_max(now.unix_ms(), Ordering::Relaxed);
+        key.use_at(now);
         Ok(Caller { project: key.project.clone(), key: Some(Arc::clone(key)), hash })
     }
 
@@ -190,12 +195,14 @@ impl Keys {
     ) -> Result<(), StoreError> {
         let table = self.table.load_full();
         noted.retain(|id, _| table.by_id.contains_key(id));
-        for key in table.by_id.values() {
-            let used_at = key.used_at.load(Ordering::Relaxed);
-            if used_at > noted.get(&key.id).copied().unwrap_or(0) {
-                store.note_key_use(key.id, Timestamp::from_unix_ms(used_at)).await?;
-                noted.insert(key.id, used_at);
-            }
+        let uses = table.by_id.values().map(|key| (key.id, key.used_at.load(Ordering::Relaxed)));
+        let is_new = |(id, at): &(KeyId, i64)| *at > noted.get(id).copied().unwrap_or(0);
+        let uses: Vec<_> = uses.filter(is_new).collect();
+        for uses in uses.chunks(USES_AT_ONCE) {
+            // Together, so that they share a commit.
+            let notes = uses.iter().map(|(id, at)| store.note_key_use(*id, Timestamp::from_unix_ms(*at)));
+            futures_util::future::try_join_all(notes).await?;
+            noted.extend(uses.iter().copied());
         }
         Ok(())
     }
@@ -247,6 +254,13 @@ impl Key {
             revoked_at: stored.revoked_at,
             used_at,
         })
+    }
+
+    /// Written only now and then: the workers would take it from each other with every request.
+    fn use_at(&self, now: Timestamp) {
+        if now.unix_ms() - self.used_at.load(Ordering::Relaxed) >= USE_RESOLUTION_MS {
+            self.used_at.store(now.unix_ms(), Ordering::Relaxed);
+        }
     }
 
     pub fn allows(&self, model: &str) -> bool {

@@ -2,13 +2,15 @@
 
 use antiphon_store::{Totals, UsageGroup};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::UsageRequest;
 use super::request::write_cursor;
 use crate::time::rfc3339;
 
 /// One page of groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = UsageReport)]
 pub struct Report {
     object: &'static str,
     /// The range that is counted, in RFC 3339: what was asked for, in whole hours, or days where hours are gone.
@@ -20,11 +22,13 @@ pub struct Report {
     /// What to ask the next page for with; `null` on the last one.
     after: Option<String>,
     #[serde(skip)]
+    #[schema(ignore)]
     last: Option<UsageGroup>,
 }
 
 /// Turns that have what they are grouped by in common; `null` where they lack it, or are not grouped by it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = UsageGroup)]
 pub struct Group {
     /// When the hour or day begins, in RFC 3339.
     start: Option<String>,

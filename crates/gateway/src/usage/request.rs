@@ -12,7 +12,9 @@ const MAX_LIMIT: u32 = 10_000;
 /// A parameter that can't be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidParameter {
-    pub name: &'static str,
+    pub name: String,
+    /// Or else there is none of this name.
+    pub is_known: bool,
     pub message: String,
 }
 
@@ -46,9 +48,6 @@ impl UsageRequest {
         let query = UsageQuery { max_groups: DEFAULT_LIMIT, ..UsageQuery::default() };
         let mut this = Self { query, group_by: Vec::new(), format: None };
         for (name, value) in parameters {
-            if value.is_empty() {
-                continue;
-            }
             let only = &mut this.query.only;
             match name.as_str() {
                 "from" => from = Some(parse_time("from", &value)?),
@@ -149,13 +148,12 @@ impl UsageRequest {
 }
 
 fn invalid(name: &'static str, why: &str) -> InvalidParameter {
-    InvalidParameter { name, message: format!("Invalid '{name}': {why}.") }
+    InvalidParameter { name: name.to_owned(), is_known: true, message: format!("Invalid '{name}': {why}.") }
 }
 
 fn unknown(name: &str) -> InvalidParameter {
-    const KNOWN: &str = "from, to, group_by, project, key, account, model, limit, after and format";
     let name: String = name.chars().take(64).collect();
-    InvalidParameter { name: "query", message: format!("Unknown parameter '{name}'. Known are {KNOWN}.") }
+    InvalidParameter { message: format!("Unknown parameter: '{name}'."), is_known: false, name }
 }
 
 /// An RFC 3339 time in any zone, or a day, which begins at midnight UTC.
@@ -271,11 +269,13 @@ mod tests {
             ("after=5b5d", "after"),
             ("after=%C3%A9", "after"),
             ("format=xml", "format"),
-            ("groupby=key", "query"),
+            ("groupby=key", "groupby"),
+            ("limit=", "limit"),
+            ("after=", "after"),
         ] {
             assert_eq!(parse(query).map(|_| ()).unwrap_err().name, name, "{query}");
         }
-        assert!(parse("group_by=&limit=&after=").is_ok(), "nothing is said with an empty value");
+        assert!(parse("key=").is_ok(), "turns without a key");
     }
 
     #[test]

@@ -23,7 +23,6 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
-mod sessions;
 mod settling;
 mod socket_faults;
 mod sockets;

@@ -1,8 +1,10 @@
 //! However a turn ends, its reservation is settled once, with what it came to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_protocol::id::ResponseId;
+use antiphon::limits::{Asking, Estimate, NotHeld};
+use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{CounterId, Hold, Measure, Reservation, Timestamp};
 use antiphon_testkit::{Client, Fault, Faults, Postgres, Setup};
@@ -227,6 +229,32 @@ async fn what_a_killed_process_held_is_given_back() {
     assert_eq!(standing(&gateway, &key).await, of(&[(TURNS, 0)]));
     let metrics = gateway.client.get("/metrics").await.body;
     assert!(String::from_utf8_lossy(&metrics).contains("antiphon_reservations_swept_total 1"));
+}
+
+#[tokio::test]
+async fn a_turn_that_panics_gives_back_what_it_held() {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream).config("[projects.team]\nlimits = { concurrent_turns = 1 }");
+    let gateway = setup.start().await;
+    let turns = Arc::clone(&gateway.app);
+    let project = ProjectId::new("team");
+    let reserve = async move |id: u8| {
+        let now = turns.clock.now();
+        let id = ResponseId::mint(1, &[id; 10]);
+        let expires_at = now.plus(Duration::from_secs(60));
+        let asking = Asking { id, project: &project, key: None, model: "sim", now, expires_at };
+        turns.limits.reserve(asking, Estimate::default()).await
+    };
+    let held = reserve(1).await.unwrap().unwrap();
+    assert!(matches!(reserve(2).await, Err(NotHeld::Exceeded(_))));
+    let lost = tokio::spawn(async move {
+        let _held = held;
+        panic!("ordered by the test");
+    });
+    lost.await.unwrap_err();
+    settled(&gateway).await;
+    assert_eq!(standing(&gateway, "project:team").await, of(&[(TURNS, 0)]));
+    assert!(reserve(3).await.unwrap().is_some());
 }
 
 /// Two gateways over one database, and a key.

@@ -167,14 +167,14 @@ async fn usage_comes_in_groups_pages_and_as_csv() {
     assert!(start.ends_with(":00:00Z"), "{start}");
     let (mut paged, mut after) = (Vec::new(), String::new());
     for has_more in [true, false] {
-        let query = format!("group_by=model,hour,project,account,key&limit=2&after={after}");
+        let query = format!("group_by=model,hour,project,account,key&limit=2{after}");
         let page = operator.ask(&query).await.ok();
         assert_eq!(page["has_more"], has_more);
-        after = page["after"].as_str().unwrap_or_default().to_owned();
+        after = format!("&after={}", page["after"].as_str().unwrap_or_default());
         paged.extend(page["data"].as_array().unwrap().clone());
     }
     assert_eq!(paged, all);
-    let reply = operator.ask("group_by=model&format=csv&limit=2&model=").await;
+    let reply = operator.ask("group_by=model&format=csv&limit=2&key=").await;
     assert!(reply.header("content-type").unwrap().starts_with("text/csv"));
     let csv = String::from_utf8(reply.body.to_vec()).unwrap();
     let lines: Vec<_> = csv.split_terminator("\r\n").collect();

@@ -186,6 +186,16 @@ fn a_bad_url_from_the_openai_variable_names_that_variable() {
 }
 
 #[test]
+fn what_is_no_limit_of_a_project_is_told() {
+    let error = |limits: &str| Case::file(&format!("[projects.team]\nlimits = {limits}")).error();
+    assert!(error("{ rpm = 1 }").contains("projects.team.limits (in antiphon.toml): unknown field `rpm`"));
+    let zero = error("{ budgets = [{ tokens = 0, window = \"day\" }] }");
+    assert!(zero.contains("the limit of tokens per day is from 1 to"), "{zero}");
+    let name = Case::file("[projects.\"a b\"]\nlimits = { concurrent_turns = 1 }").error();
+    assert!(name.contains("no key can have a project of this name"), "{name}");
+}
+
+#[test]
 fn serving_needs_an_account() {
     assert_eq!(
         Config::default().require_accounts().unwrap_err().to_string(),

@@ -39,7 +39,7 @@ pub struct KeyRequest {
     project: Option<String>,
     /// Patterns of the models that it may use, with `*` for any letters and `?` for one. Not given: every model.
     #[schema(max_items = 100)]
-    models: Option<Vec<String>>,
+    models: Option<Vec<ModelPattern>>,
     /// When it ends, in RFC 3339 with its zone; to come. Not given: never.
     #[schema(format = DateTime, example = "2030-01-31T18:00:00+01:00")]
     expires_at: Option<String>,
@@ -47,6 +47,12 @@ pub struct KeyRequest {
     #[schema(value_type = Option<Object>)]
     limits: Option<Map<String, Value>>,
 }
+
+/// A model's name, with `*` for any letters and `?` for one.
+#[derive(ToSchema)]
+#[schema(pattern = r"^[^\s\u0000-\u001f\u007f-\u009f\[\]{}\\]{1,256}$", example = "gpt-*")]
+#[expect(dead_code, reason = "it describes what a request brings, which is read field by field")]
+pub struct ModelPattern(String);
 
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it describes what a request brings, which is read field by field")]

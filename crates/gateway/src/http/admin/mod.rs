@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::routing::get;
 use http::HeaderMap;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -48,9 +47,9 @@ fn described_routes() -> OpenApiRouter<Doors> {
         .routes(routes!(accounts::pause))
         .routes(routes!(accounts::resume))
         .routes(routes!(accounts::test))
+        .routes(routes!(usage::get))
         .routes(routes!(audit::list))
         .routes(routes!(document::get))
-        .route("/api/usage", get(usage::get))
 }
 
 /// Proof that the caller has the admin token: a door that takes this is open to operators alone.
@@ -78,7 +77,7 @@ impl FromRequestParts<Doors> for Operator {
 struct Fields(BTreeMap<String, Value>);
 
 impl Fields {
-    /// Reads a request's body; none at all is an object without members.
+    /// Reads a request's body; none at all, or null, is an object without members.
     async fn receive(doors: &Doors, headers: &HeaderMap, body: Body) -> Result<Self, Failure> {
         let body = doors.body_limits.receive(headers, body).await?.bytes;
         if body.len() > MAX_BODY_BYTES {
@@ -87,8 +86,9 @@ impl Fields {
         if body.is_empty() {
             return Ok(Self(BTreeMap::new()));
         }
-        let parsed = serde_json::from_slice(&body);
-        parsed.map(Self).map_err(|error| refuse("invalid_json", None, format!("Invalid body: {error}.")))
+        let parsed = serde_json::from_slice::<Option<_>>(&body);
+        let parsed = parsed.map(|members| Self(members.unwrap_or_default()));
+        parsed.map_err(|error| refuse("invalid_json", None, format!("Invalid body: {error}.")))
     }
 
     /// `None` if it is not there, or null.

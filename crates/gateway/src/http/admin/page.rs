@@ -28,7 +28,7 @@ impl Page {
         for (name, value) in pairs(query) {
             match name.as_str() {
                 "limit" => page.limit = parse_limit(&value)?,
-                "after" => page.after = Some(value),
+                "after" => page.after = Some(value).filter(|after| !after.is_empty()),
                 _ => {
                     let message = format!("Unknown parameter: '{name}'.");
                     return Err(refuse("unknown_parameter", Some(&name), message));

@@ -3,16 +3,56 @@
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use utoipa::IntoParams;
 
-use super::Operator;
+use super::{Operator, refuse};
 use crate::http::Doors;
 use crate::http::error::Refused;
 use crate::turn::Failure;
 use crate::usage::{Format, InvalidParameter, Report, UsageRequest};
 
+/// For the document; [`UsageRequest`] reads them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "they are described, and read elsewhere")]
+struct Parameters {
+    /// From when on, in whole hours: a time in RFC 3339, or a day, which begins at midnight UTC. 30 days before `to` if it is
+    /// left out.
+    #[param(example = "2026-11-01T00:00:00+01:00")]
+    from: Option<String>,
+    /// Up to when. Now if it is left out.
+    #[param(example = "2026-12-01")]
+    to: Option<String>,
+    /// Some of `project`, `key`, `account`, `model`, and `day` or `hour`, separated by commas.
+    #[param(example = "project,day")]
+    group_by: Option<String>,
+    /// Only turns of this one; with an empty text, those that have none.
+    project: Option<String>,
+    key: Option<String>,
+    account: Option<String>,
+    model: Option<String>,
+    /// How many groups to show.
+    #[param(minimum = 1, maximum = 10000, default = 1000)]
+    limit: Option<u32>,
+    /// What the page before gave as `after`.
+    after: Option<String>,
+    /// `json` or `csv`.
+    format: Option<String>,
+}
+
 /// Where the next page of a CSV file begins, which has no place for it.
 const AFTER: HeaderName = HeaderName::from_static("x-antiphon-after");
 
+/// Who used what, in groups. `text/csv` in `accept` asks for CSV as well; the header `x-antiphon-after` then says where the next
+/// page begins.
+#[utoipa::path(
+    get,
+    path = "/api/usage",
+    operation_id = "get_usage",
+    tag = "usage",
+    params(Parameters),
+    responses((status = OK, content((Report = "application/json"), (String = "text/csv"))))
+)]
 pub async fn get(
     _: Operator,
     State(doors): State<Doors>,
@@ -46,7 +86,8 @@ fn csv(report: &Report) -> Response {
 }
 
 impl From<InvalidParameter> for Refused {
-    fn from(InvalidParameter { name, message }: InvalidParameter) -> Self {
-        Failure::InvalidQuery { param: name, message }.into()
+    fn from(InvalidParameter { name, is_known, message }: InvalidParameter) -> Self {
+        let code = if is_known { "invalid_value" } else { "unknown_parameter" };
+        refuse(code, Some(&name), message).into()
     }
 }

@@ -92,10 +92,10 @@ impl Connection {
         doors: Doors,
         headers: HeaderMap,
         caller: Caller,
-    ) -> Self {
+    ) -> Box<Self> {
         let metrics = &doors.turns.metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
-        Self {
+        Box::new(Self {
             socket: speak(metered, doors.body_limits.max_bytes),
             memory: Memory::new(Arc::clone(&doors.sockets.memory)),
             lanes: Lanes::new(Arc::clone(metrics)),
@@ -112,11 +112,11 @@ impl Connection {
             doors,
             headers,
             caller,
-        }
+        })
     }
 
-    /// Serves the socket until it is closed.
-    pub async fn run(mut self) {
+    /// Serves the socket until it is closed. Boxed, as there are thousands, and a future may hold what it was given twice.
+    pub async fn run(mut self: Box<Self>) {
         let ending = loop {
             match poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Over(ending) => break ending,

@@ -18,6 +18,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -177,11 +178,14 @@ impl Agreed {
     /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
     pub async fn serve(self) {
         let Self { upgrade, doors, headers, caller } = self;
-        let Ok(upgraded) = upgrade.await else { return };
-        let Ok(parts) = downcast::<TokioIo<StallGuard<TcpStream>>>(upgraded) else { return };
-        // Copied, as it would keep the whole buffer that the handshake was read into.
-        let early = parts.read_buf.to_vec().into();
-        let stream = parts.io.into_inner();
+        let Some((stream, early)) = take_over(upgrade).await else { return };
         Connection::open(stream, early, doors, headers, caller).run().await;
     }
+}
+
+/// The connection, and what came on it after the handshake.
+async fn take_over(upgrade: OnUpgrade) -> Option<(StallGuard<TcpStream>, Bytes)> {
+    let parts = downcast::<TokioIo<StallGuard<TcpStream>>>(upgrade.await.ok()?).ok()?;
+    // Copied, as it would keep the whole buffer that the handshake was read into.
+    Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
