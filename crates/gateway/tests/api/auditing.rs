@@ -102,6 +102,7 @@ async fn the_admin_api_describes_itself() {
             "GET /api/keys",
             "GET /api/keys/{name}",
             "GET /api/openapi.json",
+            "GET /api/usage",
             "POST /api/accounts/{name}/pause",
             "POST /api/accounts/{name}/resume",
             "POST /api/accounts/{name}/test",
