@@ -241,7 +241,7 @@ async fn a_turn_that_panics_gives_back_what_it_held() {
     let reserve = async move |id: u8| {
         let now = turns.clock.now();
         let id = ResponseId::mint(1, &[id; 10]);
-        let expires_at = now.plus(Duration::from_secs(60));
+        let expires_at = now.plus(Duration::from_hours(2));
         let asking = Asking { id, project: &project, key: None, model: "sim", now, expires_at };
         turns.limits.reserve(asking, Estimate::default()).await
     };
