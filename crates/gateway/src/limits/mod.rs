@@ -10,6 +10,7 @@ mod held;
 mod keep;
 mod rates;
 mod rules;
+mod view;
 mod window;
 
 use std::collections::HashMap;
@@ -24,7 +25,11 @@ pub use self::held::Held;
 pub use self::keep::keep_limits;
 pub use self::rates::{Rate, Rates};
 pub use self::rules::{NotRules, Rule, Rules};
+pub use self::view::LimitView;
 pub use self::window::Window;
+
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::keys::Key;
 use crate::metrics::Metrics;
@@ -40,7 +45,9 @@ pub struct Limits {
 }
 
 /// Whose limit it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = LimitOwner)]
 pub enum Owner {
     Key,
     Project,
@@ -134,10 +141,14 @@ impl Limits {
             add(Owner::Key, key.id.to_string().into(), &key.limits);
         }
         if let Some(rules) = self.projects.get(asking.project) {
-            add(Owner::Project, format!("project:{}", asking.project).into(), rules);
+            add(Owner::Project, scope_of_project(asking.project).into(), rules);
         }
         parts
     }
+}
+
+fn scope_of_project(project: &ProjectId) -> String {
+    format!("project:{project}")
 }
 
 /// A turn that may need more than the whole limit holds all of it: it runs if nothing else does, and is settled with what it

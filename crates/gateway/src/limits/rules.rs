@@ -113,6 +113,10 @@ impl Rules {
         self.0.is_empty()
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+
     /// Those that a turn with this model is under.
     pub fn of_model<'a>(&'a self, model: &'a str) -> impl Iterator<Item = &'a Rule> {
         self.0.iter().filter(move |rule| rule.is_for(model))

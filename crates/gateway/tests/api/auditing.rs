@@ -101,6 +101,7 @@ async fn the_admin_api_describes_itself() {
             "GET /api/audit",
             "GET /api/keys",
             "GET /api/keys/{name}",
+            "GET /api/keys/{name}/limits",
             "GET /api/openapi.json",
             "GET /api/usage",
             "POST /api/accounts/{name}/pause",

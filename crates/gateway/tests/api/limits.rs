@@ -294,6 +294,38 @@ async fn keys_of_a_project_share_its_limits_and_have_their_own() {
 }
 
 #[tokio::test]
+async fn operators_see_how_limits_stand() {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream)
+        .config("prices = [{ model = \"sim\", input = 1000, output = 2000 }]")
+        .config("[projects.team]\nlimits = { tokens_per_minute = 9000 }");
+    let limits = json!({"concurrent_turns": 2, "budgets": [{"cost": 2.5, "window": "month"}]});
+    let limited = limited_over(upstream, setup, limits).await;
+    limited.upstream.script(Script::answer("x").usage(50, 100));
+    limited.client.create(plain("hi")).await.ok();
+    limited.settled().await;
+    let (gate, running) = held_turn(&limited).await;
+    let shown = Operator::of(&limited.gateway).await.get("/api/keys/one/limits").await;
+    let [turns, cost, tokens] = &shown["limits"].as_array().unwrap()[..] else { panic!("{shown}") };
+    assert_eq!(
+        *turns,
+        json!({"owner": "key", "name": "concurrent turns", "limit": 2.0, "used": 0.0, "held": 1.0, "resets_at": null})
+    );
+    assert_eq!(
+        (&cost["name"], &cost["limit"], &cost["used"]),
+        (&json!("US dollars per month"), &json!(2.5), &json!(0.25))
+    );
+    assert!(cost["held"].as_f64().unwrap() > 1.9, "{cost}");
+    let now = antiphon::time::rfc3339(limited.gateway.app.clock.now());
+    assert!(cost["resets_at"].as_str().unwrap() > now.as_str());
+    assert_eq!((&tokens["owner"], &tokens["limit"]), (&json!("project"), &json!(9000.0)));
+    gate.open();
+    running.await.unwrap().ok();
+    let none = Operator::of(&limited.gateway).await.call(Method::GET, "/api/keys/none/limits").await;
+    assert_eq!(none.refusal().0, 404);
+}
+
+#[tokio::test]
 async fn limits_of_some_models_leave_the_others_alone() {
     let limited = limited(json!({"per_model": [{"models": ["s?m"], "requests_per_minute": 1}]})).await;
     let other = json!({"model": "gpt-5.4", "input": "hi"});

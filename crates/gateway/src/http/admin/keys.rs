@@ -18,6 +18,7 @@ use crate::http::Doors;
 use crate::http::error::Refused;
 use crate::http::segment::Segment;
 use crate::keys::{Issuer, KeyError, KeyView, KeyWithSecret, NewKey};
+use crate::limits::{LimitView, Rules};
 use crate::turn::Failure;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,6 +26,11 @@ pub struct KeyList {
     /// By name.
     keys: Vec<KeyView>,
     has_more: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LimitList {
+    limits: Vec<LimitView>,
 }
 
 /// A key that is to be made.
@@ -130,6 +136,29 @@ pub async fn get(
 ) -> Result<Json<KeyView>, Refused> {
     let key = issuer(&doors).find(&name).await.map_err(Failure::from)?;
     Ok(Json(view(&doors, &key)))
+}
+
+/// How the limits of a key stand, and those of its project.
+#[utoipa::path(
+    get,
+    path = "/api/keys/{name}/limits",
+    operation_id = "get_key_limits",
+    tag = "keys",
+    params(("name" = String, Path)),
+    responses((status = OK, body = LimitList))
+)]
+pub async fn limits(
+    _: Operator,
+    State(doors): State<Doors>,
+    Segment(name): Segment,
+) -> Result<Json<LimitList>, Refused> {
+    let key = issuer(&doors).find(&name).await.map_err(Failure::from)?;
+    let turns = &doors.turns;
+    let written = serde_json::from_str(&key.limits).unwrap_or_default();
+    let rules = Rules::parse(&written).unwrap_or_default();
+    let of_key = (&*key.id.to_string(), &rules);
+    let limits = turns.limits.view(of_key, &key.project, turns.clock.now()).await.map_err(Failure::from)?;
+    Ok(Json(LimitList { limits }))
 }
 
 /// Removes a key and frees its name. What its project has stored stays.

@@ -40,6 +40,7 @@ fn described_routes() -> OpenApiRouter<Doors> {
     OpenApiRouter::with_openapi(document::frame())
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::delete))
+        .routes(routes!(keys::limits))
         .routes(routes!(keys::rotate))
         .routes(routes!(keys::revoke))
         .routes(routes!(accounts::list))
