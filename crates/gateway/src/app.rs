@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_protocol::id::ProjectId;
 use antiphon_store::chain::Chains;
 use antiphon_store::{Clock, Store, StoreError, StoreUrlError};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use crate::http::socket::SocketRules;
 use crate::http::{BodyLimits, Doors, operations_router, router};
 use crate::keys::{Access, Keys};
 use crate::lifecycle::Tasks;
+use crate::limits::{self, keep_limits};
 use crate::metrics::Metrics;
 use crate::pool::{Account, AccountError, Pool};
 use crate::prices::Prices;
@@ -139,12 +141,15 @@ impl App {
         if !matches!(tokio::time::timeout(ACCOUNTS_PATIENCE, known).await, Ok(Ok(()))) {
             tracing::warn!("how accounts did before is not known yet: every account is taken for ready");
         }
+        // From before the first turn: what is held by then is held by none of this process.
+        let limits = keep_limits(Arc::clone(&self.turns));
         let main = self.server(router(&self.doors, admin.is_none()));
         self.tasks.spawn_background(main.serve(listener));
         if let Some(admin) = admin {
             let operations = self.server(operations_router(&self.doors));
             self.tasks.spawn_background(operations.serve(admin));
         }
+        self.tasks.spawn_background(limits);
         self.tasks.spawn_background(keep_store(Arc::clone(&self.turns), self.config.store.purge_interval));
         if self.turns.chains.store().is_shared() {
             self.tasks.spawn_background(watch_deletions(Arc::clone(&self.turns)));
@@ -244,8 +249,16 @@ fn rules(config: &Config) -> Rules {
             OnDisconnect::Cancel => None,
         },
         prices: Arc::new(Prices::new(&config.prices)),
+        assumed_output_tokens: config.limits.assumed_output_tokens,
+        projects: projects(config),
         usage: config.usage.clone(),
     }
+}
+
+/// Limits of the projects that have any.
+fn projects(config: &Config) -> HashMap<ProjectId, limits::Rules> {
+    let with_limits = config.projects.iter().filter(|(_, project)| !project.limits.is_empty());
+    with_limits.map(|(name, project)| (ProjectId::new(name), project.limits.rules().clone())).collect()
 }
 
 /// Removes what is deleted or expired, and tries a store that has failed until it works again.

@@ -12,6 +12,7 @@ pub mod credential;
 pub mod http;
 pub mod keys;
 pub mod lifecycle;
+pub mod limits;
 pub mod metrics;
 pub mod pool;
 pub mod prices;

@@ -1,5 +1,6 @@
 //! The list of metrics. A registry is a value, so that tests in parallel do not share one.
 
+mod limits;
 mod sockets;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::limits::LimitMeters;
 pub use self::sockets::SocketMeters;
 use crate::pool::{AccountView, Pool};
 use crate::telemetry;
@@ -106,6 +108,7 @@ pub struct Metrics {
     pub turns_in_flight: Gauge,
     pub connections: Gauge,
     pub sockets: SocketMeters,
+    pub limits: LimitMeters,
     log_rows_lost: Counter,
     pub purged_responses: Counter,
     turns: Family<TurnLabels, Counter>,
@@ -140,6 +143,7 @@ impl Metrics {
             turns_in_flight: Gauge::default(),
             connections: Gauge::default(),
             sockets: SocketMeters::default(),
+            limits: LimitMeters::default(),
             log_rows_lost: Counter::default(),
             purged_responses: Counter::default(),
             turns: Family::default(),
@@ -217,6 +221,7 @@ impl Metrics {
         registry.register("chain_cache_hits", "Chains found in memory", self.cache_hits.clone());
         registry.register("chain_cache_misses", "Chains read from the store", self.cache_misses.clone());
         self.sockets.register(registry);
+        self.limits.register(registry);
         self.register_usage();
         self.register_accounts();
     }

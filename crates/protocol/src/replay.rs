@@ -84,6 +84,11 @@ impl Segment {
         last.map(|(span, _)| span.start)
     }
 
+    /// The items, joined by commas.
+    pub fn items(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How much memory this holds.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.ids) + size_of_val(&*self.sealed)

@@ -214,6 +214,16 @@ impl CreateRequest {
     }
 
     /// What requests have in common that should share an upstream's cache.
+    /// The most output tokens that the client asks for.
+    pub fn max_output_tokens(&self) -> Option<u64> {
+        std::str::from_utf8(json::member(&self.body, "max_output_tokens")?).ok()?.parse().ok()
+    }
+
+    /// The request as it came.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     pub fn prompt_cache_key(&self) -> Option<String> {
         json::string(self.value(Field::PromptCacheKey)?).map(Into::into)
     }

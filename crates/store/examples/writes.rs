@@ -117,6 +117,7 @@ fn record(project: &ProjectId, task: u64, number: u64, parent: Option<&Turn>) ->
         response: StoredResponse { turn, created_at: now, body: body.into() },
         items: vec![(item_id, 1)],
         log: log_row(project, id, now, depth),
+        settlement: None,
     }
 }
 

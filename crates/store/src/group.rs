@@ -4,7 +4,9 @@
 //! answers each caller only then; an engine that can write several batches at once has several writers. A caller that
 //! goes away, or gives up at its deadline, leaves its operation in the queue: it is still written, and nobody is told.
 
+mod limits;
 mod log;
+mod operation;
 #[cfg(test)]
 mod tests;
 
@@ -17,46 +19,17 @@ use antiphon_protocol::id::{ProjectId, ResponseId};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
+pub(crate) use self::operation::{Operation, Outcome};
+
 use self::log::LogRows;
 use crate::sql::Statement;
-use crate::{LogRow, Purged, Record, StoreError, Timestamp};
+use crate::{LogRow, Purged, Record, Settlement, StoreError, Timestamp};
 
 /// Operations that wait; with more, callers wait for a place.
 const QUEUE_OPERATIONS: usize = 4096;
 /// Bounds of one transaction: long enough to share the cost of a commit, short enough for the first one's patience.
 const BATCH_OPERATIONS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
-
-/// A write.
-#[derive(Debug)]
-pub(crate) enum Operation {
-    Record(Box<Record>),
-    Delete {
-        project: ProjectId,
-        id: ResponseId,
-        now: Timestamp,
-    },
-    Purge {
-        now: Timestamp,
-        log_before: Option<Timestamp>,
-        max_rows: u32,
-    },
-    Log(Box<LogRow>),
-    /// One that all engines understand.
-    Execute(Statement),
-    ExecuteAll(Vec<Statement>),
-    /// Writes what any other operation would need to be able to write.
-    Check,
-}
-
-/// What a write did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Done,
-    /// Whether a row was written.
-    Changed(bool),
-    Purged(Purged),
-}
 
 /// Why a batch was not committed. Nothing of it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +191,7 @@ impl Group {
     ) -> Result<Purged, StoreError> {
         match self.write(Operation::Purge { now, log_before, max_rows }).await? {
             Outcome::Purged(purged) => Ok(purged),
-            Outcome::Done | Outcome::Changed(_) => Ok(Purged::default()),
+            _ => Ok(Purged::default()),
         }
     }
 
@@ -237,7 +210,7 @@ impl Group {
 
     /// Takes a row that nobody waits for.
     pub(crate) fn append(&self, row: LogRow) {
-        self.log.push(row);
+        self.log.push(Operation::Log(Box::new(row), None));
     }
 
     /// Rows that nobody waited for and that could not be kept.
@@ -314,8 +287,8 @@ impl<E: Engine> Writer<E> {
         if !is_open {
             shared.log.close();
         }
-        for row in shared.log.take() {
-            batch.push(Operation::Log(Box::new(row)), None);
+        for operation in shared.log.take() {
+            batch.push(operation, None);
         }
         is_open || !batch.operations.is_empty()
     }
@@ -330,8 +303,9 @@ impl<E: Engine> Writer<E> {
         match committed {
             Ok(outcomes) => {
                 self.shared.health.set(true);
-                for (answer, outcome) in batch.answers.drain(..).zip(outcomes) {
-                    reply(answer, Ok(outcome));
+                let answers = batch.operations.iter().zip(batch.answers.drain(..));
+                for ((operation, answer), outcome) in answers.zip(outcomes) {
+                    self.shared.tell(operation, answer, outcome);
                 }
             }
             Err(NotCommitted::Refused(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
@@ -342,13 +316,15 @@ impl<E: Engine> Writer<E> {
 
     /// So that an operation that can't be written fails alone.
     async fn commit_each(&mut self, batch: &mut Batch) {
-        for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
+        for (operation, mut answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             let committed = self.engine.commit(std::slice::from_ref(&operation)).await;
             self.shared.log.note(operation.logged_at());
             match committed {
                 Ok(outcomes) => {
                     self.shared.health.set(true);
-                    reply(answer, outcomes.first().copied().ok_or_else(closed));
+                    for outcome in outcomes {
+                        self.shared.tell(&operation, answer.take(), outcome);
+                    }
                 }
                 Err(error) => {
                     let mut alone = Batch::default();
@@ -372,30 +348,28 @@ impl<E: Engine> Writer<E> {
             }
             NotCommitted::Refused(reason) => StoreError::Refused(reason),
         };
-        let mut rows = Vec::new();
+        let mut unawaited = Vec::new();
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             reply(answer, Err(error.clone()));
-            if let Operation::Log(row) = operation {
-                rows.push(*row);
+            if operation.is_unawaited() {
+                unawaited.push(operation);
             }
         }
-        if rows.is_empty() {
+        if unawaited.is_empty() {
             return;
         }
         if matches!(error, StoreError::Refused(_)) {
-            tracing::warn!(rows = rows.len(), %error, "rows of the request log were lost");
-            self.shared.log.lose(rows.len());
+            tracing::warn!(rows = unawaited.len(), %error, "rows of the request log were lost");
+            self.shared.log.lose(unawaited);
         } else {
-            self.shared.log.put_back(rows);
+            self.shared.log.put_back(unawaited);
         }
     }
 }
 
-fn reply(answer: Option<Answer>, result: Result<Outcome, StoreError>) {
-    if let Some(answer) = answer {
-        // The caller may have gone away.
-        let _ = answer.send(result);
-    }
+/// Whether there is somebody who hears of it: the caller may have gone away.
+fn reply(answer: Option<Answer>, result: Result<Outcome, StoreError>) -> bool {
+    answer.is_some_and(|answer| answer.send(result).is_ok())
 }
 
 /// However a writer ends, nobody takes the store for available until another one has written; the queue's end tells
@@ -409,6 +383,13 @@ impl<E> Drop for Writer<E> {
 // === impl Shared ===
 
 impl Shared {
+    fn tell(&self, operation: &Operation, answer: Option<Answer>, outcome: Outcome) {
+        let is_heard = reply(answer, Ok(outcome));
+        if let (Operation::Reserve(reservation), false) = (operation, is_heard) {
+            self.log.push(Operation::Settle(Settlement::release(reservation.id)));
+        }
+    }
+
     fn take(&self, queued: Queued, queue: &mut mpsc::Receiver<Queued>, batch: &mut Batch) {
         match queued {
             Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
@@ -445,38 +426,5 @@ impl Batch {
         self.operations.clear();
         self.answers.clear();
         self.size_bytes = 0;
-    }
-}
-
-// === impl Operation ===
-
-impl Operation {
-    /// The time that its row in the log bears.
-    fn logged_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Record(record) => Some(record.log.at),
-            Self::Log(row) => Some(row.at),
-            Self::Delete { .. }
-            | Self::Purge { .. }
-            | Self::Execute(_)
-            | Self::ExecuteAll(_)
-            | Self::Check => None,
-        }
-    }
-
-    /// About how much it writes.
-    fn size_bytes(&self) -> usize {
-        match self {
-            Self::Record(record) => {
-                let response = &record.response;
-                response.turn.input.len() + response.turn.output.len() + response.body.len()
-            }
-            Self::Delete { .. }
-            | Self::Purge { .. }
-            | Self::Log(_)
-            | Self::Execute(_)
-            | Self::ExecuteAll(_)
-            | Self::Check => 0,
-        }
     }
 }

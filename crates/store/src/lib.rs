@@ -1,4 +1,4 @@
-//! Responses, items, the request log, accounts and keys on disk.
+//! Responses, items, the request log, accounts, keys and limits on disk.
 //!
 //! [`Store`] is the sum of narrow traits; each method is one domain operation and one transaction, and everything is
 //! scoped by project. An engine implements the traits and passes the contract suite in `tests/contract`; what is not
@@ -19,6 +19,7 @@ mod copy;
 mod error;
 mod group;
 mod keys;
+mod limits;
 mod migration;
 mod model;
 pub mod postgres;
@@ -41,6 +42,9 @@ pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
 pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
+pub use self::limits::{
+    Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
+};
 pub use self::model::{
     ChainQuery, Durability, IndexedItem, LogRow, Migrate, ProjectStats, Purged, Record, Status, StoreOptions,
     StoredResponse, StoredTurn,
@@ -117,7 +121,7 @@ pub trait RequestLog: Send + Sync {
 
 /// A storage engine.
 #[async_trait]
-pub trait Store: Responses + RequestLog + Database {
+pub trait Store: Responses + RequestLog + Limits + Database {
     /// Whether the last write went through; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 
-use crate::{Json, StoreUrl, Timestamp};
+use crate::{Json, Settlement, StoreUrl, Timestamp};
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub struct Record {
     /// The items that came with an id, and their positions among input and then output items.
     pub items: Vec<(ItemId, u32)>,
     pub log: LogRow,
+    /// What the turn came to, if it has reserved.
+    pub settlement: Option<Settlement>,
 }
 
 /// An item found by its id.

@@ -112,7 +112,8 @@ impl Statement {
 pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
     let of_accounts = crate::accounts::STATEMENTS.into_iter().chain(crate::admin::STATEMENTS);
     let of_keys = crate::audit::STATEMENTS.into_iter().chain(crate::keys::STATEMENTS);
-    of_accounts.chain(of_keys).chain(crate::usage::STATEMENTS)
+    let of_turns = crate::usage::STATEMENTS.into_iter().chain(crate::limits::STATEMENTS);
+    of_accounts.chain(of_keys).chain(of_turns)
 }
 
 // === impl Columns ===

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::{
-    ChainQuery, Columns, Database, IndexedItem, LogRow, ProjectStats, Purged, Query, Record, RequestLog,
-    Responses, Statement, Store, StoreError, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, Columns, Database, IndexedItem, Limits, LogRow, ProjectStats, Purged, Query, Record,
+    RequestLog, Reservation, Reserved, Responses, Settlement, Statement, Store, StoreError, StoredResponse,
+    StoredTurn, Timestamp,
 };
 use async_trait::async_trait;
 
@@ -141,6 +142,23 @@ impl RequestLog for Faulty {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Limits for Faulty {
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.faults.write().await?;
+        self.inner.reserve(reservation).await
+    }
+
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
+        self.inner.settle(settlement, row);
+    }
+
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.faults.write().await?;
+        self.inner.sweep(now, max_rows).await
     }
 }
 

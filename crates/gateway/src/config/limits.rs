@@ -29,6 +29,10 @@ pub struct LimitsConfig {
     /// Client connections open at once. Default: 10,000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_connections: usize,
+
+    /// Output tokens that a turn of a limited key holds if it does not say how many it may put out. Default: 1,000.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub assumed_output_tokens: u64,
 }
 
 impl Default for LimitsConfig {
@@ -39,6 +43,7 @@ impl Default for LimitsConfig {
             max_chain_depth: 10_000,
             max_history: 64 * MIB,
             max_connections: 10_000,
+            assumed_output_tokens: 1_000,
         }
     }
 }

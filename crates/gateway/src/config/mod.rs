@@ -16,6 +16,7 @@ mod limits;
 mod log;
 mod oauth;
 mod prices;
+mod projects;
 mod routing;
 mod show;
 mod sockets;
@@ -27,6 +28,7 @@ mod turns;
 mod usage;
 mod values;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,7 @@ pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
 pub use self::prices::{PriceConfig, UsdPerMillion};
+pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::routing::{RoutingConfig, Strategy};
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
@@ -54,6 +57,7 @@ use self::accounts::AccountDraft;
 use self::error::Problems;
 use self::layers::{Layers, Merged};
 use self::prices::PriceDraft;
+use self::projects::ProjectDraft;
 use self::values::{address, words};
 
 /// Read from the working directory if no file is named.
@@ -86,6 +90,10 @@ pub struct Config {
     /// Prices that go before those that come with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prices: Vec<PriceConfig>,
+
+    /// What all keys of a project share, by the project's name. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub projects: BTreeMap<String, ProjectConfig>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +148,8 @@ struct Draft {
     log: LogConfig,
     #[serde(default)]
     prices: Vec<PriceDraft>,
+    #[serde(default)]
+    projects: BTreeMap<String, ProjectDraft>,
 }
 
 impl Config {
@@ -215,6 +225,7 @@ impl Default for Config {
             usage: UsageConfig::default(),
             log: LogConfig::default(),
             prices: Vec::new(),
+            projects: BTreeMap::new(),
         }
     }
 }
@@ -235,6 +246,7 @@ impl Draft {
             usage: self.usage,
             log: self.log,
             prices: prices::resolve(self.prices, problems),
+            projects: projects::resolve(self.projects, problems),
         }
     }
 }

@@ -106,7 +106,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, a whole number, true or false, a list or a table")
+        f.write_str("text, a number, true or false, a list or a table")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
@@ -119,6 +119,10 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
         Ok(Node::Scalar(number.to_string()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Node, E> {
+        Ok(Node::Scalar(serde_json::Value::from(number).to_string()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {

@@ -3,46 +3,80 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::turn::{Failure, seconds};
+use crate::turn::{Failure, Rejected, seconds};
 
 /// A failure as an HTTP reply.
 #[derive(Debug)]
-pub struct Refused(pub Failure);
+pub struct Refused(Rejected);
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self(failure)
+        Self(Rejected { failure, rates: None })
+    }
+}
+
+impl From<Rejected> for Refused {
+    fn from(rejected: Rejected) -> Self {
+        Self(rejected)
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        if let Failure::Refused(refusal) = self.0 {
-            let mut reply = (refusal.status, refusal.body).into_response();
-            // The upstream's own content type, not the one that bytes have by default.
-            reply.headers_mut().remove(header::CONTENT_TYPE);
-            reply.headers_mut().extend(refusal.headers);
-            return reply;
-        }
-        let body = self.0.api_error().envelope();
-        let mut reply = (self.0.status(), body).into_response();
-        let headers = reply.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(after) = self.0.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
-        }
-        if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
-            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let Rejected { failure, rates } = self.0;
+        let mut reply = of_failure(failure);
+        if let Some(rates) = rates {
+            rates.replace(reply.headers_mut());
         }
         reply
     }
+}
+
+fn of_failure(failure: Failure) -> Response {
+    if let Failure::Refused(refusal) = failure {
+        let mut reply = (refusal.status, refusal.body).into_response();
+        // The upstream's own content type, not the one that bytes have by default.
+        reply.headers_mut().remove(header::CONTENT_TYPE);
+        reply.headers_mut().extend(refusal.headers);
+        return reply;
+    }
+    let body = failure.api_error().envelope();
+    let mut reply = (failure.status(), body).into_response();
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(after) = failure.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
+    }
+    if reply.status() == StatusCode::PAYLOAD_TOO_LARGE || reply.status() == StatusCode::REQUEST_TIMEOUT {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use antiphon_store::{Count, Timestamp};
+    use serde_json::json;
+
     use super::*;
+    use crate::limits::{Exceeded, Owner, Rates, Rules};
+
+    /// A limit that is reset in two seconds.
+    fn limit_reached(limits: &serde_json::Value) -> Failure {
+        let rules = Rules::parse(limits).unwrap();
+        let rule = rules.of_model("m").next().unwrap().clone();
+        let reset = (Timestamp::from_unix_ms(0), Duration::from_millis(1_001));
+        Failure::LimitReached(Box::new(Exceeded {
+            owner: Owner::Key,
+            rule,
+            count: Count::default(),
+            amount: 1,
+            reset: Some(reset),
+            rates: Rates::default(),
+        }))
+    }
 
     /// Every failure that is worded here, with its status, type, code and param.
     #[test]
@@ -133,6 +167,27 @@ mod tests {
                 Some("rate_limit_exceeded"),
                 None,
             ),
+            (
+                limit_reached(&json!({"requests_per_minute": 1})),
+                429,
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
+            (
+                limit_reached(&json!({"tokens_per_minute": 1})),
+                429,
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
+            (
+                limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
+                429,
+                "insufficient_quota",
+                Some("insufficient_quota"),
+                None,
+            ),
             (Failure::StoreUnavailable, 503, "server_error", Some("store_unavailable"), None),
             (
                 Failure::UpstreamUnreachable("x".into()),
@@ -156,7 +211,7 @@ mod tests {
                 (status, kind, code, param),
                 "{failure:?}"
             );
-            let reply = Refused(failure).into_response();
+            let reply = Refused::from(failure).into_response();
             assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
             let after = reply.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap());
             let expected = match status {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{KeyState, Secret};
 use crate::audit::{Actor, entry};
 use crate::config::ModelGlob;
+use crate::limits::Rules;
 use crate::time::parse_rfc3339;
 
 const MAX_NAME_BYTES: usize = 64;
@@ -140,7 +141,9 @@ impl NewKey {
             None => ProjectId::new(&format!("proj_{}", id.uuid().as_simple())),
         };
         check_models(&self.models)?;
-        let limits = Value::Object(self.limits).to_string();
+        let limits = Value::Object(self.limits);
+        Rules::parse(&limits).map_err(|error| invalid("limits", error))?;
+        let limits = limits.to_string();
         if limits.len() > MAX_LIMITS_BYTES {
             return Err(invalid("limits", format!("it has more than {MAX_LIMITS_BYTES} bytes")));
         }

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::id::{KeyId, ProjectId};
 use antiphon_store::{Clock, Keys as _, SecretHash, Store, StoreError, StoredKey, Timestamp};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 pub use self::attempts::Attempts;
@@ -29,6 +28,7 @@ pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};
 
 use crate::config::ModelGlob;
+use crate::limits::Rules;
 
 /// How long keys are served that the store can't be asked about. A key that is revoked meanwhile works for so long.
 const SERVED_UNASKED: Duration = Duration::from_mins(10);
@@ -46,8 +46,8 @@ pub struct Key {
     pub project: ProjectId,
     /// The models that it may use; any, if this is empty.
     pub models: Vec<ModelGlob>,
-    /// What it may use how much of, as the operator wrote it.
-    pub limits: Map<String, Value>,
+    /// What it may use how much of.
+    pub limits: Rules,
     expires_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
     /// When it was used last, in UTC milliseconds; the same for all that was ever read of this key.
@@ -249,7 +249,7 @@ impl Key {
             name: stored.name.clone(),
             project: stored.project.clone(),
             models: models.iter().map(|pattern| ModelGlob::parse(pattern)).collect::<Option<_>>()?,
-            limits: serde_json::from_str(&stored.limits).ok()?,
+            limits: Rules::parse(&serde_json::from_str(&stored.limits).ok()?).ok()?,
             expires_at: stored.expires_at,
             revoked_at: stored.revoked_at,
             used_at,

@@ -52,6 +52,7 @@ pub struct Failed {
 impl Turn {
     /// Sends the turn upstream and waits for the answer to begin. What an account can't do, another may.
     pub(super) async fn attempt<A: Answer>(&mut self, resolved: &Resolved) -> Result<(Reply, A), Failure> {
+        self.reserve(resolved).await?;
         let mut tried: Vec<String> = Vec::new();
         loop {
             let lease = self.choose(resolved, &tried).await?;

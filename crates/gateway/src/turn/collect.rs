@@ -17,7 +17,7 @@ use super::record::Finished;
 use super::relay::Relay;
 use super::resolve::Resolved;
 use super::stream::{Read, read};
-use super::{Failure, Incoming, Presence, Turn, Turns};
+use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
 use crate::pool::Verdict;
 
 /// A finished response, durable if it is to be stored.
@@ -33,14 +33,14 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<Collected, Failure> {
+    ) -> Result<Collected, Rejected> {
         let mut turn = self.admit(incoming, presence);
         let result = turn.collect().await;
         if let Err(failure) = &result {
             turn.ledger.fail(failure);
         }
         turn.ledger.settle();
-        result
+        result.map_err(|failure| turn.rejected(failure))
     }
 }
 
@@ -113,8 +113,9 @@ fn without_end(relay: &Relay) -> Failed {
 impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
-        let (reply, finished) = self.attempt::<Finished>(&resolved).await?;
+        let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
         self.ledger.answered(&reply);
+        self.tell_rates(&mut reply.headers);
         reply.lease.learn(&finished.verdict(), &self.create.model);
         let response = finished.response.clone();
         self.ledger.end(&finished, response.len());

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::keys::Denied;
+use crate::limits::{Exceeded, Rates};
 use crate::pool::Verdict;
 
 /// Why the client does not get what it asked for.
@@ -26,6 +27,8 @@ pub enum Failure {
     Overloaded,
     /// Every account has as many turns as it may, and so has the queue, or the wait was too long.
     Busy,
+    /// A limit of the caller's key or project is in the way.
+    LimitReached(Box<Exceeded>),
     /// Every account is left alone for so long.
     Cooling(Duration),
     PreviousNotFound(String),
@@ -86,6 +89,14 @@ pub enum Failure {
     SocketTooOld(Duration),
 }
 
+/// Why a turn yields nothing, with what its client may still ask for.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub failure: Failure,
+    /// `None` for a caller without limits, and for a turn that came to an end before they were looked at.
+    pub rates: Option<Rates>,
+}
+
 /// An upstream's error reply.
 #[derive(Debug, Clone)]
 pub struct Refusal {
@@ -99,6 +110,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     Client,
+    Limits,
     Upstream,
     Store,
     Gateway,
@@ -146,7 +158,9 @@ impl Failure {
             Self::Refused(refusal) => refusal.status,
             Self::UpstreamUnreachable(_) | Self::StreamBroken(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Cooling(_) | Self::TooManyAttempts(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::LimitReached(_) | Self::Cooling(_) | Self::TooManyAttempts(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Overloaded | Self::Busy | Self::NoAccount | Self::StoreUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -163,6 +177,7 @@ impl Failure {
             | Self::StreamBroken(_)
             | Self::Cooling(_)
             | Self::NoAccount => Fault::Upstream,
+            Self::LimitReached(_) => Fault::Limits,
             Self::StoreUnavailable => Fault::Store,
             Self::Internal | Self::Overloaded | Self::Busy => Fault::Gateway,
             Self::Request(_)
@@ -200,6 +215,7 @@ impl Failure {
     /// When a client may try again, if that can be said.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::LimitReached(exceeded) => Some(exceeded.retry_after()),
             Self::Cooling(rest) | Self::TooManyAttempts(rest) => Some(*rest),
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
         }
@@ -209,6 +225,7 @@ impl Failure {
     pub fn api_error(&self) -> ApiError {
         let kind = match self.status() {
             status if status.is_server_error() => ErrorKind::Server,
+            StatusCode::TOO_MANY_REQUESTS if self.is_budget() => ErrorKind::InsufficientQuota,
             StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimit,
             StatusCode::UNAUTHORIZED => ErrorKind::Authentication,
             StatusCode::FORBIDDEN => ErrorKind::Permission,
@@ -275,6 +292,10 @@ impl Failure {
         ApiError { kind, code: code.map(Cow::from), param: param.map(Cow::from), message }
     }
 
+    fn is_budget(&self) -> bool {
+        matches!(self, Self::LimitReached(exceeded) if exceeded.rule.is_budget())
+    }
+
     /// The failures that are not about what the request names.
     fn gateway_error(&self) -> (Option<&'static str>, Option<&'static str>, String) {
         let (code, message) = match self {
@@ -317,6 +338,10 @@ impl Failure {
                 "server_is_overloaded",
                 "Every upstream account has as many requests as it may. Please retry in a moment.".to_owned(),
             ),
+            Self::LimitReached(exceeded) => {
+                let code = if self.is_budget() { "insufficient_quota" } else { "rate_limit_exceeded" };
+                (code, exceeded.to_string())
+            }
             Self::Cooling(rest) => (
                 "rate_limit_exceeded",
                 format!(
@@ -415,6 +440,7 @@ impl Fault {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
+            Self::Limits => "limits",
             Self::Upstream => "upstream",
             Self::Store => "store",
             Self::Gateway => "gateway",

@@ -9,6 +9,7 @@ mod codex;
 mod collect;
 mod failure;
 mod framing;
+mod limit;
 mod memory;
 mod presence;
 mod record;
@@ -20,6 +21,7 @@ mod settle;
 mod stream;
 mod warm;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,7 @@ use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
-pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, seconds};
+pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
@@ -47,6 +49,7 @@ use self::settle::Ledger;
 use crate::config::UsageConfig;
 use crate::keys::{Caller, Key};
 use crate::lifecycle::Tasks;
+use crate::limits::{self, Limits, Rates};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::prices::Prices;
@@ -61,6 +64,7 @@ pub struct Turns {
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
     pub rules: Rules,
+    pub limits: Limits,
     running: Running,
 }
 
@@ -84,6 +88,10 @@ pub struct Rules {
     /// How long a stored turn goes on without its client; `None` cancels it at once.
     pub finish_within: Option<Duration>,
     pub prices: Arc<Prices>,
+    /// What a turn is taken to put out that does not say how much it may.
+    pub assumed_output_tokens: u64,
+    /// Limits of projects that have any.
+    pub projects: HashMap<ProjectId, limits::Rules>,
     /// How long it is known what turns came to.
     pub usage: UsageConfig,
 }
@@ -122,6 +130,8 @@ struct Turn {
     started_at: Timestamp,
     deadline: Instant,
     ledger: Ledger,
+    /// What is left to a client that is under limits.
+    rates: Option<Rates>,
     /// Set while a turn that will be stored is not yet so.
     running: Option<RunningGuard>,
     _body_permit: OwnedSemaphorePermit,
@@ -137,7 +147,8 @@ impl Turns {
         rules: Rules,
         (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
     ) -> Self {
-        Self { chains, pool, upstream, clock, metrics, tasks, rules, running: Running::default() }
+        let limits = Limits::new(rules.projects.clone(), Arc::clone(chains.store()), Arc::clone(&metrics));
+        Self { chains, pool, upstream, clock, metrics, tasks, rules, limits, running: Running::default() }
     }
 
     /// What becomes of this turn if its client leaves: one that is to be stored is finished, by default.
@@ -169,6 +180,7 @@ impl Turns {
             started_at,
             deadline: Instant::now() + self.rules.turn,
             ledger,
+            rates: None,
             running,
             _body_permit: body_permit,
         }

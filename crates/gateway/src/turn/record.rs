@@ -119,6 +119,12 @@ impl Turn {
         let body = with_output(&finished.response, b"[]")?.into();
         let turn = self.to_turn(resolved, finished, served_by);
         let response = StoredResponse { turn, created_at: self.started_at, body };
-        Ok(Record { project: self.project.clone(), response, items, log: self.ledger.row() })
+        Ok(Record {
+            project: self.project.clone(),
+            response,
+            items,
+            log: self.ledger.row(),
+            settlement: self.ledger.settlement(),
+        })
     }
 }

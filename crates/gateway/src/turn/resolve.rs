@@ -193,6 +193,16 @@ impl Resolved {
         Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
     }
 
+    /// The items of the turns that are replayed to an account that can read all of them, newest first.
+    pub fn history(&self) -> impl Iterator<Item = &[u8]> {
+        let mut next = self.parent.as_deref().filter(|_| !self.starts_context);
+        std::iter::from_fn(move || {
+            let turn = next?;
+            next = turn.parent.as_deref().filter(|_| !turn.segment.starts_context());
+            Some(turn.segment.items())
+        })
+    }
+
     /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
         let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native && parent.is_stored());

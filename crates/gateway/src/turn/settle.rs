@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::id::{KeyId, ProjectId, ResponseId};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_protocol::usage::Usage;
-use antiphon_store::{LogRow, Timestamp};
+use antiphon_store::{LogRow, Settlement, Spent, Timestamp};
 
 use super::attempt::Reply;
 use super::record::Finished;
-use super::{Failure, Transport, Turns};
+use super::{Failure, Fault, Transport, Turns};
 use crate::keys::Key;
+use crate::limits::Held;
 use crate::metrics::ANSWERED;
 use crate::pool::Account;
+
+/// An upstream that has none left for anybody is not the client's doing.
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The running account of a turn. Dropped unsettled (by a panic), it settles itself as lost.
 pub struct Ledger {
@@ -40,6 +44,10 @@ pub struct Ledger {
     /// `None` for tokens of a model without a price.
     cost_nano_usd: Option<u64>,
     pub sent_bytes: usize,
+    /// Events of a stream that its client has left.
+    pub relayed_events: u64,
+    /// What the turn holds of limits.
+    held: Option<Held>,
     /// Whether the row has gone into the store with the turn itself.
     pub is_recorded: bool,
     outcome: &'static str,
@@ -77,6 +85,8 @@ impl Ledger {
             usage: Usage::default(),
             cost_nano_usd: Some(0),
             sent_bytes: 0,
+            relayed_events: 0,
+            held: None,
             is_recorded: false,
             outcome: "lost",
             http_status: 500,
@@ -84,6 +94,11 @@ impl Ledger {
             fault: None,
             is_settled: false,
         }
+    }
+
+    /// From here on the reservation is settled with the turn.
+    pub(super) fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
     }
 
     /// An attempt came to nothing.
@@ -167,6 +182,38 @@ impl Ledger {
         }
     }
 
+    /// What settles the turn's reservation, if it has one, for a write that brings its row.
+    pub(super) fn settlement(&self) -> Option<Settlement> {
+        self.held.as_ref().map(|held| held.settlement(self.spent(held)))
+    }
+
+    /// What counts against limits. Tokens are those that the upstream reports. Of a stream that its client has left before the
+    /// upstream could, what the client got is estimated, or leaving early would be free; whatever else ended without a
+    /// report counts no tokens.
+    fn spent(&self, held: &Held) -> Spent {
+        let mut spent = Spent {
+            requests: u64::from(self.is_request()),
+            tokens: self.usage.input_tokens.saturating_add(self.usage.output_tokens),
+            cost_nano_usd: self.cost_nano_usd.unwrap_or(0),
+        };
+        if spent.tokens == 0 && self.relayed_events > 0 {
+            let estimate = held.estimate;
+            let output_tokens = self.relayed_events.min(estimate.output_tokens);
+            let usage = Usage { input_tokens: estimate.input_tokens, output_tokens, ..Usage::default() };
+            spent.tokens = usage.input_tokens.saturating_add(output_tokens);
+            spent.cost_nano_usd = self.turns.rules.prices.cost_nano_usd(&self.model, &usage).unwrap_or(0);
+        }
+        spent
+    }
+
+    /// Whether the turn counts as a request: an upstream has answered it, or refused what the client asks for. What
+    /// upstreams, the store or this gateway failed at takes nothing from a key.
+    fn is_request(&self) -> bool {
+        let is_own_fault =
+            self.fault == Some(Fault::Client.as_str()) && self.http_status != TOO_MANY_REQUESTS;
+        self.first_event.is_some() || (is_own_fault && !self.attempts.is_empty())
+    }
+
     pub(super) fn settle(&mut self) {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
@@ -180,8 +227,14 @@ impl Ledger {
         if let Some(fault) = self.fault {
             metrics.turn_failed(fault, self.code.as_deref());
         }
-        if !self.is_recorded {
-            self.turns.chains.append_log(self.row());
+        match self.held.take() {
+            Some(held) if self.is_recorded => held.settled(),
+            Some(held) => {
+                let spent = self.spent(&held);
+                held.settle(spent, self.row());
+            }
+            None if self.is_recorded => {}
+            None => self.turns.chains.append_log(self.row()),
         }
         tracing::info!(
             target: "antiphon::turn",

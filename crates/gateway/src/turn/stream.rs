@@ -18,7 +18,7 @@ use super::attempt::{Answer, Failed, Reply};
 use super::presence::{Drain, GivenUp};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Turn, Turns, codex};
+use super::{Failure, Incoming, Presence, Rejected, Turn, Turns, codex};
 use crate::pool::Verdict;
 
 /// A comment: every client skips it, and no proxy takes the stream for dead.
@@ -77,7 +77,7 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<EventStream, Failure> {
+    ) -> Result<EventStream, Rejected> {
         if !incoming.create.generate {
             return self.warm_up(incoming, presence).await;
         }
@@ -94,7 +94,7 @@ impl Turns {
             Err(failure) => {
                 turn.ledger.fail(&failure);
                 turn.ledger.settle();
-                Err(failure)
+                Err(turn.rejected(failure))
             }
         }
     }
@@ -165,8 +165,9 @@ impl Opening {
 // === impl Streaming ===
 
 impl Streaming {
-    fn new(mut turn: Turn, resolved: Resolved, reply: Reply, opening: Opening) -> Self {
+    fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: Opening) -> Self {
         turn.ledger.answered(&reply);
+        turn.tell_rates(&mut reply.headers);
         let Opening { relay, ready, phase, heard } = opening;
         Self {
             owned: turn.owned(&resolved),
@@ -298,6 +299,7 @@ impl Streaming {
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
         let finished = self.relay.cancel(|| self.skeleton());
+        self.turn.ledger.relayed_events = self.relay.events();
         self.turn.ledger.break_off(&Failure::ClientGone);
         // There is nobody to tell; the store has logged and counted the failure.
         self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::record::Finished;
 use super::resolve::Resolved;
-use super::{EventStream, Failure, Incoming, Presence, Turn, Turns};
+use super::{EventStream, Failure, Incoming, Presence, Rejected, Turn, Turns};
 
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
@@ -32,14 +32,14 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<EventStream, Failure> {
+    ) -> Result<EventStream, Rejected> {
         let mut turn = self.admit(incoming, presence);
         let result = turn.warm_up().await;
         if let Err(failure) = &result {
             turn.ledger.fail(failure);
         }
         turn.ledger.settle();
-        result
+        result.map_err(|failure| turn.rejected(failure))
     }
 }
 

@@ -19,7 +19,7 @@ async fn a_key_is_made_shown_once_and_listed_by_its_prefix() {
         "name": "laptop",
         "models": ["gpt-*", "sim"],
         "expires_at": "2090-03-29T02:30:00+05:45",
-        "limits": {"requests_per_minute": 60, "x": null},
+        "limits": {"requests_per_minute": 60, "budgets": []},
     });
     let reply = create(&operator, &asked).await;
     assert_eq!(reply.status, 201);

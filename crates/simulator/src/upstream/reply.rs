@@ -172,7 +172,7 @@ impl Reply<'_> {
     }
 
     pub(super) fn usage(&self) -> String {
-        if matches!(self.ending, Ending::Failed { .. }) {
+        if matches!(self.ending, Ending::Failed { .. }) && self.usage.is_none() {
             return String::from("null");
         }
         let reasoning = self.tokens(|item| matches!(item.kind, Kind::Reasoning { .. }));

@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order in which they are copied.
-pub(crate) static TABLES: [Table; 10] = [
+pub(crate) static TABLES: [Table; 12] = [
     Table {
         name: "responses",
         key: 2,
@@ -130,6 +130,28 @@ pub(crate) static TABLES: [Table; 10] = [
         name: "admin_tokens",
         key: 1,
         columns: &[("name", Kind::Text), ("hash", Kind::Bytes), ("created_at", Kind::Number)],
+    },
+    Table {
+        name: "counters",
+        key: 3,
+        columns: &[
+            ("scope", Kind::Text),
+            ("rule", Kind::Text),
+            ("window_start", Kind::Number),
+            ("window_end", Kind::Number),
+            ("used", Kind::Number),
+            ("held", Kind::Number),
+        ],
+    },
+    Table {
+        name: "reservations",
+        key: 1,
+        columns: &[
+            ("id", Kind::Id),
+            ("expires_at", Kind::Number),
+            ("swept_at", Kind::Number),
+            ("holds", Kind::Text),
+        ],
     },
     Table {
         name: "keys",

@@ -1,4 +1,4 @@
-//! Rows of the request log that nobody waits for: they gather until a commit takes them along, or for a while.
+//! Rows of the request log, and settlements, that nobody waits for: they gather until a commit takes them along, or for a while.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::{LogRow, Timestamp};
+use super::Operation;
+use crate::Timestamp;
 
 /// How long rows may wait for company: waking the writer for each of them, or a commit for each, would cost more than the
 /// turn that the row is about.
@@ -29,7 +30,7 @@ pub(super) struct LogRows {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    rows: Vec<LogRow>,
+    rows: Vec<Operation>,
     /// They came back from a commit that failed, and nobody has been told to try again.
     are_back: bool,
     is_closed: bool,
@@ -70,9 +71,9 @@ impl LogRows {
     }
 
     /// Lost if there is no place for it.
-    pub(super) fn push(&self, row: LogRow) {
+    pub(super) fn push(&self, row: Operation) {
         let mut waiting = self.lock();
-        if waiting.is_closed || waiting.rows.len() >= MAX_ROWS {
+        if waiting.is_closed || !waiting.has_room_for(&row) {
             self.lose_untold(waiting, 1);
             return;
         }
@@ -84,26 +85,41 @@ impl LogRows {
 
     /// Takes rows back that could not be written now; as many as there is place for. They are tried again with the next
     /// operation, or the next row.
-    pub(super) fn put_back(&self, rows: Vec<LogRow>) {
+    pub(super) fn put_back(&self, rows: Vec<Operation>) {
         let mut waiting = self.lock();
-        let room = if waiting.is_closed { 0 } else { MAX_ROWS.saturating_sub(waiting.rows.len()) };
-        let excess = rows.len().saturating_sub(room);
-        waiting.rows.extend(rows.into_iter().take(room));
+        let mut excess = 0;
+        for row in rows {
+            if !waiting.is_closed && waiting.has_room_for(&row) {
+                waiting.rows.push(row);
+            } else {
+                excess += 1;
+            }
+        }
         waiting.are_back = true;
         self.lose_untold(waiting, excess);
     }
 
     /// So many rows will never be written, and the log tells of it when it is time to.
     fn lose_untold(&self, mut waiting: MutexGuard<'_, Waiting>, rows: usize) {
-        self.lose(rows);
+        self.count_lost(rows);
         waiting.untold.rows += rows;
         let due = waiting.untold.due(Instant::now());
         drop(waiting);
         tell(due);
     }
 
-    /// So many rows will never be written. The caller sees to it that the log tells why.
-    pub(super) fn lose(&self, rows: usize) {
+    /// These can't be written, now or later; a settlement can be without its row. The caller sees to it that the log tells
+    /// why.
+    pub(super) fn lose(&self, rows: Vec<Operation>) {
+        self.count_lost(rows.len());
+        for row in rows {
+            if let Operation::Log(_, Some(settlement)) = row {
+                self.push(Operation::Settle(settlement));
+            }
+        }
+    }
+
+    fn count_lost(&self, rows: usize) {
         self.lost.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
@@ -117,7 +133,7 @@ impl LogRows {
         tokio::time::sleep(GATHERING).await;
     }
 
-    pub(super) fn take(&self) -> Vec<LogRow> {
+    pub(super) fn take(&self) -> Vec<Operation> {
         let mut waiting = self.lock();
         let rows = std::mem::take(&mut waiting.rows);
         let due = waiting.untold.due(Instant::now());
@@ -153,6 +169,15 @@ fn tell(lost: Option<usize>) {
     }
 }
 
+// === impl Waiting ===
+
+impl Waiting {
+    /// Settlements have a place in any case: there are no more of them than turns that hold something.
+    fn has_room_for(&self, row: &Operation) -> bool {
+        self.rows.len() < MAX_ROWS || row.settlement().is_some()
+    }
+}
+
 // === impl Untold ===
 
 impl Untold {
@@ -183,6 +208,7 @@ mod tests {
     use tracing::span;
 
     use super::*;
+    use crate::LogRow;
 
     /// Notes the `rows` of each event.
     #[derive(Debug, Clone, Default)]
@@ -220,8 +246,8 @@ mod tests {
         fn exit(&self, _: &span::Id) {}
     }
 
-    fn row() -> LogRow {
-        LogRow {
+    fn row() -> Operation {
+        let row = LogRow {
             at: Timestamp::from_unix_ms(0),
             project: ProjectId::new("p"),
             response: ResponseId::mint(0, &[0; 10]),
@@ -241,7 +267,8 @@ mod tests {
             cost_nano_usd: None,
             duration: Duration::ZERO,
             first_event: None,
-        }
+        };
+        Operation::Log(Box::new(row), None)
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
+use crate::Reservation;
 
 /// Notes what it is given, and does with it what the test says.
 struct Scripted<F> {
@@ -195,7 +196,7 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
         if away.load(Ordering::Relaxed) {
             return Err(NotCommitted::Unavailable("away".into()));
         }
-        let in_batch = batch.iter().filter(|operation| matches!(operation, Operation::Log(_))).count();
+        let in_batch = batch.iter().filter(|operation| matches!(operation, Operation::Log(..))).count();
         rows.fetch_add(in_batch, Ordering::Relaxed);
         Ok(())
     });
@@ -224,7 +225,7 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
 #[tokio::test]
 async fn a_log_row_that_is_refused_is_lost_alone() {
     let (group, _) = start(LONG, |batch| {
-        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(row) if row.depth == 7);
+        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(row, _) if row.depth == 7);
         if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
     for depth in [1, 7, 2] {
@@ -232,4 +233,82 @@ async fn a_log_row_that_is_refused_is_lost_alone() {
     }
     group.close().await;
     assert_eq!(group.lost_rows(), 1);
+}
+
+fn settlement(n: u64) -> Settlement {
+    Settlement::release(ResponseId::mint(n, &[0; 10]))
+}
+
+/// Which reservations were settled, and whether with a row of the log.
+type Settled = Arc<Mutex<Vec<(ResponseId, bool)>>>;
+
+/// An engine that notes them.
+fn start_settling(
+    commit: impl Fn(&[Operation]) -> Result<(), NotCommitted> + Send + 'static,
+) -> (Arc<Group>, Settled) {
+    let settled = Settled::default();
+    let noted = Arc::clone(&settled);
+    let (group, _) = start(LONG, move |batch| {
+        commit(batch)?;
+        let with_row = |operation: &Operation| matches!(operation, Operation::Log(..));
+        let of = batch.iter().filter_map(|operation| Some((operation.settlement()?.id, with_row(operation))));
+        noted.lock().unwrap().extend(of);
+        Ok(())
+    });
+    (group, settled)
+}
+
+#[tokio::test]
+async fn settlements_wait_for_a_store_that_is_away_and_are_never_too_many() {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let away = Arc::clone(&is_away);
+    let (group, settled) = start_settling(move |_| {
+        if away.load(Ordering::Relaxed) { Err(NotCommitted::Unavailable("away".into())) } else { Ok(()) }
+    });
+    group.settle(settlement(1), None);
+    for n in 0..20_000 {
+        group.append(row(n));
+    }
+    group.write(Operation::Check).await.unwrap_err();
+    assert!(group.lost_rows() > 0);
+    let lost = group.lost_rows();
+    group.settle(settlement(2), Some(row(2)));
+    group.write(Operation::Check).await.unwrap_err();
+    assert_eq!(group.lost_rows(), lost);
+    is_away.store(false, Ordering::Relaxed);
+    group.write(Operation::Check).await.unwrap();
+    assert_eq!(*settled.lock().unwrap(), [(settlement(1).id, false), (settlement(2).id, true)]);
+}
+
+#[tokio::test]
+async fn a_settlement_is_written_without_its_row_if_that_is_refused() {
+    let (group, settled) = start_settling(|batch| {
+        let is_bad = |operation: &Operation| matches!(operation, Operation::Log(..));
+        if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
+    });
+    group.settle(settlement(1), Some(row(1)));
+    group.write(Operation::Check).await.unwrap();
+    group.close().await;
+    assert_eq!((group.lost_rows(), settled.lock().unwrap().clone()), (1, vec![(settlement(1).id, false)]));
+}
+
+/// Its caller goes before it is written, or while it is; what the engine says then nobody hears.
+#[tokio::test]
+async fn what_is_reserved_for_nobody_is_given_back() {
+    for patience_ms in [0, 5, 15] {
+        let (group, settled) = start_settling(|_| Ok(()));
+        // The engine is busy when the reservation comes.
+        let busy = tokio::spawn({
+            let group = Arc::clone(&group);
+            async move { group.write(Operation::Check).await }
+        });
+        let id = settlement(1).id;
+        let reservation = Reservation { id, expires_at: Timestamp::from_unix_ms(0), holds: Vec::new() };
+        let reserving = timeout(Duration::from_millis(patience_ms), group.reserve(reservation));
+        assert!(reserving.await.is_err());
+        busy.await.unwrap().unwrap();
+        group.close().await;
+        let settled = settled.lock().unwrap();
+        assert!(!settled.is_empty() && settled.iter().all(|(settled, _)| *settled == id), "{patience_ms} ms");
+    }
 }

@@ -58,12 +58,8 @@ impl<'a> Inserts<'a> {
                     }));
                     all.add_log(&record.log);
                 }
-                Operation::Log(row) => all.add_log(row),
-                Operation::Delete { .. }
-                | Operation::Purge { .. }
-                | Operation::Execute(_)
-                | Operation::ExecuteAll(_)
-                | Operation::Check => {}
+                Operation::Log(row, _) => all.add_log(row),
+                _ => {}
             }
         }
         all.records.sort_by_key(|record| (record.response.turn.id.uuid(), record.project.as_str()));

@@ -7,6 +7,7 @@ mod connect;
 mod copy;
 mod error;
 mod insert;
+mod limits;
 mod link;
 mod purge;
 mod read;
@@ -34,8 +35,8 @@ use crate::group::Group;
 use crate::sql::{Columns, Database, Query, Statement};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
-    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved,
+    Responses, Settlement, Store, StoreError, StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp,
 };
 
 /// A store in a PostgreSQL database.
@@ -173,6 +174,21 @@ impl RequestLog for PostgresStore {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl Limits for PostgresStore {
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.group.reserve(reservation).await
+    }
+
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
+        self.group.settle(settlement, row);
+    }
+
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.group.sweep(now, max_rows).await
     }
 }
 

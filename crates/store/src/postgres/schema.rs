@@ -13,12 +13,13 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 5] = [
+static MIGRATIONS: [Migration; 6] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
     Migration::new(4, "keys", include_str!("../../migrations/postgres/0004_keys.sql")),
     Migration::new(5, "usage", include_str!("../../migrations/postgres/0005_usage.sql")),
+    Migration::new(6, "limits", include_str!("../../migrations/postgres/0006_limits.sql")),
 ];
 
 /// "Antiphon" in ASCII; no other program's locks are likely to be named so.

@@ -2,15 +2,18 @@ use antiphon_testkit::Postgres;
 use tokio_postgres::NoTls;
 
 use super::insert::INSERT;
+use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP};
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, FORGET_SUMS, LAST_TO_GO, TRY_LOCK};
 use super::read::{FIND_ITEMS, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::schema::{HAS_VERSIONS, LOCK, NOTE, VERSIONS};
 use super::write::{CHECK_DELETE, CHECK_INSERT, DELETE};
 use super::*;
 
-const OF_TABLES: [&str; 13] = [
+const OF_TABLES: [&str; 15] = [
     FORGET_SUMS,
     LAST_TO_GO,
+    SETTLE,
+    SWEEP,
     LIST_DELETED,
     INSERT,
     DELETE_ITEMS,
@@ -23,7 +26,8 @@ const OF_TABLES: [&str; 13] = [
     CHECK_DELETE,
     DELETE,
 ];
-const OTHERS: [&str; 8] = [STATS, TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, CHECK_INSERT, LIST_LOG];
+const OTHERS: [&str; 10] =
+    [RESERVE, CHANGE, STATS, TRY_LOCK, HAS_VERSIONS, LOCK, NOTE, VERSIONS, CHECK_INSERT, LIST_LOG];
 
 /// A database with a schema.
 async fn client() -> tokio_postgres::Client {
@@ -31,7 +35,7 @@ async fn client() -> tokio_postgres::Client {
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
     assert_eq!(
         migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage"]
+        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage", "0006_limits"]
     );
     assert!(pending(&target).await.unwrap().is_empty());
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
+use super::limits::Limiting;
 use super::link::{Link, Session};
 use super::{purge, statement};
 use crate::body::Encoder;
@@ -70,13 +71,13 @@ impl PostgresEngine {
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
-        let inserts = Inserts::of(batch);
+        let (inserts, limiting) = (Inserts::of(batch), Limiting::of(batch));
         let columns = if inserts.is_empty() { Vec::new() } else { inserts.columns(&mut self.encoder) };
         let (session, _held) = self.acquire().await?;
         let client = session.client();
         let is_inserted =
-            |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(_));
-        if batch.iter().all(is_inserted) {
+            |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));
+        if limiting.is_empty() && batch.iter().all(is_inserted) {
             session.run(self.limit, insert(client, columns)).await?;
             return Ok(vec![Outcome::Done; batch.len()]);
         }
@@ -89,6 +90,7 @@ impl PostgresEngine {
             for operation in batch {
                 outcomes.push(run_one(client, operation).await?);
             }
+            limiting.run(client, &mut outcomes).await?;
             client.batch_execute("COMMIT").await?;
             Ok(outcomes)
         };
@@ -126,7 +128,12 @@ async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Res
 
 async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Error> {
     match operation {
-        Operation::Record(_) | Operation::Log(_) => Ok(Outcome::Done),
+        // Done together with others.
+        Operation::Record(_)
+        | Operation::Log(..)
+        | Operation::Reserve(_)
+        | Operation::Settle(_)
+        | Operation::Sweep { .. } => Ok(Outcome::Done),
         Operation::Delete { project, id, now } => {
             let (id, now) = (id.uuid(), now.unix_ms());
             let arguments: [(&(dyn ToSql + Sync), Type); 3] =

@@ -3,6 +3,7 @@
 mod copy;
 mod error;
 mod insert;
+mod limits;
 mod migrate;
 mod open;
 mod purge;
@@ -31,8 +32,8 @@ use crate::migration::Migration;
 use crate::sql::{Columns, Database, Query, Statement};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, Purged, Record, RequestLog, Responses, Store, StoreError,
-    StoreOptions, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved,
+    Responses, Settlement, Store, StoreError, StoreOptions, StoredResponse, StoredTurn, Timestamp,
 };
 
 /// A store in an SQLite database.
@@ -156,6 +157,21 @@ impl RequestLog for SqliteStore {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.readers.read(move |connection| read::list_log(connection, max_rows)).await
+    }
+}
+
+#[async_trait]
+impl Limits for SqliteStore {
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.group.reserve(reservation).await
+    }
+
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
+        self.group.settle(settlement, row);
+    }
+
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.group.sweep(now, max_rows).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
+use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP};
 use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, DOOMED, FORGET_SUMS, LAST_TO_GO};
 use super::read::{FIND_ITEM, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
 use super::readers::lock;
@@ -14,10 +15,15 @@ use crate::{Durability, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 20] = [
+const ALL: [&str; 25] = [
     ADD_TO_SUMS,
     FORGET_SUMS,
     LAST_TO_GO,
+    CHANGE,
+    LOOK,
+    RESERVE,
+    SETTLE,
+    SWEEP,
     CHECK[0],
     CHECK[1],
     DELETE,
@@ -95,7 +101,18 @@ async fn what_is_copied_is_read_in_bounded_pages() {
 fn no_statement_reads_a_table_from_end_to_end() {
     let opened = open_in_memory();
     let connection = lock(&opened.writer);
-    let tables = ["responses", "items", "request_log", "usage_rollups", "r", "p", "c", "i"];
+    let tables = [
+        "responses",
+        "items",
+        "request_log",
+        "usage_rollups",
+        "counters",
+        "reservations",
+        "r",
+        "p",
+        "c",
+        "i",
+    ];
     let all = ALL.into_iter().filter(|text| !CHECK.contains(text) && ![LIST_LOG, STATS].contains(text));
     for text in all.chain(crate::usage::STATEMENTS) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
@@ -148,7 +165,7 @@ fn record(n: u8) -> Record {
         first_event: None,
     };
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project, response, items: Vec::new(), log }
+    Record { project, response, items: Vec::new(), log, settlement: None }
 }
 
 /// A store whose disk holds as many pages as the number says, for connections that are opened from then on.

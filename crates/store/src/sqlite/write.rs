@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::insert::{insert_log, insert_record};
 use super::open::Opener;
 use super::readers::{Readers, Shared, lock};
-use super::{purge, statement};
+use super::{limits, purge, statement};
 use crate::Timestamp;
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
@@ -96,9 +96,17 @@ fn transact(
 }
 
 fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) -> rusqlite::Result<Outcome> {
+    if let Some(settlement) = operation.settlement() {
+        limits::settle(connection, settlement)?;
+    }
     match operation {
         Operation::Record(record) => insert_record(connection, record, encoder).map(|()| Outcome::Done),
-        Operation::Log(row) => insert_log(connection, row).map(|()| Outcome::Done),
+        Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
+        Operation::Settle(_) => Ok(Outcome::Done),
+        Operation::Reserve(reservation) => {
+            limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
+        }
+        Operation::Sweep { now, max_rows } => limits::sweep(connection, *now, *max_rows).map(Outcome::Swept),
         Operation::Delete { project, id, now } => {
             delete(connection, project, *id, *now).map(Outcome::Changed)
         }

@@ -18,6 +18,7 @@ use crate::fixture::{
     NOW, after, entry, id, key, log_row, numbers, project, record, record_all, record_chain, record_of, turn,
     whole,
 };
+use crate::limits::{reservation, usual_holds};
 
 /// A database to copy from and one to copy to.
 struct Pair {
@@ -97,6 +98,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.lock_credential("two", lock).await.unwrap());
     let credential = StoredCredential { origin: "o".into(), sealed: Some(vec![0, 255]) };
     assert!(store.put_credential("two", credential, lock).await.unwrap());
+    assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
 }
 
@@ -118,6 +120,8 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
+                ("counters", [2, 0, 0, 0]),
+                ("reservations", [1, 0, 0, 0]),
                 ("keys", [1, 0, 0, 0]),
                 ("audit", [3, 0, 0, 0]),
                 ("changes", [1, 0, 0, 0]),

@@ -178,6 +178,7 @@ pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
         response: StoredResponse { turn, created_at: NOW, body },
         items,
         log,
+        settlement: None,
     }
 }
 

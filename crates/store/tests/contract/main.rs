@@ -13,6 +13,7 @@ mod deletion;
 mod fixture;
 mod items;
 mod keys;
+mod limits;
 mod log;
 mod model;
 mod postgres;
@@ -68,6 +69,10 @@ macro_rules! contract {
             usage: what_was_written_is_seen_at_once, counts_of_any_size_can_be_summed_up,
                 a_late_row_is_counted_once_its_hour_is_summed_up_again, rows_that_leave_the_log_go_on_counting,
                 old_sums_go, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
+            limits: a_reservation_is_held_whole_or_not_at_all, what_is_settled_twice_counts_once,
+                a_record_settles_its_reservation, of_many_at_once_no_limit_is_exceeded_and_nothing_leaks,
+                what_a_dropped_caller_reserves_is_given_back, an_expired_reservation_is_given_back_and_its_turn_counts,
+                old_counters_go, random_histories_of_reservations_add_up;
             model: random_histories_match_the_model;
         ]);)+
     };

@@ -29,7 +29,7 @@ fn an_unknown_key_comes_with_the_known_ones() {
     assert_eq!(
         Case::file("colour = 1").error(),
         "colour (in antiphon.toml): unknown key. Known here: listen, admin_listen, auth, store, accounts, routing, limits, \
-         timeouts, turns, sockets, usage, log, prices"
+         timeouts, turns, sockets, usage, log, prices, projects"
     );
 }
 
@@ -38,7 +38,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
     assert_eq!(
         Case::empty().variable("ANTIPHON_STORE_URL", "sqlite://x").error(),
         "store_url (environment variable ANTIPHON_STORE_URL): unknown key; did you mean store.url (as a variable \
-         ANTIPHON_STORE__URL)? Known here: listen, admin_listen, auth, store, accounts, routing, limits, timeouts, turns, sockets, usage, log, prices"
+         ANTIPHON_STORE__URL)? Known here: listen, admin_listen, auth, store, accounts, routing, limits, timeouts, turns, sockets, usage, log, prices, projects"
     );
 }
 
@@ -183,6 +183,16 @@ fn a_bad_url_from_the_openai_variable_names_that_variable() {
         "accounts[0].base_url = \"api.example\" (environment variable OPENAI_BASE_URL): must be an http or https URL such as \
          \"https://api.openai.com/v1\""
     );
+}
+
+#[test]
+fn what_is_no_limit_of_a_project_is_told() {
+    let error = |limits: &str| Case::file(&format!("[projects.team]\nlimits = {limits}")).error();
+    assert!(error("{ rpm = 1 }").contains("projects.team.limits (in antiphon.toml): unknown field `rpm`"));
+    let zero = error("{ budgets = [{ tokens = 0, window = \"day\" }] }");
+    assert!(zero.contains("the limit of tokens per day is from 1 to"), "{zero}");
+    let name = Case::file("[projects.\"a b\"]\nlimits = { concurrent_turns = 1 }").error();
+    assert!(name.contains("no key can have a project of this name"), "{name}");
 }
 
 #[test]

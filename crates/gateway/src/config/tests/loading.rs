@@ -70,6 +70,7 @@ body_memory = 20000000
 max_chain_depth = 7
 max_history = "1GiB"
 max_connections = 8
+assumed_output_tokens = 7
 
 [timeouts]
 connect = "1s"
@@ -103,6 +104,9 @@ input = 1
 cached_input = 0.125
 output = "4.5"
 reasoning = 3.75
+
+[projects.team]
+limits = { requests_per_minute = 6, budgets = [{ cost = 2.5, window = "month" }] }
 
 [log]
 format = "json"

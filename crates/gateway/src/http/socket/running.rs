@@ -13,13 +13,13 @@ use super::lanes::Asked;
 use super::refusal;
 use crate::http::Doors;
 use crate::keys::Caller;
-use crate::turn::{EventStream, Failure, Incoming, Lane, Transport, UntilDrained, UntilFinished};
+use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
 
 type Events = UntilDrained<EventStream>;
-type Beginning = Pin<Box<dyn Future<Output = Result<Events, Failure>> + Send>>;
+type Beginning = Pin<Box<dyn Future<Output = Result<Events, Rejected>> + Send>>;
 
 /// A turn that holds its lane. Dropped, it goes on without its client if it is to be stored.
 pub struct Running {
@@ -32,7 +32,7 @@ pub struct Running {
 enum Stage {
     Beginning(UntilFinished<Beginning>),
     Events(Events),
-    Refused(Failure),
+    Refused(Rejected),
     Over,
 }
 
@@ -46,7 +46,7 @@ impl Running {
             Err(error) => {
                 let failure = Failure::Request(error);
                 refused_unread(doors, &failure);
-                return Self { lane, parent, stage: Stage::Refused(failure) };
+                return Self { lane, parent, stage: Stage::Refused(Rejected { failure, rates: None }) };
             }
         };
         let mut headers = headers.clone();
@@ -78,12 +78,12 @@ impl Running {
                 Stage::Beginning(begun) => {
                     self.stage = match ready!(Pin::new(begun).poll(cx)) {
                         Ok(events) => Stage::Events(events),
-                        Err(failure) => Stage::Refused(failure),
+                        Err(rejected) => Stage::Refused(rejected),
                     };
                 }
                 Stage::Events(events) => return events.poll_chunk(cx),
-                Stage::Refused(failure) => {
-                    let frame = refusal::render(failure, self.lane.stream_id.as_ref());
+                Stage::Refused(rejected) => {
+                    let frame = refusal::render_turn(rejected, self.lane.stream_id.as_ref());
                     // What could not be continued now is not offered again: the client sends everything.
                     if let Some(parent) = self.parent {
                         self.lane.evict(parent);

@@ -1,0 +1,79 @@
+//! Limits: a turn holds what it may come to before an account is chosen, and its client is told what is left.
+
+use std::time::Duration;
+
+use antiphon_protocol::request::Operation;
+use antiphon_protocol::usage::Usage;
+use http::HeaderMap;
+
+use super::resolve::Resolved;
+use super::{Failure, Rejected, Rules, Turn};
+use crate::limits::{Asking, Estimate, NotHeld, input_tokens};
+
+/// How long after the end of its time a turn may still be about to settle.
+const SETTLING: Duration = Duration::from_mins(10);
+
+impl Rules {
+    /// How long nobody doubts that a turn runs that holds something.
+    pub fn reservations_live(&self) -> Duration {
+        self.turn + SETTLING
+    }
+}
+
+impl Turn {
+    /// Costs a caller without limits nothing.
+    pub(super) async fn reserve(&mut self, resolved: &Resolved) -> Result<(), Failure> {
+        if !self.turns.limits.apply_to(&self.project, self.key.as_deref()) {
+            return Ok(());
+        }
+        if !self.turns.chains.is_available() {
+            return Err(Failure::StoreUnavailable);
+        }
+        let asking = Asking {
+            id: self.id,
+            project: &self.project,
+            key: self.key.as_deref(),
+            model: &self.create.model,
+            now: self.turns.clock.now(),
+            expires_at: self.started_at.plus(self.turns.rules.reservations_live()),
+        };
+        let reserving = Box::pin(self.turns.limits.reserve(asking, self.estimate(resolved)));
+        match self.presence.or_given_up(reserving).await {
+            Err(_given_up) => Err(Failure::ClientGone),
+            Ok(Ok(held)) => {
+                self.rates = held.as_ref().map(|held| held.rates);
+                self.ledger.hold(held);
+                Ok(())
+            }
+            Ok(Err(NotHeld::Exceeded(exceeded))) => {
+                self.rates = Some(exceeded.rates);
+                Err(Failure::LimitReached(exceeded))
+            }
+            Ok(Err(NotHeld::Store(error))) => Err(error.into()),
+        }
+    }
+
+    fn estimate(&self, resolved: &Resolved) -> Estimate {
+        // No model is asked.
+        if self.create.operation == Operation::CountInput {
+            return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
+        }
+        let rules = &self.turns.rules;
+        let input_tokens = input_tokens(resolved.history().chain([self.create.body()]));
+        let output_tokens = self.create.max_output_tokens().unwrap_or(rules.assumed_output_tokens);
+        let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
+        let cost_nano_usd = rules.prices.cost_nano_usd(&self.create.model, &usage);
+        Estimate { input_tokens, output_tokens, cost_nano_usd }
+    }
+
+    /// What the upstream says of its own limits is not about this client.
+    pub(super) fn tell_rates(&self, headers: &mut HeaderMap) {
+        if let Some(rates) = &self.rates {
+            rates.replace(headers);
+        }
+    }
+
+    pub(super) fn rejected(&self, failure: Failure) -> Rejected {
+        Rejected { failure, rates: self.rates }
+    }
+}

@@ -1,0 +1,357 @@
+//! Limits of keys and projects, through the front door: what is refused, and what clients are told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Gate, Script, Simulator};
+use antiphon_store::{Clock, Counters};
+use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, header};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::administering::Operator;
+use crate::simulator;
+
+/// A gateway with one key that is under limits.
+pub(crate) struct Limited {
+    pub(crate) upstream: Simulator,
+    pub(crate) gateway: Gateway,
+    /// With the key.
+    pub(crate) client: Client,
+    pub(crate) secret: String,
+    pub(crate) key: String,
+}
+
+pub(crate) async fn limited(limits: Value) -> Limited {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream);
+    limited_over(upstream, setup, limits).await
+}
+
+pub(crate) async fn limited_over(upstream: Simulator, setup: Setup, limits: Value) -> Limited {
+    let gateway = setup.start().await;
+    let operator = Operator::of(&gateway).await;
+    let secret = operator.key(json!({"name": "one", "project": "team", "limits": limits})).await;
+    let key = operator.get("/api/keys/one").await["id"].as_str().unwrap().to_owned();
+    let client = gateway.client.with_secret(&secret);
+    Limited { upstream, gateway, client, secret, key }
+}
+
+impl Limited {
+    /// Used and held, by rule.
+    pub(crate) async fn standing(&self) -> BTreeMap<String, (u64, u64)> {
+        standing(&self.gateway, &self.key).await
+    }
+
+    /// Once nothing runs.
+    pub(crate) async fn settled(&self) -> BTreeMap<String, (u64, u64)> {
+        settled(&self.gateway).await;
+        self.standing().await
+    }
+}
+
+pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String, (u64, u64)> {
+    let (store, now) = (gateway.app.chains.store(), gateway.app.clock.now());
+    let counters = store.list_counters(scope, now).await.unwrap();
+    counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
+}
+
+/// Waits until nothing runs, and nothing is held.
+pub(crate) async fn settled(gateway: &Gateway) {
+    gateway.idle().await;
+    let done = async {
+        while gateway.app.chains.store().count_reservations().await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), done).await.expect("nothing is held");
+}
+
+pub(crate) fn of(rules: &[(&str, u64)]) -> BTreeMap<String, (u64, u64)> {
+    rules.iter().map(|&(rule, used)| (rule.to_owned(), (used, 0))).collect()
+}
+
+pub(crate) fn plain(input: &str) -> Value {
+    json!({"model": "sim", "input": input})
+}
+
+pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
+    let (status, code, param) = reply.refusal();
+    assert_eq!(param, None);
+    (status, code.unwrap(), reply.json()["error"]["type"].as_str().unwrap().to_owned())
+}
+
+fn message(reply: &Reply) -> String {
+    reply.json()["error"]["message"].as_str().unwrap().to_owned()
+}
+
+fn rates(reply: &Reply, of: &str) -> [String; 2] {
+    ["limit", "remaining"].map(|what| {
+        let name = format!("x-ratelimit-{what}-{of}");
+        reply.header(&name).unwrap_or_else(|| panic!("no {name} in {:?}", reply.headers)).to_owned()
+    })
+}
+
+/// A clock at the thirtieth second of a minute.
+fn half_past() -> Arc<ManualClock> {
+    let clock = Arc::new(ManualClock::default());
+    let into_minute = clock.now().unix_ms().rem_euclid(60_000);
+    clock.advance(Duration::from_millis((90_000 - into_minute).unsigned_abs()));
+    clock
+}
+
+/// A turn that runs until the gate is opened.
+pub(crate) async fn held_turn(limited: &Limited) -> (Gate, tokio::task::JoinHandle<Reply>) {
+    let (script, gate) = Script::answer("done").gated();
+    limited.upstream.script(script);
+    let client = limited.client.clone();
+    let in_flight = limited.upstream.in_flight();
+    let running = tokio::spawn(async move { client.create(plain("wait")).await });
+    limited.upstream.wait_until(|upstream| upstream.in_flight() > in_flight).await;
+    (gate, running)
+}
+
+#[tokio::test]
+async fn requests_of_a_minute_are_counted_and_told() {
+    let upstream = simulator().await;
+    let clock = half_past();
+    let setup = Setup::over(&upstream).clock(&clock);
+    let limited = limited_over(upstream, setup, json!({"requests_per_minute": 2})).await;
+    for remaining in ["1", "0"] {
+        let reply = limited.client.create(plain("hi")).await;
+        reply.ok();
+        assert_eq!(rates(&reply, "requests"), ["2", remaining]);
+        assert_eq!(reply.header("x-ratelimit-reset-requests"), Some("30s"));
+        assert_eq!(reply.header("x-ratelimit-limit-tokens"), None, "there is no such limit");
+    }
+    let asked = limited.upstream.counts().requests;
+    let reply = limited.client.create(plain("hi")).await;
+    assert_eq!(refusal(&reply), (429, "rate_limit_exceeded".into(), "rate_limit_error".into()));
+    assert_eq!(
+        (reply.header("retry-after"), rates(&reply, "requests")),
+        (Some("30"), ["2".into(), "0".into()])
+    );
+    let message = message(&reply);
+    assert!(
+        message.starts_with("This API key may use 2 requests per minute: 2 are used, 0 are held"),
+        "{message}"
+    );
+    assert!(message.contains("It is reset in 30 s, at 20"), "{message}");
+    assert_eq!(limited.upstream.counts().requests, asked, "nothing went upstream");
+    assert_eq!(limited.settled().await, of(&[("requests per minute", 2)]));
+    clock.advance(Duration::from_secs(30));
+    limited.client.create(plain("hi")).await.ok();
+    assert_eq!(limited.settled().await["requests per minute"], (1, 0));
+}
+
+#[tokio::test]
+async fn tokens_are_held_by_the_estimate_and_counted_by_the_report() {
+    let limited = limited(json!({"tokens_per_minute": 5_000})).await;
+    limited.upstream.script(Script::answer("short").usage(100, 20));
+    let body = json!({"model": "sim", "input": "hi", "max_output_tokens": 2_000});
+    let reply = limited.client.create(&body).await;
+    reply.ok();
+    let [limit, remaining] = rates(&reply, "tokens");
+    let remaining: u64 = remaining.parse().unwrap();
+    assert!(limit == "5000" && (2_900..3_000).contains(&remaining), "{remaining}");
+    assert_eq!(limited.settled().await, of(&[("tokens per minute", 120)]));
+    // More than everything: it runs, as nothing else does.
+    limited.upstream.script(Script::answer("long").usage(1_000, 4_000));
+    let large = json!({"model": "sim", "input": "hi", "max_output_tokens": 100_000});
+    let reply = limited.client.create(&large).await;
+    assert_eq!(refusal(&reply).1, "rate_limit_exceeded", "120 are used");
+    let text = message(&reply);
+    assert!(text.contains("5000 tokens per minute: 120 are used, 0 are held by requests under way, and this one may need 5000"), "{text}");
+    limited.client.create(&body).await.ok();
+    assert_eq!(
+        limited.settled().await,
+        of(&[("tokens per minute", 5_120)]),
+        "reality is counted, not the hope"
+    );
+    let reply = limited.client.create(json!({"model": "sim", "input": "hi", "max_output_tokens": 1})).await;
+    assert_eq!((refusal(&reply).0, &rates(&reply, "tokens")[1][..]), (429, "0"));
+}
+
+#[tokio::test]
+async fn an_estimate_alone_never_refuses_a_turn_for_good() {
+    let limited = limited(json!({"tokens_per_minute": 100})).await;
+    limited.upstream.script(Script::answer("short").usage(10, 2));
+    limited.client.create(plain(&"word ".repeat(1_000))).await.ok();
+    assert_eq!(limited.settled().await, of(&[("tokens per minute", 12)]));
+}
+
+#[tokio::test]
+async fn turns_at_the_same_time_are_limited_and_come_back() {
+    let limited = limited(json!({"concurrent_turns": 2})).await;
+    let (first, second) = (held_turn(&limited).await, held_turn(&limited).await);
+    let reply = limited.client.create(plain("hi")).await;
+    assert_eq!(refusal(&reply), (429, "rate_limit_exceeded".into(), "rate_limit_error".into()));
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(
+        message(&reply),
+        "This API key may have 2 concurrent turns, and has 2. Please retry when one has ended."
+    );
+    first.0.open();
+    first.1.await.unwrap().ok();
+    settled_to(&limited, 1).await;
+    limited.client.create(plain("hi")).await.ok();
+    second.0.open();
+    second.1.await.unwrap().ok();
+    assert_eq!(limited.settled().await, of(&[("concurrent turns", 0)]));
+}
+
+async fn settled_to(limited: &Limited, held: u64) {
+    let done = async {
+        while limited.standing().await["concurrent turns"] != (0, held) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+}
+
+#[tokio::test]
+async fn budgets_end_with_their_windows() {
+    let upstream = simulator().await;
+    let clock = half_past();
+    let setup = Setup::over(&upstream).clock(&clock).config(
+        "prices = [{ model = \"sim\", input = 1000, output = 2000 }]\nlimits.assumed_output_tokens = 1",
+    );
+    let limits = json!({"budgets": [
+        {"tokens": 1_000, "window": "hour"},
+        {"cost": 0.5, "window": "day"},
+        {"tokens": 5, "window": "hour", "models": ["other"]},
+    ]});
+    let limited = limited_over(upstream, setup, limits).await;
+    limited.upstream.script(Script::answer("x").usage(100, 200));
+    limited.client.create(plain("hi")).await.ok();
+    assert_eq!(
+        limited.settled().await,
+        of(&[("US dollars per day", 500_000_000), ("tokens per hour", 300)]),
+        "100 thousandths of a dollar and 400 of them"
+    );
+    let reply = limited.client.create(plain("hi")).await;
+    assert_eq!(refusal(&reply), (429, "insufficient_quota".into(), "insufficient_quota".into()));
+    let text = message(&reply);
+    assert!(
+        text.starts_with("This API key may use 0.50 US dollars per day: 0.50 are used, 0.00 are held"),
+        "{text}"
+    );
+    let rest: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    let until_midnight = 86_400 - clock.now().unix_seconds().rem_euclid(86_400).unsigned_abs();
+    assert_eq!(rest, until_midnight);
+    clock.advance(Duration::from_secs(until_midnight));
+    limited.client.create(plain("hi")).await.ok();
+}
+
+#[tokio::test]
+async fn keys_of_a_project_share_its_limits_and_have_their_own() {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream).config("[projects.team]\nlimits = { requests_per_minute = 3 }");
+    let limited = limited_over(upstream, setup, json!({"requests_per_minute": 2})).await;
+    let operator = Operator::of(&limited.gateway).await;
+    let other = operator.key(json!({"name": "two", "project": "team"})).await;
+    let other = limited.gateway.client.with_secret(&other);
+    assert_eq!(rates(&other.create(plain("hi")).await, "requests"), ["3", "2"]);
+    assert_eq!(rates(&limited.client.create(plain("hi")).await, "requests"), ["2", "1"], "the tighter one");
+    assert_eq!(rates(&limited.client.create(plain("hi")).await, "requests")[1], "0");
+    let reply = other.create(plain("hi")).await;
+    assert!(message(&reply).starts_with("The project of this API key may use 3 requests per minute"));
+    settled(&limited.gateway).await;
+    assert_eq!(standing(&limited.gateway, "project:team").await, of(&[("requests per minute", 3)]));
+    assert_eq!(limited.standing().await, of(&[("requests per minute", 2)]));
+    let third = operator.key(json!({"name": "three", "project": "elsewhere"})).await;
+    let reply = limited.gateway.client.with_secret(&third).create(plain("hi")).await;
+    reply.ok();
+    assert_eq!(reply.header("x-ratelimit-limit-requests"), Some("10000"), "the upstream's");
+}
+
+#[tokio::test]
+async fn limits_of_some_models_leave_the_others_alone() {
+    let limited = limited(json!({"per_model": [{"models": ["s?m"], "requests_per_minute": 1}]})).await;
+    let other = json!({"model": "gpt-5.4", "input": "hi"});
+    limited.client.create(plain("hi")).await.ok();
+    for _ in 0..2 {
+        limited.client.create(&other).await.ok();
+    }
+    let reply = limited.client.create(plain("hi")).await;
+    assert!(message(&reply).contains("1 requests per minute for s?m"), "{}", message(&reply));
+    limited.client.create(&other).await.ok();
+}
+
+#[tokio::test]
+async fn an_upstreams_own_rates_are_not_shown_to_a_limited_key() {
+    let limited = limited(json!({"requests_per_minute": 9})).await;
+    let theirs =
+        |script: Script| script.header("x-ratelimit-remaining-requests", "4999").header("x-request-id", "u1");
+    for body in [plain("hi"), json!({"model": "sim", "input": "hi", "stream": true})] {
+        limited.upstream.script(theirs(Script::answer("x")));
+        let reply = limited.client.create(&body).await;
+        assert_eq!((reply.status.as_u16(), &rates(&reply, "requests")[0][..]), (200, "9"));
+        assert_eq!(reply.header("x-request-id"), Some("u1"));
+        limited.upstream.script(theirs(Script::refusal(400, "invalid_value", "No.")));
+        let reply = limited.client.create(&body).await;
+        assert_eq!((reply.status.as_u16(), &rates(&reply, "requests")[0][..]), (400, "9"));
+    }
+    let operator = Operator::of(&limited.gateway).await;
+    let free = operator.key(json!({"name": "free"})).await;
+    limited.upstream.script(theirs(Script::answer("x")));
+    let reply = limited.gateway.client.with_secret(&free).create(plain("hi")).await;
+    assert_eq!(reply.header("x-ratelimit-remaining-requests"), Some("4999"));
+}
+
+#[tokio::test]
+async fn a_socket_is_told_in_its_frame() {
+    let limited = limited(json!({"requests_per_minute": 1})).await;
+    let bearer = format!("Bearer {}", limited.secret);
+    let headers = [header("authorization", &bearer)];
+    let mut socket = Socket::connect(limited.gateway.address(), "/v1/responses", &headers).await.unwrap();
+    // What puts the context in place asks no upstream, and counts nothing.
+    let frame = |generate: bool| json!({"model": "sim", "input": "hi", "store": false, "generate": generate});
+    socket.created(frame(false)).await;
+    socket.created(frame(true)).await;
+    socket.create(frame(true)).await;
+    let frame = socket.frame().await;
+    assert_eq!((&frame["status"], &frame["error"]["code"]), (&json!(429), &json!("rate_limit_exceeded")));
+    assert_eq!(frame["headers"]["x-ratelimit-remaining-requests"], "0");
+    let after: u64 = frame["headers"]["retry-after"].as_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&after));
+    assert_eq!(limited.settled().await, of(&[("requests per minute", 1)]));
+}
+
+#[tokio::test]
+async fn what_is_no_limit_is_refused_when_a_key_is_made() {
+    let limited = limited(json!({})).await;
+    let operator = Operator::of(&limited.gateway).await;
+    for limits in [json!({"rpm": 1}), json!({"requests_per_minute": 0}), json!({"budgets": [{"tokens": 1}]})]
+    {
+        let body = json!({"name": "two", "limits": limits});
+        let reply = operator.send(Method::POST, "/api/keys", body).await;
+        assert_eq!(reply.refusal(), (400, Some("invalid_value".into()), Some("limits".into())));
+    }
+    limited.client.create(plain("hi")).await.ok();
+    assert_eq!(limited.settled().await, of(&[]), "a key without limits is never counted");
+}
+
+#[tokio::test]
+async fn rejections_and_reservations_are_counted_without_keys() {
+    let limited = limited(json!({"concurrent_turns": 1})).await;
+    let (gate, running) = held_turn(&limited).await;
+    limited.client.create(plain("hi")).await.refusal();
+    let metrics = async || {
+        let body = limited.gateway.client.get("/metrics").await.body;
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    let shown = metrics().await;
+    assert!(shown.contains("antiphon_limit_rejections_total{limit=\"concurrent_turns\"} 1"), "{shown}");
+    assert!(shown.contains("antiphon_reservations 1"));
+    assert!(
+        shown.contains("antiphon_failures_total{fault=\"limits\",code=\"rate_limit_exceeded\"} 1"),
+        "{shown}"
+    );
+    assert!(!shown.contains(&limited.key));
+    gate.open();
+    running.await.unwrap().ok();
+    settled(&limited.gateway).await;
+    assert!(metrics().await.contains("antiphon_reservations 0"));
+}

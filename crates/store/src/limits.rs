@@ -1,0 +1,306 @@
+//! Limits: what turns hold of them while they run, and what was used of them.
+//!
+//! A turn reserves what it may come to, all of it or nothing, and settles with what it came to. A reservation is a row that
+//! the settlement removes, so that nothing is settled twice. Whoever dies between the two leaves the row, and
+//! [`sweep`](Limits::sweep) gives back what it held.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antiphon_protocol::id::ResponseId;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::sql::{Database, Kind, Query, Statement, number, text};
+use crate::{LogRow, StoreError, Timestamp};
+
+/// What a turn may come to, of every limit that it is under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The response's: a turn reserves once.
+    pub id: ResponseId,
+    /// When it may be given back without a settlement.
+    pub expires_at: Timestamp,
+    pub holds: Vec<Hold>,
+}
+
+/// What a turn may come to, of one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub counter: CounterId,
+    /// When the counter is of no more use.
+    pub window_end: Timestamp,
+    pub measure: Measure,
+    pub amount: u64,
+    /// What may be used and held of it, this hold included.
+    pub limit: u64,
+}
+
+/// Names a counter. Counters are written in the order of their ids, so that replicas wait for one another instead of for
+/// each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterId {
+    /// Of whom.
+    pub scope: Arc<str>,
+    /// Of what.
+    pub rule: Arc<str>,
+    pub window_start: Timestamp,
+}
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    Requests,
+    Tokens,
+    /// In billionths of a US dollar.
+    Cost,
+    /// That run at the same time: nothing of them is used in the end.
+    Turns,
+}
+
+/// How a counter stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub used: u64,
+    pub held: u64,
+}
+
+/// What came of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// `false` if a limit would be exceeded: nothing is held.
+    pub is_held: bool,
+    /// Without this reservation, in the order of its holds.
+    pub counts: Vec<Count>,
+}
+
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settlement {
+    pub id: ResponseId,
+    pub spent: Spent,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub requests: u64,
+    pub tokens: u64,
+    pub cost_nano_usd: u64,
+}
+
+/// Reservations in a storage engine.
+#[async_trait]
+pub trait Limits: Send + Sync {
+    /// Holds what the reservation says if no limit is exceeded by it, else nothing. Nothing stays held if this fails, or is
+    /// dropped before it is done, whenever it may be written.
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
+
+    /// Takes a settlement for writing soon, with the turn's row in the request log. Returns at once, and does nothing if the
+    /// turn is settled. While the store is away settlements are kept.
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>);
+
+    /// Gives back what expired reservations hold, up to `max_rows` of them, and returns how many they were. What such a turn
+    /// has used is still counted, should it settle after all.
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError>;
+}
+
+/// Counters in any store.
+#[async_trait]
+pub trait Counters: Send + Sync {
+    /// Every counter of this scope whose window has not ended, in their order.
+    async fn list_counters(&self, scope: &str, now: Timestamp)
+    -> Result<Vec<(CounterId, Count)>, StoreError>;
+
+    /// Reservations that hold something.
+    async fn count_reservations(&self) -> Result<u64, StoreError>;
+
+    /// Removes up to `max_rows` counters whose windows had ended by then, and as many reservations that were swept and had
+    /// expired by then. `false` if there were none.
+    async fn purge_counters(&self, before: Timestamp, max_rows: u32) -> Result<bool, StoreError>;
+}
+
+const LIST: &str = "SELECT rule, window_start, used, held FROM counters \
+     WHERE scope = $1 AND (window_end > $2 OR window_end = 0) ORDER BY rule, window_start";
+
+const COUNT: &str = "SELECT count(*) FROM reservations WHERE swept_at IS NULL";
+
+/// The first condition is asked again of a row that others have just changed.
+const PURGE_COUNTERS: &str = "DELETE FROM counters WHERE held = 0 AND (scope, rule, window_start) IN \
+     (SELECT scope, rule, window_start FROM counters WHERE window_end <= $1 AND held = 0 ORDER BY window_end LIMIT $2)";
+
+const PURGE_RESERVATIONS: &str = "DELETE FROM reservations WHERE swept_at IS NOT NULL AND id IN \
+     (SELECT id FROM reservations WHERE expires_at <= $1 AND swept_at IS NOT NULL ORDER BY expires_at LIMIT $2)";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 4] = [LIST, COUNT, PURGE_COUNTERS, PURGE_RESERVATIONS];
+
+#[async_trait]
+impl<D: Database + ?Sized> Counters for D {
+    async fn list_counters(
+        &self,
+        scope: &str,
+        now: Timestamp,
+    ) -> Result<Vec<(CounterId, Count)>, StoreError> {
+        const COLUMNS: [Kind; 4] = [Kind::Text, Kind::Number, Kind::Number, Kind::Number];
+        let arguments = vec![text(scope), number(now.unix_ms())];
+        let rows = self.query(Query { text: LIST, arguments, columns: &COLUMNS }).await?;
+        let scope: Arc<str> = scope.into();
+        rows.into_iter()
+            .map(|mut row| {
+                let rule = row.text()?.into();
+                let window_start = Timestamp::from_unix_ms(row.number()?);
+                let count = Count { used: counted(row.number()?), held: counted(row.number()?) };
+                Ok((CounterId { scope: Arc::clone(&scope), rule, window_start }, count))
+            })
+            .collect()
+    }
+
+    async fn count_reservations(&self) -> Result<u64, StoreError> {
+        let query = Query { text: COUNT, arguments: Vec::new(), columns: &[Kind::Number] };
+        let rows = self.query(query).await?;
+        rows.into_iter().next().map_or(Ok(0), |mut row| row.number().map(counted))
+    }
+
+    async fn purge_counters(&self, before: Timestamp, max_rows: u32) -> Result<bool, StoreError> {
+        let mut is_changed = false;
+        for statement in [PURGE_COUNTERS, PURGE_RESERVATIONS] {
+            let arguments = vec![number(before.unix_ms()), number(i64::from(max_rows))];
+            is_changed |= self.execute(Statement::new(statement, arguments)).await?;
+        }
+        Ok(is_changed)
+    }
+}
+
+/// How much is added to a counter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) window_end: i64,
+    pub(crate) used: i64,
+    pub(crate) held: i64,
+}
+
+/// A hold as it is stored with its reservation.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StoredHold {
+    counter: CounterId,
+    window_end: i64,
+    measure: Measure,
+    amount: i64,
+}
+
+/// The same as JSON: scope, rule, start and end of the window, measure, amount.
+type Encoded<'a> = (Cow<'a, str>, Cow<'a, str>, i64, i64, Measure, i64);
+
+/// The most that one turn can come to: upstreams can write any number, and sums have to fit.
+const MOST: u64 = 1_000_000_000_000_000;
+
+pub(crate) fn amount(amount: u64) -> i64 {
+    i64::try_from(amount.min(MOST)).unwrap_or(i64::MAX)
+}
+
+/// A sum below zero could only come from a mistake, which shall not let everything through or nothing.
+pub(crate) fn counted(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+pub(crate) fn encode_holds(reservation: &Reservation) -> String {
+    let holds: Vec<Encoded<'_>> = reservation.holds.iter().map(Hold::encoded).collect();
+    serde_json::to_string(&holds).unwrap_or_default()
+}
+
+pub(crate) fn decode_holds(text: &str) -> Vec<StoredHold> {
+    let decoded = serde_json::from_str::<Vec<Encoded<'_>>>(text);
+    let holds = decoded.unwrap_or_else(|error| {
+        tracing::error!(%error, "what a reservation holds can't be read");
+        Vec::new()
+    });
+    let stored = |(scope, rule, start, window_end, measure, amount): Encoded<'_>| {
+        let window_start = Timestamp::from_unix_ms(start);
+        let counter = CounterId { scope: scope.into(), rule: rule.into(), window_start };
+        StoredHold { counter, window_end, measure, amount }
+    };
+    holds.into_iter().map(stored).collect()
+}
+
+/// Whether all of it fits.
+pub(crate) fn judge(reservation: &Reservation, counts: Vec<Count>) -> Reserved {
+    let is_held = reservation.holds.iter().zip(&counts).all(|(hold, count)| hold.fits(*count));
+    Reserved { is_held, counts }
+}
+
+/// What a reservation adds to its counters.
+pub(crate) fn changes_of(reservation: &Reservation) -> impl Iterator<Item = (&CounterId, Change)> {
+    reservation.holds.iter().map(|hold| {
+        let change = Change { window_end: hold.window_end.unix_ms(), used: 0, held: amount(hold.amount) };
+        (&hold.counter, change)
+    })
+}
+
+/// Changes of counters, each counter once and in the order of their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(pub(crate) BTreeMap<CounterId, Change>);
+
+// === impl Changes ===
+
+impl Changes {
+    pub(crate) fn add(&mut self, counter: &CounterId, change: Change) {
+        let sum = match self.0.get_mut(counter) {
+            Some(sum) => sum,
+            None => self.0.entry(counter.clone()).or_default(),
+        };
+        sum.window_end = sum.window_end.max(change.window_end);
+        sum.used += change.used;
+        sum.held += change.held;
+    }
+
+    /// Of a turn that has come to its end, or has expired.
+    pub(crate) fn give_back(&mut self, holds: &[StoredHold], was_swept: bool, spent: Spent) {
+        for hold in holds {
+            let held = if was_swept { 0 } else { -hold.amount };
+            let change = Change { window_end: hold.window_end, used: spent.of(hold.measure), held };
+            self.add(&hold.counter, change);
+        }
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Whether the limit is kept if this is added to what is used and held.
+    pub fn fits(&self, count: Count) -> bool {
+        count.used.saturating_add(count.held).saturating_add(self.amount) <= self.limit
+    }
+}
+
+impl Hold {
+    fn encoded(&self) -> Encoded<'_> {
+        let CounterId { scope, rule, window_start } = &self.counter;
+        let window = (window_start.unix_ms(), self.window_end.unix_ms());
+        (Cow::from(&**scope), Cow::from(&**rule), window.0, window.1, self.measure, amount(self.amount))
+    }
+}
+
+// === impl Spent ===
+
+impl Spent {
+    fn of(self, measure: Measure) -> i64 {
+        amount(match measure {
+            Measure::Requests => self.requests,
+            Measure::Tokens => self.tokens,
+            Measure::Cost => self.cost_nano_usd,
+            Measure::Turns => 0,
+        })
+    }
+}
+
+// === impl Settlement ===
+
+impl Settlement {
+    /// Of a turn that came to nothing.
+    pub fn release(id: ResponseId) -> Self {
+        Self { id, spent: Spent::default() }
+    }
+}

@@ -1,0 +1,190 @@
+//! Reservations and counters: those of a whole batch together, in as many statements as for one.
+//!
+//! Rows are locked in the same order everywhere, reservations before counters and each by its id. Counters are changed before
+//! anybody looks at them, as that locks them; what then turns out not to fit is taken back in the same transaction.
+
+use std::collections::{BTreeMap, HashSet};
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
+use uuid::Uuid;
+
+use crate::group::{Operation, Outcome};
+use crate::limits::{
+    Change, Changes, Count, CounterId, StoredHold, changes_of, counted, decode_holds, encode_holds, judge,
+};
+use crate::{Reservation, Reserved, Settlement, Spent, Timestamp};
+
+pub(super) const CHANGE: &str = "INSERT INTO counters (scope, rule, window_start, window_end, used, held) \
+     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+     ON CONFLICT (scope, rule, window_start) DO UPDATE SET used = counters.used + excluded.used, \
+     held = counters.held + excluded.held RETURNING scope, rule, window_start, used, held";
+
+pub(super) const RESERVE: &str = "INSERT INTO reservations (id, expires_at, holds) \
+     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[])";
+
+pub(super) const SETTLE: &str = "DELETE FROM reservations WHERE id = ANY (ARRAY( \
+     SELECT id FROM reservations WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)) \
+     RETURNING id, swept_at IS NOT NULL, holds";
+
+/// Those that somebody is settling, or sweeping, are left to them.
+pub(super) const SWEEP: &str = "UPDATE reservations SET swept_at = $1::bigint WHERE id = ANY (ARRAY( \
+     SELECT id FROM reservations WHERE expires_at <= $1::bigint AND swept_at IS NULL \
+     ORDER BY expires_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)) RETURNING holds";
+
+/// What a batch has to do with limits. Operations are named by their places in it.
+#[derive(Default)]
+pub(super) struct Limiting<'a> {
+    reservations: Vec<(usize, &'a Reservation)>,
+    settlements: BTreeMap<Uuid, &'a Settlement>,
+    /// Of reservations of this batch: whoever has reserved has gone away since.
+    abandoned: BTreeMap<Uuid, &'a Settlement>,
+    sweep: Option<(usize, Timestamp, u32)>,
+}
+
+impl<'a> Limiting<'a> {
+    pub(super) fn of(batch: &'a [Operation]) -> Self {
+        let mut all = Self::default();
+        for (place, operation) in batch.iter().enumerate() {
+            match operation {
+                Operation::Reserve(reservation) => all.reservations.push((place, reservation)),
+                Operation::Sweep { now, max_rows } => all.sweep = Some((place, *now, *max_rows)),
+                _ => {
+                    let settlement = operation.settlement();
+                    all.settlements.extend(settlement.map(|settlement| (settlement.id.uuid(), settlement)));
+                }
+            }
+        }
+        let reserved: HashSet<Uuid> = all.reservations.iter().map(|(_, new)| new.id.uuid()).collect();
+        all.abandoned = all.settlements.extract_if(.., |id, _| reserved.contains(id)).collect();
+        all
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.reservations.is_empty() && self.settlements.is_empty() && self.sweep.is_none()
+    }
+
+    /// In a transaction, and the last thing in it: others wait for the counters. Notes what came of operations that are
+    /// about nothing else.
+    pub(super) async fn run(&self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        settle(client, &self.settlements, &mut changes).await?;
+        if let Some((place, now, max_rows)) = self.sweep {
+            outcomes[place] = Outcome::Swept(sweep(client, now, max_rows, &mut changes).await?);
+        }
+        let mut hoped = Changes::default();
+        for (_, reservation) in &self.reservations {
+            changes_of(reservation).for_each(|(counter, change)| hoped.add(counter, change));
+        }
+        let mut standing = apply(client, &changes, &hoped).await?;
+        let (mut held, mut refused) = (Vec::new(), Changes::default());
+        for (place, reservation) in &self.reservations {
+            let reserved = standing.reserve(reservation);
+            if reserved.is_held {
+                held.push(*reservation);
+            } else {
+                let taken_back = |change: Change| Change { held: -change.held, ..change };
+                changes_of(reservation).for_each(|(id, change)| refused.add(id, taken_back(change)));
+            }
+            outcomes[*place] = Outcome::Reserved(Box::new(reserved));
+        }
+        insert(client, &held).await?;
+        settle(client, &self.abandoned, &mut refused).await?;
+        apply(client, &refused, &Changes::default()).await.map(|_| ())
+    }
+}
+
+/// Counters as they stand in this transaction.
+#[derive(Default)]
+struct Standing(BTreeMap<CounterId, Count>);
+
+impl Standing {
+    fn reserve(&mut self, reservation: &Reservation) -> Reserved {
+        let counts =
+            reservation.holds.iter().map(|hold| self.0.get(&hold.counter).copied().unwrap_or_default());
+        let reserved = judge(reservation, counts.collect());
+        if reserved.is_held {
+            for (counter, change) in changes_of(reservation) {
+                if let Some(count) = self.0.get_mut(counter) {
+                    count.held += counted(change.held);
+                }
+            }
+        }
+        reserved
+    }
+}
+
+/// Adds both, and returns how counters stand with the first only.
+async fn apply(client: &Client, changes: &Changes, hoped: &Changes) -> Result<Standing, Error> {
+    let mut all = Changes::default();
+    changes.0.iter().chain(&hoped.0).for_each(|(counter, change)| all.add(counter, *change));
+    if all.0.is_empty() {
+        return Ok(Standing::default());
+    }
+    let scopes: Vec<&str> = all.0.keys().map(|id| &*id.scope).collect();
+    let rules: Vec<&str> = all.0.keys().map(|id| &*id.rule).collect();
+    let starts: Vec<i64> = all.0.keys().map(|id| id.window_start.unix_ms()).collect();
+    let column = |of: fn(&Change) -> i64| all.0.values().map(of).collect::<Vec<i64>>();
+    let (ends, used) = (column(|change| change.window_end), column(|change| change.used));
+    let held = column(|change| change.held);
+    let columns: [(&(dyn ToSql + Sync), Type); 6] = [
+        (&scopes, Type::TEXT_ARRAY),
+        (&rules, Type::TEXT_ARRAY),
+        (&starts, Type::INT8_ARRAY),
+        (&ends, Type::INT8_ARRAY),
+        (&used, Type::INT8_ARRAY),
+        (&held, Type::INT8_ARRAY),
+    ];
+    let mut standing = BTreeMap::new();
+    for row in client.query_typed(CHANGE, &columns).await? {
+        let (scope, rule): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        let window_start = Timestamp::from_unix_ms(row.try_get(2)?);
+        let id = CounterId { scope: scope.into(), rule: rule.into(), window_start };
+        let hoped = hoped.0.get(&id).map_or(0, |change| change.held);
+        let count =
+            Count { used: counted(row.try_get(3)?), held: counted(row.try_get::<_, i64>(4)? - hoped) };
+        standing.insert(id, count);
+    }
+    Ok(Standing(standing))
+}
+
+async fn insert(client: &Client, reservations: &[&Reservation]) -> Result<(), Error> {
+    if reservations.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = reservations.iter().map(|reservation| reservation.id.uuid()).collect();
+    let expiries: Vec<i64> =
+        reservations.iter().map(|reservation| reservation.expires_at.unix_ms()).collect();
+    let holds: Vec<String> = reservations.iter().map(|reservation| encode_holds(reservation)).collect();
+    let columns: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&ids, Type::UUID_ARRAY), (&expiries, Type::INT8_ARRAY), (&holds, Type::TEXT_ARRAY)];
+    client.execute_typed(RESERVE, &columns).await.map(|_| ())
+}
+
+/// Those of them that were not settled before.
+async fn settle(
+    client: &Client,
+    settlements: &BTreeMap<Uuid, &Settlement>,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    if settlements.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = settlements.keys().copied().collect();
+    for row in client.query_typed(SETTLE, &[(&ids, Type::UUID_ARRAY)]).await? {
+        let holds: Vec<StoredHold> = decode_holds(row.try_get(2)?);
+        if let Some(settlement) = settlements.get(&row.try_get(0)?) {
+            changes.give_back(&holds, row.try_get(1)?, settlement.spent);
+        }
+    }
+    Ok(())
+}
+
+async fn sweep(client: &Client, now: Timestamp, max_rows: u32, changes: &mut Changes) -> Result<u64, Error> {
+    let (now, max_rows) = (now.unix_ms(), i64::from(max_rows));
+    let rows = client.query_typed(SWEEP, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
+    for row in &rows {
+        changes.give_back(&decode_holds(row.try_get(0)?), false, Spent::default());
+    }
+    Ok(rows.len() as u64)
+}

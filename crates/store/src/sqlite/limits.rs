@@ -1,0 +1,81 @@
+//! Reservations and counters.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::limits::{Changes, Count, changes_of, counted, decode_holds, encode_holds, judge};
+use crate::{Reservation, Reserved, Settlement, Spent, Timestamp};
+
+pub(super) const LOOK: &str =
+    "SELECT used, held FROM counters WHERE scope = ?1 AND rule = ?2 AND window_start = ?3";
+
+pub(super) const CHANGE: &str = "INSERT INTO counters (scope, rule, window_start, window_end, used, held) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+     ON CONFLICT (scope, rule, window_start) DO UPDATE SET used = used + excluded.used, held = held + excluded.held";
+
+pub(super) const RESERVE: &str = "INSERT INTO reservations (id, expires_at, holds) VALUES (?1, ?2, ?3)";
+
+pub(super) const SETTLE: &str =
+    "DELETE FROM reservations WHERE id = ?1 RETURNING swept_at IS NOT NULL, holds";
+
+pub(super) const SWEEP: &str = "UPDATE reservations SET swept_at = ?1 WHERE id IN (SELECT id FROM reservations \
+     WHERE expires_at <= ?1 AND swept_at IS NULL ORDER BY expires_at LIMIT ?2) RETURNING holds";
+
+pub(super) fn reserve(connection: &Connection, reservation: &Reservation) -> rusqlite::Result<Reserved> {
+    let mut look = connection.prepare_cached(LOOK)?;
+    let mut counts = Vec::with_capacity(reservation.holds.len());
+    for hold in &reservation.holds {
+        let id = &hold.counter;
+        let found = look.query_row(params![id.scope, id.rule, id.window_start.unix_ms()], |row| {
+            Ok(Count { used: counted(row.get(0)?), held: counted(row.get(1)?) })
+        });
+        counts.push(found.optional()?.unwrap_or_default());
+    }
+    let reserved = judge(reservation, counts);
+    if reserved.is_held {
+        let mut changes = Changes::default();
+        changes_of(reservation).for_each(|(counter, change)| changes.add(counter, change));
+        let holds = encode_holds(reservation);
+        let expires_at = reservation.expires_at.unix_ms();
+        connection.prepare_cached(RESERVE)?.execute(params![reservation.id.uuid(), expires_at, holds])?;
+        apply(connection, &changes)?;
+    }
+    Ok(reserved)
+}
+
+/// Does nothing if that was done before.
+pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(SETTLE)?;
+    let removed = statement.query_row([settlement.id.uuid()], |row| {
+        Ok((row.get::<_, bool>(0)?, decode_holds(row.get_ref(1)?.as_str()?)))
+    });
+    let Some((was_swept, holds)) = removed.optional()? else { return Ok(()) };
+    let mut changes = Changes::default();
+    changes.give_back(&holds, was_swept, settlement.spent);
+    apply(connection, &changes)
+}
+
+pub(super) fn sweep(connection: &Connection, now: Timestamp, max_rows: u32) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare_cached(SWEEP)?;
+    let mut rows = statement.query(params![now.unix_ms(), max_rows])?;
+    let (mut changes, mut swept) = (Changes::default(), 0);
+    while let Some(row) = rows.next()? {
+        changes.give_back(&decode_holds(row.get_ref(0)?.as_str()?), false, Spent::default());
+        swept += 1;
+    }
+    apply(connection, &changes)?;
+    Ok(swept)
+}
+
+fn apply(connection: &Connection, changes: &Changes) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(CHANGE)?;
+    for (id, change) in &changes.0 {
+        statement.execute(params![
+            id.scope,
+            id.rule,
+            id.window_start.unix_ms(),
+            change.window_end,
+            change.used,
+            change.held
+        ])?;
+    }
+    Ok(())
+}
