@@ -14,6 +14,11 @@ impl ManualClock {
     pub fn advance(&self, duration: Duration) {
         self.ms.fetch_add(i64::try_from(duration.as_millis()).expect("a short time"), Ordering::SeqCst);
     }
+
+    /// As when an operator corrects it.
+    pub fn go_back(&self, duration: Duration) {
+        self.ms.fetch_sub(i64::try_from(duration.as_millis()).expect("a short time"), Ordering::SeqCst);
+    }
 }
 
 impl Default for ManualClock {

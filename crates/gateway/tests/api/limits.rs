@@ -245,6 +245,33 @@ async fn budgets_end_with_their_windows() {
 }
 
 #[tokio::test]
+async fn a_clock_that_goes_back_finds_each_window_as_it_was() {
+    let upstream = simulator().await;
+    let clock = half_past();
+    let setup = Setup::over(&upstream).clock(&clock);
+    let limited =
+        limited_over(upstream, setup, json!({"requests_per_minute": 1, "concurrent_turns": 9})).await;
+    let ask = async || limited.client.create(plain("hi")).await.status.as_u16();
+    assert_eq!((ask().await, ask().await), (200, 429));
+    let (gate, running) = {
+        clock.advance(Duration::from_mins(1));
+        held_turn(&limited).await
+    };
+    clock.go_back(Duration::from_mins(1));
+    assert_eq!(ask().await, 429, "this minute is used up still");
+    clock.go_back(Duration::from_mins(1));
+    assert_eq!((ask().await, ask().await), (200, 429));
+    gate.open();
+    running.await.unwrap().ok();
+    clock.advance(Duration::from_mins(2));
+    assert_eq!(ask().await, 429);
+    clock.advance(Duration::from_mins(1));
+    assert_eq!(ask().await, 200);
+    let found = limited.settled().await;
+    assert_eq!((found["requests per minute"], found["concurrent turns"]), ((1, 0), (0, 0)));
+}
+
+#[tokio::test]
 async fn keys_of_a_project_share_its_limits_and_have_their_own() {
     let upstream = simulator().await;
     let setup = Setup::over(&upstream).config("[projects.team]\nlimits = { requests_per_minute = 3 }");

@@ -18,7 +18,8 @@ async fn keys_are_made_shown_and_ended() {
     let dir = TempDir::new().unwrap();
     let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
     let create = ["create", "laptop", "--models", "gpt-*,sim", "--expires", "2090-03-29T02:30:00+05:45"];
-    let (code, secret, error) = run(&[&create[..], &["--limits", r#"{"x": 1}"#]].concat()).await;
+    let (code, secret, error) =
+        run(&[&create[..], &["--limits", r#"{"concurrent_turns": 1}"#]].concat()).await;
     assert_eq!(code, 0, "{error}");
     let secret = secret.trim();
     assert!(
@@ -39,7 +40,7 @@ async fn keys_are_made_shown_and_ended() {
         serde_json::from_str::<Value>(&shown).unwrap()
     };
     let key = json(&["show", "laptop"]).await;
-    assert_eq!((&key["state"], &key["limits"]), (&json!("active"), &json!({"x": 1})));
+    assert_eq!((&key["state"], &key["limits"]), (&json!("active"), &json!({"concurrent_turns": 1})));
     assert_eq!(json(&["list"]).await, json!({"keys": [key]}));
     let rotated = json(&["rotate", "laptop", "--overlap", "1h"]).await;
     assert!(rotated["secret"] != secret && rotated["previous_secret_until"].is_string(), "{rotated}");
@@ -75,6 +76,7 @@ async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
         (&["create", "two", "--expires", "2999-01-01T00:00:00"], "in RFC 3339 with its zone"),
         (&["create", "two", "--models", "gpt-{4,5}"], "is no pattern"),
         (&["create", "two", "--limits", "7"], "--limits is no JSON object"),
+        (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
         (&["show", "two"], "there is no key named \"two\""),
         (&["revoke", "two"], "there is no key named \"two\""),
         (&["delete", "two"], "there is no key named \"two\""),
