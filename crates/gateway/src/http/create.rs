@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::Doors;
@@ -73,7 +74,8 @@ async fn serve(
         Transport::Sse | Transport::WebSocket => {
             let rest = departure.clone();
             let turn = doors.turns.stream(incoming, presence);
-            let begun = async move { turn.await.map(|events| render_events(events, rest)) };
+            // Not an async block, which would hold the turn twice: as it is given, and as it runs.
+            let begun = turn.map(|begun| begun.map(|events| render_events(events, rest)));
             UntilFinished::new(begun, departure).await
         }
     };

@@ -94,7 +94,7 @@ pub enum Failure {
 pub struct Rejected {
     pub failure: Failure,
     /// `None` for a caller without limits, and for a turn that came to an end before they were looked at.
-    pub rates: Option<Rates>,
+    pub rates: Option<Box<Rates>>,
 }
 
 /// An upstream's error reply.

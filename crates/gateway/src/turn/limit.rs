@@ -74,6 +74,6 @@ impl Turn {
     }
 
     pub(super) fn rejected(&self, failure: Failure) -> Rejected {
-        Rejected { failure, rates: self.rates }
+        Rejected { failure, rates: self.rates.map(Box::new) }
     }
 }

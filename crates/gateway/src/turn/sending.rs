@@ -27,7 +27,11 @@ impl Turn {
         account: &Account,
         resolved: &Resolved,
     ) -> Result<(Response<ReplyBody>, Reasoning), Failed> {
-        let mut socket = self.socket_of_parent(account, resolved).await;
+        // Boxed, like other things that are rare and large: every turn would carry their place.
+        let mut socket = match self.takes_sockets(account) {
+            true => Box::pin(self.socket_of_parent(account, resolved)).await,
+            false => None,
+        };
         let mut approach = self.approach(account, resolved, socket.is_some());
         let mut has_renewed = false;
         loop {
@@ -35,7 +39,8 @@ impl Turn {
             let Context { input, reasoning } = self.context(account, resolved, &approach)?;
             let body = self.create.upstream_body(&input, self.changes(account, &approach)).parts;
             let reply = if approach.over_socket {
-                match self.send_over_socket(account, authorization.as_ref(), socket.take(), body).await? {
+                let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
+                match Box::pin(sending).await? {
                     Ok(reply) => reply,
                     Err(why) => {
                         self.ledger.note_attempt(why);
@@ -76,7 +81,7 @@ impl Turn {
 
     /// The socket on which the upstream remembers what the turn continues.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
-        let parent = resolved.upstream_parent(account).filter(|_| self.takes_sockets(account))?;
+        let parent = resolved.upstream_parent(account)?;
         self.turns.upstream.socket_of(account, parent).await
     }
 
@@ -127,10 +132,13 @@ impl Turn {
     async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
         // Most accounts have a credential that stays, for which no timer need be set.
         match &account.credential {
-            Credential::None => return Ok(None),
-            Credential::Key(key) => return Ok(Some(key.clone())),
-            Credential::OAuth(_) => {}
+            Credential::None => Ok(None),
+            Credential::Key(key) => Ok(Some(key.clone())),
+            Credential::OAuth(_) => Box::pin(self.token(account)).await,
         }
+    }
+
+    async fn token(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
         let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),

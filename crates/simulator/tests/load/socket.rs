@@ -1,7 +1,7 @@
 //! Turns over WebSockets, and chains of calls, against the simulator.
 
 use antiphon_simulator::load::{Amount, LoadOptions, Mode, run, run_by_turn};
-use antiphon_simulator::upstream::{Close, Options, Script, Simulator};
+use antiphon_simulator::upstream::{Close, Options, Received, Script, Simulator};
 use std::time::Duration;
 
 fn options(simulator: &Simulator, mode: Mode, requests: u64) -> LoadOptions {
@@ -53,8 +53,7 @@ async fn a_chain_on_a_socket_continues_by_id_with_the_new_items_alone() {
     let report = run_by_turn(load, &[2]).await.unwrap();
     assert_eq!((report.requests, report.failed()), (4, 0));
     assert!(report.turns.contains_key(&2));
-    let messages: Vec<_> =
-        simulator.requests().iter().map(antiphon_simulator::upstream::Received::json).collect();
+    let messages: Vec<_> = simulator.requests().iter().map(Received::json).collect();
     let begins: Vec<_> = messages.iter().map(|turn| turn["previous_response_id"].is_null()).collect();
     assert_eq!(begins, [true, false, false, true]);
     assert!(messages.iter().all(|turn| turn["store"] == false && turn["input"] == messages[0]["input"]));

@@ -346,7 +346,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.metrics.sockets.open.dec();
         self.metrics.sockets.closed(self.code, self.turns);
+        self.metrics.sockets.open.dec();
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::socket::CreateFrame;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::lanes::Asked;
@@ -66,7 +67,7 @@ impl Running {
         };
         let turn = Arc::clone(&doors.turns).stream(incoming, departure.presence.clone());
         let rest = departure.clone();
-        let begun = async move { turn.await.map(|events| UntilDrained::new(events, rest)) };
+        let begun = turn.map(|begun| begun.map(|events| UntilDrained::new(events, rest)));
         let stage = Stage::Beginning(UntilFinished::new(Box::pin(begun), departure));
         Self { lane, parent, stage }
     }
