@@ -170,6 +170,36 @@ pub enum Migrate {
     Manual,
 }
 
+// === impl LogRow ===
+
+#[cfg(test)]
+impl LogRow {
+    /// A row that says as little as one can.
+    pub(crate) fn bare(at: Timestamp, response: ResponseId) -> Self {
+        Self {
+            at,
+            project: ProjectId::new("p"),
+            response,
+            key: None,
+            account: None,
+            model: String::new(),
+            transport: "http".into(),
+            outcome: "completed".into(),
+            http_status: 200,
+            code: None,
+            depth: 1,
+            attempts: 1,
+            input_tokens: 0,
+            cached_tokens: 0,
+            output_tokens: 0,
+            reasoning_tokens: 0,
+            cost_nano_usd: None,
+            duration: Duration::ZERO,
+            first_event: None,
+        }
+    }
+}
+
 // === impl Status ===
 
 impl Status {

@@ -203,7 +203,7 @@ mod tests {
     use std::fmt;
     use std::sync::Arc;
 
-    use antiphon_protocol::id::{ProjectId, ResponseId};
+    use antiphon_protocol::id::ResponseId;
     use tracing::field::{Field, Visit};
     use tracing::span;
 
@@ -247,27 +247,7 @@ mod tests {
     }
 
     fn row() -> Operation {
-        let row = LogRow {
-            at: Timestamp::from_unix_ms(0),
-            project: ProjectId::new("p"),
-            response: ResponseId::mint(0, &[0; 10]),
-            key: None,
-            account: None,
-            model: String::new(),
-            transport: "http".into(),
-            outcome: "completed".into(),
-            http_status: 200,
-            code: None,
-            depth: 1,
-            attempts: 1,
-            input_tokens: 0,
-            cached_tokens: 0,
-            output_tokens: 0,
-            reasoning_tokens: 0,
-            cost_nano_usd: None,
-            duration: Duration::ZERO,
-            first_event: None,
-        };
+        let row = LogRow::bare(Timestamp::from_unix_ms(0), ResponseId::mint(0, &[0; 10]));
         Operation::Log(Box::new(row), None)
     }
 

@@ -164,27 +164,7 @@ async fn closing_writes_what_is_queued_and_then_closes_the_engine() {
 }
 
 fn row(n: u64) -> LogRow {
-    LogRow {
-        at: Timestamp::from_unix_ms(i64::try_from(n).unwrap()),
-        project: ProjectId::new("p"),
-        response: ResponseId::mint(n, &[0; 10]),
-        key: None,
-        account: None,
-        model: String::new(),
-        transport: "http".into(),
-        outcome: "completed".into(),
-        http_status: 200,
-        code: None,
-        depth: 1,
-        attempts: 1,
-        input_tokens: 0,
-        cached_tokens: 0,
-        output_tokens: 0,
-        reasoning_tokens: 0,
-        cost_nano_usd: None,
-        duration: Duration::ZERO,
-        first_event: None,
-    }
+    LogRow::bare(Timestamp::from_unix_ms(i64::try_from(n).unwrap()), ResponseId::mint(n, &[0; 10]))
 }
 
 #[tokio::test]

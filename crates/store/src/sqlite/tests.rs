@@ -143,27 +143,7 @@ fn record(n: u8) -> Record {
         referenced: Vec::new(),
         output: "[]".into(),
     };
-    let log = LogRow {
-        at: NOW,
-        project: project.clone(),
-        response: id,
-        key: None,
-        account: None,
-        model: "m".into(),
-        transport: "http".into(),
-        outcome: "completed".into(),
-        http_status: 200,
-        code: None,
-        depth: 1,
-        attempts: 1,
-        input_tokens: 0,
-        cached_tokens: 0,
-        output_tokens: 0,
-        reasoning_tokens: 0,
-        cost_nano_usd: None,
-        duration: Duration::ZERO,
-        first_event: None,
-    };
+    let log = LogRow::bare(NOW, id);
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
     Record { project, response, items: Vec::new(), log, settlement: None }
 }
