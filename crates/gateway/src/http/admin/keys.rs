@@ -154,8 +154,9 @@ pub async fn limits(
 ) -> Result<Json<LimitList>, Refused> {
     let key = issuer(&doors).find(&name).await.map_err(Failure::from)?;
     let turns = &doors.turns;
-    let written = serde_json::from_str(&key.limits).unwrap_or_default();
-    let rules = Rules::parse(&written).unwrap_or_default();
+    // A key whose limits can't be read lets nobody in; it must not look as if it had none.
+    let written = serde_json::from_str(&key.limits).map_err(|_| Failure::Internal)?;
+    let rules = Rules::parse(&written).map_err(|_| Failure::Internal)?;
     let of_key = (&*key.id.to_string(), &rules);
     let limits = turns.limits.view(of_key, &key.project, turns.clock.now()).await.map_err(Failure::from)?;
     Ok(Json(LimitList { limits }))
