@@ -12,12 +12,18 @@ mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use antiphon_store::{Migrate, Store, StoreOptions};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Environment, Loaded, Overrides};
+use crate::config::{Config, Environment, Loaded, Overrides, StoreConfig};
 use crate::reload::Reload;
+
+/// Looking at every row of a large database takes its time.
+const READ_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A gateway for the OpenAI Responses API that remembers.
 #[derive(Debug, Parser)]
@@ -111,6 +117,21 @@ impl Cli {
         let file = self.config.clone();
         Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::of_process(), overrides)))
     }
+}
+
+/// Opens the store for a look at many rows; the gateway may run meanwhile. Changes nothing in it.
+async fn open_to_read(config: &StoreConfig) -> anyhow::Result<Arc<dyn Store>> {
+    let url = config.target().context("store.url")?;
+    let options = StoreOptions {
+        migrate: Migrate::Manual,
+        read_timeout: READ_TIMEOUT,
+        read_connections: 1,
+        write_connections: 1,
+        ..config.options().context("store.migration_url")?
+    };
+    let pending = antiphon_store::pending(&url).await?;
+    anyhow::ensure!(pending.is_empty(), "{url} is no up-to-date store: `antiphon migrate` makes it one");
+    Ok(antiphon_store::open(&url, options).await?)
 }
 
 /// Runs a command that needs the runtime.

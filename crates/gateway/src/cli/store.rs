@@ -2,17 +2,13 @@
 
 mod copy;
 
-use antiphon_store::{Clock, Migrate, ProjectStats, StoreOptions, SystemClock};
-use anyhow::Context;
+use antiphon_store::{Clock, ProjectStats, SystemClock};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::block_on;
+use super::{block_on, open_to_read};
 use crate::config::Loaded;
 use crate::time::rfc3339;
-
-/// Looking at every row of a large database takes its time.
-const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -53,18 +49,8 @@ impl Command {
 
 fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
     let config = &loaded.config.store;
-    let url = config.target().context("store.url")?;
-    let options = StoreOptions {
-        migrate: Migrate::Manual,
-        read_timeout: READ_TIMEOUT,
-        read_connections: 1,
-        write_connections: 1,
-        ..config.options().context("store.migration_url")?
-    };
     let stats = block_on(async {
-        let pending = antiphon_store::pending(&url).await?;
-        anyhow::ensure!(pending.is_empty(), "{url} is no up-to-date store: `antiphon migrate` makes it one");
-        let store = antiphon_store::open(&url, options).await?;
+        let store = open_to_read(config).await?;
         let stats = store.stats(SystemClock.now()).await;
         store.close().await;
         Ok(stats?)
@@ -72,7 +58,7 @@ fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
     if json {
         print_json(&stats);
     } else {
-        print_table(&url.to_string(), &stats);
+        print_table(&config.url.to_string(), &stats);
     }
     Ok(())
 }

@@ -1,16 +1,12 @@
 //! `antiphon usage`: who used what, from the store.
 
-use antiphon_store::{Clock, Migrate, StoreOptions, SystemClock};
-use anyhow::Context;
+use antiphon_store::{Clock, SystemClock};
 use clap::Args;
 use clap::error::ErrorKind;
 
-use super::block_on;
+use super::{block_on, open_to_read};
 use crate::config::Loaded;
 use crate::usage::{Group, InvalidParameter, Report, UsageRequest};
-
-/// Summing up a long time takes its time.
-const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -49,21 +45,8 @@ impl Arguments {
         let hours_kept = loaded.config.usage.hour_retention.limit();
         let request = UsageRequest::parse(self.parameters(), SystemClock.now(), hours_kept);
         let request = request.unwrap_or_else(|invalid| wrong_usage(&invalid));
-        let url = config.target().context("store.url")?;
-        let options = StoreOptions {
-            migrate: Migrate::Manual,
-            read_timeout: READ_TIMEOUT,
-            read_connections: 1,
-            write_connections: 1,
-            ..config.options().context("store.migration_url")?
-        };
         let report = block_on(async {
-            let pending = antiphon_store::pending(&url).await?;
-            anyhow::ensure!(
-                pending.is_empty(),
-                "{url} is no up-to-date store: `antiphon migrate` makes it one"
-            );
-            let store = antiphon_store::open(&url, options).await?;
+            let store = open_to_read(config).await?;
             let report = read_all(request, &*store).await;
             store.close().await;
             report
