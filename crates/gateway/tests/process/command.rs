@@ -189,9 +189,12 @@ async fn a_schema_is_migrated_by_hand_and_a_store_tells_what_it_holds() {
         assert!(code == 1 && shown.contains("pending 0006_limits"), "{shown} {error}");
         let (code, _, error) = run(&["store", "stats"]).await;
         assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
-        let (code, _, error) =
-            antiphon(dir.path(), &["serve"], &[&environment[..], &[("OPENAI_API_KEY", "sk-x")]].concat())
-                .await;
+        let (code, _, error) = antiphon(
+            dir.path(),
+            &["serve", "--listen", "127.0.0.1:0"],
+            &[&environment[..], &[("OPENAI_API_KEY", "sk-x")]].concat(),
+        )
+        .await;
         assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
         let (code, shown, error) = run(&["migrate", "--json"]).await;
         assert!(code == 0 && shown.contains("0001_responses"), "{shown} {error}");
