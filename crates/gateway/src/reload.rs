@@ -7,11 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, ConfigError, Loaded};
-use crate::metrics::Metrics;
-use crate::pool::{AccountError, Pool};
+use crate::config::{AccountConfig, Config, ConfigError, Loaded};
+use antiphon_upstream::account::AccountError;
+use antiphon_upstream::pool::Pool;
 
 /// How often the file is looked at. It is read once two looks in a row find the same: a file may be seen half written.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,11 +26,20 @@ pub type Reload = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 /// Keeps the accounts of a running gateway as the configuration says.
 pub struct Reloader {
     pub pool: Arc<Pool>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: ReloadMetrics,
     /// As it was read last.
     pub config: Config,
     pub file: Option<PathBuf>,
     pub reload: Reload,
+}
+
+/// Counts reloads. Clones share their values.
+#[derive(Debug, Clone, Default)]
+pub struct ReloadMetrics(Family<ReloadLabels, Counter>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    outcome: &'static str,
 }
 
 /// Why a configuration is not taken over.
@@ -36,6 +49,22 @@ enum NotReloaded {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Account(#[from] AccountError),
+}
+
+// === impl ReloadMetrics ===
+
+impl ReloadMetrics {
+    fn count(&self, outcome: &'static str) {
+        self.0.get_or_create(&ReloadLabels { outcome }).inc();
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "config_reloads",
+            "Reloads of the configuration, by outcome: taken_over or refused",
+            self.0.clone(),
+        );
+    }
 }
 
 // === impl Reloader ===
@@ -69,11 +98,11 @@ impl Reloader {
     fn take_over(&mut self) {
         match self.try_take_over() {
             Ok(()) => {
-                self.metrics.reloaded("taken_over");
+                self.metrics.count("taken_over");
                 tracing::info!(accounts = self.config.accounts.len(), "the configuration was read again");
             }
             Err(error) => {
-                self.metrics.reloaded("refused");
+                self.metrics.count("refused");
                 tracing::error!(%error, "the configuration was read again and can't be used: nothing changes");
             }
         }
@@ -82,7 +111,8 @@ impl Reloader {
     fn try_take_over(&mut self) -> Result<(), NotReloaded> {
         let config = (self.reload)()?.config;
         config.require_accounts()?;
-        self.pool.replace(&config.accounts, &config.routing)?;
+        let accounts = config.accounts.iter().map(AccountConfig::settings).collect();
+        self.pool.replace(accounts, config.routing.settings())?;
         for section in changed_sections(&self.config, &config) {
             tracing::warn!(section, "a change in the configuration needs a restart");
         }

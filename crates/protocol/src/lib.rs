@@ -8,6 +8,7 @@ pub mod event;
 pub mod id;
 pub mod item;
 pub mod json;
+pub mod model;
 pub mod replay;
 pub mod request;
 pub mod response;

@@ -14,7 +14,6 @@ mod assemble;
 mod audit;
 mod body;
 pub mod chain;
-pub mod clock;
 mod copy;
 mod error;
 mod group;
@@ -38,7 +37,6 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
-pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
 pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
@@ -55,6 +53,7 @@ pub use self::url::{
     UnknownNetwork,
 };
 pub use self::usage::{DAY_MS, HOUR_MS, Span, Totals, Usage, UsageGroup, UsageQuery};
+pub use antiphon_runtime::{Clock, SystemClock, Timestamp};
 
 /// Responses and the items in them.
 #[async_trait]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use antiphon::app::App;
 use antiphon::config::{Config, Environment, Overrides};
-use antiphon::pool::Account;
 use antiphon_simulator::upstream::Simulator;
 use antiphon_store::{Store, SystemClock};
 use tempfile::TempDir;
@@ -150,13 +149,11 @@ impl Setup {
         if let Some(faults) = &self.faults {
             store = Arc::new(Faulty::new(store, faults.clone()));
         }
-        let accounts =
-            config.accounts.iter().map(|account| Account::new(account).expect("a valid account")).collect();
         let clock: Arc<dyn antiphon_store::Clock> = match &self.clock {
             Some(clock) => Arc::clone(clock) as _,
             None => Arc::new(SystemClock),
         };
-        let app = App::with_store(config, clock, accounts, store).await.expect("it can be started");
+        let app = App::with_store(config, clock, store).await.expect("it can be started");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
         let turns = Arc::clone(&app.turns);
@@ -196,11 +193,20 @@ impl Gateway {
         self.stop().await.start().await
     }
 
+    /// The value of a sample on the metrics page, such as `antiphon_turns_in_flight`.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let page = self.client.get("/metrics").await.body;
+        let page = String::from_utf8_lossy(&page);
+        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no sample {sample} in:\n{page}"));
+        value.parse().expect("a number")
+    }
+
     /// Waits until no turn is under way and no account is held.
     pub async fn idle(&self) {
         let busy = || {
             let leased: u32 = self.app.pool.view().iter().map(|account| account.state.in_flight).sum();
-            leased > 0 || self.app.metrics.turns_in_flight.get() > 0
+            leased > 0 || self.app.metrics.in_flight.get() > 0
         };
         for _ in 0..4000 {
             if !busy() {

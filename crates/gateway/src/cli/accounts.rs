@@ -11,10 +11,10 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::block_on;
-use crate::audit::{Actor, entry};
 use crate::config::{AccountConfig, Config, Loaded};
-use crate::pool::Account;
-use crate::time::rfc3339;
+use antiphon_access::audit::{Actor, entry};
+use antiphon_runtime::rfc3339;
+use antiphon_upstream::account::Account;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -176,7 +176,7 @@ fn state_of(account: &AccountConfig, stored: Option<&[StoredAccount]>) -> anyhow
     if row.paused_at.is_some() {
         return Ok(State { name: "paused", ..ready });
     }
-    if row.identity != Account::new(account)?.identity {
+    if row.identity != Account::new(account.settings())?.identity {
         return Ok(ready);
     }
     Ok(match &row.cooling {

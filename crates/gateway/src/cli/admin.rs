@@ -4,8 +4,8 @@ use antiphon_store::SystemClock;
 use clap::Subcommand;
 
 use super::block_on;
-use crate::admin::AdminToken;
 use crate::config::Loaded;
+use antiphon_access::admin::AdminToken;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use crate::config::{Config, Loaded};
-use crate::pool::Account;
 use crate::telemetry;
+use antiphon_upstream::account::Account;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -40,7 +40,7 @@ fn check(loaded: &Loaded) -> anyhow::Result<()> {
     config.store.migration_target().map_err(|error| anyhow::anyhow!("store.migration_url: {error}"))?;
     telemetry::check(&config.log)?;
     for account in &config.accounts {
-        Account::new(account)?;
+        Account::new(account.settings())?;
     }
     match &loaded.source {
         Some(path) => println!("{} is fine: {} account(s)", path.display(), config.accounts.len()),

@@ -9,9 +9,10 @@ use anyhow::Context;
 
 use super::block_on;
 use super::serve::bind;
+use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::{Config, Environment, Overrides};
-use crate::{lifecycle, telemetry};
+use crate::telemetry;
 
 pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
     block_on(async move {
@@ -23,7 +24,7 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
         let _log = telemetry::init(&config.log)?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
         println!("{}", guide(address));
-        app.run(listener, None, lifecycle::signalled()).await;
+        app.run(listener, None, stop_requested()).await;
         Ok(())
     })
 }

@@ -9,9 +9,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::block_on;
-use crate::audit::Actor;
 use crate::config::Loaded;
-use crate::keys::{Issuer, KeyView, KeyWithSecret, NewKey, Secret};
+use antiphon_access::audit::Actor;
+use antiphon_access::keys::{Issuer, KeyView, KeyWithSecret, NewKey, Secret};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -7,6 +7,7 @@ mod demo;
 mod keys;
 mod migrate;
 mod serve;
+mod signals;
 mod store;
 mod usage;
 

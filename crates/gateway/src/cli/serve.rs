@@ -8,11 +8,12 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 
 use super::block_on;
-use crate::admin::AdminToken;
+use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::Loaded;
 use crate::reload::Reload;
-use crate::{lifecycle, telemetry};
+use crate::telemetry;
+use antiphon_access::admin::AdminToken;
 
 /// `reload` reads the configuration again.
 pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
@@ -41,7 +42,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
                 tracing::warn!(%error, "no admin token could be made: `antiphon admin token` does it");
             }
         }
-        app.reloading(source, reload).run(listener, admin, lifecycle::signalled()).await;
+        app.reloading(source, reload).run(listener, admin, stop_requested()).await;
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{block_on, open_to_read};
 use crate::config::Loaded;
-use crate::time::rfc3339;
+use antiphon_runtime::rfc3339;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 
 use super::{block_on, open_to_read};
 use crate::config::Loaded;
-use crate::usage::{Group, InvalidParameter, Report, UsageRequest};
+use antiphon_access::usage::{Group, InvalidParameter, Report, UsageRequest};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

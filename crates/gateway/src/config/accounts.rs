@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use antiphon_protocol::model::ModelPattern;
+use antiphon_protocol::replay::ReplayIds;
+use antiphon_upstream::settings::{AccountSettings, CredentialSettings, UpstreamState, UpstreamTransport};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
@@ -11,9 +14,8 @@ use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
 use super::extras::{AccountHeaders, HeaderDraft};
-use super::glob::ModelGlob;
 use super::oauth::{OAuthConfig, OAuthDraft};
-use super::values::{count, natural, words};
+use super::values::{Word, count, natural, word};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const NAME_RULE: &str = "must be 1 to 64 of A-Z a-z 0-9 _ . -";
@@ -37,7 +39,7 @@ pub struct AccountConfig {
 
     /// The models it serves. Default: whatever its `/models` lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub models: Vec<ModelGlob>,
+    pub models: Vec<ModelPattern>,
 
     /// Accounts of one boundary can read each other's encrypted items. Default: the account's name.
     pub boundary: String,
@@ -55,15 +57,18 @@ pub struct AccountConfig {
     pub query: BTreeMap<String, String>,
 
     /// How turns get to its upstream. Default: http.
+    #[serde(serialize_with = "word::serialize")]
     pub transport: UpstreamTransport,
 
     /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
     pub stream_only: bool,
 
     /// Whether its upstream keeps responses, so that chains continue there by its own ids. Default: replay.
+    #[serde(serialize_with = "word::serialize")]
     pub state: UpstreamState,
 
     /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
+    #[serde(serialize_with = "word::serialize")]
     pub replay_ids: ReplayIds,
 
     /// Accounts of a higher priority go first, as long as one is ready. Default: 0.
@@ -77,38 +82,18 @@ pub struct AccountConfig {
     pub max_in_flight: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UpstreamState {
-    /// The whole chain is sent with each turn, and the upstream keeps nothing.
-    #[default]
-    Replay,
-    /// A chain that the account served last is continued by the upstream's own id, with the new items alone.
-    Native,
+impl Word for UpstreamState {
+    const WORDS: &[(&str, Self)] = &[("replay", Self::Replay), ("native", Self::Native)];
 }
 
-words!(UpstreamState { Replay => "replay", Native => "native" });
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UpstreamTransport {
-    #[default]
-    Http,
-    /// Over WebSockets alone.
-    WebSocket,
-    /// Over WebSockets, and over HTTP where there is none.
-    Auto,
+impl Word for UpstreamTransport {
+    const WORDS: &[(&str, Self)] =
+        &[("http", Self::Http), ("websocket", Self::WebSocket), ("auto", Self::Auto)];
 }
 
-words!(UpstreamTransport { Http => "http", WebSocket => "websocket", Auto => "auto" });
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReplayIds {
-    /// They name things in a store that the upstream does not have, so they are left out.
-    #[default]
-    Drop,
-    Keep,
+impl Word for ReplayIds {
+    const WORDS: &[(&str, Self)] = &[("drop", Self::Drop), ("keep", Self::Keep)];
 }
-
-words!(ReplayIds { Drop => "drop", Keep => "keep" });
 
 /// An account as it is written. Nothing is required here, so that what is missing is reported with everything else.
 #[derive(Deserialize, Default)]
@@ -123,9 +108,12 @@ pub(super) struct AccountDraft {
     aliases: BTreeMap<String, String>,
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
+    #[serde(deserialize_with = "word::deserialize")]
     transport: UpstreamTransport,
     stream_only: bool,
+    #[serde(deserialize_with = "word::deserialize")]
     state: UpstreamState,
+    #[serde(deserialize_with = "word::deserialize")]
     replay_ids: ReplayIds,
     #[serde(deserialize_with = "natural::deserialize")]
     priority: u32,
@@ -133,6 +121,34 @@ pub(super) struct AccountDraft {
     weight: Option<u32>,
     #[serde(deserialize_with = "count::deserialize_some")]
     max_in_flight: Option<u32>,
+}
+
+impl AccountConfig {
+    /// What the pool gets.
+    pub fn settings(&self) -> AccountSettings {
+        AccountSettings {
+            name: self.name.clone(),
+            base_url: self.base_url.clone(),
+            credential: match (&self.api_key, &self.oauth) {
+                (Some(key), _) => CredentialSettings::Key(key.secret().clone().into()),
+                (None, Some(oauth)) => CredentialSettings::OAuth(oauth.settings()),
+                (None, None) => CredentialSettings::None,
+            },
+            models: self.models.clone(),
+            boundary: self.boundary.clone(),
+            aliases: self.aliases.clone(),
+            headers: self.headers.to_map(),
+            query: self.query.clone(),
+            transport: self.transport,
+            stream_only: self.stream_only,
+            state: self.state,
+            replay_ids: self.replay_ids,
+            priority: self.priority,
+            weight: self.weight,
+            max_in_flight: self.max_in_flight,
+            shown: serde_json::to_value(self).expect("keys are strings, and no value refuses to be written"),
+        }
+    }
 }
 
 /// Checks the accounts and fetches their credentials.
@@ -249,13 +265,13 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelGlob> {
+fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelPattern> {
     if patterns.as_ref().is_some_and(Vec::is_empty) {
         problems.refuse(key, "must name a model; leave it out to offer every model");
     }
     let mut models = Vec::new();
     for (index, pattern) in patterns.unwrap_or_default().into_iter().enumerate() {
-        match ModelGlob::parse(&pattern) {
+        match ModelPattern::parse(&pattern) {
             Some(glob) => models.push(glob),
             None => problems.refuse(
                 format!("{key}[{index}]"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
@@ -56,13 +56,14 @@ impl AccountHeaders {
         self.headers.is_empty()
     }
 
-    /// Names and values. A value that may be a secret is marked as sensitive, so that it is never printed.
-    pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        self.headers.iter().map(|(name, text)| {
+    /// A value that may be a secret is marked as sensitive, so that it is never printed.
+    pub(super) fn to_map(&self) -> HeaderMap {
+        let header = |(name, text): &(HeaderName, HeaderText)| {
             let mut value = HeaderValue::try_from(text.exposed()).expect("checked when it was read");
             value.set_sensitive(text.is_secret(name));
             (name.clone(), value)
-        })
+        };
+        self.headers.iter().map(header).collect()
     }
 
     /// Fetches the secrets among them. `key` is where they stand in the config.

@@ -10,7 +10,6 @@ mod credential;
 mod environment;
 mod error;
 mod extras;
-mod glob;
 mod layers;
 mod limits;
 mod log;
@@ -33,20 +32,19 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use antiphon_access::prices::ModelPrice;
 use serde::{Deserialize, Serialize};
 
-pub use self::accounts::{AccountConfig, ReplayIds, UpstreamState, UpstreamTransport};
+pub use self::accounts::AccountConfig;
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
 pub use self::extras::AccountHeaders;
-pub use self::glob::ModelGlob;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
-pub use self::prices::{PriceConfig, UsdPerMillion};
 pub use self::projects::{LimitRules, ProjectConfig};
-pub use self::routing::{RoutingConfig, Strategy};
+pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
@@ -89,7 +87,7 @@ pub struct Config {
 
     /// Prices that go before those that come with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub prices: Vec<PriceConfig>,
+    pub prices: Vec<ModelPrice>,
 
     /// What all keys of a project share, by the project's name. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use antiphon_upstream::settings::OAuthSettings;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -36,6 +37,19 @@ pub struct OAuthConfig {
     /// Headers that requests to the authorization server get.
     #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
     pub headers: AccountHeaders,
+}
+
+impl OAuthConfig {
+    pub(super) fn settings(&self) -> OAuthSettings {
+        OAuthSettings {
+            token_url: self.token_url.clone(),
+            client_id: self.client_id.clone(),
+            client_secret: self.client_secret.as_ref().map(|secret| secret.secret().clone().into()),
+            refresh_token: self.refresh_token.secret().clone().into(),
+            scope: self.scope.clone(),
+            headers: self.headers.to_map(),
+        }
+    }
 }
 
 /// It as it is written.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::error::Problems;
-use crate::limits::Rules;
+use antiphon_access::limits::Rules;
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ProjectConfig {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use antiphon_upstream::settings::{RoutingSettings, Strategy};
 use serde::{Deserialize, Serialize};
 
-use super::values::{count, duration, words};
+use super::values::{Word, count, duration, word};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RoutingConfig {
     /// Which account gets a turn that belongs to none yet. Default: least_loaded.
+    #[serde(with = "word")]
     pub strategy: Strategy,
 
     /// Turns that may wait while every account has as many as it may; who comes later is refused. Default: 1000.
@@ -26,17 +28,21 @@ pub struct RoutingConfig {
     pub probe_interval: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// The one with the fewest turns in flight, for its weight.
-    LeastLoaded,
-    /// Each in turn, as often as its weight says.
-    RoundRobin,
-    /// The first in the file, until it has as many as it may or is not ready.
-    FillFirst,
+impl Word for Strategy {
+    const WORDS: &[(&str, Self)] = &[
+        ("least_loaded", Self::LeastLoaded),
+        ("round_robin", Self::RoundRobin),
+        ("fill_first", Self::FillFirst),
+    ];
 }
 
-words!(Strategy { LeastLoaded => "least_loaded", RoundRobin => "round_robin", FillFirst => "fill_first" });
+impl RoutingConfig {
+    /// What the pool gets.
+    pub fn settings(&self) -> RoutingSettings {
+        let Self { strategy, max_queued, queue_timeout, probe_interval } = *self;
+        RoutingSettings { strategy, max_queued, queue_timeout, probe_interval }
+    }
+}
 
 impl Default for RoutingConfig {
     fn default() -> Self {

@@ -170,20 +170,52 @@ pub(super) mod address {
     }
 }
 
+/// A value that is written as one of some words.
+pub(super) trait Word: Copy + PartialEq + 'static {
+    const WORDS: &[(&str, Self)];
+}
+
+/// One of some words.
+pub(super) mod word {
+    use serde::{Deserializer, Serializer};
+
+    use super::Word;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: Word>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let quoted: Vec<String> = T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect();
+        super::read(deserializer, &quoted.join(" or "), |written| {
+            let text = written.text()?;
+            T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Word>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let (word, _) = T::WORDS.iter().find(|(_, known)| known == value).expect("every value has a word");
+        serializer.serialize_str(word)
+    }
+}
+
 /// Lets an enum of plain variants be written as one of some words.
 macro_rules! words {
     ($type:ident { $($variant:ident => $word:literal),+ $(,)? }) => {
+        impl $crate::config::values::Word for $type {
+            const WORDS: &[(&str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(match self {
-                    $(Self::$variant => $word),+
-                })
+                $crate::config::values::word::serialize(self, serializer)
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::config::values::read_word(deserializer, &[$(($word, Self::$variant)),+])
+                $crate::config::values::word::deserialize(deserializer)
             }
         }
     };
@@ -228,19 +260,6 @@ where
 {
     let written = deserializer.deserialize_any(WrittenVisitor { rule })?;
     parse(written).ok_or_else(|| D::Error::custom(rule))
-}
-
-/// Reads one of some words.
-pub(super) fn read_word<'de, D, T>(deserializer: D, words: &[(&str, T)]) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Copy,
-{
-    let quoted: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-    read(deserializer, &quoted.join(" or "), |written| {
-        let text = written.text()?;
-        words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
-    })
 }
 
 /// A duration in the largest unit that gives a whole number.

@@ -10,8 +10,8 @@ use http::{Extensions, HeaderMap, HeaderName, header};
 
 use super::Doors;
 use super::error::Refused;
-use crate::keys::{Caller, Denied};
 use crate::turn::Failure;
+use antiphon_access::keys::{Caller, Denied};
 
 /// Where other clients than OpenAI's put their key.
 pub const OTHER_HEADERS: [HeaderName; 2] =

@@ -61,7 +61,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::limits::{Exceeded, Owner, Rates, Rules};
+    use antiphon_access::limits::{Exceeded, Owner, Rates, Rules};
 
     /// A limit that is reset in two seconds.
     fn limit_reached(limits: &serde_json::Value) -> Failure {

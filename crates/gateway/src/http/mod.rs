@@ -1,52 +1,30 @@
 //! The doors: they parse framing, call the one path of a turn or the store, and render what comes back.
 //!
-//! This file is the table of routes, but for those of the admin API, which are in [`admin`] with what they are described by; [`server`] accepts the connections, [`error`] turns failures into HTTP.
+//! This file is the table of routes, but for those of the admin API, which are in [`operator`] with what they are described by; [`server`] accepts the connections, [`error`] turns failures into HTTP.
 
-mod admin;
+mod api;
 pub mod auth;
 mod body;
-mod create;
+mod doors;
 mod error;
-mod health;
-mod models;
+mod operator;
+mod query;
 mod segment;
 pub mod server;
 pub mod socket;
 mod stall;
-mod stored;
-
-use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
 use http::{Request, StatusCode};
-use tokio::sync::Semaphore;
 
+pub use self::doors::{BodyLimits, Doors};
+
+use self::api::{create, models, stored};
 use self::error::Refused;
-use self::socket::SocketRules;
-use crate::keys::Keys;
-use crate::turn::{Failure, Turns};
-
-/// What every door can reach.
-#[derive(Clone)]
-pub struct Doors {
-    pub turns: Arc<Turns>,
-    pub body_limits: Arc<BodyLimits>,
-    pub sockets: Arc<SocketRules>,
-    pub keys: Arc<Keys>,
-}
-
-/// How much of clients' request bodies is held in memory.
-#[derive(Debug)]
-pub struct BodyLimits {
-    pub max_bytes: usize,
-    /// How long a client may take between two pieces of a body.
-    pub read_timeout: Duration,
-    /// One permit a KiB, over all connections.
-    pub memory: Arc<Semaphore>,
-}
+use self::operator::health;
+use crate::turn::Failure;
 
 /// The API, and the operator's endpoints too unless they have a listener of their own.
 pub fn router(doors: &Doors, with_operations: bool) -> Router {
@@ -81,7 +59,7 @@ fn operations() -> Router<Doors> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .merge(admin::router())
+        .merge(operator::router())
 }
 
 async fn unknown_route(request: Request<Body>) -> Refused {

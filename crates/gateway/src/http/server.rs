@@ -20,9 +20,9 @@ use tower::ServiceExt;
 use super::auth::Peer;
 use super::socket::Handover;
 use super::stall::StallGuard;
-use crate::lifecycle::Tasks;
-use crate::metrics::Metrics;
-use crate::workers::Workers;
+use antiphon_runtime::workers::Workers;
+use antiphon_runtime::{GaugeGuard, Tasks};
+use prometheus_client::metrics::gauge::Gauge;
 
 /// When no connection can be accepted (no file descriptors left, above all), how long to wait before the next try.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub struct Server {
     /// connections, or they would write to one that is being closed.
     pub header_read: Duration,
     pub write_stall: Duration,
-    pub metrics: Arc<Metrics>,
+    pub connections: Gauge,
     pub tasks: Tasks,
     pub workers: Arc<Workers>,
 }
@@ -52,10 +52,8 @@ impl Server {
             };
             let Some((stream, peer, slot)) = accepted else { continue };
             let connection = self.connection(stream, peer);
-            let metrics = Arc::clone(&self.metrics);
+            let open = GaugeGuard::new(&self.connections);
             self.workers.spawn_connection(&self.tasks, async move {
-                metrics.connections.inc();
-                let open = Open(metrics);
                 connection.await;
                 drop((slot, open));
             });
@@ -111,15 +109,6 @@ impl Server {
 async fn silent(first_request: &Notify, limit: Duration) {
     if tokio::time::timeout(limit, first_request.notified()).await.is_ok() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Counts a connection until it is dropped.
-struct Open(Arc<Metrics>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.dec();
     }
 }
 

@@ -10,8 +10,9 @@ use http_body_util::{BodyExt, Limited};
 
 use super::resolve::{Reasoning, Resolved};
 use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
-use crate::pool::{Account, Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use crate::upstream::{ReplyBody, headers};
+use antiphon_upstream::account::Account;
+use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
+use antiphon_upstream::transport::{ReplyBody, headers};
 
 /// How many accounts a turn is tried on.
 const MAX_ACCOUNTS: usize = 3;
@@ -109,7 +110,7 @@ impl Turn {
         let choosing = async {
             match pool.choose(wanted).await {
                 Err(Shortage::NotOffered) => {
-                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.clock.now())).await;
+                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now())).await;
                     pool.choose(wanted).await
                 }
                 chosen => chosen,
@@ -145,7 +146,7 @@ impl Turn {
     fn short(&self, shortage: Shortage) -> Failure {
         match shortage {
             Shortage::Busy => Failure::Busy,
-            Shortage::Cooling { until } => Failure::Cooling(until.since(self.turns.clock.now())),
+            Shortage::Cooling { until } => Failure::Cooling(until.since(self.turns.env.clock.now())),
             Shortage::Unusable => Failure::NoAccount,
             Shortage::NotOffered => Failure::ModelNotFound(self.create.model.clone()),
         }
@@ -159,7 +160,7 @@ impl Turn {
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
         };
-        let rest = until.map(|until| until.since(self.turns.clock.now()));
+        let rest = until.map(|until| until.since(self.turns.env.clock.now()));
         if rest.is_some() || !refusal.headers.contains_key(header::RETRY_AFTER) {
             refusal.headers.remove("retry-after-ms");
             let rest = HeaderValue::from(seconds(rest.unwrap_or(RETRY_AFTER)));
@@ -187,7 +188,7 @@ impl Turn {
 
     /// What an error reply says about the account, and which of it is the client's to see.
     pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
-        let now = self.turns.clock.now();
+        let now = self.turns.env.clock.now();
         let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
         let is_envelope = is_envelope(&refusal.body);
         let failure = match refusal.status {

@@ -18,7 +18,7 @@ use super::relay::Relay;
 use super::resolve::Resolved;
 use super::stream::{Read, read};
 use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
-use crate::pool::Verdict;
+use antiphon_upstream::pool::Verdict;
 
 /// A finished response, durable if it is to be stored.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use antiphon_store::StoreError;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::keys::Denied;
-use crate::limits::{Exceeded, Rates};
-use crate::pool::Verdict;
+use antiphon_access::keys::Denied;
+use antiphon_access::limits::{Exceeded, Rates};
+use antiphon_upstream::pool::Verdict;
 
 /// Why the client does not get what it asked for.
 #[derive(Debug, Clone)]

@@ -8,14 +8,14 @@ use http::HeaderMap;
 
 use super::resolve::Resolved;
 use super::{Failure, Rejected, Rules, Turn};
-use crate::limits::{Asking, Estimate, NotHeld, input_tokens};
+use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
 
 /// How long after the end of its time a turn may still be about to settle.
 const SETTLING: Duration = Duration::from_mins(10);
 
 impl Rules {
     /// How long nobody doubts that a turn runs that holds something.
-    pub fn reservations_live(&self) -> Duration {
+    pub fn reservation_lifetime(&self) -> Duration {
         self.turn + SETTLING
     }
 }
@@ -23,21 +23,21 @@ impl Rules {
 impl Turn {
     /// Costs a caller without limits nothing.
     pub(super) async fn reserve(&mut self, resolved: &Resolved) -> Result<(), Failure> {
-        if !self.turns.limits.apply_to(&self.project, self.key.as_deref()) {
+        if !self.turns.limits.apply_to(&self.project, self.key_rules()) {
             return Ok(());
         }
         if !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
-        let asking = Asking {
+        let request = ReservationRequest {
             id: self.id,
             project: &self.project,
-            key: self.key.as_deref(),
+            key: self.key_rules(),
             model: &self.create.model,
-            now: self.turns.clock.now(),
-            expires_at: self.started_at.plus(self.turns.rules.reservations_live()),
+            now: self.turns.env.clock.now(),
+            expires_at: self.started_at.plus(self.turns.rules.reservation_lifetime()),
         };
-        let reserving = Box::pin(self.turns.limits.reserve(asking, self.estimate(resolved)));
+        let reserving = Box::pin(self.turns.limits.reserve(request, self.estimate(resolved)));
         match self.presence.or_given_up(reserving).await {
             Err(_given_up) => Err(Failure::ClientGone),
             Ok(Ok(held)) => {
@@ -51,6 +51,10 @@ impl Turn {
             }
             Ok(Err(NotHeld::Store(error))) => Err(error.into()),
         }
+    }
+
+    fn key_rules(&self) -> Option<KeyRules<'_>> {
+        self.key.as_deref().map(|key| KeyRules { id: key.id, rules: &key.limits })
     }
 
     fn estimate(&self, resolved: &Resolved) -> Estimate {

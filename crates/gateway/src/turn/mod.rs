@@ -11,6 +11,7 @@ mod failure;
 mod framing;
 mod limit;
 mod memory;
+mod metrics;
 mod presence;
 mod record;
 mod relay;
@@ -21,15 +22,14 @@ mod settle;
 mod stream;
 mod warm;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::Owned;
+use antiphon_store::Timestamp;
 use antiphon_store::chain::Chains;
-use antiphon_store::{Clock, Timestamp};
 use http::HeaderMap;
 use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,6 +37,7 @@ use tokio::sync::OwnedSemaphorePermit;
 pub use self::collect::Collected;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
+pub use self::metrics::TurnMetrics;
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
 pub use self::stream::EventStream;
 
@@ -46,25 +47,22 @@ use self::framing::Framing;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
-use crate::config::UsageConfig;
-use crate::keys::{Caller, Key};
-use crate::lifecycle::Tasks;
-use crate::limits::{self, Limits, Rates};
-use crate::metrics::Metrics;
-use crate::pool::Pool;
-use crate::prices::Prices;
-use crate::upstream::Upstream;
+use antiphon_access::keys::{Caller, Key};
+use antiphon_access::limits::{Limits, Rates};
+use antiphon_access::prices::Prices;
+use antiphon_runtime::Env;
+use antiphon_upstream::pool::Pool;
+use antiphon_upstream::transport::Upstream;
 
 /// Everything that turns share.
 pub struct Turns {
-    pub chains: Chains,
+    pub chains: Arc<Chains>,
     pub pool: Arc<Pool>,
     pub upstream: Upstream,
-    pub clock: Arc<dyn Clock>,
-    pub metrics: Arc<Metrics>,
-    pub tasks: Tasks,
+    pub limits: Arc<Limits>,
     pub rules: Rules,
-    pub limits: Limits,
+    pub env: Env,
+    pub metrics: TurnMetrics,
     running: Running,
 }
 
@@ -90,10 +88,6 @@ pub struct Rules {
     pub prices: Arc<Prices>,
     /// What a turn is taken to put out that does not say how much it may.
     pub assumed_output_tokens: u64,
-    /// Limits of projects that have any.
-    pub projects: HashMap<ProjectId, limits::Rules>,
-    /// How long it is known what turns came to.
-    pub usage: UsageConfig,
 }
 
 /// What a door hands in.
@@ -141,28 +135,29 @@ struct Turn {
 
 impl Turns {
     pub fn new(
-        chains: Chains,
+        chains: Arc<Chains>,
         pool: Arc<Pool>,
         upstream: Upstream,
+        limits: Arc<Limits>,
         rules: Rules,
-        (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
+        env: Env,
     ) -> Self {
-        let limits = Limits::new(rules.projects.clone(), Arc::clone(chains.store()), Arc::clone(&metrics));
-        Self { chains, pool, upstream, clock, metrics, tasks, rules, limits, running: Running::default() }
+        let (metrics, running) = (TurnMetrics::default(), Running::default());
+        Self { chains, pool, upstream, limits, rules, env, metrics, running }
     }
 
     /// What becomes of this turn if its client leaves: one that is to be stored is finished, by default.
     pub fn departure(&self, store: bool) -> Departure {
         Departure {
             presence: Presence::default(),
-            tasks: self.tasks.clone(),
+            tasks: self.env.tasks.clone(),
             finish_within: self.rules.finish_within.filter(|_| store),
         }
     }
 
     /// Begins a turn: from here on it has an id and is settled in any case.
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
-        let started_at = self.clock.now();
+        let started_at = self.env.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
         let Incoming { create, headers, caller, transport, lane, body_permit } = incoming;
         let Caller { project, key, .. } = caller;

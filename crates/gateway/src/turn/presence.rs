@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Frame;
 
-use crate::lifecycle::Tasks;
+use antiphon_runtime::Tasks;
 
 /// Shared by a turn and the door that holds it.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::memory::Remembered;
 use super::resolve::Resolved;
 use super::{Failure, Turn};
-use crate::pool::{Account, Verdict};
+use antiphon_upstream::account::Account;
+use antiphon_upstream::pool::Verdict;
 
 /// A response that has come to its end.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Turn {
         let parent = resolved.parent.as_deref();
         // What nobody has served stays with the account that has served what it continues.
         let (account, boundary) = match (served_by, parent) {
-            (Some(account), _) => (account.name.clone(), account.boundary.clone()),
+            (Some(account), _) => (account.name.clone(), account.settings.boundary.clone()),
             (None, Some(parent)) => (parent.account.clone(), parent.boundary.clone()),
             (None, None) => Default::default(),
         };

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::memory::Remembered;
 use super::{Failure, Turn};
-use crate::pool::Account;
+use antiphon_upstream::account::Account;
 
 /// What a turn continues, and what it adds.
 pub struct Resolved {
@@ -155,10 +155,11 @@ impl Resolved {
     /// by the accounts of its boundary, and what the client sent by every account, unless `can_read` says that this one
     /// can't.
     pub fn context(&self, account: &Account, can_read: bool, max_bytes: usize) -> Result<Context, Failure> {
-        let replay_ids = account.replay_ids;
+        let replay_ids = account.settings.replay_ids;
         // A turn that no account has served holds only what the client sent.
-        let reads =
-            |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary);
+        let reads = |turn: &StoredTurn| {
+            can_read && (turn.boundary.is_empty() || turn.boundary == account.settings.boundary)
+        };
         let replayed = self.replayed(can_read, reads, max_bytes)?;
         let mut history = Vec::with_capacity(replayed.len() * 3);
         let mut omitted = Omitted::default();
@@ -205,7 +206,7 @@ impl Resolved {
 
     /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
-        let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native && parent.is_stored());
+        let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native() && parent.is_stored());
         self.upstream_parent(account).filter(|_| is_kept)
     }
 

@@ -11,11 +11,13 @@ use super::adapt::{Approach, STALE};
 use super::attempt::Failed;
 use super::resolve::{Context, Reasoning, Resolved};
 use super::{Failure, Transport, Turn};
-use crate::config::UpstreamTransport;
-use crate::credential::NoToken;
-use crate::pool::{Account, Credential, Verdict};
-use crate::upstream::socket::{NotOpened, Socket};
-use crate::upstream::{Accept, ReplyBody, SendError};
+use antiphon_upstream::account::{Account, Credential};
+use antiphon_upstream::client::SendError;
+use antiphon_upstream::credential::NoToken;
+use antiphon_upstream::pool::Verdict;
+use antiphon_upstream::settings::UpstreamTransport;
+use antiphon_upstream::transport::socket::{NotOpened, Socket};
+use antiphon_upstream::transport::{Accept, ReplyBody};
 
 /// The upstream's reply, or why the turn did not stay on its socket: it is to be sent in another way.
 type Sent = Result<Response<ReplyBody>, &'static str>;
@@ -44,7 +46,7 @@ impl Turn {
                     Ok(reply) => reply,
                     Err(why) => {
                         self.ledger.note_attempt(why);
-                        self.turns.metrics.fell_back(&account.name, why);
+                        self.turns.upstream.metrics().fell_back(&account.name, why);
                         approach.fall_back(why, resolved.native_parent(account));
                         continue;
                     }
@@ -76,7 +78,7 @@ impl Turn {
     }
 
     fn takes_sockets(&self, account: &Account) -> bool {
-        self.create.operation == Operation::Create && account.takes_sockets(self.turns.clock.now())
+        self.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
     }
 
     /// The socket on which the upstream remembers what the turn continues.
@@ -104,11 +106,11 @@ impl Turn {
 
     fn changes<'a>(&self, account: &'a Account, approach: &Approach<'a>) -> Changes<'a> {
         Changes {
-            store: account.is_native && self.create.store,
+            store: account.is_native() && self.create.store,
             previous: approach.previous,
             include_encrypted_reasoning: approach.include,
             model: account.alias(&self.create.model),
-            streams: account.stream_only,
+            streams: account.settings.stream_only,
             is_frame: approach.over_socket,
         }
     }
@@ -121,7 +123,7 @@ impl Turn {
         approach: &Approach<'_>,
     ) -> Result<Context, Failed> {
         if approach.previous.is_some() {
-            let input = resolved.own_input(account.replay_ids);
+            let input = resolved.own_input(account.settings.replay_ids);
             return Ok(Context { input, reasoning: Reasoning::Full });
         }
         let context = resolved.context(account, approach.can_read, self.turns.rules.max_history_bytes);
@@ -157,7 +159,9 @@ impl Turn {
     ) -> Result<Response<ReplyBody>, Failed> {
         let operation = self.create.operation;
         let accept = match self.ledger.transport {
-            Transport::Http if !(account.stream_only && operation == Operation::Create) => Accept::Json,
+            Transport::Http if !(account.settings.stream_only && operation == Operation::Create) => {
+                Accept::Json
+            }
             _ => Accept::Events,
         };
         let sending =
@@ -195,7 +199,10 @@ impl Turn {
                 }
             }
         };
-        self.turns.metrics.turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
+        self.turns
+            .upstream
+            .metrics()
+            .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
         match self.in_time(self.turns.upstream.ask(account, socket, frame)).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it waited, which is nobody's failure.
@@ -218,10 +225,10 @@ impl Turn {
         let passes = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
         let is_about_sockets = |status: &StatusCode| status.is_client_error() && !passes.contains(status);
         if matches!(error, NotOpened::Timeout) || refused.as_ref().is_some_and(is_about_sockets) {
-            account.remember_sockets_refused(self.turns.clock.now());
+            account.remember_sockets_refused(self.turns.env.clock.now());
         }
         match refused.filter(|status| passes.contains(status)) {
-            Some(status) if account.transport == UpstreamTransport::WebSocket => {
+            Some(status) if account.settings.transport == UpstreamTransport::WebSocket => {
                 Ok(Ok(Response::builder().status(status).body(ReplyBody::empty()).expect("a valid status")))
             }
             _ => self.or_http(account, why, "it opens no socket"),
@@ -229,7 +236,7 @@ impl Turn {
     }
 
     fn or_http(&self, account: &Account, why: &'static str, told: &'static str) -> Result<Sent, Failed> {
-        match account.transport {
+        match account.settings.transport {
             UpstreamTransport::Auto => Ok(Err(why)),
             UpstreamTransport::WebSocket | UpstreamTransport::Http => {
                 Err(Failure::UpstreamUnreachable(told.into()).into())

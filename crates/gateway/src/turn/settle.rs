@@ -12,10 +12,10 @@ use antiphon_store::{LogRow, Settlement, Spent, Timestamp};
 use super::attempt::Reply;
 use super::record::Finished;
 use super::{Failure, Fault, Transport, Turns};
-use crate::keys::Key;
-use crate::limits::Held;
-use crate::metrics::ANSWERED;
-use crate::pool::Account;
+use antiphon_access::keys::Key;
+use antiphon_access::limits::Held;
+use antiphon_upstream::account::Account;
+use antiphon_upstream::metrics::ANSWERED;
 
 /// An upstream that has none left for anybody is not the client's doing.
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -65,7 +65,7 @@ impl Ledger {
         create: &CreateRequest,
         transport: Transport,
     ) -> Self {
-        turns.metrics.turns_in_flight.inc();
+        turns.metrics.in_flight.inc();
         Self {
             turns: Arc::clone(turns),
             id,
@@ -104,7 +104,7 @@ impl Ledger {
     /// An attempt came to nothing.
     pub(super) fn note_attempt(&mut self, outcome: &'static str) {
         if let Some(account) = &self.account {
-            self.turns.metrics.attempt_ended(&account.name, outcome);
+            self.turns.upstream.metrics().attempt_ended(&account.name, outcome);
             self.attempts.push((Arc::clone(account), outcome));
         }
     }
@@ -113,13 +113,13 @@ impl Ledger {
     pub(super) fn answered(&mut self, reply: &Reply) {
         let account = reply.lease.account();
         self.attempts.push((Arc::clone(account), ANSWERED));
-        self.turns.metrics.history_put(reply.reasoning);
+        self.turns.metrics.history_sent(reply.reasoning);
         self.reasoning = Some(reply.reasoning.as_str());
         let after = self.elapsed();
         self.first_event = Some(after);
-        let meters = account.meters(&self.turns.metrics);
-        meters.answered.inc();
-        meters.first_event.observe(after.as_secs_f64());
+        let metrics = account.metrics(self.turns.upstream.metrics());
+        metrics.answered.inc();
+        metrics.first_event.observe(after.as_secs_f64());
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -220,7 +220,7 @@ impl Ledger {
         }
         let metrics = &self.turns.metrics;
         let duration = self.elapsed();
-        metrics.turns_in_flight.dec();
+        metrics.in_flight.dec();
         metrics.turn_ended(self.transport, self.outcome, duration, self.first_event);
         metrics.count_tokens(&self.usage);
         metrics.count_cost(self.cost_nano_usd);

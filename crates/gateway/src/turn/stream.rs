@@ -19,7 +19,7 @@ use super::presence::{Drain, GivenUp};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Failure, Incoming, Presence, Rejected, Turn, Turns, codex};
-use crate::pool::Verdict;
+use antiphon_upstream::pool::Verdict;
 
 /// A comment: every client skips it, and no proxy takes the stream for dead.
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -269,7 +269,7 @@ impl Streaming {
         let Some(mut body) = self.reply.body.take() else { return };
         let mut rest = Box::pin(async move { while let Some(Ok(_)) = body.frame().await {} });
         if rest.as_mut().now_or_never().is_none() {
-            self.turn.turns.tasks.spawn(async move {
+            self.turn.turns.env.tasks.spawn(async move {
                 tokio::time::timeout(AFTER_TERMINAL, rest).await.ok();
             });
         }

@@ -73,7 +73,7 @@ impl Turn {
 
     fn without_output(&self, started: &[u8]) -> Result<Vec<u8>, Malformed> {
         let completed = end(started, Ending { status: "completed", error: None }, b"[]")?;
-        let at = self.turns.clock.now().unix_seconds().to_string();
+        let at = self.turns.env.clock.now().unix_seconds().to_string();
         let set = [
             Set { name: "completed_at", value: at.as_bytes(), add: true },
             Set { name: "usage", value: NO_USAGE, add: true },

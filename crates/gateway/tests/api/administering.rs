@@ -1,6 +1,6 @@
 //! The admin API, as an operator's tools call it.
 
-use antiphon::admin::AdminToken;
+use antiphon_access::admin::AdminToken;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, header};
 use http::Method;
@@ -17,7 +17,7 @@ pub(crate) struct Operator {
 impl Operator {
     pub(crate) async fn of(gateway: &Gateway) -> Self {
         let token =
-            AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.clock).await.unwrap();
+            AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.env.clock).await.unwrap();
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 
@@ -63,7 +63,7 @@ async fn nobody_is_let_in_without_the_token() {
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
     let operator = Operator::of(&gateway).await;
     let store = gateway.app.chains.store();
-    assert!(AdminToken::make_first(&**store, &*gateway.app.clock).await.unwrap().is_none(), "it has one");
+    assert!(AdminToken::make_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(), "it has one");
     // Another last digit, whichever it is.
     let last = if operator.token.ends_with('0') { '1' } else { '0' };
     let wrong = format!("Bearer {}{last}", &operator.token[..operator.token.len() - 1]);

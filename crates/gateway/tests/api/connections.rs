@@ -73,7 +73,6 @@ async fn a_connection_over_the_limit_waits_until_another_one_is_closed() {
     let third = tokio::spawn(async move { ask(&mut three).await });
     ask(&mut one).await;
     ask(&mut two).await;
-    assert_eq!(gateway.app.metrics.connections.get(), 2);
     assert!(!third.is_finished());
     drop(one);
     assert!(third.await.unwrap().starts_with("HTTP/1.1 200 "));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon::config::RoutingConfig;
+use antiphon::config::Config;
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Gateway, ManualClock, Reply, Setup};
 use futures_util::future::join_all;
@@ -281,14 +281,16 @@ async fn accounts_that_come_and_go_drop_no_stream() {
         })
     });
     let streams: Vec<_> = streams.collect();
-    let all: Vec<_> = pool.gateway.app.pool.accounts().iter().map(|account| account.config.clone()).collect();
+    let all: Vec<_> =
+        pool.gateway.app.pool.accounts().iter().map(|account| account.settings.clone()).collect();
     while pool.counts().iter().sum::<u64>() < 64 {
         tokio::task::yield_now().await;
     }
+    let routing = || Config::default().routing.settings();
     for n in 0..20 {
-        pool.gateway.app.pool.replace(&all[n % 2..=n % 2], &RoutingConfig::default()).unwrap();
+        pool.gateway.app.pool.replace(vec![all[n % 2].clone()], routing()).unwrap();
     }
-    pool.gateway.app.pool.replace(&all, &RoutingConfig::default()).unwrap();
+    pool.gateway.app.pool.replace(all, routing()).unwrap();
     gate.open();
     for stream in streams {
         stream.await.unwrap();
@@ -445,7 +447,7 @@ async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
         tokio::task::yield_now().await;
     }
     left.abort();
-    while pool.gateway.app.metrics.turns_in_flight.get() > 1 {
+    while pool.gateway.app.metrics.in_flight.get() > 1 {
         tokio::task::yield_now().await;
     }
     let client = pool.gateway.client.clone();

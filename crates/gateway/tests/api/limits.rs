@@ -52,7 +52,7 @@ impl Limited {
 }
 
 pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String, (u64, u64)> {
-    let (store, now) = (gateway.app.chains.store(), gateway.app.clock.now());
+    let (store, now) = (gateway.app.chains.store(), gateway.app.env.clock.now());
     let counters = store.list_counters(scope, now).await.unwrap();
     counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
 }
@@ -316,7 +316,7 @@ async fn operators_see_how_limits_stand() {
         (&json!("US dollars per month"), &json!(2.5), &json!(0.25))
     );
     assert!(cost["held"].as_f64().unwrap() > 1.9, "{cost}");
-    let now = antiphon::time::rfc3339(limited.gateway.app.clock.now());
+    let now = antiphon_runtime::rfc3339(limited.gateway.app.env.clock.now());
     assert!(cost["resets_at"].as_str().unwrap() > now.as_str());
     assert_eq!((&tokens["owner"], &tokens["limit"]), (&json!("project"), &json!(9000.0)));
     gate.open();

@@ -94,10 +94,10 @@ async fn a_purge_spares_what_a_running_turn_continues() {
     upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
     // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
     minutes(25);
-    while gateway.app.metrics.purged_responses.get() == 0 {
+    while gateway.metric("antiphon_purged_responses_total").await == 0.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(gateway.app.metrics.purged_responses.get(), 1);
+    assert_eq!(gateway.metric("antiphon_purged_responses_total").await, 1.0);
     gate.open();
     let second = second.await.unwrap();
     let gateway = gateway.restart().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon::limits::{Asking, Estimate, NotHeld};
+use antiphon_access::limits::{Estimate, NotHeld, ReservationRequest};
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{CounterId, Hold, Measure, Reservation, Timestamp};
@@ -215,7 +215,7 @@ async fn orphan(limited: &Limited, id: u8, expires_at: Timestamp) {
 #[tokio::test]
 async fn what_a_killed_process_held_is_given_back() {
     let limited = limited(json!({"concurrent_turns": 1})).await;
-    let now = limited.gateway.app.clock.now();
+    let now = limited.gateway.app.env.clock.now();
     let is_alone = !limited.gateway.app.chains.store().is_shared();
     // A store of one process knows at the start that nobody else is there; others wait until no turn runs any more.
     let lives = if is_alone { Duration::from_mins(39) } else { Duration::ZERO };
@@ -239,11 +239,11 @@ async fn a_turn_that_panics_gives_back_what_it_held() {
     let turns = Arc::clone(&gateway.app);
     let project = ProjectId::new("team");
     let reserve = async move |id: u8| {
-        let now = turns.clock.now();
+        let now = turns.env.clock.now();
         let id = ResponseId::mint(1, &[id; 10]);
         let expires_at = now.plus(Duration::from_hours(2));
-        let asking = Asking { id, project: &project, key: None, model: "sim", now, expires_at };
-        turns.limits.reserve(asking, Estimate::default()).await
+        let request = ReservationRequest { id, project: &project, key: None, model: "sim", now, expires_at };
+        turns.limits.reserve(request, Estimate::default()).await
     };
     let held = reserve(1).await.unwrap().unwrap();
     assert!(matches!(reserve(2).await, Err(NotHeld::Exceeded(_))));
@@ -319,7 +319,7 @@ async fn replicas_share_limits_and_exceed_none_under_load() {
 async fn requests_of_many_clients_on_two_replicas_are_never_more_than_the_limit() {
     let (upstream, gateways, clients, key) =
         replicas("", json!({"budgets": [], "requests_per_minute": 40})).await;
-    let minute = || gateways[0].app.clock.now().unix_ms().div_euclid(60_000);
+    let minute = || gateways[0].app.env.clock.now().unix_ms().div_euclid(60_000);
     // Within one minute, or once more.
     for _ in 0..2 {
         let (began, before) = (minute(), upstream.counts().requests);

@@ -28,7 +28,7 @@ async fn metrics(gateway: &Gateway) -> String {
 /// Waits until no socket is open.
 async fn none_open(gateway: &Gateway) {
     for _ in 0..4000 {
-        if gateway.app.metrics.sockets.open.get() == 0 {
+        if gateway.metric("antiphon_sockets").await == 0.0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,7 +88,7 @@ async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
         }
     }
     none_open(&gateway).await;
-    assert_eq!(gateway.app.metrics.sockets.lanes.get(), 0);
+    assert_eq!(gateway.metric("antiphon_socket_lanes").await, 0.0);
 }
 
 #[tokio::test]
@@ -400,7 +400,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     none_open(&gateway).await;
     // The upgrade is answered before the socket is counted.
     let gone = gateway.socket().await;
-    while gateway.app.metrics.sockets.open.get() == 0 {
+    while gateway.metric("antiphon_sockets").await == 0.0 {
         tokio::task::yield_now().await;
     }
     drop(gone);

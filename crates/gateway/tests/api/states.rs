@@ -105,7 +105,7 @@ async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
     let gateway = other(&setup).start().await;
     started(&gateway).await;
     assert_eq!(gateway.app.pool.view()[1].state.name(gateway.app.pool.now()), "ready");
-    let now = gateway.app.clock.now();
+    let now = gateway.app.env.clock.now();
     gateway.app.chains.store().pause_account("a", entry(now)).await.unwrap();
     let gateway = gateway.restart().await;
     started(&gateway).await;
@@ -123,7 +123,7 @@ async fn a_paused_account_is_left_alone_until_it_is_resumed() {
     let (first, second, _clock, setup) = two().await;
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
-    let now = gateway.app.clock.now();
+    let now = gateway.app.env.clock.now();
     store.pause_account("a", entry(now)).await.unwrap();
     wait_for(&gateway, "paused").await;
     gateway.client.created(plain()).await;
@@ -145,7 +145,7 @@ async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
         assert_ne!(state(&gateway), "ready");
         wait_until_stored(&gateway, |account| account.disabled_at.is_some() || account.cooling.is_some())
             .await;
-        assert!(store.resume_account("a", entry(gateway.app.clock.now())).await.unwrap());
+        assert!(store.resume_account("a", entry(gateway.app.env.clock.now())).await.unwrap());
         wait_for(&gateway, "ready").await;
     }
 }

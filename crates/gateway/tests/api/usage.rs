@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon::admin::AdminToken;
-use antiphon::usage::Keeper;
+use antiphon::jobs::usage::{Rollup, RollupRules};
+use antiphon_access::admin::AdminToken;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{Clock, LogRow};
 use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, header};
@@ -15,6 +15,16 @@ use crate::simulator;
 
 /// For a million tokens: a dollar, ten cents if cached, and four dollars.
 const PRICES: &str = "prices = [{ model = \"sim*\", input = 1, cached_input = 0.1, output = 4 }]";
+
+/// The job that rolls usage up, run by hand.
+fn rollup(gateway: &Gateway) -> Rollup {
+    let rules = RollupRules {
+        longest_turn: gateway.app.rules.turn,
+        hour_retention: Some(Duration::from_hours(90 * 24)),
+        day_retention: Some(Duration::from_hours(400 * 24)),
+    };
+    Rollup::new(Arc::clone(gateway.app.chains.store()), Arc::clone(&gateway.app.env.clock), rules)
+}
 
 async fn over(config: &str) -> (Simulator, Gateway) {
     let upstream = simulator().await;
@@ -30,7 +40,7 @@ struct Operator {
 
 impl Operator {
     async fn of(gateway: Gateway) -> Self {
-        let token = AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.clock).await;
+        let token = AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.env.clock).await;
         Self { token: token.unwrap().expose().to_owned(), gateway }
     }
 
@@ -217,12 +227,11 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
     ask(&operator).await;
     let from = |clock: &ManualClock| {
         let since = clock.now().minus(Duration::from_hours(24 * 20));
-        format!("from={}&group_by=model", antiphon::time::rfc3339(since))
+        format!("from={}&group_by=model", antiphon_runtime::rfc3339(since))
     };
     let known = [3, 0, 0, 300, 30, 420_000];
     clock.advance(Duration::from_hours(3));
-    let mut keeper = Keeper::new(Arc::clone(&operator.gateway.app));
-    keeper.keep().await.unwrap();
+    rollup(&operator.gateway).run_once().await.unwrap();
     let store = operator.gateway.app.chains.store();
     assert!(antiphon_store::Usage::summed_up_until(&**store).await.unwrap().unix_ms() > 0);
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
@@ -237,7 +246,7 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("old rows leave the log");
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
     ask(&operator).await;
-    Keeper::new(Arc::clone(&operator.gateway.app)).keep().await.unwrap();
+    rollup(&operator.gateway).run_once().await.unwrap();
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known.map(|figure| figure * 2));
 }
 
@@ -251,7 +260,7 @@ async fn replicas_sum_up_at_the_same_time_and_count_once() {
     // Another token would end the first one's.
     let second = Operator { gateway: first.gateway.setup.clone().start().await, token: first.token.clone() };
     let replicas = [&first.gateway, &second.gateway];
-    let mut keepers = replicas.map(|replica| Keeper::new(Arc::clone(&replica.app)));
+    let mut rollups = replicas.map(rollup);
     for round in 1..=6 {
         let turns =
             (0..12).map(|n| replicas[n % 2].client.created(turn("sim", &json!({"store": n % 3 == 0}))));
@@ -260,17 +269,17 @@ async fn replicas_sum_up_at_the_same_time_and_count_once() {
             replica.idle().await;
             replica.app.chains.store().check().await.unwrap();
         }
-        let [one, two] = &mut keepers;
+        let [one, two] = &mut rollups;
         let now = clock.now();
         let purge = |replica: &Gateway| {
             let store = Arc::clone(replica.app.chains.store());
             async move { store.purge(now, Some(now.minus(Duration::from_hours(30))), 5).await }
         };
         let (one, two, here, there) =
-            tokio::join!(one.keep(), two.keep(), purge(replicas[0]), purge(replicas[1]));
+            tokio::join!(one.run_once(), two.run_once(), purge(replicas[0]), purge(replicas[1]));
         one.and(two).unwrap();
         here.and(there).unwrap();
-        let since = antiphon::time::rfc3339(now.minus(Duration::from_hours(24 * 30)));
+        let since = antiphon_runtime::rfc3339(now.minus(Duration::from_hours(24 * 30)));
         for operator in [&first, &second] {
             let groups = operator.groups(&format!("from={since}")).await;
             assert_eq!(groups[0]["turns"], 12 * round);

@@ -2,33 +2,33 @@
 
 use std::sync::Arc;
 
-use antiphon_store::{Clock, Store, SystemClock};
+use antiphon_store::{Store, SystemClock};
 use anyhow::bail;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::app::upstream;
+use crate::app::upstream_settings;
 use crate::cli::block_on;
-use crate::config::Config;
-use crate::lifecycle::Tasks;
-use crate::metrics::Metrics;
-use crate::pool::Account;
+use crate::config::{AccountConfig, Config};
+use antiphon_runtime::{Env, Tasks};
+use antiphon_upstream::account::Account;
+use antiphon_upstream::transport::Upstream;
 
 pub fn run(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let meant = config.accounts.iter().filter(|account| name.is_none_or(|name| account.name == name));
-    let accounts: Vec<Account> = meant.map(Account::new).collect::<Result<_, _>>()?;
+    let named = config.accounts.iter().filter(|account| name.is_none_or(|name| account.name == name));
+    let accounts: Vec<Account> =
+        named.map(AccountConfig::settings).map(Account::new).collect::<Result<_, _>>()?;
     if accounts.is_empty() {
         bail!("there is no account {:?} in the configuration", name.unwrap_or_default());
     }
     let answers = block_on(async {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = store_for(config).await?;
-        let tasks = Tasks::default();
-        let upstream = upstream(config, Arc::clone(&store), (clock, Metrics::new(), tasks.clone()));
+        let env = Env { clock: Arc::new(SystemClock), tasks: Tasks::default() };
+        let upstream = Upstream::new(upstream_settings(config), Arc::clone(&store), &env);
         let answers =
             join_all(accounts.iter().map(async |account| upstream.list_models(account).await)).await;
         // Tokens that were refreshed for this are saved before it ends.
-        tasks.shut_down(config.timeouts.shutdown).await;
+        env.tasks.shut_down(config.timeouts.shutdown).await;
         store.close().await;
         Ok(answers)
     })?;

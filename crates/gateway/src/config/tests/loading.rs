@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::super::{Auth, Config, Durability, OnDisconnect, ReplayIds, Retention, Strategy};
+use antiphon_protocol::replay::ReplayIds;
+use antiphon_upstream::settings::Strategy;
+
+use super::super::{Auth, Config, Durability, OnDisconnect, Retention};
 use super::Case;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/antiphon.example.toml");
@@ -169,7 +172,8 @@ fn every_key_can_be_set_in_the_file() {
     assert!(config.accounts[1].api_key.is_none() && config.accounts[1].models.is_empty());
     let account = &config.accounts[0];
     assert_eq!((account.aliases["gpt-5"].as_str(), account.stream_only), ("mine", true));
-    let headers: Vec<_> = account.headers.iter().collect();
+    let headers: Vec<_> =
+        account.headers.to_map().into_iter().map(|(name, value)| (name.unwrap(), value)).collect();
     assert_eq!((headers.len(), headers[1].0.as_str(), headers[1].1.to_str().unwrap()), (3, "x-org", "org"));
     assert!(!headers[1].1.is_sensitive() && headers[0].1.is_sensitive() && headers[2].1.is_sensitive());
     let shown = r#"headers = { api-key = { value = "<redacted>" }, x-org = "org", x-token = "<redacted>" }"#;
@@ -329,7 +333,7 @@ fn the_accounts_in_the_documentation_can_be_used() {
         let names = ["OPENAI_API_KEY", "PROJECT_A_KEY", "PROJECT_B_KEY", "AZURE_KEY", "REFRESH_TOKEN"];
         let case = names.into_iter().fold(Case::file(block), |case, name| case.variable(name, "sk"));
         for account in &case.load().accounts {
-            crate::pool::Account::new(account).unwrap();
+            antiphon_upstream::account::Account::new(account.settings()).unwrap();
         }
         count += 1;
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::super::ModelGlob;
+use antiphon_protocol::model::ModelPattern;
+
 use super::super::values::{format_bytes, format_duration};
 use super::Case;
 
@@ -52,7 +53,7 @@ fn durations_too_long_for_the_clock_are_refused() {
 
 #[test]
 fn globs_match_whole_names() {
-    let matches = |pattern: &str, model: &str| ModelGlob::parse(pattern).unwrap().matches(model);
+    let matches = |pattern: &str, model: &str| ModelPattern::parse(pattern).unwrap().matches(model);
     for (pattern, model) in [
         ("*", ""),
         ("*", "gpt-5"),
@@ -82,14 +83,14 @@ fn globs_match_whole_names() {
 
 #[test]
 fn a_glob_of_many_stars_is_still_quick() {
-    let glob = ModelGlob::parse(&"a*".repeat(500)).unwrap();
+    let glob = ModelPattern::parse(&"a*".repeat(500)).unwrap();
     assert!(!glob.matches(&format!("{}b", "b".repeat(10_000))));
-    assert!(!ModelGlob::parse(&format!("{}b", "*a".repeat(500))).unwrap().matches(&"a".repeat(10_000)));
+    assert!(!ModelPattern::parse(&format!("{}b", "*a".repeat(500))).unwrap().matches(&"a".repeat(10_000)));
 }
 
 #[test]
 fn other_globs_signs_are_refused() {
     for pattern in ["", "gpt-[45]", "{a,b}", "a b", "a\\*", "a\n"] {
-        assert_eq!(ModelGlob::parse(pattern), None, "{pattern:?}");
+        assert_eq!(ModelPattern::parse(pattern), None, "{pattern:?}");
     }
 }

@@ -32,7 +32,7 @@ impl Clock {
         let rules = &doors.sockets;
         let now = Instant::now();
         let (next_ping, too_old) = (now + rules.ping_interval, now + rules.max_age);
-        let stopping = doors.turns.tasks.stopping().cancelled_owned();
+        let stopping = doors.turns.env.tasks.stopping().cancelled_owned();
         Self {
             next_ping,
             ping_interval: rules.ping_interval,

@@ -24,13 +24,12 @@ use super::clock::{Clock, Tick};
 use super::ending::{Ending, say_goodbye, text};
 use super::lanes::{Asked, Lanes, MAX_NAMED};
 use super::metered::Metered;
-use super::refusal;
 use super::running::{Running, refused_unread};
+use super::{SocketMetrics, refusal};
 use crate::http::Doors;
 use crate::http::stall::StallGuard;
-use crate::keys::Caller;
-use crate::metrics::Metrics;
 use crate::turn::{Failure, Lane, Memory};
+use antiphon_access::keys::Caller;
 
 /// What is read at a time; it is held also while the socket is idle.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
@@ -74,7 +73,7 @@ pub struct Connection {
 
 /// What is counted of a socket when it is gone, however it went.
 struct Tally {
-    metrics: Arc<Metrics>,
+    metrics: Arc<SocketMetrics>,
     turns: u64,
     code: u16,
 }
@@ -93,7 +92,7 @@ impl Connection {
         headers: HeaderMap,
         caller: Caller,
     ) -> Box<Self> {
-        let metrics = &doors.turns.metrics;
+        let metrics = &doors.socket_metrics;
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
         Box::new(Self {
             socket: speak(metered, doors.body_limits.max_bytes),
@@ -338,15 +337,15 @@ async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
 // === impl Tally ===
 
 impl Tally {
-    fn begin(metrics: Arc<Metrics>) -> Self {
-        metrics.sockets.open.inc();
+    fn begin(metrics: Arc<SocketMetrics>) -> Self {
+        metrics.open.inc();
         Self { metrics, turns: 0, code: super::ending::ABNORMAL }
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.metrics.sockets.closed(self.code, self.turns);
-        self.metrics.sockets.open.dec();
+        self.metrics.closed(self.code, self.turns);
+        self.metrics.open.dec();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use antiphon_protocol::socket::{CreateFrame, StreamId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::metrics::Metrics;
+use super::SocketMetrics;
 
 /// Turns of one connection at once.
 pub const MAX_RUNNING: usize = 16;
@@ -26,11 +26,11 @@ pub struct Lanes {
     known: HashSet<Option<StreamId>>,
     busy: HashSet<Option<StreamId>>,
     waiting: VecDeque<Asked>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SocketMetrics>,
 }
 
 impl Lanes {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<SocketMetrics>) -> Self {
         Self { known: HashSet::new(), busy: HashSet::new(), waiting: VecDeque::new(), metrics }
     }
 
@@ -43,7 +43,7 @@ impl Lanes {
                 return Err(asked);
             }
             self.known.insert(lane.clone());
-            self.metrics.sockets.lanes.inc();
+            self.metrics.lanes.inc();
         }
         self.waiting.push_back(asked);
         Ok(())
@@ -81,6 +81,6 @@ impl Lanes {
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        self.metrics.sockets.lanes.dec_by(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+        self.metrics.lanes.dec_by(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
     }
 }

@@ -9,6 +9,7 @@ mod connection;
 mod ending;
 mod lanes;
 mod metered;
+mod metrics;
 mod refusal;
 mod running;
 
@@ -28,12 +29,13 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
+pub use self::metrics::SocketMetrics;
 use super::auth::{OTHER_HEADERS, identify};
 use super::error::Refused;
 use super::stall::StallGuard;
 use super::{Doors, wrong_method};
-use crate::keys::Caller;
 use crate::turn::Failure;
+use antiphon_access::keys::Caller;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
 

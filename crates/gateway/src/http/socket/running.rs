@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::lanes::Asked;
 use super::refusal;
 use crate::http::Doors;
-use crate::keys::Caller;
 use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
+use antiphon_access::keys::Caller;
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";

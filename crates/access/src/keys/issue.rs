@@ -1,0 +1,204 @@
+//! Making and ending keys: what the command line and the admin API share.
+
+use std::time::Duration;
+
+use antiphon_protocol::id::{KeyId, ProjectId};
+use antiphon_store::{AuditEntry, Clock, Keys as _, Rotation, Store, StoreError, StoredKey, Timestamp};
+use rand::RngExt;
+use serde_json::{Map, Value, json};
+
+use super::{KeyState, Secret};
+use crate::audit::{Actor, entry};
+use crate::limits::Rules;
+use antiphon_protocol::model::ModelPattern;
+use antiphon_runtime::parse_rfc3339;
+
+const MAX_NAME_BYTES: usize = 64;
+/// A key is a row that every process keeps in memory.
+const MAX_MODELS: usize = 100;
+const MAX_PATTERN_LETTERS: usize = 256;
+const MAX_LIMITS_BYTES: usize = 16 * 1024;
+/// How long two secrets of a key may both work.
+const MAX_OVERLAP: Duration = Duration::from_hours(24 * 30);
+
+/// What an operator says of a key that is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewKey {
+    pub name: String,
+    /// One of its own, if none is named.
+    pub project: Option<String>,
+    pub models: Vec<String>,
+    /// In RFC 3339, with a zone.
+    pub expires_at: Option<String>,
+    pub limits: Map<String, Value>,
+}
+
+/// Why a key is not made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("{message}")]
+    Invalid { param: &'static str, message: String },
+    #[error("there is a key named {0:?} already, maybe a revoked one")]
+    NameTaken(String),
+    #[error("there is no key named {0:?}")]
+    NotFound(String),
+    #[error("the key {name:?} is {}", state.as_str())]
+    NotActive { name: String, state: KeyState },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes and ends keys of a store, on behalf of somebody.
+pub struct Issuer<'a> {
+    pub store: &'a dyn Store,
+    pub clock: &'a dyn Clock,
+    pub actor: Actor,
+}
+
+// === impl Issuer ===
+
+impl Issuer<'_> {
+    pub async fn find(&self, name: &str) -> Result<StoredKey, KeyError> {
+        // No key has such a name, and PostgreSQL could not be asked for it.
+        let is_name = check_name("name", name).is_ok();
+        let key = if is_name { self.store.load_key(name).await? } else { None };
+        key.ok_or_else(|| KeyError::NotFound(name.to_owned()))
+    }
+
+    pub async fn create(&self, new: NewKey) -> Result<(StoredKey, Secret), KeyError> {
+        let now = self.clock.now();
+        let secret = Secret::mint();
+        let key = new.check(now, &secret)?;
+        let audit = self.entry("key.created", &key).detail(&json!({
+            "key": key.id.to_string(),
+            "project": key.project.as_str(),
+            "expires_at": key.expires_at.map(antiphon_runtime::rfc3339),
+        }));
+        if !self.store.add_key(key.clone(), audit).await? {
+            return Err(KeyError::NameTaken(key.name));
+        }
+        Ok((key, secret))
+    }
+
+    /// Another secret; the one of now works for as long as `overlap` says, and one before it no more.
+    pub async fn rotate(&self, name: &str, overlap: Duration) -> Result<(StoredKey, Secret), KeyError> {
+        if overlap > MAX_OVERLAP {
+            let message = "Invalid overlap: two secrets may both work for at most 30 days.".to_owned();
+            return Err(KeyError::Invalid { param: "overlap_seconds", message });
+        }
+        let now = self.clock.now();
+        let key = self.find(name).await?;
+        let state = KeyState::of(&key, now);
+        let not_active = |state| Err(KeyError::NotActive { name: name.to_owned(), state });
+        if state != KeyState::Active {
+            return not_active(state);
+        }
+        let secret = Secret::mint();
+        let previous_until = now.plus(overlap);
+        let rotation = Rotation { hash: secret.hash(), prefix: secret.prefix(), previous_until };
+        let audit = self.entry("key.rotated", &key).detail(&json!({
+            "key": key.id.to_string(),
+            "previous_secret_until": antiphon_runtime::rfc3339(previous_until),
+        }));
+        if !self.store.rotate_key(key.id, rotation, audit).await? {
+            return not_active(KeyState::Revoked);
+        }
+        Ok((self.find(name).await?, secret))
+    }
+
+    /// The key lets nobody in any more. Doing it again changes nothing.
+    pub async fn revoke(&self, name: &str) -> Result<StoredKey, KeyError> {
+        let key = self.find(name).await?;
+        let audit = self.entry("key.revoked", &key).detail(&json!({ "key": key.id.to_string() }));
+        self.store.revoke_key(key.id, audit).await?;
+        self.find(name).await
+    }
+
+    /// The key is gone, and its name free. What its project has stored stays.
+    pub async fn delete(&self, name: &str) -> Result<StoredKey, KeyError> {
+        let key = self.find(name).await?;
+        let audit = self.entry("key.deleted", &key).detail(&json!({ "key": key.id.to_string() }));
+        if self.store.delete_key(key.id, audit).await? { Ok(key) } else { Err(KeyError::NotFound(key.name)) }
+    }
+
+    fn entry(&self, action: &str, key: &StoredKey) -> AuditEntry {
+        entry(self.clock, self.actor, action, &key.name)
+    }
+}
+
+// === impl NewKey ===
+
+impl NewKey {
+    fn check(self, now: Timestamp, secret: &Secret) -> Result<StoredKey, KeyError> {
+        check_name("name", &self.name)?;
+        let id = KeyId::mint(now.unix_ms().unsigned_abs(), &rand::rng().random());
+        let project = match self.project {
+            Some(project) => {
+                check_name("project", &project)?;
+                ProjectId::new(&project)
+            }
+            // Never a name that somebody may have chosen: a key would see what it was not given.
+            None => ProjectId::new(&format!("proj_{}", id.uuid().as_simple())),
+        };
+        check_models(&self.models)?;
+        let limits = Value::Object(self.limits);
+        Rules::parse(&limits).map_err(|error| invalid("limits", error))?;
+        let limits = limits.to_string();
+        if limits.len() > MAX_LIMITS_BYTES {
+            return Err(invalid("limits", format!("it has more than {MAX_LIMITS_BYTES} bytes")));
+        }
+        Ok(StoredKey {
+            id,
+            name: self.name,
+            project,
+            hash: secret.hash(),
+            prefix: secret.prefix(),
+            models: json!(self.models).to_string(),
+            limits,
+            created_at: now,
+            expires_at: self.expires_at.map(|text| expiry(&text, now)).transpose()?,
+            revoked_at: None,
+            last_used_at: None,
+            previous: None,
+        })
+    }
+}
+
+fn invalid(param: &'static str, why: impl std::fmt::Display) -> KeyError {
+    KeyError::Invalid { param, message: format!("Invalid '{param}': {why}.") }
+}
+
+fn check_name(param: &'static str, name: &str) -> Result<(), KeyError> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(is_allowed) {
+        return Ok(());
+    }
+    Err(invalid(param, format!("expected 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 _ . -")))
+}
+
+fn check_models(models: &[String]) -> Result<(), KeyError> {
+    if models.len() > MAX_MODELS {
+        return Err(invalid("models", format!("more than {MAX_MODELS} patterns")));
+    }
+    let is_good = |pattern: &&String| {
+        pattern.chars().count() <= MAX_PATTERN_LETTERS && ModelPattern::parse(pattern).is_some()
+    };
+    match models.iter().find(|pattern| !is_good(pattern)) {
+        Some(pattern) => Err(invalid(
+            "models",
+            format!("{pattern:?} is no pattern: write a model's name, with * for any letters and ? for one"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, KeyError> {
+    match parse_rfc3339(text) {
+        Some(time) if time > now => Ok(time),
+        Some(_) => Err(invalid("expires_at", format!("{text} is over already"))),
+        None => Err(invalid(
+            "expires_at",
+            "expected a time in RFC 3339 with its zone, such as 2030-01-31T18:00:00+01:00".to_owned(),
+        )),
+    }
+}

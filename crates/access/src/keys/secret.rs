@@ -1,0 +1,73 @@
+//! The secret of a key: shown once, kept as a hash.
+
+use std::fmt;
+
+use antiphon_store::SecretHash;
+use rand::RngExt;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use antiphon_runtime::hex;
+
+const PREFIX: &str = "apn-";
+const RANDOM_BYTES: usize = 32;
+/// How much of it is shown in lists: enough to tell one from another, and of no use to who guesses the rest.
+const SHOWN_CHARACTERS: usize = PREFIX.len() + 8;
+
+/// A secret in plain text, to be shown to the operator.
+pub struct Secret(SecretString);
+
+// === impl Secret ===
+
+impl Secret {
+    pub fn mint() -> Self {
+        let random: [u8; RANDOM_BYTES] = rand::rng().random();
+        Self(format!("{PREFIX}{}", hex::encode(&random)).into())
+    }
+
+    /// The text, to be shown once.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    pub(super) fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.expose()).into())
+    }
+
+    /// By what people tell it.
+    pub(super) fn prefix(&self) -> String {
+        self.expose().chars().take(SHOWN_CHARACTERS).collect()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// The hash of what a client presents; `None` if it can't be a secret. Hashes are then looked up as they are: who tries to
+/// learn one by the time that takes can't choose what is compared.
+pub(super) fn hash_of(presented: &[u8]) -> Option<SecretHash> {
+    let random = presented.strip_prefix(PREFIX.as_bytes())?;
+    (random.len() == 2 * RANDOM_BYTES).then(|| SecretHash(Sha256::digest(presented).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_found_by_its_hash_and_never_printed() {
+        let secret = Secret::mint();
+        assert_eq!((secret.expose().len(), secret.prefix().len()), (68, 12));
+        assert!(secret.expose().starts_with(&secret.prefix()));
+        assert!(hash_of(secret.expose().as_bytes()).unwrap() == secret.hash());
+        assert_ne!(secret.expose(), Secret::mint().expose());
+        assert_eq!(format!("{secret:?} {:?}", secret.hash()), "Secret SecretHash");
+        let short = &secret.expose()[..67];
+        for wrong in ["", "apn-", short, &secret.expose().replace("apn", "sk-"), "sk-any"] {
+            assert!(hash_of(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

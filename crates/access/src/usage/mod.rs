@@ -1,0 +1,19 @@
+//! Usage reports: what an operator asks, and how it is answered.
+
+mod report;
+mod request;
+
+pub use self::report::{Group, Report};
+pub use self::request::{Format, InvalidParameter, UsageRequest};
+
+use antiphon_store::{Store, StoreError, Usage, UsageQuery};
+
+impl UsageRequest {
+    /// One page.
+    pub async fn report(&self, store: &dyn Store) -> Result<Report, StoreError> {
+        // One more than is shown tells whether there are more.
+        let query = self.query();
+        let max_groups = query.max_groups.saturating_add(1);
+        Ok(Report::new(self, store.usage(UsageQuery { max_groups, ..query }).await?))
+    }
+}

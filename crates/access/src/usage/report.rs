@@ -1,0 +1,201 @@
+//! Usage as it is shown: JSON and CSV, in the API and on the command line.
+
+use antiphon_store::{Totals, UsageGroup};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::UsageRequest;
+use super::request::write_cursor;
+use antiphon_runtime::rfc3339;
+
+/// One page of groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = UsageReport)]
+pub struct Report {
+    object: &'static str,
+    /// The range that is counted, in RFC 3339: what was asked for, in whole hours, or days where hours are gone.
+    from: String,
+    to: String,
+    group_by: Vec<&'static str>,
+    data: Vec<Group>,
+    has_more: bool,
+    /// What to ask the next page for with; `null` on the last one.
+    after: Option<String>,
+    #[serde(skip)]
+    #[schema(ignore)]
+    last: Option<UsageGroup>,
+}
+
+/// Turns that have what they are grouped by in common; `null` where they lack it, or are not grouped by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = UsageGroup)]
+pub struct Group {
+    /// When the hour or day begins, in RFC 3339.
+    start: Option<String>,
+    project: Option<String>,
+    key: Option<String>,
+    account: Option<String>,
+    model: Option<String>,
+    turns: u64,
+    /// Turns that failed, were refused or were lost.
+    failed_turns: u64,
+    /// Turns whose tokens have no price; their cost is missing from the sum.
+    unpriced_turns: u64,
+    input_tokens: u64,
+    /// Among the input tokens.
+    cached_tokens: u64,
+    output_tokens: u64,
+    /// Among the output tokens.
+    reasoning_tokens: u64,
+    /// A decimal number; `null` if no turn of the group has a price.
+    cost_usd: Option<String>,
+    /// The same in billionths of a dollar.
+    cost_nano_usd: Option<u64>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// The names of the columns.
+    pub const HEADER: [&str; 13] = [
+        "start",
+        "project",
+        "key",
+        "account",
+        "model",
+        "turns",
+        "failed_turns",
+        "unpriced_turns",
+        "input_tokens",
+        "cached_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "cost_usd",
+    ];
+
+    /// Of one group more than is shown, if there are more.
+    pub(super) fn new(request: &UsageRequest, mut groups: Vec<(UsageGroup, Totals)>) -> Self {
+        let query = request.query();
+        let limit = usize::try_from(query.max_groups).unwrap_or(usize::MAX);
+        let has_more = groups.len() > limit;
+        groups.truncate(limit);
+        let last = groups.last().filter(|_| has_more).map(|(group, _)| group.clone());
+        Self {
+            object: "list",
+            from: rfc3339(query.from),
+            to: rfc3339(query.to),
+            group_by: request.names().to_vec(),
+            data: groups.into_iter().map(|(group, totals)| Group::new(group, &totals)).collect(),
+            has_more,
+            after: last.as_ref().map(write_cursor),
+            last,
+        }
+    }
+
+    /// Where the next page begins; `None` on the last one.
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    pub fn last(&self) -> Option<&UsageGroup> {
+        self.last.as_ref()
+    }
+
+    pub fn groups(&self) -> &[Group] {
+        &self.data
+    }
+
+    pub fn range(&self) -> (&str, &str) {
+        (&self.from, &self.to)
+    }
+
+    /// Adds a later page to this one.
+    pub fn append(&mut self, next: Self) {
+        self.data.extend(next.data);
+        (self.has_more, self.after, self.last) = (next.has_more, next.after, next.last);
+    }
+
+    /// With a header, as RFC 4180 has it.
+    pub fn csv(&self) -> String {
+        let mut csv = Self::HEADER.join(",") + "\r\n";
+        for group in &self.data {
+            let line: Vec<String> = group.cells().iter().map(|cell| quoted(cell)).collect();
+            csv.push_str(&line.join(","));
+            csv.push_str("\r\n");
+        }
+        csv
+    }
+}
+
+/// A cell of a CSV file.
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\r', '\n']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    fn new(group: UsageGroup, totals: &Totals) -> Self {
+        let cost = Some(totals.cost_nano_usd).filter(|_| totals.unpriced_turns < totals.turns);
+        Self {
+            start: group.starts_at.map(rfc3339),
+            project: group.project,
+            key: group.key,
+            account: group.account,
+            model: group.model,
+            turns: totals.turns,
+            failed_turns: totals.failed_turns,
+            unpriced_turns: totals.unpriced_turns,
+            input_tokens: totals.input_tokens,
+            cached_tokens: totals.cached_tokens,
+            output_tokens: totals.output_tokens,
+            reasoning_tokens: totals.reasoning_tokens,
+            cost_usd: cost.map(|nano| format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000)),
+            cost_nano_usd: cost,
+        }
+    }
+
+    /// In the order of [`Report::HEADER`]; what is `null` is empty.
+    pub fn cells(&self) -> [String; 13] {
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        [
+            name(&self.start),
+            name(&self.project),
+            name(&self.key),
+            name(&self.account),
+            name(&self.model),
+            self.turns.to_string(),
+            self.failed_turns.to_string(),
+            self.unpriced_turns.to_string(),
+            self.input_tokens.to_string(),
+            self.cached_tokens.to_string(),
+            self.output_tokens.to_string(),
+            self.reasoning_tokens.to_string(),
+            name(&self.cost_usd),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_quoted_where_they_have_to_be() {
+        let cells = ["plain", "a,b", "say \"x\"", "two\nlines"].map(quoted);
+        assert_eq!(cells, ["plain", "\"a,b\"", "\"say \"\"x\"\"\"", "\"two\nlines\""]);
+    }
+
+    #[test]
+    fn a_cost_is_exact_and_null_if_nothing_has_a_price() {
+        let totals = Totals { turns: 2, cost_nano_usd: 1_000_000_001, ..Totals::default() };
+        let group =
+            |unpriced_turns| Group::new(UsageGroup::default(), &Totals { unpriced_turns, ..totals }).cost_usd;
+        assert_eq!(group(1).as_deref(), Some("1.000000001"));
+        assert_eq!(group(2), None);
+    }
+}

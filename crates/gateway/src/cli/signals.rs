@@ -1,0 +1,32 @@
+//! The signals that ask the process to stop.
+
+/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
+pub async fn stop_requested() {
+    let mut interrupts = Signals::new();
+    interrupts.next().await;
+    tracing::info!("stopping: turns in flight are finished, new ones refused; signal again to stop at once");
+    tokio::spawn(async move {
+        interrupts.next().await;
+        std::process::exit(1);
+    });
+}
+
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).expect("signal handlers can be installed");
+        Self { interrupt: listen(SignalKind::interrupt()), terminate: listen(SignalKind::terminate()) }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! POST `/v1/responses`: the collected door and the server-sent events door. What lies below it goes through the first.
+
+use antiphon_protocol::request::{CreateRequest, Operation};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::http::Doors;
+use crate::http::error::Refused;
+use crate::turn::{
+    Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
+};
+use antiphon_access::keys::Caller;
+
+/// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
+const INLINE_PARSING_BYTES: usize = 1024 * 1024;
+
+pub async fn create(
+    State(doors): State<Doors>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, caller, Operation::Create, headers, body).await
+}
+
+pub async fn compact(
+    State(doors): State<Doors>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, caller, Operation::Compact, headers, body).await
+}
+
+pub async fn count_input(
+    State(doors): State<Doors>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    serve(doors, caller, Operation::CountInput, headers, body).await
+}
+
+async fn serve(
+    doors: Doors,
+    caller: Caller,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let incoming = match read(&doors, caller, operation, headers, body).await {
+        Ok(incoming) => incoming,
+        Err(failure) => {
+            doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
+            tracing::info!(
+                http.status = failure.status().as_u16(),
+                error.code = failure.api_error().code.as_deref(),
+                "a request was refused unread"
+            );
+            return Err(failure.into());
+        }
+    };
+    let departure = doors.turns.departure(incoming.create.store);
+    let presence = departure.presence.clone();
+    let reply = match incoming.transport {
+        Transport::Http => {
+            let turn = doors.turns.collect(incoming, presence);
+            UntilFinished::new(turn, departure).await.map(render_collected)
+        }
+        Transport::Sse | Transport::WebSocket => {
+            let rest = departure.clone();
+            let turn = doors.turns.stream(incoming, presence);
+            // Not an async block, which would hold the turn twice: as it is given, and as it runs.
+            let begun = turn.map(|begun| begun.map(|events| render_events(events, rest)));
+            UntilFinished::new(begun, departure).await
+        }
+    };
+    reply.map_err(Refused::from)
+}
+
+async fn read(
+    doors: &Doors,
+    caller: Caller,
+    operation: Operation,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Incoming, Failure> {
+    let received = doors.body_limits.receive(&headers, body).await?;
+    let create = parse(operation, received.bytes).await?;
+    let transport = if create.stream { Transport::Sse } else { Transport::Http };
+    Ok(Incoming { create, headers, caller, transport, lane: None, body_permit: received.permit })
+}
+
+async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {
+    if body.len() <= INLINE_PARSING_BYTES {
+        return Ok(CreateRequest::parse(operation, body)?);
+    }
+    let parsing = tokio::task::spawn_blocking(move || CreateRequest::parse(operation, body));
+    Ok(parsing.await.map_err(|_| Failure::Internal)??)
+}
+
+fn render_collected(collected: Collected) -> Response {
+    let mut reply = collected.body.into_response();
+    let headers = reply.headers_mut();
+    headers.extend(collected.headers);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+fn render_events(mut events: EventStream, departure: Departure) -> Response {
+    let upstream_headers = std::mem::take(&mut events.headers);
+    let mut reply = Response::new(Body::new(UntilDrained::new(events, departure)));
+    let headers = reply.headers_mut();
+    headers.extend(upstream_headers);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    reply
+}

@@ -1,0 +1,158 @@
+//! Reading back: stored responses, their input items, deletion.
+
+use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::response::{array, with_output};
+use antiphon_protocol::{item, json};
+use antiphon_store::StoredResponse;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+
+use crate::http::Doors;
+use crate::http::error::Refused;
+use crate::http::query::{pairs, parse_limit};
+use crate::http::segment::Segment;
+use crate::turn::Failure;
+use antiphon_access::keys::Caller;
+
+const DEFAULT_LIMIT: usize = 20;
+
+/// What part of a list to show.
+struct Page {
+    limit: usize,
+    descending: bool,
+    after: Option<String>,
+}
+
+pub async fn get(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refused> {
+    if pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
+        let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
+        return Err(Failure::InvalidQuery { param: "stream", message }.into());
+    }
+    let stored = load(&doors, &caller, &name).await?;
+    let response = with_output(&stored.body, &stored.turn.output).map_err(|_| Failure::Internal)?;
+    Ok(json_reply(response))
+}
+
+pub async fn delete(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+) -> Result<Response, Refused> {
+    let not_found = || Failure::ResponseNotFound(name.clone());
+    let id: ResponseId = name.parse().map_err(|_| not_found())?;
+    let turns = &doors.turns;
+    let deleted =
+        turns.chains.delete(&caller.project, id, turns.env.clock.now()).await.map_err(Failure::from)?;
+    if !deleted {
+        return Err(not_found().into());
+    }
+    Ok(json_reply(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#).into()))
+}
+
+/// No response runs in the background yet, so there is none to cancel.
+pub async fn cancel(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+) -> Result<Response, Refused> {
+    load(&doors, &caller, &name).await?;
+    Err(Failure::NotInBackground.into())
+}
+
+pub async fn input_items(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Segment(name): Segment,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refused> {
+    let page = Page::parse(query.as_deref())?;
+    let stored = load(&doors, &caller, &name).await?;
+    Ok(json_reply(page.render(&stored)?))
+}
+
+async fn load(doors: &Doors, caller: &Caller, name: &str) -> Result<StoredResponse, Failure> {
+    let not_found = || Failure::ResponseNotFound(name.to_owned());
+    let id: ResponseId = name.parse().map_err(|_| not_found())?;
+    let turns = &doors.turns;
+    turns.chains.store().load(&caller.project, id, turns.env.clock.now()).await?.ok_or_else(not_found)
+}
+
+fn json_reply(body: Vec<u8>) -> Response {
+    let mut reply = body.into_response();
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+// === impl Page ===
+
+impl Page {
+    fn parse(query: Option<&str>) -> Result<Self, Failure> {
+        let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
+        for (key, value) in pairs(query) {
+            match key.as_str() {
+                "limit" => page.limit = parse_limit(&value)?,
+                "order" => page.descending = parse_order(&value)?,
+                "after" => page.after = Some(value).filter(|after| !after.is_empty()),
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+
+    fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, Failure> {
+        let input = &stored.turn.input;
+        let derived = |position| ItemId::derived(stored.turn.id, position);
+        let mut items: Vec<(String, &[u8], u32)> = (0..)
+            .zip(json::elements(input).map_while(Result::ok))
+            .map(|(position, range)| {
+                let item = &input[range];
+                let id = item::id(item).unwrap_or_else(|| derived(position));
+                (id.as_str().to_owned(), item, position)
+            })
+            .collect();
+        if self.descending {
+            items.reverse();
+        }
+        let from = match &self.after {
+            None => 0,
+            Some(after) => {
+                1 + items.iter().position(|(id, ..)| id == after).ok_or_else(|| unknown_cursor(after))?
+            }
+        };
+        let shown = &items[from..items.len().min(from.saturating_add(self.limit))];
+        let data = array(shown.iter().map(|(_, item, position)| item::listed(item, || derived(*position))));
+        let edge =
+            |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
+        let mut out = br#"{"object":"list","data":"#.to_vec();
+        out.extend(data);
+        out.extend(br#","first_id":"#);
+        json::write_string(&mut out, &edge(shown.first()));
+        out.extend(br#","last_id":"#);
+        json::write_string(&mut out, &edge(shown.last()));
+        let has_more = from + shown.len() < items.len();
+        out.extend(format!(r#","has_more":{has_more}}}"#).into_bytes());
+        Ok(out)
+    }
+}
+
+fn parse_order(value: &str) -> Result<bool, Failure> {
+    match value {
+        "desc" => Ok(true),
+        "asc" => Ok(false),
+        _ => {
+            let message = format!("Invalid 'order': expected 'asc' or 'desc', but got '{value}'.");
+            Err(Failure::InvalidQuery { param: "order", message })
+        }
+    }
+}
+
+fn unknown_cursor(after: &str) -> Failure {
+    let message = format!("Invalid 'after': the response has no input item with id '{after}'.");
+    Failure::InvalidQuery { param: "after", message }
+}

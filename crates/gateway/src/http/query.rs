@@ -1,0 +1,23 @@
+//! Query parameters that lists have in common.
+
+use crate::turn::Failure;
+
+const MAX_LIMIT: usize = 100;
+
+pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+    url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .into_owned()
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+pub fn parse_limit(value: &str) -> Result<usize, Failure> {
+    match value.parse() {
+        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+        _ => {
+            let message =
+                format!("Invalid 'limit': expected an integer from 1 to {MAX_LIMIT}, but got '{value}'.");
+            Err(Failure::InvalidQuery { param: "limit", message })
+        }
+    }
+}

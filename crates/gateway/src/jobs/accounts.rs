@@ -1,0 +1,42 @@
+//! Account state: shared with other replicas, and probed where that is configured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_runtime::Clock;
+use antiphon_store::Store;
+use antiphon_upstream::pool::Pool;
+use antiphon_upstream::transport::Upstream;
+
+/// How often to check whether probing has been configured.
+const PROBE_CHECK: Duration = Duration::from_secs(5);
+/// How often to read what other replicas or operators changed; and the least time between two reads.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+const SHARE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks every upstream for its models once, so that the first turns know who offers what.
+pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
+    pool.refresh_catalogs(&upstream, clock.now()).await;
+}
+
+/// Brings accounts back early that are cooling down after failures. Whether to do so may change while the gateway runs.
+pub async fn probe(pool: Arc<Pool>, upstream: Upstream) {
+    loop {
+        let interval = pool.probe_interval();
+        tokio::time::sleep(interval.unwrap_or(PROBE_CHECK)).await;
+        if interval.is_some() {
+            pool.probe(&upstream).await;
+        }
+    }
+}
+
+/// Writes account state for other replicas and for the next start, and takes over theirs.
+pub async fn share(pool: Arc<Pool>, store: Arc<dyn Store>) {
+    loop {
+        if let Err(error) = pool.share(&*store).await {
+            tracing::debug!(%error, "account state could not be shared");
+        }
+        tokio::time::sleep(SHARE_PAUSE).await;
+        tokio::time::timeout(SHARE_INTERVAL, pool.changed()).await.ok();
+    }
+}

@@ -1,0 +1,191 @@
+//! Metrics of turns: how many, how long, what they cost, and why they failed.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use antiphon_protocol::usage::Usage;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Reasoning, Transport};
+
+const DURATION_BUCKETS: [f64; 13] =
+    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnLabels {
+    transport: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    fault: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasoningLabels {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    kind: &'static str,
+}
+
+/// The metrics of turns.
+#[derive(Debug)]
+pub struct TurnMetrics {
+    pub in_flight: Gauge,
+    turns: Family<TurnLabels, Counter>,
+    failures: Family<FailureLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    cost_usd: Counter<f64, AtomicU64>,
+    unpriced: Counter,
+    duration: Histogram,
+    first_event: Histogram,
+    by_reasoning: Family<ReasoningLabels, Counter>,
+    /// Those of `by_reasoning`, resolved once.
+    reasoning: [Counter; 3],
+}
+
+// === impl TurnMetrics ===
+
+impl TurnMetrics {
+    /// A turn went upstream with its history like this.
+    pub fn history_sent(&self, reasoning: Reasoning) {
+        self.reasoning[reasoning as usize].inc();
+    }
+
+    pub fn turn_ended(
+        &self,
+        transport: Transport,
+        outcome: &'static str,
+        duration: Duration,
+        first_event: Option<Duration>,
+    ) {
+        self.turns.get_or_create(&TurnLabels { transport: transport.as_str(), outcome }).inc();
+        self.duration.observe(duration.as_secs_f64());
+        if let Some(first) = first_event {
+            self.first_event.observe(first.as_secs_f64());
+        }
+    }
+
+    /// Codes of an upstream's own making are counted together: labels must stay few.
+    pub fn turn_failed(&self, fault: &'static str, code: Option<&str>) {
+        let code =
+            if fault == "upstream" || fault == "client" { known_code(code) } else { code.unwrap_or("none") };
+        self.failures.get_or_create(&FailureLabels { fault, code: code.to_owned() }).inc();
+    }
+
+    pub fn count_tokens(&self, usage: &Usage) {
+        let kinds = [
+            ("input", usage.input_tokens),
+            ("cached", usage.cached_tokens),
+            ("output", usage.output_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ];
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            self.tokens.get_or_create(&TokenLabels { kind }).inc_by(count);
+        }
+    }
+
+    /// `None` is the cost of a model without a price.
+    pub fn count_cost(&self, cost_nano_usd: Option<u64>) {
+        match cost_nano_usd {
+            Some(cost) => self.cost_usd.inc_by(cost as f64 / 1e9),
+            None => self.unpriced.inc() as f64,
+        };
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("turns", "Turns that have ended, by transport and outcome", self.turns.clone());
+        registry.register("turns_in_flight", "Turns in flight", self.in_flight.clone());
+        registry.register("failures", "Failed turns, by fault and error code", self.failures.clone());
+        registry.register_with_unit(
+            "turn_duration",
+            "From a turn's start to its end",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "first_event",
+            "From a turn's start to its first event, or to its collected reply",
+            Unit::Seconds,
+            self.first_event.clone(),
+        );
+        registry.register("tokens", "Tokens that upstreams reported, by kind", self.tokens.clone());
+        registry.register_with_unit(
+            "cost",
+            "The cost of turns, by the prices of their models",
+            Unit::Other("usd".to_owned()),
+            self.cost_usd.clone(),
+        );
+        registry.register(
+            "unpriced_turns",
+            "Turns with tokens whose model has no price",
+            self.unpriced.clone(),
+        );
+        registry.register(
+            "turns_reasoning",
+            "Turns by what happened to the encrypted items in their history: full, stripped or rebuilt",
+            self.by_reasoning.clone(),
+        );
+    }
+}
+
+impl Default for TurnMetrics {
+    fn default() -> Self {
+        let by_reasoning = Family::<ReasoningLabels, Counter>::default();
+        let reasoning = Reasoning::ALL.map(|reasoning| {
+            by_reasoning.get_or_create_owned(&ReasoningLabels { state: reasoning.as_str() })
+        });
+        Self {
+            in_flight: Gauge::default(),
+            turns: Family::default(),
+            failures: Family::default(),
+            tokens: Family::default(),
+            cost_usd: Counter::default(),
+            unpriced: Counter::default(),
+            duration: Histogram::new(DURATION_BUCKETS),
+            first_event: Histogram::new(DURATION_BUCKETS),
+            by_reasoning,
+            reasoning,
+        }
+    }
+}
+
+/// Error codes that are counted by name.
+fn known_code(code: Option<&str>) -> &str {
+    const KNOWN: [&str; 20] = [
+        "previous_response_not_found",
+        "previous_response_not_completed",
+        "missing_required_parameter",
+        "invalid_type",
+        "invalid_value",
+        "invalid_json",
+        "mutually_exclusive_parameters",
+        "unsupported_value",
+        "context_too_large",
+        "context_length_exceeded",
+        "invalid_encrypted_content",
+        "model_not_found",
+        "rate_limit_exceeded",
+        "insufficient_quota",
+        "invalid_api_key",
+        "no_account_available",
+        "upstream_unreachable",
+        "upstream_timeout",
+        "server_error",
+        "server_is_overloaded",
+    ];
+    match code {
+        None => "none",
+        Some(code) => KNOWN.into_iter().find(|known| *known == code).unwrap_or("other"),
+    }
+}

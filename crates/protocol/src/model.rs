@@ -1,0 +1,70 @@
+//! Model names and the patterns that match them.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A glob over model names: `*` matches any characters, `?` one, and everything else itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPattern {
+    pattern: String,
+}
+
+impl ModelPattern {
+    /// `None` if the text is not a pattern: empty, or with white space, control characters or any of `[]{}\\`.
+    pub fn parse(pattern: &str) -> Option<Self> {
+        let is_refused = |c: char| c.is_whitespace() || c.is_control() || "[]{}\\".contains(c);
+        let is_valid = !pattern.is_empty() && !pattern.contains(is_refused);
+        is_valid.then(|| Self { pattern: pattern.to_owned() })
+    }
+
+    /// The name, if the pattern matches only that one.
+    pub fn literal(&self) -> Option<&str> {
+        (!self.pattern.contains(['*', '?'])).then_some(self.pattern.as_str())
+    }
+
+    /// How many characters stand for themselves: the more, the more specific the pattern is.
+    pub fn specificity(&self) -> usize {
+        self.pattern.chars().filter(|c| !matches!(c, '*' | '?')).count()
+    }
+
+    /// Whether the pattern matches the whole name. Takes at most (length of the name × length of the pattern) steps.
+    pub fn matches(&self, model: &str) -> bool {
+        let (mut pattern, mut model) = (self.pattern.as_str(), model);
+        // Where to go on when what follows the latest `*` does not fit: that `*` then takes one letter more.
+        let mut retry: Option<(&str, &str)> = None;
+        loop {
+            let mut rest = pattern.chars();
+            let mut name = model.chars();
+            match (rest.next(), name.next()) {
+                (Some('*'), _) => {
+                    pattern = rest.as_str();
+                    retry = Some((pattern, model));
+                }
+                (None, None) => return true,
+                (Some(p), Some(m)) if p == '?' || p == m => (pattern, model) = (rest.as_str(), name.as_str()),
+                _ => {
+                    let Some((after_star, from)) = retry else { return false };
+                    let mut shorter = from.chars();
+                    if shorter.next().is_none() {
+                        return false;
+                    }
+                    (pattern, model) = (after_star, shorter.as_str());
+                    retry = Some((pattern, model));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for ModelPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pattern)
+    }
+}
+
+impl Serialize for ModelPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.pattern)
+    }
+}

@@ -1,0 +1,152 @@
+//! What an upstream's `/models` lists.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use antiphon_protocol::json;
+use antiphon_store::Timestamp;
+use bytes::Bytes;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+/// A list this old is asked for again when a model is missing from it, or when the list is shown.
+const RECENT: Duration = Duration::from_secs(30);
+
+/// One account's list, as last heard.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    known: Mutex<Option<Arc<[Model]>>>,
+    asked: AsyncMutex<Option<Timestamp>>,
+}
+
+/// The right to ask an upstream for its list. Others that want the list wait until it is dropped.
+pub struct Asking<'a> {
+    catalog: &'a Catalog,
+    _asked_at: MutexGuard<'a, Option<Timestamp>>,
+}
+
+/// The upstream's reply is not a list of models.
+#[derive(Debug, thiserror::Error)]
+#[error("the reply is not a list of models")]
+pub struct NotAList;
+
+/// A model as its upstream describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    pub id: String,
+    /// The model object, as it came.
+    pub object: Bytes,
+}
+
+/// The models of all accounts, each id once.
+#[derive(Debug, Clone, Default)]
+pub struct ModelList {
+    models: Vec<Model>,
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    /// Whether the upstream lists the model; `None` as long as it has not said.
+    pub fn lists(&self, model: &str) -> Option<bool> {
+        self.known().map(|models| models.iter().any(|listed| listed.id == model))
+    }
+
+    pub fn models(&self) -> Vec<Model> {
+        self.known().map(|models| models.to_vec()).unwrap_or_default()
+    }
+
+    fn known(&self) -> Option<Arc<[Model]>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the right to ask the upstream. `None` if it was asked a moment ago; many callers at once ask once.
+    pub async fn ask(&self, now: Timestamp) -> Option<Asking<'_>> {
+        let mut asked_at = self.asked.lock().await;
+        if asked_at.is_some_and(|at| at.plus(RECENT) > now) {
+            return None;
+        }
+        *asked_at = Some(now);
+        Some(Asking { catalog: self, _asked_at: asked_at })
+    }
+}
+
+// === impl Asking ===
+
+impl Asking<'_> {
+    /// The body of the upstream's reply. An error if it is not a list of models.
+    pub fn learn(&self, body: &Bytes) -> Result<(), NotAList> {
+        let models = parse(body).ok_or(NotAList)?;
+        *self.catalog.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into());
+        Ok(())
+    }
+}
+
+fn parse(body: &Bytes) -> Option<Vec<Model>> {
+    json::validate(body).ok()?;
+    let data = json::member(body, "data").filter(|data| data.first() == Some(&b'['))?;
+    let models = json::elements(data).map_while(Result::ok).filter_map(|range| {
+        let object = &data[range];
+        let id = json::string_member(object, "id")?.into_owned();
+        Some(Model { id, object: Bytes::copy_from_slice(object) })
+    });
+    Some(models.collect())
+}
+
+// === impl Model ===
+
+impl Model {
+    /// A model that only the configuration names.
+    pub fn named(id: &str, owner: &str) -> Self {
+        let object = serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
+        Self { id: id.to_owned(), object: object.to_string().into() }
+    }
+}
+
+// === impl ModelList ===
+
+impl ModelList {
+    /// Of models with the same id the first one is shown.
+    pub fn merge(models: impl IntoIterator<Item = Model>) -> Self {
+        let mut seen = HashSet::new();
+        Self { models: models.into_iter().filter(|model| seen.insert(model.id.clone())).collect() }
+    }
+
+    /// Without the models that `is_shown` is not true for.
+    #[must_use]
+    pub fn only(mut self, is_shown: impl Fn(&str) -> bool) -> Self {
+        self.models.retain(|model| is_shown(&model.id));
+        self
+    }
+
+    pub fn find(&self, id: &str) -> Option<&Model> {
+        self.models.iter().find(|model| model.id == id)
+    }
+
+    /// The API's list object.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut out = br#"{"object":"list","data":"#.to_vec();
+        out.extend(antiphon_protocol::response::array(self.models.iter().map(|model| &model.object)));
+        out.push(b'}');
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_merged_and_model_objects_stay_as_they_came() {
+        let first =
+            parse(&Bytes::from_static(br#"{"data":[{"id":"a","x":1.0},{"id":"b"},{"no":"id"}]}"#)).unwrap();
+        let list =
+            ModelList::merge(first.into_iter().chain([Model::named("b", "acc"), Model::named("c", "acc")]));
+        assert_eq!(
+            String::from_utf8(list.to_json()).unwrap(),
+            r#"{"object":"list","data":[{"id":"a","x":1.0},{"id":"b"},{"created":0,"id":"c","object":"model","owned_by":"acc"}]}"#
+        );
+        assert!(list.find("c").is_some() && list.find("d").is_none());
+        assert!(parse(&Bytes::from_static(b"<html>")).is_none());
+    }
+}

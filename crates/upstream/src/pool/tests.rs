@@ -1,0 +1,258 @@
+//! The pool as turns use it, whatever they and their accounts do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use antiphon_store::{Clock, Timestamp};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+use antiphon_protocol::model::ModelPattern;
+use antiphon_protocol::replay::ReplayIds;
+use http::HeaderMap;
+
+use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
+use crate::settings::{
+    AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamState,
+    UpstreamTransport,
+};
+
+#[derive(Debug, Default)]
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl TestClock {
+    fn advance(&self, ms: u16) {
+        self.0.fetch_add(i64::from(ms), Ordering::Relaxed);
+    }
+}
+
+fn account(name: &str, max_in_flight: Option<u32>) -> AccountSettings {
+    AccountSettings {
+        name: name.to_owned(),
+        base_url: "http://127.0.0.1:1/v1".parse().unwrap(),
+        credential: CredentialSettings::None,
+        models: vec![ModelPattern::parse("m*").unwrap()],
+        boundary: name[..1].to_owned(),
+        aliases: BTreeMap::new(),
+        headers: HeaderMap::new(),
+        query: BTreeMap::new(),
+        transport: UpstreamTransport::Http,
+        stream_only: false,
+        state: UpstreamState::Replay,
+        replay_ids: ReplayIds::Drop,
+        priority: 0,
+        weight: 1,
+        max_in_flight,
+        shown: serde_json::Value::Null,
+    }
+}
+
+fn routing() -> RoutingSettings {
+    RoutingSettings {
+        strategy: Routing::LeastLoaded,
+        max_queued: 1000,
+        queue_timeout: Duration::from_mins(1),
+        probe_interval: None,
+    }
+}
+
+fn pool(accounts: &[AccountSettings], routing: RoutingSettings) -> (Arc<Pool>, Arc<TestClock>) {
+    let clock = Arc::new(TestClock::default());
+    let accounts = accounts.iter().map(|account| Account::new(account.clone()).unwrap()).collect();
+    (Arc::new(Pool::new(accounts, routing, Arc::clone(&clock) as _)), clock)
+}
+
+fn wanted(model: &str) -> Wanted<'_> {
+    Wanted { model, ..Wanted::default() }
+}
+
+fn in_flight(pool: &Pool) -> Vec<u32> {
+    pool.view().iter().map(|account| account.state.in_flight).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Choose { model: usize, origin: Option<usize>, key: Option<u8> },
+    End { lease: usize, verdict: Verdict },
+    Leave { lease: usize },
+    Wait { ms: u16 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let verdict = prop_oneof![
+        4 => Just(Verdict::Served),
+        4 => Just(Verdict::Failed),
+        1 => Just(Verdict::RateLimited { until: None }),
+        1 => (0..9_000_i64).prop_map(|ms| Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(ms)) }),
+        1 => Just(Verdict::ModelMissing),
+        1 => Just(Verdict::Neutral),
+    ];
+    let choose = (0..3_usize, proptest::option::of(0..4_usize), proptest::option::of(0..9_u8))
+        .prop_map(|(model, origin, key)| Step::Choose { model, origin, key });
+    let step = prop_oneof![
+        6 => choose,
+        4 => (0..64_usize, verdict).prop_map(|(lease, verdict)| Step::End { lease, verdict }),
+        1 => (0..64_usize).prop_map(|lease| Step::Leave { lease }),
+        2 => (0..4_000_u16).prop_map(|ms| Step::Wait { ms }),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+const NAMES: [&str; 4] = ["a1", "a2", "b1", "b2"];
+const MODELS: [&str; 3] = ["m1", "m2", "none"];
+
+proptest! {
+    #[test]
+    fn leases_come_back_limits_hold_and_who_is_ready_is_chosen(
+        steps in steps(),
+        strategy in prop_oneof![Just(Routing::LeastLoaded), Just(Routing::RoundRobin), Just(Routing::FillFirst)],
+    ) {
+        const MAX: u32 = 3;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let accounts = NAMES.map(|name| account(name, Some(MAX)));
+        let (pool, clock) = pool(&accounts, RoutingSettings { strategy, ..routing() });
+        let mut held: Vec<Lease> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Wait { ms } => clock.advance(ms),
+                Step::Leave { lease } if lease < held.len() => drop(held.swap_remove(lease)),
+                Step::End { lease, verdict } if lease < held.len() => {
+                    let lease = held.swap_remove(lease);
+                    lease.learn(&verdict, "m1");
+                }
+                Step::Leave { .. } | Step::End { .. } => {}
+                Step::Choose { model, origin, key } => {
+                    let key = key.map(|key| key.to_string());
+                    let origin = origin.map(|at| Origin { account: NAMES[at], boundary: &NAMES[at][..1] });
+                    let preference = Preference { origin, key: key.as_deref() };
+                    let wanted = Wanted { model: MODELS[model], preference, tried: &[] };
+                    let usable: Vec<String> = pool
+                        .view()
+                        .iter()
+                        .filter(|view| view.state.readiness(wanted.model, clock.now()) == Readiness::Ready)
+                        .filter(|view| view.state.in_flight < MAX && model < 2)
+                        .map(|view| view.account.name.clone())
+                        .collect();
+                    match pool.choose(wanted).now_or_never() {
+                        Some(Ok(lease)) => {
+                            let name = &lease.account().name;
+                            prop_assert!(usable.contains(name));
+                            if let Some(origin) = origin {
+                                let stays = usable.iter().any(|name| name == origin.account);
+                                let is_read = usable.iter().any(|name| name.starts_with(origin.boundary));
+                                prop_assert!(!stays || name == origin.account);
+                                prop_assert!(!is_read || name.starts_with(origin.boundary));
+                            }
+                            held.push(lease);
+                        }
+                        refused => prop_assert!(usable.is_empty(), "{refused:?} although {usable:?} are ready"),
+                    }
+                }
+            }
+            let mut counts: HashMap<&str, u32> = NAMES.iter().map(|name| (*name, 0)).collect();
+            for lease in &held {
+                *counts.get_mut(lease.account().name.as_str()).unwrap() += 1;
+            }
+            prop_assert_eq!(in_flight(&pool), NAMES.map(|name| counts[name]).to_vec());
+        }
+        held.clear();
+        prop_assert_eq!(in_flight(&pool), vec![0; NAMES.len()]);
+        prop_assert_eq!(pool.queued(), 0);
+    }
+}
+
+#[test]
+fn weights_and_strategies_spread_turns_one_after_the_other() {
+    let spread = |strategy| {
+        let heavy = AccountSettings { weight: 3, ..account("a1", None) };
+        let (pool, _) = pool(&[heavy, account("b1", None)], RoutingSettings { strategy, ..routing() });
+        let names = (0..40).map(|_| {
+            let lease = pool.choose(wanted("m")).now_or_never().unwrap().unwrap();
+            lease.account().name.clone()
+        });
+        names.filter(|name| name == "a1").count()
+    };
+    assert_eq!(spread(Routing::LeastLoaded), 30);
+    assert_eq!(spread(Routing::RoundRobin), 30);
+    assert_eq!(spread(Routing::FillFirst), 40);
+}
+
+#[test]
+fn an_account_that_was_away_does_not_catch_up() {
+    let routing = RoutingSettings { strategy: Routing::RoundRobin, ..routing() };
+    let (pool, clock) = pool(&[account("a1", None), account("b1", None)], routing);
+    let next = || pool.choose(wanted("m")).now_or_never().unwrap().unwrap();
+    let lease = next();
+    lease.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) }, "m");
+    assert!((0..20).all(|_| next().account().name == "b1"));
+    clock.advance(1_000);
+    let back = (0..10).filter(|_| next().account().name == "a1").count();
+    assert!((5..=6).contains(&back), "{back} of 10");
+}
+
+#[tokio::test]
+async fn who_waits_is_served_in_order_and_who_leaves_is_forgotten() {
+    let (pool, _) = pool(&[account("a1", Some(1))], routing());
+    let first = pool.choose(wanted("m")).await.unwrap();
+    let order = Mutex::new(Vec::new());
+    let wait = async |n: usize| {
+        let lease = pool.choose(wanted("m")).await.unwrap();
+        order.lock().unwrap().push(n);
+        drop(lease);
+    };
+    let mut waiting: Vec<_> = (0..10).map(|n| Box::pin(wait(n))).collect();
+    assert!(waiting.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+    assert_eq!(pool.queued(), 10);
+    drop(waiting.remove(3));
+    drop(first);
+    join_all(waiting).await;
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+    assert_eq!((in_flight(&pool), pool.queued()), (vec![0], 0));
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_and_so_is_the_wait() {
+    let routing = RoutingSettings { max_queued: 1, queue_timeout: Duration::from_millis(20), ..routing() };
+    let (pool, _) = pool(&[account("a1", Some(1))], routing);
+    let _held = pool.choose(wanted("m")).await.unwrap();
+    let waiting = pool.choose(wanted("m"));
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(pool.choose(wanted("m")).await.unwrap_err(), Shortage::Busy);
+    assert_eq!(waiting.await.unwrap_err(), Shortage::Busy);
+}
+
+#[tokio::test]
+async fn who_waits_is_told_when_there_is_nothing_left_to_wait_for() {
+    let (pool, _) = pool(&[account("a1", Some(1))], routing());
+    let held = pool.choose(wanted("m")).await.unwrap();
+    let waiting = pool.choose(wanted("m"));
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    held.learn(&Verdict::CredentialRefused, "m");
+    assert_eq!(waiting.await.unwrap_err(), Shortage::Unusable);
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_gets_an_account_that_is_back_from_cooling() {
+    let (pool, clock) = pool(&[account("a1", Some(1)), account("b1", Some(1))], routing());
+    let held = pool.choose(wanted("m")).await.unwrap();
+    let other = pool.choose(wanted("m")).await.unwrap();
+    other.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) }, "m");
+    drop(other);
+    let waiting = pool.choose(wanted("m"));
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    clock.advance(20);
+    assert_ne!(waiting.await.unwrap().account().name, held.account().name);
+}
