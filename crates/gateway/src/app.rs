@@ -25,9 +25,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
+use crate::http::doors::{BodyLimits, Doors};
 use crate::http::server::Server;
-use crate::http::socket::{SocketMetrics, SocketRules};
-use crate::http::{BodyLimits, Doors, operations_router, router};
+use crate::http::socket::metrics::SocketMetrics;
+use crate::http::socket::rules::SocketRules;
+use crate::http::{operations_router, router};
 use crate::jobs;
 use crate::jobs::metrics::JobMetrics;
 use crate::jobs::store::PurgeRules;

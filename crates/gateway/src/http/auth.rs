@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, header};
 
-use super::Doors;
+use super::doors::Doors;
 use super::error::Refused;
 use crate::turn::Failure;
 use antiphon_access::keys::{Caller, Denied};

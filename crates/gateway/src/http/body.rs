@@ -9,7 +9,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::BodyLimits;
+use super::doors::BodyLimits;
 use crate::turn::Failure;
 
 /// What is decompressed at a time; the first step in place, the others on threads where they may take their time.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use antiphon_access::keys::Keys;
 use tokio::sync::Semaphore;
 
-use super::socket::{SocketMetrics, SocketRules};
+use super::socket::metrics::SocketMetrics;
+use super::socket::rules::SocketRules;
 use crate::metrics::Metrics;
 use crate::turn::Turns;
 

@@ -5,8 +5,9 @@
 mod api;
 pub mod auth;
 mod body;
-mod doors;
+pub mod doors;
 mod error;
+mod fallback;
 mod operator;
 mod query;
 mod segment;
@@ -15,16 +16,12 @@ pub mod socket;
 mod stall;
 
 use axum::Router;
-use axum::body::Body;
 use axum::routing::{get, post};
-use http::{Request, StatusCode};
-
-pub use self::doors::{BodyLimits, Doors};
 
 use self::api::{create, models, stored};
-use self::error::Refused;
+use self::doors::Doors;
+use self::fallback::{unknown_route, wrong_method};
 use self::operator::health;
-use crate::turn::Failure;
 
 /// The API, and the operator's endpoints too unless they have a listener of their own.
 pub fn router(doors: &Doors, with_operations: bool) -> Router {
@@ -60,13 +57,4 @@ fn operations() -> Router<Doors> {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .merge(operator::router())
-}
-
-async fn unknown_route(request: Request<Body>) -> Refused {
-    Failure::UnknownRoute(format!("{} {}", request.method(), request.uri().path())).into()
-}
-
-async fn wrong_method(request: Request<Body>) -> (StatusCode, Refused) {
-    let failure = Failure::MethodNotAllowed(format!("{} {}", request.method(), request.uri().path()));
-    (failure.status(), failure.into())
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::turn::{
     Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,

@@ -8,7 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::http::query::{pairs, parse_limit};
 use crate::http::segment::Segment;

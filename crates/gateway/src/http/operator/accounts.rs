@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Operator;
 use super::page::Page;
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::http::segment::Segment;
 use crate::turn::Failure;

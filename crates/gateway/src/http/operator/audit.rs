@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Operator;
 use super::page::Page;
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::turn::Failure;
 use antiphon_runtime::rfc3339;

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::page::Page;
 use super::{Fields, Operator, refuse};
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::http::segment::Segment;
 use crate::turn::Failure;

@@ -26,8 +26,8 @@ use utoipa_axum::routes;
 use antiphon_access::admin;
 use antiphon_protocol::error::{ApiError, ErrorKind};
 
-use crate::http::Doors;
 use crate::http::auth::{address, bearer};
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::turn::Failure;
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use utoipa::IntoParams;
 
 use super::{Operator, refuse};
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::turn::Failure;
 use antiphon_access::usage::{Format, InvalidParameter, Report, UsageRequest};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::http::Doors;
+use crate::http::doors::Doors;
 
 /// It is time for this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use antiphon_protocol::socket::{CreateFrame, StreamId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::SocketMetrics;
+use super::metrics::SocketMetrics;
 
 /// Turns of one connection at once.
 pub const MAX_RUNNING: usize = 16;

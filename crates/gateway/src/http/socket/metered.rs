@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
-use crate::http::BodyLimits;
+use crate::http::doors::BodyLimits;
 use crate::turn::Failure;
 
 /// Two bytes, eight of length, four of mask.

@@ -9,12 +9,12 @@ mod connection;
 mod ending;
 mod lanes;
 mod metered;
-mod metrics;
+pub mod metrics;
 mod refusal;
+pub mod rules;
 mod running;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -25,29 +25,18 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
-pub use self::metrics::SocketMetrics;
 use super::auth::{OTHER_HEADERS, identify};
+use super::doors::Doors;
 use super::error::Refused;
+use super::fallback::wrong_method;
 use super::stall::StallGuard;
-use super::{Doors, wrong_method};
 use crate::turn::Failure;
 use antiphon_access::keys::Caller;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
-
-/// What the operator configured about sockets.
-#[derive(Debug)]
-pub struct SocketRules {
-    pub is_enabled: bool,
-    pub max_age: Duration,
-    pub ping_interval: Duration,
-    /// For what connections remember, a permit a KiB.
-    pub memory: Arc<Semaphore>,
-}
 
 /// Where a request leaves word for its connection that it becomes a socket.
 #[derive(Clone, Default)]

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::lanes::Asked;
 use super::refusal;
-use crate::http::Doors;
+use crate::http::doors::Doors;
 use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
 use antiphon_access::keys::Caller;
 
