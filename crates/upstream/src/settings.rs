@@ -47,7 +47,7 @@ pub struct AccountSettings {
 pub enum CredentialSettings {
     None,
     Key(Secret),
-    OAuth(OAuthSettings),
+    OAuth(Box<OAuthSettings>),
 }
 
 /// A credential that an authorization server issues (OAuth 2.0, RFC 6749 section 6).

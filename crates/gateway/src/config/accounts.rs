@@ -131,7 +131,7 @@ impl AccountConfig {
             base_url: self.base_url.clone(),
             credential: match (&self.api_key, &self.oauth) {
                 (Some(key), _) => CredentialSettings::Key(key.secret().clone().into()),
-                (None, Some(oauth)) => CredentialSettings::OAuth(oauth.settings()),
+                (None, Some(oauth)) => CredentialSettings::OAuth(Box::new(oauth.settings())),
                 (None, None) => CredentialSettings::None,
             },
             models: self.models.clone(),
