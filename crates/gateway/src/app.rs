@@ -30,7 +30,7 @@ use crate::turn::{Rules, Turns};
 use crate::upstream::socket::Handshake;
 use crate::upstream::{Clients, Upstream};
 use crate::usage::keep_usage;
-use crate::workers::Workers;
+use crate::workers::{self, Workers};
 
 /// How often to ask what other replicas have deleted: well within what the cache allows.
 const DELETIONS_POLL: Duration = Duration::from_secs(1);
@@ -221,7 +221,7 @@ pub fn upstream(
     store: Arc<dyn Store>,
     (clock, metrics, tasks): (Arc<dyn Clock>, Arc<Metrics>, Tasks),
 ) -> Upstream {
-    let clients = Clients::new(config.timeouts.connect);
+    let clients = Clients::new(config.timeouts.connect, workers::count() + 1, workers::place);
     let sealer = Sealer::new(config.store.key_file().unwrap_or_default());
     let handshake = Handshake::new(
         clients.http1_connector(),

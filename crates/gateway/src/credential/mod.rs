@@ -28,7 +28,7 @@ use self::token::Tokens;
 use crate::config::OAuthConfig;
 use crate::lifecycle::Tasks;
 use crate::metrics::Metrics;
-use crate::upstream::clients::Clients;
+use crate::upstream::client::Clients;
 
 /// After a refresh that failed while the token is still good, how long until the next.
 const RETRY: Duration = Duration::from_secs(10);

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NoToken;
 use crate::config::OAuthConfig;
-use crate::upstream::body::PartsBody;
-use crate::upstream::clients::Clients;
+use crate::upstream::client::{Clients, PartsBody};
 
 /// For the whole exchange. A server that is slower has failed; its answer, if it comes, is lost.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);

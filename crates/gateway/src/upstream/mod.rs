@@ -1,7 +1,6 @@
 //! Upstreams: pooled HTTP clients, and what may pass between a client's request and theirs.
 
-pub mod body;
-pub mod clients;
+pub mod client;
 pub mod headers;
 pub mod reply;
 pub mod socket;
@@ -14,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 
-use self::body::PartsBody;
-pub use self::clients::{Clients, SendError};
+use self::client::PartsBody;
+pub use self::client::{Clients, SendError};
 pub use self::reply::ReplyBody;
 use self::socket::{Handshake, Idle, NotOpened, Socket, SocketLost};
 use crate::credential::{Credentials, NoToken};
@@ -127,19 +126,11 @@ impl Upstream {
             }),
         );
         account.authorize(authorization, &mut headers);
-        let request = || {
-            let mut request = Request::new(PartsBody::new(body.clone()));
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = account.uri(operation).clone();
-            *request.headers_mut() = headers.clone();
-            request
-        };
-        let sent = match self.clients.send(request()).await {
-            // No byte of a reply came: most likely an idle connection that the upstream closed as we wrote to it.
-            Err(SendError::Broken(_)) => self.clients.send(request()).await,
-            sent => sent,
-        };
-        Ok(sent?.map(ReplyBody::Http))
+        let mut request = Request::new(PartsBody::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = account.uri(operation).clone();
+        *request.headers_mut() = headers;
+        Ok(self.clients.send(request).await?.map(ReplyBody::Http))
     }
 
     /// GET `/models`.

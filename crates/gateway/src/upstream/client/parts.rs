@@ -1,8 +1,8 @@
 //! A request body made of parts that stay where they are.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -13,32 +13,37 @@ const FRAME_BYTES: usize = 64 * 1024;
 /// A part of this size goes out as it is.
 const LARGE_PART_BYTES: usize = 16 * 1024;
 
-/// Sends parts one after the other; its length is known.
-#[derive(Debug)]
+/// Sends parts one after the other; its length is known. A clone, to be sent again, shares them.
+#[derive(Debug, Clone)]
 pub struct PartsBody {
-    parts: VecDeque<Bytes>,
+    parts: Arc<[Bytes]>,
+    /// How many parts were sent.
+    sent: usize,
     remaining: u64,
 }
 
 impl PartsBody {
     pub fn new(parts: Vec<Bytes>) -> Self {
         let remaining = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts: parts.into(), remaining }
+        Self { parts: parts.into(), sent: 0, remaining }
     }
 
     fn next_frame(&mut self) -> Option<Bytes> {
-        let first = self.parts.pop_front()?;
-        if first.len() >= LARGE_PART_BYTES || self.parts.is_empty() {
-            return Some(first);
+        let unsent = &self.parts[self.sent..];
+        let (first, others) = unsent.split_first()?;
+        self.sent += 1;
+        if first.len() >= LARGE_PART_BYTES || others.is_empty() {
+            return Some(first.clone());
         }
         let mut frame =
             BytesMut::with_capacity(FRAME_BYTES.min(usize::try_from(self.remaining).unwrap_or(FRAME_BYTES)));
-        frame.extend_from_slice(&first);
-        while let Some(part) = self
-            .parts
-            .pop_front_if(|part| part.len() < LARGE_PART_BYTES && frame.len() + part.len() <= FRAME_BYTES)
-        {
-            frame.extend_from_slice(&part);
+        frame.extend_from_slice(first);
+        for part in others {
+            if part.len() >= LARGE_PART_BYTES || frame.len() + part.len() > FRAME_BYTES {
+                break;
+            }
+            frame.extend_from_slice(part);
+            self.sent += 1;
         }
         Some(frame.freeze())
     }
@@ -58,7 +63,7 @@ impl Body for PartsBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
+        self.sent == self.parts.len()
     }
 
     fn size_hint(&self) -> SizeHint {
