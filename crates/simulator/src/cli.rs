@@ -55,6 +55,9 @@ struct UpstreamArgs {
     /// Time between two events of a stream.
     #[arg(long, default_value = "0s")]
     between_events: humantime::Duration,
+    /// With --bench, send each event of a stream as an HTTP chunk of its own.
+    #[arg(long, requires = "bench")]
+    chunked_events: bool,
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +136,7 @@ async fn upstream(args: UpstreamArgs) -> Result<ExitCode, Box<dyn Error>> {
         stateful: args.stateful,
         boundary: args.boundary.unwrap_or_else(|| options.boundary.clone()),
         between_events: args.between_events.into(),
+        chunked_events: args.chunked_events,
         prepared: options.prepared && !args.calls,
         ..options
     };

@@ -25,6 +25,8 @@ pub struct Options {
     pub text_deltas: usize,
     /// Time between two events of a stream.
     pub between_events: Duration,
+    /// Send each event of a prepared stream as an HTTP chunk of its own.
+    pub chunked_events: bool,
     /// Keep the requests for [`Simulator::requests`](super::Simulator::requests).
     pub record: bool,
     /// Send prepared bytes without reading requests: no scripts, no directives, no checks.
@@ -44,6 +46,7 @@ impl Default for Options {
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,
             between_events: Duration::ZERO,
+            chunked_events: false,
             record: true,
             prepared: false,
         }

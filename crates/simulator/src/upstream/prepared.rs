@@ -26,6 +26,7 @@ pub(super) struct Prepared {
     /// The messages of a socket's lane without a name.
     messages: Template,
     between_events: Duration,
+    chunked_events: bool,
 }
 
 /// Bytes that only differ in their slots.
@@ -60,6 +61,7 @@ impl Prepared {
             stream: Template::new(&render(Framing::Sse), &slot),
             messages: Template::new(&render(Framing::Text { lane: None }), &slot),
             between_events: options.between_events,
+            chunked_events: options.chunked_events,
         }
     }
 
@@ -77,8 +79,14 @@ impl Prepared {
 
     pub(super) fn stream(&self, drawn: u64) -> VecDeque<Step> {
         let bytes = self.stream.fill(drawn);
-        let mut steps = VecDeque::with_capacity(2 * WRITES);
         let mut start = 0;
+        if self.chunked_events && self.between_events.is_zero() {
+            let events = self.stream.ends.iter();
+            return events
+                .map(|&end| Step::Data(bytes.slice(std::mem::replace(&mut start, end)..end)))
+                .collect();
+        }
+        let mut steps = VecDeque::with_capacity(2 * WRITES);
         for ends in self.stream.ends.chunks(self.parts_per_write(&self.stream)) {
             let end = ends.last().copied().unwrap_or(start);
             if start > 0 {

@@ -1,95 +1,137 @@
-//! A request body made of parts that stay where they are.
+//! The body of a reply, which drives the connection that it comes over.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 
-/// Small parts are put together up to this size: one write is cheaper than many slices.
-const FRAME_BYTES: usize = 64 * 1024;
-/// A part of this size goes out as it is.
-const LARGE_PART_BYTES: usize = 16 * 1024;
+use super::http1::Http1;
+use super::origin::Origin;
+use super::pool::Pool;
 
-/// Sends parts one after the other; its length is known.
-#[derive(Debug)]
-pub struct PartsBody {
-    parts: VecDeque<Bytes>,
-    remaining: u64,
+/// Small pieces that are there are handed on together, up to this size.
+const TOGETHER_BYTES: usize = 16 * 1024;
+/// A piece of this size is handed on as it is.
+const LARGE_PIECE_BYTES: usize = 4 * 1024;
+
+/// Nothing is read from the connection unless this is polled. Dropping it before its end closes an HTTP/1.1 connection.
+pub struct ReplyBody {
+    /// `None` after the end.
+    incoming: Option<Incoming>,
+    link: Option<Link>,
+    /// What came after the pieces that were handed on.
+    next: Option<Piece>,
 }
 
-impl PartsBody {
-    pub fn new(parts: Vec<Bytes>) -> Self {
-        let remaining = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts: parts.into(), remaining }
+/// The HTTP/1.1 connection of a reply, and where it goes afterwards.
+pub struct Link {
+    pub connection: Box<Http1>,
+    pub pool: Arc<Pool>,
+    pub origin: Origin,
+}
+
+type Piece = Result<Bytes, hyper::Error>;
+
+// === impl ReplyBody ===
+
+impl ReplyBody {
+    pub fn new(incoming: Incoming, link: Option<Link>) -> Self {
+        let is_empty = incoming.is_end_stream();
+        let mut body = Self { incoming: Some(incoming), link, next: None };
+        if is_empty {
+            body.end();
+        }
+        body
     }
 
-    fn next_frame(&mut self) -> Option<Bytes> {
-        let first = self.parts.pop_front()?;
-        if first.len() >= LARGE_PART_BYTES || self.parts.is_empty() {
-            return Some(first);
+    fn end(&mut self) {
+        self.incoming = None;
+        if let Some(Link { connection, pool, origin }) = self.link.take() {
+            pool.put(origin, connection);
         }
-        let mut frame =
-            BytesMut::with_capacity(FRAME_BYTES.min(usize::try_from(self.remaining).unwrap_or(FRAME_BYTES)));
-        frame.extend_from_slice(&first);
-        while let Some(part) = self
-            .parts
-            .pop_front_if(|part| part.len() < LARGE_PART_BYTES && frame.len() + part.len() <= FRAME_BYTES)
-        {
-            frame.extend_from_slice(&part);
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Some(next));
         }
-        Some(frame.freeze())
+        loop {
+            let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+            let frame = match &mut self.link {
+                Some(link) => link.connection.poll_frame(incoming, cx),
+                None => Pin::new(incoming).poll_frame(cx),
+            };
+            match ready!(frame) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(piece) if !piece.is_empty() => return Poll::Ready(Some(Ok(piece))),
+                    // Trailers, which nobody asked for.
+                    _ => {}
+                },
+                Some(Err(error)) => {
+                    (self.incoming, self.link) = (None, None);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => self.end(),
+            }
+        }
+    }
+
+    /// Puts what is there after a small piece with it.
+    fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut together = BytesMut::new();
+        while together.len() < TOGETHER_BYTES {
+            match self.poll_piece(cx) {
+                Poll::Ready(Some(Ok(piece))) if piece.len() < LARGE_PIECE_BYTES => {
+                    if together.is_empty() {
+                        together.reserve(LARGE_PIECE_BYTES);
+                        together.extend_from_slice(&first);
+                    }
+                    together.extend_from_slice(&piece);
+                }
+                Poll::Ready(next) => {
+                    self.next = next;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if together.is_empty() { first } else { together.freeze() }
     }
 }
 
-impl Body for PartsBody {
+impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = hyper::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = self.next_frame();
-        self.remaining -= frame.as_ref().map_or(0, |frame| frame.len() as u64);
-        Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let piece = match ready!(this.poll_piece(cx)) {
+            Some(Ok(piece)) if piece.len() < LARGE_PIECE_BYTES => Some(Ok(this.gather(piece, cx))),
+            piece => piece,
+        };
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
+    /// Not before the connection has been given back.
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
+        self.incoming.is_none() && self.next.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_is_sent_once_and_in_order() {
-        let large: Bytes = (0..40_000).map(|n: u32| n.to_le_bytes()[0]).collect::<Vec<_>>().into();
-        let parts: Vec<Bytes> = (0..3000_u16)
-            .flat_map(|n| {
-                [
-                    Bytes::copy_from_slice(&n.to_le_bytes()),
-                    if n % 700 == 0 { large.clone() } else { Bytes::new() },
-                ]
-            })
-            .collect();
-        let expected = parts.concat();
-        let mut body = PartsBody::new(parts);
-        assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
-        let mut sent = Vec::new();
-        while let Some(frame) = body.next_frame() {
-            assert!(frame.len() <= FRAME_BYTES);
-            sent.extend_from_slice(&frame);
+        let ahead =
+            self.next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, |next| next.len() as u64);
+        let hint = self.incoming.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        let mut total = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            total.set_upper(upper + ahead);
         }
-        assert_eq!(sent, expected);
-        assert!(body.is_end_stream());
+        total.set_lower(hint.lower() + ahead);
+        total
     }
 }

@@ -1,34 +1,44 @@
-//! Pooled HTTP clients, one pool per worker.
+//! HTTP connections to upstreams, pooled by worker. The task that waits for a reply drives its connection.
 
 mod body;
+mod connect;
+mod driver;
+mod http1;
+mod http2;
+mod origin;
+mod parts;
+mod pool;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_runtime::workers;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper_rustls::builderstates::WantsSchemes;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use self::body::PartsBody;
+use self::body::Link;
+pub use self::body::ReplyBody;
+use self::connect::Connector;
+use self::http1::{Http1, Unanswered};
+use self::http2::Http2;
+use self::origin::Origin;
+pub use self::parts::PartsBody;
+use self::pool::{Bounds, Pool, Pooled};
 
-/// Shorter than the keep-alive of any upstream in use but those with 5 s, where a second try helps.
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// Of a worker.
+const IDLE_CONNECTIONS: Bounds = Bounds { per_origin: 256, in_all: 1024 };
 
-/// Sends requests to upstreams over connections that are kept.
-#[derive(Debug, Clone)]
+/// Sends requests to upstreams over pooled connections.
+#[derive(Clone)]
 pub struct Clients {
-    /// One for each worker and one for all other threads: a connection is used where it was made.
-    clients: Arc<[HttpClient]>,
-    /// For connections that are upgraded, which HTTP/2 can't be.
-    http1: HttpsConnector<HttpConnector>,
+    connector: Connector,
+    pools: Arc<[Arc<Pool>]>,
+    /// Which of the pools is the caller's: a connection is used by the worker that made it.
+    pool_index: fn() -> usize,
 }
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, PartsBody>;
 
 /// Why there is no reply. Messages hold no credentials: they are the transport's own.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +47,7 @@ pub enum SendError {
     Connect(String),
     #[error("can't connect in time")]
     ConnectTimeout,
+    /// The upstream may have carried out the request.
     #[error("the connection broke: {0}")]
     Broken(String),
 }
@@ -44,51 +55,85 @@ pub enum SendError {
 // === impl Clients ===
 
 impl Clients {
-    /// Certificates are checked against the system's roots, or the built-in ones where the system has none.
-    pub fn new(connect_timeout: Duration) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(connect_timeout));
-        http.set_keepalive(Some(Duration::from_secs(60)));
-        let http1 = tls().https_or_http().enable_http1().wrap_connector(http.clone());
-        let connector = tls().https_or_http().enable_all_versions().wrap_connector(http);
-        let client = || {
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .build(connector.clone())
-        };
-        Self { clients: (0..=workers::count()).map(|_| client()).collect(), http1 }
+    /// `pool_index` tells the caller's pool, of as many as there are `pools`.
+    pub fn new(connect_timeout: Duration, pools: usize, pool_index: fn() -> usize) -> Self {
+        Self {
+            connector: Connector::new(connect_timeout),
+            pools: (0..pools).map(|_| Arc::new(Pool::new(IDLE_CONNECTIONS))).collect(),
+            pool_index,
+        }
     }
 
     pub fn http1_connector(&self) -> HttpsConnector<HttpConnector> {
-        self.http1.clone()
+        self.connector.http1()
     }
 
-    pub async fn send(&self, request: Request<PartsBody>) -> Result<Response<Incoming>, SendError> {
-        self.clients[workers::worker_index()].request(request).await.map_err(|error| send_error(&error))
+    /// A request is sent at most once. Where a pooled connection turns out to be closed, another one is used, but only if
+    /// nothing of the request was written.
+    pub async fn send(&self, request: Request<PartsBody>) -> Result<Response<ReplyBody>, SendError> {
+        let Some(origin) = Origin::of(request.uri()) else {
+            return Err(SendError::Connect("the address has no host".to_owned()));
+        };
+        let pool = &self.pools[(self.pool_index)()];
+        while let Some(connection) = pool.take(&origin) {
+            let is_shared = matches!(connection, Pooled::Http2(_));
+            match connection.send(request.clone(), (&origin, pool)).await {
+                Err(Unanswered { is_unsent: true, error }) => {
+                    tracing::debug!(%error, "a pooled connection was closed");
+                    // The pool would give it again.
+                    if is_shared {
+                        break;
+                    }
+                }
+                outcome => return outcome.map_err(SendError::from),
+            }
+        }
+        let connection = self.connect(&origin, pool).await?;
+        Ok(connection.send(request, (&origin, pool)).await?)
+    }
+
+    async fn connect(&self, origin: &Origin, pool: &Arc<Pool>) -> Result<Pooled, SendError> {
+        let stream = self.connector.connect(origin).await?;
+        let broken = |error: hyper::Error| SendError::Connect(chain_text(&error));
+        if connect::is_http2(&stream) {
+            let connection = Http2::open(stream).await.map_err(broken)?;
+            return Ok(Pooled::Http2(pool.share(origin.clone(), connection)));
+        }
+        Ok(Pooled::Http1(Box::new(Http1::open(stream).await.map_err(broken)?)))
     }
 }
 
-fn tls() -> HttpsConnectorBuilder<WantsSchemes> {
-    let provider = rustls::crypto::ring::default_provider();
-    let builder = HttpsConnectorBuilder::new;
-    match builder().with_provider_and_native_roots(provider.clone()) {
-        Ok(tls) => tls,
-        Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3"),
+impl Pooled {
+    async fn send(
+        self,
+        mut request: Request<PartsBody>,
+        (origin, pool): (&Origin, &Arc<Pool>),
+    ) -> Result<Response<ReplyBody>, Unanswered> {
+        match self {
+            Self::Http1(mut connection) => {
+                origin.address(&mut request);
+                let reply = connection.send(request).await?;
+                let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
+                Ok(reply.map(|incoming| ReplyBody::new(incoming, Some(link))))
+            }
+            Self::Http2(mut connection) => {
+                let reply = connection.send(request).await?;
+                Ok(reply.map(|incoming| ReplyBody::new(incoming, None)))
+            }
+        }
     }
 }
 
-fn send_error(error: &hyper_util::client::legacy::Error) -> SendError {
-    let text = chain_text(error);
-    if !error.is_connect() {
-        return SendError::Broken(text);
+impl From<Unanswered> for SendError {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Broken(chain_text(&unanswered.error))
     }
-    let timed_out = sources(error).any(|source| {
-        source.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
-    });
-    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(text) }
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").field("pools", &self.pools).finish_non_exhaustive()
+    }
 }
 
 fn sources<'a>(

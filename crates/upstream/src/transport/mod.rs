@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::request::Operation;
-use antiphon_runtime::Env;
+use antiphon_runtime::{Env, workers};
 use antiphon_store::{Store, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -66,7 +66,7 @@ impl Upstream {
     pub fn new(settings: UpstreamSettings, store: Arc<dyn Store>, env: &Env) -> Self {
         let metrics = UpstreamMetrics::default();
         let UpstreamSettings { connect_timeout, max_message_bytes, key_file } = settings;
-        let clients = Clients::new(connect_timeout);
+        let clients = Clients::new(connect_timeout, workers::count() + 1, workers::worker_index);
         let connector = clients.http1_connector();
         let handshake = Handshake::new(connector, connect_timeout, max_message_bytes, metrics.clone());
         let sealer = Sealer::new(key_file);
@@ -143,19 +143,11 @@ impl Upstream {
             }),
         );
         account.authorize(authorization, &mut headers);
-        let request = || {
-            let mut request = Request::new(PartsBody::new(body.clone()));
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = account.uri(operation).clone();
-            *request.headers_mut() = headers.clone();
-            request
-        };
-        let sent = match self.clients.send(request()).await {
-            // No byte of a reply came: most likely an idle connection that the upstream closed as we wrote to it.
-            Err(SendError::Broken(_)) => self.clients.send(request()).await,
-            sent => sent,
-        };
-        Ok(sent?.map(ReplyBody::Http))
+        let mut request = Request::new(PartsBody::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = account.uri(operation).clone();
+        *request.headers_mut() = headers;
+        Ok(self.clients.send(request).await?.map(ReplyBody::Http))
     }
 
     /// Asks the account's upstream for its models unless that was done a moment ago.

@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::socket::SocketBody;
+use crate::client;
 
 /// The body of an upstream's reply.
 pub enum ReplyBody {
-    Http(Incoming),
+    Http(client::ReplyBody),
     /// The events of one turn, framed as server-sent events.
     Socket(Box<SocketBody>),
     /// It is all there.

@@ -1,0 +1,82 @@
+//! Opening connections, with TLS where the address asks for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_rustls::builderstates::WantsSchemes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+use tower::util::MapResponse;
+
+use super::origin::Origin;
+use super::wire::{Wire, WireLog};
+use super::{SendError, chain_text, sources};
+
+/// What HTTP is spoken over.
+pub type Stream = MaybeHttpsStream<Wire>;
+
+type WireConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> Wire>;
+
+#[derive(Clone)]
+pub struct Connector {
+    /// Agrees with the upstream on HTTP/1.1 or HTTP/2.
+    any: HttpsConnector<WireConnector>,
+    /// For connections that are upgraded, which HTTP/2 can't be.
+    http1: HttpsConnector<HttpConnector>,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Certificates are checked against the system's roots, or the built-in ones where the system has none.
+    pub fn new(timeout: Duration) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(timeout));
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        let http1 = tls().https_or_http().enable_http1().wrap_connector(http.clone());
+        let wires = MapResponse::new(http, Wire::new as fn(TokioIo<TcpStream>) -> Wire);
+        Self { any: tls().https_or_http().enable_all_versions().wrap_connector(wires), http1 }
+    }
+
+    pub fn http1(&self) -> HttpsConnector<HttpConnector> {
+        self.http1.clone()
+    }
+
+    pub async fn connect(&self, origin: &Origin) -> Result<Stream, SendError> {
+        let connected = self.any.clone().oneshot(origin.uri()).await;
+        connected.map_err(|error| connect_error(error.as_ref()))
+    }
+}
+
+fn tls() -> HttpsConnectorBuilder<WantsSchemes> {
+    let provider = rustls::crypto::ring::default_provider();
+    let builder = HttpsConnectorBuilder::new;
+    match builder().with_provider_and_native_roots(provider.clone()) {
+        Ok(tls) => tls,
+        Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3"),
+    }
+}
+
+pub fn is_http2(stream: &Stream) -> bool {
+    stream.connected().is_negotiated_h2()
+}
+
+/// The log of the TCP connection below.
+pub fn wire_log(stream: &Stream) -> &Arc<WireLog> {
+    match stream {
+        MaybeHttpsStream::Http(wire) => wire.log(),
+        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().log(),
+    }
+}
+
+fn connect_error(error: &(dyn std::error::Error + 'static)) -> SendError {
+    let timed_out = sources(error).any(|source| {
+        source.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
+    });
+    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(chain_text(error)) }
+}

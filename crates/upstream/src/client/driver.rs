@@ -1,0 +1,107 @@
+//! Wakes the task that drives a connection, and only when there is something to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+/// Stands between a connection and the task that polls it. What the parts of a connection tell each other while they are
+/// polled would wake that task once more for nothing.
+pub struct Driver {
+    relay: Arc<Relay>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Relay {
+    task: AtomicWaker,
+    is_driving: AtomicBool,
+    was_woken: AtomicBool,
+}
+
+// === impl Driver ===
+
+impl Driver {
+    pub fn new() -> Self {
+        let relay = Arc::<Relay>::default();
+        Self { waker: Waker::from(Arc::clone(&relay)), relay }
+    }
+
+    /// Polls in the name of the task. A wake-up that comes meanwhile is passed on only if the poll did not finish.
+    pub fn drive<T>(&self, cx: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.relay.task.register(cx.waker());
+        self.relay.was_woken.store(false, SeqCst);
+        self.relay.is_driving.store(true, SeqCst);
+        let polled = poll(&mut Context::from_waker(&self.waker));
+        self.relay.is_driving.store(false, SeqCst);
+        if polled.is_pending() && self.relay.was_woken.load(SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    /// Polls in nobody's name. No task is woken, or kept in memory, until the next one drives.
+    pub fn drive_alone<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        drop(self.relay.task.take());
+        poll(&mut Context::from_waker(&self.waker))
+    }
+}
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.was_woken.store(true, SeqCst);
+        if !self.is_driving.load(SeqCst) {
+            self.task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_only_if_it_has_something_to_do() {
+        let task = Arc::<Task>::default();
+        let waker = Waker::from(Arc::clone(&task));
+        let cx = Context::from_waker(&waker);
+        let woken = || task.0.load(SeqCst);
+        let driver = Driver::new();
+        let mut kept = None;
+
+        assert!(driver.drive(&cx, |cx| Poll::Ready(cx.waker().wake_by_ref())).is_ready());
+        assert_eq!(woken(), 0);
+        let asks_again = |cx: &mut Context<'_>| -> Poll<()> {
+            kept = Some(cx.waker().clone());
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        };
+        assert!(driver.drive(&cx, asks_again).is_pending());
+        assert_eq!(woken(), 1);
+        assert!(driver.drive(&cx, |_| Poll::<()>::Pending).is_pending());
+        assert_eq!(woken(), 1);
+        kept.as_ref().unwrap().wake_by_ref();
+        assert_eq!(woken(), 2);
+
+        assert!(driver.drive(&cx, |_| Poll::<()>::Pending).is_pending());
+        assert!(driver.drive_alone(|_| Poll::<()>::Pending).is_pending());
+        kept.as_ref().unwrap().wake_by_ref();
+        assert_eq!(woken(), 2);
+    }
+}

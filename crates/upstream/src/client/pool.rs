@@ -1,0 +1,186 @@
+//! Idle connections of one worker.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper_util::rt::TokioExecutor;
+use tokio::time::Instant;
+
+use super::http1::Http1;
+use super::http2::Http2;
+use super::origin::Origin;
+
+/// Shorter than the keep-alive of any upstream in use but those with 5 s.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// How often connections are closed that nobody asks for any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+pub struct Pool {
+    bounds: Bounds,
+    state: Mutex<State>,
+}
+
+/// How many idle connections are kept.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub per_origin: usize,
+    pub in_all: usize,
+}
+
+pub enum Pooled {
+    Http1(Box<Http1>),
+    Http2(Http2),
+}
+
+#[derive(Default)]
+struct State {
+    origins: HashMap<Origin, AtOrigin>,
+    /// Idle connections of all origins.
+    idle: usize,
+    is_swept: bool,
+}
+
+#[derive(Default)]
+struct AtOrigin {
+    /// In the order in which they became idle. The last is taken first.
+    idle: VecDeque<Idle>,
+    shared: Option<Shared>,
+}
+
+struct Idle {
+    connection: Box<Http1>,
+    since: Instant,
+}
+
+struct Shared {
+    connection: Http2,
+    used_at: Instant,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, state: Mutex::default() }
+    }
+
+    /// A connection on which a request can be sent now.
+    pub fn take(&self, origin: &Origin) -> Option<Pooled> {
+        self.lock().take(origin, Instant::now())
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn put(self: &Arc<Self>, origin: Origin, mut connection: Box<Http1>) {
+        if connection.rest() {
+            let mut state = self.lock();
+            state.put(origin, connection, self.bounds, Instant::now());
+            self.keep_swept(&mut state);
+        }
+    }
+
+    /// Lets others use a connection too. Returns the one to use: of two that were made at a time, the first.
+    pub fn share(self: &Arc<Self>, origin: Origin, connection: Http2) -> Http2 {
+        let mut state = self.lock();
+        self.keep_swept(&mut state);
+        let now = Instant::now();
+        let at_origin = state.origins.entry(origin).or_default();
+        if let Some(shared) = at_origin.shared(now) {
+            return shared;
+        }
+        at_origin.shared = Some(Shared { connection: connection.clone(), used_at: now });
+        connection
+    }
+
+    /// Runs while there is anything to sweep.
+    fn keep_swept(self: &Arc<Self>, state: &mut State) {
+        if std::mem::replace(&mut state.is_swept, true) {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        TokioExecutor::new().execute(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let mut state = pool.lock();
+                state.sweep(Instant::now());
+                if state.origins.is_empty() {
+                    state.is_swept = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    #[cfg(test)]
+    pub fn idle(&self) -> usize {
+        self.lock().idle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("idle", &self.lock().idle).finish_non_exhaustive()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn take(&mut self, origin: &Origin, now: Instant) -> Option<Pooled> {
+        let at_origin = self.origins.get_mut(origin)?;
+        if let Some(shared) = at_origin.shared(now) {
+            return Some(Pooled::Http2(shared));
+        }
+        while let Some(mut idle) = at_origin.idle.pop_back() {
+            self.idle -= 1;
+            if now < idle.since + IDLE_LIMIT && idle.connection.is_alive() {
+                return Some(Pooled::Http1(idle.connection));
+            }
+        }
+        None
+    }
+
+    fn put(&mut self, origin: Origin, connection: Box<Http1>, bounds: Bounds, now: Instant) {
+        let at_origin = self.origins.entry(origin).or_default();
+        self.idle -= at_origin.sweep(now);
+        if at_origin.idle.len() >= bounds.per_origin {
+            at_origin.idle.pop_front();
+            self.idle -= 1;
+        }
+        if self.idle < bounds.in_all {
+            at_origin.idle.push_back(Idle { connection, since: now });
+            self.idle += 1;
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.origins.retain(|_, at_origin| {
+            self.idle -= at_origin.sweep(now);
+            !at_origin.idle.is_empty() || at_origin.shared.is_some()
+        });
+    }
+}
+
+// === impl AtOrigin ===
+
+impl AtOrigin {
+    fn shared(&mut self, now: Instant) -> Option<Http2> {
+        let shared = self.shared.as_mut().filter(|shared| shared.connection.is_alive())?;
+        shared.used_at = now;
+        Some(shared.connection.clone())
+    }
+
+    /// Returns how many idle connections were closed.
+    fn sweep(&mut self, now: Instant) -> usize {
+        self.shared.take_if(|shared| !shared.connection.is_alive() || shared.used_at + IDLE_LIMIT <= now);
+        let expired = self.idle.partition_point(|idle| idle.since + IDLE_LIMIT <= now);
+        self.idle.drain(..expired).count()
+    }
+}
