@@ -35,6 +35,7 @@ LAYERS = {
         ["credential"],
         ["client"],
         ["metrics", "settings"],
+        ["dialect"],
     ],
     "access": [
         ["lib"],

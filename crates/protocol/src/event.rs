@@ -1,6 +1,20 @@
 //! Stream events: which ones carry a response object, which one ends the stream.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
 use crate::json;
+use crate::sse::Frame;
+
+/// One event of a stream, in the form in which it came.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A server-sent event, or a comment.
+    Sse(Frame),
+    /// An event's data by itself, as a WebSocket carries it.
+    Message { kind: EventKind, data: Bytes },
+}
 
 /// What the gateway has to do with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +47,46 @@ impl EventKind {
         match name {
             Some(name) => Self::of(name),
             None => json::string_member(data, "type").map_or(Self::Other, |kind| Self::of(kind.as_bytes())),
+        }
+    }
+}
+
+// === impl Event ===
+
+impl Event {
+    /// The event with this data: one JSON object, whose `type` is the event's name.
+    pub fn of_message(data: Bytes) -> Self {
+        Self::Message { kind: EventKind::of_event(None, &data), data }
+    }
+
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Sse(frame) => EventKind::of_event(frame.event(), &frame.data().unwrap_or_default()),
+            Self::Message { kind, .. } => *kind,
+        }
+    }
+
+    /// The name that the stream gives it; a message has its name in its data.
+    pub fn name(&self) -> Option<&[u8]> {
+        match self {
+            Self::Sse(frame) => frame.event(),
+            Self::Message { .. } => None,
+        }
+    }
+
+    /// `None` for a comment.
+    pub fn data(&self) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::Sse(frame) => frame.data(),
+            Self::Message { data, .. } => Some(Cow::Borrowed(data)),
+        }
+    }
+
+    /// The data as a value of its own, which shares memory with what came unless it was spread over several lines.
+    pub fn shared_data(&self) -> Option<Bytes> {
+        match self {
+            Self::Sse(frame) => frame.shared_data(),
+            Self::Message { data, .. } => Some(data.clone()),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Everything that knows upstreams.
 //!
-//! Imports point down only: [`pool`] (which account gets a turn) -> [`transport`] (HTTP and WebSocket) -> [`account`] (what
-//! the configuration says of one) -> [`credential`] (tokens that expire) -> [`client`] (connections). [`settings`] are what
-//! the configuration is read into, and [`metrics`] what is counted.
+//! Imports point down only: [`pool`] (which account gets a turn) -> [`transport`] (HTTP and WebSocket) -> [`account`] (one
+//! account, and what is known of its upstream) -> [`credential`] (tokens that expire) -> [`client`] (connections) ->
+//! [`settings`] (what the configuration is read into) and [`metrics`] -> [`dialect`] (the API that an upstream has).
 
 pub mod account;
 pub mod client;
 pub mod credential;
+pub mod dialect;
 pub mod metrics;
 pub mod pool;
 pub mod settings;

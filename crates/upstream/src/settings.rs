@@ -10,6 +10,8 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::dialect::Dialect;
+
 /// One account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccountSettings {
@@ -28,6 +30,7 @@ pub struct AccountSettings {
     pub headers: HeaderMap,
     /// Parameters that the address of each of its requests gets.
     pub query: BTreeMap<String, String>,
+    pub dialect: Dialect,
     pub transport: UpstreamTransport,
     /// Whether its upstream only streams: collected replies are then assembled here.
     pub stream_only: bool,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::replay::ReplayIds;
+use antiphon_upstream::dialect::Dialect;
 use antiphon_upstream::settings::{AccountSettings, CredentialSettings, UpstreamState, UpstreamTransport};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize, Serializer};
@@ -139,6 +140,7 @@ impl AccountConfig {
             aliases: self.aliases.clone(),
             headers: self.headers.to_map(),
             query: self.query.clone(),
+            dialect: Dialect::Responses,
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,

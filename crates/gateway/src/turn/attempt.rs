@@ -6,13 +6,12 @@ use std::time::Instant;
 use antiphon_protocol::error::UpstreamError;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 
 use super::resolve::{Reasoning, Resolved};
 use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use antiphon_upstream::transport::{ReplyBody, headers};
+use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
 
 /// How many accounts a turn is tried on.
 const MAX_ACCOUNTS: usize = 3;
@@ -171,11 +170,11 @@ impl Turn {
 
     pub(super) async fn read_refusal(&self, reply: http::Response<ReplyBody>) -> Result<Refusal, Failed> {
         let (head, body) = reply.into_parts();
-        let reading = Limited::new(body, MAX_REFUSAL_BYTES).collect();
+        let reading = body.collect(MAX_REFUSAL_BYTES);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
         let read = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await;
         let body = match read {
-            Ok(Ok(Ok(body))) => body.to_bytes(),
+            Ok(Ok(Ok(body))) => body,
             Ok(Err(_given_up)) => return Err(Failed::client_gone()),
             Ok(Ok(Err(_))) | Err(_) => Bytes::new(),
         };
@@ -215,6 +214,12 @@ impl Turn {
 // === impl Reply ===
 
 impl Reply {
+    /// The body, to be read event by event.
+    pub fn events(&mut self, max_event_bytes: usize) -> EventReader {
+        let body = self.body.take().unwrap_or_else(ReplyBody::empty);
+        EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
+    }
+
     pub fn is_event_stream(&self) -> bool {
         self.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream"))
     }

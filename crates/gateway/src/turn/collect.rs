@@ -7,9 +7,9 @@ use std::time::Instant;
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::with_output;
+use antiphon_upstream::transport::ReadError;
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::attempt::{Answer, Failed, Reply};
 use super::framing::Framing;
@@ -59,22 +59,20 @@ impl Answer for Finished {
 /// Puts the response of a stream together, for a client that has asked for no stream.
 async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Finished, Failed> {
     let rules = &turn.turns.rules;
-    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, rules.max_reply_bytes);
-    let (mut passed, mut size) = (VecDeque::new(), 0);
+    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse);
+    let mut events = reply.events(rules.max_reply_bytes);
+    let mut passed = VecDeque::new();
     let mut heard = Instant::now();
     let broken = |why: &'static str| Failed::from(Failure::UpstreamUnreachable(why.into()));
     let terminal = loop {
         let silence = if relay.events() > 0 { rules.idle } else { rules.first_byte };
         let silent_at = heard + silence;
-        let terminal = match read(turn, reply, &mut heard, silent_at).await {
-            Read::Chunk(chunk) => {
-                size += chunk.len();
-                if size > rules.max_reply_bytes {
-                    return Err(broken("its answer is larger than the limit"));
-                }
-                relay.push(chunk, &mut passed)
+        let terminal = match read(turn, &mut events, &mut heard, silent_at).await {
+            Read::Events if events.received_bytes() > rules.max_reply_bytes => {
+                return Err(broken("its answer is larger than the limit"));
             }
-            Read::End => match relay.finish(&mut passed) {
+            Read::Events => relay.push(events.decoder(), &mut passed),
+            Read::End => match relay.finish(events.decoder(), &mut passed) {
                 Ok(None) => return Err(without_end(&relay)),
                 ended => ended,
             },
@@ -125,18 +123,18 @@ impl Turn {
 
     async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, Failed> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
-        let reading = Limited::new(body, self.turns.rules.max_reply_bytes).collect();
+        let reading = body.collect(self.turns.rules.max_reply_bytes);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
         match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await {
-            Ok(Ok(Ok(body))) => Ok(body.to_bytes()),
+            Ok(Ok(Ok(body))) => Ok(reply.lease.account().settings.dialect.decode_collected(body)),
             Ok(Err(_given_up)) => Err(Failed::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time").into()),
-            Ok(Ok(Err(error))) if error.is::<LengthLimitError>() => Err(Failed {
+            Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(Failed {
                 failure: Failure::UpstreamUnreachable("its answer is larger than the limit".into()),
                 verdict: Verdict::Neutral,
             }),
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(account.id = %reply.lease.account().name, error, "the upstream's answer broke off");
+            Ok(Ok(Err(error @ ReadError::Broken(_)))) => {
+                tracing::warn!(account.id = %reply.lease.account().name, %error, "the upstream's answer broke off");
                 Err(Failure::UpstreamUnreachable("its answer broke off".into()).into())
             }
         }

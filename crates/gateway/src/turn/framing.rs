@@ -1,8 +1,8 @@
 //! How events stand on the wire to the client: as server-sent events, or each as a text frame of a WebSocket.
 
-use antiphon_protocol::event::write_sse;
+use antiphon_protocol::event::{Event, write_sse};
+use antiphon_protocol::json;
 use antiphon_protocol::socket::StreamId;
-use antiphon_protocol::sse::Frame;
 use bytes::Bytes;
 
 /// Chosen by the door.
@@ -28,12 +28,17 @@ impl Framing {
     }
 
     /// An event that is passed on untouched, by itself. On a socket there are no comments, and no `[DONE]`.
-    pub fn pass(&self, frame: &Frame) -> Option<Bytes> {
-        let Self::Socket(stream_id) = self else { return Some(frame.raw.clone()) };
-        let data = frame.shared_data().filter(|data| data.trim_ascii_start().starts_with(b"{"))?;
-        Some(match stream_id {
-            None => data,
-            Some(stream_id) => stream_id.put_into(&data).into(),
-        })
+    pub fn pass(&self, event: &Event) -> Option<Bytes> {
+        match (self, event) {
+            (Self::Sse, Event::Sse(frame)) => Some(frame.raw.clone()),
+            (Self::Sse, Event::Message { data, .. }) => {
+                let name = json::string_member(data, "type").unwrap_or_default();
+                Some(self.render(name.as_bytes(), data.clone()))
+            }
+            (Self::Socket(_), event) => {
+                let data = event.shared_data().filter(|data| data.trim_ascii_start().starts_with(b"{"))?;
+                Some(self.render(b"", data))
+            }
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! Relay: what becomes of each event on its way to the client. No I/O.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{EventKind, sequence_number};
+use antiphon_protocol::event::{Event, EventKind, sequence_number};
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::response::{self, Ending, Owned};
-use antiphon_protocol::sse::{Decoder, Frame, FrameTooLarge};
+use antiphon_protocol::sse::FrameTooLarge;
+use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
 
 use super::framing::Framing;
@@ -15,7 +19,6 @@ use super::record::Finished;
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
-    decoder: Decoder,
     framing: Framing,
     owned: Owned,
     /// Finished output items, by the order in which they came.
@@ -25,7 +28,7 @@ pub struct Relay {
     /// Events that have come.
     events: u64,
     /// The last event that was passed on.
-    last: Option<Frame>,
+    last: Option<Event>,
     /// The upstream's own `error` event, if it sent one: code and message.
     error: Option<(String, String)>,
 }
@@ -38,6 +41,15 @@ pub struct Terminal {
     pub finished: Finished,
 }
 
+/// What becomes of an event.
+enum Step {
+    /// It goes on as it came.
+    Pass,
+    /// It was rewritten.
+    Send(Bytes),
+    End(Box<Terminal>),
+}
+
 /// Why a stream can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum BadStream {
@@ -48,17 +60,8 @@ pub enum BadStream {
 }
 
 impl Relay {
-    pub fn new(owned: Owned, framing: Framing, max_event_bytes: usize) -> Self {
-        Self {
-            decoder: Decoder::new(max_event_bytes),
-            framing,
-            owned,
-            items: Vec::new(),
-            snapshot: None,
-            events: 0,
-            last: None,
-            error: None,
-        }
+    pub fn new(owned: Owned, framing: Framing) -> Self {
+        Self { framing, owned, items: Vec::new(), snapshot: None, events: 0, last: None, error: None }
     }
 
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -71,115 +74,143 @@ impl Relay {
         self.events
     }
 
-    /// Takes a piece of the upstream's stream; appends what goes to the client now. What stands in the piece after the
-    /// terminal event is dropped.
-    pub fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Result<Option<Terminal>, BadStream> {
-        self.decoder.push(chunk);
-        // Frames that are passed on as they came are passed on together.
+    /// Takes the events that have been decoded; appends what goes to the client now. Events after the terminal one are left.
+    ///
+    /// # Errors
+    ///
+    /// [`BadStream`] if the stream can't go on; what was appended before is still good.
+    pub fn push(
+        &mut self,
+        events: &mut Decoder,
+        out: &mut VecDeque<Bytes>,
+    ) -> Result<Option<Terminal>, BadStream> {
+        // Neighbours that are passed on as they came are passed on together.
         let mut run = 0..0;
-        while let Some(frame) = self.decoder.next_frame()? {
-            let rewritten = match EventKind::of_event(frame.event(), &frame.data().unwrap_or_default()) {
-                EventKind::Terminal => {
-                    self.events += 1;
-                    flush(self.decoder.chunk(), run, out);
-                    return self.terminal(&frame).map(Some);
-                }
-                EventKind::Snapshot => self.rewrite_snapshot(&frame),
-                EventKind::ItemDone => {
-                    self.keep_item(&frame);
-                    None
-                }
-                EventKind::Error => {
-                    self.keep_error(&frame);
-                    None
-                }
-                EventKind::Other => None,
+        let outcome = loop {
+            let event = match events.next_event() {
+                Ok(Some(event)) => event,
+                Ok(None) => break Ok(None),
+                Err(too_large) => break Err(too_large.into()),
             };
-            if matches!(self.framing, Framing::Sse) {
-                run = self.extend_run(run, &frame, rewritten, out);
-            } else {
-                out.extend(rewritten.or_else(|| self.framing.pass(&frame)));
+            match self.take(&event) {
+                Ok(Step::Pass) => run = self.extend_run(run, &event, events.bytes(), out),
+                Ok(Step::Send(rendered)) => {
+                    flush(events.bytes(), run, out);
+                    out.push_back(rendered);
+                    run = span(&event).map_or(0..0, |span| span.end..span.end);
+                }
+                Ok(Step::End(terminal)) => break Ok(Some(*terminal)),
+                Err(error) => break Err(error),
             }
-            if frame.data().is_some() {
-                self.events += 1;
-                self.last = Some(frame);
+            if event.data().is_some() {
+                self.last = Some(event);
             }
+        };
+        flush(events.bytes(), run, out);
+        outcome
+    }
+
+    /// At the end of the upstream's stream: its last event may lack the blank line after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn finish(
+        &mut self,
+        events: &mut Decoder,
+        out: &mut VecDeque<Bytes>,
+    ) -> Result<Option<Terminal>, BadStream> {
+        let Some(event) = events.finish() else { return Ok(None) };
+        match self.take(&event)? {
+            Step::Pass => out.extend(self.framing.pass(&event)),
+            Step::Send(rendered) => out.push_back(rendered),
+            Step::End(terminal) => return Ok(Some(*terminal)),
         }
-        flush(self.decoder.chunk(), run, out);
+        self.last = Some(event);
         Ok(None)
+    }
+
+    /// Counts an event, keeps what has to be stored of it, and says what goes to the client.
+    fn take(&mut self, event: &Event) -> Result<Step, BadStream> {
+        let kind = event.kind();
+        if event.data().is_some() {
+            self.events += 1;
+        }
+        let rewritten = match kind {
+            EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
+            EventKind::Snapshot => self.rewrite_snapshot(event),
+            EventKind::ItemDone => {
+                self.keep_item(event);
+                None
+            }
+            EventKind::Error => {
+                self.keep_error(event);
+                None
+            }
+            EventKind::Other => None,
+        };
+        Ok(rewritten.map_or(Step::Pass, Step::Send))
     }
 
     /// Lengthens the run of neighbours that are passed on in one piece, or ends it and begins another.
     fn extend_run(
         &self,
-        mut run: Range<usize>,
-        frame: &Frame,
-        rewritten: Option<Bytes>,
+        run: Range<usize>,
+        event: &Event,
+        bytes: &Bytes,
         out: &mut VecDeque<Bytes>,
     ) -> Range<usize> {
-        match (rewritten, frame.span.clone()) {
-            (None, Some(span)) if span.start == run.end => run.end = span.end,
-            (rewritten, span) => {
-                flush(self.decoder.chunk(), run, out);
-                run = match (rewritten, span) {
-                    (None, Some(span)) => span,
-                    (rewritten, span) => {
-                        out.push_back(rewritten.unwrap_or_else(|| frame.raw.clone()));
-                        span.map_or(0..0, |span| span.end..span.end)
-                    }
-                };
+        let span = span(event).filter(|_| matches!(self.framing, Framing::Sse));
+        match span {
+            Some(span) if span.start == run.end => run.start..span.end,
+            Some(span) => {
+                flush(bytes, run, out);
+                span
             }
-        }
-        run
-    }
-
-    /// At the end of the upstream's stream: its last event may lack the blank line after it.
-    pub fn finish(&mut self, out: &mut VecDeque<Bytes>) -> Result<Option<Terminal>, BadStream> {
-        match self.decoder.finish() {
-            Some(frame) if frame.data().is_some_and(|data| json::validate(&data).is_ok()) => {
-                self.decoder.push(Bytes::new());
-                self.push(frame.raw, out)
+            None => {
+                flush(bytes, run, out);
+                out.extend(self.framing.pass(event));
+                0..0
             }
-            _ => Ok(None),
         }
     }
 
-    fn terminal(&self, frame: &Frame) -> Result<Terminal, BadStream> {
-        let data = frame.data().ok_or(BadStream::Malformed)?;
-        let event = Object::parse(&data).map_err(|_| BadStream::Malformed)?;
-        let rewritten = self.owned.rewrite_event(&event).map_err(|_| BadStream::Malformed)?;
-        let original = event.get("response").unwrap_or_default();
+    fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
+        let data = event.data().ok_or(BadStream::Malformed)?;
+        let object = Object::parse(&data).map_err(|_| BadStream::Malformed)?;
+        let rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
+        let original = object.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
         let data = Bytes::from(rewritten.data);
         let response = data.slice(rewritten.response);
         let finished = Finished::of_upstream(response, &original, &self.items);
-        Ok(Terminal { error: None, frame: self.render(frame, &event, data), finished })
+        Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
     }
 
-    fn rewrite_snapshot(&mut self, frame: &Frame) -> Option<Bytes> {
-        let data = frame.data()?;
-        let event = Object::scan(&data).ok()?;
-        let rewritten = self.owned.rewrite_event(&event).ok()?;
+    fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
+        let data = event.data()?;
+        let object = Object::scan(&data).ok()?;
+        let rewritten = self.owned.rewrite_event(&object).ok()?;
         let data = Bytes::from(rewritten.data);
         self.snapshot = Some(data.slice(rewritten.response));
-        Some(self.render(frame, &event, data))
+        Some(self.render(event, &object, data))
     }
 
     /// An event under its name, or its type where it has none.
-    fn render(&self, frame: &Frame, event: &Object<'_>, data: Bytes) -> Bytes {
-        let kind = event.get("type").and_then(json::string).unwrap_or_default();
-        self.framing.render(frame.event().unwrap_or(kind.as_bytes()), data)
+    fn render(&self, event: &Event, object: &Object<'_>, data: Bytes) -> Bytes {
+        let kind = object.get("type").and_then(json::string).unwrap_or_default();
+        self.framing.render(event.name().unwrap_or(kind.as_bytes()), data)
     }
 
-    fn keep_item(&mut self, frame: &Frame) {
-        let Some(data) = frame.data() else { return };
+    fn keep_item(&mut self, event: &Event) {
+        let Some(data) = event.data() else { return };
         if let Some(item) = json::member(&data, "item") {
             self.items.push(Bytes::copy_from_slice(item));
         }
     }
 
-    fn keep_error(&mut self, frame: &Frame) {
-        let data = frame.data().unwrap_or_default();
+    fn keep_error(&mut self, event: &Event) {
+        let data = event.data().unwrap_or_default();
         let error =
             json::member(&data, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(&data);
         let text = |name| json::string_member(error, name).map(Into::into);
@@ -230,13 +261,21 @@ impl Relay {
     }
 
     fn next_sequence_number(&self) -> u64 {
-        let last = self.last.as_ref().and_then(|frame| sequence_number(&frame.data()?));
+        let last = self.last.as_ref().and_then(|event| sequence_number(&event.data()?));
         last.map_or(0, |last| last + 1)
     }
 }
 
-fn flush(chunk: &Bytes, run: Range<usize>, out: &mut VecDeque<Bytes>) {
+/// Where an event stands in the bytes that it came in, if it came as bytes and in one piece.
+fn span(event: &Event) -> Option<Range<usize>> {
+    match event {
+        Event::Sse(frame) => frame.span.clone(),
+        Event::Message { .. } => None,
+    }
+}
+
+fn flush(bytes: &Bytes, run: Range<usize>, out: &mut VecDeque<Bytes>) {
     if !run.is_empty() {
-        out.push_back(chunk.slice(run));
+        out.push_back(bytes.slice(run));
     }
 }

@@ -39,7 +39,8 @@ impl Turn {
         loop {
             let authorization = self.authorization(account).await?;
             let Context { input, reasoning } = self.context(account, resolved, &approach)?;
-            let body = self.create.upstream_body(&input, self.changes(account, &approach)).parts;
+            let changes = self.changes(account, &approach);
+            let body = account.settings.dialect.encode(&self.create, &input, changes);
             let reply = if approach.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {

@@ -1,5 +1,8 @@
 //! A turn whose reply is a stream of events.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
+use antiphon_upstream::transport::EventReader;
 use bytes::Bytes;
 use futures_util::stream::{iter, unfold};
 use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
-use http_body_util::BodyExt;
 
 use super::attempt::{Answer, Failed, Reply};
 use super::presence::{Drain, GivenUp};
@@ -37,6 +40,8 @@ struct Streaming {
     resolved: Option<Resolved>,
     reply: Reply,
     owned: Owned,
+    /// `None` once nothing more is to be read.
+    events: Option<EventReader>,
     relay: Relay,
     ready: VecDeque<Bytes>,
     phase: Phase,
@@ -48,6 +53,7 @@ struct Streaming {
 
 /// A stream of which the first event is there, and nothing has gone out.
 struct Opening {
+    events: EventReader,
     relay: Relay,
     ready: VecDeque<Bytes>,
     phase: Phase,
@@ -63,7 +69,8 @@ enum Phase {
 
 /// What the upstream's stream did next.
 pub enum Read {
-    Chunk(Bytes),
+    /// There are events to be decoded.
+    Events,
     End,
     Broken(String),
     Silent,
@@ -111,13 +118,14 @@ impl Answer for Opening {
             return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
         }
         let mut this = Self {
-            relay: Relay::new(turn.owned(resolved), turn.framing(), turn.turns.rules.max_reply_bytes),
+            events: reply.events(turn.turns.rules.max_reply_bytes),
+            relay: Relay::new(turn.owned(resolved), turn.framing()),
             ready: VecDeque::new(),
             phase: Phase::Relaying,
             heard: Instant::now(),
         };
         while this.relay.events() == 0 {
-            this.advance(turn, reply).await?;
+            this.advance(turn).await?;
         }
         this.check_first_event()?;
         Ok(this)
@@ -125,10 +133,10 @@ impl Answer for Opening {
 }
 
 impl Opening {
-    async fn advance(&mut self, turn: &Turn, reply: &mut Reply) -> Result<(), Failed> {
+    async fn advance(&mut self, turn: &Turn) -> Result<(), Failed> {
         let limit = self.heard + turn.turns.rules.first_byte;
-        let failure = match read(turn, reply, &mut self.heard, limit).await {
-            Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
+        let failure = match read(turn, &mut self.events, &mut self.heard, limit).await {
+            Read::Events => match self.relay.push(self.events.decoder(), &mut self.ready) {
                 Ok(None) => return Ok(()),
                 Ok(Some(terminal)) => {
                     self.phase = Phase::Ending(Box::new(terminal));
@@ -168,12 +176,13 @@ impl Streaming {
     fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: Opening) -> Self {
         turn.ledger.answered(&reply);
         turn.tell_rates(&mut reply.headers);
-        let Opening { relay, ready, phase, heard } = opening;
+        let Opening { events, relay, ready, phase, heard } = opening;
         Self {
             owned: turn.owned(&resolved),
             turn,
             resolved: Some(resolved),
             reply,
+            events: Some(events),
             relay,
             ready,
             phase,
@@ -222,14 +231,15 @@ impl Streaming {
             Some(_) => silent_at,
             None => silent_at.min(self.sent + rules.keep_alive),
         };
-        let why = match read(&self.turn, &mut self.reply, &mut self.heard, limit).await {
+        let Some(events) = &mut self.events else { return };
+        let why = match read(&self.turn, events, &mut self.heard, limit).await {
             Read::Silent if limit < silent_at => return self.ready.push_back(KEEP_ALIVE),
-            Read::Chunk(chunk) => match self.relay.push(chunk, &mut self.ready) {
+            Read::Events => match self.relay.push(events.decoder(), &mut self.ready) {
                 Ok(None) => return,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Err(error) => error.to_string(),
             },
-            Read::End => match self.relay.finish(&mut self.ready) {
+            Read::End => match self.relay.finish(events.decoder(), &mut self.ready) {
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Ok(None) => "it ended without a terminal event".to_owned(),
                 Err(error) => error.to_string(),
@@ -266,8 +276,8 @@ impl Streaming {
 
     /// A connection can be used again only once its reply has been read to the end.
     fn let_upstream_finish(&mut self) {
-        let Some(mut body) = self.reply.body.take() else { return };
-        let mut rest = Box::pin(async move { while let Some(Ok(_)) = body.frame().await {} });
+        let Some(rest) = self.events.take().and_then(EventReader::into_rest) else { return };
+        let mut rest = Box::pin(rest);
         if rest.as_mut().now_or_never().is_none() {
             self.turn.turns.env.tasks.spawn(async move {
                 tokio::time::timeout(AFTER_TERMINAL, rest).await.ok();
@@ -317,19 +327,18 @@ impl Streaming {
 }
 
 /// Waits for the upstream until `silent_at`, or the end of the turn's time.
-pub async fn read(turn: &Turn, reply: &mut Reply, heard: &mut Instant, silent_at: Instant) -> Read {
+pub async fn read(turn: &Turn, events: &mut EventReader, heard: &mut Instant, silent_at: Instant) -> Read {
     let limit = turn.deadline.min(silent_at);
-    let Some(body) = &mut reply.body else { return Read::End };
-    let reading = turn.presence.or_given_up(body.frame());
+    let reading = turn.presence.or_given_up(events.read());
     match tokio::time::timeout_at(limit.into(), reading).await {
         Err(_elapsed) if limit == turn.deadline => Read::TurnTooLong,
         Err(_elapsed) => Read::Silent,
         Ok(Err(GivenUp)) => Read::GivenUp,
-        Ok(Ok(None)) => Read::End,
-        Ok(Ok(Some(Err(error)))) => Read::Broken(error.to_string()),
-        Ok(Ok(Some(Ok(frame)))) => {
+        Ok(Ok(Ok(false))) => Read::End,
+        Ok(Ok(Err(error))) => Read::Broken(error),
+        Ok(Ok(Ok(true))) => {
             *heard = Instant::now();
-            Read::Chunk(frame.into_data().unwrap_or_default())
+            Read::Events
         }
     }
 }

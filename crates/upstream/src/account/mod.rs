@@ -73,9 +73,9 @@ impl Account {
         Ok(Self {
             name: settings.name.clone(),
             identity: identity_of(&settings),
-            responses_uri: uri("/responses")?,
-            compact_uri: uri("/responses/compact")?,
-            input_tokens_uri: uri("/responses/input_tokens")?,
+            responses_uri: uri(settings.dialect.path(Operation::Create))?,
+            compact_uri: uri(settings.dialect.path(Operation::Compact))?,
+            input_tokens_uri: uri(settings.dialect.path(Operation::CountInput))?,
             models_uri: uri("/models")?,
             credential: Credential::new(&settings)?,
             settings,

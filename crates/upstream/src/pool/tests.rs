@@ -15,6 +15,7 @@ use antiphon_protocol::replay::ReplayIds;
 use http::HeaderMap;
 
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
+use crate::dialect::Dialect;
 use crate::settings::{
     AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamState,
     UpstreamTransport,
@@ -45,6 +46,7 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountSettings {
         aliases: BTreeMap::new(),
         headers: HeaderMap::new(),
         query: BTreeMap::new(),
+        dialect: Dialect::Responses,
         transport: UpstreamTransport::Http,
         stream_only: false,
         state: UpstreamState::Replay,

@@ -110,3 +110,74 @@ fn is_model(error: &UpstreamError) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(status: u16, body: &str) -> Verdict {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = UpstreamError::parse(body.as_bytes());
+        Verdict::of_reply(status, &error, &HeaderMap::new(), Timestamp::from_unix_ms(0))
+    }
+
+    fn coded(code: &str) -> String {
+        format!(r#"{{"error":{{"message":"m","type":"t","param":null,"code":"{code}"}}}}"#)
+    }
+
+    fn worded(message: &str) -> String {
+        format!(r#"{{"error":{{"message":"{message}","type":"t","param":null,"code":null}}}}"#)
+    }
+
+    #[test]
+    fn each_row_of_the_failure_table_has_its_verdict() {
+        use Verdict::{CredentialRefused, Failed, ModelMissing, Neutral, OutOfQuota, RateLimited};
+        for (status, body, expected) in [
+            (500, String::new(), Failed),
+            (502, worded("bad gateway"), Failed),
+            (503, coded("server_is_overloaded"), Failed),
+            (504, "<html>".to_owned(), Failed),
+            (529, String::new(), Failed),
+            (429, coded("rate_limit_exceeded"), RateLimited { until: None }),
+            (429, String::new(), RateLimited { until: None }),
+            (429, coded("insufficient_quota"), OutOfQuota { until: None }),
+            (429, coded("usage_limit_reached"), OutOfQuota { until: None }),
+            (401, coded("invalid_api_key"), CredentialRefused),
+            (401, String::new(), CredentialRefused),
+            (403, coded("account_deactivated"), CredentialRefused),
+            (403, coded("model_not_found"), ModelMissing),
+            (403, coded("unsupported_country_region_territory"), Neutral),
+            (404, coded("model_not_found"), ModelMissing),
+            (404, coded("DeploymentNotFound"), ModelMissing),
+            (404, worded("The model `m` does not exist"), ModelMissing),
+            (404, coded("not_found"), Neutral),
+            (400, coded("model_not_found"), Neutral),
+            (400, coded("invalid_encrypted_content"), Neutral),
+            (413, String::new(), Neutral),
+            (422, worded("no"), Neutral),
+        ] {
+            assert_eq!(verdict(status, &body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_failed_response_is_judged_by_its_code() {
+        for (code, expected) in [
+            ("server_error", Verdict::Failed),
+            ("server_is_overloaded", Verdict::Failed),
+            ("rate_limit_exceeded", Verdict::RateLimited { until: None }),
+            ("insufficient_quota", Verdict::OutOfQuota { until: None }),
+            ("invalid_prompt", Verdict::Neutral),
+            ("", Verdict::Neutral),
+        ] {
+            assert_eq!(Verdict::of_code(code), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_the_accounts_own_failure_leads_to_another_account() {
+        assert!(!Verdict::Served.leads_on() && !Verdict::Neutral.leads_on());
+        let of_account = [Verdict::Failed, Verdict::CredentialRefused, Verdict::ModelMissing];
+        assert!(of_account.iter().all(Verdict::leads_on));
+    }
+}

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 
-pub use self::reply::ReplyBody;
+pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, Idle, NotOpened, Socket, SocketLost};
 use crate::account::{Account, Credential, NotAList};
 use crate::client::{Clients, PartsBody, SendError};

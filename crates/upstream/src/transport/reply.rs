@@ -1,65 +1,128 @@
-//! What an upstream answers, whichever way it came.
+//! The body of an upstream's reply, whichever transport it came over.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::socket::SocketBody;
 use crate::client;
+use crate::dialect::{Decoder, Dialect, Piece};
 
 /// The body of an upstream's reply.
 pub enum ReplyBody {
     Http(client::ReplyBody),
-    /// The events of one turn, framed as server-sent events.
+    /// The events of one turn.
     Socket(Box<SocketBody>),
     /// It is all there.
-    Whole(Full<Bytes>),
+    Whole(Bytes),
+}
+
+/// Why a body can't be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("it is larger than {max_bytes} bytes")]
+    TooLarge { max_bytes: usize },
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// The events of a streamed reply, read piece by piece.
+pub struct EventReader {
+    /// `None` once it has been read to its end, or broke off.
+    body: Option<ReplyBody>,
+    decoder: Decoder,
+    received_bytes: usize,
 }
 
 // === impl ReplyBody ===
 
 impl ReplyBody {
     pub fn empty() -> Self {
-        Self::Whole(Full::default())
+        Self::Whole(Bytes::new())
+    }
+
+    /// Reads a collected reply.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::TooLarge`] beyond `max_bytes`, else [`ReadError::Broken`] with the transport's own words.
+    pub async fn collect(self, max_bytes: usize) -> Result<Bytes, ReadError> {
+        match self {
+            Self::Whole(body) if body.len() > max_bytes => Err(ReadError::TooLarge { max_bytes }),
+            Self::Whole(body) => Ok(body),
+            Self::Http(body) => match Limited::new(body, max_bytes).collect().await {
+                Ok(collected) => Ok(collected.to_bytes()),
+                Err(error) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge { max_bytes }),
+                Err(error) => Err(ReadError::Broken(error.to_string())),
+            },
+            Self::Socket(_) => Err(ReadError::Broken("it is a stream of events".to_owned())),
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, String>>> {
+        match self {
+            Self::Http(body) => loop {
+                let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+                break Poll::Ready(match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+                    Some(Ok(Ok(bytes))) => Some(Ok(Piece::Bytes(bytes))),
+                    // Trailers.
+                    Some(Ok(Err(_))) => continue,
+                    Some(Err(error)) => Some(Err(error.to_string())),
+                    None => None,
+                });
+            },
+            Self::Socket(body) => body.poll_event(cx).map(|event| event.map(|event| event.map(Piece::Event))),
+            Self::Whole(body) if body.is_empty() => Poll::Ready(None),
+            Self::Whole(body) => Poll::Ready(Some(Ok(Piece::Bytes(std::mem::take(body))))),
+        }
     }
 }
 
-/// The transport's own error.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+// === impl EventReader ===
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Socket(body) => body
-                .poll_event(cx)
-                .map(|event| event.map(|event| Ok(Frame::data(event.map_err(BodyError::from)?)))),
-            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-        }
+impl EventReader {
+    pub fn new(body: ReplyBody, dialect: Dialect, max_event_bytes: usize) -> Self {
+        Self { body: Some(body), decoder: dialect.decoder(max_event_bytes), received_bytes: 0 }
     }
 
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http(body) => body.is_end_stream(),
-            Self::Socket(body) => body.is_over(),
-            Self::Whole(body) => body.is_end_stream(),
+    /// Waits for the next piece of the reply, whose events are then to be had from [`decoder`](Self::decoder). `false` at the
+    /// end. Nothing is lost if this is dropped while it waits.
+    ///
+    /// # Errors
+    ///
+    /// The transport's own words if the reply broke off.
+    pub async fn read(&mut self) -> Result<bool, String> {
+        let Some(body) = &mut self.body else { return Ok(false) };
+        let piece = poll_fn(|cx| body.poll_piece(cx)).await.transpose();
+        if !matches!(piece, Ok(Some(_))) {
+            self.body = None;
         }
+        let Some(piece) = piece? else { return Ok(false) };
+        self.received_bytes += match &piece {
+            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Event(event) => event.data().map_or(0, |data| data.len()),
+        };
+        self.decoder.push(piece);
+        Ok(true)
     }
 
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Http(body) => body.size_hint(),
-            Self::Socket(_) => SizeHint::default(),
-            Self::Whole(body) => body.size_hint(),
-        }
+    pub fn decoder(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// What has been read so far.
+    pub fn received_bytes(&self) -> usize {
+        self.received_bytes
+    }
+
+    /// Reads the rest and drops it: a connection can be used again only once its reply has been read to the end. `None` if
+    /// nothing is left.
+    pub fn into_rest(self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let mut body = self.body?;
+        Some(async move { while let Some(Ok(_)) = poll_fn(|cx| body.poll_piece(cx)).await {} })
     }
 }

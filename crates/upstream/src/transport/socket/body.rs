@@ -1,10 +1,9 @@
 //! The events of one turn on a socket.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
+use antiphon_protocol::event::{Event, EventKind, sequence_number};
 use antiphon_protocol::json;
 use bytes::Bytes;
 use futures_util::Stream;
@@ -30,12 +29,8 @@ impl SocketBody {
         Self { socket: Some(socket), first: Some(first), last: Bytes::new(), account, idle }
     }
 
-    pub fn is_over(&self) -> bool {
-        self.socket.is_none()
-    }
-
-    /// The next event as a server-sent one; the error is the transport's.
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+    /// The next event; the error is the transport's.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, String>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(self.event(first))));
         }
@@ -56,23 +51,19 @@ impl SocketBody {
         }
     }
 
-    fn event(&mut self, data: Bytes) -> Bytes {
-        let kind = json::string_member(&data, "type");
-        let mut out = Vec::with_capacity(data.len() + 64);
-        match EventKind::of(kind.as_deref().unwrap_or_default().as_bytes()) {
+    fn event(&mut self, data: Bytes) -> Event {
+        let mut event = Event::of_message(data.clone());
+        match event.kind() {
             EventKind::Error => {
                 self.socket = None;
-                write_sse(&mut out, b"error", &flat_error(&data, sequence_number(&self.last)));
+                let data = flat_error(&data, sequence_number(&self.last)).into();
+                event = Event::Message { kind: EventKind::Error, data };
             }
-            of_kind => {
-                write_sse(&mut out, kind.as_deref().unwrap_or_default().as_bytes(), &in_lines(&data));
-                if of_kind == EventKind::Terminal {
-                    self.give_back(&data);
-                }
-            }
+            EventKind::Terminal => self.give_back(&data),
+            EventKind::Snapshot | EventKind::ItemDone | EventKind::Other => {}
         }
         self.last = data;
-        out.into()
+        event
     }
 
     /// A response that has failed can't be continued on the socket.
@@ -86,14 +77,6 @@ impl SocketBody {
             self.idle.put(socket, std::mem::take(&mut self.account), id.into_owned());
         }
     }
-}
-
-/// A carriage return would end a line in the middle; in JSON it is white space.
-fn in_lines(data: &[u8]) -> Cow<'_, [u8]> {
-    if !data.contains(&b'\r') {
-        return Cow::Borrowed(data);
-    }
-    data.iter().map(|byte| if *byte == b'\r' { b' ' } else { *byte }).collect()
 }
 
 /// An error as a stream has it, where a socket has the object of an HTTP reply.

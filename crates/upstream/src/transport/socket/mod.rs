@@ -16,7 +16,6 @@ use antiphon_protocol::json;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -129,7 +128,7 @@ fn refusal(event: &[u8]) -> (StatusCode, Bytes) {
 /// The reply that it would have been over HTTP. Headers stand in the event.
 fn as_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBody> {
     let body = [&br#"{"error":"#[..], error, b"}"].concat();
-    let mut reply = Response::new(ReplyBody::Whole(Full::new(body.into())));
+    let mut reply = Response::new(ReplyBody::Whole(body.into()));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     let named = json::member(event, "headers").filter(|headers| headers.first() == Some(&b'{'));

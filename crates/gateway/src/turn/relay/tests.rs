@@ -1,0 +1,211 @@
+//! What each event becomes, whatever form it came in and however the network cut it.
+
+use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::socket::StreamId;
+use antiphon_store::Status;
+use antiphon_upstream::dialect::{Dialect, Piece};
+use proptest::prelude::*;
+
+use super::*;
+
+const STREAM: &str = "event: response.created\n\
+    data: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_up\",\"status\":\"in_progress\",\"store\":false,\"output\":[]}}\n\n\
+    : a comment\n\n\
+    event: response.output_text.delta\n\
+    data: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"a\\u00e9\"}\n\n\
+    event: response.new_thing\n\
+    data: {\"type\":\"response.new_thing\",\"sequence_number\":2,\n\
+    data: \"x\":1}\n\n\
+    event: response.output_item.done\n\
+    data: {\"type\":\"response.output_item.done\",\"sequence_number\":3,\"item\":{\"id\":\"msg_1\",\"type\":\"message\"}}\n\n";
+const END: &str = "event: response.completed\n\
+    data: {\"type\":\"response.completed\",\"sequence_number\":4,\"response\":{\"id\":\"resp_up\",\"status\":\"completed\",\"output\":[{\"id\":\"msg_1\",\"type\":\"message\"}],\"usage\":{\"input_tokens\":3,\"output_tokens\":5}}}\n\n";
+
+fn relay(framing: Framing) -> Relay {
+    Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), framing)
+}
+
+fn decoder() -> Decoder {
+    Dialect::Responses.decoder(1 << 16)
+}
+
+fn text(out: &VecDeque<Bytes>) -> String {
+    out.iter().map(|piece| String::from_utf8_lossy(piece)).collect()
+}
+
+/// What a client gets of a stream that comes in these pieces, and how it ends.
+fn relayed<'a>(
+    framing: Framing,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (VecDeque<Bytes>, Option<Terminal>) {
+    let (mut relay, mut events, mut out) = (relay(framing), decoder(), VecDeque::new());
+    for piece in pieces {
+        events.push(Piece::Bytes(Bytes::copy_from_slice(piece)));
+        if let Some(terminal) = relay.push(&mut events, &mut out).unwrap() {
+            return (out, Some(terminal));
+        }
+    }
+    let terminal = relay.finish(&mut events, &mut out).unwrap();
+    (out, terminal)
+}
+
+fn api_error() -> ApiError {
+    ApiError {
+        kind: ErrorKind::Server,
+        code: Some("server_error".into()),
+        param: None,
+        message: "it broke".into(),
+    }
+}
+
+#[test]
+fn untouched_neighbours_leave_in_one_piece_and_byte_for_byte() {
+    let (out, terminal) = relayed(Framing::Sse, [STREAM.as_bytes()]);
+    assert!(terminal.is_none());
+    assert_eq!(out.len(), 2, "the rewritten event, and everything after it: {out:?}");
+    let after_first = STREAM.split_once("\n\n").unwrap().1;
+    assert_eq!(out[1], after_first.as_bytes());
+    assert!(out[0].starts_with(b"event: response.created\ndata: {"));
+    assert!(!text(&out).contains("resp_up"), "the upstream's id is not the client's");
+}
+
+#[test]
+fn the_terminal_event_is_held_back_with_what_is_to_be_stored() {
+    let stream = format!("{STREAM}{END}event: response.after\ndata: {{}}\n\n");
+    let (out, terminal) = relayed(Framing::Sse, [stream.as_bytes()]);
+    let terminal = terminal.unwrap();
+    assert!(!text(&out).contains("completed") && !text(&out).contains("response.after"));
+    assert!(terminal.error.is_none() && terminal.frame.starts_with(b"event: response.completed\n"));
+    let finished = terminal.finished;
+    assert_eq!(finished.status, Status::Completed);
+    assert_eq!(finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
+    assert_eq!((finished.upstream_id.as_deref(), finished.usage.output_tokens), (Some("resp_up"), 5));
+}
+
+#[test]
+fn items_count_where_the_last_event_leaves_the_output_out() {
+    let end = END.replace(r#"[{"id":"msg_1","type":"message"}]"#, "[]");
+    let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), end.as_bytes()]);
+    assert_eq!(terminal.unwrap().finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
+}
+
+#[test]
+fn a_last_event_without_its_blank_line_counts_if_it_is_whole() {
+    let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), END.trim_end().as_bytes()]);
+    assert_eq!(terminal.unwrap().finished.status, Status::Completed);
+    let cut = &END[..END.len() - 10];
+    let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), cut.as_bytes()]);
+    assert!(terminal.is_none());
+}
+
+#[test]
+fn messages_and_server_sent_events_give_a_socket_the_same_frames() {
+    for stream_id in [None, Some("lane")] {
+        let stream_id: Option<StreamId> = stream_id.map(|id| StreamId::new(id).unwrap());
+        let framing = || Framing::Socket(stream_id.clone());
+        let (from_bytes, terminal) = relayed(framing(), [STREAM.as_bytes(), END.as_bytes()]);
+        let (mut relay, mut events, mut out) = (relay(framing()), decoder(), VecDeque::new());
+        let mut source = decoder();
+        source.push(Piece::Bytes(Bytes::from(format!("{STREAM}{END}"))));
+        let mut from_messages = None;
+        while let Some(event) = source.next_event().unwrap() {
+            let Some(data) = event.shared_data() else { continue };
+            events.push(Piece::Event(Event::of_message(data)));
+            from_messages = relay.push(&mut events, &mut out).unwrap();
+        }
+        assert_eq!(out, from_bytes);
+        assert_eq!(from_messages.unwrap().frame, terminal.unwrap().frame);
+        assert_eq!(out.len(), 4, "no comment among them");
+        assert!(
+            out.iter()
+                .all(|frame| text(&[frame.clone()].into()).contains("stream_id") == stream_id.is_some())
+        );
+    }
+}
+
+#[test]
+fn a_message_is_a_server_sent_event_under_its_type() {
+    let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
+    let data = Bytes::from_static(b"{\"type\":\"response.new_thing\",\r\n\"x\":1}");
+    events.push(Piece::Event(Event::of_message(data)));
+    assert!(relay.push(&mut events, &mut out).unwrap().is_none());
+    let mut again = decoder();
+    again.push(Piece::Bytes(out[0].clone()));
+    let event = again.next_event().unwrap().unwrap();
+    assert_eq!(event.name(), Some(&b"response.new_thing"[..]));
+    assert!(again.next_event().unwrap().is_none(), "one event, and nothing is left of it");
+    assert_eq!(json::member(&event.data().unwrap(), "x"), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_broken_stream_ends_with_an_error_and_a_failed_response_that_keeps_finished_items() {
+    let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
+    events.push(Piece::Bytes(Bytes::from_static(STREAM.as_bytes())));
+    assert!(relay.push(&mut events, &mut out).unwrap().is_none());
+    let terminal = relay.fail(&api_error(), || unreachable!("there is a snapshot"));
+    let error = String::from_utf8(terminal.error.unwrap().to_vec()).unwrap();
+    assert!(error.starts_with("event: error\n") && error.contains(r#""sequence_number":4"#), "{error}");
+    let frame = String::from_utf8(terminal.frame.to_vec()).unwrap();
+    assert!(
+        frame.starts_with("event: response.failed\n") && frame.contains(r#""sequence_number":5"#),
+        "{frame}"
+    );
+    assert_eq!(terminal.finished.status, Status::Failed);
+    assert_eq!(terminal.finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
+}
+
+#[test]
+fn an_upstreams_own_error_is_not_said_twice() {
+    let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
+    let error = b"event: error\ndata: {\"type\":\"error\",\"sequence_number\":0,\"code\":\"slow_down\",\"message\":\"m\"}\n\n";
+    events.push(Piece::Bytes(Bytes::from_static(error)));
+    assert!(relay.push(&mut events, &mut out).unwrap().is_none());
+    assert_eq!(relay.error(), Some(&("slow_down".to_owned(), "m".to_owned())));
+    let skeleton = br#"{"id":"resp_x","status":"in_progress","output":[],"error":null}"#;
+    let terminal = relay.fail(&api_error(), || skeleton.to_vec());
+    assert!(terminal.error.is_none());
+    assert!(String::from_utf8_lossy(&terminal.frame).contains("slow_down"));
+}
+
+#[test]
+fn events_before_one_that_is_too_large_still_go_out() {
+    let (mut relay, mut out) = (relay(Framing::Sse), VecDeque::new());
+    let mut events = Dialect::Responses.decoder(64);
+    events.push(Piece::Bytes(Bytes::from(format!("data: {{}}\n\ndata: {}", "x".repeat(100)))));
+    assert!(matches!(relay.push(&mut events, &mut out), Err(BadStream::TooLarge(_))));
+    assert_eq!(text(&out), "data: {}\n\n");
+}
+
+#[test]
+fn a_terminal_event_without_a_response_is_malformed() {
+    for data in ["{}", "null", "{\"response\":1}", "not json"] {
+        let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
+        events.push(Piece::Bytes(Bytes::from(format!("event: response.completed\ndata: {data}\n\n"))));
+        assert!(matches!(relay.push(&mut events, &mut out), Err(BadStream::Malformed)), "{data}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn however_the_network_cuts_a_stream_the_client_gets_the_same(
+        mut cuts in proptest::collection::vec(0..STREAM.len() + END.len(), 0..12),
+    ) {
+        let stream = format!("{STREAM}{END}");
+        cuts.sort_unstable();
+        cuts.push(stream.len());
+        let mut start = 0;
+        let pieces = cuts.into_iter().map(|end| {
+            let piece = &stream.as_bytes()[start..end];
+            start = end;
+            piece
+        });
+        let pieces: Vec<_> = pieces.collect();
+        for framing in [Framing::Sse, Framing::Socket(None)] {
+            let (whole, end) = relayed(framing.clone(), [stream.as_bytes()]);
+            let (cut, cut_end) = relayed(framing, pieces.iter().copied());
+            prop_assert_eq!(text(&cut), text(&whole));
+            prop_assert_eq!(cut_end.unwrap().frame, end.unwrap().frame);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The first event decides whether a turn stays with its account.
+
+use antiphon_protocol::id::ResponseId;
+use antiphon_upstream::dialect::Dialect;
+use antiphon_upstream::transport::ReplyBody;
+
+use super::super::framing::Framing;
+use super::*;
+
+/// A stream that has come this far when its first event is looked at.
+async fn opening(stream: &str) -> Opening {
+    let body = ReplyBody::Whole(Bytes::copy_from_slice(stream.as_bytes()));
+    let mut opening = Opening {
+        events: EventReader::new(body, Dialect::Responses, 1 << 16),
+        relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse),
+        ready: VecDeque::new(),
+        phase: Phase::Relaying,
+        heard: Instant::now(),
+    };
+    assert!(opening.events.read().await.unwrap());
+    if let Some(terminal) = opening.relay.push(opening.events.decoder(), &mut opening.ready).unwrap() {
+        opening.phase = Phase::Ending(Box::new(terminal));
+    }
+    opening
+}
+
+fn failed(code: &str) -> String {
+    format!(
+        "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"id\":\"r\",\"status\":\"failed\",\
+         \"error\":{{\"code\":\"{code}\",\"message\":\"m\"}},\"output\":[]}}}}\n\n"
+    )
+}
+
+fn error(code: &str) -> String {
+    format!("event: error\ndata: {{\"type\":\"error\",\"code\":\"{code}\",\"message\":\"m\"}}\n\n")
+}
+
+#[tokio::test]
+async fn a_stream_that_begins_with_the_accounts_failure_goes_elsewhere() {
+    for (code, verdict) in [
+        ("server_error", Verdict::Failed),
+        ("rate_limit_exceeded", Verdict::RateLimited { until: None }),
+        ("insufficient_quota", Verdict::OutOfQuota { until: None }),
+    ] {
+        for stream in [failed(code), error(code)] {
+            let checked = opening(&stream).await.check_first_event();
+            assert_eq!(checked.unwrap_err().verdict, verdict, "{stream}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_the_clients_to_see_stays() {
+    let created =
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\"}}\n\n";
+    for stream in [
+        created.to_owned(),
+        failed("invalid_prompt"),
+        error("content_policy_violation"),
+        // What follows the first event is the client's to see, even if it came with it.
+        format!("{created}{}", failed("server_error")),
+        format!("{created}{}", error("server_error")),
+    ] {
+        assert!(opening(&stream).await.check_first_event().is_ok(), "{stream}");
+    }
+}
