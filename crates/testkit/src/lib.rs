@@ -20,3 +20,4 @@ pub use self::gateway::{Gateway, Setup};
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
 pub use self::socket::{Came, Message, Socket};
+pub use rustix::process::Signal;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Process, Setup};
+use antiphon_testkit::{Process, Setup, Signal};
 use serde_json::json;
 
 use crate::binary;
@@ -61,10 +61,10 @@ async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
     reloads(&gateway, "refused", 1).await;
     assert!(served_by(&gateway, &two).await);
 
-    gateway.signal("HUP").await;
+    gateway.signal(Signal::HUP);
     reloads(&gateway, "refused", 2).await;
     gateway.reconfigure(&only_one.config("timeouts.idle = \"7s\""));
-    gateway.signal("HUP").await;
+    gateway.signal(Signal::HUP);
     reloads(&gateway, "taken_over", 2).await;
     assert!(served_by(&gateway, &one).await);
     let (lines, success) = gateway.terminate().await;
