@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket};
+use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket, eventually};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -198,16 +198,10 @@ impl Gateway {
 
     /// Waits until no turn is under way and no account is held.
     pub async fn idle(&self) {
-        let busy = || {
+        eventually("no turn is under way", async || {
             let leased: u32 = self.app.pool.view().iter().map(|account| account.state.in_flight).sum();
-            leased > 0 || self.app.metrics.turns_in_flight.get() > 0
-        };
-        for _ in 0..4000 {
-            if !busy() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        panic!("turns are still under way after 20 s");
+            leased == 0 && self.app.metrics.turns_in_flight.get() == 0
+        })
+        .await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon::config::RoutingConfig;
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Gateway, ManualClock, Reply, Setup};
+use antiphon_testkit::{Gateway, ManualClock, Reply, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -255,12 +255,7 @@ async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_n
         pool.ask().await.ok();
     }
     // The clock stands still, so only a probe can bring it back.
-    let back = async {
-        while pool.state(0) != "ready" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
+    eventually("the account is ready", async || pool.state(0) == "ready").await;
     assert_eq!(pool.state(1), "cooling");
     pool.ask().await.ok();
     assert_eq!(pool.counts()[0], 4);
@@ -282,9 +277,7 @@ async fn accounts_that_come_and_go_drop_no_stream() {
     });
     let streams: Vec<_> = streams.collect();
     let all: Vec<_> = pool.gateway.app.pool.accounts().iter().map(|account| account.config.clone()).collect();
-    while pool.counts().iter().sum::<u64>() < 64 {
-        tokio::task::yield_now().await;
-    }
+    eventually("all streams are upstream", async || pool.counts().iter().sum::<u64>() == 64).await;
     for n in 0..20 {
         pool.gateway.app.pool.replace(&all[n % 2..=n % 2], &RoutingConfig::default()).unwrap();
     }
@@ -406,13 +399,9 @@ async fn an_account_gets_no_more_turns_than_it_may_and_the_others_wait() {
         tokio::spawn(async move { client.create(plain()).await })
     };
     let running = [ask(), ask(), ask()];
-    while pool.counts() != [2, 1] {
-        tokio::task::yield_now().await;
-    }
+    eventually("both accounts are busy", async || pool.counts() == [2, 1]).await;
     let waiting = [ask(), ask(), ask()];
-    while pool.gateway.app.pool.queued() < 3 {
-        tokio::task::yield_now().await;
-    }
+    eventually("three turns wait", async || pool.gateway.app.pool.queued() == 3).await;
     let refused = pool.ask().await;
     assert_eq!(refused.refusal(), (503, Some("server_is_overloaded".to_owned()), None));
     assert_eq!((pool.counts(), refused.header("retry-after")), (vec![2, 1], Some("1")));
@@ -433,21 +422,15 @@ async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
     pool.upstreams[0].script(script);
     let client = pool.gateway.client.clone();
     let running = tokio::spawn(async move { client.create(plain()).await });
-    while pool.counts() != [1] {
-        tokio::task::yield_now().await;
-    }
+    eventually("the account is busy", async || pool.counts() == [1]).await;
     let client = pool.gateway.client.clone();
     let left =
         tokio::spawn(
             async move { client.create(json!({"model": "sim", "input": "x", "store": false})).await },
         );
-    while pool.gateway.app.pool.queued() < 1 {
-        tokio::task::yield_now().await;
-    }
+    eventually("a turn waits", async || pool.gateway.app.pool.queued() == 1).await;
     left.abort();
-    while pool.gateway.app.metrics.turns_in_flight.get() > 1 {
-        tokio::task::yield_now().await;
-    }
+    eventually("the turn has ended", async || pool.gateway.app.metrics.turns_in_flight.get() == 1).await;
     let client = pool.gateway.client.clone();
     let waiting = tokio::spawn(async move { client.create(plain()).await });
     gate.open();

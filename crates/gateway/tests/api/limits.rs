@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
 use antiphon_store::{Clock, Counters};
-use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, header};
+use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -60,12 +60,8 @@ pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String,
 /// Waits until nothing runs, and nothing is held.
 pub(crate) async fn settled(gateway: &Gateway) {
     gateway.idle().await;
-    let done = async {
-        while gateway.app.chains.store().count_reservations().await.unwrap() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), done).await.expect("nothing is held");
+    let store = gateway.app.chains.store();
+    eventually("nothing is held", async || store.count_reservations().await.unwrap() == 0).await;
 }
 
 pub(crate) fn of(rules: &[(&str, u64)]) -> BTreeMap<String, (u64, u64)> {
@@ -202,12 +198,8 @@ async fn turns_at_the_same_time_are_limited_and_come_back() {
 }
 
 async fn settled_to(limited: &Limited, held: u64) {
-    let done = async {
-        while limited.standing().await["concurrent turns"] != (0, held) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    let is_held = async || limited.standing().await["concurrent turns"] == (0, held);
+    eventually(&format!("{held} turns are held"), is_held).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::Setup;
+use antiphon_testkit::{Setup, eventually};
 use serde_json::json;
 
 use crate::{gateway, simulator};
@@ -94,9 +94,7 @@ async fn a_purge_spares_what_a_running_turn_continues() {
     upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
     // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
     minutes(25);
-    while gateway.app.metrics.purged_responses.get() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("a response is purged", async || gateway.app.metrics.purged_responses.get() > 0).await;
     assert_eq!(gateway.app.metrics.purged_responses.get(), 1);
     gate.open();
     let second = second.await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Came, Fault, Faults, Gateway, Message, Setup, Socket, flood};
+use antiphon_testkit::{Came, Fault, Faults, Gateway, Message, Setup, Socket, eventually, flood};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -27,25 +27,16 @@ async fn metrics(gateway: &Gateway) -> String {
 
 /// Waits until no socket is open.
 async fn none_open(gateway: &Gateway) {
-    for _ in 0..4000 {
-        if gateway.app.metrics.sockets.open.get() == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("sockets are still open");
+    eventually("no socket is open", async || gateway.app.metrics.sockets.open.get() == 0).await;
 }
 
 /// The newest row of the request log, once that has this many; rows of turns that are not stored come a little later.
 async fn newest_row(gateway: &Gateway, rows: usize) -> antiphon_store::LogRow {
-    for _ in 0..4000 {
+    eventually(&format!("{rows} rows in the request log"), async || {
         let log = gateway.app.chains.store().list_log(1000).await.unwrap();
-        if log.len() == rows {
-            return log.into_iter().next().unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the request log never had {rows} rows");
+        (log.len() == rows).then(|| log.into_iter().next().unwrap())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -400,9 +391,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     none_open(&gateway).await;
     // The upgrade is answered before the socket is counted.
     let gone = gateway.socket().await;
-    while gateway.app.metrics.sockets.open.get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("the socket is counted", async || gateway.app.metrics.sockets.open.get() == 1).await;
     drop(gone);
     none_open(&gateway).await;
     let text = metrics(&gateway).await;

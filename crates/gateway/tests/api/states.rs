@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{Accounts, AuditEntry, Clock, Timestamp};
-use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup, eventually};
 use serde_json::{Value, json};
 
 use crate::simulator;
@@ -32,25 +32,16 @@ fn state(gateway: &Gateway) -> &'static str {
 }
 
 async fn wait_for(gateway: &Gateway, wanted: &str) {
-    for _ in 0..4000 {
-        if state(gateway) == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the account is not {wanted} after 20 s, but {}", state(gateway));
+    eventually(&format!("the account is {wanted}"), async || state(gateway) == wanted).await;
 }
 
 /// Waits until the store has heard of what the gateway knows.
 async fn wait_until_stored(gateway: &Gateway, is_there: impl Fn(&antiphon_store::StoredAccount) -> bool) {
-    for _ in 0..4000 {
+    eventually("the store has heard of it", async || {
         let accounts = gateway.app.chains.store().list_accounts().await.unwrap_or_default();
-        if accounts.iter().any(&is_there) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the store has not heard of it after 20 s");
+        accounts.iter().any(&is_there)
+    })
+    .await;
 }
 
 /// An account with a key of its own, and another that takes what it can't.

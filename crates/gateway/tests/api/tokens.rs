@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{AuthorizationServer, Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use antiphon_testkit::{
+    AuthorizationServer, Fault, Faults, Gateway, ManualClock, Postgres, Setup, eventually,
+};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -86,9 +88,11 @@ async fn a_token_is_refreshed_under_load_before_it_expires_and_no_turn_waits_for
     assert!(replies.iter().all(|reply| reply.status == 200), "the old token is good for 200 s more");
     tokens.server.wait_for_requests(2).await;
     tokens.server.open();
-    while gateway.client.create(plain()).await.ok_id().is_empty()
-        || tokens.bearers(0).last().unwrap() != "access-2"
-    {}
+    eventually("a turn has the new token", async || {
+        gateway.client.created(plain()).await;
+        tokens.bearers(0).last().unwrap() == "access-2"
+    })
+    .await;
     assert_eq!(tokens.server.requests().len(), 2, "one refresh for all");
     assert!(!tokens.server.was_reused());
     let bearers = tokens.bearers(0);
@@ -191,9 +195,11 @@ async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token
     gateway.client.created(plain()).await;
     assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (0, 1), "it went elsewhere");
     tokens.server.open();
-    while tokens.bearers(0).is_empty() {
+    eventually("a turn has the token", async || {
         gateway.client.created(plain()).await;
-    }
+        !tokens.bearers(0).is_empty()
+    })
+    .await;
     assert_eq!((tokens.bearers(0), tokens.server.requests().len()), (vec!["access-1".to_owned()], 1));
 }
 
@@ -204,9 +210,11 @@ async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_
     gateway.client.created(plain()).await;
     tokens.clock.advance(Duration::from_secs(3600 - 200));
     tokens.server.fails(Some((400, r#"{"error":"invalid_grant"}"#)));
-    while state(&gateway, 0) != "disabled" {
+    eventually("the account is disabled", async || {
         gateway.client.created(plain()).await;
-    }
+        state(&gateway, 0) == "disabled"
+    })
+    .await;
     assert_eq!(gateway.client.create(plain()).await.status, 200);
 }
 

@@ -7,7 +7,7 @@ use antiphon::admin::AdminToken;
 use antiphon::usage::Keeper;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{Clock, LogRow};
-use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, header};
+use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -229,12 +229,8 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
 
     let operator = Operator { gateway: operator.gateway.restart().await, token: operator.token };
     clock.advance(Duration::from_hours(72));
-    let gone = async {
-        while !operator.gateway.app.chains.store().list_log(1).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("old rows leave the log");
+    let store = operator.gateway.app.chains.store();
+    eventually("old rows leave the log", async || store.list_log(1).await.unwrap().is_empty()).await;
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
     ask(&operator).await;
     Keeper::new(Arc::clone(&operator.gateway.app)).keep().await.unwrap();

@@ -1,9 +1,7 @@
 //! Accounts that come, change and go while the gateway runs.
 
-use std::time::Duration;
-
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Process, Setup, Signal};
+use antiphon_testkit::{Process, Setup, Signal, eventually};
 use serde_json::json;
 
 use crate::binary;
@@ -16,17 +14,12 @@ async fn metrics(gateway: &Process) -> String {
 /// was seen.
 async fn reloads(gateway: &Process, outcome: &str, at_least: u32) {
     let start = format!("antiphon_config_reloads_total{{outcome=\"{outcome}\"}} ");
-    let shown = async {
-        loop {
-            let metrics = metrics(gateway).await;
-            let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
-            if count.unwrap_or(0) >= at_least {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap_or_else(|_| panic!("no {outcome}"));
+    eventually(&format!("{at_least} configurations {outcome}"), async || {
+        let metrics = metrics(gateway).await;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
+        count.unwrap_or(0) >= at_least
+    })
+    .await;
 }
 
 async fn served_by(gateway: &Process, upstream: &Simulator) -> bool {

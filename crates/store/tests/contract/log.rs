@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use antiphon_testkit::eventually;
+
 use crate::fixture::{Fixture, NOW, after, id, log_row, project, record, record_chain, record_of, turn};
 
 pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
@@ -17,12 +19,7 @@ pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
 pub(crate) async fn an_appended_row_is_written_soon(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.append(log_row("p", id(1), after(0)));
-    let written = async {
-        while store.list_log(10).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), written).await.unwrap();
+    eventually("the row is written", async || !store.list_log(10).await.unwrap().is_empty()).await;
     assert_eq!(store.list_log(10).await.unwrap(), [log_row("p", id(1), after(0))]);
 }
 
