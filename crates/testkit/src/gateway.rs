@@ -8,7 +8,7 @@ use antiphon::app::App;
 use antiphon::config::{Config, Environment, Overrides};
 use antiphon::pool::Account;
 use antiphon_simulator::upstream::Simulator;
-use antiphon_store::{Store, SystemClock};
+use antiphon_store::{LogRow, Store, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
@@ -194,6 +194,15 @@ impl Gateway {
     /// Stops and starts again over the same store.
     pub async fn restart(self) -> Self {
         self.stop().await.start().await
+    }
+
+    /// The request log, newest row first, once it has so many rows: those of turns that store nothing come a little later.
+    pub async fn logged(&self, rows: usize) -> Vec<LogRow> {
+        eventually(&format!("{rows} rows in the request log"), async || {
+            let log = self.app.chains.store().list_log(1000).await.expect("the store works");
+            (log.len() == rows).then_some(log)
+        })
+        .await
     }
 
     /// Waits until no turn is under way and no account is held.

@@ -95,7 +95,7 @@ async fn nothing_of_it_is_stored_or_streamed_whatever_the_client_says() {
         assert!(String::from_utf8_lossy(&metrics).lines().any(|have| have == line), "{line} is missing");
     }
     let gateway = gateway.restart().await;
-    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
+    let rows = gateway.logged(2).await;
     for (outcome, is_usage) in [("compacted", true), ("counted", false)] {
         let row = rows.iter().find(|row| row.outcome == outcome).expect("a row in the request log");
         assert_eq!((row.transport.as_ref(), row.http_status), ("http", 200));

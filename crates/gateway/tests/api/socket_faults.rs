@@ -30,15 +30,6 @@ async fn none_open(gateway: &Gateway) {
     eventually("no socket is open", async || gateway.app.metrics.sockets.open.get() == 0).await;
 }
 
-/// The newest row of the request log, once that has this many; rows of turns that are not stored come a little later.
-async fn newest_row(gateway: &Gateway, rows: usize) -> antiphon_store::LogRow {
-    eventually(&format!("{rows} rows in the request log"), async || {
-        let log = gateway.app.chains.store().list_log(1000).await.unwrap();
-        (log.len() == rows).then(|| log.into_iter().next().unwrap())
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
     let (upstream, gateway) = gateway().await;
@@ -68,7 +59,7 @@ async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
                 upstream.wait_until(|upstream| upstream.aborted() == aborted + 1).await;
             }
             gateway.idle().await;
-            let row = newest_row(&gateway, turns).await;
+            let row = gateway.logged(turns).await.remove(0);
             let id = row.response.to_string();
             let stored = gateway.client.get(&format!("/v1/responses/{id}")).await;
             if store {
@@ -108,7 +99,7 @@ async fn a_client_that_stops_reading_stops_its_upstream_and_is_then_given_up() {
         none_open(&gateway).await;
         gateway.idle().await;
         assert_eq!(upstream.aborted() - aborted, u64::from(!store));
-        let row = newest_row(&gateway, rows).await;
+        let row = gateway.logged(rows).await.remove(0);
         assert_eq!(row.outcome, if store { "completed" } else { "cancelled" });
     }
 }
