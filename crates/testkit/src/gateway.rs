@@ -207,10 +207,22 @@ impl Gateway {
 
     /// Waits until no turn is under way and no account is held.
     pub async fn idle(&self) {
-        eventually("no turn is under way", async || {
-            let leased: u32 = self.app.pool.view().iter().map(|account| account.state.in_flight).sum();
-            leased == 0 && self.app.metrics.turns_in_flight.get() == 0
-        })
-        .await;
+        let is_busy = |line: &str| {
+            let counts_turns = ["antiphon_turns_in_flight ", "antiphon_account_in_flight{"];
+            counts_turns.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
+        };
+        let is_idle = async || !self.client.metrics().await.lines().any(is_busy);
+        eventually("no turn is under way", is_idle).await;
+    }
+
+    /// `ready`, `cooling`, `disabled` or `paused`, as the metrics tell.
+    pub async fn account_state(&self, account: &str) -> &'static str {
+        let metrics = self.client.metrics().await;
+        let is_in = |state: &&str| {
+            let line = format!("antiphon_account_state{{account=\"{account}\",state=\"{state}\"}} 1\n");
+            metrics.contains(&line)
+        };
+        let state = ["ready", "cooling", "disabled", "paused"].into_iter().find(is_in);
+        state.unwrap_or_else(|| panic!("{account} is not in\n{metrics}"))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Simulator;
+use antiphon_store::Clock;
 use antiphon_testkit::{
     Client, Fault, Faults, Gateway, ManualClock, Postgres, Reply, Setup, Socket, eventually, header,
 };
@@ -137,7 +138,7 @@ async fn a_key_ends_with_its_expiry_to_the_millisecond() {
     let gateway = Setup::over(&upstream).clock(&clock).start().await;
     let operator = Operator::of(&gateway).await;
     operator.key(json!({"name": "other"})).await;
-    let now = gateway.app.clock.now();
+    let now = clock.now();
     let end = jiff::Timestamp::from_millisecond(now.unix_ms() + 10_000).unwrap();
     // The same instant in a zone far from here.
     let text = end.display_with_offset(jiff::tz::offset(-9)).to_string();

@@ -25,7 +25,7 @@ async fn turns_are_counted_and_logged_with_their_usage() {
         .script(Script::http(400, r#"{"error":{"message":"m","type":"t","param":null,"code":"bad_thing"}}"#));
     gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
     gateway.idle().await;
-    let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let text = gateway.client.metrics().await;
     for line in [
         r#"antiphon_turns_total{transport="http",outcome="completed"} 1"#,
         r#"antiphon_turns_total{transport="http",outcome="refused"} 1"#,
@@ -93,8 +93,9 @@ async fn a_purge_spares_what_a_running_turn_continues() {
     upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
     // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
     minutes(25);
-    eventually("a response is purged", async || gateway.app.metrics.purged_responses.get() > 0).await;
-    assert_eq!(gateway.app.metrics.purged_responses.get(), 1);
+    let purged = async || gateway.client.metric("antiphon_purged_responses_total").await;
+    eventually("a response is purged", async || purged().await > 0).await;
+    assert_eq!(purged().await, 1);
     gate.open();
     let second = second.await.unwrap();
     let gateway = gateway.restart().await;

@@ -21,13 +21,13 @@ async fn over(config: &str) -> (Simulator, Gateway) {
     (upstream, gateway)
 }
 
-async fn metrics(gateway: &Gateway) -> String {
-    String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap()
+async fn open_sockets(gateway: &Gateway) -> u64 {
+    gateway.client.metric("antiphon_sockets").await
 }
 
 /// Waits until no socket is open.
 async fn none_open(gateway: &Gateway) {
-    eventually("no socket is open", async || gateway.app.metrics.sockets.open.get() == 0).await;
+    eventually("no socket is open", async || open_sockets(gateway).await == 0).await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
         }
     }
     none_open(&gateway).await;
-    assert_eq!(gateway.app.metrics.sockets.lanes.get(), 0);
+    assert_eq!(gateway.client.metric("antiphon_socket_lanes").await, 0);
 }
 
 #[tokio::test]
@@ -373,7 +373,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     let mut socket = gateway.socket().await;
     socket.created(json!({"model": "sim", "input": "x", "stream_id": "a"})).await;
     socket.created(create("x", true)).await;
-    let text = metrics(&gateway).await;
+    let text = gateway.client.metrics().await;
     for line in ["antiphon_sockets 1", "antiphon_socket_lanes 2", "antiphon_turns_in_flight 0"] {
         assert!(text.lines().any(|have| have == line), "{line} is missing from\n{text}");
     }
@@ -382,10 +382,10 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     none_open(&gateway).await;
     // The upgrade is answered before the socket is counted.
     let gone = gateway.socket().await;
-    eventually("the socket is counted", async || gateway.app.metrics.sockets.open.get() == 1).await;
+    eventually("the socket is counted", async || open_sockets(&gateway).await == 1).await;
     drop(gone);
     none_open(&gateway).await;
-    let text = metrics(&gateway).await;
+    let text = gateway.client.metrics().await;
     for line in [
         "antiphon_sockets 0",
         "antiphon_socket_lanes 0",

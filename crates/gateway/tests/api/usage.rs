@@ -137,7 +137,7 @@ async fn a_model_without_a_price_is_counted_and_shows() {
     assert_eq!((figures(&groups[0]), &groups[0]["cost_usd"]), ([2, 0, 2, 200, 20, -1], &Value::Null));
     assert_eq!(groups[1]["cost_usd"], "0.000140000");
     assert_eq!(figures(&operator.total(3).await), [3, 0, 2, 300, 30, 140_000]);
-    let metrics = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
+    let metrics = client.metrics().await;
     assert!(metrics.contains("\nantiphon_unpriced_turns_total 2\n"), "{metrics}");
     assert!(metrics.contains("\nantiphon_cost_usd_total 0.00014\n"), "{metrics}");
 }

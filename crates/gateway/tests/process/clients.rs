@@ -173,7 +173,7 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
 
 /// How many turns a gateway has had on sockets, and how many over HTTP.
 async fn turns(gateway: &Process) -> (u64, u64) {
-    let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let text = gateway.client.metrics().await;
     let of = |transport: &str| -> u64 {
         let start = format!("antiphon_turns_total{{transport=\"{transport}\"");
         let lines = text.lines().filter(|line| line.starts_with(&start));

@@ -6,16 +6,12 @@ use serde_json::json;
 
 use crate::binary;
 
-async fn metrics(gateway: &Process) -> String {
-    String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap()
-}
-
 /// Waits until the metrics show so many configurations with this outcome; a signal may come on top of a change that
 /// was seen.
 async fn reloads(gateway: &Process, outcome: &str, at_least: u32) {
     let start = format!("antiphon_config_reloads_total{{outcome=\"{outcome}\"}} ");
     eventually(&format!("{at_least} configurations {outcome}"), async || {
-        let metrics = metrics(gateway).await;
+        let metrics = gateway.client.metrics().await;
         let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
         count.unwrap_or(0) >= at_least
     })
@@ -46,7 +42,7 @@ async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
     gateway.reconfigure(&only_two);
     reloads(&gateway, "taken_over", 1).await;
     assert!(served_by(&gateway, &two).await);
-    assert!(!metrics(&gateway).await.contains("antiphon_account_in_flight{account=\"one\"}"));
+    assert!(!gateway.client.metrics().await.contains("antiphon_account_in_flight{account=\"one\"}"));
     gate.open();
     events.until("response.completed").await;
 
