@@ -39,7 +39,7 @@ def cpu_seconds(pid):
 
 def load(port, mode, concurrency, store, *extra):
     command = [
-        RELEASE / "antiphon-simulator", "load", "--url", f"http://127.0.0.1:{port}/v1", "--mode", mode,
+        RELEASE / "antiphon-load", "--url", f"http://127.0.0.1:{port}/v1", "--mode", mode,
         "--concurrency", str(concurrency), "--warmup", str(WARMUP), "--store", store, "--json", *extra,
     ]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def stop(process):
 
 def start_upstream(*arguments):
     port = free_port()
-    command = [RELEASE / "antiphon-simulator", "upstream", "--bench", "--listen", f"127.0.0.1:{port}", *arguments]
+    command = [RELEASE / "antiphon-simulator", "--bench", "--listen", f"127.0.0.1:{port}", *arguments]
     return port, start(command, port)
 
 

@@ -1,4 +1,4 @@
-//! `antiphon-simulator`: the simulated upstream and the load generator on the command line.
+//! `antiphon-simulator`: the simulated upstream on the command line.
 
 mod cli;
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::run(cli::Cli::parse()) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::eventually;
+
 /// Listens on a random port. The n-th access token is `access-n`, and its refresh token `refresh-n`; the first refresh token is
 /// `refresh-0`.
 pub struct AuthorizationServer {
@@ -102,13 +104,8 @@ impl AuthorizationServer {
     }
 
     pub async fn wait_for_requests(&self, count: usize) {
-        for _ in 0..4000 {
-            if self.requests().len() >= count {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        panic!("no {count} requests to the authorization server within 20 s");
+        let what = format!("{count} requests to the authorization server");
+        eventually(&what, async || self.requests().len() >= count).await;
     }
 
     /// Whether a refresh token has come that had been used before.

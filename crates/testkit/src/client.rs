@@ -126,6 +126,18 @@ impl Client {
         self.request(Method::GET, path, &[], "").await
     }
 
+    /// All metrics, as their text.
+    pub async fn metrics(&self) -> String {
+        String::from_utf8_lossy(&self.get("/metrics").await.body).into_owned()
+    }
+
+    /// What one metric counts, by its name with the labels as they are written.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics().await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} is not in\n{text}"))
+    }
+
     pub async fn delete(&self, path: &str) -> Reply {
         self.request(Method::DELETE, path, &[], "").await
     }

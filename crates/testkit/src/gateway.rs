@@ -7,13 +7,13 @@ use std::sync::Arc;
 use antiphon::app::App;
 use antiphon::config::{Config, Environment, Overrides};
 use antiphon_simulator::upstream::Simulator;
-use antiphon_store::{Store, SystemClock};
+use antiphon_store::{LogRow, Store, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket};
+use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket, eventually};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -193,27 +193,33 @@ impl Gateway {
         self.stop().await.start().await
     }
 
-    /// The value of a sample on the metrics page, such as `antiphon_turns_in_flight`.
-    pub async fn metric(&self, sample: &str) -> f64 {
-        let page = self.client.get("/metrics").await.body;
-        let page = String::from_utf8_lossy(&page);
-        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("no sample {sample} in:\n{page}"));
-        value.parse().expect("a number")
+    /// The request log, newest row first, once it has so many rows: those of turns that store nothing come a little later.
+    pub async fn logged(&self, rows: usize) -> Vec<LogRow> {
+        eventually(&format!("{rows} rows in the request log"), async || {
+            let log = self.app.chains.store().list_log(1000).await.expect("the store works");
+            (log.len() == rows).then_some(log)
+        })
+        .await
     }
 
     /// Waits until no turn is under way and no account is held.
     pub async fn idle(&self) {
-        let busy = || {
-            let leased: u32 = self.app.pool.view().iter().map(|account| account.state.in_flight).sum();
-            leased > 0 || self.app.metrics.in_flight.get() > 0
+        let is_busy = |line: &str| {
+            let counts_turns = ["antiphon_turns_in_flight ", "antiphon_account_in_flight{"];
+            counts_turns.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
         };
-        for _ in 0..4000 {
-            if !busy() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        panic!("turns are still under way after 20 s");
+        let is_idle = async || !self.client.metrics().await.lines().any(is_busy);
+        eventually("no turn is under way", is_idle).await;
+    }
+
+    /// `ready`, `cooling`, `disabled` or `paused`, as the metrics tell.
+    pub async fn account_state(&self, account: &str) -> &'static str {
+        let metrics = self.client.metrics().await;
+        let is_in = |state: &&str| {
+            let line = format!("antiphon_account_state{{account=\"{account}\",state=\"{state}\"}} 1\n");
+            metrics.contains(&line)
+        };
+        let state = ["ready", "cooling", "disabled", "paused"].into_iter().find(is_in);
+        state.unwrap_or_else(|| panic!("{account} is not in\n{metrics}"))
     }
 }

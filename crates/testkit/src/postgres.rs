@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use self::server::Server;
@@ -149,7 +150,7 @@ impl Postgres {
     /// Stops the server without waiting for its clients, but in good order.
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
-            server::signal("INT", running.id());
+            server::signal(Signal::INT, running.id());
             running.wait().expect("the server can be waited for");
         }
     }

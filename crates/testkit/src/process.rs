@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
@@ -63,11 +64,9 @@ impl Process {
         write_config(setup);
     }
 
-    pub async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
-        let sent =
-            Command::new("kill").arg(format!("-{name}")).arg(id).status().await.expect("kill is there");
-        assert!(sent.success());
+    pub fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("it runs");
+        rustix::process::kill_process(pid(id), signal).expect("the process is ours");
     }
 
     /// `kill -9`: nothing is flushed, nobody is told.
@@ -77,7 +76,7 @@ impl Process {
 
     /// SIGTERM; returns what it logged and whether it ended with success.
     pub async fn terminate(mut self) -> (Vec<String>, bool) {
-        self.signal("TERM").await;
+        self.signal(Signal::TERM);
         let lines = match self.log {
             Log::Read(reading) => reading.await.expect("reading does not panic"),
             Log::Left(log) => rest(log).await,
@@ -123,6 +122,10 @@ async fn rest(mut log: Stderr) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+pub(crate) fn pid(id: u32) -> Pid {
+    Pid::from_raw(id.cast_signed()).expect("no process has the id 0")
 }
 
 /// A program that `scripts/test` installs: a missing one fails the test that needs it.

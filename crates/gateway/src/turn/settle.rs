@@ -220,7 +220,6 @@ impl Ledger {
         }
         let metrics = &self.turns.metrics;
         let duration = self.elapsed();
-        metrics.in_flight.dec();
         metrics.turn_ended(self.transport, self.outcome, duration, self.first_event);
         metrics.count_tokens(&self.usage);
         metrics.count_cost(self.cost_nano_usd);
@@ -236,6 +235,8 @@ impl Ledger {
             None if self.is_recorded => {}
             None => self.turns.chains.append_log(self.row()),
         }
+        // Last: whoever waits until no turn is in flight finds all of them counted.
+        self.turns.metrics.in_flight.dec();
         tracing::info!(
             target: "antiphon::turn",
             {

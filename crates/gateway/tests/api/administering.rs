@@ -2,7 +2,7 @@
 
 use antiphon_access::admin::AdminToken;
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, header};
+use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -133,12 +133,13 @@ async fn an_operator_pauses_and_resumes_an_account_on_every_replica() {
     one.client.created(plain()).await;
     assert_eq!(first.counts().requests, 0);
     let other = operator.at(&two);
-    while other.get("/api/accounts/a").await["state"] != "paused" {}
+    let is = async |state: &str| other.get("/api/accounts/a").await["state"] == state;
+    eventually("the other replica pauses it", async || is("paused").await).await;
     let chain = two.client.created(plain()).await;
     assert_eq!(operator.post("/api/accounts/a/resume").await["state"], "ready");
     one.client.created(plain()).await;
     assert_eq!(first.counts().requests, 1);
-    while other.get("/api/accounts/a").await["state"] != "ready" {}
+    eventually("the other replica resumes it", async || is("ready").await).await;
     let follow = json!({"model": "sim", "input": "y", "previous_response_id": chain["id"]});
     two.client.created(follow).await;
     assert_eq!(second.counts().requests, 3, "its chain stays where it went");

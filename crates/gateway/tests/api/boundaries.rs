@@ -58,8 +58,7 @@ async fn reasoning_is_stripped_for_another_boundary_and_is_whole_again_at_its_or
     let back = continued(&gateway.client, &first).await;
     assert_eq!(back.header("x-antiphon-reasoning"), Some("full"));
     assert_eq!(input(&one)[1]["encrypted_content"], sealed);
-    let metrics = gateway.client.get("/metrics").await;
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let metrics = gateway.client.metrics().await;
     assert!(metrics.contains("antiphon_turns_reasoning_total{state=\"stripped\"} 1"), "{metrics}");
 }
 
@@ -135,8 +134,7 @@ async fn what_a_client_brings_from_elsewhere_is_stripped_once_it_was_refused() {
         assert_eq!(reply.header("x-antiphon-reasoning"), Some("stripped"));
         assert_eq!((one.counts().requests, two.counts().requests), (2, 0));
         assert_eq!(types(&input(&one)), ["message", "message", "function_call", "function_call_output"]);
-        let view = &gateway.app.pool.view()[0];
-        assert_eq!(view.state.name(gateway.app.pool.now()), "ready");
+        assert_eq!(gateway.account_state("one").await, "ready");
     }
 }
 

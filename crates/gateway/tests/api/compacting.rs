@@ -90,12 +90,12 @@ async fn nothing_of_it_is_stored_or_streamed_whatever_the_client_says() {
             let refusal = gateway.client.create(on_it).await.refusal();
             assert_eq!(refusal.1.as_deref(), Some("previous_response_not_found"));
         }
-        let metrics = gateway.client.get("/metrics").await.body;
+        let metrics = gateway.client.metrics().await;
         let line = format!(r#"antiphon_turns_total{{transport="http",outcome="{outcome}"}} 1"#);
-        assert!(String::from_utf8_lossy(&metrics).lines().any(|have| have == line), "{line} is missing");
+        assert!(metrics.lines().any(|have| have == line), "{line} is missing");
     }
     let gateway = gateway.restart().await;
-    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
+    let rows = gateway.logged(3).await;
     for (outcome, is_usage) in [("compacted", true), ("counted", false)] {
         let row = rows.iter().find(|row| row.outcome == outcome).expect("a row in the request log");
         assert_eq!((row.transport.as_ref(), row.http_status), ("http", 200));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon::config::Config;
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Gateway, ManualClock, Reply, Setup};
+use antiphon_testkit::{Gateway, ManualClock, Reply, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -42,9 +42,13 @@ impl Pool {
         self.upstreams.iter().map(|upstream| upstream.counts().requests).collect()
     }
 
-    fn state(&self, place: usize) -> &'static str {
-        let pool = &self.gateway.app.pool;
-        pool.view()[place].state.name(pool.now())
+    async fn state(&self, place: usize) -> &'static str {
+        self.gateway.account_state(NAMES[place]).await
+    }
+
+    /// How many turns wait for an account.
+    async fn queued(&self) -> u64 {
+        self.gateway.client.metric("antiphon_turns_queued").await
     }
 
     async fn ask(&self) -> Reply {
@@ -105,7 +109,7 @@ async fn every_failure_before_the_first_event_leads_to_the_next_account() {
         let reply = pool.gateway.client.create(&body).await;
         assert_eq!(reply.status, 200, "{script:?}: {:?}", String::from_utf8_lossy(&reply.body));
         assert_eq!(pool.counts(), [1, 1], "{script:?}");
-        assert_eq!((pool.state(0), pool.state(1)), (state, "ready"), "{script:?}");
+        assert_eq!((pool.state(0).await, pool.state(1).await), (state, "ready"), "{script:?}");
         pool.gateway.idle().await;
     }
 }
@@ -133,7 +137,7 @@ async fn what_is_the_requests_own_fault_is_passed_on_and_blames_nobody() {
         let pool = pool(2).await;
         pool.upstreams[0].script(Script::http(status, error("odd")));
         assert_eq!(pool.ask().await.status, status);
-        assert_eq!((pool.counts(), pool.state(0)), (vec![1, 0], "ready"));
+        assert_eq!((pool.counts(), pool.state(0).await), (vec![1, 0], "ready"));
     }
 }
 
@@ -177,10 +181,10 @@ async fn an_account_that_is_rate_limited_is_left_alone_until_its_reset() {
     for _ in 0..3 {
         pool.ask().await.ok();
     }
-    assert_eq!((pool.counts(), pool.state(0)), (vec![1, 3], "cooling"));
+    assert_eq!((pool.counts(), pool.state(0).await), (vec![1, 3], "cooling"));
     pool.clock.advance(Duration::from_secs(20));
     pool.ask().await.ok();
-    assert_eq!((pool.counts(), pool.state(0)), (vec![2, 3], "ready"));
+    assert_eq!((pool.counts(), pool.state(0).await), (vec![2, 3], "ready"));
 }
 
 #[tokio::test]
@@ -227,17 +231,17 @@ async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
         pool.ask().await.ok();
     }
     pool.ask().await.ok();
-    assert_eq!((pool.counts(), pool.state(0)), (vec![3, 2], "ready"));
+    assert_eq!((pool.counts(), pool.state(0).await), (vec![3, 2], "ready"));
     pool.upstreams[0].always(broken);
     for _ in 0..6 {
         pool.ask().await.ok();
     }
-    assert_eq!((pool.counts(), pool.state(0)), (vec![6, 8], "cooling"));
+    assert_eq!((pool.counts(), pool.state(0).await), (vec![6, 8], "cooling"));
     pool.clock.advance(Duration::from_secs(1));
     for _ in 0..3 {
         pool.ask().await.ok();
     }
-    assert_eq!((pool.counts(), pool.state(0)), (vec![7, 11], "cooling"));
+    assert_eq!((pool.counts(), pool.state(0).await), (vec![7, 11], "cooling"));
 }
 
 #[tokio::test]
@@ -255,13 +259,8 @@ async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_n
         pool.ask().await.ok();
     }
     // The clock stands still, so only a probe can bring it back.
-    let back = async {
-        while pool.state(0) != "ready" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
-    assert_eq!(pool.state(1), "cooling");
+    eventually("the account is ready", async || pool.state(0).await == "ready").await;
+    assert_eq!(pool.state(1).await, "cooling");
     pool.ask().await.ok();
     assert_eq!(pool.counts()[0], 4);
 }
@@ -283,10 +282,8 @@ async fn accounts_that_come_and_go_drop_no_stream() {
     let streams: Vec<_> = streams.collect();
     let all: Vec<_> =
         pool.gateway.app.pool.accounts().iter().map(|account| account.settings.clone()).collect();
-    while pool.counts().iter().sum::<u64>() < 64 {
-        tokio::task::yield_now().await;
-    }
     let routing = || Config::default().routing.settings();
+    eventually("all streams are upstream", async || pool.counts().iter().sum::<u64>() == 64).await;
     for n in 0..20 {
         pool.gateway.app.pool.replace(vec![all[n % 2].clone()], routing()).unwrap();
     }
@@ -309,10 +306,12 @@ async fn a_refused_credential_disables_its_account_and_the_last_one_is_missed() 
         assert_eq!(reply.refusal(), (503, Some("no_account_available".to_owned()), None));
         assert!(!String::from_utf8_lossy(&reply.body).contains("sk-"));
     }
-    assert_eq!((pool.counts(), pool.state(0), pool.state(1)), (vec![1, 1], "disabled", "disabled"));
+    assert_eq!(
+        (pool.counts(), pool.state(0).await, pool.state(1).await),
+        (vec![1, 1], "disabled", "disabled")
+    );
     assert_eq!(pool.gateway.client.get("/v1/models").await.ok()["data"], json!([]));
-    let metrics = pool.gateway.client.get("/metrics").await;
-    let metrics = String::from_utf8_lossy(&metrics.body);
+    let metrics = pool.gateway.client.metrics().await;
     assert!(metrics.contains(r#"antiphon_account_state{account="a1",state="disabled"} 1"#), "{metrics}");
     assert!(
         metrics.contains(r#"antiphon_account_attempts_total{account="a0",outcome="credential_refused"} 1"#)
@@ -408,13 +407,9 @@ async fn an_account_gets_no_more_turns_than_it_may_and_the_others_wait() {
         tokio::spawn(async move { client.create(plain()).await })
     };
     let running = [ask(), ask(), ask()];
-    while pool.counts() != [2, 1] {
-        tokio::task::yield_now().await;
-    }
+    eventually("both accounts are busy", async || pool.counts() == [2, 1]).await;
     let waiting = [ask(), ask(), ask()];
-    while pool.gateway.app.pool.queued() < 3 {
-        tokio::task::yield_now().await;
-    }
+    eventually("three turns wait", async || pool.queued().await == 3).await;
     let refused = pool.ask().await;
     assert_eq!(refused.refusal(), (503, Some("server_is_overloaded".to_owned()), None));
     assert_eq!((pool.counts(), refused.header("retry-after")), (vec![2, 1], Some("1")));
@@ -435,28 +430,23 @@ async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
     pool.upstreams[0].script(script);
     let client = pool.gateway.client.clone();
     let running = tokio::spawn(async move { client.create(plain()).await });
-    while pool.counts() != [1] {
-        tokio::task::yield_now().await;
-    }
+    eventually("the account is busy", async || pool.counts() == [1]).await;
     let client = pool.gateway.client.clone();
     let left =
         tokio::spawn(
             async move { client.create(json!({"model": "sim", "input": "x", "store": false})).await },
         );
-    while pool.gateway.app.pool.queued() < 1 {
-        tokio::task::yield_now().await;
-    }
+    eventually("a turn waits", async || pool.queued().await == 1).await;
     left.abort();
-    while pool.gateway.app.metrics.in_flight.get() > 1 {
-        tokio::task::yield_now().await;
-    }
+    let in_flight = async || pool.gateway.client.metric("antiphon_turns_in_flight").await;
+    eventually("the turn has ended", async || in_flight().await == 1).await;
     let client = pool.gateway.client.clone();
     let waiting = tokio::spawn(async move { client.create(plain()).await });
     gate.open();
     running.await.unwrap().ok();
     waiting.await.unwrap().ok();
     pool.gateway.idle().await;
-    assert_eq!((pool.counts(), pool.gateway.app.pool.queued()), (vec![2], 0));
+    assert_eq!((pool.counts(), pool.queued().await), (vec![2], 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,7 +88,7 @@ async fn a_collected_turn_is_finished_without_its_client() {
     asking.await.unwrap_err();
     gate.open();
     gateway.idle().await;
-    let row = logged(&gateway).await;
+    let row = gateway.logged(1).await.remove(0);
     assert_eq!((row.outcome.as_ref(), row.http_status), ("completed", 200));
     assert_eq!(
         gateway.client.get(&format!("/v1/responses/{}", row.response)).await.ok()["status"],
@@ -108,11 +108,4 @@ async fn a_collected_turn_that_is_not_stored_is_cancelled_at_once() {
     asking.abort();
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
     gateway.idle().await;
-}
-
-/// The only row of the request log.
-async fn logged(gateway: &Gateway) -> antiphon_store::LogRow {
-    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
-    assert_eq!(rows.len(), 1);
-    rows.into_iter().next().unwrap()
 }

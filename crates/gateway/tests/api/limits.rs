@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
-use antiphon_store::{Clock, Counters};
-use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, header};
+use antiphon_store::{Clock, Counters, SystemClock};
+use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -60,12 +60,8 @@ pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String,
 /// Waits until nothing runs, and nothing is held.
 pub(crate) async fn settled(gateway: &Gateway) {
     gateway.idle().await;
-    let done = async {
-        while gateway.app.chains.store().count_reservations().await.unwrap() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), done).await.expect("nothing is held");
+    let store = gateway.app.chains.store();
+    eventually("nothing is held", async || store.count_reservations().await.unwrap() == 0).await;
 }
 
 pub(crate) fn of(rules: &[(&str, u64)]) -> BTreeMap<String, (u64, u64)> {
@@ -202,12 +198,8 @@ async fn turns_at_the_same_time_are_limited_and_come_back() {
 }
 
 async fn settled_to(limited: &Limited, held: u64) {
-    let done = async {
-        while limited.standing().await["concurrent turns"] != (0, held) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    let is_held = async || limited.standing().await["concurrent turns"] == (0, held);
+    eventually(&format!("{held} turns are held"), is_held).await;
 }
 
 #[tokio::test]
@@ -316,7 +308,7 @@ async fn operators_see_how_limits_stand() {
         (&json!("US dollars per month"), &json!(2.5), &json!(0.25))
     );
     assert!(cost["held"].as_f64().unwrap() > 1.9, "{cost}");
-    let now = antiphon_runtime::rfc3339(limited.gateway.app.env.clock.now());
+    let now = antiphon_runtime::rfc3339(SystemClock.now());
     assert!(cost["resets_at"].as_str().unwrap() > now.as_str());
     assert_eq!((&tokens["owner"], &tokens["limit"]), (&json!("project"), &json!(9000.0)));
     gate.open();
@@ -397,11 +389,7 @@ async fn rejections_and_reservations_are_counted_without_keys() {
     let limited = limited(json!({"concurrent_turns": 1})).await;
     let (gate, running) = held_turn(&limited).await;
     limited.client.create(plain("hi")).await.refusal();
-    let metrics = async || {
-        let body = limited.gateway.client.get("/metrics").await.body;
-        String::from_utf8(body.to_vec()).unwrap()
-    };
-    let shown = metrics().await;
+    let shown = limited.gateway.client.metrics().await;
     assert!(shown.contains("antiphon_limit_rejections_total{limit=\"concurrent_turns\"} 1"), "{shown}");
     assert!(shown.contains("antiphon_reservations 1"));
     assert!(
@@ -412,5 +400,5 @@ async fn rejections_and_reservations_are_counted_without_keys() {
     gate.open();
     running.await.unwrap().ok();
     settled(&limited.gateway).await;
-    assert!(metrics().await.contains("antiphon_reservations 0"));
+    assert_eq!(limited.gateway.client.metric("antiphon_reservations").await, 0);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::Setup;
+use antiphon_testkit::{Setup, eventually};
 use serde_json::json;
 
 use crate::{gateway, simulator};
@@ -25,7 +25,7 @@ async fn turns_are_counted_and_logged_with_their_usage() {
         .script(Script::http(400, r#"{"error":{"message":"m","type":"t","param":null,"code":"bad_thing"}}"#));
     gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
     gateway.idle().await;
-    let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let text = gateway.client.metrics().await;
     for line in [
         r#"antiphon_turns_total{transport="http",outcome="completed"} 1"#,
         r#"antiphon_turns_total{transport="http",outcome="refused"} 1"#,
@@ -39,9 +39,8 @@ async fn turns_are_counted_and_logged_with_their_usage() {
     }
     let setup = gateway.stop().await;
     let gateway = setup.start().await;
-    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
+    let rows = gateway.logged(2).await;
     let row = |n: usize| (rows[n].outcome.to_string(), rows[n].http_status, rows[n].code.clone());
-    assert_eq!(rows.len(), 2);
     assert_eq!(row(0), ("refused".to_owned(), 400, Some("bad_thing".to_owned())));
     assert_eq!(row(1), ("completed".to_owned(), 200, None));
     assert_eq!((rows[1].input_tokens, rows[1].output_tokens, rows[1].depth), (17, 4, 1));
@@ -94,10 +93,9 @@ async fn a_purge_spares_what_a_running_turn_continues() {
     upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
     // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
     minutes(25);
-    while gateway.metric("antiphon_purged_responses_total").await == 0.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(gateway.metric("antiphon_purged_responses_total").await, 1.0);
+    let purged = async || gateway.client.metric("antiphon_purged_responses_total").await;
+    eventually("a response is purged", async || purged().await > 0).await;
+    assert_eq!(purged().await, 1);
     gate.open();
     let second = second.await.unwrap();
     let gateway = gateway.restart().await;

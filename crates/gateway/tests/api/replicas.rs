@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Simulator;
-use antiphon_testkit::{Gateway, Postgres, PostgresOptions, Setup};
+use antiphon_testkit::{Gateway, Postgres, PostgresOptions, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::simulator;
-
-const LONG: Duration = Duration::from_secs(60);
 
 async fn two_replicas() -> (Simulator, [Gateway; 2]) {
     let upstream = simulator().await;
@@ -25,22 +23,13 @@ fn turn(input: &str, parent: &Value) -> Value {
 
 /// Asks until the reply has this status.
 async fn until(gateway: &Gateway, body: &Value, status: u16) {
-    let asked = async {
-        while gateway.client.create(body).await.status != status {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LONG, asked).await.unwrap_or_else(|_| panic!("{status} never came"));
+    let what = format!("status {status}");
+    eventually(&what, async || gateway.client.create(body).await.status == status).await;
 }
 
 /// Waits until connections to read and to write are back: each comes by itself.
 async fn ready(gateway: &Gateway) {
-    let asked = async {
-        while gateway.client.get("/readyz").await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LONG, asked).await.expect("the gateway is ready");
+    eventually("the gateway is ready", async || gateway.client.get("/readyz").await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Came, Fault, Faults, Gateway, Message, Setup, Socket, flood};
+use antiphon_testkit::{Came, Fault, Faults, Gateway, Message, Setup, Socket, eventually, flood};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -21,31 +21,13 @@ async fn over(config: &str) -> (Simulator, Gateway) {
     (upstream, gateway)
 }
 
-async fn metrics(gateway: &Gateway) -> String {
-    String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap()
+async fn open_sockets(gateway: &Gateway) -> u64 {
+    gateway.client.metric("antiphon_sockets").await
 }
 
 /// Waits until no socket is open.
 async fn none_open(gateway: &Gateway) {
-    for _ in 0..4000 {
-        if gateway.metric("antiphon_sockets").await == 0.0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("sockets are still open");
-}
-
-/// The newest row of the request log, once that has this many; rows of turns that are not stored come a little later.
-async fn newest_row(gateway: &Gateway, rows: usize) -> antiphon_store::LogRow {
-    for _ in 0..4000 {
-        let log = gateway.app.chains.store().list_log(1000).await.unwrap();
-        if log.len() == rows {
-            return log.into_iter().next().unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the request log never had {rows} rows");
+    eventually("no socket is open", async || open_sockets(gateway).await == 0).await;
 }
 
 #[tokio::test]
@@ -77,7 +59,7 @@ async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
                 upstream.wait_until(|upstream| upstream.aborted() == aborted + 1).await;
             }
             gateway.idle().await;
-            let row = newest_row(&gateway, turns).await;
+            let row = gateway.logged(turns).await.remove(0);
             let id = row.response.to_string();
             let stored = gateway.client.get(&format!("/v1/responses/{id}")).await;
             if store {
@@ -88,7 +70,7 @@ async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
         }
     }
     none_open(&gateway).await;
-    assert_eq!(gateway.metric("antiphon_socket_lanes").await, 0.0);
+    assert_eq!(gateway.client.metric("antiphon_socket_lanes").await, 0);
 }
 
 #[tokio::test]
@@ -117,7 +99,7 @@ async fn a_client_that_stops_reading_stops_its_upstream_and_is_then_given_up() {
         none_open(&gateway).await;
         gateway.idle().await;
         assert_eq!(upstream.aborted() - aborted, u64::from(!store));
-        let row = newest_row(&gateway, rows).await;
+        let row = gateway.logged(rows).await.remove(0);
         assert_eq!(row.outcome, if store { "completed" } else { "cancelled" });
     }
 }
@@ -391,7 +373,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     let mut socket = gateway.socket().await;
     socket.created(json!({"model": "sim", "input": "x", "stream_id": "a"})).await;
     socket.created(create("x", true)).await;
-    let text = metrics(&gateway).await;
+    let text = gateway.client.metrics().await;
     for line in ["antiphon_sockets 1", "antiphon_socket_lanes 2", "antiphon_turns_in_flight 0"] {
         assert!(text.lines().any(|have| have == line), "{line} is missing from\n{text}");
     }
@@ -400,12 +382,10 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     none_open(&gateway).await;
     // The upgrade is answered before the socket is counted.
     let gone = gateway.socket().await;
-    while gateway.metric("antiphon_sockets").await == 0.0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("the socket is counted", async || open_sockets(&gateway).await == 1).await;
     drop(gone);
     none_open(&gateway).await;
-    let text = metrics(&gateway).await;
+    let text = gateway.client.metrics().await;
     for line in [
         "antiphon_sockets 0",
         "antiphon_socket_lanes 0",

@@ -125,8 +125,7 @@ async fn a_chain_goes_on_over_any_transport() {
     let asked = asked(&upstream);
     let own: Vec<_> = asked.iter().filter(|text| !text.starts_with("Hello")).collect();
     assert_eq!(own, ["one", "two", "three", "four"]);
-    gateway.idle().await;
-    let rows = gateway.app.chains.store().list_log(10).await.unwrap();
+    let rows = gateway.logged(4).await;
     assert_eq!(rows.iter().filter(|row| row.transport == "websocket").count(), 2);
 }
 

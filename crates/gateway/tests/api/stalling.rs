@@ -19,9 +19,7 @@ async fn stalled(store: bool, config: &str) -> (Simulator, Gateway, Events) {
 }
 
 async fn outcome(gateway: &Gateway) -> (String, String) {
-    gateway.idle().await;
-    let mut rows = gateway.app.chains.store().list_log(1).await.unwrap();
-    let row = rows.pop().expect("the turn is in the request log");
+    let row = gateway.logged(1).await.remove(0);
     (row.outcome.into_owned(), row.response.to_string())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{Accounts, AuditEntry, Clock, Timestamp};
-use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup, eventually};
 use serde_json::{Value, json};
 
 use crate::simulator;
@@ -27,30 +27,21 @@ async fn started(gateway: &Gateway) {
     gateway.client.get("/healthz").await;
 }
 
-fn state(gateway: &Gateway) -> &'static str {
-    gateway.app.pool.view()[0].state.name(gateway.app.pool.now())
+async fn state(gateway: &Gateway) -> &'static str {
+    gateway.account_state("a").await
 }
 
 async fn wait_for(gateway: &Gateway, wanted: &str) {
-    for _ in 0..4000 {
-        if state(gateway) == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the account is not {wanted} after 20 s, but {}", state(gateway));
+    eventually(&format!("the account is {wanted}"), async || state(gateway).await == wanted).await;
 }
 
 /// Waits until the store has heard of what the gateway knows.
 async fn wait_until_stored(gateway: &Gateway, is_there: impl Fn(&antiphon_store::StoredAccount) -> bool) {
-    for _ in 0..4000 {
+    eventually("the store has heard of it", async || {
         let accounts = gateway.app.chains.store().list_accounts().await.unwrap_or_default();
-        if accounts.iter().any(&is_there) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the store has not heard of it after 20 s");
+        accounts.iter().any(&is_there)
+    })
+    .await;
 }
 
 /// An account with a key of its own, and another that takes what it can't.
@@ -74,22 +65,22 @@ async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
         let gateway = setup.start().await;
         first.script(script);
         gateway.client.created(plain()).await;
-        assert_eq!(state(&gateway), wanted);
+        assert_eq!(state(&gateway).await, wanted);
         wait_until_stored(&gateway, |account| account.name == "a").await;
         let gateway = gateway.restart().await;
         started(&gateway).await;
-        assert_eq!(state(&gateway), wanted, "known before the first turn");
+        assert_eq!(state(&gateway).await, wanted, "known before the first turn");
         gateway.client.created(plain()).await;
         assert_eq!(first.counts().requests, 1, "it is left alone");
         clock.advance(Duration::from_secs(3601));
         let later = if wanted == "cooling" { "ready" } else { "disabled" };
-        assert_eq!(state(&gateway), later);
+        assert_eq!(state(&gateway).await, later);
     }
 }
 
 #[tokio::test]
 async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
-    let (first, _second, _clock, setup) = two().await;
+    let (first, _second, clock, setup) = two().await;
     let gateway = setup.start().await;
     first.script(Script::http(401, error("invalid_api_key")));
     gateway.client.created(plain()).await;
@@ -104,26 +95,26 @@ async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
     };
     let gateway = other(&setup).start().await;
     started(&gateway).await;
-    assert_eq!(gateway.app.pool.view()[1].state.name(gateway.app.pool.now()), "ready");
-    let now = gateway.app.env.clock.now();
+    assert_eq!(state(&gateway).await, "ready");
+    let now = clock.now();
     gateway.app.chains.store().pause_account("a", entry(now)).await.unwrap();
     let gateway = gateway.restart().await;
     started(&gateway).await;
-    assert_eq!(gateway.app.pool.view()[1].state.name(now), "paused");
+    assert_eq!(state(&gateway).await, "paused");
     let gateway = {
         gateway.stop().await;
         setup.start().await
     };
     started(&gateway).await;
-    assert_eq!(state(&gateway), "paused", "whatever its credential");
+    assert_eq!(state(&gateway).await, "paused", "whatever its credential");
 }
 
 #[tokio::test]
 async fn a_paused_account_is_left_alone_until_it_is_resumed() {
-    let (first, second, _clock, setup) = two().await;
+    let (first, second, clock, setup) = two().await;
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
-    let now = gateway.app.env.clock.now();
+    let now = clock.now();
     store.pause_account("a", entry(now)).await.unwrap();
     wait_for(&gateway, "paused").await;
     gateway.client.created(plain()).await;
@@ -136,16 +127,16 @@ async fn a_paused_account_is_left_alone_until_it_is_resumed() {
 
 #[tokio::test]
 async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
-    let (first, _second, _clock, setup) = two().await;
+    let (first, _second, clock, setup) = two().await;
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
     for code in [401, 429] {
         first.script(Script::http(code, error("x")).header("retry-after", "500"));
         gateway.client.created(plain()).await;
-        assert_ne!(state(&gateway), "ready");
+        assert_ne!(state(&gateway).await, "ready");
         wait_until_stored(&gateway, |account| account.disabled_at.is_some() || account.cooling.is_some())
             .await;
-        assert!(store.resume_account("a", entry(gateway.app.env.clock.now())).await.unwrap());
+        assert!(store.resume_account("a", entry(clock.now())).await.unwrap());
         wait_for(&gateway, "ready").await;
     }
 }
@@ -178,8 +169,8 @@ async fn what_is_learnt_while_the_store_is_away_is_written_when_it_is_back() {
     faults.set(Fault::Down);
     first.script(Script::http(401, error("invalid_api_key")));
     let reply = gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
-    assert_eq!((reply.status.as_u16(), state(&gateway)), (200, "disabled"));
+    assert_eq!((reply.status.as_u16(), state(&gateway).await), (200, "disabled"));
     faults.set(Fault::None);
     wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
-    assert_eq!(state(&gateway), "disabled", "what the store had before did not win");
+    assert_eq!(state(&gateway).await, "disabled", "what the store had before did not win");
 }

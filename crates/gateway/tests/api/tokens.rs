@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{AuthorizationServer, Fault, Faults, Gateway, ManualClock, Postgres, Setup};
+use antiphon_testkit::{AuthorizationServer, Fault, Faults, ManualClock, Postgres, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -51,10 +51,6 @@ impl Tokens {
     }
 }
 
-fn state(gateway: &Gateway, place: usize) -> &'static str {
-    gateway.app.pool.view()[place].state.name(gateway.app.pool.now())
-}
-
 #[tokio::test]
 async fn the_first_of_many_turns_has_a_token_issued_for_all() {
     let tokens = tokens(1).await;
@@ -71,7 +67,7 @@ async fn the_first_of_many_turns_has_a_token_issued_for_all() {
     assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
     assert_eq!(headers["x-tenant"], "t");
     assert!(tokens.bearers(0).iter().all(|bearer| bearer == "access-1"));
-    let metrics = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let metrics = gateway.client.metrics().await;
     assert!(metrics.contains(r#"token_refreshes_total{account="a0",outcome="refreshed"} 1"#), "{metrics}");
 }
 
@@ -86,9 +82,11 @@ async fn a_token_is_refreshed_under_load_before_it_expires_and_no_turn_waits_for
     assert!(replies.iter().all(|reply| reply.status == 200), "the old token is good for 200 s more");
     tokens.server.wait_for_requests(2).await;
     tokens.server.open();
-    while gateway.client.create(plain()).await.ok_id().is_empty()
-        || tokens.bearers(0).last().unwrap() != "access-2"
-    {}
+    eventually("a turn has the new token", async || {
+        gateway.client.created(plain()).await;
+        tokens.bearers(0).last().unwrap() == "access-2"
+    })
+    .await;
     assert_eq!(tokens.server.requests().len(), 2, "one refresh for all");
     assert!(!tokens.server.was_reused());
     let bearers = tokens.bearers(0);
@@ -153,7 +151,7 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
     assert_eq!(tokens.server.requests().len(), 2, "one refresh for all that were refused");
     assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (17, 0));
     assert!(tokens.bearers(0)[9..].iter().all(|bearer| bearer == "access-2"));
-    assert_eq!(state(&gateway, 0), "ready");
+    assert_eq!(gateway.account_state("a0").await, "ready");
 }
 
 #[tokio::test]
@@ -165,7 +163,7 @@ async fn an_upstream_that_refuses_the_new_token_too_disables_the_account() {
     }
     assert_eq!(gateway.client.create(plain()).await.status, 200);
     assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
-    assert_eq!((state(&gateway, 0), tokens.bearers(1).len()), ("disabled", 1));
+    assert_eq!((gateway.account_state("a0").await, tokens.bearers(1).len()), ("disabled", 1));
 }
 
 #[tokio::test]
@@ -175,7 +173,7 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere()
         let gateway = tokens.setup.clone().start().await;
         tokens.server.fails(Some(failure));
         assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
-        assert_eq!((state(&gateway, 0), tokens.bearers(0).len()), ("disabled", 0));
+        assert_eq!((gateway.account_state("a0").await, tokens.bearers(0).len()), ("disabled", 0));
         assert_eq!(tokens.bearers(1), ["none"]);
         gateway.client.created(plain()).await;
         assert_eq!(tokens.server.requests().len(), 1, "nobody asks again");
@@ -191,9 +189,11 @@ async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token
     gateway.client.created(plain()).await;
     assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (0, 1), "it went elsewhere");
     tokens.server.open();
-    while tokens.bearers(0).is_empty() {
+    eventually("a turn has the token", async || {
         gateway.client.created(plain()).await;
-    }
+        !tokens.bearers(0).is_empty()
+    })
+    .await;
     assert_eq!((tokens.bearers(0), tokens.server.requests().len()), (vec!["access-1".to_owned()], 1));
 }
 
@@ -204,9 +204,11 @@ async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_
     gateway.client.created(plain()).await;
     tokens.clock.advance(Duration::from_secs(3600 - 200));
     tokens.server.fails(Some((400, r#"{"error":"invalid_grant"}"#)));
-    while state(&gateway, 0) != "disabled" {
+    eventually("the account is disabled", async || {
         gateway.client.created(plain()).await;
-    }
+        gateway.account_state("a0").await == "disabled"
+    })
+    .await;
     assert_eq!(gateway.client.create(plain()).await.status, 200);
 }
 
@@ -218,7 +220,7 @@ async fn a_server_that_fails_leaves_the_account_to_be_tried_again() {
         let gateway = tokens.setup.clone().start().await;
         tokens.server.fails(Some(failure));
         assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
-        assert_eq!((state(&gateway, 0), tokens.bearers(0).len()), ("ready", 0), "{failure:?}");
+        assert_eq!((gateway.account_state("a0").await, tokens.bearers(0).len()), ("ready", 0), "{failure:?}");
         tokens.server.fails(None);
         gateway.client.created(plain()).await;
         assert_eq!(tokens.bearers(0), ["access-1"]);

@@ -26,10 +26,6 @@ async fn follow(client: &Client, parent: &str) -> Reply {
     client.create(turn(Some(parent))).await
 }
 
-fn state(gateway: &Gateway, place: usize) -> &'static str {
-    gateway.app.pool.view()[place].state.name(gateway.app.pool.now())
-}
-
 #[tokio::test]
 async fn a_chain_keeps_its_socket_and_sends_only_what_is_new() {
     let (upstream, gateway, _) = over("websocket").await;
@@ -57,7 +53,7 @@ async fn a_chain_keeps_its_socket_and_sends_only_what_is_new() {
         known.iter().all(|id| id.as_str().is_some_and(|id| id != parent)),
         "the upstream's own ids: {known:?}"
     );
-    let metrics = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let metrics = gateway.client.metrics().await;
     for line in [
         "antiphon_upstream_sockets 1",
         r#"antiphon_upstream_socket_turns_total{account="one",socket="opened"} 1"#,
@@ -104,7 +100,7 @@ async fn a_socket_that_closes_while_it_is_idle_is_nobodys_failure() {
         let frame = &sockets[1].json()[0];
         assert_eq!(frame.get("previous_response_id"), None, "{close:?}");
         assert_eq!(frame["input"].as_array().unwrap().len(), 3, "all of the chain: {frame}");
-        assert_eq!(state(&gateway, 0), "ready");
+        assert_eq!(gateway.account_state("one").await, "ready");
     }
 }
 
@@ -120,7 +116,7 @@ async fn an_upstream_without_sockets_is_spoken_to_over_http_and_not_asked_again_
         follow(&gateway.client, &second).await.ok();
         assert_eq!(upstream.sockets().len(), 2, "{status}");
         assert!(upstream.last_request().unwrap().socket.is_some());
-        assert_eq!(state(&gateway, 0), "ready");
+        assert_eq!(gateway.account_state("one").await, "ready");
     }
 }
 
@@ -137,7 +133,7 @@ async fn a_socket_that_can_not_be_had_or_is_lost_at_once_leads_to_http() {
         upstream.handshake(script.clone());
         gateway.client.created(turn(None)).await;
         assert!(upstream.last_request().unwrap().socket.is_none(), "{script:?}");
-        let metrics = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+        let metrics = gateway.client.metrics().await;
         assert!(metrics.contains("antiphon_upstream_socket_fallbacks_total{account=\"one\""), "{metrics}");
     }
     for close in [Close::Reset, Close::Fin, Close::Code(1011)] {
@@ -147,7 +143,7 @@ async fn a_socket_that_can_not_be_had_or_is_lost_at_once_leads_to_http() {
         let requests = upstream.requests();
         let ways: Vec<bool> = requests.iter().map(|request| request.socket.is_some()).collect();
         assert_eq!(ways, [true, false], "{close:?}");
-        assert_eq!(state(&gateway, 0), "ready");
+        assert_eq!(gateway.account_state("one").await, "ready");
     }
 }
 
@@ -189,7 +185,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
         first.handshake(script.clone());
         gateway.client.created(turn(None)).await;
         assert_eq!((first.counts().requests, second.counts().requests), (0, 1), "{script:?}");
-        assert_eq!(state(&gateway, 0), wanted, "{script:?}");
+        assert_eq!(gateway.account_state("a").await, wanted, "{script:?}");
     }
     let turns = [
         (Script::refusal(429, "rate_limit_exceeded", "m").header("retry-after", "9"), "cooling"),
@@ -204,7 +200,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
         first.script(script.clone());
         gateway.client.created(turn(None)).await;
         assert_eq!((first.counts().requests, second.counts().requests), (1, 1), "{script:?}");
-        assert_eq!(state(&gateway, 0), wanted, "{script:?}");
+        assert_eq!(gateway.account_state("a").await, wanted, "{script:?}");
         gateway.idle().await;
     }
 }
@@ -216,7 +212,7 @@ async fn a_refusal_over_a_socket_reaches_the_client_as_one_over_http() {
     let reply = gateway.client.create(turn(None)).await;
     assert_eq!(reply.refusal(), (400, Some("context_length_exceeded".into()), None));
     assert_eq!(reply.header("content-type"), Some("application/json"));
-    assert_eq!(state(&gateway, 0), "ready");
+    assert_eq!(gateway.account_state("one").await, "ready");
 }
 
 #[tokio::test]
@@ -333,7 +329,7 @@ async fn chains_lose_nothing_while_sockets_close_under_them() {
     join_all((0..24).map(chain)).await;
     chaos.abort();
     gateway.idle().await;
-    assert_eq!(state(&gateway, 0), "ready");
+    assert_eq!(gateway.account_state("one").await, "ready");
 }
 
 #[tokio::test]
@@ -353,7 +349,7 @@ async fn what_is_not_stored_goes_on_over_both_sockets_with_what_is_new() {
     socket.created(frame(&parent)).await;
     let last = upstream.last_request().unwrap();
     assert_eq!((last.json().get("previous_response_id"), last.input().len()), (None, 9), "all of it again");
-    assert_eq!(state(&gateway, 0), "ready");
+    assert_eq!(gateway.account_state("one").await, "ready");
 }
 
 #[tokio::test]

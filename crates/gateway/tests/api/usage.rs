@@ -6,8 +6,8 @@ use std::time::Duration;
 use antiphon::jobs::usage::{Rollup, RollupRules};
 use antiphon_access::admin::AdminToken;
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_store::{Clock, LogRow};
-use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, header};
+use antiphon_store::Clock;
+use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -49,23 +49,16 @@ impl Operator {
         self.gateway.client.request(Method::GET, &format!("/api/usage?{query}"), &[token], "").await
     }
 
-    /// The groups, once every turn has its row.
     async fn groups(&self, query: &str) -> Vec<Value> {
-        self.gateway.idle().await;
-        self.gateway.app.chains.store().check().await.unwrap();
-        let report = self.ask(query).await.ok();
-        report["data"].as_array().unwrap().clone()
+        self.ask(query).await.ok()["data"].as_array().unwrap().clone()
     }
 
-    async fn total(&self) -> Value {
-        self.groups("").await.pop().unwrap()
-    }
-
-    async fn newest_row(&self) -> LogRow {
-        self.gateway.idle().await;
-        let store = self.gateway.app.chains.store();
-        store.check().await.unwrap();
-        store.list_log(1).await.unwrap().remove(0)
+    /// All turns together, once there are so many: rows of turns that store nothing come a little later.
+    async fn total(&self, turns: i64) -> Value {
+        eventually(&format!("{turns} turns are counted"), async || {
+            self.groups("").await.pop().filter(|total| total["turns"] == turns)
+        })
+        .await
     }
 }
 
@@ -89,19 +82,19 @@ async fn every_turn_is_counted_with_what_it_came_to_and_cost() {
     upstream.script(with_usage());
     client.created(turn("sim", &json!({}))).await;
     let mut expected = [1, 0, 0, 100, 10, 140_000];
-    assert_eq!(figures(&operator.total().await), expected);
-    let row = operator.newest_row().await;
+    assert_eq!(figures(&operator.total(1).await), expected);
+    let row = operator.gateway.logged(1).await.remove(0);
     assert_eq!((row.attempts, row.cost_nano_usd, row.key), (1, Some(140_000), None));
 
     for (store, stream) in [(false, false), (false, true), (true, true)] {
         upstream.script(with_usage());
         client.create(turn("sim", &json!({"store": store, "stream": stream}))).await;
         expected = [expected[0] + 1, 0, 0, expected[3] + 100, expected[4] + 10, expected[5] + 140_000];
-        assert_eq!(figures(&operator.total().await), expected, "{store} {stream}");
+        assert_eq!(figures(&operator.total(expected[0]).await), expected, "{store} {stream}");
     }
     upstream.script(with_usage().incomplete("max_output_tokens"));
     client.created(turn("sim", &json!({}))).await;
-    assert_eq!(figures(&operator.total().await), [5, 0, 0, 500, 50, 700_000]);
+    assert_eq!(figures(&operator.total(5).await), [5, 0, 0, 500, 50, 700_000]);
 
     upstream.script(Script::answer("a b").failed("server_error", "no"));
     client.create(turn("sim", &json!({"stream": true}))).await;
@@ -109,17 +102,17 @@ async fn every_turn_is_counted_with_what_it_came_to_and_cost() {
     assert_eq!(client.create(turn("sim", &json!({}))).await.status, 400);
     upstream.script(Script::answer("a b c").cut_after(4));
     client.create(turn("sim", &json!({"stream": true}))).await;
-    assert_eq!(figures(&operator.total().await), [8, 3, 0, 500, 50, 700_000]);
+    assert_eq!(figures(&operator.total(8).await), [8, 3, 0, 500, 50, 700_000]);
 
     upstream.script(Script::answer("a b c").hang_after(4));
     let mut events = client.stream(turn("sim", &json!({"stream": true}))).await;
     events.next().await.unwrap();
     drop(events);
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
-    assert_eq!(figures(&operator.total().await), [9, 3, 0, 500, 50, 700_000]);
-    assert_eq!(operator.newest_row().await.outcome, "cancelled");
+    assert_eq!(figures(&operator.total(9).await), [9, 3, 0, 500, 50, 700_000]);
+    assert_eq!(operator.gateway.logged(9).await[0].outcome, "cancelled");
     assert_eq!(client.create(turn("sim", &json!({"previous_response_id": "resp_no"}))).await.status, 400);
-    assert_eq!(operator.newest_row().await.attempts, 0);
+    assert_eq!(operator.gateway.logged(10).await[0].attempts, 0);
     let by_model = operator.groups("group_by=model").await;
     assert_eq!(by_model.len(), 2);
     assert_eq!((&by_model[0]["model"], figures(&by_model[0])), (&Value::Null, [1, 1, 0, 0, 0, 0]));
@@ -134,7 +127,7 @@ async fn compacting_and_counting_are_counted_too() {
     for (path, turns) in [("compact", 1), ("input_tokens", 2)] {
         let body = turn("sim", &json!({})).to_string();
         operator.gateway.client.request(Method::POST, &format!("/v1/responses/{path}"), &[], body).await.ok();
-        let total = operator.total().await;
+        let total = operator.total(turns).await;
         assert_eq!(figures(&total)[..3], [turns, 0, 0], "{path}");
         assert!(total["cost_nano_usd"].as_i64().unwrap() >= 140_000, "{total}");
     }
@@ -153,8 +146,8 @@ async fn a_model_without_a_price_is_counted_and_shows() {
     assert_eq!(groups[0]["model"], "other");
     assert_eq!((figures(&groups[0]), &groups[0]["cost_usd"]), ([2, 0, 2, 200, 20, -1], &Value::Null));
     assert_eq!(groups[1]["cost_usd"], "0.000140000");
-    assert_eq!(figures(&operator.total().await), [3, 0, 2, 300, 30, 140_000]);
-    let metrics = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
+    assert_eq!(figures(&operator.total(3).await), [3, 0, 2, 300, 30, 140_000]);
+    let metrics = client.metrics().await;
     assert!(metrics.contains("\nantiphon_unpriced_turns_total 2\n"), "{metrics}");
     assert!(metrics.contains("\nantiphon_cost_usd_total 0.00014\n"), "{metrics}");
 }
@@ -238,12 +231,8 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
 
     let operator = Operator { gateway: operator.gateway.restart().await, token: operator.token };
     clock.advance(Duration::from_hours(72));
-    let gone = async {
-        while !operator.gateway.app.chains.store().list_log(1).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("old rows leave the log");
+    let store = operator.gateway.app.chains.store();
+    eventually("old rows leave the log", async || store.list_log(1).await.unwrap().is_empty()).await;
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
     ask(&operator).await;
     rollup(&operator.gateway).run_once().await.unwrap();
@@ -265,10 +254,7 @@ async fn replicas_sum_up_at_the_same_time_and_count_once() {
         let turns =
             (0..12).map(|n| replicas[n % 2].client.created(turn("sim", &json!({"store": n % 3 == 0}))));
         futures_util::future::join_all(turns).await;
-        for replica in replicas {
-            replica.idle().await;
-            replica.app.chains.store().check().await.unwrap();
-        }
+        first.total(12 * round).await;
         let [one, two] = &mut rollups;
         let now = clock.now();
         let purge = |replica: &Gateway| {

@@ -122,16 +122,14 @@ async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answe
     let home = TempDir::new().unwrap();
     let running = codex(&home, &gateway, "Please REASON and TOOLCALL now").output();
     let fail_over = async {
-        loop {
-            let asked = upstreams.iter().position(|upstream| upstream.counts().requests > 0);
-            if let Some(origin) = asked {
-                for _ in 0..5 {
-                    upstreams[origin].script(Script::http(500, "{}"));
-                }
-                return origin;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let origin = tokio::select! {
+            () = upstreams[0].wait_until(|upstream| upstream.counts().requests > 0) => 0,
+            () = upstreams[1].wait_until(|upstream| upstream.counts().requests > 0) => 1,
+        };
+        for _ in 0..5 {
+            upstreams[origin].script(Script::http(500, "{}"));
         }
+        origin
     };
     let (output, origin) = tokio::join!(running, fail_over);
     let output = output.unwrap();
@@ -175,7 +173,7 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
 
 /// How many turns a gateway has had on sockets, and how many over HTTP.
 async fn turns(gateway: &Process) -> (u64, u64) {
-    let text = String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap();
+    let text = gateway.client.metrics().await;
     let of = |transport: &str| -> u64 {
         let start = format!("antiphon_turns_total{{transport=\"{transport}\"");
         let lines = text.lines().filter(|line| line.starts_with(&start));

@@ -1,10 +1,9 @@
 //! Keys on the command line, and a gateway that hears of them.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use antiphon_simulator::upstream::{Options, Simulator};
-use antiphon_testkit::{Process, Setup};
+use antiphon_testkit::{Process, Setup, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -106,11 +105,8 @@ async fn a_running_gateway_hears_of_keys_and_logs_ids_but_no_secrets() {
     let body = json!({"model": "sim", "input": "x"});
     let until = async |secret: &str, status: u16| {
         let client = gateway.client.with_secret(secret);
-        let begun = tokio::time::Instant::now();
-        while client.get("/v1/models").await.status != status {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{status} never came");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let what = format!("status {status}");
+        eventually(&what, async || client.get("/v1/models").await.status == status).await;
     };
     gateway.client.created(&body).await;
     let secret = run(&["create", "one"]).await;

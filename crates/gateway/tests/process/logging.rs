@@ -49,7 +49,5 @@ async fn round(client: &Client) {
 }
 
 async fn dropped_lines(client: &Client) -> u64 {
-    let text = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("antiphon_log_lines_dropped_total "));
-    line.expect("the metric is there").parse().unwrap()
+    client.metric("antiphon_log_lines_dropped_total").await
 }

@@ -1,32 +1,21 @@
 //! Accounts that come, change and go while the gateway runs.
 
-use std::time::Duration;
-
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Process, Setup};
+use antiphon_testkit::{Process, Setup, Signal, eventually};
 use serde_json::json;
 
 use crate::binary;
-
-async fn metrics(gateway: &Process) -> String {
-    String::from_utf8(gateway.client.get("/metrics").await.body.to_vec()).unwrap()
-}
 
 /// Waits until the metrics show so many configurations with this outcome; a signal may come on top of a change that
 /// was seen.
 async fn reloads(gateway: &Process, outcome: &str, at_least: u32) {
     let start = format!("antiphon_config_reloads_total{{outcome=\"{outcome}\"}} ");
-    let shown = async {
-        loop {
-            let metrics = metrics(gateway).await;
-            let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
-            if count.unwrap_or(0) >= at_least {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap_or_else(|_| panic!("no {outcome}"));
+    eventually(&format!("{at_least} configurations {outcome}"), async || {
+        let metrics = gateway.client.metrics().await;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok());
+        count.unwrap_or(0) >= at_least
+    })
+    .await;
 }
 
 async fn served_by(gateway: &Process, upstream: &Simulator) -> bool {
@@ -53,7 +42,7 @@ async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
     gateway.reconfigure(&only_two);
     reloads(&gateway, "taken_over", 1).await;
     assert!(served_by(&gateway, &two).await);
-    assert!(!metrics(&gateway).await.contains("antiphon_account_in_flight{account=\"one\"}"));
+    assert!(!gateway.client.metrics().await.contains("antiphon_account_in_flight{account=\"one\"}"));
     gate.open();
     events.until("response.completed").await;
 
@@ -61,10 +50,10 @@ async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
     reloads(&gateway, "refused", 1).await;
     assert!(served_by(&gateway, &two).await);
 
-    gateway.signal("HUP").await;
+    gateway.signal(Signal::HUP);
     reloads(&gateway, "refused", 2).await;
     gateway.reconfigure(&only_one.config("timeouts.idle = \"7s\""));
-    gateway.signal("HUP").await;
+    gateway.signal(Signal::HUP);
     reloads(&gateway, "taken_over", 2).await;
     assert!(served_by(&gateway, &one).await);
     let (lines, success) = gateway.terminate().await;

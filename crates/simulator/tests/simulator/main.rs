@@ -5,7 +5,6 @@
 mod compaction;
 mod directive;
 mod lifecycle;
-mod load;
 mod script;
 mod shapes;
 mod socket;

@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
+use antiphon_testkit::eventually;
+
 use super::*;
 use crate::Reservation;
 
@@ -130,12 +132,7 @@ async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
     let result = group.write(Operation::Check).await;
     assert_eq!(result.unwrap_err().to_string(), "the store did not commit within 5ms");
     assert!(!group.is_available());
-    let recovered = async {
-        while !group.is_available() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(LONG, recovered).await.unwrap();
+    eventually("the store is available", async || group.is_available()).await;
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, Status, Store, StoreError,
-    StoreOptions, StoreUrl, StoredCredential, Usage,
+    Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, LogRow, Status, Store,
+    StoreError, StoreOptions, StoreUrl, StoredCredential, Usage,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::fixture::{
-    NOW, after, entry, id, key, log_row, numbers, project, record, record_all, record_chain, record_of, turn,
-    whole,
+    NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
+    record_of, turn, whole,
 };
 use crate::limits::{reservation, usual_holds};
 
@@ -84,13 +84,9 @@ async fn fill(store: &Arc<dyn Store>) {
     records.push(record_of("p", expiring));
     record_all(store, records).await;
     assert!(store.delete(&project("p"), id(104), after(1)).await.unwrap());
-    for n in 0..40 {
-        let mut row = log_row("p", id(1_000 + n), after(n));
-        row.code = Some("odd\0code".into());
-        row.account = None;
-        store.append(row);
-    }
-    store.check().await.unwrap();
+    let odd =
+        |n| LogRow { code: Some("odd\0code".into()), account: None, ..log_row("p", id(1_000 + n), after(n)) };
+    append_all(store, (0..40).map(odd)).await;
     assert!(store.sum_up(NOW, after(4_000)).await.unwrap().is_some());
     assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
     store.pause_account("one", entry(after(1))).await.unwrap();

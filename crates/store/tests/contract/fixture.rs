@@ -10,10 +10,13 @@ use antiphon_store::{
     AuditEntry, ChainQuery, LogRow, Record, SecretHash, Status, Store, StoreOptions, StoredKey,
     StoredResponse, StoredTurn, Timestamp,
 };
-use antiphon_testkit::Postgres;
+use antiphon_testkit::{Postgres, eventually};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+
+/// More than any test puts into the request log and looks at.
+const MAX_ROWS: u32 = 1_000;
 
 /// Something that makes empty stores.
 pub(crate) trait Fixture: Send + Sync + 'static {
@@ -231,6 +234,17 @@ pub(crate) async fn record_all(store: &Arc<dyn Store>, records: Vec<Record>) {
     while let Some(done) = tasks.join_next().await {
         done.unwrap().unwrap();
     }
+}
+
+/// Appends rows, which nobody waits for, and waits until they are in the log: of several writers any may have taken them.
+pub(crate) async fn append_all(store: &Arc<dyn Store>, rows: impl IntoIterator<Item = LogRow>) {
+    let mut expected = store.list_log(MAX_ROWS).await.unwrap().len();
+    for row in rows {
+        store.append(row);
+        expected += 1;
+    }
+    let written = async || store.list_log(MAX_ROWS).await.unwrap().len() == expected;
+    eventually("the rows are in the log", written).await;
 }
 
 /// The whole chain that ends with the n-th response, whether or not that is visible.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use antiphon_store::{
     Count, CounterId, Counters, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp,
 };
+use antiphon_testkit::eventually;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -59,12 +60,8 @@ fn of(rules: &[(&str, u64, u64)]) -> BTreeMap<String, (u64, u64)> {
 
 /// Waits for what nobody else waits for.
 async fn until_reservations_are(store: &Arc<dyn Store>, number: u64) {
-    let done = async {
-        while store.count_reservations().await.unwrap() != number {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    let what = format!("{number} reservations");
+    eventually(&what, async || store.count_reservations().await.unwrap() == number).await;
 }
 
 pub(crate) async fn a_reservation_is_held_whole_or_not_at_all(fixture: impl Fixture) {
@@ -156,12 +153,8 @@ pub(crate) async fn of_many_at_once_no_limit_is_exceeded_and_nothing_leaks(fixtu
         holds
     };
     let turn = async |n: u64| {
-        let mut tries = 0;
-        while !store.reserve(reservation(n, holds(n))).await.unwrap().is_held {
-            tries += 1;
-            assert!(tries < 2_000);
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let reserve = async || store.reserve(reservation(n, holds(n))).await.unwrap().is_held;
+        eventually("there is room for the turn", reserve).await;
         let running = standing(&store, "key:k").await["turns"];
         assert!(running.1 >= 1 && running.1 <= 10, "{running:?}");
         store.settle(settlement(n, 1, 5), Some(log_row("p", id(n), NOW)));
@@ -195,11 +188,14 @@ pub(crate) async fn what_a_dropped_caller_reserves_is_given_back(fixture: impl F
         }
     });
     futures_util::future::join_all(calls).await;
-    // What waited in the queue has been written when this is.
+    // What waited in the queue has been taken out of it when this is.
     store.check().await.unwrap();
-    until_reservations_are(&store, 1).await;
-    let standing = standing(&store, "key:k").await;
-    assert_eq!((standing["requests"], standing["tokens"].1), ((0, 1), 100), "{standing:?}");
+    eventually("only what was kept is held", async || {
+        let standing = standing(&store, "key:k").await;
+        let is_kept = standing["requests"] == (0, 1) && standing["tokens"].1 == 100;
+        is_kept && store.count_reservations().await.unwrap() == 1
+    })
+    .await;
 }
 
 pub(crate) async fn an_expired_reservation_is_given_back_and_its_turn_counts(fixture: impl Fixture) {
@@ -216,12 +212,8 @@ pub(crate) async fn an_expired_reservation_is_given_back_and_its_turn_counts(fix
     assert_eq!(store.count_reservations().await.unwrap(), 0);
     assert_eq!(standing(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 5, 0)]));
     store.settle(settlement(1, 1, 6), None);
-    let counted = async {
-        while standing(&store, "key:k").await != of(&[("requests", 2, 0), ("tokens", 11, 0)]) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), counted).await.unwrap();
+    let counted = of(&[("requests", 2, 0), ("tokens", 11, 0)]);
+    eventually("the turn counts", async || standing(&store, "key:k").await == counted).await;
     while store.purge_counters(after(3_600), 1).await.unwrap() {}
     store.settle(settlement(2, 1, 6), None);
     store.close().await;
@@ -282,6 +274,10 @@ impl Model {
     fn held(&self) -> u64 {
         self.turns.iter().filter_map(|turn| turn.held).sum()
     }
+
+    fn running(&self) -> u64 {
+        self.turns.iter().filter(|turn| turn.held.is_some()).count() as u64
+    }
 }
 
 pub(crate) async fn random_histories_of_reservations_add_up<F: Fixture>(fixture: F) {
@@ -325,14 +321,12 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
                     model.used,
                     model.held()
                 );
-                let running = model.turns.iter().filter(|turn| turn.held.is_some()).count() as u64;
-                assert_eq!(reserved.counts, counts(&[(model.used, model.held()), (0, running)]));
+                assert_eq!(reserved.counts, counts(&[(model.used, model.held()), (0, model.running())]));
                 model.turns.push(Modelled { held: fits.then_some(tokens), expires, is_settled: !fits });
             }
             Step::Settle { turn, tokens } if !model.turns.is_empty() => {
                 let turn = turn.index(model.turns.len());
                 store.settle(settlement(turn_id(turn), 1, tokens), None);
-                store.check().await.unwrap();
                 let settled = &mut model.turns[turn];
                 if !std::mem::replace(&mut settled.is_settled, true) {
                     model.used += tokens;
@@ -363,14 +357,11 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
 }
 
 async fn until_standing_is(store: &Arc<dyn Store>, scope: &str, model: &Model) {
-    let tokens = (model.used, model.held());
-    let mut found = None;
-    for _ in 0..400 {
-        found = standing(store, scope).await.get("tokens").copied();
-        if found.unwrap_or_default() == tokens {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("used and held are {found:?} instead of {tokens:?}");
+    let (tokens, turns) = ((model.used, model.held()), (0, model.running()));
+    eventually(&format!("used and held are {tokens:?} and {turns:?}"), async || {
+        let standing = standing(store, scope).await;
+        let of = |rule| standing.get(rule).copied().unwrap_or_default();
+        (of("tokens"), of("turns")) == (tokens, turns)
+    })
+    .await;
 }

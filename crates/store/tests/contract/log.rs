@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::fixture::{Fixture, NOW, after, id, log_row, project, record, record_chain, record_of, turn};
+use antiphon_testkit::eventually;
+
+use crate::fixture::{
+    Fixture, NOW, after, append_all, id, log_row, project, record, record_chain, record_of, turn,
+};
 
 pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
     let store = fixture.open().await;
@@ -17,22 +21,13 @@ pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
 pub(crate) async fn an_appended_row_is_written_soon(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.append(log_row("p", id(1), after(0)));
-    let written = async {
-        while store.list_log(10).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), written).await.unwrap();
+    eventually("the row is written", async || !store.list_log(10).await.unwrap().is_empty()).await;
     assert_eq!(store.list_log(10).await.unwrap(), [log_row("p", id(1), after(0))]);
 }
 
 pub(crate) async fn the_newest_rows_come_first(fixture: impl Fixture) {
     let store = fixture.open().await;
-    for n in [3, 1, 4, 2] {
-        store.append(log_row("p", id(n), after(n)));
-    }
-    // Comes after them in the queue.
-    store.check().await.unwrap();
+    append_all(&store, [3, 1, 4, 2].map(|n| log_row("p", id(n), after(n)))).await;
     let rows = store.list_log(3).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.at).collect::<Vec<_>>(), [after(4), after(3), after(2)]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
 use antiphon_store::{Accounts, Migrate, Store, StoreError, StoreOptions, StoreUrl};
-use antiphon_testkit::Postgres;
+use antiphon_testkit::{Postgres, eventually};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -175,9 +175,11 @@ async fn one_store_at_a_time_purges() {
     assert_eq!(store.purge(after(1), None, 100).await.unwrap().responses, 0);
     other.batch_execute("COMMIT").await.unwrap();
     let mut purged = 0;
-    while purged < 20 {
+    eventually("all responses are purged", async || {
         purged += store.purge(after(1), None, 100).await.unwrap().responses;
-    }
+        purged >= 20
+    })
+    .await;
     assert_eq!(purged, 20);
 }
 
@@ -189,12 +191,7 @@ async fn cut(url: &str) {
 }
 
 async fn recovered(store: &Arc<dyn Store>) {
-    let recovered = async {
-        while store.check().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(LONG, recovered).await.unwrap();
+    eventually("the store writes again", async || store.check().await.is_ok()).await;
     assert!(store.is_available());
 }
 
@@ -242,23 +239,16 @@ async fn a_database_that_only_reads_is_left_until_it_writes_again() {
         cut(&url).await;
     };
     is_read_only("on").await;
-    let refused = async {
-        loop {
-            match store.record(record(2, None)).await {
-                Err(StoreError::Unavailable(reason)) if reason.contains("read-only") => break,
-                Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                other => panic!("{other:?} of a database that only reads"),
-            }
+    eventually("the store knows that the database only reads", async || {
+        match store.record(record(2, None)).await {
+            Err(StoreError::Unavailable(reason)) => reason.contains("read-only"),
+            other => panic!("{other:?} of a database that only reads"),
         }
-    };
-    timeout(LONG, refused).await.unwrap();
+    })
+    .await;
     assert!(!store.is_available());
-    let read = async {
-        while store.load(&project("p"), id(1), NOW).await.ok().flatten().is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(LONG, read).await.unwrap();
+    let read = async || store.load(&project("p"), id(1), NOW).await.ok().flatten();
+    eventually("the response is read", read).await;
     is_read_only("off").await;
     recovered(&store).await;
     store.record(record(2, None)).await.unwrap();
@@ -275,12 +265,10 @@ async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
     let mut row = record(3, None).log;
     row.model = "\0".into();
     store.append(row);
-    let logged = async {
-        while !store.list_log(10).await.unwrap().iter().any(|row| row.model == "\u{fffd}") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(LONG, logged).await.unwrap();
+    eventually("the row is written", async || {
+        store.list_log(10).await.unwrap().iter().any(|row| row.model == "\u{fffd}")
+    })
+    .await;
     assert!(store.is_available());
 }
 

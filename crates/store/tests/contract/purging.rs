@@ -6,8 +6,8 @@ use antiphon_protocol::id::ItemId;
 use antiphon_store::{Store, StoredTurn};
 
 use crate::fixture::{
-    Fixture, NOW, after, id, log_row, numbers, project, record, record_all, record_chain, record_of, turn,
-    whole,
+    Fixture, NOW, after, append_all, id, log_row, numbers, project, record, record_all, record_chain,
+    record_of, turn, whole,
 };
 
 async fn purge(store: &Arc<dyn Store>, seconds: u64) -> u64 {
@@ -104,9 +104,7 @@ pub(crate) async fn items_go_with_their_response(fixture: impl Fixture) {
 
 pub(crate) async fn old_log_rows_go(fixture: impl Fixture) {
     let store = fixture.open().await;
-    for n in 0..10 {
-        store.append(log_row("p", id(n), after(n)));
-    }
+    append_all(&store, (0..10).map(|n| log_row("p", id(n), after(n)))).await;
     store.record(record(20, None)).await.unwrap();
     let purge = async |seconds, max| store.purge(NOW, Some(after(seconds)), max).await.unwrap().log_rows;
     assert_eq!(purge(6, 4).await, 4);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{Store, StoreError, StoreOptions, StoredTurn};
+use antiphon_testkit::eventually;
 use rusqlite::Connection;
 
 use crate::fixture::{NOW, id, numbers, project, record, record_all, record_chain, record_of, turn, whole};
@@ -159,12 +160,7 @@ async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     }
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     other.execute_batch("ROLLBACK").unwrap();
-    let recovered = async {
-        while store.check().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), recovered).await.unwrap();
+    eventually("the store writes again", async || store.check().await.is_ok()).await;
     assert!(store.is_available());
     store.record(record(9, None)).await.unwrap();
     // What came too late was written all the same.

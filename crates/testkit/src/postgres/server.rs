@@ -6,7 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::io::Errno;
+use rustix::process::Signal;
+
 use super::PostgresOptions;
+use crate::process::pid;
 
 /// Waits until nobody holds the other end of its standard input, then ends the server and removes its folder.
 const WATCHDOG: &str = r#"
@@ -198,7 +202,7 @@ pub(super) fn kill9(running: &mut Child) {
     let children = children(pid);
     running.kill().expect("it is ours");
     for &child in &children {
-        signal("KILL", child);
+        signal(Signal::KILL, child);
     }
     running.wait().expect("it can be waited for");
     // Those that were forked in the meantime end by themselves; a new server waits for them.
@@ -214,7 +218,7 @@ fn is_running(pid: u32) -> bool {
 }
 
 /// Nothing happens if the process has ended.
-pub(super) fn signal(name: &str, pid: u32) {
-    let kill = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
-    kill.expect("kill is there");
+pub(super) fn signal(signal: Signal, id: u32) {
+    let sent = rustix::process::kill_process(pid(id), signal);
+    assert!(matches!(sent, Ok(()) | Err(Errno::SRCH)), "{sent:?}");
 }

@@ -1,9 +1,9 @@
 //! One worker: a connection, and one turn after the other.
 
-use super::Amount;
-use super::outcome::{Failure, Success, Tally, TurnTime};
-use super::reply::Parent;
-use super::target::{Connection, Target};
+use crate::Amount;
+use crate::outcome::{Failure, Success, Tally, TurnTime};
+use crate::reply::Parent;
+use crate::target::{Connection, Target};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,14 +16,14 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much all workers may send together.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     amount: Amount,
     taken: AtomicU64,
     deadline: OnceLock<Instant>,
 }
 
 impl Budget {
-    pub(super) fn new(amount: Amount) -> Self {
+    pub(crate) fn new(amount: Amount) -> Self {
         Self { amount, taken: AtomicU64::new(0), deadline: OnceLock::new() }
     }
 
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-pub(super) struct Worker {
+pub(crate) struct Worker {
     target: Arc<Target>,
     /// Turns of a chain that are timed by themselves too.
     report_turns: Arc<[usize]>,
@@ -48,12 +48,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(target: Arc<Target>, report_turns: Arc<[usize]>) -> Self {
+    pub(crate) fn new(target: Arc<Target>, report_turns: Arc<[usize]>) -> Self {
         Self { target, report_turns, connection: None, chain: None }
     }
 
     /// Takes turns until the budget is spent.
-    pub(super) async fn spend(&mut self, budget: &Budget) -> Tally {
+    pub(crate) async fn spend(&mut self, budget: &Budget) -> Tally {
         let mut tally = Tally::new();
         while budget.take() {
             let started = Instant::now();

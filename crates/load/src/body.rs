@@ -1,7 +1,7 @@
 //! What turns say, rendered once; only ids differ from turn to turn.
 
-use super::reply::Parent;
-use super::{LoadOptions, Mode};
+use crate::reply::Parent;
+use crate::{LoadOptions, Mode};
 use bytes::Bytes;
 
 const SENTENCE: &str = "Say something about the weather. ";
@@ -11,7 +11,7 @@ const TOOLS: &str = "\"tools\":[{\"type\":\"function\",\"name\":\"exec_command\"
 
 /// Bodies of requests, or a socket's messages.
 #[derive(Debug)]
-pub(super) struct Bodies {
+pub(crate) struct Bodies {
     first: Bytes,
     /// What stands around the ids of a body that continues.
     before_id: String,
@@ -20,7 +20,7 @@ pub(super) struct Bodies {
 }
 
 impl Bodies {
-    pub(super) fn new(options: &LoadOptions) -> Self {
+    pub(crate) fn new(options: &LoadOptions) -> Self {
         let store = options.store.unwrap_or(options.turns > 1);
         let text: String = SENTENCE.chars().cycle().take(options.input_chars).collect();
         let model = serde_json::Value::from(options.model.as_str());
@@ -44,7 +44,7 @@ impl Bodies {
         Self { first, before_id, after_id, after_call }
     }
 
-    pub(super) fn of(&self, parent: Option<&Parent>) -> Bytes {
+    pub(crate) fn of(&self, parent: Option<&Parent>) -> Bytes {
         let Some(Parent { id, call_id }) = parent else { return self.first.clone() };
         let call_id = call_id.as_deref().unwrap_or_default();
         [&self.before_id, id.as_str(), &self.after_id, call_id, &self.after_call].concat().into()

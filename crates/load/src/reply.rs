@@ -1,19 +1,19 @@
 //! Replies are searched, not parsed.
 
-use super::outcome::Failure;
+use crate::outcome::Failure;
 use memchr::memmem;
 
 /// What the next turn of a chain continues.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parent {
-    pub(super) id: String,
+pub(crate) struct Parent {
+    pub(crate) id: String,
     /// The call that it answers, in chains of calls.
-    pub(super) call_id: Option<String>,
+    pub(crate) call_id: Option<String>,
 }
 
 impl Parent {
     /// Finds the ids in a response, or in an event with a response.
-    pub(super) fn find(response: &[u8], with_call: bool) -> Result<Self, Failure> {
+    pub(crate) fn find(response: &[u8], with_call: bool) -> Result<Self, Failure> {
         let text = |value: &[u8]| String::from_utf8(value.to_vec()).ok();
         let id = values(response, b"\"id\"").find(|id| id.starts_with(b"resp"));
         let id = id.and_then(text).ok_or(Failure::NoId)?;
@@ -28,7 +28,7 @@ impl Parent {
 
 /// How a turn of a socket ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last {
+pub(crate) enum Last {
     Completed,
     NotCompleted,
     Refused { status: u16 },
@@ -36,7 +36,7 @@ pub(super) enum Last {
 
 impl Last {
     /// `None` when more events of the turn follow this one.
-    pub(super) fn of(event: &[u8]) -> Option<Self> {
+    pub(crate) fn of(event: &[u8]) -> Option<Self> {
         values(event, b"\"type\"").find_map(|kind| match kind {
             b"response.completed" => Some(Self::Completed),
             b"response.failed" | b"response.incomplete" => Some(Self::NotCompleted),

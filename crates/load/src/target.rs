@@ -1,33 +1,33 @@
 //! Where turns go, over which kind of connection.
 
-use super::body::Bodies;
-use super::http::HttpConnection;
-use super::outcome::{Failure, Success};
-use super::reply::Parent;
-use super::socket::Socket;
-use super::{LoadError, LoadOptions, Mode, http_url};
+use crate::body::Bodies;
+use crate::http::HttpConnection;
+use crate::outcome::{Failure, Success};
+use crate::reply::Parent;
+use crate::socket::Socket;
+use crate::{LoadError, LoadOptions, Mode, http_url};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Uri};
 use tokio::net::TcpStream;
 
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) authority: String,
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) turns: usize,
+pub(crate) struct Target {
+    pub(crate) authority: String,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) turns: usize,
     mode: Mode,
     tools: bool,
     bodies: Bodies,
 }
 
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Http(HttpConnection),
     Socket(Box<Socket>),
 }
 
 impl Target {
-    pub(super) fn new(options: &LoadOptions) -> Result<Self, LoadError> {
+    pub(crate) fn new(options: &LoadOptions) -> Result<Self, LoadError> {
         let url = http_url(&options.url)?;
         let host = url.host().unwrap_or_default();
         let authority = format!("{host}:{}", url.port_u16().unwrap_or(80));
@@ -43,7 +43,7 @@ impl Target {
         })
     }
 
-    pub(super) async fn open(&self) -> Result<Connection, Failure> {
+    pub(crate) async fn open(&self) -> Result<Connection, Failure> {
         let stream = TcpStream::connect(&self.authority).await.map_err(|_| Failure::Connect)?;
         stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
         Ok(match self.mode {
@@ -53,7 +53,7 @@ impl Target {
     }
 
     /// One turn, read to its end.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         &self,
         connection: &mut Connection,
         parent: Option<&Parent>,
@@ -66,14 +66,14 @@ impl Target {
     }
 
     /// What a turn that continues this response has to name; nothing if there is none.
-    pub(super) fn parent(&self, response: &[u8]) -> Result<Option<Parent>, Failure> {
+    pub(crate) fn parent(&self, response: &[u8]) -> Result<Option<Parent>, Failure> {
         if self.turns > 1 { Parent::find(response, self.tools).map(Some) } else { Ok(None) }
     }
 }
 
 impl Connection {
     /// False when it is known to be over. A lost socket is found out by the next turn.
-    pub(super) async fn is_usable(&mut self) -> bool {
+    pub(crate) async fn is_usable(&mut self) -> bool {
         match self {
             Self::Http(http) => http.is_usable().await,
             Self::Socket(_) => true,

@@ -1,11 +1,12 @@
-//! The load generator against a server that is not the simulator, and over sockets.
+//! The load generator against a server of its own, against the simulator, and over sockets.
 
 #![cfg(test)]
 
 mod server;
+mod simulator;
 mod socket;
 
-use antiphon_simulator::load::{Amount, LoadOptions, Mode, run, run_by_turn};
+use antiphon_load::{Amount, LoadOptions, Mode, run, run_by_turn};
 use server::{Reply, Server};
 use std::time::Duration;
 

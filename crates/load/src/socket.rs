@@ -1,8 +1,8 @@
 //! Turns over one WebSocket.
 
-use super::outcome::{Failure, Success};
-use super::reply::Last;
-use super::target::Target;
+use crate::outcome::{Failure, Success};
+use crate::reply::Last;
+use crate::target::Target;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::header::AUTHORIZATION;
@@ -18,13 +18,13 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 /// Filled with zeros before every read, so more of it is not better.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
-pub(super) struct Socket {
+pub(crate) struct Socket {
     wire: WebSocketStream<TcpStream>,
 }
 
 impl Socket {
     /// A handshake that is refused fails with its status.
-    pub(super) async fn open(stream: TcpStream, target: &Target) -> Result<Self, Failure> {
+    pub(crate) async fn open(stream: TcpStream, target: &Target) -> Result<Self, Failure> {
         let url = format!("ws://{}{}", target.authority, target.uri);
         let mut request = url.into_client_request().map_err(|_| Failure::Connect)?;
         if let Some(bearer) = target.headers.get(AUTHORIZATION) {
@@ -42,7 +42,7 @@ impl Socket {
     }
 
     /// One turn, read to its last event.
-    pub(super) async fn take(&mut self, target: &Target, message: Bytes) -> Result<Success, Failure> {
+    pub(crate) async fn take(&mut self, target: &Target, message: Bytes) -> Result<Success, Failure> {
         let started = Instant::now();
         let frame = Frame::message(message, OpCode::Data(Data::Text), true);
         self.wire.send(Message::Frame(frame)).await.map_err(|_| Failure::Cut)?;

@@ -1,4 +1,4 @@
-//! A closed-loop load generator: each worker has one connection and one turn at a time.
+//! A closed-loop load generator for the OpenAI Responses API: each worker has one connection and one turn at a time.
 //!
 //! It spends as little CPU as it can, so that what it measures keeps the machine: requests are rendered once, replies
 //! are searched and not parsed.

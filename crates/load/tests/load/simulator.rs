@@ -1,7 +1,6 @@
 //! The load generator against the simulator.
 
-use crate::support::simulator;
-use antiphon_simulator::load::{Amount, LoadOptions, Mode, run};
+use antiphon_load::{Amount, LoadOptions, Mode, run};
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use std::time::Duration;
 
@@ -13,6 +12,10 @@ fn options(simulator: &Simulator, mode: Mode) -> LoadOptions {
         amount: Amount::Requests(40),
         ..LoadOptions::default()
     }
+}
+
+async fn simulator(options: Options) -> Simulator {
+    Simulator::bind(options).await.unwrap()
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! How single turns went, and their sum.
 
-use super::reply::Parent;
+use crate::reply::Parent;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Connect,
     Status(u16),
     /// The connection ended before the reply did.
@@ -24,11 +24,11 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Whether the connection cannot be used any more.
-    pub(super) fn loses_connection(self) -> bool {
+    pub(crate) fn loses_connection(self) -> bool {
         matches!(self, Self::Connect | Self::Cut | Self::Timeout)
     }
 
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Connect => String::from("connect"),
             Self::Status(status) => format!("http_{status}"),
@@ -44,22 +44,22 @@ impl Failure {
 
 /// A turn that went well.
 #[derive(Debug, Default)]
-pub(super) struct Success {
-    pub(super) bytes: u64,
-    pub(super) first_event: Option<Duration>,
+pub(crate) struct Success {
+    pub(crate) bytes: u64,
+    pub(crate) first_event: Option<Duration>,
     /// For the next turn of a chain.
-    pub(super) parent: Option<Parent>,
+    pub(crate) parent: Option<Parent>,
 }
 
 /// What the turns with one number in their chains took together.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct TurnTime {
-    pub(super) count: u32,
-    pub(super) total: Duration,
+pub(crate) struct TurnTime {
+    pub(crate) count: u32,
+    pub(crate) total: Duration,
 }
 
 impl TurnTime {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.count += other.count;
         self.total += other.total;
     }
@@ -67,19 +67,19 @@ impl TurnTime {
 
 /// The turns of one worker.
 #[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) started: Instant,
-    pub(super) ended: Instant,
-    pub(super) latency: Histogram<u64>,
-    pub(super) first_event: Histogram<u64>,
-    pub(super) bytes: u64,
-    pub(super) failures: BTreeMap<Failure, u64>,
+pub(crate) struct Tally {
+    pub(crate) started: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) first_event: Histogram<u64>,
+    pub(crate) bytes: u64,
+    pub(crate) failures: BTreeMap<Failure, u64>,
     /// By number in the chain; only those that are reported.
-    pub(super) turns: BTreeMap<usize, TurnTime>,
+    pub(crate) turns: BTreeMap<usize, TurnTime>,
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             started: now,
@@ -92,7 +92,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn count(&mut self, took: Duration, outcome: Result<&Success, Failure>) {
+    pub(crate) fn count(&mut self, took: Duration, outcome: Result<&Success, Failure>) {
         match outcome {
             Ok(success) => {
                 record(&mut self.latency, took);
@@ -105,7 +105,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.started = self.started.min(other.started);
         self.ended = self.ended.max(other.ended);
         self.latency.add(&other.latency).expect("histograms that resize can always be added");

@@ -1,7 +1,7 @@
 //! The result of a run, for people and for programs.
 
-use super::outcome::{Tally, TurnTime};
-use super::{LoadOptions, Mode};
+use crate::outcome::{Tally, TurnTime};
+use crate::{LoadOptions, Mode};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ pub struct Latency {
 }
 
 impl Report {
-    pub(super) fn sum(options: &LoadOptions, tallies: Vec<Tally>) -> Self {
+    pub(crate) fn sum(options: &LoadOptions, tallies: Vec<Tally>) -> Self {
         let mut tallies = tallies.into_iter();
         let mut sum = tallies.next().unwrap_or_else(Tally::new);
         for tally in tallies {

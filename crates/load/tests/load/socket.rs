@@ -1,6 +1,6 @@
 //! Turns over WebSockets, and chains of calls, against the simulator.
 
-use antiphon_simulator::load::{Amount, LoadOptions, Mode, run, run_by_turn};
+use antiphon_load::{Amount, LoadOptions, Mode, run, run_by_turn};
 use antiphon_simulator::upstream::{Close, Options, Received, Script, Simulator};
 use std::time::Duration;
 

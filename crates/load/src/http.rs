@@ -1,7 +1,7 @@
 //! Turns over one keep-alive HTTP/1.1 connection.
 
-use super::outcome::{Failure, Success};
-use super::target::Target;
+use crate::outcome::{Failure, Success};
+use crate::target::Target;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -12,12 +12,12 @@ use memchr::memmem;
 use std::time::Instant;
 use tokio::net::TcpStream;
 
-pub(super) struct HttpConnection {
+pub(crate) struct HttpConnection {
     sender: SendRequest<Full<Bytes>>,
 }
 
 impl HttpConnection {
-    pub(super) async fn open(stream: TcpStream) -> Result<Self, Failure> {
+    pub(crate) async fn open(stream: TcpStream) -> Result<Self, Failure> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
         // It ends with its sender, and its errors come out of the sender too.
         tokio::spawn(connection);
@@ -25,12 +25,12 @@ impl HttpConnection {
     }
 
     /// False when the other side has closed it.
-    pub(super) async fn is_usable(&mut self) -> bool {
+    pub(crate) async fn is_usable(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 
     /// One turn, read to its end.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         &mut self,
         target: &Target,
         body: Bytes,
