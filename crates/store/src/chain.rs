@@ -189,7 +189,7 @@ impl Chains {
 
     /// Takes a row for the request log.
     pub fn append_log(&self, row: LogRow) {
-        self.store.append(row);
+        self.store.append_log(row);
     }
 
     pub fn is_available(&self) -> bool {

@@ -4,6 +4,7 @@
 mod authorization;
 mod client;
 mod clock;
+mod decorated;
 mod faulty;
 mod flood;
 mod gateway;
@@ -14,6 +15,7 @@ mod socket;
 pub use self::authorization::AuthorizationServer;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
+pub use self::decorated::{Decorated, Interceptor};
 pub use self::faulty::{Fault, Faults, Faulty};
 pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Counters as _, Timestamp};
+use antiphon_store::Timestamp;
 
 use crate::turn::Turns;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{StoreError, Timestamp, Usage};
+use antiphon_store::{StoreError, Timestamp};
 
 use crate::turn::Turns;
 
@@ -45,12 +45,12 @@ impl Keeper {
     pub async fn keep(&mut self) -> Result<(), StoreError> {
         let (store, rules) = (self.turns.chains.store(), &self.turns.rules);
         let now = self.turns.clock.now();
-        let summed_up = store.summed_up_until().await?;
+        let summed_up = store.rolled_up_until().await?;
         let since = self.since.unwrap_or_else(|| summed_up.minus(AFTER_START)).min(summed_up);
-        let mut next = store.take_earliest().map_or(since, |earliest| earliest.min(since));
+        let mut next = store.take_earliest_written().map_or(since, |earliest| earliest.min(since));
         self.since = Some(next);
         let until = now.minus(rules.turn).minus(SETTLING);
-        while let Some(hour) = store.sum_up(next, until).await? {
+        while let Some(hour) = store.roll_up_hour(next, until).await? {
             next = hour;
         }
         self.since = Some(until.max(next));

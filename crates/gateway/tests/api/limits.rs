@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
-use antiphon_store::{Clock, Counters};
+use antiphon_store::Clock;
 use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, header};
 use http::Method;
 use serde_json::{Value, json};

@@ -57,10 +57,6 @@ async fn within<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, S
     Ok(answered.map_err(|_| QueryError::Deadline(PATIENCE))?.map_err(QueryError::from)?)
 }
 
-pub(super) fn count_statement(table: &Table) -> String {
-    format!("SELECT count(*) FROM {}", table.name)
-}
-
 /// The keys of the next rows, and how many bytes these hold.
 pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     let varying = table.columns.iter().filter(|(_, kind)| matches!(kind, Kind::Text | Kind::Bytes));
@@ -177,7 +173,7 @@ impl PostgresSide {
 #[async_trait]
 impl Side for PostgresSide {
     async fn count(&self, table: &'static Table) -> Result<u64, StoreError> {
-        let row = within(self.client.query_typed(&count_statement(table), &[])).await?;
+        let row = within(self.client.query_typed(&table.count_statement(), &[])).await?;
         let count: i64 = row[0].try_get(0).map_err(|error| corrupt(&error))?;
         Ok(count.unsigned_abs())
     }

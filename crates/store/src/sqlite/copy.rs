@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::migrate::MIGRATIONS;
+use super::migrate::{MIGRATIONS, versions};
 use super::readers::{Shared, lock};
 use super::statement::cell;
 use super::{error, open};
@@ -99,10 +99,7 @@ fn applied(connection: &Connection) -> rusqlite::Result<Option<Vec<(u32, String)
     if !connection.table_exists(None, "antiphon_schema")? {
         return Ok(None);
     }
-    let mut statement =
-        connection.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
-    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect::<rusqlite::Result<_>>().map(Some)
+    versions(connection).map(Some)
 }
 
 /// The write-ahead log of a file.
@@ -110,10 +107,6 @@ fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     name.into()
-}
-
-pub(super) fn count_statement(table: &Table) -> String {
-    format!("SELECT count(*) FROM {}", table.name)
 }
 
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
@@ -134,7 +127,7 @@ impl Side for SqliteSide {
         let connection = Arc::clone(&self.connection);
         blocking(move || {
             let count =
-                lock(&connection).query_row(&count_statement(table), (), |row| row.get::<_, i64>(0))?;
+                lock(&connection).query_row(&table.count_statement(), (), |row| row.get::<_, i64>(0))?;
             Ok(count.unsigned_abs())
         })
         .await

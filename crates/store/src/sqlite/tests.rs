@@ -6,19 +6,18 @@ use antiphon_protocol::id::ResponseId;
 
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP};
-use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, DOOMED, FORGET_SUMS, LAST_TO_GO};
-use super::read::{FIND_ITEM, LIST_DELETED, LIST_LOG, LOAD, LOAD_CHAIN, LOAD_ITEMS, STATS};
+use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE};
+use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
-use super::write::{CHECK, DELETE};
+use super::write::CHECK;
 use super::*;
-use crate::{Durability, Status, StoredResponse, StoredTurn};
+use crate::request_log::NEWEST_TO_PURGE;
+use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 25] = [
+const ALL: [&str; 19] = [
     ADD_TO_SUMS,
-    FORGET_SUMS,
-    LAST_TO_GO,
     CHANGE,
     LOOK,
     RESERVE,
@@ -26,21 +25,17 @@ const ALL: [&str; 25] = [
     SWEEP,
     CHECK[0],
     CHECK[1],
-    DELETE,
     DELETE_ITEM,
     DELETE_LOG,
     DELETE_RESPONSE,
-    DOOMED,
+    PURGEABLE,
     FIND_ITEM,
     INSERT_ITEM,
     INSERT_LOG,
     INSERT_RESPONSE,
     LIST_DELETED,
-    LIST_LOG,
-    LOAD,
     LOAD_CHAIN,
     LOAD_ITEMS,
-    STATS,
 ];
 
 fn open_in_memory() -> Opened {
@@ -63,7 +58,7 @@ fn statements_that_copy_can_be_prepared_and_follow_the_key() {
     let connection = lock(&opened.writer);
     for table in &crate::copy::TABLES {
         connection.prepare(&copy::insert_statement(table)).unwrap();
-        connection.prepare(&copy::count_statement(table)).unwrap();
+        connection.prepare(&table.count_statement()).unwrap();
         for is_first in [true, false] {
             let text = format!("EXPLAIN QUERY PLAN {}", copy::page_statement(table, is_first));
             let mut plan = connection.prepare(&text).unwrap();
@@ -113,8 +108,9 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "c",
         "i",
     ];
-    let all = ALL.into_iter().filter(|text| !CHECK.contains(text) && ![LIST_LOG, STATS].contains(text));
-    for text in all.chain(crate::usage::STATEMENTS) {
+    let own = ALL.into_iter().filter(|text| !CHECK.contains(text));
+    let shared = crate::responses::STATEMENTS.into_iter().chain(crate::usage::STATEMENTS);
+    for text in own.chain(shared).chain([NEWEST_TO_PURGE]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
         // Arguments that are not given are null.
         let mut rows = plan.raw_query();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_store::{Accounts, Admin, CredentialLock, StoredAccount, StoredCredential, Timestamp};
+use antiphon_store::{CredentialLock, StoredAccount, StoredCredential, Timestamp};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, after, entry};

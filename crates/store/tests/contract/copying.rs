@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, Status, Store, StoreError,
-    StoreOptions, StoreUrl, StoredCredential, Usage,
+    CopyProgress, CopyReport, CredentialLock, Status, Store, StoreError, StoreOptions, StoreUrl,
+    StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -88,10 +88,10 @@ async fn fill(store: &Arc<dyn Store>) {
         let mut row = log_row("p", id(1_000 + n), after(n));
         row.code = Some("odd\0code".into());
         row.account = None;
-        store.append(row);
+        store.append_log(row);
     }
     store.check().await.unwrap();
-    assert!(store.sum_up(NOW, after(4_000)).await.unwrap().is_some());
+    assert!(store.roll_up_hour(NOW, after(4_000)).await.unwrap().is_some());
     assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
     store.pause_account("one", entry(after(1))).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };

@@ -1,7 +1,7 @@
 //! Credentials of clients, and who changed what.
 
 use antiphon_protocol::id::KeyId;
-use antiphon_store::{Accounts, Admin, Audit, Keys, Rotation, SecretHash, StoredKey};
+use antiphon_store::{Rotation, SecretHash, StoredKey};
 
 use crate::fixture::{Fixture, after, entry, key};
 
@@ -104,7 +104,7 @@ pub(crate) async fn keys_come_page_by_page(fixture: impl Fixture) {
     let mut seen: Vec<String> = Vec::new();
     loop {
         let after = seen.last().cloned().unwrap_or_default();
-        let page = store.page_keys(&after, 2).await.unwrap();
+        let page = store.list_keys_after(&after, 2).await.unwrap();
         assert!(page.len() <= 2);
         if page.is_empty() {
             break;

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{
-    Count, CounterId, Counters, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp,
-};
+use antiphon_store::{Count, CounterId, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -16,7 +16,7 @@ pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
 
 pub(crate) async fn an_appended_row_is_written_soon(fixture: impl Fixture) {
     let store = fixture.open().await;
-    store.append(log_row("p", id(1), after(0)));
+    store.append_log(log_row("p", id(1), after(0)));
     let written = async {
         while store.list_log(10).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -29,7 +29,7 @@ pub(crate) async fn an_appended_row_is_written_soon(fixture: impl Fixture) {
 pub(crate) async fn the_newest_rows_come_first(fixture: impl Fixture) {
     let store = fixture.open().await;
     for n in [3, 1, 4, 2] {
-        store.append(log_row("p", id(n), after(n)));
+        store.append_log(log_row("p", id(n), after(n)));
     }
     // Comes after them in the queue.
     store.check().await.unwrap();
@@ -40,7 +40,7 @@ pub(crate) async fn the_newest_rows_come_first(fixture: impl Fixture) {
 pub(crate) async fn closing_writes_what_was_appended(fixture: impl Fixture) {
     let store = fixture.open().await;
     for n in 0..1_000 {
-        store.append(log_row("p", id(n), after(n)));
+        store.append_log(log_row("p", id(n), after(n)));
     }
     store.close().await;
     if fixture.survives() {

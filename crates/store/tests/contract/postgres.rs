@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Accounts, Migrate, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::Postgres;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -61,7 +61,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     )
     .await;
     let reason = refusal(&url, Migrate::Auto).await;
-    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+    assert!(reason.contains("schema version 1") && reason.contains("differs from this build's"), "{reason}");
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
     even.unwrap();
     let mut row = record(3, None).log;
     row.model = "\0".into();
-    store.append(row);
+    store.append_log(row);
     let logged = async {
         while !store.list_log(10).await.unwrap().iter().any(|row| row.model == "\u{fffd}") {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -105,7 +105,7 @@ pub(crate) async fn items_go_with_their_response(fixture: impl Fixture) {
 pub(crate) async fn old_log_rows_go(fixture: impl Fixture) {
     let store = fixture.open().await;
     for n in 0..10 {
-        store.append(log_row("p", id(n), after(n)));
+        store.append_log(log_row("p", id(n), after(n)));
     }
     store.record(record(20, None)).await.unwrap();
     let purge = async |seconds, max| store.purge(NOW, Some(after(seconds)), max).await.unwrap().log_rows;

@@ -48,7 +48,7 @@ async fn an_edited_schema_is_refused() {
     open(&path).await.close().await;
     connect(&path).execute("UPDATE antiphon_schema SET checksum = '00' WHERE version = 1", ()).unwrap();
     let reason = refusal(&path).await;
-    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+    assert!(reason.contains("schema version 1") && reason.contains("differs from this build's"), "{reason}");
 }
 
 /// The first builds noted their one migration in another table.
