@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use self::connect::{ConnectError, Connector};
-use self::link::{Entrance, Link};
+use self::link::{ConnectContext, Link};
 use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
@@ -82,8 +82,8 @@ impl PostgresStore {
             }
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
         };
-        let entrance = Arc::new(Entrance::new(Connector::new(target)?, schema));
-        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&entrance))).collect();
+        let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
+        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&context))).collect();
         let (readers, writers): (Vec<Link>, Vec<Link>) =
             (links(options.read_connections), links(options.write_connections));
         if is_reachable {

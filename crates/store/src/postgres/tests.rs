@@ -91,13 +91,13 @@ async fn every_column_of_every_table_is_copied() {
 }
 
 #[tokio::test]
-async fn what_is_copied_is_read_in_bounded_pages() {
+async fn a_copy_reads_bounded_pages() {
     let StoreUrl::Postgres(target) = Postgres::shared_database().await.parse().unwrap() else { panic!() };
     let side = copy::target(&target).await.unwrap();
     crate::copy::check_pages(&*side).await;
 }
 
-/// Not even where the planner knows nothing of what is in them, as in a database that has just been filled.
+/// The planner has no statistics in a database that was filled just now.
 #[tokio::test]
 async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
     let client = client().await;
@@ -121,7 +121,7 @@ async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
     }
 }
 
-/// With an empty database the planner would rather read all of a table, unless it is told not to.
+/// The planner prefers to scan an empty table, so scans are disabled.
 #[tokio::test]
 async fn no_statement_needs_to_read_a_table_from_end_to_end() {
     let client = client().await;

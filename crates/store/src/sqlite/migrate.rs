@@ -33,7 +33,7 @@ pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'stat
     Ok(missing)
 }
 
-/// What [`migrate`] would apply; changes nothing.
+/// What [`migrate`] would apply. Changes nothing.
 pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
     let unusable = |error| unusable(&error, shown);
     let transaction =

@@ -86,7 +86,7 @@ fn every_column_of_every_table_is_copied() {
 }
 
 #[tokio::test]
-async fn what_is_copied_is_read_in_bounded_pages() {
+async fn a_copy_reads_bounded_pages() {
     let directory = tempfile::tempdir().unwrap();
     let side = copy::target(&SqliteTarget::File(directory.path().join("a.db"))).await.unwrap();
     crate::copy::check_pages(&*side).await;
@@ -112,7 +112,7 @@ fn no_statement_reads_a_table_from_end_to_end() {
     let shared = crate::responses::STATEMENTS.into_iter().chain(crate::usage::STATEMENTS);
     for text in own.chain(shared).chain([NEWEST_TO_PURGE]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
-        // Arguments that are not given are null.
+        // Arguments that are not bound are null.
         let mut rows = plan.raw_query();
         while let Some(row) = rows.next().unwrap() {
             let step: String = row.get("detail").unwrap();
@@ -144,7 +144,7 @@ fn record(n: u8) -> Record {
     Record { project, response, items: Vec::new(), log, settlement: None }
 }
 
-/// A store whose disk holds as many pages as the number says, for connections that are opened from then on.
+/// A store on a disk of this many pages. A change applies to connections opened after it.
 fn store_on_small_disk(path: &std::path::Path, pages: &Arc<AtomicU32>) -> SqliteStore {
     let target = SqliteTarget::File(path.to_owned());
     let opened = open::open(&target, &StoreOptions::default()).unwrap();
@@ -159,7 +159,7 @@ fn store_on_small_disk(path: &std::path::Path, pages: &Arc<AtomicU32>) -> Sqlite
     SqliteStore::start(Opened { writer, opener: Some(opener), ..opened }, Duration::from_secs(60)).unwrap()
 }
 
-/// How large an empty database is.
+/// The size of an empty database.
 fn schema_pages() -> u32 {
     let opened = open_in_memory();
     let connection = lock(&opened.writer);
@@ -167,7 +167,7 @@ fn schema_pages() -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_over_when_there_is_space_again() {
+async fn writes_work_again_when_a_full_disk_has_space() {
     let directory = tempfile::tempdir().unwrap();
     let pages = Arc::new(AtomicU32::new(schema_pages() + 50));
     let store = store_on_small_disk(&directory.path().join("a.db"), &pages);
@@ -181,7 +181,7 @@ async fn a_full_disk_is_over_when_there_is_space_again() {
     assert!(matches!(store.check().await, Err(StoreError::Unavailable(_))));
     let project = ProjectId::new("p");
     let id = |n| record(n).response.turn.id;
-    assert!(store.load(&project, id(0), NOW).await.unwrap().is_some(), "what is there can be read");
+    assert!(store.load(&project, id(0), NOW).await.unwrap().is_some(), "reads still work");
 
     assert!(store.delete(&project, id(0), NOW).await.unwrap());
     assert!(store.is_available(), "deleting this row needs no page more");

@@ -14,7 +14,7 @@ async fn load(chains: &Chains, n: u64) -> Option<Arc<Turn>> {
 }
 
 #[tokio::test]
-async fn turns_that_nobody_uses_are_let_go_when_there_is_no_room() {
+async fn unused_turns_are_released_when_there_is_no_room() {
     const ROOM: usize = 100_000;
     let store = InMemory::new().open().await;
     for branch in 0..20 {
@@ -37,7 +37,7 @@ async fn turns_that_nobody_uses_are_let_go_when_there_is_no_room() {
 }
 
 #[tokio::test]
-async fn all_bytes_are_given_back() {
+async fn dropped_turns_give_back_all_their_memory() {
     let chains = Chains::new(InMemory::new().open().await, 0);
     chains.record(record(0, None), None).await.unwrap();
     for n in 1..=500_u32 {

@@ -1,10 +1,10 @@
-//! The request log has a row for every turn; and what a store tells of itself.
+//! The request log, and the stats of a store.
 
 use std::time::Duration;
 
 use crate::fixture::{Fixture, NOW, after, id, log_row, project, record, record_chain, record_of, turn};
 
-pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
+pub(crate) async fn a_record_adds_its_log_row(fixture: impl Fixture) {
     let store = fixture.open().await;
     let mut record = record(1, None);
     record.log.code = Some("server_error".into());
@@ -31,7 +31,7 @@ pub(crate) async fn the_newest_rows_come_first(fixture: impl Fixture) {
     for n in [3, 1, 4, 2] {
         store.append_log(log_row("p", id(n), after(n)));
     }
-    // Comes after them in the queue.
+    // Queued after them.
     store.check().await.unwrap();
     let rows = store.list_log(3).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.at).collect::<Vec<_>>(), [after(4), after(3), after(2)]);
@@ -48,7 +48,7 @@ pub(crate) async fn closing_writes_what_was_appended(fixture: impl Fixture) {
     }
 }
 
-pub(crate) async fn stats_tell_projects_apart(fixture: impl Fixture) {
+pub(crate) async fn stats_are_by_project(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.stats(NOW).await.unwrap(), []);
     record_chain(&store, 1, 5, None).await;

@@ -1,4 +1,4 @@
-//! A recorded response is there, for its project alone, and stays.
+//! A recorded response is there, only for its project, and stays.
 
 use antiphon_store::{Status, StoreError, StoredTurn};
 use bytes::Bytes;

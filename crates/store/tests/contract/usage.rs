@@ -1,4 +1,4 @@
-//! Who used what: the same figures wherever the rows are by now.
+//! Usage: the same figures wherever the rows are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn everything() -> UsageQuery {
     UsageQuery { from, to, max_groups: 10_000, ..UsageQuery::default() }
 }
 
-/// Writes rows, and waits until they are there.
+/// Writes rows, and waits until they are written.
 async fn write(store: &Arc<dyn Store>, rows: impl IntoIterator<Item = LogRow>) {
     for row in rows {
         store.append_log(row);
@@ -32,8 +32,8 @@ async fn write(store: &Arc<dyn Store>, rows: impl IntoIterator<Item = LogRow>) {
     store.check().await.unwrap();
 }
 
-/// Sums up whatever there is before `until`, from this time on.
-async fn sum_up(store: &Arc<dyn Store>, from: Timestamp, until: Timestamp) -> u32 {
+/// Rolls up all hours from `from` to `until`. Returns how many there were.
+async fn roll_up(store: &Arc<dyn Store>, from: Timestamp, until: Timestamp) -> u32 {
     let (mut from, mut hours) = (from, 0);
     while let Some(next) = store.roll_up_hour(from, until).await.unwrap() {
         (from, hours) = (next, hours + 1);
@@ -47,7 +47,7 @@ async fn only_group(store: &Arc<dyn Store>) -> Totals {
     groups[0].1
 }
 
-pub(crate) async fn what_was_written_is_seen_at_once(fixture: impl Fixture) {
+pub(crate) async fn written_rows_count_at_once(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.list_usage(everything()).await.unwrap(), []);
     store.record(record_of("p", turn(1, None))).await.unwrap();
@@ -70,39 +70,39 @@ pub(crate) async fn what_was_written_is_seen_at_once(fixture: impl Fixture) {
     assert_eq!((totals.turns, totals.failed_turns, totals.unpriced_turns), (3, 2, 1));
 }
 
-pub(crate) async fn counts_of_any_size_can_be_summed_up(fixture: impl Fixture) {
+pub(crate) async fn counts_of_any_size_can_be_rolled_up(fixture: impl Fixture) {
     let store = fixture.open().await;
     let huge =
         |n| LogRow { input_tokens: u64::MAX, cost_nano_usd: Some(u64::MAX), ..log_row("p", id(n), at(0, 0)) };
     write(&store, (0..100).map(huge)).await;
     assert_eq!(only_group(&store).await.input_tokens, 100_000_000_000_000);
-    assert_eq!(sum_up(&store, at(0, 0), at(1, 0)).await, 1);
+    assert_eq!(roll_up(&store, at(0, 0), at(1, 0)).await, 1);
     assert!(only_group(&store).await.cost_nano_usd > 10_u64.pow(15));
 }
 
-pub(crate) async fn a_late_row_is_counted_once_its_hour_is_summed_up_again(fixture: impl Fixture) {
+pub(crate) async fn a_late_row_counts_once_its_hour_is_rolled_up_again(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.take_earliest_written(), None);
     write(&store, (0..5).map(|n| log_row("p", id(n), at(n.cast_signed(), 5)))).await;
     assert_eq!(store.take_earliest_written(), Some(at(0, 5)));
     assert_eq!(store.rolled_up_until().await.unwrap(), Timestamp::from_unix_ms(0));
-    assert_eq!(sum_up(&store, Timestamp::from_unix_ms(0), at(3, 0)).await, 3);
+    assert_eq!(roll_up(&store, Timestamp::from_unix_ms(0), at(3, 0)).await, 3);
     assert_eq!(store.rolled_up_until().await.unwrap(), at(3, 0));
     assert_eq!(only_group(&store).await.turns, 5);
     write(&store, [log_row("p", id(10), at(1, 0)), log_row("p", id(11), at(3, 0))]).await;
     assert_eq!(only_group(&store).await.turns, 6);
     assert_eq!(store.take_earliest_written(), Some(at(1, 0)));
-    assert_eq!(sum_up(&store, at(1, 0), at(3, 0)).await, 2);
+    assert_eq!(roll_up(&store, at(1, 0), at(3, 0)).await, 2);
     assert_eq!(only_group(&store).await.turns, 7);
-    assert_eq!(sum_up(&store, at(0, 0), at(3, 0)).await, 3, "again");
+    assert_eq!(roll_up(&store, at(0, 0), at(3, 0)).await, 3, "again");
     assert_eq!(only_group(&store).await.turns, 7);
 }
 
-/// A purge takes the oldest rows a few at a time, and late ones may come between.
-pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture) {
+/// A purge removes the oldest rows, a few at a time. Late rows may come in between.
+pub(crate) async fn purged_rows_still_count(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..10).map(|n| log_row("p", id(n), at(0, n.cast_signed())))).await;
-    sum_up(&store, at(0, 0), at(1, 0)).await;
+    roll_up(&store, at(0, 0), at(1, 0)).await;
     let purge = async || store.purge(at(0, 0), Some(at(2, 0)), 3).await.unwrap().log_rows;
     assert_eq!(purge().await, 3);
     assert_eq!(only_group(&store).await.turns, 10);
@@ -110,7 +110,7 @@ pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture
     assert_eq!(only_group(&store).await.turns, 12);
     while purge().await > 0 {
         assert_eq!(only_group(&store).await.turns, 12);
-        sum_up(&store, at(0, 0), at(1, 0)).await;
+        roll_up(&store, at(0, 0), at(1, 0)).await;
     }
     assert_eq!(store.list_log(10).await.unwrap(), []);
     assert_eq!(only_group(&store).await.turns, 12);
@@ -120,8 +120,8 @@ pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture
     assert_eq!(only_group(&store).await.turns, 13);
 }
 
-/// Hours are kept for a time, and days for longer.
-pub(crate) async fn old_sums_go(fixture: impl Fixture) {
+/// Daily sums are kept longer than hourly ones.
+pub(crate) async fn old_sums_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..72).map(|n| log_row("p", id(n), at(n.cast_signed(), 0)))).await;
     while store.purge(at(0, 0), Some(at(60, 0)), 100).await.unwrap().log_rows > 0 {}
@@ -164,8 +164,7 @@ pub(crate) async fn groups_come_in_order_and_in_pages(fixture: impl Fixture) {
 #[derive(Debug, Clone)]
 enum Step {
     Write(Vec<Row>),
-    /// Sums up from what was written since the last time, up to this hour; or from this hour on, and then from before what
-    /// there is.
+    /// Rolls up what was written since the last time, up to this hour; or hours from this one on, then the ones before.
     SumUp(i64),
     Again(i64, i64),
     Purge(i64, u32),
@@ -300,21 +299,21 @@ async fn run(store: &Arc<dyn Store>, steps: Vec<Step>) -> Result<(), TestCaseErr
             }
             Step::SumUp(until) => {
                 since = since.min(store.take_earliest_written().unwrap_or(since));
-                sum_up(store, since, at(until, 0)).await;
+                roll_up(store, since, at(until, 0)).await;
             }
             Step::Again(from, until) => {
-                // Nothing may be left out between.
+                // No hour in between may be skipped.
                 let end = store.rolled_up_until().await.unwrap();
-                sum_up(store, end.min(at(from, 0)), at(until, 0)).await;
+                roll_up(store, end.min(at(from, 0)), at(until, 0)).await;
             }
             Step::Purge(before, max_rows) => {
                 store.purge(at(0, 0), Some(at(before, 0)), max_rows).await.unwrap();
             }
         }
-        // Late rows count once their hours are summed up again.
+        // Late rows count once their hours are rolled up again.
         since = since.min(store.take_earliest_written().unwrap_or(since));
         let end = store.rolled_up_until().await.unwrap();
-        sum_up(store, since, end).await;
+        roll_up(store, since, end).await;
         since = end;
         compare(store, &rows).await?;
     }
