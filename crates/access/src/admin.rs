@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use antiphon_store::{Admin, Clock, Store, StoreError};
+use antiphon_store::{Clock, Store, StoreError};
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};

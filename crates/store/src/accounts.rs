@@ -1,4 +1,4 @@
-//! What replicas and restarts have to know of accounts: how they do, and the tokens they were issued.
+//! Account state and tokens, which replicas share and which survive restarts.
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -8,14 +8,14 @@ use crate::sql::{
 };
 use crate::{AuditEntry, StoreError, Timestamp};
 
-/// How an account does.
+/// The state of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAccount {
     pub name: String,
-    /// Tells the credential and the upstream that the rest, but for the pause, is about.
+    /// Identifies the credential and the upstream. All other state but the pause belongs to them, not to the name.
     pub identity: String,
     pub changed_at: Timestamp,
-    /// Until when it is left alone, and why.
+    /// Until when the account is cooling down, and why.
     pub cooling: Option<(Timestamp, String)>,
     pub disabled_at: Option<Timestamp>,
     pub paused_at: Option<Timestamp>,
@@ -24,41 +24,48 @@ pub struct StoredAccount {
 /// The tokens of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCredential {
-    /// Tells the refresh token of the configuration that it all began with.
+    /// Identifies the configured refresh token that these tokens derive from.
     pub origin: String,
     /// Encrypted; `None` before the first refresh.
     pub sealed: Option<Vec<u8>>,
 }
 
-/// Leave to refresh the tokens of an account: one process at a time has it.
+/// A lock on the tokens of an account: the process that holds it may refresh them.
 #[derive(Debug, Clone, Copy)]
 pub struct CredentialLock {
     pub holder: Uuid,
     pub now: Timestamp,
-    /// When others may take it, should the holder be gone.
+    /// When others may take the lock from a holder that is gone.
     pub until: Timestamp,
 }
 
-/// Accounts' states and tokens, in any store.
+/// Account state and tokens.
+///
+/// # Errors
+/// Methods that load or list fail with a [read error](StoreError#read-errors), the others with a
+/// [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Accounts: Send + Sync {
+    /// Every account with known state, by name.
     async fn list_accounts(&self) -> Result<Vec<StoredAccount>, StoreError>;
 
-    /// Replaces what is known of an account, but for the pause.
+    /// Replaces the state of an account, except for the pause.
     async fn put_account(&self, account: StoredAccount) -> Result<(), StoreError>;
 
-    /// An operator wants the account left alone.
+    /// Pauses an account for an operator.
     async fn pause_account(&self, name: &str, audit: AuditEntry) -> Result<(), StoreError>;
 
-    /// An operator wants the account back, whatever it was left alone for. `false` if nothing was known of it.
+    /// Makes an account ready for an operator: ends its pause and its cooldown, and enables it. `false` if the account has no
+    /// state.
     async fn resume_account(&self, name: &str, audit: AuditEntry) -> Result<bool, StoreError>;
 
+    /// The tokens of an account.
     async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError>;
 
-    /// `false` if another process has it.
+    /// Takes the lock. `false` if another process holds it.
     async fn lock_credential(&self, account: &str, lock: CredentialLock) -> Result<bool, StoreError>;
 
-    /// Replaces the tokens and gives the lock back. `false` if the lock was lost, and nothing is replaced.
+    /// Replaces the tokens and releases the lock. `false`, and nothing is replaced, if the lock was lost.
     async fn put_credential(
         &self,
         account: &str,
@@ -66,7 +73,7 @@ pub trait Accounts: Send + Sync {
         lock: CredentialLock,
     ) -> Result<bool, StoreError>;
 
-    /// Gives the lock back and leaves the tokens as they are.
+    /// Releases the lock without touching the tokens.
     async fn unlock_credential(&self, account: &str, lock: CredentialLock) -> Result<(), StoreError>;
 }
 
@@ -107,7 +114,8 @@ fn at(time: Option<Timestamp>) -> Argument {
 }
 
 #[async_trait]
-impl<D: Database + ?Sized> Accounts for D {
+impl<D: Database> Accounts for D {
+    /// Every account with known state, by name.
     async fn list_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
         const COLUMNS: [Kind; 7] =
             [Kind::Text, Kind::Text, Kind::Number, Kind::Number, Kind::Text, Kind::Number, Kind::Number];
@@ -136,17 +144,17 @@ impl<D: Database + ?Sized> Accounts for D {
             optional_text(reason),
             at(account.disabled_at),
         ];
-        self.execute(Statement::new(PUT, arguments)).await.map(|_| ())
+        self.group().execute(Statement::new(PUT, arguments)).await.map(|_| ())
     }
 
     async fn pause_account(&self, name: &str, audit: AuditEntry) -> Result<(), StoreError> {
         let arguments = vec![text(name), at(Some(audit.at()))];
-        self.execute(Statement::new(PAUSE, arguments).then(audit.insert())).await.map(|_| ())
+        self.group().execute(Statement::new(PAUSE, arguments).then(audit.insert())).await.map(|_| ())
     }
 
     async fn resume_account(&self, name: &str, audit: AuditEntry) -> Result<bool, StoreError> {
         let arguments = vec![at(Some(audit.at())), text(name)];
-        self.execute(Statement::new(RESUME, arguments).then(audit.insert())).await
+        self.group().execute(Statement::new(RESUME, arguments).then(audit.insert())).await
     }
 
     async fn load_credential(&self, account: &str) -> Result<Option<StoredCredential>, StoreError> {
@@ -159,7 +167,7 @@ impl<D: Database + ?Sized> Accounts for D {
 
     async fn lock_credential(&self, account: &str, lock: CredentialLock) -> Result<bool, StoreError> {
         let arguments = vec![text(account), id(lock.holder), at(Some(lock.until)), at(Some(lock.now))];
-        self.execute(Statement::new(LOCK_CREDENTIAL, arguments)).await
+        self.group().execute(Statement::new(LOCK_CREDENTIAL, arguments)).await
     }
 
     async fn put_credential(
@@ -171,11 +179,11 @@ impl<D: Database + ?Sized> Accounts for D {
         let sealed = bytes(credential.sealed.unwrap_or_default());
         let arguments =
             vec![text(credential.origin), sealed, at(Some(lock.now)), text(account), id(lock.holder)];
-        self.execute(Statement::new(PUT_CREDENTIAL, arguments)).await
+        self.group().execute(Statement::new(PUT_CREDENTIAL, arguments)).await
     }
 
     async fn unlock_credential(&self, account: &str, lock: CredentialLock) -> Result<(), StoreError> {
         let arguments = vec![text(account), id(lock.holder)];
-        self.execute(Statement::new(UNLOCK_CREDENTIAL, arguments)).await.map(|_| ())
+        self.group().execute(Statement::new(UNLOCK_CREDENTIAL, arguments)).await.map(|_| ())
     }
 }

@@ -5,19 +5,23 @@ use async_trait::async_trait;
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, number, text};
 use crate::{AuditEntry, StoreError};
 
-/// There is one.
+/// The only row's.
 const NAME: &str = "admin";
 
-/// Who may call the admin API, in any store.
+/// The token of the admin API.
+///
+/// # Errors
+/// Methods that load or list fail with a [read error](StoreError#read-errors), the others with a
+/// [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Admin: Send + Sync {
     /// The SHA-256 of the token, if there is one.
     async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// The first token. `false` if there is one, which stays.
+    /// Adds the first token. `false`, and nothing changes, if there is one.
     async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// Another token in place of the one before.
+    /// Replaces the token, or adds the first.
     async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError>;
 }
 
@@ -33,12 +37,12 @@ const REPLACE: &str = "INSERT INTO admin_tokens (name, hash, created_at) VALUES 
 #[cfg(test)]
 pub(crate) const STATEMENTS: [&str; 3] = [LOAD, ADD, REPLACE];
 
-fn of_token(statement: &'static str, hash: Vec<u8>, audit: &AuditEntry) -> Statement {
+fn put(statement: &'static str, hash: Vec<u8>, audit: &AuditEntry) -> Statement {
     Statement::new(statement, vec![text(NAME), bytes(hash), number(audit.at().unix_ms())])
 }
 
 #[async_trait]
-impl<D: Database + ?Sized> Admin for D {
+impl<D: Database> Admin for D {
     async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let query = Query { text: LOAD, arguments: vec![text(NAME)], columns: &[Kind::Bytes] };
         let mut rows = self.query(query).await?;
@@ -46,10 +50,10 @@ impl<D: Database + ?Sized> Admin for D {
     }
 
     async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError> {
-        self.execute(of_token(ADD, hash, &audit).then(audit.insert())).await
+        self.group().execute(put(ADD, hash, &audit).then(audit.insert())).await
     }
 
     async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError> {
-        self.execute(of_token(REPLACE, hash, &audit).then(audit.insert())).await.map(|_| ())
+        self.group().execute(put(REPLACE, hash, &audit).then(audit.insert())).await.map(|_| ())
     }
 }

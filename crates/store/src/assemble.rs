@@ -1,4 +1,4 @@
-//! What every engine does with the rows that it has read, and with the values that it is about to write.
+//! Encoding and decoding that all engines share: chains, items and single values.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::{ChainQuery, IndexedItem, Status, StoreError, StoredTurn};
 
-/// The columns of a turn, of a table named `r`; both engines read them in this order. A deleted response has expired before
-/// any time.
+/// The columns of a turn, from a table named `r`. Both engines read them in this order. A deleted response reads as expired
+/// since forever.
 macro_rules! turn_columns {
     () => {
         "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
@@ -23,7 +23,7 @@ macro_rules! turn_columns {
 
 pub(crate) use turn_columns;
 
-/// How a status is stored: as its place in this list.
+/// A status is stored as its index in this list.
 const STATUSES: [Status; 4] = [Status::Completed, Status::Incomplete, Status::Failed, Status::Cancelled];
 
 pub(crate) fn status_code(status: Status) -> i16 {
@@ -32,10 +32,10 @@ pub(crate) fn status_code(status: Status) -> i16 {
 
 pub(crate) fn status_of(code: i16) -> Result<Status, StoreError> {
     let listed = usize::try_from(code).ok().and_then(|code| STATUSES.get(code));
-    listed.copied().ok_or_else(|| StoreError::Corrupt("unknown status".into()))
+    listed.copied().ok_or_else(|| StoreError::Corrupt(format!("unknown status {code}")))
 }
 
-/// A list of positions as a JSON array, or nothing for none.
+/// Positions as a JSON array; `None` if there are none.
 pub(crate) fn encode_positions(positions: &[u32]) -> Option<Vec<u8>> {
     (!positions.is_empty()).then(|| format!("{positions:?}").into_bytes())
 }
@@ -45,22 +45,24 @@ pub(crate) fn decode_positions(array: Option<&[u8]>) -> Result<Vec<u32>, StoreEr
     json::elements(array)
         .map(|range| std::str::from_utf8(&array[range.ok()?]).ok()?.parse().ok())
         .collect::<Option<_>>()
-        .ok_or_else(|| StoreError::Corrupt("unknown positions".into()))
+        .ok_or_else(|| {
+            StoreError::Corrupt("the positions of referenced items are not a list of numbers".into())
+        })
 }
 
-/// A count of tokens as it is stored. Upstreams can write any number; sums of these fit in the same type.
+/// A count of tokens as it is stored, bounded so that sums can't overflow: upstreams report any number.
 pub(crate) fn tokens(count: u64) -> i64 {
-    const MOST: u64 = 1_000_000_000_000;
-    i64::try_from(count.min(MOST)).unwrap_or(i64::MAX)
+    const MAX: u64 = 1_000_000_000_000;
+    i64::try_from(count.min(MAX)).unwrap_or(i64::MAX)
 }
 
-/// A cost as it is stored; the most is a million dollars, for the same reason.
+/// A cost as it is stored, bounded by a million dollars for the same reason.
 pub(crate) fn nano_usd(cost: u64) -> i64 {
-    const MOST: u64 = 1_000_000_000_000_000;
-    i64::try_from(cost.min(MOST)).unwrap_or(i64::MAX)
+    const MAX: u64 = 1_000_000_000_000_000;
+    i64::try_from(cost.min(MAX)).unwrap_or(i64::MAX)
 }
 
-/// What came from outside may hold a NUL, and PostgreSQL takes it for no text at all.
+/// Replaces NULs, which texts from outside may hold and PostgreSQL can't store.
 pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
@@ -69,12 +71,12 @@ pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Puts the turns of a chain in their order, newest first, and sees to it that none is missing.
+/// Sorts the turns of a chain, newest first, and checks that none is missing.
 pub(crate) fn whole_chain(
     mut turns: Vec<StoredTurn>,
     query: &ChainQuery,
 ) -> Result<Vec<StoredTurn>, StoreError> {
-    // SQL promises no order; a sort in SQL would carry the items through it.
+    // Sorted here because a sort in SQL would move the items, too.
     turns.sort_by_key(|turn| std::cmp::Reverse(turn.depth));
     let is_linked =
         |pair: &[StoredTurn]| pair[0].parent == Some(pair[1].id) && pair[0].depth == pair[1].depth + 1;
@@ -86,21 +88,21 @@ pub(crate) fn whole_chain(
     if is_whole { Ok(turns) } else { Err(StoreError::BrokenChain { response: query.from }) }
 }
 
-/// The ids of a response's items, which stand in the items themselves: that spares an index from responses to items.
+/// The ids of items, read from the items themselves: that saves an index from responses to items.
 pub(crate) fn item_ids(array: &[u8]) -> impl Iterator<Item = ItemId> {
     json::elements(array).map_while(Result::ok).filter_map(|range| item::id(&array[range]))
 }
 
-/// Where an item stands: its response, and its position among the response's input and then output items.
+/// Where an item is: its response, and its position among that response's input items followed by its output items.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) response: Uuid,
     pub(crate) position: u32,
-    /// Derived ids name their place themselves.
+    /// `false` for a derived id, which contains the place.
     pub(crate) is_indexed: bool,
 }
 
-/// A response's own items, taken apart once.
+/// A response's own items, split once.
 pub(crate) struct Items {
     input: Bytes,
     output: Bytes,
@@ -108,7 +110,7 @@ pub(crate) struct Items {
     output_items: Vec<Range<usize>>,
 }
 
-/// Where each of these items stands: where the index says, or where its id does.
+/// The place of each item, from the index or from a derived id.
 pub(crate) fn places(ids: &[ItemId], indexed: &HashMap<String, (Uuid, u32)>) -> Vec<Option<Place>> {
     let place = |id: &ItemId| {
         if let Some(&(response, position)) = indexed.get(id.as_str()) {
@@ -128,7 +130,7 @@ impl Items {
         Self { input_items: split(&input), output_items: split(&output), input, output }
     }
 
-    /// Derived ids count input items alone.
+    /// A derived id only finds input items.
     pub(crate) fn get(&self, place: Place) -> Option<IndexedItem> {
         let position = place.position as usize;
         if let Some(range) = self.input_items.get(position) {

@@ -1,4 +1,4 @@
-//! Who changed what: a row for each change, in the change's own transaction.
+//! The audit log: who changed what. Each row is written in the transaction of the change itself.
 
 use std::fmt;
 
@@ -11,22 +11,25 @@ use crate::{StoreError, Timestamp};
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// A UUIDv7, so that later entries sort after earlier ones; it tells the time as well.
+    /// A UUIDv7: later entries sort after earlier ones, and the time of the change is part of it.
     id: Uuid,
-    /// By which way it came.
+    /// Through what the change was made.
     pub actor: String,
     /// What was done, such as `key.created`.
     pub action: String,
     /// What it was done to.
     pub target: String,
-    /// What else is to be known, a JSON object without secrets.
+    /// More about the change: a JSON object without secrets.
     pub detail: String,
 }
 
-/// What was changed, in any store.
+/// The audit log. Other traits add to it, as part of their changes.
 #[async_trait]
 pub trait Audit: Send + Sync {
-    /// The newest entries first, from behind that one on.
+    /// The newest entries first; with `after`, those older than that entry.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
     async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError>;
 }
 
@@ -43,14 +46,14 @@ pub(crate) const STATEMENTS: [&str; 2] = [INSERT, LIST];
 // === impl AuditEntry ===
 
 impl AuditEntry {
-    /// An entry of this time. `random` makes its id.
+    /// An entry of this time, with an id made from `random`.
     pub fn new(at: Timestamp, random: &[u8; 10], actor: &str, action: &str, target: &str) -> Self {
         let id = uuid::Builder::from_unix_timestamp_millis(at.unix_ms().unsigned_abs(), random).into_uuid();
         let (actor, action, target) = (actor.to_owned(), action.to_owned(), target.to_owned());
         Self { id, actor, action, target, detail: "{}".to_owned() }
     }
 
-    /// The same with more to be known of it.
+    /// Sets what else there is to say.
     #[must_use]
     pub fn detail(self, detail: &impl fmt::Display) -> Self {
         Self { detail: detail.to_string(), ..self }
@@ -83,7 +86,7 @@ fn time_of(id: Uuid) -> Timestamp {
 }
 
 #[async_trait]
-impl<D: Database + ?Sized> Audit for D {
+impl<D: Database> Audit for D {
     async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError> {
         const COLUMNS: [Kind; 5] = [Kind::Id, Kind::Text, Kind::Text, Kind::Text, Kind::Text];
         let after = after.unwrap_or(Uuid::max());

@@ -1,4 +1,4 @@
-//! How a response's body is stored: compressed, with what all response objects have in common known beforehand.
+//! Compression of response bodies, with a dictionary of what all response objects have in common.
 //!
 //! Without this a body of a kilobyte or two, most of which says that nothing special was asked for, would be most of
 //! what a turn costs on disk; with it writing a turn also takes less time, as there is less to write.
@@ -11,7 +11,7 @@ use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
 use crate::StoreError;
 
-/// Never edited: what was compressed with it can't be read without it. A better one gets a format of its own.
+/// Never edit it: bodies compressed with it can't be read without it. A better dictionary gets its own format.
 static DICTIONARY_1: &[u8] = include_bytes!("../dictionaries/body-1.json");
 /// Fast: one more doubles the time and saves a tenth.
 const LEVEL: i32 = -1;
@@ -26,9 +26,9 @@ static ENCODER_1: LazyLock<EncoderDictionary<'static>> =
 static DECODER_1: LazyLock<DecoderDictionary<'static>> =
     LazyLock::new(|| DecoderDictionary::copy(DICTIONARY_1));
 
-/// Compresses bodies, one after the other.
+/// Compresses bodies.
 pub(crate) struct Encoder {
-    /// None if there is no memory for one.
+    /// `None` if there was no memory for it.
     compressor: Option<Compressor<'static>>,
 }
 
@@ -43,7 +43,7 @@ impl Encoder {
         self.compress(body).unwrap_or_else(|| [&[PLAIN], body].concat())
     }
 
-    /// `None` if that makes it no smaller.
+    /// `None` if the body doesn't get smaller.
     fn compress(&mut self, body: &[u8]) -> Option<Vec<u8>> {
         let frame = self.compressor.as_mut()?.compress(body).ok()?;
         let length = u32::try_from(body.len()).ok()?.to_le_bytes();
@@ -52,7 +52,7 @@ impl Encoder {
 }
 
 pub(crate) fn decode(stored: &[u8]) -> Result<Bytes, StoreError> {
-    let corrupt = || StoreError::Corrupt("a body is not what was written".into());
+    let corrupt = || StoreError::Corrupt("a response body can't be decompressed".into());
     match stored.split_first() {
         Some((&PLAIN, body)) => Ok(Bytes::copy_from_slice(body)),
         Some((&ZSTD_1, rest)) => {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_responses_have_in_common_costs_next_to_nothing() {
+    fn members_that_all_responses_have_take_little_space() {
         let text = String::from_utf8(DICTIONARY_1.to_vec()).unwrap();
         let (_, usual) = text.split_at(text.find(r#"{"id":"resp_"#).unwrap());
         let body = usual
@@ -94,7 +94,7 @@ mod tests {
         assert!(stored.len() * 5 < body.len(), "{} of {}", stored.len(), body.len());
     }
 
-    /// The bytes are for ever: what an earlier build has stored must stay readable.
+    /// Never change these bytes: bodies that earlier builds stored must stay readable.
     #[test]
     fn a_body_of_an_earlier_build_can_be_read() {
         const STORED: &[u8] = &[
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_here_is_refused() {
+    fn bytes_that_are_no_stored_body_are_refused() {
         let stored = Encoder::new().encode(&[b'x'; 100]);
         let longer = [&[ZSTD_1, 101, 0, 0, 0], &stored[5..]].concat();
         let shorter = [&[ZSTD_1, 99, 0, 0, 0], &stored[5..]].concat();

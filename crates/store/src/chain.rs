@@ -1,5 +1,4 @@
-//! Chains as the gateway uses them: turns that share their trunk, in memory as long as there is room, and in the store
-//! in any case.
+//! Chains as the gateway uses them: turns that share their trunk. They are in the store, and in memory while there is room.
 
 mod cache;
 
@@ -14,10 +13,10 @@ use self::cache::Cache;
 pub use self::cache::CacheStats;
 use crate::{ChainQuery, IndexedItem, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
 
-/// Turns that a miss reads before it looks for a trunk that is already in memory.
+/// How many turns a cache miss loads before it looks for the rest of the chain in memory.
 const NEWEST_TURNS: u32 = 8;
 
-/// One turn of a chain, ready to be replayed, with everything before it.
+/// One turn of a chain, ready for replay, with all its ancestors.
 #[derive(Debug)]
 pub struct Turn {
     pub id: ResponseId,
@@ -31,59 +30,65 @@ pub struct Turn {
     pub expires_at: Option<Timestamp>,
     pub segment: Segment,
     pub parent: Option<Arc<Turn>>,
-    /// Where this is found and counted while it lives.
-    place: Option<cache::Place>,
-    /// The memory that it is entitled to, if it is in no store.
+    /// Its entry in the cache, for as long as it lives.
+    entry: Option<cache::Entry>,
+    /// The memory reserved for it, if it is in no store.
     room: Option<OwnedSemaphorePermit>,
 }
 
 /// The store, with a cache of chains in front of it.
 ///
-/// Where other processes share the store, the cache hears of their deletions by [`learn_deletions`](Chains::learn_deletions).
-/// What is named by a client is taken from memory only as long as that was done within [`Chains::STALENESS`].
+/// Where other processes share the store, [`learn_deletions`](Chains::learn_deletions) brings their deletions to the cache. A
+/// response that a client names is taken from memory only if that succeeded within [`Chains::STALENESS`].
 pub struct Chains {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
-    /// What is in memory is known to be right up to then; `None` if nobody else deletes anything.
-    known_until: Option<Mutex<Instant>>,
+    /// Until when memory counts as up to date; `None` if no other process deletes anything.
+    fresh_until: Option<Mutex<Instant>>,
 }
 
 // === impl Chains ===
 
 impl Chains {
-    /// `cache_bytes` bounds the memory of turns that nobody uses at the moment.
+    /// `cache_bytes` bounds the memory of turns that are not in use.
     pub fn new(store: Arc<dyn Store>, cache_bytes: usize) -> Self {
-        let known_until = store.is_shared().then(|| Mutex::new(Instant::now()));
-        Self { store, cache: Arc::new(Cache::new(cache_bytes)), known_until }
+        let fresh_until = store.is_shared().then(|| Mutex::new(Instant::now()));
+        Self { store, cache: Arc::new(Cache::new(cache_bytes)), fresh_until }
     }
 
     /// How long a response that another process has deleted may still be continued here.
     pub const STALENESS: Duration = Duration::from_secs(2);
 
-    /// Forgets what other processes have deleted since that time, by their clocks.
+    /// Removes from memory what other processes have deleted since that time, by their clocks.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
     pub async fn learn_deletions(&self, since: Timestamp) -> Result<(), StoreError> {
-        let Some(known_until) = &self.known_until else { return Ok(()) };
+        let Some(fresh_until) = &self.fresh_until else { return Ok(()) };
         let asked_at = Instant::now();
         for (project, id) in self.store.list_deleted(since).await? {
             self.cache.hide(&project, id);
             self.cache.forget(&project, id);
         }
-        *known_until.lock().unwrap_or_else(PoisonError::into_inner) = asked_at + Self::STALENESS;
+        *fresh_until.lock().unwrap_or_else(PoisonError::into_inner) = asked_at + Self::STALENESS;
         Ok(())
     }
 
-    fn is_memory_right(&self) -> bool {
+    fn is_memory_fresh(&self) -> bool {
         let until = |known: &Mutex<Instant>| *known.lock().unwrap_or_else(PoisonError::into_inner);
-        self.known_until.as_ref().is_none_or(|known| Instant::now() < until(known))
+        self.fresh_until.as_ref().is_none_or(|known| Instant::now() < until(known))
     }
 
-    /// The store, for what is not about chains.
+    /// The store, for everything but chains.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// A turn that is neither deleted nor expired, with all its ancestors. One that is deeper than `max_depth` comes
-    /// without them, to be refused.
+    /// A turn that is neither deleted nor expired, with all its ancestors. If it is deeper than `max_depth` it comes without
+    /// them, so that the caller can refuse it.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors), or [`StoreError::BrokenChain`] when an ancestor is missing.
     pub async fn load(
         &self,
         project: &ProjectId,
@@ -91,7 +96,7 @@ impl Chains {
         now: Timestamp,
         max_depth: u32,
     ) -> Result<Option<Arc<Turn>>, StoreError> {
-        if self.is_memory_right()
+        if self.is_memory_fresh()
             && let Some(turn) = self.cache.find(project, id, now)
         {
             return Ok(Some(turn));
@@ -103,7 +108,7 @@ impl Chains {
         if named.depth > max_depth {
             return Turn::new(named, None).map(|turn| Some(Arc::new(turn)));
         }
-        let (mut turns, mut parent) = self.up_to_known(project, newest);
+        let (mut turns, mut parent) = self.up_to_cached(project, newest);
         if parent.is_none()
             && let Some(from) = turns.last().and_then(|oldest| oldest.parent)
         {
@@ -124,8 +129,8 @@ impl Chains {
         Ok(parent)
     }
 
-    /// The turns, newest first, without those that are in memory, and the newest one that is.
-    fn up_to_known(
+    /// The turns up to the first one that is in memory, newest first, and that one.
+    fn up_to_cached(
         &self,
         project: &ProjectId,
         mut turns: Vec<StoredTurn>,
@@ -141,7 +146,10 @@ impl Chains {
         (turns, None)
     }
 
-    /// Makes a turn durable, and keeps it at hand for its continuation. The parent is given by those who have it.
+    /// Makes a turn durable, and keeps it in memory for its continuation. `parent` saves a lookup where the caller has it.
+    ///
+    /// # Errors
+    /// Those of [`Responses::record`](crate::Responses::record).
     pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<(), StoreError> {
         let project = record.project.clone();
         let stored = &record.response.turn;
@@ -163,6 +171,9 @@ impl Chains {
     }
 
     /// Hides a response at once. `false` if there is no live response with this id.
+    ///
+    /// # Errors
+    /// A [write error](StoreError#write-errors). After [`StoreError::Deadline`] the response stays hidden in this process.
     pub async fn delete(
         &self,
         project: &ProjectId,
@@ -171,13 +182,17 @@ impl Chains {
     ) -> Result<bool, StoreError> {
         self.cache.hide(project, id);
         let result = self.store.delete(project, id, now).await;
-        // After a deadline, and if this future is dropped, the deletion may still come: then the response stays hidden.
+        // After a deadline, or when this future is dropped, the deletion may still happen: the response stays hidden.
         if !matches!(result, Err(StoreError::Deadline(_))) {
             self.cache.forget(project, id);
         }
         result
     }
 
+    /// The items with these ids, in their order; `None` where there is none.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
     pub async fn load_items(
         &self,
         project: &ProjectId,
@@ -187,9 +202,9 @@ impl Chains {
         self.store.load_items(project, ids, now).await
     }
 
-    /// Takes a row for the request log.
+    /// Queues a row of the request log.
     pub fn append_log(&self, row: LogRow) {
-        self.store.append(row);
+        self.store.append_log(row);
     }
 
     pub fn is_available(&self) -> bool {
@@ -205,8 +220,10 @@ impl Chains {
 
 impl Turn {
     fn new(stored: &StoredTurn, parent: Option<Arc<Self>>) -> Result<Self, StoreError> {
-        let segment = Segment::build(&stored.input, &stored.referenced, &stored.output)
-            .map_err(|malformed| StoreError::Corrupt(format!("the items of {}: {malformed}", stored.id)))?;
+        let segment =
+            Segment::build(&stored.input, &stored.referenced, &stored.output).map_err(|malformed| {
+                StoreError::Corrupt(format!("the items of response {}: {malformed}", stored.id))
+            })?;
         Ok(Self {
             id: stored.id,
             depth: stored.depth,
@@ -218,13 +235,16 @@ impl Turn {
             expires_at: stored.expires_at,
             segment,
             parent,
-            place: None,
+            entry: None,
             room: None,
         })
     }
 
-    /// A turn that is in no store, for those who remember chains by themselves. It takes its memory from this room, a permit
-    /// a KiB; if there is none left, it is not remembered.
+    /// A turn that is in no store, for callers that keep chains themselves. It takes a permit of `room` for each KiB of memory;
+    /// `None` if too few are left.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if its items are no JSON arrays.
     pub fn unstored(
         stored: &StoredTurn,
         parent: Option<Arc<Self>>,
@@ -237,7 +257,7 @@ impl Turn {
         Ok(turn.room.is_some().then(|| Arc::new(turn)))
     }
 
-    /// Whether it is in the store, and not only remembered.
+    /// Whether it is in the store.
     pub fn is_stored(&self) -> bool {
         self.room.is_none()
     }
@@ -258,7 +278,7 @@ impl Turn {
     }
 }
 
-/// In a loop: the ancestors of a long chain would not fit on the stack.
+/// Drops the ancestors in a loop: recursion over a long chain would overflow the stack.
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut parent = self.parent.take();

@@ -1,9 +1,9 @@
 //! Moving a store: every row of one database into another, of either engine.
 //!
-//! Both databases are walked in the order of their keys, side by side, in pages of bounded size: what the target lacks is
-//! inserted, what it has is left alone. So a copy that was broken off goes on where it ended when it is run again. The
-//! source is read in one snapshot and is not written to. At the end both are read once more, the source as it is by then,
-//! and compared row by row, by count and by digest.
+//! Both databases are read side by side, in the order of their keys and in pages of bounded size. Rows that the target lacks are
+//! inserted; rows that it has are not touched. So an interrupted copy continues where it ended when it is run again. The source
+//! is read in one snapshot and never written to. At the end both are read once more, the source in a new snapshot, and compared
+//! row by row, by count and by digest.
 
 mod named;
 mod table;
@@ -21,7 +21,7 @@ pub(crate) use self::tests::{assert_all_are_copied, check_pages};
 use self::walk::Pairs;
 use crate::{SqliteTarget, StoreError, StoreUrl, postgres, sqlite};
 
-/// What is read or written at once: about so much, one row at least.
+/// How much is read or written at once, at least one row.
 const PAGE_BOUNDS: Bounds = Bounds { rows: 1000, bytes: 4 << 20 };
 
 /// One of the two databases.
@@ -29,7 +29,7 @@ const PAGE_BOUNDS: Bounds = Bounds { rows: 1000, bytes: 4 << 20 };
 pub(crate) trait Side: Send + Sync {
     async fn count(&self, table: &'static Table) -> Result<u64, StoreError>;
 
-    /// Rows in the order of the key, from behind `after` on: as many as [`Bounds`] allow, none at the end.
+    /// The rows after `after`, in the order of the key: as many as [`Bounds`] allow, none at the end.
     async fn page(
         &self,
         table: &'static Table,
@@ -37,16 +37,16 @@ pub(crate) trait Side: Send + Sync {
         bounds: Bounds,
     ) -> Result<Vec<Row>, StoreError>;
 
-    /// In one transaction. A row whose key is there is left alone.
+    /// Inserts rows in one transaction. Skips those whose key exists.
     async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError>;
 
-    /// Of a source: goes on in a new snapshot, of what the database holds by now.
+    /// For a source: begins a new snapshot.
     async fn renew(&self) -> Result<(), StoreError>;
 
     async fn close(&self);
 }
 
-/// How much is read at once: rows until there are so many, or so many bytes.
+/// The size of a page: it ends with whichever bound is reached first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) rows: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Bounds {
 pub struct CopyProgress {
     pub table: &'static str,
     pub step: CopyStep,
-    /// Rows of the source that have been looked at, and that there are.
+    /// How many rows of the source have been read, of how many.
     pub rows: u64,
     pub of_rows: u64,
     /// Bytes that were inserted so far, over all tables.
@@ -71,33 +71,33 @@ pub enum CopyStep {
     Verifying,
 }
 
-/// What a copy came to.
+/// The result of a copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyReport {
     pub tables: Vec<TableReport>,
 }
 
-/// What became of one table.
+/// The result for one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableReport {
     pub table: &'static str,
     /// Rows that this run inserted, and their bytes.
     pub copied: u64,
     pub copied_bytes: u64,
-    /// Rows that were there already, the same as in the source.
+    /// Rows that the target had already, equal to the source's.
     pub present: u64,
-    /// Rows that only the source has in the end: they came to it meanwhile.
+    /// Rows that only the source has in the end: they were added during the copy.
     pub missing: u64,
-    /// Rows that the target has under the same key in the end, and that are others.
+    /// Rows whose key both have in the end, with different values.
     pub differing: u64,
     /// Rows that only the target has in the end.
     pub extra: u64,
-    /// Rows on either side in the end, and what they digest to.
+    /// Count and digest of the rows on each side in the end.
     pub source: Digested,
     pub target: Digested,
 }
 
-/// A table's rows, counted, and put through SHA-256 in the order of their keys.
+/// The number of rows in a table, and their SHA-256 in the order of their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Digested {
     pub rows: u64,
@@ -105,6 +105,10 @@ pub struct Digested {
 }
 
 /// Copies every row that the target lacks, and compares the two.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when an operator has to act first, such as for a source without a store. Else the
+/// [read errors](StoreError#read-errors) of either database, which they name; failed inserts are among them.
 pub async fn copy(
     from: &StoreUrl,
     to: &StoreUrl,
@@ -130,7 +134,7 @@ pub async fn copy(
 fn is_same(from: &StoreUrl, to: &StoreUrl) -> bool {
     match (from, to) {
         (StoreUrl::Sqlite(SqliteTarget::File(from)), StoreUrl::Sqlite(SqliteTarget::File(to))) => {
-            // A file that is not there is not the source's.
+            // A file that doesn't exist is not the source.
             from.canonicalize().is_ok_and(|from| to.canonicalize().is_ok_and(|to| from == to))
         }
         _ => from == to,
@@ -226,7 +230,7 @@ async fn verify_table(
     Ok(())
 }
 
-/// Tells how far one step of a table has come.
+/// Reports the progress of one step of a table.
 struct Meter<'a> {
     state: CopyProgress,
     progress: &'a mut (dyn FnMut(CopyProgress) + Send),
@@ -259,7 +263,7 @@ impl Digesting {
     }
 }
 
-/// Rows that wait to be inserted.
+/// Rows to insert.
 #[derive(Default)]
 struct Batch {
     rows: Vec<Row>,
@@ -276,7 +280,7 @@ impl Batch {
         self.rows.len() >= PAGE_BOUNDS.rows || self.bytes >= PAGE_BOUNDS.bytes
     }
 
-    /// Inserts the rows, and begins anew. Returns their bytes.
+    /// Inserts the rows and empties the batch. Returns their size.
     async fn insert(
         &mut self,
         table: &'static Table,

@@ -1,5 +1,4 @@
-//! Credentials of clients. Every process keeps all of them in memory, and asks for a number that says whether they have
-//! changed.
+//! Keys of clients. Every process keeps all of them in memory, and polls a version number to learn of changes.
 
 use std::fmt;
 
@@ -9,7 +8,7 @@ use async_trait::async_trait;
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, text};
 use crate::{AuditEntry, StoreError, Timestamp};
 
-/// SHA-256 of a secret. The secret itself is nowhere.
+/// SHA-256 of a secret. The secret itself is never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecretHash(pub [u8; 32]);
 
@@ -30,47 +29,52 @@ pub struct StoredKey {
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
-    /// The secret before the latest rotation, and when it ends.
+    /// The secret before the latest rotation, and until when it is accepted.
     pub previous: Option<(SecretHash, Timestamp)>,
 }
 
-/// Another secret for a key.
+/// A new secret for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {
     pub hash: SecretHash,
     pub prefix: String,
-    /// When the secret of now ends.
+    /// Until when the current secret is still accepted.
     pub previous_until: Timestamp,
 }
 
-/// Keys, in any store. A change and its audit entry are one transaction.
+/// Keys. A change and its audit entry are one transaction.
+///
+/// # Errors
+/// [`keys_version`](Self::keys_version) and methods that load or list fail with a [read error](StoreError#read-errors), the
+/// others with a [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Keys: Send + Sync {
-    /// Another number than before whenever a key has been added, changed or removed.
+    /// A number that changes whenever a key is added, changed or removed.
     async fn keys_version(&self) -> Result<i64, StoreError>;
 
     /// Every key, by name.
     async fn list_keys(&self) -> Result<Vec<StoredKey>, StoreError>;
 
-    /// The keys whose names come behind that one, by name.
-    async fn page_keys(&self, after: &str, max_rows: u32) -> Result<Vec<StoredKey>, StoreError>;
+    /// A page of keys: those whose names come after this one, by name.
+    async fn list_keys_after(&self, after: &str, max_rows: u32) -> Result<Vec<StoredKey>, StoreError>;
 
+    /// The key of this name.
     async fn load_key(&self, name: &str) -> Result<Option<StoredKey>, StoreError>;
 
-    /// `false` if there is a key of this name, which stays.
+    /// Adds a key. `false`, and nothing changes, if its name is taken.
     async fn add_key(&self, key: StoredKey, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// `false` if there is no such key, or it is revoked.
+    /// Gives a key a new secret. `false` if there is no such key, or it is revoked.
     async fn rotate_key(&self, key: KeyId, rotation: Rotation, audit: AuditEntry)
     -> Result<bool, StoreError>;
 
-    /// `false` if there is no such key, or it is revoked already.
+    /// Revokes a key. `false` if there is no such key, or it is revoked already.
     async fn revoke_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// `false` if there is no such key.
+    /// Deletes a key. `false` if there is no such key.
     async fn delete_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// When a key was used last, unless a later time is known.
+    /// Notes when a key was last used, unless a later use is known.
     async fn note_key_use(&self, key: KeyId, at: Timestamp) -> Result<(), StoreError>;
 }
 
@@ -119,12 +123,12 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// A change of a key, with all that goes with it.
+/// A change to a key, with its audit entry and the next version number.
 fn change(text: &'static str, arguments: Vec<crate::sql::Argument>, audit: AuditEntry) -> Statement {
     Statement::new(text, arguments).then(audit.insert()).then(Statement::new(CHANGED, Vec::new()))
 }
 
-async fn select<D: Database + ?Sized>(
+async fn select<D: Database>(
     database: &D,
     text: &'static str,
     arguments: Vec<crate::sql::Argument>,
@@ -158,12 +162,13 @@ fn key(mut row: Columns) -> Result<StoredKey, StoreError> {
 }
 
 fn hash(bytes: &[u8]) -> Result<SecretHash, StoreError> {
-    let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a key's hash is no SHA-256".into()))?;
+    let bytes =
+        bytes.try_into().map_err(|_| StoreError::Corrupt("the hash of a key is not 32 bytes long".into()))?;
     Ok(SecretHash(bytes))
 }
 
 #[async_trait]
-impl<D: Database + ?Sized> Keys for D {
+impl<D: Database> Keys for D {
     async fn keys_version(&self) -> Result<i64, StoreError> {
         let query = Query { text: VERSION, arguments: Vec::new(), columns: &[Kind::Number] };
         let mut rows = self.query(query).await?;
@@ -174,7 +179,7 @@ impl<D: Database + ?Sized> Keys for D {
         select(self, LIST, Vec::new()).await
     }
 
-    async fn page_keys(&self, after: &str, max_rows: u32) -> Result<Vec<StoredKey>, StoreError> {
+    async fn list_keys_after(&self, after: &str, max_rows: u32) -> Result<Vec<StoredKey>, StoreError> {
         select(self, PAGE, vec![text(after), number(i64::from(max_rows))]).await
     }
 
@@ -194,7 +199,7 @@ impl<D: Database + ?Sized> Keys for D {
             number(key.created_at.unix_ms()),
             number(key.expires_at.map(Timestamp::unix_ms)),
         ];
-        self.execute(change(ADD, arguments, audit)).await
+        self.group().execute(change(ADD, arguments, audit)).await
     }
 
     async fn rotate_key(
@@ -209,20 +214,20 @@ impl<D: Database + ?Sized> Keys for D {
             text(rotation.prefix),
             id(key.uuid()),
         ];
-        self.execute(change(ROTATE, arguments, audit)).await
+        self.group().execute(change(ROTATE, arguments, audit)).await
     }
 
     async fn revoke_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError> {
         let arguments = vec![number(audit.at().unix_ms()), id(key.uuid())];
-        self.execute(change(REVOKE, arguments, audit)).await
+        self.group().execute(change(REVOKE, arguments, audit)).await
     }
 
     async fn delete_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError> {
-        self.execute(change(DELETE, vec![id(key.uuid())], audit)).await
+        self.group().execute(change(DELETE, vec![id(key.uuid())], audit)).await
     }
 
     async fn note_key_use(&self, key: KeyId, at: Timestamp) -> Result<(), StoreError> {
         let arguments = vec![number(at.unix_ms()), id(key.uuid())];
-        self.execute(Statement::new(NOTE_USE, arguments)).await.map(|_| ())
+        self.group().execute(Statement::new(NOTE_USE, arguments)).await.map(|_| ())
     }
 }

@@ -1,8 +1,8 @@
-//! Limits: what turns hold of them while they run, and what was used of them.
+//! Limits: what running turns hold of them, and what finished turns used.
 //!
-//! A turn reserves what it may come to, all of it or nothing, and settles with what it came to. A reservation is a row that
-//! the settlement removes, so that nothing is settled twice. Whoever dies between the two leaves the row, and
-//! [`sweep`](Limits::sweep) gives back what it held.
+//! A turn reserves the most that it may use, of all its limits or of none, and settles with what it used. A reservation is a row
+//! that its settlement removes, so nothing is settled twice. A process that dies between the two leaves the row, and
+//! [`sweep`](Limits::sweep) releases what it held.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,35 +15,34 @@ use serde::{Deserialize, Serialize};
 use crate::sql::{Database, Kind, Query, Statement, number, text};
 use crate::{LogRow, StoreError, Timestamp};
 
-/// What a turn may come to, of every limit that it is under.
+/// The most that a turn may use of each of its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// The response's: a turn reserves once.
+    /// The id of the turn's response: a turn reserves once.
     pub id: ResponseId,
-    /// When it may be given back without a settlement.
+    /// When it may be released without a settlement.
     pub expires_at: Timestamp,
     pub holds: Vec<Hold>,
 }
 
-/// What a turn may come to, of one limit.
+/// The most that a turn may use of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
     pub counter: CounterId,
-    /// When the counter is of no more use.
+    /// When the counter is no longer needed.
     pub window_end: Timestamp,
     pub measure: Measure,
     pub amount: u64,
-    /// What may be used and held of it, this hold included.
+    /// How much may be used and held in all, this hold included.
     pub limit: u64,
 }
 
-/// Names a counter. Counters are written in the order of their ids, so that replicas wait for one another instead of for
-/// each other.
+/// Identifies a counter. Counters are written in the order of their ids, so that replicas don't deadlock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterId {
-    /// Of whom.
+    /// Whose usage it counts.
     pub scope: Arc<str>,
-    /// Of what.
+    /// The limit that it is for.
     pub rule: Arc<str>,
     pub window_start: Timestamp,
 }
@@ -56,33 +55,34 @@ pub enum Measure {
     Tokens,
     /// In billionths of a US dollar.
     Cost,
-    /// That run at the same time: nothing of them is used in the end.
+    /// Concurrent turns: they are held, but never used.
     Turns,
 }
 
-/// How a counter stands.
+/// The value of a counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     pub used: u64,
     pub held: u64,
 }
 
-/// What came of a reservation.
+/// The outcome of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
     /// `false` if a limit would be exceeded: nothing is held.
     pub is_held: bool,
-    /// Without this reservation, in the order of its holds.
+    /// The counters without this reservation, in the order of its holds.
     pub counts: Vec<Count>,
 }
 
-/// What a turn came to.
+/// What a turn used: it takes the place of the turn's reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     pub id: ResponseId,
     pub spent: Spent,
 }
 
+/// What a turn used, by measure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     pub requests: u64,
@@ -90,34 +90,46 @@ pub struct Spent {
     pub cost_nano_usd: u64,
 }
 
-/// Reservations in a storage engine.
+/// Reservations.
+///
+/// # Errors
+/// A [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Limits: Send + Sync {
-    /// Holds what the reservation says if no limit is exceeded by it, else nothing. Nothing stays held if this fails, or is
-    /// dropped before it is done, whenever it may be written.
+    /// Holds what the reservation asks for if no limit is exceeded by that, else nothing. If this fails, or is dropped before it
+    /// returns, nothing stays held, even if the write succeeds later.
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
 
-    /// Takes a settlement for writing soon, with the turn's row in the request log. Returns at once, and does nothing if the
-    /// turn is settled. While the store is away settlements are kept.
+    /// Queues a settlement, which is written soon, with the turn's row in the request log. Returns at once. A turn that is
+    /// already settled is not settled again. While the store is unavailable settlements are kept.
     fn settle(&self, settlement: Settlement, row: Option<LogRow>);
 
-    /// Gives back what expired reservations hold, up to `max_rows` of them, and returns how many they were. What such a turn
-    /// has used is still counted, should it settle after all.
+    /// Releases what expired reservations hold, up to `max_rows` of them, and returns how many those were. If such a turn settles
+    /// later, its usage still counts.
     async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError>;
 }
 
-/// Counters in any store.
+/// Counters of limits.
 #[async_trait]
 pub trait Counters: Send + Sync {
-    /// Every counter of this scope whose window has not ended, in their order.
+    /// Every counter of this scope whose window has not ended, in the order of their ids.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
     async fn list_counters(&self, scope: &str, now: Timestamp)
     -> Result<Vec<(CounterId, Count)>, StoreError>;
 
-    /// Reservations that hold something.
+    /// How many reservations hold something.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
     async fn count_reservations(&self) -> Result<u64, StoreError>;
 
-    /// Removes up to `max_rows` counters whose windows had ended by then, and as many reservations that were swept and had
-    /// expired by then. `false` if there were none.
+    /// Removes up to `max_rows` counters whose windows had ended by then, and up to `max_rows` reservations that were swept and
+    /// had expired by then. `false` if there were none.
+    ///
+    /// # Errors
+    /// A [write error](StoreError#write-errors).
     async fn purge_counters(&self, before: Timestamp, max_rows: u32) -> Result<bool, StoreError>;
 }
 
@@ -126,7 +138,7 @@ const LIST: &str = "SELECT rule, window_start, used, held FROM counters \
 
 const COUNT: &str = "SELECT count(*) FROM reservations WHERE swept_at IS NULL";
 
-/// The first condition is asked again of a row that others have just changed.
+/// The outer condition is checked again on a row that another transaction has just changed.
 const PURGE_COUNTERS: &str = "DELETE FROM counters WHERE held = 0 AND (scope, rule, window_start) IN \
      (SELECT scope, rule, window_start FROM counters WHERE window_end <= $1 AND held = 0 ORDER BY window_end LIMIT $2)";
 
@@ -138,7 +150,22 @@ const PURGE_RESERVATIONS: &str = "DELETE FROM reservations WHERE swept_at IS NOT
 pub(crate) const STATEMENTS: [&str; 4] = [LIST, COUNT, PURGE_COUNTERS, PURGE_RESERVATIONS];
 
 #[async_trait]
-impl<D: Database + ?Sized> Counters for D {
+impl<D: Database> Limits for D {
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.group().reserve(reservation).await
+    }
+
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
+        self.group().settle(settlement, row);
+    }
+
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.group().sweep(now, max_rows).await
+    }
+}
+
+#[async_trait]
+impl<D: Database> Counters for D {
     async fn list_counters(
         &self,
         scope: &str,
@@ -165,12 +192,10 @@ impl<D: Database + ?Sized> Counters for D {
     }
 
     async fn purge_counters(&self, before: Timestamp, max_rows: u32) -> Result<bool, StoreError> {
-        let mut is_changed = false;
-        for statement in [PURGE_COUNTERS, PURGE_RESERVATIONS] {
-            let arguments = vec![number(before.unix_ms()), number(i64::from(max_rows))];
-            is_changed |= self.execute(Statement::new(statement, arguments)).await?;
-        }
-        Ok(is_changed)
+        let arguments = vec![number(before.unix_ms()), number(i64::from(max_rows))];
+        // Reservations are locked before counters, as by a settlement.
+        let purge = [PURGE_RESERVATIONS, PURGE_COUNTERS].map(|text| Statement::new(text, arguments.clone()));
+        self.group().execute_all(purge.into()).await
     }
 }
 
@@ -191,17 +216,17 @@ pub(crate) struct StoredHold {
     amount: i64,
 }
 
-/// The same as JSON: scope, rule, start and end of the window, measure, amount.
+/// A [`StoredHold`] in JSON: scope, rule, start and end of the window, measure, amount.
 type Encoded<'a> = (Cow<'a, str>, Cow<'a, str>, i64, i64, Measure, i64);
 
-/// The most that one turn can come to: upstreams can write any number, and sums have to fit.
-const MOST: u64 = 1_000_000_000_000_000;
+/// Bounds what one turn can use: upstreams report any number, and sums must not overflow.
+const MAX_AMOUNT: u64 = 1_000_000_000_000_000;
 
 pub(crate) fn amount(amount: u64) -> i64 {
-    i64::try_from(amount.min(MOST)).unwrap_or(i64::MAX)
+    i64::try_from(amount.min(MAX_AMOUNT)).unwrap_or(i64::MAX)
 }
 
-/// A sum below zero could only come from a mistake, which shall not let everything through or nothing.
+/// A sum below zero could only come from a bug. Zero keeps that from blocking every turn, or none.
 pub(crate) fn counted(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -214,7 +239,7 @@ pub(crate) fn encode_holds(reservation: &Reservation) -> String {
 pub(crate) fn decode_holds(text: &str) -> Vec<StoredHold> {
     let decoded = serde_json::from_str::<Vec<Encoded<'_>>>(text);
     let holds = decoded.unwrap_or_else(|error| {
-        tracing::error!(%error, "what a reservation holds can't be read");
+        tracing::error!(%error, "the holds of a reservation can't be read");
         Vec::new()
     });
     let stored = |(scope, rule, start, window_end, measure, amount): Encoded<'_>| {
@@ -225,7 +250,7 @@ pub(crate) fn decode_holds(text: &str) -> Vec<StoredHold> {
     holds.into_iter().map(stored).collect()
 }
 
-/// Whether all of it fits.
+/// Decides whether every hold fits.
 pub(crate) fn judge(reservation: &Reservation, counts: Vec<Count>) -> Reserved {
     let is_held = reservation.holds.iter().zip(&counts).all(|(hold, count)| hold.fits(*count));
     Reserved { is_held, counts }
@@ -256,8 +281,8 @@ impl Changes {
         sum.held += change.held;
     }
 
-    /// Of a turn that has come to its end, or has expired.
-    pub(crate) fn give_back(&mut self, holds: &[StoredHold], was_swept: bool, spent: Spent) {
+    /// Releases the holds of a turn that has ended, or whose reservation has expired, and adds what it used.
+    pub(crate) fn release(&mut self, holds: &[StoredHold], was_swept: bool, spent: Spent) {
         for hold in holds {
             let held = if was_swept { 0 } else { -hold.amount };
             let change = Change { window_end: hold.window_end, used: spent.of(hold.measure), held };
@@ -269,13 +294,11 @@ impl Changes {
 // === impl Hold ===
 
 impl Hold {
-    /// Whether the limit is kept if this is added to what is used and held.
+    /// Whether the limit is still kept with this hold on top of the count.
     pub fn fits(&self, count: Count) -> bool {
         count.used.saturating_add(count.held).saturating_add(self.amount) <= self.limit
     }
-}
 
-impl Hold {
     fn encoded(&self) -> Encoded<'_> {
         let CounterId { scope, rule, window_start } = &self.counter;
         let window = (window_start.unix_ms(), self.window_end.unix_ms());
@@ -299,7 +322,7 @@ impl Spent {
 // === impl Settlement ===
 
 impl Settlement {
-    /// Of a turn that came to nothing.
+    /// Settles a turn that used nothing.
     pub fn release(id: ResponseId) -> Self {
         Self { id, spent: Spent::default() }
     }

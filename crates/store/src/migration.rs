@@ -1,4 +1,4 @@
-//! Migrations: numbered, forward only, and never edited once they have landed.
+//! Migrations: numbered, forward only, and never edited once released.
 
 use std::fmt;
 
@@ -6,10 +6,20 @@ use sha2::{Digest, Sha256};
 
 use crate::StoreError;
 
-/// Both engines keep what was applied in this table.
+/// The table of applied migrations, in both engines.
 pub(crate) const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS antiphon_schema \
      (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, \
      applied_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)";
+
+/// The applied migrations, each with its checksum.
+pub(crate) const VERSIONS: &str = "SELECT version, checksum FROM antiphon_schema ORDER BY version";
+
+pub(crate) const NOTE_APPLIED: &str =
+    "INSERT INTO antiphon_schema (version, name, checksum) VALUES ($1, $2, $3)";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 2] = [VERSIONS, NOTE_APPLIED];
 
 /// One step of a schema.
 #[derive(Debug)]
@@ -19,8 +29,7 @@ pub(crate) struct Migration {
     pub(crate) text: &'static str,
 }
 
-/// The migrations that a database lacks. `applied` are its versions in their order, with
-/// checksums; `shown` is what an operator calls it.
+/// The migrations that a database lacks. `applied` are its versions in order, with checksums; `shown` is its name in errors.
 pub(crate) fn to_apply<'a>(
     known: &'a [Migration],
     applied: &[(u32, String)],
@@ -30,13 +39,13 @@ pub(crate) fn to_apply<'a>(
     for (version, checksum) in applied.iter().rev() {
         let Some(migration) = known.iter().find(|migration| migration.version == *version) else {
             return Err(StoreError::Unusable(format!(
-                "{shown} has schema version {version}, and this build knows versions up to {newest}: \
-                 run a build that knows version {version}, or use another database"
+                "{shown} has schema version {version}, but this build knows versions up to {newest} only: \
+                 run a newer build, or use another database"
             )));
         };
         if migration.checksum() != *checksum {
             return Err(StoreError::Unusable(format!(
-                "schema version {version} of {shown} is not this build's: it was made by an unreleased build"
+                "schema version {version} of {shown} differs from this build's: an unreleased build made it"
             )));
         }
     }
@@ -44,7 +53,7 @@ pub(crate) fn to_apply<'a>(
     let is_applied = |version| applied.iter().any(|(applied, _)| *applied == version);
     if let Some(skipped) = known.iter().find(|known| known.version < current && !is_applied(known.version)) {
         return Err(StoreError::Unusable(format!(
-            "schema version {} of {shown} was left out: it was made by an unreleased build",
+            "schema version {} of {shown} is missing although a later one is applied: an unreleased build made it",
             skipped.version
         )));
     }
@@ -52,11 +61,11 @@ pub(crate) fn to_apply<'a>(
     Ok(&known[first..])
 }
 
-/// An operator who migrates by hand has something to do.
+/// The error for an operator who migrates by hand and has not done so.
 pub(crate) fn outdated(shown: &str, newest: &Migration) -> StoreError {
     StoreError::Unusable(format!(
-        "the schema of {shown} is older than this build's, which needs version {}: run `antiphon migrate`, or let it \
-         be done at start with store.migrate = \"auto\"",
+        "the schema of {shown} is out of date; this build needs version {}: run `antiphon migrate`, or set \
+         store.migrate = \"auto\" to migrate at every start",
         newest.version
     ))
 }
@@ -68,7 +77,7 @@ impl Migration {
         Self { version, name, text }
     }
 
-    /// Tells an edited migration from the one that was applied.
+    /// Reveals a migration that was edited after it was applied.
     pub(crate) fn checksum(&self) -> String {
         Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -97,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_may_be_left_out_by_builds_but_not_by_databases() {
+    fn a_build_may_skip_version_numbers_but_a_database_may_not() {
         let known = [1, 2, 5].map(|version| Migration::new(version, "m", "SELECT 1"));
         let missing = |applied: &[u32]| {
             let applied: Vec<_> = applied.iter().map(|version| (*version, known[0].checksum())).collect();
@@ -109,7 +118,7 @@ mod tests {
         assert_eq!(missing(&[]).unwrap(), [1, 2, 5]);
         assert_eq!(missing(&[1, 2]).unwrap(), [5]);
         assert_eq!(missing(&[1, 2, 5]).unwrap(), [0; 0]);
-        assert!(missing(&[1, 5]).unwrap_err().contains("version 2 of it was left out"));
+        assert!(missing(&[1, 5]).unwrap_err().contains("version 2 of it is missing"));
         assert!(missing(&[1, 2, 6]).unwrap_err().contains("versions up to 5"));
     }
 }

@@ -1,17 +1,17 @@
-//! Statements that both engines understand, and what goes into them and comes out.
+//! Statements that both engines understand, with their arguments and the rows that they return. Private to this crate.
 //!
-//! Tables that no turn waits for are written once, above the engines, with statements that are the same in both: no casts,
-//! parameters as `$1`, `$2`, … in the order of their first use.
+//! Such a statement is written once, in the file of the trait that it serves. Its parameters are `$1`, `$2`, … in the order
+//! of their first use, as SQLite numbers them by that. It needs no casts: PostgreSQL is told the type of each argument.
 
-use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::group::Group;
 
 /// The type of a column, or of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Id,
     Text,
     Number,
@@ -20,7 +20,7 @@ pub enum Kind {
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cell {
+pub(crate) enum Cell {
     Null,
     Id(Uuid),
     Text(String),
@@ -28,41 +28,37 @@ pub enum Cell {
     Bytes(Vec<u8>),
 }
 
-/// A value for a parameter; the type is needed for those that are null.
+/// A value for a parameter, and its type, which a null doesn't tell.
 pub(crate) type Argument = (Cell, Kind);
 
 /// A write: a transaction of its own, or part of one with others.
 #[derive(Debug, Clone)]
-pub struct Statement {
+pub(crate) struct Statement {
     pub(crate) text: &'static str,
     pub(crate) arguments: Vec<Argument>,
-    /// Written with it, if it wrote a row.
+    /// Runs in the same transaction, but only if this statement changed a row.
     pub(crate) then: Option<Box<Statement>>,
 }
 
-/// A read, and the types of the columns that it yields.
+/// A read, and the types of the columns that it returns.
 #[derive(Debug, Clone)]
-pub struct Query {
+pub(crate) struct Query {
     pub(crate) text: &'static str,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) columns: &'static [Kind],
 }
 
-/// An engine, as far as such statements need one.
-#[async_trait]
-pub trait Database: Send + Sync {
-    /// Whether a row was written, once that is durable.
-    async fn execute(&self, statement: Statement) -> Result<bool, StoreError>;
+/// An engine, as far as the traits that are implemented once for both need it.
+pub(crate) trait Database: Send + Sync {
+    /// Where writes are queued.
+    fn group(&self) -> &Group;
 
-    /// All of them or none, in one transaction; each as if it were the first.
-    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError>;
-
-    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError>;
+    fn query(&self, query: Query) -> impl Future<Output = Result<Vec<Columns>, StoreError>> + Send;
 }
 
-/// The values of one row, taken from the first on.
+/// The values of one row, taken one after the other.
 #[derive(Debug)]
-pub struct Columns(std::vec::IntoIter<Cell>);
+pub(crate) struct Columns(std::vec::IntoIter<Cell>);
 
 pub(crate) fn text(text: impl Into<String>) -> Argument {
     (Cell::text(text.into()), Kind::Text)
@@ -91,7 +87,7 @@ impl Statement {
         Self { text, arguments, then: None }
     }
 
-    /// The same, and another one after what it has already, in one transaction; only if this one writes a row.
+    /// Adds a statement to the end, which runs in the same transaction if this one changes a row.
     #[must_use]
     pub(crate) fn then(mut self, next: Self) -> Self {
         self.then = Some(Box::new(match self.then.take() {
@@ -101,19 +97,30 @@ impl Statement {
         self
     }
 
-    /// It, and what is to be written with it.
+    /// This statement, then those that follow it.
     pub(crate) fn with_followers(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |statement| statement.then.as_deref())
     }
 }
 
-/// For the tests of both engines.
+/// Every statement that is written once: tests prepare each on both engines.
 #[cfg(test)]
 pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
-    let of_accounts = crate::accounts::STATEMENTS.into_iter().chain(crate::admin::STATEMENTS);
-    let of_keys = crate::audit::STATEMENTS.into_iter().chain(crate::keys::STATEMENTS);
-    let of_turns = crate::usage::STATEMENTS.into_iter().chain(crate::limits::STATEMENTS);
-    of_accounts.chain(of_keys).chain(of_turns)
+    [
+        crate::responses::STATEMENTS.as_slice(),
+        &crate::request_log::STATEMENTS,
+        &crate::usage::STATEMENTS,
+        &crate::limits::STATEMENTS,
+        &crate::accounts::STATEMENTS,
+        &crate::keys::STATEMENTS,
+        &crate::admin::STATEMENTS,
+        &crate::audit::STATEMENTS,
+        &crate::store::STATEMENTS,
+        &crate::migration::STATEMENTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 // === impl Columns ===
@@ -127,7 +134,7 @@ impl Columns {
         self.0.next().unwrap_or(Cell::Null)
     }
 
-    /// To be written as they were read.
+    /// The values as arguments of a statement that writes them unchanged.
     pub(crate) fn into_arguments(self, kinds: &[Kind]) -> Vec<Argument> {
         self.0.zip(kinds.iter().copied()).collect()
     }
@@ -148,6 +155,11 @@ impl Columns {
         self.optional_number().ok_or_else(missing)
     }
 
+    /// A number of a column that is wider than what is written to it.
+    pub(crate) fn integer<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {
+        T::try_from(self.number()?).map_err(|_| StoreError::Corrupt("a number is out of range".into()))
+    }
+
     pub(crate) fn id(&mut self) -> Result<Uuid, StoreError> {
         if let Cell::Id(id) = self.next() { Ok(id) } else { Err(missing()) }
     }
@@ -158,13 +170,13 @@ impl Columns {
 }
 
 fn missing() -> StoreError {
-    StoreError::Corrupt("a value is missing, or of another type".into())
+    StoreError::Corrupt("a column is null or of an unexpected type".into())
 }
 
 // === impl Cell ===
 
 impl Cell {
-    /// A text. PostgreSQL can't store a NUL, so in both engines' rows another sign stands for it.
+    /// A text. PostgreSQL can't store a NUL, so both engines store U+FFFD instead.
     pub(crate) fn text(text: String) -> Self {
         Self::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
     }

@@ -1,11 +1,13 @@
-//! Who used what: sums over the request log, and over rows that have left it.
+//! Usage: sums over the request log, and over rows that were purged from it.
 //!
-//! A row counts exactly once, however late it is written and whatever is broken off in between, because it is in one place
-//! at a time: in the request log, or, once it is purged, in sums that were added to in the transaction that removed it
-//! (parts 1 and 2 of `usage_rollups`, by hour and by day). Sums over rows that are still in the log (part 0, by hour) only
-//! spare reading them: they are made again when a row comes late, and what is younger than all of them is read from the log.
-//! Two facts follow from the rows themselves, so that no state has to be kept in step with them: rows older than the end of
-//! the newest hour in part 1 are leaving the log, and those younger than the newest hour in part 0 are not summed up yet.
+//! A row counts exactly once, however late it is written and whatever is interrupted, because it is in one place at a time: in
+//! the request log or, once purged, in the sums of parts 1 (by hour) and 2 (by day) of `usage_rollups`. The transaction that
+//! removes a row from the log adds it to those sums. Part 0 holds sums over rows that are still in the log, by hour; they only
+//! make reading faster. An hour is rolled up again when a row for it comes late, and hours after the last one in part 0 are
+//! read from the log.
+//!
+//! Two bounds follow from the sums themselves, so no other state must be kept consistent with them: rows before the end of the
+//! newest hour in part 1 are being purged, and rows after the end of the newest hour in part 0 are not rolled up yet.
 
 use async_trait::async_trait;
 
@@ -30,21 +32,21 @@ pub struct Totals {
     pub cost_nano_usd: u64,
 }
 
-/// What turns have in common; `None` where they lack it, or where turns that differ in it are counted together. The order is
-/// that of a list.
+/// What the turns of a group have in common; `None` where they have none, or where the query doesn't group by it. Lists are in
+/// the order of this type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsageGroup {
     /// When the hour or day begins.
     pub starts_at: Option<Timestamp>,
     pub project: Option<String>,
     pub key: Option<String>,
-    /// The account that served the turn, or was asked last.
+    /// The account that served the turn, or was tried last.
     pub account: Option<String>,
-    /// Not known of turns that no account was chosen for.
+    /// `None` for turns for which no account was chosen.
     pub model: Option<String>,
 }
 
-/// How turns are told apart by time, in UTC.
+/// How turns are grouped by time, in UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Span {
     #[default]
@@ -53,10 +55,10 @@ pub enum Span {
     Hour,
 }
 
-/// Which turns to sum up, and how to tell them apart.
+/// Which turns to sum up, and how to group them.
 #[derive(Debug, Clone, Default)]
 pub struct UsageQuery {
-    /// In whole hours: from the beginning of the one to the end of the other.
+    /// Whole hours count: from the beginning of the hour of `from` to the end of the hour of `to`.
     pub from: Timestamp,
     pub to: Timestamp,
     pub span: Span,
@@ -64,29 +66,41 @@ pub struct UsageQuery {
     pub by_key: bool,
     pub by_account: bool,
     pub by_model: bool,
-    /// Only those of one project, key, account or model.
+    /// Only turns of this project, key, account or model.
     pub only: UsageGroup,
-    /// Goes on after this group.
+    /// The last group of the page before.
     pub after: Option<UsageGroup>,
     pub max_groups: u32,
 }
 
-/// Usage in any store.
+/// Usage.
 #[async_trait]
 pub trait Usage: Send + Sync {
-    /// Groups that have turns, in their order. What has been written is in it at once, but for a row that comes after its
-    /// hour was summed up: that hour has to be summed up again ([`sum_up`](Self::sum_up)).
-    async fn usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError>;
+    /// The groups that have turns, in order. A row counts as soon as it is written, unless its hour was rolled up before: then
+    /// it counts once the hour is rolled up again ([`roll_up_hour`](Self::roll_up_hour)).
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn list_usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError>;
 
-    /// Sums up the first hour that has rows in the log and begins neither before `from` nor at `until`, and returns when the
-    /// next one begins. `None` if there is none. Doing it again, or at the same time elsewhere, does no harm.
-    async fn sum_up(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+    /// Rolls up the first hour with rows in the log that begins at or after `from` and before `until`, and returns when that
+    /// hour ends. `None` if there is no such hour. Replicas may do this again, or at the same time.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors) or a [write error](StoreError#write-errors).
+    async fn roll_up_hour(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
-    /// From when on the log is not summed up.
-    async fn summed_up_until(&self) -> Result<Timestamp, StoreError>;
+    /// Where the last hour ends that was rolled up.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn rolled_up_until(&self) -> Result<Timestamp, StoreError>;
 
-    /// Removes about `max_rows` of the sums of hours and of days that began before these times, of rows that have left the
-    /// log. `false` if there were none.
+    /// Removes about `max_rows` hourly and `max_rows` daily sums of purged rows that begin before these times. `false` if there
+    /// were none.
+    ///
+    /// # Errors
+    /// A [write error](StoreError#write-errors).
     async fn purge_usage(
         &self,
         hours_before: Option<Timestamp>,
@@ -95,7 +109,7 @@ pub trait Usage: Send + Sync {
     ) -> Result<bool, StoreError>;
 }
 
-/// The key of a row, and what it sums up.
+/// The key of a sum, and its figures.
 macro_rules! usage_columns {
     () => {
         "starts_at, project, key_id, account, model, turns, failed_turns, unpriced_turns, input_tokens, cached_tokens, \
@@ -114,7 +128,7 @@ macro_rules! turn_as_usage {
     };
 }
 
-/// The sums of a group; PostgreSQL's are wider than what goes in.
+/// The sums of a group. PostgreSQL's sum of bigints is wider than a bigint.
 macro_rules! sums {
     () => {
         "CAST(sum(turns) AS bigint) AS turns, CAST(sum(failed_turns) AS bigint) AS failed_turns, \
@@ -125,8 +139,7 @@ macro_rules! sums {
     };
 }
 
-/// Ends a statement that adds sums to those that are there. In the order of the key, so that replicas wait for one another
-/// instead of for each other.
+/// Ends a statement that adds sums to existing ones. It writes them in the order of their keys, so that replicas don't deadlock.
 macro_rules! add_up {
     () => {
         " GROUP BY 2, 3, 4, 5, 6 ORDER BY 2, 3, 4, 5, 6 \
@@ -144,7 +157,7 @@ macro_rules! add_up {
 
 pub(crate) use {add_up, sums, turn_as_usage, usage_columns};
 
-/// The sums of an hour. They are read apart from being written, as the one may take long and nobody can write meanwhile.
+/// The sums of an hour. Reading them may take long, so it happens outside the transaction that writes them.
 const READ_HOUR: &str = concat!(
     "SELECT starts_at, project, key_id, account, model, ",
     sums!(),
@@ -153,8 +166,7 @@ const READ_HOUR: &str = concat!(
     "FROM request_log WHERE at >= $1 AND at < $2) turn GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
 );
 
-/// Of two replicas that sum up the same hour the one that has seen more rows is right: while an hour is not leaving the log
-/// its rows only become more.
+/// When two replicas roll up the same hour, the one that saw more rows is right: rows only come until the purge of that hour.
 const PUT_SUMS: &str = concat!(
     "INSERT INTO usage_rollups (part, ",
     usage_columns!(),
@@ -168,16 +180,16 @@ const PUT_SUMS: &str = concat!(
 
 const FIRST_ROW: &str = "SELECT min(at) FROM request_log WHERE at >= $1 AND at < $2";
 
-/// Where the hours of a part end.
+/// Where the newest hour of a part ends.
 const END_OF_PART: &str = "SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = $1";
 
-/// The newest hour of part 1 stays in any case: it tells what has left the log.
+/// Never removes the newest hour of part 1: it tells how far the log is purged.
 const PURGE: &str = "DELETE FROM usage_rollups WHERE part = $1 AND starts_at <= (SELECT max(starts_at) FROM \
      (SELECT starts_at FROM usage_rollups WHERE part = $1 AND starts_at < $2 ORDER BY starts_at LIMIT $3) oldest) \
      AND starts_at < (SELECT max(starts_at) FROM usage_rollups WHERE part = $1)";
 
-/// Rows that have left the log: by day ($6 to $7) and by hour, before ($8 to $9) and after ($10 to $11) those days. Rows that
-/// are in it: summed up, unless they are leaving; not summed up; and those that are leaving and not yet gone.
+/// Purged rows: by day ($6 to $7), and by hour before ($8 to $9) and after ($10 to $11) those days. Rows in the log: hours that
+/// are rolled up and not being purged; hours that are not rolled up; and what is left of hours that are being purged.
 const USAGE: &str = concat!(
     "SELECT ",
     usage_columns!(),
@@ -207,9 +219,13 @@ const USAGE: &str = concat!(
      WHERE (starts_at, project, key_id, account, model) > ($18, $19, $20, $21, $22) ORDER BY 1, 2, 3, 4, 5 LIMIT $23"
 );
 
+/// Part 0 loses the hours that are being purged from the log.
+pub(crate) const PURGE_ROLLED_UP: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= $1";
+
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 6] = [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE];
+pub(crate) const STATEMENTS: [&str; 7] =
+    [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE, PURGE_ROLLED_UP];
 
 /// The types of [`usage_columns!`].
 const SUMS: [Kind; 13] = [
@@ -240,7 +256,7 @@ fn ceil(ms: i64, unit: i64) -> i64 {
     floor(ms.saturating_add(unit - 1), unit)
 }
 
-async fn read_number<D: Database + ?Sized>(
+async fn read_number<D: Database>(
     database: &D,
     text: &'static str,
     arguments: Vec<Argument>,
@@ -250,15 +266,16 @@ async fn read_number<D: Database + ?Sized>(
 }
 
 #[async_trait]
-impl<D: Database + ?Sized> Usage for D {
-    async fn usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError> {
+impl<D: Database> Usage for D {
+    async fn list_usage(&self, query: UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, StoreError> {
         let rows = self.query(Query { text: USAGE, arguments: query.arguments(), columns: &SUMS }).await?;
         rows.into_iter().map(|row| query.group(row)).collect()
     }
 
-    async fn sum_up(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let leaving = read_number(self, END_OF_PART, vec![number(HOURS)]).await?.unwrap_or(0);
-        let (from, until) = (floor(from.unix_ms(), HOUR_MS).max(leaving), floor(until.unix_ms(), HOUR_MS));
+    async fn roll_up_hour(&self, from: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let purged_until = read_number(self, END_OF_PART, vec![number(HOURS)]).await?.unwrap_or(0);
+        let (from, until) =
+            (floor(from.unix_ms(), HOUR_MS).max(purged_until), floor(until.unix_ms(), HOUR_MS));
         let Some(row) = read_number(self, FIRST_ROW, vec![number(from), number(until)]).await? else {
             return Ok(None);
         };
@@ -267,11 +284,11 @@ impl<D: Database + ?Sized> Usage for D {
         let arguments = vec![number(start), number(end)];
         let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
         let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
-        self.execute_all(sums.into_iter().map(put).collect()).await?;
+        self.group().execute_all(sums.into_iter().map(put).collect()).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
     }
 
-    async fn summed_up_until(&self) -> Result<Timestamp, StoreError> {
+    async fn rolled_up_until(&self) -> Result<Timestamp, StoreError> {
         let end = read_number(self, END_OF_PART, vec![number(IN_LOG)]).await?;
         Ok(Timestamp::from_unix_ms(end.unwrap_or(0)))
     }
@@ -282,13 +299,12 @@ impl<D: Database + ?Sized> Usage for D {
         days_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<bool, StoreError> {
-        let mut is_changed = false;
-        for (part, before) in [(HOURS, hours_before), (DAYS, days_before)] {
-            let Some(before) = before else { continue };
-            let arguments = vec![number(part), number(before.unix_ms()), number(i64::from(max_rows))];
-            is_changed |= self.execute(Statement::new(PURGE, arguments)).await?;
-        }
-        Ok(is_changed)
+        let purge = |(part, before): (i64, Option<Timestamp>)| {
+            let arguments = vec![number(part), number(before?.unix_ms()), number(i64::from(max_rows))];
+            Some(Statement::new(PURGE, arguments))
+        };
+        let parts = [(HOURS, hours_before), (DAYS, days_before)];
+        self.group().execute_all(parts.into_iter().filter_map(purge).collect()).await
     }
 }
 
@@ -364,7 +380,7 @@ impl UsageQuery {
 // === impl Span ===
 
 impl Span {
-    /// All of time is one span that begins at zero.
+    /// `All` is one unit that begins at zero.
     fn unit_ms(self) -> i64 {
         match self {
             Self::All => i64::MAX,

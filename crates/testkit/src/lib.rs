@@ -4,6 +4,7 @@
 mod authorization;
 mod client;
 mod clock;
+mod decorated;
 mod eventually;
 mod faulty;
 mod flood;
@@ -15,6 +16,7 @@ mod socket;
 pub use self::authorization::AuthorizationServer;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
+pub use self::decorated::{Decorated, Interceptor};
 pub use self::eventually::{Awaited, eventually};
 pub use self::faulty::{Fault, Faults, Faulty};
 pub use self::flood::flood;

@@ -5,7 +5,7 @@ mod pooler;
 mod server;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -122,6 +122,11 @@ impl Postgres {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The cluster's folder. Files that a test writes here are removed with the cluster.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn socket_folder(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_protocol::id::{KeyId, ProjectId};
-use antiphon_store::{AuditEntry, Clock, Keys as _, Rotation, Store, StoreError, StoredKey, Timestamp};
+use antiphon_store::{AuditEntry, Clock, Rotation, Store, StoreError, StoredKey, Timestamp};
 use rand::RngExt;
 use serde_json::{Map, Value, json};
 

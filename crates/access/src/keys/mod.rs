@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{KeyId, ProjectId};
-use antiphon_store::{Clock, Keys as _, SecretHash, Store, StoreError, StoredKey, Timestamp};
+use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredKey, Timestamp};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use antiphon_protocol::id::ProjectId;
-use antiphon_store::{Count, CounterId, Counters as _, Measure, StoreError, Timestamp};
+use antiphon_store::{Count, CounterId, Measure, StoreError, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 

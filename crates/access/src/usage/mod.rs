@@ -6,7 +6,7 @@ mod request;
 pub use self::report::{Group, Report};
 pub use self::request::{Format, InvalidParameter, UsageRequest};
 
-use antiphon_store::{Store, StoreError, Usage, UsageQuery};
+use antiphon_store::{Store, StoreError, UsageQuery};
 
 impl UsageRequest {
     /// One page.
@@ -14,6 +14,6 @@ impl UsageRequest {
         // One more than is shown tells whether there are more.
         let query = self.query();
         let max_groups = query.max_groups.saturating_add(1);
-        Ok(Report::new(self, store.usage(UsageQuery { max_groups, ..query }).await?))
+        Ok(Report::new(self, store.list_usage(UsageQuery { max_groups, ..query }).await?))
     }
 }

@@ -5,7 +5,7 @@ mod test;
 use std::path::Path;
 use std::sync::Arc;
 
-use antiphon_store::{Accounts, Clock, SqliteTarget, Store, StoreUrl, StoredAccount, SystemClock};
+use antiphon_store::{Clock, SqliteTarget, Store, StoreUrl, StoredAccount, SystemClock};
 use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};

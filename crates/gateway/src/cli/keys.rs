@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Clock, Keys as _, Store, StoredKey, SystemClock};
+use antiphon_store::{Clock, Store, StoredKey, SystemClock};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

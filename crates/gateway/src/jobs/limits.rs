@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_access::limits::Limits;
 use antiphon_runtime::{Clock, Timestamp};
-use antiphon_store::{Counters as _, Store, StoreError};
+use antiphon_store::{Store, StoreError};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long counters are kept after the end of their window.

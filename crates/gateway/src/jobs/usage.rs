@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_runtime::{Clock, Timestamp};
-use antiphon_store::{Store, StoreError, Usage};
+use antiphon_store::{Store, StoreError};
 
 /// A row that came late is missing from the sums for as long at most.
 const INTERVAL: Duration = Duration::from_mins(1);
@@ -55,12 +55,12 @@ impl Rollup {
     /// Whatever the store fails with; hours that were rolled up before stay so.
     pub async fn run_once(&mut self) -> Result<(), StoreError> {
         let (store, now) = (&self.store, self.clock.now());
-        let summed_up = store.summed_up_until().await?;
+        let summed_up = store.rolled_up_until().await?;
         let since = self.since.unwrap_or_else(|| summed_up.minus(AFTER_START)).min(summed_up);
-        let mut next = store.take_earliest().map_or(since, |earliest| earliest.min(since));
+        let mut next = store.take_earliest_written().map_or(since, |earliest| earliest.min(since));
         self.since = Some(next);
         let until = now.minus(self.rules.longest_turn).minus(SETTLING);
-        while let Some(hour) = store.sum_up(next, until).await? {
+        while let Some(hour) = store.roll_up_hour(next, until).await? {
             next = hour;
         }
         self.since = Some(until.max(next));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
-use antiphon_store::{Clock, Counters, SystemClock};
+use antiphon_store::{Clock, SystemClock};
 use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, eventually, header};
 use http::Method;
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_store::{Accounts, AuditEntry, Clock, Timestamp};
+use antiphon_store::{AuditEntry, Clock, Timestamp};
 use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup, eventually};
 use serde_json::{Value, json};
 

@@ -226,7 +226,7 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
     clock.advance(Duration::from_hours(3));
     rollup(&operator.gateway).run_once().await.unwrap();
     let store = operator.gateway.app.chains.store();
-    assert!(antiphon_store::Usage::summed_up_until(&**store).await.unwrap().unix_ms() > 0);
+    assert!(store.rolled_up_until().await.unwrap().unix_ms() > 0);
     assert_eq!(figures(&operator.groups(&from(&clock)).await[0]), known);
 
     let operator = Operator { gateway: operator.gateway.restart().await, token: operator.token };

@@ -1,8 +1,8 @@
 //! Which turns are in memory, and for how long.
 //!
-//! Every live turn is found by its id through a weak pointer. The newest turn of each branch is held by a strong one,
-//! and with it, through the parents, the whole branch; of these the least recently used are let go when all live turns
-//! together are too large. A turn is never dropped while the lock is held: dropping takes the lock.
+//! A weak pointer leads from an id to each live turn. A strong one holds the newest turn of each branch, and through its parents
+//! the whole branch. When all live turns together are too large, the least recently used branches are released. No turn may be
+//! dropped under the lock, because dropping takes the lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,17 +13,17 @@ use antiphon_protocol::id::{ProjectId, ResponseId};
 use super::Turn;
 use crate::Timestamp;
 
-/// What the cache itself spends on a turn, about.
+/// Roughly what the cache itself needs for a turn.
 pub(super) const BYTES_BESIDE_A_TURN: usize = 128;
 
 type Key = (ProjectId, ResponseId);
 
-/// What the cache did and holds.
+/// Figures of the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheStats {
     pub hits: u64,
     pub misses: u64,
-    /// Of all turns in memory, also those that are only held by their users.
+    /// The size of all turns in memory, also of those that only their users hold.
     pub live_bytes: usize,
 }
 
@@ -39,22 +39,22 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct State {
     turns: HashMap<Key, Weak<Turn>>,
-    /// Held turns, and when each was last used.
+    /// Held turns, each with its last use.
     held: HashMap<Key, (Arc<Turn>, u64)>,
     by_use: BTreeMap<u64, Key>,
     uses: u64,
-    /// Responses whose deletion has begun and is not known to have ended, by how many callers.
+    /// Responses whose deletion has begun and may not have ended, with the number of callers that delete them.
     hidden: HashMap<Key, u32>,
     deletions: Deletions,
 }
 
-/// Counts deletions, of responses with ids alike: what was read before one may show what is deleted.
+/// Counts deletions by a hash of the response's id. A read that began before a deletion may return a deleted response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Deletions([u32; 64]);
 
-/// A turn's place in the cache, given up when the turn is dropped.
+/// A turn's entry in the cache. It ends when the turn is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Entry {
     cache: Weak<Cache>,
     key: Key,
     size_bytes: usize,
@@ -77,12 +77,12 @@ impl Cache {
         self.max_bytes > 0
     }
 
-    /// To be asked for before a read, and handed back with what was read.
+    /// Call this before a read, and pass the result to [`insert`](Self::insert) with what was read.
     pub(super) fn deletions(&self) -> Deletions {
         self.lock().deletions.clone()
     }
 
-    /// A turn that may be named by a client.
+    /// A turn that a client may name.
     pub(super) fn find(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<Arc<Turn>> {
         let key = (project.clone(), id);
         let found = {
@@ -99,12 +99,12 @@ impl Cache {
         found
     }
 
-    /// A turn to be replayed, whether or not it can still be named.
+    /// A turn to replay, even if a client can't name it any more.
     pub(super) fn find_ancestor(&self, project: &ProjectId, id: ResponseId) -> Option<Arc<Turn>> {
         self.lock().turns.get(&(project.clone(), id)).and_then(Weak::upgrade)
     }
 
-    /// Makes the turn known, unless the same one is already, or a deletion has come in between.
+    /// Adds a turn, unless it is known already or a deletion has happened since the read.
     pub(super) fn insert(
         self: &Arc<Self>,
         project: &ProjectId,
@@ -113,7 +113,7 @@ impl Cache {
     ) -> Arc<Turn> {
         let key = (project.clone(), turn.id);
         let size_bytes = turn.size_bytes();
-        turn.place = Some(Place { cache: Arc::downgrade(self), key: key.clone(), size_bytes });
+        turn.entry = Some(Entry { cache: Arc::downgrade(self), key: key.clone(), size_bytes });
         self.live_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         let turn = Arc::new(turn);
         let mut state = self.lock();
@@ -127,7 +127,7 @@ impl Cache {
         turn
     }
 
-    /// Holds a known turn in its parent's stead, and lets go of others if there is no room for it.
+    /// Holds a known turn instead of its parent, and releases others if there is no room for it.
     pub(super) fn hold(&self, project: &ProjectId, turn: &Arc<Turn>) {
         let key = (project.clone(), turn.id);
         let released = {
@@ -147,8 +147,7 @@ impl Cache {
         }
     }
 
-    /// From here on the response is not found, nor made known again, until [`forget`](Self::forget) says that its
-    /// deletion has come to an end.
+    /// Hides a response during its deletion, until [`forget`](Self::forget): it is neither found nor added again.
     pub(super) fn hide(&self, project: &ProjectId, id: ResponseId) {
         let key = (project.clone(), id);
         let mut state = self.lock();
@@ -159,6 +158,7 @@ impl Cache {
         drop(released);
     }
 
+    /// Ends what [`hide`](Self::hide) began, for one caller.
     pub(super) fn forget(&self, project: &ProjectId, id: ResponseId) {
         let key = (project.clone(), id);
         let mut state = self.lock();
@@ -193,7 +193,7 @@ impl State {
         self.held.insert(key, (turn, self.uses));
     }
 
-    /// Notes that a held turn is used; `false` if it is not held.
+    /// Notes the use of a held turn. `false` if it is not held.
     fn touch(&mut self, key: &Key) -> bool {
         let Some((_, used)) = self.held.get_mut(key) else { return false };
         self.uses += 1;
@@ -204,14 +204,14 @@ impl State {
         true
     }
 
-    #[must_use = "to be dropped after the lock"]
+    #[must_use = "drop it after the lock"]
     fn release(&mut self, key: &Key) -> Option<Arc<Turn>> {
         let (turn, used) = self.held.remove(key)?;
         self.by_use.remove(&used);
         Some(turn)
     }
 
-    #[must_use = "to be dropped after the lock"]
+    #[must_use = "drop it after the lock"]
     fn release_oldest(&mut self) -> Option<Arc<Turn>> {
         let (_, key) = self.by_use.pop_first()?;
         self.held.remove(&key).map(|(turn, _)| turn)
@@ -242,14 +242,14 @@ impl Default for Deletions {
     }
 }
 
-// === impl Place ===
+// === impl Entry ===
 
-impl Drop for Place {
+impl Drop for Entry {
     fn drop(&mut self) {
         let Some(cache) = self.cache.upgrade() else { return };
         cache.live_bytes.fetch_sub(self.size_bytes, Ordering::Relaxed);
         let mut state = cache.lock();
-        // The id may be known again, for another turn in memory.
+        // Another turn in memory may have the id by now.
         if state.turns.get(&self.key).is_some_and(|turn| turn.strong_count() == 0) {
             state.turns.remove(&self.key);
         }

@@ -1,4 +1,4 @@
-//! A database whose errors say which of the two it is.
+//! Adds the name of a database to its errors, to tell source and target apart.
 
 use async_trait::async_trait;
 
@@ -7,7 +7,7 @@ use crate::{StoreError, StoreUrl};
 
 pub(super) struct Named {
     side: Box<dyn Side>,
-    /// What an operator calls it.
+    /// Its URL, without credentials.
     shown: String,
 }
 
@@ -19,10 +19,10 @@ impl Named {
     }
 
     fn name(&self, error: StoreError) -> StoreError {
-        let of_this = |text| format!("{}: {text}", self.shown);
+        let named = |text| format!("{}: {text}", self.shown);
         match error {
-            StoreError::Unavailable(text) => StoreError::Unavailable(of_this(text)),
-            StoreError::Corrupt(text) => StoreError::Corrupt(of_this(text)),
+            StoreError::Unavailable(text) => StoreError::Unavailable(named(text)),
+            StoreError::Corrupt(text) => StoreError::Corrupt(named(text)),
             error => error,
         }
     }

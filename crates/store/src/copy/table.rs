@@ -1,4 +1,4 @@
-//! The tables as both engines have them, and their rows as values of no engine.
+//! The tables, and their rows in a form that belongs to no engine.
 
 use std::cmp::Ordering;
 
@@ -6,11 +6,11 @@ use sha2::Sha256;
 
 use crate::sql::{Cell, Kind};
 
-/// A table whose rows are copied. In both engines its key orders rows byte by byte.
+/// A table whose rows are copied. Both engines order its rows by key, byte by byte.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
-    /// How many of the columns, from the first on, are the key.
+    /// How many columns the key has. They come first.
     pub(crate) key: usize,
     pub(crate) columns: &'static [(&'static str, Kind)],
 }
@@ -21,7 +21,7 @@ pub(crate) type Key = Vec<Cell>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
-/// In the order in which they are copied.
+/// In the order of copying.
 pub(crate) static TABLES: [Table; 12] = [
     Table {
         name: "responses",
@@ -204,12 +204,16 @@ impl Table {
         self.key_columns().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
+    pub(crate) fn count_statement(&self) -> String {
+        format!("SELECT count(*) FROM {}", self.name)
+    }
+
     pub(crate) fn key_of<'a>(&self, row: &'a Row) -> &'a [Cell] {
         &row.0[..self.key]
     }
 }
 
-/// As both engines order keys, which hold no nulls.
+/// The order of keys in both engines. Keys hold no nulls.
 pub(crate) fn compare(a: &[Cell], b: &[Cell]) -> Ordering {
     let one = |(a, b): (&Cell, &Cell)| match (a, b) {
         (Cell::Id(a), Cell::Id(b)) => a.as_bytes().cmp(b.as_bytes()),

@@ -43,11 +43,11 @@ pub(crate) async fn check_pages(side: &dyn Side) {
             assert!(bytes <= BOUNDS.bytes + FIXED_BYTES * BOUNDS.rows, "{}: {bytes} bytes", table.name);
             read.extend(page);
         }
-        assert!(read == rows, "{}: what is there is left alone, and all of it is read", table.name);
+        assert!(read == rows, "{}: existing rows are not touched, and all are read", table.name);
     }
 }
 
-/// `columns` are those of all tables of a schema, with their tables: what a migration adds is to be copied as well.
+/// `columns` holds every column of a schema, with its table: columns that a migration adds must be copied, too.
 pub(crate) fn assert_all_are_copied(columns: &BTreeSet<(String, String)>) {
     let of = |table: &'static Table| {
         table.columns.iter().map(|(column, _)| (table.name.to_owned(), (*column).to_owned()))
@@ -56,13 +56,13 @@ pub(crate) fn assert_all_are_copied(columns: &BTreeSet<(String, String)>) {
     assert_eq!(copied, *columns);
 }
 
-/// A database that is a map, and that notes what it is given at once.
+/// A database that is a map and notes the size of each insert.
 #[derive(Default)]
 struct Fake {
     rows: Mutex<BTreeMap<(&'static str, u32), Row>>,
     inserts: Mutex<Vec<(usize, usize)>>,
-    /// How many batches it takes before it fails, if it ever does.
-    patience: Option<usize>,
+    /// How many inserts succeed before one fails, if any does.
+    max_inserts: Option<usize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -104,8 +104,8 @@ impl Side for Fake {
 
     async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError> {
         let mut inserts = lock(&self.inserts);
-        if self.patience == Some(inserts.len()) {
-            return Err(StoreError::Unavailable("it went away".into()));
+        if self.max_inserts == Some(inserts.len()) {
+            return Err(StoreError::Unavailable("the connection was lost".into()));
         }
         inserts.push((rows.len(), rows.iter().map(Row::size_bytes).sum()));
         for row in rows {
@@ -150,9 +150,9 @@ async fn no_more_is_inserted_at_once_than_a_page_and_one_row() {
 proptest! {
     /// For each key: 0 nowhere, 1 in the source, 2 in both, 3 in both but different, 4 in the target.
     #[test]
-    fn whatever_both_hold_the_target_gains_what_it_lacks_and_loses_nothing(
+    fn the_target_gains_what_it_lacks_and_loses_nothing(
         keys in prop::collection::vec((0_usize..3, 0_u8..5), 1..60),
-        patience in prop::option::of(0_usize..3),
+        max_inserts in prop::option::of(0_usize..3),
     ) {
         let of = |states: &[u8], depth: i64| {
             let keys = (0..).zip(&keys).filter(|(_, (_, state))| states.contains(state));
@@ -163,15 +163,15 @@ proptest! {
         let (source, mut target) = (of(&[1, 2, 3], 1), of(&[2, 3, 4], 2));
         let before = lock(&target.rows).clone();
         let untouched = lock(&source.rows).clone();
-        target.patience = patience;
+        target.max_inserts = max_inserts;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let broken_off = runtime.block_on(copy_fakes(&source, &target)).is_err();
-        target.patience = None;
+        let interrupted = runtime.block_on(copy_fakes(&source, &target)).is_err();
+        target.max_inserts = None;
         let report = runtime.block_on(copy_fakes(&source, &target)).unwrap();
 
         let count = |state: u8| keys.iter().filter(|(_, of)| *of == state).count() as u64;
         let sum = |of: fn(&TableReport) -> u64| report.tables.iter().map(of).sum::<u64>();
-        prop_assert!(broken_off || patience.is_none_or(|most| lock(&target.inserts).len() <= most));
+        prop_assert!(interrupted || max_inserts.is_none_or(|most| lock(&target.inserts).len() <= most));
         prop_assert_eq!(sum(|table| table.copied + table.present), count(1) + count(2));
         prop_assert_eq!(sum(|table| table.missing), 0);
         prop_assert_eq!(sum(|table| table.differing), count(3));

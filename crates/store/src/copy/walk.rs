@@ -1,13 +1,13 @@
-//! Two databases, row by row, side by side.
+//! Reads two databases side by side, row by row.
 
 use super::table::{Key, Row, Table, compare};
 use super::{PAGE_BOUNDS, Side};
 use crate::StoreError;
 
-/// What stands under one key: on the source's side, the target's, or both.
+/// The rows with one key: the source's, the target's, or both.
 pub(super) type Pair = (Option<Row>, Option<Row>);
 
-/// A table of both databases, in the order of its keys. Holds a page of each at most.
+/// A table of both databases, in the order of its keys. Holds at most a page of each.
 pub(super) struct Pairs<'a> {
     source: Walk<'a>,
     target: Walk<'a>,
@@ -29,7 +29,7 @@ impl<'a> Pairs<'a> {
         Self { source: Walk::new(table, source), target: Walk::new(table, target) }
     }
 
-    /// `None` at the end of both. Rows that are inserted meanwhile under keys that lie behind are not seen.
+    /// `None` at the end of both. Misses rows that are inserted meanwhile with a key that was passed.
     pub(super) async fn next(&mut self) -> Result<Option<Pair>, StoreError> {
         let table = self.source.table;
         let order = match (self.source.peek().await?, self.target.peek().await?) {

@@ -1,27 +1,27 @@
-//! Reservations: nothing stays held for a caller that does not hear of it.
+//! Reservations: nothing stays held for a caller that is gone.
 
 use antiphon_protocol::id::ResponseId;
 
 use super::log::LogRows;
-use super::{Group, Operation, Outcome, closed};
+use super::{Group, Operation, Outcome};
 use crate::{LogRow, Reservation, Reserved, Settlement, StoreError, Timestamp};
 
-/// Until it is known what came of a reservation. What its caller does not hear of, as it failed, took too long or was dropped,
-/// is given back; if it is written only later, the writer sees that nobody hears of it.
-struct InDoubt<'a> {
+/// Guards a reservation until its outcome is known. If it fails, takes too long or is dropped, it is released here; if it is
+/// written after that, the writer notices that the caller is gone and releases it again.
+struct ReleaseOnDrop<'a> {
     log: &'a LogRows,
     id: Option<ResponseId>,
 }
 
 impl Group {
     pub(crate) async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        let mut in_doubt = InDoubt { log: &self.log, id: Some(reservation.id) };
+        let mut guard = ReleaseOnDrop { log: &self.log, id: Some(reservation.id) };
         match self.write(Operation::Reserve(Box::new(reservation))).await? {
             Outcome::Reserved(reserved) => {
-                in_doubt.id = None;
+                guard.id = None;
                 Ok(*reserved)
             }
-            _ => Err(closed()),
+            _ => Err(StoreError::closed()),
         }
     }
 
@@ -41,7 +41,7 @@ impl Group {
     }
 }
 
-impl Drop for InDoubt<'_> {
+impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.log.push(Operation::Settle(Settlement::release(id)));

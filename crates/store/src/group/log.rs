@@ -1,4 +1,4 @@
-//! Rows of the request log, and settlements, that nobody waits for: they gather until a commit takes them along, or for a while.
+//! Rows of the request log and settlements that nobody waits for. They are written with the next commit, or after a short wait.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,39 +9,38 @@ use tokio::sync::Notify;
 use super::Operation;
 use crate::Timestamp;
 
-/// How long rows may wait for company: waking the writer for each of them, or a commit for each, would cost more than the
-/// turn that the row is about.
+/// How long rows wait for more: waking the writer or committing for each of them would cost more than its turn.
 const GATHERING: Duration = Duration::from_millis(50);
-/// Rows that wait; more are lost.
+/// How many rows may wait. More are lost.
 const MAX_ROWS: usize = 16 * 1024;
 const NONE: i64 = i64::MAX;
-/// How often the log tells at most of rows that were lost: a store that is away may lose thousands of them a second.
-const TELLING: Duration = Duration::from_secs(60);
+/// The shortest time between two warnings of lost rows: an unavailable store may lose thousands of rows a second.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct LogRows {
     waiting: Mutex<Waiting>,
     lost: AtomicU64,
-    /// The earliest time of rows that were written, and that nobody has asked for; [`NONE`] if there is none.
+    /// The earliest time in the rows written since it was last asked for; [`NONE`] if there are none.
     earliest: AtomicI64,
-    /// There is a first row.
+    /// Notified when the first row arrives.
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     rows: Vec<Operation>,
-    /// They came back from a commit that failed, and nobody has been told to try again.
+    /// The rows come from a failed commit, and no writer has been woken for them since.
     are_back: bool,
     is_closed: bool,
-    untold: Untold,
+    unreported: Unreported,
 }
 
-/// Rows that were lost since the log last told of some.
+/// Rows lost since the last warning.
 #[derive(Debug, Default)]
-struct Untold {
+struct Unreported {
     rows: usize,
-    told_at: Option<Instant>,
+    warned_at: Option<Instant>,
 }
 
 // === impl LogRows ===
@@ -58,23 +57,23 @@ impl Default for LogRows {
 }
 
 impl LogRows {
-    /// Rows with these times may have been written.
-    pub(super) fn note(&self, times: impl IntoIterator<Item = Timestamp>) {
+    /// Notes the times of rows that have been written, or may have been.
+    pub(super) fn note_written(&self, times: impl IntoIterator<Item = Timestamp>) {
         if let Some(earliest) = times.into_iter().min() {
             self.earliest.fetch_min(earliest.unix_ms(), Ordering::Relaxed);
         }
     }
 
-    pub(super) fn take_earliest(&self) -> Option<Timestamp> {
+    pub(super) fn take_earliest_written(&self) -> Option<Timestamp> {
         let earliest = self.earliest.swap(NONE, Ordering::Relaxed);
         (earliest != NONE).then(|| Timestamp::from_unix_ms(earliest))
     }
 
-    /// Lost if there is no place for it.
+    /// Adds a row. It is lost if there is no room for it.
     pub(super) fn push(&self, row: Operation) {
         let mut waiting = self.lock();
         if waiting.is_closed || !waiting.has_room_for(&row) {
-            self.lose_untold(waiting, 1);
+            self.count_and_warn(waiting, 1);
             return;
         }
         waiting.rows.push(row);
@@ -83,8 +82,8 @@ impl LogRows {
         }
     }
 
-    /// Takes rows back that could not be written now; as many as there is place for. They are tried again with the next
-    /// operation, or the next row.
+    /// Takes rows back after a failed commit, as many as there is room for. They are tried again with the next operation or
+    /// row.
     pub(super) fn put_back(&self, rows: Vec<Operation>) {
         let mut waiting = self.lock();
         let mut excess = 0;
@@ -96,20 +95,19 @@ impl LogRows {
             }
         }
         waiting.are_back = true;
-        self.lose_untold(waiting, excess);
+        self.count_and_warn(waiting, excess);
     }
 
-    /// So many rows will never be written, and the log tells of it when it is time to.
-    fn lose_untold(&self, mut waiting: MutexGuard<'_, Waiting>, rows: usize) {
+    /// Counts rows as lost, and warns if a warning is due.
+    fn count_and_warn(&self, mut waiting: MutexGuard<'_, Waiting>, rows: usize) {
         self.count_lost(rows);
-        waiting.untold.rows += rows;
-        let due = waiting.untold.due(Instant::now());
+        waiting.unreported.rows += rows;
+        let due = waiting.unreported.due(Instant::now());
         drop(waiting);
-        tell(due);
+        warn(due);
     }
 
-    /// These can't be written, now or later; a settlement can be without its row. The caller sees to it that the log tells
-    /// why.
+    /// Drops rows that can never be written, but keeps their settlements. The caller logs why.
     pub(super) fn lose(&self, rows: Vec<Operation>) {
         self.count_lost(rows.len());
         for row in rows {
@@ -127,7 +125,7 @@ impl LogRows {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Resolves when rows have waited long enough.
+    /// Resolves when the rows have waited long enough.
     pub(super) async fn due(&self) {
         self.arrived.notified().await;
         tokio::time::sleep(GATHERING).await;
@@ -136,19 +134,19 @@ impl LogRows {
     pub(super) fn take(&self) -> Vec<Operation> {
         let mut waiting = self.lock();
         let rows = std::mem::take(&mut waiting.rows);
-        let due = waiting.untold.due(Instant::now());
+        let due = waiting.unreported.due(Instant::now());
         drop(waiting);
-        tell(due);
+        warn(due);
         rows
     }
 
-    /// No more rows are taken. The log tells of what it has not told yet: there may be no later time.
+    /// Takes no more rows, and warns of those whose loss is not reported yet.
     pub(super) fn close(&self) {
         let mut waiting = self.lock();
         waiting.is_closed = true;
-        let rest = waiting.untold.all(Instant::now());
+        let rest = waiting.unreported.all(Instant::now());
         drop(waiting);
-        tell(rest);
+        warn(rest);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -163,27 +161,27 @@ impl Drop for LogRows {
     }
 }
 
-fn tell(lost: Option<usize>) {
+fn warn(lost: Option<usize>) {
     if let Some(rows) = lost {
-        tracing::warn!(rows, "rows of the request log were lost: the store did not take them in time");
+        tracing::warn!(rows, "rows of the request log were lost: the store was unavailable for too long");
     }
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    /// Settlements have a place in any case: there are no more of them than turns that hold something.
+    /// There is always room for settlements: there are no more of them than turns with a reservation.
     fn has_room_for(&self, row: &Operation) -> bool {
         self.rows.len() < MAX_ROWS || row.settlement().is_some()
     }
 }
 
-// === impl Untold ===
+// === impl Unreported ===
 
-impl Untold {
-    /// How many the log is to tell of, if it is time to.
+impl Unreported {
+    /// How many rows to warn of, if a warning is due.
     fn due(&mut self, now: Instant) -> Option<usize> {
-        if self.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELLING) {
+        if self.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARNING_INTERVAL) {
             return None;
         }
         self.all(now)
@@ -192,7 +190,7 @@ impl Untold {
     fn all(&mut self, now: Instant) -> Option<usize> {
         let rows = std::mem::take(&mut self.rows);
         (rows > 0).then(|| {
-            self.told_at = Some(now);
+            self.warned_at = Some(now);
             rows
         })
     }
@@ -212,9 +210,9 @@ mod tests {
 
     /// Notes the `rows` of each event.
     #[derive(Debug, Clone, Default)]
-    struct Told(Arc<Mutex<Vec<u64>>>);
+    struct Warnings(Arc<Mutex<Vec<u64>>>);
 
-    impl Visit for &Told {
+    impl Visit for &Warnings {
         fn record_u64(&mut self, field: &Field, value: u64) {
             if field.name() == "rows" {
                 self.0.lock().unwrap().push(value);
@@ -224,7 +222,7 @@ mod tests {
         fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
     }
 
-    impl tracing::Subscriber for Told {
+    impl tracing::Subscriber for Warnings {
         fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
             *metadata.level() == tracing::Level::WARN
         }
@@ -252,43 +250,43 @@ mod tests {
     }
 
     #[test]
-    fn the_log_tells_of_lost_rows_at_once_and_of_the_rest_at_the_end() {
-        let told = Told::default();
+    fn lost_rows_are_reported_at_once_and_the_rest_at_the_end() {
+        let warnings = Warnings::default();
         let log = LogRows::default();
-        tracing::subscriber::with_default(told.clone(), || {
+        tracing::subscriber::with_default(warnings.clone(), || {
             for _ in 0..MAX_ROWS {
                 log.push(row());
             }
-            assert_eq!(*told.0.lock().unwrap(), [0; 0], "none is lost");
+            assert_eq!(*warnings.0.lock().unwrap(), [0; 0], "none is lost");
             for _ in 0..1000 {
                 log.push(row());
             }
-            assert_eq!(*told.0.lock().unwrap(), [1]);
+            assert_eq!(*warnings.0.lock().unwrap(), [1]);
             let rows = log.take();
             log.push(row());
             log.put_back(rows);
-            assert_eq!(*told.0.lock().unwrap(), [1], "the minute is not over");
+            assert_eq!(*warnings.0.lock().unwrap(), [1], "the minute is not over");
             log.close();
-            assert_eq!(*told.0.lock().unwrap(), [1, 1000]);
+            assert_eq!(*warnings.0.lock().unwrap(), [1, 1000]);
             log.push(row());
             log.push(row());
             assert_eq!(log.lost(), 1003);
             drop(log);
         });
-        assert_eq!(*told.0.lock().unwrap(), [1, 1000, 2]);
+        assert_eq!(*warnings.0.lock().unwrap(), [1, 1000, 2]);
     }
 
     #[test]
-    fn lost_rows_are_told_of_once_a_minute_and_each_once() {
-        let mut untold = Untold::default();
+    fn lost_rows_are_reported_once_a_minute_and_each_once() {
+        let mut unreported = Unreported::default();
         let start = Instant::now();
         // Ten a second, for five minutes; then nothing more is lost, but the log is asked.
-        let told: Vec<_> = (0..600)
+        let warned: Vec<_> = (0..600)
             .filter_map(|second| {
-                untold.rows += if second < 300 { 10 } else { 0 };
-                Some((second, untold.due(start + Duration::from_secs(second))?))
+                unreported.rows += if second < 300 { 10 } else { 0 };
+                Some((second, unreported.due(start + Duration::from_secs(second))?))
             })
             .collect();
-        assert_eq!(told, [(0, 10), (60, 600), (120, 600), (180, 600), (240, 600), (300, 590)]);
+        assert_eq!(warned, [(0, 10), (60, 600), (120, 600), (180, 600), (240, 600), (300, 590)]);
     }
 }

@@ -1,6 +1,4 @@
-//! What can be written.
-
-use antiphon_protocol::id::{ProjectId, ResponseId};
+//! The writes that are queued, and their outcomes.
 
 use crate::sql::Statement;
 use crate::{LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
@@ -9,17 +7,12 @@ use crate::{LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp
 #[derive(Debug)]
 pub(crate) enum Operation {
     Record(Box<Record>),
-    Delete {
-        project: ProjectId,
-        id: ResponseId,
-        now: Timestamp,
-    },
     Purge {
         now: Timestamp,
         log_before: Option<Timestamp>,
         max_rows: u32,
     },
-    /// A row of the request log, and what its turn came to, if it has reserved.
+    /// A row of the request log, with the settlement of its turn if that holds a reservation.
     Log(Box<LogRow>, Option<Settlement>),
     Reserve(Box<Reservation>),
     Settle(Settlement),
@@ -27,45 +20,40 @@ pub(crate) enum Operation {
         now: Timestamp,
         max_rows: u32,
     },
-    /// One that all engines understand.
-    Execute(Statement),
-    ExecuteAll(Vec<Statement>),
-    /// Writes what any other operation would need to be able to write.
+    /// Statements that all engines understand.
+    Execute(Vec<Statement>),
+    /// Writes and removes a row, to find out whether that works.
     Check,
 }
 
-/// What a write did.
+/// What a write has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// Whether a row was written.
+    /// Whether a row was changed.
     Changed(bool),
     Purged(Purged),
     Reserved(Box<Reserved>),
-    /// How many reservations were given back.
+    /// How many reservations were released.
     Swept(u64),
 }
 
 // === impl Operation ===
 
 impl Operation {
-    /// What a turn came to that is written with it.
+    /// The settlement that is written with it.
     pub(crate) fn settlement(&self) -> Option<&Settlement> {
         match self {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
-            Self::Delete { .. }
-            | Self::Purge { .. }
-            | Self::Reserve(_)
-            | Self::Sweep { .. }
-            | Self::Execute(_)
-            | Self::ExecuteAll(_)
-            | Self::Check => None,
+            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep { .. } | Self::Execute(_) | Self::Check => {
+                None
+            }
         }
     }
 
-    /// The time that its row in the log bears.
+    /// The time of its row in the log.
     pub(super) fn logged_at(&self) -> Option<Timestamp> {
         match self {
             Self::Record(record) => Some(record.log.at),
@@ -74,26 +62,24 @@ impl Operation {
         }
     }
 
-    /// Whether nobody waits for it, and it is kept while the store is away.
+    /// Whether nobody waits for it: then it is kept while the store is unavailable.
     pub(super) fn is_unawaited(&self) -> bool {
         matches!(self, Self::Log(..) | Self::Settle(_))
     }
 
-    /// About how much it writes.
+    /// Roughly how much it writes.
     pub(super) fn size_bytes(&self) -> usize {
         match self {
             Self::Record(record) => {
                 let response = &record.response;
                 response.turn.input.len() + response.turn.output.len() + response.body.len()
             }
-            Self::Delete { .. }
-            | Self::Purge { .. }
+            Self::Purge { .. }
             | Self::Log(..)
             | Self::Reserve(_)
             | Self::Settle(_)
             | Self::Sweep { .. }
             | Self::Execute(_)
-            | Self::ExecuteAll(_)
             | Self::Check => 0,
         }
     }

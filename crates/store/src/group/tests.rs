@@ -1,12 +1,14 @@
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use antiphon_protocol::id::ResponseId;
 use antiphon_testkit::eventually;
 
+use super::writer::BATCH_OPERATIONS;
 use super::*;
-use crate::Reservation;
+use crate::{Reservation, Settlement};
 
-/// Notes what it is given, and does with it what the test says.
+/// Notes the batches that it gets, and runs the test's script on each.
 struct Scripted<F> {
     commits: Arc<Mutex<Vec<usize>>>,
     script: F,
@@ -15,7 +17,7 @@ struct Scripted<F> {
 impl<F: FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static> Engine for Scripted<F> {
     async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
         self.commits.lock().unwrap().push(batch.len());
-        // As slow as a disk, so that others queue up behind it.
+        // As slow as a disk, so that more operations queue up meanwhile.
         tokio::time::sleep(Duration::from_millis(20)).await;
         (self.script)(batch).map(|()| vec![Outcome::Done; batch.len()])
     }
@@ -29,7 +31,7 @@ impl<F: FnMut(&[Operation]) -> Result<(), NotCommitted> + Send + 'static> Engine
     }
 }
 
-/// Notes how many commits there are at the same time, and at the end how many engines were closed.
+/// Counts concurrent commits and, at the end, closed engines.
 struct Counted {
     began: Arc<AtomicUsize>,
     together: Arc<AtomicUsize>,
@@ -68,7 +70,7 @@ async fn write_at_once(group: &Arc<Group>, writes: usize) -> Vec<Result<Outcome,
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn what_waits_together_is_committed_together() {
+async fn operations_that_wait_together_are_committed_together() {
     let (group, commits) = start(LONG, |_| Ok(()));
     let results = write_at_once(&group, 1_000).await;
     assert!(results.iter().all(|result| *result.as_ref().unwrap() == Outcome::Done));
@@ -136,7 +138,7 @@ async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
 }
 
 #[tokio::test]
-async fn a_writer_that_panics_fails_everybody_at_once() {
+async fn a_writer_that_panics_fails_every_caller_at_once() {
     let (group, _) = start(LONG, |_| panic!("the engine is broken"));
     for _ in 0..2 {
         let results = tokio::time::timeout(LONG / 2, write_at_once(&group, 5)).await.unwrap();
@@ -165,7 +167,7 @@ fn row(n: u64) -> LogRow {
 }
 
 #[tokio::test]
-async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_lost() {
+async fn log_rows_wait_for_an_unavailable_store_and_only_those_over_the_bound_are_lost() {
     let is_away = Arc::new(AtomicBool::new(true));
     let written = Arc::new(AtomicUsize::new(0));
     let (away, rows) = (Arc::clone(&is_away), Arc::clone(&written));
@@ -178,7 +180,7 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
         Ok(())
     });
     for n in 0..500 {
-        group.append(row(n));
+        group.append_log(row(n));
         if n % 100 == 0 {
             group.write(Operation::Check).await.unwrap_err();
         }
@@ -190,11 +192,11 @@ async fn log_rows_wait_for_a_store_that_is_away_and_only_what_is_too_many_is_los
 
     is_away.store(true, Ordering::Relaxed);
     for n in 0..20_000 {
-        group.append(row(n));
+        group.append_log(row(n));
     }
     let lost = group.lost_rows();
     assert!(lost > 0 && lost < 20_000, "{lost}");
-    // Nobody is there to take the rest.
+    // The store is still unavailable, so the rest is lost, too.
     group.close().await;
     assert_eq!((group.lost_rows(), written.load(Ordering::Relaxed)), (20_000, 500));
 }
@@ -206,7 +208,7 @@ async fn a_log_row_that_is_refused_is_lost_alone() {
         if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
     for depth in [1, 7, 2] {
-        group.append(LogRow { depth, ..row(u64::from(depth)) });
+        group.append_log(LogRow { depth, ..row(u64::from(depth)) });
     }
     group.close().await;
     assert_eq!(group.lost_rows(), 1);
@@ -236,7 +238,7 @@ fn start_settling(
 }
 
 #[tokio::test]
-async fn settlements_wait_for_a_store_that_is_away_and_are_never_too_many() {
+async fn settlements_wait_for_an_unavailable_store_without_a_bound() {
     let is_away = Arc::new(AtomicBool::new(true));
     let away = Arc::clone(&is_away);
     let (group, settled) = start_settling(move |_| {
@@ -244,7 +246,7 @@ async fn settlements_wait_for_a_store_that_is_away_and_are_never_too_many() {
     });
     group.settle(settlement(1), None);
     for n in 0..20_000 {
-        group.append(row(n));
+        group.append_log(row(n));
     }
     group.write(Operation::Check).await.unwrap_err();
     assert!(group.lost_rows() > 0);
@@ -269,9 +271,9 @@ async fn a_settlement_is_written_without_its_row_if_that_is_refused() {
     assert_eq!((group.lost_rows(), settled.lock().unwrap().clone()), (1, vec![(settlement(1).id, false)]));
 }
 
-/// Its caller goes before it is written, or while it is; what the engine says then nobody hears.
+/// The caller goes away before or during the commit.
 #[tokio::test]
-async fn what_is_reserved_for_nobody_is_given_back() {
+async fn a_reservation_whose_caller_is_gone_is_released() {
     for patience_ms in [0, 5, 15] {
         let (group, settled) = start_settling(|_| Ok(()));
         // The engine is busy when the reservation comes.

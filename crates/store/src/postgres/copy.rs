@@ -20,9 +20,9 @@ use crate::sql::{Cell, Kind};
 use crate::url::PostgresTarget;
 
 /// Longer than any page takes.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// One snapshot for as long as the copy reads it, which may be hours: whatever else ends long transactions on this server,
-/// it leaves this one alone. A pooler keeps the connection for it until it ends.
+const QUERY_TIMEOUT: Duration = Duration::from_mins(10);
+/// Begins one snapshot for the whole copy, which may take hours, and so lifts the server's limits on long transactions. A pooler
+/// reserves a connection for it until it ends.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
      SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN \
      ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')";
@@ -53,20 +53,16 @@ pub(crate) async fn target(target: &PostgresTarget) -> Result<Box<dyn Side>, Sto
 }
 
 async fn within<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-    let answered = tokio::time::timeout(PATIENCE, query).await;
-    Ok(answered.map_err(|_| QueryError::Deadline(PATIENCE))?.map_err(QueryError::from)?)
+    let answered = tokio::time::timeout(QUERY_TIMEOUT, query).await;
+    Ok(answered.map_err(|_| QueryError::Deadline(QUERY_TIMEOUT))?.map_err(QueryError::from)?)
 }
 
-pub(super) fn count_statement(table: &Table) -> String {
-    format!("SELECT count(*) FROM {}", table.name)
-}
-
-/// The keys of the next rows, and how many bytes these hold.
+/// Selects the keys of the next rows, and the size of each row.
 pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     let varying = table.columns.iter().filter(|(_, kind)| matches!(kind, Kind::Text | Kind::Bytes));
     let sizes: Vec<String> =
         varying.map(|(column, _)| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
-    let after = if is_first { String::new() } else { format!(" WHERE {}", behind(table)) };
+    let after = if is_first { String::new() } else { format!(" WHERE {}", after_key(table)) };
     let key: Vec<String> = (0..table.key).map(|place| column(table, place)).collect();
     format!(
         "SELECT {}, {} FROM {}{after} ORDER BY {} LIMIT $1::bigint",
@@ -77,11 +73,12 @@ pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     )
 }
 
-/// The rows up to a key.
+/// Selects the rows up to a key.
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
     let columns: Vec<String> = (0..table.columns.len()).map(|place| column(table, place)).collect();
     let upper = if is_first { 1 } else { 2 + table.key };
-    let after = if is_first { String::new() } else { format!("{} AND $1::bigint > 0 AND ", behind(table)) };
+    let after =
+        if is_first { String::new() } else { format!("{} AND $1::bigint > 0 AND ", after_key(table)) };
     format!(
         "SELECT {} FROM {} WHERE {after}({key}) <= ({}) ORDER BY {key}",
         columns.join(", "),
@@ -91,12 +88,12 @@ pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
     )
 }
 
-/// Behind the key that begins with the second argument.
-fn behind(table: &Table) -> String {
+/// A condition: after the key that begins with the second argument.
+fn after_key(table: &Table) -> String {
     format!("({}) > ({})", table.key_list(), key_arguments(table, 2))
 }
 
-/// A key as arguments, from this one on.
+/// Placeholders for a key, of which this is the first.
 fn key_arguments(table: &Table, first: usize) -> String {
     let argument =
         |(place, (_, kind)): (usize, &(&str, Kind))| format!("${}::{}", first + place, sql_type(*kind));
@@ -118,7 +115,7 @@ pub(super) fn insert_statement(table: &Table) -> String {
     )
 }
 
-/// A column as it is read: numbers are of one type.
+/// A column in a select list, with all numbers as one type.
 fn column(table: &Table, place: usize) -> String {
     let (name, kind) = table.columns[place];
     if kind == Kind::Number { format!("{name}::bigint") } else { name.to_owned() }
@@ -139,13 +136,13 @@ impl PostgresSide {
     async fn connect(connector: &Connector) -> Result<Self, StoreError> {
         let Opened { client, driver } = connector.connect().await?;
         let driver = tokio::spawn(async move {
-            // Whoever waits for a query hears of it.
+            // Callers that wait for a query get the error.
             drop(driver.await);
         });
         Ok(Self { client, driver })
     }
 
-    /// The key of the last row of the page that begins behind `after`.
+    /// The key of the last row of the page that comes after `after`.
     async fn last_key(
         &self,
         table: &'static Table,
@@ -177,7 +174,7 @@ impl PostgresSide {
 #[async_trait]
 impl Side for PostgresSide {
     async fn count(&self, table: &'static Table) -> Result<u64, StoreError> {
-        let row = within(self.client.query_typed(&count_statement(table), &[])).await?;
+        let row = within(self.client.query_typed(&table.count_statement(), &[])).await?;
         let count: i64 = row[0].try_get(0).map_err(|error| corrupt(&error))?;
         Ok(count.unsigned_abs())
     }
@@ -224,7 +221,7 @@ impl Side for PostgresSide {
         within(self.client.batch_execute(&format!("COMMIT; {BEGIN}"))).await
     }
 
-    /// A transaction that only reads ends with its connection.
+    /// The transaction of a source ends with its connection.
     async fn close(&self) {
         self.driver.abort();
     }

@@ -10,19 +10,19 @@ use super::connect::ConnectError;
 use crate::StoreError;
 use crate::group::NotCommitted;
 
-/// Why queries have no result.
+/// Why a query failed.
 #[derive(Debug)]
 pub(super) enum QueryError {
-    /// There is no connection at the moment.
+    /// There is no connection now.
     Down(String),
-    /// The connection was lost; whether a write has happened is not known.
+    /// The connection was lost. A write may have happened.
     Lost(String),
     Deadline(Duration),
-    /// The server refuses, and the connection is well.
+    /// The server rejects the query. The connection still works.
     Refused(Error),
 }
 
-/// The error with its causes, without details: those can hold what was to be written.
+/// The error and its causes, but not the server's details, which can contain the values of a row.
 pub(super) fn describe(error: &Error) -> String {
     if let Some(refusal) = error.as_db_error() {
         return format!("{} ({})", refusal.message(), refusal.code().code());
@@ -36,7 +36,7 @@ pub(super) fn describe(error: &Error) -> String {
     text
 }
 
-/// Whether the connection is of no use any more: it is broken, the server is going down, or it has become a standby.
+/// Whether the connection can't be used any more: it is broken, or the server is shutting down or has become a standby.
 fn is_lost(error: &Error) -> bool {
     match error.code() {
         Some(code) => {
@@ -49,7 +49,7 @@ fn is_lost(error: &Error) -> bool {
     }
 }
 
-/// Whether the same may succeed when it is tried again: another writer was in the way.
+/// Whether a conflict with another writer caused it, so that trying again may succeed.
 pub(super) fn is_conflict(error: &QueryError) -> bool {
     let QueryError::Refused(error) = error else { return false };
     error.code().is_some_and(|code| {
@@ -65,14 +65,14 @@ impl From<Error> for QueryError {
     }
 }
 
-/// Of a write.
+/// For writes.
 impl From<QueryError> for NotCommitted {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Deadline(_) => Self::Deadline,
             QueryError::Down(text) | QueryError::Lost(text) => Self::Unavailable(text),
             QueryError::Refused(error) => {
-                // Bad data, a constraint, or too large.
+                // Invalid data, a violated constraint, or a program limit such as a size.
                 let is_own_fault = error.code().is_some_and(|code| {
                     ["22", "23", "54"].iter().any(|class| code.code().starts_with(class))
                 });
@@ -83,23 +83,25 @@ impl From<QueryError> for NotCommitted {
     }
 }
 
-/// Of a read.
+/// For reads.
 impl From<QueryError> for StoreError {
     fn from(error: QueryError) -> Self {
         match error {
-            QueryError::Deadline(limit) => Self::Unavailable(format!("no answer within {limit:?}")),
+            QueryError::Deadline(limit) => {
+                Self::Unavailable(format!("the database did not answer within {limit:?}"))
+            }
             QueryError::Down(text) | QueryError::Lost(text) => Self::Unavailable(text),
             QueryError::Refused(error) => Self::Unavailable(describe(&error)),
         }
     }
 }
 
-/// Of bringing the schema up to date.
+/// For migrations.
 impl From<QueryError> for ConnectError {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Refused(error) => {
-                // Others are in the way, or the server lacks something at the moment.
+                // Conflicts and locks of others, and a lack of resources.
                 let is_passing = error.code().is_some_and(|code| {
                     ["40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class))
                 });
@@ -114,7 +116,7 @@ impl From<QueryError> for ConnectError {
     }
 }
 
-/// Of a row that was read.
+/// For rows that were read.
 pub(super) fn corrupt(error: &Error) -> StoreError {
     StoreError::Corrupt(describe(error))
 }

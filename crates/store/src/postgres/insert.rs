@@ -1,4 +1,4 @@
-//! What a batch only inserts: responses, where their items are found, and rows of the request log.
+//! What a batch inserts: responses, where their items are found, and rows of the request log.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::body::Encoder;
 use crate::group::Operation;
 use crate::{LogRow, Record, Timestamp};
 
-/// One statement, however many rows there are: a round trip, and a transaction of its own where there is no other.
+/// One statement for any number of rows: one round trip, and its own transaction if there is no other.
 pub(super) const INSERT: &str = "WITH added AS (
        INSERT INTO responses (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, \
          expires_at, input, referenced, output, body)
@@ -30,16 +30,15 @@ pub(super) const INSERT: &str = "WITH added AS (
        $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[])
      ON CONFLICT DO NOTHING";
 
-/// The rows, each kind in the order of its key: replicas that write the same rows then wait for one another instead of
-/// for each other.
+/// The rows to insert, each kind in the order of its key, so that replicas that write the same rows don't deadlock.
 pub(super) struct Inserts<'a> {
     records: Vec<&'a Record>,
-    /// Of an item that comes twice the last one wins.
+    /// If an item comes twice, the last one wins.
     items: BTreeMap<(&'a str, &'a str), (Uuid, u32)>,
     log: BTreeMap<(i64, Uuid), &'a LogRow>,
 }
 
-/// An array of one column's values, and its type.
+/// The values of one column as an array, and its type.
 pub(super) type Column<'a> = (Box<dyn ToSql + Sync + Send + 'a>, Type);
 
 // === impl Inserts ===

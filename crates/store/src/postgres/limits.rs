@@ -1,7 +1,7 @@
-//! Reservations and counters: those of a whole batch together, in as many statements as for one.
+//! Reservations and counters of a whole batch at once, in as many statements as for a single one.
 //!
-//! Rows are locked in the same order everywhere, reservations before counters and each by its id. Counters are changed before
-//! anybody looks at them, as that locks them; what then turns out not to fit is taken back in the same transaction.
+//! All transactions lock rows in the same order: reservations before counters, and each by id. Counters are changed before they
+//! are read, because that locks them; holds that then turn out to exceed a limit are taken back in the same transaction.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -27,22 +27,22 @@ pub(super) const SETTLE: &str = "DELETE FROM reservations WHERE id = ANY (ARRAY(
      SELECT id FROM reservations WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)) \
      RETURNING id, swept_at IS NOT NULL, holds";
 
-/// Those that somebody is settling, or sweeping, are left to them.
+/// Skips reservations that another transaction is settling or sweeping.
 pub(super) const SWEEP: &str = "UPDATE reservations SET swept_at = $1::bigint WHERE id = ANY (ARRAY( \
      SELECT id FROM reservations WHERE expires_at <= $1::bigint AND swept_at IS NULL \
      ORDER BY expires_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)) RETURNING holds";
 
-/// What a batch has to do with limits. Operations are named by their places in it.
+/// The operations of a batch on limits, each with its position in the batch.
 #[derive(Default)]
-pub(super) struct Limiting<'a> {
+pub(super) struct LimitOperations<'a> {
     reservations: Vec<(usize, &'a Reservation)>,
     settlements: BTreeMap<Uuid, &'a Settlement>,
-    /// Of reservations of this batch: whoever has reserved has gone away since.
+    /// Settlements of reservations in this batch: their callers have gone away since.
     abandoned: BTreeMap<Uuid, &'a Settlement>,
     sweep: Option<(usize, Timestamp, u32)>,
 }
 
-impl<'a> Limiting<'a> {
+impl<'a> LimitOperations<'a> {
     pub(super) fn of(batch: &'a [Operation]) -> Self {
         let mut all = Self::default();
         for (place, operation) in batch.iter().enumerate() {
@@ -64,22 +64,22 @@ impl<'a> Limiting<'a> {
         self.reservations.is_empty() && self.settlements.is_empty() && self.sweep.is_none()
     }
 
-    /// In a transaction, and the last thing in it: others wait for the counters. Notes what came of operations that are
-    /// about nothing else.
+    /// Runs at the end of a transaction, as others wait for the counters from here on. Sets the outcomes of reservations and
+    /// sweeps.
     pub(super) async fn run(&self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Error> {
         let mut changes = Changes::default();
         settle(client, &self.settlements, &mut changes).await?;
         if let Some((place, now, max_rows)) = self.sweep {
             outcomes[place] = Outcome::Swept(sweep(client, now, max_rows, &mut changes).await?);
         }
-        let mut hoped = Changes::default();
+        let mut tentative = Changes::default();
         for (_, reservation) in &self.reservations {
-            changes_of(reservation).for_each(|(counter, change)| hoped.add(counter, change));
+            changes_of(reservation).for_each(|(counter, change)| tentative.add(counter, change));
         }
-        let mut standing = apply(client, &changes, &hoped).await?;
+        let mut values = apply(client, &changes, &tentative).await?;
         let (mut held, mut refused) = (Vec::new(), Changes::default());
         for (place, reservation) in &self.reservations {
-            let reserved = standing.reserve(reservation);
+            let reserved = values.reserve(reservation);
             if reserved.is_held {
                 held.push(*reservation);
             } else {
@@ -94,11 +94,11 @@ impl<'a> Limiting<'a> {
     }
 }
 
-/// Counters as they stand in this transaction.
+/// The values of counters in this transaction.
 #[derive(Default)]
-struct Standing(BTreeMap<CounterId, Count>);
+struct CounterValues(BTreeMap<CounterId, Count>);
 
-impl Standing {
+impl CounterValues {
     fn reserve(&mut self, reservation: &Reservation) -> Reserved {
         let counts =
             reservation.holds.iter().map(|hold| self.0.get(&hold.counter).copied().unwrap_or_default());
@@ -114,12 +114,12 @@ impl Standing {
     }
 }
 
-/// Adds both, and returns how counters stand with the first only.
-async fn apply(client: &Client, changes: &Changes, hoped: &Changes) -> Result<Standing, Error> {
+/// Adds both, and returns the values of the counters without `tentative`.
+async fn apply(client: &Client, changes: &Changes, tentative: &Changes) -> Result<CounterValues, Error> {
     let mut all = Changes::default();
-    changes.0.iter().chain(&hoped.0).for_each(|(counter, change)| all.add(counter, *change));
+    changes.0.iter().chain(&tentative.0).for_each(|(counter, change)| all.add(counter, *change));
     if all.0.is_empty() {
-        return Ok(Standing::default());
+        return Ok(CounterValues::default());
     }
     let scopes: Vec<&str> = all.0.keys().map(|id| &*id.scope).collect();
     let rules: Vec<&str> = all.0.keys().map(|id| &*id.rule).collect();
@@ -135,17 +135,17 @@ async fn apply(client: &Client, changes: &Changes, hoped: &Changes) -> Result<St
         (&used, Type::INT8_ARRAY),
         (&held, Type::INT8_ARRAY),
     ];
-    let mut standing = BTreeMap::new();
+    let mut values = BTreeMap::new();
     for row in client.query_typed(CHANGE, &columns).await? {
         let (scope, rule): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
         let window_start = Timestamp::from_unix_ms(row.try_get(2)?);
         let id = CounterId { scope: scope.into(), rule: rule.into(), window_start };
-        let hoped = hoped.0.get(&id).map_or(0, |change| change.held);
+        let tentative = tentative.0.get(&id).map_or(0, |change| change.held);
         let count =
-            Count { used: counted(row.try_get(3)?), held: counted(row.try_get::<_, i64>(4)? - hoped) };
-        standing.insert(id, count);
+            Count { used: counted(row.try_get(3)?), held: counted(row.try_get::<_, i64>(4)? - tentative) };
+        values.insert(id, count);
     }
-    Ok(Standing(standing))
+    Ok(CounterValues(values))
 }
 
 async fn insert(client: &Client, reservations: &[&Reservation]) -> Result<(), Error> {
@@ -161,7 +161,7 @@ async fn insert(client: &Client, reservations: &[&Reservation]) -> Result<(), Er
     client.execute_typed(RESERVE, &columns).await.map(|_| ())
 }
 
-/// Those of them that were not settled before.
+/// Skips turns that are settled already.
 async fn settle(
     client: &Client,
     settlements: &BTreeMap<Uuid, &Settlement>,
@@ -174,7 +174,7 @@ async fn settle(
     for row in client.query_typed(SETTLE, &[(&ids, Type::UUID_ARRAY)]).await? {
         let holds: Vec<StoredHold> = decode_holds(row.try_get(2)?);
         if let Some(settlement) = settlements.get(&row.try_get(0)?) {
-            changes.give_back(&holds, row.try_get(1)?, settlement.spent);
+            changes.release(&holds, row.try_get(1)?, settlement.spent);
         }
     }
     Ok(())
@@ -184,7 +184,7 @@ async fn sweep(client: &Client, now: Timestamp, max_rows: u32, changes: &mut Cha
     let (now, max_rows) = (now.unix_ms(), i64::from(max_rows));
     let rows = client.query_typed(SWEEP, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
     for row in &rows {
-        changes.give_back(&decode_holds(row.try_get(0)?), false, Spent::default());
+        changes.release(&decode_holds(row.try_get(0)?), false, Spent::default());
     }
     Ok(rows.len() as u64)
 }

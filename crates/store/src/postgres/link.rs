@@ -1,4 +1,4 @@
-//! One connection that is kept open: whoever needs it gets it, or is told at once that it is not there.
+//! One connection that a task keeps open. Whoever needs it gets it at once, or an error.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use super::connect::{ConnectError, Connector, Opened};
 use super::error::QueryError;
 use super::schema::Schema;
 
-/// Between attempts to connect: the first comes at once, the others after twice as long each time.
+/// Delays between attempts to connect. The first attempt has none, and each delay is twice the one before.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
-/// How long to wait for the server to hear that it shall give up a query, or that we leave.
-const PARTING: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// How long to wait for the server to take a cancellation, or the goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection that a task opens, and opens again when it is lost.
+/// A connection that a task opens, and reopens when it is lost.
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    /// The task ends when this is set, or dropped.
+    /// The task ends when this is true, or dropped.
     closing: watch::Sender<bool>,
     exclusive: Mutex<()>,
 }
 
 #[derive(Clone)]
 enum State {
-    /// Never yet connected.
+    /// The first attempt to connect is not over.
     New,
     Up(Arc<Session>),
     Down(ConnectError),
@@ -39,30 +39,30 @@ enum State {
 /// An open connection.
 pub(super) struct Session {
     client: Client,
-    /// Queries that are under way.
+    /// Running queries.
     busy: AtomicUsize,
     give_up: Arc<GiveUp>,
 }
 
-/// Tells the task that a connection is of no use any more.
+/// Tells the task to replace the connection.
 struct GiveUp {
     told: Notify,
-    /// What the server is asked to stop, where a query has not come to an end.
+    /// Cancels a query that does not end.
     cancel: CancelToken,
     is_stuck: std::sync::atomic::AtomicBool,
 }
 
-/// What every connection of a store needs to be opened.
-pub(super) struct Entrance {
+/// What all connections of a store need to open.
+pub(super) struct ConnectContext {
     connector: Connector,
     schema: Schema,
-    /// How many attempts in a row have failed. Held during an attempt: while the server is away one connection tries for
-    /// all, and when it gets through the others follow at once.
+    /// How many attempts in a row have failed. Locked during an attempt: while the server is unreachable one connection tries
+    /// for all, and once it succeeds the others follow at once.
     failures: Mutex<u32>,
 }
 
 struct Keeper {
-    entrance: Arc<Entrance>,
+    context: Arc<ConnectContext>,
     state: watch::Sender<State>,
     closing: watch::Receiver<bool>,
 }
@@ -70,15 +70,15 @@ struct Keeper {
 // === impl Link ===
 
 impl Link {
-    /// Starts to connect. Nobody gets the connection before the schema is up to date.
-    pub(super) fn start(entrance: Arc<Entrance>) -> Self {
+    /// Starts to connect. The connection is available once the schema is up to date.
+    pub(super) fn start(context: Arc<ConnectContext>) -> Self {
         let (sender, state) = watch::channel(State::New);
         let (closing, is_closing) = watch::channel(false);
-        tokio::spawn(Keeper { entrance, state: sender, closing: is_closing }.run());
+        tokio::spawn(Keeper { context, state: sender, closing: is_closing }.run());
         Self { state, closing, exclusive: Mutex::new(()) }
     }
 
-    /// Waits for the end of the first attempt; an error is one that somebody must act on.
+    /// Waits for the first attempt to end. Fails only if an operator has to act.
     pub(super) async fn settled(&self) -> Result<(), ConnectError> {
         match self.state.clone().wait_for(|state| !matches!(state, State::New)).await.as_deref() {
             Ok(State::Down(error @ ConnectError::Unusable(_))) => Err(error.clone()),
@@ -94,12 +94,12 @@ impl Link {
         match &*self.state.borrow() {
             State::Up(session) => Ok(Arc::clone(session)),
             State::Down(error) => Err(QueryError::Down(error.to_string())),
-            State::New => Err(QueryError::Down("it is not connected yet".into())),
-            State::Closed => Err(QueryError::Down("it is closed".into())),
+            State::New => Err(QueryError::Down("not connected to the database yet".into())),
+            State::Closed => Err(QueryError::Down("it has been closed".into())),
         }
     }
 
-    /// For transactions, which can't share a connection.
+    /// Reserves the connection for a transaction.
     pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
         self.exclusive.lock().await
     }
@@ -108,7 +108,7 @@ impl Link {
         self.exclusive.try_lock().ok()
     }
 
-    /// Leaves the server in good order.
+    /// Ends the session with the server, and the task.
     pub(super) async fn close(&self) {
         self.closing.send_replace(true);
         // An error means that the task has ended.
@@ -127,7 +127,7 @@ impl Session {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Waits for queries to this connection, which is given up if they don't end in time, or if it is broken.
+    /// Runs queries on this connection. Gives it up if they don't end in time, or if it is broken.
     pub(super) async fn run<T>(
         &self,
         limit: Duration,
@@ -148,7 +148,7 @@ impl Session {
         })
     }
 
-    /// Nobody shall use the connection any more.
+    /// Has the task replace the connection.
     pub(super) fn give_up(&self) {
         self.give_up.told.notify_one();
     }
@@ -169,14 +169,14 @@ impl Drop for Busy<'_> {
     }
 }
 
-// === impl Entrance ===
+// === impl ConnectContext ===
 
-impl Entrance {
+impl ConnectContext {
     pub(super) fn new(connector: Connector, schema: Schema) -> Self {
         Self { connector, schema, failures: Mutex::new(0) }
     }
 
-    /// One attempt, once it is time for one.
+    /// Makes one attempt, after the delay that is due.
     async fn open(&self) -> Result<Opened, ConnectError> {
         let mut failures = self.failures.lock().await;
         sleep(backoff(*failures)).await;
@@ -195,12 +195,12 @@ impl Entrance {
 impl Keeper {
     async fn run(mut self) {
         let mut closing = self.closing.clone();
-        // Connections in a row that were soon lost.
+        // How many connections in a row were soon lost.
         let mut losses = 0;
         while !*closing.borrow() {
             let opened = async {
                 sleep(backoff(losses)).await;
-                self.entrance.open().await
+                self.context.open().await
             };
             let opened = tokio::select! {
                 opened = opened => opened,
@@ -210,7 +210,7 @@ impl Keeper {
                 Ok(opened) => {
                     let since = Instant::now();
                     self.serve(opened).await;
-                    losses = if since.elapsed() < LONGEST_DELAY { losses + 1 } else { 0 };
+                    losses = if since.elapsed() < MAX_DELAY { losses + 1 } else { 0 };
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no connection to the database");
@@ -221,7 +221,7 @@ impl Keeper {
         self.state.send_replace(State::Closed);
     }
 
-    /// Until the connection is lost or given up, or everything is closed.
+    /// Returns when the connection is lost, given up or closed.
     async fn serve(&mut self, opened: Opened) {
         let Opened { client, mut driver } = opened;
         let give_up =
@@ -236,37 +236,37 @@ impl Keeper {
                 self.state.send_replace(lost("the connection was lost"));
             }
             () = give_up.told.notified() => {
-                tracing::warn!("a connection to the database is given up");
+                tracing::warn!("giving up a connection to the database");
                 self.state.send_replace(lost("the connection was given up"));
                 if give_up.is_stuck.load(Ordering::Relaxed) {
-                    let cancelled = timeout(PARTING, self.entrance.connector.cancel(&give_up.cancel)).await;
+                    let cancelled = timeout(GOODBYE_TIMEOUT, self.context.connector.cancel(&give_up.cancel)).await;
                     if let Ok(Err(error)) = cancelled {
-                        tracing::debug!(%error, "a query that has not come to an end can't be cancelled");
+                        tracing::debug!(%error, "a stuck query could not be cancelled");
                     }
                 }
             }
             () = closed(&mut self.closing) => {
                 self.state.send_replace(State::Closed);
-                // The server is told once the last query has been answered.
-                let _ = timeout(PARTING, driver).await;
+                // The driver says goodbye after the last reply.
+                let _ = timeout(GOODBYE_TIMEOUT, driver).await;
             }
         }
     }
 }
 
-/// Also resolves when nobody is left who could close the link.
+/// Also resolves when the link has been dropped.
 async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|is_closing| *is_closing).await;
 }
 
-/// Exponential, and never the same for two replicas that have lost the same server.
+/// Exponential, with jitter for replicas that have lost the same server.
 fn backoff(failures: u32) -> Duration {
     jittered(failures, RandomState::new().hash_one(failures))
 }
 
 fn jittered(failures: u32, random: u64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
-    let delay = FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY);
+    let delay = FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(MAX_DELAY);
     let half = delay / 2;
     half + half.mul_f64((random % 1024) as f64 / 1024.0)
 }
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_come_ever_more_rarely_and_never_together() {
+    fn delays_grow_up_to_a_bound_and_are_jittered() {
         assert_eq!(jittered(0, 7), Duration::ZERO);
         for (failures, longest) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)]
         {

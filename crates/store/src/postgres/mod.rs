@@ -1,7 +1,7 @@
-//! The engine for many replicas: one PostgreSQL database, a few connections that are kept open, and no state on them, so
-//! that a pooler may stand between.
+//! The engine for many replicas: one PostgreSQL database and a few connections that stay open. They carry no session state, so
+//! a pooler may stand between.
 //!
-//! How safe a commit is, the server decides: `synchronous_commit` there, not [`Durability`](crate::Durability) here.
+//! The server's `synchronous_commit` decides how durable a commit is, not [`Durability`](crate::Durability).
 
 mod connect;
 mod copy;
@@ -27,16 +27,17 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use self::connect::{ConnectError, Connector};
-use self::link::{Entrance, Link};
+use self::link::{ConnectContext, Link};
 use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
 use crate::group::Group;
-use crate::sql::{Columns, Database, Query, Statement};
+use crate::responses::deletion;
+use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, IndexedItem, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved,
-    Responses, Settlement, Store, StoreError, StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, ProjectStats, Purged, Record, RequestLog as _, Responses, Store, StoreError,
+    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp, store,
 };
 
 /// A store in a PostgreSQL database.
@@ -61,30 +62,31 @@ pub async fn pending(target: &PostgresTarget) -> Result<Vec<String>, StoreError>
 // === impl PostgresStore ===
 
 impl PostgresStore {
-    /// A database that can't be reached now does not keep the store from being opened: it is unavailable until then.
+    /// Also opens a store whose database can't be reached: it is unavailable until that is back.
     pub async fn open(target: &PostgresTarget, options: StoreOptions) -> Result<Self, StoreError> {
         let migration_target = match &options.migration_url {
             None => target,
             Some(StoreUrl::Postgres(target)) => target,
             Some(StoreUrl::Sqlite(_)) => {
-                let reason = "the migration URL of a PostgreSQL store is one of PostgreSQL, too";
+                let reason =
+                    "the store is in PostgreSQL, so its migration URL must be one of PostgreSQL, too";
                 return Err(StoreError::Unusable(reason.into()));
             }
         };
         let schema = Schema::new(Connector::new(migration_target)?, options.migrate);
-        let is_there = match schema.bring_up_to_date().await {
+        let is_reachable = match schema.bring_up_to_date().await {
             Ok(()) => true,
             Err(ConnectError::Unavailable(reason)) => {
-                tracing::warn!(reason, "the database can't be reached; it is tried again until it can");
+                tracing::warn!(reason, "the database can't be reached; trying again until it can");
                 false
             }
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
         };
-        let entrance = Arc::new(Entrance::new(Connector::new(target)?, schema));
-        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&entrance))).collect();
+        let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
+        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&context))).collect();
         let (readers, writers): (Vec<Link>, Vec<Link>) =
             (links(options.read_connections), links(options.write_connections));
-        if is_there {
+        if is_reachable {
             for settled in join_all(readers.iter().chain(&writers).map(Link::settled)).await {
                 settled?;
             }
@@ -108,7 +110,7 @@ impl Responses for PostgresStore {
     async fn record(&self, record: Record) -> Result<(), StoreError> {
         if texts_of(&record).any(has_nul) {
             return Err(StoreError::Refused(
-                "a text holds a NUL character, which PostgreSQL can't store".into(),
+                "a text contains a NUL character, which PostgreSQL can't store".into(),
             ));
         }
         self.group.record(record).await
@@ -141,7 +143,7 @@ impl Responses for PostgresStore {
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
-        self.group.delete(project, id, now).await
+        self.group.execute(deletion(project, id, now)).await
     }
 
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
@@ -158,48 +160,9 @@ impl Responses for PostgresStore {
     }
 }
 
-#[async_trait]
-impl RequestLog for PostgresStore {
-    fn append(&self, row: LogRow) {
-        self.group.append(row);
-    }
-
-    fn lost_rows(&self) -> u64 {
-        self.group.lost_rows()
-    }
-
-    fn take_earliest(&self) -> Option<Timestamp> {
-        self.group.take_earliest()
-    }
-
-    async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-        self.readers.list_log(max_rows).await
-    }
-}
-
-#[async_trait]
-impl Limits for PostgresStore {
-    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.group.reserve(reservation).await
-    }
-
-    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
-        self.group.settle(settlement, row);
-    }
-
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.group.sweep(now, max_rows).await
-    }
-}
-
-#[async_trait]
 impl Database for PostgresStore {
-    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
-        self.group.execute(statement).await
-    }
-
-    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
-        self.group.execute_all(statements).await
+    fn group(&self) -> &Group {
+        &self.group
     }
 
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
@@ -214,7 +177,7 @@ impl Store for PostgresStore {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
-        self.readers.stats(now).await
+        store::stats(self, now).await
     }
 
     fn is_shared(&self) -> bool {
@@ -222,7 +185,7 @@ impl Store for PostgresStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.readers.list_log(1).await?;
+        self.list_log(1).await?;
         self.group.check().await
     }
 
@@ -232,7 +195,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// What PostgreSQL takes for no text at all, and would refuse a whole batch for.
+/// PostgreSQL can't store a NUL in a text, and would refuse the whole batch for it.
 fn has_nul(text: &str) -> bool {
     text.contains('\0')
 }

@@ -1,4 +1,4 @@
-//! Purging: what nobody can see or replay any more leaves the disk.
+//! Purging: removes what nobody can see or replay any more.
 
 use antiphon_protocol::id::ItemId;
 use tokio_postgres::types::{ToSql, Type};
@@ -6,46 +6,41 @@ use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
-use crate::usage::{add_up, sums, turn_as_usage, usage_columns};
+use crate::request_log::NEWEST_TO_PURGE;
+use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{Purged, Timestamp};
 
 /// "Antipurg" in ASCII.
 const PURGE_LOCK: i64 = 0x416e_7469_7075_7267;
 
-/// Until the end of the transaction; compiling what follows would take longer than running it.
+/// Both last until the end of the transaction. JIT-compiling the statements that follow would take longer than running them.
 pub(super) const TRY_LOCK: &str =
     "SELECT pg_try_advisory_xact_lock($1::bigint), set_config('jit', 'off', true)";
 
-/// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
-/// child: what comes later in the result is a parent of something before it, so any beginning of it may be removed.
-/// `OFFSET 0` keeps the planner, which knows little of a recursion, from reading the whole table once instead of an index
-/// often.
-pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE doomed (id, project, parent_id) AS (
+/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child. Parents
+/// come after their children, so any prefix of the result may be removed. The planner misjudges a recursion; `OFFSET 0` keeps it
+/// from scanning the whole table instead of using an index.
+pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE purgeable (id, project, parent_id) AS (
        SELECT id, project, parent_id FROM (
          SELECT r.id, r.project, r.parent_id FROM responses r
          WHERE r.expires_at <= $1::bigint
            AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project OFFSET 0)
          ORDER BY r.expires_at LIMIT $2::bigint) leaves
        UNION ALL
-       SELECT p.id, p.project, p.parent_id FROM doomed d
+       SELECT p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN LATERAL (SELECT * FROM responses p WHERE p.id = d.parent_id AND p.project = d.project OFFSET 0) p
        WHERE p.expires_at <= $1::bigint AND NOT EXISTS (SELECT 1 FROM responses c
          WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id OFFSET 0))
-     DELETE FROM responses r USING (SELECT id, project FROM doomed LIMIT $2::bigint) d
+     DELETE FROM responses r USING (SELECT id, project FROM purgeable LIMIT $2::bigint) d
      WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output";
 
-/// An item that a later response has recorded again stays.
+/// Keeps an item that a later response has recorded again.
 pub(super) const DELETE_ITEMS: &str =
     "DELETE FROM items i USING unnest($1::text[], $2::text[], $3::uuid[]) d (item_id, project, response_id)
      WHERE i.item_id = d.item_id AND i.project = d.project AND i.response_id = d.response_id";
 
-/// Up to when the oldest rows of the log are to go.
-pub(super) const LAST_TO_GO: &str = "SELECT max(at) FROM (SELECT at FROM request_log WHERE at < $1::bigint ORDER BY at LIMIT $2::bigint) oldest";
-
-/// Sums over rows that are in the log, of hours that are leaving it.
-pub(super) const FORGET_SUMS: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= $1::bigint";
-
-/// Rows leave the log for the sums over such rows. One statement, so that exactly those are added that go, though others come.
+/// Moves rows of the log to the sums over purged rows. It is one statement, so that it adds exactly the rows that it deletes while
+/// others are being inserted.
 pub(super) const DELETE_LOG: &str = concat!(
     "WITH gone AS (DELETE FROM request_log WHERE at <= $1::bigint RETURNING at, project, key_id, account, model, \
        outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd),
@@ -69,7 +64,7 @@ pub(super) const DELETE_LOG: &str = concat!(
      SELECT count(*) FROM gone"
 );
 
-/// In a transaction. Removes nothing while another replica is at it.
+/// Runs in a transaction. Removes nothing while another replica is purging.
 pub(super) async fn purge(
     client: &Client,
     now: Timestamp,
@@ -92,9 +87,9 @@ pub(super) async fn purge(
 
 async fn purge_log(client: &Client, before: i64, max_rows: i64) -> Result<u64, Error> {
     let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::INT8), (&max_rows, Type::INT8)];
-    let row = client.query_typed_one(LAST_TO_GO, &arguments).await?;
+    let row = client.query_typed_one(NEWEST_TO_PURGE, &arguments).await?;
     let Some(last) = row.try_get::<_, Option<i64>>(0)? else { return Ok(0) };
-    client.execute_typed(FORGET_SUMS, &[(&last, Type::INT8)]).await?;
+    client.execute_typed(PURGE_ROLLED_UP, &[(&last, Type::INT8)]).await?;
     let gone = client.query_typed_one(DELETE_LOG, &[(&last, Type::INT8)]).await?;
     Ok(gone.try_get::<_, i64>(0)?.unsigned_abs())
 }

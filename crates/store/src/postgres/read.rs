@@ -1,4 +1,4 @@
-//! Reading: single responses, chains, items, and the request log.
+//! Reading responses, chains and items.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,19 +14,11 @@ use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use super::statement::{Argument, argument, columns};
 use crate::assemble::{Items, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::responses::LOAD;
 use crate::sql::{Columns, Query};
-use crate::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
-};
+use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
-pub(super) const LOAD: &str = concat!(
-    "SELECT ",
-    turn_columns!(),
-    ", r.created_at, r.body FROM responses r WHERE r.id = $1::uuid AND r.project = $2::text \
-     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3::bigint)"
-);
-
-/// Only ids go through the recursion; the rows are joined to them. A missing ancestor yields a row of nulls.
+/// The recursion carries ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
     "WITH RECURSIVE chain (id, parent_id, turns) AS (
        SELECT id, parent_id, 1::bigint FROM responses WHERE id = $1::uuid AND project = $2::text
@@ -42,15 +34,6 @@ pub(super) const LOAD_CHAIN: &str = concat!(
 
 pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE deleted_at >= $1::bigint";
 
-pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
-     sum(length(input)::bigint + length(output) + length(body))::bigint, min(created_at), \
-     count(*) FILTER (WHERE expires_at <= $1::bigint) FROM responses GROUP BY project ORDER BY project";
-
-pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
-     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
-     key_id, attempts, cost_nano_usd \
-     FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1::bigint";
-
 pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
      WHERE project = $1::text AND item_id = ANY ($2::text[])";
 
@@ -58,7 +41,7 @@ pub(super) const LOAD_ITEMS: &str = "SELECT id, input, output FROM responses \
      WHERE project = $1::text AND id = ANY ($2::uuid[]) \
      AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
 
-/// The connections that are read from. Many reads share one: the server answers them one after the other.
+/// The connections for reading. Many reads share one: the server runs them one after the other.
 pub(super) struct Readers {
     pub(super) links: Vec<Link>,
     pub(super) limit: Duration,
@@ -67,9 +50,9 @@ pub(super) struct Readers {
 // === impl Readers ===
 
 impl Readers {
-    /// The connection with the fewest queries under way.
+    /// The connection with the fewest running queries.
     fn session(&self) -> Result<Arc<Session>, QueryError> {
-        let mut error = QueryError::Down("it has no connections".into());
+        let mut error = QueryError::Down("there is no connection for reading".into());
         let mut least: Option<Arc<Session>> = None;
         for link in &self.links {
             match link.session() {
@@ -83,7 +66,7 @@ impl Readers {
         least.ok_or(error)
     }
 
-    /// A connection that is lost while it answers is not the last word if there is another.
+    /// Tries another connection if one is lost during the query.
     async fn query(&self, text: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
         let mut result = Err(QueryError::Lost(String::new()));
         for _ in 0..=self.links.len() {
@@ -186,26 +169,6 @@ impl Readers {
         let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
         rows.iter().map(deleted).collect()
     }
-
-    pub(super) async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
-        let now = now.unix_ms();
-        let stats = |row| {
-            Ok(ProjectStats {
-                project: ProjectId::new(get(row, 0)?),
-                responses: number(row, 1)?,
-                chains: number(row, 2)?,
-                bytes: number(row, 3)?,
-                oldest: Timestamp::from_unix_ms(get(row, 4)?),
-                expired: number(row, 5)?,
-            })
-        };
-        self.query(STATS, &[(&now, Type::INT8)]).await?.iter().map(stats).collect()
-    }
-
-    pub(super) async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-        let max_rows = i64::from(max_rows);
-        self.query(LIST_LOG, &[(&max_rows, Type::INT8)]).await?.iter().map(log_row).collect()
-    }
 }
 
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {
@@ -216,7 +179,7 @@ fn bytes(row: &Row, column: usize) -> Result<Bytes, StoreError> {
     get::<&[u8]>(row, column).map(Bytes::copy_from_slice)
 }
 
-/// Of a column that is wider than what is written into it.
+/// A number of a column that is wider than what is written to it.
 fn number<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<T, StoreError> {
     T::try_from(get::<i64>(row, column)?).map_err(|_| StoreError::Corrupt("a number is out of range".into()))
 }
@@ -235,30 +198,5 @@ fn turn(row: &Row) -> Result<StoredTurn, StoreError> {
         input: bytes(row, 9)?,
         referenced: decode_positions(get(row, 10)?)?,
         output: bytes(row, 11)?,
-    })
-}
-
-fn log_row(row: &Row) -> Result<LogRow, StoreError> {
-    let micros = |n: i64| Duration::from_micros(n.unsigned_abs());
-    Ok(LogRow {
-        at: Timestamp::from_unix_ms(get(row, 0)?),
-        project: ProjectId::new(get(row, 1)?),
-        response: ResponseId::from_uuid(get(row, 2)?),
-        key: get(row, 16)?,
-        account: get(row, 3)?,
-        model: get(row, 4)?,
-        transport: get::<String>(row, 5)?.into(),
-        outcome: get::<String>(row, 6)?.into(),
-        http_status: number(row, 7)?,
-        code: get(row, 8)?,
-        depth: number(row, 9)?,
-        attempts: get::<Option<i64>>(row, 17)?.and_then(|n| n.try_into().ok()).unwrap_or(0),
-        input_tokens: number(row, 10)?,
-        cached_tokens: number(row, 11)?,
-        output_tokens: number(row, 12)?,
-        reasoning_tokens: number(row, 13)?,
-        cost_nano_usd: get::<Option<i64>>(row, 18)?.map(i64::unsigned_abs),
-        duration: micros(get(row, 14)?),
-        first_event: get::<Option<i64>>(row, 15)?.map(micros),
     })
 }

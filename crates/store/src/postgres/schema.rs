@@ -1,4 +1,4 @@
-//! Bringing a database's schema up to date: once, before anything else uses it.
+//! Migrating the schema of a database: once, before anything else uses it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::{ConnectError, Connector, Opened};
 use super::error::{QueryError, describe};
 use crate::Migrate;
-use crate::migration::{MIGRATIONS_TABLE, Migration, outdated, to_apply};
+use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
 static MIGRATIONS: [Migration; 6] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
@@ -22,24 +22,21 @@ static MIGRATIONS: [Migration; 6] = [
     Migration::new(6, "limits", include_str!("../../migrations/postgres/0006_limits.sql")),
 ];
 
-/// "Antiphon" in ASCII; no other program's locks are likely to be named so.
+/// "Antiphon" in ASCII, which no other program's lock is likely to be.
 const MIGRATION_LOCK: i64 = 0x416e_7469_7068_6f6e;
 
-/// A replica that has died while it migrated holds its locks until the server notices.
+/// A replica that died during a migration holds its locks until the server notices.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'";
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
 pub(super) const HAS_VERSIONS: &str = "SELECT to_regclass('antiphon_schema') IS NOT NULL";
-pub(super) const VERSIONS: &str = "SELECT version, checksum FROM antiphon_schema ORDER BY version";
-pub(super) const NOTE: &str =
-    "INSERT INTO antiphon_schema (version, name, checksum) VALUES ($1::integer, $2::text, $3::text)";
 
-/// What an operator calls the database.
+/// The name of the database in errors.
 const SHOWN: &str = "the database";
-const PARTING: Duration = Duration::from_secs(1);
-/// For what only looks.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For reading the version of the schema.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The schema of one database, as far as this process knows it.
+/// What this process knows of the schema of a database.
 pub(super) struct Schema {
     connector: Connector,
     mode: Migrate,
@@ -49,7 +46,7 @@ pub(super) struct Schema {
 // === impl Schema ===
 
 impl Schema {
-    /// `connector` leads to where the schema can be changed.
+    /// `connector` reaches the database where migrations can run.
     pub(super) fn new(connector: Connector, mode: Migrate) -> Self {
         Self { connector, mode, is_current: OnceCell::new() }
     }
@@ -68,18 +65,17 @@ impl Schema {
     }
 }
 
-/// Applies what is missing, in one transaction and under a lock, so that of many replicas one does it. Returns what was
-/// applied.
+/// Applies what is missing, and returns it. Runs in one transaction and under a lock, so that one of many replicas does it.
 pub(super) async fn migrate(connector: &Connector) -> Result<&'static [Migration], ConnectError> {
     on_connection(connector, |client| Box::pin(migrate_with(client))).await
 }
 
-/// What would be applied.
+/// What [`migrate`] would apply.
 pub(super) async fn pending(connector: &Connector) -> Result<&'static [Migration], ConnectError> {
     on_connection(connector, |client| Box::pin(pending_with(client))).await
 }
 
-/// On a connection for this alone.
+/// Runs the work on a connection of its own.
 async fn on_connection<T>(
     connector: &Connector,
     work: impl for<'a> FnOnce(&'a Client) -> BoxFuture<'a, Result<T, ConnectError>>,
@@ -93,12 +89,12 @@ async fn on_connection<T>(
         }
     };
     drop(client);
-    // The server is told that we leave; it would find out anyway.
-    let _ = timeout(PARTING, driver).await;
+    // Tells the server goodbye. It would notice without that, too.
+    let _ = timeout(GOODBYE_TIMEOUT, driver).await;
     result
 }
 
-/// Versions and checksums.
+/// Applied versions and their checksums.
 type Applied = Vec<(u32, String)>;
 
 fn missing(applied: &Applied) -> Result<&'static [Migration], ConnectError> {
@@ -107,8 +103,9 @@ fn missing(applied: &Applied) -> Result<&'static [Migration], ConnectError> {
 
 async fn pending_with(client: &Client) -> Result<&'static [Migration], ConnectError> {
     let applied = timeout(LOOK_TIMEOUT, applied(client)).await;
-    let applied =
-        applied.map_err(|_| ConnectError::Unavailable(format!("no answer within {LOOK_TIMEOUT:?}")))?;
+    let applied = applied.map_err(|_| {
+        ConnectError::Unavailable(format!("the database did not answer within {LOOK_TIMEOUT:?}"))
+    })?;
     missing(&applied.map_err(QueryError::from)?)
 }
 
@@ -142,7 +139,7 @@ async fn note(client: &Client, migration: &Migration) -> Result<(), Error> {
     let (version, checksum) = (i32::try_from(migration.version).unwrap_or(i32::MAX), migration.checksum());
     let values: [(&(dyn ToSql + Sync), Type); 3] =
         [(&version, Type::INT4), (&migration.name, Type::TEXT), (&checksum, Type::TEXT)];
-    client.execute_typed(NOTE, &values).await.map(|_| ())
+    client.execute_typed(NOTE_APPLIED, &values).await.map(|_| ())
 }
 
 #[cfg(test)]

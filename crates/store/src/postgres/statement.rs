@@ -10,7 +10,7 @@ use crate::sql::{Cell, Columns, Kind, Query, Statement};
 
 pub(super) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Whether it wrote a row.
+/// Whether the statement changed a row.
 pub(super) async fn execute(client: &Client, statement: &Statement) -> Result<bool, Error> {
     for (place, statement) in statement.with_followers().enumerate() {
         let arguments: Vec<Argument<'_>> = statement.arguments.iter().map(argument).collect();

@@ -1,4 +1,4 @@
-//! The engines of group commit: each writes one batch at a time, over one of the connections for writing.
+//! The engines of group commit. Each writes one batch at a time, on one of the connections for writing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,35 +6,31 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
-use super::limits::Limiting;
+use super::limits::LimitOperations;
 use super::link::{Link, Session};
 use super::{purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
-pub(super) const DELETE: &str = "UPDATE responses SET deleted_at = $3::bigint, expires_at = $3::bigint \
-     WHERE id = $1::uuid AND project = $2::text AND deleted_at IS NULL \
-     AND (expires_at IS NULL OR expires_at > $3::bigint)";
-
-/// A row that comes and goes, and that no other replica's check can meet.
+/// Inserts and deletes a row with an id of its own, so that the checks of two replicas don't collide.
 pub(super) const CHECK_INSERT: &str = "INSERT INTO request_log (at, response_id, project, model, transport, outcome, \
      http_status, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
      VALUES (-1, gen_random_uuid(), '', '', '', '', 0, 0, 0, 0, 0, 0, 0) RETURNING response_id";
-pub(super) const CHECK_DELETE: &str = "DELETE FROM request_log WHERE at = -1 AND response_id = $1::uuid";
+pub(super) const CHECK_DELETE: &str = "DELETE FROM request_log WHERE at = -1 AND response_id = $1";
 
-/// What is stuck is given up no sooner: opening another connection is dearer than a moment's wait.
-const SHORTEST_LIMIT: Duration = Duration::from_secs(1);
+/// A stuck connection is given up no sooner than this: opening another costs more than a short wait.
+const MIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// One of several.
+/// One of the engines of a store.
 pub(super) struct PostgresEngine {
     links: Arc<[Link]>,
-    /// The connection to use when there is a choice.
+    /// The connection to prefer.
     own: usize,
     limit: Duration,
     encoder: Encoder,
@@ -44,10 +40,10 @@ pub(super) struct PostgresEngine {
 
 impl PostgresEngine {
     pub(super) fn new(links: Arc<[Link]>, own: usize, commit_timeout: Duration) -> Self {
-        Self { links, own, limit: commit_timeout.max(SHORTEST_LIMIT), encoder: Encoder::new() }
+        Self { links, own, limit: commit_timeout.max(MIN_LIMIT), encoder: Encoder::new() }
     }
 
-    /// A connection for this engine alone. With fewer connections than engines some wait, each for one batch.
+    /// Locks a connection for one batch. Waits if fewer connections than engines are up.
     async fn acquire(&self) -> Result<(Arc<Session>, MutexGuard<'_, ()>), QueryError> {
         let mut first = None;
         let (before, after) = self.links.split_at(self.own);
@@ -67,11 +63,11 @@ impl PostgresEngine {
 
     fn down(&self) -> QueryError {
         let session = self.links[self.own].session();
-        session.err().unwrap_or_else(|| QueryError::Down("it has just come back".into()))
+        session.err().unwrap_or_else(|| QueryError::Down("it is reconnecting".into()))
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
-        let (inserts, limiting) = (Inserts::of(batch), Limiting::of(batch));
+        let (inserts, limiting) = (Inserts::of(batch), LimitOperations::of(batch));
         let columns = if inserts.is_empty() { Vec::new() } else { inserts.columns(&mut self.encoder) };
         let (session, _held) = self.acquire().await?;
         let client = session.client();
@@ -117,7 +113,7 @@ impl Engine for PostgresEngine {
         tokio::task::yield_now().await;
     }
 
-    /// The store closes the connections, once no engine needs any of them.
+    /// Does nothing: the store closes the connections once no engine needs them.
     async fn close(&mut self) {}
 }
 
@@ -128,26 +124,19 @@ async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Res
 
 async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Error> {
     match operation {
-        // Done together with others.
+        // Written with the others of their kind.
         Operation::Record(_)
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)
         | Operation::Sweep { .. } => Ok(Outcome::Done),
-        Operation::Delete { project, id, now } => {
-            let (id, now) = (id.uuid(), now.unix_ms());
-            let arguments: [(&(dyn ToSql + Sync), Type); 3] =
-                [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
-            client.execute_typed(DELETE, &arguments).await.map(|rows| Outcome::Changed(rows > 0))
-        }
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
         }
-        Operation::Execute(statement) => statement::execute(client, statement).await.map(Outcome::Changed),
-        Operation::ExecuteAll(statements) => {
-            // Sent without waiting for each.
-            let all = statements.iter().map(|one| statement::execute(client, one));
-            try_join_all(all).await.map(|_| Outcome::Done)
+        Operation::Execute(statements) => {
+            // Pipelined: none waits for the reply to another.
+            let all = statements.iter().map(|statement| statement::execute(client, statement));
+            try_join_all(all).await.map(|changes| Outcome::Changed(changes.contains(&true)))
         }
         Operation::Check => {
             let row = client.query_typed_one(CHECK_INSERT, &[]).await?;

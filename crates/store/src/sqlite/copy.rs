@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::migrate::MIGRATIONS;
+use super::migrate::{MIGRATIONS, versions};
 use super::readers::{Shared, lock};
 use super::statement::cell;
 use super::{error, open};
@@ -29,7 +29,7 @@ pub(crate) async fn source(target: &SqliteTarget) -> Result<Box<dyn Side>, Store
     Ok(Box::new(SqliteSide { connection: Arc::new(Mutex::new(connection)) }))
 }
 
-/// Made with its directory where there is none, and brought up to date.
+/// Creates the file and its directory if needed, and brings the schema up to date.
 pub(crate) async fn target(target: &SqliteTarget) -> Result<Box<dyn Side>, StoreError> {
     let path = file(target)?;
     let connection = blocking(move || {
@@ -44,9 +44,9 @@ pub(crate) async fn target(target: &SqliteTarget) -> Result<Box<dyn Side>, Store
 fn file(target: &SqliteTarget) -> Result<PathBuf, StoreError> {
     match target {
         SqliteTarget::File(path) => Ok(path.clone()),
-        SqliteTarget::Memory => {
-            Err(StoreError::Unusable("a database in memory can't be copied: it ends with its process".into()))
-        }
+        SqliteTarget::Memory => Err(StoreError::Unusable(
+            "a database in memory can't be copied: it belongs to one process".into(),
+        )),
     }
 }
 
@@ -54,7 +54,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| Err(StoreError::Unavailable(format!("it ended early: {panic}"))))
+    done.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the copy was aborted: {error}"))))
 }
 
 fn open_source(path: &Path) -> Result<Connection, StoreError> {
@@ -66,14 +66,14 @@ fn open_source(path: &Path) -> Result<Connection, StoreError> {
     let opened = begin(&path).and_then(|connection| Ok((applied(&connection)?, connection)));
     let (applied, connection) = opened.map_err(|error| match error::is_read_only(&error) {
         true => StoreError::Unusable(format!(
-            "{shown} can't be read where it is, as SQLite writes files beside what it reads: copy it to a directory \
-             that can be written"
+            "{shown} can't be read where it is, because SQLite writes files beside a database that it reads: copy it to a \
+             writable directory"
         )),
         false => open::explain(&error, &path, &shown),
     })?;
     let Some(applied) = applied else {
         return Err(StoreError::Unusable(format!(
-            "{shown} is no store of this build: run `antiphon migrate` on it first"
+            "{shown} holds no store: run `antiphon migrate` on it first"
         )));
     };
     match to_apply(&MIGRATIONS, &applied, &shown)?.last() {
@@ -82,27 +82,24 @@ fn open_source(path: &Path) -> Result<Connection, StoreError> {
     }
 }
 
-/// Even to read, SQLite needs to write files beside the database: a connection that only reads could not open every one.
+/// SQLite writes files beside a database even to read it, so a read-only connection could not open every database.
 fn begin(path: &Path) -> rusqlite::Result<Connection> {
     let has_log = std::fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    // The last one to leave would move what is in the write-ahead log into the file.
+    // Keeps the last connection that closes from moving the write-ahead log into the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.execute_batch("BEGIN")?;
     Ok(connection)
 }
 
-/// Versions and checksums; `None` for what is no store.
+/// Applied versions and their checksums; `None` if this is no store.
 fn applied(connection: &Connection) -> rusqlite::Result<Option<Vec<(u32, String)>>> {
     if !connection.table_exists(None, "antiphon_schema")? {
         return Ok(None);
     }
-    let mut statement =
-        connection.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
-    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect::<rusqlite::Result<_>>().map(Some)
+    versions(connection).map(Some)
 }
 
 /// The write-ahead log of a file.
@@ -110,10 +107,6 @@ fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     name.into()
-}
-
-pub(super) fn count_statement(table: &Table) -> String {
-    format!("SELECT count(*) FROM {}", table.name)
 }
 
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
@@ -134,7 +127,7 @@ impl Side for SqliteSide {
         let connection = Arc::clone(&self.connection);
         blocking(move || {
             let count =
-                lock(&connection).query_row(&count_statement(table), (), |row| row.get::<_, i64>(0))?;
+                lock(&connection).query_row(&table.count_statement(), (), |row| row.get::<_, i64>(0))?;
             Ok(count.unsigned_abs())
         })
         .await

@@ -21,7 +21,7 @@ pub(super) fn is_read_only(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
 }
 
-/// Of a write.
+/// For writes.
 impl From<Error> for NotCommitted {
     fn from(error: Error) -> Self {
         let is_own_fault = matches!(error, Error::ToSqlConversionFailure(_))
@@ -33,7 +33,7 @@ impl From<Error> for NotCommitted {
     }
 }
 
-/// Of a read.
+/// For reads.
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {

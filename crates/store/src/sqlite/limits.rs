@@ -41,7 +41,7 @@ pub(super) fn reserve(connection: &Connection, reservation: &Reservation) -> rus
     Ok(reserved)
 }
 
-/// Does nothing if that was done before.
+/// Does nothing for a turn that is settled already.
 pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(SETTLE)?;
     let removed = statement.query_row([settlement.id.uuid()], |row| {
@@ -49,7 +49,7 @@ pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> rusqli
     });
     let Some((was_swept, holds)) = removed.optional()? else { return Ok(()) };
     let mut changes = Changes::default();
-    changes.give_back(&holds, was_swept, settlement.spent);
+    changes.release(&holds, was_swept, settlement.spent);
     apply(connection, &changes)
 }
 
@@ -58,7 +58,7 @@ pub(super) fn sweep(connection: &Connection, now: Timestamp, max_rows: u32) -> r
     let mut rows = statement.query(params![now.unix_ms(), max_rows])?;
     let (mut changes, mut swept) = (Changes::default(), 0);
     while let Some(row) = rows.next()? {
-        changes.give_back(&decode_holds(row.get_ref(0)?.as_str()?), false, Spent::default());
+        changes.release(&decode_holds(row.get_ref(0)?.as_str()?), false, Spent::default());
         swept += 1;
     }
     apply(connection, &changes)?;

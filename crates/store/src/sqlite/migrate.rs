@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::error;
 use crate::StoreError;
-use crate::migration::{MIGRATIONS_TABLE, Migration, to_apply};
+use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
 pub(super) static MIGRATIONS: [Migration; 6] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
@@ -15,11 +15,11 @@ pub(super) static MIGRATIONS: [Migration; 6] = [
     Migration::new(6, "limits", include_str!("../../migrations/sqlite/0006_limits.sql")),
 ];
 
-/// Where the first builds kept what was applied, when there was one migration.
+/// The table of applied migrations in the first builds, which had one migration.
 const EARLIER_TABLE: &str = "_sqlx_migrations";
 
-/// In one transaction that holds the write lock from its beginning, so that of two processes one migrates. `shown` is
-/// what an operator calls the database. Returns what was applied.
+/// Applies what is missing, and returns it. One transaction holds the write lock from its start, so that of two processes one
+/// migrates. `shown` is the name of the database in errors.
 pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
     let unusable = |error| unusable(&error, shown);
     let transaction =
@@ -33,7 +33,7 @@ pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'stat
     Ok(missing)
 }
 
-/// What [`migrate`] would apply; changes nothing.
+/// What [`migrate`] would apply. Changes nothing.
 pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
     let unusable = |error| unusable(&error, shown);
     let transaction =
@@ -47,18 +47,21 @@ fn unusable(error: &rusqlite::Error, shown: &str) -> StoreError {
     if error::is_not_a_database(error) {
         return StoreError::Unusable(format!("{shown} is not an SQLite database"));
     }
-    StoreError::Unusable(format!("the schema of {shown} can't be brought up to date: {error}"))
+    StoreError::Unusable(format!("the schema of {shown} can't be migrated: {error}"))
 }
 
-/// Versions and checksums.
+/// The versions that are applied, with their checksums; creates the table of them if there is none.
 fn applied(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(u32, String)>> {
     transaction.execute_batch(MIGRATIONS_TABLE)?;
     if transaction.table_exists(None, EARLIER_TABLE)? {
         note(transaction, &MIGRATIONS[0])?;
         transaction.execute_batch(&format!("DROP TABLE {EARLIER_TABLE}"))?;
     }
-    let mut statement =
-        transaction.prepare("SELECT version, checksum FROM antiphon_schema ORDER BY version")?;
+    versions(transaction)
+}
+
+pub(super) fn versions(connection: &Connection) -> rusqlite::Result<Vec<(u32, String)>> {
+    let mut statement = connection.prepare(VERSIONS)?;
     let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
@@ -69,11 +72,8 @@ fn apply(transaction: &Transaction<'_>, migration: &Migration) -> rusqlite::Resu
 }
 
 fn note(transaction: &Transaction<'_>, migration: &Migration) -> rusqlite::Result<()> {
-    transaction.execute(
-        "INSERT INTO antiphon_schema (version, name, checksum) VALUES (?1, ?2, ?3)",
-        params![migration.version, migration.name, migration.checksum()],
-    )?;
-    Ok(())
+    let values = params![migration.version, migration.name, migration.checksum()];
+    transaction.execute(NOTE_APPLIED, values).map(|_| ())
 }
 
 #[cfg(test)]

@@ -23,17 +23,19 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
+use tokio::task::JoinError;
 
 use self::open::Opened;
 use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::Group;
 use crate::migration::Migration;
-use crate::sql::{Columns, Database, Query, Statement};
+use crate::responses::deletion;
+use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved,
-    Responses, Settlement, Store, StoreError, StoreOptions, StoredResponse, StoredTurn, Timestamp,
+    ChainQuery, IndexedItem, ProjectStats, Purged, Record, RequestLog as _, Responses, Store, StoreError,
+    StoreOptions, StoredResponse, StoredTurn, Timestamp, store,
 };
 
 /// A store in an SQLite database.
@@ -52,15 +54,20 @@ pub async fn pending(target: &SqliteTarget) -> Result<Vec<String>, StoreError> {
     on_file(target, open::pending_in_file).await
 }
 
-/// A database in memory is made with its schema.
+/// Does nothing for a database in memory, which is created with its schema.
 async fn on_file(
     target: &SqliteTarget,
     work: fn(&Path) -> Result<&'static [Migration], StoreError>,
 ) -> Result<Vec<String>, StoreError> {
     let SqliteTarget::File(path) = target.clone() else { return Ok(Vec::new()) };
     let done = tokio::task::spawn_blocking(move || work(&path)).await;
-    let migrations = done.map_err(|panic| StoreError::Unusable(format!("it ended early: {panic}")))??;
+    let migrations = done.map_err(|error| aborted("migrating", &error))??;
     Ok(migrations.iter().map(ToString::to_string).collect())
+}
+
+/// A panic on a thread for blocking work, or the end of the runtime.
+fn aborted(what: &str, error: &JoinError) -> StoreError {
+    StoreError::Unusable(format!("{what} the database was aborted: {error}"))
 }
 
 // === impl SqliteStore ===
@@ -70,9 +77,7 @@ impl SqliteStore {
         let commit_timeout = options.commit_timeout;
         let target = target.clone();
         let opened = tokio::task::spawn_blocking(move || open::open(&target, &options));
-        let opened =
-            opened.await.map_err(|panic| StoreError::Unusable(format!("opening ended early: {panic}")))?;
-        Self::start(opened?, commit_timeout)
+        Self::start(opened.await.map_err(|error| aborted("opening", &error))??, commit_timeout)
     }
 
     fn start(opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
@@ -124,7 +129,7 @@ impl Responses for SqliteStore {
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
-        self.group.delete(project, id, now).await
+        self.group.execute(deletion(project, id, now)).await
     }
 
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
@@ -141,48 +146,9 @@ impl Responses for SqliteStore {
     }
 }
 
-#[async_trait]
-impl RequestLog for SqliteStore {
-    fn append(&self, row: LogRow) {
-        self.group.append(row);
-    }
-
-    fn lost_rows(&self) -> u64 {
-        self.group.lost_rows()
-    }
-
-    fn take_earliest(&self) -> Option<Timestamp> {
-        self.group.take_earliest()
-    }
-
-    async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-        self.readers.read(move |connection| read::list_log(connection, max_rows)).await
-    }
-}
-
-#[async_trait]
-impl Limits for SqliteStore {
-    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.group.reserve(reservation).await
-    }
-
-    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
-        self.group.settle(settlement, row);
-    }
-
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.group.sweep(now, max_rows).await
-    }
-}
-
-#[async_trait]
 impl Database for SqliteStore {
-    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
-        self.group.execute(statement).await
-    }
-
-    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
-        self.group.execute_all(statements).await
+    fn group(&self) -> &Group {
+        &self.group
     }
 
     async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
@@ -197,7 +163,7 @@ impl Store for SqliteStore {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
-        self.readers.read(move |connection| read::stats(connection, now)).await
+        store::stats(self, now).await
     }
 
     fn is_shared(&self) -> bool {

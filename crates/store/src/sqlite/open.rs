@@ -1,4 +1,4 @@
-//! Opening a database: its file, its settings, and its schema. Blocks.
+//! Opening a database: its file, its settings and its schema. These functions block.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,14 +12,14 @@ use crate::migration::{Migration, outdated};
 use crate::url::SqliteTarget;
 use crate::{Durability, Migrate, StoreError, StoreOptions};
 
-/// Turns of one or two kilobytes fill pages of this size well; larger ones cost a commit of few turns more to write.
+/// Turns of one or two kilobytes fill pages of this size well. Larger pages make small commits write more.
 const PAGE_SIZE: u32 = 8192;
-/// Pages in the write-ahead log before it is copied into the database: rarely enough that pages which are written
-/// again and again are copied once.
+/// How many pages the write-ahead log holds before they are copied into the database: enough that a page that is written often is
+/// copied once.
 const CHECKPOINT_PAGES: u32 = 2048;
-/// The log file is cut back to this when it had to grow.
+/// A write-ahead log that grew beyond this is truncated to it.
 const LOG_FILE_BYTES: u32 = 64 << 20;
-/// More than there are.
+/// More than there are statements.
 const PREPARED_STATEMENTS: usize = 32;
 /// How long another process may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,9 +30,9 @@ pub(super) type Opener = Box<dyn FnMut() -> rusqlite::Result<Shared> + Send>;
 /// The connections of an open database.
 pub(super) struct Opened {
     pub(super) writer: Shared,
-    /// For a database in memory, the writer's own: there, each connection would be a database for itself.
+    /// For a database in memory this is the writer's connection, as another one would open another database.
     pub(super) readers: Vec<Shared>,
-    /// None for a database in memory.
+    /// `None` for a database in memory.
     pub(super) opener: Option<Opener>,
 }
 
@@ -49,7 +49,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
         Ok(connection)
     });
     let mut connection = opened
-        .map_err(|error| StoreError::Unusable(format!("no database can be made in memory: {error}")))?;
+        .map_err(|error| StoreError::Unusable(format!("a database in memory can't be created: {error}")))?;
     migrate::migrate(&mut connection, "the database in memory")?;
     let writer = share(connection);
     Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None })
@@ -58,7 +58,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
 fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
     let shown = path.display().to_string();
     create_parent(path)?;
-    // Without this, SQLite could take a name for one of its own URIs.
+    // Keeps SQLite from taking a name for one of its URIs.
     let path = Path::new(".").join(path);
     prepare(&path, &shown, options)?;
     let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
@@ -80,7 +80,7 @@ fn share(connection: Connection) -> Shared {
     Arc::new(Mutex::new(connection))
 }
 
-/// Each connection is used by one thread at a time, so SQLite needs no locks of its own.
+/// Opens a connection without SQLite's own locks: only one thread at a time uses it.
 fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     Connection::open_with_flags(path, flags)
@@ -128,7 +128,7 @@ fn prepare(path: &Path, shown: &str, options: &StoreOptions) -> Result<(), Store
     }
 }
 
-/// Brings the schema of a file up to date, which is made if there is none. Returns what was applied.
+/// Brings the schema of a file up to date, and creates the file if there is none. Returns what was applied.
 pub(super) fn migrate_file(path: &Path) -> Result<&'static [Migration], StoreError> {
     let shown = path.display().to_string();
     create_parent(path)?;
@@ -137,7 +137,7 @@ pub(super) fn migrate_file(path: &Path) -> Result<&'static [Migration], StoreErr
     migrate::migrate(&mut created.map_err(|error| explain(&error, &path, &shown))?, &shown)
 }
 
-/// What [`migrate_file`] would apply; changes nothing.
+/// What [`migrate_file`] would apply. Changes nothing.
 pub(super) fn pending_in_file(path: &Path) -> Result<&'static [Migration], StoreError> {
     let shown = path.display().to_string();
     let path = Path::new(".").join(path);
@@ -148,7 +148,7 @@ pub(super) fn pending_in_file(path: &Path) -> Result<&'static [Migration], Store
     migrate::pending(&mut connection.map_err(|error| explain(&error, &path, &shown))?, &shown)
 }
 
-/// Another process that opens the same new file at this moment locks it in a way that SQLite does not wait for.
+/// Retries while another process that opens the same new file holds a lock for which SQLite doesn't wait.
 fn create_patiently(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
@@ -169,7 +169,7 @@ fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The text for an operator whose file can't be used.
+/// Explains to an operator why a file can't be used.
 pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
     let text = if error::is_not_a_database(error) {
         format!("{shown} is not an SQLite database")
@@ -179,7 +179,7 @@ pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> Stor
         // SQLite does not say why; the operating system does.
         match std::fs::OpenOptions::new().read(true).append(true).create(true).open(path) {
             Err(reason) => format!("{shown} can't be opened for reading and writing: {reason}"),
-            Ok(_) => format!("{shown} can't be opened, or no file can be written beside it: {error}"),
+            Ok(_) => format!("{shown} can't be opened, or its directory is not writable: {error}"),
         }
     } else {
         format!("{shown} can't be used as a database: {error}")

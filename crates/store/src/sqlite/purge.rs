@@ -1,42 +1,36 @@
-//! Purging: what nobody can see or replay any more leaves the disk.
+//! Purging: removes what nobody can see or replay any more.
 
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
-use crate::usage::{add_up, sums, turn_as_usage, usage_columns};
+use crate::request_log::NEWEST_TO_PURGE;
+use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{DAY_MS, HOUR_MS, Purged, Timestamp};
 
-/// Dead responses without children, and from each of them up through the ancestors that are dead and have no other
-/// child: what comes later in the result is a parent of something before it, so any beginning of it may be removed.
-pub(super) const DOOMED: &str = "WITH RECURSIVE doomed (row, id, project, parent_id) AS (
+/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child. Parents
+/// come after their children, so any prefix of the result may be removed.
+pub(super) const PURGEABLE: &str = "WITH RECURSIVE purgeable (row, id, project, parent_id) AS (
        SELECT rowid, id, project, parent_id FROM (
          SELECT r.rowid, r.id, r.project, r.parent_id FROM responses r
          WHERE r.expires_at <= ?1
            AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
          ORDER BY r.expires_at LIMIT ?2)
        UNION ALL
-       SELECT p.rowid, p.id, p.project, p.parent_id FROM doomed d
+       SELECT p.rowid, p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN responses p ON p.id = d.parent_id AND p.project = d.project
        WHERE p.expires_at <= ?1
          AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id)
        LIMIT ?2)
-     SELECT d.row, d.project, d.id, r.input, r.output FROM doomed d CROSS JOIN responses r ON r.rowid = d.row";
+     SELECT d.row, d.project, d.id, r.input, r.output FROM purgeable d CROSS JOIN responses r ON r.rowid = d.row";
 
 pub(super) const DELETE_RESPONSE: &str = "DELETE FROM responses WHERE rowid = ?1";
 
-/// An item that a later response has recorded again stays.
+/// Keeps an item that a later response has recorded again.
 pub(super) const DELETE_ITEM: &str =
     "DELETE FROM items WHERE item_id = ?1 AND project = ?2 AND response_id = ?3";
 
-/// Up to when the oldest rows of the log are to go.
-pub(super) const LAST_TO_GO: &str =
-    "SELECT max(at) FROM (SELECT at FROM request_log WHERE at < ?1 ORDER BY at LIMIT ?2)";
-
-/// Sums over rows that are in the log, of hours that are leaving it.
-pub(super) const FORGET_SUMS: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= ?1";
-
-/// Rows that go are added to the sums of a part, whose units are so long.
+/// Adds the rows that are purged to the sums of a part, whose unit has this length.
 pub(super) const ADD_TO_SUMS: &str = concat!(
     "INSERT INTO usage_rollups (part, ",
     usage_columns!(),
@@ -59,9 +53,9 @@ pub(super) fn purge(
     let mut purged = Purged::default();
     let mut rows: Vec<i64> = Vec::new();
     let mut items = Vec::new();
-    let mut statement = connection.prepare_cached(DOOMED)?;
-    let mut doomed = statement.query(params![now.unix_ms(), max_rows])?;
-    while let Some(row) = doomed.next()? {
+    let mut statement = connection.prepare_cached(PURGEABLE)?;
+    let mut purgeable = statement.query(params![now.unix_ms(), max_rows])?;
+    while let Some(row) = purgeable.next()? {
         rows.push(row.get(0)?);
         collect_items(row, &mut items)?;
     }
@@ -79,15 +73,14 @@ pub(super) fn purge(
     Ok(purged)
 }
 
-/// Rows leave the log for the sums over such rows.
+/// Moves rows of the log to the sums over purged rows.
 fn purge_log(connection: &Connection, before: Timestamp, max_rows: u32) -> rusqlite::Result<u64> {
-    let mut last_to_go = connection.prepare_cached(LAST_TO_GO)?;
-    let Some(last): Option<i64> =
-        last_to_go.query_row(params![before.unix_ms(), max_rows], |row| row.get(0))?
+    let mut newest = connection.prepare_cached(NEWEST_TO_PURGE)?;
+    let Some(last): Option<i64> = newest.query_row(params![before.unix_ms(), max_rows], |row| row.get(0))?
     else {
         return Ok(0);
     };
-    connection.prepare_cached(FORGET_SUMS)?.execute([last])?;
+    connection.prepare_cached(PURGE_ROLLED_UP)?.execute([last])?;
     for (part, unit_ms) in [(1, HOUR_MS), (2, DAY_MS)] {
         connection.prepare_cached(ADD_TO_SUMS)?.execute(params![part, unit_ms, last])?;
     }

@@ -1,8 +1,7 @@
-//! Reading: single responses, chains, items, and the request log.
+//! Reading responses, chains and items.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use bytes::Bytes;
@@ -10,18 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
-use crate::{
-    ChainQuery, IndexedItem, LogRow, ProjectStats, StoreError, StoredResponse, StoredTurn, Timestamp, body,
-};
+use crate::responses::LOAD;
+use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
-pub(super) const LOAD: &str = concat!(
-    "SELECT ",
-    turn_columns!(),
-    ", r.created_at, r.body FROM responses r WHERE r.id = ?1 AND r.project = ?2 \
-     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > ?3)"
-);
-
-/// Only row numbers and ids go through the recursion; the rows are joined to them. A missing ancestor yields a row of nulls.
+/// The recursion carries row numbers and ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
     "WITH RECURSIVE chain (row, parent_id, turns) AS (
        SELECT rowid, parent_id, 1 FROM responses WHERE id = ?1 AND project = ?2
@@ -35,18 +26,9 @@ pub(super) const LOAD_CHAIN: &str = concat!(
     " FROM chain LEFT JOIN responses r ON r.rowid = chain.row"
 );
 
-/// A deleted response expires when it is deleted, so the index of expiry finds it.
+/// A deleted response expires at its deletion, so the index on expiry finds it.
 pub(super) const LIST_DELETED: &str =
     "SELECT project, id FROM responses WHERE expires_at >= ?1 AND deleted_at >= ?1";
-
-pub(super) const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
-     sum(length(input) + length(output) + length(body)), min(created_at), count(*) FILTER (WHERE expires_at <= ?1) \
-     FROM responses GROUP BY project ORDER BY project";
-
-pub(super) const LIST_LOG: &str = "SELECT at, project, response_id, account, model, transport, outcome, http_status, \
-     code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
-     key_id, attempts, cost_nano_usd \
-     FROM request_log ORDER BY at DESC, response_id DESC LIMIT ?1";
 
 pub(super) const FIND_ITEM: &str =
     "SELECT response_id, position FROM items WHERE project = ?1 AND item_id = ?2";
@@ -145,52 +127,4 @@ pub(super) fn list_deleted(
         Ok((ProjectId::new(row.get_ref(0)?.as_str()?), ResponseId::from_uuid(row.get(1)?)))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-pub(super) fn stats(connection: &Connection, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
-    let mut statement = connection.prepare_cached(STATS)?;
-    let rows = statement.query_map([now.unix_ms()], |row| {
-        let count = |column: usize| row.get::<_, i64>(column).map(i64::unsigned_abs);
-        Ok(ProjectStats {
-            project: ProjectId::new(row.get_ref(0)?.as_str()?),
-            responses: count(1)?,
-            chains: count(2)?,
-            bytes: count(3)?,
-            oldest: Timestamp::from_unix_ms(row.get(4)?),
-            expired: count(5)?,
-        })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-pub(super) fn list_log(connection: &Connection, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-    let mut statement = connection.prepare_cached(LIST_LOG)?;
-    let rows = statement.query_map([max_rows], log_row)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
-    let micros = |n: i64| Duration::from_micros(n.unsigned_abs());
-    let count = |column: usize| row.get::<_, i64>(column).map(i64::unsigned_abs);
-    Ok(LogRow {
-        at: Timestamp::from_unix_ms(row.get(0)?),
-        project: ProjectId::new(row.get_ref(1)?.as_str()?),
-        response: ResponseId::from_uuid(row.get(2)?),
-        key: row.get(16)?,
-        account: row.get(3)?,
-        model: row.get(4)?,
-        transport: row.get::<_, String>(5)?.into(),
-        outcome: row.get::<_, String>(6)?.into(),
-        http_status: row.get(7)?,
-        code: row.get(8)?,
-        depth: row.get(9)?,
-        attempts: row.get::<_, Option<u32>>(17)?.unwrap_or(0),
-        input_tokens: count(10)?,
-        cached_tokens: count(11)?,
-        output_tokens: count(12)?,
-        reasoning_tokens: count(13)?,
-        cost_nano_usd: row.get::<_, Option<i64>>(18)?.map(i64::unsigned_abs),
-        duration: micros(row.get(14)?),
-        first_event: row.get::<_, Option<i64>>(15)?.map(micros),
-    })
 }

@@ -1,4 +1,4 @@
-//! Connections for reading. SQLite blocks, so a read runs on a thread for blocking work.
+//! Connections for reading. SQLite blocks, so reads run on threads for blocking work.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use crate::StoreError;
 
-/// A database in memory has one connection, for the writer and the readers.
+/// The writer and the readers of a database in memory share one connection.
 pub(super) type Shared = Arc<Mutex<Connection>>;
 
-/// Hands out connections, one read at a time each.
+/// The connections for reading. Each serves one read at a time.
 pub(super) struct Readers {
     idle: Mutex<Vec<Shared>>,
-    /// As many as there are connections; closed with them.
+    /// One per connection; closed with them.
     permits: Arc<Semaphore>,
     connections: u32,
     patience: Duration,
@@ -24,10 +24,6 @@ pub(super) struct Readers {
 /// A panic in one read or write leaves SQLite's own state whole: an open transaction is rolled back by its destructor.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn closed() -> StoreError {
-    StoreError::Unavailable("it is closed".into())
 }
 
 // === impl Readers ===
@@ -40,29 +36,32 @@ impl Readers {
         Self { idle: Mutex::new(connections), permits, connections: count, patience }
     }
 
-    /// Runs the read to its end, also if nobody waits for it any more.
+    /// Runs the read to its end, even if its caller goes away.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = match timeout(self.patience, Arc::clone(&self.permits).acquire_owned()).await {
-            Ok(permit) => permit.map_err(|_| closed())?,
-            Err(_) => return Err(StoreError::Unavailable("too many reads wait".into())),
+            Ok(permit) => permit.map_err(|_| StoreError::closed())?,
+            Err(_) => {
+                let reason = format!("no connection became free for a read within {:?}", self.patience);
+                return Err(StoreError::Unavailable(reason));
+            }
         };
         let readers = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
-            // Goes back after the connection.
+            // Returned after the connection.
             let _permit = permit;
             let borrowed = Borrowed::take(&readers)?;
             read(&lock(&borrowed.connection))
         });
         done.await
-            .unwrap_or_else(|panic| Err(StoreError::Unavailable(format!("a read ended early: {panic}"))))
+            .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read was aborted: {error}"))))
     }
 
-    /// Waits for the reads that run, and closes the connections.
+    /// Waits for the running reads, and closes the connections.
     pub(super) async fn close(&self) {
-        // An error means that they have been closed before.
+        // An error means that they are closed already.
         let all = self.permits.acquire_many(self.connections).await;
         self.permits.close();
         lock(&self.idle).clear();
@@ -70,7 +69,7 @@ impl Readers {
     }
 }
 
-/// A connection in use, which goes back however the read ends.
+/// A connection in use. Dropping it returns it.
 struct Borrowed<'a> {
     connection: Shared,
     readers: &'a Readers,
@@ -80,7 +79,7 @@ struct Borrowed<'a> {
 
 impl<'a> Borrowed<'a> {
     fn take(readers: &'a Readers) -> Result<Self, StoreError> {
-        let connection = lock(&readers.idle).pop().ok_or_else(closed)?;
+        let connection = lock(&readers.idle).pop().ok_or_else(StoreError::closed)?;
         Ok(Self { connection, readers })
     }
 }

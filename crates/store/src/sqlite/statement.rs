@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::sql::{Cell, Columns, Kind, Query, Statement};
 
-/// Whether it wrote a row.
+/// Whether the statement changed a row.
 pub(super) fn execute(connection: &Connection, statement: &Statement) -> rusqlite::Result<bool> {
     for (place, statement) in statement.with_followers().enumerate() {
         let arguments = statement.arguments.iter().map(|(value, _)| value);

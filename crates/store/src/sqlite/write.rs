@@ -3,21 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_protocol::id::{ProjectId, ResponseId};
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::insert::{insert_log, insert_record};
 use super::open::Opener;
 use super::readers::{Readers, Shared, lock};
 use super::{limits, purge, statement};
-use crate::Timestamp;
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
-pub(super) const DELETE: &str = "UPDATE responses SET deleted_at = ?3, expires_at = ?3 \
-     WHERE id = ?1 AND project = ?2 AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?3)";
-
-/// A row that needs pages of its own comes and goes: a full disk refuses it.
+/// Inserts and deletes a row that needs pages of its own, which a full disk refuses.
 pub(super) const CHECK: [&str; 2] = [
     "INSERT INTO request_log (at, response_id, project, model, transport, outcome, http_status, depth, \
      input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
@@ -25,14 +20,14 @@ pub(super) const CHECK: [&str; 2] = [
     "DELETE FROM request_log WHERE at = -1",
 ];
 
-/// Under load a commit that is shared by twice as many turns costs each of them a sixth less CPU time.
+/// Under load, a commit shared by twice as many turns costs each of them a sixth less CPU time.
 const GATHERING: Duration = Duration::from_micros(750);
 
 /// Owns the connection that writes.
 pub(super) struct SqliteEngine {
-    /// Missing after an error, until it is opened again.
+    /// `None` after an error, until it is opened again.
     connection: Option<Shared>,
-    /// A database in memory has none: it would be lost with its connection.
+    /// `None` for a database in memory, which would be lost with its connection.
     opener: Option<Opener>,
     readers: Arc<Readers>,
     encoder: Encoder,
@@ -71,13 +66,13 @@ impl Engine for SqliteEngine {
         std::thread::sleep(GATHERING);
     }
 
-    /// The readers go first, or they would keep the write-ahead log from being emptied.
+    /// Closes the readers first, or they would keep the write-ahead log from being emptied.
     async fn close(&mut self) {
         self.readers.close().await;
         let Some(connection) = self.connection.take().filter(|_| self.opener.is_some()) else { return };
         let checkpoint = lock(&connection).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         if let Err(error) = checkpoint {
-            tracing::warn!(%error, "the write-ahead log stays beside the database until it is opened again");
+            tracing::warn!(%error, "the write-ahead log could not be emptied; it stays until the database is opened again");
         }
     }
 }
@@ -107,18 +102,15 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
         }
         Operation::Sweep { now, max_rows } => limits::sweep(connection, *now, *max_rows).map(Outcome::Swept),
-        Operation::Delete { project, id, now } => {
-            delete(connection, project, *id, *now).map(Outcome::Changed)
-        }
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
         }
-        Operation::Execute(statement) => statement::execute(connection, statement).map(Outcome::Changed),
-        Operation::ExecuteAll(statements) => {
+        Operation::Execute(statements) => {
+            let mut is_changed = false;
             for statement in statements {
-                statement::execute(connection, statement)?;
+                is_changed |= statement::execute(connection, statement)?;
             }
-            Ok(Outcome::Done)
+            Ok(Outcome::Changed(is_changed))
         }
         Operation::Check => {
             for statement in CHECK {
@@ -127,15 +119,4 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             Ok(Outcome::Done)
         }
     }
-}
-
-fn delete(
-    connection: &Connection,
-    project: &ProjectId,
-    id: ResponseId,
-    now: Timestamp,
-) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached(DELETE)?;
-    let rows = statement.execute(params![id.uuid(), project.as_str(), now.unix_ms()])?;
-    Ok(rows > 0)
 }

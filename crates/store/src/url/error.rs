@@ -1,8 +1,8 @@
-//! Why a text is no store URL.
+//! Errors of store URLs.
 
 use super::network::Refusal;
 
-/// Why a text is no store URL. Holds nothing of the text that could be a credential.
+/// Why a text is not a store URL. Never contains what could be a credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreUrlError {
     #[error("a store URL begins with \"sqlite://\" or \"postgres://\", or is \"sqlite::memory:\"")]

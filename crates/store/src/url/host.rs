@@ -1,4 +1,4 @@
-//! The host of a PostgreSQL URL, in each of its spellings.
+//! The host of a PostgreSQL URL, in all its spellings.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +18,7 @@ pub(crate) enum Host {
     Socket(PathBuf),
 }
 
-/// What a text is that ends as an IPv4 address does.
+/// A text that ends like an IPv4 address.
 enum Numeric {
     Address(Ipv4Addr),
     Impossible,
@@ -27,7 +27,7 @@ enum Numeric {
 // === impl Host ===
 
 impl Host {
-    /// Reads a host that is already percent-decoded, and applies what the policy can say of it.
+    /// Parses a percent-decoded host, and checks it against the policy as far as possible without resolving it.
     pub(super) fn parse(text: &str, network: Network) -> Result<Self, StoreUrlError> {
         if text.starts_with('/') {
             network.check_socket()?;
@@ -47,7 +47,7 @@ impl Host {
         }
         match numeric(text) {
             Some(Numeric::Address(address)) => {
-                // The address tells more than the way in which it is written.
+                // A refusal of the address tells more than one of its spelling.
                 network.check_address(address.into())?;
                 network.check_legacy_ipv4()?;
                 Ok(Self::Address(address.into()))
@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    /// Whether nobody but this machine can be there, as far as the text says.
+    /// Whether the text names this machine.
     pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Address(address) => address.to_canonical().is_loopback(),
@@ -67,7 +67,7 @@ impl Host {
     }
 }
 
-/// As it stands in a URL.
+/// As in a URL.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -103,8 +103,8 @@ fn parse_name(text: &str, network: Network) -> Result<Host, StoreUrlError> {
     Ok(Host::Name(name))
 }
 
-/// Reads IPv4 addresses as resolvers do: up to four numbers, each decimal, octal (`0…`) or hexadecimal (`0x…`), of which
-/// the last fills what the others leave. `None` is a name.
+/// Parses IPv4 addresses as resolvers do: up to four numbers, each decimal, octal (`0…`) or hexadecimal (`0x…`). The last number
+/// fills the remaining bytes. `None` is a name.
 fn numeric(text: &str) -> Option<Numeric> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let last = text.rsplit('.').next()?;

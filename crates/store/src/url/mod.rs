@@ -1,4 +1,4 @@
-//! Where a store is, parsed from the text that the operator wrote.
+//! Store URLs, as an operator writes them.
 
 mod error;
 pub(crate) mod host;
@@ -28,7 +28,7 @@ pub enum StoreUrl {
 // === impl StoreUrl ===
 
 impl StoreUrl {
-    /// Reads a URL whose host must be in `network`: for an address that is decided here, for a name at every connect.
+    /// Parses a URL whose host must be in `network`. An address is checked here, a name at every connect.
     pub fn parse(text: &str, network: Network) -> Result<Self, StoreUrlError> {
         let postgres = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
         if let Some(rest) = postgres {
@@ -64,7 +64,7 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
-/// A parameter's name as it may be repeated in an error: what is none may be part of a password.
+/// The name of a parameter for an error. A text that is no name may be part of a password, so it is not shown.
 fn shown_name(name: &str) -> String {
     let is_name =
         name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));

@@ -1,24 +1,24 @@
-//! Which hosts a store may be on, by what their addresses are.
+//! The policy on hosts of a store, by the kind of their addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Where a database server may be. The metadata services of clouds are refused always: no database is there, and what
-/// answers hands out credentials.
+/// Where a database server may be. Metadata services of clouds are always refused: they are no databases, and they hand out
+/// credentials.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Network {
     /// Anywhere: for a URL that comes from the operator.
     #[default]
     Any,
-    /// On the internet alone: no address that leads to this machine or into the network around it.
+    /// Only on the internet: no address of this machine or of a private network.
     Public,
-    /// On this machine or in the network around it alone: loopback, private, shared (CGNAT) and unique local addresses,
-    /// and Unix sockets.
+    /// Only on this machine or in a private network: loopback, private, shared (CGNAT) and unique local addresses, and Unix
+    /// sockets.
     Private,
 }
 
-/// What an address is for. An IPv6 address that stands for an IPv4 address is of that one's kind.
+/// The kind of an address. An IPv6 address that embeds an IPv4 address has the kind of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressKind {
     Public,
@@ -55,7 +55,7 @@ pub enum Reason {
     Socket,
 }
 
-/// The text is none of the words for a [`Network`].
+/// The text names no [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be \"any\", \"public\" or \"private\"")]
 pub struct UnknownNetwork;
@@ -92,7 +92,7 @@ const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
 ];
 
-/// Google's short `metadata` is left out: a database may well be called so, and what the name leads to is checked.
+/// Without Google's short `metadata`, which may well name a database; its addresses are checked anyway.
 const METADATA_NAMES: [&str; 7] = [
     "instance-data",
     "instance-data.ec2.internal",
@@ -134,7 +134,7 @@ const RANGES_V4: [(Ipv4Addr, u32, AddressKind); 16] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4, AddressKind::Reserved),
 ];
 
-/// The first that fits; what no range holds is reserved.
+/// The first match counts. Addresses outside all ranges are reserved.
 const RANGES_V6: [(Ipv6Addr, u32, AddressKind); 12] = [
     (Ipv6Addr::UNSPECIFIED, 128, AddressKind::Unspecified),
     (Ipv6Addr::LOCALHOST, 128, AddressKind::Loopback),
@@ -176,7 +176,7 @@ impl Network {
         if allowed { Ok(()) } else { Err(self.refuse(Reason::Address(kind))) }
     }
 
-    /// What can be said of a name before it is resolved.
+    /// Checks a name before it is resolved.
     pub(crate) fn check_name(self, name: &str) -> Result<(), Refusal> {
         if METADATA_NAMES.contains(&name.strip_suffix('.').unwrap_or(name)) {
             return Err(self.refuse(Reason::MetadataName));
@@ -278,7 +278,7 @@ fn stands_for_v4(bits: u128) -> bool {
     matches!(bits >> 32, 0xffff | 0xffff_0000 | 0)
 }
 
-/// The IPv4 addresses that a packet to this address could be passed on to.
+/// The IPv4 addresses to which a packet for this address could be forwarded.
 fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let bits = address.to_bits();
     let at = |shift: u32| Ipv4Addr::from_bits((bits >> shift) as u32);
@@ -295,7 +295,7 @@ fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
         [0x64, 0xff9b, 1, ..] => vec![at(0), split(40, 16), split(32, 24), at(24)],
         // 6to4.
         [0x2002, ..] => vec![at(80)],
-        // Teredo: the server, and the client's address turned over.
+        // Teredo: the server, and the client's address inverted.
         [0x2001, 0, ..] => vec![at(64), Ipv4Addr::from_bits(!(bits as u32))],
         // ISATAP.
         [.., 0 | 0x200, 0x5efe, _, _] => vec![at(0)],
@@ -303,7 +303,7 @@ fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     }
 }
 
-/// Whether a name is `localhost` or stands for it everywhere.
+/// Whether a name is `localhost` or an alias of it.
 pub(crate) fn is_local_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     LOCAL_NAMES
@@ -318,15 +318,15 @@ impl fmt::Display for Refusal {
         let network = self.network.as_str();
         match self.reason {
             Reason::Address(AddressKind::Metadata) => {
-                f.write_str("this is an address of a cloud's metadata service, where no database is")
+                f.write_str("this is an address of a cloud's metadata service, not of a database")
             }
             Reason::MetadataName => {
-                f.write_str("this is a name of a cloud's metadata service, where no database is")
+                f.write_str("this is a name of a cloud's metadata service, not of a database")
             }
             Reason::Address(kind) => write!(f, "store.network = {network:?} refuses {kind} addresses"),
             Reason::LocalName => write!(f, "store.network = {network:?} refuses names of this machine"),
             Reason::LegacyIpv4 => {
-                write!(f, "store.network = {network:?} takes an IPv4 address as four decimal numbers alone")
+                write!(f, "store.network = {network:?} accepts IPv4 addresses only as four decimal numbers")
             }
             Reason::Socket => write!(f, "store.network = {network:?} refuses Unix sockets"),
         }

@@ -1,16 +1,16 @@
-//! The parameters of a PostgreSQL URL: honoured, without effect here, or refused by name; never dropped in silence.
+//! The parameters of a PostgreSQL URL. Each is honoured, has no effect here, or is refused by name; none is dropped silently.
 
 use std::ops::RangeInclusive;
 
 use super::{StoreUrlError, shown_name};
 
-/// Those that are given, decoded; each is taken out by whoever knows it.
+/// The given parameters, decoded. Whoever knows one takes it out.
 pub(super) struct Parameters(Vec<(String, String)>);
 
-/// Parameters that say what is so in any case, and what they may say.
-const SETTLED: [(&str, &[&str], &str); 9] = [
+/// Parameters that are fixed here, the values that they may have, and why.
+const FIXED: [(&str, &[&str], &str); 9] = [
     ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"], "is UTF8: all text is"),
-    ("gssencmode", &["disable", "prefer"], "is disable or prefer: there is no GSSAPI here"),
+    ("gssencmode", &["disable", "prefer"], "is disable or prefer: GSSAPI is not supported"),
     ("load_balance_hosts", &["disable"], "is disable: addresses are tried in their order"),
     ("pgbouncer", TRUE_OR_FALSE, "is true or false"),
     ("prepared_statements", TRUE_OR_FALSE, "is true or false"),
@@ -21,14 +21,14 @@ const SETTLED: [(&str, &[&str], &str); 9] = [
 ];
 const TRUE_OR_FALSE: &[&str] = &["true", "false"];
 
-const POOL: &str = "the connections of the store are a matter of the config";
-const FILES: &str = "nothing but the URL is read for it";
-const GSSAPI: &str = "there is no GSSAPI here";
+const POOL: &str = "the [store] section of the config sets this";
+const FILES: &str = "only the URL is read";
+const GSSAPI: &str = "GSSAPI is not supported";
 const WRITE_SSLMODE: &str = "write sslmode";
-const REVOCATION: &str = "revocation lists are not read";
-const ROLE: &str = "poolers refuse or forget it; write ALTER ROLE … SET on the server";
+const REVOCATION: &str = "revocation lists are not supported";
+const ROLE: &str = "poolers refuse or forget it; use ALTER ROLE … SET on the server";
 
-/// Parameters that would matter, and that can't be honoured.
+/// Parameters that would matter but can't be honoured.
 const REFUSED: [(&str, &str); 27] = [
     ("connection_limit", POOL),
     ("gssdelegation", GSSAPI),
@@ -40,21 +40,21 @@ const REFUSED: [(&str, &str); 27] = [
     ("passfile", FILES),
     ("pool_max_conns", POOL),
     ("pool_timeout", POOL),
-    ("replication", "the store is no replica"),
-    ("require_auth", "whichever way of the server's is used; channel_binding=require asks for SCRAM"),
+    ("replication", "the store does not replicate"),
+    ("require_auth", "the server chooses the method; channel_binding=require asks for SCRAM"),
     ("requirepeer", "a socket is as safe as its directory"),
     ("schema", ROLE),
     ("search_path", ROLE),
     ("service", FILES),
     ("servicefile", FILES),
     ("ssl", WRITE_SSLMODE),
-    ("ssl_max_protocol_version", "TLS is as new as both sides know"),
+    ("ssl_max_protocol_version", "the newest version that both sides know is used"),
     ("sslaccept", WRITE_SSLMODE),
     ("sslcertmode", "a client certificate is sent if sslcert names one"),
     ("sslcrl", REVOCATION),
     ("sslcrldir", REVOCATION),
-    ("sslkeylogfile", "keys of connections are not written"),
-    ("sslpassword", "the file in sslkey is not encrypted"),
+    ("sslkeylogfile", "TLS keys are never written"),
+    ("sslpassword", "encrypted key files are not supported"),
     ("statement_timeout", POOL),
     ("tcp_user_timeout", "each statement has its own limit"),
 ];
@@ -84,7 +84,7 @@ impl Parameters {
         self.0.iter().any(|(given, _)| given == name)
     }
 
-    /// One of the words that are meant by something.
+    /// Takes a parameter whose value is one of these words.
     pub(super) fn word<T: Copy>(
         &mut self,
         parameter: &'static str,
@@ -109,15 +109,15 @@ impl Parameters {
         number.map(Some).ok_or(StoreUrlError::BadValue { parameter, rule })
     }
 
-    /// Nothing may be left but what has no effect.
+    /// Refuses what is left, except for parameters without effect.
     pub(super) fn finish(mut self) -> Result<(), StoreUrlError> {
-        for (name, words, rule) in SETTLED {
+        for (name, words, rule) in FIXED {
             let words: Vec<(&str, ())> = words.iter().map(|word| (*word, ())).collect();
             self.word(name, &words, rule)?;
         }
-        // No statement has a name, so that none is cached.
+        // Sizes of statement caches: no statement has a name, so none is cached.
         self.number("statement_cache_size", 0..=u32::MAX, "is a number")?;
-        // The marker of a marketplace.
+        // Added by a marketplace.
         self.take("supa");
         let Some((given, _)) = self.0.first() else { return Ok(()) };
         match REFUSED.iter().find(|(name, _)| name == given) {
@@ -146,7 +146,7 @@ pub(super) fn decode(text: &str) -> Result<String, StoreUrlError> {
     if text.contains('\0') { Err(StoreUrlError::NulByte) } else { Ok(text) }
 }
 
-/// Percent-encodes all but what stands for itself everywhere in a URL.
+/// Percent-encodes all but unreserved characters.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -14,28 +14,28 @@ const DEFAULT_PORT: u16 = 5432;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLICATION_NAME: &str = "antiphon";
 
-/// Which PostgreSQL database, how to reach it and who to be there. Neither the environment nor any file of libpq's is
-/// asked. Never shows credentials.
+/// A PostgreSQL database, how to reach it and how to log in. Comes from the URL alone, not from the environment or libpq's files.
+/// Never shows credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresTarget {
     pub(crate) host: Host,
-    /// Where the host is, in place of what its name leads to.
+    /// Replaces the addresses of the host's name.
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
     pub(crate) user: String,
     pub(crate) password: Option<String>,
     pub(crate) database: String,
     pub(crate) application_name: String,
-    /// For finding and reaching the server and logging in, all together.
+    /// For resolving, connecting and logging in together.
     pub(crate) connect_timeout: Duration,
     pub(crate) keepalive: Option<Keepalive>,
-    /// A server that can't write is none.
+    /// Whether a server that can't write is refused.
     pub(crate) must_write: bool,
     pub(crate) tls: TlsOptions,
     pub(crate) network: Network,
 }
 
-/// When a silent connection is asked whether it is still there.
+/// How an idle connection is probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Keepalive {
     pub(crate) idle: Duration,
@@ -43,7 +43,7 @@ pub(crate) struct Keepalive {
     pub(crate) count: u32,
 }
 
-/// A URL in its parts, still percent-encoded.
+/// The parts of a URL, still percent-encoded.
 struct Parts<'a> {
     user: &'a str,
     password: Option<&'a str>,
@@ -56,7 +56,7 @@ struct Parts<'a> {
 // === impl PostgresTarget ===
 
 impl PostgresTarget {
-    /// Reads what follows `postgres://`.
+    /// Parses what follows `postgres://`.
     pub(super) fn parse(rest: &str, network: Network) -> Result<Self, StoreUrlError> {
         let parts = Parts::split(rest)?;
         let mut parameters = Parameters::parse(parts.query)?;
@@ -90,7 +90,7 @@ impl PostgresTarget {
     }
 }
 
-/// Without user, password and parameters.
+/// Omits user, password and parameters.
 impl fmt::Display for PostgresTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "postgres://{}:{}/{}", self.host, self.port, encode(&self.database))
@@ -103,7 +103,7 @@ impl fmt::Debug for PostgresTarget {
     }
 }
 
-/// What is given in its place or as a parameter. Nothing is nothing.
+/// A value given in its place in the URL or as a parameter. An empty value counts as none.
 fn one(
     what: &'static str,
     in_place: String,
@@ -158,7 +158,7 @@ impl Keepalive {
         let interval = parameters.number("keepalives_interval", 1..=3600, SECONDS)?;
         let count = parameters.number("keepalives_count", 1..=100, "is a number from 1 to 100")?;
         let seconds = |given: Option<u32>, usual| Duration::from_secs(given.unwrap_or(usual).into());
-        // A server that is gone without a word is noticed within two minutes.
+        // Notices within two minutes that a server has vanished.
         let keepalive =
             Self { idle: seconds(idle, 60), interval: seconds(interval, 15), count: count.unwrap_or(4) };
         Ok(is_on.unwrap_or(true).then_some(keepalive))
@@ -174,7 +174,7 @@ impl<'a> Parts<'a> {
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
-        // A password that is not escaped would otherwise be read as host, database or parameter, and shown as such.
+        // An unescaped password would else be parsed, and shown, as a host, database or parameter.
         if tail.contains(['@', '#']) || authority.matches('@').count() > 1 {
             return Err(StoreUrlError::NotEscaped);
         }

@@ -1,18 +1,18 @@
-//! SQLite URLs: a path, taken as it stands.
+//! SQLite URLs: a literal path.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::{StoreUrlError, shown_name};
 
-/// Which SQLite database.
+/// An SQLite database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SqliteTarget {
-    /// Lives as long as the store is open.
+    /// A database in memory, which lives as long as the store is open.
     Memory,
     File(PathBuf),
 }
 
-/// Parameters that make sense for a server alone.
+/// Parameters that only make sense for a server.
 const NETWORK_OPTIONS: [&str; 14] = [
     "channel_binding",
     "connect_timeout",
@@ -33,7 +33,7 @@ const NETWORK_OPTIONS: [&str; 14] = [
 // === impl SqliteTarget ===
 
 impl SqliteTarget {
-    /// Reads what follows `sqlite:`. A `?` ends the path, which has no percent-encoding.
+    /// Parses what follows `sqlite:`. A `?` ends the path, which has no percent-encoding.
     pub(super) fn parse(rest: &str) -> Result<Self, StoreUrlError> {
         let (rest, is_path) = rest.strip_prefix("//").map_or((rest, false), |path| (path, true));
         let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));

@@ -1,4 +1,4 @@
-//! What a PostgreSQL URL says about TLS.
+//! The TLS options of a PostgreSQL URL.
 
 use std::path::PathBuf;
 
@@ -6,24 +6,24 @@ use super::StoreUrlError;
 use super::host::Host;
 use super::parameters::Parameters;
 
-/// How much of TLS is asked for, as libpq means it.
+/// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SslMode {
     Disable,
-    /// TLS if the server has it.
+    /// TLS if the server supports it.
     Prefer,
-    /// TLS with whoever answers; with [`Roots::File`], as [`VerifyCa`](Self::VerifyCa).
+    /// TLS with any certificate; with [`Roots::File`], the same as [`VerifyCa`](Self::VerifyCa).
     Require,
-    /// TLS with someone whom the authority vouches for.
+    /// TLS with a certificate of the authority, for any host.
     VerifyCa,
-    /// TLS with the host that the URL names.
+    /// TLS with a certificate of the authority for the host of the URL.
     VerifyFull,
 }
 
-/// Whose word counts for a server's certificate.
+/// Trusted authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Roots {
-    /// The authorities that this machine trusts, or the well-known ones where it has no list of them.
+    /// Those that this machine trusts, or the well-known ones if it has no list.
     System,
     File(PathBuf),
 }
@@ -48,7 +48,7 @@ pub(crate) struct TlsOptions {
     pub(crate) roots: Roots,
     pub(crate) identity: Option<Identity>,
     pub(crate) channel_binding: ChannelBinding,
-    /// Without asking for TLS first.
+    /// TLS starts without a request for it.
     pub(crate) is_direct: bool,
     /// No TLS 1.2.
     pub(crate) is_1_3: bool,
@@ -62,7 +62,7 @@ const MODES: [(&str, SslMode); 5] = [
     ("verify-full", SslMode::VerifyFull),
 ];
 
-/// With their names, those that ask for TLS.
+/// The names of the given options that need TLS.
 const NEED_TLS: [&str; 5] =
     ["sslrootcert", "sslcert", "sslkey", "channel_binding=require", "sslnegotiation=direct"];
 
@@ -91,7 +91,7 @@ impl TlsOptions {
             }
             (_, Host::Socket(_)) => SslMode::Disable,
             (Some(mode), _) => mode,
-            // Nobody listens between here and there; but who names an authority wants it asked.
+            // No eavesdropper is on this machine; but a named authority is to be checked.
             (None, _) if is_local && !has_roots && !is_direct => SslMode::Prefer,
             (None, _) => SslMode::VerifyFull,
         };
@@ -133,7 +133,7 @@ fn take_words(parameters: &mut Parameters) -> Result<(ChannelBinding, bool, bool
     let binding = parameters.word("channel_binding", &bindings, "is disable, prefer or require")?;
     let negotiations = [("postgres", false), ("direct", true)];
     let is_direct = parameters.word("sslnegotiation", &negotiations, "is postgres or direct")?;
-    // No version below 1.2 is ever used.
+    // Versions below 1.2 are never used.
     let versions = [("TLSv1", false), ("TLSv1.1", false), ("TLSv1.2", false), ("TLSv1.3", true)];
     let is_1_3 = parameters.word("ssl_min_protocol_version", &versions, "is TLSv1.2 or TLSv1.3")?;
     Ok((binding.unwrap_or(ChannelBinding::Prefer), is_direct.unwrap_or_default(), is_1_3.unwrap_or_default()))

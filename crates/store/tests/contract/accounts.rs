@@ -1,8 +1,8 @@
-//! What is known of accounts, by all replicas and after a restart.
+//! Account state and tokens, for all replicas and after a restart.
 
 use std::time::Duration;
 
-use antiphon_store::{Accounts, Admin, CredentialLock, StoredAccount, StoredCredential, Timestamp};
+use antiphon_store::{CredentialLock, StoredAccount, StoredCredential, Timestamp};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, after, entry};
@@ -26,7 +26,7 @@ fn credential(sealed: &[u8]) -> StoredCredential {
     StoredCredential { origin: "o".into(), sealed: Some(sealed.to_vec()) }
 }
 
-pub(crate) async fn an_account_is_as_it_was_put_last(fixture: impl Fixture) {
+pub(crate) async fn the_latest_account_state_is_kept(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.list_accounts().await.unwrap(), []);
     store.put_account(account("b")).await.unwrap();
@@ -74,7 +74,7 @@ pub(crate) async fn one_holder_at_a_time_may_refresh_a_credential(fixture: impl 
     assert_eq!(store.load_credential("a").await.unwrap(), Some(credential(&[0, 255, 7])));
 }
 
-pub(crate) async fn of_many_at_once_one_gets_the_lock(fixture: impl Fixture) {
+pub(crate) async fn one_of_many_concurrent_callers_gets_the_lock(fixture: impl Fixture) {
     let store = fixture.open().await;
     let tries = (1..=20).map(|holder| store.lock_credential("a", lock(holder, after(0))));
     let got = futures_util::future::join_all(tries).await;

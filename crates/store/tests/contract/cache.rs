@@ -2,13 +2,8 @@
 
 use std::sync::Arc;
 
-use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_store::chain::{Chains, Turn};
-use antiphon_store::{
-    ChainQuery, Columns, Database, IndexedItem, Limits, LogRow, ProjectStats, Purged, Query, Record,
-    RequestLog, Reservation, Reserved, Responses, Settlement, Statement, Store, StoreError, StoredResponse,
-    StoredTurn, Timestamp,
-};
+use antiphon_testkit::{Decorated, Interceptor};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
@@ -19,7 +14,7 @@ async fn load(chains: &Chains, n: u64) -> Option<Arc<Turn>> {
 }
 
 #[tokio::test]
-async fn turns_that_nobody_uses_are_let_go_when_there_is_no_room() {
+async fn unused_turns_are_released_when_there_is_no_room() {
     const ROOM: usize = 100_000;
     let store = InMemory::new().open().await;
     for branch in 0..20 {
@@ -42,7 +37,7 @@ async fn turns_that_nobody_uses_are_let_go_when_there_is_no_room() {
 }
 
 #[tokio::test]
-async fn all_bytes_are_given_back() {
+async fn dropped_turns_give_back_all_their_memory() {
     let chains = Chains::new(InMemory::new().open().await, 0);
     chains.record(record(0, None), None).await.unwrap();
     for n in 1..=500_u32 {
@@ -80,23 +75,22 @@ fn a_long_chain_is_dropped_on_a_small_stack() {
 
 #[tokio::test]
 async fn a_load_that_a_deletion_overtakes_is_not_kept() {
-    let gate = Arc::new(Gated {
-        inner: InMemory::new().open().await,
-        reads: Semaphore::new(0),
-        read: Semaphore::new(0),
-    });
-    record_chain(&gate.inner, 1, 3, None).await;
-    let chains = Arc::new(Chains::new(gate.clone(), 64 << 20));
+    let store = InMemory::new().open().await;
+    record_chain(&store, 1, 3, None).await;
+    let gate = Gate { releases: Semaphore::new(0), reads: Semaphore::new(0) };
+    let store = Arc::new(Decorated::new(store, gate));
+    let gate = store.interceptor();
+    let chains = Arc::new(Chains::new(store.clone(), 64 << 20));
     let overtaken = tokio::spawn({
         let chains = Arc::clone(&chains);
         async move { load(&chains, 3).await }
     });
-    // The load has read that turns 1 to 3 are there, and now they go.
-    gate.read.acquire().await.unwrap().forget();
+    // The load has read turns 1 to 3. Now 2 and 3 are deleted.
+    gate.reads.acquire().await.unwrap().forget();
     for n in [2, 3] {
         assert!(chains.delete(&project("p"), id(n), NOW).await.unwrap());
     }
-    gate.reads.add_permits(100);
+    gate.releases.add_permits(100);
     assert!(overtaken.await.unwrap().is_some(), "it was there when it was asked for");
     assert!(load(&chains, 2).await.is_none());
     assert!(load(&chains, 3).await.is_none());
@@ -119,136 +113,18 @@ async fn a_deletion_whose_caller_goes_away_is_never_undone_by_the_cache() {
     }
 }
 
-/// A store whose chains are read at once and handed out when the test says so.
-struct Gated {
-    inner: Arc<dyn Store>,
-    /// Permits to hand out what was read.
+/// Holds back what was read until the test releases it.
+struct Gate {
+    /// A permit for each read whose caller may go on.
+    releases: Semaphore,
+    /// A permit for each read that was done.
     reads: Semaphore,
-    /// How often a chain was read.
-    read: Semaphore,
 }
 
 #[async_trait]
-impl Responses for Gated {
-    async fn record(&self, record: Record) -> Result<(), StoreError> {
-        self.inner.record(record).await
-    }
-
-    async fn load(
-        &self,
-        project: &ProjectId,
-        id: ResponseId,
-        now: Timestamp,
-    ) -> Result<Option<StoredResponse>, StoreError> {
-        self.inner.load(project, id, now).await
-    }
-
-    async fn load_chain(
-        &self,
-        project: &ProjectId,
-        query: ChainQuery,
-    ) -> Result<Vec<StoredTurn>, StoreError> {
-        let turns = self.inner.load_chain(project, query).await;
-        self.read.add_permits(1);
-        self.reads.acquire().await.unwrap().forget();
-        turns
-    }
-
-    async fn load_items(
-        &self,
-        project: &ProjectId,
-        ids: &[ItemId],
-        now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        self.inner.load_items(project, ids, now).await
-    }
-
-    async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
-        self.inner.delete(project, id, now).await
-    }
-
-    async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
-        self.inner.list_deleted(since).await
-    }
-
-    async fn purge(
-        &self,
-        now: Timestamp,
-        log_before: Option<Timestamp>,
-        max_rows: u32,
-    ) -> Result<Purged, StoreError> {
-        self.inner.purge(now, log_before, max_rows).await
-    }
-}
-
-#[async_trait]
-impl RequestLog for Gated {
-    fn append(&self, row: LogRow) {
-        self.inner.append(row);
-    }
-
-    fn lost_rows(&self) -> u64 {
-        self.inner.lost_rows()
-    }
-
-    fn take_earliest(&self) -> Option<Timestamp> {
-        self.inner.take_earliest()
-    }
-
-    async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
-        self.inner.list_log(max_rows).await
-    }
-}
-
-#[async_trait]
-impl Limits for Gated {
-    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.inner.reserve(reservation).await
-    }
-
-    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
-        self.inner.settle(settlement, row);
-    }
-
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.inner.sweep(now, max_rows).await
-    }
-}
-
-#[async_trait]
-impl Database for Gated {
-    async fn execute(&self, statement: Statement) -> Result<bool, StoreError> {
-        self.inner.execute(statement).await
-    }
-
-    async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
-        self.inner.execute_all(statements).await
-    }
-
-    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
-        self.inner.query(query).await
-    }
-}
-
-#[async_trait]
-impl Store for Gated {
-    fn is_available(&self) -> bool {
-        self.inner.is_available()
-    }
-
-    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
-        self.inner.stats(now).await
-    }
-
-    fn is_shared(&self) -> bool {
-        self.inner.is_shared()
-    }
-
-    async fn check(&self) -> Result<(), StoreError> {
-        self.inner.check().await
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
+impl Interceptor for Gate {
+    async fn after_read(&self) {
+        self.reads.add_permits(1);
+        self.releases.acquire().await.unwrap().forget();
     }
 }

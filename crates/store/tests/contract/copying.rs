@@ -1,4 +1,4 @@
-//! Moving a store to another database, in every direction.
+//! Copying a store to another database, in every direction.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Accounts, Admin, Audit, CopyProgress, CopyReport, CredentialLock, Keys, LogRow, Status, Store,
-    StoreError, StoreOptions, StoreUrl, StoredCredential, Usage,
+    CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions, StoreUrl,
+    StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -31,7 +31,7 @@ struct Pair {
 enum In {
     File,
     Server,
-    /// With PgBouncer between, which gives each transaction another connection.
+    /// Behind PgBouncer, which may give each transaction another connection.
     Pooler,
 }
 
@@ -62,7 +62,7 @@ async fn copy(pair: &Pair) -> CopyReport {
     antiphon_store::copy(&pair.from, &pair.to, &mut |_| {}).await.unwrap()
 }
 
-/// Copied, present, differing and extra rows of each table.
+/// The copied, present, differing and extra rows of each table.
 fn counts(report: &CopyReport) -> Vec<(&'static str, [u64; 4])> {
     let of = report.tables.iter();
     of.map(|table| (table.table, [table.copied, table.present, table.differing, table.extra])).collect()
@@ -87,7 +87,7 @@ async fn fill(store: &Arc<dyn Store>) {
     let odd =
         |n| LogRow { code: Some("odd\0code".into()), account: None, ..log_row("p", id(1_000 + n), after(n)) };
     append_all(store, (0..40).map(odd)).await;
-    assert!(store.sum_up(NOW, after(4_000)).await.unwrap().is_some());
+    assert!(store.roll_up_hour(NOW, after(4_000)).await.unwrap().is_some());
     assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
     store.pause_account("one", entry(after(1))).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
@@ -99,7 +99,7 @@ async fn fill(store: &Arc<dyn Store>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_is_there_afterwards_and_can_be_continued() {
+async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
     for pair in pairs().await {
         let source = open(&pair.from).await;
         fill(&source).await;
@@ -153,7 +153,7 @@ async fn everything_is_there_afterwards_and_can_be_continued() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn running_it_again_copies_what_has_come_and_nothing_else() {
+async fn a_second_copy_adds_only_new_rows() {
     for pair in pairs().await {
         let source = open(&pair.from).await;
         record_chain(&source, 1, 10, None).await;
@@ -166,7 +166,7 @@ async fn running_it_again_copies_what_has_come_and_nothing_else() {
     }
 }
 
-/// Runs a copy, and something else as soon as its first row has been looked at.
+/// Runs a copy, and `work` as soon as its first row was read.
 async fn copy_while(pair: &Pair, work: impl AsyncFnOnce() + Send) -> CopyReport {
     let mut work = Some(work);
     let mut progress = |_: CopyProgress| {
@@ -178,7 +178,7 @@ async fn copy_while(pair: &Pair, work: impl AsyncFnOnce() + Send) -> CopyReport 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_changes_meanwhile_is_not_verified() {
+async fn a_source_that_changes_during_the_copy_is_not_verified() {
     for pair in pairs().await {
         let source = open(&pair.from).await;
         record_chain(&source, 1, 10, None).await;
@@ -196,7 +196,7 @@ async fn a_source_that_changes_meanwhile_is_not_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_ends_idle_transactions_is_a_source_all_the_same() {
+async fn a_server_that_ends_idle_transactions_can_be_copied_from() {
     let from = Postgres::shared_database().await;
     let source = open(&from.parse().unwrap()).await;
     record_chain(&source, 1, 10, None).await;
@@ -207,13 +207,13 @@ async fn a_server_that_ends_idle_transactions_is_a_source_all_the_same() {
     let files = tempfile::tempdir().unwrap();
     let to = format!("sqlite://{}/to.db", files.path().display());
     let pair = Pair { from: from.parse().unwrap(), to: to.parse().unwrap(), _files: files };
-    // A target that takes its time.
+    // A slow target.
     let report = copy_while(&pair, async || tokio::time::sleep(Duration::from_millis(400)).await).await;
     assert!(report.is_verified());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
+async fn an_interrupted_copy_continues_where_it_ended() {
     for pair in pairs().await {
         let source = open(&pair.from).await;
         record_chain(&source, 1, 3_500, None).await;
@@ -236,7 +236,7 @@ async fn a_copy_that_was_broken_off_goes_on_where_it_ended() {
     }
 }
 
-/// Runs a copy, and kills the server in the middle of it. Returns what the operator is told.
+/// Runs a copy, and kills the server in the middle of it. Returns the error.
 async fn copy_until_killed(pair: &Pair, server: &mut Postgres) -> String {
     let mut progress = |progress: CopyProgress| {
         if progress.rows == 1_500 {
@@ -250,7 +250,7 @@ async fn copy_until_killed(pair: &Pair, server: &mut Postgres) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_goes_away_is_named_and_the_rest_copied_when_it_is_back() {
+async fn a_lost_server_is_named_and_the_rest_is_copied_once_it_is_back() {
     let mut server = Postgres::start(PostgresOptions::default());
     let on_server: StoreUrl = server.create_database("p").await.parse().unwrap();
     let files = tempfile::tempdir().unwrap();
@@ -271,7 +271,7 @@ async fn a_server_that_goes_away_is_named_and_the_rest_copied_when_it_is_back() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_differ_and_rows_that_only_the_target_has_are_counted_and_left_alone() {
+async fn differing_and_extra_rows_are_counted_and_not_touched() {
     for pair in pairs().await {
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);
         record_chain(&source, 1, 4, None).await;
@@ -298,12 +298,12 @@ fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_file_stays_as_it_is_with_its_log_or_without() {
+async fn a_source_file_is_not_changed_with_a_write_ahead_log_or_without() {
     let (there, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let url = |directory: &TempDir| format!("sqlite://{}/a.db", directory.path().display());
     let source = open(&url(&there).parse().unwrap()).await;
     record_chain(&source, 1, 20, None).await;
-    // As after a kill: what was written last is in the log alone.
+    // As after a kill: the last writes are only in the write-ahead log.
     let killed = tempfile::tempdir().unwrap();
     for (path, bytes) in files(there.path()).into_iter().filter(|(path, _)| !path.ends_with("-shm")) {
         std::fs::write(killed.path().join(Path::new(&path).file_name().unwrap()), bytes).unwrap();
@@ -326,7 +326,7 @@ async fn a_source_file_stays_as_it_is_with_its_log_or_without() {
 }
 
 #[tokio::test]
-async fn a_source_needs_to_be_read_only() {
+async fn a_user_who_may_only_read_can_copy_from_a_source() {
     let url = Postgres::shared_database().await;
     let store = open(&url.parse().unwrap()).await;
     record_chain(&store, 1, 5, None).await;
@@ -349,7 +349,7 @@ async fn a_source_needs_to_be_read_only() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_no_store_is_refused_and_nothing_is_made_of_it() {
+async fn a_source_that_is_no_store_is_refused_and_not_created() {
     let directory = tempfile::tempdir().unwrap();
     let url = |name: &str| -> StoreUrl {
         format!("sqlite://{}/{name}", directory.path().display()).parse().unwrap()

@@ -1,4 +1,4 @@
-//! Deletion and expiry hide a response at once, and take nothing from those who replay through it.
+//! Deletion and expiry hide a response at once, but descendants still replay through it.
 
 use antiphon_store::chain::Chains;
 use antiphon_store::{ChainQuery, StoredTurn};
@@ -65,7 +65,7 @@ pub(crate) async fn the_cache_hides_what_is_deleted_or_expired(fixture: impl Fix
     assert!(chains.delete(&project("p"), id(1), NOW).await.unwrap());
     assert!(load(1, 0).await.is_none());
     assert_eq!(load(3, 11).await.unwrap().ancestors().count(), 2);
-    // What was read again after the deletion is a trunk, not a response.
+    // A deleted response that was loaded again as an ancestor is still hidden.
     chains.record(record(4, Some((1, 1))), None).await.unwrap();
     assert_eq!(load(4, 0).await.unwrap().ancestors().count(), 1);
     assert!(load(1, 0).await.is_none());

@@ -1,4 +1,4 @@
-//! Where the stores under test come from, and the turns that are put into them.
+//! The stores under test, and the turns that are put into them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ const MAX_ROWS: u32 = 1_000;
 pub(crate) trait Fixture: Send + Sync + 'static {
     fn new() -> Self;
 
-    /// Opens the store; what an earlier one of this fixture has stored is there, if it [`survives`](Self::survives).
+    /// Opens the store. It holds what an earlier one of this fixture has stored, if that [`survives`](Self::survives).
     fn open_with(&self, options: StoreOptions) -> impl Future<Output = Arc<dyn Store>> + Send;
 
     fn survives(&self) -> bool;
@@ -88,7 +88,7 @@ impl Fixture for InPostgres {
     }
 }
 
-/// The same with PgBouncer between, which gives each transaction another connection.
+/// The same behind PgBouncer, which may give each transaction another connection.
 pub(crate) struct BehindPooler(OnceCell<String>);
 
 impl Fixture for BehindPooler {
@@ -112,7 +112,7 @@ pub(crate) fn after(seconds: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(seconds))
 }
 
-/// What is to be known of a change at that time.
+/// An audit entry of this time.
 pub(crate) fn entry(at: Timestamp) -> AuditEntry {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let mut random = [0; 10];
@@ -167,7 +167,7 @@ pub(crate) fn turn(n: u64, parent: Option<(u64, u32)>) -> StoredTurn {
     }
 }
 
-/// Ready to be recorded, with the items that have an id.
+/// A record of a turn, with the items that have an id.
 pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
     let items =
         |array: &Bytes| json::elements(array).map(|range| array.slice(range.unwrap())).collect::<Vec<_>>();
@@ -185,7 +185,7 @@ pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
     }
 }
 
-/// The usual: a turn of project `p`.
+/// A record of a turn in project `p`.
 pub(crate) fn record(n: u64, parent: Option<(u64, u32)>) -> Record {
     record_of("p", turn(n, parent))
 }
@@ -214,8 +214,8 @@ pub(crate) fn log_row(project: &str, response: ResponseId, at: Timestamp) -> Log
     }
 }
 
-/// Records turns `first..first + len`, each continuing the one before; the first continues `parent`. As many at once as
-/// a store is asked to write by a busy gateway.
+/// Records turns `first..first + len`, each continuing the one before; the first continues `parent`. Writes them
+/// concurrently, like a busy gateway.
 pub(crate) async fn record_chain(store: &Arc<dyn Store>, first: u64, len: u64, parent: Option<(u64, u32)>) {
     let depth = parent.map_or(0, |(_, depth)| depth);
     let turns = (0..len).map(|n| match n {
@@ -240,7 +240,7 @@ pub(crate) async fn record_all(store: &Arc<dyn Store>, records: Vec<Record>) {
 pub(crate) async fn append_all(store: &Arc<dyn Store>, rows: impl IntoIterator<Item = LogRow>) {
     let mut expected = store.list_log(MAX_ROWS).await.unwrap().len();
     for row in rows {
-        store.append(row);
+        store.append_log(row);
         expected += 1;
     }
     let written = async || store.list_log(MAX_ROWS).await.unwrap().len() == expected;

@@ -1,11 +1,11 @@
-//! Credentials of clients, and who changed what.
+//! Keys, and the audit log.
 
 use antiphon_protocol::id::KeyId;
-use antiphon_store::{Accounts, Admin, Audit, Keys, Rotation, SecretHash, StoredKey};
+use antiphon_store::{Rotation, SecretHash, StoredKey};
 
 use crate::fixture::{Fixture, after, entry, key};
 
-pub(crate) async fn a_key_is_as_it_was_added(fixture: impl Fixture) {
+pub(crate) async fn an_added_key_comes_back_unchanged(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.list_keys().await.unwrap(), []);
     let endless = StoredKey { expires_at: None, models: "[]".into(), ..key("b", 2) };
@@ -21,16 +21,20 @@ pub(crate) async fn a_key_is_as_it_was_added(fixture: impl Fixture) {
     }
 }
 
-pub(crate) async fn a_name_is_given_once(fixture: impl Fixture) {
+pub(crate) async fn two_keys_never_share_a_name(fixture: impl Fixture) {
     let store = fixture.open().await;
     let adds = (1..=10).map(|secret| store.add_key(key("a", secret), entry(after(0))));
     let added = futures_util::future::join_all(adds).await;
     assert_eq!(added.into_iter().filter(|added| *added.as_ref().unwrap()).count(), 1);
     assert_eq!(store.list_keys().await.unwrap().len(), 1);
-    assert_eq!(store.list_audit(None, 100).await.unwrap().len(), 1, "what was not done is not noted");
+    assert_eq!(
+        store.list_audit(None, 100).await.unwrap().len(),
+        1,
+        "a change that did not happen has no entry"
+    );
 }
 
-pub(crate) async fn a_rotated_key_remembers_the_secret_before(fixture: impl Fixture) {
+pub(crate) async fn a_rotated_key_keeps_its_previous_secret(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.add_key(key("a", 1), entry(after(0))).await.unwrap();
     let id = key("a", 1).id;
@@ -72,7 +76,7 @@ pub(crate) async fn a_deleted_key_is_gone(fixture: impl Fixture) {
     assert!(store.add_key(key("a", 1), entry(after(2))).await.unwrap(), "its name is free");
 }
 
-pub(crate) async fn a_change_is_told_by_another_version(fixture: impl Fixture) {
+pub(crate) async fn a_change_of_a_key_changes_the_version(fixture: impl Fixture) {
     let store = fixture.open().await;
     let mut seen = vec![store.keys_version().await.unwrap()];
     let id = key("a", 1).id;
@@ -104,7 +108,7 @@ pub(crate) async fn keys_come_page_by_page(fixture: impl Fixture) {
     let mut seen: Vec<String> = Vec::new();
     loop {
         let after = seen.last().cloned().unwrap_or_default();
-        let page = store.page_keys(&after, 2).await.unwrap();
+        let page = store.list_keys_after(&after, 2).await.unwrap();
         assert!(page.len() <= 2);
         if page.is_empty() {
             break;
@@ -124,11 +128,11 @@ pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: impl Fixture) {
     assert_eq!(store.list_keys().await.unwrap(), [used]);
 }
 
-pub(crate) async fn a_change_and_its_audit_entry_are_one(fixture: impl Fixture) {
+pub(crate) async fn a_change_and_its_audit_entry_are_one_transaction(fixture: impl Fixture) {
     let store = fixture.open().await;
     let first = entry(after(0));
     store.add_key(key("a", 1), first.clone()).await.unwrap();
-    // The same entry again can't be written: then nothing else of the change is.
+    // The same entry can't be written twice, so the rest of the change is not written either.
     assert!(store.revoke_key(key("a", 1).id, first.clone()).await.is_err());
     assert_eq!(store.list_keys().await.unwrap(), [key("a", 1)]);
     assert_eq!(store.list_audit(None, 10).await.unwrap(), [first]);

@@ -1,12 +1,10 @@
-//! What turns hold of limits while they run, and what was used of them.
+//! Limits: what running turns hold, and what finished turns used.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{
-    Count, CounterId, Counters, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp,
-};
+use antiphon_store::{Count, CounterId, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp};
 use antiphon_testkit::eventually;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -31,7 +29,7 @@ fn hold(scope: &str, measure: Measure, amount: u64, limit: u64) -> Hold {
     Hold { counter, window_end, measure, amount, limit }
 }
 
-/// The n-th turn's, which expires after an hour.
+/// The reservation of the n-th turn, which expires after an hour.
 pub(crate) fn reservation(n: u64, holds: Vec<Hold>) -> Reservation {
     Reservation { id: id(n), expires_at: after(3_600), holds }
 }
@@ -49,7 +47,7 @@ fn counts(counts: &[(u64, u64)]) -> Vec<Count> {
 }
 
 /// Used and held, by rule.
-async fn standing(store: &Arc<dyn Store>, scope: &str) -> BTreeMap<String, (u64, u64)> {
+async fn counters_of(store: &Arc<dyn Store>, scope: &str) -> BTreeMap<String, (u64, u64)> {
     let counters = store.list_counters(scope, NOW).await.unwrap();
     counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
 }
@@ -58,8 +56,8 @@ fn of(rules: &[(&str, u64, u64)]) -> BTreeMap<String, (u64, u64)> {
     rules.iter().map(|&(rule, used, held)| (rule.to_owned(), (used, held))).collect()
 }
 
-/// Waits for what nobody else waits for.
-async fn until_reservations_are(store: &Arc<dyn Store>, number: u64) {
+/// Waits until this many reservations hold something. Settlements are written in the background.
+async fn wait_for_reservations(store: &Arc<dyn Store>, number: u64) {
     let what = format!("{number} reservations");
     eventually(&what, async || store.count_reservations().await.unwrap() == number).await;
 }
@@ -83,8 +81,8 @@ pub(crate) async fn a_reservation_is_held_whole_or_not_at_all(fixture: impl Fixt
         store.reserve(reservation(2, holds(40))).await.unwrap().is_held,
         "the same turn may ask for less"
     );
-    assert_eq!(standing(&store, "key:k").await, of(&[("turns", 0, 2), ("tokens", 0, 100)]));
-    assert_eq!(standing(&store, "project:p").await, of(&[("tokens", 0, 100)]));
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("turns", 0, 2), ("tokens", 0, 100)]));
+    assert_eq!(counters_of(&store, "project:p").await, of(&[("tokens", 0, 100)]));
     let of_project = vec![hold("project:p", Measure::Tokens, 51, 150)];
     assert!(!store.reserve(reservation(3, of_project)).await.unwrap().is_held);
     let of_other = vec![hold("key:l", Measure::Tokens, 100, 100)];
@@ -92,30 +90,30 @@ pub(crate) async fn a_reservation_is_held_whole_or_not_at_all(fixture: impl Fixt
     assert_eq!(store.count_reservations().await.unwrap(), 3);
     store.settle(settlement(1, 1, 70), None);
     store.settle(Settlement::release(id(2)), None);
-    until_reservations_are(&store, 1).await;
-    assert_eq!(standing(&store, "key:k").await, of(&[("turns", 0, 0), ("tokens", 70, 0)]));
+    wait_for_reservations(&store, 1).await;
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("turns", 0, 0), ("tokens", 70, 0)]));
     let next = store.reserve(reservation(5, holds(30))).await.unwrap();
     assert_eq!((next.is_held, next.counts), (true, counts(&[(0, 0), (70, 0), (70, 0)])));
     if fixture.survives() {
         store.close().await;
         let store = fixture.open().await;
-        assert_eq!(standing(&store, "key:k").await, of(&[("turns", 0, 1), ("tokens", 70, 30)]));
+        assert_eq!(counters_of(&store, "key:k").await, of(&[("turns", 0, 1), ("tokens", 70, 30)]));
     }
 }
 
-pub(crate) async fn what_is_settled_twice_counts_once(fixture: impl Fixture) {
+pub(crate) async fn a_turn_that_is_settled_twice_counts_once(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
     store.settle(settlement(1, 1, 70), Some(log_row("p", id(1), NOW)));
     store.settle(settlement(1, 1, 70), None);
-    until_reservations_are(&store, 0).await;
+    wait_for_reservations(&store, 0).await;
     assert_eq!(store.list_log(9).await.unwrap(), [log_row("p", id(1), NOW)]);
     store.settle(settlement(1, 1, 70), Some(log_row("p", id(1), NOW)));
     store.settle(settlement(2, 1, 70), None);
     store.close().await;
     if fixture.survives() {
         let store = fixture.open().await;
-        assert_eq!(standing(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 70, 0)]));
+        assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 70, 0)]));
     }
 }
 
@@ -127,20 +125,20 @@ pub(crate) async fn a_record_settles_its_reservation(fixture: impl Fixture) {
     let mut first = record(1, None);
     first.settlement = Some(settlement(1, 1, 50));
     store.record(first.clone()).await.unwrap();
-    assert_eq!(standing(&store, "key:k").await, of(&[("requests", 1, 2), ("tokens", 50, 200)]));
-    // The response is there already: nothing of this is written.
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 2), ("tokens", 50, 200)]));
+    // The response exists already, so nothing of this is written.
     first.settlement = Some(settlement(2, 1, 50));
     let mut second = record(2, None);
     second.settlement = Some(settlement(3, 1, 8));
     let (refused, written) = tokio::join!(store.record(first), store.record(second));
     refused.unwrap_err();
     written.unwrap();
-    assert_eq!(standing(&store, "key:k").await, of(&[("requests", 2, 1), ("tokens", 58, 100)]));
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 2, 1), ("tokens", 58, 100)]));
 }
 
-pub(crate) async fn of_many_at_once_no_limit_is_exceeded_and_nothing_leaks(fixture: impl Fixture) {
+pub(crate) async fn concurrent_reservations_exceed_no_limit_and_leak_nothing(fixture: impl Fixture) {
     let store = fixture.open().await;
-    // In different orders, and partly the same counters.
+    // In different orders, with some counters in common.
     let holds = |n: u64| {
         let mut holds = vec![
             hold("key:k", Measure::Turns, 1, 10),
@@ -155,16 +153,16 @@ pub(crate) async fn of_many_at_once_no_limit_is_exceeded_and_nothing_leaks(fixtu
     let turn = async |n: u64| {
         let reserve = async || store.reserve(reservation(n, holds(n))).await.unwrap().is_held;
         eventually("there is room for the turn", reserve).await;
-        let running = standing(&store, "key:k").await["turns"];
+        let running = counters_of(&store, "key:k").await["turns"];
         assert!(running.1 >= 1 && running.1 <= 10, "{running:?}");
         store.settle(settlement(n, 1, 5), Some(log_row("p", id(n), NOW)));
     };
     futures_util::future::join_all((1..=120).map(turn)).await;
-    until_reservations_are(&store, 0).await;
-    assert_eq!(standing(&store, "key:k").await, of(&[("turns", 0, 0)]));
-    assert_eq!(standing(&store, "project:p").await, of(&[("requests", 120, 0)]));
+    wait_for_reservations(&store, 0).await;
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("turns", 0, 0)]));
+    assert_eq!(counters_of(&store, "project:p").await, of(&[("requests", 120, 0)]));
     for key in ["key:a", "key:b", "key:c"] {
-        assert_eq!(standing(&store, key).await, of(&[("tokens", 200, 0)]));
+        assert_eq!(counters_of(&store, key).await, of(&[("tokens", 200, 0)]));
     }
     let at_once = (200..300).map(|n| store.reserve(reservation(n, holds(n))));
     let held = futures_util::future::join_all(at_once).await;
@@ -172,7 +170,7 @@ pub(crate) async fn of_many_at_once_no_limit_is_exceeded_and_nothing_leaks(fixtu
     assert_eq!(store.count_reservations().await.unwrap(), 10);
 }
 
-pub(crate) async fn what_a_dropped_caller_reserves_is_given_back(fixture: impl Fixture) {
+pub(crate) async fn a_reservation_of_a_dropped_caller_is_released(fixture: impl Fixture) {
     let store = fixture.open().await;
     let kept = store.reserve(reservation(1, usual_holds())).await.unwrap();
     assert!(kept.is_held);
@@ -191,49 +189,53 @@ pub(crate) async fn what_a_dropped_caller_reserves_is_given_back(fixture: impl F
     // What waited in the queue has been taken out of it when this is.
     store.check().await.unwrap();
     eventually("only what was kept is held", async || {
-        let standing = standing(&store, "key:k").await;
+        let standing = counters_of(&store, "key:k").await;
         let is_kept = standing["requests"] == (0, 1) && standing["tokens"].1 == 100;
         is_kept && store.count_reservations().await.unwrap() == 1
     })
     .await;
 }
 
-pub(crate) async fn an_expired_reservation_is_given_back_and_its_turn_counts(fixture: impl Fixture) {
+pub(crate) async fn an_expired_reservation_is_released_and_its_turn_still_counts(fixture: impl Fixture) {
     let store = fixture.open().await;
     for n in 1..=3 {
         assert!(store.reserve(reservation(n, usual_holds())).await.unwrap().is_held);
     }
     store.settle(settlement(3, 1, 5), None);
-    until_reservations_are(&store, 2).await;
+    wait_for_reservations(&store, 2).await;
     assert_eq!(store.sweep(after(3_599), 10).await.unwrap(), 0);
     assert_eq!(store.sweep(after(3_600), 1).await.unwrap(), 1);
     assert_eq!(store.sweep(after(3_600), 10).await.unwrap(), 1);
     assert_eq!(store.sweep(after(3_600), 10).await.unwrap(), 0);
     assert_eq!(store.count_reservations().await.unwrap(), 0);
-    assert_eq!(standing(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 5, 0)]));
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 5, 0)]));
     store.settle(settlement(1, 1, 6), None);
     let counted = of(&[("requests", 2, 0), ("tokens", 11, 0)]);
-    eventually("the turn counts", async || standing(&store, "key:k").await == counted).await;
+    eventually("the turn counts", async || counters_of(&store, "key:k").await == counted).await;
     while store.purge_counters(after(3_600), 1).await.unwrap() {}
     store.settle(settlement(2, 1, 6), None);
     store.close().await;
     if fixture.survives() {
-        assert_eq!(standing(&fixture.open().await, "key:k").await, of(&[]), "nobody waits for it any more");
+        assert_eq!(
+            counters_of(&fixture.open().await, "key:k").await,
+            of(&[]),
+            "purged counters do not come back"
+        );
     }
 }
 
-pub(crate) async fn old_counters_go(fixture: impl Fixture) {
+pub(crate) async fn old_counters_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     let both = vec![hold("key:k", Measure::Turns, 1, 3), hold("key:k", Measure::Tokens, 1, 3)];
     assert!(store.reserve(reservation(1, both)).await.unwrap().is_held);
     assert!(!store.purge_counters(after(999), 10).await.unwrap(), "they are held");
     store.settle(settlement(1, 1, 1), None);
-    until_reservations_are(&store, 0).await;
+    wait_for_reservations(&store, 0).await;
     assert!(store.purge_counters(after(59), 10).await.unwrap(), "nothing runs");
-    assert_eq!(standing(&store, "key:k").await, of(&[("tokens", 1, 0)]));
+    assert_eq!(counters_of(&store, "key:k").await, of(&[("tokens", 1, 0)]));
     assert!(!store.purge_counters(after(59), 10).await.unwrap());
     assert!(store.purge_counters(after(60), 10).await.unwrap());
-    assert_eq!(standing(&store, "key:k").await, of(&[]));
+    assert_eq!(counters_of(&store, "key:k").await, of(&[]));
     let late = vec![hold("key:k", Measure::Tokens, 1, 3)];
     assert!(store.reserve(reservation(2, late)).await.unwrap().is_held, "a late one begins anew");
 }
@@ -256,7 +258,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a turn of the model holds still, and whether it can settle.
+/// What a turn of the model still holds, and whether it can settle.
 struct Modelled {
     held: Option<u64>,
     expires: u64,
@@ -298,7 +300,7 @@ pub(crate) async fn random_histories_of_reservations_add_up<F: Fixture>(fixture:
     });
 }
 
-/// Each history has a scope, and a year, of its own.
+/// Each history has its own scope and year.
 async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
     let scope = format!("key:{case}");
     let begin = case * 31_536_000;
@@ -343,7 +345,7 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
                 expired.into_iter().for_each(|turn| turn.held = None);
             }
         }
-        until_standing_is(store, &scope, &model).await;
+        wait_for_counters(store, &scope, &model).await;
     }
     for turn in 0..model.turns.len() {
         store.settle(settlement(turn_id(turn), 1, 3), None);
@@ -352,15 +354,15 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
             model.used += 3;
         }
     }
-    until_standing_is(store, &scope, &model).await;
+    wait_for_counters(store, &scope, &model).await;
     assert_eq!(store.count_reservations().await.unwrap(), 0);
 }
 
-async fn until_standing_is(store: &Arc<dyn Store>, scope: &str, model: &Model) {
+async fn wait_for_counters(store: &Arc<dyn Store>, scope: &str, model: &Model) {
     let (tokens, turns) = ((model.used, model.held()), (0, model.running()));
     eventually(&format!("used and held are {tokens:?} and {turns:?}"), async || {
-        let standing = standing(store, scope).await;
-        let of = |rule| standing.get(rule).copied().unwrap_or_default();
+        let counters = counters_of(store, scope).await;
+        let of = |rule| counters.get(rule).copied().unwrap_or_default();
         (of("tokens"), of("turns")) == (tokens, turns)
     })
     .await;

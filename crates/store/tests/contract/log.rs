@@ -1,4 +1,4 @@
-//! The request log has a row for every turn; and what a store tells of itself.
+//! The request log, and the stats of a store.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::fixture::{
     Fixture, NOW, after, append_all, id, log_row, project, record, record_chain, record_of, turn,
 };
 
-pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
+pub(crate) async fn a_record_adds_its_log_row(fixture: impl Fixture) {
     let store = fixture.open().await;
     let mut record = record(1, None);
     record.log.code = Some("server_error".into());
@@ -20,7 +20,7 @@ pub(crate) async fn a_record_brings_its_log_row(fixture: impl Fixture) {
 
 pub(crate) async fn an_appended_row_is_written_soon(fixture: impl Fixture) {
     let store = fixture.open().await;
-    store.append(log_row("p", id(1), after(0)));
+    store.append_log(log_row("p", id(1), after(0)));
     eventually("the row is written", async || !store.list_log(10).await.unwrap().is_empty()).await;
     assert_eq!(store.list_log(10).await.unwrap(), [log_row("p", id(1), after(0))]);
 }
@@ -35,7 +35,7 @@ pub(crate) async fn the_newest_rows_come_first(fixture: impl Fixture) {
 pub(crate) async fn closing_writes_what_was_appended(fixture: impl Fixture) {
     let store = fixture.open().await;
     for n in 0..1_000 {
-        store.append(log_row("p", id(n), after(n)));
+        store.append_log(log_row("p", id(n), after(n)));
     }
     store.close().await;
     if fixture.survives() {
@@ -43,7 +43,7 @@ pub(crate) async fn closing_writes_what_was_appended(fixture: impl Fixture) {
     }
 }
 
-pub(crate) async fn stats_tell_projects_apart(fixture: impl Fixture) {
+pub(crate) async fn stats_are_by_project(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.stats(NOW).await.unwrap(), []);
     record_chain(&store, 1, 5, None).await;

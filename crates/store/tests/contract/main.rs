@@ -1,4 +1,4 @@
-//! What every store does, whichever engine is behind it.
+//! What every store does, with any engine.
 //!
 //! Adding a test: a function in the file of its topic, and its name in [`contract!`]. Adding an engine or a decorator:
 //! a [`Fixture`] and a line at the end of this file.
@@ -49,30 +49,30 @@ macro_rules! contract {
             deletion: a_deleted_response_is_hidden_at_once, a_deleted_response_is_still_replayed_by_its_descendants,
                 an_expired_response_is_hidden_and_replayed, a_deleted_response_stays_hidden_when_the_clock_goes_back,
                 the_cache_hides_what_is_deleted_or_expired, deleting_twice_deletes_once;
-            purging: live_responses_stay, a_dead_ancestor_of_a_live_response_stays, a_dead_chain_goes_in_few_calls,
-                a_dead_branch_goes_and_its_live_trunk_stays, a_dead_trunk_goes_after_its_branches,
-                items_go_with_their_response, old_log_rows_go;
+            purging: live_responses_stay, a_dead_ancestor_of_a_live_response_stays, a_dead_chain_is_purged_in_few_calls,
+                a_dead_branch_is_purged_and_its_live_trunk_stays, a_dead_trunk_is_purged_after_its_branches,
+                items_are_purged_with_their_response, old_log_rows_are_purged;
             items: an_item_is_found_by_its_id, the_newest_recording_of_an_item_wins, a_derived_id_finds_an_input_item,
                 items_of_hidden_responses_are_not_found, many_items_come_in_the_order_asked_for,
                 projects_do_not_see_each_others_items;
-            log: a_record_brings_its_log_row, an_appended_row_is_written_soon, the_newest_rows_come_first,
-                closing_writes_what_was_appended, stats_tell_projects_apart;
+            log: a_record_adds_its_log_row, an_appended_row_is_written_soon, the_newest_rows_come_first,
+                closing_writes_what_was_appended, stats_are_by_project;
             writes: one_bad_record_does_not_fail_its_neighbours, a_dropped_caller_harms_nothing,
-                a_deadline_is_kept, a_store_that_works_is_available;
-            accounts: an_account_is_as_it_was_put_last, a_pause_stays_until_the_account_is_resumed,
-                one_holder_at_a_time_may_refresh_a_credential, of_many_at_once_one_gets_the_lock,
+                a_deadline_is_kept, a_working_store_is_available;
+            accounts: the_latest_account_state_is_kept, a_pause_stays_until_the_account_is_resumed,
+                one_holder_at_a_time_may_refresh_a_credential, one_of_many_concurrent_callers_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
-            keys: a_key_is_as_it_was_added, a_name_is_given_once, a_rotated_key_remembers_the_secret_before,
+            keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
-                a_change_is_told_by_another_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
-                a_change_and_its_audit_entry_are_one, audit_entries_come_newest_first;
-            usage: what_was_written_is_seen_at_once, counts_of_any_size_can_be_summed_up,
-                a_late_row_is_counted_once_its_hour_is_summed_up_again, rows_that_leave_the_log_go_on_counting,
-                old_sums_go, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
-            limits: a_reservation_is_held_whole_or_not_at_all, what_is_settled_twice_counts_once,
-                a_record_settles_its_reservation, of_many_at_once_no_limit_is_exceeded_and_nothing_leaks,
-                what_a_dropped_caller_reserves_is_given_back, an_expired_reservation_is_given_back_and_its_turn_counts,
-                old_counters_go, random_histories_of_reservations_add_up;
+                a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
+                a_change_and_its_audit_entry_are_one_transaction, audit_entries_come_newest_first;
+            usage: written_rows_count_at_once, counts_of_any_size_can_be_rolled_up,
+                a_late_row_counts_once_its_hour_is_rolled_up_again, purged_rows_still_count,
+                old_sums_are_purged, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
+            limits: a_reservation_is_held_whole_or_not_at_all, a_turn_that_is_settled_twice_counts_once,
+                a_record_settles_its_reservation, concurrent_reservations_exceed_no_limit_and_leak_nothing,
+                a_reservation_of_a_dropped_caller_is_released, an_expired_reservation_is_released_and_its_turn_still_counts,
+                old_counters_are_purged, random_histories_of_reservations_add_up;
             model: random_histories_match_the_model;
         ]);)+
     };

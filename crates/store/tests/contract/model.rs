@@ -1,4 +1,4 @@
-//! Random histories against a store that is too simple to be wrong.
+//! Random histories, compared with a model that is too simple to be wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use tokio::runtime::Handle;
 
 use crate::fixture::{Fixture, after, id, numbers, project, record_of, turn, whole};
 
-/// So small that turns leave the cache all the time.
+/// So small that the cache always releases turns.
 const CACHE_BYTES: usize = 4_000;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Continues some live turn if there is one, or begins a chain; dies after so many seconds, if at all.
+    /// Continues a live turn if there is one, else begins a chain. Expires after so many seconds, if at all.
     Record {
         project: bool,
         parent: Option<Index>,
@@ -129,7 +129,7 @@ async fn record(
     let dies = lives.map(|lives| model.now + lives);
     let turn = StoredTurn { expires_at: dies.map(after), ..turn(n, link) };
     let depth = turn.depth;
-    // Every other caller has the parent at hand.
+    // Every other caller passes the parent.
     let at_hand = match parent.filter(|_| n.is_multiple_of(2)) {
         Some(parent) => chains.load(&project(name), id(parent), after(model.now), 100).await.unwrap(),
         None => None,

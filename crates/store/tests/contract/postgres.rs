@@ -1,10 +1,10 @@
-//! What is true of PostgreSQL alone: schemas, logins, locks, and several stores over one database.
+//! What only PostgreSQL does: schemas, logins, locks, and several stores over one database.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Accounts, Migrate, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::{Postgres, eventually};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -39,7 +39,7 @@ async fn execute(url: &str, sql: &str) {
     Postgres::shared().execute(database(url), sql).await;
 }
 
-/// Another program at the same database.
+/// Another client of the same database.
 async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -61,11 +61,11 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     )
     .await;
     let reason = refusal(&url, Migrate::Auto).await;
-    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+    assert!(reason.contains("schema version 1") && reason.contains("differs from this build's"), "{reason}");
 }
 
 #[tokio::test]
-async fn an_operator_who_migrates_by_hand_is_waited_for() {
+async fn a_store_with_manual_migration_waits_for_the_operator() {
     let url = Postgres::shared_database().await;
     let target: StoreUrl = url.parse().unwrap();
     let reason = refusal(&url, Migrate::Manual).await;
@@ -85,7 +85,7 @@ async fn an_operator_who_migrates_by_hand_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_database_of_an_earlier_schema_is_taken_over_with_its_data() {
+async fn a_database_with_an_earlier_schema_keeps_its_data() {
     let url = Postgres::shared_database().await;
     let store = open(&url).await;
     record_chain(&store, 1, 5, None).await;
@@ -105,15 +105,15 @@ async fn a_database_of_an_earlier_schema_is_taken_over_with_its_data() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_told_at_once() {
+async fn a_missing_database_is_reported_at_once() {
     let url = Postgres::shared_database().await.replace("/test_", "/no_such_");
     let reason = refusal(&url, Migrate::Auto).await;
     assert!(reason.contains("no_such_") && !reason.contains("password"), "{reason}");
 }
 
-/// It takes the connection and says nothing, as what has lost its network does.
+/// The server accepts the connection and never replies.
 #[tokio::test]
-async fn a_server_that_is_silent_at_the_start_is_waited_for_once() {
+async fn a_silent_server_delays_the_start_once() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let url = format!("postgres://postgres@127.0.0.1:{port}/a?connect_timeout=2");
@@ -143,10 +143,10 @@ async fn stores_that_open_one_new_database_at_once_share_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stores_that_write_the_same_items_do_not_lock_each_other_out() {
+async fn stores_that_write_the_same_items_do_not_deadlock() {
     let url = Postgres::shared_database().await;
     let (one, two) = tokio::join!(open(&url), open(&url));
-    // Each turn's items are named as those of the turn with the same place in the other store's batches, in other orders.
+    // Both stores write items with the same ids, in different orders.
     let records = |first: u64| {
         let shared = (0..200).map(move |n| {
             let mut record = record(first + n, None);
@@ -169,7 +169,7 @@ async fn one_store_at_a_time_purges() {
     for n in 1..=20 {
         assert!(store.delete(&project("p"), id(n), NOW).await.unwrap());
     }
-    // As long as somebody else has the lock, there is nothing to do.
+    // While another client holds the lock nothing is purged.
     let other = connect(&url).await;
     other.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'416e746970757267'::bigint)").await.unwrap();
     assert_eq!(store.purge(after(1), None, 100).await.unwrap().responses, 0);
@@ -183,7 +183,7 @@ async fn one_store_at_a_time_purges() {
     assert_eq!(purged, 20);
 }
 
-/// Cuts every connection that somebody else has to the database.
+/// Cuts every other connection to the database.
 async fn cut(url: &str) {
     let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -196,7 +196,7 @@ async fn recovered(store: &Arc<dyn Store>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_cut_come_back_and_nothing_acknowledged_is_missing() {
+async fn cut_connections_come_back_and_nothing_acknowledged_is_missing() {
     let url = Postgres::shared_database().await;
     let store = open(&url).await;
     let (mut acknowledged, mut failed) = (Vec::new(), 0);
@@ -227,9 +227,9 @@ async fn connections_that_are_cut_come_back_and_nothing_acknowledged_is_missing(
     assert!(acknowledged.len() > 100);
 }
 
-/// What a failover looks like to those who are still connected to the old primary, or come to a standby.
+/// As after a failover, for clients of the old primary or of a standby.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_only_reads_is_left_until_it_writes_again() {
+async fn a_read_only_database_is_unavailable_until_it_writes_again() {
     let url = Postgres::shared_database().await;
     let store = open(&url).await;
     store.record(record(1, None)).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_database_that_only_reads_is_left_until_it_writes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
+async fn a_record_that_the_database_can_not_store_is_refused_alone() {
     let store = open(&Postgres::shared_database().await).await;
     let mut odd = record(1, None);
     odd.response.turn.model = "a\0b".into();
@@ -264,7 +264,7 @@ async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
     even.unwrap();
     let mut row = record(3, None).log;
     row.model = "\0".into();
-    store.append(row);
+    store.append_log(row);
     eventually("the row is written", async || {
         store.list_log(10).await.unwrap().iter().any(|row| row.model == "\u{fffd}")
     })
@@ -273,7 +273,7 @@ async fn a_text_that_the_database_can_not_hold_is_refused_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
+async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     let url = InPostgres::new().url().await.to_owned();
     let options = StoreOptions { commit_timeout: Duration::from_secs(2), ..StoreOptions::default() };
     let store = open_with(&url, options).await.unwrap();

@@ -41,7 +41,7 @@ pub(crate) async fn a_dead_ancestor_of_a_live_response_stays(fixture: impl Fixtu
     assert_eq!(store.load_chain(&project("p"), whole(4)).await.unwrap(), []);
 }
 
-pub(crate) async fn a_dead_chain_goes_in_few_calls(fixture: impl Fixture) {
+pub(crate) async fn a_dead_chain_is_purged_in_few_calls(fixture: impl Fixture) {
     const LEN: u64 = 1_000;
     let store = fixture.open().await;
     let dies = |n| StoredTurn {
@@ -64,7 +64,7 @@ pub(crate) async fn a_dead_chain_goes_in_few_calls(fixture: impl Fixture) {
     assert_eq!(removed, LEN);
 }
 
-pub(crate) async fn a_dead_branch_goes_and_its_live_trunk_stays(fixture: impl Fixture) {
+pub(crate) async fn a_dead_branch_is_purged_and_its_live_trunk_stays(fixture: impl Fixture) {
     let store = fixture.open().await;
     record_chain(&store, 1, 3, None).await;
     record_chain(&store, 10, 3, Some((2, 2))).await;
@@ -73,7 +73,7 @@ pub(crate) async fn a_dead_branch_goes_and_its_live_trunk_stays(fixture: impl Fi
     assert!(numbers(&store.load_chain(&project("p"), whole(3)).await.unwrap(), [3, 2, 1]));
 }
 
-pub(crate) async fn a_dead_trunk_goes_after_its_branches(fixture: impl Fixture) {
+pub(crate) async fn a_dead_trunk_is_purged_after_its_branches(fixture: impl Fixture) {
     let store = fixture.open().await;
     record_chain(&store, 1, 3, None).await;
     record_chain(&store, 10, 3, Some((2, 2))).await;
@@ -86,10 +86,10 @@ pub(crate) async fn a_dead_trunk_goes_after_its_branches(fixture: impl Fixture) 
     assert_eq!(removed, 9);
 }
 
-pub(crate) async fn items_go_with_their_response(fixture: impl Fixture) {
+pub(crate) async fn items_are_purged_with_their_response(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
-    // The same item again, in a response that lives on.
+    // The same item again, in a live response.
     let again = StoredTurn { input: record(1, None).response.turn.output, ..turn(2, None) };
     let mine = StoredTurn { input: turn(3, None).output, ..turn(4, None) };
     store.record(record(3, None)).await.unwrap();
@@ -102,7 +102,7 @@ pub(crate) async fn items_go_with_their_response(fixture: impl Fixture) {
     assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false, false]);
 }
 
-pub(crate) async fn old_log_rows_go(fixture: impl Fixture) {
+pub(crate) async fn old_log_rows_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     append_all(&store, (0..10).map(|n| log_row("p", id(n), after(n)))).await;
     store.record(record(20, None)).await.unwrap();

@@ -1,4 +1,4 @@
-//! A recorded response is there, for its project alone, and stays.
+//! A recorded response is there, only for its project, and stays.
 
 use antiphon_store::{Status, StoreError, StoredTurn};
 use bytes::Bytes;
@@ -111,6 +111,6 @@ pub(crate) async fn a_closed_store_refuses(fixture: impl Fixture) {
     assert!(matches!(store.load(&project("p"), id(1), NOW).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.check().await, Err(StoreError::Unavailable(_))));
     assert!(!store.is_available());
-    store.append(record(1, None).log);
+    store.append_log(record(1, None).log);
     assert_eq!(store.lost_rows(), 1);
 }

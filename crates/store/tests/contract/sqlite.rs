@@ -1,4 +1,4 @@
-//! What is true of SQLite alone: files, locks, other processes, and disk space.
+//! What only SQLite does: files, locks, other processes, and disk space.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ async fn refusal(path: &Path) -> String {
     }
 }
 
-/// Another program at the same file.
+/// Another program that uses the same file.
 fn connect(path: &Path) -> Connection {
     Connection::open(path).unwrap()
 }
@@ -49,12 +49,12 @@ async fn an_edited_schema_is_refused() {
     open(&path).await.close().await;
     connect(&path).execute("UPDATE antiphon_schema SET checksum = '00' WHERE version = 1", ()).unwrap();
     let reason = refusal(&path).await;
-    assert!(reason.contains("schema version 1") && reason.contains("is not this build's"), "{reason}");
+    assert!(reason.contains("schema version 1") && reason.contains("differs from this build's"), "{reason}");
 }
 
-/// The first builds noted their one migration in another table.
+/// The first builds used another table for their only migration.
 #[tokio::test]
-async fn a_database_of_the_first_builds_is_taken_over_with_what_is_in_it() {
+async fn a_database_of_the_first_builds_keeps_its_data() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     let store = open(&path).await;
@@ -79,7 +79,7 @@ async fn a_database_of_the_first_builds_is_taken_over_with_what_is_in_it() {
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_refused_and_left_alone() {
+async fn a_file_that_is_no_database_is_refused_and_not_touched() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notes.txt");
     let text = "Not a database at all, but somebody's notes. ".repeat(1_000);
@@ -95,8 +95,8 @@ async fn what_is_no_database_is_refused_and_left_alone() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_directory_that_takes_no_files_is_told() {
-    // Even the superuser can make nothing here.
+async fn a_directory_that_takes_no_files_is_reported() {
+    // Not even root can create files here.
     let reason = refusal(Path::new("/proc/antiphon.db")).await;
     assert!(reason.contains("/proc/antiphon.db can't be opened for reading and writing"), "{reason}");
     let reason = refusal(Path::new("/proc/antiphon/a.db")).await;
@@ -127,7 +127,7 @@ async fn stores_that_open_one_new_file_at_once_share_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_a_crash() {
+async fn acknowledged_turns_survive_a_crash() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     let store = open(&path).await;
@@ -146,7 +146,7 @@ async fn what_was_acknowledged_survives_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
+async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     let options = StoreOptions { commit_timeout: Duration::from_secs(2), ..StoreOptions::default() };
@@ -163,11 +163,11 @@ async fn a_lock_that_is_held_too_long_is_a_deadline_and_then_over() {
     eventually("the store writes again", async || store.check().await.is_ok()).await;
     assert!(store.is_available());
     store.record(record(9, None)).await.unwrap();
-    // What came too late was written all the same.
+    // The late write happened anyway.
     assert!(store.load(&project("p"), id(2), NOW).await.unwrap().is_some());
 }
 
-/// The contract allows 1.3 times what the turns added.
+/// The goal is 1.3 times what the turns added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_costs_little_more_disk_than_its_bytes() {
     const TURNS: u64 = 20_000;
@@ -193,7 +193,7 @@ async fn a_turn_costs_little_more_disk_than_its_bytes() {
 
 /// Sizes and ids as with the real API: chains of ten turns, about 100 bytes of input, 350 of output and 1.3 KB of body.
 fn usual_record(n: u64) -> antiphon_store::Record {
-    // Spreads the sizes evenly, and makes the ids look as random as the real ones are.
+    // Spreads the sizes evenly, and makes the ids look random.
     let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n << 7);
     let vary = |least: u64, most: u64, step: u32| least + mixed.rotate_left(step) % (most - least);
     let upstream = format!("{:016x}{:032x}", n, u128::from(mixed) * u128::from(mixed));

@@ -1,12 +1,11 @@
-//! Who used what: the same figures wherever the rows are by now.
+//! Usage: the same figures wherever the rows are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::{
-    DAY_MS, HOUR_MS, LogRow, Record, Span, Store, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
-    UsageQuery,
+    DAY_MS, HOUR_MS, LogRow, Record, Span, Store, StoredTurn, Timestamp, Totals, UsageGroup, UsageQuery,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,24 +35,24 @@ async fn write(store: &Arc<dyn Store>, rows: impl IntoIterator<Item = LogRow>) {
     record_all(store, rows.into_iter().map(record).collect()).await;
 }
 
-/// Sums up whatever there is before `until`, from this time on.
-async fn sum_up(store: &Arc<dyn Store>, from: Timestamp, until: Timestamp) -> u32 {
+/// Rolls up all hours from `from` to `until`. Returns how many there were.
+async fn roll_up(store: &Arc<dyn Store>, from: Timestamp, until: Timestamp) -> u32 {
     let (mut from, mut hours) = (from, 0);
-    while let Some(next) = store.sum_up(from, until).await.unwrap() {
+    while let Some(next) = store.roll_up_hour(from, until).await.unwrap() {
         (from, hours) = (next, hours + 1);
     }
     hours
 }
 
 async fn only_group(store: &Arc<dyn Store>) -> Totals {
-    let groups = store.usage(everything()).await.unwrap();
+    let groups = store.list_usage(everything()).await.unwrap();
     assert_eq!(groups.len(), 1, "{groups:?}");
     groups[0].1
 }
 
-pub(crate) async fn what_was_written_is_seen_at_once(fixture: impl Fixture) {
+pub(crate) async fn written_rows_count_at_once(fixture: impl Fixture) {
     let store = fixture.open().await;
-    assert_eq!(store.usage(everything()).await.unwrap(), []);
+    assert_eq!(store.list_usage(everything()).await.unwrap(), []);
     store.record(record_of("p", turn(1, None))).await.unwrap();
     let expected = Totals {
         turns: 1,
@@ -74,39 +73,39 @@ pub(crate) async fn what_was_written_is_seen_at_once(fixture: impl Fixture) {
     assert_eq!((totals.turns, totals.failed_turns, totals.unpriced_turns), (3, 2, 1));
 }
 
-pub(crate) async fn counts_of_any_size_can_be_summed_up(fixture: impl Fixture) {
+pub(crate) async fn counts_of_any_size_can_be_rolled_up(fixture: impl Fixture) {
     let store = fixture.open().await;
     let huge =
         |n| LogRow { input_tokens: u64::MAX, cost_nano_usd: Some(u64::MAX), ..log_row("p", id(n), at(0, 0)) };
     write(&store, (0..100).map(huge)).await;
     assert_eq!(only_group(&store).await.input_tokens, 100_000_000_000_000);
-    assert_eq!(sum_up(&store, at(0, 0), at(1, 0)).await, 1);
+    assert_eq!(roll_up(&store, at(0, 0), at(1, 0)).await, 1);
     assert!(only_group(&store).await.cost_nano_usd > 10_u64.pow(15));
 }
 
-pub(crate) async fn a_late_row_is_counted_once_its_hour_is_summed_up_again(fixture: impl Fixture) {
+pub(crate) async fn a_late_row_counts_once_its_hour_is_rolled_up_again(fixture: impl Fixture) {
     let store = fixture.open().await;
-    assert_eq!(store.take_earliest(), None);
+    assert_eq!(store.take_earliest_written(), None);
     write(&store, (0..5).map(|n| log_row("p", id(n), at(n.cast_signed(), 5)))).await;
-    assert_eq!(store.take_earliest(), Some(at(0, 5)));
-    assert_eq!(store.summed_up_until().await.unwrap(), Timestamp::from_unix_ms(0));
-    assert_eq!(sum_up(&store, Timestamp::from_unix_ms(0), at(3, 0)).await, 3);
-    assert_eq!(store.summed_up_until().await.unwrap(), at(3, 0));
+    assert_eq!(store.take_earliest_written(), Some(at(0, 5)));
+    assert_eq!(store.rolled_up_until().await.unwrap(), Timestamp::from_unix_ms(0));
+    assert_eq!(roll_up(&store, Timestamp::from_unix_ms(0), at(3, 0)).await, 3);
+    assert_eq!(store.rolled_up_until().await.unwrap(), at(3, 0));
     assert_eq!(only_group(&store).await.turns, 5);
     write(&store, [log_row("p", id(10), at(1, 0)), log_row("p", id(11), at(3, 0))]).await;
     assert_eq!(only_group(&store).await.turns, 6);
-    assert_eq!(store.take_earliest(), Some(at(1, 0)));
-    assert_eq!(sum_up(&store, at(1, 0), at(3, 0)).await, 2);
+    assert_eq!(store.take_earliest_written(), Some(at(1, 0)));
+    assert_eq!(roll_up(&store, at(1, 0), at(3, 0)).await, 2);
     assert_eq!(only_group(&store).await.turns, 7);
-    assert_eq!(sum_up(&store, at(0, 0), at(3, 0)).await, 3, "again");
+    assert_eq!(roll_up(&store, at(0, 0), at(3, 0)).await, 3, "again");
     assert_eq!(only_group(&store).await.turns, 7);
 }
 
-/// A purge takes the oldest rows a few at a time, and late ones may come between.
-pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture) {
+/// A purge removes the oldest rows, a few at a time. Late rows may come in between.
+pub(crate) async fn purged_rows_still_count(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..10).map(|n| log_row("p", id(n), at(0, n.cast_signed())))).await;
-    sum_up(&store, at(0, 0), at(1, 0)).await;
+    roll_up(&store, at(0, 0), at(1, 0)).await;
     let purge = async || store.purge(at(0, 0), Some(at(2, 0)), 3).await.unwrap().log_rows;
     assert_eq!(purge().await, 3);
     assert_eq!(only_group(&store).await.turns, 10);
@@ -114,7 +113,7 @@ pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture
     assert_eq!(only_group(&store).await.turns, 12);
     while purge().await > 0 {
         assert_eq!(only_group(&store).await.turns, 12);
-        sum_up(&store, at(0, 0), at(1, 0)).await;
+        roll_up(&store, at(0, 0), at(1, 0)).await;
     }
     assert_eq!(store.list_log(10).await.unwrap(), []);
     assert_eq!(only_group(&store).await.turns, 12);
@@ -124,16 +123,16 @@ pub(crate) async fn rows_that_leave_the_log_go_on_counting(fixture: impl Fixture
     assert_eq!(only_group(&store).await.turns, 13);
 }
 
-/// Hours are kept for a time, and days for longer.
-pub(crate) async fn old_sums_go(fixture: impl Fixture) {
+/// Daily sums are kept longer than hourly ones.
+pub(crate) async fn old_sums_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..72).map(|n| log_row("p", id(n), at(n.cast_signed(), 0)))).await;
     while store.purge(at(0, 0), Some(at(60, 0)), 100).await.unwrap().log_rows > 0 {}
     while store.purge_usage(Some(at(36, 0)), Some(at(24, 0)), 5).await.unwrap() {}
     let hours = UsageQuery { span: Span::Hour, ..everything() };
-    let of = async |query: UsageQuery| store.usage(query).await.unwrap().len();
+    let of = async |query: UsageQuery| store.list_usage(query).await.unwrap().len();
     assert_eq!(of(hours.clone()).await, 36);
-    let days = store.usage(UsageQuery { span: Span::Day, ..everything() }).await.unwrap();
+    let days = store.list_usage(UsageQuery { span: Span::Day, ..everything() }).await.unwrap();
     assert_eq!(days.iter().map(|(_, totals)| totals.turns).collect::<Vec<_>>(), [24, 24]);
     while store.purge_usage(Some(at(1_000, 0)), None, 1_000).await.unwrap() {}
     assert_eq!(of(hours).await, 13, "the newest stays, and so does what is in the log");
@@ -148,11 +147,11 @@ pub(crate) async fn groups_come_in_order_and_in_pages(fixture: impl Fixture) {
     });
     write(&store, rows).await;
     let query = UsageQuery { span: Span::Hour, by_project: true, ..everything() };
-    let all = store.usage(query.clone()).await.unwrap();
+    let all = store.list_usage(query.clone()).await.unwrap();
     assert_eq!((all.len(), all.is_sorted_by_key(|(group, _)| group.clone())), (12, true));
     let (mut pages, mut after) = (Vec::new(), None);
     loop {
-        let page = store.usage(UsageQuery { after, max_groups: 5, ..query.clone() }).await.unwrap();
+        let page = store.list_usage(UsageQuery { after, max_groups: 5, ..query.clone() }).await.unwrap();
         after = page.last().map(|(group, _)| group.clone());
         if page.is_empty() {
             break;
@@ -161,15 +160,14 @@ pub(crate) async fn groups_come_in_order_and_in_pages(fixture: impl Fixture) {
     }
     assert_eq!(pages, all);
     let one = UsageGroup { project: Some("ü".into()), ..UsageGroup::default() };
-    let groups = store.usage(UsageQuery { only: one, ..everything() }).await.unwrap();
+    let groups = store.list_usage(UsageQuery { only: one, ..everything() }).await.unwrap();
     assert_eq!(groups[0].1.turns, 10);
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Write(Vec<Row>),
-    /// Sums up from what was written since the last time, up to this hour; or from this hour on, and then from before what
-    /// there is.
+    /// Rolls up what was written since the last time, up to this hour; or hours from this one on, then the ones before.
     SumUp(i64),
     Again(i64, i64),
     Purge(i64, u32),
@@ -269,7 +267,7 @@ async fn compare(store: &Arc<dyn Store>, rows: &[LogRow]) -> Result<(), TestCase
                 max_groups: 10_000,
                 ..UsageQuery::default()
             };
-            let groups = store.usage(query.clone()).await.unwrap();
+            let groups = store.list_usage(query.clone()).await.unwrap();
             prop_assert_eq!(groups, expected(rows, &query), "{:?}", query);
         }
     }
@@ -303,22 +301,22 @@ async fn run(store: &Arc<dyn Store>, steps: Vec<Step>) -> Result<(), TestCaseErr
                 write(store, rows[first..].iter().cloned()).await;
             }
             Step::SumUp(until) => {
-                since = since.min(store.take_earliest().unwrap_or(since));
-                sum_up(store, since, at(until, 0)).await;
+                since = since.min(store.take_earliest_written().unwrap_or(since));
+                roll_up(store, since, at(until, 0)).await;
             }
             Step::Again(from, until) => {
-                // Nothing may be left out between.
-                let end = store.summed_up_until().await.unwrap();
-                sum_up(store, end.min(at(from, 0)), at(until, 0)).await;
+                // No hour in between may be skipped.
+                let end = store.rolled_up_until().await.unwrap();
+                roll_up(store, end.min(at(from, 0)), at(until, 0)).await;
             }
             Step::Purge(before, max_rows) => {
                 store.purge(at(0, 0), Some(at(before, 0)), max_rows).await.unwrap();
             }
         }
-        // Late rows count once their hours are summed up again.
-        since = since.min(store.take_earliest().unwrap_or(since));
-        let end = store.summed_up_until().await.unwrap();
-        sum_up(store, since, end).await;
+        // Late rows count once their hours are rolled up again.
+        since = since.min(store.take_earliest_written().unwrap_or(since));
+        let end = store.rolled_up_until().await.unwrap();
+        roll_up(store, since, end).await;
         since = end;
         compare(store, &rows).await?;
     }

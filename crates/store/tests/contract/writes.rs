@@ -1,4 +1,4 @@
-//! Writes that share a transaction do not share their troubles.
+//! Writes that share a transaction don't share their failures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,14 +56,14 @@ pub(crate) async fn a_deadline_is_kept(fixture: impl Fixture) {
     for n in 0..20 {
         let result = store.record(record(n, None)).await;
         assert!(matches!(result, Ok(()) | Err(StoreError::Deadline(_))), "{result:?}");
-        // What came too late is whole, or it is not there.
+        // The late turn is stored whole or not at all.
         let loaded = store.load(&project("p"), id(n), NOW).await.unwrap();
         assert!(loaded.is_none_or(|loaded| loaded == record(n, None).response));
     }
     store.close().await;
 }
 
-pub(crate) async fn a_store_that_works_is_available(fixture: impl Fixture) {
+pub(crate) async fn a_working_store_is_available(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert!(store.is_available());
     store.check().await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Accounts, CredentialLock, StoreError, StoredCredential};
+use antiphon_store::{CredentialLock, StoreError, StoredCredential};
 use tokio::sync::oneshot;
 
 use super::token::{Tokens, exchange};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use antiphon_store::{Accounts, Store, StoreError, StoredAccount, Timestamp};
+use antiphon_store::{Store, StoreError, StoredAccount, Timestamp};
 
 use super::state::{AccountState, Cooling, CoolingReason};
 use super::{Pool, Slot, log_change};

@@ -1,6 +1,6 @@
 //! `/api/accounts`: how accounts do, and an operator's say in it.
 
-use antiphon_store::{Accounts, Timestamp};
+use antiphon_store::Timestamp;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;

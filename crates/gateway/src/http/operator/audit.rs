@@ -1,6 +1,6 @@
 //! `/api/audit`: who changed what.
 
-use antiphon_store::{Audit, AuditEntry};
+use antiphon_store::AuditEntry;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_store::{Keys as _, StoredKey};
+use antiphon_store::StoredKey;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -86,7 +86,7 @@ pub struct DeletedKey {
 )]
 pub async fn list(_: Operator, State(doors): State<Doors>, page: Page) -> Result<Json<KeyList>, Refused> {
     let after = page.after.as_deref().unwrap_or_default();
-    let rows = doors.turns.chains.store().page_keys(after, page.rows()).await.map_err(Failure::from)?;
+    let rows = doors.turns.chains.store().list_keys_after(after, page.rows()).await.map_err(Failure::from)?;
     let (keys, has_more) = page.cut(rows);
     Ok(Json(KeyList { keys: keys.iter().map(|key| view(&doors, key)).collect(), has_more }))
 }

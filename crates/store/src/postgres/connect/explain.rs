@@ -1,4 +1,4 @@
-//! What a failed login means for the operator.
+//! Explains a failed login to the operator.
 
 use std::error::Error;
 use std::io;
@@ -10,7 +10,7 @@ use super::ConnectError;
 use crate::url::PostgresTarget;
 use crate::url::tls::SslMode;
 
-/// What poolers say with a code that says nothing, when waiting won't help.
+/// Messages of poolers that waiting won't fix, and whose code tells nothing.
 const POOLER_REFUSALS: [&str; 5] = [
     "authentication failed",
     "no such database",
@@ -19,7 +19,7 @@ const POOLER_REFUSALS: [&str; 5] = [
     "password",
 ];
 
-/// Tells what goes away by itself from what someone must change.
+/// Separates what passes by itself from what an operator must change.
 pub(super) fn explain(error: &tokio_postgres::Error, target: &PostgresTarget) -> ConnectError {
     if let Some(error) = error.as_db_error() {
         return explain_answer(error, target);
@@ -31,40 +31,38 @@ pub(super) fn explain(error: &tokio_postgres::Error, target: &PostgresTarget) ->
     let unusable = |why: &str| ConnectError::Unusable(format!("{target}: {why}"));
     match (error.to_string().as_str(), cause.as_str()) {
         (_, "server does not support TLS") => {
-            unusable("the server has no TLS; sslmode=disable or prefer do without it")
+            unusable("the server does not support TLS; sslmode=disable or prefer works without it")
         }
-        (_, "password missing") => unusable("the server asks for a password, and the URL has none"),
+        (_, "password missing") => unusable("the server wants a password, and the URL has none"),
         ("authentication error", "server did not use channel binding") => {
-            unusable("the server has no channel binding, which channel_binding=require asks for")
+            unusable("the server does not support channel binding, which channel_binding=require asks for")
         }
-        ("authentication error", _) => {
-            unusable(&format!("logging in is not possible: {}", scrub(&cause, target)))
-        }
+        ("authentication error", _) => unusable(&format!("the login failed: {}", scrub(&cause, target))),
         (what, "") => ConnectError::Unavailable(format!("{target}: {what}")),
         (what, _) => ConnectError::Unavailable(format!("{target}: {what}: {}", scrub(&cause, target))),
     }
 }
 
-/// The server's own words are left out where they name the user and say nothing more.
+/// Omits the server's message where it would only name the user.
 fn explain_answer(error: &DbError, target: &PostgresTarget) -> ConnectError {
     let code = error.code().code();
     let message = scrub(error.message(), target);
     let hint = match target.tls.mode {
-        SslMode::Disable if code == "28000" => "; it may want TLS, which sslmode=disable forbids",
+        SslMode::Disable if code == "28000" => "; the server may require TLS, which sslmode=disable forbids",
         _ => "",
     };
     match code {
-        "28P01" => ConnectError::Unusable(format!("{target}: the server refuses the user or the password")),
+        "28P01" => ConnectError::Unusable(format!("{target}: the server rejects the user or the password")),
         "3D000" => ConnectError::Unusable(format!(
             "{target}: the server has no database {:?}",
             scrub(&target.database, target)
         )),
         "42501" => ConnectError::Unusable(format!("{target}: the user may not connect: {message}")),
         _ if code.starts_with("28") => {
-            ConnectError::Unusable(format!("{target}: the server lets nobody in like this: {message}{hint}"))
+            ConnectError::Unusable(format!("{target}: the server rejects the login: {message}{hint}"))
         }
         "08P01" if POOLER_REFUSALS.iter().any(|words| message.contains(words)) => {
-            ConnectError::Unusable(format!("{target}: the pooler refuses the login: {message}"))
+            ConnectError::Unusable(format!("{target}: the pooler rejects the login: {message}"))
         }
         _ => ConnectError::Unavailable(format!("{target}: {message} ({code})")),
     }
@@ -77,9 +75,9 @@ fn explain_tls(error: &rustls::Error, target: &PostgresTarget) -> ConnectError {
     };
     let why = match error {
         rustls::Error::InvalidCertificate(wrong) => match wrong {
-            // A second authority of the same name gives the latter.
+            // Another authority with the same name causes the latter.
             UnknownIssuer | BadSignature => {
-                "the server's certificate is from no trusted authority; sslrootcert names another".to_owned()
+                "the server's certificate is not from a trusted authority; name its authority with sslrootcert".to_owned()
             }
             Expired | ExpiredContext { .. } => "the server's certificate has expired".to_owned(),
             NotValidYet | NotValidYetContext { .. } => "the server's certificate is not valid yet".to_owned(),
@@ -87,21 +85,21 @@ fn explain_tls(error: &rustls::Error, target: &PostgresTarget) -> ConnectError {
                 format!("the server's certificate is not for {}", target.host)
             }
             other if other.to_string().contains("CaUsedAsEndEntity") => {
-                "the server shows the certificate of an authority (CA:TRUE) as its own; issue one to the server"
+                "the server uses the certificate of an authority (CA:TRUE) as its own; issue one for the server"
                     .to_owned()
             }
             other => format!("the server's certificate can't be trusted: {other}"),
         },
         rustls::Error::AlertReceived(AlertDescription::InternalError | AlertDescription::CloseNotify) => {
-            return ConnectError::Unavailable(format!("{target}: the server ends TLS: {error}"));
+            return ConnectError::Unavailable(format!("{target}: the server aborted TLS: {error}"));
         }
-        rustls::Error::AlertReceived(_) => format!("the server ends TLS: {error}"),
-        other => format!("TLS with the server is not possible: {other}"),
+        rustls::Error::AlertReceived(_) => format!("the server aborted TLS: {error}"),
+        other => format!("TLS with the server failed: {other}"),
     };
     ConnectError::Unusable(format!("{target}: {why}"))
 }
 
-/// The error of TLS among the causes of another.
+/// The TLS error among the causes of an error.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -115,7 +113,7 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     None
 }
 
-/// A text of the server's without the credentials that it knows.
+/// Redacts the credentials that a message of the server could contain.
 fn scrub(text: &str, target: &PostgresTarget) -> String {
     const REDACTED: &str = "<redacted>";
     let text = text.replace(&format!("{:?}", target.user), REDACTED);

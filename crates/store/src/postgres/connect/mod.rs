@@ -1,4 +1,4 @@
-//! A connection to the server: its name resolved, the addresses checked, TLS, and logging in.
+//! Connecting to the server: resolving its name, checking its addresses, TLS, and logging in.
 
 mod explain;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use crate::url::PostgresTarget;
 use crate::url::host::Host;
 use crate::url::tls::{ChannelBinding, SslMode};
 
-/// Opens connections to one database. Reads the files that the URL names once, when it is made.
+/// Opens connections to one database. `new` reads the files that the URL names.
 pub(super) struct Connector {
     target: PostgresTarget,
     config: Config,
@@ -33,24 +33,24 @@ pub(super) struct Connector {
     resolve: Resolve,
 }
 
-/// What leads from a name and a port to addresses.
+/// Resolves a name and a port to addresses.
 type Resolve = Box<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// A connection that is logged in.
 pub(super) struct Opened {
     pub(super) client: Client,
-    /// Carries the connection's bytes; until it is polled nothing moves.
+    /// Moves the connection's bytes while it is polled.
     pub(super) driver: Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
 }
 
 /// Why there is no connection. Never holds credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// Someone must act: wrong credentials, no such database, a certificate that is not trusted, a refused address.
+    /// An operator has to act: wrong credentials, no such database, an untrusted certificate, a refused address.
     #[error("{0}")]
     Unusable(String),
 
-    /// The server can't be reached now, or does not let anyone in now.
+    /// The server can't be reached now, or accepts no connections now.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -58,7 +58,7 @@ pub(super) enum ConnectError {
 // === impl Connector ===
 
 impl Connector {
-    /// Reads the certificates. Connects to nothing.
+    /// Reads the certificates. Doesn't connect.
     pub(super) fn new(target: &PostgresTarget) -> Result<Self, StoreError> {
         let resolve: Resolve = Box::new(|name, port| {
             Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
@@ -71,8 +71,8 @@ impl Connector {
         Ok(Self { config: login(target), tls, resolve, target: target.clone() })
     }
 
-    /// Connects and logs in, within the time that the URL gives. The addresses behind a name are found and checked
-    /// anew each time, and what was checked is what is connected to.
+    /// Connects and logs in within the URL's `connect_timeout`. Resolves the name and checks its addresses each time, and
+    /// connects to exactly the addresses that it checked.
     pub(super) async fn connect(&self) -> Result<Opened, ConnectError> {
         let deadline = Instant::now() + self.target.connect_timeout;
         let Host::Socket(directory) = &self.target.host else {
@@ -82,7 +82,7 @@ impl Connector {
         timeout(self.target.connect_timeout, opened).await.unwrap_or_else(|_| Err(self.too_late()))
     }
 
-    /// Asks the server to give up what it does for another connection. It does not say whether it has.
+    /// Asks the server to cancel the query of another connection. The server doesn't say whether it has.
     pub(super) async fn cancel(&self, connection: &CancelToken) -> Result<(), ConnectError> {
         let cancelled = match &self.target.host {
             Host::Socket(directory) => {
@@ -91,7 +91,7 @@ impl Connector {
             }
             _ => {
                 let addresses = self.addresses().await?;
-                let first = addresses.first().ok_or_else(|| self.unavailable("it has no address"))?;
+                let first = addresses.first().ok_or_else(|| self.unavailable("its name has no address"))?;
                 let stream = self.tcp_stream(*first).await?;
                 match self.tls::<TcpStream>() {
                     Some(tls) => connection.cancel_query_raw(stream, tls).await,
@@ -110,7 +110,7 @@ impl Connector {
         })
     }
 
-    /// The first address that answers, each given an equal share of the time that is left.
+    /// Connects to the first address that accepts. Each gets an equal share of the time that is left.
     async fn connect_first(&self, deadline: Instant) -> Result<Opened, ConnectError> {
         let addresses = tokio::time::timeout_at(deadline, self.addresses());
         let addresses = addresses.await.unwrap_or_else(|_| Err(self.too_late()))?;
@@ -125,10 +125,10 @@ impl Connector {
                 Err(_) => last = Some(self.too_late()),
             }
         }
-        Err(last.unwrap_or_else(|| self.unavailable("its name leads to no address")))
+        Err(last.unwrap_or_else(|| self.unavailable("its name has no address")))
     }
 
-    /// Where the server is. One address that is refused refuses them all: who answers with it decides what comes next.
+    /// The addresses of the server. If the policy refuses one, it refuses them all: whoever answers for the name chose both.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         let PostgresTarget { host, address, port, network, .. } = &self.target;
         let name = match (address, host) {
@@ -143,10 +143,10 @@ impl Connector {
         let resolved =
             resolved.map_err(|error| self.unavailable(format!("its name can't be resolved: {error}")))?;
         for address in resolved.iter().map(SocketAddr::ip) {
-            let leads = |why: String| self.unusable(format!("its name leads to {address}: {why}"));
+            let leads = |why: String| self.unusable(format!("its name resolves to {address}: {why}"));
             network.check_address(address).map_err(|refusal| leads(refusal.to_string()))?;
             if host.is_local() && !address.to_canonical().is_loopback() {
-                return Err(leads("a name of this machine leads to loopback addresses alone".into()));
+                return Err(leads("a name of this machine may only resolve to loopback addresses".into()));
             }
         }
         Ok(resolved)
@@ -207,7 +207,7 @@ impl Connector {
         }
     }
 
-    /// A server that was a standby when its name was looked up may be the primary next time.
+    /// A server that is a standby now may be the primary at the next attempt.
     async fn check_writes(&self, opened: &mut Opened) -> Result<(), ConnectError> {
         let answer = tokio::select! {
             answer = opened.client.simple_query("SHOW transaction_read_only") => answer,
@@ -219,7 +219,11 @@ impl Connector {
                 .iter()
                 .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(state)))
         };
-        if says("off") { Ok(()) } else { Err(self.unavailable("it can't write now: it is a standby")) }
+        if says("off") {
+            Ok(())
+        } else {
+            Err(self.unavailable("it can't write now: it is a standby, or read-only for this user"))
+        }
     }
 
     fn unusable(&self, why: impl std::fmt::Display) -> ConnectError {
@@ -239,7 +243,7 @@ impl Connector {
     }
 }
 
-/// Who logs in, and what is said at that.
+/// The parameters of the login.
 fn login(target: &PostgresTarget) -> Config {
     let mut config = Config::new();
     config

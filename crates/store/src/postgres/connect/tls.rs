@@ -1,4 +1,4 @@
-//! The TLS side of a connection: what is trusted, and what is shown.
+//! The TLS side of a connection: trusted authorities, and the client certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::url::tls::{Identity, Roots, SslMode, TlsOptions};
 
-/// What servers expect who are spoken to without being asked for TLS first.
+/// What servers expect when TLS starts without a request for it.
 const ALPN: &[u8] = b"postgresql";
 
-/// How TLS is spoken as the options say; `None` if it is not. An error is a text for the operator.
+/// The TLS client for these options; `None` without TLS. An error is a text for the operator.
 pub(super) fn client(options: &TlsOptions) -> Result<Option<MakeRustlsConnect>, String> {
     if options.mode == SslMode::Disable {
         return Ok(None);
@@ -67,8 +67,8 @@ fn verifier(
     })
 }
 
-/// The system's authorities, among which are those that its operator added; where there is no list, as in a container of
-/// one file, the well-known ones.
+/// The authorities that the system trusts, with those that its administrator added. Without such a list, as in a minimal
+/// container, the well-known ones.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -100,7 +100,7 @@ fn read_certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<
         .and_then(Iterator::collect)
         .map_err(|error| unreadable(parameter, path, &error))?;
     if certificates.is_empty() {
-        return Err(unreadable(parameter, path, &"there is no certificate in it"));
+        return Err(unreadable(parameter, path, &"it contains no certificate"));
     }
     Ok(certificates)
 }
@@ -109,8 +109,8 @@ fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> St
     format!("{parameter} {} can't be read: {error}", path.display())
 }
 
-/// Takes certificates for any host. From the authority: sslmode=verify-ca. From anybody: sslmode=require and prefer, which keep
-/// out who listens, but not who answers.
+/// Accepts certificates for any host: from the authority for sslmode=verify-ca, from anyone for sslmode=require and prefer, which
+/// protect against eavesdroppers but not against impostors.
 #[derive(Debug)]
 struct Lenient {
     authority: Option<Arc<WebPkiServerVerifier>>,
@@ -130,7 +130,7 @@ impl ServerCertVerifier for Lenient {
     ) -> Result<ServerCertVerified, Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
         let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
-        // The name is looked at last: all else is in order when it is wrong.
+        // The name is checked last: if it is wrong, all else is right.
         match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
                 Ok(ServerCertVerified::assertion())

@@ -47,7 +47,7 @@ async fn refusal(connector: &Connector) -> String {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_to_a_refused_address_is_not_connected_to() {
+async fn a_name_that_resolves_to_a_refused_address_is_not_connected_to() {
     let (port, count) = counting().await;
     let loopback = format!("127.0.0.1:{port}");
     let mapped = format!("[::ffff:127.0.0.1]:{port}");
@@ -55,7 +55,7 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to() {
         (
             Network::Public,
             vec![loopback.as_str()],
-            "leads to 127.0.0.1: store.network = \"public\" refuses loopback",
+            "resolves to 127.0.0.1: store.network = \"public\" refuses loopback",
         ),
         (Network::Public, vec![&mapped], "refuses loopback addresses"),
         (Network::Public, vec!["10.0.0.1:1"], "refuses private addresses"),
@@ -64,7 +64,7 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to() {
         (
             Network::Private,
             vec![&loopback, "1.1.1.1:1"],
-            "leads to 1.1.1.1: store.network = \"private\" refuses public",
+            "resolves to 1.1.1.1: store.network = \"private\" refuses public",
         ),
         (Network::Any, vec![&loopback, "169.254.169.254:1"], "metadata"),
         (Network::Any, vec!["[fd00:ec2::254]:1"], "metadata"),
@@ -107,7 +107,7 @@ async fn the_addresses_of_a_name_are_tried_in_their_order() {
 async fn a_name_without_addresses_may_get_some() {
     let connector = connector("db.example.com/d", Network::Any, in_turn(&[&[]]));
     let Err(ConnectError::Unavailable(text)) = connector.connect().await else { panic!("nothing is there") };
-    assert!(text.ends_with("its name leads to no address"), "{text}");
+    assert!(text.ends_with("its name has no address"), "{text}");
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_name_of_this_machine_stays_on_it() {
     for name in ["localhost", "db.localhost", "ip6-localhost"] {
         let connector = connector(&format!("{name}/d"), Network::Any, in_turn(&[&["10.0.0.1:5432"]]));
         let text = refusal(&connector).await;
-        assert!(text.contains("a name of this machine leads to loopback addresses alone"), "{text}");
+        assert!(text.contains("a name of this machine may only resolve to loopback addresses"), "{text}");
     }
 }
 

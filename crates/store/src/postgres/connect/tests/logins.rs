@@ -15,35 +15,25 @@ async fn each_failure_is_told_apart() {
             "postgres:wrong",
             "postgres",
             parameters,
-            "unusable: {}: the server refuses the user or the password",
+            "unusable: {}: the server rejects the user or the password",
         ),
         (
             "nobody:hunter2",
             "postgres",
             parameters,
-            "unusable: {}: the server refuses the user or the password",
+            "unusable: {}: the server rejects the user or the password",
         ),
         (
             "postgres",
             "postgres",
             parameters,
-            "unusable: {}: the server asks for a password, and the URL has none",
+            "unusable: {}: the server wants a password, and the URL has none",
         ),
         ("postgres:hunter2", "missing", parameters, "unusable: {}: the server has no database \"missing\""),
         ("reader:hunter2", "closed", parameters, "unusable: {}: the user may not connect: permission denied"),
-        (
-            "outsider:hunter2",
-            "postgres",
-            parameters,
-            "unusable: {}: the server lets nobody in like this: pg_hba",
-        ),
+        ("outsider:hunter2", "postgres", parameters, "unusable: {}: the server rejects the login: pg_hba"),
         ("tls_only:hunter2", "postgres", parameters, "encrypted"),
-        (
-            "tls_only:hunter2",
-            "postgres",
-            "sslmode=disable",
-            "unusable: {}: the server lets nobody in like this",
-        ),
+        ("tls_only:hunter2", "postgres", "sslmode=disable", "unusable: {}: the server rejects the login"),
         ("crowd:hunter2", "postgres", parameters, "unavailable: {}: too many connections for role"),
         ("reader:hunter2", "postgres", "sslmode=require&target_session_attrs=any", "encrypted"),
         (
@@ -60,7 +50,7 @@ async fn each_failure_is_told_apart() {
         assert!(answer.starts_with(&expected), "{login} {database} {parameters}: {answer}");
     }
     let url = format!("postgres://tls_only:hunter2@{HOST}:{port}/postgres?sslmode=disable");
-    assert!(answer(&url).await.ends_with("it may want TLS, which sslmode=disable forbids"));
+    assert!(answer(&url).await.ends_with("the server may require TLS, which sslmode=disable forbids"));
 }
 
 #[tokio::test]
@@ -144,14 +134,10 @@ async fn what_waiting_helps_against_is_told_from_what_it_does_not() {
             "unavailable: {}: sorry, too many clients already (53300)",
         ),
         ("08P01", "no more connections allowed", "unavailable: {}: no more connections allowed (08P01)"),
-        ("08P01", "no such database: d", "unusable: {}: the pooler refuses the login: no such database: d"),
-        ("08P01", "SASL authentication failed", "unusable: {}: the pooler refuses the login: SASL"),
+        ("08P01", "no such database: d", "unusable: {}: the pooler rejects the login: no such database: d"),
+        ("08P01", "SASL authentication failed", "unusable: {}: the pooler rejects the login: SASL"),
         ("XX000", "for \"me\" with hunter2", "unavailable: {}: for <redacted> with <redacted> (XX000)"),
-        (
-            "28000",
-            "for \"me\" with hunter2",
-            "unusable: {}: the server lets nobody in like this: for <redacted>",
-        ),
+        ("28000", "for \"me\" with hunter2", "unusable: {}: the server rejects the login: for <redacted>"),
         ("3D000", "no hunter2", "unusable: {}: the server has no database \"d\""),
     ] {
         let url =

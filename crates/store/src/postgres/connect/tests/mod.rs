@@ -21,12 +21,12 @@ fn target(url: &str, network: Network) -> PostgresTarget {
     }
 }
 
-/// Every name leads to this machine.
+/// Resolves every name to this machine.
 fn to_loopback() -> Resolve {
     Box::new(|_, port| Box::pin(async move { Ok(vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)]) }))
 }
 
-/// Connects, and says whether it was with TLS.
+/// Connects. Returns whether TLS was used.
 async fn attempt(url: &str) -> Result<bool, ConnectError> {
     let connector = Connector::with_resolver(&target(url, Network::Any), to_loopback())
         .unwrap_or_else(|error| panic!("{url}: {error}"));
@@ -42,7 +42,7 @@ async fn is_encrypted(opened: Opened) -> Result<bool, ConnectError> {
     Ok(is_encrypted)
 }
 
-/// As [`attempt`], with the answer as one text, in which credentials never are.
+/// The result of [`attempt`] as one text, which never contains credentials.
 async fn answer(url: &str) -> String {
     let answer = match attempt(url).await {
         Ok(true) => "encrypted".to_owned(),

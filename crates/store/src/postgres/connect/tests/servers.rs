@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use antiphon_testkit::{Postgres, PostgresOptions};
-use tempfile::TempDir;
 
 use super::certificates::{Authority, Issued};
 
@@ -34,7 +33,6 @@ pub(super) struct Servers {
     pub(super) expired: Postgres,
     /// Shows the certificate of an authority as its own.
     pub(super) self_signed: Postgres,
-    folder: TempDir,
 }
 
 /// Those with TLS, made once.
@@ -56,7 +54,11 @@ impl Servers {
         let self_signed = authority.itself();
         let client = authority.issue("cert_user", &[], 2100);
         let other = Authority::new("Antiphon tests");
-        let folder = tempfile::tempdir().unwrap();
+        let servers = Self {
+            good: start(&authority, &good),
+            expired: start(&authority, &expired),
+            self_signed: start(&authority, &self_signed),
+        };
         for (name, content) in [
             ("ca.pem", &authority.certificate),
             ("other.pem", &other.certificate),
@@ -66,14 +68,8 @@ impl Servers {
             ("other.key", &good.key),
             ("empty.pem", &String::new()),
         ] {
-            std::fs::write(folder.path().join(name), content).unwrap();
+            std::fs::write(servers.file(name), content).unwrap();
         }
-        let servers = Self {
-            good: start(&authority, &good),
-            expired: start(&authority, &expired),
-            self_signed: start(&authority, &self_signed),
-            folder,
-        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for sql in [
             "CREATE ROLE cert_user LOGIN",
@@ -90,8 +86,10 @@ impl Servers {
         servers
     }
 
+    /// A file of the client's. It lies in a cluster's folder: a static value is never dropped, and so could not remove a
+    /// folder of its own.
     pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.good.folder().join(name)
     }
 }
 

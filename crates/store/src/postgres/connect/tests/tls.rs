@@ -2,15 +2,15 @@
 
 use super::*;
 
-const NO_AUTHORITY: &str = "unusable: {}: the server's certificate is from no trusted authority";
+const NO_AUTHORITY: &str = "unusable: {}: the server's certificate is not from a trusted authority";
 const WRONG_NAME: &str = "unusable: {}: the server's certificate is not for other.example.com";
 const EXPIRED: &str = "unusable: {}: the server's certificate has expired";
 const AUTHORITY_ITSELF: &str =
-    "unusable: {}: the server shows the certificate of an authority (CA:TRUE) as its own";
-const NO_TLS: &str = "unusable: {}: the server has no TLS";
-const NO_BINDING: &str = "unusable: {}: the server has no channel binding";
+    "unusable: {}: the server uses the certificate of an authority (CA:TRUE) as its own";
+const NO_TLS: &str = "unusable: {}: the server does not support TLS";
+const NO_BINDING: &str = "unusable: {}: the server does not support channel binding";
 
-/// Expects of a server, by host and parameters, how the answer begins. `{}` is the URL as it is shown.
+/// For each host and parameters, expects how the result begins. `{}` stands for the URL without credentials.
 async fn expect(server: &Postgres, cases: &[(&str, &str, &str)]) {
     for (host, parameters, expected) in cases {
         let mut parameters = (*parameters).to_owned();
@@ -100,7 +100,7 @@ async fn the_certificate_of_an_authority_is_no_certificate_of_a_server() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_unless_the_mode_does_without() {
+async fn a_server_without_tls_is_refused_unless_the_mode_allows_it() {
     let server = Postgres::shared();
     expect(
         server,
@@ -141,11 +141,11 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one() {
     let with = format!("{url}&sslcert={}&sslkey={}", file("client.pem"), file("client.key"));
     assert_eq!(answer(&with).await, "encrypted");
     let without = answer(&url).await;
-    assert!(without.contains("lets nobody in like this") && without.contains("certificate"), "{without}");
+    assert!(without.contains("rejects the login") && without.contains("certificate"), "{without}");
 }
 
 #[tokio::test]
-async fn files_that_can_not_be_used_are_told_before_anything_is_connected() {
+async fn unusable_files_are_reported_before_connecting() {
     let file = |name| servers().file(name).display().to_string();
     for (parameters, expected) in [
         (format!("sslrootcert={}", file("missing.pem")), "sslrootcert"),

@@ -1,0 +1,256 @@
+//! The writers' side of group commit: each takes batches from the queue and has its engine commit them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::log::LogRows;
+use super::operation::{Operation, Outcome};
+use super::{Answer, Engine, NotCommitted, Queued};
+use crate::{Settlement, StoreError};
+
+/// Bounds of one transaction: large enough to share the cost of a commit, small enough that the first caller doesn't wait long.
+pub(super) const BATCH_OPERATIONS: usize = 256;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Whether the last write went through.
+#[derive(Debug)]
+pub(super) struct Health {
+    is_available: AtomicBool,
+}
+
+pub(super) struct Writer<E> {
+    engine: E,
+    shared: Arc<Shared>,
+}
+
+/// What the writers of one store share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// One writer at a time takes a batch from it. The next may do so while that batch is committed.
+    queue: Mutex<mpsc::Receiver<Queued>>,
+    log: Arc<LogRows>,
+    health: Arc<Health>,
+    commit_timeout: Duration,
+    /// Callers that wait for the engines to be closed. They hear of it when the last writer drops this.
+    closing: std::sync::Mutex<Vec<oneshot::Sender<()>>>,
+}
+
+/// The operations of one transaction, and the callers that wait for them.
+#[derive(Default)]
+struct Batch {
+    operations: Vec<Operation>,
+    answers: Vec<Option<Answer>>,
+    size_bytes: usize,
+}
+
+// === impl Health ===
+
+impl Health {
+    pub(super) fn available() -> Self {
+        Self { is_available: AtomicBool::new(true) }
+    }
+
+    pub(super) fn is_available(&self) -> bool {
+        self.is_available.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, is_available: bool) {
+        self.is_available.store(is_available, Ordering::Relaxed);
+    }
+}
+
+// === impl Writer ===
+
+impl<E: Engine> Writer<E> {
+    pub(super) fn new(engine: E, shared: Arc<Shared>) -> Self {
+        Self { engine, shared }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut batch = Batch::default();
+        while self.fill(&mut batch).await {
+            let answered = batch.answers.iter().flatten().count();
+            self.commit(&mut batch).await;
+            if answered > 1 {
+                // More will come soon, most of it from the callers that just got their replies.
+                self.engine.gather().await;
+            }
+        }
+        self.engine.close().await;
+    }
+
+    /// Waits for operations, and takes those that are queued and the log rows that wait. `false` when no more can come.
+    async fn fill(&mut self, batch: &mut Batch) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue.lock().await;
+        let next = tokio::select! {
+            biased;
+            next = queue.recv() => Some(next),
+            () = shared.log.due() => None,
+        };
+        let is_open = !matches!(next, Some(None));
+        if let Some(next) = next.flatten() {
+            shared.take(next, &mut queue, batch);
+        }
+        while !batch.is_full()
+            && let Ok(next) = queue.try_recv()
+        {
+            shared.take(next, &mut queue, batch);
+        }
+        if !is_open {
+            shared.log.close();
+        }
+        for operation in shared.log.take() {
+            batch.push(operation, None);
+        }
+        is_open || !batch.operations.is_empty()
+    }
+
+    async fn commit(&mut self, batch: &mut Batch) {
+        if batch.operations.is_empty() {
+            return;
+        }
+        let committed = self.engine.commit(&batch.operations).await;
+        // Also after a failure: the rows may have been written.
+        self.shared.log.note_written(batch.operations.iter().filter_map(Operation::logged_at));
+        match committed {
+            Ok(outcomes) => {
+                self.shared.health.set(true);
+                let answers = batch.operations.iter().zip(batch.answers.drain(..));
+                for ((operation, answer), outcome) in answers.zip(outcomes) {
+                    self.shared.report(operation, answer, outcome);
+                }
+            }
+            Err(NotCommitted::Refused(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
+            Err(error) => self.fail(error, batch),
+        }
+        batch.clear();
+    }
+
+    /// Commits the operations one by one, so that only those that are refused fail.
+    async fn commit_each(&mut self, batch: &mut Batch) {
+        for (operation, mut answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
+            let committed = self.engine.commit(std::slice::from_ref(&operation)).await;
+            self.shared.log.note_written(operation.logged_at());
+            match committed {
+                Ok(outcomes) => {
+                    self.shared.health.set(true);
+                    for outcome in outcomes {
+                        self.shared.report(&operation, answer.take(), outcome);
+                    }
+                }
+                Err(error) => {
+                    let mut alone = Batch::default();
+                    alone.push(operation, answer);
+                    self.fail(error, &mut alone);
+                }
+            }
+        }
+    }
+
+    /// Replies to the callers. What nobody waits for is kept until the store is available again.
+    fn fail(&self, error: NotCommitted, batch: &mut Batch) {
+        let error = match error {
+            NotCommitted::Unavailable(reason) => {
+                self.shared.health.set(false);
+                StoreError::Unavailable(reason)
+            }
+            NotCommitted::Deadline => {
+                self.shared.health.set(false);
+                StoreError::Deadline(self.shared.commit_timeout)
+            }
+            NotCommitted::Refused(reason) => StoreError::Refused(reason),
+        };
+        let mut unawaited = Vec::new();
+        for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
+            reply(answer, Err(error.clone()));
+            if operation.is_unawaited() {
+                unawaited.push(operation);
+            }
+        }
+        if unawaited.is_empty() {
+            return;
+        }
+        if matches!(error, StoreError::Refused(_)) {
+            tracing::warn!(rows = unawaited.len(), %error, "rows of the request log were lost: the store rejected them");
+            self.shared.log.lose(unawaited);
+        } else {
+            self.shared.log.put_back(unawaited);
+        }
+    }
+}
+
+/// Whether the caller is still there to receive the reply.
+fn reply(answer: Option<Answer>, result: Result<Outcome, StoreError>) -> bool {
+    answer.is_some_and(|answer| answer.send(result).is_ok())
+}
+
+/// However a writer ends, the store counts as unavailable until another one has written. The end of the queue tells the
+/// callers that wait.
+impl<E> Drop for Writer<E> {
+    fn drop(&mut self) {
+        self.shared.health.set(false);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(
+        queue: mpsc::Receiver<Queued>,
+        log: Arc<LogRows>,
+        health: Arc<Health>,
+        commit_timeout: Duration,
+    ) -> Self {
+        Self { queue: Mutex::new(queue), log, health, commit_timeout, closing: std::sync::Mutex::default() }
+    }
+
+    /// Replies to the caller. A reservation whose caller is gone is released.
+    fn report(&self, operation: &Operation, answer: Option<Answer>, outcome: Outcome) {
+        let is_heard = reply(answer, Ok(outcome));
+        if let (Operation::Reserve(reservation), false) = (operation, is_heard) {
+            self.log.push(Operation::Settle(Settlement::release(reservation.id)));
+        }
+    }
+
+    fn take(&self, queued: Queued, queue: &mut mpsc::Receiver<Queued>, batch: &mut Batch) {
+        match queued {
+            Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
+            Queued::Close(closed) => {
+                self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(closed);
+                queue.close();
+            }
+        }
+    }
+}
+
+/// Runs when the last writer has ended.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.log.close();
+        self.health.set(false);
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn push(&mut self, operation: Operation, answer: Option<Answer>) {
+        self.size_bytes += operation.size_bytes();
+        self.operations.push(operation);
+        self.answers.push(answer);
+    }
+
+    fn is_full(&self) -> bool {
+        self.operations.len() >= BATCH_OPERATIONS || self.size_bytes >= BATCH_BYTES
+    }
+
+    fn clear(&mut self) {
+        self.operations.clear();
+        self.answers.clear();
+        self.size_bytes = 0;
+    }
+}

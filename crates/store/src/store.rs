@@ -1,0 +1,79 @@
+//! The store: the sum of its narrow traits, and what concerns it as a whole.
+
+use antiphon_protocol::id::ProjectId;
+use async_trait::async_trait;
+
+use crate::sql::{Columns, Database, Kind, Query, number};
+use crate::{
+    Accounts, Admin, Audit, Counters, Keys, Limits, RequestLog, Responses, StoreError, Timestamp, Usage,
+};
+
+/// What a store holds of one project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectStats {
+    pub project: ProjectId,
+    pub responses: u64,
+    /// Responses without a parent.
+    pub chains: u64,
+    /// The stored size of items and bodies, without indexes.
+    pub bytes: u64,
+    pub oldest: Timestamp,
+    /// Responses that are deleted or expired and not yet purged.
+    pub expired: u64,
+}
+
+/// A storage engine, or a decorator of one.
+#[async_trait]
+pub trait Store:
+    Responses + RequestLog + Limits + Counters + Usage + Accounts + Keys + Admin + Audit
+{
+    /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
+    fn is_available(&self) -> bool;
+
+    /// What it holds, by project. Reads every response.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError>;
+
+    /// Whether other processes may delete what is stored: what this process has in memory can then be out of date.
+    fn is_shared(&self) -> bool;
+
+    /// Reads from the database and writes to it, and so decides what [`is_available`](Self::is_available) returns next.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors) or a [write error](StoreError#write-errors).
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Writes what is queued, and closes the files or connections. Later calls fail with [`StoreError::Unavailable`].
+    async fn close(&self);
+}
+
+/// PostgreSQL's sum of bigints is wider than a bigint.
+const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
+     CAST(sum(CAST(length(input) AS bigint) + length(output) + length(body)) AS bigint), min(created_at), \
+     count(*) FILTER (WHERE expires_at <= $1) FROM responses GROUP BY project ORDER BY project";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 1] = [STATS];
+
+pub(crate) async fn stats<D: Database>(
+    database: &D,
+    now: Timestamp,
+) -> Result<Vec<ProjectStats>, StoreError> {
+    const COLUMNS: [Kind; 6] =
+        [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
+    let query = Query { text: STATS, arguments: vec![number(now.unix_ms())], columns: &COLUMNS };
+    let stats = |mut row: Columns| {
+        Ok(ProjectStats {
+            project: ProjectId::new(&row.text()?),
+            responses: row.integer()?,
+            chains: row.integer()?,
+            bytes: row.integer()?,
+            oldest: Timestamp::from_unix_ms(row.number()?),
+            expired: row.integer()?,
+        })
+    };
+    database.query(query).await?.into_iter().map(stats).collect()
+}

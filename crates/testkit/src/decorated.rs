@@ -1,0 +1,190 @@
+//! A decorator of stores: it lets something happen around the calls, and otherwise does what the store behind it does.
+
+use std::sync::Arc;
+
+use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
+use antiphon_store::{
+    Accounts, Admin, Audit, AuditEntry, ChainQuery, Count, CounterId, Counters, CredentialLock, IndexedItem,
+    Keys, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved, Responses,
+    Rotation, Settlement, Store, StoreError, StoredAccount, StoredCredential, StoredKey, StoredResponse,
+    StoredTurn, Timestamp, Totals, Usage, UsageGroup, UsageQuery,
+};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+/// What happens around the calls to a store.
+#[async_trait]
+pub trait Interceptor: Send + Sync + 'static {
+    /// Runs before a read. After an error the store is not called.
+    async fn before_read(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Runs before a write. After an error the store is not called.
+    async fn before_write(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Runs after a read, before the caller has its result.
+    async fn after_read(&self) {}
+
+    /// Whether the store may say that it is available.
+    fn is_available(&self) -> bool {
+        true
+    }
+}
+
+/// A store with an interceptor. It sees neither what nobody waits for, nor `list_log` and `stats`, by which tests look into the
+/// store.
+pub struct Decorated<I> {
+    inner: Arc<dyn Store>,
+    interceptor: I,
+}
+
+impl<I: Interceptor> Decorated<I> {
+    pub fn new(inner: Arc<dyn Store>, interceptor: I) -> Self {
+        Self { inner, interceptor }
+    }
+
+    pub fn interceptor(&self) -> &I {
+        &self.interceptor
+    }
+
+    async fn read<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.interceptor.before_read().await?;
+        let result = call.await;
+        self.interceptor.after_read().await;
+        result
+    }
+
+    async fn write<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.interceptor.before_write().await?;
+        call.await
+    }
+}
+
+/// Implements a trait of the store whose methods are all asynchronous. The word before each method says what the interceptor
+/// takes it for.
+macro_rules! intercept {
+    ($trait:ident { $($access:ident $method:ident($($name:ident: $type:ty),*) -> $result:ty;)+ }) => {
+        #[async_trait]
+        impl<I: Interceptor> $trait for Decorated<I> {
+            $(async fn $method(&self, $($name: $type),*) -> Result<$result, StoreError> {
+                self.$access(self.inner.$method($($name),*)).await
+            })+
+        }
+    };
+}
+
+intercept!(Responses {
+    write record(record: Record) -> ();
+    read load(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<StoredResponse>;
+    read load_chain(project: &ProjectId, query: ChainQuery) -> Vec<StoredTurn>;
+    read load_items(project: &ProjectId, ids: &[ItemId], now: Timestamp) -> Vec<Option<IndexedItem>>;
+    write delete(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
+    read list_deleted(since: Timestamp) -> Vec<(ProjectId, ResponseId)>;
+    write purge(now: Timestamp, log_before: Option<Timestamp>, max_rows: u32) -> Purged;
+});
+
+intercept!(Accounts {
+    read list_accounts() -> Vec<StoredAccount>;
+    write put_account(account: StoredAccount) -> ();
+    write pause_account(name: &str, audit: AuditEntry) -> ();
+    write resume_account(name: &str, audit: AuditEntry) -> bool;
+    read load_credential(account: &str) -> Option<StoredCredential>;
+    write lock_credential(account: &str, lock: CredentialLock) -> bool;
+    write put_credential(account: &str, credential: StoredCredential, lock: CredentialLock) -> bool;
+    write unlock_credential(account: &str, lock: CredentialLock) -> ();
+});
+
+intercept!(Keys {
+    read keys_version() -> i64;
+    read list_keys() -> Vec<StoredKey>;
+    read list_keys_after(after: &str, max_rows: u32) -> Vec<StoredKey>;
+    read load_key(name: &str) -> Option<StoredKey>;
+    write add_key(key: StoredKey, audit: AuditEntry) -> bool;
+    write rotate_key(key: KeyId, rotation: Rotation, audit: AuditEntry) -> bool;
+    write revoke_key(key: KeyId, audit: AuditEntry) -> bool;
+    write delete_key(key: KeyId, audit: AuditEntry) -> bool;
+    write note_key_use(key: KeyId, at: Timestamp) -> ();
+});
+
+intercept!(Usage {
+    read list_usage(query: UsageQuery) -> Vec<(UsageGroup, Totals)>;
+    write roll_up_hour(from: Timestamp, until: Timestamp) -> Option<Timestamp>;
+    read rolled_up_until() -> Timestamp;
+    write purge_usage(hours: Option<Timestamp>, days: Option<Timestamp>, max_rows: u32) -> bool;
+});
+
+intercept!(Admin {
+    read load_admin_token() -> Option<Vec<u8>>;
+    write add_admin_token(hash: Vec<u8>, audit: AuditEntry) -> bool;
+    write replace_admin_token(hash: Vec<u8>, audit: AuditEntry) -> ();
+});
+
+intercept!(Audit {
+    read list_audit(after: Option<Uuid>, max_rows: u32) -> Vec<AuditEntry>;
+});
+
+intercept!(Counters {
+    read list_counters(scope: &str, now: Timestamp) -> Vec<(CounterId, Count)>;
+    read count_reservations() -> u64;
+    write purge_counters(before: Timestamp, max_rows: u32) -> bool;
+});
+
+#[async_trait]
+impl<I: Interceptor> RequestLog for Decorated<I> {
+    fn append_log(&self, row: LogRow) {
+        self.inner.append_log(row);
+    }
+
+    fn lost_rows(&self) -> u64 {
+        self.inner.lost_rows()
+    }
+
+    fn take_earliest_written(&self) -> Option<Timestamp> {
+        self.inner.take_earliest_written()
+    }
+
+    async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
+        self.inner.list_log(max_rows).await
+    }
+}
+
+#[async_trait]
+impl<I: Interceptor> Limits for Decorated<I> {
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.write(self.inner.reserve(reservation)).await
+    }
+
+    fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
+        self.inner.settle(settlement, row);
+    }
+
+    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.write(self.inner.sweep(now, max_rows)).await
+    }
+}
+
+#[async_trait]
+impl<I: Interceptor> Store for Decorated<I> {
+    fn is_available(&self) -> bool {
+        self.interceptor.is_available() && self.inner.is_available()
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
+        self.inner.stats(now).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.write(self.inner.check()).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
