@@ -7,6 +7,7 @@ mod adapt;
 mod attempt;
 mod codex;
 mod collect;
+mod door;
 mod failure;
 mod framing;
 mod limit;
@@ -35,6 +36,7 @@ use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
+pub use self::door::Door;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
@@ -43,7 +45,6 @@ pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
-use self::framing::Framing;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
 use self::settle::Ledger;
@@ -96,19 +97,9 @@ pub struct Incoming {
     /// The request's headers as the client sent them.
     pub headers: HeaderMap,
     pub caller: Caller,
-    pub transport: Transport,
-    /// Where the turn runs if it came on a socket.
-    pub lane: Option<Lane>,
+    pub door: Door,
     /// Holds the memory of the request's body for as long as the turn runs.
     pub body_permit: OwnedSemaphorePermit,
-}
-
-/// How the client speaks to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Http,
-    Sse,
-    WebSocket,
 }
 
 /// One running turn.
@@ -120,7 +111,7 @@ struct Turn {
     create: CreateRequest,
     headers: HeaderMap,
     presence: Presence,
-    lane: Option<Lane>,
+    door: Door,
     started_at: Timestamp,
     deadline: Instant,
     ledger: Ledger,
@@ -159,10 +150,10 @@ impl Turns {
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
         let started_at = self.env.clock.now();
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, caller, transport, lane, body_permit } = incoming;
+        let Incoming { create, headers, caller, door, body_permit } = incoming;
         let Caller { project, key, .. } = caller;
         let running = create.store.then(|| self.running.enter(&project, id));
-        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, transport);
+        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, &door);
         Turn {
             turns: Arc::clone(self),
             id,
@@ -171,7 +162,7 @@ impl Turns {
             create,
             headers,
             presence,
-            lane,
+            door,
             started_at,
             deadline: Instant::now() + self.rules.turn,
             ledger,
@@ -195,26 +186,7 @@ impl Turn {
         }
     }
 
-    fn framing(&self) -> Framing {
-        match &self.lane {
-            Some(lane) => Framing::Socket(lane.stream_id.clone()),
-            None => Framing::Sse,
-        }
-    }
-
     fn owned(&self, resolved: &Resolved) -> Owned {
         Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
-    }
-}
-
-// === impl Transport ===
-
-impl Transport {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Sse => "sse",
-            Self::WebSocket => "websocket",
-        }
     }
 }

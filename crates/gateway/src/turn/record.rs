@@ -65,7 +65,7 @@ impl Turn {
         let is_whole = matches!(finished.status, Status::Completed | Status::Incomplete);
         let parent = resolved.parent.clone();
         if !self.create.store {
-            if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
+            if let Some(lane) = self.door.lane().filter(|_| is_whole) {
                 let turn = self.to_turn(resolved, &finished, served_by);
                 let turn = ChainTurn::unstored(&turn, parent, lane.memory.room())?;
                 lane.remember(turn.map(Remembered::Here));
@@ -76,7 +76,7 @@ impl Turn {
         self.turns.chains.record(record, parent).await?;
         self.ledger.is_recorded = true;
         self.running = None;
-        if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
+        if let Some(lane) = self.door.lane().filter(|_| is_whole) {
             lane.remember(Some(Remembered::Stored(self.id)));
         }
         Ok(())

@@ -80,7 +80,7 @@ impl Turn {
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
         let limit = self.turns.rules.max_chain_depth;
-        let parent = match self.lane.as_ref().map(|lane| lane.find(id)) {
+        let parent = match self.door.lane().map(|lane| lane.find(id)) {
             Some(Some(Remembered::Here(parent))) if !self.create.store => Some(parent),
             // A stored response never stands on one that isn't: it could not be replayed later.
             Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::adapt::{Approach, STALE};
 use super::attempt::Failed;
 use super::resolve::{Context, Reasoning, Resolved};
-use super::{Failure, Transport, Turn};
+use super::{Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
@@ -89,7 +89,7 @@ impl Turn {
 
     fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let may_be_continued = self.create.store || self.lane.is_some();
+        let may_be_continued = self.create.store || self.door.lane().is_some();
         let wants_reasoning = may_be_continued && !self.create.includes_encrypted_reasoning();
         let previous = match self.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
@@ -158,12 +158,8 @@ impl Turn {
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, Failed> {
         let operation = self.create.operation;
-        let accept = match self.ledger.transport {
-            Transport::Http if !(account.settings.stream_only && operation == Operation::Create) => {
-                Accept::Json
-            }
-            _ => Accept::Events,
-        };
+        let is_stream_only = account.settings.stream_only && operation == Operation::Create;
+        let accept = if self.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
         let sending =
             self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
         Err(match self.in_time(sending).await? {

@@ -11,7 +11,7 @@ use antiphon_store::{LogRow, Settlement, Spent, Timestamp};
 
 use super::attempt::Reply;
 use super::record::Finished;
-use super::{Failure, Fault, Transport, Turns};
+use super::{Door, Failure, Fault, Turns};
 use antiphon_access::keys::Key;
 use antiphon_access::limits::Held;
 use antiphon_upstream::account::Account;
@@ -31,7 +31,7 @@ pub struct Ledger {
     model: String,
     operation: Operation,
     store: bool,
-    pub transport: Transport,
+    transport: &'static str,
     /// Where the turn is, or was last.
     pub account: Option<Arc<Account>>,
     pub depth: u32,
@@ -63,7 +63,7 @@ impl Ledger {
         (id, at): (ResponseId, Timestamp),
         (project, key): (&ProjectId, Option<&Key>),
         create: &CreateRequest,
-        transport: Transport,
+        door: &Door,
     ) -> Self {
         turns.metrics.in_flight.inc();
         Self {
@@ -76,7 +76,7 @@ impl Ledger {
             model: create.model.clone(),
             operation: create.operation,
             store: create.store,
-            transport,
+            transport: door.name(),
             account: None,
             depth: 0,
             reasoning: None,
@@ -166,7 +166,7 @@ impl Ledger {
             key: self.key.map(|key| key.to_string()),
             account: self.account.as_ref().map(|account| account.name.clone()),
             model: self.model.clone(),
-            transport: self.transport.as_str().into(),
+            transport: self.transport.into(),
             outcome: self.outcome.into(),
             http_status: self.http_status,
             code: self.code.clone(),
@@ -245,7 +245,7 @@ impl Ledger {
                 account.id = self.account.as_ref().map(|account| account.name.as_str()),
                 model = %self.model,
                 turn.operation = operation_name(self.operation),
-                turn.transport = self.transport.as_str(),
+                turn.transport = self.transport,
                 turn.outcome = self.outcome,
                 turn.attempts = %Attempts(&self.attempts),
                 turn.store = self.store,

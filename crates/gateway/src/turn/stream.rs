@@ -111,7 +111,7 @@ impl Answer for Opening {
             return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
         }
         let mut this = Self {
-            relay: Relay::new(turn.owned(resolved), turn.framing(), turn.turns.rules.max_reply_bytes),
+            relay: Relay::new(turn.owned(resolved), turn.door.framing(), turn.turns.rules.max_reply_bytes),
             ready: VecDeque::new(),
             phase: Phase::Relaying,
             heard: Instant::now(),
@@ -184,8 +184,8 @@ impl Streaming {
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
-        if self.turn.lane.is_some() {
-            let events = codex::events(&headers, &self.turn.framing());
+        if self.turn.door.has_codex_events() {
+            let events = codex::events(&headers, &self.turn.door.framing());
             events.into_iter().rev().for_each(|event| self.ready.push_front(event));
         }
         let chunks = unfold(Box::new(self), |mut this| async move {
@@ -217,10 +217,9 @@ impl Streaming {
     async fn advance(&mut self) {
         let rules = &self.turn.turns.rules;
         let silent_at = self.heard + rules.idle;
-        // Sockets are kept alive by pings.
-        let limit = match self.turn.lane {
-            Some(_) => silent_at,
-            None => silent_at.min(self.sent + rules.keep_alive),
+        let limit = match self.turn.door.needs_keep_alive() {
+            true => silent_at.min(self.sent + rules.keep_alive),
+            false => silent_at,
         };
         let why = match read(&self.turn, &mut self.reply, &mut self.heard, limit).await {
             Read::Silent if limit < silent_at => return self.ready.push_back(KEEP_ALIVE),

@@ -87,6 +87,6 @@ impl Turn {
         let mut data = format!(r#"{{"type":"{name}","sequence_number":{sequence},"response":"#).into_bytes();
         data.extend_from_slice(response);
         data.push(b'}');
-        self.framing().render(name.as_bytes(), data.into())
+        self.door.framing().render(name.as_bytes(), data.into())
     }
 }

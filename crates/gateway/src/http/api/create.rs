@@ -10,9 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::doors::Doors;
 use crate::http::error::Refused;
-use crate::turn::{
-    Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
-};
+use crate::turn::{Collected, Departure, Door, EventStream, Failure, Incoming, UntilDrained, UntilFinished};
 use antiphon_access::keys::Caller;
 
 /// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
@@ -66,12 +64,12 @@ async fn serve(
     };
     let departure = doors.turns.departure(incoming.create.store);
     let presence = departure.presence.clone();
-    let reply = match incoming.transport {
-        Transport::Http => {
+    let reply = match incoming.door {
+        Door::Collected => {
             let turn = doors.turns.collect(incoming, presence);
             UntilFinished::new(turn, departure).await.map(render_collected)
         }
-        Transport::Sse | Transport::WebSocket => {
+        Door::Sse | Door::WebSocket(_) => {
             let rest = departure.clone();
             let turn = doors.turns.stream(incoming, presence);
             // Not an async block, which would hold the turn twice: as it is given, and as it runs.
@@ -91,8 +89,8 @@ async fn read(
 ) -> Result<Incoming, Failure> {
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
-    let transport = if create.stream { Transport::Sse } else { Transport::Http };
-    Ok(Incoming { create, headers, caller, transport, lane: None, body_permit: received.permit })
+    let door = if create.stream { Door::Sse } else { Door::Collected };
+    Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
 }
 
 async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {

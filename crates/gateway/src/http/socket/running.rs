@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::lanes::Asked;
 use super::refusal;
 use crate::http::doors::Doors;
-use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
+use crate::turn::{Door, EventStream, Failure, Incoming, Lane, Rejected, UntilDrained, UntilFinished};
 use antiphon_access::keys::Caller;
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
@@ -61,8 +61,7 @@ impl Running {
             create,
             headers,
             caller: caller.clone(),
-            transport: Transport::WebSocket,
-            lane: Some(lane.clone()),
+            door: Door::WebSocket(lane.clone()),
             body_permit: permit,
         };
         let turn = Arc::clone(&doors.turns).stream(incoming, departure.presence.clone());
