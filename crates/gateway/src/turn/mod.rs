@@ -14,6 +14,7 @@ mod limit;
 mod memory;
 mod metrics;
 mod presence;
+mod progress;
 mod record;
 mod relay;
 mod resolve;
@@ -45,11 +46,11 @@ pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
+use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
-use self::settle::Ledger;
 use antiphon_access::keys::{Caller, Key};
-use antiphon_access::limits::{Limits, Rates};
+use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
 use antiphon_runtime::Env;
 use antiphon_upstream::pool::Pool;
@@ -105,21 +106,26 @@ pub struct Incoming {
 /// One running turn.
 struct Turn {
     turns: Arc<Turns>,
+    facts: Facts,
+    progress: Progress,
+    /// The request's headers as the client sent them.
+    headers: HeaderMap,
+    presence: Presence,
+    deadline: Instant,
+    /// Set while a turn that will be stored is not yet so.
+    running: Option<RunningGuard>,
+    _body_permit: OwnedSemaphorePermit,
+}
+
+/// What a turn's admission has fixed.
+struct Facts {
     id: ResponseId,
     project: ProjectId,
     key: Option<Arc<Key>>,
     create: CreateRequest,
-    headers: HeaderMap,
-    presence: Presence,
     door: Door,
     started_at: Timestamp,
-    deadline: Instant,
-    ledger: Ledger,
-    /// What is left to a client that is under limits.
-    rates: Option<Rates>,
-    /// Set while a turn that will be stored is not yet so.
-    running: Option<RunningGuard>,
-    _body_permit: OwnedSemaphorePermit,
+    started: Instant,
 }
 
 // === impl Turns ===
@@ -148,26 +154,19 @@ impl Turns {
 
     /// Begins a turn: from here on it has an id and is settled in any case.
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
-        let started_at = self.env.clock.now();
-        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
         let Incoming { create, headers, caller, door, body_permit } = incoming;
         let Caller { project, key, .. } = caller;
-        let running = create.store.then(|| self.running.enter(&project, id));
-        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, &door);
+        let (started_at, started) = (self.env.clock.now(), Instant::now());
+        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
+        self.metrics.in_flight.inc();
         Turn {
             turns: Arc::clone(self),
-            id,
-            project,
-            key,
-            create,
+            progress: Progress::default(),
             headers,
             presence,
-            door,
-            started_at,
-            deadline: Instant::now() + self.rules.turn,
-            ledger,
-            rates: None,
-            running,
+            deadline: started + self.rules.turn,
+            running: create.store.then(|| self.running.enter(&project, id)),
+            facts: Facts { id, project, key, create, door, started_at, started },
             _body_permit: body_permit,
         }
     }
@@ -178,15 +177,15 @@ impl Turns {
 impl Turn {
     /// Whether the caller's key is for what is asked of it.
     fn check_key(&self) -> Result<(), Failure> {
-        match &self.key {
-            Some(key) if !key.allows(&self.create.model) => {
-                Err(Failure::ModelNotAllowed(self.create.model.clone()))
-            }
+        let Facts { key, create, .. } = &self.facts;
+        match key {
+            Some(key) if !key.allows(&create.model) => Err(Failure::ModelNotAllowed(create.model.clone())),
             _ => Ok(()),
         }
     }
 
     fn owned(&self, resolved: &Resolved) -> Owned {
-        Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
+        let Facts { id, create, .. } = &self.facts;
+        Owned::new(*id, resolved.parent.as_ref().map(|parent| parent.id), create.store)
     }
 }
