@@ -29,7 +29,7 @@ pub struct Collected {
 
 impl Turns {
     /// Runs a turn to its end.
-    pub async fn collect(
+    pub(super) async fn run_to_end(
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,

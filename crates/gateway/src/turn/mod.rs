@@ -7,13 +7,13 @@ mod adapt;
 mod attempt;
 mod codex;
 mod collect;
+mod detach;
 mod door;
 mod failure;
 mod framing;
 mod limit;
 mod memory;
 mod metrics;
-mod presence;
 mod progress;
 mod record;
 mod relay;
@@ -32,20 +32,21 @@ use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::Owned;
 use antiphon_store::Timestamp;
 use antiphon_store::chain::Chains;
+use futures_util::FutureExt;
 use http::HeaderMap;
 use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
+pub use self::detach::{DetachOnDrop, DrainOnDrop};
 pub use self::door::Door;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
-pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
-pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
+use self::detach::{Detach, Presence};
 use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
@@ -143,12 +144,29 @@ impl Turns {
         Self { chains, pool, upstream, limits, rules, env, metrics, running }
     }
 
-    /// What becomes of this turn if its client leaves: one that is to be stored is finished, by default.
-    pub fn departure(&self, store: bool) -> Departure {
-        Departure {
+    /// Runs a turn to its end, for a client that gets one object.
+    pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, Rejected>> {
+        let detach = self.detach(&incoming.create);
+        let turn = Arc::clone(self).run_to_end(incoming, detach.presence.clone());
+        DetachOnDrop::new(turn, detach)
+    }
+
+    /// Begins a turn, and streams its events.
+    pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, Rejected>> {
+        let detach = self.detach(&incoming.create);
+        let rest = detach.clone();
+        let turn = Arc::clone(self).begin(incoming, detach.presence.clone());
+        // Not an async block, which would hold the turn twice: as it is given, and as it runs.
+        let begun = turn.map(|begun| begun.map(|events| DrainOnDrop::new(events, rest)));
+        DetachOnDrop::new(begun, detach)
+    }
+
+    /// What becomes of a turn if its client leaves: one that is to be stored is finished, by default.
+    fn detach(&self, create: &CreateRequest) -> Detach {
+        Detach {
             presence: Presence::default(),
             tasks: self.env.tasks.clone(),
-            finish_within: self.rules.finish_within.filter(|_| store),
+            finish_within: self.rules.finish_within.filter(|_| create.store),
         }
     }
 

@@ -15,7 +15,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 
 use super::attempt::{Answer, Failed, Reply};
-use super::presence::{Drain, GivenUp};
+use super::detach::GivenUp;
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Failure, Incoming, Presence, Rejected, Turn, Turns, codex};
@@ -73,7 +73,7 @@ pub enum Read {
 
 impl Turns {
     /// Runs a turn up to its first event; the rest happens as the stream is read.
-    pub async fn stream(
+    pub(super) async fn begin(
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
@@ -344,10 +344,8 @@ impl EventStream {
     pub(super) fn of_frames(frames: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>) -> Self {
         Self { headers: HeaderMap::new(), chunks: Box::pin(iter(frames)) }
     }
-}
 
-impl Drain for EventStream {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.chunks.as_mut().poll_next(cx)
     }
 }

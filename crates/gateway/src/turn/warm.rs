@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use super::record::Finished;
 use super::resolve::Resolved;
-use super::{EventStream, Failure, Incoming, Presence, Rejected, Turn, Turns};
+use super::stream::EventStream;
+use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
 
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
