@@ -57,7 +57,7 @@ impl Turn {
         loop {
             let lease = self.choose(resolved, &tried).await?;
             let account = Arc::clone(lease.account());
-            self.ledger.account = Some(Arc::clone(&account));
+            self.progress.account = Some(Arc::clone(&account));
             let Failed { failure, verdict } = match self.attempt_on(lease, resolved).await {
                 Ok(begun) => return Ok(begun),
                 Err(failed) => failed,
@@ -83,8 +83,8 @@ impl Turn {
             Err(failed) => Err(failed),
         };
         begun.map_err(|(lease, failed)| {
-            self.ledger.note_attempt(failed.verdict.as_str());
-            lease.learn(&failed.verdict, &self.create.model);
+            self.note_attempt(failed.verdict.as_str());
+            lease.learn(&failed.verdict, &self.facts.create.model);
             failed
         })
     }
@@ -126,7 +126,7 @@ impl Turn {
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
         let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
-        Wanted { model: &self.create.model, preference: Preference { origin, key }, tried }
+        Wanted { model: &self.facts.create.model, preference: Preference { origin, key }, tried }
     }
 
     /// What turns have in common that should share an upstream's cache.
@@ -135,7 +135,7 @@ impl Turn {
             let header = SESSION_HEADERS.iter().find_map(|name| self.headers.get(*name))?;
             header.to_str().ok().map(str::to_owned)
         };
-        self.create.prompt_cache_key().or_else(session).filter(|key| !key.is_empty())
+        self.facts.create.prompt_cache_key().or_else(session).filter(|key| !key.is_empty())
     }
 
     fn has_another(&self, resolved: &Resolved, tried: &[String]) -> bool {
@@ -147,7 +147,7 @@ impl Turn {
             Shortage::Busy => Failure::Busy,
             Shortage::Cooling { until } => Failure::Cooling(until.since(self.turns.env.clock.now())),
             Shortage::Unusable => Failure::NoAccount,
-            Shortage::NotOffered => Failure::ModelNotFound(self.create.model.clone()),
+            Shortage::NotOffered => Failure::ModelNotFound(self.facts.create.model.clone()),
         }
     }
 
@@ -155,7 +155,7 @@ impl Turn {
     fn with_return(&self, mut failure: Failure) -> Failure {
         let Failure::Refused(refusal) = &mut failure else { return failure };
         let until = match refusal.status {
-            StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_return(&self.create.model),
+            StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_return(&self.facts.create.model),
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
         };

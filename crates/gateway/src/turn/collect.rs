@@ -29,7 +29,7 @@ pub struct Collected {
 
 impl Turns {
     /// Runs a turn to its end.
-    pub async fn collect(
+    pub(super) async fn run_to_end(
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
@@ -37,9 +37,9 @@ impl Turns {
         let mut turn = self.admit(incoming, presence);
         let result = turn.collect().await;
         if let Err(failure) = &result {
-            turn.ledger.fail(failure);
+            turn.progress.fail(failure);
         }
-        turn.ledger.settle();
+        turn.settle();
         result.map_err(|failure| turn.rejected(failure))
     }
 }
@@ -47,7 +47,7 @@ impl Turns {
 /// A collected reply is there only as a whole.
 impl Answer for Finished {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
-        if turn.create.operation == Operation::Create && reply.is_event_stream() {
+        if turn.facts.create.operation == Operation::Create && reply.is_event_stream() {
             // Boxed, as it is rare and large: every collected turn would carry its place.
             return Box::pin(fold(turn, resolved, reply)).await;
         }
@@ -112,11 +112,11 @@ impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
         let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
-        self.ledger.answered(&reply);
+        self.answered(&reply);
         self.tell_rates(&mut reply.headers);
-        reply.lease.learn(&finished.verdict(), &self.create.model);
+        reply.lease.learn(&finished.verdict(), &self.facts.create.model);
         let response = finished.response.clone();
-        self.ledger.end(&finished, response.len());
+        self.end(&finished, response.len());
         self.record(finished, resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
@@ -153,7 +153,7 @@ impl Turn {
             Failure::UpstreamUnreachable("its answer is no response object".into())
         };
         let object = Object::parse(body).map_err(|_| no_response())?;
-        let response = match self.create.operation {
+        let response = match self.facts.create.operation {
             Operation::Create => self.owned(resolved).rewrite(&object).into(),
             // There is no response that would be ours to name.
             Operation::Compact | Operation::CountInput => body.clone(),

@@ -5,7 +5,7 @@ use antiphon_protocol::json;
 use antiphon_protocol::socket::StreamId;
 use bytes::Bytes;
 
-/// Chosen by the door.
+/// Depends on the door.
 #[derive(Debug, Clone)]
 pub enum Framing {
     Sse,

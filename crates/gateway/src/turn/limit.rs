@@ -23,30 +23,30 @@ impl Rules {
 impl Turn {
     /// Costs a caller without limits nothing.
     pub(super) async fn reserve(&mut self, resolved: &Resolved) -> Result<(), Failure> {
-        if !self.turns.limits.apply_to(&self.project, self.key_rules()) {
+        if !self.turns.limits.apply_to(&self.facts.project, self.key_rules()) {
             return Ok(());
         }
         if !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
         let request = ReservationRequest {
-            id: self.id,
-            project: &self.project,
+            id: self.facts.id,
+            project: &self.facts.project,
             key: self.key_rules(),
-            model: &self.create.model,
+            model: &self.facts.create.model,
             now: self.turns.env.clock.now(),
-            expires_at: self.started_at.plus(self.turns.rules.reservation_lifetime()),
+            expires_at: self.facts.started_at.plus(self.turns.rules.reservation_lifetime()),
         };
         let reserving = Box::pin(self.turns.limits.reserve(request, self.estimate(resolved)));
         match self.presence.or_given_up(reserving).await {
             Err(_given_up) => Err(Failure::ClientGone),
             Ok(Ok(held)) => {
-                self.rates = held.as_ref().map(|held| held.rates);
-                self.ledger.hold(held);
+                self.progress.rates = held.as_ref().map(|held| held.rates);
+                self.progress.held = held;
                 Ok(())
             }
             Ok(Err(NotHeld::Exceeded(exceeded))) => {
-                self.rates = Some(exceeded.rates);
+                self.progress.rates = Some(exceeded.rates);
                 Err(Failure::LimitReached(exceeded))
             }
             Ok(Err(NotHeld::Store(error))) => Err(error.into()),
@@ -54,30 +54,30 @@ impl Turn {
     }
 
     fn key_rules(&self) -> Option<KeyRules<'_>> {
-        self.key.as_deref().map(|key| KeyRules { id: key.id, rules: &key.limits })
+        self.facts.key.as_deref().map(|key| KeyRules { id: key.id, rules: &key.limits })
     }
 
     fn estimate(&self, resolved: &Resolved) -> Estimate {
         // No model is asked.
-        if self.create.operation == Operation::CountInput {
+        if self.facts.create.operation == Operation::CountInput {
             return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
         }
         let rules = &self.turns.rules;
-        let input_tokens = input_tokens(resolved.history().chain([self.create.body()]));
-        let output_tokens = self.create.max_output_tokens().unwrap_or(rules.assumed_output_tokens);
+        let input_tokens = input_tokens(resolved.history().chain([self.facts.create.body()]));
+        let output_tokens = self.facts.create.max_output_tokens().unwrap_or(rules.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
-        let cost_nano_usd = rules.prices.cost_nano_usd(&self.create.model, &usage);
+        let cost_nano_usd = rules.prices.cost_nano_usd(&self.facts.create.model, &usage);
         Estimate { input_tokens, output_tokens, cost_nano_usd }
     }
 
     /// What the upstream says of its own limits is not about this client.
     pub(super) fn tell_rates(&self, headers: &mut HeaderMap) {
-        if let Some(rates) = &self.rates {
+        if let Some(rates) = &self.progress.rates {
             rates.replace(headers);
         }
     }
 
     pub(super) fn rejected(&self, failure: Failure) -> Rejected {
-        Rejected { failure, rates: self.rates.map(Box::new) }
+        Rejected { failure, rates: self.progress.rates.map(Box::new) }
     }
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Reasoning, Transport};
+use super::{Door, Reasoning};
 
 const DURATION_BUCKETS: [f64; 13] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
@@ -64,12 +64,12 @@ impl TurnMetrics {
 
     pub fn turn_ended(
         &self,
-        transport: Transport,
+        door: &Door,
         outcome: &'static str,
         duration: Duration,
         first_event: Option<Duration>,
     ) {
-        self.turns.get_or_create(&TurnLabels { transport: transport.as_str(), outcome }).inc();
+        self.turns.get_or_create(&TurnLabels { transport: door.name(), outcome }).inc();
         self.duration.observe(duration.as_secs_f64());
         if let Some(first) = first_event {
             self.first_event.observe(first.as_secs_f64());

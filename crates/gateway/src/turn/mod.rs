@@ -7,12 +7,14 @@ mod adapt;
 mod attempt;
 mod codex;
 mod collect;
+mod detach;
+mod door;
 mod failure;
 mod framing;
 mod limit;
 mod memory;
 mod metrics;
-mod presence;
+mod progress;
 mod record;
 mod relay;
 mod resolve;
@@ -30,25 +32,26 @@ use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::Owned;
 use antiphon_store::Timestamp;
 use antiphon_store::chain::Chains;
+use futures_util::FutureExt;
 use http::HeaderMap;
 use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
+pub use self::detach::{DetachOnDrop, DrainOnDrop};
+pub use self::door::Door;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
-pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};
-pub use self::stream::EventStream;
 
 pub use self::resolve::Reasoning;
 
-use self::framing::Framing;
+use self::detach::{Detach, Presence};
+use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{Running, RunningGuard};
-use self::settle::Ledger;
 use antiphon_access::keys::{Caller, Key};
-use antiphon_access::limits::{Limits, Rates};
+use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
 use antiphon_runtime::Env;
 use antiphon_upstream::pool::Pool;
@@ -96,39 +99,34 @@ pub struct Incoming {
     /// The request's headers as the client sent them.
     pub headers: HeaderMap,
     pub caller: Caller,
-    pub transport: Transport,
-    /// Where the turn runs if it came on a socket.
-    pub lane: Option<Lane>,
+    pub door: Door,
     /// Holds the memory of the request's body for as long as the turn runs.
     pub body_permit: OwnedSemaphorePermit,
-}
-
-/// How the client speaks to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Http,
-    Sse,
-    WebSocket,
 }
 
 /// One running turn.
 struct Turn {
     turns: Arc<Turns>,
+    facts: Facts,
+    progress: Progress,
+    /// The request's headers as the client sent them.
+    headers: HeaderMap,
+    presence: Presence,
+    deadline: Instant,
+    /// Set while a turn that will be stored is not yet so.
+    running: Option<RunningGuard>,
+    _body_permit: OwnedSemaphorePermit,
+}
+
+/// What a turn's admission has fixed.
+struct Facts {
     id: ResponseId,
     project: ProjectId,
     key: Option<Arc<Key>>,
     create: CreateRequest,
-    headers: HeaderMap,
-    presence: Presence,
-    lane: Option<Lane>,
+    door: Door,
     started_at: Timestamp,
-    deadline: Instant,
-    ledger: Ledger,
-    /// What is left to a client that is under limits.
-    rates: Option<Rates>,
-    /// Set while a turn that will be stored is not yet so.
-    running: Option<RunningGuard>,
-    _body_permit: OwnedSemaphorePermit,
+    started: Instant,
 }
 
 // === impl Turns ===
@@ -146,37 +144,47 @@ impl Turns {
         Self { chains, pool, upstream, limits, rules, env, metrics, running }
     }
 
-    /// What becomes of this turn if its client leaves: one that is to be stored is finished, by default.
-    pub fn departure(&self, store: bool) -> Departure {
-        Departure {
+    /// Runs a turn to its end, for a client that gets one object.
+    pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, Rejected>> {
+        let detach = self.detach(&incoming.create);
+        let turn = Arc::clone(self).run_to_end(incoming, detach.presence.clone());
+        DetachOnDrop::new(turn, detach)
+    }
+
+    /// Begins a turn, and streams its events.
+    pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, Rejected>> {
+        let detach = self.detach(&incoming.create);
+        let rest = detach.clone();
+        let turn = Arc::clone(self).begin(incoming, detach.presence.clone());
+        // Not an async block, which would hold the turn twice: as it is given, and as it runs.
+        let begun = turn.map(|begun| begun.map(|events| DrainOnDrop::new(events, rest)));
+        DetachOnDrop::new(begun, detach)
+    }
+
+    /// What becomes of a turn if its client leaves: one that is to be stored is finished, by default.
+    fn detach(&self, create: &CreateRequest) -> Detach {
+        Detach {
             presence: Presence::default(),
             tasks: self.env.tasks.clone(),
-            finish_within: self.rules.finish_within.filter(|_| store),
+            finish_within: self.rules.finish_within.filter(|_| create.store),
         }
     }
 
     /// Begins a turn: from here on it has an id and is settled in any case.
     fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
-        let started_at = self.env.clock.now();
-        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
-        let Incoming { create, headers, caller, transport, lane, body_permit } = incoming;
+        let Incoming { create, headers, caller, door, body_permit } = incoming;
         let Caller { project, key, .. } = caller;
-        let running = create.store.then(|| self.running.enter(&project, id));
-        let ledger = Ledger::open(self, (id, started_at), (&project, key.as_deref()), &create, transport);
+        let (started_at, started) = (self.env.clock.now(), Instant::now());
+        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
+        self.metrics.in_flight.inc();
         Turn {
             turns: Arc::clone(self),
-            id,
-            project,
-            key,
-            create,
+            progress: Progress::default(),
             headers,
             presence,
-            lane,
-            started_at,
-            deadline: Instant::now() + self.rules.turn,
-            ledger,
-            rates: None,
-            running,
+            deadline: started + self.rules.turn,
+            running: create.store.then(|| self.running.enter(&project, id)),
+            facts: Facts { id, project, key, create, door, started_at, started },
             _body_permit: body_permit,
         }
     }
@@ -187,34 +195,15 @@ impl Turns {
 impl Turn {
     /// Whether the caller's key is for what is asked of it.
     fn check_key(&self) -> Result<(), Failure> {
-        match &self.key {
-            Some(key) if !key.allows(&self.create.model) => {
-                Err(Failure::ModelNotAllowed(self.create.model.clone()))
-            }
+        let Facts { key, create, .. } = &self.facts;
+        match key {
+            Some(key) if !key.allows(&create.model) => Err(Failure::ModelNotAllowed(create.model.clone())),
             _ => Ok(()),
         }
     }
 
-    fn framing(&self) -> Framing {
-        match &self.lane {
-            Some(lane) => Framing::Socket(lane.stream_id.clone()),
-            None => Framing::Sse,
-        }
-    }
-
     fn owned(&self, resolved: &Resolved) -> Owned {
-        Owned::new(self.id, resolved.parent.as_ref().map(|parent| parent.id), self.create.store)
-    }
-}
-
-// === impl Transport ===
-
-impl Transport {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Sse => "sse",
-            Self::WebSocket => "websocket",
-        }
+        let Facts { id, create, .. } = &self.facts;
+        Owned::new(*id, resolved.parent.as_ref().map(|parent| parent.id), create.store)
     }
 }

@@ -64,8 +64,8 @@ impl Turn {
     ) -> Result<(), Failure> {
         let is_whole = matches!(finished.status, Status::Completed | Status::Incomplete);
         let parent = resolved.parent.clone();
-        if !self.create.store {
-            if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
+        if !self.facts.create.store {
+            if let Some(lane) = self.facts.door.lane().filter(|_| is_whole) {
                 let turn = self.to_turn(resolved, &finished, served_by);
                 let turn = ChainTurn::unstored(&turn, parent, lane.memory.room())?;
                 lane.remember(turn.map(Remembered::Here));
@@ -74,10 +74,10 @@ impl Turn {
         }
         let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
         self.turns.chains.record(record, parent).await?;
-        self.ledger.is_recorded = true;
+        self.progress.is_recorded = true;
         self.running = None;
-        if let Some(lane) = self.lane.as_ref().filter(|_| is_whole) {
-            lane.remember(Some(Remembered::Stored(self.id)));
+        if let Some(lane) = self.facts.door.lane().filter(|_| is_whole) {
+            lane.remember(Some(Remembered::Stored(self.facts.id)));
         }
         Ok(())
     }
@@ -91,15 +91,15 @@ impl Turn {
             (None, None) => Default::default(),
         };
         StoredTurn {
-            id: self.id,
+            id: self.facts.id,
             parent: parent.map(|parent| parent.id),
-            depth: self.ledger.depth,
+            depth: self.progress.depth,
             status: finished.status,
             account,
             boundary,
             upstream_id: finished.upstream_id.clone(),
-            model: self.create.model.clone(),
-            expires_at: self.turns.rules.retention.map(|retention| self.started_at.plus(retention)),
+            model: self.facts.create.model.clone(),
+            expires_at: self.turns.rules.retention.map(|retention| self.facts.started_at.plus(retention)),
             input: resolved.input,
             referenced: resolved.referenced,
             output: finished.output.clone(),
@@ -112,20 +112,20 @@ impl Turn {
         resolved: Resolved,
         served_by: Option<&Account>,
     ) -> Result<Record, Malformed> {
-        let (mut items, input_len) = match &self.create.input {
+        let (mut items, input_len) = match &self.facts.create.input {
             Input::Text(_) => (Vec::new(), 1),
             Input::Items(_) => (item_ids(&resolved.input, 0), json::elements(&resolved.input).count()),
         };
         items.extend(item_ids(&finished.output, u32::try_from(input_len).unwrap_or(u32::MAX)));
         let body = with_output(&finished.response, b"[]")?.into();
         let turn = self.to_turn(resolved, finished, served_by);
-        let response = StoredResponse { turn, created_at: self.started_at, body };
+        let response = StoredResponse { turn, created_at: self.facts.started_at, body };
         Ok(Record {
-            project: self.project.clone(),
+            project: self.facts.project.clone(),
             response,
             items,
-            log: self.ledger.row(),
-            settlement: self.ledger.settlement(),
+            log: self.row(),
+            settlement: self.settlement(),
         })
     }
 }

@@ -50,21 +50,21 @@ impl Turn {
     /// Loads what the request names, and holds it against the limits.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
         self.check_key()?;
-        if let Some(id) = &self.create.conversation {
+        if let Some(id) = &self.facts.create.conversation {
             return Err(Failure::ConversationNotFound(id.clone()));
         }
-        if self.create.store && !self.turns.chains.is_available() {
+        if self.facts.create.store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
-        let parent = match self.create.previous_response_id.clone() {
+        let parent = match self.facts.create.previous_response_id.clone() {
             None => None,
             Some(id) => Some(self.load_parent(id).await?),
         };
-        self.ledger.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        let scan = self.create.input.scan();
+        self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
+        let scan = self.facts.create.input.scan();
         let mut resolved = Resolved {
             parent,
-            input: self.create.input.items(),
+            input: self.facts.create.input.items(),
             has_replaced_items: !scan.references.is_empty(),
             referenced: Vec::new(),
             starts_context: false,
@@ -80,13 +80,13 @@ impl Turn {
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
         let limit = self.turns.rules.max_chain_depth;
-        let parent = match self.lane.as_ref().map(|lane| lane.find(id)) {
-            Some(Some(Remembered::Here(parent))) if !self.create.store => Some(parent),
+        let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
+            Some(Some(Remembered::Here(parent))) if !self.facts.create.store => Some(parent),
             // A stored response never stands on one that isn't: it could not be replayed later.
             Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),
-            Some(None) if !self.create.store => return Err(Failure::PreviousNotFound(name)),
+            Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name)),
             _ => {
-                let load = self.turns.chains.load(&self.project, id, self.started_at, limit);
+                let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
                 self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)??
             }
         };
@@ -97,7 +97,7 @@ impl Turn {
                 size: parent.depth as usize,
             }),
             Some(parent) => Ok(parent),
-            None if self.turns.running.contains(&self.project, id) => {
+            None if self.turns.running.contains(&self.facts.project, id) => {
                 Err(Failure::PreviousNotCompleted(name))
             }
             None => Err(Failure::PreviousNotFound(name)),
@@ -115,7 +115,7 @@ impl Turn {
             .iter()
             .map(|(_, name)| ItemId::new(name).ok_or_else(|| unknown(name)))
             .collect::<Result<_, _>>()?;
-        let found = self.turns.chains.load_items(&self.project, &ids, self.started_at).await?;
+        let found = self.turns.chains.load_items(&self.facts.project, &ids, self.facts.started_at).await?;
         let mut found = references.iter().zip(found).peekable();
         let mut items = Vec::new();
         for (position, range) in (0_u32..).zip(json::elements(&resolved.input).map_while(Result::ok)) {

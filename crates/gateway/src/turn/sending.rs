@@ -10,7 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::adapt::{Approach, STALE};
 use super::attempt::Failed;
 use super::resolve::{Context, Reasoning, Resolved};
-use super::{Failure, Transport, Turn};
+use super::{Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
@@ -40,13 +40,13 @@ impl Turn {
             let authorization = self.authorization(account).await?;
             let Context { input, reasoning } = self.context(account, resolved, &approach)?;
             let changes = self.changes(account, &approach);
-            let body = account.settings.dialect.encode(&self.create, &input, changes);
+            let body = account.settings.dialect.encode(&self.facts.create, &input, changes);
             let reply = if approach.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
                     Ok(reply) => reply,
                     Err(why) => {
-                        self.ledger.note_attempt(why);
+                        self.note_attempt(why);
                         self.turns.upstream.metrics().fell_back(&account.name, why);
                         approach.fall_back(why, resolved.native_parent(account));
                         continue;
@@ -63,9 +63,9 @@ impl Turn {
             let asked_to_include = approach.include;
             if let Some(adapted) = approach.adapt(refusal.status, &error) {
                 if asked_to_include && !approach.include {
-                    account.remember_encrypted_reasoning_refused(&self.create.model);
+                    account.remember_encrypted_reasoning_refused(&self.facts.create.model);
                 }
-                self.ledger.note_attempt(adapted);
+                self.note_attempt(adapted);
                 continue;
             }
             let failed = self.refused(account, refusal, &error);
@@ -73,13 +73,13 @@ impl Turn {
             if has_renewed || !is_credential || !self.turns.upstream.refuse(account, authorization.as_ref()) {
                 return Err(failed);
             }
-            self.ledger.note_attempt("token_refused");
+            self.note_attempt("token_refused");
             has_renewed = true;
         }
     }
 
     fn takes_sockets(&self, account: &Account) -> bool {
-        self.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
+        self.facts.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
     }
 
     /// The socket on which the upstream remembers what the turn continues.
@@ -90,9 +90,9 @@ impl Turn {
 
     fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
         // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
-        let may_be_continued = self.create.store || self.lane.is_some();
-        let wants_reasoning = may_be_continued && !self.create.includes_encrypted_reasoning();
-        let previous = match self.create.operation {
+        let may_be_continued = self.facts.create.store || self.facts.door.lane().is_some();
+        let wants_reasoning = may_be_continued && !self.facts.create.includes_encrypted_reasoning();
+        let previous = match self.facts.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),
             Operation::Compact | Operation::CountInput => None,
@@ -100,17 +100,17 @@ impl Turn {
         Approach {
             previous,
             can_read: true,
-            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.create.model),
+            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             over_socket: self.takes_sockets(account),
         }
     }
 
     fn changes<'a>(&self, account: &'a Account, approach: &Approach<'a>) -> Changes<'a> {
         Changes {
-            store: account.is_native() && self.create.store,
+            store: account.is_native() && self.facts.create.store,
             previous: approach.previous,
             include_encrypted_reasoning: approach.include,
-            model: account.alias(&self.create.model),
+            model: account.alias(&self.facts.create.model),
             streams: account.settings.stream_only,
             is_frame: approach.over_socket,
         }
@@ -158,13 +158,9 @@ impl Turn {
         authorization: Option<&HeaderValue>,
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, Failed> {
-        let operation = self.create.operation;
-        let accept = match self.ledger.transport {
-            Transport::Http if !(account.settings.stream_only && operation == Operation::Create) => {
-                Accept::Json
-            }
-            _ => Accept::Events,
-        };
+        let operation = self.facts.create.operation;
+        let is_stream_only = account.settings.stream_only && operation == Operation::Create;
+        let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
         let sending =
             self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
         Err(match self.in_time(sending).await? {

@@ -18,7 +18,7 @@ use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 
 use super::attempt::{Answer, Failed, Reply};
-use super::presence::{Drain, GivenUp};
+use super::detach::GivenUp;
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Failure, Incoming, Presence, Rejected, Turn, Turns, codex};
@@ -80,7 +80,7 @@ pub enum Read {
 
 impl Turns {
     /// Runs a turn up to its first event; the rest happens as the stream is read.
-    pub async fn stream(
+    pub(super) async fn begin(
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
@@ -99,8 +99,8 @@ impl Turns {
                 Ok(Streaming::new(turn, resolved, reply, opening).into_events())
             }
             Err(failure) => {
-                turn.ledger.fail(&failure);
-                turn.ledger.settle();
+                turn.progress.fail(&failure);
+                turn.settle();
                 Err(turn.rejected(failure))
             }
         }
@@ -119,7 +119,7 @@ impl Answer for Opening {
         }
         let mut this = Self {
             events: reply.events(turn.turns.rules.max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), turn.framing()),
+            relay: Relay::new(turn.owned(resolved), turn.facts.door.framing()),
             ready: VecDeque::new(),
             phase: Phase::Relaying,
             heard: Instant::now(),
@@ -174,7 +174,7 @@ impl Opening {
 
 impl Streaming {
     fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: Opening) -> Self {
-        turn.ledger.answered(&reply);
+        turn.answered(&reply);
         turn.tell_rates(&mut reply.headers);
         let Opening { events, relay, ready, phase, heard } = opening;
         Self {
@@ -193,8 +193,8 @@ impl Streaming {
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
-        if self.turn.lane.is_some() {
-            let events = codex::events(&headers, &self.turn.framing());
+        if self.turn.facts.door.has_codex_events() {
+            let events = codex::events(&headers, &self.turn.facts.door.framing());
             events.into_iter().rev().for_each(|event| self.ready.push_front(event));
         }
         let chunks = unfold(Box::new(self), |mut this| async move {
@@ -208,7 +208,7 @@ impl Streaming {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 self.sent = Instant::now();
-                self.turn.ledger.sent_bytes += chunk.len();
+                self.turn.progress.sent_bytes += chunk.len();
                 return Some(chunk);
             }
             match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -226,10 +226,9 @@ impl Streaming {
     async fn advance(&mut self) {
         let rules = &self.turn.turns.rules;
         let silent_at = self.heard + rules.idle;
-        // Sockets are kept alive by pings.
-        let limit = match self.turn.lane {
-            Some(_) => silent_at,
-            None => silent_at.min(self.sent + rules.keep_alive),
+        let limit = match self.turn.facts.door.needs_keep_alive() {
+            true => silent_at.min(self.sent + rules.keep_alive),
+            false => silent_at,
         };
         let Some(events) = &mut self.events else { return };
         let why = match read(&self.turn, events, &mut self.heard, limit).await {
@@ -245,32 +244,32 @@ impl Streaming {
                 Err(error) => error.to_string(),
             },
             Read::Broken(error) => {
-                tracing::warn!(response.id = %self.turn.id, error, "the upstream's stream broke off");
+                tracing::warn!(response.id = %self.turn.facts.id, error, "the upstream's stream broke off");
                 "the connection broke off".to_owned()
             }
             Read::Silent => "it sent nothing for too long".to_owned(),
             Read::TurnTooLong => return self.break_off("the turn took longer than it may").await,
             Read::GivenUp => return self.cancel().await,
         };
-        self.reply.lease.learn(&Verdict::Failed, &self.turn.create.model);
+        self.reply.lease.learn(&Verdict::Failed, &self.turn.facts.create.model);
         self.break_off(&why).await;
     }
 
     /// Records the turn, and only then lets its terminal event out.
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
-        self.turn.ledger.end(&terminal.finished, 0);
-        self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.create.model);
+        self.turn.end(&terminal.finished, 0);
+        self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.facts.create.model);
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, resolved, Some(account)).await {
             Ok(()) => self.ready.push_back(terminal.frame),
             Err(failure) => {
-                self.turn.ledger.break_off(&failure);
+                self.turn.progress.break_off(&failure);
                 let failed = self.failed(&failure.api_error());
                 self.ready.extend(failed.error.into_iter().chain([failed.frame]));
             }
         }
-        self.turn.ledger.settle();
+        self.turn.settle();
         self.let_upstream_finish();
     }
 
@@ -289,19 +288,19 @@ impl Streaming {
     async fn break_off(&mut self, why: &str) {
         let failure = Failure::StreamBroken(why.to_owned());
         let terminal = self.failed(&failure.api_error());
-        self.turn.ledger.break_off(&failure);
+        self.turn.progress.break_off(&failure);
         let Some(resolved) = self.resolved.take() else { return };
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
-                self.turn.ledger.break_off(&failure);
+                self.turn.progress.break_off(&failure);
                 let failed = self.failed(&failure.api_error());
                 (failed.error, failed.frame)
             }
         };
         self.ready.extend(error.into_iter().chain([frame]));
-        self.turn.ledger.settle();
+        self.turn.settle();
         self.phase = Phase::Over;
     }
 
@@ -309,11 +308,11 @@ impl Streaming {
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
         let finished = self.relay.cancel(|| self.skeleton());
-        self.turn.ledger.relayed_events = self.relay.events();
-        self.turn.ledger.break_off(&Failure::ClientGone);
+        self.turn.progress.relayed_events = self.relay.events();
+        self.turn.progress.break_off(&Failure::ClientGone);
         // There is nobody to tell; the store has logged and counted the failure.
         self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();
-        self.turn.ledger.settle();
+        self.turn.settle();
         self.phase = Phase::Over;
     }
 
@@ -322,7 +321,7 @@ impl Streaming {
     }
 
     fn skeleton(&self) -> Vec<u8> {
-        self.owned.skeleton(&self.turn.create.model, self.turn.started_at.unix_seconds())
+        self.owned.skeleton(&self.turn.facts.create.model, self.turn.facts.started_at.unix_seconds())
     }
 }
 
@@ -350,10 +349,8 @@ impl EventStream {
     pub(super) fn of_frames(frames: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>) -> Self {
         Self { headers: HeaderMap::new(), chunks: Box::pin(iter(frames)) }
     }
-}
 
-impl Drain for EventStream {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.chunks.as_mut().poll_next(cx)
     }
 }

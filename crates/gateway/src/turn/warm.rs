@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use super::record::Finished;
 use super::resolve::Resolved;
-use super::{EventStream, Failure, Incoming, Presence, Rejected, Turn, Turns};
+use super::stream::EventStream;
+use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
 
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
@@ -36,9 +37,9 @@ impl Turns {
         let mut turn = self.admit(incoming, presence);
         let result = turn.warm_up().await;
         if let Err(failure) = &result {
-            turn.ledger.fail(failure);
+            turn.progress.fail(failure);
         }
-        turn.ledger.settle();
+        turn.settle();
         result.map_err(|failure| turn.rejected(failure))
     }
 }
@@ -57,14 +58,15 @@ impl Turn {
             upstream_id: None,
             usage: Usage::default(),
         };
-        self.ledger.end(&finished, frames.iter().map(Bytes::len).sum());
+        self.end(&finished, frames.iter().map(Bytes::len).sum());
         self.record(finished, resolved, None).await?;
         Ok(EventStream::of_frames(frames))
     }
 
     fn begun(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
-        let skeleton = self.owned(resolved).skeleton(&self.create.model, self.started_at.unix_seconds());
-        let asked = SHOWN.iter().filter_map(|name| Some((*name, self.create.member(name)?)));
+        let skeleton =
+            self.owned(resolved).skeleton(&self.facts.create.model, self.facts.started_at.unix_seconds());
+        let asked = SHOWN.iter().filter_map(|name| Some((*name, self.facts.create.member(name)?)));
         let set: Vec<_> = asked.map(|(name, value)| Set { name, value, add: true }).collect();
         let mut out = Vec::with_capacity(skeleton.len());
         set_members(&skeleton, &set, &mut out)?;
@@ -87,6 +89,6 @@ impl Turn {
         let mut data = format!(r#"{{"type":"{name}","sequence_number":{sequence},"response":"#).into_bytes();
         data.extend_from_slice(response);
         data.push(b'}');
-        self.framing().render(name.as_bytes(), data.into())
+        self.facts.door.framing().render(name.as_bytes(), data.into())
     }
 }

@@ -5,14 +5,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::doors::Doors;
 use crate::http::error::Refused;
-use crate::turn::{
-    Collected, Departure, EventStream, Failure, Incoming, Transport, UntilDrained, UntilFinished,
-};
+use crate::turn::{Collected, Door, DrainOnDrop, Failure, Incoming};
 use antiphon_access::keys::Caller;
 
 /// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
@@ -64,22 +61,10 @@ async fn serve(
             return Err(failure.into());
         }
     };
-    let departure = doors.turns.departure(incoming.create.store);
-    let presence = departure.presence.clone();
-    let reply = match incoming.transport {
-        Transport::Http => {
-            let turn = doors.turns.collect(incoming, presence);
-            UntilFinished::new(turn, departure).await.map(render_collected)
-        }
-        Transport::Sse | Transport::WebSocket => {
-            let rest = departure.clone();
-            let turn = doors.turns.stream(incoming, presence);
-            // Not an async block, which would hold the turn twice: as it is given, and as it runs.
-            let begun = turn.map(|begun| begun.map(|events| render_events(events, rest)));
-            UntilFinished::new(begun, departure).await
-        }
-    };
-    reply.map_err(Refused::from)
+    Ok(match incoming.door {
+        Door::Collected => render_collected(doors.turns.collect(incoming).await?),
+        Door::Sse | Door::WebSocket(_) => render_events(doors.turns.stream(incoming).await?),
+    })
 }
 
 async fn read(
@@ -91,8 +76,8 @@ async fn read(
 ) -> Result<Incoming, Failure> {
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
-    let transport = if create.stream { Transport::Sse } else { Transport::Http };
-    Ok(Incoming { create, headers, caller, transport, lane: None, body_permit: received.permit })
+    let door = if create.stream { Door::Sse } else { Door::Collected };
+    Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
 }
 
 async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {
@@ -111,9 +96,9 @@ fn render_collected(collected: Collected) -> Response {
     reply
 }
 
-fn render_events(mut events: EventStream, departure: Departure) -> Response {
-    let upstream_headers = std::mem::take(&mut events.headers);
-    let mut reply = Response::new(Body::new(UntilDrained::new(events, departure)));
+fn render_events(mut events: DrainOnDrop) -> Response {
+    let upstream_headers = events.take_headers();
+    let mut reply = Response::new(Body::new(events));
     let headers = reply.headers_mut();
     headers.extend(upstream_headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));

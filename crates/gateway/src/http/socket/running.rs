@@ -1,26 +1,21 @@
 //! One turn of a socket, from its frame to its last event.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::socket::CreateFrame;
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::lanes::Asked;
 use super::refusal;
 use crate::http::doors::Doors;
-use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
+use crate::turn::{DetachOnDrop, Door, DrainOnDrop, Failure, Incoming, Lane, Rejected};
 use antiphon_access::keys::Caller;
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
-
-type Events = UntilDrained<EventStream>;
-type Beginning = Pin<Box<dyn Future<Output = Result<Events, Rejected>> + Send>>;
 
 /// A turn that holds its lane. Dropped, it goes on without its client if it is to be stored.
 pub struct Running {
@@ -31,8 +26,8 @@ pub struct Running {
 }
 
 enum Stage {
-    Beginning(UntilFinished<Beginning>),
-    Events(Events),
+    Beginning(DetachOnDrop<Result<DrainOnDrop, Rejected>>),
+    Events(DrainOnDrop),
     Refused(Rejected),
     Over,
 }
@@ -56,20 +51,14 @@ impl Running {
                 headers.insert(name, value);
             }
         }
-        let departure = doors.turns.departure(create.store);
         let incoming = Incoming {
             create,
             headers,
             caller: caller.clone(),
-            transport: Transport::WebSocket,
-            lane: Some(lane.clone()),
+            door: Door::WebSocket(lane.clone()),
             body_permit: permit,
         };
-        let turn = Arc::clone(&doors.turns).stream(incoming, departure.presence.clone());
-        let rest = departure.clone();
-        let begun = turn.map(|begun| begun.map(|events| UntilDrained::new(events, rest)));
-        let stage = Stage::Beginning(UntilFinished::new(Box::pin(begun), departure));
-        Self { lane, parent, stage }
+        Self { lane, parent, stage: Stage::Beginning(doors.turns.stream(incoming)) }
     }
 
     /// The next frame for the client, or `None` when there are no more.

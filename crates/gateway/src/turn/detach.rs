@@ -1,22 +1,25 @@
-//! Whether the client is still there, and what becomes of its turn when it has left.
+//! What becomes of a turn when its client leaves.
 //!
 //! A turn runs inside the client's connection, so a slow reader slows its upstream and nothing is spawned for it. When
 //! the connection goes, the turn that it held is handed to the tracked tasks, where it is finished or wound up: a turn
 //! always comes to its own end, and never just disappears.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use antiphon_runtime::Tasks;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 
-use antiphon_runtime::Tasks;
+use super::stream::EventStream;
 
-/// Shared by a turn and the door that holds it.
+/// Shared by a turn and what detaches it: whether somebody still waits for the turn.
 #[derive(Debug, Clone, Default)]
 pub struct Presence {
     given_up: Arc<AtomicBool>,
@@ -26,30 +29,25 @@ pub struct Presence {
 #[derive(Debug, Clone, Copy)]
 pub struct GivenUp;
 
-/// What becomes of a turn whose client leaves.
+/// How a turn goes on when its client has left.
 #[derive(Debug, Clone)]
-pub struct Departure {
+pub struct Detach {
     pub presence: Presence,
     pub tasks: Tasks,
     /// How long the turn may go on; `None` gives it up at once.
     pub finish_within: Option<Duration>,
 }
 
-/// Runs in place while it is polled; when it is dropped unfinished, it goes on as a task.
-pub struct UntilFinished<F: Future + Send + 'static> {
-    future: Option<Pin<Box<F>>>,
-    departure: Departure,
+/// A turn that runs in place while it is polled. Dropped unfinished, it goes on as a task.
+pub struct DetachOnDrop<T: 'static> {
+    turn: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    detach: Detach,
 }
 
-/// A stream of bytes as an HTTP body; when it is dropped unfinished, the rest is drained by a task.
-pub struct UntilDrained<S: Drain> {
-    source: Option<S>,
-    departure: Departure,
-}
-
-/// A source of bytes that can be read to its end.
-pub trait Drain: Send + Unpin + 'static {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+/// The events of a turn that has begun. Dropped unfinished, they are drained by a task.
+pub struct DrainOnDrop {
+    events: Option<EventStream>,
+    detach: Detach,
 }
 
 // === impl Presence ===
@@ -74,9 +72,9 @@ impl Presence {
     }
 }
 
-// === impl Departure ===
+// === impl Detach ===
 
-impl Departure {
+impl Detach {
     /// Lets the rest of a turn run on its own.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
         let Self { presence, finish_within, .. } = self.clone();
@@ -93,67 +91,72 @@ impl Departure {
     }
 }
 
-// === impl UntilFinished ===
+// === impl DetachOnDrop ===
 
-impl<F: Future + Send + 'static> UntilFinished<F> {
-    pub fn new(future: F, departure: Departure) -> Self {
-        Self { future: Some(Box::pin(future)), departure }
+impl<T> DetachOnDrop<T> {
+    pub fn new(turn: impl Future<Output = T> + Send + 'static, detach: Detach) -> Self {
+        Self { turn: Some(Box::pin(turn)), detach }
     }
 }
 
-impl<F: Future + Send + 'static> Future for UntilFinished<F> {
-    type Output = F::Output;
+impl<T> Future for DetachOnDrop<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let future = self.future.as_mut().expect("not polled again after it was ready");
-        let output = std::task::ready!(future.as_mut().poll(cx));
-        self.future = None;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let turn = self.turn.as_mut().expect("not polled again after it was ready");
+        let output = ready!(turn.as_mut().poll(cx));
+        self.turn = None;
         Poll::Ready(output)
     }
 }
 
-impl<F: Future + Send + 'static> Drop for UntilFinished<F> {
+impl<T> Drop for DetachOnDrop<T> {
     fn drop(&mut self) {
-        if let Some(future) = self.future.take() {
-            self.departure.run(async move { drop(future.await) });
+        if let Some(turn) = self.turn.take() {
+            self.detach.run(async move { drop(turn.await) });
         }
     }
 }
 
-// === impl UntilDrained ===
+// === impl DrainOnDrop ===
 
-impl<S: Drain> UntilDrained<S> {
-    pub fn new(source: S, departure: Departure) -> Self {
-        Self { source: Some(source), departure }
+impl DrainOnDrop {
+    pub fn new(events: EventStream, detach: Detach) -> Self {
+        Self { events: Some(events), detach }
+    }
+
+    /// What a reply over HTTP says in its headers.
+    pub fn take_headers(&mut self) -> HeaderMap {
+        self.events.as_mut().map(|events| std::mem::take(&mut events.headers)).unwrap_or_default()
     }
 
     /// The next chunk, or `None` at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };
-        let chunk = std::task::ready!(source.poll_chunk(cx));
+        let Some(events) = self.events.as_mut() else { return Poll::Ready(None) };
+        let chunk = ready!(events.poll_chunk(cx));
         if chunk.is_none() {
-            self.source = None;
+            self.events = None;
         }
         Poll::Ready(chunk)
     }
 }
 
-impl<S: Drain> http_body::Body for UntilDrained<S> {
+impl http_body::Body for DrainOnDrop {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.poll_chunk(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 
-impl<S: Drain> Drop for UntilDrained<S> {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
-        if let Some(mut source) = self.source.take() {
-            self.departure.run(async move { while poll_fn(|cx| source.poll_chunk(cx)).await.is_some() {} });
+        if let Some(mut events) = self.events.take() {
+            self.detach.run(async move { while poll_fn(|cx| events.poll_chunk(cx)).await.is_some() {} });
         }
     }
 }

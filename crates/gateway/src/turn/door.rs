@@ -1,0 +1,58 @@
+//! The door that a turn came in by, and what depends on it.
+
+use super::framing::Framing;
+use super::memory::Lane;
+
+/// How the client speaks to us.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// The reply is one JSON object.
+    Collected,
+    /// The reply is a stream of server-sent events.
+    Sse,
+    /// Each event is a text frame on a lane of a WebSocket.
+    WebSocket(Lane),
+}
+
+// === impl Door ===
+
+impl Door {
+    /// The door's name in logs, metrics and the request log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Collected => "http",
+            Self::Sse => "sse",
+            Self::WebSocket(_) => "websocket",
+        }
+    }
+
+    /// Whether the client gets events, rather than one object.
+    pub fn streams(&self) -> bool {
+        !matches!(self, Self::Collected)
+    }
+
+    /// The lane that remembers the turn's response, so that it can be continued even if it is not stored.
+    pub fn lane(&self) -> Option<&Lane> {
+        match self {
+            Self::WebSocket(lane) => Some(lane),
+            Self::Collected | Self::Sse => None,
+        }
+    }
+
+    pub fn framing(&self) -> Framing {
+        match self {
+            Self::Collected | Self::Sse => Framing::Sse,
+            Self::WebSocket(lane) => Framing::Socket(lane.stream_id.clone()),
+        }
+    }
+
+    /// Whether comments keep the client's connection alive. On a socket pings do.
+    pub fn needs_keep_alive(&self) -> bool {
+        matches!(self, Self::Sse)
+    }
+
+    /// Whether what Codex reads from headers comes as events, because a turn has no headers of its own.
+    pub fn has_codex_events(&self) -> bool {
+        matches!(self, Self::WebSocket(_))
+    }
+}
