@@ -194,6 +194,7 @@ impl App {
         };
         tasks.spawn_background(jobs::usage::roll_up(store(), clock(), rollup));
         tasks.spawn_background(jobs::accounts::probe(Arc::clone(pool), upstream.clone()));
+        tasks.spawn_background(jobs::accounts::verify(Arc::clone(pool), upstream.clone()));
         tasks.spawn_background(jobs::accounts::share(Arc::clone(pool), store()));
         tasks.spawn_background(jobs::accounts::load_catalogs(Arc::clone(pool), upstream.clone(), clock()));
         if let Some((file, reload)) = self.reload.take() {

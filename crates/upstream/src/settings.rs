@@ -90,6 +90,8 @@ pub struct RoutingSettings {
     /// Turns that may wait while every account is at its `max_in_flight`.
     pub max_queued: usize,
     pub queue_timeout: Duration,
+    /// How soon an account has to be back from cooling down for a turn to wait for it.
+    pub patience: Duration,
     /// How often an account that is cooling down after failures is asked for its models, to have it back early.
     pub probe_interval: Option<Duration>,
 }

@@ -22,6 +22,10 @@ pub struct RoutingConfig {
     #[serde(with = "duration")]
     pub queue_timeout: Duration,
 
+    /// A turn waits for an account that is back from cooling down within this time. Default: 10s.
+    #[serde(with = "duration")]
+    pub patience: Duration,
+
     /// How often an account that cools after failures is asked for its `/models`, to have it back early. Default: never.
     #[serde(deserialize_with = "duration::deserialize_some", serialize_with = "duration::serialize_some")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,8 +43,8 @@ impl Word for Strategy {
 impl RoutingConfig {
     /// What the pool gets.
     pub fn settings(&self) -> RoutingSettings {
-        let Self { strategy, max_queued, queue_timeout, probe_interval } = *self;
-        RoutingSettings { strategy, max_queued, queue_timeout, probe_interval }
+        let Self { strategy, max_queued, queue_timeout, patience, probe_interval } = *self;
+        RoutingSettings { strategy, max_queued, queue_timeout, patience, probe_interval }
     }
 }
 
@@ -50,6 +54,7 @@ impl Default for RoutingConfig {
             strategy: Strategy::LeastLoaded,
             max_queued: 1000,
             queue_timeout: Duration::from_mins(1),
+            patience: Duration::from_secs(10),
             probe_interval: None,
         }
     }

@@ -10,6 +10,9 @@ use antiphon_upstream::transport::Upstream;
 
 /// How often to check whether probing has been configured.
 const PROBE_CHECK: Duration = Duration::from_secs(5);
+/// How often a doubted account is verified that could not be before; and the least time between two verifications.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
+const VERIFY_PAUSE: Duration = Duration::from_secs(1);
 /// How often to read what other replicas or operators changed; and the least time between two reads.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 const SHARE_PAUSE: Duration = Duration::from_millis(100);
@@ -17,6 +20,15 @@ const SHARE_PAUSE: Duration = Duration::from_millis(100);
 /// Asks every upstream for its models once, so that the first turns know who offers what.
 pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
     pool.refresh_catalogs(&upstream, clock.now()).await;
+}
+
+/// Verifies accounts that became doubted, and again as long as they are.
+pub async fn verify(pool: Arc<Pool>, upstream: Upstream) {
+    loop {
+        tokio::time::timeout(VERIFY_INTERVAL, pool.doubted()).await.ok();
+        pool.verify(&upstream).await;
+        tokio::time::sleep(VERIFY_PAUSE).await;
+    }
 }
 
 /// Brings accounts back early that are cooling down after failures. Whether to do so may change while the gateway runs.

@@ -13,8 +13,8 @@ use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
 
-/// How many accounts a turn is tried on.
-const MAX_ACCOUNTS: usize = 3;
+/// How often a turn is tried, on one account or another.
+const MAX_ATTEMPTS: u32 = 3;
 /// An error reply is passed on whole up to this size; a larger one is no error reply of the API.
 const MAX_REFUSAL_BYTES: usize = 1024 * 1024;
 /// Tells the client whether everything encrypted in its history could be read where the turn was served.
@@ -54,39 +54,56 @@ impl Turn {
     pub(super) async fn attempt<A: Answer>(&mut self, resolved: &Resolved) -> Result<(Reply, A), Failure> {
         self.reserve(resolved).await?;
         let mut tried: Vec<String> = Vec::new();
+        let mut last: Option<Failure> = None;
+        let (mut attempts, mut has_failed) = (0, false);
         loop {
-            let lease = self.choose(resolved, &tried).await?;
-            let account = Arc::clone(lease.account());
-            self.progress.account = Some(Arc::clone(&account));
-            let Failed { failure, verdict } = match self.attempt_on(lease, resolved).await {
+            attempts += 1;
+            let lease = match self.choose(resolved, &tried).await {
+                Ok(lease) => lease,
+                // What an upstream said tells the client more than that there is none left.
+                Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_return(failure))),
+            };
+            self.progress.account = Some(Arc::clone(lease.account()));
+            let (lease, Failed { failure, verdict }) = match self.attempt_on(lease, resolved).await {
                 Ok(begun) => return Ok(begun),
                 Err(failed) => failed,
             };
-            tried.push(account.name.clone());
-            if !verdict.leads_on() || tried.len() == MAX_ACCOUNTS || !self.has_another(resolved, &tried) {
+            self.note_attempt(verdict.as_str());
+            // What fails on one account after the other is suspect itself, and counts against its caller alone.
+            let is_suspect = has_failed && verdict == Verdict::Failed;
+            has_failed |= verdict == Verdict::Failed;
+            if is_suspect {
+                self.progress.is_suspect = true;
+            } else {
+                self.learn(&lease, &verdict);
+            }
+            // An account that is rate limited may be back soon, and others are not asked twice.
+            if !matches!(verdict, Verdict::RateLimited { .. }) {
+                tried.push(lease.account().name.clone());
+            }
+            drop(lease);
+            if !verdict.leads_on() || attempts == MAX_ATTEMPTS || !self.has_another(resolved, &tried) {
                 return Err(self.with_return(failure));
             }
+            last = Some(failure);
         }
+    }
+
+    /// Lets the account of a lease learn how the turn went there.
+    pub(super) fn learn(&self, lease: &Lease, verdict: &Verdict) {
+        lease.learn(verdict, &self.facts.create.model, self.facts.project.as_str());
     }
 
     async fn attempt_on<A: Answer>(
         &mut self,
         lease: Lease,
         resolved: &Resolved,
-    ) -> Result<(Reply, A), Failed> {
-        let outcome = self.send_until_accepted(lease, resolved).await;
-        let begun = match outcome {
-            Ok(mut reply) => match A::begin(self, resolved, &mut reply).await {
-                Ok(answer) => Ok((reply, answer)),
-                Err(failed) => Err((reply.lease, failed)),
-            },
-            Err(failed) => Err(failed),
-        };
-        begun.map_err(|(lease, failed)| {
-            self.note_attempt(failed.verdict.as_str());
-            lease.learn(&failed.verdict, &self.facts.create.model);
-            failed
-        })
+    ) -> Result<(Reply, A), (Lease, Failed)> {
+        let mut reply = self.send_until_accepted(lease, resolved).await?;
+        match A::begin(self, resolved, &mut reply).await {
+            Ok(answer) => Ok((reply, answer)),
+            Err(failed) => Err((reply.lease, failed)),
+        }
     }
 
     /// Sends the turn to one account, and again where the account itself can be helped.
@@ -145,7 +162,10 @@ impl Turn {
     fn short(&self, shortage: Shortage) -> Failure {
         match shortage {
             Shortage::Busy => Failure::Busy,
-            Shortage::Cooling { until } => Failure::Cooling(until.since(self.turns.env.clock.now())),
+            Shortage::Cooling { until, is_limited } => {
+                let rest = until.since(self.turns.env.clock.now());
+                if is_limited { Failure::Cooling(rest) } else { Failure::AllFailing(rest) }
+            }
             Shortage::Unusable => Failure::NoAccount,
             Shortage::NotOffered => Failure::ModelNotFound(self.facts.create.model.clone()),
         }
@@ -188,7 +208,9 @@ impl Turn {
     /// What an error reply says about the account, and which of it is the client's to see.
     pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
         let now = self.turns.env.clock.now();
-        let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
+        let model = &self.facts.create.model;
+        let model = account.alias(model).unwrap_or(model);
+        let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, model, now);
         let is_envelope = is_envelope(&refusal.body);
         let failure = match refusal.status {
             // The account's credential is wrong, not the client's, and the message may quote a part of it.
@@ -233,6 +255,11 @@ impl Failed {
         let verdict = Verdict::of_code(&code);
         let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
         Self { failure, verdict }
+    }
+
+    /// There is no connection to the account's upstream.
+    pub fn unreachable(failure: Failure) -> Self {
+        Self { failure, verdict: Verdict::Unreachable }
     }
 
     pub fn client_gone() -> Self {

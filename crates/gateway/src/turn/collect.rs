@@ -114,7 +114,7 @@ impl Turn {
         let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
         self.answered(&reply);
         self.tell_rates(&mut reply.headers);
-        reply.lease.learn(&finished.verdict(), &self.facts.create.model);
+        self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
         self.record(finished, resolved, Some(reply.lease.account())).await?;

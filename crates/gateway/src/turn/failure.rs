@@ -29,8 +29,10 @@ pub enum Failure {
     Busy,
     /// A limit of the caller's key or project is in the way.
     LimitReached(Box<Exceeded>),
-    /// Every account is left alone for so long.
+    /// Every account is cooling down for so long, some of them for a rate limit or a quota.
     Cooling(Duration),
+    /// Every account is cooling down for so long after failures.
+    AllFailing(Duration),
     PreviousNotFound(String),
     PreviousNotCompleted(String),
     ContextTooLarge {
@@ -161,9 +163,11 @@ impl Failure {
             Self::LimitReached(_) | Self::Cooling(_) | Self::TooManyAttempts(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Overloaded | Self::Busy | Self::NoAccount | Self::StoreUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::Busy
+            | Self::NoAccount
+            | Self::AllFailing(_)
+            | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal | Self::ClientGone => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -176,6 +180,7 @@ impl Failure {
             | Self::UpstreamTimeout(_)
             | Self::StreamBroken(_)
             | Self::Cooling(_)
+            | Self::AllFailing(_)
             | Self::NoAccount => Fault::Upstream,
             Self::LimitReached(_) => Fault::Limits,
             Self::StoreUnavailable => Fault::Store,
@@ -216,7 +221,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::LimitReached(exceeded) => Some(exceeded.retry_after()),
-            Self::Cooling(rest) | Self::TooManyAttempts(rest) => Some(*rest),
+            Self::Cooling(rest) | Self::AllFailing(rest) | Self::TooManyAttempts(rest) => Some(*rest),
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
         }
     }
@@ -344,10 +349,11 @@ impl Failure {
             }
             Self::Cooling(rest) => (
                 "rate_limit_exceeded",
-                format!(
-                    "Every upstream account is rate limited or failing. Please retry in {} s.",
-                    seconds(*rest)
-                ),
+                format!("Every upstream account is rate limited. Please retry in {} s.", seconds(*rest)),
+            ),
+            Self::AllFailing(rest) => (
+                "no_account_available",
+                format!("Every upstream account is failing. Please retry in {} s.", seconds(*rest)),
             ),
             Self::NoAccount => {
                 ("no_account_available", "No upstream account can serve this request now.".to_owned())

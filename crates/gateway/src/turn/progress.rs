@@ -33,6 +33,8 @@ pub struct Progress {
     pub held: Option<Held>,
     /// What is left to a client that is under limits.
     pub rates: Option<Rates>,
+    /// Whether the turn failed on one account after the other, so that the request may be what made them fail.
+    pub is_suspect: bool,
     /// Whether the row has gone into the store with the turn itself.
     pub is_recorded: bool,
     pub outcome: Outcome,
@@ -119,6 +121,7 @@ impl Default for Progress {
             relayed_events: 0,
             held: None,
             rates: None,
+            is_suspect: false,
             is_recorded: false,
             outcome: Outcome::LOST,
             is_settled: false,

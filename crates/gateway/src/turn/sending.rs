@@ -146,8 +146,8 @@ impl Turn {
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),
             Ok(Err(_given_up)) => return Err(Failed::client_gone()),
-            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialRefused,
-            Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Failed,
+            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialInvalid,
+            Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Unreachable,
         };
         Err(Failed { failure: Failure::NoAccount, verdict })
     }
@@ -165,10 +165,12 @@ impl Turn {
             self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
         Err(match self.in_time(sending).await? {
             Ok(reply) => return Ok(reply),
-            Err(SendError::ConnectTimeout) => Failure::UpstreamTimeout("no connection in time").into(),
+            Err(SendError::ConnectTimeout) => {
+                Failed::unreachable(Failure::UpstreamTimeout("no connection in time"))
+            }
             Err(SendError::Connect(why)) => {
                 tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
-                Failure::UpstreamUnreachable("no connection".into()).into()
+                Failed::unreachable(Failure::UpstreamUnreachable("no connection".into()))
             }
             Err(SendError::Broken(why)) => {
                 tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");

@@ -87,12 +87,15 @@ impl Turn {
         spent
     }
 
-    /// Whether the turn counts as a request: an upstream has answered it, or refused what the client asks for. What
+    /// Whether the turn counts as a request: an upstream has answered it, or refused what the client asks for, or
+    /// several failed at it. What
     /// upstreams, the store or this gateway failed at takes nothing from a key.
     fn is_request(&self) -> bool {
         let outcome = &self.progress.outcome;
         let is_own_fault = outcome.fault == Some(Fault::Client) && outcome.http_status != TOO_MANY_REQUESTS;
-        self.progress.first_event.is_some() || (is_own_fault && !self.progress.attempts.is_empty())
+        self.progress.first_event.is_some()
+            || self.progress.is_suspect
+            || (is_own_fault && !self.progress.attempts.is_empty())
     }
 
     fn count(&self, duration: Duration) {

@@ -251,7 +251,7 @@ impl Streaming {
             Read::TurnTooLong => return self.break_off("the turn took longer than it may").await,
             Read::GivenUp => return self.cancel().await,
         };
-        self.reply.lease.learn(&Verdict::Failed, &self.turn.facts.create.model);
+        self.turn.learn(&self.reply.lease, &Verdict::Failed);
         self.break_off(&why).await;
     }
 
@@ -259,7 +259,7 @@ impl Streaming {
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.end(&terminal.finished, 0);
-        self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.facts.create.model);
+        self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, resolved, Some(account)).await {
             Ok(()) => self.ready.push_back(terminal.frame),

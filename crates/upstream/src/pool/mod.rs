@@ -23,15 +23,16 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 pub use self::select::{Origin, Preference};
-pub use self::state::{AccountState, Cooling, CoolingReason, Readiness};
+pub use self::state::{AccountState, Cooling, CoolingReason, Doubt, Readiness};
 pub use self::verdict::Verdict;
 
 use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
 use self::shared::Sharing;
+use self::state::Lesson;
 use crate::account::{Account, AccountError, ModelList};
 use crate::settings::{AccountSettings, RoutingSettings};
-use crate::transport::Upstream;
+use crate::transport::{CatalogError, Upstream};
 
 /// All accounts of the configuration.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Pool {
     clock: Arc<dyn Clock>,
     /// Told when the store is to hear of a change.
     changed: Notify,
+    /// Told when an account has become doubted.
+    doubted: Notify,
 }
 
 #[derive(Debug)]
@@ -81,9 +84,11 @@ pub struct Wanted<'a> {
 pub enum Shortage {
     /// Every account that could serve it has as many turns as it may.
     Busy,
-    /// Every account that could serve it is to be left alone for now.
+    /// Every account that could serve it is cooling down.
     Cooling {
         until: Timestamp,
+        /// Whether one of them is for a rate limit or a quota, and not all for failures.
+        is_limited: bool,
     },
     /// Whoever offers the model is disabled or paused.
     Unusable,
@@ -103,7 +108,7 @@ impl Pool {
     pub fn new(accounts: Vec<Account>, routing: RoutingSettings, clock: Arc<dyn Clock>) -> Self {
         let slots = accounts.into_iter().map(Slot::new).collect();
         let inner = Inner { slots, routing, level: 0.0, queue: Queue::default() };
-        Self { inner: Mutex::new(inner), clock, changed: Notify::new() }
+        Self { inner: Mutex::new(inner), clock, changed: Notify::new(), doubted: Notify::new() }
     }
 
     /// Takes over another configuration. Turns that hold an account keep it to their end, whether or not it is still
@@ -133,7 +138,7 @@ impl Pool {
         Ok(())
     }
 
-    /// An account for a turn. Waits, first come first served, while all that could serve it are busy.
+    /// An account for a turn. Waits, first come first served, while all that could serve it are busy or soon back.
     pub async fn choose(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
         let (ticket, timeout) = {
             let mut undelivered = Vec::new();
@@ -144,7 +149,9 @@ impl Pool {
             }
             match inner.pick(wanted, self.clock.now()) {
                 Ok(place) => return Ok(inner.lease(self, place)),
-                Err(Shortage::Busy) if inner.queue.len() < inner.routing.max_queued => {
+                Err(shortage) if inner.queue.len() >= inner.routing.max_queued => return Err(shortage),
+                Err(Shortage::Busy) => (inner.queue.join(wanted), inner.routing.queue_timeout),
+                Err(shortage) if inner.is_short(shortage, self.clock.now()) => {
                     (inner.queue.join(wanted), inner.routing.queue_timeout)
                 }
                 Err(shortage) => return Err(shortage),
@@ -166,32 +173,46 @@ impl Pool {
         }
     }
 
-    /// Lets an account learn from an attempt.
-    pub fn learn(self: &Arc<Self>, account: &Account, verdict: &Verdict, model: &str) {
+    /// Lets an account learn from an attempt to serve a turn of `caller`.
+    fn learn(self: &Arc<Self>, account: &Account, verdict: &Verdict, model: &str, caller: &str) {
+        self.change(account, model, |state, has_alternative, now| {
+            state.learn(Lesson { verdict, model, caller, has_alternative }, now);
+        });
+    }
+
+    /// Changes an account's state, has the store and other replicas hear of it, and wakes turns that wait for it.
+    fn change(
+        self: &Arc<Self>,
+        account: &Account,
+        model: &str,
+        change: impl FnOnce(&mut AccountState, bool, Timestamp),
+    ) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let is_alone = *verdict == Verdict::Failed
-            && inner.slots.iter().filter(|slot| slot.account.offers(model)).count() < 2;
+        let has_alternative = inner.has_alternative(account, model, now);
         let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
             return;
         };
-        let before = slot.state.readiness(model, now);
+        let before = (slot.state.readiness(model, now), slot.state.doubt);
         let shareable = (slot.state.cooling, slot.state.is_disabled);
-        slot.state.learn(verdict, model, is_alone, now);
-        let after = slot.state.readiness(model, now);
+        change(&mut slot.state, has_alternative, now);
+        let after = (slot.state.readiness(model, now), slot.state.doubt);
         if shareable != (slot.state.cooling, slot.state.is_disabled) {
             slot.sharing.change();
             self.changed.notify_one();
         }
         drop(inner);
+        if before.1 != after.1 && after.1.is_some() {
+            self.doubted.notify_one();
+        }
         if before != after {
-            log_change(account, after, model, now);
+            log_change(account, after.0, after.1, model, now);
             // Who waits for this account may have to be told otherwise.
             self.dispatch();
         }
     }
 
-    /// Asks the accounts that cool after failures for their models, and has those back that answer.
+    /// Asks the accounts that are cooling down after failures for their models, and has those back that answer.
     pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
         let now = self.now();
         let is_failing = |view: &AccountView| {
@@ -200,7 +221,11 @@ impl Pool {
         };
         let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
         let probes = failing.map(async |account| match upstream.list_models(&account).await {
-            Ok(_) => self.revive(&account),
+            Ok(_) => self.change(&account, "", |state, _, _| {
+                if state.revive() {
+                    tracing::info!(account.id = %account.name, "the account answers again");
+                }
+            }),
             Err(error) => {
                 tracing::debug!(account.id = %account.name, %error, "the account does not answer yet");
             }
@@ -208,22 +233,35 @@ impl Pool {
         join_all(probes).await;
     }
 
-    fn revive(self: &Arc<Self>, account: &Arc<Account>) {
-        let mut inner = self.lock();
-        let slot = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account));
-        let is_back = slot.is_some_and(|slot| {
-            let is_back = slot.state.revive();
-            if is_back {
-                slot.sharing.change();
-            }
-            is_back
+    /// Asks the upstreams of doubted accounts for their models, with the account's own credential and nothing of a client's.
+    /// Only what they answer to that disables an account, or makes one cool down that has failed a single caller.
+    pub async fn verify(self: &Arc<Self>, upstream: &Upstream) {
+        let doubted = self.view().into_iter().filter_map(|view| Some((view.account, view.state.doubt?)));
+        let verifications = doubted.map(async |(account, doubt)| {
+            let answer = upstream.list_models(&account).await;
+            let is_refused = answer.as_ref().is_err_and(CatalogError::is_credential_refused);
+            // A server without a list of models says nothing of its credential.
+            let is_served = match &answer {
+                Ok(_) => true,
+                Err(CatalogError::Status(status)) => doubt == Doubt::Failures && *status < 500,
+                Err(_) => false,
+            };
+            self.change(&account, "", |state, has_alternative, now| match state.doubt {
+                Some(_) if is_refused => {
+                    let verdict = &Verdict::CredentialInvalid;
+                    state.learn(Lesson { verdict, model: "", caller: "", has_alternative }, now);
+                }
+                Some(_) if is_served => state.clear_doubt(),
+                Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
+                Some(Doubt::Credential) | None => {}
+            });
         });
-        drop(inner);
-        if is_back {
-            self.changed.notify_one();
-            tracing::info!(account.id = %account.name, "the account answers again");
-            self.dispatch();
-        }
+        join_all(verifications).await;
+    }
+
+    /// Resolves when an account has become doubted.
+    pub async fn doubted(&self) {
+        self.doubted.notified().await;
     }
 
     /// How often to [`probe`](Self::probe), if at all.
@@ -234,14 +272,18 @@ impl Pool {
     /// When the first of the accounts is back that offer the model, if all of them are cooling.
     pub fn earliest_return(&self, model: &str) -> Option<Timestamp> {
         match self.lock().pick(Wanted { model, ..Wanted::default() }, self.clock.now()) {
-            Err(Shortage::Cooling { until }) => Some(until),
+            Err(Shortage::Cooling { until, .. }) => Some(until),
             _ => None,
         }
     }
 
-    /// Whether there is an account for this, now or after a wait for those that are busy.
+    /// Whether there is an account for this, now or after a wait that [`choose`](Self::choose) would take.
     pub fn has_any(&self, wanted: Wanted<'_>) -> bool {
-        matches!(self.lock().pick(wanted, self.clock.now()), Ok(_) | Err(Shortage::Busy))
+        let (inner, now) = (self.lock(), self.clock.now());
+        match inner.pick(wanted, now) {
+            Ok(_) | Err(Shortage::Busy) => true,
+            Err(shortage) => inner.is_short(shortage, now),
+        }
     }
 
     /// Asks the upstreams for their models where the list is not recent.
@@ -308,6 +350,7 @@ impl Inner {
         waiting.retain(|waiter| {
             let called = match self.pick(waiter.wanted(), now) {
                 Err(Shortage::Busy) => return true,
+                Err(shortage) if self.is_short(shortage, now) => return true,
                 Ok(place) => Ok(self.lease(pool, place)),
                 Err(shortage) => Err(shortage),
             };
@@ -317,11 +360,19 @@ impl Inner {
         self.queue = waiting;
     }
 
+    /// Whether an account other than this one could serve the model now.
+    fn has_alternative(&self, account: &Account, model: &str, now: Timestamp) -> bool {
+        let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
+        let mut offering = others.filter(|slot| slot.account.offers(model));
+        offering.any(|slot| slot.state.readiness(model, now) == Readiness::Ready)
+    }
+
     /// The place of an account that can be leased now.
     fn pick(&self, wanted: Wanted<'_>, now: Timestamp) -> Result<usize, Shortage> {
         let mut is_offered = false;
         let mut is_busy = false;
         let mut until: Option<Timestamp> = None;
+        let mut is_limited = false;
         let mut is_missing = true;
         let mut places = Vec::with_capacity(self.slots.len());
         for (place, slot) in self.slots.iter().enumerate() {
@@ -336,6 +387,7 @@ impl Inner {
                 Readiness::Ready => is_busy = true,
                 Readiness::Cooling(cooling) => {
                     until = Some(until.map_or(cooling.until, |until| until.min(cooling.until)));
+                    is_limited |= cooling.reason != CoolingReason::Failures;
                 }
                 Readiness::ModelMissing | Readiness::Disabled | Readiness::Paused => {}
             }
@@ -346,8 +398,13 @@ impl Inner {
             Some(chosen) => Ok(places[chosen]),
             None if !is_offered || is_missing => Err(Shortage::NotOffered),
             None if is_busy => Err(Shortage::Busy),
-            None => Err(until.map_or(Shortage::Unusable, |until| Shortage::Cooling { until })),
+            None => Err(until.map_or(Shortage::Unusable, |until| Shortage::Cooling { until, is_limited })),
         }
+    }
+
+    /// Whether an account is back so soon that a turn waits for it.
+    fn is_short(&self, shortage: Shortage, now: Timestamp) -> bool {
+        matches!(shortage, Shortage::Cooling { until, .. } if until.since(now) <= self.routing.patience)
     }
 
     /// How long it takes until an account is back that might serve a turn which waits.
@@ -400,6 +457,7 @@ impl Slot {
             priority: *priority,
             weight: *weight,
             in_flight: self.state.in_flight,
+            is_doubted: self.state.doubt.is_some(),
             share: self.share,
         }
     }
@@ -412,9 +470,9 @@ impl Lease {
         &self.account
     }
 
-    /// Lets the account learn from an attempt.
-    pub fn learn(&self, verdict: &Verdict, model: &str) {
-        self.pool.learn(&self.account, verdict, model);
+    /// Lets the account learn from an attempt to serve a turn of `caller`.
+    pub fn learn(&self, verdict: &Verdict, model: &str, caller: &str) {
+        self.pool.learn(&self.account, verdict, model, caller);
     }
 }
 
@@ -424,8 +482,20 @@ impl Drop for Lease {
     }
 }
 
-fn log_change(account: &Account, readiness: Readiness, model: &str, now: Timestamp) {
+fn log_change(account: &Account, readiness: Readiness, doubt: Option<Doubt>, model: &str, now: Timestamp) {
     let account = account.name.as_str();
+    match doubt {
+        Some(Doubt::Credential) => {
+            tracing::warn!(
+                account.id = account,
+                "the upstream refused the account's credential; verifying it"
+            );
+        }
+        Some(Doubt::Failures) => {
+            tracing::warn!(account.id = account, "the account fails one caller's turns; verifying it");
+        }
+        None => {}
+    }
     match readiness {
         Readiness::Cooling(Cooling { until, reason }) => tracing::warn!(
             account.id = account,

@@ -12,6 +12,8 @@ pub struct Candidate<'a> {
     pub priority: u32,
     pub weight: u32,
     pub in_flight: u32,
+    /// It may be of no use: others go first, but for the account that served the chain.
+    pub is_doubted: bool,
     /// How much it has been given so far, for its weight.
     pub share: f64,
 }
@@ -46,6 +48,9 @@ pub fn select(candidates: &[Candidate<'_>], preference: Preference<'_>, strategy
         if places.iter().any(reads) {
             places.retain(reads);
         }
+    }
+    if places.iter().any(|place| !candidates[*place].is_doubted) {
+        places.retain(|place| !candidates[*place].is_doubted);
     }
     let highest = places.iter().map(|place| candidates[*place].priority).max()?;
     places.retain(|place| candidates[*place].priority == highest);
@@ -82,8 +87,15 @@ fn attraction(key: &str, candidate: &Candidate<'_>) -> f64 {
 mod tests {
     use super::*;
 
-    const A: Candidate<'_> =
-        Candidate { name: "a", boundary: "x", priority: 0, weight: 1, in_flight: 0, share: 0.0 };
+    const A: Candidate<'_> = Candidate {
+        name: "a",
+        boundary: "x",
+        priority: 0,
+        weight: 1,
+        in_flight: 0,
+        is_doubted: false,
+        share: 0.0,
+    };
     const B: Candidate<'_> = Candidate { name: "b", boundary: "y", ..A };
     const C: Candidate<'_> = Candidate { name: "c", boundary: "y", ..A };
 

@@ -63,7 +63,7 @@ impl Pool {
             let after = slot.state.readiness("", now);
             if before != after {
                 is_any = true;
-                log_change(&slot.account, after, "", now);
+                log_change(&slot.account, after, None, "", now);
             }
         }
         drop(inner);

@@ -29,12 +29,45 @@ pub struct AccountState {
     pub is_disabled: bool,
     /// The operator wants it left alone.
     pub is_paused: bool,
+    /// It may be of no use; that is being verified. Other accounts go first meanwhile.
+    pub doubt: Option<Doubt>,
     /// In a row, since it last served a turn.
     failures: u32,
+    /// Whom these failed.
+    failed_callers: FailedCallers,
     /// How often it has cooled without being told for how long, since it last served a turn.
     coolings: u32,
     /// Models that it turned out not to have, and until when that is believed.
     missing_models: HashMap<String, Timestamp>,
+}
+
+/// Why an account is doubted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It refused a turn for its credential.
+    Credential,
+    /// It failed several turns of one caller.
+    Failures,
+}
+
+/// Whether the failures of an account hit one caller or several: what one caller runs into may be its own doing.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum FailedCallers {
+    #[default]
+    None,
+    One(String),
+    Several,
+}
+
+/// A turn's verdict on its account.
+#[derive(Debug, Clone, Copy)]
+pub struct Lesson<'a> {
+    pub verdict: &'a Verdict,
+    pub model: &'a str,
+    /// Whose turn it was.
+    pub caller: &'a str,
+    /// Whether another account could serve the model now. The last one that can never cools down for failures.
+    pub has_alternative: bool,
 }
 
 /// Why an account is left alone, and until when.
@@ -91,26 +124,43 @@ impl AccountState {
         }
     }
 
-    /// Learns from an attempt. `is_alone` says that there is no other account to leave the work to: failures then keep
-    /// nobody from trying again.
-    pub fn learn(&mut self, verdict: &Verdict, model: &str, is_alone: bool, now: Timestamp) {
-        match verdict {
+    /// Learns from an attempt.
+    pub fn learn(&mut self, lesson: Lesson<'_>, now: Timestamp) {
+        match lesson.verdict {
             Verdict::Served => {
-                self.failures = 0;
+                self.forget_failures();
+                self.doubt = None;
                 self.coolings = 0;
-                self.missing_models.remove(model);
+                self.missing_models.remove(lesson.model);
             }
-            Verdict::Failed => self.fail(is_alone, now),
+            Verdict::Unreachable | Verdict::Failed => self.fail(lesson, now),
             Verdict::RateLimited { until } => self.cool(CoolingReason::RateLimit, *until, now),
             Verdict::OutOfQuota { until } => {
                 self.cool(CoolingReason::Quota, Some(until.unwrap_or(now.plus(QUOTA_COOLING))), now);
             }
-            Verdict::CredentialRefused => self.is_disabled = true,
+            Verdict::CredentialRefused => self.doubt = Some(Doubt::Credential),
+            Verdict::CredentialInvalid => {
+                self.doubt = None;
+                self.is_disabled = true;
+            }
             Verdict::ModelMissing => {
                 self.missing_models.retain(|_, until| *until > now);
-                self.missing_models.insert(model.to_owned(), now.plus(MODEL_COOLING));
+                self.missing_models.insert(lesson.model.to_owned(), now.plus(MODEL_COOLING));
             }
             Verdict::Neutral => {}
+        }
+    }
+
+    /// A request with nothing of a client's has been answered.
+    pub fn clear_doubt(&mut self) {
+        self.doubt = None;
+        self.forget_failures();
+    }
+
+    /// A request with nothing of a client's has failed as well.
+    pub fn confirm_failures(&mut self, has_alternative: bool, now: Timestamp) {
+        if self.doubt.take_if(|doubt| *doubt == Doubt::Failures).is_some() && has_alternative {
+            self.cool(CoolingReason::Failures, None, now);
         }
     }
 
@@ -118,7 +168,7 @@ impl AccountState {
     pub fn revive(&mut self) -> bool {
         let is_over = self.cooling.take_if(|cooling| cooling.reason == CoolingReason::Failures).is_some();
         if is_over {
-            self.failures = 0;
+            self.forget_failures();
         }
         is_over
     }
@@ -137,20 +187,39 @@ impl AccountState {
         self.cooling = cooling;
         self.is_disabled = is_disabled;
         if cooling.is_none() {
-            self.failures = 0;
+            self.forget_failures();
             self.coolings = 0;
         }
     }
 
-    fn fail(&mut self, is_alone: bool, now: Timestamp) {
-        // What fails while the account cools was sent before, and is one failure with those that it cools for.
-        if self.cooling.is_some_and(|cooling| cooling.until > now) {
-            return;
+    fn fail(&mut self, lesson: Lesson<'_>, now: Timestamp) {
+        match self.cooling {
+            // What fails while the account cools was sent before, and is one failure with those that it cools for.
+            Some(cooling) if cooling.until > now => return,
+            Some(_) => {
+                self.cooling = None;
+                self.forget_failures();
+            }
+            None => {}
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES_TO_COOL && !is_alone {
-            self.cool(CoolingReason::Failures, None, now);
+        self.failed_callers.add(lesson.caller);
+        if self.failures < FAILURES_TO_COOL || !lesson.has_alternative {
+            return;
         }
+        let is_own_doing =
+            *lesson.verdict == Verdict::Unreachable || self.failed_callers == FailedCallers::Several;
+        if is_own_doing {
+            self.doubt = None;
+            self.cool(CoolingReason::Failures, None, now);
+        } else if self.doubt.is_none() {
+            self.doubt = Some(Doubt::Failures);
+        }
+    }
+
+    fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.failed_callers = FailedCallers::None;
     }
 
     fn cool(&mut self, reason: CoolingReason, until: Option<Timestamp>, now: Timestamp) {
@@ -166,6 +235,18 @@ impl AccountState {
         };
         if cooling.is_none_or(|cooling| cooling.until < until) {
             self.cooling = Some(Cooling { until, reason });
+        }
+    }
+}
+
+// === impl FailedCallers ===
+
+impl FailedCallers {
+    fn add(&mut self, caller: &str) {
+        match self {
+            Self::None => *self = Self::One(caller.to_owned()),
+            Self::One(known) if known != caller => *self = Self::Several,
+            Self::One(_) | Self::Several => {}
         }
     }
 }
@@ -204,27 +285,80 @@ mod tests {
         }
     }
 
+    /// What a turn of one of two callers by turns says.
+    fn learn(state: &mut AccountState, verdict: &Verdict, has_alternative: bool, now: Timestamp) {
+        let caller = if now.unix_ms() % 2 == 0 { "even" } else { "odd" };
+        state.learn(Lesson { verdict, model: "m", caller, has_alternative }, now);
+    }
+
     #[test]
     fn three_failures_in_a_row_cool_an_account_and_each_time_for_longer() {
         let mut state = AccountState::default();
         let mut fail = |at: u64| {
-            state.learn(&Verdict::Failed, "m", false, after(at));
+            learn(&mut state, &Verdict::Failed, true, after(at));
             cooling_ms(&state, after(at))
         };
         assert_eq!((fail(0), fail(1), fail(2)), (None, None, Some(1000)));
         assert_eq!(fail(3), Some(999), "what fails while it cools says nothing new");
-        assert_eq!((fail(1_002), fail(3_002), fail(7_002)), (Some(2_000), Some(4_000), Some(8_000)));
-        assert_eq!((fail(15_002), fail(31_002), fail(61_002)), (Some(16_000), Some(30_000), Some(30_000)));
-        state.learn(&Verdict::Served, "m", false, after(91_002));
-        state.learn(&Verdict::Failed, "m", false, after(91_003));
+        for (start, expected) in
+            [(1_002, 2_000), (3_004, 4_000), (7_006, 8_000), (15_008, 16_000), (31_010, 30_000)]
+        {
+            assert_eq!(
+                (fail(start), fail(start + 1)),
+                (None, None),
+                "failures before the cooldown are forgotten"
+            );
+            assert_eq!(fail(start + 2), Some(expected));
+        }
+        learn(&mut state, &Verdict::Served, true, after(91_002));
+        learn(&mut state, &Verdict::Failed, true, after(91_003));
         assert_eq!(state.readiness("m", after(91_003)), Readiness::Ready);
+    }
+
+    #[test]
+    fn what_one_caller_runs_into_makes_an_account_doubted_and_not_cool() {
+        let fail = |state: &mut AccountState, verdict: &Verdict, caller| {
+            let lesson = Lesson { verdict, model: "m", caller, has_alternative: true };
+            state.learn(lesson, START);
+        };
+        let mut state = AccountState::default();
+        for _ in 0..10 {
+            fail(&mut state, &Verdict::Failed, "a");
+        }
+        assert_eq!((state.doubt, state.readiness("m", START)), (Some(Doubt::Failures), Readiness::Ready));
+        let mut failing = state.clone();
+        failing.confirm_failures(true, START);
+        assert_eq!((failing.doubt, failing.name(START)), (None, "cooling"));
+        let mut well = state.clone();
+        well.clear_doubt();
+        fail(&mut well, &Verdict::Failed, "a");
+        assert_eq!(well.doubt, None);
+        fail(&mut state, &Verdict::Failed, "b");
+        assert_eq!((state.doubt, state.name(START)), (None, "cooling"), "two callers are not to blame");
+        let mut gone = AccountState::default();
+        for _ in 0..3 {
+            fail(&mut gone, &Verdict::Unreachable, "a");
+        }
+        assert_eq!(gone.name(START), "cooling", "no request is to blame for that");
+    }
+
+    #[test]
+    fn a_refused_credential_is_doubted_until_it_is_confirmed() {
+        let mut state = AccountState::default();
+        learn(&mut state, &Verdict::CredentialRefused, true, START);
+        assert_eq!((state.doubt, state.readiness("m", START)), (Some(Doubt::Credential), Readiness::Ready));
+        let mut served = state.clone();
+        learn(&mut served, &Verdict::Served, true, START);
+        assert_eq!(served.doubt, None);
+        learn(&mut state, &Verdict::CredentialInvalid, true, START);
+        assert_eq!((state.doubt, state.readiness("m", START)), (None, Readiness::Disabled));
     }
 
     #[test]
     fn the_only_account_is_tried_again_whatever_has_failed() {
         let mut state = AccountState::default();
         for n in 0..10 {
-            state.learn(&Verdict::Failed, "m", true, after(n));
+            learn(&mut state, &Verdict::Failed, false, after(n));
             assert_eq!(state.readiness("m", after(n)), Readiness::Ready);
         }
     }
@@ -233,24 +367,24 @@ mod tests {
     fn a_rate_limit_cools_until_its_reset_and_else_for_a_second_and_then_twice_as_long() {
         let mut state = AccountState::default();
         let limited = |until| Verdict::RateLimited { until };
-        state.learn(&limited(Some(after(700))), "m", true, START);
+        learn(&mut state, &limited(Some(after(700))), false, START);
         assert_eq!(cooling_ms(&state, START), Some(700));
-        state.learn(&limited(Some(after(400))), "m", true, START);
+        learn(&mut state, &limited(Some(after(400))), false, START);
         assert_eq!(cooling_ms(&state, START), Some(700), "the later end counts");
         for expected in [1_000, 2_000, 4_000] {
             let now = after(10_000 * expected);
-            state.learn(&limited(None), "m", true, now);
+            learn(&mut state, &limited(None), false, now);
             assert_eq!(cooling_ms(&state, now), Some(i64::try_from(expected).unwrap()));
         }
         let for_ever = Some(Timestamp::from_unix_ms(i64::MAX));
-        state.learn(&limited(for_ever), "m", true, START);
+        learn(&mut state, &limited(for_ever), false, START);
         assert!(cooling_ms(&state, START).unwrap() < 9 * 24 * 3_600_000);
     }
 
     #[test]
     fn a_quota_without_a_reset_cools_for_an_hour() {
         let mut state = AccountState::default();
-        state.learn(&Verdict::OutOfQuota { until: None }, "m", false, START);
+        learn(&mut state, &Verdict::OutOfQuota { until: None }, true, START);
         assert_eq!(cooling_ms(&state, START), Some(3_600_000));
         assert_eq!(state.name(START), "cooling");
     }
@@ -258,11 +392,11 @@ mod tests {
     #[test]
     fn a_missing_model_and_a_refused_credential_say_nothing_of_anything_else() {
         let mut state = AccountState::default();
-        state.learn(&Verdict::ModelMissing, "m", false, START);
+        learn(&mut state, &Verdict::ModelMissing, true, START);
         assert_eq!(state.readiness("m", START), Readiness::ModelMissing);
         assert_eq!(state.readiness("n", START), Readiness::Ready);
         assert_eq!(state.readiness("m", after(300_000)), Readiness::Ready);
-        state.learn(&Verdict::CredentialRefused, "m", false, START);
+        learn(&mut state, &Verdict::CredentialInvalid, true, START);
         assert_eq!(state.readiness("n", START), Readiness::Disabled);
     }
 }

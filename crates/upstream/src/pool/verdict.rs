@@ -11,7 +11,9 @@ use super::reset;
 pub enum Verdict {
     /// It brought a response to its end.
     Served,
-    /// It can't be reached, broke off, or failed in itself.
+    /// It can't be reached, whatever the request is.
+    Unreachable,
+    /// It failed in itself or broke off. The request may be what made it.
     Failed,
     RateLimited {
         until: Option<Timestamp>,
@@ -19,7 +21,10 @@ pub enum Verdict {
     OutOfQuota {
         until: Option<Timestamp>,
     },
+    /// It refused a turn for its credential. What the client sent may have led to that.
     CredentialRefused,
+    /// It refused its credential with nothing of a client's.
+    CredentialInvalid,
     /// It does not have the model, or may not use it.
     ModelMissing,
     /// Nothing: what went wrong is the request's own, or nobody's.
@@ -27,14 +32,20 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Of an error reply.
-    pub fn of_reply(status: StatusCode, error: &UpstreamError, headers: &HeaderMap, now: Timestamp) -> Self {
+    /// Of an error reply to a turn that asked for `model`, under the name that the account has for it.
+    pub fn of_reply(
+        status: StatusCode,
+        error: &UpstreamError,
+        headers: &HeaderMap,
+        model: &str,
+        now: Timestamp,
+    ) -> Self {
         let until = || reset::limit_ends(headers, error, now);
         match status.as_u16() {
             429 if is_quota(error) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
             401 => Self::CredentialRefused,
-            403 | 404 if is_model(error) => Self::ModelMissing,
+            403 | 404 if is_model(error, model) => Self::ModelMissing,
             403 if is_credential(error) => Self::CredentialRefused,
             _ if status.is_server_error() => Self::Failed,
             _ => Self::Neutral,
@@ -60,10 +71,10 @@ impl Verdict {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Served => "served",
-            Self::Failed => "failed",
+            Self::Unreachable | Self::Failed => "failed",
             Self::RateLimited { .. } => "rate_limited",
             Self::OutOfQuota { .. } => "out_of_quota",
-            Self::CredentialRefused => "credential_refused",
+            Self::CredentialRefused | Self::CredentialInvalid => "credential_refused",
             Self::ModelMissing => "model_missing",
             Self::Neutral => "refused",
         }
@@ -97,18 +108,42 @@ fn is_credential(error: &UpstreamError) -> bool {
         || (error.code.is_none() && error.kind.as_deref() == Some("permission_error"))
 }
 
-/// Upstreams that give no code name the model in the message.
-fn is_model(error: &UpstreamError) -> bool {
-    match &error.code {
-        Some(code) => {
-            ["model_not_found", "DeploymentNotFound", "model_not_available"].contains(&code.as_str())
-        }
-        None => {
-            let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-            message.contains("model")
-                && ["does not exist", "not found", "not supported"].iter().any(|what| message.contains(what))
-        }
+/// How upstreams without error codes say that they don't have a model, `{}` being its name in any quotes. The whole message
+/// has to be one of these: parts of a message may be the client's own words.
+const MODEL_MESSAGES: [&str; 8] = [
+    "the model {} does not exist",
+    "the model {} does not exist or you do not have access to it",
+    "the model {} was not found",
+    "model {} does not exist",
+    "model {} not found",
+    "model {} not found, try pulling it first",
+    "model {} is not supported",
+    "{} is not a valid model id",
+];
+
+fn is_model(error: &UpstreamError, model: &str) -> bool {
+    const CODES: [&str; 3] = ["model_not_found", "DeploymentNotFound", "model_not_available"];
+    if let Some(code) = &error.code {
+        return CODES.contains(&code.as_str());
     }
+    if error.param.as_deref() == Some("model") {
+        return true;
+    }
+    let message = error.message.as_deref().unwrap_or_default();
+    let message = message.strip_suffix('.').unwrap_or(message);
+    let says = |form: &&str| {
+        let (before, after) = form.split_once("{}").unwrap_or((form, ""));
+        let name = strip_ends(message, before, after).map(|name| name.trim_matches(['`', '\'', '"']));
+        name == Some(model)
+    };
+    MODEL_MESSAGES.iter().any(|form| says(&form))
+}
+
+/// What stands between a beginning and an end, whose case does not matter.
+fn strip_ends<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let (start, rest) = text.split_at_checked(before.len())?;
+    let (name, end) = rest.split_at_checked(rest.len().checked_sub(after.len())?)?;
+    (start.eq_ignore_ascii_case(before) && end.eq_ignore_ascii_case(after)).then_some(name)
 }
 
 #[cfg(test)]
@@ -118,7 +153,7 @@ mod tests {
     fn verdict(status: u16, body: &str) -> Verdict {
         let status = StatusCode::from_u16(status).unwrap();
         let error = UpstreamError::parse(body.as_bytes());
-        Verdict::of_reply(status, &error, &HeaderMap::new(), Timestamp::from_unix_ms(0))
+        Verdict::of_reply(status, &error, &HeaderMap::new(), "m", Timestamp::from_unix_ms(0))
     }
 
     fn coded(code: &str) -> String {
@@ -149,7 +184,13 @@ mod tests {
             (403, coded("unsupported_country_region_territory"), Neutral),
             (404, coded("model_not_found"), ModelMissing),
             (404, coded("DeploymentNotFound"), ModelMissing),
-            (404, worded("The model `m` does not exist"), ModelMissing),
+            (404, worded("The model `m` does not exist."), ModelMissing),
+            (404, worded("model 'm' not found, try pulling it first"), ModelMissing),
+            (404, worded("Model m not found"), ModelMissing),
+            (404, worded("The model `other` does not exist"), Neutral),
+            (404, worded("Item with id 'rs_model' not found."), Neutral),
+            (404, worded("Item with id 'The model m does not exist' not found"), Neutral),
+            (404, r#"{"error":{"message":"no","param":"model","code":null}}"#.to_owned(), ModelMissing),
             (404, coded("not_found"), Neutral),
             (400, coded("model_not_found"), Neutral),
             (400, coded("invalid_encrypted_content"), Neutral),

@@ -5,12 +5,18 @@ use http::{HeaderMap, HeaderName};
 const TO_UPSTREAM: [&str; 6] =
     ["session-id", "thread-id", "x-client-request-id", "originator", "user-agent", "traceparent"];
 const TO_UPSTREAM_PREFIXES: [&str; 2] = ["openai-", "x-codex-"];
+/// They belong to the account: a client that names another organization would have its credential refused.
+const OF_THE_ACCOUNT: [&str; 2] = ["openai-organization", "openai-project"];
 const TO_CLIENT: [&str; 4] = ["retry-after", "retry-after-ms", "openai-processing-ms", "x-request-id"];
 const TO_CLIENT_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 
 /// What of a client's headers goes upstream.
 pub fn for_upstream(client: &HeaderMap) -> HeaderMap {
-    pick(client, &TO_UPSTREAM, &TO_UPSTREAM_PREFIXES)
+    let mut headers = pick(client, &TO_UPSTREAM, &TO_UPSTREAM_PREFIXES);
+    for name in OF_THE_ACCOUNT {
+        headers.remove(name);
+    }
+    headers
 }
 
 /// What of an upstream's headers goes back to the client.
@@ -46,6 +52,8 @@ mod tests {
             "api-key",
             "x-stainless-lang",
             "openai-beta",
+            "openai-organization",
+            "openai-project",
             "x-codex-window-id",
             "session-id",
             "x-ratelimit-reset-requests",

@@ -59,6 +59,16 @@ pub enum CatalogError {
     NotAList(#[from] NotAList),
 }
 
+// === impl CatalogError ===
+
+impl CatalogError {
+    /// Whether the account's credential was refused, in a request that has nothing of a client's. 403 does not say so: a key
+    /// may be good for turns and not for the list of models.
+    pub fn is_credential_refused(&self) -> bool {
+        matches!(self, Self::Status(401) | Self::NoToken(NoToken::Refused(_)))
+    }
+}
+
 // === impl Upstream ===
 
 impl Upstream {
