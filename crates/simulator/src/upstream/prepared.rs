@@ -82,7 +82,9 @@ impl Prepared {
         let mut start = 0;
         if self.chunked_events && self.between_events.is_zero() {
             let events = self.stream.ends.iter();
-            return events.map(|&end| Step::Data(bytes.slice(std::mem::replace(&mut start, end)..end))).collect();
+            return events
+                .map(|&end| Step::Data(bytes.slice(std::mem::replace(&mut start, end)..end)))
+                .collect();
         }
         let mut steps = VecDeque::with_capacity(2 * WRITES);
         for ends in self.stream.ends.chunks(self.parts_per_write(&self.stream)) {

@@ -1,9 +1,9 @@
 //! Requests and replies.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use http_body::Body;
-use std::pin::Pin;
 
 use super::*;
 
@@ -51,8 +51,9 @@ async fn no_byte_is_lost_or_moved_where_small_pieces_meet_large_ones() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    let pieces: Vec<String> =
-        [10, 5000, 10, 10, 4096, 4095, 1, 70_000, 3, 9000, 9000].map(|n| "abcdefg".repeat(n / 7 + 1)).to_vec();
+    let pieces: Vec<String> = [10, 5000, 10, 10, 4096, 4095, 1, 70_000, 3, 9000, 9000]
+        .map(|n| "abcdefg".repeat(n / 7 + 1))
+        .to_vec();
     let sent = pieces.concat();
     let writing = tokio::spawn(async move {
         let chunks: String = pieces.iter().map(|piece| chunk(piece)).collect();
@@ -91,7 +92,8 @@ async fn nothing_is_read_from_the_upstream_while_nobody_reads_the_reply() {
     let mut body = sending.await.unwrap().unwrap().into_body();
     let writing = tokio::spawn(async move {
         let mut written = 0;
-        while let Ok(Ok(more)) = tokio::time::timeout(Duration::from_millis(200), peer.0.write(&[b'x'; 65536])).await
+        while let Ok(Ok(more)) =
+            tokio::time::timeout(Duration::from_millis(200), peer.0.write(&[b'x'; 65536])).await
         {
             written += more;
         }
