@@ -93,7 +93,11 @@ mod tests {
         let mut driver = Driver::new();
         let mut kept = None;
 
-        assert!(driver.drive(&cx, |cx| Poll::Ready(cx.waker().wake_by_ref())).is_ready());
+        let is_done = |cx: &mut Context<'_>| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        };
+        assert!(driver.drive(&cx, is_done).is_ready());
         assert_eq!(woken(), 0);
         let asks_again = |cx: &mut Context<'_>| -> Poll<()> {
             kept = Some(cx.waker().clone());
