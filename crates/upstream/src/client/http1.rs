@@ -68,8 +68,8 @@ impl Http1 {
         cx: &Context<'_>,
         mut outcome: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let connection = &mut self.connection;
-        self.driver.drive(cx, |cx| {
+        let Self { connection, driver, .. } = self;
+        driver.drive(cx, |cx| {
             if let Poll::Ready(outcome) = outcome(cx) {
                 return Poll::Ready(outcome);
             }
@@ -96,7 +96,11 @@ impl Http1 {
 
     /// Looks at the socket: `false` if the peer has closed it or sent what nobody asked for.
     pub fn is_alive(&mut self) -> bool {
-        self.log.probe();
+        self.probe();
         self.rest()
+    }
+
+    pub fn probe(&self) {
+        self.log.probe();
     }
 }
