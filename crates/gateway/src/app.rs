@@ -29,7 +29,7 @@ use crate::http::doors::{BodyLimits, Doors};
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
 use crate::http::socket::rules::SocketRules;
-use crate::http::{operations_router, router};
+use crate::http::{Endpoints, router};
 use crate::jobs;
 use crate::jobs::metrics::JobMetrics;
 use crate::jobs::store::PurgeRules;
@@ -154,11 +154,10 @@ impl App {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
         self.start_jobs(&store);
-        let main = self.server(router(&self.doors, admin.is_none()));
-        tasks.spawn_background(main.serve(listener));
+        let main = if admin.is_some() { Endpoints::Api } else { Endpoints::All };
+        tasks.spawn_background(self.server(main).serve(listener));
         if let Some(admin) = admin {
-            let operations = self.server(operations_router(&self.doors));
-            tasks.spawn_background(operations.serve(admin));
+            tasks.spawn_background(self.server(Endpoints::Operations).serve(admin));
         }
         shutdown.await;
         let limit = self.config.timeouts.shutdown;
@@ -203,9 +202,9 @@ impl App {
         }
     }
 
-    fn server(&self, router: axum::Router) -> Server {
+    fn server(&self, endpoints: Endpoints) -> Server {
         Server {
-            router,
+            router: router(&self.doors, endpoints),
             max_connections: self.config.limits.max_connections,
             header_read: self.config.timeouts.header_read,
             write_stall: self.config.timeouts.write_stall,

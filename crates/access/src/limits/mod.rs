@@ -128,7 +128,7 @@ impl Limits {
         let rates = rates(&parts, &reserved, request.now);
         let held = reserved.is_held.then(|| {
             let store = Arc::clone(&self.store);
-            Held::new(request.id, store, (rates, estimate), self.metrics.held())
+            Held::new(request.id, store, rates, estimate, self.metrics.held())
         });
         if held.is_some() {
             return Ok(held);

@@ -74,6 +74,13 @@ struct Budget {
     models: Vec<String>,
 }
 
+/// Limits that need no window of their own: by the minute, and at once.
+struct RateLimits {
+    requests: Option<u64>,
+    tokens: Option<u64>,
+    turns: Option<u64>,
+}
+
 // === impl Rules ===
 
 impl Rules {
@@ -81,16 +88,24 @@ impl Rules {
     pub fn parse(limits: &Value) -> Result<Self, NotRules> {
         let draft = Draft::deserialize(limits).map_err(|error| NotRules(error.to_string()))?;
         let mut rules = Vec::new();
-        let all = (draft.requests_per_minute, draft.tokens_per_minute, draft.concurrent_turns);
-        rates(all, &[], &mut rules)?;
+        let limits = RateLimits {
+            requests: draft.requests_per_minute,
+            tokens: draft.tokens_per_minute,
+            turns: draft.concurrent_turns,
+        };
+        limits.add_rules(&[], &mut rules)?;
         for of in &draft.per_model {
             let models = patterns(&of.models)?;
             if models.is_empty() {
                 return Err(NotRules("per_model needs models".to_owned()));
             }
-            let some = (of.requests_per_minute, of.tokens_per_minute, of.concurrent_turns);
+            let limits = RateLimits {
+                requests: of.requests_per_minute,
+                tokens: of.tokens_per_minute,
+                turns: of.concurrent_turns,
+            };
             let before = rules.len();
-            rates(some, &models, &mut rules)?;
+            limits.add_rules(&models, &mut rules)?;
             if rules.len() == before {
                 return Err(NotRules("per_model needs a limit beside its models".to_owned()));
             }
@@ -123,21 +138,22 @@ impl Rules {
     }
 }
 
-fn rates(
-    (requests, tokens, turns): (Option<u64>, Option<u64>, Option<u64>),
-    models: &[ModelPattern],
-    rules: &mut Vec<Rule>,
-) -> Result<(), NotRules> {
-    for (measure, window, limit) in [
-        (Measure::Requests, Some(Window::Minute), requests),
-        (Measure::Tokens, Some(Window::Minute), tokens),
-        (Measure::Turns, None, turns),
-    ] {
-        if let Some(limit) = limit {
-            rules.push(Rule::new(measure, window, models.to_vec(), limit)?);
+// === impl RateLimits ===
+
+impl RateLimits {
+    /// Adds a rule for each limit; without models it is for all of them.
+    fn add_rules(&self, models: &[ModelPattern], rules: &mut Vec<Rule>) -> Result<(), NotRules> {
+        for (measure, window, limit) in [
+            (Measure::Requests, Some(Window::Minute), self.requests),
+            (Measure::Tokens, Some(Window::Minute), self.tokens),
+            (Measure::Turns, None, self.turns),
+        ] {
+            if let Some(limit) = limit {
+                rules.push(Rule::new(measure, window, models.to_vec(), limit)?);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn patterns(texts: &[String]) -> Result<Vec<ModelPattern>, NotRules> {

@@ -63,7 +63,7 @@ impl UsageRequest {
                 _ => return Err(unknown(&name)),
             }
         }
-        this.set_range(from, to, (now, hours_kept))?;
+        this.set_range(from, to, now, hours_kept)?;
         Ok(this)
     }
 
@@ -128,7 +128,8 @@ impl UsageRequest {
         &mut self,
         from: Option<Timestamp>,
         to: Option<Timestamp>,
-        (now, hours_kept): (Timestamp, Option<Duration>),
+        now: Timestamp,
+        hours_kept: Option<Duration>,
     ) -> Result<(), InvalidParameter> {
         let to = to.unwrap_or_else(|| now.plus(Duration::from_millis(1)));
         let from = from.unwrap_or_else(|| to.minus(DEFAULT_RANGE));

@@ -64,10 +64,17 @@ impl Command {
             Self::List { json } => list(&loaded.config, *json),
             Self::Show { name, json } => show(&loaded.config, name, *json),
             Self::Test { name, json } => test::run(&loaded.config, name.as_deref(), *json),
-            Self::Pause { name } => change(&loaded.config, name, true),
-            Self::Resume { name } => change(&loaded.config, name, false),
+            Self::Pause { name } => change(&loaded.config, name, Change::Pause),
+            Self::Resume { name } => change(&loaded.config, name, Change::Resume),
         }
     }
+}
+
+/// What an operator makes of an account.
+#[derive(Clone, Copy)]
+enum Change {
+    Pause,
+    Resume,
 }
 
 /// How an account does, as far as the store knows.
@@ -124,18 +131,21 @@ fn show(config: &Config, name: &str, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn change(config: &Config, name: &str, is_pause: bool) -> anyhow::Result<()> {
+fn change(config: &Config, name: &str, change: Change) -> anyhow::Result<()> {
     find(config, name)?;
     block_on(async {
         let store = antiphon_store::open(&config.store.target()?, config.store.options()?).await?;
         let audit = |action: &str| entry(&SystemClock, Actor::CommandLine, action, name);
-        let changed = match is_pause {
-            true => store.pause_account(name, audit("account.paused")).await,
-            false => store.resume_account(name, audit("account.resumed")).await.map(|_| ()),
+        let changed = match change {
+            Change::Pause => store.pause_account(name, audit("account.paused")).await,
+            Change::Resume => store.resume_account(name, audit("account.resumed")).await.map(|_| ()),
         };
         store.close().await;
         changed?;
-        println!("{name} is {}", if is_pause { "paused" } else { "back" });
+        match change {
+            Change::Pause => println!("{name} is paused"),
+            Change::Resume => println!("{name} is back"),
+        }
         Ok(())
     })
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_runtime::background;
 use antiphon_store::{Migrate, Store, StoreOptions};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -135,7 +136,12 @@ async fn open_to_read(config: &StoreConfig) -> anyhow::Result<Arc<dyn Store>> {
     Ok(antiphon_store::open(&url, options).await?)
 }
 
-/// Runs a command that needs the runtime.
+/// Runs a command that serves.
+fn serve_on_threads<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    background::start().context("the runtime can't be started")?.block_on(future)
+}
+
+/// Runs a command that does one thing and ends.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime can't be started")?.block_on(future)

@@ -7,7 +7,7 @@ use antiphon_store::SystemClock;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-use super::block_on;
+use super::serve_on_threads;
 use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::Loaded;
@@ -20,7 +20,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;
-    block_on(async move {
+    serve_on_threads(async move {
         let listener = bind(config.listen, "listen").await?;
         let admin = match config.admin_listen {
             Some(address) => Some(bind(address, "admin_listen").await?),

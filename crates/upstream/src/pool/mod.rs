@@ -23,6 +23,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 pub use self::select::{Origin, Preference};
+use self::state::Substitute;
 pub use self::state::{AccountState, Cooling, CoolingReason, Readiness};
 pub use self::verdict::Verdict;
 
@@ -172,12 +173,13 @@ impl Pool {
         let mut inner = self.lock();
         let is_alone = *verdict == Verdict::Failed
             && inner.slots.iter().filter(|slot| slot.account.offers(model)).count() < 2;
+        let substitute = if is_alone { Substitute::Missing } else { Substitute::Exists };
         let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
             return;
         };
         let before = slot.state.readiness(model, now);
         let shareable = (slot.state.cooling, slot.state.is_disabled);
-        slot.state.learn(verdict, model, is_alone, now);
+        slot.state.learn(verdict, model, substitute, now);
         let after = slot.state.readiness(model, now);
         if shareable != (slot.state.cooling, slot.state.is_disabled) {
             slot.sharing.change();

@@ -37,6 +37,13 @@ pub struct AccountState {
     missing_models: HashMap<String, Timestamp>,
 }
 
+/// Whether another account offers the model. Failures of the last one keep nobody from trying it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Substitute {
+    Exists,
+    Missing,
+}
+
 /// Why an account is left alone, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cooling {
@@ -91,16 +98,15 @@ impl AccountState {
         }
     }
 
-    /// Learns from an attempt. `is_alone` says that there is no other account to leave the work to: failures then keep
-    /// nobody from trying again.
-    pub fn learn(&mut self, verdict: &Verdict, model: &str, is_alone: bool, now: Timestamp) {
+    /// Learns from an attempt.
+    pub fn learn(&mut self, verdict: &Verdict, model: &str, substitute: Substitute, now: Timestamp) {
         match verdict {
             Verdict::Served => {
                 self.failures = 0;
                 self.coolings = 0;
                 self.missing_models.remove(model);
             }
-            Verdict::Failed => self.fail(is_alone, now),
+            Verdict::Failed => self.fail(substitute, now),
             Verdict::RateLimited { until } => self.cool(CoolingReason::RateLimit, *until, now),
             Verdict::OutOfQuota { until } => {
                 self.cool(CoolingReason::Quota, Some(until.unwrap_or(now.plus(QUOTA_COOLING))), now);
@@ -142,13 +148,13 @@ impl AccountState {
         }
     }
 
-    fn fail(&mut self, is_alone: bool, now: Timestamp) {
+    fn fail(&mut self, substitute: Substitute, now: Timestamp) {
         // What fails while the account cools was sent before, and is one failure with those that it cools for.
         if self.cooling.is_some_and(|cooling| cooling.until > now) {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES_TO_COOL && !is_alone {
+        if self.failures >= FAILURES_TO_COOL && substitute == Substitute::Exists {
             self.cool(CoolingReason::Failures, None, now);
         }
     }
@@ -208,15 +214,15 @@ mod tests {
     fn three_failures_in_a_row_cool_an_account_and_each_time_for_longer() {
         let mut state = AccountState::default();
         let mut fail = |at: u64| {
-            state.learn(&Verdict::Failed, "m", false, after(at));
+            state.learn(&Verdict::Failed, "m", Substitute::Exists, after(at));
             cooling_ms(&state, after(at))
         };
         assert_eq!((fail(0), fail(1), fail(2)), (None, None, Some(1000)));
         assert_eq!(fail(3), Some(999), "what fails while it cools says nothing new");
         assert_eq!((fail(1_002), fail(3_002), fail(7_002)), (Some(2_000), Some(4_000), Some(8_000)));
         assert_eq!((fail(15_002), fail(31_002), fail(61_002)), (Some(16_000), Some(30_000), Some(30_000)));
-        state.learn(&Verdict::Served, "m", false, after(91_002));
-        state.learn(&Verdict::Failed, "m", false, after(91_003));
+        state.learn(&Verdict::Served, "m", Substitute::Exists, after(91_002));
+        state.learn(&Verdict::Failed, "m", Substitute::Exists, after(91_003));
         assert_eq!(state.readiness("m", after(91_003)), Readiness::Ready);
     }
 
@@ -224,7 +230,7 @@ mod tests {
     fn the_only_account_is_tried_again_whatever_has_failed() {
         let mut state = AccountState::default();
         for n in 0..10 {
-            state.learn(&Verdict::Failed, "m", true, after(n));
+            state.learn(&Verdict::Failed, "m", Substitute::Missing, after(n));
             assert_eq!(state.readiness("m", after(n)), Readiness::Ready);
         }
     }
@@ -233,24 +239,24 @@ mod tests {
     fn a_rate_limit_cools_until_its_reset_and_else_for_a_second_and_then_twice_as_long() {
         let mut state = AccountState::default();
         let limited = |until| Verdict::RateLimited { until };
-        state.learn(&limited(Some(after(700))), "m", true, START);
+        state.learn(&limited(Some(after(700))), "m", Substitute::Missing, START);
         assert_eq!(cooling_ms(&state, START), Some(700));
-        state.learn(&limited(Some(after(400))), "m", true, START);
+        state.learn(&limited(Some(after(400))), "m", Substitute::Missing, START);
         assert_eq!(cooling_ms(&state, START), Some(700), "the later end counts");
         for expected in [1_000, 2_000, 4_000] {
             let now = after(10_000 * expected);
-            state.learn(&limited(None), "m", true, now);
+            state.learn(&limited(None), "m", Substitute::Missing, now);
             assert_eq!(cooling_ms(&state, now), Some(i64::try_from(expected).unwrap()));
         }
         let for_ever = Some(Timestamp::from_unix_ms(i64::MAX));
-        state.learn(&limited(for_ever), "m", true, START);
+        state.learn(&limited(for_ever), "m", Substitute::Missing, START);
         assert!(cooling_ms(&state, START).unwrap() < 9 * 24 * 3_600_000);
     }
 
     #[test]
     fn a_quota_without_a_reset_cools_for_an_hour() {
         let mut state = AccountState::default();
-        state.learn(&Verdict::OutOfQuota { until: None }, "m", false, START);
+        state.learn(&Verdict::OutOfQuota { until: None }, "m", Substitute::Exists, START);
         assert_eq!(cooling_ms(&state, START), Some(3_600_000));
         assert_eq!(state.name(START), "cooling");
     }
@@ -258,11 +264,11 @@ mod tests {
     #[test]
     fn a_missing_model_and_a_refused_credential_say_nothing_of_anything_else() {
         let mut state = AccountState::default();
-        state.learn(&Verdict::ModelMissing, "m", false, START);
+        state.learn(&Verdict::ModelMissing, "m", Substitute::Exists, START);
         assert_eq!(state.readiness("m", START), Readiness::ModelMissing);
         assert_eq!(state.readiness("n", START), Readiness::Ready);
         assert_eq!(state.readiness("m", after(300_000)), Readiness::Ready);
-        state.learn(&Verdict::CredentialRefused, "m", false, START);
+        state.learn(&Verdict::CredentialRefused, "m", Substitute::Exists, START);
         assert_eq!(state.readiness("n", START), Readiness::Disabled);
     }
 }

@@ -19,7 +19,7 @@ use crate::http::segment::Segment;
 use crate::turn::Failure;
 use antiphon_access::audit::Actor;
 use antiphon_access::keys::{Issuer, KeyError, KeyView, KeyWithSecret, NewKey};
-use antiphon_access::limits::{LimitView, Rules};
+use antiphon_access::limits::{KeyRules, LimitView, Rules};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KeyList {
@@ -157,7 +157,7 @@ pub async fn limits(
     // A key whose limits can't be read lets nobody in; it must not look as if it had none.
     let written = serde_json::from_str(&key.limits).map_err(|_| Failure::Internal)?;
     let rules = Rules::parse(&written).map_err(|_| Failure::Internal)?;
-    let of_key = (&*key.id.to_string(), &rules);
+    let of_key = KeyRules { id: key.id, rules: &rules };
     let limits =
         turns.limits.view(of_key, &key.project, turns.env.clock.now()).await.map_err(Failure::from)?;
     Ok(Json(LimitList { limits }))
