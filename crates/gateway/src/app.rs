@@ -35,6 +35,7 @@ use crate::jobs::metrics::JobMetrics;
 use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
+use crate::operations::Operations;
 use crate::reload::{Reload, ReloadMetrics, Reloader};
 use crate::turn::{Rules, Turns};
 
@@ -98,11 +99,12 @@ impl App {
     ) -> Result<Self, BuildError> {
         let keys = keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
+        let operations = Arc::new(operations(&config, accounts, store, keys, &env));
         let turns = Arc::new(Turns::new(
-            Arc::new(Chains::new(Arc::clone(&store), config.store.cache)),
-            Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
-            Upstream::new(upstream_settings(&config), Arc::clone(&store), &env),
-            Arc::new(Limits::new(project_limits(&config), store)),
+            Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
+            Arc::clone(&operations.pool),
+            operations.upstream.clone(),
+            Arc::clone(&operations.limits),
             turn_rules(&config),
             env,
         ));
@@ -121,15 +123,20 @@ impl App {
         });
         let doors = Doors {
             turns: Arc::clone(&turns),
+            keys: Arc::clone(&operations.keys),
+            operations,
             body_limits: Arc::new(body_limits(&config)),
             sockets: Arc::new(socket_rules(&config)),
-            keys,
             metrics: Arc::new(metrics),
             socket_metrics,
-            hour_retention: config.usage.hour_retention.limit(),
         };
         let workers = Arc::new(Workers::start()?);
         Ok(Self { turns, doors, workers, connections, job_metrics, reload_metrics, config, reload: None })
+    }
+
+    /// What operators do with this gateway.
+    pub fn operations(&self) -> &Operations {
+        &self.doors.operations
     }
 
     /// Follows the configuration's file, and reads it again on SIGHUP.
@@ -215,7 +222,26 @@ impl App {
     }
 }
 
-fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
+/// What operators do, over this store.
+pub fn operations(
+    config: &Config,
+    accounts: Vec<Account>,
+    store: Arc<dyn Store>,
+    keys: Arc<Keys>,
+    env: &Env,
+) -> Operations {
+    Operations {
+        pool: Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
+        upstream: Upstream::new(upstream_settings(config), Arc::clone(&store), env),
+        keys,
+        limits: Arc::new(Limits::new(project_limits(config), Arc::clone(&store))),
+        clock: Arc::clone(&env.clock),
+        hour_retention: config.usage.hour_retention.limit(),
+        store,
+    }
+}
+
+pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
     config.accounts.iter().map(AccountConfig::settings).map(Account::new).collect()
 }
 
@@ -245,7 +271,7 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
 }
 
 /// What reaching upstreams needs.
-pub fn upstream_settings(config: &Config) -> UpstreamSettings {
+fn upstream_settings(config: &Config) -> UpstreamSettings {
     UpstreamSettings {
         connect_timeout: config.timeouts.connect,
         max_message_bytes: config.limits.max_body,

@@ -13,7 +13,6 @@ use crate::app::App;
 use crate::config::Loaded;
 use crate::reload::Reload;
 use crate::telemetry;
-use antiphon_access::admin::AdminToken;
 
 /// `reload` reads the configuration again.
 pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
@@ -35,7 +34,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
             Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
             None => eprintln!("  {accounts} account(s), no configuration file"),
         }
-        match AdminToken::make_first(&**app.turns.chains.store(), &SystemClock).await {
+        match app.operations().make_first_admin_token().await {
             Ok(Some(token)) => eprintln!("  admin token, shown this once: {}", token.expose()),
             Ok(None) => {}
             Err(error) => {
