@@ -12,8 +12,10 @@ use super::http1::Http1;
 use super::origin::Origin;
 use super::pool::Pool;
 
-/// Small pieces that are there are handed on together, up to this size.
+/// Small pieces that have come are handed on together, up to this size.
 const TOGETHER_BYTES: usize = 16 * 1024;
+/// So many of them: other tasks wait meanwhile.
+const TOGETHER_PIECES: usize = 256;
 /// A piece of this size is handed on as it is.
 const LARGE_PIECE_BYTES: usize = 4 * 1024;
 
@@ -79,11 +81,14 @@ impl ReplyBody {
         }
     }
 
-    /// Puts what is there after a small piece with it. Copied, they leave the connection's buffer free to be read into.
+    /// Puts the small pieces that have come together. Copied, they leave the connection's buffer free to be read into.
     fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let mut together = BytesMut::from(&first[..]);
         drop(first);
-        while together.len() < TOGETHER_BYTES {
+        for _ in 1..TOGETHER_PIECES {
+            if together.len() >= TOGETHER_BYTES {
+                break;
+            }
             match self.poll_piece(cx) {
                 Poll::Ready(Some(Ok(piece))) if piece.len() < LARGE_PIECE_BYTES => {
                     together.reserve(LARGE_PIECE_BYTES);
