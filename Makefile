@@ -1,9 +1,10 @@
 # `make` alone lists what there is.
-.PHONY: help test lint bench
+.PHONY: help test lint deny bench
 
 help:
 	@echo "make test   install what the tests need, and run them all"
 	@echo "make lint   formatting, lints, size caps"
+	@echo "make deny   licences, bans and sources of dependencies"
 	@echo "make bench  the figures of docs/benchmarks.md"
 
 test:
@@ -11,6 +12,9 @@ test:
 
 lint:
 	scripts/lint
+
+deny:
+	scripts/deny
 
 bench:
 	scripts/bench

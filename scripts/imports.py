@@ -23,7 +23,7 @@ LAYERS = {
         ["http/error"],
         ["http/doors"],
         ["http/socket/metrics", "http/socket/rules", "jobs", "metrics"],
-        ["turn", "reload"],
+        ["operations", "turn", "reload"],
         ["telemetry"],
         ["config"],
     ],
@@ -41,6 +41,7 @@ LAYERS = {
         ["lib"],
         ["admin", "keys", "usage"],
         ["audit", "limits", "prices"],
+        ["object", "pattern", "query"],
     ],
 }
 

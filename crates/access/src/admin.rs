@@ -39,13 +39,14 @@ impl AdminToken {
     }
 
     /// Another token; the one before is of no use any more.
-    pub async fn make_another(store: &dyn Store, clock: &dyn Clock) -> Result<Self, StoreError> {
+    pub async fn make_another(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        actor: Actor,
+    ) -> Result<Self, StoreError> {
         let token = Self::mint();
         store
-            .replace_admin_token(
-                hash(token.expose()),
-                entry(clock, Actor::CommandLine, "admin_token.replaced", "admin"),
-            )
+            .replace_admin_token(hash(token.expose()), entry(clock, actor, "admin_token.replaced", "admin"))
             .await?;
         Ok(token)
     }

@@ -7,5 +7,8 @@ pub mod admin;
 pub mod audit;
 pub mod keys;
 pub mod limits;
+mod object;
+pub mod pattern;
 pub mod prices;
+pub mod query;
 pub mod usage;

@@ -29,12 +29,13 @@ use crate::http::doors::{BodyLimits, Doors};
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
 use crate::http::socket::rules::SocketRules;
-use crate::http::{operations_router, router};
+use crate::http::{Endpoints, router};
 use crate::jobs;
 use crate::jobs::metrics::JobMetrics;
 use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
+use crate::operations::Operations;
 use crate::reload::{Reload, ReloadMetrics, Reloader};
 use crate::turn::{Rules, Turns};
 
@@ -98,11 +99,12 @@ impl App {
     ) -> Result<Self, BuildError> {
         let keys = keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
+        let operations = Arc::new(operations(&config, accounts, store, keys, &env));
         let turns = Arc::new(Turns::new(
-            Arc::new(Chains::new(Arc::clone(&store), config.store.cache)),
-            Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
-            Upstream::new(upstream_settings(&config), Arc::clone(&store), &env),
-            Arc::new(Limits::new(project_limits(&config), store)),
+            Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
+            Arc::clone(&operations.pool),
+            operations.upstream.clone(),
+            Arc::clone(&operations.limits),
             turn_rules(&config),
             env,
         ));
@@ -121,15 +123,20 @@ impl App {
         });
         let doors = Doors {
             turns: Arc::clone(&turns),
+            keys: Arc::clone(&operations.keys),
+            operations,
             body_limits: Arc::new(body_limits(&config)),
             sockets: Arc::new(socket_rules(&config)),
-            keys,
             metrics: Arc::new(metrics),
             socket_metrics,
-            hour_retention: config.usage.hour_retention.limit(),
         };
         let workers = Arc::new(Workers::start()?);
         Ok(Self { turns, doors, workers, connections, job_metrics, reload_metrics, config, reload: None })
+    }
+
+    /// What operators do with this gateway.
+    pub fn operations(&self) -> &Operations {
+        &self.doors.operations
     }
 
     /// Follows the configuration's file, and reads it again on SIGHUP.
@@ -154,11 +161,10 @@ impl App {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
         self.start_jobs(&store);
-        let main = self.server(router(&self.doors, admin.is_none()));
-        tasks.spawn_background(main.serve(listener));
+        let main = if admin.is_some() { Endpoints::Api } else { Endpoints::All };
+        tasks.spawn_background(self.server(main).serve(listener));
         if let Some(admin) = admin {
-            let operations = self.server(operations_router(&self.doors));
-            tasks.spawn_background(operations.serve(admin));
+            tasks.spawn_background(self.server(Endpoints::Operations).serve(admin));
         }
         shutdown.await;
         let limit = self.config.timeouts.shutdown;
@@ -204,9 +210,9 @@ impl App {
         }
     }
 
-    fn server(&self, router: axum::Router) -> Server {
+    fn server(&self, endpoints: Endpoints) -> Server {
         Server {
-            router,
+            router: router(&self.doors, endpoints),
             max_connections: self.config.limits.max_connections,
             header_read: self.config.timeouts.header_read,
             write_stall: self.config.timeouts.write_stall,
@@ -217,7 +223,26 @@ impl App {
     }
 }
 
-fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
+/// What operators do, over this store.
+pub fn operations(
+    config: &Config,
+    accounts: Vec<Account>,
+    store: Arc<dyn Store>,
+    keys: Arc<Keys>,
+    env: &Env,
+) -> Operations {
+    Operations {
+        pool: Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
+        upstream: Upstream::new(upstream_settings(config), Arc::clone(&store), env),
+        keys,
+        limits: Arc::new(Limits::new(project_limits(config), Arc::clone(&store))),
+        clock: Arc::clone(&env.clock),
+        hour_retention: config.usage.hour_retention.limit(),
+        store,
+    }
+}
+
+pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
     config.accounts.iter().map(AccountConfig::settings).map(Account::new).collect()
 }
 
@@ -247,7 +272,7 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
 }
 
 /// What reaching upstreams needs.
-pub fn upstream_settings(config: &Config) -> UpstreamSettings {
+fn upstream_settings(config: &Config) -> UpstreamSettings {
     UpstreamSettings {
         connect_timeout: config.timeouts.connect,
         max_message_bytes: config.limits.max_body,

@@ -1,7 +1,7 @@
 //! Antiphon: a gateway for the OpenAI Responses API that remembers.
 //!
-//! Imports point down only: `cli` -> [`app`] -> [`http`] (the doors), [`jobs`], [`metrics`] -> [`turn`] (the one path) and
-//! [`reload`] -> [`config`], [`telemetry`]. `scripts/imports.py` holds the table and fails on any other import.
+//! Imports point down only: `cli` -> [`app`] -> [`http`] (the doors), [`jobs`], [`metrics`] -> [`turn`] (the one path),
+//! [`operations`] (what operators do) and [`reload`] -> [`config`], [`telemetry`]. `scripts/imports.py` holds the table and fails on any other import.
 
 pub mod app;
 pub mod cli;
@@ -9,6 +9,7 @@ pub mod config;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
+pub mod operations;
 pub mod reload;
 pub mod telemetry;
 pub mod turn;

@@ -47,6 +47,13 @@ enum State {
     Done,
 }
 
+/// What an object or an array stands between.
+#[derive(Clone, Copy)]
+struct Brackets {
+    open: u8,
+    close: u8,
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -117,6 +124,13 @@ pub fn kind(value: &[u8]) -> &'static str {
     }
 }
 
+// === impl Brackets ===
+
+impl Brackets {
+    const OBJECT: Self = Self { open: b'{', close: b'}' };
+    const ARRAY: Self = Self { open: b'[', close: b']' };
+}
+
 // === impl Member ===
 
 impl Member {
@@ -142,7 +156,7 @@ impl Iterator for Members<'_> {
     type Item = Result<Member, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        advance(&mut self.scanner, &mut self.state, (b'{', b'}'), |scanner| {
+        advance(&mut self.scanner, &mut self.state, Brackets::OBJECT, |scanner| {
             scanner.expect_next(b'"')?;
             let key = scanner.value()?;
             scanner.expect_next(b':')?;
@@ -157,7 +171,7 @@ impl Iterator for Elements<'_> {
     type Item = Result<Range<usize>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        advance(&mut self.scanner, &mut self.state, (b'[', b']'), Scanner::value)
+        advance(&mut self.scanner, &mut self.state, Brackets::ARRAY, Scanner::value)
     }
 }
 
@@ -165,23 +179,23 @@ impl Iterator for Elements<'_> {
 fn advance<'a, T>(
     scanner: &mut Scanner<'a>,
     state: &mut State,
-    (open, close): (u8, u8),
+    brackets: Brackets,
     part: impl FnOnce(&mut Scanner<'a>) -> Result<T, Malformed>,
 ) -> Option<Result<T, Malformed>> {
     let step = || -> Result<Option<T>, Malformed> {
         match state {
             State::Done => return Ok(None),
             State::Start => {
-                scanner.expect_next(open)?;
+                scanner.expect_next(brackets.open)?;
                 scanner.at += 1;
                 scanner.skip_space();
-                if scanner.peek() == Some(close) {
+                if scanner.peek() == Some(brackets.close) {
                     return Ok(None);
                 }
             }
             State::More => {
                 scanner.skip_space();
-                if scanner.peek() == Some(close) {
+                if scanner.peek() == Some(brackets.close) {
                     return Ok(None);
                 }
                 scanner.expect_next(b',')?;

@@ -1,7 +1,8 @@
-//! What every part of Antiphon needs while it runs: the clock, tasks, and one worker thread a core.
+//! What every part of Antiphon needs while it runs: the clock, tasks, and threads.
 //!
 //! Nothing in here knows of responses, stores or upstreams.
 
+pub mod background;
 mod clock;
 mod gauge;
 pub mod hex;

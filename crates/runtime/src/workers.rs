@@ -48,8 +48,12 @@ pub fn worker_index() -> usize {
 
 impl Workers {
     pub fn start() -> io::Result<Self> {
+        Self::start_some(count())
+    }
+
+    fn start_some(count: usize) -> io::Result<Self> {
         let ending = CancellationToken::new();
-        let workers = (1..=count()).map(|index| Worker::start(index, ending.clone()));
+        let workers = (1..=count).map(|index| Worker::start(index, ending.clone()));
         Ok(Self { workers: workers.collect::<Result<_, _>>()?, ending })
     }
 
@@ -94,5 +98,90 @@ struct Counted(Arc<AtomicUsize>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Opens a connection that stays until the sender is used or dropped; returns the worker that it is on.
+    fn open(workers: &Workers, tasks: &Tasks) -> (usize, oneshot::Sender<()>) {
+        let (close, closed) = oneshot::channel();
+        let (tell, told) = mpsc::channel();
+        workers.spawn_connection(tasks, async move {
+            tell.send(worker_index()).unwrap();
+            closed.await.ok();
+        });
+        (told.recv_timeout(PATIENCE).unwrap(), close)
+    }
+
+    fn wait_for(workers: &Workers, worker: usize, connections: usize) {
+        while workers.workers[worker - 1].connections.load(Ordering::Relaxed) != connections {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_worker_that_has_the_fewest() {
+        let (workers, tasks) = (Workers::start_some(3).unwrap(), Tasks::default());
+        let mut open_on: Vec<_> = (0..6).map(|_| open(&workers, &tasks)).collect();
+        let places: Vec<_> = open_on.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(places, [1, 2, 3, 1, 2, 3]);
+        // Both of the second worker end.
+        open_on.retain(|(worker, _)| *worker != 2);
+        wait_for(&workers, 2, 0);
+        let places = [(); 2].map(|()| {
+            let (worker, close) = open(&workers, &tasks);
+            open_on.push((worker, close));
+            worker
+        });
+        assert_eq!(places, [2, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_off_at_shutdown_is_counted_out() {
+        let (workers, tasks) = (Workers::start_some(1).unwrap(), Tasks::default());
+        let (_, _close) = open(&workers, &tasks);
+        wait_for(&workers, 1, 1);
+        assert!(!tasks.shut_down(Duration::ZERO).await);
+        wait_for(&workers, 1, 0);
+    }
+
+    #[test]
+    fn a_worker_is_known_by_its_number_and_any_other_thread_by_none() {
+        let (workers, tasks) = (Workers::start_some(2).unwrap(), Tasks::default());
+        let (first, second) = (open(&workers, &tasks), open(&workers, &tasks));
+        assert_eq!([first.0, second.0], [1, 2]);
+        let (tell, told) = mpsc::channel();
+        workers.spawn_connection(&tasks, async move {
+            tell.send(tokio::task::spawn_blocking(worker_index).await.unwrap()).unwrap();
+        });
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(0), "a thread that may block");
+        assert_eq!((worker_index(), std::thread::spawn(worker_index).join().unwrap()), (0, 0));
+    }
+
+    #[test]
+    fn the_threads_end_with_the_workers_and_drop_what_they_ran() {
+        let (workers, tasks) = (Workers::start_some(2).unwrap(), Tasks::default());
+        let (held, dropped) = mpsc::channel::<()>();
+        for _ in 0..2 {
+            let held = held.clone();
+            workers.spawn_connection(&tasks, async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+        }
+        drop(held);
+        assert_eq!(dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(workers);
+        assert_eq!(dropped.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

@@ -1,7 +1,7 @@
 //! Compression of response bodies, with a dictionary of what all response objects have in common.
 //!
-//! Without this a body of a kilobyte or two, most of which says that nothing special was asked for, would be most of
-//! what a turn costs on disk; with it writing a turn also takes less time, as there is less to write.
+//! A body of a kilobyte or two consists mostly of default values. Uncompressed it would be most of what a turn costs on disk, and
+//! writing it would take longer.
 
 use std::sync::LazyLock;
 

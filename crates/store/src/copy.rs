@@ -165,19 +165,29 @@ async fn copy_between(
     let mut report = CopyReport::default();
     let mut copied_bytes = 0;
     for table in &TABLES {
-        let of_rows = source.count(table).await?;
-        let state =
-            CopyProgress { table: table.name, step: CopyStep::Copying, rows: 0, of_rows, copied_bytes };
-        let of_table = copy_table(table, source, target, &mut Meter { state, progress }).await?;
-        copied_bytes += of_table.copied_bytes;
-        report.tables.push(of_table);
+        let total_rows = source.count(table).await?;
+        let state = CopyProgress {
+            table: table.name,
+            step: CopyStep::Copying,
+            rows: 0,
+            of_rows: total_rows,
+            copied_bytes,
+        };
+        let table_report = copy_table(table, source, target, &mut Meter { state, progress }).await?;
+        copied_bytes += table_report.copied_bytes;
+        report.tables.push(table_report);
     }
     source.renew().await?;
-    for (table, of_table) in TABLES.iter().zip(&mut report.tables) {
-        let of_rows = source.count(table).await?;
-        let state =
-            CopyProgress { table: table.name, step: CopyStep::Verifying, rows: 0, of_rows, copied_bytes };
-        verify_table(table, source, target, of_table, &mut Meter { state, progress }).await?;
+    for (table, table_report) in TABLES.iter().zip(&mut report.tables) {
+        let total_rows = source.count(table).await?;
+        let state = CopyProgress {
+            table: table.name,
+            step: CopyStep::Verifying,
+            rows: 0,
+            of_rows: total_rows,
+            copied_bytes,
+        };
+        verify_table(table, source, target, table_report, &mut Meter { state, progress }).await?;
     }
     Ok(report)
 }
@@ -213,20 +223,20 @@ async fn verify_table(
     report: &mut TableReport,
     meter: &mut Meter<'_>,
 ) -> Result<(), StoreError> {
-    let (mut of_source, mut of_target) = (Digesting::default(), Digesting::default());
+    let (mut source_digest, mut target_digest) = (Digesting::default(), Digesting::default());
     let mut pairs = Pairs::new(table, source, target);
     while let Some((row, other)) = pairs.next().await? {
         meter.advance(row.is_some());
-        of_source.add(row.as_ref());
-        of_target.add(other.as_ref());
+        source_digest.add(row.as_ref());
+        target_digest.add(other.as_ref());
         match (row, other) {
             (Some(row), Some(other)) => report.differing += u64::from(row != other),
             (Some(_), None) => report.missing += 1,
             (None, _) => report.extra += 1,
         }
     }
-    report.source = of_source.finish();
-    report.target = of_target.finish();
+    report.source = source_digest.finish();
+    report.target = target_digest.finish();
     Ok(())
 }
 

@@ -5,39 +5,51 @@ use std::time::Duration;
 use antiphon_protocol::id::{KeyId, ProjectId};
 use antiphon_store::{AuditEntry, Clock, Rotation, Store, StoreError, StoredKey, Timestamp};
 use rand::RngExt;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{KeyState, Secret};
 use crate::audit::{Actor, entry};
-use crate::limits::Rules;
-use antiphon_protocol::model::ModelPattern;
+use crate::limits::{LimitSettings, Rules};
+use crate::object;
+use crate::pattern::PatternText;
 use antiphon_runtime::parse_rfc3339;
 
 const MAX_NAME_BYTES: usize = 64;
 /// A key is a row that every process keeps in memory.
 const MAX_MODELS: usize = 100;
-const MAX_PATTERN_LETTERS: usize = 256;
 const MAX_LIMITS_BYTES: usize = 16 * 1024;
 /// How long two secrets of a key may both work.
 const MAX_OVERLAP: Duration = Duration::from_hours(24 * 30);
 
-/// What an operator says of a key that is to be made.
-#[derive(Debug, Clone, Default)]
+/// A key that is to be made.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KeyRequest)]
 pub struct NewKey {
+    /// What lists and logs call it; no other key may have it.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$", example = "laptop")]
     pub name: String,
-    /// One of its own, if none is named.
+    /// The project whose responses it sees. Not given: one of its own.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub project: Option<String>,
-    pub models: Vec<String>,
-    /// In RFC 3339, with a zone.
+    /// The models that it may use. Not given: every model.
+    #[schema(max_items = 100)]
+    pub models: Option<Vec<PatternText>>,
+    /// When it ends, in RFC 3339 with its zone; to come. Not given: never.
+    #[schema(format = DateTime, example = "2030-01-31T18:00:00+01:00")]
     pub expires_at: Option<String>,
-    pub limits: Map<String, Value>,
+    /// What it may use how much of: at most 50 limits, in 16 KiB.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub limits: Option<LimitSettings>,
 }
 
 /// Why a key is not made or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("{message}")]
-    Invalid { param: &'static str, message: String },
+    #[error("Invalid '{param}': {why}.")]
+    Invalid { param: &'static str, why: String },
     #[error("there is a key named {0:?} already, maybe a revoked one")]
     NameTaken(String),
     #[error("there is no key named {0:?}")]
@@ -83,8 +95,7 @@ impl Issuer<'_> {
     /// Another secret; the one of now works for as long as `overlap` says, and one before it no more.
     pub async fn rotate(&self, name: &str, overlap: Duration) -> Result<(StoredKey, Secret), KeyError> {
         if overlap > MAX_OVERLAP {
-            let message = "Invalid overlap: two secrets may both work for at most 30 days.".to_owned();
-            return Err(KeyError::Invalid { param: "overlap_seconds", message });
+            return Err(invalid("overlap_seconds", "two secrets may both work for at most 30 days"));
         }
         let now = self.clock.now();
         let key = self.find(name).await?;
@@ -140,10 +151,11 @@ impl NewKey {
             // Never a name that somebody may have chosen: a key would see what it was not given.
             None => ProjectId::new(&format!("proj_{}", id.uuid().as_simple())),
         };
-        check_models(&self.models)?;
-        let limits = Value::Object(self.limits);
-        Rules::parse(&limits).map_err(|error| invalid("limits", error))?;
-        let limits = limits.to_string();
+        let models = self.models.unwrap_or_default();
+        check_models(&models)?;
+        let limits = self.limits.unwrap_or_default();
+        Rules::new(&limits).map_err(|error| invalid("limits", error))?;
+        let limits = json!(limits).to_string();
         if limits.len() > MAX_LIMITS_BYTES {
             return Err(invalid("limits", format!("it has more than {MAX_LIMITS_BYTES} bytes")));
         }
@@ -153,7 +165,7 @@ impl NewKey {
             project,
             hash: secret.hash(),
             prefix: secret.prefix(),
-            models: json!(self.models).to_string(),
+            models: json!(models).to_string(),
             limits,
             created_at: now,
             expires_at: self.expires_at.map(|text| expiry(&text, now)).transpose()?,
@@ -165,7 +177,7 @@ impl NewKey {
 }
 
 fn invalid(param: &'static str, why: impl std::fmt::Display) -> KeyError {
-    KeyError::Invalid { param, message: format!("Invalid '{param}': {why}.") }
+    KeyError::Invalid { param, why: why.to_string() }
 }
 
 fn check_name(param: &'static str, name: &str) -> Result<(), KeyError> {
@@ -176,17 +188,14 @@ fn check_name(param: &'static str, name: &str) -> Result<(), KeyError> {
     Err(invalid(param, format!("expected 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 _ . -")))
 }
 
-fn check_models(models: &[String]) -> Result<(), KeyError> {
+fn check_models(models: &[PatternText]) -> Result<(), KeyError> {
     if models.len() > MAX_MODELS {
         return Err(invalid("models", format!("more than {MAX_MODELS} patterns")));
     }
-    let is_good = |pattern: &&String| {
-        pattern.chars().count() <= MAX_PATTERN_LETTERS && ModelPattern::parse(pattern).is_some()
-    };
-    match models.iter().find(|pattern| !is_good(pattern)) {
-        Some(pattern) => Err(invalid(
+    match models.iter().find(|pattern| pattern.parse().is_none()) {
+        Some(PatternText(text)) => Err(invalid(
             "models",
-            format!("{pattern:?} is no pattern: write a model's name, with * for any letters and ? for one"),
+            format!("{text:?} is no pattern: write a model's name, with * for any letters and ? for one"),
         )),
         None => Ok(()),
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::Secret;
+use crate::limits::LimitSettings;
 use antiphon_runtime::rfc3339;
 
 /// A key without its secret. Times are in RFC 3339, in UTC.
@@ -25,7 +26,7 @@ pub struct KeyView {
     /// Patterns of the models that it may use; any, if there is none.
     pub models: Vec<String>,
     /// What it may use how much of.
-    #[schema(value_type = Object)]
+    #[schema(value_type = LimitSettings)]
     pub limits: Map<String, Value>,
     pub created_at: String,
     pub expires_at: Option<String>,
@@ -40,10 +41,10 @@ pub struct KeyView {
 #[derive(Serialize, ToSchema)]
 pub struct KeyWithSecret {
     #[serde(flatten)]
-    key: KeyView,
+    pub key: KeyView,
     /// To be sent as `authorization: Bearer`.
     #[schema(pattern = "^apn-[0-9a-f]{64}$")]
-    secret: String,
+    pub secret: String,
 }
 
 /// Whether a key lets anybody in.

@@ -25,7 +25,8 @@ impl Held {
     pub(super) fn new(
         id: ResponseId,
         store: Arc<dyn Store>,
-        (rates, estimate): (Rates, Estimate),
+        rates: Rates,
+        estimate: Estimate,
         counted: GaugeGuard,
     ) -> Self {
         Self { id, store, rates, estimate, is_over: false, _counted: counted }

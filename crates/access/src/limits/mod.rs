@@ -10,6 +10,7 @@ mod held;
 mod metrics;
 mod rates;
 mod rules;
+mod settings;
 mod view;
 mod window;
 
@@ -27,6 +28,7 @@ pub use self::exceeded::Exceeded;
 pub use self::held::Held;
 pub use self::rates::{Rate, Rates};
 pub use self::rules::{NotRules, Rule, Rules};
+pub use self::settings::{Budget, LimitSettings, ModelLimits};
 pub use self::view::LimitView;
 pub use self::window::Window;
 
@@ -128,7 +130,7 @@ impl Limits {
         let rates = rates(&parts, &reserved, request.now);
         let held = reserved.is_held.then(|| {
             let store = Arc::clone(&self.store);
-            Held::new(request.id, store, (rates, estimate), self.metrics.held())
+            Held::new(request.id, store, rates, estimate, self.metrics.held())
         });
         if held.is_some() {
             return Ok(held);

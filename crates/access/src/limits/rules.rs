@@ -8,12 +8,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Window;
+use super::settings::{Budget, LimitSettings};
+use crate::pattern::PatternText;
 use antiphon_protocol::model::ModelPattern;
 
 /// A turn is held against all of them in one transaction.
 const MAX_RULES: usize = 50;
 const MAX_PATTERNS: usize = 50;
-const MAX_PATTERN_BYTES: usize = 256;
 /// A million dollars, or more tokens than anybody uses: small enough to be added up for ever.
 const MOST: u64 = 1_000_000_000_000_000;
 const NANO: f64 = 1e9;
@@ -41,62 +42,41 @@ pub struct Rule {
 #[error("{0}")]
 pub struct NotRules(String);
 
-/// Limits as they are written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object of limits")]
-struct Draft {
-    requests_per_minute: Option<u64>,
-    tokens_per_minute: Option<u64>,
-    concurrent_turns: Option<u64>,
-    #[serde(default)]
-    per_model: Vec<OfModels>,
-    #[serde(default)]
-    budgets: Vec<Budget>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with models and their limits")]
-struct OfModels {
-    models: Vec<String>,
-    requests_per_minute: Option<u64>,
-    tokens_per_minute: Option<u64>,
-    concurrent_turns: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with tokens or cost, and a window")]
-struct Budget {
-    tokens: Option<u64>,
-    /// In US dollars.
-    cost: Option<f64>,
-    window: Window,
-    #[serde(default)]
-    models: Vec<String>,
-}
-
 // === impl Rules ===
 
 impl Rules {
     /// From JSON. An empty object is no limit at all.
     pub fn parse(limits: &Value) -> Result<Self, NotRules> {
-        let draft = Draft::deserialize(limits).map_err(|error| NotRules(error.to_string()))?;
+        let settings = LimitSettings::deserialize(limits).map_err(|error| NotRules(error.to_string()))?;
+        Self::new(&settings)
+    }
+
+    pub fn new(settings: &LimitSettings) -> Result<Self, NotRules> {
         let mut rules = Vec::new();
-        let all = (draft.requests_per_minute, draft.tokens_per_minute, draft.concurrent_turns);
-        rates(all, &[], &mut rules)?;
-        for of in &draft.per_model {
+        let limits = RateLimits {
+            requests: settings.requests_per_minute,
+            tokens: settings.tokens_per_minute,
+            turns: settings.concurrent_turns,
+        };
+        limits.add_rules(&[], &mut rules)?;
+        for of in settings.per_model.iter().flatten() {
             let models = patterns(&of.models)?;
             if models.is_empty() {
                 return Err(NotRules("per_model needs models".to_owned()));
             }
-            let some = (of.requests_per_minute, of.tokens_per_minute, of.concurrent_turns);
+            let limits = RateLimits {
+                requests: of.requests_per_minute,
+                tokens: of.tokens_per_minute,
+                turns: of.concurrent_turns,
+            };
             let before = rules.len();
-            rates(some, &models, &mut rules)?;
+            limits.add_rules(&models, &mut rules)?;
             if rules.len() == before {
                 return Err(NotRules("per_model needs a limit beside its models".to_owned()));
             }
         }
-        for budget in &draft.budgets {
-            rules.push(budget.rule()?);
+        for budget in settings.budgets.iter().flatten() {
+            rules.push(rule_of(budget)?);
         }
         if rules.len() > MAX_RULES {
             return Err(NotRules(format!("there are more than {MAX_RULES} limits")));
@@ -123,45 +103,49 @@ impl Rules {
     }
 }
 
-fn rates(
-    (requests, tokens, turns): (Option<u64>, Option<u64>, Option<u64>),
-    models: &[ModelPattern],
-    rules: &mut Vec<Rule>,
-) -> Result<(), NotRules> {
-    for (measure, window, limit) in [
-        (Measure::Requests, Some(Window::Minute), requests),
-        (Measure::Tokens, Some(Window::Minute), tokens),
-        (Measure::Turns, None, turns),
-    ] {
-        if let Some(limit) = limit {
-            rules.push(Rule::new(measure, window, models.to_vec(), limit)?);
-        }
-    }
-    Ok(())
+/// Limits that need no window of their own: by the minute, and at once.
+struct RateLimits {
+    requests: Option<u64>,
+    tokens: Option<u64>,
+    turns: Option<u64>,
 }
 
-fn patterns(texts: &[String]) -> Result<Vec<ModelPattern>, NotRules> {
+// === impl RateLimits ===
+
+impl RateLimits {
+    /// Adds a rule for each limit; without models it is for all of them.
+    fn add_rules(&self, models: &[ModelPattern], rules: &mut Vec<Rule>) -> Result<(), NotRules> {
+        for (measure, window, limit) in [
+            (Measure::Requests, Some(Window::Minute), self.requests),
+            (Measure::Tokens, Some(Window::Minute), self.tokens),
+            (Measure::Turns, None, self.turns),
+        ] {
+            if let Some(limit) = limit {
+                rules.push(Rule::new(measure, window, models.to_vec(), limit)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn patterns(texts: &[PatternText]) -> Result<Vec<ModelPattern>, NotRules> {
     if texts.len() > MAX_PATTERNS {
         return Err(NotRules(format!("a limit is for more than {MAX_PATTERNS} patterns of models")));
     }
-    let parse = |text: &String| {
-        let glob = ModelPattern::parse(text).filter(|_| text.len() <= MAX_PATTERN_BYTES);
-        glob.ok_or_else(|| NotRules(format!("{text:?} is no pattern of a model's name")))
+    let parse = |text: &PatternText| {
+        text.parse().ok_or_else(|| NotRules(format!("{:?} is no pattern of a model's name", text.0)))
     };
     texts.iter().map(parse).collect()
 }
 
-// === impl Budget ===
-
-impl Budget {
-    fn rule(&self) -> Result<Rule, NotRules> {
-        let (measure, limit) = match (self.tokens, self.cost) {
-            (Some(tokens), None) => (Measure::Tokens, tokens),
-            (None, Some(dollars)) => (Measure::Cost, nano_usd(dollars)?),
-            _ => return Err(NotRules("a budget has either tokens or cost".to_owned())),
-        };
-        Rule::new(measure, Some(self.window), patterns(&self.models)?, limit)
-    }
+fn rule_of(budget: &Budget) -> Result<Rule, NotRules> {
+    let (measure, limit) = match (budget.tokens, &budget.cost) {
+        (Some(tokens), None) => (Measure::Tokens, tokens),
+        (None, Some(dollars)) => (Measure::Cost, nano_usd(dollars.as_f64().unwrap_or(f64::NAN))?),
+        _ => return Err(NotRules("a budget has either tokens or cost".to_owned())),
+    };
+    let models = patterns(budget.models.as_deref().unwrap_or_default())?;
+    Rule::new(measure, Some(budget.window), models, limit)
 }
 
 fn nano_usd(dollars: f64) -> Result<u64, NotRules> {

@@ -7,7 +7,7 @@ use antiphon_store::{Count, CounterId, Measure, StoreError, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ALWAYS, Limits, Owner, Rule, Rules, scope_of_project};
+use super::{ALWAYS, KeyRules, Limits, Owner, Rule, Rules, scope_of_project};
 use antiphon_runtime::rfc3339;
 
 /// How one limit stands. Amounts are requests, tokens, turns or US dollars, as its name says.
@@ -32,11 +32,11 @@ impl Limits {
     /// Those of a key, and of its project.
     pub async fn view(
         &self,
-        (scope, rules): (&str, &Rules),
+        key: KeyRules<'_>,
         project: &ProjectId,
         now: Timestamp,
     ) -> Result<Vec<LimitView>, StoreError> {
-        let mut views = self.view_of(Owner::Key, scope, rules, now).await?;
+        let mut views = self.view_of(Owner::Key, &key.id.to_string(), key.rules, now).await?;
         if let Some(rules) = self.projects.get(project) {
             views.extend(self.view_of(Owner::Project, &scope_of_project(project), rules, now).await?);
         }

@@ -4,7 +4,7 @@ mod report;
 mod request;
 
 pub use self::report::{Group, Report};
-pub use self::request::{Format, InvalidParameter, UsageRequest};
+pub use self::request::{Format, InvalidParameter, UsageParameters, UsageRequest};
 
 use antiphon_store::{Store, StoreError, UsageQuery};
 

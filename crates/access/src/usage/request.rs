@@ -3,19 +3,52 @@
 use std::time::Duration;
 
 use antiphon_store::{DAY_MS, HOUR_MS, Span, Timestamp, UsageGroup, UsageQuery};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::query;
 
 /// How far back usage is shown if nobody says from when.
 const DEFAULT_RANGE: Duration = Duration::from_hours(30 * 24);
 const DEFAULT_LIMIT: u32 = 1000;
 const MAX_LIMIT: u32 = 10_000;
 
+/// What an operator asks: parameters of a URL, or flags of a command.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct UsageParameters {
+    /// From when on, in whole hours: a time in RFC 3339, or a day, which begins at midnight UTC. 30 days before `to` if it is
+    /// left out.
+    #[param(example = "2026-11-01T00:00:00+01:00")]
+    pub from: Option<String>,
+    /// Up to when. Now if it is left out.
+    #[param(example = "2026-12-01")]
+    pub to: Option<String>,
+    /// Some of `project`, `key`, `account`, `model`, and `day` or `hour`, separated by commas.
+    #[param(example = "project,day")]
+    pub group_by: Option<String>,
+    /// Only turns of this one; with an empty text, those that have none.
+    pub project: Option<String>,
+    pub key: Option<String>,
+    pub account: Option<String>,
+    pub model: Option<String>,
+    /// How many groups to show.
+    #[serde(default, deserialize_with = "query::limit::<_, MAX_LIMIT>")]
+    #[param(minimum = 1, maximum = 10000, default = 1000)]
+    pub limit: Option<u32>,
+    /// What the page before gave as `after`.
+    pub after: Option<String>,
+    #[param(inline)]
+    pub format: Option<Format>,
+}
+
 /// A parameter that can't be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Invalid '{name}': {why}.")]
 pub struct InvalidParameter {
-    pub name: String,
-    /// Or else there is none of this name.
-    pub is_known: bool,
-    pub message: String,
+    pub name: &'static str,
+    pub why: String,
 }
 
 /// Which part of the usage to show.
@@ -23,47 +56,39 @@ pub struct InvalidParameter {
 pub struct UsageRequest {
     query: UsageQuery,
     group_by: Vec<&'static str>,
-    format: Option<Format>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     Json,
     Csv,
 }
 
-const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("csv", Format::Csv)];
 const DIMENSIONS: [&str; 6] = ["hour", "day", "project", "key", "account", "model"];
 
 // === impl UsageRequest ===
 
 impl UsageRequest {
     /// Hours are there for `hours_kept`, so what begins or ends earlier is counted in whole days.
-    pub fn parse(
-        parameters: impl IntoIterator<Item = (String, String)>,
+    pub fn new(
+        parameters: UsageParameters,
         now: Timestamp,
         hours_kept: Option<Duration>,
     ) -> Result<Self, InvalidParameter> {
-        let (mut from, mut to) = (None, None);
-        let query = UsageQuery { max_groups: DEFAULT_LIMIT, ..UsageQuery::default() };
-        let mut this = Self { query, group_by: Vec::new(), format: None };
-        for (name, value) in parameters {
-            let only = &mut this.query.only;
-            match name.as_str() {
-                "from" => from = Some(parse_time("from", &value)?),
-                "to" => to = Some(parse_time("to", &value)?),
-                "group_by" => this.group_by(&value)?,
-                "project" => only.project = Some(value),
-                "key" => only.key = Some(value),
-                "account" => only.account = Some(value),
-                "model" => only.model = Some(value),
-                "limit" => this.query.max_groups = parse_limit(&value)?,
-                "after" => this.query.after = Some(parse_cursor(&value)?),
-                "format" => this.format = Some(parse_format(&value)?),
-                _ => return Err(unknown(&name)),
-            }
+        let UsageParameters { from, to, group_by, project, key, account, model, .. } = parameters;
+        let query = UsageQuery {
+            only: UsageGroup { starts_at: None, project, key, account, model },
+            max_groups: parameters.limit.unwrap_or(DEFAULT_LIMIT),
+            after: parameters.after.as_deref().map(parse_cursor).transpose()?,
+            ..UsageQuery::default()
+        };
+        let mut this = Self { query, group_by: Vec::new() };
+        let time = |name, text: Option<String>| text.map(|text| parse_time(name, &text)).transpose();
+        if let Some(names) = group_by {
+            this.group_by(&names)?;
         }
-        this.set_range(from, to, (now, hours_kept))?;
+        this.set_range(time("from", from)?, time("to", to)?, now, hours_kept)?;
         Ok(this)
     }
 
@@ -73,10 +98,6 @@ impl UsageRequest {
 
     pub fn names(&self) -> &[&'static str] {
         &self.group_by
-    }
-
-    pub fn format(&self) -> Option<Format> {
-        self.format
     }
 
     /// The same, from where a page ended.
@@ -128,7 +149,8 @@ impl UsageRequest {
         &mut self,
         from: Option<Timestamp>,
         to: Option<Timestamp>,
-        (now, hours_kept): (Timestamp, Option<Duration>),
+        now: Timestamp,
+        hours_kept: Option<Duration>,
     ) -> Result<(), InvalidParameter> {
         let to = to.unwrap_or_else(|| now.plus(Duration::from_millis(1)));
         let from = from.unwrap_or_else(|| to.minus(DEFAULT_RANGE));
@@ -148,12 +170,7 @@ impl UsageRequest {
 }
 
 fn invalid(name: &'static str, why: &str) -> InvalidParameter {
-    InvalidParameter { name: name.to_owned(), is_known: true, message: format!("Invalid '{name}': {why}.") }
-}
-
-fn unknown(name: &str) -> InvalidParameter {
-    let name: String = name.chars().take(64).collect();
-    InvalidParameter { message: format!("Unknown parameter: '{name}'."), is_known: false, name }
+    InvalidParameter { name, why: why.to_owned() }
 }
 
 /// An RFC 3339 time in any zone, or a day, which begins at midnight UTC.
@@ -175,19 +192,6 @@ fn parse_time(name: &'static str, text: &str) -> Result<Timestamp, InvalidParame
         let example = "such as '2026-01-31T09:00:00+01:00', or a day such as '2026-01-31'";
         invalid(name, &format!("expected a time in RFC 3339 {example}, but got '{shown}'"))
     })
-}
-
-fn parse_limit(text: &str) -> Result<u32, InvalidParameter> {
-    text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-        let shown: String = text.chars().take(64).collect();
-        invalid("limit", &format!("expected an integer from 1 to {MAX_LIMIT}, but got '{shown}'"))
-    })
-}
-
-fn parse_format(text: &str) -> Result<Format, InvalidParameter> {
-    let known = FORMATS.into_iter().find(|(name, _)| *name == text);
-    let expected = || invalid("format", "expected 'json' or 'csv'");
-    known.map(|(_, format)| format).ok_or_else(expected)
 }
 
 type Cursor = (Option<i64>, Option<String>, Option<String>, Option<String>, Option<String>);
@@ -223,8 +227,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
     fn parse(query: &str) -> Result<UsageRequest, InvalidParameter> {
-        let parameters = url::form_urlencoded::parse(query.as_bytes()).into_owned();
-        UsageRequest::parse(parameters, NOW, Some(Duration::from_hours(48)))
+        let parameters = serde_urlencoded::from_str(query).unwrap();
+        UsageRequest::new(parameters, NOW, Some(Duration::from_hours(48)))
     }
 
     fn range(query: &str) -> (String, String) {
@@ -262,15 +266,9 @@ mod tests {
             ("group_by=user", "group_by"),
             ("group_by=day,hour", "group_by"),
             ("group_by=key,", "group_by"),
-            ("limit=0", "limit"),
-            ("limit=10001", "limit"),
-            ("limit=many", "limit"),
             ("after=zz", "after"),
             ("after=5b5d", "after"),
             ("after=%C3%A9", "after"),
-            ("format=xml", "format"),
-            ("groupby=key", "groupby"),
-            ("limit=", "limit"),
             ("after=", "after"),
         ] {
             assert_eq!(parse(query).map(|_| ()).unwrap_err().name, name, "{query}");

@@ -2,26 +2,20 @@
 
 mod test;
 
-use std::path::Path;
-use std::sync::Arc;
-
-use antiphon_store::{Clock, SqliteTarget, Store, StoreUrl, StoredAccount, SystemClock};
-use anyhow::bail;
+use antiphon_access::audit::Actor;
 use clap::Subcommand;
-use serde_json::{Value, json};
 
-use super::block_on;
-use crate::config::{AccountConfig, Config, Loaded};
-use antiphon_access::audit::{Actor, entry};
-use antiphon_runtime::rfc3339;
-use antiphon_upstream::account::Account;
+use super::operations::{open, open_if_there, with_operations};
+use super::print_json;
+use crate::config::{AccountConfig, Loaded};
+use crate::operations::{Account, AccountList, Page};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the accounts of the configuration, in its order, and how they do
     #[command(after_help = "Example:\n  antiphon accounts list --json")]
     List {
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -30,7 +24,7 @@ pub enum Command {
     Show {
         /// The account's name
         name: String,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -39,7 +33,7 @@ pub enum Command {
     Test {
         /// The account's name [default: every account]
         name: Option<String>,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -59,141 +53,70 @@ pub enum Command {
 
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        loaded.config.require_accounts()?;
+        let config = &loaded.config;
+        config.require_accounts()?;
+        let store = &config.store;
         match self {
-            Self::List { json } => list(&loaded.config, *json),
-            Self::Show { name, json } => show(&loaded.config, name, *json),
-            Self::Test { name, json } => test::run(&loaded.config, name.as_deref(), *json),
-            Self::Pause { name } => change(&loaded.config, name, true),
-            Self::Resume { name } => change(&loaded.config, name, false),
+            Self::List { json } => {
+                let list = with_operations(config, open_if_there(store), async |operations| {
+                    operations.share_accounts().await?;
+                    Ok(operations.list_accounts(&Page::whole())?)
+                })?;
+                print_list(&list, &config.accounts, *json)
+            }
+            Self::Show { name, json } => {
+                let account = with_operations(config, open_if_there(store), async |operations| {
+                    operations.share_accounts().await?;
+                    Ok(operations.account(name)?)
+                })?;
+                print(&account, *json)
+            }
+            Self::Test { name, json } => test::run(config, name.as_deref(), *json),
+            Self::Pause { name } => with_operations(config, open(store), async |operations| {
+                operations.pause_account(name, Actor::CommandLine).await?;
+                println!("{name} is paused");
+                Ok(())
+            }),
+            Self::Resume { name } => with_operations(config, open(store), async |operations| {
+                operations.resume_account(name, Actor::CommandLine).await?;
+                println!("{name} is back");
+                Ok(())
+            }),
         }
     }
 }
 
-/// How an account does, as far as the store knows.
-struct State {
-    name: &'static str,
-    until: Option<String>,
-    reason: Option<String>,
-}
-
-fn list(config: &Config, json: bool) -> anyhow::Result<()> {
-    let stored = stored(config)?;
-    let state = |account: &AccountConfig| state_of(account, stored.as_deref());
+fn print_list(list: &AccountList, configured: &[AccountConfig], json: bool) -> anyhow::Result<()> {
     if json {
-        let accounts: Vec<Value> = config
-            .accounts
-            .iter()
-            .map(|account| Ok(to_json(account, &state(account)?)))
-            .collect::<anyhow::Result<_>>()?;
-        println!("{}", serde_json::to_string_pretty(&json!({ "accounts": accounts }))?);
-        return Ok(());
+        return print_json(list);
     }
     println!(
         "{:<20} {:<9} {:>8} {:>6}  {:<20} {:<40} models",
         "account", "state", "priority", "weight", "boundary", "upstream"
     );
-    for account in &config.accounts {
-        let AccountConfig { name, base_url, models, boundary, priority, weight, .. } = account;
+    for (account, config) in list.accounts.iter().zip(configured) {
+        let AccountConfig { name, base_url, models, boundary, priority, weight, .. } = config;
         let models: Vec<String> = models.iter().map(ToString::to_string).collect();
         let models = if models.is_empty() { "what it lists".to_owned() } else { models.join(", ") };
-        let state = state(account)?.name;
         println!(
-            "{name:<20} {state:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
+            "{name:<20} {:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
+            account.state,
             base_url.as_str()
         );
     }
     Ok(())
 }
 
-fn show(config: &Config, name: &str, json: bool) -> anyhow::Result<()> {
-    let account = find(config, name)?;
-    let state = state_of(account, stored(config)?.as_deref())?;
+fn print(account: &Account, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&to_json(account, &state))?);
-        return Ok(());
+        return print_json(account);
     }
-    println!("state            {}", state.name);
-    if let Some(until) = &state.until {
-        println!("cooling until    {until} ({})", state.reason.as_deref().unwrap_or("unknown"));
+    println!("state            {}", account.state);
+    if let Some(until) = &account.cooling_until {
+        println!("cooling until    {until} ({})", account.cooling_reason.unwrap_or("unknown"));
     }
-    let Value::Object(fields) = serde_json::to_value(account)? else { return Ok(()) };
-    for (key, value) in fields {
+    for (key, value) in account.config.as_object().into_iter().flatten() {
         println!("{key:<16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     Ok(())
-}
-
-fn change(config: &Config, name: &str, is_pause: bool) -> anyhow::Result<()> {
-    find(config, name)?;
-    block_on(async {
-        let store = antiphon_store::open(&config.store.target()?, config.store.options()?).await?;
-        let audit = |action: &str| entry(&SystemClock, Actor::CommandLine, action, name);
-        let changed = match is_pause {
-            true => store.pause_account(name, audit("account.paused")).await,
-            false => store.resume_account(name, audit("account.resumed")).await.map(|_| ()),
-        };
-        store.close().await;
-        changed?;
-        println!("{name} is {}", if is_pause { "paused" } else { "back" });
-        Ok(())
-    })
-}
-
-fn find<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a AccountConfig> {
-    match config.accounts.iter().find(|account| account.name == name) {
-        Some(account) => Ok(account),
-        None => bail!("there is no account {name:?} in the configuration"),
-    }
-}
-
-/// What the store knows; `None` if there is none yet, or it is of another build.
-fn stored(config: &Config) -> anyhow::Result<Option<Vec<StoredAccount>>> {
-    let url = config.store.target()?;
-    let is_there = match &url {
-        StoreUrl::Sqlite(SqliteTarget::File(path)) => Path::new(path).exists(),
-        StoreUrl::Sqlite(SqliteTarget::Memory) => false,
-        StoreUrl::Postgres(_) => true,
-    };
-    if !is_there {
-        return Ok(None);
-    }
-    block_on(async {
-        if !antiphon_store::pending(&url).await?.is_empty() {
-            return Ok(None);
-        }
-        let store: Arc<dyn Store> = antiphon_store::open(&url, config.store.options()?).await?;
-        let accounts = store.list_accounts().await;
-        store.close().await;
-        Ok(Some(accounts?))
-    })
-}
-
-fn state_of(account: &AccountConfig, stored: Option<&[StoredAccount]>) -> anyhow::Result<State> {
-    let ready = State { name: "ready", until: None, reason: None };
-    let row = stored.unwrap_or_default().iter().find(|row| row.name == account.name);
-    let Some(row) = row else { return Ok(ready) };
-    if row.paused_at.is_some() {
-        return Ok(State { name: "paused", ..ready });
-    }
-    if row.identity != Account::new(account.settings())?.identity {
-        return Ok(ready);
-    }
-    Ok(match &row.cooling {
-        _ if row.disabled_at.is_some() => State { name: "disabled", ..ready },
-        Some((until, reason)) if *until > SystemClock.now() => {
-            State { name: "cooling", until: Some(rfc3339(*until)), reason: Some(reason.clone()) }
-        }
-        _ => ready,
-    })
-}
-
-fn to_json(account: &AccountConfig, state: &State) -> Value {
-    json!({
-        "name": account.name,
-        "state": state.name,
-        "cooling_until": state.until,
-        "cooling_reason": state.reason,
-        "config": account,
-    })
 }

@@ -1,11 +1,10 @@
 //! `antiphon admin`: who may call the admin API.
 
-use antiphon_store::SystemClock;
+use antiphon_access::audit::Actor;
 use clap::Subcommand;
 
-use super::block_on;
+use super::operations::{open, with_operations};
 use crate::config::Loaded;
-use antiphon_access::admin::AdminToken;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -17,13 +16,11 @@ pub enum Command {
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let Self::Token = self;
-        let config = &loaded.config.store;
-        block_on(async {
-            let store = antiphon_store::open(&config.target()?, config.options()?).await?;
-            let token = AdminToken::make_another(&*store, &SystemClock).await;
-            store.close().await;
-            println!("{}", token?.expose());
-            Ok(())
-        })
+        let config = &loaded.config;
+        let token = with_operations(config, open(&config.store), async |operations| {
+            Ok(operations.replace_admin_token(Actor::CommandLine).await?)
+        })?;
+        println!("{}", token.expose());
+        Ok(())
     }
 }

@@ -7,15 +7,15 @@ use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_store::SystemClock;
 use anyhow::Context;
 
-use super::block_on;
 use super::serve::bind;
+use super::serve_on_threads;
 use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::{Config, Environment, Overrides};
 use crate::telemetry;
 
 pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
-    block_on(async move {
+    serve_on_threads(async move {
         let listener = bind(listen, "--listen").await?;
         let address = listener.local_addr()?;
         let upstream =

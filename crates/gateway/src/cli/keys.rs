@@ -1,17 +1,17 @@
 //! `antiphon keys`: the credentials of clients.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Clock, Store, StoredKey, SystemClock};
-use anyhow::Context;
-use clap::{Args, Subcommand};
-use serde_json::{Value, json};
-
-use super::block_on;
-use crate::config::Loaded;
 use antiphon_access::audit::Actor;
-use antiphon_access::keys::{Issuer, KeyView, KeyWithSecret, NewKey, Secret};
+use antiphon_access::keys::{KeyView, KeyWithSecret, NewKey};
+use antiphon_access::pattern::PatternText;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::operations::{open, with_operations};
+use super::print_json;
+use crate::config::Loaded;
+use crate::operations::{KeyList, Operations, Page, parse_object};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -24,7 +24,7 @@ pub enum Command {
     /// List the keys, by name
     #[command(after_help = "Example:\n  antiphon keys list --json")]
     List {
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -33,7 +33,7 @@ pub enum Command {
     Show {
         /// The key's name
         name: String,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -45,7 +45,7 @@ pub enum Command {
         /// For how long the secret of now works too, such as 1h; at most 30d [default: not at all]
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         overlap: Option<Duration>,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -54,7 +54,7 @@ pub enum Command {
     Revoke {
         /// The key's name
         name: String,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -64,7 +64,7 @@ pub enum Command {
     Delete {
         /// The key's name
         name: String,
-        /// Print JSON
+        /// Print JSON, as the admin API answers
         #[arg(long)]
         json: bool,
     },
@@ -86,42 +86,33 @@ pub struct Create {
     /// Limits, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     limits: String,
-    /// Print JSON
+    /// Print JSON, as the admin API answers
     #[arg(long)]
     json: bool,
 }
 
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let config = &loaded.config.store;
-        block_on(async {
-            let store = antiphon_store::open(&config.target()?, config.options()?).await?;
-            let done = self.run_on(&store).await;
-            store.close().await;
-            done
-        })
+        let config = &loaded.config;
+        with_operations(config, open(&config.store), async |operations| self.run_with(operations).await)
     }
 
-    async fn run_on(&self, store: &Arc<dyn Store>) -> anyhow::Result<()> {
-        let issuer = Issuer { store: &**store, clock: &SystemClock, actor: Actor::CommandLine };
+    async fn run_with(&self, operations: &Operations) -> anyhow::Result<()> {
+        let actor = Actor::CommandLine;
         match self {
             Self::Create(create) => {
-                let (key, secret) = issuer.create(create.to_key()?).await?;
-                print_secret(&key, &secret, create.json)
+                print_secret(&operations.create_key(create.to_key()?, actor).await?, create.json)
             }
-            Self::List { json } => list(&store.list_keys().await?, *json),
-            Self::Show { name, json } => print(&issuer.find(name).await?, *json),
+            Self::List { json } => print_list(&operations.list_keys(&Page::whole()).await?, *json),
+            Self::Show { name, json } => print(&operations.key(name).await?, *json),
             Self::Rotate { name, overlap, json } => {
-                let (key, secret) = issuer.rotate(name, overlap.unwrap_or_default()).await?;
-                print_secret(&key, &secret, *json)
+                print_secret(&operations.rotate_key(name, overlap.unwrap_or_default(), actor).await?, *json)
             }
-            Self::Revoke { name, json } => print(&issuer.revoke(name).await?, *json),
+            Self::Revoke { name, json } => print(&operations.revoke_key(name, actor).await?, *json),
             Self::Delete { name, json } => {
-                let key = issuer.delete(name).await?;
+                let deleted = operations.delete_key(name, actor).await?;
                 if *json {
-                    return print_json(
-                        &json!({ "id": key.id.to_string(), "name": key.name, "deleted": true }),
-                    );
+                    return print_json(&deleted);
                 }
                 println!("{name} is gone");
                 Ok(())
@@ -132,29 +123,27 @@ impl Command {
 
 impl Create {
     fn to_key(&self) -> anyhow::Result<NewKey> {
-        let limits: Value = serde_json::from_str(&self.limits).context("--limits is no JSON")?;
-        let Value::Object(limits) = limits else { anyhow::bail!("--limits is no JSON object") };
+        let limits = parse_object(self.limits.as_bytes()).map_err(|invalid| match invalid.param {
+            None => anyhow::Error::new(invalid).context("--limits is no JSON object"),
+            Some(_) => anyhow::Error::new(invalid).context("--limits"),
+        });
+        let patterns = || self.models.iter().cloned().map(PatternText).collect();
         Ok(NewKey {
             name: self.name.clone(),
             project: self.project.clone(),
-            models: self.models.clone(),
+            models: (!self.models.is_empty()).then(patterns),
             expires_at: self.expires.clone(),
-            limits,
+            limits: Some(limits?),
         })
     }
 }
 
-fn view(key: &StoredKey) -> KeyView {
-    KeyView::new(key, SystemClock.now())
-}
-
-fn list(keys: &[StoredKey], json: bool) -> anyhow::Result<()> {
+fn print_list(list: &KeyList, json: bool) -> anyhow::Result<()> {
     if json {
-        let keys: Vec<KeyView> = keys.iter().map(view).collect();
-        return print_json(&json!({ "keys": keys }));
+        return print_json(list);
     }
     println!("{:<20} {:<8} {:<14} {:<37} {:<20} models", "key", "state", "secret", "project", "expires");
-    for key in keys.iter().map(view) {
+    for key in &list.keys {
         println!(
             "{:<20} {:<8} {:<14} {:<37} {:<20} {}",
             key.name,
@@ -168,10 +157,9 @@ fn list(keys: &[StoredKey], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(key: &StoredKey, json: bool) -> anyhow::Result<()> {
-    let key = view(key);
+fn print(key: &KeyView, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&serde_json::to_value(&key)?);
+        return print_json(key);
     }
     println!("name             {}", key.name);
     println!("id               {}", key.id);
@@ -179,7 +167,7 @@ fn print(key: &StoredKey, json: bool) -> anyhow::Result<()> {
     println!("secret           {}…", key.prefix);
     println!("project          {}", key.project);
     println!("models           {}", or_every_model(&key.models));
-    println!("limits           {}", Value::Object(key.limits));
+    println!("limits           {}", json!(key.limits));
     println!("created          {}", key.created_at);
     println!("expires          {}", key.expires_at.as_deref().unwrap_or("never"));
     println!("last used        {}", key.last_used_at.as_deref().unwrap_or("never"));
@@ -192,17 +180,13 @@ fn print(key: &StoredKey, json: bool) -> anyhow::Result<()> {
 }
 
 /// The secret alone is on standard output, for scripts.
-fn print_secret(key: &StoredKey, secret: &Secret, json: bool) -> anyhow::Result<()> {
+fn print_secret(issued: &KeyWithSecret, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&serde_json::to_value(KeyWithSecret::new(view(key), secret))?);
+        return print_json(issued);
     }
+    let KeyWithSecret { key, secret } = issued;
     eprintln!("The secret of {} in project {}, shown this once:", key.name, key.project);
-    println!("{}", secret.expose());
-    Ok(())
-}
-
-fn print_json(value: &Value) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    println!("{secret}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod keys;
 mod migrate;
+mod operations;
 mod serve;
 mod signals;
 mod store;
@@ -13,18 +14,14 @@ mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
-use antiphon_store::{Migrate, Store, StoreOptions};
+use antiphon_runtime::background;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
-use crate::config::{Config, Environment, Loaded, Overrides, StoreConfig};
+use crate::config::{Config, Environment, Loaded, Overrides};
 use crate::reload::Reload;
-
-/// Looking at every row of a large database takes its time.
-const READ_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A gateway for the OpenAI Responses API that remembers.
 #[derive(Debug, Parser)]
@@ -120,22 +117,18 @@ impl Cli {
     }
 }
 
-/// Opens the store for a look at many rows; the gateway may run meanwhile. Changes nothing in it.
-async fn open_to_read(config: &StoreConfig) -> anyhow::Result<Arc<dyn Store>> {
-    let url = config.target().context("store.url")?;
-    let options = StoreOptions {
-        migrate: Migrate::Manual,
-        read_timeout: READ_TIMEOUT,
-        read_connections: 1,
-        write_connections: 1,
-        ..config.options().context("store.migration_url")?
-    };
-    let pending = antiphon_store::pending(&url).await?;
-    anyhow::ensure!(pending.is_empty(), "{url} is no up-to-date store: `antiphon migrate` makes it one");
-    Ok(antiphon_store::open(&url, options).await?)
+/// Prints what the admin API answers to the same.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
-/// Runs a command that needs the runtime.
+/// Runs a command that serves.
+fn serve_on_threads<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    background::start().context("the runtime can't be started")?.block_on(future)
+}
+
+/// Runs a command that does one thing and ends.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime can't be started")?.block_on(future)

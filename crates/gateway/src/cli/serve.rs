@@ -7,20 +7,19 @@ use antiphon_store::SystemClock;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-use super::block_on;
+use super::serve_on_threads;
 use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::Loaded;
 use crate::reload::Reload;
 use crate::telemetry;
-use antiphon_access::admin::AdminToken;
 
 /// `reload` reads the configuration again.
 pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;
-    block_on(async move {
+    serve_on_threads(async move {
         let listener = bind(config.listen, "listen").await?;
         let admin = match config.admin_listen {
             Some(address) => Some(bind(address, "admin_listen").await?),
@@ -35,7 +34,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
             Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
             None => eprintln!("  {accounts} account(s), no configuration file"),
         }
-        match AdminToken::make_first(&**app.turns.chains.store(), &SystemClock).await {
+        match app.operations().make_first_admin_token().await {
             Ok(Some(token)) => eprintln!("  admin token, shown this once: {}", token.expose()),
             Ok(None) => {}
             Err(error) => {

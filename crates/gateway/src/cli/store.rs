@@ -6,7 +6,8 @@ use antiphon_store::{Clock, ProjectStats, SystemClock};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{block_on, open_to_read};
+use super::block_on;
+use super::operations::open_to_read;
 use crate::config::Loaded;
 use antiphon_runtime::rfc3339;
 

@@ -1,12 +1,13 @@
 //! `antiphon usage`: who used what, from the store.
 
-use antiphon_store::{Clock, SystemClock};
+use antiphon_access::usage::{Group, Report, UsageParameters};
 use clap::Args;
 use clap::error::ErrorKind;
 
-use super::{block_on, open_to_read};
+use super::operations::{open_to_read, with_operations};
+use super::print_json;
 use crate::config::Loaded;
-use antiphon_access::usage::{Group, InvalidParameter, Report, UsageRequest};
+use crate::operations::{InvalidRequest, OperationError};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -31,7 +32,7 @@ pub struct Arguments {
     /// Only this model
     #[arg(long)]
     model: Option<String>,
-    /// Print JSON
+    /// Print JSON, as the admin API answers
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// Print CSV
@@ -41,18 +42,16 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let config = &loaded.config.store;
-        let hours_kept = loaded.config.usage.hour_retention.limit();
-        let request = UsageRequest::parse(self.parameters(), SystemClock.now(), hours_kept);
-        let request = request.unwrap_or_else(|invalid| wrong_usage(&invalid));
-        let report = block_on(async {
-            let store = open_to_read(config).await?;
-            let report = read_all(request, &*store).await;
-            store.close().await;
-            report
+        let config = &loaded.config;
+        let asked = with_operations(config, open_to_read(&config.store), async |operations| {
+            Ok(operations.report_all_usage(self.parameters()).await)
         })?;
+        let report = match asked {
+            Err(OperationError::Invalid(invalid)) => wrong_usage(&invalid),
+            asked => asked?,
+        };
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            print_json(&report)?;
         } else if self.csv {
             print!("{}", report.csv());
         } else {
@@ -61,33 +60,24 @@ impl Arguments {
         Ok(())
     }
 
-    fn parameters(&self) -> impl Iterator<Item = (String, String)> {
-        let named = [
-            ("from", &self.from),
-            ("to", &self.to),
-            ("group_by", &self.group_by),
-            ("project", &self.project),
-            ("key", &self.key),
-            ("account", &self.account),
-            ("model", &self.model),
-        ];
-        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+    fn parameters(&self) -> UsageParameters {
+        let Self { from, to, group_by, project, key, account, model, .. } = self;
+        UsageParameters {
+            from: from.clone(),
+            to: to.clone(),
+            group_by: group_by.clone(),
+            project: project.clone(),
+            key: key.clone(),
+            account: account.clone(),
+            model: model.clone(),
+            ..UsageParameters::default()
+        }
     }
 }
 
 /// As for a flag that is not known.
-fn wrong_usage(invalid: &InvalidParameter) -> ! {
-    clap::Error::raw(ErrorKind::ValueValidation, format!("{}\n", invalid.message)).exit()
-}
-
-/// Every page.
-async fn read_all(mut request: UsageRequest, store: &dyn antiphon_store::Store) -> anyhow::Result<Report> {
-    let mut report = request.report(store).await?;
-    while let Some(last) = report.last().cloned() {
-        request.go_on_after(last);
-        report.append(request.report(store).await?);
-    }
-    Ok(report)
+fn wrong_usage(invalid: &InvalidRequest) -> ! {
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{invalid}\n")).exit()
 }
 
 fn print_table(report: &Report) {

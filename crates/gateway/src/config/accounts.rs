@@ -212,9 +212,9 @@ impl AccountDraft {
         if api_key.is_some() && self.oauth.is_some() {
             problems.refuse(key("oauth"), "can't be together with api_key: an account has one credential");
         }
-        let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), (cwd, environment), problems));
+        let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), cwd, environment, problems));
         let models = parse_models(self.models, &key("models"), problems);
-        let headers = AccountHeaders::resolve(self.headers, &key("headers"), (cwd, environment), problems);
+        let headers = AccountHeaders::resolve(self.headers, &key("headers"), cwd, environment, problems);
         for (alias, model) in &self.aliases {
             if alias.trim().is_empty() || model.trim().is_empty() {
                 problems.refuse(key("aliases"), "must be names of models on both sides");

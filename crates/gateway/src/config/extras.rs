@@ -70,7 +70,8 @@ impl AccountHeaders {
     pub(super) fn resolve(
         drafts: BTreeMap<String, HeaderDraft>,
         key: &str,
-        (cwd, environment): (&Path, &Environment),
+        cwd: &Path,
+        environment: &Environment,
         problems: &mut Problems,
     ) -> Self {
         let mut headers: Vec<(HeaderName, HeaderText)> = Vec::new();

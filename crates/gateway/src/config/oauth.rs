@@ -69,7 +69,8 @@ impl OAuthDraft {
     pub(super) fn resolve(
         self,
         key: &str,
-        (cwd, environment): (&Path, &Environment),
+        cwd: &Path,
+        environment: &Environment,
         problems: &mut Problems,
     ) -> Option<OAuthConfig> {
         let token_url =
@@ -100,7 +101,7 @@ impl OAuthDraft {
             );
         }
         let headers =
-            AccountHeaders::resolve(self.headers, &format!("{key}.headers"), (cwd, environment), problems);
+            AccountHeaders::resolve(self.headers, &format!("{key}.headers"), cwd, environment, problems);
         Some(OAuthConfig {
             token_url: token_url?,
             client_id: self.client_id,

@@ -4,23 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::keys::Keys;
+use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
 use super::socket::metrics::SocketMetrics;
 use super::socket::rules::SocketRules;
 use crate::metrics::Metrics;
+use crate::operations::Operations;
 use crate::turn::Turns;
 
 #[derive(Clone)]
 pub struct Doors {
     pub turns: Arc<Turns>,
+    pub operations: Arc<Operations>,
     pub body_limits: Arc<BodyLimits>,
     pub sockets: Arc<SocketRules>,
     pub keys: Arc<Keys>,
     pub metrics: Arc<Metrics>,
     pub socket_metrics: Arc<SocketMetrics>,
-    /// How long usage is kept by the hour; `None` is for ever.
-    pub hour_retention: Option<Duration>,
 }
 
 /// How much of clients' request bodies is held in memory.
@@ -31,4 +32,10 @@ pub struct BodyLimits {
     pub read_timeout: Duration,
     /// One permit a KiB, over all connections.
     pub memory: Arc<Semaphore>,
+}
+
+impl FromRef<Doors> for Arc<Operations> {
+    fn from_ref(doors: &Doors) -> Self {
+        Self::clone(&doors.operations)
+    }
 }

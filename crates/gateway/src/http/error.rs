@@ -78,36 +78,79 @@ mod tests {
         }))
     }
 
-    /// Every failure that is worded here, with its status, type, code and param.
+    const INVALID: &str = "invalid_request_error";
+
+    /// A failure with its status, type, code and param.
+    type Case = (Failure, u16, &'static str, Option<&'static str>, Option<&'static str>);
+
+    fn assert_contract(cases: impl IntoIterator<Item = Case>) {
+        for (failure, status, kind, code, param) in cases {
+            let error = failure.api_error();
+            assert_eq!(
+                (
+                    failure.status().as_u16(),
+                    error.kind.as_str(),
+                    error.code.as_deref(),
+                    error.param.as_deref()
+                ),
+                (status, kind, code, param),
+                "{failure:?}"
+            );
+            let reply = Refused::from(failure).into_response();
+            assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
+            let after = reply.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap());
+            let expected = match status {
+                429 => Some("2"),
+                503 => Some("1"),
+                _ => None,
+            };
+            assert_eq!(after, expected);
+        }
+    }
+
     #[test]
-    fn every_failure_has_its_place_in_the_contract() {
+    fn what_is_wrong_with_a_request_has_its_place_in_the_contract() {
         let id = || "X".to_owned();
-        let invalid = "invalid_request_error";
-        let cases = [
+        assert_contract([
             (
                 Failure::PreviousNotFound(id()),
                 400,
-                invalid,
+                INVALID,
                 Some("previous_response_not_found"),
                 Some("previous_response_id"),
             ),
             (
                 Failure::PreviousNotCompleted(id()),
                 400,
-                invalid,
+                INVALID,
                 Some("previous_response_not_completed"),
                 Some("previous_response_id"),
             ),
             (
                 Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
                 400,
-                invalid,
+                INVALID,
                 Some("context_too_large"),
                 Some("previous_response_id"),
             ),
-            (Failure::ResponseNotFound(id()), 404, invalid, None, None),
-            (Failure::ConversationNotFound(id()), 404, invalid, None, None),
-            (Failure::AccountNotFound(id()), 404, invalid, Some("account_not_found"), None),
+            (Failure::ResponseNotFound(id()), 404, INVALID, None, None),
+            (Failure::ConversationNotFound(id()), 404, INVALID, None, None),
+            (Failure::ItemNotFound(id()), 404, INVALID, None, Some("input")),
+            (Failure::NotInBackground, 400, INVALID, None, None),
+            (Failure::ModelNotFound(id()), 404, INVALID, Some("model_not_found"), Some("model")),
+            (Failure::BodyTooLarge { max_bytes: 1 }, 413, INVALID, Some("request_too_large"), None),
+            (Failure::BodyTimeout(Duration::from_secs(1)), 408, INVALID, Some("request_timeout"), None),
+            (Failure::UnsupportedEncoding(id()), 415, INVALID, Some("unsupported_content_encoding"), None),
+            (Failure::UnknownRoute(id()), 404, INVALID, Some("unknown_url"), None),
+            (Failure::MethodNotAllowed(id()), 405, INVALID, Some("method_not_allowed"), None),
+        ]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_caller_or_an_operators_call_has_its_place_in_the_contract() {
+        let id = || "X".to_owned();
+        assert_contract([
+            (Failure::AccountNotFound(id()), 404, INVALID, Some("account_not_found"), None),
             (Failure::NotAnOperator, 401, "authentication_error", Some("invalid_admin_token"), None),
             (Failure::InvalidKey, 401, "authentication_error", Some("invalid_api_key"), None),
             (
@@ -124,39 +167,43 @@ mod tests {
                 Some("model_not_allowed"),
                 Some("model"),
             ),
-            (Failure::KeyNotFound(id()), 404, invalid, Some("key_not_found"), None),
+            (Failure::KeyNotFound(id()), 404, INVALID, Some("key_not_found"), None),
             (
                 Failure::Conflict { code: "key_exists", param: Some("name"), message: id() },
                 409,
-                invalid,
+                INVALID,
                 Some("key_exists"),
                 Some("name"),
             ),
-            (Failure::ItemNotFound(id()), 404, invalid, None, Some("input")),
-            (Failure::NotInBackground, 400, invalid, None, None),
-            (Failure::ModelNotFound(id()), 404, invalid, Some("model_not_found"), Some("model")),
-            (Failure::BodyTooLarge { max_bytes: 1 }, 413, invalid, Some("request_too_large"), None),
-            (Failure::BodyTimeout(Duration::from_secs(1)), 408, invalid, Some("request_timeout"), None),
-            (Failure::UnsupportedEncoding(id()), 415, invalid, Some("unsupported_content_encoding"), None),
-            (Failure::UnknownRoute(id()), 404, invalid, Some("unknown_url"), None),
-            (Failure::MethodNotAllowed(id()), 405, invalid, Some("method_not_allowed"), None),
-            (Failure::SocketsOff, 426, invalid, Some("websocket_disabled"), None),
-            (Failure::BadHandshake("x"), 400, invalid, Some("invalid_handshake"), None),
-            (Failure::BinaryMessage, 400, invalid, Some("unsupported_message"), None),
+        ]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_socket_has_its_place_in_the_contract() {
+        assert_contract([
+            (Failure::SocketsOff, 426, INVALID, Some("websocket_disabled"), None),
+            (Failure::BadHandshake("x"), 400, INVALID, Some("invalid_handshake"), None),
+            (Failure::BinaryMessage, 400, INVALID, Some("unsupported_message"), None),
             (
                 Failure::TooManyLanes { max_lanes: 1 },
                 400,
-                invalid,
+                INVALID,
                 Some("websocket_stream_limit_reached"),
                 Some("stream_id"),
             ),
             (
                 Failure::SocketTooOld(Duration::from_mins(60)),
                 400,
-                invalid,
+                INVALID,
                 Some("websocket_connection_limit_reached"),
                 None,
             ),
+        ]);
+    }
+
+    #[test]
+    fn what_keeps_a_turn_from_being_served_has_its_place_in_the_contract() {
+        assert_contract([
             (Failure::NoAccount, 503, "server_error", Some("no_account_available"), None),
             (Failure::Overloaded, 503, "server_error", Some("server_is_overloaded"), None),
             (Failure::Busy, 503, "server_error", Some("server_is_overloaded"), None),
@@ -198,28 +245,6 @@ mod tests {
             ),
             (Failure::UpstreamTimeout("x"), 504, "server_error", Some("upstream_timeout"), None),
             (Failure::Internal, 500, "server_error", Some("internal_error"), None),
-        ];
-        for (failure, status, kind, code, param) in cases {
-            let error = failure.api_error();
-            assert_eq!(
-                (
-                    failure.status().as_u16(),
-                    error.kind.as_str(),
-                    error.code.as_deref(),
-                    error.param.as_deref()
-                ),
-                (status, kind, code, param),
-                "{failure:?}"
-            );
-            let reply = Refused::from(failure).into_response();
-            assert_eq!(reply.headers()[header::CONTENT_TYPE], "application/json");
-            let after = reply.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap());
-            let expected = match status {
-                429 => Some("2"),
-                503 => Some("1"),
-                _ => None,
-            };
-            assert_eq!(after, expected);
-        }
+        ]);
     }
 }

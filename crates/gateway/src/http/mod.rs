@@ -23,20 +23,27 @@ use self::doors::Doors;
 use self::fallback::{unknown_route, wrong_method};
 use self::operator::health;
 
-/// The API, and the operator's endpoints too unless they have a listener of their own.
-pub fn router(doors: &Doors, with_operations: bool) -> Router {
-    let api = Router::new()
-        .merge(responses("/v1"))
-        .merge(responses("/backend-api/codex"))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method);
-    let api = if with_operations { api.merge(operations()) } else { api };
-    api.with_state(doors.clone())
+/// What a listener serves.
+#[derive(Debug, Clone, Copy)]
+pub enum Endpoints {
+    All,
+    /// What clients call.
+    Api,
+    /// What operators call.
+    Operations,
 }
 
-/// The operator's endpoints alone.
-pub fn operations_router(doors: &Doors) -> Router {
-    operations().fallback(unknown_route).method_not_allowed_fallback(wrong_method).with_state(doors.clone())
+pub fn router(doors: &Doors, endpoints: Endpoints) -> Router {
+    let routes = match endpoints {
+        Endpoints::All => api().merge(operations()),
+        Endpoints::Api => api(),
+        Endpoints::Operations => operations(),
+    };
+    routes.fallback(unknown_route).method_not_allowed_fallback(wrong_method).with_state(doors.clone())
+}
+
+fn api() -> Router<Doors> {
+    responses("/v1").merge(responses("/backend-api/codex"))
 }
 
 fn responses(prefix: &str) -> Router<Doors> {

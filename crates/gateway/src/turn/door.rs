@@ -39,6 +39,7 @@ impl Door {
         }
     }
 
+    /// How events stand on the wire.
     pub fn framing(&self) -> Framing {
         match self {
             Self::Collected | Self::Sse => Framing::Sse,

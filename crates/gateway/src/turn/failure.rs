@@ -369,6 +369,17 @@ impl Failure {
             ),
             Self::UnknownRoute(route) => ("unknown_url", format!("Unknown request URL: {route}.")),
             Self::MethodNotAllowed(route) => ("method_not_allowed", format!("Not allowed: {route}.")),
+            Self::Refused(refusal) => {
+                ("upstream_error", format!("The upstream answered {}.", refusal.status.as_u16()))
+            }
+            _ => self.socket_error(),
+        };
+        (Some(code), None, message)
+    }
+
+    /// The failures of WebSocket mode alone, and last the gateway's own.
+    fn socket_error(&self) -> (&'static str, String) {
+        match self {
             Self::SocketsOff => {
                 ("websocket_disabled", "WebSocket mode is switched off here: use HTTP.".to_owned())
             }
@@ -384,12 +395,8 @@ impl Failure {
                     age.as_secs() / 60
                 ),
             ),
-            Self::Refused(refusal) => {
-                ("upstream_error", format!("The upstream answered {}.", refusal.status.as_u16()))
-            }
             _ => ("internal_error", "The gateway failed. The cause is in its log.".to_owned()),
-        };
-        (Some(code), None, message)
+        }
     }
 }
 

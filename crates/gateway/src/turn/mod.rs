@@ -43,7 +43,6 @@ pub use self::door::Door;
 pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
-
 pub use self::resolve::Reasoning;
 
 use self::detach::{Detach, Presence};
@@ -125,7 +124,9 @@ struct Facts {
     key: Option<Arc<Key>>,
     create: CreateRequest,
     door: Door,
+    /// What is stored and shown.
     started_at: Timestamp,
+    /// What durations are measured from.
     started: Instant,
 }
 

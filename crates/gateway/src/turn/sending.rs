@@ -17,7 +17,7 @@ use antiphon_upstream::credential::NoToken;
 use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
-use antiphon_upstream::transport::{Accept, ReplyBody};
+use antiphon_upstream::transport::{Accept, Post, ReplyBody};
 
 /// The upstream's reply, or why the turn did not stay on its socket: it is to be sent in another way.
 type Sent = Result<Response<ReplyBody>, &'static str>;
@@ -161,9 +161,8 @@ impl Turn {
         let operation = self.facts.create.operation;
         let is_stream_only = account.settings.stream_only && operation == Operation::Create;
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
-        let sending =
-            self.turns.upstream.post((account, operation), authorization, &self.headers, accept, body);
-        Err(match self.in_time(sending).await? {
+        let post = Post { operation, authorization, client_headers: &self.headers, accept, body };
+        Err(match self.in_time(self.turns.upstream.post(account, post)).await? {
             Ok(reply) => return Ok(reply),
             Err(SendError::ConnectTimeout) => {
                 Failed::unreachable(Failure::UpstreamTimeout("no connection in time"))

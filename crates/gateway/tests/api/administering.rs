@@ -1,6 +1,7 @@
 //! The admin API, as an operator's tools call it.
 
 use antiphon_access::admin::AdminToken;
+use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
 use http::Method;
@@ -16,8 +17,13 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) async fn of(gateway: &Gateway) -> Self {
-        let token =
-            AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.env.clock).await.unwrap();
+        let token = AdminToken::make_another(
+            &**gateway.app.chains.store(),
+            &*gateway.app.env.clock,
+            Actor::CommandLine,
+        )
+        .await
+        .unwrap();
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 

@@ -48,6 +48,9 @@ async fn what_can_not_be_a_key_is_refused_with_the_parameter_to_blame() {
     let operator = Operator::of(&gateway).await;
     create(&operator, json!({"name": "taken"})).await;
     let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
+    let long: Vec<String> = (0..40).map(|n| format!("{n:0>250}")).collect();
+    let large =
+        json!([{"models": long, "requests_per_minute": 1}, {"models": long[1..], "requests_per_minute": 1}]);
     let cases = [
         (json!({}), 400, "missing_required_parameter", Some("name")),
         (json!({"name": null}), 400, "missing_required_parameter", Some("name")),
@@ -71,7 +74,19 @@ async fn what_can_not_be_a_key_is_refused_with_the_parameter_to_blame() {
         ),
         (json!({"name": "a", "expires_at": 1}), 400, "invalid_type", Some("expires_at")),
         (json!({"name": "a", "limits": []}), 400, "invalid_type", Some("limits")),
-        (json!({"name": "a", "limits": {"x": "y".repeat(20_000)}}), 400, "invalid_value", Some("limits")),
+        (json!({"name": "a", "limits": {"per_model": large}}), 400, "invalid_value", Some("limits")),
+        (
+            json!({"name": "a", "limits": {"budgets": [{"tokens": 1, "windwo": "day"}]}}),
+            400,
+            "unknown_parameter",
+            Some("limits.budgets[0].windwo"),
+        ),
+        (
+            json!({"name": "a", "limits": {"per_model": [{"models": ["m"]}, {"requests_per_minute": 1}]}}),
+            400,
+            "missing_required_parameter",
+            Some("limits.per_model[1].models"),
+        ),
         (json!({"name": "a", "nmae": "b"}), 400, "unknown_parameter", Some("nmae")),
         (json!({"name": "a", "limits": {"x": "y".repeat(70_000)}}), 413, "request_too_large", None),
         (json!([]), 400, "invalid_json", None),

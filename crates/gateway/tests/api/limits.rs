@@ -374,11 +374,14 @@ async fn a_socket_is_told_in_its_frame() {
 async fn what_is_no_limit_is_refused_when_a_key_is_made() {
     let limited = limited(json!({})).await;
     let operator = Operator::of(&limited.gateway).await;
-    for limits in [json!({"rpm": 1}), json!({"requests_per_minute": 0}), json!({"budgets": [{"tokens": 1}]})]
-    {
+    for (limits, code, param) in [
+        (json!({"rpm": 1}), "unknown_parameter", "limits.rpm"),
+        (json!({"requests_per_minute": 0}), "invalid_value", "limits"),
+        (json!({"budgets": [{"tokens": 1}]}), "missing_required_parameter", "limits.budgets[0].window"),
+    ] {
         let body = json!({"name": "two", "limits": limits});
         let reply = operator.send(Method::POST, "/api/keys", body).await;
-        assert_eq!(reply.refusal(), (400, Some("invalid_value".into()), Some("limits".into())));
+        assert_eq!(reply.refusal(), (400, Some(code.into()), Some(param.into())));
     }
     limited.client.create(plain("hi")).await.ok();
     assert_eq!(limited.settled().await, of(&[]), "a key without limits is never counted");

@@ -8,6 +8,7 @@ mod auth;
 mod bodies;
 mod boundaries;
 mod chains;
+mod closing;
 mod compacting;
 mod connections;
 mod creating;

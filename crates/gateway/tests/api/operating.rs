@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon::config::Config;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::{Setup, eventually};
 use serde_json::json;
@@ -46,6 +47,50 @@ async fn turns_are_counted_and_logged_with_their_usage() {
     assert_eq!((rows[1].input_tokens, rows[1].output_tokens, rows[1].depth), (17, 4, 1));
     assert_eq!(rows[1].response.to_string(), first["id"].as_str().unwrap());
     assert_eq!(rows[1].account.as_deref(), Some("one"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_read_twice_at_once_miss_no_account_while_accounts_are_replaced() {
+    let upstream = simulator().await;
+    let url = upstream.url();
+    let accounts = ["kept", "first", "second"].map(|name| (name, url.as_str()));
+    let gateway = Setup::with_accounts(accounts).start().await;
+    let pool = Arc::clone(&gateway.app.pool);
+    let all: Vec<_> = pool.accounts().iter().map(|account| account.settings.clone()).collect();
+    let replace = move |other: usize| {
+        let accounts = vec![all[0].clone(), all[other].clone()];
+        pool.replace(accounts, Config::default().routing.settings()).unwrap();
+    };
+    replace(1);
+    let scrapes = [(); 2].map(|()| {
+        let client = gateway.client.clone();
+        tokio::spawn(async move {
+            let mut pages = Vec::new();
+            for _ in 0..100 {
+                pages.push(String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap());
+            }
+            pages
+        })
+    });
+    let mut n = 0;
+    while !scrapes.iter().all(tokio::task::JoinHandle::is_finished) {
+        replace(1 + n % 2);
+        n += 1;
+        tokio::task::yield_now().await;
+    }
+    for scrape in scrapes {
+        for page in scrape.await.unwrap() {
+            let samples = |name: &str, account: &str| {
+                let start = format!("antiphon_account_{name}{{account=\"{account}\"");
+                page.lines().filter(|line| line.starts_with(&start)).count()
+            };
+            let of = |account| ["in_flight", "state", "cooling_seconds"].map(|name| samples(name, account));
+            let (whole, none) = ([1, 4, 1], [0, 0, 0]);
+            assert_eq!(of("kept"), whole, "{page}");
+            let others = [of("first"), of("second")];
+            assert!(others == [whole, none] || others == [none, whole], "{page}");
+        }
+    }
 }
 
 #[tokio::test]

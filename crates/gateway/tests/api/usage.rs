@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use antiphon::jobs::usage::{Rollup, RollupRules};
 use antiphon_access::admin::AdminToken;
+use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::Clock;
 use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, eventually, header};
@@ -40,7 +41,12 @@ struct Operator {
 
 impl Operator {
     async fn of(gateway: Gateway) -> Self {
-        let token = AdminToken::make_another(&**gateway.app.chains.store(), &*gateway.app.env.clock).await;
+        let token = AdminToken::make_another(
+            &**gateway.app.chains.store(),
+            &*gateway.app.env.clock,
+            Actor::CommandLine,
+        )
+        .await;
         Self { token: token.unwrap().expose().to_owned(), gateway }
     }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Output;
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Postgres, Process, Setup};
+use antiphon_testkit::{Postgres, Process, Setup, header};
+use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -102,6 +103,51 @@ async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
         let (code, _, error) = antiphon(dir.path(), &args, &environment).await;
         assert!(code == 1 && error.contains("no account \"none\""), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_command_prints_what_the_admin_api_answers() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let dir = setup.database().parent().unwrap().to_owned();
+    let run = async |args: &[&str]| {
+        let (code, shown, error) = antiphon(&dir, &[&["--config", "process.toml"], args].concat(), &[]).await;
+        assert_eq!(code, 0, "{args:?}: {error}");
+        shown
+    };
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let token = run(&["admin", "token"]).await;
+    let token = header("authorization", &format!("Bearer {}", token.trim()));
+    let call = async |method: Method, path: &str| {
+        gateway.client.request(method, path, std::slice::from_ref(&token), "").await.ok()
+    };
+    let limits = r#"{"requests_per_minute": 60, "budgets": [{"cost": 2.5, "window": "month"}]}"#;
+    run(&["keys", "create", "one", "--limits", limits, "--models", "gpt-*"]).await;
+    run(&["keys", "create", "two", "--expires", "2090-01-31T18:00:00+01:00"]).await;
+    run(&["accounts", "pause", "one"]).await;
+    // The gateway takes it over at once when it is told of a change itself.
+    call(Method::POST, "/api/accounts/one/pause").await;
+    for (command, path) in [
+        (&["keys", "list"][..], "/api/keys"),
+        (&["keys", "show", "one"], "/api/keys/one"),
+        (&["accounts", "list"], "/api/accounts"),
+        (&["accounts", "show", "one"], "/api/accounts/one"),
+        (
+            &["usage", "--from", "2026-01-01", "--to", "2090-01-01", "--group-by", "model"],
+            "/api/usage?from=2026-01-01&to=2090-01-01&group_by=model",
+        ),
+    ] {
+        let printed: Value = serde_json::from_str(&run(&[command, &["--json"]].concat()).await).unwrap();
+        assert_eq!(printed, call(Method::GET, path).await, "{command:?}");
+    }
+    let shown = call(Method::GET, "/api/accounts/one").await;
+    assert_eq!(shown["state"], "paused");
+    let revoked = run(&["keys", "revoke", "two", "--json"]).await;
+    let revoked: Value = serde_json::from_str(&revoked).unwrap();
+    assert_eq!(revoked, call(Method::POST, "/api/keys/two/revoke").await);
+    let (_, told, _) = antiphon(&dir, &["--config", "process.toml", "keys", "list", "--help"], &[]).await;
+    assert!(told.contains("as the admin API answers"), "{told}");
 }
 
 #[tokio::test]

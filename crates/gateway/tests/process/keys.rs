@@ -40,7 +40,7 @@ async fn keys_are_made_shown_and_ended() {
     };
     let key = json(&["show", "laptop"]).await;
     assert_eq!((&key["state"], &key["limits"]), (&json!("active"), &json!({"concurrent_turns": 1})));
-    assert_eq!(json(&["list"]).await, json!({"keys": [key]}));
+    assert_eq!(json(&["list"]).await, json!({"keys": [key], "has_more": false}));
     let rotated = json(&["rotate", "laptop", "--overlap", "1h"]).await;
     assert!(rotated["secret"] != secret && rotated["previous_secret_until"].is_string(), "{rotated}");
     assert_eq!(json(&["revoke", "laptop"]).await["state"], "revoked");

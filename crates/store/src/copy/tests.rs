@@ -49,10 +49,10 @@ pub(crate) async fn check_pages(side: &dyn Side) {
 
 /// `columns` holds every column of a schema, with its table: columns that a migration adds must be copied, too.
 pub(crate) fn assert_all_are_copied(columns: &BTreeSet<(String, String)>) {
-    let of = |table: &'static Table| {
+    let columns_of = |table: &'static Table| {
         table.columns.iter().map(|(column, _)| (table.name.to_owned(), (*column).to_owned()))
     };
-    let copied: BTreeSet<_> = TABLES.iter().flat_map(of).collect();
+    let copied: BTreeSet<_> = TABLES.iter().flat_map(columns_of).collect();
     assert_eq!(copied, *columns);
 }
 
@@ -154,13 +154,13 @@ proptest! {
         keys in prop::collection::vec((0_usize..3, 0_u8..5), 1..60),
         max_inserts in prop::option::of(0_usize..3),
     ) {
-        let of = |states: &[u8], depth: i64| {
+        let rows_in = |states: &[u8], depth: i64| {
             let keys = (0..).zip(&keys).filter(|(_, (_, state))| states.contains(state));
             fake(keys.map(|(n, (table, state))| {
                 (&TABLES[*table], row(&TABLES[*table], n, 1, if *state == 3 { depth } else { 0 }))
             }))
         };
-        let (source, mut target) = (of(&[1, 2, 3], 1), of(&[2, 3, 4], 2));
+        let (source, mut target) = (rows_in(&[1, 2, 3], 1), rows_in(&[2, 3, 4], 2));
         let before = lock(&target.rows).clone();
         let untouched = lock(&source.rows).clone();
         target.max_inserts = max_inserts;

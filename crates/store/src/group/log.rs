@@ -280,7 +280,7 @@ mod tests {
     fn lost_rows_are_reported_once_a_minute_and_each_once() {
         let mut unreported = Unreported::default();
         let start = Instant::now();
-        // Ten a second, for five minutes; then nothing more is lost, but the log is asked.
+        // Ten rows a second for five minutes, then none.
         let warned: Vec<_> = (0..600)
             .filter_map(|second| {
                 unreported.rows += if second < 300 { 10 } else { 0 };

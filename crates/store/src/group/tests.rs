@@ -230,8 +230,9 @@ fn start_settling(
     let (group, _) = start(LONG, move |batch| {
         commit(batch)?;
         let with_row = |operation: &Operation| matches!(operation, Operation::Log(..));
-        let of = batch.iter().filter_map(|operation| Some((operation.settlement()?.id, with_row(operation))));
-        noted.lock().unwrap().extend(of);
+        let in_batch =
+            batch.iter().filter_map(|operation| Some((operation.settlement()?.id, with_row(operation))));
+        noted.lock().unwrap().extend(in_batch);
         Ok(())
     });
     (group, settled)

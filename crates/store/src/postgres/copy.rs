@@ -27,7 +27,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
      SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN \
      ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')";
 
-/// A connection for copying alone.
+/// A connection that is used only for copying.
 struct PostgresSide {
     client: Client,
     /// Carries the connection's bytes; ends with the client.

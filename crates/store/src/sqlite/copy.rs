@@ -17,7 +17,7 @@ use crate::sql::Kind;
 use crate::url::SqliteTarget;
 use crate::{Durability, StoreError};
 
-/// A connection for copying alone.
+/// A connection that is used only for copying.
 struct SqliteSide {
     connection: Shared,
 }

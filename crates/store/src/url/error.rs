@@ -8,56 +8,62 @@ pub enum StoreUrlError {
     #[error("a store URL begins with \"sqlite://\" or \"postgres://\", or is \"sqlite::memory:\"")]
     UnknownScheme,
 
-    #[error("an SQLite URL names a file: \"sqlite://path\", or \"sqlite::memory:\" for a database in memory")]
+    #[error(
+        "an SQLite URL must name a file: \"sqlite://path\", or \"sqlite::memory:\" for a database in memory"
+    )]
     NoPath,
 
-    #[error("an SQLite path has no \"..\" in it: write the path that it leads to")]
+    #[error("an SQLite path can't contain \"..\": write the resolved path")]
     ParentSegment,
 
-    #[error("a store URL holds no NUL byte")]
+    #[error("a store URL can't contain a NUL byte")]
     NulByte,
 
     #[error(
-        "an SQLite URL has no user, host or port; begin the path with \"./\" or \"/\" if a file is really named so"
+        "an SQLite URL has no user, host or port; if the file has such a name, begin the path with \"./\" or \"/\""
     )]
     Network,
 
-    #[error("an SQLite URL takes no TLS or network option such as {0:?}; it is \"sqlite://path\" alone")]
+    #[error("an SQLite URL takes no TLS or network option such as {0:?}; write only \"sqlite://path\"")]
     NetworkOption(String),
 
-    #[error("an SQLite URL takes no parameters, and {0:?} is one; it is \"sqlite://path\" alone")]
+    #[error("an SQLite URL takes no parameter such as {0:?}; write only \"sqlite://path\"")]
     UnknownParameter(String),
 
-    #[error("\"@\", \"/\", \"?\" and \"#\" in a user or password are written %40, %2F, %3F and %23")]
+    #[error("write \"@\", \"/\", \"?\" and \"#\" in a user or password as %40, %2F, %3F and %23")]
     NotEscaped,
 
-    #[error("a \"%\" in a PostgreSQL URL is followed by two hexadecimal digits, and the whole is UTF-8")]
+    #[error(
+        "a \"%\" in a PostgreSQL URL must begin an escape of two hexadecimal digits, and the decoded text must be UTF-8"
+    )]
     BadEscape,
 
-    #[error("a PostgreSQL URL names a host: \"postgres://user:password@host:5432/database\"")]
+    #[error("a PostgreSQL URL must name a host: \"postgres://user:password@host:5432/database\"")]
     NoHost,
 
-    #[error("a PostgreSQL URL names a user: \"postgres://user:password@host:5432/database\"")]
+    #[error("a PostgreSQL URL must name a user: \"postgres://user:password@host:5432/database\"")]
     NoUser,
 
-    #[error("a PostgreSQL URL names a database: \"postgres://user:password@host:5432/database\"")]
+    #[error("a PostgreSQL URL must name a database: \"postgres://user:password@host:5432/database\"")]
     NoDatabase,
 
-    #[error("a PostgreSQL URL names one host; for several, give a name or proxy that leads to the primary")]
+    #[error(
+        "a PostgreSQL URL takes one host; for several servers, name a DNS entry or proxy for the primary"
+    )]
     SeveralHosts,
 
     #[error(
-        "the host of a PostgreSQL URL is a name, an IPv4 address, an IPv6 address in brackets, or a socket"
+        "the host of a PostgreSQL URL must be a name, an IPv4 address, an IPv6 address in brackets, or a socket"
     )]
     BadHost,
 
-    #[error("the host of a PostgreSQL URL has no zone (\"%\" and an interface)")]
+    #[error("the host of a PostgreSQL URL can't have a zone (\"%\" and an interface)")]
     Zone,
 
-    #[error("the port of a PostgreSQL URL is a number from 1 to 65535")]
+    #[error("the port of a PostgreSQL URL must be a number from 1 to 65535")]
     BadPort,
 
-    #[error("a PostgreSQL URL gives its {0} twice")]
+    #[error("a PostgreSQL URL can give its {0} only once")]
     GivenTwice(&'static str),
 
     #[error("{parameter} {rule}")]
@@ -69,28 +75,32 @@ pub enum StoreUrlError {
     #[error("a PostgreSQL URL takes no parameter {0:?}")]
     UnknownPostgresParameter(String),
 
-    #[error("each parameter of a PostgreSQL URL is given once, and {0:?} is given again")]
+    #[error("the parameter {0:?} of a PostgreSQL URL is repeated")]
     RepeatedParameter(String),
 
-    #[error("{0} has no use: a Unix socket has no TLS")]
+    #[error("{0} has no effect: a Unix socket has no TLS")]
     TlsOnSocket(&'static str),
 
-    #[error("{0} has no use with sslmode=disable")]
+    #[error("{0} has no effect with sslmode=disable")]
     TlsDisabled(&'static str),
 
-    #[error("{0} has no use with sslmode=prefer, which takes any certificate and none; write verify-full")]
+    #[error(
+        "{0} has no effect with sslmode=prefer, which accepts any certificate and no TLS; use verify-full"
+    )]
     TlsNotRequired(&'static str),
 
     #[error(
-        "sslmode=verify-ca needs the file of your own authority in sslrootcert: any host has a certificate of the \
-         public ones; write verify-full without it"
+        "sslmode=verify-ca needs your own authority in sslrootcert, because any host can get a certificate from a public \
+         one; use verify-full instead"
     )]
     NoAuthority,
 
-    #[error("sslrootcert=system needs sslmode=verify-full: any host has a certificate of a public authority")]
+    #[error(
+        "sslrootcert=system needs sslmode=verify-full: any host can get a certificate from a public authority"
+    )]
     PublicAuthorities,
 
-    #[error("sslcert and sslkey are given together")]
+    #[error("sslcert and sslkey must be given together")]
     HalfIdentity,
 
     #[error(transparent)]

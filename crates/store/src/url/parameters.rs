@@ -9,15 +9,15 @@ pub(super) struct Parameters(Vec<(String, String)>);
 
 /// Parameters that are fixed here, the values that they may have, and why.
 const FIXED: [(&str, &[&str], &str); 9] = [
-    ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"], "is UTF8: all text is"),
-    ("gssencmode", &["disable", "prefer"], "is disable or prefer: GSSAPI is not supported"),
-    ("load_balance_hosts", &["disable"], "is disable: addresses are tried in their order"),
-    ("pgbouncer", TRUE_OR_FALSE, "is true or false"),
-    ("prepared_statements", TRUE_OR_FALSE, "is true or false"),
-    ("sslcompression", &["0"], "is 0: TLS is never compressed"),
-    ("sslsni", &["1"], "is 1: the server is told its name"),
-    ("uselibpqcompat", &["true"], "is true: sslmode means what it means to libpq"),
-    ("workaround", &["supabase-pooler.vercel"], "is supabase-pooler.vercel"),
+    ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"], "must be UTF8: all text is"),
+    ("gssencmode", &["disable", "prefer"], "must be disable or prefer: GSSAPI is not supported"),
+    ("load_balance_hosts", &["disable"], "must be disable: addresses are tried in their order"),
+    ("pgbouncer", TRUE_OR_FALSE, "must be true or false"),
+    ("prepared_statements", TRUE_OR_FALSE, "must be true or false"),
+    ("sslcompression", &["0"], "must be 0: TLS is never compressed"),
+    ("sslsni", &["1"], "must be 1: the server is told its name"),
+    ("uselibpqcompat", &["true"], "must be true: sslmode means what it means to libpq"),
+    ("workaround", &["supabase-pooler.vercel"], "must be supabase-pooler.vercel"),
 ];
 const TRUE_OR_FALSE: &[&str] = &["true", "false"];
 
@@ -116,7 +116,7 @@ impl Parameters {
             self.word(name, &words, rule)?;
         }
         // Sizes of statement caches: no statement has a name, so none is cached.
-        self.number("statement_cache_size", 0..=u32::MAX, "is a number")?;
+        self.number("statement_cache_size", 0..=u32::MAX, "must be a number")?;
         // Added by a marketplace.
         self.take("supa");
         let Some((given, _)) = self.0.first() else { return Ok(()) };

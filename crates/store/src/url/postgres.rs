@@ -129,7 +129,7 @@ fn take_address(
     host: &Host,
     network: Network,
 ) -> Result<Option<IpAddr>, StoreUrlError> {
-    const RULE: &str = "is the address of a host that is given by its name";
+    const RULE: &str = "must be the address of a host that is given by its name";
     let Some(text) = parameters.take("hostaddr") else { return Ok(None) };
     match (Host::parse(&text, network)?, host) {
         (Host::Address(address), Host::Name(_)) => Ok(Some(address)),
@@ -138,13 +138,14 @@ fn take_address(
 }
 
 fn take_timeout(parameters: &mut Parameters) -> Result<Duration, StoreUrlError> {
-    let seconds = parameters.number("connect_timeout", 1..=3600, "is a number of seconds from 1 to 3600")?;
+    let seconds =
+        parameters.number("connect_timeout", 1..=3600, "must be a number of seconds from 1 to 3600")?;
     Ok(seconds.map_or(CONNECT_TIMEOUT, |seconds| Duration::from_secs(seconds.into())))
 }
 
 fn take_must_write(parameters: &mut Parameters) -> Result<bool, StoreUrlError> {
     let words = [("any", false), ("read-write", true), ("primary", true)];
-    let rule = "is any, read-write or primary: the store writes";
+    let rule = "must be any, read-write or primary: the store writes";
     parameters.word("target_session_attrs", &words, rule).map(Option::unwrap_or_default)
 }
 
@@ -152,11 +153,11 @@ fn take_must_write(parameters: &mut Parameters) -> Result<bool, StoreUrlError> {
 
 impl Keepalive {
     fn take(parameters: &mut Parameters) -> Result<Option<Self>, StoreUrlError> {
-        const SECONDS: &str = "is a number of seconds from 1 to 3600";
-        let is_on = parameters.word("keepalives", &[("0", false), ("1", true)], "is 0 or 1")?;
+        const SECONDS: &str = "must be a number of seconds from 1 to 3600";
+        let is_on = parameters.word("keepalives", &[("0", false), ("1", true)], "must be 0 or 1")?;
         let idle = parameters.number("keepalives_idle", 1..=3600, SECONDS)?;
         let interval = parameters.number("keepalives_interval", 1..=3600, SECONDS)?;
-        let count = parameters.number("keepalives_count", 1..=100, "is a number from 1 to 100")?;
+        let count = parameters.number("keepalives_count", 1..=100, "must be a number from 1 to 100")?;
         let seconds = |given: Option<u32>, usual| Duration::from_secs(given.unwrap_or(usual).into());
         // Notices within two minutes that a server has vanished.
         let keepalive =

@@ -119,7 +119,7 @@ impl TlsOptions {
 }
 
 fn take_mode(parameters: &mut Parameters) -> Result<Option<SslMode>, StoreUrlError> {
-    const RULE: &str = "is disable, prefer, require, verify-ca or verify-full (allow would send everything in the \
+    const RULE: &str = "must be disable, prefer, require, verify-ca or verify-full (allow would send everything in the \
                         clear whenever the server lets it)";
     parameters.word("sslmode", &MODES, RULE)
 }
@@ -130,17 +130,17 @@ fn take_words(parameters: &mut Parameters) -> Result<(ChannelBinding, bool, bool
         ("prefer", ChannelBinding::Prefer),
         ("require", ChannelBinding::Require),
     ];
-    let binding = parameters.word("channel_binding", &bindings, "is disable, prefer or require")?;
+    let binding = parameters.word("channel_binding", &bindings, "must be disable, prefer or require")?;
     let negotiations = [("postgres", false), ("direct", true)];
-    let is_direct = parameters.word("sslnegotiation", &negotiations, "is postgres or direct")?;
+    let is_direct = parameters.word("sslnegotiation", &negotiations, "must be postgres or direct")?;
     // Versions below 1.2 are never used.
     let versions = [("TLSv1", false), ("TLSv1.1", false), ("TLSv1.2", false), ("TLSv1.3", true)];
-    let is_1_3 = parameters.word("ssl_min_protocol_version", &versions, "is TLSv1.2 or TLSv1.3")?;
+    let is_1_3 = parameters.word("ssl_min_protocol_version", &versions, "must be TLSv1.2 or TLSv1.3")?;
     Ok((binding.unwrap_or(ChannelBinding::Prefer), is_direct.unwrap_or_default(), is_1_3.unwrap_or_default()))
 }
 
 fn take_roots(parameters: &mut Parameters, mode: SslMode) -> Result<Roots, StoreUrlError> {
-    const RULE: &str = "is the path of a file with certificates, or \"system\"";
+    const RULE: &str = "must be the path of a file with certificates, or \"system\"";
     match (parameters.take("sslrootcert").as_deref(), mode) {
         (Some(""), _) => Err(StoreUrlError::BadValue { parameter: "sslrootcert", rule: RULE }),
         (Some("system"), SslMode::VerifyFull) => Ok(Roots::System),

@@ -64,8 +64,8 @@ async fn copy(pair: &Pair) -> CopyReport {
 
 /// The copied, present, differing and extra rows of each table.
 fn counts(report: &CopyReport) -> Vec<(&'static str, [u64; 4])> {
-    let of = report.tables.iter();
-    of.map(|table| (table.table, [table.copied, table.present, table.differing, table.extra])).collect()
+    let tables = report.tables.iter();
+    tables.map(|table| (table.table, [table.copied, table.present, table.differing, table.extra])).collect()
 }
 
 /// Two projects, forks, deleted and expired turns, payloads that compress and that are large, and texts beyond ASCII.

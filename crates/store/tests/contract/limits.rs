@@ -83,10 +83,10 @@ pub(crate) async fn a_reservation_is_held_whole_or_not_at_all(fixture: impl Fixt
     );
     assert_eq!(counters_of(&store, "key:k").await, of(&[("turns", 0, 2), ("tokens", 0, 100)]));
     assert_eq!(counters_of(&store, "project:p").await, of(&[("tokens", 0, 100)]));
-    let of_project = vec![hold("project:p", Measure::Tokens, 51, 150)];
-    assert!(!store.reserve(reservation(3, of_project)).await.unwrap().is_held);
-    let of_other = vec![hold("key:l", Measure::Tokens, 100, 100)];
-    assert!(store.reserve(reservation(4, of_other)).await.unwrap().is_held, "another key has its own");
+    let project_holds = vec![hold("project:p", Measure::Tokens, 51, 150)];
+    assert!(!store.reserve(reservation(3, project_holds)).await.unwrap().is_held);
+    let other_holds = vec![hold("key:l", Measure::Tokens, 100, 100)];
+    assert!(store.reserve(reservation(4, other_holds)).await.unwrap().is_held, "another key has its own");
     assert_eq!(store.count_reservations().await.unwrap(), 3);
     store.settle(settlement(1, 1, 70), None);
     store.settle(Settlement::release(id(2)), None);

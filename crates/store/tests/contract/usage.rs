@@ -130,12 +130,12 @@ pub(crate) async fn old_sums_are_purged(fixture: impl Fixture) {
     while store.purge(at(0, 0), Some(at(60, 0)), 100).await.unwrap().log_rows > 0 {}
     while store.purge_usage(Some(at(36, 0)), Some(at(24, 0)), 5).await.unwrap() {}
     let hours = UsageQuery { span: Span::Hour, ..everything() };
-    let of = async |query: UsageQuery| store.list_usage(query).await.unwrap().len();
-    assert_eq!(of(hours.clone()).await, 36);
+    let groups = async |query: UsageQuery| store.list_usage(query).await.unwrap().len();
+    assert_eq!(groups(hours.clone()).await, 36);
     let days = store.list_usage(UsageQuery { span: Span::Day, ..everything() }).await.unwrap();
     assert_eq!(days.iter().map(|(_, totals)| totals.turns).collect::<Vec<_>>(), [24, 24]);
     while store.purge_usage(Some(at(1_000, 0)), None, 1_000).await.unwrap() {}
-    assert_eq!(of(hours).await, 13, "the newest stays, and so does what is in the log");
+    assert_eq!(groups(hours).await, 13, "the newest stays, and so does what is in the log");
 }
 
 pub(crate) async fn groups_come_in_order_and_in_pages(fixture: impl Fixture) {

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::http1::Http1;
 use super::origin::Origin;
 use super::pool::Pool;
 
-/// Small pieces that are there are handed on together, up to this size.
+/// Small pieces that have come are handed on together, up to this size.
 const TOGETHER_BYTES: usize = 16 * 1024;
+/// So many of them: other tasks wait meanwhile.
+const TOGETHER_PIECES: usize = 256;
 /// A piece of this size is handed on as it is.
 const LARGE_PIECE_BYTES: usize = 4 * 1024;
 
@@ -79,16 +81,17 @@ impl ReplyBody {
         }
     }
 
-    /// Puts what is there after a small piece with it.
+    /// Puts the small pieces that have come together. Copied, they leave the connection's buffer free to be read into.
     fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
-        let mut together = BytesMut::new();
-        while together.len() < TOGETHER_BYTES {
+        let mut together = BytesMut::from(&first[..]);
+        drop(first);
+        for _ in 1..TOGETHER_PIECES {
+            if together.len() >= TOGETHER_BYTES {
+                break;
+            }
             match self.poll_piece(cx) {
                 Poll::Ready(Some(Ok(piece))) if piece.len() < LARGE_PIECE_BYTES => {
-                    if together.is_empty() {
-                        together.reserve(LARGE_PIECE_BYTES);
-                        together.extend_from_slice(&first);
-                    }
+                    together.reserve(LARGE_PIECE_BYTES);
                     together.extend_from_slice(&piece);
                 }
                 Poll::Ready(next) => {
@@ -98,7 +101,7 @@ impl ReplyBody {
                 Poll::Pending => break,
             }
         }
-        if together.is_empty() { first } else { together.freeze() }
+        together.freeze()
     }
 }
 
@@ -121,17 +124,5 @@ impl Body for ReplyBody {
     /// Not before the connection has been given back.
     fn is_end_stream(&self) -> bool {
         self.incoming.is_none() && self.next.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let ahead =
-            self.next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, |next| next.len() as u64);
-        let hint = self.incoming.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
-        let mut total = SizeHint::new();
-        if let Some(upper) = hint.upper() {
-            total.set_upper(upper + ahead);
-        }
-        total.set_lower(hint.lower() + ahead);
-        total
     }
 }

@@ -11,6 +11,8 @@ use futures_util::task::AtomicWaker;
 pub struct Driver {
     relay: Arc<Relay>,
     waker: Waker,
+    /// The last poll did not finish.
+    is_waiting: bool,
 }
 
 #[derive(Default)]
@@ -25,25 +27,31 @@ struct Relay {
 impl Driver {
     pub fn new() -> Self {
         let relay = Arc::<Relay>::default();
-        Self { waker: Waker::from(Arc::clone(&relay)), relay }
+        Self { waker: Waker::from(Arc::clone(&relay)), relay, is_waiting: false }
     }
 
-    /// Polls in the name of the task. A wake-up that comes meanwhile is passed on only if the poll did not finish.
-    pub fn drive<T>(&self, cx: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    /// Polls in the name of the task, unless nothing has happened since the last poll. A wake-up that comes meanwhile is
+    /// passed on only if the poll does not finish.
+    pub fn drive<T>(&mut self, cx: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         self.relay.task.register(cx.waker());
-        self.relay.was_woken.store(false, SeqCst);
+        let was_woken = self.relay.was_woken.swap(false, SeqCst);
+        if self.is_waiting && !was_woken {
+            return Poll::Pending;
+        }
         self.relay.is_driving.store(true, SeqCst);
         let polled = poll(&mut Context::from_waker(&self.waker));
         self.relay.is_driving.store(false, SeqCst);
-        if polled.is_pending() && self.relay.was_woken.load(SeqCst) {
+        self.is_waiting = polled.is_pending();
+        if self.is_waiting && self.relay.was_woken.load(SeqCst) {
             cx.waker().wake_by_ref();
         }
         polled
     }
 
     /// Polls in nobody's name. No task is woken, or kept in memory, until the next one drives.
-    pub fn drive_alone<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pub fn drive_alone<T>(&mut self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         drop(self.relay.task.take());
+        self.is_waiting = false;
         poll(&mut Context::from_waker(&self.waker))
     }
 }
@@ -82,10 +90,14 @@ mod tests {
         let waker = Waker::from(Arc::clone(&task));
         let cx = Context::from_waker(&waker);
         let woken = || task.0.load(SeqCst);
-        let driver = Driver::new();
+        let mut driver = Driver::new();
         let mut kept = None;
 
-        assert!(driver.drive(&cx, |cx| Poll::Ready(cx.waker().wake_by_ref())).is_ready());
+        let is_done = |cx: &mut Context<'_>| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        };
+        assert!(driver.drive(&cx, is_done).is_ready());
         assert_eq!(woken(), 0);
         let asks_again = |cx: &mut Context<'_>| -> Poll<()> {
             kept = Some(cx.waker().clone());
@@ -96,8 +108,10 @@ mod tests {
         assert_eq!(woken(), 1);
         assert!(driver.drive(&cx, |_| Poll::<()>::Pending).is_pending());
         assert_eq!(woken(), 1);
+        assert!(driver.drive(&cx, |_| -> Poll<()> { panic!("nothing has happened") }).is_pending());
         kept.as_ref().unwrap().wake_by_ref();
         assert_eq!(woken(), 2);
+        assert!(driver.drive(&cx, |_| Poll::Ready(())).is_ready());
 
         assert!(driver.drive(&cx, |_| Poll::<()>::Pending).is_pending());
         assert!(driver.drive_alone(|_| Poll::<()>::Pending).is_pending());

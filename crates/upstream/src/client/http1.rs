@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Request;
-use http::Response;
+use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -68,8 +67,8 @@ impl Http1 {
         cx: &Context<'_>,
         mut outcome: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let connection = &mut self.connection;
-        self.driver.drive(cx, |cx| {
+        let Self { connection, driver, .. } = self;
+        driver.drive(cx, |cx| {
             if let Poll::Ready(outcome) = outcome(cx) {
                 return Poll::Ready(outcome);
             }
@@ -96,7 +95,11 @@ impl Http1 {
 
     /// Looks at the socket: `false` if the peer has closed it or sent what nobody asked for.
     pub fn is_alive(&mut self) -> bool {
-        self.log.probe();
+        self.probe();
         self.rest()
+    }
+
+    pub fn probe(&self) {
+        self.log.probe();
     }
 }

@@ -12,6 +12,7 @@ mod pool;
 mod tests;
 mod wire;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +71,15 @@ impl Clients {
 
     /// A request is sent at most once. Where a pooled connection turns out to be closed, another one is used, but only if
     /// nothing of the request was written.
-    pub async fn send(&self, request: Request<PartsBody>) -> Result<Response<ReplyBody>, SendError> {
+    pub fn send(
+        &self,
+        request: Request<PartsBody>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, SendError>> + Send + '_>> {
+        // Boxed, as it is large: every turn would carry its place.
+        Box::pin(self.send_once(request))
+    }
+
+    async fn send_once(&self, request: Request<PartsBody>) -> Result<Response<ReplyBody>, SendError> {
         let Some(origin) = Origin::of(request.uri()) else {
             return Err(SendError::Connect("the address has no host".to_owned()));
         };
@@ -88,7 +97,8 @@ impl Clients {
                 outcome => return outcome.map_err(SendError::from),
             }
         }
-        let connection = self.connect(&origin, pool).await?;
+        // Boxed, as it is rare and larger still.
+        let connection = Box::pin(self.connect(&origin, pool)).await?;
         Ok(connection.send(request, (&origin, pool)).await?)
     }
 

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Nothing is expected on an idle connection, so this is only as large as a few session tickets.
+/// Nothing is expected on an idle connection but a few session tickets.
 const PROBE_BYTES: usize = 1024;
 
 pub struct Wire {
@@ -24,7 +24,7 @@ pub struct Wire {
 #[derive(Debug, Default)]
 pub struct WireLog {
     has_written: AtomicBool,
-    is_stale: AtomicBool,
+    is_to_probe: AtomicBool,
 }
 
 // === impl WireLog ===
@@ -42,7 +42,7 @@ impl WireLog {
 
     /// The next read asks the socket itself: the runtime may not have heard yet that the peer has closed it.
     pub fn probe(&self) {
-        self.is_stale.store(true, Ordering::Relaxed);
+        self.is_to_probe.store(true, Ordering::Relaxed);
     }
 }
 
@@ -77,7 +77,7 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.log.is_stale.swap(false, Ordering::Relaxed) {
+        if self.log.is_to_probe.swap(false, Ordering::Relaxed) {
             let mut bytes = [0; PROBE_BYTES];
             let room = buf.remaining().min(PROBE_BYTES);
             match (&mut &*SockRef::from(self.tcp.inner())).read(&mut bytes[..room]) {

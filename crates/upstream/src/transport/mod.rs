@@ -37,6 +37,17 @@ pub struct Upstream {
     metrics: UpstreamMetrics,
 }
 
+/// A turn as it goes to an account's upstream over HTTP.
+#[derive(Debug)]
+pub struct Post<'a> {
+    pub operation: Operation,
+    /// The account's credential, if it has one.
+    pub authorization: Option<&'a HeaderValue>,
+    pub client_headers: &'a HeaderMap,
+    pub accept: Accept,
+    pub body: Vec<Bytes>,
+}
+
 /// What the reply should be.
 #[derive(Debug, Clone, Copy)]
 pub enum Accept {
@@ -135,14 +146,8 @@ impl Upstream {
     }
 
     /// POST `/responses`, or what the operation asks for below it, with the account's credential.
-    pub async fn post(
-        &self,
-        (account, operation): (&Account, Operation),
-        authorization: Option<&HeaderValue>,
-        client_headers: &HeaderMap,
-        accept: Accept,
-        body: Vec<Bytes>,
-    ) -> Result<Response<ReplyBody>, SendError> {
+    pub async fn post(&self, account: &Account, post: Post<'_>) -> Result<Response<ReplyBody>, SendError> {
+        let Post { operation, authorization, client_headers, accept, body } = post;
         let mut headers = headers::for_upstream(client_headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(

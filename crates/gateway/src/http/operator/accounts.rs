@@ -1,51 +1,16 @@
-//! `/api/accounts`: how accounts do, and an operator's say in it.
+//! `/api/accounts`.
 
-use antiphon_store::Timestamp;
+use std::sync::Arc;
+
+use antiphon_access::audit::Actor;
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::Operator;
-use super::page::Page;
-use crate::http::doors::Doors;
+use super::request::Parameters;
 use crate::http::error::Refused;
 use crate::http::segment::Segment;
-use crate::turn::Failure;
-use antiphon_access::audit::{Actor, entry};
-use antiphon_runtime::rfc3339;
-use antiphon_upstream::pool::{AccountView, Cooling};
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AccountList {
-    /// In the configuration's order.
-    accounts: Vec<Account>,
-    has_more: bool,
-}
-
-/// An account as it is configured, without its secrets, and how it does.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Account {
-    name: String,
-    /// `ready`, `cooling`, `disabled` or `paused`.
-    state: &'static str,
-    /// Until when it is left alone, in RFC 3339, and why.
-    cooling_until: Option<String>,
-    cooling_reason: Option<&'static str>,
-    /// Turns that hold it.
-    in_flight: u32,
-    /// Secrets are redacted.
-    #[schema(value_type = Object)]
-    config: serde_json::Value,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Tested {
-    account: String,
-    /// Whether its upstream lists models to it.
-    answers: bool,
-    error: Option<String>,
-}
+use crate::operations::{Account, AccountList, Operations, Page, TestedAccount};
 
 /// Every account; `after` takes an account's `name`.
 #[utoipa::path(
@@ -56,16 +21,12 @@ pub struct Tested {
     params(Page),
     responses((status = OK, body = AccountList))
 )]
-pub async fn list(_: Operator, State(doors): State<Doors>, page: Page) -> Result<Json<AccountList>, Refused> {
-    let now = doors.turns.pool.now();
-    let view = doors.turns.pool.view();
-    let place = |after: &String| view.iter().position(|view| view.account.name == *after);
-    let from = match &page.after {
-        Some(after) => place(after).ok_or_else(|| page.unknown_cursor())? + 1,
-        None => 0,
-    };
-    let (accounts, has_more) = page.cut(view[from..].iter().map(|view| Account::of(view, now)).collect());
-    Ok(Json(AccountList { accounts, has_more }))
+pub async fn list(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<AccountList>, Refused> {
+    Ok(Json(operations.list_accounts(&page)?))
 }
 
 /// One account.
@@ -79,10 +40,10 @@ pub async fn list(_: Operator, State(doors): State<Doors>, page: Page) -> Result
 )]
 pub async fn get(
     _: Operator,
-    State(doors): State<Doors>,
+    State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
-    Ok(Json(Account::of(&find(&doors, &name)?, doors.turns.pool.now())))
+    Ok(Json(operations.account(&name)?))
 }
 
 /// The account gets no more turns; those that it has go on.
@@ -95,18 +56,14 @@ pub async fn get(
     responses((status = OK, body = Account))
 )]
 pub async fn pause(
-    operator: Operator,
-    State(doors): State<Doors>,
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
-    find(&doors, &name)?;
-    let store = doors.turns.chains.store();
-    let audit = entry(&*doors.turns.env.clock, Actor::AdminApi, "account.paused", &name);
-    store.pause_account(&name, audit).await.map_err(Failure::from)?;
-    shared(operator, doors, name).await
+    Ok(Json(operations.pause_account(&name, Actor::AdminApi).await?))
 }
 
-/// The account is back, whatever it was left alone for.
+/// The account can be chosen again: ends a pause, a cooldown, or the disabling of a refused credential.
 #[utoipa::path(
     post,
     path = "/api/accounts/{name}/resume",
@@ -116,18 +73,11 @@ pub async fn pause(
     responses((status = OK, body = Account))
 )]
 pub async fn resume(
-    operator: Operator,
-    State(doors): State<Doors>,
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
 ) -> Result<Json<Account>, Refused> {
-    find(&doors, &name)?;
-    let pool = &doors.turns.pool;
-    // What is known here and not yet there would come back.
-    pool.share(&**doors.turns.chains.store()).await.map_err(Failure::from)?;
-    let store = doors.turns.chains.store();
-    let audit = entry(&*doors.turns.env.clock, Actor::AdminApi, "account.resumed", &name);
-    store.resume_account(&name, audit).await.map_err(Failure::from)?;
-    shared(operator, doors, name).await
+    Ok(Json(operations.resume_account(&name, Actor::AdminApi).await?))
 }
 
 /// Asks its upstream for its models, with its own credential.
@@ -137,41 +87,12 @@ pub async fn resume(
     operation_id = "test_account",
     tag = "accounts",
     params(("name" = String, Path)),
-    responses((status = OK, body = Tested))
+    responses((status = OK, body = TestedAccount))
 )]
 pub async fn test(
     _: Operator,
-    State(doors): State<Doors>,
+    State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<Tested>, Refused> {
-    let AccountView { account, .. } = find(&doors, &name)?;
-    let error = doors.turns.upstream.list_models(&account).await.err().map(|error| error.to_string());
-    Ok(Json(Tested { account: name, answers: error.is_none(), error }))
-}
-
-/// Has the change take effect here at once.
-async fn shared(operator: Operator, doors: Doors, name: String) -> Result<Json<Account>, Refused> {
-    doors.turns.pool.share(&**doors.turns.chains.store()).await.map_err(Failure::from)?;
-    get(operator, State(doors), Segment(name)).await
-}
-
-fn find(doors: &Doors, name: &str) -> Result<AccountView, Failure> {
-    let found = doors.turns.pool.view().into_iter().find(|view| view.account.name == name);
-    found.ok_or_else(|| Failure::AccountNotFound(name.to_owned()))
-}
-
-// === impl Account ===
-
-impl Account {
-    fn of(AccountView { account, state }: &AccountView, now: Timestamp) -> Self {
-        let cooling = state.cooling.filter(|cooling| cooling.until > now);
-        Self {
-            name: account.name.clone(),
-            state: state.name(now),
-            cooling_until: cooling.map(|Cooling { until, .. }| rfc3339(until)),
-            cooling_reason: cooling.map(|Cooling { reason, .. }| reason.as_str()),
-            in_flight: state.in_flight,
-            config: account.settings.shown.clone(),
-        }
-    }
+) -> Result<Json<TestedAccount>, Refused> {
+    Ok(Json(operations.probe_account(&name).await?))
 }

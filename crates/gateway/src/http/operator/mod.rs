@@ -6,33 +6,22 @@
 mod accounts;
 mod audit;
 mod document;
+mod error;
 pub mod health;
 mod keys;
-mod page;
+mod request;
 mod usage;
 
-use std::collections::BTreeMap;
-
 use axum::Router;
-use axum::body::Body;
 use axum::extract::FromRequestParts;
-use http::HeaderMap;
 use http::request::Parts;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-
-use antiphon_access::admin;
-use antiphon_protocol::error::{ApiError, ErrorKind};
 
 use crate::http::auth::{address, bearer};
 use crate::http::doors::Doors;
 use crate::http::error::Refused;
 use crate::turn::Failure;
-
-/// What a request may bring: nobody names that many models.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub fn router() -> Router<Doors> {
     described_routes().into()
@@ -62,9 +51,8 @@ impl FromRequestParts<Doors> for Operator {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, Refused> {
-        let store = &**doors.turns.chains.store();
         let is_token = match bearer(&parts.headers).and_then(|token| str::from_utf8(token).ok()) {
-            Some(token) => admin::is_token(store, token).await.map_err(Failure::from)?,
+            Some(token) => doors.operations.is_admin_token(token).await?,
             None => false,
         };
         if is_token {
@@ -73,58 +61,4 @@ impl FromRequestParts<Doors> for Operator {
         doors.keys.count_failure(address(&parts.extensions)).map_err(Failure::from)?;
         Err(Failure::NotAnOperator.into())
     }
-}
-
-/// The members of a JSON object that a request brings, each to be taken once.
-#[derive(Debug)]
-struct Fields(BTreeMap<String, Value>);
-
-impl Fields {
-    /// Reads a request's body; none at all, or null, is an object without members.
-    async fn receive(doors: &Doors, headers: &HeaderMap, body: Body) -> Result<Self, Failure> {
-        let body = doors.body_limits.receive(headers, body).await?.bytes;
-        if body.len() > MAX_BODY_BYTES {
-            return Err(Failure::BodyTooLarge { max_bytes: MAX_BODY_BYTES });
-        }
-        if body.is_empty() {
-            return Ok(Self(BTreeMap::new()));
-        }
-        let parsed = serde_json::from_slice::<Option<_>>(&body);
-        let parsed = parsed.map(|members| Self(members.unwrap_or_default()));
-        parsed.map_err(|error| refuse("invalid_json", None, format!("Invalid body: {error}.")))
-    }
-
-    /// `None` if it is not there, or null.
-    fn take<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, Failure> {
-        match self.0.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value).map(Some).map_err(|error| {
-                refuse("invalid_type", Some(name), format!("Invalid type for '{name}': {error}."))
-            }),
-        }
-    }
-
-    fn need<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<T, Failure> {
-        let missing = || {
-            let message = format!("Missing required parameter: '{name}'.");
-            refuse("missing_required_parameter", Some(name), message)
-        };
-        self.take(name)?.ok_or_else(missing)
-    }
-
-    /// Refuses what nobody has asked for: it may be a name that is spelt wrong.
-    fn end(self) -> Result<(), Failure> {
-        match self.0.into_keys().next() {
-            None => Ok(()),
-            Some(name) => {
-                let message = format!("Unknown parameter: '{name}'.");
-                Err(refuse("unknown_parameter", Some(&name), message))
-            }
-        }
-    }
-}
-
-fn refuse(code: &'static str, param: Option<&str>, message: String) -> Failure {
-    let param = param.map(|param| param.to_owned().into());
-    Failure::Request(ApiError { kind: ErrorKind::InvalidRequest, code: Some(code.into()), param, message })
 }

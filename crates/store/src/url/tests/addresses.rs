@@ -50,7 +50,7 @@ const KINDS: [(AddressKind, &[&str]); 12] = [
 ];
 
 #[test]
-fn each_address_is_of_its_kind() {
+fn each_address_has_its_kind() {
     for (kind, addresses) in KINDS {
         for text in addresses {
             assert_eq!(AddressKind::of(text.parse().unwrap()), kind, "{text}");
@@ -59,7 +59,7 @@ fn each_address_is_of_its_kind() {
 }
 
 #[test]
-fn each_policy_takes_its_kinds_of_addresses() {
+fn each_policy_accepts_its_kinds_of_addresses() {
     use AddressKind::{Loopback, Metadata, Private, Public, Shared, UniqueLocal};
     for (kind, addresses) in KINDS {
         for address in addresses.iter().map(|text| text.parse::<IpAddr>().unwrap()) {
@@ -77,7 +77,7 @@ fn each_policy_takes_its_kinds_of_addresses() {
 }
 
 #[test]
-fn a_policy_is_read_from_its_word() {
+fn a_policy_is_parsed_from_its_name() {
     for network in [Network::Any, Network::Public, Network::Private] {
         assert_eq!(network.as_str().parse(), Ok(network));
     }

@@ -1,4 +1,4 @@
-//! Hosts in each of their spellings, and what each policy says of them.
+//! Hosts in all their spellings, and each policy on them.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ fn address(text: &str) -> Host {
 }
 
 #[test]
-fn hosts_are_read_in_each_spelling() {
+fn hosts_are_parsed_in_every_spelling() {
     for (text, host) in [
         ("db.example.com", Host::Name("db.example.com".into())),
         ("DB.Example.COM.", Host::Name("db.example.com.".into())),
@@ -39,7 +39,7 @@ fn hosts_are_read_in_each_spelling() {
 }
 
 #[test]
-fn what_is_no_host_is_refused() {
+fn a_text_that_is_no_host_is_refused() {
     for (text, expected) in [
         ("", StoreUrlError::NoHost),
         (":5432", StoreUrlError::NoHost),
@@ -145,7 +145,7 @@ fn each_refusal_has_its_reason() {
         public("[2001:db8::1]", Reason::Address(Documentation)),
         public("198.18.0.1", Reason::Address(Benchmark)),
         public("255.255.255.255", Reason::Address(Reserved)),
-        // The address behind a legacy spelling tells more.
+        // The reason is the address, not its legacy spelling.
         public("127.1", Reason::Address(Loopback)),
         public("127.0.0.1.", Reason::Address(Loopback)),
         public("0", Reason::Address(Unspecified)),
@@ -176,7 +176,7 @@ fn each_refusal_has_its_reason() {
 }
 
 #[test]
-fn each_policy_takes_what_is_in_its_network() {
+fn each_policy_accepts_hosts_in_its_network() {
     for text in
         ["1.1.1.1", "[2600::1]", "[::ffff:1.1.1.1]", "[64:ff9b::1.1.1.1]", "db.example.com", "localhosts"]
     {
@@ -188,7 +188,7 @@ fn each_policy_takes_what_is_in_its_network() {
 }
 
 #[test]
-fn a_legacy_spelling_is_the_address_that_resolvers_read_in_it() {
+fn a_legacy_spelling_is_parsed_as_resolvers_do() {
     for (text, expected) in [
         ("127.1", "127.0.0.1"),
         ("0177.0.0.1", "127.0.0.1"),
@@ -203,7 +203,7 @@ fn a_legacy_spelling_is_the_address_that_resolvers_read_in_it() {
 }
 
 #[test]
-fn a_host_in_a_parameter_is_under_the_same_policy() {
+fn a_host_in_a_parameter_is_checked_by_the_policy() {
     let network = Network::Public;
     let loopback = refused(network, Reason::Address(AddressKind::Loopback));
     let metadata = refused(network, Reason::Address(AddressKind::Metadata));

@@ -27,7 +27,7 @@ fn file(path: &str) -> Result<StoreUrl, StoreUrlError> {
 }
 
 #[test]
-fn a_path_is_taken_as_it_stands() {
+fn a_path_is_literal() {
     assert_eq!(parse("sqlite://a.db"), file("a.db"));
     assert_eq!(parse("sqlite:///var/lib/a%20b.db"), file("/var/lib/a%20b.db"));
     assert_eq!(parse("sqlite://./me@host:1/a..db?"), file("./me@host:1/a..db"));
@@ -35,7 +35,7 @@ fn a_path_is_taken_as_it_stands() {
 }
 
 #[test]
-fn a_wrong_sqlite_url_is_told_what_is_wrong() {
+fn each_mistake_in_an_sqlite_url_has_its_own_error() {
     for text in ["sqlite://../a.db", "sqlite:///a/../b.db", "sqlite://a/.."] {
         assert_eq!(error(text), StoreUrlError::ParentSegment, "{text}");
     }

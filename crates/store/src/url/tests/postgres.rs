@@ -27,7 +27,7 @@ fn the_parts_are_decoded() {
 }
 
 #[test]
-fn the_parts_may_be_parameters_once() {
+fn a_part_may_be_given_once_as_a_parameter() {
     let all = target("postgres://?host=/run/pg&port=5433&user=u&password=p&dbname=d&application_name=a");
     assert_eq!(all.to_string(), "postgres://%2Frun%2Fpg:5433/d");
     assert_eq!(
@@ -51,7 +51,7 @@ fn the_parts_may_be_parameters_once() {
 }
 
 #[test]
-fn what_is_missing_or_not_escaped_is_told() {
+fn missing_and_unescaped_parts_are_errors() {
     for (text, expected) in [
         ("postgres://", StoreUrlError::NoHost),
         ("postgres://u@/d", StoreUrlError::NoHost),
@@ -131,7 +131,7 @@ fn parameters_that_matter_are_honoured() {
 }
 
 #[test]
-fn parameters_that_change_nothing_are_taken() {
+fn parameters_without_effect_are_accepted() {
     for parameters in [
         "",
         "&",

@@ -1,4 +1,4 @@
-//! Credentials never appear, whatever is wrong with a URL and wherever they stand in it.
+//! Credentials never appear in errors, wherever they are in a URL.
 
 use proptest::prelude::*;
 
@@ -61,7 +61,7 @@ fn credentials_are_never_shown() {
                 for network in [Network::Any, Network::Public, Network::Private] {
                     let parsed = StoreUrl::parse(&text, network);
                     if let Ok(StoreUrl::Sqlite(_)) = parsed {
-                        // A path is no secret, whatever is in it.
+                        // A path is no secret.
                         continue;
                     }
                     let shown = shown(&parsed);

@@ -1,9 +1,9 @@
 //! Requests and replies.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use http_body::Body;
-use std::pin::Pin;
 
 use super::*;
 

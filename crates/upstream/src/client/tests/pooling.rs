@@ -3,6 +3,8 @@
 use std::cell::Cell;
 
 use super::super::connect::Connector;
+use super::super::http1::Http1;
+use super::super::origin::Origin;
 use super::super::pool::{Bounds, Pool};
 use super::*;
 
@@ -70,6 +72,32 @@ async fn a_request_is_sent_once_if_any_of_it_was_written() {
     assert!(matches!(sending.await.unwrap(), Err(SendError::Broken(_))));
     let connecting = tokio::time::timeout(Duration::from_millis(100), upstream.listener.accept()).await;
     assert!(connecting.is_err(), "the request was sent again");
+}
+
+#[tokio::test]
+async fn a_request_of_which_nothing_was_written_is_known_to_be_unsent() {
+    let upstream = Upstream::start().await;
+    let request = || {
+        let mut request = upstream.request("x");
+        Origin::of(request.uri()).unwrap().address(&mut request);
+        request
+    };
+    let origin = Origin::of(&upstream.url().parse().unwrap()).unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        let stream = upstream.clients.connector.connect(&origin).await.unwrap();
+        connections.push((Http1::open(stream).await.unwrap(), upstream.accept().await));
+    }
+    let [(closed, peer), (read, reader)] = &mut connections[..] else { panic!("two connections") };
+    peer.0.shutdown().await.unwrap();
+    closed.probe();
+    assert!(closed.send(request()).await.err().unwrap().is_unsent);
+    let reading = async {
+        reader.receive("x").await;
+        reader.0.shutdown().await.unwrap();
+    };
+    let (sent, ()) = tokio::join!(read.send(request()), reading);
+    assert!(!sent.err().unwrap().is_unsent);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A server that only counts who comes, and a port of its own.
+/// A server that only counts connections, on its own port.
 async fn counting() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -60,7 +60,7 @@ async fn a_name_that_resolves_to_a_refused_address_is_not_connected_to() {
         (Network::Public, vec![&mapped], "refuses loopback addresses"),
         (Network::Public, vec!["10.0.0.1:1"], "refuses private addresses"),
         (Network::Public, vec!["[64:ff9b::10.0.0.1]:1"], "refuses private addresses"),
-        // The first one alone would do.
+        // The first address would be allowed.
         (
             Network::Private,
             vec![&loopback, "1.1.1.1:1"],
@@ -104,14 +104,14 @@ async fn the_addresses_of_a_name_are_tried_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_name_without_addresses_may_get_some() {
+async fn a_name_without_addresses_is_unavailable() {
     let connector = connector("db.example.com/d", Network::Any, in_turn(&[&[]]));
     let Err(ConnectError::Unavailable(text)) = connector.connect().await else { panic!("nothing is there") };
     assert!(text.ends_with("its name has no address"), "{text}");
 }
 
 #[tokio::test]
-async fn a_name_of_this_machine_stays_on_it() {
+async fn a_name_of_this_machine_only_resolves_to_loopback() {
     for name in ["localhost", "db.localhost", "ip6-localhost"] {
         let connector = connector(&format!("{name}/d"), Network::Any, in_turn(&[&["10.0.0.1:5432"]]));
         let text = refusal(&connector).await;
@@ -120,7 +120,7 @@ async fn a_name_of_this_machine_stays_on_it() {
 }
 
 #[tokio::test]
-async fn the_address_of_a_name_may_be_given() {
+async fn the_address_of_a_name_can_be_given() {
     let place = format!(
         "{HOST}:{}/postgres?hostaddr=127.0.0.1&sslrootcert={}",
         servers().good.port(),
@@ -131,7 +131,7 @@ async fn the_address_of_a_name_may_be_given() {
 }
 
 #[tokio::test]
-async fn the_resolver_of_the_system_is_asked() {
+async fn the_resolver_of_the_system_is_used() {
     let url = Postgres::shared().url("postgres").replace("127.0.0.1", "localhost");
     let connector = Connector::new(&target(&url, Network::Private)).unwrap();
     assert_eq!(is_encrypted(connector.connect().await.unwrap()).await, Ok(false));

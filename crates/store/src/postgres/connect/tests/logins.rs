@@ -1,4 +1,4 @@
-//! What is said of a login that fails, and whether it may succeed later.
+//! The errors of failed logins, and whether a login may succeed later.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use super::*;
 
 #[tokio::test]
-async fn each_failure_is_told_apart() {
+async fn each_failed_login_has_its_own_error() {
     let port = servers().good.port();
     let parameters = "sslmode=require";
     for (login, database, parameters, expected) in [
@@ -54,7 +54,7 @@ async fn each_failure_is_told_apart() {
 }
 
 #[tokio::test]
-async fn the_names_of_users_are_left_out() {
+async fn errors_do_not_contain_user_names() {
     let port = servers().good.port();
     for (user, parameters) in
         [("outsider", "sslmode=require"), ("tls_only", "sslmode=disable"), ("crowd", "")]
@@ -66,7 +66,7 @@ async fn the_names_of_users_are_left_out() {
 }
 
 #[tokio::test]
-async fn the_server_is_told_who_connects() {
+async fn the_server_sees_the_application_name() {
     let url = Postgres::shared().url("postgres");
     for (url, expected) in [(url.clone(), "antiphon"), (format!("{url}?application_name=mine"), "mine")] {
         let connector = Connector::new(&target(&url, Network::Any)).unwrap();
@@ -80,7 +80,7 @@ async fn the_server_is_told_who_connects() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_may_come() {
+async fn a_missing_server_is_unavailable() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closing = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
@@ -102,7 +102,7 @@ async fn a_server_that_is_not_there_may_come() {
     }
 }
 
-/// Answers whoever logs in with one error.
+/// A server that replies to every login with one error.
 async fn refusing(code: &str, message: &str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -120,7 +120,7 @@ async fn refusing(code: &str, message: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn what_waiting_helps_against_is_told_from_what_it_does_not() {
+async fn passing_failures_are_unavailable_and_lasting_ones_unusable() {
     for (code, message, expected) in [
         (
             "57P03",

@@ -25,7 +25,7 @@ async fn expect(server: &Postgres, cases: &[(&str, &str, &str)]) {
 }
 
 #[tokio::test]
-async fn a_server_with_a_good_certificate_is_trusted_as_far_as_the_mode_asks() {
+async fn a_server_with_a_good_certificate_is_accepted_in_every_mode_that_trusts_its_authority() {
     expect(
         &servers().good,
         &[
@@ -55,7 +55,7 @@ async fn a_server_with_a_good_certificate_is_trusted_as_far_as_the_mode_asks() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_refused_where_the_mode_asks_for_the_name() {
+async fn a_certificate_for_another_host_is_refused_where_the_mode_checks_names() {
     let other = "other.example.com";
     expect(
         &servers().good,
@@ -72,7 +72,7 @@ async fn a_certificate_for_another_host_is_refused_where_the_mode_asks_for_the_n
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_wherever_certificates_are_looked_at() {
+async fn an_expired_certificate_is_refused_where_the_mode_checks_certificates() {
     expect(
         &servers().expired,
         &[
@@ -134,7 +134,7 @@ async fn channel_binding_is_used_and_can_be_required() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_the_server_asks_for_one() {
+async fn a_client_certificate_is_sent_when_the_server_asks_for_one() {
     let (servers, port) = (servers(), servers().good.port());
     let file = |name| servers.file(name).display().to_string();
     let url = format!("postgres://cert_user@{HOST}:{port}/postgres?sslrootcert={}", file("ca.pem"));

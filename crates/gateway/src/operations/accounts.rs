@@ -1,0 +1,118 @@
+//! Accounts: their state, and an operator's say in it.
+
+use antiphon_access::audit::{Actor, entry};
+use antiphon_runtime::rfc3339;
+use antiphon_store::Timestamp;
+use antiphon_upstream::pool::{AccountView, Cooling};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{OperationError, Operations, Page};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AccountList {
+    /// In the configuration's order.
+    pub accounts: Vec<Account>,
+    pub has_more: bool,
+}
+
+/// An account: its configuration without secrets, and its state.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Account {
+    pub name: String,
+    /// `ready`, `cooling`, `disabled` or `paused`.
+    pub state: &'static str,
+    /// Until when it cools down, in RFC 3339, and why.
+    pub cooling_until: Option<String>,
+    pub cooling_reason: Option<&'static str>,
+    /// Turns of the answering gateway that hold it.
+    pub in_flight: u32,
+    /// Secrets are redacted.
+    #[schema(value_type = Object)]
+    pub config: serde_json::Value,
+}
+
+/// What came of asking an account's upstream for its models.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tested)]
+pub struct TestedAccount {
+    pub account: String,
+    /// Whether its upstream lists models to it.
+    pub answers: bool,
+    pub error: Option<String>,
+}
+
+// === impl Operations ===
+
+impl Operations {
+    /// In the configuration's order; `after` takes an account's name.
+    pub fn list_accounts(&self, page: &Page) -> Result<AccountList, OperationError> {
+        let views = self.pool.view();
+        let begin = match page.after() {
+            Some(after) => {
+                let position = views.iter().position(|view| view.account.name == after);
+                position.ok_or_else(|| page.unknown_cursor())? + 1
+            }
+            None => 0,
+        };
+        let now = self.clock.now();
+        let (accounts, has_more) =
+            page.cut(views[begin..].iter().map(|view| Account::new(view, now)).collect());
+        Ok(AccountList { accounts, has_more })
+    }
+
+    pub fn account(&self, name: &str) -> Result<Account, OperationError> {
+        Ok(Account::new(&self.find_account(name)?, self.clock.now()))
+    }
+
+    /// The account gets no more turns; those that it has go on.
+    pub async fn pause_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
+        self.find_account(name)?;
+        self.store.pause_account(name, entry(&*self.clock, actor, "account.paused", name)).await?;
+        self.share_accounts().await?;
+        self.account(name)
+    }
+
+    /// Ends a pause, a cooldown, or the disabling of an account.
+    pub async fn resume_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
+        self.find_account(name)?;
+        // State that is known here and not yet in the store would come back.
+        self.share_accounts().await?;
+        self.store.resume_account(name, entry(&*self.clock, actor, "account.resumed", name)).await?;
+        self.share_accounts().await?;
+        self.account(name)
+    }
+
+    /// Asks the account's upstream for its models, with its own credential.
+    pub async fn probe_account(&self, name: &str) -> Result<TestedAccount, OperationError> {
+        let account = self.find_account(name)?.account;
+        let error = self.upstream.list_models(&account).await.err().map(|error| error.to_string());
+        Ok(TestedAccount { account: account.name.clone(), answers: error.is_none(), error })
+    }
+
+    /// Takes over what the store knows of accounts, and the other way round.
+    pub async fn share_accounts(&self) -> Result<(), OperationError> {
+        Ok(self.pool.share(&*self.store).await?)
+    }
+
+    fn find_account(&self, name: &str) -> Result<AccountView, OperationError> {
+        let found = self.pool.view().into_iter().find(|view| view.account.name == name);
+        found.ok_or_else(|| OperationError::AccountNotFound(name.to_owned()))
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    fn new(AccountView { account, state }: &AccountView, now: Timestamp) -> Self {
+        let cooling = state.cooling.filter(|cooling| cooling.until > now);
+        Self {
+            name: account.name.clone(),
+            state: state.name(now),
+            cooling_until: cooling.map(|Cooling { until, .. }| rfc3339(until)),
+            cooling_reason: cooling.map(|Cooling { reason, .. }| reason.as_str()),
+            in_flight: state.in_flight,
+            config: account.settings.shown.clone(),
+        }
+    }
+}

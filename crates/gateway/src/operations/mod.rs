@@ -1,0 +1,41 @@
+//! What operators do, once for every way they ask: the command line, the admin API.
+//!
+//! Needs no gateway that serves: over a store and a pool of its own, a command does the same as a request.
+
+mod accounts;
+mod admin;
+mod audit;
+mod error;
+mod keys;
+mod page;
+mod request;
+mod usage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_access::keys::Keys;
+use antiphon_access::limits::Limits;
+use antiphon_store::{Clock, Store};
+use antiphon_upstream::pool::Pool;
+use antiphon_upstream::transport::Upstream;
+
+pub use self::accounts::{Account, AccountList, TestedAccount};
+pub use self::audit::{AuditEntry, AuditList};
+pub use self::error::OperationError;
+pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
+pub use self::page::Page;
+pub use self::request::{InvalidRequest, parse_object, parse_query};
+
+/// What operators do.
+#[derive(Clone)]
+pub struct Operations {
+    pub store: Arc<dyn Store>,
+    pub pool: Arc<Pool>,
+    pub upstream: Upstream,
+    pub keys: Arc<Keys>,
+    pub limits: Arc<Limits>,
+    pub clock: Arc<dyn Clock>,
+    /// How long usage is kept by the hour; `None` is for ever.
+    pub hour_retention: Option<Duration>,
+}

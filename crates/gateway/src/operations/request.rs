@@ -1,0 +1,168 @@
+//! What operators ask, read into the structs that describe it: an error names the path of the field to blame.
+
+use std::fmt::Display;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_path_to_error::{Path, Segment};
+use url::form_urlencoded;
+
+/// How much of a name or a reason is shown: both may hold what the client has sent.
+const SHOWN_LETTERS: usize = 200;
+
+/// What is wrong with a request, for people and for programs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidRequest {
+    pub code: &'static str,
+    /// The path of the field to blame, such as `limits.budgets[0].window`.
+    pub param: Option<String>,
+    pub message: String,
+}
+
+/// Reads a JSON object. Nothing at all, or null, is an object without members.
+pub fn parse_object<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidRequest> {
+    let members: Option<Map<String, Value>> = match json {
+        b"" => None,
+        json => serde_json::from_slice(json).map_err(|error| InvalidRequest::json(&error))?,
+    };
+    let object = Value::Object(members.unwrap_or_default());
+    serde_path_to_error::deserialize(object).map_err(|error| InvalidRequest::field(&error))
+}
+
+/// Reads the parameters of a query.
+pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, InvalidRequest> {
+    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(pairs).map_err(|error| InvalidRequest::field(&error))
+}
+
+// === impl InvalidRequest ===
+
+impl InvalidRequest {
+    /// The field has a value that can't be used.
+    pub fn value(param: &str, why: impl Display) -> Self {
+        let message = format!("Invalid '{param}': {why}.");
+        Self { code: "invalid_value", param: Some(param.to_owned()), message }
+    }
+
+    fn json(error: &serde_json::Error) -> Self {
+        Self { code: "invalid_json", param: None, message: format!("Invalid body: {error}.") }
+    }
+
+    /// Serde tells what is wrong in words alone.
+    fn field(error: &serde_path_to_error::Error<impl Display>) -> Self {
+        let (path, why) = (error.path(), error.inner().to_string());
+        let why = shown(&why);
+        let named = shown(&path.to_string()).to_owned();
+        let is_null = why.starts_with("invalid type: null") && is_member(path);
+        let missing = why.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+        let (code, param, message) = match missing {
+            Some(field) => {
+                Self::missing(if named == "." { field.to_owned() } else { format!("{named}.{field}") })
+            }
+            None if is_null => Self::missing(named),
+            None if why.starts_with("unknown field") => {
+                let message = format!("Unknown parameter: '{named}': {why}.");
+                ("unknown_parameter", named, message)
+            }
+            None if ["invalid type", "invalid value", "invalid length"]
+                .iter()
+                .any(|kind| why.starts_with(kind)) =>
+            {
+                let message = format!("Invalid type for '{named}': {why}.");
+                ("invalid_type", named, message)
+            }
+            None => return Self::value(&named, why),
+        };
+        Self { code, param: Some(param), message }
+    }
+
+    fn missing(param: String) -> (&'static str, String, String) {
+        let message = format!("Missing required parameter: '{param}'.");
+        ("missing_required_parameter", param, message)
+    }
+}
+
+/// Whether the path ends with the member of an object, which null leaves out.
+fn is_member(path: &Path) -> bool {
+    matches!(path.iter().next_back(), Some(Segment::Map { .. }))
+}
+
+fn shown(text: &str) -> &str {
+    let end = text.char_indices().nth(SHOWN_LETTERS).map_or(text.len(), |(end, _)| end);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use antiphon_access::keys::NewKey;
+    use serde_json::json;
+
+    use super::*;
+    use crate::operations::{Page, RotateRequest};
+
+    fn refused<T: DeserializeOwned>(json: &Value) -> (&'static str, Option<String>) {
+        let invalid = parse_object::<T>(json.to_string().as_bytes()).err().expect("it is refused");
+        (invalid.code, invalid.param)
+    }
+
+    #[test]
+    fn an_error_names_the_path_of_its_field() {
+        let budget = |budget: Value| json!({"name": "a", "limits": {"budgets": [{"tokens": 1, "window": "day"}, budget]}});
+        let per_model = |limits: Value| json!({"name": "a", "limits": {"per_model": [limits]}});
+        for (key, code, param) in [
+            (json!({}), "missing_required_parameter", "name"),
+            (json!({"name": null}), "missing_required_parameter", "name"),
+            (json!({"name": 7}), "invalid_type", "name"),
+            (json!({"name": "a", "models": [null]}), "invalid_type", "models[0]"),
+            (json!({"name": "a", "nmae": "b"}), "unknown_parameter", "nmae"),
+            (json!({"name": "a", "limits": []}), "invalid_type", "limits"),
+            (json!({"name": "a", "limits": {"rpm": 1}}), "unknown_parameter", "limits.rpm"),
+            (budget(json!([1, null, "day", null])), "invalid_type", "limits.budgets[1]"),
+            (budget(json!({"windwo": "day"})), "unknown_parameter", "limits.budgets[1].windwo"),
+            (budget(json!({"tokens": 1})), "missing_required_parameter", "limits.budgets[1].window"),
+            (budget(json!({"window": "year"})), "invalid_value", "limits.budgets[1].window"),
+            (budget(json!({"cost": "1", "window": "day"})), "invalid_type", "limits.budgets[1].cost"),
+            (per_model(json!({"models": "gpt-*"})), "invalid_type", "limits.per_model[0].models"),
+            (per_model(json!({"models": [1]})), "invalid_type", "limits.per_model[0].models[0]"),
+            (
+                per_model(json!({"models": [], "requests_per_minute": -1})),
+                "invalid_type",
+                "limits.per_model[0].requests_per_minute",
+            ),
+        ] {
+            assert_eq!(refused::<NewKey>(&key), (code, Some(param.to_owned())), "{key}");
+        }
+        let long = refused::<NewKey>(&json!({ "x".repeat(10_000): 1 })).1.unwrap();
+        assert_eq!(long.len(), SHOWN_LETTERS);
+    }
+
+    #[test]
+    fn nothing_at_all_is_an_object_without_members() {
+        for body in ["", "null", "{}"] {
+            assert!(parse_object::<RotateRequest>(body.as_bytes()).unwrap().overlap().is_zero(), "{body}");
+        }
+        for body in ["{", "[]", "7", " ", "{} {}"] {
+            let invalid = parse_object::<RotateRequest>(body.as_bytes()).unwrap_err();
+            assert_eq!((invalid.code, invalid.param), ("invalid_json", None), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_a_query_is_named() {
+        for (query, code, param) in [
+            ("limit=0", "invalid_value", "limit"),
+            ("limit=101", "invalid_value", "limit"),
+            ("limit=x", "invalid_value", "limit"),
+            ("limit=", "invalid_value", "limit"),
+            ("page=2", "unknown_parameter", "page"),
+        ] {
+            let invalid = parse_query::<Page>(query).unwrap_err();
+            assert_eq!((invalid.code, invalid.param.as_deref()), (code, Some(param)), "{query}");
+        }
+        let page: Page = parse_query("after=a%20b&limit=7").unwrap();
+        assert_eq!((page.after(), page.rows()), (Some("a b"), 8));
+        let page: Page = parse_query("after=").unwrap();
+        assert_eq!((page.after(), page.rows()), (None, 101));
+    }
+}
