@@ -35,7 +35,7 @@ use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
-pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
+pub use self::failure::{Failure, TurnError, UpstreamErrorReply};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
 pub use self::presence::{Departure, Presence, UntilDrained, UntilFinished};

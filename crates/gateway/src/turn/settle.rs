@@ -11,7 +11,8 @@ use antiphon_store::{LogRow, Settlement, Spent, Timestamp};
 
 use super::attempt::Reply;
 use super::record::Finished;
-use super::{Failure, Fault, Transport, Turns};
+use super::{Failure, Transport, Turns};
+use crate::errors::Fault;
 use antiphon_access::keys::Key;
 use antiphon_access::limits::Held;
 use antiphon_upstream::account::Account;
@@ -143,12 +144,12 @@ impl Ledger {
     pub(super) fn fail(&mut self, failure: &Failure) {
         let is_gone = matches!(failure, Failure::ClientGone);
         self.outcome = if is_gone { "cancelled" } else { "refused" };
-        self.http_status = if is_gone { 499 } else { failure.status().as_u16() };
+        self.http_status = if is_gone { 499 } else { failure.row().status.as_u16() };
         self.code = match failure {
-            Failure::Refused(refusal) => antiphon_protocol::error::UpstreamError::parse(&refusal.body).code,
+            Failure::UpstreamError(reply) => antiphon_protocol::error::UpstreamError::parse(&reply.body).code,
             _ => failure.api_error().code.map(Into::into),
         };
-        self.fault = Some(failure.fault().as_str());
+        self.fault = Some(failure.row().fault.as_str());
     }
 
     /// A stream that had begun was ended by the gateway.

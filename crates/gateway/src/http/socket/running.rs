@@ -11,16 +11,17 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::lanes::Asked;
-use super::refusal;
 use crate::http::doors::Doors;
-use crate::turn::{EventStream, Failure, Incoming, Lane, Rejected, Transport, UntilDrained, UntilFinished};
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
+use crate::turn::{EventStream, Incoming, Lane, Transport, TurnError, UntilDrained, UntilFinished};
 use antiphon_access::keys::Caller;
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
 
 type Events = UntilDrained<EventStream>;
-type Beginning = Pin<Box<dyn Future<Output = Result<Events, Rejected>> + Send>>;
+type Beginning = Pin<Box<dyn Future<Output = Result<Events, TurnError>> + Send>>;
 
 /// A turn that holds its lane. Dropped, it goes on without its client if it is to be stored.
 pub struct Running {
@@ -33,7 +34,7 @@ pub struct Running {
 enum Stage {
     Beginning(UntilFinished<Beginning>),
     Events(Events),
-    Refused(Rejected),
+    Failed(ErrorReply),
     Over,
 }
 
@@ -45,9 +46,7 @@ impl Running {
         let create = match request {
             Ok(create) => create,
             Err(error) => {
-                let failure = Failure::Request(error);
-                refused_unread(doors, &failure);
-                return Self { lane, parent, stage: Stage::Refused(Rejected { failure, rates: None }) };
+                return Self { lane, parent, stage: Stage::Failed(reject(doors, &error.into())) };
             }
         };
         let mut headers = headers.clone();
@@ -79,12 +78,12 @@ impl Running {
                 Stage::Beginning(begun) => {
                     self.stage = match ready!(Pin::new(begun).poll(cx)) {
                         Ok(events) => Stage::Events(events),
-                        Err(rejected) => Stage::Refused(rejected),
+                        Err(error) => Stage::Failed(error.into()),
                     };
                 }
                 Stage::Events(events) => return events.poll_chunk(cx),
-                Stage::Refused(rejected) => {
-                    let frame = refusal::render_turn(rejected, self.lane.stream_id.as_ref());
+                Stage::Failed(error) => {
+                    let frame = error.frame(self.lane.stream_id.as_ref());
                     // What could not be continued now is not offered again: the client sends everything.
                     if let Some(parent) = self.parent {
                         self.lane.evict(parent);
@@ -99,8 +98,9 @@ impl Running {
 }
 
 /// Counts a frame that did not become a turn.
-pub fn refused_unread(doors: &Doors, failure: &Failure) {
-    let code = failure.api_error().code;
-    doors.turns.metrics.turn_failed(failure.fault().as_str(), code.as_deref());
-    tracing::info!(error.code = code.as_deref(), "a frame was refused unread");
+pub fn reject(doors: &Doors, error: &RequestError) -> ErrorReply {
+    let row = error.row();
+    doors.count_rejected(&row);
+    tracing::info!(error.code = row.error.code.as_deref(), "frame rejected before parsing");
+    row.into()
 }
