@@ -29,10 +29,6 @@ pub struct ErrorReply {
 // === impl ErrorReply ===
 
 impl ErrorReply {
-    pub fn row(&self) -> &ErrorRow {
-        &self.row
-    }
-
     /// The failure as a frame, for a lane or for the connection.
     pub fn frame(&self, stream_id: Option<&StreamId>) -> Bytes {
         let upstreams = self.upstream.as_ref().and_then(|reply| error_object(&reply.body));
