@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::resolve::{Reasoning, Resolved};
-use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
+use super::{Failure, Turn, UpstreamErrorReply};
+use crate::errors::RETRY_AFTER;
+use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
@@ -153,7 +155,7 @@ impl Turn {
 
     /// A rate limit ends for the client when the first account is back. Whoever is not told a time may give up.
     fn with_return(&self, mut failure: Failure) -> Failure {
-        let Failure::Refused(refusal) = &mut failure else { return failure };
+        let Failure::UpstreamError(refusal) = &mut failure else { return failure };
         let until = match refusal.status {
             StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_return(&self.facts.create.model),
             StatusCode::SERVICE_UNAVAILABLE => None,
@@ -162,13 +164,16 @@ impl Turn {
         let rest = until.map(|until| until.since(self.turns.env.clock.now()));
         if rest.is_some() || !refusal.headers.contains_key(header::RETRY_AFTER) {
             refusal.headers.remove("retry-after-ms");
-            let rest = HeaderValue::from(seconds(rest.unwrap_or(RETRY_AFTER)));
+            let rest = HeaderValue::from(whole_seconds(rest.unwrap_or(RETRY_AFTER)));
             refusal.headers.insert(header::RETRY_AFTER, rest);
         }
         failure
     }
 
-    pub(super) async fn read_refusal(&self, reply: http::Response<ReplyBody>) -> Result<Refusal, Failed> {
+    pub(super) async fn read_refusal(
+        &self,
+        reply: http::Response<ReplyBody>,
+    ) -> Result<UpstreamErrorReply, Failed> {
         let (head, body) = reply.into_parts();
         let reading = body.collect(MAX_REFUSAL_BYTES);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
@@ -182,19 +187,24 @@ impl Turn {
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, content_type.clone());
         }
-        Ok(Refusal { status: head.status, headers, body })
+        Ok(UpstreamErrorReply { status: head.status, headers, body })
     }
 
     /// What an error reply says about the account, and which of it is the client's to see.
-    pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
+    pub(super) fn refused(
+        &self,
+        account: &Account,
+        refusal: UpstreamErrorReply,
+        error: &UpstreamError,
+    ) -> Failed {
         let now = self.turns.env.clock.now();
         let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, now);
         let is_envelope = is_envelope(&refusal.body);
         let failure = match refusal.status {
             // The account's credential is wrong, not the client's, and the message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
-            status if status.is_client_error() => Failure::Refused(Box::new(refusal)),
-            status if status.is_server_error() && is_envelope => Failure::Refused(Box::new(refusal)),
+            status if status.is_client_error() => Failure::UpstreamError(Box::new(refusal)),
+            status if status.is_server_error() && is_envelope => Failure::UpstreamError(Box::new(refusal)),
             status => {
                 tracing::warn!(
                     account.id = %account.name,
@@ -231,7 +241,7 @@ impl Failed {
     /// An upstream that says in its stream that it has failed, before anything has gone out.
     pub fn of_event(code: String, message: String) -> Self {
         let verdict = Verdict::of_code(&code);
-        let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
+        let failure = Failure::UpstreamError(Box::new(UpstreamErrorReply::of_event(&verdict, code, message)));
         Self { failure, verdict }
     }
 
