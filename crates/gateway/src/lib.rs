@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod errors;
 pub mod http;
 pub mod jobs;
 pub mod metrics;

@@ -9,8 +9,8 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, header};
 
 use super::doors::Doors;
-use super::error::Refused;
-use crate::turn::Failure;
+use super::error::RequestError;
+use super::error_reply::ErrorReply;
 use antiphon_access::keys::{Caller, Denied};
 
 /// Where other clients than OpenAI's put their key.
@@ -22,18 +22,19 @@ pub const OTHER_HEADERS: [HeaderName; 2] =
 pub struct Peer(pub IpAddr);
 
 impl FromRequestParts<Doors> for Caller {
-    type Rejection = Refused;
+    type Rejection = ErrorReply;
 
-    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, Refused> {
-        identify(doors, &parts.headers, &parts.extensions).map_err(|failure| {
-            doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
-            failure.into()
+    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, ErrorReply> {
+        identify(doors, &parts.headers, &parts.extensions).map_err(|error| {
+            let row = error.row();
+            doors.count_rejected(&row);
+            row.into()
         })
     }
 }
 
 /// Who calls, by what the head of a request brings.
-pub fn identify(doors: &Doors, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, Failure> {
+pub fn identify(doors: &Doors, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, RequestError> {
     let address = address(extensions);
     let caller = doors.keys.identify(presented(headers), address);
     if caller.as_ref().is_err_and(|denied| *denied == Denied::NoValidKey) {

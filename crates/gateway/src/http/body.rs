@@ -10,11 +10,11 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::doors::BodyLimits;
-use crate::turn::Failure;
+use super::error::RequestError;
 
 /// What is decompressed at a time; the first step in place, the others on threads where they may take their time.
 const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
-/// How much of a body that is too large is read before the refusal is sent: most clients read no reply before they have sent
+/// How much of a body that is too large is read before the error is sent: most clients read no reply before they have sent
 /// everything.
 const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
 const MAX_DISCARDING: Duration = Duration::from_secs(20);
@@ -35,19 +35,19 @@ type Decoder = Box<dyn Read + Send>;
 
 impl BodyLimits {
     /// Reads a body to its end. Memory for it is set aside as it is needed; when there is none left, it is waited for.
-    pub async fn receive(&self, headers: &HeaderMap, mut body: Body) -> Result<Received, Failure> {
+    pub async fn receive(&self, headers: &HeaderMap, mut body: Body) -> Result<Received, RequestError> {
         let (encoding, mut permit) = match self.entitle(headers).await {
             Ok(entitled) => entitled,
-            Err(failure) => {
+            Err(error) => {
                 // Who waits for "100 Continue" has sent nothing, and learns at once that it is not wanted.
                 if !headers.contains_key(header::EXPECT) {
                     discard(body).await;
                 }
-                return Err(failure);
+                return Err(error);
             }
         };
         let received = self.read(&mut body, &mut permit).await;
-        if matches!(received, Err(Failure::BodyTooLarge { .. } | Failure::Overloaded)) {
+        if matches!(received, Err(RequestError::BodyTooLarge { .. } | RequestError::Overloaded)) {
             discard(body).await;
         }
         let received = received?;
@@ -56,7 +56,7 @@ impl BodyLimits {
             Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(Cursor::new(received))),
             Encoding::Zstd => Box::new(
                 zstd::stream::read::Decoder::with_buffer(Cursor::new(received))
-                    .map_err(|error| Failure::BodyUnreadable(error.to_string()))?,
+                    .map_err(|error| RequestError::BodyUnreadable(error.to_string()))?,
             ),
         };
         let bytes = self.decompress(decoder, &mut permit).await?;
@@ -64,7 +64,7 @@ impl BodyLimits {
     }
 
     /// What can be told from the headers alone.
-    async fn entitle(&self, headers: &HeaderMap) -> Result<(Encoding, OwnedSemaphorePermit), Failure> {
+    async fn entitle(&self, headers: &HeaderMap) -> Result<(Encoding, OwnedSemaphorePermit), RequestError> {
         let encoding = encoding(headers)?;
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -75,7 +75,7 @@ impl BodyLimits {
         Ok((encoding, self.reserve(announced).await?))
     }
 
-    async fn read(&self, body: &mut Body, permit: &mut OwnedSemaphorePermit) -> Result<Bytes, Failure> {
+    async fn read(&self, body: &mut Body, permit: &mut OwnedSemaphorePermit) -> Result<Bytes, RequestError> {
         let mut whole = Bytes::new();
         let mut pieces = BytesMut::new();
         while let Some(piece) = self.next_piece(body).await? {
@@ -94,29 +94,29 @@ impl BodyLimits {
         Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
     }
 
-    async fn next_piece(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
+    async fn next_piece(&self, body: &mut Body) -> Result<Option<Bytes>, RequestError> {
         match tokio::time::timeout(self.read_timeout, body.frame()).await {
-            Err(_elapsed) => Err(Failure::BodyTimeout(self.read_timeout)),
+            Err(_elapsed) => Err(RequestError::BodyTimeout(self.read_timeout)),
             Ok(None) => Ok(None),
-            Ok(Some(Err(_))) => Err(Failure::BodyUnreadable("the connection broke off".to_owned())),
+            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection broke off".to_owned())),
             Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
         }
     }
 
-    fn too_large(&self) -> Failure {
-        Failure::BodyTooLarge { max_bytes: self.max_bytes }
+    fn too_large(&self) -> RequestError {
+        RequestError::BodyTooLarge { max_bytes: self.max_bytes }
     }
 
-    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RequestError> {
         let acquiring = Semaphore::acquire_many_owned(self.memory.clone(), kib(bytes));
         match tokio::time::timeout(self.read_timeout, acquiring).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Failure::Overloaded),
+            Ok(Err(_)) | Err(_) => Err(RequestError::Overloaded),
         }
     }
 
     /// Makes the permit cover this many bytes.
-    async fn extend(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Failure> {
+    async fn extend(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), RequestError> {
         let missing = (kib(bytes) as usize).saturating_sub(permit.num_permits());
         if missing > 0 {
             permit.merge(self.reserve(missing * 1024).await?);
@@ -129,7 +129,7 @@ impl BodyLimits {
         &self,
         mut decoder: Decoder,
         permit: &mut OwnedSemaphorePermit,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Bytes, RequestError> {
         let mut bytes = Vec::new();
         let mut is_over = unfold(&mut decoder, &mut bytes)?;
         loop {
@@ -144,33 +144,33 @@ impl BodyLimits {
                 let is_over = unfold(&mut decoder, &mut bytes);
                 is_over.map(|is_over| (decoder, bytes, is_over))
             });
-            (decoder, bytes, is_over) = step.await.map_err(|_| Failure::Internal)??;
+            (decoder, bytes, is_over) = step.await.map_err(|_| RequestError::Internal)??;
         }
     }
 }
 
 /// Reads on for one step; `true` at the end.
-fn unfold(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, Failure> {
+fn unfold(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, RequestError> {
     match decoder.take(DECOMPRESSION_STEP_BYTES).read_to_end(bytes) {
         Ok(read) => Ok((read as u64) < DECOMPRESSION_STEP_BYTES),
-        Err(error) => Err(Failure::BodyUnreadable(format!("it can't be decompressed ({error})"))),
+        Err(error) => Err(RequestError::BodyUnreadable(format!("it can't be decompressed ({error})"))),
     }
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
+fn encoding(headers: &HeaderMap) -> Result<Encoding, RequestError> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let Some(value) = values.next() else { return Ok(Encoding::Identity) };
     let text = value.to_str().unwrap_or("?").trim();
     match text.to_ascii_lowercase().as_str() {
-        _ if values.next().is_some() => Err(Failure::UnsupportedEncoding("several".to_owned())),
+        _ if values.next().is_some() => Err(RequestError::UnsupportedEncoding("several".to_owned())),
         "identity" | "" => Ok(Encoding::Identity),
         "gzip" | "x-gzip" => Ok(Encoding::Gzip),
         "zstd" => Ok(Encoding::Zstd),
-        _ => Err(Failure::UnsupportedEncoding(text.to_owned())),
+        _ => Err(RequestError::UnsupportedEncoding(text.to_owned())),
     }
 }
 
-/// Reads on for a while without keeping anything, so that the client gets to read the refusal.
+/// Reads on for a while without keeping anything, so that the client gets to read the error.
 async fn discard(mut body: Body) {
     let discarding = async {
         let mut discarded = 0;

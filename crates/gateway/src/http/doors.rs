@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::socket::metrics::SocketMetrics;
 use super::socket::rules::SocketRules;
+use crate::errors::ErrorRow;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::turn::Turns;
@@ -32,6 +33,13 @@ pub struct BodyLimits {
     pub read_timeout: Duration,
     /// One permit a KiB, over all connections.
     pub memory: Arc<Semaphore>,
+}
+
+impl Doors {
+    /// Counts a request that has not become a turn.
+    pub fn count_rejected(&self, row: &ErrorRow) {
+        self.turns.metrics.turn_failed(row.fault.as_str(), row.error.code.as_deref());
+    }
 }
 
 impl FromRef<Doors> for Arc<Operations> {

@@ -1,16 +1,15 @@
 //! Requests that no route takes.
 
 use axum::body::Body;
-use http::{Request, StatusCode};
+use http::Request;
 
-use super::error::Refused;
-use crate::turn::Failure;
+use super::error::RequestError;
+use super::error_reply::ErrorReply;
 
-pub async fn unknown_route(request: Request<Body>) -> Refused {
-    Failure::UnknownRoute(format!("{} {}", request.method(), request.uri().path())).into()
+pub async fn unknown_route(request: Request<Body>) -> ErrorReply {
+    RequestError::UnknownRoute(format!("{} {}", request.method(), request.uri().path())).into()
 }
 
-pub async fn wrong_method(request: Request<Body>) -> (StatusCode, Refused) {
-    let failure = Failure::MethodNotAllowed(format!("{} {}", request.method(), request.uri().path()));
-    (failure.status(), failure.into())
+pub async fn wrong_method(request: Request<Body>) -> ErrorReply {
+    RequestError::MethodNotAllowed(format!("{} {}", request.method(), request.uri().path())).into()
 }

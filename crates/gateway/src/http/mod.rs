@@ -1,12 +1,13 @@
 //! The doors: they parse framing, call the one path of a turn or the store, and render what comes back.
 //!
-//! This file is the table of routes, but for those of the admin API, which are in [`operator`] with what they are described by; [`server`] accepts the connections, [`error`] turns failures into HTTP.
+//! This file is the table of routes, but for those of the admin API, which are in [`operator`] with what they are described by; [`server`] accepts the connections, [`error_reply`] renders failures.
 
 mod api;
 pub mod auth;
 mod body;
 pub mod doors;
 mod error;
+mod error_reply;
 mod fallback;
 mod operator;
 mod query;

@@ -1,6 +1,6 @@
 //! Query parameters that lists have in common.
 
-use crate::turn::Failure;
+use super::error::RequestError;
 
 const MAX_LIMIT: usize = 100;
 
@@ -11,13 +11,13 @@ pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
         .into_iter()
 }
 
-pub fn parse_limit(value: &str) -> Result<usize, Failure> {
+pub fn parse_limit(value: &str) -> Result<usize, RequestError> {
     match value.parse() {
         Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
         _ => {
             let message =
                 format!("Invalid 'limit': expected an integer from 1 to {MAX_LIMIT}, but got '{value}'.");
-            Err(Failure::InvalidQuery { param: "limit", message })
+            Err(RequestError::InvalidQuery { param: "limit", message })
         }
     }
 }

@@ -18,7 +18,11 @@ impl Operations {
         Ok(AdminToken::make_another(&*self.store, &*self.clock, actor).await?)
     }
 
-    pub async fn is_admin_token(&self, presented: &str) -> Result<bool, OperationError> {
-        Ok(admin::is_token(&*self.store, presented).await?)
+    /// Proves that the caller is an operator.
+    pub async fn authenticate(&self, token: Option<&str>) -> Result<(), OperationError> {
+        match token {
+            Some(token) if admin::is_token(&*self.store, token).await? => Ok(()),
+            _ => Err(OperationError::InvalidAdminToken),
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! Why an operator does not get what was asked for.
 
+use std::borrow::Cow;
+
 use antiphon_access::keys::{KeyError, KeyState};
 use antiphon_access::usage::InvalidParameter;
+use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
+use http::StatusCode;
 
 use super::InvalidRequest;
+use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
@@ -20,8 +25,44 @@ pub enum OperationError {
     KeyNotActive { name: String, state: KeyState },
     #[error("the limits of the key {0:?} can't be read")]
     UnreadableKey(String),
+    #[error(
+        "send the admin token as 'authorization: Bearer apn-admin-…'; `antiphon admin token` makes another"
+    )]
+    InvalidAdminToken,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+// === impl OperationError ===
+
+impl OperationError {
+    /// As the admin API tells it.
+    pub fn row(&self) -> ErrorRow {
+        let client = |status, code, param| {
+            let mut text = self.to_string();
+            text[..1].make_ascii_uppercase();
+            ErrorRow::new((status, Fault::Client, Some(code), param), text + ".")
+        };
+        let internal = || ErrorRow::new(errors::INTERNAL, INTERNAL_TEXT.to_owned());
+        match self {
+            Self::Invalid(InvalidRequest { code, param, message }) => ErrorRow::invalid(ApiError {
+                kind: ErrorKind::InvalidRequest,
+                code: Some(Cow::Borrowed(code)),
+                param: param.clone().map(Cow::Owned),
+                message: message.clone(),
+            }),
+            Self::AccountNotFound(_) => client(StatusCode::NOT_FOUND, "account_not_found", None),
+            Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
+            Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
+            Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
+            Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
+            Self::UnreadableKey(_) => internal(),
+            Self::Store(error) if errors::is_temporary(error) => {
+                ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())
+            }
+            Self::Store(_) => internal(),
+        }
+    }
 }
 
 impl From<KeyError> for OperationError {

@@ -52,34 +52,31 @@ impl InvalidRequest {
     /// Serde tells what is wrong in words alone.
     fn field(error: &serde_path_to_error::Error<impl Display>) -> Self {
         let (path, why) = (error.path(), error.inner().to_string());
-        let why = shown(&why);
-        let named = shown(&path.to_string()).to_owned();
-        let is_null = why.starts_with("invalid type: null") && is_member(path);
-        let missing = why.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-        let (code, param, message) = match missing {
-            Some(field) => {
-                Self::missing(if named == "." { field.to_owned() } else { format!("{named}.{field}") })
-            }
-            None if is_null => Self::missing(named),
-            None if why.starts_with("unknown field") => {
-                let message = format!("Unknown parameter: '{named}': {why}.");
-                ("unknown_parameter", named, message)
-            }
-            None if ["invalid type", "invalid value", "invalid length"]
-                .iter()
-                .any(|kind| why.starts_with(kind)) =>
-            {
-                let message = format!("Invalid type for '{named}': {why}.");
-                ("invalid_type", named, message)
-            }
-            None => return Self::value(&named, why),
+        let (param, why) = (shown(&field_of(path, &why)), shown(&why));
+        let begins_with = |words: &str| why.starts_with(words);
+        let is_missing =
+            begins_with("missing field") || (begins_with("invalid type: null") && is_member(path));
+        let (code, message) = if is_missing {
+            ("missing_required_parameter", format!("Missing required parameter: '{param}'."))
+        } else if begins_with("unknown field") {
+            ("unknown_parameter", format!("Unknown parameter: '{param}': {why}."))
+        } else if ["invalid type", "invalid value", "invalid length"].into_iter().any(begins_with) {
+            ("invalid_type", format!("Invalid type for '{param}': {why}."))
+        } else {
+            return Self::value(&param, why);
         };
         Self { code, param: Some(param), message }
     }
+}
 
-    fn missing(param: String) -> (&'static str, String, String) {
-        let message = format!("Missing required parameter: '{param}'.");
-        ("missing_required_parameter", param, message)
+/// The path of the field to blame; serde's path ends before one that is missing, or given twice.
+fn field_of(path: &Path, why: &str) -> String {
+    let named = |kind: &str| why.strip_prefix(kind)?.strip_suffix('`');
+    let name = named("missing field `").or_else(|| named("duplicate field `"));
+    match (path.to_string(), name) {
+        (path, None) => path,
+        (path, Some(name)) if path == "." => name.to_owned(),
+        (path, Some(name)) => format!("{path}.{name}"),
     }
 }
 
@@ -88,9 +85,8 @@ fn is_member(path: &Path) -> bool {
     matches!(path.iter().next_back(), Some(Segment::Map { .. }))
 }
 
-fn shown(text: &str) -> &str {
-    let end = text.char_indices().nth(SHOWN_LETTERS).map_or(text.len(), |(end, _)| end);
-    &text[..end]
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_LETTERS).collect()
 }
 
 #[cfg(test)]
@@ -156,6 +152,7 @@ mod tests {
             ("limit=x", "invalid_value", "limit"),
             ("limit=", "invalid_value", "limit"),
             ("page=2", "unknown_parameter", "page"),
+            ("after=a&limit=1&after=b", "invalid_value", "after"),
         ] {
             let invalid = parse_query::<Page>(query).unwrap_err();
             assert_eq!((invalid.code, invalid.param.as_deref()), (code, Some(param)), "{query}");

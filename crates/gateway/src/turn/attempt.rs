@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::resolve::{Reasoning, Resolved};
-use super::{Failure, RETRY_AFTER, Refusal, Turn, seconds};
+use super::{Failure, Turn, UpstreamErrorReply};
+use crate::errors::RETRY_AFTER;
+use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
@@ -91,7 +93,7 @@ impl Turn {
 
     /// Lets the account of a lease learn how the turn went there.
     pub(super) fn learn(&self, lease: &Lease, verdict: &Verdict) {
-        lease.learn(verdict, &self.facts.create.model, self.facts.project.as_str());
+        lease.learn(verdict, &self.facts.create.model, self.caller());
     }
 
     async fn attempt_on<A: Answer>(
@@ -143,7 +145,8 @@ impl Turn {
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
         let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
-        Wanted { model: &self.facts.create.model, preference: Preference { origin, key }, tried }
+        let preference = Preference { origin, key };
+        Wanted { model: &self.facts.create.model, caller: self.caller(), preference, tried }
     }
 
     /// What turns have in common that should share an upstream's cache.
@@ -153,6 +156,11 @@ impl Turn {
             header.to_str().ok().map(str::to_owned)
         };
         self.facts.create.prompt_cache_key().or_else(session).filter(|key| !key.is_empty())
+    }
+
+    /// Who is to blame for what a request does to accounts. Without keys nobody is told apart.
+    fn caller(&self) -> Option<&str> {
+        self.facts.key.as_ref().map(|_| self.facts.project.as_str())
     }
 
     fn has_another(&self, resolved: &Resolved, tried: &[String]) -> bool {
@@ -173,22 +181,27 @@ impl Turn {
 
     /// A rate limit ends for the client when the first account is back. Whoever is not told a time may give up.
     fn with_return(&self, mut failure: Failure) -> Failure {
-        let Failure::Refused(refusal) = &mut failure else { return failure };
+        let Failure::UpstreamError(refusal) = &mut failure else { return failure };
         let until = match refusal.status {
-            StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_return(&self.facts.create.model),
+            StatusCode::TOO_MANY_REQUESTS => {
+                self.turns.pool.earliest_return(&self.facts.create.model, self.caller())
+            }
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
         };
         let rest = until.map(|until| until.since(self.turns.env.clock.now()));
         if rest.is_some() || !refusal.headers.contains_key(header::RETRY_AFTER) {
             refusal.headers.remove("retry-after-ms");
-            let rest = HeaderValue::from(seconds(rest.unwrap_or(RETRY_AFTER)));
+            let rest = HeaderValue::from(whole_seconds(rest.unwrap_or(RETRY_AFTER)));
             refusal.headers.insert(header::RETRY_AFTER, rest);
         }
         failure
     }
 
-    pub(super) async fn read_refusal(&self, reply: http::Response<ReplyBody>) -> Result<Refusal, Failed> {
+    pub(super) async fn read_refusal(
+        &self,
+        reply: http::Response<ReplyBody>,
+    ) -> Result<UpstreamErrorReply, Failed> {
         let (head, body) = reply.into_parts();
         let reading = body.collect(MAX_REFUSAL_BYTES);
         let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
@@ -202,11 +215,16 @@ impl Turn {
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, content_type.clone());
         }
-        Ok(Refusal { status: head.status, headers, body })
+        Ok(UpstreamErrorReply { status: head.status, headers, body })
     }
 
     /// What an error reply says about the account, and which of it is the client's to see.
-    pub(super) fn refused(&self, account: &Account, refusal: Refusal, error: &UpstreamError) -> Failed {
+    pub(super) fn refused(
+        &self,
+        account: &Account,
+        refusal: UpstreamErrorReply,
+        error: &UpstreamError,
+    ) -> Failed {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
         let model = account.alias(model).unwrap_or(model);
@@ -215,8 +233,8 @@ impl Turn {
         let failure = match refusal.status {
             // The account's credential is wrong, not the client's, and the message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
-            status if status.is_client_error() => Failure::Refused(Box::new(refusal)),
-            status if status.is_server_error() && is_envelope => Failure::Refused(Box::new(refusal)),
+            status if status.is_client_error() => Failure::UpstreamError(Box::new(refusal)),
+            status if status.is_server_error() && is_envelope => Failure::UpstreamError(Box::new(refusal)),
             status => {
                 tracing::warn!(
                     account.id = %account.name,
@@ -253,7 +271,7 @@ impl Failed {
     /// An upstream that says in its stream that it has failed, before anything has gone out.
     pub fn of_event(code: String, message: String) -> Self {
         let verdict = Verdict::of_code(&code);
-        let failure = Failure::Refused(Box::new(Refusal::of_event(&verdict, code, message)));
+        let failure = Failure::UpstreamError(Box::new(UpstreamErrorReply::of_event(&verdict, code, message)));
         Self { failure, verdict }
     }
 

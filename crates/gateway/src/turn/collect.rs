@@ -17,7 +17,7 @@ use super::record::Finished;
 use super::relay::Relay;
 use super::resolve::Resolved;
 use super::stream::{Read, read};
-use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
+use super::{Failure, Incoming, Presence, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
 /// A finished response, durable if it is to be stored.
@@ -33,7 +33,7 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<Collected, Rejected> {
+    ) -> Result<Collected, TurnError> {
         let mut turn = self.admit(incoming, presence);
         let result = turn.collect().await;
         if let Err(failure) = &result {

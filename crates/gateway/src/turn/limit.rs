@@ -7,7 +7,7 @@ use antiphon_protocol::usage::Usage;
 use http::HeaderMap;
 
 use super::resolve::Resolved;
-use super::{Failure, Rejected, Rules, Turn};
+use super::{Failure, Rules, Turn, TurnError};
 use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
 
 /// How long after the end of its time a turn may still be about to settle.
@@ -77,7 +77,7 @@ impl Turn {
         }
     }
 
-    pub(super) fn rejected(&self, failure: Failure) -> Rejected {
-        Rejected { failure, rates: self.progress.rates.map(Box::new) }
+    pub(super) fn rejected(&self, failure: Failure) -> TurnError {
+        TurnError { failure, rates: self.progress.rates.map(Box::new) }
     }
 }

@@ -40,7 +40,7 @@ use tokio::sync::OwnedSemaphorePermit;
 pub use self::collect::Collected;
 pub use self::detach::{DetachOnDrop, DrainOnDrop};
 pub use self::door::Door;
-pub use self::failure::{Failure, Fault, RETRY_AFTER, Refusal, Rejected, seconds};
+pub use self::failure::{Failure, TurnError, UpstreamErrorReply};
 pub use self::memory::{Lane, Memory};
 pub use self::metrics::TurnMetrics;
 pub use self::resolve::Reasoning;
@@ -146,14 +146,14 @@ impl Turns {
     }
 
     /// Runs a turn to its end, for a client that gets one object.
-    pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, Rejected>> {
+    pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, TurnError>> {
         let detach = self.detach(&incoming.create);
         let turn = Arc::clone(self).run_to_end(incoming, detach.presence.clone());
         DetachOnDrop::new(turn, detach)
     }
 
     /// Begins a turn, and streams its events.
-    pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, Rejected>> {
+    pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, TurnError>> {
         let detach = self.detach(&incoming.create);
         let rest = detach.clone();
         let turn = Arc::clone(self).begin(incoming, detach.presence.clone());

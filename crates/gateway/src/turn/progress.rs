@@ -12,7 +12,8 @@ use antiphon_upstream::metrics::ANSWERED;
 
 use super::attempt::Reply;
 use super::record::Finished;
-use super::{Failure, Fault, Reasoning, Turn};
+use super::{Failure, Reasoning, Turn};
+use crate::errors::Fault;
 
 /// What there is to tell of a turn beside what its admission has fixed.
 pub struct Progress {
@@ -145,15 +146,16 @@ impl Outcome {
     }
 
     fn of_failure(failure: &Failure) -> Self {
+        let row = failure.row();
         let (name, http_status) = match failure {
             Failure::ClientGone => ("cancelled", 499),
-            _ => ("refused", failure.status().as_u16()),
+            _ => ("refused", row.status.as_u16()),
         };
         let code = match failure {
-            Failure::Refused(refusal) => UpstreamError::parse(&refusal.body).code,
-            _ => failure.api_error().code.map(Into::into),
+            Failure::UpstreamError(reply) => UpstreamError::parse(&reply.body).code,
+            _ => row.error.code.map(Into::into),
         };
-        Self { name, http_status, code, fault: Some(failure.fault()) }
+        Self { name, http_status, code, fault: Some(row.fault) }
     }
 
     fn of_broken_stream(failure: &Failure) -> Self {

@@ -9,7 +9,8 @@ use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Settlement, Spent};
 
 use super::progress::Attempt;
-use super::{Fault, Reasoning, Turn};
+use super::{Reasoning, Turn};
+use crate::errors::Fault;
 
 /// An upstream that has none left for anybody is not the client's doing.
 const TOO_MANY_REQUESTS: u16 = 429;

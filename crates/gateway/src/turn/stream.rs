@@ -21,7 +21,7 @@ use super::attempt::{Answer, Failed, Reply};
 use super::detach::GivenUp;
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Rejected, Turn, Turns, codex};
+use super::{Failure, Incoming, Presence, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
 /// A comment: every client skips it, and no proxy takes the stream for dead.
@@ -84,7 +84,7 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<EventStream, Rejected> {
+    ) -> Result<EventStream, TurnError> {
         if !incoming.create.generate {
             return self.warm_up(incoming, presence).await;
         }

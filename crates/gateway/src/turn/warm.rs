@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::record::Finished;
 use super::resolve::Resolved;
 use super::stream::EventStream;
-use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
+use super::{Failure, Incoming, Presence, Turn, TurnError, Turns};
 
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
@@ -33,7 +33,7 @@ impl Turns {
         self: Arc<Self>,
         incoming: Incoming,
         presence: Presence,
-    ) -> Result<EventStream, Rejected> {
+    ) -> Result<EventStream, TurnError> {
         let mut turn = self.admit(incoming, presence);
         let result = turn.warm_up().await;
         if let Err(failure) = &result {

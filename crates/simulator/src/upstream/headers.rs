@@ -3,7 +3,7 @@
 use super::refusal::Refusal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LIMIT_REQUESTS: u64 = 10_000;
@@ -11,6 +11,8 @@ const LIMIT_REQUESTS: u64 = 10_000;
 #[derive(Debug)]
 pub(super) struct Headers {
     authorization: Option<String>,
+    /// No credential is good any more.
+    pub(super) is_revoked: AtomicBool,
     sent: AtomicU64,
 }
 
@@ -19,13 +21,14 @@ impl Headers {
     pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
     pub(super) fn new(api_key: Option<&str>) -> Self {
-        Self { authorization: api_key.map(|key| format!("Bearer {key}")), sent: AtomicU64::new(0) }
+        let authorization = api_key.map(|key| format!("Bearer {key}"));
+        Self { authorization, is_revoked: AtomicBool::new(false), sent: AtomicU64::new(0) }
     }
 
     pub(super) fn check_bearer(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(expected) = &self.authorization else { return Ok(()) };
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if given == expected {
+        let is_expected = self.authorization.as_ref().is_none_or(|expected| given == expected);
+        if is_expected && !self.is_revoked.load(Ordering::Relaxed) {
             return Ok(());
         }
         let key = given.strip_prefix("Bearer ").unwrap_or_default();

@@ -60,6 +60,7 @@ use received::lock;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,11 @@ impl Simulator {
     pub fn always_handshake(&self, script: Script) -> &Self {
         lock(&self.shared.scripts).every_handshake = Some(script);
         self
+    }
+
+    /// Refuses every credential from now on, or takes them again: also for the list of models, whatever scripts say.
+    pub fn revoke_credentials(&self, is_revoked: bool) {
+        self.shared.headers.is_revoked.store(is_revoked, Ordering::Relaxed);
     }
 
     /// Closes all sockets that are open now, in the middle of their turns too.

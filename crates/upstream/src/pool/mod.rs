@@ -4,6 +4,7 @@
 //! wait when every account has as many as it may. All state is behind one lock that is held for microseconds and never
 //! across an await.
 
+mod failures;
 mod metrics;
 mod queue;
 pub mod reset;
@@ -74,6 +75,8 @@ pub struct Lease {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted<'a> {
     pub model: &'a str,
+    /// Whose turn it is; `None` if callers are not told apart.
+    pub caller: Option<&'a str>,
     pub preference: Preference<'a>,
     /// The names of accounts that have failed this turn.
     pub tried: &'a [String],
@@ -159,7 +162,10 @@ impl Pool {
         };
         // Boxed, as it is rare and large: every turn would carry its place.
         let waiting = Box::pin(self.wait(ticket, wanted));
-        tokio::time::timeout(timeout, waiting).await.unwrap_or(Err(Shortage::Busy))
+        match tokio::time::timeout(timeout, waiting).await {
+            Ok(chosen) => chosen,
+            Err(_elapsed) => Err(self.lock().pick(wanted, self.clock.now()).err().unwrap_or(Shortage::Busy)),
+        }
     }
 
     async fn wait(self: &Arc<Self>, mut ticket: Ticket, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
@@ -174,8 +180,8 @@ impl Pool {
     }
 
     /// Lets an account learn from an attempt to serve a turn of `caller`.
-    fn learn(self: &Arc<Self>, account: &Account, verdict: &Verdict, model: &str, caller: &str) {
-        self.change(account, model, |state, has_alternative, now| {
+    fn learn(self: &Arc<Self>, account: &Account, verdict: &Verdict, model: &str, caller: Option<&str>) {
+        self.change(account, model, caller, |state, has_alternative, now| {
             state.learn(Lesson { verdict, model, caller, has_alternative }, now);
         });
     }
@@ -185,11 +191,12 @@ impl Pool {
         self: &Arc<Self>,
         account: &Account,
         model: &str,
+        caller: Option<&str>,
         change: impl FnOnce(&mut AccountState, bool, Timestamp),
     ) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let has_alternative = inner.has_alternative(account, model, now);
+        let has_alternative = inner.has_alternative(account, model, caller, now);
         let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
             return;
         };
@@ -221,7 +228,7 @@ impl Pool {
         };
         let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
         let probes = failing.map(async |account| match upstream.list_models(&account).await {
-            Ok(_) => self.change(&account, "", |state, _, _| {
+            Ok(_) => self.change(&account, "", None, |state, _, _| {
                 if state.revive() {
                     tracing::info!(account.id = %account.name, "the account answers again");
                 }
@@ -246,10 +253,10 @@ impl Pool {
                 Err(CatalogError::Status(status)) => doubt == Doubt::Failures && *status < 500,
                 Err(_) => false,
             };
-            self.change(&account, "", |state, has_alternative, now| match state.doubt {
+            self.change(&account, "", None, |state, has_alternative, now| match state.doubt {
                 Some(_) if is_refused => {
                     let verdict = &Verdict::CredentialInvalid;
-                    state.learn(Lesson { verdict, model: "", caller: "", has_alternative }, now);
+                    state.learn(Lesson { verdict, model: "", caller: None, has_alternative }, now);
                 }
                 Some(_) if is_served => state.clear_doubt(),
                 Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
@@ -270,8 +277,8 @@ impl Pool {
     }
 
     /// When the first of the accounts is back that offer the model, if all of them are cooling.
-    pub fn earliest_return(&self, model: &str) -> Option<Timestamp> {
-        match self.lock().pick(Wanted { model, ..Wanted::default() }, self.clock.now()) {
+    pub fn earliest_return(&self, model: &str, caller: Option<&str>) -> Option<Timestamp> {
+        match self.lock().pick(Wanted { model, caller, ..Wanted::default() }, self.clock.now()) {
             Err(Shortage::Cooling { until, .. }) => Some(until),
             _ => None,
         }
@@ -361,10 +368,10 @@ impl Inner {
     }
 
     /// Whether an account other than this one could serve the model now.
-    fn has_alternative(&self, account: &Account, model: &str, now: Timestamp) -> bool {
+    fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
         let mut offering = others.filter(|slot| slot.account.offers(model));
-        offering.any(|slot| slot.state.readiness(model, now) == Readiness::Ready)
+        offering.any(|slot| slot.state.readiness_for(model, caller, now) == Readiness::Ready)
     }
 
     /// The place of an account that can be leased now.
@@ -380,7 +387,7 @@ impl Inner {
                 continue;
             }
             is_offered = true;
-            let readiness = slot.state.readiness(wanted.model, now);
+            let readiness = slot.state.readiness_for(wanted.model, wanted.caller, now);
             is_missing &= readiness == Readiness::ModelMissing;
             match readiness {
                 Readiness::Ready if slot.has_room() => places.push(place),
@@ -409,7 +416,7 @@ impl Inner {
 
     /// How long it takes until an account is back that might serve a turn which waits.
     fn next_ready(&self, wanted: Wanted<'_>, now: Timestamp) -> Option<Duration> {
-        let cooling = |slot: &Slot| match slot.state.readiness(wanted.model, now) {
+        let cooling = |slot: &Slot| match slot.state.readiness_for(wanted.model, wanted.caller, now) {
             Readiness::Cooling(cooling) if slot.account.offers(wanted.model) => Some(cooling.until),
             _ => None,
         };
@@ -471,7 +478,7 @@ impl Lease {
     }
 
     /// Lets the account learn from an attempt to serve a turn of `caller`.
-    pub fn learn(&self, verdict: &Verdict, model: &str, caller: &str) {
+    pub fn learn(&self, verdict: &Verdict, model: &str, caller: Option<&str>) {
         self.pool.learn(&self.account, verdict, model, caller);
     }
 }

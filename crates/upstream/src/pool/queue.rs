@@ -13,6 +13,7 @@ pub struct Queue {
 #[derive(Debug)]
 pub struct Waiter {
     model: String,
+    project: Option<String>,
     /// The name and the boundary of the account that served the chain.
     origin: Option<(String, String)>,
     key: Option<String>,
@@ -34,6 +35,7 @@ impl Queue {
         let origin = wanted.preference.origin;
         self.waiters.push(Waiter {
             model: wanted.model.to_owned(),
+            project: wanted.caller.map(str::to_owned),
             origin: origin.map(|origin| (origin.account.to_owned(), origin.boundary.to_owned())),
             key: wanted.preference.key.map(str::to_owned),
             tried: wanted.tried.to_vec(),
@@ -58,7 +60,7 @@ impl Waiter {
     pub fn wanted(&self) -> Wanted<'_> {
         let origin = self.origin.as_ref().map(|(account, boundary)| Origin { account, boundary });
         let preference = Preference { origin, key: self.key.as_deref() };
-        Wanted { model: &self.model, preference, tried: &self.tried }
+        Wanted { model: &self.model, caller: self.project.as_deref(), preference, tried: &self.tried }
     }
 
     /// Hands the outcome over; a lease that nobody takes comes back.

@@ -5,19 +5,15 @@ use std::time::Duration;
 
 use antiphon_store::Timestamp;
 
+use super::failures::{Consequence, Failures, next_cooling};
 use super::verdict::Verdict;
 
-/// How long an account cools first; each further time twice as long, up to [`LONGEST_COOLING`].
-const FIRST_COOLING: Duration = Duration::from_secs(1);
-const LONGEST_COOLING: Duration = Duration::from_secs(30);
 /// An upstream that asks for more patience than this is not taken at its word.
 const LONGEST_WAIT: Duration = Duration::from_hours(8 * 24);
 /// For a quota that does not say when it is renewed.
 const QUOTA_COOLING: Duration = Duration::from_hours(1);
 /// For a model that an upstream says it does not have.
 const MODEL_COOLING: Duration = Duration::from_mins(5);
-/// So many failures in a row make an account cool.
-const FAILURES_TO_COOL: u32 = 3;
 
 /// One account's state.
 #[derive(Debug, Default, Clone)]
@@ -31,11 +27,9 @@ pub struct AccountState {
     pub is_paused: bool,
     /// It may be of no use; that is being verified. Other accounts go first meanwhile.
     pub doubt: Option<Doubt>,
-    /// In a row, since it last served a turn.
-    failures: u32,
-    /// Whom these failed.
-    failed_callers: FailedCallers,
-    /// How often it has cooled without being told for how long, since it last served a turn.
+    /// Since it last served a turn.
+    failures: Failures,
+    /// How often it has cooled down without being told for how long, since it last served a turn.
     coolings: u32,
     /// Models that it turned out not to have, and until when that is believed.
     missing_models: HashMap<String, Timestamp>,
@@ -50,22 +44,13 @@ pub enum Doubt {
     Failures,
 }
 
-/// Whether the failures of an account hit one caller or several: what one caller runs into may be its own doing.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-enum FailedCallers {
-    #[default]
-    None,
-    One(String),
-    Several,
-}
-
 /// A turn's verdict on its account.
 #[derive(Debug, Clone, Copy)]
 pub struct Lesson<'a> {
     pub verdict: &'a Verdict,
     pub model: &'a str,
-    /// Whose turn it was.
-    pub caller: &'a str,
+    /// Whose turn it was; `None` if callers are not told apart.
+    pub caller: Option<&'a str>,
     /// Whether another account could serve the model now. The last one that can never cools down for failures.
     pub has_alternative: bool,
 }
@@ -114,6 +99,18 @@ impl AccountState {
         }
     }
 
+    /// As [`readiness`](Self::readiness), for a turn of this caller.
+    pub fn readiness_for(&self, model: &str, caller: Option<&str>, now: Timestamp) -> Readiness {
+        let own_cooling = || {
+            let until = self.failures.cooling_until(caller, now)?;
+            Some(Readiness::Cooling(Cooling { until, reason: CoolingReason::Failures }))
+        };
+        match self.readiness(model, now) {
+            Readiness::Ready => own_cooling().unwrap_or(Readiness::Ready),
+            readiness => readiness,
+        }
+    }
+
     /// What the account is called in metrics and lists, whatever the model.
     pub fn name(&self, now: Timestamp) -> &'static str {
         match self.readiness("", now) {
@@ -128,7 +125,7 @@ impl AccountState {
     pub fn learn(&mut self, lesson: Lesson<'_>, now: Timestamp) {
         match lesson.verdict {
             Verdict::Served => {
-                self.forget_failures();
+                self.failures.end(lesson.caller);
                 self.doubt = None;
                 self.coolings = 0;
                 self.missing_models.remove(lesson.model);
@@ -154,7 +151,7 @@ impl AccountState {
     /// A request with nothing of a client's has been answered.
     pub fn clear_doubt(&mut self) {
         self.doubt = None;
-        self.forget_failures();
+        self.failures.forget_all();
     }
 
     /// A request with nothing of a client's has failed as well.
@@ -168,7 +165,7 @@ impl AccountState {
     pub fn revive(&mut self) -> bool {
         let is_over = self.cooling.take_if(|cooling| cooling.reason == CoolingReason::Failures).is_some();
         if is_over {
-            self.forget_failures();
+            self.failures.forget_all();
         }
         is_over
     }
@@ -187,39 +184,30 @@ impl AccountState {
         self.cooling = cooling;
         self.is_disabled = is_disabled;
         if cooling.is_none() {
-            self.forget_failures();
+            self.failures.forget_all();
             self.coolings = 0;
         }
     }
 
     fn fail(&mut self, lesson: Lesson<'_>, now: Timestamp) {
         match self.cooling {
-            // What fails while the account cools was sent before, and is one failure with those that it cools for.
+            // What fails while the account cools down was sent before, and is one failure with those before it.
             Some(cooling) if cooling.until > now => return,
             Some(_) => {
                 self.cooling = None;
-                self.forget_failures();
+                self.failures.forget_all();
             }
             None => {}
         }
-        self.failures = self.failures.saturating_add(1);
-        self.failed_callers.add(lesson.caller);
-        if self.failures < FAILURES_TO_COOL || !lesson.has_alternative {
+        if !lesson.has_alternative {
             return;
         }
-        let is_own_doing =
-            *lesson.verdict == Verdict::Unreachable || self.failed_callers == FailedCallers::Several;
-        if is_own_doing {
-            self.doubt = None;
-            self.cool(CoolingReason::Failures, None, now);
-        } else if self.doubt.is_none() {
-            self.doubt = Some(Doubt::Failures);
+        let caller = lesson.caller.filter(|_| *lesson.verdict == Verdict::Failed);
+        match self.failures.add(caller, now) {
+            Consequence::Nothing => {}
+            Consequence::CoolForAll => self.cool(CoolingReason::Failures, None, now),
+            Consequence::CoolForCaller => self.doubt = self.doubt.or(Some(Doubt::Failures)),
         }
-    }
-
-    fn forget_failures(&mut self) {
-        self.failures = 0;
-        self.failed_callers = FailedCallers::None;
     }
 
     fn cool(&mut self, reason: CoolingReason, until: Option<Timestamp>, now: Timestamp) {
@@ -228,25 +216,13 @@ impl AccountState {
             Some(until) => until.min(now.plus(LONGEST_WAIT)),
             None if cooling.is_some() => return,
             None => {
-                let doublings = self.coolings.min(16);
+                let rest = next_cooling(self.coolings);
                 self.coolings += 1;
-                now.plus(FIRST_COOLING.saturating_mul(1 << doublings).min(LONGEST_COOLING))
+                now.plus(rest)
             }
         };
         if cooling.is_none_or(|cooling| cooling.until < until) {
             self.cooling = Some(Cooling { until, reason });
-        }
-    }
-}
-
-// === impl FailedCallers ===
-
-impl FailedCallers {
-    fn add(&mut self, caller: &str) {
-        match self {
-            Self::None => *self = Self::One(caller.to_owned()),
-            Self::One(known) if known != caller => *self = Self::Several,
-            Self::One(_) | Self::Several => {}
         }
     }
 }
@@ -287,7 +263,7 @@ mod tests {
 
     /// What a turn of one of two callers by turns says.
     fn learn(state: &mut AccountState, verdict: &Verdict, has_alternative: bool, now: Timestamp) {
-        let caller = if now.unix_ms() % 2 == 0 { "even" } else { "odd" };
+        let caller = Some(if now.unix_ms() % 2 == 0 { "even" } else { "odd" });
         state.learn(Lesson { verdict, model: "m", caller, has_alternative }, now);
     }
 
@@ -316,30 +292,36 @@ mod tests {
     }
 
     #[test]
-    fn what_one_caller_runs_into_makes_an_account_doubted_and_not_cool() {
-        let fail = |state: &mut AccountState, verdict: &Verdict, caller| {
-            let lesson = Lesson { verdict, model: "m", caller, has_alternative: true };
+    fn what_one_caller_runs_into_keeps_nobody_else_from_an_account() {
+        let fail = |state: &mut AccountState, caller| {
+            let lesson = Lesson { verdict: &Verdict::Failed, model: "m", caller, has_alternative: true };
             state.learn(lesson, START);
         };
         let mut state = AccountState::default();
         for _ in 0..10 {
-            fail(&mut state, &Verdict::Failed, "a");
+            fail(&mut state, Some("a"));
         }
-        assert_eq!((state.doubt, state.readiness("m", START)), (Some(Doubt::Failures), Readiness::Ready));
+        assert!(matches!(state.readiness_for("m", Some("a"), START), Readiness::Cooling(_)));
+        assert_eq!(state.readiness_for("m", Some("b"), START), Readiness::Ready);
+        assert_eq!((state.doubt, state.name(START)), (Some(Doubt::Failures), "ready"));
         let mut failing = state.clone();
         failing.confirm_failures(true, START);
-        assert_eq!((failing.doubt, failing.name(START)), (None, "cooling"));
-        let mut well = state.clone();
-        well.clear_doubt();
-        fail(&mut well, &Verdict::Failed, "a");
-        assert_eq!(well.doubt, None);
-        fail(&mut state, &Verdict::Failed, "b");
-        assert_eq!((state.doubt, state.name(START)), (None, "cooling"), "two callers are not to blame");
-        let mut gone = AccountState::default();
+        assert_eq!(
+            (failing.doubt, failing.name(START)),
+            (None, "cooling"),
+            "it fails a request of our own as well"
+        );
+        state.clear_doubt();
+        assert_eq!((state.doubt, state.name(START)), (None, "ready"));
+        let mut open = AccountState::default();
         for _ in 0..3 {
-            fail(&mut gone, &Verdict::Unreachable, "a");
+            fail(&mut open, None);
         }
-        assert_eq!(gone.name(START), "cooling", "no request is to blame for that");
+        assert_eq!(
+            open.name(START),
+            "cooling",
+            "where callers are not told apart there is nobody to protect"
+        );
     }
 
     #[test]

@@ -131,14 +131,14 @@ proptest! {
                 Step::Leave { lease } if lease < held.len() => drop(held.swap_remove(lease)),
                 Step::End { lease, verdict } if lease < held.len() => {
                     let lease = held.swap_remove(lease);
-                    lease.learn(&verdict, "m1", "caller");
+                    lease.learn(&verdict, "m1", Some("caller"));
                 }
                 Step::Leave { .. } | Step::End { .. } => {}
                 Step::Choose { model, origin, key } => {
                     let key = key.map(|key| key.to_string());
                     let origin = origin.map(|at| Origin { account: NAMES[at], boundary: &NAMES[at][..1] });
                     let preference = Preference { origin, key: key.as_deref() };
-                    let wanted = Wanted { model: MODELS[model], preference, tried: &[] };
+                    let wanted = Wanted { model: MODELS[model], preference, ..Wanted::default() };
                     let usable: Vec<String> = pool
                         .view()
                         .iter()
@@ -196,7 +196,7 @@ fn an_account_that_was_away_does_not_catch_up() {
     let (pool, clock) = pool(&[account("a1", None), account("b1", None)], routing);
     let next = || pool.choose(wanted("m")).now_or_never().unwrap().unwrap();
     let lease = next();
-    lease.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) }, "m", "caller");
+    lease.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) }, "m", Some("caller"));
     assert!((0..20).all(|_| next().account().name == "b1"));
     clock.advance(1_000);
     let back = (0..10).filter(|_| next().account().name == "a1").count();
@@ -242,7 +242,7 @@ async fn who_waits_is_told_when_there_is_nothing_left_to_wait_for() {
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);
     assert!(waiting.as_mut().now_or_never().is_none());
-    held.learn(&Verdict::CredentialInvalid, "m", "caller");
+    held.learn(&Verdict::CredentialInvalid, "m", Some("caller"));
     assert_eq!(waiting.await.unwrap_err(), Shortage::Unusable);
 }
 
@@ -251,7 +251,7 @@ async fn a_turn_that_waits_gets_an_account_that_is_back_from_cooling() {
     let (pool, clock) = pool(&[account("a1", Some(1)), account("b1", Some(1))], routing());
     let held = pool.choose(wanted("m")).await.unwrap();
     let other = pool.choose(wanted("m")).await.unwrap();
-    other.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) }, "m", "caller");
+    other.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) }, "m", Some("caller"));
     drop(other);
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::doors::Doors;
-use crate::http::error::Refused;
-use crate::turn::{Collected, Door, DrainOnDrop, Failure, Incoming};
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
+use crate::turn::{Collected, Door, DrainOnDrop, Incoming};
 use antiphon_access::keys::Caller;
 
 /// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
@@ -20,7 +21,7 @@ pub async fn create(
     caller: Caller,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     serve(doors, caller, Operation::Create, headers, body).await
 }
 
@@ -29,7 +30,7 @@ pub async fn compact(
     caller: Caller,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     serve(doors, caller, Operation::Compact, headers, body).await
 }
 
@@ -38,7 +39,7 @@ pub async fn count_input(
     caller: Caller,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     serve(doors, caller, Operation::CountInput, headers, body).await
 }
 
@@ -48,17 +49,18 @@ async fn serve(
     operation: Operation,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     let incoming = match read(&doors, caller, operation, headers, body).await {
         Ok(incoming) => incoming,
-        Err(failure) => {
-            doors.turns.metrics.turn_failed(failure.fault().as_str(), failure.api_error().code.as_deref());
+        Err(error) => {
+            let row = error.row();
+            doors.count_rejected(&row);
             tracing::info!(
-                http.status = failure.status().as_u16(),
-                error.code = failure.api_error().code.as_deref(),
-                "a request was refused unread"
+                http.status = row.status.as_u16(),
+                error.code = row.error.code.as_deref(),
+                "request rejected before parsing"
             );
-            return Err(failure.into());
+            return Err(row.into());
         }
     };
     Ok(match incoming.door {
@@ -73,19 +75,19 @@ async fn read(
     operation: Operation,
     headers: HeaderMap,
     body: Body,
-) -> Result<Incoming, Failure> {
+) -> Result<Incoming, RequestError> {
     let received = doors.body_limits.receive(&headers, body).await?;
     let create = parse(operation, received.bytes).await?;
     let door = if create.stream { Door::Sse } else { Door::Collected };
     Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
 }
 
-async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {
+async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, RequestError> {
     if body.len() <= INLINE_PARSING_BYTES {
         return Ok(CreateRequest::parse(operation, body)?);
     }
     let parsing = tokio::task::spawn_blocking(move || CreateRequest::parse(operation, body));
-    Ok(parsing.await.map_err(|_| Failure::Internal)??)
+    Ok(parsing.await.map_err(|_| RequestError::Internal)??)
 }
 
 fn render_collected(collected: Collected) -> Response {

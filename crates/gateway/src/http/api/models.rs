@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 
 use crate::http::doors::Doors;
-use crate::http::error::Refused;
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
 use crate::http::segment::Segment;
-use crate::turn::Failure;
 use antiphon_access::keys::Caller;
 use antiphon_upstream::account::ModelList;
 
@@ -20,9 +20,9 @@ pub async fn get(
     State(doors): State<Doors>,
     caller: Caller,
     Segment(id): Segment,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     let models = current(&doors, &caller).await;
-    let model = models.find(&id).ok_or_else(|| Failure::ModelNotFound(id.clone()))?;
+    let model = models.find(&id).ok_or_else(|| RequestError::ModelNotFound(id.clone()))?;
     Ok(json_reply(model.object.clone()))
 }
 

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
 use crate::http::doors::Doors;
-use crate::http::error::Refused;
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
 use crate::http::query::{pairs, parse_limit};
 use crate::http::segment::Segment;
-use crate::turn::Failure;
 use antiphon_access::keys::Caller;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -29,13 +29,13 @@ pub async fn get(
     caller: Caller,
     Segment(name): Segment,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     if pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
         let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
-        return Err(Failure::InvalidQuery { param: "stream", message }.into());
+        return Err(RequestError::InvalidQuery { param: "stream", message }.into());
     }
     let stored = load(&doors, &caller, &name).await?;
-    let response = with_output(&stored.body, &stored.turn.output).map_err(|_| Failure::Internal)?;
+    let response = with_output(&stored.body, &stored.turn.output).map_err(|_| RequestError::Internal)?;
     Ok(json_reply(response))
 }
 
@@ -43,12 +43,12 @@ pub async fn delete(
     State(doors): State<Doors>,
     caller: Caller,
     Segment(name): Segment,
-) -> Result<Response, Refused> {
-    let not_found = || Failure::ResponseNotFound(name.clone());
+) -> Result<Response, ErrorReply> {
+    let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     let turns = &doors.turns;
     let deleted =
-        turns.chains.delete(&caller.project, id, turns.env.clock.now()).await.map_err(Failure::from)?;
+        turns.chains.delete(&caller.project, id, turns.env.clock.now()).await.map_err(RequestError::from)?;
     if !deleted {
         return Err(not_found().into());
     }
@@ -60,9 +60,9 @@ pub async fn cancel(
     State(doors): State<Doors>,
     caller: Caller,
     Segment(name): Segment,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     load(&doors, &caller, &name).await?;
-    Err(Failure::NotInBackground.into())
+    Err(RequestError::NotInBackground.into())
 }
 
 pub async fn input_items(
@@ -70,14 +70,14 @@ pub async fn input_items(
     caller: Caller,
     Segment(name): Segment,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     let page = Page::parse(query.as_deref())?;
     let stored = load(&doors, &caller, &name).await?;
     Ok(json_reply(page.render(&stored)?))
 }
 
-async fn load(doors: &Doors, caller: &Caller, name: &str) -> Result<StoredResponse, Failure> {
-    let not_found = || Failure::ResponseNotFound(name.to_owned());
+async fn load(doors: &Doors, caller: &Caller, name: &str) -> Result<StoredResponse, RequestError> {
+    let not_found = || RequestError::ResponseNotFound(name.to_owned());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     let turns = &doors.turns;
     turns.chains.store().load(&caller.project, id, turns.env.clock.now()).await?.ok_or_else(not_found)
@@ -92,7 +92,7 @@ fn json_reply(body: Vec<u8>) -> Response {
 // === impl Page ===
 
 impl Page {
-    fn parse(query: Option<&str>) -> Result<Self, Failure> {
+    fn parse(query: Option<&str>) -> Result<Self, RequestError> {
         let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
         for (key, value) in pairs(query) {
             match key.as_str() {
@@ -105,7 +105,7 @@ impl Page {
         Ok(page)
     }
 
-    fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, Failure> {
+    fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
         let input = &stored.turn.input;
         let derived = |position| ItemId::derived(stored.turn.id, position);
         let mut items: Vec<(String, &[u8], u32)> = (0..)
@@ -141,18 +141,18 @@ impl Page {
     }
 }
 
-fn parse_order(value: &str) -> Result<bool, Failure> {
+fn parse_order(value: &str) -> Result<bool, RequestError> {
     match value {
         "desc" => Ok(true),
         "asc" => Ok(false),
         _ => {
             let message = format!("Invalid 'order': expected 'asc' or 'desc', but got '{value}'.");
-            Err(Failure::InvalidQuery { param: "order", message })
+            Err(RequestError::InvalidQuery { param: "order", message })
         }
     }
 }
 
-fn unknown_cursor(after: &str) -> Failure {
+fn unknown_cursor(after: &str) -> RequestError {
     let message = format!("Invalid 'after': the response has no input item with id '{after}'.");
-    Failure::InvalidQuery { param: "after", message }
+    RequestError::InvalidQuery { param: "after", message }
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 
 use super::Operator;
 use super::request::Parameters;
-use crate::http::error::Refused;
+use crate::http::error_reply::ErrorReply;
 use crate::http::segment::Segment;
 use crate::operations::{Account, AccountList, Operations, Page, TestedAccount};
 
@@ -25,7 +25,7 @@ pub async fn list(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<AccountList>, Refused> {
+) -> Result<Json<AccountList>, ErrorReply> {
     Ok(Json(operations.list_accounts(&page)?))
 }
 
@@ -42,7 +42,7 @@ pub async fn get(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<Account>, Refused> {
+) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.account(&name)?))
 }
 
@@ -59,7 +59,7 @@ pub async fn pause(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<Account>, Refused> {
+) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.pause_account(&name, Actor::AdminApi).await?))
 }
 
@@ -76,7 +76,7 @@ pub async fn resume(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<Account>, Refused> {
+) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.resume_account(&name, Actor::AdminApi).await?))
 }
 
@@ -93,6 +93,6 @@ pub async fn test(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<TestedAccount>, Refused> {
+) -> Result<Json<TestedAccount>, ErrorReply> {
     Ok(Json(operations.probe_account(&name).await?))
 }

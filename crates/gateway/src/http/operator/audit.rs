@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use super::Operator;
 use super::request::Parameters;
-use crate::http::error::Refused;
+use crate::http::error_reply::ErrorReply;
 use crate::operations::{AuditList, Operations, Page};
 
 /// What was changed, the newest first; `after` takes an entry's `id`.
@@ -23,6 +23,6 @@ pub async fn list(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<AuditList>, Refused> {
+) -> Result<Json<AuditList>, ErrorReply> {
     Ok(Json(operations.list_audit(&page).await?))
 }

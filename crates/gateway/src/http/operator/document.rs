@@ -19,10 +19,10 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
         let operations =
             [&mut item.get, &mut item.post, &mut item.delete].into_iter().filter_map(Option::as_mut);
         for operation in operations {
-            let refused = ResponseBuilder::new()
-                .description("Refused, or failed")
+            let error = ResponseBuilder::new()
+                .description("What is wrong")
                 .content("application/json", Content::new(Some(Ref::from_schema_name("Error"))));
-            operation.responses.responses.insert("default".to_owned(), RefOr::T(refused.build()));
+            operation.responses.responses.insert("default".to_owned(), RefOr::T(error.build()));
         }
     }
     document.to_json().unwrap_or_default().into()

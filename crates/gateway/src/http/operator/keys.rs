@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use super::Operator;
 use super::request::{JsonBody, Parameters};
-use crate::http::error::Refused;
+use crate::http::error_reply::ErrorReply;
 use crate::http::segment::Segment;
 use crate::operations::{DeletedKey, KeyList, LimitList, Operations, Page, RotateRequest};
 
@@ -27,7 +27,7 @@ pub async fn list(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<KeyList>, Refused> {
+) -> Result<Json<KeyList>, ErrorReply> {
     Ok(Json(operations.list_keys(&page).await?))
 }
 
@@ -44,7 +44,7 @@ pub async fn create(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     JsonBody(new): JsonBody<NewKey>,
-) -> Result<(StatusCode, Json<KeyWithSecret>), Refused> {
+) -> Result<(StatusCode, Json<KeyWithSecret>), ErrorReply> {
     Ok((StatusCode::CREATED, Json(operations.create_key(new, Actor::AdminApi).await?)))
 }
 
@@ -61,7 +61,7 @@ pub async fn get(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<KeyView>, Refused> {
+) -> Result<Json<KeyView>, ErrorReply> {
     Ok(Json(operations.key(&name).await?))
 }
 
@@ -78,7 +78,7 @@ pub async fn limits(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<LimitList>, Refused> {
+) -> Result<Json<LimitList>, ErrorReply> {
     Ok(Json(operations.key_limits(&name).await?))
 }
 
@@ -95,7 +95,7 @@ pub async fn delete(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<DeletedKey>, Refused> {
+) -> Result<Json<DeletedKey>, ErrorReply> {
     Ok(Json(operations.delete_key(&name, Actor::AdminApi).await?))
 }
 
@@ -114,7 +114,7 @@ pub async fn rotate(
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
     JsonBody(request): JsonBody<RotateRequest>,
-) -> Result<Json<KeyWithSecret>, Refused> {
+) -> Result<Json<KeyWithSecret>, ErrorReply> {
     Ok(Json(operations.rotate_key(&name, request.overlap(), Actor::AdminApi).await?))
 }
 
@@ -131,6 +131,6 @@ pub async fn revoke(
     _: Operator,
     State(operations): State<Arc<Operations>>,
     Segment(name): Segment,
-) -> Result<Json<KeyView>, Refused> {
+) -> Result<Json<KeyView>, ErrorReply> {
     Ok(Json(operations.revoke_key(&name, Actor::AdminApi).await?))
 }

@@ -6,7 +6,6 @@
 mod accounts;
 mod audit;
 mod document;
-mod error;
 pub mod health;
 mod keys;
 mod request;
@@ -20,8 +19,9 @@ use utoipa_axum::routes;
 
 use crate::http::auth::{address, bearer};
 use crate::http::doors::Doors;
-use crate::http::error::Refused;
-use crate::turn::Failure;
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
+use crate::operations::OperationError;
 
 pub fn router() -> Router<Doors> {
     described_routes().into()
@@ -48,17 +48,14 @@ fn described_routes() -> OpenApiRouter<Doors> {
 pub struct Operator;
 
 impl FromRequestParts<Doors> for Operator {
-    type Rejection = Refused;
+    type Rejection = ErrorReply;
 
-    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, Refused> {
-        let is_token = match bearer(&parts.headers).and_then(|token| str::from_utf8(token).ok()) {
-            Some(token) => doors.operations.is_admin_token(token).await?,
-            None => false,
-        };
-        if is_token {
-            return Ok(Self);
+    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, ErrorReply> {
+        let token = bearer(&parts.headers).and_then(|token| str::from_utf8(token).ok());
+        let Err(error) = doors.operations.authenticate(token).await else { return Ok(Self) };
+        if matches!(error, OperationError::InvalidAdminToken) {
+            doors.keys.count_failure(address(&parts.extensions)).map_err(RequestError::from)?;
         }
-        doors.keys.count_failure(address(&parts.extensions)).map_err(Failure::from)?;
-        Err(Failure::NotAnOperator.into())
+        Err(error.into())
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::Operator;
 use super::request::Parameters;
-use crate::http::error::Refused;
+use crate::http::error_reply::ErrorReply;
 use crate::operations::Operations;
 
 /// Where the next page of a CSV file begins, which has no place for it.
@@ -30,7 +30,7 @@ pub async fn get(
     State(operations): State<Arc<Operations>>,
     headers: HeaderMap,
     Parameters(parameters): Parameters<UsageParameters>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorReply> {
     let format = parameters.format.unwrap_or_else(|| accepted(&headers));
     let report = operations.report_usage(parameters).await?;
     Ok(match format {

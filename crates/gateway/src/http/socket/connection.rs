@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use antiphon_protocol::error::ApiError;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
@@ -25,11 +24,11 @@ use super::ending::{Ending, say_goodbye, text};
 use super::lanes::{Asked, Lanes, MAX_NAMED};
 use super::metered::Metered;
 use super::metrics::SocketMetrics;
-use super::refusal;
-use super::running::{Running, refused_unread};
+use super::running::{Running, reject};
 use crate::http::doors::Doors;
+use crate::http::error::RequestError;
 use crate::http::stall::StallGuard;
-use crate::turn::{Failure, Lane, Memory};
+use crate::turn::{Lane, Memory};
 use antiphon_access::keys::Caller;
 
 /// What is read at a time; it is held also while the socket is idle.
@@ -45,7 +44,7 @@ const MAX_PONGS: u32 = 16;
 const SMALL_BYTES: usize = 4 * 1024;
 
 pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
-type Parsed = (Result<ClientFrame, ApiError>, OwnedSemaphorePermit);
+type Parsed = (Result<ClientFrame, RequestError>, OwnedSemaphorePermit);
 
 pub struct Connection {
     socket: Socket,
@@ -257,14 +256,14 @@ impl Connection {
             Message::Text(text) => {
                 let (text, permit) = (Bytes::from(text), self.socket.get_mut().take_permit());
                 if text.len() <= INLINE_PARSING_BYTES {
-                    self.take(ClientFrame::parse(&text), permit);
+                    self.take(ClientFrame::parse(&text).map_err(RequestError::from), permit);
                 } else {
                     self.parsing = Some(Box::pin(parse_elsewhere(text, permit)));
                 }
             }
             Message::Binary(_) => {
                 drop(self.socket.get_mut().take_permit());
-                self.refuse(&Failure::BinaryMessage, None);
+                self.reject(&RequestError::BinaryMessage, None);
             }
             // Its answer is in the buffer.
             Message::Ping(_) => {
@@ -277,23 +276,22 @@ impl Connection {
         Ok(())
     }
 
-    fn take(&mut self, parsed: Result<ClientFrame, ApiError>, permit: OwnedSemaphorePermit) {
+    fn take(&mut self, parsed: Result<ClientFrame, RequestError>, permit: OwnedSemaphorePermit) {
         match parsed {
-            Err(error) => self.refuse(&Failure::Request(error), None),
+            Err(error) => self.reject(&error, None),
             Ok(ClientFrame::Other(kind)) => tracing::debug!(frame.type = kind, "a frame was ignored"),
             Ok(ClientFrame::Create(_)) if matches!(self.ending, Some(Ending::Restart)) => {}
             Ok(ClientFrame::Create(frame)) => {
                 if let Err(asked) = self.lanes.ask(Asked { frame, permit }) {
-                    let failure = Failure::TooManyLanes { max_lanes: MAX_NAMED };
-                    self.refuse(&failure, asked.frame.stream_id.as_ref());
+                    let error = RequestError::TooManyLanes { max_lanes: MAX_NAMED };
+                    self.reject(&error, asked.frame.stream_id.as_ref());
                 }
             }
         }
     }
 
-    fn refuse(&mut self, failure: &Failure, stream_id: Option<&StreamId>) {
-        refused_unread(&self.doors, failure);
-        self.outbox.extend(text(refusal::render(failure, stream_id)));
+    fn reject(&mut self, error: &RequestError, stream_id: Option<&StreamId>) {
+        self.outbox.extend(text(reject(&self.doors, error).frame(stream_id)));
     }
 
     fn begin_turns(&mut self) -> bool {
@@ -304,7 +302,7 @@ impl Connection {
             match self.doors.keys.renew(&self.caller) {
                 Ok(caller) => self.caller = caller,
                 Err(denied) => {
-                    self.refuse(&denied.into(), stream_id.as_ref());
+                    self.reject(&denied.into(), stream_id.as_ref());
                     self.lanes.release(&stream_id);
                     has_begun = true;
                     continue;
@@ -332,7 +330,7 @@ fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
 
 async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
     let parsed = tokio::task::spawn_blocking(move || ClientFrame::parse(&text)).await;
-    (parsed.unwrap_or_else(|_| Err(Failure::Internal.api_error())), permit)
+    (parsed.map_or(Err(RequestError::Internal), |parsed| Ok(parsed?)), permit)
 }
 
 // === impl Tally ===

@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::connection::Socket;
 use super::metered::Unread;
-use super::refusal;
-use crate::turn::Failure;
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
 
 /// How long a client may take to answer the closing frame.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub enum Ending {
     /// What came is no WebSocket.
     Broken(CloseCode),
     /// A message that can't be read to its end.
-    Unread(Failure),
+    Unread(RequestError),
     /// The process is asked to stop.
     Restart,
     TooOld(Duration),
@@ -42,11 +42,11 @@ impl Ending {
     pub fn of(error: Error, max_bytes: usize) -> Self {
         match error {
             Error::Io(error) => match error.downcast::<Unread>() {
-                Ok(Unread(failure)) => Self::Unread(failure),
+                Ok(Unread(error)) => Self::Unread(error),
                 Err(_) => Self::Gone,
             },
             Error::Capacity(CapacityError::MessageTooLong { .. }) => {
-                Self::Unread(Failure::BodyTooLarge { max_bytes })
+                Self::Unread(RequestError::BodyTooLarge { max_bytes })
             }
             Error::Utf8(_) => Self::Broken(CloseCode::Invalid),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
@@ -70,8 +70,8 @@ impl Ending {
         match self {
             Self::Gone | Self::Closed(_) => None,
             Self::Broken(code) => Some((*code, "")),
-            Self::Unread(Failure::BodyTooLarge { .. }) => Some((CloseCode::Size, "message too large")),
-            Self::Unread(Failure::BodyTimeout(_)) => Some((CloseCode::Policy, "message incomplete")),
+            Self::Unread(RequestError::BodyTooLarge { .. }) => Some((CloseCode::Size, "message too large")),
+            Self::Unread(RequestError::BodyTimeout(_)) => Some((CloseCode::Policy, "message incomplete")),
             Self::Unread(_) => Some((CloseCode::Again, "try again later")),
             Self::Restart => Some((CloseCode::Restart, "service restart")),
             Self::TooOld(_) => Some((CloseCode::Normal, "connection limit reached")),
@@ -79,10 +79,10 @@ impl Ending {
     }
 
     /// What is told before.
-    fn failure(&self) -> Option<Failure> {
+    fn error(&self) -> Option<RequestError> {
         match self {
-            Self::Unread(failure) => Some(failure.clone()),
-            Self::TooOld(age) => Some(Failure::SocketTooOld(*age)),
+            Self::Unread(error) => Some(error.clone()),
+            Self::TooOld(age) => Some(RequestError::SocketTooOld(*age)),
             _ => None,
         }
     }
@@ -91,7 +91,8 @@ impl Ending {
 /// Closes the socket in good order.
 pub async fn say_goodbye(socket: &mut Socket, ending: &Ending) {
     let goodbye = async {
-        if let Some(message) = ending.failure().and_then(|failure| text(refusal::render(&failure, None))) {
+        let frame = ending.error().map(|error| ErrorReply::from(error).frame(None));
+        if let Some(message) = frame.and_then(text) {
             socket.feed(message).await.ok();
         }
         match ending.closing() {

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::http::doors::BodyLimits;
-use crate::turn::Failure;
+use crate::http::error::RequestError;
 
 /// Two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
@@ -20,7 +20,7 @@ const MAX_HEADER: usize = 14;
 const STEP_BYTES: usize = 256 * 1024;
 const DISCARDED_BYTES: usize = 16 * 1024;
 
-type Reserving = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Failure>> + Send>>;
+type Reserving = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, RequestError>> + Send>>;
 
 /// Reads frame by frame, so that whoever decodes them holds nothing between two messages, and sets aside memory for each
 /// message as it comes, as for the body of an HTTP request.
@@ -122,7 +122,7 @@ impl<S: AsyncRead + Unpin> Metered<S> {
             return Poll::Ready(Ok(left));
         }
         if self.message_bytes.saturating_add(left) > self.limits.max_bytes {
-            return Poll::Ready(Err(refused(Failure::BodyTooLarge { max_bytes: self.limits.max_bytes })));
+            return Poll::Ready(Err(unread(RequestError::BodyTooLarge { max_bytes: self.limits.max_bytes })));
         }
         let covered = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * 1024;
         if covered > self.message_bytes {
@@ -151,7 +151,7 @@ impl<S: AsyncRead + Unpin> Metered<S> {
         });
         let reserved = ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
-        Poll::Ready(reserved.map_err(refused))
+        Poll::Ready(reserved.map_err(unread))
     }
 
     /// Reads what there is; in the middle of a message it is not waited for ever.
@@ -172,7 +172,7 @@ impl<S: AsyncRead + Unpin> Metered<S> {
                 let limit = self.limits.read_timeout;
                 let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 ready!(patience.as_mut().poll(cx));
-                Poll::Ready(Err(refused(Failure::BodyTimeout(limit))))
+                Poll::Ready(Err(unread(RequestError::BodyTimeout(limit))))
             }
         }
     }
@@ -236,14 +236,14 @@ fn header_len(begun: &[u8]) -> usize {
 }
 
 /// Why a message is not read on; it passes through the decoder as an error of the connection.
-fn refused(failure: Failure) -> io::Error {
-    io::Error::other(Unread(failure))
+fn unread(error: RequestError) -> io::Error {
+    io::Error::other(Unread(error))
 }
 
 /// What is told to the client before the connection is closed.
 #[derive(Debug, thiserror::Error)]
 #[error("a message was not read to its end: {0:?}")]
-pub struct Unread(pub Failure);
+pub struct Unread(pub RequestError);
 
 #[cfg(test)]
 mod tests {
@@ -301,7 +301,7 @@ mod tests {
         let mut metered = Metered::new(bytes.as_slice(), Bytes::new(), Arc::clone(&limits));
         let mut seen = Vec::new();
         let error = metered.read_to_end(&mut seen).await.unwrap_err();
-        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(Failure::Overloaded))));
+        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(RequestError::Overloaded))));
         assert_eq!(seen.len(), 10 + STEP_BYTES);
         drop(metered);
         assert_eq!(limits.memory.available_permits(), 300);
@@ -313,7 +313,7 @@ mod tests {
         let mut metered = Metered::new(pieces.as_slice(), Bytes::new(), limits(10_000));
         let mut seen = Vec::new();
         let error = metered.read_to_end(&mut seen).await.unwrap_err();
-        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(Failure::BodyTooLarge { .. }))));
+        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(RequestError::BodyTooLarge { .. }))));
         assert_eq!(seen.len(), 10 + 600_000 + 10);
     }
 }

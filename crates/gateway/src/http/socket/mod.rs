@@ -10,7 +10,6 @@ mod ending;
 mod lanes;
 mod metered;
 pub mod metrics;
-mod refusal;
 pub mod rules;
 mod running;
 
@@ -30,10 +29,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use self::connection::Connection;
 use super::auth::{OTHER_HEADERS, identify};
 use super::doors::Doors;
-use super::error::Refused;
+use super::error::RequestError;
+use super::error_reply::ErrorReply;
 use super::fallback::wrong_method;
 use super::stall::StallGuard;
-use crate::turn::Failure;
 use antiphon_access::keys::Caller;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -58,36 +57,37 @@ pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Res
     }
     match agree(&doors, &mut request) {
         Ok(accept) => switching(accept),
-        Err(failure) => {
-            let code = failure.api_error().code;
-            doors.turns.metrics.turn_failed(failure.fault().as_str(), code.as_deref());
+        Err(error) => {
+            let row = error.row();
+            doors.count_rejected(&row);
             tracing::info!(
-                http.status = failure.status().as_u16(),
-                error.code = code.as_deref(),
-                "a WebSocket was refused"
+                http.status = row.status.as_u16(),
+                error.code = row.error.code.as_deref(),
+                "WebSocket handshake rejected"
             );
-            Refused::from(failure).into_response()
+            ErrorReply::from(row).into_response()
         }
     }
 }
 
 /// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
-fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Failure> {
+fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, RequestError> {
     let caller = identify(doors, request.headers(), request.extensions())?;
     if !doors.sockets.is_enabled {
-        return Err(Failure::SocketsOff);
+        return Err(RequestError::SocketsOff);
     }
     let headers = request.headers();
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Failure::BadHandshake("asks for another version than 13"));
+        return Err(RequestError::BadHandshake("asks for another version than 13"));
     }
     if is_foreign(headers) {
-        return Err(Failure::BadHandshake("comes from a page of another origin"));
+        return Err(RequestError::BadHandshake("comes from a page of another origin"));
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Failure::BadHandshake("has no key"))?;
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Failure::Internal)?;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(RequestError::BadHandshake("has no key"))?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| RequestError::Internal)?;
     let handover = request.extensions().get::<Handover>().cloned();
-    let handover = handover.ok_or(Failure::BadHandshake("needs HTTP/1.1"))?;
+    let handover = handover.ok_or(RequestError::BadHandshake("needs HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
     let headers = of_turns(request.headers());
     handover.leave(Agreed { upgrade, doors: doors.clone(), headers, caller });

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::lanes::Asked;
-use super::refusal;
 use crate::http::doors::Doors;
-use crate::turn::{DetachOnDrop, Door, DrainOnDrop, Failure, Incoming, Lane, Rejected};
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
+use crate::turn::{DetachOnDrop, Door, DrainOnDrop, Incoming, Lane, TurnError};
 use antiphon_access::keys::Caller;
 
 /// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
@@ -26,9 +27,9 @@ pub struct Running {
 }
 
 enum Stage {
-    Beginning(DetachOnDrop<Result<DrainOnDrop, Rejected>>),
+    Beginning(DetachOnDrop<Result<DrainOnDrop, TurnError>>),
     Events(DrainOnDrop),
-    Refused(Rejected),
+    Failed(ErrorReply),
     Over,
 }
 
@@ -40,9 +41,7 @@ impl Running {
         let create = match request {
             Ok(create) => create,
             Err(error) => {
-                let failure = Failure::Request(error);
-                refused_unread(doors, &failure);
-                return Self { lane, parent, stage: Stage::Refused(Rejected { failure, rates: None }) };
+                return Self { lane, parent, stage: Stage::Failed(reject(doors, &error.into())) };
             }
         };
         let mut headers = headers.clone();
@@ -68,12 +67,12 @@ impl Running {
                 Stage::Beginning(begun) => {
                     self.stage = match ready!(Pin::new(begun).poll(cx)) {
                         Ok(events) => Stage::Events(events),
-                        Err(rejected) => Stage::Refused(rejected),
+                        Err(error) => Stage::Failed(error.into()),
                     };
                 }
                 Stage::Events(events) => return events.poll_chunk(cx),
-                Stage::Refused(rejected) => {
-                    let frame = refusal::render_turn(rejected, self.lane.stream_id.as_ref());
+                Stage::Failed(error) => {
+                    let frame = error.frame(self.lane.stream_id.as_ref());
                     // What could not be continued now is not offered again: the client sends everything.
                     if let Some(parent) = self.parent {
                         self.lane.evict(parent);
@@ -88,8 +87,9 @@ impl Running {
 }
 
 /// Counts a frame that did not become a turn.
-pub fn refused_unread(doors: &Doors, failure: &Failure) {
-    let code = failure.api_error().code;
-    doors.turns.metrics.turn_failed(failure.fault().as_str(), code.as_deref());
-    tracing::info!(error.code = code.as_deref(), "a frame was refused unread");
+pub fn reject(doors: &Doors, error: &RequestError) -> ErrorReply {
+    let row = error.row();
+    doors.count_rejected(&row);
+    tracing::info!(error.code = row.error.code.as_deref(), "frame rejected before parsing");
+    row.into()
 }

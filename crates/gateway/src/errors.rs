@@ -1,0 +1,99 @@
+//! The table of errors: each failure is one row of it, whoever gets to see it.
+//!
+//! Turns, doors and operators' work have error types of their own, each with one exhaustive match that yields the row.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_store::StoreError;
+use http::StatusCode;
+
+/// How long a client should wait before it tries again when the store or the gateway could not take its request.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub const INTERNAL: Class = (StatusCode::INTERNAL_SERVER_ERROR, Fault::Gateway, Some("internal_error"), None);
+pub const INTERNAL_TEXT: &str = "The gateway failed. The cause is in its log.";
+pub const MODEL_NOT_FOUND: Class =
+    (StatusCode::NOT_FOUND, Fault::Client, Some("model_not_found"), Some("model"));
+pub const OVERLOADED: Class =
+    (StatusCode::SERVICE_UNAVAILABLE, Fault::Gateway, Some("server_is_overloaded"), None);
+pub const STORE_UNAVAILABLE: Class =
+    (StatusCode::SERVICE_UNAVAILABLE, Fault::Store, Some("store_unavailable"), None);
+pub const STORE_UNAVAILABLE_TEXT: &str = "The store of responses is unavailable. Please retry in a moment.";
+
+/// Status, fault, code and param.
+pub type Class = (StatusCode, Fault, Option<&'static str>, Option<&'static str>);
+
+/// One failure, as clients, operators, logs and metrics are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorRow {
+    pub status: StatusCode,
+    pub fault: Fault,
+    pub error: ApiError,
+    /// When a client may try again, if that can be said.
+    pub retry_after: Option<Duration>,
+}
+
+/// Whose fault a failure is; the label of the failure metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    Client,
+    Limits,
+    Upstream,
+    Store,
+    Gateway,
+}
+
+/// Whether a store that failed so may work again in a moment.
+pub fn is_temporary(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => true,
+        StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => false,
+    }
+}
+
+// === impl ErrorRow ===
+
+impl ErrorRow {
+    pub fn new((status, fault, code, param): Class, message: String) -> Self {
+        let kind = match status {
+            status if status.is_server_error() => ErrorKind::Server,
+            StatusCode::TOO_MANY_REQUESTS if code == Some("insufficient_quota") => {
+                ErrorKind::InsufficientQuota
+            }
+            StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimit,
+            StatusCode::UNAUTHORIZED => ErrorKind::Authentication,
+            StatusCode::FORBIDDEN => ErrorKind::Permission,
+            _ => ErrorKind::InvalidRequest,
+        };
+        let (code, param) = (code.map(Cow::from), param.map(Cow::from));
+        let error = ApiError { kind, code, param, message };
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
+        Self { status, fault, error, retry_after }
+    }
+
+    /// A request that was found wrong where it was parsed.
+    pub fn invalid(error: ApiError) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, fault: Fault::Client, error, retry_after: None }
+    }
+
+    #[must_use]
+    pub fn retry_after(self, rest: Option<Duration>) -> Self {
+        Self { retry_after: rest.or(self.retry_after), ..self }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Limits => "limits",
+            Self::Upstream => "upstream",
+            Self::Store => "store",
+            Self::Gateway => "gateway",
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Every failure, held against the contract's table of errors, and rendered.
+
+use std::time::Duration;
+
+use antiphon_access::keys::KeyState;
+use antiphon_access::limits::{Exceeded, Owner, Rate, Rules};
+use antiphon_protocol::error::ApiError;
+use antiphon_protocol::request::{CreateRequest, Operation};
+use antiphon_store::{Count, StoreError, Timestamp};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::*;
+
+const REST: Duration = Duration::from_millis(1_001);
+
+/// A limit that is reset in two seconds.
+fn limit_reached(limits: &Value) -> Failure {
+    let rules = Rules::parse(limits).unwrap();
+    let rule = rules.of_model("m").next().unwrap().clone();
+    Failure::LimitReached(Box::new(Exceeded {
+        owner: Owner::Key,
+        rule,
+        count: Count::default(),
+        amount: 1,
+        reset: Some((Timestamp::from_unix_ms(0), REST)),
+        rates: Rates::default(),
+    }))
+}
+
+fn upstream_error(status: StatusCode) -> Failure {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
+    let body = Bytes::from_static(br#"{"error":{"message":"m","odd":1}}"#);
+    Failure::UpstreamError(Box::new(UpstreamErrorReply { status, headers, body }))
+}
+
+fn failures_of_turns() -> Vec<Failure> {
+    let id = || "X".to_owned();
+    vec![
+        Failure::Busy,
+        limit_reached(&json!({"requests_per_minute": 1})),
+        limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
+        Failure::Cooling(REST),
+        Failure::AllFailing(REST),
+        Failure::PreviousNotFound(id()),
+        Failure::PreviousNotCompleted(id()),
+        Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
+        Failure::ConversationNotFound(id()),
+        Failure::ModelNotAllowed(id()),
+        Failure::ItemNotFound(id()),
+        Failure::ModelNotFound(id()),
+        Failure::NoAccount,
+        upstream_error(StatusCode::IM_A_TEAPOT),
+        upstream_error(StatusCode::BAD_GATEWAY),
+        Failure::UpstreamUnreachable("no connection".into()),
+        Failure::UpstreamTimeout("no connection in time"),
+        Failure::StreamBroken("it ended".to_owned()),
+        Failure::StoreUnavailable,
+        Failure::Internal,
+        Failure::ClientGone,
+    ]
+}
+
+/// Status, fault, code, param and message. A failure that is new needs its line here.
+fn line_of_turn(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::PreviousNotFound(_) => {
+            "400 | client | previous_response_not_found | previous_response_id | Previous response with id 'X' not found."
+        }
+        Failure::PreviousNotCompleted(_) => {
+            "400 | client | previous_response_not_completed | previous_response_id | \
+             Previous response with id 'X' is still in progress. Wait for it to complete."
+        }
+        Failure::ContextTooLarge { .. } => {
+            "400 | client | context_too_large | previous_response_id | \
+             The history of the previous response is too large: 2 turns, and the limit is 1."
+        }
+        Failure::ConversationNotFound(_) => {
+            "404 | client | null | null | Conversation with id 'X' not found."
+        }
+        Failure::ItemNotFound(_) => "404 | client | null | input | Item with id 'X' not found.",
+        Failure::ModelNotAllowed(_) => {
+            "403 | client | model_not_allowed | model | This API key may not use the model 'X'."
+        }
+        Failure::ModelNotFound(_) => {
+            "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
+        }
+        Failure::LimitReached(exceeded) if exceeded.rule.is_budget() => {
+            "429 | limits | insufficient_quota | null | This API key may use 1 tokens per month: 0 are used, 0 are held by \
+             requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
+        }
+        Failure::LimitReached(_) => {
+            "429 | limits | rate_limit_exceeded | null | This API key may use 1 requests per minute: 0 are used, 0 are held \
+             by requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
+        }
+        Failure::Cooling(_) => {
+            "429 | upstream | rate_limit_exceeded | null | \
+             Every upstream account is rate limited or failing. Please retry in 2 s."
+        }
+        Failure::AllFailing(_) => {
+            "503 | upstream | no_account_available | null | Every upstream account is failing. Please retry in 2 s."
+        }
+        Failure::NoAccount => {
+            "503 | upstream | no_account_available | null | No upstream account can serve this request now."
+        }
+        Failure::Busy => {
+            "503 | gateway | server_is_overloaded | null | \
+             Every upstream account has as many requests as it may. Please retry in a moment."
+        }
+        Failure::UpstreamError(reply) if reply.status.is_client_error() => {
+            "418 | client | upstream_error | null | The upstream answered 418."
+        }
+        Failure::UpstreamError(_) => "502 | upstream | upstream_error | null | The upstream answered 502.",
+        Failure::UpstreamUnreachable(_) => {
+            "502 | upstream | upstream_unreachable | null | The upstream can't be reached: no connection."
+        }
+        Failure::UpstreamTimeout(_) => {
+            "504 | upstream | upstream_timeout | null | The upstream timed out: no connection in time."
+        }
+        Failure::StreamBroken(_) => {
+            "502 | upstream | server_error | null | The upstream's stream broke off: it ended."
+        }
+        Failure::StoreUnavailable => {
+            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+        }
+        Failure::Internal => {
+            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+        }
+        Failure::ClientGone => "500 | client | internal_error | null | The client is gone.",
+    }
+}
+
+fn failures_of_requests() -> Vec<RequestError> {
+    let parse = |body: &'static str| {
+        CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes())).unwrap_err().into()
+    };
+    let id = || "X".to_owned();
+    vec![
+        parse("[]"),
+        RequestError::BodyTooLarge { max_bytes: 1 },
+        RequestError::BodyUnreadable("why".to_owned()),
+        RequestError::BodyTimeout(Duration::from_secs(30)),
+        RequestError::UnsupportedEncoding("br".to_owned()),
+        RequestError::Overloaded,
+        RequestError::InvalidKey,
+        RequestError::TooManyAttempts(REST),
+        RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
+        RequestError::ResponseNotFound(id()),
+        RequestError::NotInBackground,
+        RequestError::ModelNotFound(id()),
+        RequestError::UnknownRoute("GET /v1/x".to_owned()),
+        RequestError::MethodNotAllowed("PUT /v1/models".to_owned()),
+        RequestError::SocketsOff,
+        RequestError::BadHandshake("has no key"),
+        RequestError::BinaryMessage,
+        RequestError::TooManyLanes { max_lanes: 32 },
+        RequestError::SocketTooOld(Duration::from_mins(60)),
+        RequestError::StoreUnavailable,
+        RequestError::Internal,
+    ]
+}
+
+fn line_of_request(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
+        RequestError::BodyTooLarge { .. } => {
+            "413 | client | request_too_large | null | \
+             The request body is too large: the limit is 1 bytes, after decompression."
+        }
+        RequestError::BodyUnreadable(_) => {
+            "400 | client | invalid_body | null | The request body could not be read: why."
+        }
+        RequestError::BodyTimeout(_) => {
+            "408 | client | request_timeout | null | The request body did not arrive: nothing came for 30 s."
+        }
+        RequestError::UnsupportedEncoding(_) => {
+            "415 | client | unsupported_content_encoding | null | \
+             Unsupported content-encoding 'br': send the body as it is, or as gzip or zstd."
+        }
+        RequestError::Overloaded => {
+            "503 | gateway | server_is_overloaded | null | \
+             The gateway holds as many request bodies as it may. Please retry in a moment."
+        }
+        RequestError::InvalidKey => {
+            "401 | client | invalid_api_key | null | \
+             Incorrect API key provided. Send one that is valid here as 'authorization: Bearer apn-…'."
+        }
+        RequestError::TooManyAttempts(_) => {
+            "429 | client | rate_limit_exceeded | null | \
+             Too many requests without a valid key came from this address. Please retry in 2 s."
+        }
+        RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
+        RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
+        RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
+        RequestError::ModelNotFound(_) => {
+            "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
+        }
+        RequestError::UnknownRoute(_) => {
+            "404 | client | unknown_url | null | Unknown request URL: GET /v1/x."
+        }
+        RequestError::MethodNotAllowed(_) => {
+            "405 | client | method_not_allowed | null | Not allowed: PUT /v1/models."
+        }
+        RequestError::SocketsOff => {
+            "426 | client | websocket_disabled | null | WebSocket mode is switched off here: use HTTP."
+        }
+        RequestError::BadHandshake(_) => {
+            "400 | client | invalid_handshake | null | The WebSocket handshake has no key."
+        }
+        RequestError::BinaryMessage => {
+            "400 | client | unsupported_message | null | \
+             Binary messages are not supported: send JSON in a text message."
+        }
+        RequestError::TooManyLanes { .. } => {
+            "400 | client | websocket_stream_limit_reached | stream_id | \
+             This websocket connection has 32 streams already. Use one of them, or another connection."
+        }
+        RequestError::SocketTooOld(_) => {
+            "400 | client | websocket_connection_limit_reached | null | Responses websocket connection limit reached \
+             (60 minutes). Create a new websocket connection to continue."
+        }
+        RequestError::StoreUnavailable => {
+            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+        }
+        RequestError::Internal => {
+            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+        }
+    }
+}
+
+fn failures_of_operations() -> Vec<OperationError> {
+    let name = || "X".to_owned();
+    vec![
+        crate::operations::parse_object::<crate::operations::RotateRequest>(b"{\"x\":1}").unwrap_err().into(),
+        OperationError::AccountNotFound(name()),
+        OperationError::KeyNotFound(name()),
+        OperationError::KeyExists(name()),
+        OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
+        OperationError::UnreadableKey(name()),
+        OperationError::InvalidAdminToken,
+        OperationError::Store(StoreError::Deadline(REST)),
+        OperationError::Store(StoreError::Corrupt("a secret".to_owned())),
+    ]
+}
+
+fn line_of_operation(error: &OperationError) -> &'static str {
+    match error {
+        OperationError::Invalid(_) => "400 | client | unknown_parameter | x | ",
+        OperationError::AccountNotFound(_) => {
+            "404 | client | account_not_found | null | There is no account \"X\" in the configuration."
+        }
+        OperationError::KeyNotFound(_) => {
+            "404 | client | key_not_found | null | There is no key named \"X\"."
+        }
+        OperationError::KeyExists(_) => {
+            "409 | client | key_exists | name | There is a key named \"X\" already, maybe a revoked one."
+        }
+        OperationError::KeyNotActive { .. } => {
+            "409 | client | key_not_active | null | The key \"X\" is revoked."
+        }
+        OperationError::InvalidAdminToken => {
+            "401 | client | invalid_admin_token | null | Send the admin token as 'authorization: Bearer apn-admin-…'; \
+             `antiphon admin token` makes another."
+        }
+        OperationError::Store(StoreError::Deadline(_)) => {
+            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+        }
+        OperationError::UnreadableKey(_) | OperationError::Store(_) => {
+            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+        }
+    }
+}
+
+fn line(row: &ErrorRow) -> String {
+    let ApiError { code, param, message, .. } = &row.error;
+    let [code, param] = [code, param].map(|name| name.as_deref().unwrap_or("null").to_owned());
+    format!("{} | {} | {code} | {param} | {message}", row.status.as_u16(), row.fault.as_str())
+}
+
+fn every_row() -> Vec<(ErrorRow, &'static str)> {
+    let turns = failures_of_turns();
+    let requests = failures_of_requests();
+    let operations = failures_of_operations();
+    let turns = turns.iter().map(|failure| (failure.row(), line_of_turn(failure)));
+    let requests = requests.iter().map(|error| (error.row(), line_of_request(error)));
+    let operations = operations.iter().map(|error| (error.row(), line_of_operation(error)));
+    turns.chain(requests).chain(operations).collect()
+}
+
+/// The contract's sentence about types.
+fn kind(status: u16, code: Option<&str>) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 if code == Some("insufficient_quota") => "insufficient_quota",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+#[test]
+fn every_failure_is_its_row_of_the_contract() {
+    for (row, expected) in every_row() {
+        let told = line(&row);
+        // Where it was parsed is worded there.
+        let is_worded_elsewhere = expected.ends_with("| ") && told.starts_with(expected);
+        assert!(told == expected || is_worded_elsewhere, "{told}\n{expected}");
+        assert_eq!(row.error.kind.as_str(), kind(row.status.as_u16(), row.error.code.as_deref()), "{told}");
+        let rest = match row.status.as_u16() {
+            429 => Some(REST),
+            503 => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        assert_eq!(row.retry_after, rest, "{told}");
+    }
+}
+
+#[test]
+fn what_a_request_says_wrongly_is_worded_as_the_contract_has_it() {
+    for (body, expected) in [
+        (
+            r#"{"model":"m","input":"x","previous_response_id":7}"#,
+            "400 | client | invalid_type | previous_response_id | \
+             Invalid type for 'previous_response_id': expected a string, but got an integer instead.",
+        ),
+        (
+            r#"{"model":"m","input":"x","previous_response_id":"resp_1","conversation":"conv_1"}"#,
+            "400 | client | mutually_exclusive_parameters | null | Mutually exclusive parameters. Ensure you are only \
+             providing one of: 'previous_response_id' or 'conversation'.",
+        ),
+        (
+            r#"{"input":"x"}"#,
+            "400 | client | missing_required_parameter | model | Missing required parameter: 'model'.",
+        ),
+        (
+            r#"{"model":"m"}"#,
+            "400 | client | missing_required_parameter | input | Missing required parameter: 'input'.",
+        ),
+    ] {
+        let parsed = CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes()));
+        assert_eq!(line(&RequestError::from(parsed.unwrap_err()).row()), expected);
+    }
+    for body in ["", "{", "[]", "7"] {
+        let parsed = CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes()));
+        let told = line(&RequestError::from(parsed.unwrap_err()).row());
+        assert!(told.starts_with("400 | client | invalid_json | null | "), "{told}");
+    }
+}
+
+async fn rendered(reply: ErrorReply) -> (StatusCode, HeaderMap, Bytes) {
+    let (head, body) = reply.into_response().into_parts();
+    (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+}
+
+#[tokio::test]
+async fn every_row_is_rendered_alike_as_a_reply_and_as_a_frame() {
+    let names = |headers: &HeaderMap| headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    for (row, told) in every_row() {
+        let frame: Value = serde_json::from_slice(&ErrorReply::from(row.clone()).frame(None)).unwrap();
+        let (status, headers, body) = rendered(row.into()).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&frame["type"], &frame["status"]), (&json!("error"), &json!(status.as_u16())), "{told}");
+        assert_eq!(frame["error"], body["error"], "{told}");
+        let mut members: Vec<&String> = body["error"].as_object().unwrap().keys().collect();
+        members.sort();
+        assert_eq!(members, ["code", "message", "param", "type"]);
+        let (mut expected, mut in_frame) = (vec!["content-type"], Value::Null);
+        match status.as_u16() {
+            408 | 413 => expected.push("connection"),
+            429 | 503 => {
+                expected.push("retry-after");
+                let seconds = if status == StatusCode::TOO_MANY_REQUESTS { "2" } else { "1" };
+                in_frame = json!({ "retry-after": seconds });
+            }
+            _ => {}
+        }
+        let mut shown = names(&headers);
+        shown.sort();
+        expected.sort_unstable();
+        assert_eq!(shown, expected, "{told}");
+        assert_eq!(frame["headers"], in_frame, "{told}");
+        assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    }
+}
+
+#[tokio::test]
+async fn an_upstreams_own_error_is_rendered_as_it_came_with_the_clients_own_limits() {
+    let rate = Rate { limit: 60, remaining: 59, reset: Duration::from_secs(12) };
+    let rates = Some(Box::new(Rates { requests: Some(rate), tokens: None }));
+    let reply = || -> ErrorReply {
+        TurnError { failure: upstream_error(StatusCode::PAYLOAD_TOO_LARGE), rates: rates.clone() }.into()
+    };
+    let (status, headers, body) = rendered(reply()).await;
+    assert_eq!(
+        (status, &body[..]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &br#"{"error":{"message":"m","odd":1}}"#[..])
+    );
+    assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
+    assert_eq!(headers[header::RETRY_AFTER], "7");
+    assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
+    assert!(!headers.contains_key(header::CONNECTION), "it is the upstream that has not read it");
+    let stream_id = StreamId::new("a").unwrap();
+    let frame: Value = serde_json::from_slice(&reply().frame(Some(&stream_id))).unwrap();
+    assert_eq!((&frame["error"], &frame["stream_id"]), (&json!({"message": "m", "odd": 1}), &json!("a")));
+    assert_eq!(frame["headers"]["x-ratelimit-limit-requests"], "60");
+    assert!(frame["headers"].get("content-type").is_none(), "{frame}");
+}
