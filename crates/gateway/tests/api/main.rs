@@ -5,6 +5,7 @@
 mod administering;
 mod auditing;
 mod auth;
+mod blame;
 mod bodies;
 mod boundaries;
 mod chains;

@@ -228,7 +228,7 @@ async fn an_error_leaves_the_socket_open() {
     }
     upstream.script(
         Script::http(429, r#"{"error":{"message":"m","type":"t","param":null,"code":"c","x":1.50}}"#)
-            .header("retry-after", "7")
+            .header("retry-after", "70")
             .header("x-ratelimit-limit-requests", "9"),
     );
     socket.create(on(create("x"), "lane")).await;

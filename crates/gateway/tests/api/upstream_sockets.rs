@@ -174,7 +174,7 @@ async fn with_another() -> (Simulator, Simulator, Gateway) {
 #[tokio::test]
 async fn an_account_over_sockets_alone_fails_over_like_any_other() {
     let handshakes = [
-        (Script::refusal(401, "invalid_api_key", "m"), "disabled"),
+        (Script::refusal(401, "invalid_api_key", "m"), "ready"),
         (Script::refusal(429, "rate_limit_exceeded", "m"), "cooling"),
         (Script::refusal(426, "x", "m"), "ready"),
         (Script::refusal(503, "x", "m"), "ready"),
@@ -190,7 +190,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
     let turns = [
         (Script::refusal(429, "rate_limit_exceeded", "m").header("retry-after", "9"), "cooling"),
         (Script::refusal(429, "insufficient_quota", "m"), "cooling"),
-        (Script::refusal(401, "invalid_api_key", "m"), "disabled"),
+        (Script::refusal(401, "invalid_api_key", "m"), "ready"),
         (Script::refusal(500, "server_error", "m"), "ready"),
         (Script::refusal(404, "model_not_found", "m"), "ready"),
         (Script::answer("a").close_after(0, Close::Reset), "ready"),

@@ -11,12 +11,12 @@ async fn refusals_pass_with_status_body_and_headers() {
     let body = r#"{"error":{"message":"slow down","type":"x","param":null,"code":"odd", "more":1.0}}"#;
     for status in [400, 403, 404, 409, 422, 429, 500, 503] {
         for stream in [false, true] {
-            // An account that was rate limited is left alone afterwards.
+            // An account that was rate limited cools down, for longer than a turn waits.
             let (upstream, gateway) = gateway().await;
-            upstream.script(Script::http(status, body).header("retry-after", "7"));
+            upstream.script(Script::http(status, body).header("retry-after", "70"));
             let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
             assert_eq!((reply.status.as_u16(), &reply.body[..]), (status, body.as_bytes()));
-            assert_eq!(reply.header("retry-after"), Some("7"));
+            assert_eq!(reply.header("retry-after"), Some("70"));
             assert_eq!(reply.header("content-type"), Some("application/json"));
             gateway.idle().await;
         }

@@ -1,0 +1,177 @@
+//! What a client sends never takes an account from others.
+
+use std::time::Duration;
+
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_testkit::{Client, Gateway, Setup, eventually, header};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::administering::Operator;
+use crate::simulator;
+
+fn plain(text: &str) -> Value {
+    json!({"model": "sim", "input": text})
+}
+
+fn error(code: Option<&str>, message: &str) -> String {
+    json!({"error": {"message": message, "type": "t", "param": null, "code": code}}).to_string()
+}
+
+/// Two accounts that are asked in their order, and the clients of two projects.
+struct Tenants {
+    upstreams: [Simulator; 2],
+    gateway: Gateway,
+    first: Client,
+    second: Client,
+}
+
+async fn tenants() -> Tenants {
+    let upstreams = [simulator().await, simulator().await];
+    let [a, b] = [upstreams[0].url(), upstreams[1].url()];
+    let setup = Setup::with_accounts([("a", a.as_str()), ("b", b.as_str())])
+        .config("routing.strategy = \"fill_first\"\nrouting.patience = \"1ms\"");
+    let gateway = setup.start().await;
+    let operator = Operator::of(&gateway).await;
+    let first = gateway.client.with_secret(&operator.key(json!({"name": "first"})).await);
+    let second = gateway.client.with_secret(&operator.key(json!({"name": "second"})).await);
+    Tenants { upstreams, gateway, first, second }
+}
+
+impl Tenants {
+    async fn states(&self) -> [&'static str; 2] {
+        [self.gateway.account_state("a").await, self.gateway.account_state("b").await]
+    }
+}
+
+#[tokio::test]
+async fn the_organization_and_the_project_are_the_accounts_and_not_the_clients() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).start().await;
+    let names = ["openai-organization", "openai-project", "openai-beta"];
+    let headers = names.map(|name| header(name, "theirs"));
+    gateway.client.request(Method::POST, "/v1/responses", &headers, plain("x").to_string()).await.ok();
+    let sent = upstream.last_request().unwrap().headers;
+    assert_eq!(names.map(|name| sent.contains_key(name)), [false, false, true]);
+}
+
+#[tokio::test]
+async fn a_401_that_a_request_provokes_disables_no_account() {
+    let tenants = tenants().await;
+    for _ in 0..3 {
+        for upstream in &tenants.upstreams {
+            upstream.script(Script::http(401, error(Some("invalid_organization"), "m")));
+        }
+        let reply = tenants.first.create(plain("x")).await;
+        assert_eq!(reply.refusal(), (503, Some("no_account_available".to_owned()), None));
+        assert_eq!(tenants.second.create(plain("y")).await.status, 200);
+    }
+    assert_eq!(tenants.states().await, ["ready", "ready"]);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_refused_without_a_clients_doing_disables_its_account() {
+    let tenants = tenants().await;
+    tenants.upstreams[0].revoke_credentials(true);
+    tenants.first.create(plain("x")).await.ok();
+    eventually("the account is disabled", async || tenants.states().await == ["disabled", "ready"]).await;
+    assert_eq!(tenants.upstreams[0].counts().requests, 1);
+}
+
+#[tokio::test]
+async fn a_404_about_something_else_takes_the_model_from_nobody() {
+    let tenants = tenants().await;
+    for message in ["Item with id 'rs_model' not found.", "File 'the model sim does not exist' not found"] {
+        tenants.upstreams[0].script(Script::http(404, error(None, message)));
+        assert_eq!(tenants.first.create(plain("x")).await.status, 404);
+    }
+    tenants.second.create(plain("y")).await.ok();
+    assert_eq!(tenants.upstreams[0].counts().requests, 3);
+    assert_eq!(tenants.upstreams[1].counts().requests, 0, "the first account still has the model");
+}
+
+#[tokio::test]
+async fn one_tenants_failing_requests_keep_nobody_else_from_an_account() {
+    let tenants = tenants().await;
+    for _ in 0..12 {
+        assert_ne!(tenants.first.create(plain("ERROR{500}")).await.status, 200);
+    }
+    assert_eq!(tenants.states().await, ["ready", "ready"]);
+    let before = tenants.upstreams[0].counts().requests;
+    for _ in 0..5 {
+        tenants.second.create(plain("y")).await.ok();
+    }
+    assert_eq!(tenants.upstreams[0].counts().requests, before + 5);
+}
+
+#[tokio::test]
+async fn an_account_that_fails_several_tenants_cools_down_for_all() {
+    let tenants = tenants().await;
+    tenants.upstreams[0].always(Script::http(500, error(Some("server_error"), "m")));
+    for client in [&tenants.first, &tenants.second, &tenants.first] {
+        client.create(plain("x")).await.ok();
+    }
+    assert_eq!(tenants.states().await, ["cooling", "ready"]);
+}
+
+#[tokio::test]
+async fn the_last_usable_account_never_cools_down_for_failures() {
+    let mut tenants = tenants().await;
+    let [upstream, dead] = &mut tenants.upstreams;
+    upstream.always(Script::http(500, error(Some("server_error"), "m")));
+    std::mem::replace(dead, simulator().await).shutdown().await;
+    for _ in 0..10 {
+        for client in [&tenants.first, &tenants.second] {
+            assert!(client.create(plain("x")).await.status.is_server_error());
+        }
+    }
+    upstream.always(Script::answer("at last"));
+    tenants.second.create(plain("x")).await.ok();
+    assert_eq!(tenants.states().await, ["ready", "cooling"]);
+}
+
+#[tokio::test]
+async fn a_turn_waits_for_an_account_that_is_back_soon() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).start().await;
+    let limited = Script::http(429, error(Some("rate_limit_exceeded"), "m"));
+    upstream.script(limited.clone().header("retry-after", "1"));
+    gateway.client.create(plain("x")).await.ok();
+    assert_eq!(upstream.counts().requests, 2);
+    upstream.script(limited.header("retry-after", "60"));
+    let reply = gateway.client.create(plain("x")).await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (429, Some("60")));
+}
+
+#[tokio::test]
+async fn a_collected_turn_that_is_cut_in_the_middle_goes_on_elsewhere() {
+    for settings in
+        ["transport = \"http\"", "transport = \"http\"\nstream_only = true", "transport = \"websocket\""]
+    {
+        let (first, second) = (simulator().await, simulator().await);
+        let setup = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+            .account(0, settings)
+            .config("routing.strategy = \"fill_first\"");
+        let gateway = setup.start().await;
+        first.script(Script::answer("a b c d e f").cut_after(4));
+        gateway.client.create(plain("x")).await.ok();
+        assert_eq!((first.counts().requests, second.counts().requests), (1, 1), "{settings}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_on_one_account_after_the_other_counts_against_its_caller() {
+    let tenants = tenants().await;
+    let operator = Operator::of(&tenants.gateway).await;
+    let limits = json!({"requests_per_minute": 1});
+    let secret = operator.key(json!({"name": "limited", "limits": limits})).await;
+    let client = tenants.gateway.client.with_secret(&secret);
+    for upstream in &tenants.upstreams {
+        upstream.script(Script::http(500, error(Some("server_error"), "m")));
+    }
+    assert_eq!(client.create(plain("x")).await.status, 500);
+    let counted = async || client.create(plain("x")).await.status == 429;
+    tokio::time::timeout(Duration::from_secs(20), eventually("the request is counted", counted))
+        .await
+        .unwrap();
+}
