@@ -136,7 +136,7 @@ fn is_model(error: &UpstreamError, model: &str) -> bool {
         let name = strip_ends(message, before, after).map(|name| name.trim_matches(['`', '\'', '"']));
         name == Some(model)
     };
-    MODEL_MESSAGES.iter().any(|form| says(&form))
+    MODEL_MESSAGES.iter().any(says)
 }
 
 /// What stands between a beginning and an end, whose case does not matter.
