@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
 use crate::http::doors::{BodyLimits, Doors};
+use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
 use crate::http::socket::rules::SocketRules;
@@ -124,6 +125,7 @@ impl App {
         let doors = Doors {
             turns: Arc::clone(&turns),
             keys: Arc::clone(&operations.keys),
+            local_only: local_only(&config),
             operations,
             body_limits: Arc::new(body_limits(&config)),
             sockets: Arc::new(socket_rules(&config)),
@@ -269,6 +271,11 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
         }
     }
     Ok(Arc::new(keys))
+}
+
+/// Without keys, and unless the operator lets everybody in, only this machine is served.
+fn local_only(config: &Config) -> Option<Arc<LocalOnly>> {
+    config.auth.is_none().then(|| Arc::new(LocalOnly::new(&config.allowed_hosts)))
 }
 
 /// What reaching upstreams needs.

@@ -3,10 +3,14 @@
 mod lines;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -45,11 +49,30 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
         }
         LogFormat::Text => {
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(layer.with_ansi(ansi)).try_init().ok()
+            registry.with(layer.fmt_fields(escaped_fields()).with_ansi(ansi)).try_init().ok()
         }
     };
     log_panics();
     Ok(guard)
+}
+
+/// Fields as `name=value`. What clients and upstreams write stands in them: control characters are escaped, so that it can't
+/// forge lines or drive a terminal.
+fn escaped_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    let fields = debug_fn(|writer, field, value| {
+        let value = format!("{value:?}");
+        let value = escape_control(&value);
+        if field.name() == "message" { write!(writer, "{value}") } else { write!(writer, "{field}={value}") }
+    });
+    fields.delimited(" ")
+}
+
+fn escape_control(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
 }
 
 /// How many lines were not written.
@@ -64,4 +87,15 @@ fn log_panics() {
         let captured = backtrace.status() == BacktraceStatus::Captured;
         tracing::error!(backtrace = captured.then(|| tracing::field::display(&backtrace)), "{panic}");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_everything_else_stays() {
+        assert_eq!(escape_control("gpt-5 é \u{1f600}"), "gpt-5 é \u{1f600}");
+        assert_eq!(escape_control("a\n2026 ERROR\u{1b}[31m\u{9b}x\t"), r"a\n2026 ERROR\u{1b}[31m\u{9b}x\t");
+    }
 }

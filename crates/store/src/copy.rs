@@ -11,6 +11,7 @@ mod table;
 mod tests;
 mod walk;
 
+use antiphon_runtime::hex;
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
@@ -268,7 +269,7 @@ impl Digesting {
     }
 
     fn finish(self) -> Digested {
-        let digest = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(self.digest.finalize());
         Digested { rows: self.rows, digest }
     }
 }

@@ -1,5 +1,6 @@
 //! Migrations: numbered, forward only, and never edited once released.
 
+use antiphon_runtime::hex;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -79,7 +80,7 @@ impl Migration {
 
     /// Reveals a migration that was edited after it was applied.
     pub(crate) fn checksum(&self) -> String {
-        Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.text))
     }
 }
 

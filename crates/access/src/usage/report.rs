@@ -127,13 +127,11 @@ impl Report {
     }
 }
 
-/// A cell of a CSV file.
+/// A cell of a CSV file. Tenants choose names of models: one that a spreadsheet would take for a formula gets an apostrophe.
 fn quoted(cell: &str) -> String {
-    if cell.contains([',', '"', '\r', '\n']) {
-        format!("\"{}\"", cell.replace('"', "\"\""))
-    } else {
-        cell.to_owned()
-    }
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let cell = if is_formula { format!("'{cell}") } else { cell.to_owned() };
+    if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
 
 // === impl Group ===

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use antiphon_runtime::hex;
 use antiphon_store::{DAY_MS, HOUR_MS, Span, Timestamp, UsageGroup, UsageQuery};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -201,13 +202,11 @@ pub(super) fn write_cursor(group: &UsageGroup) -> String {
     let UsageGroup { starts_at, project, key, account, model } = group;
     let cursor = (starts_at.map(Timestamp::unix_ms), project, key, account, model);
     let json = serde_json::to_vec(&cursor).expect("texts and numbers can be written");
-    json.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(json)
 }
 
 fn parse_cursor(text: &str) -> Result<UsageGroup, InvalidParameter> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let json: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-    let cursor: Option<Cursor> = json.and_then(|json| serde_json::from_slice(&json).ok());
+    let cursor: Option<Cursor> = hex::decode(text).and_then(|json| serde_json::from_slice(&json).ok());
     let holds_nul = |name: &Option<String>| name.as_ref().is_some_and(|name| name.contains('\0'));
     match cursor {
         Some((starts_at, project, key, account, model))

@@ -14,7 +14,7 @@ use url::Url;
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
-use super::extras::{AccountHeaders, HeaderDraft};
+use super::extras::{AccountHeaders, HeaderDraft, is_secret_name};
 use super::oauth::{OAuthConfig, OAuthDraft};
 use super::values::{Word, count, natural, word};
 
@@ -54,7 +54,7 @@ pub struct AccountConfig {
     pub headers: AccountHeaders,
 
     /// Parameters that the address of each of its requests gets.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
 
     /// How turns get to its upstream. Default: http.
@@ -249,6 +249,10 @@ fn is_name(text: &str) -> bool {
 /// The error is the rule that was broken.
 fn parse_base_url(text: &str) -> Result<Url, &'static str> {
     const RULE: &str = r#"must be an http or https URL such as "https://api.openai.com/v1""#;
+    // The parser would leave some of them out without a word.
+    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("must not hold blanks or control characters");
+    }
     let mut url = Url::parse(text).map_err(|_| RULE)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(RULE);
@@ -282,6 +286,15 @@ fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problem
         }
     }
     models
+}
+
+/// Some upstreams take their key as a parameter.
+fn serialize_query<S: Serializer>(
+    query: &BTreeMap<String, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let shown = |(name, value)| (name, if is_secret_name(name) { "<redacted>" } else { value });
+    serializer.collect_map(query.iter().map(|(name, value)| shown((name.as_str(), value.as_str()))))
 }
 
 pub(super) fn serialize_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {

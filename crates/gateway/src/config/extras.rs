@@ -104,6 +104,13 @@ impl AccountHeaders {
     }
 }
 
+/// Whether a header or a parameter of this name may hold a secret.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    const WORDS: [&str; 8] = ["auth", "key", "token", "secret", "cookie", "password", "signature", "sig"];
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word))
+}
+
 impl HeaderText {
     fn exposed(&self) -> &str {
         match self {
@@ -114,8 +121,7 @@ impl HeaderText {
 
     /// Whether it was given as one, or has the name of one.
     fn is_secret(&self, name: &HeaderName) -> bool {
-        const WORDS: [&str; 5] = ["auth", "key", "token", "secret", "cookie"];
-        matches!(self, Self::Secret(_)) || WORDS.iter().any(|word| name.as_str().contains(word))
+        matches!(self, Self::Secret(_)) || is_secret_name(name.as_str())
     }
 }
 

@@ -75,6 +75,11 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
+    /// Names under which clients without a key may reach a gateway on loopback, beside `localhost` and its addresses.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_hosts: Vec<String>,
+
     pub store: StoreConfig,
     pub accounts: Vec<AccountConfig>,
     pub routing: RoutingConfig,
@@ -126,6 +131,8 @@ struct Draft {
     admin_listen: Option<SocketAddr>,
     #[serde(default)]
     auth: Option<Auth>,
+    #[serde(default)]
+    allowed_hosts: Vec<String>,
     #[serde(default)]
     store: StoreConfig,
     #[serde(default)]
@@ -213,6 +220,7 @@ impl Default for Config {
             listen: default_listen(),
             admin_listen: None,
             auth: None,
+            allowed_hosts: Vec::new(),
             store: StoreConfig::default(),
             accounts: Vec::new(),
             routing: RoutingConfig::default(),
@@ -234,6 +242,7 @@ impl Draft {
             listen: self.listen,
             admin_listen: self.admin_listen,
             auth: self.auth,
+            allowed_hosts: self.allowed_hosts,
             store: self.store,
             accounts: accounts::resolve(self.accounts, cwd, environment, problems),
             routing: self.routing,

@@ -40,7 +40,11 @@ pub fn identify(doors: &Doors, headers: &HeaderMap, extensions: &Extensions) -> 
     if caller.as_ref().is_err_and(|denied| *denied == Denied::NoValidKey) {
         tracing::info!(client.address = address.map(tracing::field::display), "no valid key");
     }
-    Ok(caller?)
+    let caller = caller?;
+    if let Some(local_only) = doors.local_only.as_ref().filter(|_| caller.key.is_none()) {
+        local_only.check(headers)?;
+    }
+    Ok(caller)
 }
 
 /// Where a request comes from; a proxy between counts as the client.

@@ -7,6 +7,7 @@ use antiphon_access::keys::Keys;
 use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
+use super::origin::LocalOnly;
 use super::socket::metrics::SocketMetrics;
 use super::socket::rules::SocketRules;
 use crate::errors::ErrorRow;
@@ -21,6 +22,8 @@ pub struct Doors {
     pub body_limits: Arc<BodyLimits>,
     pub sockets: Arc<SocketRules>,
     pub keys: Arc<Keys>,
+    /// For requests without a key; `None` if the operator lets everybody in.
+    pub local_only: Option<Arc<LocalOnly>>,
     pub metrics: Arc<Metrics>,
     pub socket_metrics: Arc<SocketMetrics>,
 }

@@ -36,6 +36,16 @@ pub enum RequestError {
         whole_seconds(*.0)
     )]
     TooManyAttempts(Duration),
+    #[error("A request needs one Host header that names the gateway.")]
+    BadHost,
+    /// Nobody has to have a key yet, and the request does not look like one of this machine.
+    #[error(
+        "Without a key, this gateway is served to this machine only, and not as '{0}': create a key, or add the name to \
+         allowed_hosts."
+    )]
+    HostNotAllowed(String),
+    #[error("Without a key, this gateway is not served to web pages of other origins: create a key.")]
+    CrossSite,
     #[error("{message}")]
     InvalidQuery { param: &'static str, message: String },
     #[error("Response with id '{0}' not found.")]
@@ -90,6 +100,9 @@ impl RequestError {
             Self::Overloaded => errors::OVERLOADED,
             Self::InvalidKey => client(StatusCode::UNAUTHORIZED, Some("invalid_api_key")),
             Self::TooManyAttempts(_) => client(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
+            Self::BadHost => invalid(Some("invalid_host"), None),
+            Self::HostNotAllowed(_) => client(StatusCode::FORBIDDEN, Some("host_not_allowed")),
+            Self::CrossSite => client(StatusCode::FORBIDDEN, Some("cross_site_request")),
             Self::InvalidQuery { param, .. } => invalid(Some("invalid_value"), Some(*param)),
             Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, None),
             Self::NotInBackground => invalid(None, None),

@@ -10,6 +10,7 @@ mod error;
 mod error_reply;
 mod fallback;
 mod operator;
+pub mod origin;
 mod query;
 mod segment;
 pub mod server;

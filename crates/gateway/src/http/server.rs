@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, header};
+use http::{Request, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,6 +18,8 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use super::auth::Peer;
+use super::error::RequestError;
+use super::error_reply::ErrorReply;
 use super::socket::Handover;
 use super::stall::StallGuard;
 use antiphon_runtime::workers::Workers;
@@ -140,11 +142,30 @@ fn answer(
     if request.headers().contains_key(header::UPGRADE) {
         request.extensions_mut().insert(to_socket.clone());
     }
+    let has_host = put_host(&mut request);
     if let Some(uri) = without_trailing_slash(request.uri()) {
         *request.uri_mut() = uri;
     }
     request.extensions_mut().insert(peer);
-    router.oneshot(request.map(Body::new))
+    let reply = has_host.then(|| router.oneshot(request.map(Body::new)));
+    async {
+        match reply {
+            Some(reply) => reply.await,
+            None => Ok(ErrorReply::from(RequestError::BadHost.row()).into_response()),
+        }
+    }
+}
+
+/// Has the host in one header, whatever version of HTTP brought it. `false` if there is none, or more than one.
+fn put_host(request: &mut Request<Incoming>) -> bool {
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return false;
+    }
+    if request.headers().contains_key(header::HOST) || request.version() == Version::HTTP_10 {
+        return true;
+    }
+    let authority = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+    authority.is_some_and(|authority| request.headers_mut().insert(header::HOST, authority).is_none())
 }
 
 /// The same address without slashes at its end; `None` if it has none.

@@ -17,7 +17,7 @@ use antiphon_upstream::credential::NoToken;
 use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
-use antiphon_upstream::transport::{Accept, Post, ReplyBody};
+use antiphon_upstream::transport::{Accept, Post, ReplyBody, Secrets};
 
 /// The upstream's reply, or why the turn did not stay on its socket: it is to be sent in another way.
 type Sent = Result<Response<ReplyBody>, &'static str>;
@@ -41,7 +41,7 @@ impl Turn {
             let Context { input, reasoning } = self.context(account, resolved, &approach)?;
             let changes = self.changes(account, &approach);
             let body = account.settings.dialect.encode(&self.facts.create, &input, changes);
-            let reply = if approach.over_socket {
+            let mut reply = if approach.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
                     Ok(reply) => reply,
@@ -55,10 +55,13 @@ impl Turn {
             } else {
                 self.send(account, authorization.as_ref(), body).await?
             };
+            let secrets = Secrets::new(account, authorization.as_ref());
+            secrets.remove_from(reply.headers_mut());
             if reply.status().is_success() {
                 return Ok((reply, reasoning));
             }
-            let refusal = self.read_refusal(reply).await?;
+            let mut refusal = self.read_refusal(reply).await?;
+            refusal.body = secrets.redact(refusal.body);
             let error = UpstreamError::parse(&refusal.body);
             let asked_to_include = approach.include;
             if let Some(adapted) = approach.adapt(refusal.status, &error) {

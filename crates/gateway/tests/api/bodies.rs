@@ -87,7 +87,7 @@ async fn a_body_that_stops_coming_is_given_up() {
     let address = gateway.address();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream
-        .write_all(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\"")
+        .write_all(b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"model\"")
         .await
         .unwrap();
     let mut reply = String::new();

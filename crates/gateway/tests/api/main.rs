@@ -32,6 +32,7 @@ mod stalling;
 mod states;
 mod streaming;
 mod tokens;
+mod trust;
 mod upstream_sockets;
 mod upstreams;
 mod usage;

@@ -405,7 +405,7 @@ async fn what_comes_right_behind_the_handshake_is_read() {
     let mut stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
     let text = r#"{"type":"response.processed"}{"#;
     let mut bytes =
-        b"GET /v1/responses HTTP/1.1\r\nhost: h\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
+        b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             .to_vec();
     bytes.extend_from_slice(&[0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0]);

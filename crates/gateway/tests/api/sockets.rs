@@ -76,7 +76,7 @@ async fn a_handshake_that_is_wrong_or_not_wanted_is_refused() {
         (format!("http://{}", gateway.address()), true),
     ] {
         let opened = Socket::connect(gateway.address(), "/v1/responses", &[header("origin", &origin)]).await;
-        assert_eq!(opened.map_err(|(status, _)| status).err(), (!may).then_some(400), "{origin}");
+        assert_eq!(opened.map_err(|(status, _)| status).err(), (!may).then_some(403), "{origin}");
     }
     let gateway = gateway.stop().await.config("sockets.enabled = false").start().await;
     let (status, body) = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap_err();

@@ -109,7 +109,7 @@ fn make(file: &Path) -> std::io::Result<()> {
 }
 
 fn parse(text: &str) -> Option<[u8; 32]> {
-    hex::decode(text.trim())
+    hex::decode(text.trim())?.try_into().ok()
 }
 
 #[cfg(test)]

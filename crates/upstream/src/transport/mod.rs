@@ -1,6 +1,7 @@
 //! How requests get to upstreams and replies back: over HTTP or WebSocket, each with its account's credential.
 
 pub mod headers;
+mod redact;
 pub mod reply;
 pub mod socket;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 
+pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, Idle, NotOpened, Socket, SocketLost};
 use crate::account::{Account, Credential, NotAList};

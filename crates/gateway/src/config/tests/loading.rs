@@ -16,6 +16,7 @@ const EVERYTHING: &str = r#"
 listen = "127.0.0.1:9000"
 admin_listen = "[::1]:9001"
 auth = "none"
+allowed_hosts = ["box.lan"]
 
 [store]
 url = "sqlite://other.db"
@@ -65,6 +66,7 @@ headers = { x-tenant = "t" }
 strategy = "fill_first"
 max_queued = 5
 queue_timeout = "2s"
+patience = "3s"
 probe_interval = "3s"
 
 [limits]

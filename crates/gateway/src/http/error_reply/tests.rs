@@ -145,6 +145,9 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::UnsupportedEncoding("br".to_owned()),
         RequestError::Overloaded,
         RequestError::InvalidKey,
+        RequestError::BadHost,
+        RequestError::HostNotAllowed(id()),
+        RequestError::CrossSite,
         RequestError::TooManyAttempts(REST),
         RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
         RequestError::ResponseNotFound(id()),
@@ -182,6 +185,17 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::Overloaded => {
             "503 | gateway | server_is_overloaded | null | \
              The gateway holds as many request bodies as it may. Please retry in a moment."
+        }
+        RequestError::BadHost => {
+            "400 | client | invalid_host | null | A request needs one Host header that names the gateway."
+        }
+        RequestError::HostNotAllowed(_) => {
+            "403 | client | host_not_allowed | null | Without a key, this gateway is served to this machine only, and not as \
+             'X': create a key, or add the name to allowed_hosts."
+        }
+        RequestError::CrossSite => {
+            "403 | client | cross_site_request | null | \
+             Without a key, this gateway is not served to web pages of other origins: create a key."
         }
         RequestError::InvalidKey => {
             "401 | client | invalid_api_key | null | \
@@ -311,6 +325,7 @@ fn every_failure_is_its_row_of_the_contract() {
         assert_eq!(row.error.kind.as_str(), kind(row.status.as_u16(), row.error.code.as_deref()), "{told}");
         let rest = match row.status.as_u16() {
             429 => Some(REST),
+            503 if expected.contains("Please retry in 2 s.") => Some(REST),
             503 => Some(Duration::from_secs(1)),
             _ => None,
         };
@@ -372,7 +387,9 @@ async fn every_row_is_rendered_alike_as_a_reply_and_as_a_frame() {
             408 | 413 => expected.push("connection"),
             429 | 503 => {
                 expected.push("retry-after");
-                let seconds = if status == StatusCode::TOO_MANY_REQUESTS { "2" } else { "1" };
+                let is_told =
+                    status == StatusCode::TOO_MANY_REQUESTS || told.contains("Please retry in 2 s.");
+                let seconds = if is_told { "2" } else { "1" };
                 in_frame = json!({ "retry-after": seconds });
             }
             _ => {}

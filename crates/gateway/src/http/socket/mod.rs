@@ -19,7 +19,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
@@ -76,7 +76,14 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Requ
     if !doors.sockets.is_enabled {
         return Err(RequestError::SocketsOff);
     }
+    if request.version() != Version::HTTP_11 {
+        return Err(RequestError::BadHandshake("needs HTTP/1.1"));
+    }
     let headers = request.headers();
+    let has_length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if has_length || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(RequestError::BadHandshake("has a body"));
+    }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(RequestError::BadHandshake("asks for another version than 13"));
     }
