@@ -59,16 +59,16 @@ pub struct App {
 pub enum BuildError {
     #[error("store.url: {0}")]
     StoreUrl(#[from] StoreUrlError),
-    #[error("the store can't be opened: {0}")]
+    #[error("cannot open the store: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
     #[error(
-        "{0} can be reached from other machines, and clients are not asked for keys: create a key with \
-         `antiphon keys create`, or put Antiphon behind something that authenticates and write auth = \"none\""
+        "refusing to listen on {0} without a key, as other machines can reach this address: create a key with \
+         `antiphon keys create`, or set auth = \"none\" if something in front of Antiphon authenticates clients"
     )]
     NoKeys(SocketAddr),
-    #[error("no threads can be started: {0}")]
+    #[error("cannot start worker threads: {0}")]
     Workers(#[from] std::io::Error),
 }
 
@@ -169,7 +169,10 @@ impl App {
         shutdown.await;
         let limit = self.config.timeouts.shutdown;
         if !tasks.shut_down(limit).await {
-            tracing::warn!(limit_s = limit.as_secs(), "turns in flight were cut off at the shutdown limit");
+            tracing::warn!(
+                limit_s = limit.as_secs(),
+                "shutdown timeout reached; aborted the remaining turns"
+            );
         }
         store.close().await;
         tracing::info!("stopped");
@@ -250,7 +253,7 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
     let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let access = match config.auth {
         Some(Auth::None) => Access::Open,
-        None if is_public(&config.listen) => Access::Keys,
+        None if is_public(&config.listen) => Access::KeysRequired,
         None => Access::OpenUntilFirstKey,
     };
     let keys = Keys::new(access, Arc::clone(clock));

@@ -66,7 +66,7 @@ mod tests {
     /// A limit that is reset in two seconds.
     fn limit_reached(limits: &serde_json::Value) -> Failure {
         let rules = Rules::parse(limits).unwrap();
-        let rule = rules.of_model("m").next().unwrap().clone();
+        let rule = rules.for_model("m").next().unwrap().clone();
         let reset = (Timestamp::from_unix_ms(0), Duration::from_millis(1_001));
         Failure::LimitReached(Box::new(Exceeded {
             owner: Owner::Key,

@@ -25,7 +25,7 @@ pub async fn note_uses(keys: Arc<Keys>, store: Arc<dyn Store>) {
     let mut noted = HashMap::new();
     loop {
         tokio::time::sleep(NOTE_INTERVAL).await;
-        if let Err(error) = keys.note_uses(&*store, &mut noted).await {
+        if let Err(error) = keys.write_last_uses(&*store, &mut noted).await {
             tracing::debug!(%error, "last uses of keys could not be written");
         }
     }

@@ -405,7 +405,7 @@ impl From<Denied> for Failure {
         match denied {
             Denied::NoValidKey => Self::InvalidKey,
             Denied::TooManyAttempts(rest) => Self::TooManyAttempts(rest),
-            Denied::KeysUnknown => Self::StoreUnavailable,
+            Denied::KeysUnavailable => Self::StoreUnavailable,
         }
     }
 }

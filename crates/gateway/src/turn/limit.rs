@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::resolve::Resolved;
 use super::{Failure, Rejected, Rules, Turn};
-use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
+use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
 
 /// How long after the end of its time a turn may still be about to settle.
 const SETTLING: Duration = Duration::from_mins(10);
@@ -45,11 +45,11 @@ impl Turn {
                 self.progress.held = held;
                 Ok(())
             }
-            Ok(Err(NotHeld::Exceeded(exceeded))) => {
+            Ok(Err(ReserveError::Exceeded(exceeded))) => {
                 self.progress.rates = Some(exceeded.rates);
                 Err(Failure::LimitReached(exceeded))
             }
-            Ok(Err(NotHeld::Store(error))) => Err(error.into()),
+            Ok(Err(ReserveError::Store(error))) => Err(error.into()),
         }
     }
 
