@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// Two lowercase digits a byte.
+/// Two lower-case digits per byte.
 pub fn encode(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len());
     for byte in bytes {
@@ -11,7 +11,7 @@ pub fn encode(bytes: &[u8]) -> String {
     digits
 }
 
-/// The bytes that the digits stand for, in either case. `None` if they are not exactly `N` bytes.
+/// Reads digits in either case. `None` if they do not encode exactly `N` bytes.
 pub fn decode<const N: usize>(digits: &str) -> Option<[u8; N]> {
     let digits = digits.as_bytes();
     if digits.len() != 2 * N {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_back_from_their_digits() {
+    fn encoded_bytes_decode_to_themselves() {
         assert_eq!(encode(&[0, 0x1f, 0xff]), "001fff");
         assert_eq!(decode("001fFF"), Some([0, 0x1f, 0xff]));
         for wrong in ["", "001ff", "001ff", "001ffff", "001ff+", "001f\u{e9}"] {
