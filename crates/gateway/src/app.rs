@@ -188,7 +188,7 @@ impl App {
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
             longest_turn: rules.turn,
-            log_retention: self.config.usage.raw_retention.limit(),
+            log_retention: self.config.usage.raw_retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
         if store().is_shared() {
@@ -198,8 +198,8 @@ impl App {
         tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.doors.keys), store()));
         let rollup = RollupRules {
             longest_turn: rules.turn,
-            hour_retention: self.config.usage.hour_retention.limit(),
-            day_retention: self.config.usage.day_retention.limit(),
+            hour_retention: self.config.usage.hour_retention.as_duration(),
+            day_retention: self.config.usage.day_retention.as_duration(),
         };
         tasks.spawn_background(jobs::usage::roll_up(store(), clock(), rollup));
         tasks.spawn_background(jobs::accounts::probe(Arc::clone(pool), upstream.clone()));
@@ -239,7 +239,7 @@ pub fn operations(
         keys,
         limits: Arc::new(Limits::new(project_limits(config), Arc::clone(&store))),
         clock: Arc::clone(&env.clock),
-        hour_retention: config.usage.hour_retention.limit(),
+        hour_retention: config.usage.hour_retention.as_duration(),
         store,
     }
 }
@@ -301,7 +301,7 @@ fn socket_rules(config: &Config) -> SocketRules {
 
 fn turn_rules(config: &Config) -> Rules {
     Rules {
-        retention: config.store.retention.limit(),
+        retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,

@@ -113,7 +113,7 @@ impl Cli {
     fn loading(&self, overrides: Overrides) -> anyhow::Result<Reload> {
         let cwd = std::env::current_dir().context("the working directory can't be told")?;
         let file = self.config.clone();
-        Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::of_process(), overrides)))
+        Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::from_process(), overrides)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[routing]`: how turns are spread over accounts.
+//! `[routing]`: how turns are distributed over accounts.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::values::{Word, count, duration, word};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RoutingConfig {
-    /// Which account gets a turn that belongs to none yet. Default: least_loaded.
+    /// How the account of a new chain is chosen. Default: least_loaded.
     #[serde(with = "word")]
     pub strategy: Strategy,
 
-    /// Turns that may wait while every account has as many as it may; who comes later is refused. Default: 1000.
+    /// How many turns may wait while all accounts are at their maximum; further ones are rejected. Default: 1000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_queued: usize,
 
@@ -22,7 +22,8 @@ pub struct RoutingConfig {
     #[serde(with = "duration")]
     pub queue_timeout: Duration,
 
-    /// How often an account that cools after failures is asked for its `/models`, to have it back early. Default: never.
+    /// How often an account that is cooling down after failures is probed with `/models`; a success ends the cooldown.
+    /// Default: never.
     #[serde(deserialize_with = "duration::deserialize_some", serialize_with = "duration::serialize_some")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_interval: Option<Duration>,
@@ -37,7 +38,6 @@ impl Word for Strategy {
 }
 
 impl RoutingConfig {
-    /// What the pool gets.
     pub fn settings(&self) -> RoutingSettings {
         let Self { strategy, max_queued, queue_timeout, probe_interval } = *self;
         RoutingSettings { strategy, max_queued, queue_timeout, probe_interval }
