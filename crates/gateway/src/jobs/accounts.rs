@@ -1,4 +1,4 @@
-//! Account state: shared with other replicas, and probed where that is configured.
+//! Shares account state with other replicas, and probes accounts if that is configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,29 +8,30 @@ use antiphon_store::Store;
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
-/// How often to check whether probing has been configured.
-const PROBE_CHECK: Duration = Duration::from_secs(5);
-/// How often to read what other replicas or operators changed; and the least time between two reads.
+/// How often to check whether a reload has configured probing.
+const PROBE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often to read changes by other replicas or operators.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two reads.
 const SHARE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks every upstream for its models once, so that the first turns know who offers what.
+/// Lists every upstream's models once, so that the first turns know which account offers which model.
 pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
     pool.refresh_catalogs(&upstream, clock.now()).await;
 }
 
-/// Brings accounts back early that are cooling down after failures. Whether to do so may change while the gateway runs.
+/// Probes accounts that are cooling down after failures, to end their cooldown early. A reload may turn this on or off.
 pub async fn probe(pool: Arc<Pool>, upstream: Upstream) {
     loop {
         let interval = pool.probe_interval();
-        tokio::time::sleep(interval.unwrap_or(PROBE_CHECK)).await;
+        tokio::time::sleep(interval.unwrap_or(PROBE_CHECK_INTERVAL)).await;
         if interval.is_some() {
             pool.probe(&upstream).await;
         }
     }
 }
 
-/// Writes account state for other replicas and for the next start, and takes over theirs.
+/// Writes account state for other replicas and for the next start, and applies the changes of other replicas.
 pub async fn share(pool: Arc<Pool>, store: Arc<dyn Store>) {
     loop {
         if let Err(error) = pool.share(&*store).await {
