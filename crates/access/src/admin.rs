@@ -1,4 +1,4 @@
-//! The token of the admin API: made on the first start, shown once, kept as a hash.
+//! The token of the admin API: created on the first start, shown once, stored as a hash.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use subtle::ConstantTimeEq;
 use crate::audit::{Actor, entry};
 use antiphon_runtime::hex;
 
-/// Tells it from the keys of clients.
+/// Distinguishes it from client keys.
 const PREFIX: &str = "apn-admin-";
 
-/// A token in plain text, to be shown to the operator.
+/// A token in plain text, to be shown to the operator once.
 pub struct AdminToken(SecretString);
 
 impl AdminToken {
@@ -23,8 +23,8 @@ impl AdminToken {
         Self(format!("{PREFIX}{}", hex::encode(&random)).into())
     }
 
-    /// The first token of a store; `None` if it has one.
-    pub async fn make_first(store: &dyn Store, clock: &dyn Clock) -> Result<Option<Self>, StoreError> {
+    /// Creates the first token of a store; `None` if the store has one already.
+    pub async fn create_first(store: &dyn Store, clock: &dyn Clock) -> Result<Option<Self>, StoreError> {
         if store.load_admin_token().await?.is_some() {
             return Ok(None);
         }
@@ -38,12 +38,8 @@ impl AdminToken {
         Ok(is_first.then_some(token))
     }
 
-    /// Another token; the one before is of no use any more.
-    pub async fn make_another(
-        store: &dyn Store,
-        clock: &dyn Clock,
-        actor: Actor,
-    ) -> Result<Self, StoreError> {
+    /// Replaces the token; the old one stops working.
+    pub async fn rotate(store: &dyn Store, clock: &dyn Clock, actor: Actor) -> Result<Self, StoreError> {
         let token = Self::mint();
         store
             .replace_admin_token(hash(token.expose()), entry(clock, actor, "admin_token.replaced", "admin"))
@@ -51,7 +47,6 @@ impl AdminToken {
         Ok(token)
     }
 
-    /// The text, to be shown once.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -63,8 +58,8 @@ impl fmt::Debug for AdminToken {
     }
 }
 
-/// Whether this is the store's token. Takes as long for any other of its form.
-pub async fn is_token(store: &dyn Store, presented: &str) -> Result<bool, StoreError> {
+/// Whether this is the store's token, compared in constant time.
+pub async fn verify(store: &dyn Store, presented: &str) -> Result<bool, StoreError> {
     if !presented.starts_with(PREFIX) {
         return Ok(false);
     }

@@ -1,7 +1,7 @@
-//! Who may do what, and what it costs.
+//! Access: who may do what, and what it costs.
 //!
 //! [`keys`] authenticate clients, [`limits`] bound what they use, [`prices`] and [`usage`] say what it cost, [`admin`] holds
-//! the operators' token, and [`audit`] records who changed what. Knows nothing of upstreams or HTTP doors.
+//! the operators' token, and [`audit`] records who changed what. This crate knows nothing of upstreams or HTTP doors.
 
 pub mod admin;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! JSON objects in requests: a derived `Deserialize` alone would take an array with the values of a struct's fields as well.
+//! JSON objects in requests. A derived `Deserialize` alone would also accept an array of the struct's field values.
 
 use std::fmt;
 use std::marker::PhantomData;

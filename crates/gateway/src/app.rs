@@ -1,4 +1,4 @@
-//! The gateway put together: from a configuration to something that serves listeners.
+//! The gateway as a whole: built from a configuration, run on listeners.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -37,11 +37,11 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
-use crate::reload::{Reload, ReloadMetrics, Reloader};
+use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
 use crate::turn::{Rules, Turns};
 
-/// How long the start waits for account state from before it.
-const STATE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for the stored account state.
+const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A gateway that is ready to serve.
 pub struct App {
@@ -52,29 +52,29 @@ pub struct App {
     job_metrics: JobMetrics,
     reload_metrics: ReloadMetrics,
     config: Config,
-    reload: Option<(Option<PathBuf>, Reload)>,
+    reload: Option<(Option<PathBuf>, ConfigLoader)>,
 }
 
-/// The gateway can't be started like this.
+/// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("store.url: {0}")]
     StoreUrl(#[from] StoreUrlError),
-    #[error("the store can't be opened: {0}")]
+    #[error("cannot open the store: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
     #[error(
-        "{0} can be reached from other machines, and clients are not asked for keys: create a key with \
-         `antiphon keys create`, or put Antiphon behind something that authenticates and write auth = \"none\""
+        "refusing to listen on {0} without a key, as other machines can reach this address: create a key with \
+         `antiphon keys create`, or set auth = \"none\" if something in front of Antiphon authenticates clients"
     )]
-    NoKeys(SocketAddr),
-    #[error("no threads can be started: {0}")]
+    KeyRequired(SocketAddr),
+    #[error("cannot start worker threads: {0}")]
     Workers(#[from] std::io::Error),
 }
 
 impl App {
-    /// Opens the store and builds everything from the configuration. Binds nothing.
+    /// Opens the store and builds the gateway. Binds no address.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         let url = config.store.target()?;
         let accounts = accounts(&config)?;
@@ -82,7 +82,7 @@ impl App {
         Self::with_parts(config, clock, accounts, store).await
     }
 
-    /// As [`build`](Self::build), over a store that is already open.
+    /// Like [`build`](Self::build), with a store that is already open.
     pub async fn with_store(
         config: Config,
         clock: Arc<dyn Clock>,
@@ -98,7 +98,7 @@ impl App {
         accounts: Vec<Account>,
         store: Arc<dyn Store>,
     ) -> Result<Self, BuildError> {
-        let keys = keys(&config, &*store, &clock).await?;
+        let keys = load_keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
         let operations = Arc::new(operations(&config, accounts, store, keys, &env));
         let turns = Arc::new(Turns::new(
@@ -136,19 +136,19 @@ impl App {
         Ok(Self { turns, doors, workers, connections, job_metrics, reload_metrics, config, reload: None })
     }
 
-    /// What operators do with this gateway.
+    /// The operations of operators on this gateway.
     pub fn operations(&self) -> &Operations {
         &self.doors.operations
     }
 
-    /// Follows the configuration's file, and reads it again on SIGHUP.
+    /// Reloads the configuration when its file changes, and on SIGHUP.
     #[must_use]
-    pub fn reloading(mut self, file: Option<PathBuf>, reload: Reload) -> Self {
-        self.reload = Some((file, reload));
+    pub fn with_reload(mut self, file: Option<PathBuf>, loader: ConfigLoader) -> Self {
+        self.reload = Some((file, loader));
         self
     }
 
-    /// Serves until `shutdown` resolves; then finishes the turns in flight, within the limit, and closes the store.
+    /// Serves until `shutdown` resolves. Then finishes running turns within `timeouts.shutdown`, and closes the store.
     pub async fn run(
         mut self,
         listener: TcpListener,
@@ -157,9 +157,9 @@ impl App {
     ) {
         let store = Arc::clone(self.turns.chains.store());
         let tasks = self.turns.env.tasks.clone();
-        // Cooldowns from before a restart still hold.
+        // Cooldowns survive a restart.
         let shared = self.turns.pool.share(&*store);
-        if !matches!(tokio::time::timeout(STATE_PATIENCE, shared).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(ACCOUNT_STATE_TIMEOUT, shared).await, Ok(Ok(()))) {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
         self.start_jobs(&store);
@@ -171,13 +171,16 @@ impl App {
         shutdown.await;
         let limit = self.config.timeouts.shutdown;
         if !tasks.shut_down(limit).await {
-            tracing::warn!(limit_s = limit.as_secs(), "turns in flight were cut off at the shutdown limit");
+            tracing::warn!(
+                limit_s = limit.as_secs(),
+                "shutdown timeout reached; aborted the remaining turns"
+            );
         }
         store.close().await;
         tracing::info!("stopped");
     }
 
-    /// Called before the first turn.
+    /// Starts the background jobs. Must be called before the first turn.
     fn start_jobs(&mut self, store: &Arc<dyn Store>) {
         let Turns { chains, pool, upstream, limits, rules, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
@@ -187,27 +190,27 @@ impl App {
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
             longest_turn: rules.turn,
-            log_retention: self.config.usage.raw_retention.limit(),
+            log_retention: self.config.usage.raw_retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
         if store().is_shared() {
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.doors.keys), store()));
-        tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.doors.keys), store()));
+        tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.doors.keys), store()));
         let rollup = RollupRules {
             longest_turn: rules.turn,
-            hour_retention: self.config.usage.hour_retention.limit(),
-            day_retention: self.config.usage.day_retention.limit(),
+            hour_retention: self.config.usage.hour_retention.as_duration(),
+            day_retention: self.config.usage.day_retention.as_duration(),
         };
         tasks.spawn_background(jobs::usage::roll_up(store(), clock(), rollup));
         tasks.spawn_background(jobs::accounts::probe(Arc::clone(pool), upstream.clone()));
         tasks.spawn_background(jobs::accounts::verify(Arc::clone(pool), upstream.clone()));
         tasks.spawn_background(jobs::accounts::share(Arc::clone(pool), store()));
         tasks.spawn_background(jobs::accounts::load_catalogs(Arc::clone(pool), upstream.clone(), clock()));
-        if let Some((file, reload)) = self.reload.take() {
+        if let Some((file, loader)) = self.reload.take() {
             let (pool, config) = (Arc::clone(pool), self.config.clone());
-            let reloader = Reloader { pool, metrics: self.reload_metrics.clone(), config, file, reload };
+            let reloader = Reloader { pool, metrics: self.reload_metrics.clone(), config, file, loader };
             tasks.spawn_background(reloader.run());
         }
     }
@@ -225,7 +228,7 @@ impl App {
     }
 }
 
-/// What operators do, over this store.
+/// The operations of operators with this store.
 pub fn operations(
     config: &Config,
     accounts: Vec<Account>,
@@ -239,7 +242,7 @@ pub fn operations(
         keys,
         limits: Arc::new(Limits::new(project_limits(config), Arc::clone(&store))),
         clock: Arc::clone(&env.clock),
-        hour_retention: config.usage.hour_retention.limit(),
+        hour_retention: config.usage.hour_retention.as_duration(),
         store,
     }
 }
@@ -248,12 +251,16 @@ pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
     config.accounts.iter().map(AccountConfig::settings).map(Account::new).collect()
 }
 
-/// Who is let in. Where everybody can connect, clients need a key.
-async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Result<Arc<Keys>, BuildError> {
+/// The keys and the rule for clients without one. An address that other machines can reach requires a key.
+async fn load_keys(
+    config: &Config,
+    store: &dyn Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Keys>, BuildError> {
     let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let access = match config.auth {
         Some(Auth::None) => Access::Open,
-        None if is_public(&config.listen) => Access::Keys,
+        None if is_public(&config.listen) => Access::KeysRequired,
         None => Access::OpenUntilFirstKey,
     };
     let keys = Keys::new(access, Arc::clone(clock));
@@ -261,9 +268,9 @@ async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Res
         let addresses = [Some(config.listen), config.admin_listen];
         let public = addresses.into_iter().flatten().find(is_public);
         match (keys.refresh(store).await, public) {
-            (Ok(()), Some(public)) if !keys.has_keys() => return Err(BuildError::NoKeys(public)),
+            (Ok(()), Some(public)) if !keys.has_keys() => return Err(BuildError::KeyRequired(public)),
             (Ok(()), _) => {}
-            // Nobody is let in until the database is back.
+            // All clients are refused until the store is available.
             (Err(error @ (StoreError::Unavailable(_) | StoreError::Deadline(_))), _) => {
                 tracing::warn!(%error, "keys could not be loaded; refusing clients until they are");
             }
@@ -306,7 +313,7 @@ fn socket_rules(config: &Config) -> SocketRules {
 
 fn turn_rules(config: &Config) -> Rules {
     Rules {
-        retention: config.store.retention.limit(),
+        retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,
@@ -323,7 +330,7 @@ fn turn_rules(config: &Config) -> Rules {
     }
 }
 
-/// The limits of projects that have any.
+/// The limits of all projects that have limits.
 fn project_limits(config: &Config) -> HashMap<ProjectId, limits::Rules> {
     let with_limits = config.projects.iter().filter(|(_, project)| !project.limits.is_empty());
     with_limits.map(|(name, project)| (ProjectId::new(name), project.limits.rules().clone())).collect()

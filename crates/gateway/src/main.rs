@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use antiphon::cli::Cli;
 use clap::Parser;
 
-/// What one thread allocates another one frees here, which glibc's allocator is slow at: docs/benchmarks.md has figures.
+/// Memory is often allocated on one thread and freed on another, which is slow with glibc's allocator: docs/benchmarks.md
+/// has figures.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

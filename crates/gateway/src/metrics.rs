@@ -1,4 +1,4 @@
-//! The metrics page: it only gathers. Each component owns its metrics and registers them here.
+//! The metrics page. Each component owns its metrics and registers them here.
 
 mod store;
 
@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use self::store::StoreCollector;
 use crate::telemetry;
 
-/// Everything that is measured. A registry is a value, so that tests in parallel do not share one.
+/// All metrics of a gateway. The registry is a value, so that parallel tests do not share one.
 pub struct Metrics(Registry);
 
 // === impl Metrics ===
@@ -31,7 +31,7 @@ impl Metrics {
         Self(registry)
     }
 
-    /// The OpenMetrics text.
+    /// The page, in the OpenMetrics text format.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(8 * 1024);
         encode(&mut text, &self.0).expect("writing to a String does not fail");

@@ -1,7 +1,7 @@
-//! Reload: what a changed configuration file, or a SIGHUP, changes in a gateway that runs.
+//! Reloads the configuration of a running gateway when its file changes, and on SIGHUP.
 //!
-//! Accounts and routing are taken over; everything else needs a restart, and is named in the log. A file that can't be
-//! used changes nothing.
+//! Accounts and routing take effect at once. Changes of other sections need a restart, which the log says. An invalid file
+//! changes nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::config::{AccountConfig, Config, ConfigError, Loaded};
 use antiphon_upstream::account::AccountError;
 use antiphon_upstream::pool::Pool;
 
-/// How often the file is looked at. It is read once two looks in a row find the same: a file may be seen half written.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the file is read. A change is applied once two reads in a row agree, as a file may be only half written.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads the configuration again, from wherever it came.
-pub type Reload = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
+/// Loads the configuration again from the same sources.
+pub type ConfigLoader = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 
-/// Keeps the accounts of a running gateway as the configuration says.
+/// Applies changes of the configuration to a running gateway.
 pub struct Reloader {
     pub pool: Arc<Pool>,
     pub metrics: ReloadMetrics,
-    /// As it was read last.
+    /// The configuration that was loaded last.
     pub config: Config,
     pub file: Option<PathBuf>,
-    pub reload: Reload,
+    pub loader: ConfigLoader,
 }
 
 /// Counts reloads. Clones share their values.
@@ -42,9 +42,9 @@ struct ReloadLabels {
     outcome: &'static str,
 }
 
-/// Why a configuration is not taken over.
+/// Why a configuration was not applied.
 #[derive(Debug, thiserror::Error)]
-enum NotReloaded {
+enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -75,68 +75,69 @@ impl Reloader {
         let mut hangup = signal(SignalKind::hangup()).expect("signal handlers can be installed");
         let mut known = self.read();
         loop {
-            let is_asked = wait(&mut hangup).await;
+            let is_signalled = wait_for_signal(&mut hangup).await;
             let now = self.read();
-            if !is_asked && (now == known || !self.is_settled(now.as_ref()).await) {
+            if !is_signalled && (now == known || !self.is_stable(now.as_ref()).await) {
                 continue;
             }
             known = now;
-            self.take_over();
+            self.reload();
         }
     }
 
-    async fn is_settled(&self, seen: Option<&Vec<u8>>) -> bool {
-        tokio::time::sleep(LOOK_INTERVAL).await;
+    /// Whether the file still reads the same after a pause.
+    async fn is_stable(&self, seen: Option<&Vec<u8>>) -> bool {
+        tokio::time::sleep(POLL_INTERVAL).await;
         self.read().as_ref() == seen
     }
 
-    /// The file's bytes; `None` if there is no file, or none that can be read.
+    /// The file's bytes; `None` if there is no readable file.
     fn read(&self) -> Option<Vec<u8>> {
         std::fs::read(self.file.as_ref()?).ok()
     }
 
-    fn take_over(&mut self) {
-        match self.try_take_over() {
+    fn reload(&mut self) {
+        match self.try_reload() {
             Ok(()) => {
                 self.metrics.count("taken_over");
-                tracing::info!(accounts = self.config.accounts.len(), "the configuration was read again");
+                tracing::info!(accounts = self.config.accounts.len(), "configuration reloaded");
             }
             Err(error) => {
                 self.metrics.count("refused");
-                tracing::error!(%error, "the configuration was read again and can't be used: nothing changes");
+                tracing::error!(%error, "configuration reload failed; keeping the current configuration");
             }
         }
     }
 
-    fn try_take_over(&mut self) -> Result<(), NotReloaded> {
-        let config = (self.reload)()?.config;
+    fn try_reload(&mut self) -> Result<(), ReloadError> {
+        let config = (self.loader)()?.config;
         config.require_accounts()?;
         let accounts = config.accounts.iter().map(AccountConfig::settings).collect();
         self.pool.replace(accounts, config.routing.settings())?;
-        for section in changed_sections(&self.config, &config) {
-            tracing::warn!(section, "a change in the configuration needs a restart");
+        for section in sections_needing_restart(&self.config, &config) {
+            tracing::warn!(section, "configuration change takes effect after a restart");
         }
         self.config = config;
         Ok(())
     }
 }
 
-/// `true` after a signal, `false` when it is time to look.
-async fn wait(hangup: &mut Signal) -> bool {
-    tokio::time::timeout(LOOK_INTERVAL, hangup.recv()).await.is_ok()
+/// `true` after a signal, `false` when it is time to read the file.
+async fn wait_for_signal(hangup: &mut Signal) -> bool {
+    tokio::time::timeout(POLL_INTERVAL, hangup.recv()).await.is_ok()
 }
 
-/// What differs and is not taken over.
-fn changed_sections(old: &Config, new: &Config) -> Vec<String> {
+/// The sections that differ and that a reload does not apply.
+fn sections_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     let sections = |config: &Config| -> serde_json::Map<String, serde_json::Value> {
-        serde_json::from_str(&config.show_json()).expect("it was written as an object")
+        serde_json::from_str(&config.show_json()).expect("a struct serialises to an object")
     };
     let (old, new) = (sections(old), sections(new));
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort();
     names.dedup();
-    let is_live = |name: &str| name == "accounts" || name == "routing";
-    let differs = |name: &&String| !is_live(name) && old.get(*name) != new.get(*name);
+    let is_reloadable = |name: &str| name == "accounts" || name == "routing";
+    let differs = |name: &&String| !is_reloadable(name) && old.get(*name) != new.get(*name);
     names.into_iter().filter(differs).cloned().collect()
 }
 
@@ -145,13 +146,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_restart_is_named() {
+    fn sections_that_need_a_restart_are_named() {
         let old = Config::default();
         let mut new = Config::default();
-        assert!(changed_sections(&old, &new).is_empty());
+        assert!(sections_needing_restart(&old, &new).is_empty());
         new.listen = "127.0.0.1:1".parse().unwrap();
         new.timeouts.idle = Duration::from_secs(1);
         new.routing.max_queued = 7;
-        assert_eq!(changed_sections(&old, &new), ["listen", "timeouts"]);
+        assert_eq!(sections_needing_restart(&old, &new), ["listen", "timeouts"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Logs: structured lines on standard error, one for each turn, never with payloads or secrets.
+//! Logging: structured lines on standard error, one per turn, never with payloads or secrets.
 
 mod lines;
 
@@ -14,24 +14,24 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::lines::Lines;
 pub use self::lines::LogGuard;
+use self::lines::LogWriter;
 use crate::config::{LogConfig, LogFormat};
 
-/// Lines that were not written, because nobody took them. There is one log to a process, and so one count.
+/// LogWriter that were dropped or failed to write. A process has one log and so one count.
 static DROPPED_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// Logging can't be started like this.
+/// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("log.filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    #[error("the thread that writes the log can't be started: {0}")]
+    #[error("cannot start the log writer thread: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// Whether [`init`] would accept this.
-pub fn check(config: &LogConfig) -> Result<(), LogError> {
+/// Checks the configuration without starting to log.
+pub fn validate(config: &LogConfig) -> Result<(), LogError> {
     EnvFilter::try_new(&config.filter)?;
     Ok(())
 }
@@ -39,10 +39,10 @@ pub fn check(config: &LogConfig) -> Result<(), LogError> {
 /// Starts logging for the whole process. The last lines are written when the guard is dropped.
 pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&config.filter)?;
-    let (lines, guard) = Lines::start(std::io::stderr(), dropped_lines())?;
+    let (lines, guard) = LogWriter::start(std::io::stderr(), dropped_lines())?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
-    // A second call in one process keeps the first subscriber: there is nothing else it could do.
+    // A second call in one process keeps the first subscriber, which cannot be replaced.
     match config.format {
         LogFormat::Json => {
             registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init().ok()
@@ -80,7 +80,7 @@ pub fn dropped_lines() -> Counter {
     DROPPED_LINES.clone()
 }
 
-/// The default hook writes to standard error itself, and would wait for who reads it.
+/// Logs panics. The default hook writes to standard error directly and blocks if its reader is slow.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();

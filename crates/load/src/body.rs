@@ -1,4 +1,4 @@
-//! What turns say, rendered once; only ids differ from turn to turn.
+//! Request bodies, rendered once; only ids differ from turn to turn.
 
 use crate::reply::Parent;
 use crate::{LoadOptions, Mode};
@@ -9,11 +9,11 @@ const TOOLS: &str = "\"tools\":[{\"type\":\"function\",\"name\":\"exec_command\"
                      \"parameters\":{\"type\":\"object\",\"properties\":{\"cmd\":{\"type\":\"string\"}},\
                      \"required\":[\"cmd\"]}}],";
 
-/// Bodies of requests, or a socket's messages.
+/// Bodies of HTTP requests, or messages of a socket.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     first: Bytes,
-    /// What stands around the ids of a body that continues.
+    /// The text around the ids of a body that continues a chain.
     before_id: String,
     after_id: String,
     after_call: String,
@@ -44,7 +44,7 @@ impl Bodies {
         Self { first, before_id, after_id, after_call }
     }
 
-    pub(crate) fn of(&self, parent: Option<&Parent>) -> Bytes {
+    pub(crate) fn body(&self, parent: Option<&Parent>) -> Bytes {
         let Some(Parent { id, call_id }) = parent else { return self.first.clone() };
         let call_id = call_id.as_deref().unwrap_or_default();
         [&self.before_id, id.as_str(), &self.after_id, call_id, &self.after_call].concat().into()
@@ -61,11 +61,11 @@ mod tests {
         let parent =
             Parent { id: String::from("resp_1"), call_id: options.tools.then(|| String::from("call_1")) };
         [None, Some(&parent)]
-            .map(|parent| serde_json::from_slice(&bodies.of(parent)).expect("a body is JSON"))
+            .map(|parent| serde_json::from_slice(&bodies.body(parent)).expect("a body is JSON"))
     }
 
     #[test]
-    fn a_turn_that_continues_sends_only_what_is_new() {
+    fn a_continuing_turn_sends_only_its_new_input() {
         let options = LoadOptions { turns: 2, input_chars: 3, ..LoadOptions::default() };
         let [first, second] = bodies(&options);
         assert_eq!(first, json!({"model": "sim", "store": true, "stream": false, "input": "Say"}));

@@ -6,56 +6,56 @@ use std::error::Error;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 
-/// Sends load to an OpenAI Responses API and prints what it measured.
+/// Load generator for the OpenAI Responses API.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Example: antiphon-load --url http://127.0.0.1:8080/v1 --mode ws --turns 20 --duration 10s"
 )]
 pub(crate) struct Cli {
-    /// Base URL of what is measured.
+    /// Base URL of the API under test.
     #[arg(long, default_value = "http://127.0.0.1:8080/v1")]
     url: String,
-    /// What a turn is.
+    /// How turns are sent and read.
     #[arg(long, value_enum, default_value_t = ModeArg::Json)]
     mode: ModeArg,
-    /// Connections, each with one turn at a time.
+    /// Number of connections, each with one turn at a time.
     #[arg(long, default_value_t = 16)]
     concurrency: usize,
-    /// Stop after so many requests.
+    /// Stop after this number of requests.
     #[arg(long, conflicts_with = "duration")]
     requests: Option<u64>,
     /// Stop after this time.
     #[arg(long, default_value = "10s")]
     duration: humantime::Duration,
-    /// Requests before the measurement.
+    /// Number of requests before the measurement.
     #[arg(long, default_value_t = 0)]
     warmup: u64,
-    /// Value of the field `store`; true for chains and false otherwise if not given.
+    /// Value of the field `store` [default: true for chains, else false].
     #[arg(long)]
     store: Option<bool>,
-    /// Turns of a chain, each of which continues the one before.
+    /// Number of turns in a chain; each continues the previous one.
     #[arg(long, default_value_t = 1)]
     turns: usize,
-    /// Offer a tool, and answer the call of the turn before; the upstream has to make calls (--calls).
+    /// Offer a tool, and send the output of the previous turn's call; the upstream has to make calls (--calls).
     #[arg(long)]
     tools: bool,
-    /// Turn of a chain to time by itself too; can be given more than once.
+    /// Also report the mean time of this turn of a chain; may be repeated.
     #[arg(long = "report-turn", value_name = "N")]
     report_turns: Vec<usize>,
-    /// Length of the input text, or of what the tool says.
+    /// Length of the input text, or of the tool's output.
     #[arg(long, default_value_t = 200)]
     input_chars: usize,
-    /// Model that is asked.
+    /// Model to request.
     #[arg(long, default_value = "sim")]
     model: String,
-    /// Key sent as bearer.
+    /// API key to send.
     #[arg(long)]
     api_key: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Worker threads; one keeps the CPU cost low.
+    /// Number of worker threads; one keeps the CPU cost low.
     #[arg(long, default_value_t = 1)]
     threads: usize,
 }
@@ -66,7 +66,7 @@ enum ModeArg {
     Json,
     /// Event streams.
     Sse,
-    /// WebSockets, one a connection.
+    /// WebSockets, one per connection.
     Ws,
 }
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_duration_exclude_each_other() {
+    fn requests_and_duration_are_mutually_exclusive() {
         assert!(Cli::try_parse_from(["x", "--requests", "5", "--store", "true"]).is_ok());
         assert!(Cli::try_parse_from(["x", "--requests", "5", "--duration", "1s"]).is_err());
     }

@@ -19,18 +19,18 @@ pub(crate) struct HttpConnection {
 impl HttpConnection {
     pub(crate) async fn open(stream: TcpStream) -> Result<Self, Failure> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
-        // It ends with its sender, and its errors come out of the sender too.
+        // It ends with its sender, which also reports its errors.
         tokio::spawn(connection);
         Ok(Self { sender })
     }
 
-    /// False when the other side has closed it.
+    /// `false` if the other side has closed it.
     pub(crate) async fn is_usable(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 
-    /// One turn, read to its end.
-    pub(crate) async fn take(
+    /// Runs one turn and reads its reply to the end.
+    pub(crate) async fn run(
         &mut self,
         target: &Target,
         body: Bytes,
@@ -58,7 +58,7 @@ impl HttpConnection {
     }
 }
 
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
     loop {
         match body.frame().await {
             None => return Ok(None),
@@ -74,7 +74,7 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
 
 async fn drain(body: &mut Incoming) -> Result<u64, Failure> {
     let mut bytes = 0;
-    while let Some(data) = next(body).await? {
+    while let Some(data) = next_data(body).await? {
         bytes += data.len() as u64;
     }
     Ok(bytes)
@@ -82,13 +82,13 @@ async fn drain(body: &mut Incoming) -> Result<u64, Failure> {
 
 async fn read_stream(body: &mut Incoming, target: &Target, started: Instant) -> Result<Success, Failure> {
     let mut first_event = None;
-    // The line end before the first line, so that every event line has one.
+    // With a line end before the first line, every event line is preceded by one.
     let mut stream = vec![b'\n'];
-    while let Some(data) = next(body).await? {
+    while let Some(data) = next_data(body).await? {
         first_event.get_or_insert_with(|| started.elapsed());
         stream.extend_from_slice(&data);
     }
-    // A text that talks about events cannot be taken for one: its line ends are escaped.
+    // Text of the model cannot be mistaken for an event, as its line ends are escaped.
     let find = |line: &str| memmem::rfind(&stream, line.as_bytes());
     if let Some(at) = find("\nevent: response.completed") {
         let parent = target.parent(&stream[at..])?;
@@ -103,8 +103,8 @@ async fn read_stream(body: &mut Incoming, target: &Target, started: Instant) -> 
 }
 
 async fn read_collected(body: &mut Incoming, target: &Target) -> Result<Success, Failure> {
-    let mut collected = next(body).await?.unwrap_or_default();
-    while let Some(data) = next(body).await? {
+    let mut collected = next_data(body).await?.unwrap_or_default();
+    while let Some(data) = next_data(body).await? {
         collected = [collected, data].concat().into();
     }
     let parent = target.parent(&collected)?;

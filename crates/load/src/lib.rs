@@ -1,7 +1,7 @@
 //! A closed-loop load generator for the OpenAI Responses API: each worker has one connection and one turn at a time.
 //!
-//! It spends as little CPU as it can, so that what it measures keeps the machine: requests are rendered once, replies
-//! are searched and not parsed.
+//! It uses little CPU, to leave the machine to the server under test: requests are rendered once, and replies are searched
+//! instead of parsed.
 
 mod body;
 mod http;
@@ -25,20 +25,20 @@ use worker::{Budget, Worker};
 /// What is sent, and how much of it.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Base URL, as clients are given it: `http://127.0.0.1:8080/v1`.
+    /// Base URL, such as `http://127.0.0.1:8080/v1`.
     pub url: String,
     pub mode: Mode,
     pub concurrency: usize,
     pub amount: Amount,
-    /// Requests before the measurement.
+    /// Number of requests before the measurement.
     pub warmup: u64,
     /// Default: true for chains, else false.
     pub store: Option<bool>,
-    /// Turns of a chain, each of which continues the one before; with 1 there are no chains.
+    /// Number of turns in a chain; each continues the previous one. With 1 there are no chains.
     pub turns: usize,
-    /// Chains are of calls: a tool is offered, and a turn that continues answers the call that came before.
+    /// Offers a tool; each turn of a chain sends the output of the previous turn's call.
     pub tools: bool,
-    /// Length of the input text, or of what the tool says.
+    /// Length of the input text, or of the tool's output.
     pub input_chars: usize,
     pub model: String,
     pub api_key: Option<String>,
@@ -87,12 +87,12 @@ pub enum LoadError {
     ApiKey,
 }
 
-/// Sends the load and says how it went. Failed requests are counted, not returned.
+/// Sends the load and reports the results. Failed requests are counted, not returned.
 pub async fn run(options: LoadOptions) -> Result<Report, LoadError> {
     run_by_turn(options, &[]).await
 }
 
-/// Like [`run`], and says how long these turns of a chain took on average. A chain's first turn is number 1.
+/// Like [`run`], and also reports the mean time of these turns of a chain. A chain's first turn is number 1.
 pub async fn run_by_turn(options: LoadOptions, report_turns: &[usize]) -> Result<Report, LoadError> {
     let target = Arc::new(Target::new(&options)?);
     let report_turns: Arc<[usize]> = report_turns.into();

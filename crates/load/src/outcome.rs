@@ -1,4 +1,4 @@
-//! How single turns went, and their sum.
+//! Results of single turns, and their sums.
 
 use crate::reply::Parent;
 use hdrhistogram::Histogram;
@@ -11,13 +11,13 @@ pub(crate) enum Failure {
     Status(u16),
     /// The connection ended before the reply did.
     Cut,
-    /// The stream ended in good order, but without a terminal event.
+    /// The stream ended cleanly, but without a terminal event.
     NoTerminal,
     /// A terminal event other than `response.completed`, or an `error` event.
     NotCompleted,
-    /// A reply without a response id, so the chain cannot go on.
+    /// A reply without a response id, so that the chain cannot continue.
     NoId,
-    /// A reply without a call, where a tool has to answer one.
+    /// A reply without a call, whose output the next turn would send.
     NoCall,
     Timeout,
 }
@@ -42,7 +42,7 @@ impl Failure {
     }
 }
 
-/// A turn that went well.
+/// A successful turn.
 #[derive(Debug, Default)]
 pub(crate) struct Success {
     pub(crate) bytes: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Success {
     pub(crate) parent: Option<Parent>,
 }
 
-/// What the turns with one number in their chains took together.
+/// The total time of all turns with the same number in their chain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TurnTime {
     pub(crate) count: u32,
@@ -65,7 +65,7 @@ impl TurnTime {
     }
 }
 
-/// The turns of one worker.
+/// The results of one worker.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) started: Instant,

@@ -1,13 +1,13 @@
-//! Replies are searched, not parsed.
+//! Finds ids and terminal events in replies, by searching instead of parsing.
 
 use crate::outcome::Failure;
 use memchr::memmem;
 
-/// What the next turn of a chain continues.
+/// The ids that the next turn of a chain continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parent {
     pub(crate) id: String,
-    /// The call that it answers, in chains of calls.
+    /// The call whose output it sends, in chains of calls.
     pub(crate) call_id: Option<String>,
 }
 
@@ -26,21 +26,21 @@ impl Parent {
     }
 }
 
-/// How a turn of a socket ends.
+/// The last event of a turn on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Last {
+pub(crate) enum LastEvent {
     Completed,
     NotCompleted,
     Refused { status: u16 },
 }
 
-impl Last {
+impl LastEvent {
     /// `None` when more events of the turn follow this one.
-    pub(crate) fn of(event: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(event: &[u8]) -> Option<Self> {
         values(event, b"\"type\"").find_map(|kind| match kind {
             b"response.completed" => Some(Self::Completed),
             b"response.failed" | b"response.incomplete" => Some(Self::NotCompleted),
-            // Without a status it is an event of a stream that ends otherwise.
+            // Without a status, it is an event of a stream, and another event ends the turn.
             b"error" => status(event).map(|status| Self::Refused { status }),
             _ => None,
         })
@@ -52,7 +52,7 @@ fn status(event: &[u8]) -> Option<u16> {
     event["status"].as_u64()?.try_into().ok()
 }
 
-/// The strings that stand behind this key, at any depth. A text cannot be taken for a key: its quotes are escaped.
+/// The string values of this key, at any depth. Text of the model cannot be mistaken for a key, as its quotes are escaped.
 fn values<'b>(body: &'b [u8], key: &'static [u8]) -> impl Iterator<Item = &'b [u8]> {
     memmem::find_iter(body, key).filter_map(move |at| {
         let rest = body[at + key.len()..].trim_ascii_start().strip_prefix(b":")?;
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_response_id_is_found_wherever_it_stands() {
+    fn the_response_id_is_found_at_any_position() {
         let id = |response| found(response, false).map(|(id, _)| id);
         assert_eq!(id(br#"{"id":"resp_1","output":[]}"#).as_deref(), Ok("resp_1"));
         assert_eq!(id(br#"{"output":[{"id": "msg_1"}], "id" : "resp_2"}"#).as_deref(), Ok("resp_2"));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_found_when_there_has_to_be_one() {
+    fn a_call_is_found_where_one_is_required() {
         let call = br#"{"id":"resp_1","output":[{"id":"fc_1","call_id":"call_1","name":"f"}]}"#;
         let both = (String::from("resp_1"), Some(String::from("call_1")));
         assert_eq!(found(call, true), Ok(both));
@@ -88,24 +88,27 @@ mod tests {
 
     #[test]
     fn the_last_event_of_a_turn_is_known_by_its_type() {
-        assert_eq!(Last::of(br#"{"type":"response.completed","response":{}}"#), Some(Last::Completed));
         assert_eq!(
-            Last::of(br#"{ "response": {"id": "a"}, "type": "response.failed" }"#),
-            Some(Last::NotCompleted)
+            LastEvent::parse(br#"{"type":"response.completed","response":{}}"#),
+            Some(LastEvent::Completed)
         );
-        assert_eq!(Last::of(br#"{"type":"response.output_text.delta"}"#), None);
+        assert_eq!(
+            LastEvent::parse(br#"{ "response": {"id": "a"}, "type": "response.failed" }"#),
+            Some(LastEvent::NotCompleted)
+        );
+        assert_eq!(LastEvent::parse(br#"{"type":"response.output_text.delta"}"#), None);
     }
 
     #[test]
-    fn a_text_that_talks_about_the_end_is_not_the_end() {
+    fn text_that_names_a_terminal_event_does_not_end_the_turn() {
         let talk = br#"{"type":"response.output_text.delta","delta":"{\"type\":\"response.completed\"}"}"#;
-        assert_eq!(Last::of(talk), None);
+        assert_eq!(LastEvent::parse(talk), None);
     }
 
     #[test]
     fn an_error_ends_a_turn_if_it_has_a_status() {
         let refused = br#"{"type":"error","status":404,"error":{"type":"invalid_request_error"}}"#;
-        assert_eq!(Last::of(refused), Some(Last::Refused { status: 404 }));
-        assert_eq!(Last::of(br#"{"type":"error","code":"server_error"}"#), None);
+        assert_eq!(LastEvent::parse(refused), Some(LastEvent::Refused { status: 404 }));
+        assert_eq!(LastEvent::parse(br#"{"type":"error","code":"server_error"}"#), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The result of a run, for people and for programs.
+//! The results of a run, as text and as JSON.
 
 use crate::outcome::{Tally, TurnTime};
 use crate::{LoadOptions, Mode};
@@ -7,28 +7,28 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What a run measured. Times are those of turns that went well.
+/// The results of a run. Times are those of successful turns.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub mode: &'static str,
     pub concurrency: usize,
-    /// Turns taken, failed ones too.
+    /// All turns, including failed ones.
     pub requests: u64,
     /// Failed turns by kind.
     pub errors: BTreeMap<String, u64>,
     pub seconds: f64,
-    /// Turns that went well, per second.
+    /// Successful turns per second.
     pub requests_per_second: f64,
     pub latency: Latency,
-    /// Until the first bytes of a stream, or a socket's first event.
+    /// Time to the first bytes of a stream, or to a socket's first event.
     pub first_event: Option<Latency>,
     /// Bytes of reply bodies, or of a socket's events.
     pub bytes: u64,
-    /// Mean microseconds of the turns that were asked about, by number in the chain; unreached ones are missing.
+    /// Mean microseconds of the requested turns, by their number in the chain; turns that were not reached are missing.
     pub turns: BTreeMap<usize, f64>,
 }
 
-/// Microseconds.
+/// Latencies in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Latency {
     pub min_us: f64,
@@ -61,8 +61,8 @@ impl Report {
             errors,
             seconds,
             requests_per_second: if seconds > 0.0 { succeeded as f64 / seconds } else { 0.0 },
-            latency: Latency::of(&sum.latency),
-            first_event: (!sum.first_event.is_empty()).then(|| Latency::of(&sum.first_event)),
+            latency: Latency::from_histogram(&sum.latency),
+            first_event: (!sum.first_event.is_empty()).then(|| Latency::from_histogram(&sum.first_event)),
             bytes: sum.bytes,
             turns: sum.turns.iter().map(|(turn, time)| (*turn, mean_us(*time))).collect(),
         }
@@ -74,7 +74,7 @@ impl Report {
 }
 
 impl Latency {
-    fn of(nanoseconds: &Histogram<u64>) -> Self {
+    fn from_histogram(nanoseconds: &Histogram<u64>) -> Self {
         let quantile = |quantile| micros(nanoseconds.value_at_quantile(quantile) as f64);
         Self {
             min_us: micros(nanoseconds.min() as f64),
@@ -91,7 +91,7 @@ fn mean_us(time: TurnTime) -> f64 {
     micros(time.total.as_nanos() as f64 / f64::from(time.count))
 }
 
-/// With one decimal; nobody reads more.
+/// Microseconds, rounded to one decimal.
 fn micros(nanoseconds: f64) -> f64 {
     (nanoseconds / 100.0).round() / 10.0
 }

@@ -1,7 +1,7 @@
 //! Turns over one WebSocket.
 
 use crate::outcome::{Failure, Success};
-use crate::reply::Last;
+use crate::reply::LastEvent;
 use crate::target::Target;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// Filled with zeros before every read, so more of it is not better.
+/// Small, as the library fills it with zeros before every read.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
 pub(crate) struct Socket {
@@ -23,7 +23,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// A handshake that is refused fails with its status.
+    /// A refused handshake fails with its status.
     pub(crate) async fn open(stream: TcpStream, target: &Target) -> Result<Self, Failure> {
         let url = format!("ws://{}{}", target.authority, target.uri);
         let mut request = url.into_client_request().map_err(|_| Failure::Connect)?;
@@ -41,8 +41,8 @@ impl Socket {
         }
     }
 
-    /// One turn, read to its last event.
-    pub(crate) async fn take(&mut self, target: &Target, message: Bytes) -> Result<Success, Failure> {
+    /// Runs one turn and reads its events to the last one.
+    pub(crate) async fn run(&mut self, target: &Target, message: Bytes) -> Result<Success, Failure> {
         let started = Instant::now();
         let frame = Frame::message(message, OpCode::Data(Data::Text), true);
         self.wire.send(Message::Frame(frame)).await.map_err(|_| Failure::Cut)?;
@@ -52,13 +52,13 @@ impl Socket {
             let event = self.event().await?;
             first_event.get_or_insert_with(|| started.elapsed());
             bytes += event.len() as u64;
-            match Last::of(&event) {
+            match LastEvent::parse(&event) {
                 None => {}
-                Some(Last::Completed) => {
+                Some(LastEvent::Completed) => {
                     return Ok(Success { bytes, first_event, parent: target.parent(&event)? });
                 }
-                Some(Last::NotCompleted) => return Err(Failure::NotCompleted),
-                Some(Last::Refused { status }) => return Err(Failure::Status(status)),
+                Some(LastEvent::NotCompleted) => return Err(Failure::NotCompleted),
+                Some(LastEvent::Refused { status }) => return Err(Failure::Status(status)),
             }
         }
     }
@@ -67,7 +67,7 @@ impl Socket {
         loop {
             match self.wire.next().await {
                 Some(Ok(Message::Text(event))) => return Ok(event.into()),
-                // Answered by the library.
+                // The library replies to pings.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 _ => return Err(Failure::Cut),
             }

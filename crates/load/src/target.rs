@@ -1,4 +1,4 @@
-//! Where turns go, over which kind of connection.
+//! The target of the load: its address, and the kind of connection to it.
 
 use crate::body::Bodies;
 use crate::http::HttpConnection;
@@ -52,27 +52,27 @@ impl Target {
         })
     }
 
-    /// One turn, read to its end.
-    pub(crate) async fn take(
+    /// Runs one turn and reads its reply to the end.
+    pub(crate) async fn run(
         &self,
         connection: &mut Connection,
         parent: Option<&Parent>,
     ) -> Result<Success, Failure> {
-        let body = self.bodies.of(parent);
+        let body = self.bodies.body(parent);
         match connection {
-            Connection::Http(http) => http.take(self, body, self.mode == Mode::Sse).await,
-            Connection::Socket(socket) => socket.take(self, body).await,
+            Connection::Http(http) => http.run(self, body, self.mode == Mode::Sse).await,
+            Connection::Socket(socket) => socket.run(self, body).await,
         }
     }
 
-    /// What a turn that continues this response has to name; nothing if there is none.
+    /// The ids that a turn needs to continue this response; `None` if the run has no chains.
     pub(crate) fn parent(&self, response: &[u8]) -> Result<Option<Parent>, Failure> {
         if self.turns > 1 { Parent::find(response, self.tools).map(Some) } else { Ok(None) }
     }
 }
 
 impl Connection {
-    /// False when it is known to be over. A lost socket is found out by the next turn.
+    /// `false` if it is known to be closed. A lost socket is only noticed by the next turn.
     pub(crate) async fn is_usable(&mut self) -> bool {
         match self {
             Self::Http(http) => http.is_usable().await,

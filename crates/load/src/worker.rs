@@ -1,4 +1,4 @@
-//! One worker: a connection, and one turn after the other.
+//! A worker: one connection, and one turn after another.
 
 use crate::Amount;
 use crate::outcome::{Failure, Success, Tally, TurnTime};
@@ -9,12 +9,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A turn that takes longer is given up.
+/// A turn that takes longer counts as failed.
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Nobody listens: trying again at once would only burn the CPU.
+/// The pause after a failed connect, which saves CPU while nothing is listening.
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// How much all workers may send together.
+/// How much all workers together may send.
 #[derive(Debug)]
 pub(crate) struct Budget {
     amount: Amount,
@@ -40,7 +40,7 @@ impl Budget {
 
 pub(crate) struct Worker {
     target: Arc<Target>,
-    /// Turns of a chain that are timed by themselves too.
+    /// The turns of a chain whose mean time is reported.
     report_turns: Arc<[usize]>,
     connection: Option<Connection>,
     /// The newest response of the chain, and how many turns it has.
@@ -52,7 +52,7 @@ impl Worker {
         Self { target, report_turns, connection: None, chain: None }
     }
 
-    /// Takes turns until the budget is spent.
+    /// Runs turns until the budget is spent.
     pub(crate) async fn spend(&mut self, budget: &Budget) -> Tally {
         let mut tally = Tally::new();
         while budget.take() {
@@ -66,7 +66,7 @@ impl Worker {
             if outcome.is_ok() {
                 self.count_turn(&mut tally, took);
             }
-            self.go_on(outcome).await;
+            self.advance_chain(outcome).await;
         }
         tally.ended = Instant::now();
         tally
@@ -92,10 +92,10 @@ impl Worker {
             None => self.connection.insert(self.target.open().await?),
         };
         let parent = self.chain.as_ref().map(|(parent, _)| parent);
-        self.target.take(connection, parent).await
+        self.target.run(connection, parent).await
     }
 
-    async fn go_on(&mut self, outcome: Result<Success, Failure>) {
+    async fn advance_chain(&mut self, outcome: Result<Success, Failure>) {
         let turns = self.chain.take().map_or(0, |(_, turns)| turns) + 1;
         match outcome {
             Ok(success) => {

@@ -1,14 +1,14 @@
-//! The runtime beside the workers, for a process that serves.
+//! The background runtime of a serving process, beside its workers.
 //!
 //! | thread | runs |
 //! | --- | --- |
-//! | `worker-N`, one a core ([`workers`](crate::workers)) | clients' connections, their turns and sockets, connections to upstreams, turns that go on without their client |
-//! | `background`, two, here | accepting connections, background jobs, PostgreSQL's connections and writers |
+//! | `worker-N`, one per core ([`workers`](crate::workers)) | client connections with their turns and sockets, connections to upstreams, turns that continue without their client |
+//! | `background`, two, started here | accepting connections, background jobs, PostgreSQL's connections and writers |
 //! | blocking threads | reads from SQLite, large bodies |
 //! | `sqlite-writer` | SQLite's writer, which blocks |
 //!
-//! Two, so that a batch that is being compressed for the store, or a job that takes its time, keeps no connection waiting; not
-//! more, as the workers have the cores.
+//! There are two background threads, so that a slow job, or compressing a batch for the store, does not delay connections.
+//! There are no more, because the workers use the cores.
 
 use std::io;
 
@@ -28,9 +28,9 @@ mod tests {
     use crate::workers::worker_index;
 
     #[test]
-    fn a_task_that_takes_its_time_keeps_no_other_waiting() {
+    fn a_slow_task_does_not_delay_another() {
         let runtime = start().unwrap();
-        // Each blocks its thread until the other one runs, too.
+        // Each task blocks its thread until the other one runs as well.
         let both = Arc::new(Barrier::new(2));
         let task = || {
             let both = Arc::clone(&both);

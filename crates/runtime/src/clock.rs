@@ -1,18 +1,18 @@
-//! Time, passed in: instants are UTC milliseconds since the epoch, and tests move them by hand.
+//! The clock, which is passed to every component, so that tests can set the time.
 
 use std::fmt;
 use std::time::Duration;
 
-/// An instant: milliseconds since 1970-01-01T00:00:00Z.
+/// An instant in milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
-/// Where the present is read.
+/// Tells the present time.
 pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -37,7 +37,7 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long ago the other time was; zero if it is still to come.
+    /// The time since `earlier`; zero if `earlier` is in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -53,7 +53,7 @@ impl Timestamp {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock is read")]
+        #[expect(clippy::disallowed_methods, reason = "the only place that reads the system clock")]
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Timestamp(since_epoch.map_or(0, |duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }

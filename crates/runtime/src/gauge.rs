@@ -1,8 +1,8 @@
-//! A gauge that counts what exists.
+//! A guard that counts live values in a gauge.
 
 use prometheus_client::metrics::gauge::Gauge;
 
-/// Counts one in a gauge until it is dropped.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 

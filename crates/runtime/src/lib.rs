@@ -1,6 +1,6 @@
 //! What every part of Antiphon needs while it runs: the clock, tasks, and threads.
 //!
-//! Nothing in here knows of responses, stores or upstreams.
+//! Nothing in this crate knows about responses, stores or upstreams.
 
 pub mod background;
 mod clock;
@@ -17,7 +17,7 @@ pub use self::gauge::GaugeGuard;
 pub use self::tasks::Tasks;
 pub use self::time::{parse_rfc3339, rfc3339, whole_seconds};
 
-/// What components get when they are built: where they read the time, and where they spawn tasks.
+/// What components need from the process: a clock, and a place to spawn tasks.
 #[derive(Debug, Clone)]
 pub struct Env {
     pub clock: Arc<dyn Clock>,

@@ -1,36 +1,35 @@
-//! Times as operators and headers write them.
+//! Times in RFC 3339, and durations in whole seconds.
 
 use std::time::Duration;
 
 use crate::Timestamp;
 
-/// In RFC 3339, in UTC.
+/// The time in RFC 3339, in UTC.
 pub fn rfc3339(time: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(time.unix_ms())
         .map_or_else(|_| format!("{} ms", time.unix_ms()), |time| time.to_string())
 }
 
-/// The instant that a time in RFC 3339 names, whatever its zone. `None` without a zone: it would depend on who reads it.
+/// Reads an RFC 3339 time in any time zone. `None` without a time zone, as such a time is ambiguous.
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    // What RFC 9557 adds in brackets may contradict the offset, and is not asked for.
+    // RFC 9557 adds a zone in brackets, which may contradict the offset.
     let is_plain = !text.contains('[') && text.as_bytes().get(10).is_some_and(|b| b"Tt ".contains(b));
     let time: jiff::Timestamp = text.parse().ok().filter(|_| is_plain)?;
     Some(Timestamp::from_unix_ms(time.as_millisecond()))
 }
 
-/// Whole seconds, rounded up, and at least one: a client that comes back earlier is refused again.
-pub fn whole_seconds(rest: Duration) -> u64 {
-    rest.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
+/// Whole seconds, rounded up, and at least one: a client that retries earlier would be rejected again.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Zones of whole and of odd hours, both sides of changes to and from summer time, leap days and the turn of a year:
-    /// the offset says it all.
+    /// Zones of whole and of odd hours, both sides of changes to and from summer time, leap days and the turn of a year.
     #[test]
-    fn a_time_of_any_zone_is_one_instant() {
+    fn a_time_in_any_zone_is_one_instant() {
         for (text, utc) in [
             ("2026-12-31T23:59:59Z", "2026-12-31T23:59:59Z"),
             ("2026-12-31T23:59:59z", "2026-12-31T23:59:59Z"),
@@ -42,10 +41,10 @@ mod tests {
             ("2026-07-01T00:00:00+05:30", "2026-06-30T18:30:00Z"),
             ("2026-07-01T00:00:00+05:45", "2026-06-30T18:15:00Z"),
             ("2026-07-01T00:00:00-03:30", "2026-07-01T03:30:00Z"),
-            // Berlin, 2026-10-25: half past two comes twice.
+            // Berlin, 2026-10-25: half past two occurs twice.
             ("2026-10-25T02:30:00+02:00", "2026-10-25T00:30:00Z"),
             ("2026-10-25T02:30:00+01:00", "2026-10-25T01:30:00Z"),
-            // Berlin, 2026-03-29: half past two does not come, and is an instant all the same.
+            // Berlin, 2026-03-29: half past two does not occur; with an offset it is an instant nevertheless.
             ("2026-03-29T02:30:00+01:00", "2026-03-29T01:30:00Z"),
             ("2028-02-29T12:00:00+09:00", "2028-02-29T03:00:00Z"),
             ("2026-12-31T23:59:59.999Z", "2026-12-31T23:59:59.999Z"),
@@ -57,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_a_zone_or_of_another_form_is_none() {
+    fn a_time_without_a_zone_or_in_another_format_is_none() {
         for text in [
             "",
             "tomorrow",

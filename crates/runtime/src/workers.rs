@@ -1,7 +1,7 @@
-//! Workers: one thread a core, each with a runtime of its own.
+//! Workers: one thread per core, each with a runtime of its own.
 //!
-//! A connection stays on the thread that it was given to, with its turns and their connections to upstreams, so nothing
-//! on a turn's way wakes another thread but the store's writer.
+//! A connection stays on its thread, together with its turns and their connections to upstreams. So a turn wakes no other
+//! thread except the store's writer.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Tasks;
 
-/// Read once: it may change while the process runs.
-static COUNT: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+/// Read once, because the number of cores may change while the process runs.
+static WORKER_COUNT: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
@@ -25,7 +26,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
-    ending: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -34,12 +35,12 @@ struct Worker {
     connections: Arc<AtomicUsize>,
 }
 
-/// How many workers make use of this machine.
+/// The number of workers on this machine.
 pub fn count() -> usize {
-    *COUNT
+    *WORKER_COUNT
 }
 
-/// Which worker runs the caller, counted from 1; 0 on any other thread.
+/// The worker that runs the caller, counted from 1; 0 on any other thread.
 pub fn worker_index() -> usize {
     INDEX.get()
 }
@@ -52,9 +53,9 @@ impl Workers {
     }
 
     fn start_some(count: usize) -> io::Result<Self> {
-        let ending = CancellationToken::new();
-        let workers = (1..=count).map(|index| Worker::start(index, ending.clone()));
-        Ok(Self { workers: workers.collect::<Result<_, _>>()?, ending })
+        let shutdown = CancellationToken::new();
+        let workers = (1..=count).map(|index| Worker::start(index, shutdown.clone()));
+        Ok(Self { workers: workers.collect::<Result<_, _>>()?, shutdown })
     }
 
     /// Runs a connection on the worker that has the fewest of them.
@@ -65,37 +66,38 @@ impl Workers {
         let open = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
         let worker = self.workers.iter().min_by_key(open).expect("there is at least one core");
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(Arc::clone(&worker.connections));
+        let guard = ConnectionGuard(Arc::clone(&worker.connections));
         tasks.spawn_on(&worker.handle, async move {
             connection.await;
-            drop(counted);
+            drop(guard);
         });
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.ending.cancel();
+        self.shutdown.cancel();
     }
 }
 
 // === impl Worker ===
 
 impl Worker {
-    fn start(index: usize, ending: CancellationToken) -> io::Result<Self> {
+    fn start(index: usize, shutdown: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             INDEX.set(index);
-            runtime.block_on(ending.cancelled());
+            runtime.block_on(shutdown.cancelled());
         })?;
         Ok(Self { handle, connections: Arc::default() })
     }
 }
 
-struct Counted(Arc<AtomicUsize>);
+/// Counts a connection of a worker until it is dropped.
+struct ConnectionGuard(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -110,17 +112,17 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Opens a connection that stays until the sender is used or dropped; returns the worker that it is on.
     fn open(workers: &Workers, tasks: &Tasks) -> (usize, oneshot::Sender<()>) {
         let (close, closed) = oneshot::channel();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         workers.spawn_connection(tasks, async move {
-            tell.send(worker_index()).unwrap();
+            sender.send(worker_index()).unwrap();
             closed.await.ok();
         });
-        (told.recv_timeout(PATIENCE).unwrap(), close)
+        (receiver.recv_timeout(TIMEOUT).unwrap(), close)
     }
 
     fn wait_for(workers: &Workers, worker: usize, connections: usize) {
@@ -130,24 +132,24 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_goes_to_the_worker_that_has_the_fewest() {
+    fn a_connection_goes_to_the_worker_with_the_fewest() {
         let (workers, tasks) = (Workers::start_some(3).unwrap(), Tasks::default());
         let mut open_on: Vec<_> = (0..6).map(|_| open(&workers, &tasks)).collect();
-        let places: Vec<_> = open_on.iter().map(|(worker, _)| *worker).collect();
-        assert_eq!(places, [1, 2, 3, 1, 2, 3]);
-        // Both of the second worker end.
+        let indices: Vec<_> = open_on.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(indices, [1, 2, 3, 1, 2, 3]);
+        // Close both connections of the second worker.
         open_on.retain(|(worker, _)| *worker != 2);
         wait_for(&workers, 2, 0);
-        let places = [(); 2].map(|()| {
+        let indices = [(); 2].map(|()| {
             let (worker, close) = open(&workers, &tasks);
             open_on.push((worker, close));
             worker
         });
-        assert_eq!(places, [2, 2]);
+        assert_eq!(indices, [2, 2]);
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_cut_off_at_shutdown_is_counted_out() {
+    async fn an_aborted_connection_is_no_longer_counted() {
         let (workers, tasks) = (Workers::start_some(1).unwrap(), Tasks::default());
         let (_, _close) = open(&workers, &tasks);
         wait_for(&workers, 1, 1);
@@ -156,20 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_known_by_its_number_and_any_other_thread_by_none() {
+    fn workers_are_numbered_from_one_and_other_threads_are_zero() {
         let (workers, tasks) = (Workers::start_some(2).unwrap(), Tasks::default());
         let (first, second) = (open(&workers, &tasks), open(&workers, &tasks));
         assert_eq!([first.0, second.0], [1, 2]);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         workers.spawn_connection(&tasks, async move {
-            tell.send(tokio::task::spawn_blocking(worker_index).await.unwrap()).unwrap();
+            sender.send(tokio::task::spawn_blocking(worker_index).await.unwrap()).unwrap();
         });
-        assert_eq!(told.recv_timeout(PATIENCE), Ok(0), "a thread that may block");
+        assert_eq!(receiver.recv_timeout(TIMEOUT), Ok(0), "a blocking thread");
         assert_eq!((worker_index(), std::thread::spawn(worker_index).join().unwrap()), (0, 0));
     }
 
     #[test]
-    fn the_threads_end_with_the_workers_and_drop_what_they_ran() {
+    fn dropping_the_workers_ends_their_threads_and_drops_their_connections() {
         let (workers, tasks) = (Workers::start_some(2).unwrap(), Tasks::default());
         let (held, dropped) = mpsc::channel::<()>();
         for _ in 0..2 {
@@ -182,6 +184,6 @@ mod tests {
         drop(held);
         assert_eq!(dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
         drop(workers);
-        assert_eq!(dropped.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+        assert_eq!(dropped.recv_timeout(TIMEOUT), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

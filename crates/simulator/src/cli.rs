@@ -14,19 +14,19 @@ pub(crate) struct Cli {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
-    /// The only API key that is let in; without it everybody is.
+    /// The only accepted API key [default: every client is accepted].
     #[arg(long)]
     api_key: Option<String>,
-    /// Send prepared answers of 200 characters, 50 deltas a stream, and check nothing.
+    /// Send prepared replies of 200 characters, with 50 deltas per stream, and check nothing.
     #[arg(long)]
     bench: bool,
-    /// Answer with a function call of 200 characters instead of a text. With --bench it is not prepared, but rendered.
+    /// Reply with a function call of 200 characters instead of text. With --bench, calls are still rendered for each request.
     #[arg(long)]
     calls: bool,
-    /// Keep responses and continue them by previous_response_id.
+    /// Store responses and continue them by previous_response_id.
     #[arg(long)]
     stateful: bool,
-    /// Who can read the encrypted content made here: upstreams of the same boundary.
+    /// Boundary of encrypted content: upstreams with the same boundary can read each other's.
     #[arg(long)]
     boundary: Option<String>,
     /// Time between two events of a stream.
@@ -35,7 +35,7 @@ pub(crate) struct Cli {
     /// With --bench, send each event of a stream as an HTTP chunk of its own.
     #[arg(long, requires = "bench")]
     chunked_events: bool,
-    /// Worker threads; one keeps the CPU cost low.
+    /// Number of worker threads; one keeps the CPU cost low.
     #[arg(long, default_value_t = 1)]
     threads: usize,
 }
@@ -70,7 +70,7 @@ async fn serve(cli: Cli) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A call of the tool that the load generator offers.
+/// A script that calls the tool of the load generator.
 fn call() -> Script {
     let command: String = "cat src/lib.rs && ".chars().cycle().take(190).collect();
     Script::call("exec_command", format!("{{\"cmd\":\"{command}\"}}"))

@@ -1,6 +1,6 @@
-//! A scripted, strict upstream that answers like the OpenAI Responses API.
+//! A scripted, strict upstream that behaves like the OpenAI Responses API.
 //!
-//! Start an upstream with [`upstream::Simulator::bind`], tell it what to say with [`upstream::Script`], and look at
-//! what reached it with [`upstream::Simulator::requests`].
+//! Start it with [`upstream::Simulator::bind`], script its replies with [`upstream::Script`], and inspect the requests that
+//! reached it with [`upstream::Simulator::requests`].
 
 pub mod upstream;

@@ -1,7 +1,7 @@
-//! Failed attempts to be let in, limited for each address.
+//! Limits failed authentication for each address.
 //!
-//! Secrets can't be guessed; this keeps one address from filling the log and from costing more than others. Only attempts
-//! that have failed come here: whoever has a good key is served, whatever else its address has tried.
+//! Secrets cannot be guessed; this keeps one address from filling the log and from costing more than others. Only failed
+//! attempts are counted: a client with a valid key is served, whatever else its address has tried.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,56 +10,56 @@ use std::time::Duration;
 
 use antiphon_store::Timestamp;
 
-/// How many may fail at once, and how long it takes until one more may.
-const AT_ONCE: i64 = 30;
+/// How many attempts may fail in a row, and how long it takes until another one may.
+const BURST: i64 = 30;
 const INTERVAL_MS: i64 = 2_000;
-const FULL_MS: i64 = AT_ONCE * INTERVAL_MS;
-/// Addresses that are told apart. When there are more at a time, those that come last share one place.
+const BURST_MS: i64 = BURST * INTERVAL_MS;
+/// How many addresses have a bucket of their own. Further ones share one.
 const MAX_ADDRESSES: usize = 10_000;
 const SHARED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// When what each address has tried will be forgotten, in UTC milliseconds.
+/// A leaky bucket for each address: when it will be empty, in UTC milliseconds.
 #[derive(Debug, Default)]
-pub struct Attempts {
-    forgotten_at: Mutex<HashMap<IpAddr, i64>>,
+pub struct FailedAttempts {
+    empty_at: Mutex<HashMap<IpAddr, i64>>,
 }
 
-// === impl Attempts ===
+// === impl FailedAttempts ===
 
-impl Attempts {
-    /// Counts one more; an error says when the address may try again.
+impl FailedAttempts {
+    /// Counts a failed attempt. The error says how long the address has to wait before the next one.
     pub fn count(&self, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
         let now = now.unix_ms();
-        let mut forgotten_at = self.forgotten_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = place(&mut forgotten_at, network(address), now);
-        let at = forgotten_at.entry(address).or_insert(now);
-        // A clock that was put back must not lock anybody out for as long.
-        *at = (*at).clamp(now, now + FULL_MS);
+        let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = bucket_for(&mut empty_at, network_of(address), now);
+        let at = empty_at.entry(address).or_insert(now);
+        // If the clock was set back, nobody is locked out for longer than usual.
+        *at = (*at).clamp(now, now + BURST_MS);
         let next = *at + INTERVAL_MS;
-        if next > now + FULL_MS {
-            let rest = next - FULL_MS - now;
-            return Err(Duration::from_millis(rest.unsigned_abs()));
+        if next > now + BURST_MS {
+            let wait_ms = next - BURST_MS - now;
+            return Err(Duration::from_millis(wait_ms.unsigned_abs()));
         }
         *at = next;
         Ok(())
     }
 }
 
-/// Where the address is counted, with room made for it.
-fn place(forgotten_at: &mut HashMap<IpAddr, i64>, address: IpAddr, now: i64) -> IpAddr {
-    if forgotten_at.len() < MAX_ADDRESSES || forgotten_at.contains_key(&address) {
+/// The bucket that counts this address; removes empty buckets to make room for it.
+fn bucket_for(empty_at: &mut HashMap<IpAddr, i64>, address: IpAddr, now: i64) -> IpAddr {
+    if empty_at.len() < MAX_ADDRESSES || empty_at.contains_key(&address) {
         return address;
     }
-    // Looking through all of them is worth it only if that may make room: not before the oldest one is forgotten.
-    let is_due = forgotten_at.get(&SHARED).is_none_or(|at| *at <= now + FULL_MS - INTERVAL_MS);
+    // A scan is worth it only if it may make room: not before the oldest bucket is empty.
+    let is_due = empty_at.get(&SHARED).is_none_or(|at| *at <= now + BURST_MS - INTERVAL_MS);
     if is_due {
-        forgotten_at.retain(|_, at| *at > now);
+        empty_at.retain(|_, at| *at > now);
     }
-    if forgotten_at.len() < MAX_ADDRESSES { address } else { SHARED }
+    if empty_at.len() < MAX_ADDRESSES { address } else { SHARED }
 }
 
-/// Who has one address of a network of the sixth version has all of them.
-fn network(address: IpAddr) -> IpAddr {
+/// The /64 network of an IPv6 address: a client with one address of it has all of them.
+fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -81,13 +81,13 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn exhaust(attempts: &Attempts, who: &str, ms: i64) -> usize {
+    fn exhaust(attempts: &FailedAttempts, who: &str, ms: i64) -> usize {
         (0..1000).take_while(|_| attempts.count(address(who), at(ms)).is_ok()).count()
     }
 
     #[test]
-    fn some_may_fail_at_once_and_then_one_by_one() {
-        let attempts = Attempts::default();
+    fn a_burst_may_fail_and_then_one_at_a_time() {
+        let attempts = FailedAttempts::default();
         assert_eq!(exhaust(&attempts, "192.0.2.1", 0), 30);
         assert_eq!(attempts.count(address("192.0.2.1"), at(500)), Err(Duration::from_millis(1_500)));
         assert_eq!(exhaust(&attempts, "192.0.2.1", 2_000), 1);
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_counted_apart_and_networks_together() {
-        let attempts = Attempts::default();
+    fn addresses_are_counted_separately_and_networks_together() {
+        let attempts = FailedAttempts::default();
         assert_eq!(exhaust(&attempts, "192.0.2.1", 0), 30);
-        assert_eq!(exhaust(&attempts, "::ffff:192.0.2.1", 0), 0, "it is the same");
+        assert_eq!(exhaust(&attempts, "::ffff:192.0.2.1", 0), 0, "the same address");
         assert_eq!(exhaust(&attempts, "192.0.2.2", 0), 30);
         assert_eq!(exhaust(&attempts, "2001:db8:0:1::1", 0), 30);
         assert_eq!(exhaust(&attempts, "2001:db8:0:1:ffff::2", 0), 0);
@@ -106,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_locks_nobody_out() {
-        let attempts = Attempts::default();
+    fn a_clock_set_back_locks_nobody_out() {
+        let attempts = FailedAttempts::default();
         exhaust(&attempts, "192.0.2.1", 86_400_000);
         let rest = attempts.count(address("192.0.2.1"), at(0)).unwrap_err();
         assert!(rest <= Duration::from_millis(2_000), "{rest:?}");
@@ -117,13 +117,13 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_room_is_made() {
-        let attempts = Attempts::default();
-        let of = |n: u32| IpAddr::V4(n.into());
-        let refused = (0..30_000).filter(|n| attempts.count(of(*n), at(0)).is_err()).count();
-        assert!(refused >= 19_000, "who finds no place shares one: {refused}");
-        let held = || attempts.forgotten_at.lock().unwrap().len();
+        let attempts = FailedAttempts::default();
+        let address = |n: u32| IpAddr::V4(n.into());
+        let refused = (0..30_000).filter(|n| attempts.count(address(*n), at(0)).is_err()).count();
+        assert!(refused >= 19_000, "further addresses share a bucket: {refused}");
+        let held = || attempts.empty_at.lock().unwrap().len();
         assert!(held() <= MAX_ADDRESSES + 1);
-        assert_eq!(attempts.count(of(40_000), at(10_000)), Ok(()));
+        assert_eq!(attempts.count(address(40_000), at(10_000)), Ok(()));
         assert!(held() < 3, "{}", held());
     }
 }

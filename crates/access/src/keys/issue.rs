@@ -1,4 +1,4 @@
-//! Making and ending keys: what the command line and the admin API share.
+//! Creating, rotating, revoking and deleting keys, for the command line and the admin API.
 
 use std::time::Duration;
 
@@ -17,35 +17,35 @@ use crate::pattern::PatternText;
 use antiphon_runtime::parse_rfc3339;
 
 const MAX_NAME_BYTES: usize = 64;
-/// A key is a row that every process keeps in memory.
+/// Bounded, as every process keeps all keys in memory.
 const MAX_MODELS: usize = 100;
 const MAX_LIMITS_BYTES: usize = 16 * 1024;
-/// How long two secrets of a key may both work.
+/// How long the previous secret of a key may keep working.
 const MAX_OVERLAP: Duration = Duration::from_hours(24 * 30);
 
-/// A key that is to be made.
+/// Parameters of a new key.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRequest)]
 pub struct NewKey {
-    /// What lists and logs call it; no other key may have it.
+    /// Unique name, shown in lists and logs.
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$", example = "laptop")]
     pub name: String,
-    /// The project whose responses it sees. Not given: one of its own.
+    /// Project of the key; keys of a project share its responses. Default: a new project.
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub project: Option<String>,
-    /// The models that it may use. Not given: every model.
+    /// Allowed models. Default: all models.
     #[schema(max_items = 100)]
     pub models: Option<Vec<PatternText>>,
-    /// When it ends, in RFC 3339 with its zone; to come. Not given: never.
+    /// Expiry time in RFC 3339 with a time zone, in the future. Default: never.
     #[schema(format = DateTime, example = "2030-01-31T18:00:00+01:00")]
     pub expires_at: Option<String>,
-    /// What it may use how much of: at most 50 limits, in 16 KiB.
+    /// Limits of the key: at most 50, in 16 KiB.
     #[serde(default, deserialize_with = "object::optional")]
     pub limits: Option<LimitSettings>,
 }
 
-/// Why a key is not made or changed.
+/// Why a key was not created or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("Invalid '{param}': {why}.")]
@@ -60,7 +60,7 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
-/// Makes and ends keys of a store, on behalf of somebody.
+/// Creates and changes keys on behalf of an operator.
 pub struct Issuer<'a> {
     pub store: &'a dyn Store,
     pub clock: &'a dyn Clock,
@@ -71,7 +71,7 @@ pub struct Issuer<'a> {
 
 impl Issuer<'_> {
     pub async fn find(&self, name: &str) -> Result<StoredKey, KeyError> {
-        // No key has such a name, and PostgreSQL could not be asked for it.
+        // No key has an invalid name, and PostgreSQL rejects some of them as parameters.
         let is_name = check_name("name", name).is_ok();
         let key = if is_name { self.store.load_key(name).await? } else { None };
         key.ok_or_else(|| KeyError::NotFound(name.to_owned()))
@@ -80,7 +80,7 @@ impl Issuer<'_> {
     pub async fn create(&self, new: NewKey) -> Result<(StoredKey, Secret), KeyError> {
         let now = self.clock.now();
         let secret = Secret::mint();
-        let key = new.check(now, &secret)?;
+        let key = new.into_stored(now, &secret)?;
         let audit = self.entry("key.created", &key).detail(&json!({
             "key": key.id.to_string(),
             "project": key.project.as_str(),
@@ -92,14 +92,14 @@ impl Issuer<'_> {
         Ok((key, secret))
     }
 
-    /// Another secret; the one of now works for as long as `overlap` says, and one before it no more.
+    /// Replaces the secret. The old one keeps working for `overlap`; one that is older still stops working.
     pub async fn rotate(&self, name: &str, overlap: Duration) -> Result<(StoredKey, Secret), KeyError> {
         if overlap > MAX_OVERLAP {
-            return Err(invalid("overlap_seconds", "two secrets may both work for at most 30 days"));
+            return Err(invalid("overlap_seconds", "the old secret can keep working for at most 30 days"));
         }
         let now = self.clock.now();
         let key = self.find(name).await?;
-        let state = KeyState::of(&key, now);
+        let state = KeyState::from_stored(&key, now);
         let not_active = |state| Err(KeyError::NotActive { name: name.to_owned(), state });
         if state != KeyState::Active {
             return not_active(state);
@@ -117,7 +117,7 @@ impl Issuer<'_> {
         Ok((self.find(name).await?, secret))
     }
 
-    /// The key lets nobody in any more. Doing it again changes nothing.
+    /// Ends the key for good. Revoking it again changes nothing.
     pub async fn revoke(&self, name: &str) -> Result<StoredKey, KeyError> {
         let key = self.find(name).await?;
         let audit = self.entry("key.revoked", &key).detail(&json!({ "key": key.id.to_string() }));
@@ -125,7 +125,7 @@ impl Issuer<'_> {
         self.find(name).await
     }
 
-    /// The key is gone, and its name free. What its project has stored stays.
+    /// Removes the key and frees its name. The responses of its project stay.
     pub async fn delete(&self, name: &str) -> Result<StoredKey, KeyError> {
         let key = self.find(name).await?;
         let audit = self.entry("key.deleted", &key).detail(&json!({ "key": key.id.to_string() }));
@@ -140,7 +140,7 @@ impl Issuer<'_> {
 // === impl NewKey ===
 
 impl NewKey {
-    fn check(self, now: Timestamp, secret: &Secret) -> Result<StoredKey, KeyError> {
+    fn into_stored(self, now: Timestamp, secret: &Secret) -> Result<StoredKey, KeyError> {
         check_name("name", &self.name)?;
         let id = KeyId::mint(now.unix_ms().unsigned_abs(), &rand::rng().random());
         let project = match self.project {
@@ -148,7 +148,7 @@ impl NewKey {
                 check_name("project", &project)?;
                 ProjectId::new(&project)
             }
-            // Never a name that somebody may have chosen: a key would see what it was not given.
+            // Never a name that an operator may have chosen: the key would see that project's responses.
             None => ProjectId::new(&format!("proj_{}", id.uuid().as_simple())),
         };
         let models = self.models.unwrap_or_default();
@@ -157,7 +157,7 @@ impl NewKey {
         Rules::new(&limits).map_err(|error| invalid("limits", error))?;
         let limits = json!(limits).to_string();
         if limits.len() > MAX_LIMITS_BYTES {
-            return Err(invalid("limits", format!("it has more than {MAX_LIMITS_BYTES} bytes")));
+            return Err(invalid("limits", format!("longer than {MAX_LIMITS_BYTES} bytes")));
         }
         Ok(StoredKey {
             id,
@@ -168,7 +168,7 @@ impl NewKey {
             models: json!(models).to_string(),
             limits,
             created_at: now,
-            expires_at: self.expires_at.map(|text| expiry(&text, now)).transpose()?,
+            expires_at: self.expires_at.map(|text| parse_expiry(&text, now)).transpose()?,
             revoked_at: None,
             last_used_at: None,
             previous: None,
@@ -185,29 +185,31 @@ fn check_name(param: &'static str, name: &str) -> Result<(), KeyError> {
     if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(is_allowed) {
         return Ok(());
     }
-    Err(invalid(param, format!("expected 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 _ . -")))
+    Err(invalid(param, format!("expected 1 to {MAX_NAME_BYTES} characters of A-Z a-z 0-9 _ . -")))
 }
 
 fn check_models(models: &[PatternText]) -> Result<(), KeyError> {
     if models.len() > MAX_MODELS {
-        return Err(invalid("models", format!("more than {MAX_MODELS} patterns")));
+        return Err(invalid("models", format!("expected at most {MAX_MODELS} patterns")));
     }
     match models.iter().find(|pattern| pattern.parse().is_none()) {
         Some(PatternText(text)) => Err(invalid(
             "models",
-            format!("{text:?} is no pattern: write a model's name, with * for any letters and ? for one"),
+            format!(
+                "{text:?} is not a valid pattern: use a model name, with * for any characters and ? for one character"
+            ),
         )),
         None => Ok(()),
     }
 }
 
-fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, KeyError> {
+fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, KeyError> {
     match parse_rfc3339(text) {
         Some(time) if time > now => Ok(time),
-        Some(_) => Err(invalid("expires_at", format!("{text} is over already"))),
+        Some(_) => Err(invalid("expires_at", format!("{text} is in the past"))),
         None => Err(invalid(
             "expires_at",
-            "expected a time in RFC 3339 with its zone, such as 2030-01-31T18:00:00+01:00".to_owned(),
+            "expected an RFC 3339 time with a time zone, such as 2030-01-31T18:00:00+01:00".to_owned(),
         )),
     }
 }

@@ -1,8 +1,8 @@
-//! Keys: who may come in, for which project, and to which models.
+//! Client keys: authentication, and what each key allows.
 //!
-//! All keys are in memory, by the hash of their secret: letting a client in costs one hash and one look-up, whether its
-//! secret is known or not, and never a read from the store. The store is asked every second whether they have changed, and
-//! at once after a change through this process.
+//! All keys are in memory, by the hash of their secret. Authenticating costs one hash and one look-up, whether the secret is
+//! valid or not, and never a read from the store. Changes in the store are picked up every second, and at once if this
+//! process made them.
 
 mod attempts;
 mod issue;
@@ -22,153 +22,158 @@ use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredKey, Timestamp}
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
-pub use self::attempts::Attempts;
 pub use self::issue::{Issuer, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};
 
+use self::attempts::FailedAttempts;
 use crate::limits::Rules;
 use antiphon_protocol::model::ModelPattern;
 
-/// How long keys are served that the store can't be asked about. A key that is revoked meanwhile works for so long.
-const SERVED_UNASKED: Duration = Duration::from_mins(10);
+/// How long keys are accepted while the store is unavailable. A key that is revoked meanwhile works until then.
+const MAX_STALENESS: Duration = Duration::from_mins(10);
 
-/// How exactly it is known when a key was used last.
+/// The precision of a key's last use.
 const USE_RESOLUTION_MS: i64 = 1_000;
-/// Uses that are written down at once.
-const USES_AT_ONCE: usize = 64;
+/// How many last uses are written together.
+const USES_PER_BATCH: usize = 64;
 
-/// A client's credential, as it is kept in memory. It can't be told from this what its secret is.
+/// A client key in memory, without its secret.
 #[derive(Debug)]
 pub struct Key {
     pub id: KeyId,
     pub name: String,
     pub project: ProjectId,
-    /// The models that it may use; any, if this is empty.
+    /// Allowed models; empty allows all models.
     pub models: Vec<ModelPattern>,
-    /// What it may use how much of.
     pub limits: Rules,
     expires_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
-    /// When it was used last, in UTC milliseconds; the same for all that was ever read of this key.
+    /// When it was last used, in UTC milliseconds. Shared by all values that were read for this key.
     used_at: Arc<AtomicI64>,
 }
 
-/// Who calls, as far as that is asked.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Whose responses the caller sees.
     pub project: ProjectId,
-    /// `None` where none is asked for.
+    /// `None` where no key is required.
     pub key: Option<Arc<Key>>,
-    /// What let it in.
+    /// The hash of the secret it presented.
     hash: Option<SecretHash>,
 }
 
-/// Why somebody is not let in.
+/// Why a caller is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// The key is missing, unknown, revoked or expired: which of these is nobody's business.
+    /// The key is missing, unknown, revoked or expired. Clients do not learn which of these.
     NoValidKey,
-    /// So many attempts from one address have failed; it may try again after so long.
+    /// Too many attempts from this address have failed; it may try again after this time.
     TooManyAttempts(Duration),
-    /// The keys are not known, or not any more.
-    KeysUnknown,
+    /// The keys could not be read from the store, or not for too long.
+    KeysUnavailable,
 }
 
-/// Who is served.
+/// Which clients are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Whoever can connect.
+    /// Every client.
     Open,
-    /// Whoever can connect, as long as there is no key at all; then who has one.
+    /// Every client as long as no key exists; then only clients with a key.
     OpenUntilFirstKey,
-    /// Who has a key.
-    Keys,
+    /// Only clients with a key.
+    KeysRequired,
 }
 
 /// The keys of a store, in memory.
 pub struct Keys {
     access: Access,
-    table: ArcSwap<Table>,
-    /// When the table was right for sure; `None` before it was read.
-    known_at: ArcSwapOption<Instant>,
-    /// The version of what the table was read from. Who holds this reads it again.
+    table: ArcSwap<KeyTable>,
+    /// When the table was last known to match the store; `None` before the first read.
+    verified_at: ArcSwapOption<Instant>,
+    /// The version that the table was read from. Locked while the table is refreshed.
     version: Mutex<Option<i64>>,
-    /// The caller where none is asked for a key.
-    anybody: Caller,
-    attempts: Attempts,
+    /// The caller where no key is required.
+    anonymous: Caller,
+    failed_attempts: FailedAttempts,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct KeyTable {
     by_hash: HashMap<SecretHash, Entry>,
     by_id: HashMap<KeyId, Arc<Key>>,
-    /// Whether there is a key, be it a revoked one.
+    /// Whether any key exists; a revoked one counts.
     has_keys: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
     key: Arc<Key>,
-    /// When the secret ends, if it does before its key.
+    /// When the secret stops working, if that is before its key expires.
     ends_at: Option<Timestamp>,
 }
 
 // === impl Keys ===
 
 impl Keys {
-    /// Nobody is let in by a key before the first [`refresh`](Self::refresh).
+    /// No key is accepted before the first [`refresh`](Self::refresh).
     pub fn new(access: Access, clock: Arc<dyn Clock>) -> Self {
-        let anybody = Caller { project: ProjectId::new(ProjectId::DEFAULT), key: None, hash: None };
-        let (table, known_at, version) = (ArcSwap::default(), ArcSwapOption::empty(), Mutex::default());
-        Self { access, table, known_at, version, anybody, attempts: Attempts::default(), clock }
+        Self {
+            access,
+            table: ArcSwap::default(),
+            verified_at: ArcSwapOption::empty(),
+            version: Mutex::default(),
+            anonymous: Caller { project: ProjectId::new(ProjectId::DEFAULT), key: None, hash: None },
+            failed_attempts: FailedAttempts::default(),
+            clock,
+        }
     }
 
-    /// Whose request this is. `secret` is what it presents, and `address` where it comes from.
-    pub fn identify(&self, secret: Option<&[u8]>, address: Option<IpAddr>) -> Result<Caller, Denied> {
-        let admitted = self.admit(secret.and_then(secret::hash_of));
-        if matches!(admitted, Err(Denied::NoValidKey)) {
+    /// The caller of a request that presents this secret. `address` is where the request comes from.
+    pub fn authenticate(&self, secret: Option<&[u8]>, address: Option<IpAddr>) -> Result<Caller, Denied> {
+        let caller = self.look_up(secret.and_then(secret::hash_presented));
+        if matches!(caller, Err(Denied::NoValidKey)) {
             self.count_failure(address)?;
         }
-        admitted
+        caller
     }
 
-    /// The same caller again, on a connection that lasts: as the keys are now.
-    pub fn renew(&self, caller: &Caller) -> Result<Caller, Denied> {
-        self.admit(caller.hash)
+    /// Authenticates the same caller again, as the keys are now; for connections that last.
+    pub fn reauthenticate(&self, caller: &Caller) -> Result<Caller, Denied> {
+        self.look_up(caller.hash)
     }
 
-    /// Counts an attempt that has failed; an error if there were too many from there.
+    /// Counts a failed attempt; an error if there were too many from this address.
     pub fn count_failure(&self, address: Option<IpAddr>) -> Result<(), Denied> {
         let Some(address) = address else { return Ok(()) };
-        self.attempts.count(address, self.clock.now()).map_err(Denied::TooManyAttempts)
+        self.failed_attempts.count(address, self.clock.now()).map_err(Denied::TooManyAttempts)
     }
 
-    fn admit(&self, hash: Option<SecretHash>) -> Result<Caller, Denied> {
+    fn look_up(&self, hash: Option<SecretHash>) -> Result<Caller, Denied> {
         if self.access == Access::Open {
-            return Ok(self.anybody.clone());
+            return Ok(self.anonymous.clone());
         }
-        if !self.is_known(Instant::now()) {
-            return Err(Denied::KeysUnknown);
+        if !self.is_fresh(Instant::now()) {
+            return Err(Denied::KeysUnavailable);
         }
         let table = self.table.load();
         if !table.has_keys && self.access == Access::OpenUntilFirstKey {
-            return Ok(self.anybody.clone());
+            return Ok(self.anonymous.clone());
         }
         let now = self.clock.now();
-        let entry = hash.and_then(|hash| table.by_hash.get(&hash)).filter(|entry| entry.is_good(now));
+        let entry = hash.and_then(|hash| table.by_hash.get(&hash)).filter(|entry| entry.is_valid(now));
         let key = &entry.ok_or(Denied::NoValidKey)?.key;
-        key.use_at(now);
+        key.mark_used(now);
         Ok(Caller { project: key.project.clone(), key: Some(Arc::clone(key)), hash })
     }
 
-    fn is_known(&self, now: Instant) -> bool {
-        self.known_at.load().as_deref().is_some_and(|at| now.duration_since(*at) < SERVED_UNASKED)
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.verified_at.load().as_deref().is_some_and(|at| now.duration_since(*at) < MAX_STALENESS)
     }
 
-    /// Whether there is a key, be it a revoked one.
+    /// Whether any key exists; a revoked one counts.
     pub fn has_keys(&self) -> bool {
         self.table.load().has_keys
     }
@@ -180,43 +185,43 @@ impl Keys {
         let newest = store.keys_version().await?;
         if *version != Some(newest) {
             let keys = store.list_keys().await?;
-            self.table.store(Arc::new(Table::new(keys, &self.table.load())));
+            self.table.store(Arc::new(KeyTable::new(keys, &self.table.load())));
             *version = Some(newest);
         }
-        self.known_at.store(Some(Arc::new(asked_at)));
+        self.verified_at.store(Some(Arc::new(asked_at)));
         Ok(())
     }
 
-    /// Writes down when keys were used last, but for what is `noted` already.
-    pub async fn note_uses(
+    /// Writes when keys were last used. `written` holds what earlier calls wrote, which is skipped.
+    pub async fn write_last_uses(
         &self,
         store: &dyn Store,
-        noted: &mut HashMap<KeyId, i64>,
+        written: &mut HashMap<KeyId, i64>,
     ) -> Result<(), StoreError> {
         let table = self.table.load_full();
-        noted.retain(|id, _| table.by_id.contains_key(id));
+        written.retain(|id, _| table.by_id.contains_key(id));
         let uses = table.by_id.values().map(|key| (key.id, key.used_at.load(Ordering::Relaxed)));
-        let is_new = |(id, at): &(KeyId, i64)| *at > noted.get(id).copied().unwrap_or(0);
+        let is_new = |(id, at): &(KeyId, i64)| *at > written.get(id).copied().unwrap_or(0);
         let uses: Vec<_> = uses.filter(is_new).collect();
-        for uses in uses.chunks(USES_AT_ONCE) {
-            // Together, so that they share a commit.
-            let notes = uses.iter().map(|(id, at)| store.note_key_use(*id, Timestamp::from_unix_ms(*at)));
-            futures_util::future::try_join_all(notes).await?;
-            noted.extend(uses.iter().copied());
+        for uses in uses.chunks(USES_PER_BATCH) {
+            // Concurrently, so that they share a commit.
+            let writes = uses.iter().map(|(id, at)| store.note_key_use(*id, Timestamp::from_unix_ms(*at)));
+            futures_util::future::try_join_all(writes).await?;
+            written.extend(uses.iter().copied());
         }
         Ok(())
     }
 }
 
-// === impl Table ===
+// === impl KeyTable ===
 
-impl Table {
-    fn new(stored: Vec<StoredKey>, former: &Self) -> Self {
+impl KeyTable {
+    fn new(stored: Vec<StoredKey>, previous: &Self) -> Self {
         let mut table = Self { has_keys: !stored.is_empty(), ..Self::default() };
         for stored in stored {
-            let used_at = former.by_id.get(&stored.id).map(|key| Arc::clone(&key.used_at));
+            let used_at = previous.by_id.get(&stored.id).map(|key| Arc::clone(&key.used_at));
             let Some(key) = Key::new(&stored, used_at.unwrap_or_default()).map(Arc::new) else {
-                tracing::error!(key.id = %stored.id, "a key can't be read, and lets nobody in");
+                tracing::error!(key.id = %stored.id, "stored key is invalid and was ignored");
                 continue;
             };
             if let Some((hash, until)) = stored.previous {
@@ -232,7 +237,7 @@ impl Table {
 // === impl Entry ===
 
 impl Entry {
-    fn is_good(&self, now: Timestamp) -> bool {
+    fn is_valid(&self, now: Timestamp) -> bool {
         let is_over = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
         self.key.revoked_at.is_none() && !is_over(self.key.expires_at) && !is_over(self.ends_at)
     }
@@ -241,7 +246,7 @@ impl Entry {
 // === impl Key ===
 
 impl Key {
-    /// `None` if its models or limits can't be read.
+    /// `None` if its models or limits are invalid.
     fn new(stored: &StoredKey, used_at: Arc<AtomicI64>) -> Option<Self> {
         let models: Vec<String> = serde_json::from_str(&stored.models).ok()?;
         Some(Self {
@@ -256,8 +261,8 @@ impl Key {
         })
     }
 
-    /// Written only now and then: the workers would take it from each other with every request.
-    fn use_at(&self, now: Timestamp) {
+    /// Written at most once a second, so that workers do not contend for the cache line with every request.
+    fn mark_used(&self, now: Timestamp) {
         if now.unix_ms() - self.used_at.load(Ordering::Relaxed) >= USE_RESOLUTION_MS {
             self.used_at.store(now.unix_ms(), Ordering::Relaxed);
         }

@@ -1,4 +1,4 @@
-//! The secret of a key: shown once, kept as a hash.
+//! The secret of a key: shown once, stored as a hash.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use antiphon_runtime::hex;
 
 const PREFIX: &str = "apn-";
 const RANDOM_BYTES: usize = 32;
-/// How much of it is shown in lists: enough to tell one from another, and of no use to who guesses the rest.
+/// How much of it lists show: enough to recognise it, and too little to help with guessing the rest.
 const SHOWN_CHARACTERS: usize = PREFIX.len() + 8;
 
 /// A secret in plain text, to be shown to the operator.
@@ -25,7 +25,6 @@ impl Secret {
         Self(format!("{PREFIX}{}", hex::encode(&random)).into())
     }
 
-    /// The text, to be shown once.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -34,7 +33,7 @@ impl Secret {
         SecretHash(Sha256::digest(self.expose()).into())
     }
 
-    /// By what people tell it.
+    /// The first characters, by which people recognise it.
     pub(super) fn prefix(&self) -> String {
         self.expose().chars().take(SHOWN_CHARACTERS).collect()
     }
@@ -46,9 +45,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The hash of what a client presents; `None` if it can't be a secret. Hashes are then looked up as they are: who tries to
-/// learn one by the time that takes can't choose what is compared.
-pub(super) fn hash_of(presented: &[u8]) -> Option<SecretHash> {
+/// The hash of what a client presents; `None` if it does not have the form of a secret. The hash may be looked up without
+/// constant-time comparison: an attacker who measures the time cannot choose the hash that is compared.
+pub(super) fn hash_presented(presented: &[u8]) -> Option<SecretHash> {
     let random = presented.strip_prefix(PREFIX.as_bytes())?;
     (random.len() == 2 * RANDOM_BYTES).then(|| SecretHash(Sha256::digest(presented).into()))
 }
@@ -62,12 +61,12 @@ mod tests {
         let secret = Secret::mint();
         assert_eq!((secret.expose().len(), secret.prefix().len()), (68, 12));
         assert!(secret.expose().starts_with(&secret.prefix()));
-        assert!(hash_of(secret.expose().as_bytes()).unwrap() == secret.hash());
+        assert!(hash_presented(secret.expose().as_bytes()).unwrap() == secret.hash());
         assert_ne!(secret.expose(), Secret::mint().expose());
         assert_eq!(format!("{secret:?} {:?}", secret.hash()), "Secret SecretHash");
         let short = &secret.expose()[..67];
         for wrong in ["", "apn-", short, &secret.expose().replace("apn", "sk-"), "sk-any"] {
-            assert!(hash_of(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(hash_presented(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 }

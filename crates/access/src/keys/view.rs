@@ -9,7 +9,7 @@ use super::Secret;
 use crate::limits::LimitSettings;
 use antiphon_runtime::rfc3339;
 
-/// A key without its secret. Times are in RFC 3339, in UTC.
+/// A key, without its secret. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Key)]
 pub struct KeyView {
@@ -23,31 +23,31 @@ pub struct KeyView {
     #[schema(example = "apn-1f2e3d4c")]
     pub prefix: String,
     pub state: KeyState,
-    /// Patterns of the models that it may use; any, if there is none.
+    /// Allowed models; empty allows all models.
     pub models: Vec<String>,
-    /// What it may use how much of.
+    /// Limits of the key.
     #[schema(value_type = LimitSettings)]
     pub limits: Map<String, Value>,
     pub created_at: String,
     pub expires_at: Option<String>,
     pub revoked_at: Option<String>,
-    /// Written down once a minute.
+    /// Recorded once a minute.
     pub last_used_at: Option<String>,
-    /// Until when the secret before the latest rotation works too.
+    /// When the previous secret stops working.
     pub previous_secret_until: Option<String>,
 }
 
-/// A key that has just got its secret: the one time that this is shown.
+/// A key with its new secret, which is shown only once.
 #[derive(Serialize, ToSchema)]
 pub struct KeyWithSecret {
     #[serde(flatten)]
     pub key: KeyView,
-    /// To be sent as `authorization: Bearer`.
+    /// Send it as `authorization: Bearer`.
     #[schema(pattern = "^apn-[0-9a-f]{64}$")]
     pub secret: String,
 }
 
-/// Whether a key lets anybody in.
+/// Whether a key is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
@@ -66,7 +66,7 @@ impl KeyView {
             name: key.name.clone(),
             project: key.project.as_str().to_owned(),
             prefix: key.prefix.clone(),
-            state: KeyState::of(key, now),
+            state: KeyState::from_stored(key, now),
             models: serde_json::from_str(&key.models).unwrap_or_default(),
             limits: serde_json::from_str(&key.limits).unwrap_or_default(),
             created_at: rfc3339(key.created_at),
@@ -89,7 +89,7 @@ impl KeyWithSecret {
 // === impl KeyState ===
 
 impl KeyState {
-    pub fn of(key: &StoredKey, now: Timestamp) -> Self {
+    pub fn from_stored(key: &StoredKey, now: Timestamp) -> Self {
         if key.revoked_at.is_some() {
             Self::Revoked
         } else if key.expires_at.is_some_and(|end| end <= now) {

@@ -1,4 +1,4 @@
-//! A limit that a turn would exceed, in numbers.
+//! The error for a turn that would exceed a limit.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use super::{Owner, Rates, Rule};
 use antiphon_runtime::rfc3339;
 use antiphon_runtime::whole_seconds;
 
-/// How soon to try again when nobody knows when a running turn will end.
+/// The `Retry-After` of a limit on concurrent turns, as it is unknown when a running turn ends.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a turn does not go upstream.
+/// Why a turn was rejected.
 #[derive(Debug, Clone)]
 pub struct Exceeded {
     pub owner: Owner,
     pub rule: Rule,
     pub count: Count,
-    /// What the turn asks for.
+    /// How much the turn would reserve.
     pub amount: u64,
     /// When the window ends, and how long that is from now.
     pub reset: Option<(Timestamp, Duration)>,
@@ -28,36 +28,36 @@ pub struct Exceeded {
 // === impl Exceeded ===
 
 impl Exceeded {
-    /// When a client may try again.
+    /// How long a client should wait before it retries.
     pub fn retry_after(&self) -> Duration {
-        self.reset.map_or(RETRY_AFTER, |(_, rest)| rest)
+        self.reset.map_or(RETRY_AFTER, |(_, remaining)| remaining)
     }
 }
 
-/// For the client.
+/// The error message for the client.
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, rule, count, amount, reset, .. } = self;
-        let who = match owner {
+        let owner_name = match owner {
             Owner::Key => "This API key",
             Owner::Project => "The project of this API key",
         };
-        let Some((at, rest)) = reset else {
+        let Some((at, remaining)) = reset else {
             let (limit, running) = (rule.limit, count.held);
             return write!(
                 f,
-                "{who} may have {limit} {}, and has {running}. Please retry when one has ended.",
+                "{owner_name} is limited to {limit} {}, and {running} are running. Please retry when one has finished.",
                 rule.name
             );
         };
         let [limit, used, held, amount] =
-            [rule.limit, count.used, count.held, *amount].map(|of| rule.shown(of));
+            [rule.limit, count.used, count.held, *amount].map(|amount| rule.format_amount(amount));
         write!(
             f,
-            "{who} may use {limit} {}: {used} are used, {held} are held by requests under way, and this one may need \
-             {amount}. It is reset in {} s, at {}.",
+            "{owner_name} is limited to {limit} {}: {used} used, {held} reserved by running requests, and this request \
+             may need {amount}. The limit resets in {} s, at {}.",
             rule.name,
-            whole_seconds(*rest),
+            whole_seconds(*remaining),
             rfc3339(*at),
         )
     }

@@ -1,4 +1,4 @@
-//! What a turn holds of its limits.
+//! The reservation of a running turn.
 
 use std::sync::Arc;
 
@@ -8,50 +8,50 @@ use antiphon_store::{LogRow, Settlement, Spent, Store};
 use super::{Estimate, Rates};
 use antiphon_runtime::GaugeGuard;
 
-/// A reservation that stands. Settled or dropped, it is given back, once.
-pub struct Held {
+/// A reservation in the store. It is settled once; dropped without being settled, it is released.
+pub struct HeldReservation {
     id: ResponseId,
     store: Arc<dyn Store>,
-    /// What is left to the client.
+    /// What is left of the client's per-minute limits.
     pub rates: Rates,
     pub estimate: Estimate,
-    is_over: bool,
-    _counted: GaugeGuard,
+    is_settled: bool,
+    _gauge: GaugeGuard,
 }
 
-// === impl Held ===
+// === impl HeldReservation ===
 
-impl Held {
+impl HeldReservation {
     pub(super) fn new(
         id: ResponseId,
         store: Arc<dyn Store>,
         rates: Rates,
         estimate: Estimate,
-        counted: GaugeGuard,
+        gauge: GaugeGuard,
     ) -> Self {
-        Self { id, store, rates, estimate, is_over: false, _counted: counted }
+        Self { id, store, rates, estimate, is_settled: false, _gauge: gauge }
     }
 
-    /// What gives it back, for a write that settles it with something else. Doing so twice does no harm.
+    /// The settlement, for a transaction that writes it along with the response. Settling twice does no harm.
     pub fn settlement(&self, spent: Spent) -> Settlement {
         Settlement { id: self.id, spent }
     }
 
     /// Settles it with the turn's row in the request log.
     pub fn settle(mut self, spent: Spent, row: LogRow) {
-        self.is_over = true;
+        self.is_settled = true;
         self.store.settle(self.settlement(spent), Some(row));
     }
 
-    /// It was settled with something else.
-    pub fn settled(mut self) {
-        self.is_over = true;
+    /// Notes that another write settled it.
+    pub fn mark_settled(mut self) {
+        self.is_settled = true;
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldReservation {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.is_settled {
             self.store.settle(Settlement::release(self.id), None);
         }
     }

@@ -1,4 +1,4 @@
-//! Metrics of limits. Never labelled by key: there may be any number of keys.
+//! Metrics of limits. They have no label for the key, as the number of keys is unbounded.
 
 use antiphon_store::Measure;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,7 +15,6 @@ struct LimitLabels {
     limit: &'static str,
 }
 
-/// The metrics of limits.
 #[derive(Debug, Default)]
 pub struct LimitMetrics {
     rejections: Family<LimitLabels, Counter>,
@@ -26,8 +25,8 @@ pub struct LimitMetrics {
 // === impl LimitMetrics ===
 
 impl LimitMetrics {
-    /// A turn would have exceeded this one.
-    pub fn rejected(&self, rule: &Rule) {
+    /// Counts a turn that was rejected by this limit.
+    pub fn count_rejection(&self, rule: &Rule) {
         let limit = match rule.measure {
             Measure::Requests => "requests",
             Measure::Turns => "concurrent_turns",
@@ -38,25 +37,25 @@ impl LimitMetrics {
         self.rejections.get_or_create(&LimitLabels { limit }).inc();
     }
 
-    /// A turn of this process holds something, until this is dropped.
-    pub fn held(&self) -> GaugeGuard {
+    /// Counts a reservation until the guard is dropped.
+    pub fn reservation_guard(&self) -> GaugeGuard {
         GaugeGuard::new(&self.reservations)
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "limit_rejections",
-            "Turns that would have exceeded a limit, by its kind",
+            "Turns rejected by a limit, by kind of limit",
             self.rejections.clone(),
         );
         registry.register(
             "reservations",
-            "Turns of this process that hold something of a limit",
+            "Turns of this process that hold a reservation",
             self.reservations.clone(),
         );
         registry.register(
             "reservations_swept",
-            "Reservations that had expired and were given back",
+            "Expired reservations that were released",
             self.swept.clone(),
         );
     }

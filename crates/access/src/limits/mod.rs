@@ -1,8 +1,8 @@
-//! Limits of keys and projects. What a turn may come to is held in the store before it goes upstream, all of it or nothing,
-//! and settled with what it came to when it is over.
+//! Limits of keys and projects. Before a turn goes upstream, its estimated use is reserved in the store, against all of its
+//! limits or none. When it ends, the reservation is settled with its actual use.
 //!
-//! [`rules`](self::rules) and [`window`](self::window) are pure; replicas agree as the counters are in the store. Whoever is
-//! under no limit never comes here.
+//! [`rules`](self::rules) and [`window`](self::window) are pure. The counters are in the store, so replicas agree on them.
+//! Turns without limits cost no access to the store.
 
 mod estimate;
 mod exceeded;
@@ -25,26 +25,26 @@ use utoipa::ToSchema;
 
 pub use self::estimate::{Estimate, input_tokens};
 pub use self::exceeded::Exceeded;
-pub use self::held::Held;
+pub use self::held::HeldReservation;
 pub use self::rates::{Rate, Rates};
-pub use self::rules::{NotRules, Rule, Rules};
+pub use self::rules::{InvalidRules, Rule, Rules};
 pub use self::settings::{Budget, LimitSettings, ModelLimits};
 pub use self::view::LimitView;
 pub use self::window::Window;
 
 use self::metrics::LimitMetrics;
 
-/// Limits that have no window count from here on.
-const ALWAYS: Timestamp = Timestamp::from_unix_ms(0);
+/// Start and end of the one window that limits without a window have.
+const NO_WINDOW: Timestamp = Timestamp::from_unix_ms(0);
 
-/// What everybody's limits need.
+/// Reserves against the limits of keys and projects.
 pub struct Limits {
     projects: HashMap<ProjectId, Rules>,
     store: Arc<dyn Store>,
     metrics: LimitMetrics,
 }
 
-/// Whose limit it is.
+/// Whether the limit belongs to the key or to its project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = LimitOwner)]
@@ -53,14 +53,14 @@ pub enum Owner {
     Project,
 }
 
-/// A turn that is about to start, and whose limits it counts against.
+/// A turn that is about to start, with the key and project whose limits apply.
 pub struct ReservationRequest<'a> {
     pub id: ResponseId,
     pub project: &'a ProjectId,
     pub key: Option<KeyRules<'a>>,
     pub model: &'a str,
     pub now: Timestamp,
-    /// No turn runs longer.
+    /// When the reservation may be released without being settled: the turn has ended by then.
     pub expires_at: Timestamp,
 }
 
@@ -71,15 +71,15 @@ pub struct KeyRules<'a> {
     pub rules: &'a Rules,
 }
 
-/// Why nothing is held.
+/// Why nothing was reserved.
 #[derive(Debug)]
-pub enum NotHeld {
+pub enum ReserveError {
     Exceeded(Box<Exceeded>),
     Store(StoreError),
 }
 
-/// One limit of a turn, and what of it the turn asks for.
-struct Part<'a> {
+/// One limit of a turn, and how much of it the turn reserves.
+struct PlannedHold<'a> {
     owner: Owner,
     rule: &'a Rule,
     hold: Hold,
@@ -96,90 +96,94 @@ impl Limits {
         self.metrics.register(registry);
     }
 
-    /// Gives back up to `max_rows` reservations that had expired by then, and says how many these were.
+    /// Releases up to `max_rows` reservations that had expired by then. Returns how many it released.
     ///
     /// # Errors
     ///
-    /// Whatever the store fails with; what was given back before stays so.
+    /// Fails if the store does; what was released before stays released.
     pub async fn sweep(&self, expired_by: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
         let swept = self.store.sweep(expired_by, max_rows).await?;
         self.metrics.swept.inc_by(swept);
         Ok(swept)
     }
 
-    /// Whether a caller is under any limit.
+    /// Whether a caller has any limit.
     pub fn apply_to(&self, project: &ProjectId, key: Option<KeyRules<'_>>) -> bool {
         key.is_some_and(|key| !key.rules.is_empty())
             || (!self.projects.is_empty() && self.projects.contains_key(project))
     }
 
-    /// Holds what the turn may come to, or says which limit is in the way. `None` if no limit is about this turn.
+    /// Reserves the turn's estimated use, or reports the limit that it would exceed. `None` if no limit applies to it.
     pub async fn reserve(
         &self,
         request: ReservationRequest<'_>,
         estimate: Estimate,
-    ) -> Result<Option<Held>, NotHeld> {
-        let parts = self.parts(&request, &estimate);
-        if parts.is_empty() {
+    ) -> Result<Option<HeldReservation>, ReserveError> {
+        let planned = self.planned_holds(&request, &estimate);
+        if planned.is_empty() {
             return Ok(None);
         }
-        let holds = parts.iter().map(|part| part.hold.clone()).collect();
+        let holds = planned.iter().map(|planned| planned.hold.clone()).collect();
         let reservation = Reservation { id: request.id, expires_at: request.expires_at, holds };
-        let reserved = self.store.reserve(reservation).await.map_err(NotHeld::Store)?;
-        // From here on it is given back, whatever happens.
-        let rates = rates(&parts, &reserved, request.now);
+        let reserved = self.store.reserve(reservation).await.map_err(ReserveError::Store)?;
+        let rates = remaining_rates(&planned, &reserved, request.now);
+        // Nothing may await or fail before this value exists: dropping it releases the reservation.
         let held = reserved.is_held.then(|| {
             let store = Arc::clone(&self.store);
-            Held::new(request.id, store, rates, estimate, self.metrics.held())
+            HeldReservation::new(request.id, store, rates, estimate, self.metrics.reservation_guard())
         });
         if held.is_some() {
             return Ok(held);
         }
-        let exceeded = worst(&parts, &reserved.counts, request.now);
-        let Some((part, count)) = exceeded else { return Ok(None) };
-        self.metrics.rejected(part.rule);
-        let reset = part.rule.window.map(|_| (part.hold.window_end, part.hold.window_end.since(request.now)));
-        Err(NotHeld::Exceeded(Box::new(Exceeded {
-            owner: part.owner,
-            rule: part.rule.clone(),
+        let exceeded = longest_exceeded(&planned, &reserved.counts, request.now);
+        let Some((PlannedHold { owner, rule, hold }, count)) = exceeded else { return Ok(None) };
+        self.metrics.count_rejection(rule);
+        let reset = rule.window.map(|_| (hold.window_end, hold.window_end.since(request.now)));
+        Err(ReserveError::Exceeded(Box::new(Exceeded {
+            owner: *owner,
+            rule: (*rule).clone(),
             count,
-            amount: part.hold.amount,
+            amount: hold.amount,
             reset,
             rates,
         })))
     }
 
-    fn parts<'a>(&'a self, request: &ReservationRequest<'a>, estimate: &Estimate) -> Vec<Part<'a>> {
-        let mut parts = Vec::new();
+    fn planned_holds<'a>(
+        &'a self,
+        request: &ReservationRequest<'a>,
+        estimate: &Estimate,
+    ) -> Vec<PlannedHold<'a>> {
+        let mut planned = Vec::new();
         let mut add = |owner, scope: Arc<str>, rules: &'a Rules| {
-            for rule in rules.of_model(request.model) {
-                // What a turn asks nothing of can't keep it from starting.
-                let Some(amount) = amount(rule, estimate) else { continue };
+            for rule in rules.for_model(request.model) {
+                // A limit of which the turn needs nothing cannot reject it.
+                let Some(amount) = amount_to_hold(rule, estimate) else { continue };
                 let (window_start, window_end) =
-                    rule.window.map_or((ALWAYS, ALWAYS), |window| window.around(request.now));
+                    rule.window.map_or((NO_WINDOW, NO_WINDOW), |window| window.bounds_at(request.now));
                 let counter =
                     CounterId { scope: Arc::clone(&scope), rule: Arc::clone(&rule.name), window_start };
                 let hold = Hold { counter, window_end, measure: rule.measure, amount, limit: rule.limit };
-                parts.push(Part { owner, rule, hold });
+                planned.push(PlannedHold { owner, rule, hold });
             }
         };
         if let Some(key) = request.key.filter(|key| !key.rules.is_empty()) {
             add(Owner::Key, key.id.to_string().into(), key.rules);
         }
         if let Some(rules) = self.projects.get(request.project) {
-            add(Owner::Project, scope_of_project(request.project).into(), rules);
+            add(Owner::Project, project_scope(request.project).into(), rules);
         }
-        parts
+        planned
     }
 }
 
-fn scope_of_project(project: &ProjectId) -> String {
+fn project_scope(project: &ProjectId) -> String {
     format!("project:{project}")
 }
 
-/// A turn that may need more than the whole limit holds all of it: it runs if nothing else does, and is settled with what it
-/// came to. An estimate alone never refuses it for good.
-fn amount(rule: &Rule, estimate: &Estimate) -> Option<u64> {
+/// At most the whole limit: a turn with a larger estimate runs when the limit is unused, and is settled with its actual
+/// use. An estimate alone never rejects a turn for good.
+fn amount_to_hold(rule: &Rule, estimate: &Estimate) -> Option<u64> {
     let amount = match rule.measure {
         Measure::Requests | Measure::Turns => 1,
         Measure::Tokens => estimate.input_tokens.saturating_add(estimate.output_tokens),
@@ -188,25 +192,30 @@ fn amount(rule: &Rule, estimate: &Estimate) -> Option<u64> {
     (amount > 0).then_some(amount.min(rule.limit))
 }
 
-/// Of the limits that are exceeded the one that lasts longest: who comes back before is refused again.
-fn worst<'a, 'b>(parts: &'b [Part<'a>], counts: &[Count], now: Timestamp) -> Option<(&'b Part<'a>, Count)> {
-    let all = parts.iter().zip(counts.iter().copied());
-    let exceeded = all.filter(|(part, count)| !part.hold.fits(*count));
-    exceeded.max_by_key(|(part, _)| part.hold.window_end.since(now))
+/// The exceeded limit whose window ends last: a client that retries earlier is rejected again.
+fn longest_exceeded<'a, 'b>(
+    planned: &'b [PlannedHold<'a>],
+    counts: &[Count],
+    now: Timestamp,
+) -> Option<(&'b PlannedHold<'a>, Count)> {
+    let all = planned.iter().zip(counts.iter().copied());
+    let exceeded = all.filter(|(planned, count)| !planned.hold.fits(*count));
+    exceeded.max_by_key(|(planned, _)| planned.hold.window_end.since(now))
 }
 
-fn rates(parts: &[Part<'_>], reserved: &Reserved, now: Timestamp) -> Rates {
-    let of = |measure: Measure| {
-        let all = parts.iter().zip(&reserved.counts);
-        let of_minute =
-            all.filter(|(part, _)| part.rule.measure == measure && part.rule.window == Some(Window::Minute));
-        let rates = of_minute.map(|(part, count)| {
-            let own = if reserved.is_held { part.hold.amount } else { 0 };
-            let taken = count.used.saturating_add(count.held).saturating_add(own);
-            let limit = part.rule.limit;
-            Rate { limit, remaining: limit.saturating_sub(taken), reset: part.hold.window_end.since(now) }
+fn remaining_rates(planned: &[PlannedHold<'_>], reserved: &Reserved, now: Timestamp) -> Rates {
+    let lowest_rate = |measure: Measure| {
+        let all = planned.iter().zip(&reserved.counts);
+        let per_minute = all.filter(|(PlannedHold { rule, .. }, _)| {
+            rule.measure == measure && rule.window == Some(Window::Minute)
+        });
+        let rates = per_minute.map(|(PlannedHold { rule, hold, .. }, count)| {
+            let held_now = if reserved.is_held { hold.amount } else { 0 };
+            let taken = count.used.saturating_add(count.held).saturating_add(held_now);
+            let limit = rule.limit;
+            Rate { limit, remaining: limit.saturating_sub(taken), reset: hold.window_end.since(now) }
         });
         rates.min_by_key(|rate| rate.remaining)
     };
-    Rates { requests: of(Measure::Requests), tokens: of(Measure::Tokens) }
+    Rates { requests: lowest_rate(Measure::Requests), tokens: lowest_rate(Measure::Tokens) }
 }

@@ -1,4 +1,4 @@
-//! The headers that tell a client how much of its per-minute limits is left.
+//! The `x-ratelimit-` headers: how much of a client's per-minute limits is left.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use antiphon_runtime::whole_seconds;
 
-const PREFIX: &str = "x-ratelimit-";
-const REQUESTS: [HeaderName; 3] = [
+const HEADER_PREFIX: &str = "x-ratelimit-";
+const REQUEST_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-requests"),
     HeaderName::from_static("x-ratelimit-remaining-requests"),
     HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
-const TOKENS: [HeaderName; 3] = [
+const TOKEN_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-tokens"),
     HeaderName::from_static("x-ratelimit-remaining-tokens"),
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// What is left this minute of the limits that a turn is under; of several that count the same, of the one with the least left.
+/// What is left this minute of a turn's limits. Where several limits count the same, it is the one with the least left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rates {
     pub requests: Option<Rate>,
@@ -35,10 +35,10 @@ pub struct Rate {
 // === impl Rates ===
 
 impl Rates {
-    /// In place of what an upstream said of its own.
+    /// Replaces the headers that an upstream sent about its own limits.
     pub fn replace(&self, headers: &mut HeaderMap) {
         let upstreams: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+            headers.keys().filter(|name| name.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
         for name in upstreams {
             headers.remove(name);
         }
@@ -46,9 +46,9 @@ impl Rates {
     }
 
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let of = |rate: Option<Rate>, names: [HeaderName; 3]| {
+        let headers_of = |rate: Option<Rate>, names: [HeaderName; 3]| {
             let values = rate.map(|rate| {
-                // As OpenAI writes durations.
+                // OpenAI's format of durations.
                 let reset = HeaderValue::from_str(&format!("{}s", whole_seconds(rate.reset)));
                 [
                     HeaderValue::from(rate.limit),
@@ -58,7 +58,7 @@ impl Rates {
             });
             names.into_iter().zip(values.into_iter().flatten())
         };
-        of(self.requests, REQUESTS).chain(of(self.tokens, TOKENS))
+        headers_of(self.requests, REQUEST_HEADERS).chain(headers_of(self.tokens, TOKEN_HEADERS))
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_upstream_says_of_its_own_limits_goes() {
+    fn rate_limit_headers_of_the_upstream_are_replaced() {
         let mut headers = HeaderMap::new();
         for name in ["x-ratelimit-limit-requests", "x-ratelimit-remaining-tokens", "x-request-id"] {
             headers.insert(name, HeaderValue::from_static("upstream"));

@@ -1,4 +1,4 @@
-//! The limits of a key or a project, as an operator writes them and as turns are held against them.
+//! The limits of a key or a project, checked and ready to be applied to turns.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::settings::{Budget, LimitSettings};
 use crate::pattern::PatternText;
 use antiphon_protocol::model::ModelPattern;
 
-/// A turn is held against all of them in one transaction.
+/// A turn reserves against all of them in one transaction.
 const MAX_RULES: usize = 50;
 const MAX_PATTERNS: usize = 50;
-/// A million dollars, or more tokens than anybody uses: small enough to be added up for ever.
-const MOST: u64 = 1_000_000_000_000_000;
-const NANO: f64 = 1e9;
+/// A million dollars, or more tokens than anybody uses: small enough that sums never overflow.
+const MAX_LIMIT: u64 = 1_000_000_000_000_000;
+const NANO_PER_USD: f64 = 1e9;
 
 /// The limits of one key or project.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,32 +26,32 @@ pub struct Rules(Vec<Rule>);
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What people and counters call it. A limit that is changed goes on with what was counted under its name.
+    /// The name that people and counters use. A changed limit keeps what was counted under the same name.
     pub name: Arc<str>,
     pub measure: Measure,
-    /// `None` counts what runs at the same time.
+    /// `None` for a limit on concurrent turns.
     pub window: Option<Window>,
-    /// The models that it is for; any, if there is none.
+    /// The models it applies to; empty for all models.
     models: Vec<ModelPattern>,
-    /// Costs are in billionths of a US dollar.
+    /// Costs in billionths of a US dollar.
     pub limit: u64,
 }
 
-/// What is wrong with limits.
+/// What is wrong with the limits that an operator wrote.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotRules(String);
+pub struct InvalidRules(String);
 
 // === impl Rules ===
 
 impl Rules {
-    /// From JSON. An empty object is no limit at all.
-    pub fn parse(limits: &Value) -> Result<Self, NotRules> {
-        let settings = LimitSettings::deserialize(limits).map_err(|error| NotRules(error.to_string()))?;
+    /// Reads JSON. An empty object means no limits.
+    pub fn parse(limits: &Value) -> Result<Self, InvalidRules> {
+        let settings = LimitSettings::deserialize(limits).map_err(|error| InvalidRules(error.to_string()))?;
         Self::new(&settings)
     }
 
-    pub fn new(settings: &LimitSettings) -> Result<Self, NotRules> {
+    pub fn new(settings: &LimitSettings) -> Result<Self, InvalidRules> {
         let mut rules = Vec::new();
         let limits = RateLimits {
             requests: settings.requests_per_minute,
@@ -59,31 +59,31 @@ impl Rules {
             turns: settings.concurrent_turns,
         };
         limits.add_rules(&[], &mut rules)?;
-        for of in settings.per_model.iter().flatten() {
-            let models = patterns(&of.models)?;
+        for entry in settings.per_model.iter().flatten() {
+            let models = parse_patterns(&entry.models)?;
             if models.is_empty() {
-                return Err(NotRules("per_model needs models".to_owned()));
+                return Err(InvalidRules("per_model requires models".to_owned()));
             }
             let limits = RateLimits {
-                requests: of.requests_per_minute,
-                tokens: of.tokens_per_minute,
-                turns: of.concurrent_turns,
+                requests: entry.requests_per_minute,
+                tokens: entry.tokens_per_minute,
+                turns: entry.concurrent_turns,
             };
             let before = rules.len();
             limits.add_rules(&models, &mut rules)?;
             if rules.len() == before {
-                return Err(NotRules("per_model needs a limit beside its models".to_owned()));
+                return Err(InvalidRules("per_model requires at least one limit".to_owned()));
             }
         }
         for budget in settings.budgets.iter().flatten() {
-            rules.push(rule_of(budget)?);
+            rules.push(budget_rule(budget)?);
         }
         if rules.len() > MAX_RULES {
-            return Err(NotRules(format!("there are more than {MAX_RULES} limits")));
+            return Err(InvalidRules(format!("more than {MAX_RULES} limits")));
         }
-        for (place, rule) in rules.iter().enumerate() {
-            if rules[..place].iter().any(|earlier| earlier.name == rule.name) {
-                return Err(NotRules(format!("there are two limits of {}", rule.name)));
+        for (index, rule) in rules.iter().enumerate() {
+            if rules[..index].iter().any(|earlier| earlier.name == rule.name) {
+                return Err(InvalidRules(format!("duplicate limit: {}", rule.name)));
             }
         }
         Ok(Self(rules))
@@ -97,13 +97,13 @@ impl Rules {
         self.0.iter()
     }
 
-    /// Those that a turn with this model is under.
-    pub fn of_model<'a>(&'a self, model: &'a str) -> impl Iterator<Item = &'a Rule> {
-        self.0.iter().filter(move |rule| rule.is_for(model))
+    /// The limits that apply to a turn with this model.
+    pub fn for_model<'a>(&'a self, model: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.0.iter().filter(move |rule| rule.applies_to(model))
     }
 }
 
-/// Limits that need no window of their own: by the minute, and at once.
+/// Limits without a `window` of their own: per minute, and concurrent.
 struct RateLimits {
     requests: Option<u64>,
     tokens: Option<u64>,
@@ -113,8 +113,8 @@ struct RateLimits {
 // === impl RateLimits ===
 
 impl RateLimits {
-    /// Adds a rule for each limit; without models it is for all of them.
-    fn add_rules(&self, models: &[ModelPattern], rules: &mut Vec<Rule>) -> Result<(), NotRules> {
+    /// Adds a rule for each limit; without models the rules apply to all of them.
+    fn add_rules(&self, models: &[ModelPattern], rules: &mut Vec<Rule>) -> Result<(), InvalidRules> {
         for (measure, window, limit) in [
             (Measure::Requests, Some(Window::Minute), self.requests),
             (Measure::Tokens, Some(Window::Minute), self.tokens),
@@ -128,33 +128,33 @@ impl RateLimits {
     }
 }
 
-fn patterns(texts: &[PatternText]) -> Result<Vec<ModelPattern>, NotRules> {
+fn parse_patterns(texts: &[PatternText]) -> Result<Vec<ModelPattern>, InvalidRules> {
     if texts.len() > MAX_PATTERNS {
-        return Err(NotRules(format!("a limit is for more than {MAX_PATTERNS} patterns of models")));
+        return Err(InvalidRules(format!("a limit has more than {MAX_PATTERNS} model patterns")));
     }
     let parse = |text: &PatternText| {
-        text.parse().ok_or_else(|| NotRules(format!("{:?} is no pattern of a model's name", text.0)))
+        text.parse().ok_or_else(|| InvalidRules(format!("{:?} is not a valid model pattern", text.0)))
     };
     texts.iter().map(parse).collect()
 }
 
-fn rule_of(budget: &Budget) -> Result<Rule, NotRules> {
+fn budget_rule(budget: &Budget) -> Result<Rule, InvalidRules> {
     let (measure, limit) = match (budget.tokens, &budget.cost) {
         (Some(tokens), None) => (Measure::Tokens, tokens),
         (None, Some(dollars)) => (Measure::Cost, nano_usd(dollars.as_f64().unwrap_or(f64::NAN))?),
-        _ => return Err(NotRules("a budget has either tokens or cost".to_owned())),
+        _ => return Err(InvalidRules("a budget requires either tokens or cost".to_owned())),
     };
-    let models = patterns(budget.models.as_deref().unwrap_or_default())?;
+    let models = parse_patterns(budget.models.as_deref().unwrap_or_default())?;
     Rule::new(measure, Some(budget.window), models, limit)
 }
 
-fn nano_usd(dollars: f64) -> Result<u64, NotRules> {
-    let nano = (dollars * NANO).round();
-    // Compared before it is converted: what is no number is refused too.
-    if (1.0..=MOST as f64).contains(&nano) {
+fn nano_usd(dollars: f64) -> Result<u64, InvalidRules> {
+    let nano = (dollars * NANO_PER_USD).round();
+    // Compared as a float, which rejects NaN as well.
+    if (1.0..=MAX_LIMIT as f64).contains(&nano) {
         return Ok(nano as u64);
     }
-    Err(NotRules("a cost is above zero and at most 1000000 US dollars".to_owned()))
+    Err(InvalidRules("a cost must be above zero and at most 1000000 US dollars".to_owned()))
 }
 
 // === impl Rule ===
@@ -165,7 +165,7 @@ impl Rule {
         window: Option<Window>,
         models: Vec<ModelPattern>,
         limit: u64,
-    ) -> Result<Self, NotRules> {
+    ) -> Result<Self, InvalidRules> {
         let mut name = match measure {
             Measure::Requests => "requests",
             Measure::Tokens => "tokens",
@@ -174,38 +174,38 @@ impl Rule {
         }
         .to_owned();
         if let Some(window) = window {
-            // Writing into a text can't fail.
+            // Writing to a String does not fail.
             let _ = write!(name, " per {window}");
         }
-        for (place, model) in models.iter().enumerate() {
-            let _ = write!(name, "{}{model}", if place == 0 { " for " } else { ", " });
+        for (index, model) in models.iter().enumerate() {
+            let _ = write!(name, "{}{model}", if index == 0 { " for " } else { ", " });
         }
-        if !(1..=MOST).contains(&limit) {
-            return Err(NotRules(format!("the limit of {name} is from 1 to {MOST}")));
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(InvalidRules(format!("the limit of {name} must be from 1 to {MAX_LIMIT}")));
         }
         Ok(Self { name: name.into(), measure, window, models, limit })
     }
 
-    fn is_for(&self, model: &str) -> bool {
+    fn applies_to(&self, model: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|glob| glob.matches(model))
     }
 
-    /// Whether only its window's end helps, which is far away: what is told of as a quota.
+    /// Whether its window is longer than a minute: errors report such a limit as an exhausted quota.
     pub fn is_budget(&self) -> bool {
         self.window.is_some_and(|window| window != Window::Minute)
     }
 
-    /// An amount as people read it.
-    pub fn shown(&self, amount: u64) -> String {
+    /// An amount in the limit's unit; costs in US dollars.
+    pub fn format_amount(&self, amount: u64) -> String {
         match self.measure {
-            Measure::Cost => dollars(amount),
+            Measure::Cost => format_dollars(amount),
             Measure::Requests | Measure::Tokens | Measure::Turns => amount.to_string(),
         }
     }
 }
 
-/// In whole cents, unless that would hide something.
-fn dollars(nano: u64) -> String {
+/// With two decimals, or more if the amount has them.
+fn format_dollars(nano: u64) -> String {
     let fraction = format!("{:09}", nano % 1_000_000_000);
     let fraction = fraction.trim_end_matches('0');
     format!("{}.{fraction:0<2}", nano / 1_000_000_000)
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_names_that_tell_what_they_are() {
+    fn limits_have_descriptive_names() {
         let rules = parse(&json!({
             "requests_per_minute": 60,
             "tokens_per_minute": 100_000,
@@ -252,41 +252,44 @@ mod tests {
     }
 
     #[test]
-    fn only_limits_of_the_model_count() {
+    fn only_limits_that_match_the_model_apply() {
         let rules = Rules::parse(&json!({
             "concurrent_turns": 8,
             "per_model": [{ "models": ["gpt-5*"], "concurrent_turns": 1 }],
         }));
         let rules = rules.unwrap();
-        let names = |model| rules.of_model(model).map(|rule| rule.name.to_string()).collect::<Vec<_>>();
+        let names = |model| rules.for_model(model).map(|rule| rule.name.to_string()).collect::<Vec<_>>();
         assert_eq!(names("gpt-4o"), ["concurrent turns"]);
         assert_eq!(names("gpt-5-mini"), ["concurrent turns", "concurrent turns for gpt-5*"]);
     }
 
     #[test]
-    fn what_is_no_limit_is_refused_and_told() {
+    fn invalid_limits_are_rejected_with_a_reason() {
         for (limits, message) in [
             (json!([]), "expected an object of limits"),
             (json!({ "rpm": 1 }), "unknown field `rpm`, expected one of"),
-            (json!({ "requests_per_minute": 0 }), "the limit of requests per minute is from 1 to"),
+            (json!({ "requests_per_minute": 0 }), "the limit of requests per minute must be from 1 to"),
             (json!({ "requests_per_minute": -1 }), "invalid value: integer `-1`, expected u64"),
             (json!({ "tokens_per_minute": "1" }), "invalid type: string"),
-            (json!({ "budgets": [{ "window": "day" }] }), "a budget has either tokens or cost"),
-            (json!({ "budgets": [{ "tokens": 1, "cost": 1, "window": "day" }] }), "a budget has either"),
+            (json!({ "budgets": [{ "window": "day" }] }), "a budget requires either tokens or cost"),
+            (json!({ "budgets": [{ "tokens": 1, "cost": 1, "window": "day" }] }), "a budget requires either"),
             (json!({ "budgets": [{ "tokens": 1 }] }), "missing field `window`"),
             (json!({ "budgets": [{ "tokens": 1, "window": "minute" }] }), "unknown variant `minute`"),
             (json!({ "budgets": [{ "tokens": 1, "window": "year" }] }), "unknown variant `year`"),
-            (json!({ "budgets": [{ "cost": -1, "window": "day" }] }), "a cost is above zero"),
-            (json!({ "budgets": [{ "cost": 1e300, "window": "day" }] }), "a cost is above zero"),
+            (json!({ "budgets": [{ "cost": -1, "window": "day" }] }), "a cost must be above zero"),
+            (json!({ "budgets": [{ "cost": 1e300, "window": "day" }] }), "a cost must be above zero"),
             (
                 json!({ "budgets": [{ "tokens": 1, "window": "day", "models": ["a b"] }] }),
-                "\"a b\" is no pattern",
+                "\"a b\" is not a valid model pattern",
             ),
-            (json!({ "per_model": [{ "models": [], "requests_per_minute": 1 }] }), "per_model needs models"),
-            (json!({ "per_model": [{ "models": ["m"] }] }), "per_model needs a limit"),
+            (
+                json!({ "per_model": [{ "models": [], "requests_per_minute": 1 }] }),
+                "per_model requires models",
+            ),
+            (json!({ "per_model": [{ "models": ["m"] }] }), "per_model requires at least one limit"),
             (
                 json!({ "budgets": [{ "tokens": 1, "window": "day" }, { "tokens": 2, "window": "day" }] }),
-                "there are two limits of tokens per day",
+                "duplicate limit: tokens per day",
             ),
         ] {
             let error = Rules::parse(&limits).unwrap_err().to_string();
@@ -295,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn dollars_are_shown_whole() {
-        let shown = [0, 1, 2_500_000_000, 10_120_000_000, 12_345_678_900].map(dollars);
+    fn dollars_are_formatted_without_losing_digits() {
+        let shown = [0, 1, 2_500_000_000, 10_120_000_000, 12_345_678_900].map(format_dollars);
         assert_eq!(shown, ["0.00", "0.000000001", "2.50", "10.12", "12.3456789"]);
     }
 }

@@ -8,7 +8,7 @@ use super::Window;
 use crate::object;
 use crate::pattern::PatternText;
 
-/// The limits of a key or a project, which count beside each other.
+/// The limits of a key or a project. All of them apply at the same time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object of limits")]
 #[schema(as = Limits)]
@@ -22,7 +22,7 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000_000_000_000_u64)]
     pub concurrent_turns: Option<u64>,
-    /// The same for some models only.
+    /// The same limits for some models only.
     #[serde(default, deserialize_with = "object::list", skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 50)]
     pub per_model: Option<Vec<ModelLimits>>,
@@ -48,7 +48,7 @@ pub struct ModelLimits {
     pub concurrent_turns: Option<u64>,
 }
 
-/// What may be used up in a window: either tokens or cost.
+/// How many tokens, or how much cost, may be used in a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with tokens or cost, and a window")]
 pub struct Budget {
@@ -60,7 +60,7 @@ pub struct Budget {
     #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 1_000_000)]
     pub cost: Option<Number>,
     pub window: Window,
-    /// Not given: every model.
+    /// Default: all models.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 50)]
     pub models: Option<Vec<PatternText>>,

@@ -1,4 +1,4 @@
-//! How limits stand, as operators see them.
+//! The state of limits, as operators see it.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use antiphon_store::{Count, CounterId, Measure, StoreError, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ALWAYS, KeyRules, Limits, Owner, Rule, Rules, scope_of_project};
+use super::{KeyRules, Limits, NO_WINDOW, Owner, Rule, Rules, project_scope};
 use antiphon_runtime::rfc3339;
 
-/// How one limit stands. Amounts are requests, tokens, turns or US dollars, as its name says.
+/// State of a limit. The name says whether amounts are requests, tokens, turns or US dollars.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Limit)]
 pub struct LimitView {
@@ -18,32 +18,32 @@ pub struct LimitView {
     #[schema(example = "tokens per day for gpt-5*")]
     name: String,
     limit: f64,
-    /// By turns that are over, in the window of now.
+    /// Amount used by finished turns in the current window.
     used: f64,
-    /// By turns under way.
+    /// Amount reserved by running turns.
     held: f64,
-    /// In RFC 3339, in UTC; null for concurrent turns.
+    /// When the window ends, RFC 3339 in UTC; null for concurrent turns.
     resets_at: Option<String>,
 }
 
 // === impl Limits ===
 
 impl Limits {
-    /// Those of a key, and of its project.
+    /// The limits of a key and of its project.
     pub async fn view(
         &self,
         key: KeyRules<'_>,
         project: &ProjectId,
         now: Timestamp,
     ) -> Result<Vec<LimitView>, StoreError> {
-        let mut views = self.view_of(Owner::Key, &key.id.to_string(), key.rules, now).await?;
+        let mut views = self.view_scope(Owner::Key, &key.id.to_string(), key.rules, now).await?;
         if let Some(rules) = self.projects.get(project) {
-            views.extend(self.view_of(Owner::Project, &scope_of_project(project), rules, now).await?);
+            views.extend(self.view_scope(Owner::Project, &project_scope(project), rules, now).await?);
         }
         Ok(views)
     }
 
-    async fn view_of(
+    async fn view_scope(
         &self,
         owner: Owner,
         scope: &str,
@@ -56,16 +56,16 @@ impl Limits {
         let counters: HashMap<CounterId, Count> =
             self.store.list_counters(scope, now).await?.into_iter().collect();
         let view = |rule: &Rule| {
-            let window = rule.window.map(|window| window.around(now));
-            let window_start = window.map_or(ALWAYS, |(start, _)| start);
+            let window = rule.window.map(|window| window.bounds_at(now));
+            let window_start = window.map_or(NO_WINDOW, |(start, _)| start);
             let id = CounterId { scope: scope.into(), rule: rule.name.clone(), window_start };
             let Count { used, held } = counters.get(&id).copied().unwrap_or_default();
             LimitView {
                 owner,
                 name: rule.name.to_string(),
-                limit: number(rule, rule.limit),
-                used: number(rule, used),
-                held: number(rule, held),
+                limit: display_amount(rule, rule.limit),
+                used: display_amount(rule, used),
+                held: display_amount(rule, held),
                 resets_at: window.map(|(_, end)| rfc3339(end)),
             }
         };
@@ -73,7 +73,7 @@ impl Limits {
     }
 }
 
-fn number(rule: &Rule, amount: u64) -> f64 {
+fn display_amount(rule: &Rule, amount: u64) -> f64 {
     let amount = amount as f64;
     if rule.measure == Measure::Cost { amount / 1e9 } else { amount }
 }

@@ -1,7 +1,7 @@
-//! Windows of time, in UTC. They are anchored: a day is that of the calendar, and everything in it counts until it ends.
+//! Time windows of limits, in UTC. They are fixed, not sliding: a day is a calendar day, and everything in it counts until
+//! it ends.
 
 use std::fmt;
-use std::time::Duration;
 
 use antiphon_store::Timestamp;
 use jiff::ToSpan;
@@ -20,12 +20,12 @@ const FIRST_MONDAY_MS: i64 = 4 * DAY_MS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Window {
-    /// Of per-minute limits only.
+    /// Only for per-minute limits.
     #[serde(skip)]
     Minute,
     Hour,
     Day,
-    /// From Monday on.
+    /// Starts on Monday.
     Week,
     Month,
 }
@@ -33,8 +33,8 @@ pub enum Window {
 // === impl Window ===
 
 impl Window {
-    /// From when until when the window is that this instant is in. The end is in the next one.
-    pub fn around(self, now: Timestamp) -> (Timestamp, Timestamp) {
+    /// Start and end of the window that contains this instant. The end belongs to the next window.
+    pub fn bounds_at(self, now: Timestamp) -> (Timestamp, Timestamp) {
         let now = now.unix_ms();
         let anchored = |first: i64, length: i64| {
             let start = now - (now - first).rem_euclid(length);
@@ -45,14 +45,9 @@ impl Window {
             Self::Hour => anchored(0, HOUR_MS),
             Self::Day => anchored(0, DAY_MS),
             Self::Week => anchored(FIRST_MONDAY_MS, WEEK_MS),
-            Self::Month => month_around(now),
+            Self::Month => month_bounds_at(now),
         };
         (Timestamp::from_unix_ms(start), Timestamp::from_unix_ms(end))
-    }
-
-    /// How long until the window of this instant is over.
-    pub fn rest(self, now: Timestamp) -> Duration {
-        self.around(now).1.since(now)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -73,7 +68,7 @@ impl fmt::Display for Window {
 }
 
 /// The first day of the month of this instant, and of the next one.
-fn month_around(now_ms: i64) -> (i64, i64) {
+fn month_bounds_at(now_ms: i64) -> (i64, i64) {
     // Beyond the year 9999 there are no months.
     let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::MAX);
     let day = now.to_zoned(TimeZone::UTC).date();
@@ -94,13 +89,13 @@ mod tests {
         Timestamp::from_unix_ms(time.as_millisecond())
     }
 
-    fn around(window: Window, now: &str) -> [String; 2] {
-        let (start, end) = window.around(at(now));
+    fn bounds_at(window: Window, now: &str) -> [String; 2] {
+        let (start, end) = window.bounds_at(at(now));
         [rfc3339(start), rfc3339(end)]
     }
 
     #[test]
-    fn windows_begin_and_end_where_the_calendar_says() {
+    fn windows_follow_the_calendar() {
         use Window::{Day, Hour, Minute, Month, Week};
         for (window, now, start, end) in [
             (Minute, "2026-11-21T08:24:59.999Z", "2026-11-21T08:24:00Z", "2026-11-21T08:25:00Z"),
@@ -125,7 +120,7 @@ mod tests {
             (Month, "2100-02-28T23:59:59Z", "2100-02-01T00:00:00Z", "2100-03-01T00:00:00Z"),
             (Month, "2000-02-29T23:59:59Z", "2000-02-01T00:00:00Z", "2000-03-01T00:00:00Z"),
         ] {
-            assert_eq!(around(window, now), [start, end], "the {window} of {now}");
+            assert_eq!(bounds_at(window, now), [start, end], "the {window} of {now}");
         }
     }
 }

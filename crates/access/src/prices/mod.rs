@@ -1,4 +1,4 @@
-//! What turns cost: the operator's prices, and under them those that come with this build.
+//! What turns cost: the operator's prices, then the list that comes with this build.
 
 mod list;
 mod usd;
@@ -13,28 +13,28 @@ use self::list::LIST;
 pub use self::list::LIST_DATE;
 pub use self::usd::UsdPerMillion;
 
-/// What the tokens of some models cost.
+/// An operator's price for the models that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelPrice {
-    /// The models, by the name that clients use. Of several entries that fit, the one with the most letters counts.
+    /// The models, by the name that clients use. If several entries match, the most specific one applies.
     pub model: ModelPattern,
 
     /// Input tokens.
     pub input: UsdPerMillion,
 
-    /// Input tokens that the upstream had in its cache. Default: as input.
+    /// Input tokens that the upstream had in its cache. Default: the price of input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_input: Option<UsdPerMillion>,
 
     /// Output tokens.
     pub output: UsdPerMillion,
 
-    /// Output tokens that were reasoning. Default: as output.
+    /// Output tokens that were reasoning. Default: the price of output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<UsdPerMillion>,
 }
 
-/// In billionths of a dollar for a million tokens.
+/// Prices in billionths of a dollar per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Price {
     input: u64,
@@ -46,7 +46,7 @@ struct Price {
 #[derive(Debug)]
 pub struct Prices {
     own_names: HashMap<String, Price>,
-    /// Those with the most letters first.
+    /// The most specific first.
     own_patterns: Vec<(ModelPattern, Price)>,
     list: HashMap<&'static str, Price>,
 }
@@ -54,22 +54,22 @@ pub struct Prices {
 // === impl Prices ===
 
 impl Prices {
-    /// The operator's prices come first, whatever else is known of a model.
+    /// `own` are the operator's prices, which take precedence over the list.
     pub fn new(own: &[ModelPrice]) -> Self {
         let (mut own_names, mut own_patterns) = (HashMap::new(), Vec::new());
         for entry in own {
             match entry.model.literal() {
-                Some(name) => drop(own_names.entry(name.to_owned()).or_insert(Price::of(entry))),
-                None => own_patterns.push((entry.model.clone(), Price::of(entry))),
+                Some(name) => drop(own_names.entry(name.to_owned()).or_insert(Price::from_entry(entry))),
+                None => own_patterns.push((entry.model.clone(), Price::from_entry(entry))),
             }
         }
         own_patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.specificity()));
-        let list = LIST.map(|(name, input, cached, output)| (name, Price::listed(input, cached, output)));
+        let list = LIST.map(|(name, input, cached, output)| (name, Price::from_list(input, cached, output)));
         Self { own_names, own_patterns, list: HashMap::from(list) }
     }
 
-    /// What a turn costs, in billionths of a dollar, rounded to the nearest, half of one up; once for the turn. `None` if there
-    /// are tokens, and the model has no price.
+    /// The cost of a turn in billionths of a dollar, rounded once, half up. `None` if the turn used tokens and its model has
+    /// no price.
     pub fn cost_nano_usd(&self, model: &str, usage: &Usage) -> Option<u64> {
         if *usage == Usage::default() {
             return Some(0);
@@ -78,15 +78,15 @@ impl Prices {
     }
 
     fn price(&self, model: &str) -> Option<Price> {
-        let of_pattern = || self.own_patterns.iter().find(|(pattern, _)| pattern.matches(model));
-        let own = self.own_names.get(model).or_else(|| of_pattern().map(|(_, price)| price));
-        let listed = || self.list.get(model).or_else(|| self.list.get(without_date(model)?));
+        let by_pattern = || self.own_patterns.iter().find(|(pattern, _)| pattern.matches(model));
+        let own = self.own_names.get(model).or_else(|| by_pattern().map(|(_, price)| price));
+        let listed = || self.list.get(model).or_else(|| self.list.get(strip_date(model)?));
         own.or_else(listed).copied()
     }
 }
 
 impl Price {
-    fn of(entry: &ModelPrice) -> Self {
+    fn from_entry(entry: &ModelPrice) -> Self {
         let UsdPerMillion(input) = entry.input;
         let UsdPerMillion(output) = entry.output;
         Self {
@@ -97,17 +97,17 @@ impl Price {
         }
     }
 
-    fn listed(input: u64, cached_input: Option<u64>, output: u64) -> Self {
-        const THOUSANDTH: u64 = 1_000_000;
+    fn from_list(input: u64, cached_input: Option<u64>, output: u64) -> Self {
+        const NANO_PER_THOUSANDTH: u64 = 1_000_000;
         Self {
-            input: input * THOUSANDTH,
-            cached_input: cached_input.unwrap_or(input) * THOUSANDTH,
-            output: output * THOUSANDTH,
-            reasoning: output * THOUSANDTH,
+            input: input * NANO_PER_THOUSANDTH,
+            cached_input: cached_input.unwrap_or(input) * NANO_PER_THOUSANDTH,
+            output: output * NANO_PER_THOUSANDTH,
+            reasoning: output * NANO_PER_THOUSANDTH,
         }
     }
 
-    /// Cached tokens are among the input tokens, and reasoning tokens among the output tokens.
+    /// Input tokens include cached tokens, and output tokens include reasoning tokens.
     fn cost_nano_usd(&self, usage: &Usage) -> u64 {
         const MILLION: u128 = 1_000_000;
         let cached = usage.cached_tokens.min(usage.input_tokens);
@@ -125,8 +125,8 @@ impl Price {
     }
 }
 
-/// The name of a model of which this is a dated snapshot, such as `gpt-5` of `gpt-5-2025-08-07`.
-fn without_date(model: &str) -> Option<&str> {
+/// The model of which this is a dated snapshot: `gpt-5` for `gpt-5-2025-08-07`.
+fn strip_date(model: &str) -> Option<&str> {
     let (name, date) = model.split_at_checked(model.len().checked_sub("-2025-08-07".len())?)?;
     let fits = |(byte, sign): (u8, u8)| if sign == b'-' { byte == b'-' } else { byte.is_ascii_digit() };
     date.bytes().zip(*b"-0000-00-00").all(fits).then_some(name)
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_tokens_are_priced_apart_and_rounded_once() {
+    fn kinds_of_tokens_are_priced_separately_and_rounded_once() {
         let prices = Prices::new(&[ModelPrice {
             reasoning: Some(UsdPerMillion(7_000_000)),
             ..own("m", 1_000_000, Some(100_000), 5_000_000)
@@ -161,12 +161,12 @@ mod tests {
         assert_eq!(cost(usage(0, 0, 0, 0)), 0);
         // Tenths of a billionth: below a half, a half, above.
         assert_eq!((cost(usage(4, 4, 0, 0)), cost(usage(5, 5, 0, 0)), cost(usage(16, 16, 0, 0))), (0, 1, 2));
-        assert_eq!(cost(usage(1, 5, 1, 9)), 7, "more parts than there is are no more than there is");
+        assert_eq!(cost(usage(1, 5, 1, 9)), 7, "parts never exceed their total");
         assert_eq!(cost(usage(u64::MAX, 0, u64::MAX, u64::MAX)), u64::MAX);
     }
 
     #[test]
-    fn the_operators_prices_come_first_and_the_closest_pattern_among_them() {
+    fn the_operators_prices_come_first_and_the_most_specific_pattern_among_them() {
         let input_price = |prices: &Prices, model| prices.price(model).map(|price| price.input);
         let prices = Prices::new(&[
             own("*", 1, None, 0),
@@ -175,14 +175,20 @@ mod tests {
             own("gpt-5-mini", 4, None, 0),
             own("gpt-5-mini", 5, None, 0),
         ]);
-        let of = |model| input_price(&prices, model);
-        assert_eq!(["x", "gpt-5", "gpt-5-max", "gpt-5-mini"].map(of), [Some(1), Some(2), Some(3), Some(4)]);
-        let listed = Prices::new(&[own("gpt-5", 9, None, 0)]);
-        let of = |model| input_price(&listed, model);
-        assert_eq!(of("gpt-5"), Some(9));
-        assert_eq!(of("gpt-5-2025-08-07"), Some(1_250_000_000), "another name");
-        assert_eq!(of("gpt-4o-2024-05-13"), Some(5_000_000_000), "a snapshot with a price of its own");
-        assert_eq!(["gpt-5.9", "gpt-5-preview", "ft:gpt-4o:mine", "gpt-5-2025-08-0x", ""].map(of), [None; 5]);
+        let own_price = |model| input_price(&prices, model);
+        let found = ["x", "gpt-5", "gpt-5-max", "gpt-5-mini"].map(own_price);
+        assert_eq!(found, [Some(1), Some(2), Some(3), Some(4)]);
+        let prices = Prices::new(&[own("gpt-5", 9, None, 0)]);
+        let list_price = |model| input_price(&prices, model);
+        assert_eq!(list_price("gpt-5"), Some(9));
+        assert_eq!(list_price("gpt-5-2025-08-07"), Some(1_250_000_000), "another name");
+        assert_eq!(
+            list_price("gpt-4o-2024-05-13"),
+            Some(5_000_000_000),
+            "a snapshot with a price of its own"
+        );
+        let unknown = ["gpt-5.9", "gpt-5-preview", "ft:gpt-4o:mine", "gpt-5-2025-08-0x", ""];
+        assert_eq!(unknown.map(list_price), [None; 5]);
         assert!(LIST.iter().all(|(_, input, cached, output)| cached.unwrap_or(0) < *input && input < output));
     }
 }

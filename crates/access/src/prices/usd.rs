@@ -1,10 +1,10 @@
-//! A price in US dollars, exactly.
+//! Exact prices in US dollars.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// A price of a million tokens, in billionths of a dollar.
+/// The price of a million tokens in billionths of a dollar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsdPerMillion(pub u64);
 
@@ -14,7 +14,7 @@ impl UsdPerMillion {
     const MAX_DOLLARS: u64 = 1_000_000;
     const DIGITS: usize = 9;
 
-    /// A decimal number, exactly.
+    /// Reads a decimal number without rounding it.
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prices_are_read_exactly() {
+    fn prices_are_parsed_exactly() {
         let read = |text: &str| UsdPerMillion::parse(text).map(|price| (price.0, price.to_string()));
         assert_eq!(read("1.25"), Some((1_250_000_000, "1.25".into())));
         assert_eq!(read("0.000000001"), Some((1, "0.000000001".into())));

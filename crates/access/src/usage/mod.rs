@@ -1,4 +1,4 @@
-//! Usage reports: what an operator asks, and how it is answered.
+//! Usage reports for operators.
 
 mod report;
 mod request;
@@ -9,9 +9,9 @@ pub use self::request::{Format, InvalidParameter, UsageParameters, UsageRequest}
 use antiphon_store::{Store, StoreError, UsageQuery};
 
 impl UsageRequest {
-    /// One page.
+    /// Reads one page.
     pub async fn report(&self, store: &dyn Store) -> Result<Report, StoreError> {
-        // One more than is shown tells whether there are more.
+        // One more than is shown, to learn whether there is another page.
         let query = self.query();
         let max_groups = query.max_groups.saturating_add(1);
         Ok(Report::new(self, store.list_usage(UsageQuery { max_groups, ..query }).await?))

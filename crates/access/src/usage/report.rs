@@ -1,4 +1,4 @@
-//! Usage as it is shown: JSON and CSV, in the API and on the command line.
+//! A usage report as JSON and CSV, for the admin API and the command line.
 
 use antiphon_store::{Totals, UsageGroup};
 use serde::Serialize;
@@ -13,43 +13,44 @@ use antiphon_runtime::rfc3339;
 #[schema(as = UsageReport)]
 pub struct Report {
     object: &'static str,
-    /// The range that is counted, in RFC 3339: what was asked for, in whole hours, or days where hours are gone.
+    /// Reported range in RFC 3339: the requested range rounded to whole hours, or to whole days where hourly figures
+    /// have been purged.
     from: String,
     to: String,
     group_by: Vec<&'static str>,
     data: Vec<Group>,
     has_more: bool,
-    /// What to ask the next page for with; `null` on the last one.
+    /// Cursor of the next page; `null` on the last page.
     after: Option<String>,
     #[serde(skip)]
     #[schema(ignore)]
     last: Option<UsageGroup>,
 }
 
-/// Turns that have what they are grouped by in common; `null` where they lack it, or are not grouped by it.
+/// One group. Members that turns are not grouped by, or that its turns lack, are `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = UsageGroup)]
 pub struct Group {
-    /// When the hour or day begins, in RFC 3339.
+    /// Start of the hour or day in RFC 3339.
     start: Option<String>,
     project: Option<String>,
     key: Option<String>,
     account: Option<String>,
     model: Option<String>,
     turns: u64,
-    /// Turns that failed, were refused or were lost.
+    /// Turns that failed, were rejected or were lost.
     failed_turns: u64,
-    /// Turns whose tokens have no price; their cost is missing from the sum.
+    /// Turns without a known price; their cost is not included.
     unpriced_turns: u64,
     input_tokens: u64,
-    /// Among the input tokens.
+    /// Included in `input_tokens`.
     cached_tokens: u64,
     output_tokens: u64,
-    /// Among the output tokens.
+    /// Included in `output_tokens`.
     reasoning_tokens: u64,
-    /// A decimal number; `null` if no turn of the group has a price.
+    /// Cost in US dollars as a decimal string; `null` if no turn of the group has a price.
     cost_usd: Option<String>,
-    /// The same in billionths of a dollar.
+    /// Cost in billionths of a US dollar.
     cost_nano_usd: Option<u64>,
 }
 
@@ -73,7 +74,7 @@ impl Report {
         "cost_usd",
     ];
 
-    /// Of one group more than is shown, if there are more.
+    /// `groups` holds one more than the page shows if there is another page.
     pub(super) fn new(request: &UsageRequest, mut groups: Vec<(UsageGroup, Totals)>) -> Self {
         let query = request.query();
         let limit = usize::try_from(query.max_groups).unwrap_or(usize::MAX);
@@ -84,7 +85,7 @@ impl Report {
             object: "list",
             from: rfc3339(query.from),
             to: rfc3339(query.to),
-            group_by: request.names().to_vec(),
+            group_by: request.group_by.clone(),
             data: groups.into_iter().map(|(group, totals)| Group::new(group, &totals)).collect(),
             has_more,
             after: last.as_ref().map(write_cursor),
@@ -92,7 +93,7 @@ impl Report {
         }
     }
 
-    /// Where the next page begins; `None` on the last one.
+    /// The cursor of the next page; `None` on the last page.
     pub fn after(&self) -> Option<&str> {
         self.after.as_deref()
     }
@@ -115,11 +116,11 @@ impl Report {
         (self.has_more, self.after, self.last) = (next.has_more, next.after, next.last);
     }
 
-    /// With a header, as RFC 4180 has it.
+    /// CSV with a header, as in RFC 4180.
     pub fn csv(&self) -> String {
         let mut csv = Self::HEADER.join(",") + "\r\n";
         for group in &self.data {
-            let line: Vec<String> = group.cells().iter().map(|cell| quoted(cell)).collect();
+            let line: Vec<String> = group.cells().iter().map(|cell| quote(cell)).collect();
             csv.push_str(&line.join(","));
             csv.push_str("\r\n");
         }
@@ -157,7 +158,7 @@ impl Group {
         }
     }
 
-    /// In the order of [`Report::HEADER`]; what is `null` is empty.
+    /// In the order of [`Report::HEADER`]; `null` becomes an empty cell.
     pub fn cells(&self) -> [String; 13] {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         [
@@ -183,13 +184,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_quoted_where_they_have_to_be() {
-        let cells = ["plain", "a,b", "say \"x\"", "two\nlines"].map(quoted);
+    fn cells_are_quoted_where_necessary() {
+        let cells = ["plain", "a,b", "say \"x\"", "two\nlines"].map(quote);
         assert_eq!(cells, ["plain", "\"a,b\"", "\"say \"\"x\"\"\"", "\"two\nlines\""]);
     }
 
     #[test]
-    fn a_cost_is_exact_and_null_if_nothing_has_a_price() {
+    fn a_cost_is_exact_and_null_if_no_turn_has_a_price() {
         let totals = Totals { turns: 2, cost_nano_usd: 1_000_000_001, ..Totals::default() };
         let group =
             |unpriced_turns| Group::new(UsageGroup::default(), &Totals { unpriced_turns, ..totals }).cost_usd;

@@ -1,4 +1,4 @@
-//! What an operator asks of usage, as parameters of a URL or flags of a command.
+//! The request for a usage report, from the parameters of a URL or the flags of a command.
 
 use std::time::Duration;
 
@@ -9,42 +9,42 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::query;
 
-/// How far back usage is shown if nobody says from when.
+/// The length of the reported range if the request has no `from`.
 const DEFAULT_RANGE: Duration = Duration::from_hours(30 * 24);
 const DEFAULT_LIMIT: u32 = 1000;
 const MAX_LIMIT: u32 = 10_000;
 
-/// What an operator asks: parameters of a URL, or flags of a command.
+/// The parameters as the operator wrote them.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UsageParameters {
-    /// From when on, in whole hours: a time in RFC 3339, or a day, which begins at midnight UTC. 30 days before `to` if it is
-    /// left out.
+    /// Start of the range, rounded to whole hours: an RFC 3339 time, or a day, which starts at midnight UTC. Default:
+    /// 30 days before `to`.
     #[param(example = "2026-11-01T00:00:00+01:00")]
     pub from: Option<String>,
-    /// Up to when. Now if it is left out.
+    /// End of the range, exclusive. Default: now.
     #[param(example = "2026-12-01")]
     pub to: Option<String>,
-    /// Some of `project`, `key`, `account`, `model`, and `day` or `hour`, separated by commas.
+    /// Grouping: any of `project`, `key`, `account`, `model`, and either `day` or `hour`, separated by commas.
     #[param(example = "project,day")]
     pub group_by: Option<String>,
-    /// Only turns of this one; with an empty text, those that have none.
+    /// Only turns of this project; an empty value selects turns without one.
     pub project: Option<String>,
     pub key: Option<String>,
     pub account: Option<String>,
     pub model: Option<String>,
-    /// How many groups to show.
+    /// Maximum number of groups.
     #[serde(default, deserialize_with = "query::limit::<_, MAX_LIMIT>")]
     #[param(minimum = 1, maximum = 10000, default = 1000)]
     pub limit: Option<u32>,
-    /// What the page before gave as `after`.
+    /// Cursor: `after` of the previous page.
     pub after: Option<String>,
     #[param(inline)]
     pub format: Option<Format>,
 }
 
-/// A parameter that can't be used, and why.
+/// A parameter with an invalid value, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Invalid '{name}': {why}.")]
 pub struct InvalidParameter {
@@ -52,11 +52,11 @@ pub struct InvalidParameter {
     pub why: String,
 }
 
-/// Which part of the usage to show.
+/// A checked request.
 #[derive(Debug, Clone)]
 pub struct UsageRequest {
     query: UsageQuery,
-    group_by: Vec<&'static str>,
+    pub(super) group_by: Vec<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -66,12 +66,12 @@ pub enum Format {
     Csv,
 }
 
-const DIMENSIONS: [&str; 6] = ["hour", "day", "project", "key", "account", "model"];
+const GROUPINGS: [&str; 6] = ["hour", "day", "project", "key", "account", "model"];
 
 // === impl UsageRequest ===
 
 impl UsageRequest {
-    /// Hours are there for `hours_kept`, so what begins or ends earlier is counted in whole days.
+    /// Hourly figures exist for `hours_kept`, so a range that starts or ends earlier is rounded to whole days.
     pub fn new(
         parameters: UsageParameters,
         now: Timestamp,
@@ -97,19 +97,15 @@ impl UsageRequest {
         self.query.clone()
     }
 
-    pub fn names(&self) -> &[&'static str] {
-        &self.group_by
-    }
-
-    /// The same, from where a page ended.
-    pub fn go_on_after(&mut self, group: UsageGroup) {
+    /// Makes this a request for the page that follows this group.
+    pub fn continue_after(&mut self, group: UsageGroup) {
         self.query.after = Some(group);
     }
 
     fn group_by(&mut self, names: &str) -> Result<(), InvalidParameter> {
         let query = &mut self.query;
         for name in names.split(',').map(str::trim) {
-            let known = DIMENSIONS.into_iter().find(|known| *known == name);
+            let known = GROUPINGS.into_iter().find(|known| *known == name);
             let span = match known {
                 Some("project") => {
                     query.by_project = true;
@@ -132,12 +128,12 @@ impl UsageRequest {
                 _ => None,
             };
             if span.is_some_and(|span| query.span != Span::All && query.span != span) {
-                return Err(invalid("group_by", "'hour' and 'day' exclude each other"));
+                return Err(invalid("group_by", "'hour' and 'day' are mutually exclusive"));
             }
             query.span = span.unwrap_or(query.span);
             let known = known.ok_or_else(|| {
-                let known = DIMENSIONS.join(", ");
-                invalid("group_by", &format!("expected some of {known}, but got '{name}'"))
+                let known = GROUPINGS.join(", ");
+                invalid("group_by", &format!("expected one or more of {known}, but got '{name}'"))
             })?;
             if !self.group_by.contains(&known) {
                 self.group_by.push(known);
@@ -176,28 +172,28 @@ fn invalid(name: &'static str, why: &str) -> InvalidParameter {
 
 /// An RFC 3339 time in any zone, or a day, which begins at midnight UTC.
 fn parse_time(name: &'static str, text: &str) -> Result<Timestamp, InvalidParameter> {
-    // In a URL a plus sign that is not escaped stands for a blank.
+    // In a URL, an unescaped plus sign stands for a space.
     let text = match text.rsplit_once(' ') {
         Some((time, zone)) if zone.contains(':') && time.contains(':') => &format!("{time}+{zone}"),
         _ => text,
     };
-    let of_day = || {
+    let start_of_day = || {
         let midnight = text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
         Some(midnight.timestamp())
     };
     let is_day = text.len() == "2026-01-31".len();
-    let time = if is_day { of_day() } else { text.parse().ok() };
+    let time = if is_day { start_of_day() } else { text.parse().ok() };
     let ms = time.map(|time: jiff::Timestamp| time.as_millisecond()).filter(|ms| *ms >= 0);
     ms.map(Timestamp::from_unix_ms).ok_or_else(|| {
         let shown: String = text.chars().take(64).collect();
         let example = "such as '2026-01-31T09:00:00+01:00', or a day such as '2026-01-31'";
-        invalid(name, &format!("expected a time in RFC 3339 {example}, but got '{shown}'"))
+        invalid(name, &format!("expected an RFC 3339 time {example}, but got '{shown}'"))
     })
 }
 
 type Cursor = (Option<i64>, Option<String>, Option<String>, Option<String>, Option<String>);
 
-/// A group as a text that fits into a URL.
+/// A group as text that is safe in a URL.
 pub(super) fn write_cursor(group: &UsageGroup) -> String {
     let UsageGroup { starts_at, project, key, account, model } = group;
     let cursor = (starts_at.map(Timestamp::unix_ms), project, key, account, model);
@@ -215,7 +211,7 @@ fn parse_cursor(text: &str) -> Result<UsageGroup, InvalidParameter> {
             let starts_at = starts_at.map(Timestamp::from_unix_ms);
             Ok(UsageGroup { starts_at, project, key, account, model })
         }
-        _ => Err(invalid("after", "expected what a page before gave as 'after'")),
+        _ => Err(invalid("after", "expected the 'after' of a previous page")),
     }
 }
 
@@ -236,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_taken_in_any_zone_and_rounded_outwards() {
+    fn times_in_any_zone_are_accepted_and_rounded_outwards() {
         let recent = ("2026-11-17T18:00:00Z".to_owned(), "2026-11-18T12:00:00Z".to_owned());
         for query in [
             "from=2026-11-17T18:30:00Z&to=2026-11-18T11:20:00.5Z",
@@ -253,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn invalid_parameters_are_named() {
         for (query, name) in [
             ("from=yesterday", "from"),
             ("from=2026-11-17T18:30:00", "from"),
@@ -276,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_comes_back_as_it_went() {
+    fn a_cursor_round_trips() {
         let group = UsageGroup {
             starts_at: Some(NOW),
             project: Some("a,\"ü".into()),

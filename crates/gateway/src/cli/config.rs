@@ -38,7 +38,7 @@ fn check(loaded: &Loaded) -> anyhow::Result<()> {
     config.require_accounts()?;
     config.store.target().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
     config.store.migration_target().map_err(|error| anyhow::anyhow!("store.migration_url: {error}"))?;
-    telemetry::check(&config.log)?;
+    telemetry::validate(&config.log)?;
     for account in &config.accounts {
         Account::new(account.settings())?;
     }

@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::{Config, Environment, Loaded, Overrides};
-use crate::reload::Reload;
+use crate::reload::ConfigLoader;
 
 /// A gateway for the OpenAI Responses API that remembers.
 #[derive(Debug, Parser)]
@@ -110,10 +110,10 @@ impl Cli {
     }
 
     /// Reads the configuration, as often as it is called.
-    fn loading(&self, overrides: Overrides) -> anyhow::Result<Reload> {
+    fn loading(&self, overrides: Overrides) -> anyhow::Result<ConfigLoader> {
         let cwd = std::env::current_dir().context("the working directory can't be told")?;
         let file = self.config.clone();
-        Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::of_process(), overrides)))
+        Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::from_process(), overrides)))
     }
 }
 

@@ -27,7 +27,7 @@ pub fn with_operations<T>(
     block_on(async {
         let store = opening.await?;
         let env = Env { clock: Arc::new(SystemClock), tasks: Tasks::default() };
-        let keys = Arc::new(Keys::new(Access::Keys, Arc::clone(&env.clock)));
+        let keys = Arc::new(Keys::new(Access::KeysRequired, Arc::clone(&env.clock)));
         let operations = app::operations(config, accounts, Arc::clone(&store), keys, &env);
         let done = work(&operations).await;
         // Tokens of accounts that were refreshed for this are saved before it ends.

@@ -11,11 +11,11 @@ use super::serve_on_threads;
 use super::signals::stop_requested;
 use crate::app::App;
 use crate::config::Loaded;
-use crate::reload::Reload;
+use crate::reload::ConfigLoader;
 use crate::telemetry;
 
 /// `reload` reads the configuration again.
-pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;
@@ -41,7 +41,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
                 tracing::warn!(%error, "no admin token could be made: `antiphon admin token` does it");
             }
         }
-        app.reloading(source, reload).run(listener, admin, stop_requested()).await;
+        app.with_reload(source, reload).run(listener, admin, stop_requested()).await;
         Ok(())
     })
 }

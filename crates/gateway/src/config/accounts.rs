@@ -16,40 +16,40 @@ use super::environment::Environment;
 use super::error::Problems;
 use super::extras::{AccountHeaders, HeaderDraft, is_secret_name};
 use super::oauth::{OAuthConfig, OAuthDraft};
-use super::values::{Word, count, natural, word};
+use super::values::{Word, count, count_or_zero, word};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
-const NAME_RULE: &str = "must be 1 to 64 of A-Z a-z 0-9 _ . -";
+const NAME_RULE: &str = "must be 1 to 64 characters of A-Z a-z 0-9 _ . -";
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountConfig {
-    /// What logs, metrics and the store call it. Unique.
+    /// The account's name in logs, metrics and the store. Unique.
     pub name: String,
 
-    /// Where the upstream's API is, up to what comes before `/responses`; without a slash at the end.
+    /// The upstream's API: the URL before `/responses`, without a slash at the end.
     #[serde(serialize_with = "serialize_url")]
     pub base_url: Url,
 
-    /// The credential; none for an upstream that asks for none.
+    /// The credential; unset for an upstream that needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<ApiKey>,
 
-    /// Where its access tokens come from, in place of `api_key`.
+    /// How it gets access tokens, instead of `api_key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oauth: Option<OAuthConfig>,
 
-    /// The models it serves. Default: whatever its `/models` lists.
+    /// The models it serves. Default: those that its `/models` lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelPattern>,
 
-    /// Accounts of one boundary can read each other's encrypted items. Default: the account's name.
+    /// Accounts with the same boundary can read each other's encrypted items. Default: the account's name.
     pub boundary: String,
 
-    /// What the account calls some models, by the name that clients use.
+    /// The upstream's names of models, by the names that clients use.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub aliases: BTreeMap<String, String>,
 
-    /// Headers that each of its requests gets, after all others.
+    /// Headers that are added to each of its requests, after all others.
     #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
     pub headers: AccountHeaders,
 
@@ -57,28 +57,28 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
 
-    /// How turns get to its upstream. Default: http.
+    /// How turns are sent to its upstream. Default: http.
     #[serde(serialize_with = "word::serialize")]
     pub transport: UpstreamTransport,
 
-    /// Whether its upstream answers with streams alone: whole replies are then put together here. Default: false.
+    /// Whether its upstream only streams; Antiphon then collects the stream for whole replies. Default: false.
     pub stream_only: bool,
 
-    /// Whether its upstream keeps responses, so that chains continue there by its own ids. Default: replay.
+    /// Whether its upstream stores responses, so that chains continue there by its own ids. Default: replay.
     #[serde(serialize_with = "word::serialize")]
     pub state: UpstreamState,
 
-    /// What becomes of the ids of replayed output items on their way upstream. Default: drop.
+    /// Whether replayed output items are sent with their ids. Default: drop.
     #[serde(serialize_with = "word::serialize")]
     pub replay_ids: ReplayIds,
 
-    /// Accounts of a higher priority go first, as long as one is ready. Default: 0.
+    /// Accounts with a higher priority are used first while one of them is ready. Default: 0.
     pub priority: u32,
 
-    /// How much it gets beside the others of its priority. Default: 1.
+    /// Its share of turns among the accounts of the same priority. Default: 1.
     pub weight: u32,
 
-    /// Turns at once. Default: as many as come.
+    /// The maximum number of concurrent turns. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
 }
@@ -96,7 +96,7 @@ impl Word for ReplayIds {
     const WORDS: &[(&str, Self)] = &[("drop", Self::Drop), ("keep", Self::Keep)];
 }
 
-/// An account as it is written. Nothing is required here, so that what is missing is reported with everything else.
+/// An account as it is written. No field is required here, so that missing ones are reported with all other problems.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct AccountDraft {
@@ -116,7 +116,7 @@ pub(super) struct AccountDraft {
     state: UpstreamState,
     #[serde(deserialize_with = "word::deserialize")]
     replay_ids: ReplayIds,
-    #[serde(deserialize_with = "natural::deserialize")]
+    #[serde(deserialize_with = "count_or_zero::deserialize")]
     priority: u32,
     #[serde(deserialize_with = "count::deserialize_some")]
     weight: Option<u32>,
@@ -125,7 +125,6 @@ pub(super) struct AccountDraft {
 }
 
 impl AccountConfig {
-    /// What the pool gets.
     pub fn settings(&self) -> AccountSettings {
         AccountSettings {
             name: self.name.clone(),
@@ -148,12 +147,12 @@ impl AccountConfig {
             priority: self.priority,
             weight: self.weight,
             max_in_flight: self.max_in_flight,
-            shown: serde_json::to_value(self).expect("keys are strings, and no value refuses to be written"),
+            shown: serde_json::to_value(self).expect("string keys and plain values always serialise"),
         }
     }
 }
 
-/// Checks the accounts and fetches their credentials.
+/// Checks the accounts and reads their credentials.
 pub(super) fn resolve(
     drafts: Vec<AccountDraft>,
     cwd: &Path,
@@ -162,7 +161,7 @@ pub(super) fn resolve(
 ) -> Vec<AccountConfig> {
     for (index, draft) in drafts.iter().enumerate() {
         if let Some(earlier) = drafts[..index].iter().position(|earlier| earlier.name == draft.name) {
-            problems.refuse(
+            problems.reject(
                 format!("accounts[{index}].name"),
                 format!("is already the name of accounts[{earlier}]"),
             );
@@ -172,8 +171,8 @@ pub(super) fn resolve(
     numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect()
 }
 
-/// The account that is meant by the variables every OpenAI client knows, and the names of those that are set.
-pub(super) fn of_openai_variables(environment: &Environment) -> Option<(String, Value)> {
+/// The account of the variables that every OpenAI client reads, and the names of those that are set.
+pub(super) fn from_openai_variables(environment: &Environment) -> Option<(String, Value)> {
     let key = environment.get("OPENAI_API_KEY").map(|_| "OPENAI_API_KEY");
     let url = environment.get("OPENAI_BASE_URL");
     let names: Vec<&str> = key.into_iter().chain(url.map(|_| "OPENAI_BASE_URL")).collect();
@@ -195,29 +194,29 @@ impl AccountDraft {
         problems: &mut Problems,
     ) -> Option<AccountConfig> {
         let key = |field: &str| format!("accounts[{index}].{field}");
-        if !is_name(&self.name) {
-            problems.refuse(key("name"), NAME_RULE);
+        if !is_valid_name(&self.name) {
+            problems.reject(key("name"), NAME_RULE);
         }
         let boundary = self.boundary.unwrap_or_else(|| self.name.clone());
-        if boundary != self.name && !is_name(&boundary) {
-            problems.refuse(key("boundary"), NAME_RULE);
+        if boundary != self.name && !is_valid_name(&boundary) {
+            problems.reject(key("boundary"), NAME_RULE);
         }
         let base_url =
-            parse_base_url(&self.base_url).map_err(|rule| problems.refuse(key("base_url"), rule)).ok();
-        let fetched = self.api_key.map(|draft| draft.resolve(cwd, environment)).transpose();
-        let api_key = fetched.unwrap_or_else(|rule| {
-            problems.refuse(key("api_key"), format!("account {:?}: {rule}", self.name));
+            parse_base_url(&self.base_url).map_err(|rule| problems.reject(key("base_url"), rule)).ok();
+        let resolved = self.api_key.map(|draft| draft.resolve(cwd, environment)).transpose();
+        let api_key = resolved.unwrap_or_else(|rule| {
+            problems.reject(key("api_key"), format!("account {:?}: {rule}", self.name));
             None
         });
         if api_key.is_some() && self.oauth.is_some() {
-            problems.refuse(key("oauth"), "can't be together with api_key: an account has one credential");
+            problems.reject(key("oauth"), "cannot be combined with api_key: an account has one credential");
         }
         let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), cwd, environment, problems));
         let models = parse_models(self.models, &key("models"), problems);
         let headers = AccountHeaders::resolve(self.headers, &key("headers"), cwd, environment, problems);
         for (alias, model) in &self.aliases {
             if alias.trim().is_empty() || model.trim().is_empty() {
-                problems.refuse(key("aliases"), "must be names of models on both sides");
+                problems.reject(key("aliases"), "must map a model name to a model name");
             }
         }
         Some(AccountConfig {
@@ -241,7 +240,7 @@ impl AccountDraft {
     }
 }
 
-fn is_name(text: &str) -> bool {
+fn is_valid_name(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
 }
@@ -258,14 +257,14 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
         return Err(RULE);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or a password: put the credential into api_key");
+        return Err("must not contain a user or password: put the credential into api_key");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not hold a query or a fragment");
+        return Err("must not contain a query or fragment");
     }
     let path = url.path().trim_end_matches('/').to_owned();
     if path.ends_with("/responses") {
-        return Err("must end before /responses, which is added to it");
+        return Err("must not include /responses: Antiphon appends it");
     }
     url.set_path(&path);
     Ok(url)
@@ -273,15 +272,15 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
 
 fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelPattern> {
     if patterns.as_ref().is_some_and(Vec::is_empty) {
-        problems.refuse(key, "must name a model; leave it out to offer every model");
+        problems.reject(key, "must not be empty; leave it out to offer all models");
     }
     let mut models = Vec::new();
     for (index, pattern) in patterns.unwrap_or_default().into_iter().enumerate() {
         match ModelPattern::parse(&pattern) {
             Some(glob) => models.push(glob),
-            None => problems.refuse(
+            None => problems.reject(
                 format!("{key}[{index}]"),
-                r#"must be a model's name, with * for any letters and ? for one, such as "gpt-*""#,
+                r#"must be a model name or a pattern with * (any characters) and ? (one character), such as "gpt-*""#,
             ),
         }
     }

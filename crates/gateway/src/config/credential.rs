@@ -1,4 +1,4 @@
-//! `api_key`: where a secret comes from, and the secret.
+//! `api_key`: a secret and its source.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::environment::Environment;
 
-/// A credential that has been fetched from where the config said. Shown as its origin, never as itself.
+/// A credential, read from its source. Printing it shows the source, never the secret.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
-    origin: Origin,
+    source: Source,
     secret: SecretString,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Origin {
+enum Source {
     Variable(String),
     File(PathBuf),
     Literal,
@@ -27,19 +27,19 @@ enum Origin {
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = r#"one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#
+    expecting = r#"one of { env = "NAME" }, { file = "path" } or { value = "secret" }"#
 )]
 pub(super) struct ApiKeyDraft {
     /// The environment variable that holds it.
     env: Option<String>,
-    /// The file that holds it, relative to the working directory; line ends after it don't count.
+    /// The file that holds it, relative to the working directory; line ends at its end are ignored.
     file: Option<PathBuf>,
     /// The secret itself.
     value: Option<SecretString>,
 }
 
 impl ApiKey {
-    /// The secret: visible ASCII without blanks, so that it can stand in a header.
+    /// The secret: visible ASCII without spaces, which is valid in a header.
     pub fn secret(&self) -> &SecretString {
         &self.secret
     }
@@ -47,56 +47,59 @@ impl ApiKey {
 
 impl PartialEq for ApiKey {
     fn eq(&self, other: &Self) -> bool {
-        self.origin == other.origin && self.secret.expose_secret() == other.secret.expose_secret()
+        self.source == other.source && self.secret.expose_secret() == other.secret.expose_secret()
     }
 }
 
 impl ApiKeyDraft {
-    /// Fetches the secret. The error is the rule that was broken, without the secret.
+    /// Reads the secret. The error is the broken rule, without the secret.
     pub(super) fn resolve(self, cwd: &Path, environment: &Environment) -> Result<ApiKey, String> {
-        let (origin, secret) = match self {
+        let (source, secret) = match self {
             Self { env: Some(name), file: None, value: None } => {
-                let secret = of_variable(&name, environment)?;
-                (Origin::Variable(name), secret)
+                let secret = from_variable(&name, environment)?;
+                (Source::Variable(name), secret)
             }
             Self { env: None, file: Some(path), value: None } => {
-                let secret = of_file(&cwd.join(&path))?;
-                (Origin::File(path), secret)
+                let secret = from_file(&cwd.join(&path))?;
+                (Source::File(path), secret)
             }
-            Self { env: None, file: None, value: Some(secret) } => (Origin::Literal, secret),
+            Self { env: None, file: None, value: Some(secret) } => (Source::Literal, secret),
             _ => return Err("needs exactly one of env, file and value".to_owned()),
         };
         let text = secret.expose_secret();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(format!("{origin}: a key is visible ASCII without blanks, and this is not"));
+            return Err(format!(
+                "{source}: not a valid key; a key consists of visible ASCII characters without spaces"
+            ));
         }
-        Ok(ApiKey { origin, secret })
+        Ok(ApiKey { source, secret })
     }
 }
 
-fn of_variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
+fn from_variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if name.is_empty() || !is_name {
-        // Not shown, since this may well be a key written in the place of a name.
+        // Not shown, as it may be a key that was written instead of a name.
         return Err(
-            "env must be the name of an environment variable (letters, digits and _), not a key".to_owned()
+            "env must be the name of an environment variable (letters, digits and _), not the key itself"
+                .to_owned(),
         );
     }
     let secret =
-        environment.get(name).ok_or_else(|| format!("environment variable {name} is not set, or empty"))?;
+        environment.get(name).ok_or_else(|| format!("environment variable {name} is not set or empty"))?;
     Ok(secret.into())
 }
 
-fn of_file(path: &Path) -> Result<SecretString, String> {
+fn from_file(path: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("can't read file {}: {error}", path.display()))?;
+        .map_err(|error| format!("cannot read file {}: {error}", path.display()))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("file {} is empty", path.display())),
         secret => Ok(secret.into()),
     }
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Variable(name) => write!(f, "environment variable {name}"),
@@ -109,10 +112,10 @@ impl std::fmt::Display for Origin {
 impl Serialize for ApiKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
-        match &self.origin {
-            Origin::Variable(name) => map.serialize_entry("env", name)?,
-            Origin::File(path) => map.serialize_entry("file", &path.to_string_lossy())?,
-            Origin::Literal => map.serialize_entry("value", "<redacted>")?,
+        match &self.source {
+            Source::Variable(name) => map.serialize_entry("env", name)?,
+            Source::File(path) => map.serialize_entry("file", &path.to_string_lossy())?,
+            Source::Literal => map.serialize_entry("value", "<redacted>")?,
         }
         map.end()
     }

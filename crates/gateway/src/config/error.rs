@@ -1,7 +1,7 @@
-//! What is wrong with a config: the key, its value, where it was written and the rule it breaks.
+//! Problems of a configuration: the key, its value, where it was written and the rule it breaks.
 //!
-//! A part of the config refuses a value by its key ([`Problems::refuse`]); the layers, which know who wrote it, make the
-//! [`Problem`] that people read. Secrets are in neither.
+//! A section rejects a value by its key ([`Problems::reject`]). The layers, which know its source, turn that into the
+//! [`Problem`] that people read. Neither contains secrets.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,48 +10,48 @@ use figment::error::{Actual, Kind};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
-    #[error("can't read the config file {}: {reason}", path.display())]
+    #[error("cannot read the configuration file {}: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
 
     /// Without the line itself, which may hold a secret.
     #[error("{} is not valid TOML at line {line}, column {column}: {reason}", path.display())]
     Syntax { path: PathBuf, line: usize, column: usize, reason: String },
 
-    /// Everything that was found, so that one look is enough.
+    /// All problems at once.
     #[error("{}", list(problems))]
     Invalid { problems: Vec<Problem> },
 
     #[error(
         "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
-         [[accounts]] section to the config file"
+         [[accounts]] section to the configuration file"
     )]
     NoAccounts,
 }
 
-/// One refused value.
+/// One rejected value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Its path, such as `accounts[1].base_url`.
     pub key: String,
     /// The value as it was written, unless it is or may hold a secret.
     pub value: Option<String>,
-    /// Who wrote it, such as `in /etc/antiphon.toml`.
+    /// Where it was written, such as `in /etc/antiphon.toml`.
     pub source: String,
-    /// What is allowed.
+    /// The rule that it breaks.
     pub rule: String,
 }
 
-/// What has been refused so far.
+/// The values that have been rejected so far.
 #[derive(Default)]
 pub(super) struct Problems {
-    refusals: Vec<Refusal>,
+    rejections: Vec<Rejection>,
 }
 
-pub(super) struct Refusal {
+pub(super) struct Rejection {
     pub(super) key: String,
     pub(super) rule: String,
-    /// Whether the value helps and can't be a secret that stands in the wrong place.
-    pub(super) is_shown: bool,
+    /// Whether to show the value; not if it may be a misplaced secret.
+    pub(super) show_value: bool,
 }
 
 impl fmt::Display for Problem {
@@ -67,22 +67,24 @@ impl fmt::Display for Problem {
 fn list(problems: &[Problem]) -> String {
     match problems {
         [problem] => problem.to_string(),
-        _ => problems.iter().fold(format!("{} problems in the config:", problems.len()), |text, problem| {
-            format!("{text}\n  {problem}")
-        }),
+        _ => problems
+            .iter()
+            .fold(format!("{} problems in the configuration:", problems.len()), |text, problem| {
+                format!("{text}\n  {problem}")
+            }),
     }
 }
 
 // === impl Problems ===
 
 impl Problems {
-    /// Refuses the value at `key`; `rule` continues the sentence that begins with the key.
-    pub(super) fn refuse(&mut self, key: impl Into<String>, rule: impl Into<String>) {
-        self.refusals.push(Refusal { key: key.into(), rule: rule.into(), is_shown: true });
+    /// Rejects the value at `key`; `rule` continues the sentence that begins with the key.
+    pub(super) fn reject(&mut self, key: impl Into<String>, rule: impl Into<String>) {
+        self.rejections.push(Rejection { key: key.into(), rule: rule.into(), show_value: true });
     }
 
-    /// Refuses what serde could not read.
-    pub(super) fn refuse_shape(&mut self, error: &figment::Error) {
+    /// Rejects a value that serde could not deserialize.
+    pub(super) fn reject_type(&mut self, error: &figment::Error) {
         let rule = match &error.kind {
             Kind::Message(rule) => format!("must be {rule}"),
             Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if expected == "a sequence" => {
@@ -90,24 +92,24 @@ impl Problems {
             }
             Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("must be {expected}"),
             Kind::UnknownField(_, known) => unknown_key(&error.path, known),
-            _ => "has a value of the wrong kind".to_owned(),
+            _ => "has a value of the wrong type".to_owned(),
         };
         // Text where a table belongs is often the secret that the table should have named.
-        let is_shown = !matches!(error.kind, Kind::UnknownField(..) | Kind::InvalidType(Actual::Str(_), _));
-        self.refusals.push(Refusal { key: key_of(&error.path), rule, is_shown });
+        let show_value = !matches!(error.kind, Kind::UnknownField(..) | Kind::InvalidType(Actual::Str(_), _));
+        self.rejections.push(Rejection { key: key_path(&error.path), rule, show_value });
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.refusals.is_empty()
+        self.rejections.is_empty()
     }
 
-    pub(super) fn into_refusals(self) -> Vec<Refusal> {
-        self.refusals
+    pub(super) fn into_rejections(self) -> Vec<Rejection> {
+        self.rejections
     }
 }
 
 /// `["accounts", "1", "base_url"]` as `accounts[1].base_url`.
-fn key_of(path: &[String]) -> String {
+fn key_path(path: &[String]) -> String {
     path.iter().fold(String::new(), |key, segment| match segment.parse::<usize>() {
         Ok(index) => format!("{key}[{index}]"),
         Err(_) if key.is_empty() => segment.clone(),
@@ -118,8 +120,8 @@ fn key_of(path: &[String]) -> String {
 fn unknown_key(path: &[String], known: &[&str]) -> String {
     let known_keys = known.join(", ");
     match suggestion(path, known) {
-        Some(suggestion) => format!("unknown key; did you mean {suggestion}? Known here: {known_keys}"),
-        None => format!("unknown key. Known here: {known_keys}"),
+        Some(suggestion) => format!("unknown key; did you mean {suggestion}? Known keys: {known_keys}"),
+        None => format!("unknown key. Known keys: {known_keys}"),
     }
 }
 
@@ -134,10 +136,10 @@ fn suggestion(path: &[String], known: &[&str]) -> Option<String> {
     }
     let (distance, closest) = known.iter().map(|key| (edit_distance(name, key), key)).min()?;
     let is_close = distance <= closest.len().div_ceil(3);
-    is_close.then(|| key_of(&[parents, &[(*closest).to_owned()]].concat()))
+    is_close.then(|| key_path(&[parents, &[(*closest).to_owned()]].concat()))
 }
 
-/// How many letters must be put in, taken out or changed to get from one word to the other.
+/// The Levenshtein distance: how many characters must be inserted, removed or changed.
 fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

@@ -1,5 +1,5 @@
-//! The places a config comes from, laid over each other: defaults, file, environment, flags. The later wins, and every
-//! value still knows who wrote it.
+//! The layers of a configuration: defaults, file, environment, flags. Later layers override earlier ones, and every value
+//! keeps its source.
 
 use std::ops::Range;
 use std::path::Path;
@@ -11,11 +11,11 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::de::DeserializeOwned;
 
 use super::environment::Environment;
-use super::error::{ConfigError, Problem, Problems, Refusal};
+use super::error::{ConfigError, Problem, Problems, Rejection};
 
 const PREFIX: &str = "ANTIPHON_";
 
-/// Names the config file and is no key.
+/// The variable that names the configuration file; it is not a key.
 pub(super) const FILE_VARIABLE: &str = "ANTIPHON_CONFIG";
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ pub(super) struct Merged {
     values: Value,
 }
 
-/// What one place says. Its source ends a sentence: "in antiphon.toml".
+/// The values of one source, which is worded like "in antiphon.toml".
 struct Layer {
     source: String,
     values: Dict,
@@ -46,13 +46,13 @@ impl Provider for Layer {
 }
 
 impl Layers {
-    /// Lays one value over what is there.
+    /// Adds a layer with one value.
     pub(super) fn set(self, source: impl Into<String>, key: &str, value: impl Into<Value>) -> Self {
         let values = nest(key, value.into()).into_dict().unwrap_or_default();
         self.add(source.into(), values)
     }
 
-    /// Lays the text of a TOML file over what is there.
+    /// Adds a layer from the text of a TOML file.
     pub(super) fn file(self, path: &Path, text: &str) -> Result<Self, ConfigError> {
         let values = Toml::from_str(text).map_err(|error| {
             let (line, column) = position(text, error.span());
@@ -62,14 +62,14 @@ impl Layers {
         Ok(self.add(format!("in {}", path.display()), values))
     }
 
-    /// Lays the variables `ANTIPHON_…` over what is there.
+    /// Adds a layer for each variable `ANTIPHON_…`.
     pub(super) fn environment(self, environment: &Environment) -> Self {
         environment
-            .starting_with(PREFIX)
-            .filter(|(name, value)| *name != FILE_VARIABLE && !is_service_link(name, value))
+            .with_prefix(PREFIX)
+            .filter(|(name, value)| *name != FILE_VARIABLE && !is_kubernetes_variable(name, value))
             .fold(self, |layers, (name, value)| {
                 let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
-                layers.set(format!("environment variable {name}"), &key, typed(value))
+                layers.set(format!("environment variable {name}"), &key, parse_variable(value))
             })
     }
 
@@ -84,16 +84,16 @@ impl Layers {
 }
 
 impl Merged {
-    /// Reads the tree as a `T`. What `T` refuses is noted and taken out, so that its default stands in and the next
-    /// problem shows; `None` if there is nothing left to take out.
+    /// Deserializes the tree. A value of the wrong type is noted and removed, so that its default applies and the next
+    /// problem shows; `None` if nothing is left to remove.
     pub(super) fn extract<T: DeserializeOwned>(&self, problems: &mut Problems) -> Option<T> {
         let mut values = self.values.clone();
         loop {
             match values.deserialize() {
                 Ok(read) => return Some(read),
                 Err(error) => {
-                    problems.refuse_shape(&error);
-                    take_out(&mut values, &error.path)?;
+                    problems.reject_type(&error);
+                    remove(&mut values, &error.path)?;
                 }
             }
         }
@@ -103,17 +103,17 @@ impl Merged {
         self.locate(key).0.is_some()
     }
 
-    /// What is said to the operator about the problems.
-    pub(super) fn explain(&self, problems: Problems) -> ConfigError {
-        let explain = |Refusal { key, rule, is_shown }| {
+    /// The error for the operator, with the values and sources of the problems.
+    pub(super) fn to_error(&self, problems: Problems) -> ConfigError {
+        let to_problem = |Rejection { key, rule, show_value }| {
             let (value, source) = self.locate(&key);
-            let value = value.filter(|_| is_shown).and_then(|value| shown(&key, value));
+            let value = value.filter(|_| show_value).and_then(|value| displayable(&key, value));
             Problem { value, source: source.unwrap_or("default").to_owned(), key, rule }
         };
-        ConfigError::Invalid { problems: problems.into_refusals().into_iter().map(explain).collect() }
+        ConfigError::Invalid { problems: problems.into_rejections().into_iter().map(to_problem).collect() }
     }
 
-    /// The value at a key, and who wrote it or, where it is missing, what it is missing from.
+    /// The value at a key and its source; for a missing value, the source of the table that lacks it.
     fn locate(&self, key: &str) -> (Option<&Value>, Option<&str>) {
         let mut value = Some(&self.values);
         let mut source = None;
@@ -132,9 +132,9 @@ impl Merged {
     }
 }
 
-/// A variable's text as the value it would be in a TOML file, where that is a list, a table, a quoted text or a whole
-/// number; else the text as it is, so that texts need no quotes.
-fn typed(text: &str) -> Value {
+/// Reads a variable like a TOML value if it is a list, a table, a quoted string or a whole number; else as a string, so
+/// that strings need no quotes.
+fn parse_variable(text: &str) -> Value {
     let parsed = Toml::from_str::<Dict>(&format!("value = {text}")).ok();
     let value = parsed.filter(|values| values.len() == 1).and_then(|mut values| values.remove("value"));
     match value {
@@ -144,22 +144,22 @@ fn typed(text: &str) -> Value {
     }
 }
 
-/// Whether Kubernetes set the variable, which it does in every pod beside a Service whose name starts with `antiphon`.
-fn is_service_link(name: &str, value: &str) -> bool {
-    let names_port = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+/// Whether Kubernetes set the variable. It does so in every pod if the name of a Service starts with `antiphon`.
+fn is_kubernetes_variable(name: &str, value: &str) -> bool {
+    let is_port_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || (name.ends_with("_PORT") && value.contains("://"))
-        || name.split_once("_PORT_").is_some_and(|(_, rest)| names_port(rest))
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| is_port_name(rest))
 }
 
-/// The value for people, unless it is or may hold a secret.
-fn shown(key: &str, value: &Value) -> Option<String> {
+/// The value for an error message, unless it is or may hold a secret.
+fn displayable(key: &str, value: &Value) -> Option<String> {
     let is_secret = key == "store.url" || key.contains("api_key");
     let is_pattern = key.contains(".models[");
     match value {
         _ if is_secret => None,
-        // Credentials are mostly found in URLs, before the `@` and after the `?`.
+        // URLs hold credentials before the `@` and after the `?`.
         Value::String(_, text) if !is_pattern && text.contains(['@', '?', '#']) => None,
         Value::String(_, text) => Some(format!("{text:?}")),
         Value::Bool(_, is_set) => Some(is_set.to_string()),
@@ -168,8 +168,8 @@ fn shown(key: &str, value: &Value) -> Option<String> {
     }
 }
 
-/// Removes what is at a path; for an element of a list, the whole list, as the others would change their places.
-fn take_out(values: &mut Value, path: &[String]) -> Option<Value> {
+/// Removes the value at a path; for an element of a list, the whole list, as the indices of others would change.
+fn remove(values: &mut Value, path: &[String]) -> Option<Value> {
     let end = path.iter().rposition(|segment| segment.parse::<usize>().is_err())?;
     let parent = path[..end].iter().try_fold(values, |value, segment| match value {
         Value::Dict(_, keys) => keys.get_mut(segment),

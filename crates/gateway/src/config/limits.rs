@@ -1,4 +1,4 @@
-//! `[limits]`: how much a client may ask for, and how much memory that may take.
+//! `[limits]`: the size of requests and chains, and the memory and connections for them.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub struct LimitsConfig {
     #[serde(with = "bytes")]
     pub max_body: usize,
 
-    /// Bytes of request bodies held at once, over all connections; who comes later waits. Default: 1 GiB.
+    /// Memory for request bodies, over all connections; further requests wait. Default: 1 GiB.
     #[serde(with = "bytes")]
     pub body_memory: usize,
 
@@ -22,15 +22,15 @@ pub struct LimitsConfig {
     #[serde(deserialize_with = "count::deserialize")]
     pub max_chain_depth: u32,
 
-    /// The most history that is replayed, in bytes. Default: 64 MiB.
+    /// The largest history that is replayed, in bytes. Default: 64 MiB.
     #[serde(with = "bytes")]
     pub max_history: usize,
 
-    /// Client connections open at once. Default: 10,000.
+    /// The maximum number of open client connections. Default: 10,000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_connections: usize,
 
-    /// Output tokens that a turn of a limited key holds if it does not say how many it may put out. Default: 1,000.
+    /// Output tokens that a turn of a limited key reserves if its request has no `max_output_tokens`. Default: 1,000.
     #[serde(deserialize_with = "count::deserialize")]
     pub assumed_output_tokens: u64,
 }
@@ -52,12 +52,12 @@ impl LimitsConfig {
     pub(super) fn validate(&self, problems: &mut Problems) {
         for (key, size) in [("limits.max_body", self.max_body), ("limits.max_history", self.max_history)] {
             if size == 0 {
-                problems.refuse(key, "must be above zero");
+                problems.reject(key, "must be above zero");
             }
         }
         if self.body_memory < self.max_body {
             let (memory, body) = (format_bytes(self.body_memory), format_bytes(self.max_body));
-            problems.refuse(
+            problems.reject(
                 "limits.body_memory",
                 format!("is {memory} and must be at least limits.max_body, which is {body}"),
             );

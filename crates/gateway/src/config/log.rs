@@ -1,4 +1,4 @@
-//! `[log]`: what is written to standard error, and how.
+//! `[log]`: what is logged to standard error, and in which format.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct LogConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

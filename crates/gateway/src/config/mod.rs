@@ -1,15 +1,15 @@
-//! What an operator can set, from a TOML file, then environment variables `ANTIPHON_…`, then flags.
+//! The configuration: a TOML file, overridden by environment variables `ANTIPHON_…`, overridden by flags.
 //!
-//! A section is a file: a struct with a doc comment for each key, its `Default`, and `validate` where a rule spans
+//! Each section has a file: a struct with a doc comment for each key, its `Default`, and `validate` where a rule spans
 //! several keys. A new key is a field there and a line in `docs/antiphon.example.toml`, which a test compares.
-//! [`Config::load`] reads everything once, before anything is bound or opened. It reports every value that can't be read, or
-//! if all can, every rule that is broken.
+//! [`Config::load`] reads everything once, before anything is bound or opened. It reports all values of the wrong type, or
+//! if there are none, all broken rules.
 
 mod accounts;
 mod credential;
 mod environment;
 mod error;
-mod extras;
+mod headers;
 mod layers;
 mod limits;
 mod log;
@@ -39,7 +39,7 @@ pub use self::accounts::AccountConfig;
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
-pub use self::extras::AccountHeaders;
+pub use self::headers::AccountHeaders;
 pub use self::limits::LimitsConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
@@ -66,12 +66,12 @@ pub struct Config {
     /// Where clients connect. Default: 127.0.0.1:8080.
     pub listen: SocketAddr,
 
-    /// Where metrics, health, the admin API and the dashboard are, apart from the API. Default: on `listen`.
+    /// A separate address for metrics, health, the admin API and the dashboard. Default: `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// How clients prove who they are. Default: not set, which asks for a key as soon as there is one; listening on
-    /// anything but loopback then needs one.
+    /// How clients authenticate. Default: not set, which requires a key as soon as one exists; to listen on anything but
+    /// loopback, one must exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
@@ -90,38 +90,38 @@ pub struct Config {
     pub usage: UsageConfig,
     pub log: LogConfig,
 
-    /// Prices that go before those that come with the build. Default: none.
+    /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prices: Vec<ModelPrice>,
 
-    /// What all keys of a project share, by the project's name. Default: none.
+    /// Settings that all keys of a project share, by the project's name. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub projects: BTreeMap<String, ProjectConfig>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// Whoever can connect is served, and keys are not looked at.
+    /// Every client is served, and keys are ignored.
     None,
 }
 
 words!(Auth { None => "none" });
 
-/// What flags say; `None` where a flag is not given.
+/// The values of flags; `None` where a flag is not given.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// `--listen`
     pub listen: Option<SocketAddr>,
 }
 
-/// A config, and the file it was read from, if there was one.
+/// A configuration, and the file it was read from, if any.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub config: Config,
     pub source: Option<PathBuf>,
 }
 
-/// A config as it is written, before accounts have their credentials.
+/// The configuration as it is written, before credentials are read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Draft {
@@ -158,8 +158,8 @@ struct Draft {
 }
 
 impl Config {
-    /// Reads the config. `file` is what `--config` says; without it `ANTIPHON_CONFIG` names the file, which must then exist
-    /// too, and without that `antiphon.toml` is read from `cwd` if it is there. Paths are relative to `cwd`.
+    /// Reads the configuration. `file` is the value of `--config`; without it, `ANTIPHON_CONFIG` names the file. A named
+    /// file must exist. If none is named, `antiphon.toml` in `cwd` is read if it exists. Paths are relative to `cwd`.
     pub fn load(
         file: Option<&Path>,
         cwd: &Path,
@@ -179,11 +179,11 @@ impl Config {
         });
         match config.filter(|_| problems.is_empty()) {
             Some(config) => Ok(Loaded { config, source: file.map(|(path, _)| path) }),
-            None => Err(merged.explain(problems)),
+            None => Err(merged.to_error(problems)),
         }
     }
 
-    /// Refuses a config that can't serve a turn; printing or checking one needs no account.
+    /// Rejects a configuration without accounts, which cannot serve a turn. Printing or checking one needs none.
     pub fn require_accounts(&self) -> Result<(), ConfigError> {
         if self.accounts.is_empty() { Err(ConfigError::NoAccounts) } else { Ok(()) }
     }
@@ -191,21 +191,21 @@ impl Config {
     fn validate(&self, merged: &Merged, problems: &mut Problems) {
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
             problems
-                .refuse("admin_listen", "must differ from listen; leave it out to have both in one place");
+                .reject("admin_listen", "must differ from listen; leave it out to serve both on one address");
         }
         if !merged.contains("store.url") {
-            problems.refuse(
+            problems.reject(
                 "store.url",
-                "must be set, such as \"sqlite://antiphon.db\": neither XDG_DATA_HOME nor HOME says where data \
-                 belongs",
+                "must be set, such as \"sqlite://antiphon.db\": there is no default because neither XDG_DATA_HOME nor \
+                 HOME is set",
             );
         }
         let is_oauth = |account: &AccountConfig| account.oauth.is_some();
         if self.accounts.iter().any(is_oauth) && self.store.key_file().is_none() {
-            problems.refuse(
+            problems.reject(
                 "store.key_file",
-                "must be set, as an account has oauth: tokens are encrypted in the database, and every replica needs \
-                 the same key",
+                "must be set because an account uses oauth: its tokens are encrypted in the database, and every \
+                 replica needs the same key",
             );
         }
         self.limits.validate(problems);
@@ -214,7 +214,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What an empty file gives, apart from [`StoreConfig::url`], and without accounts.
+    /// The configuration of an empty file, except for [`StoreConfig::url`], and without accounts.
     fn default() -> Self {
         Self {
             listen: default_listen(),
@@ -262,7 +262,7 @@ fn default_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 8080).into()
 }
 
-/// The config file's path and text; `None` if no file was asked for and there is none.
+/// The path and text of the configuration file; `None` if no file was named and the default one does not exist.
 fn read_file(named: Option<&Path>, cwd: &Path) -> Result<Option<(PathBuf, String)>, ConfigError> {
     let path = cwd.join(named.unwrap_or(Path::new(DEFAULT_FILE)));
     match std::fs::read_to_string(&path) {
@@ -281,7 +281,7 @@ fn merge(
     if let Some(url) = store::default_url(environment) {
         layers = layers.set("default", "store.url", url);
     }
-    if let Some((source, accounts)) = accounts::of_openai_variables(environment) {
+    if let Some((source, accounts)) = accounts::from_openai_variables(environment) {
         layers = layers.set(source, "accounts", accounts);
     }
     if let Some((path, text)) = file {

@@ -1,4 +1,4 @@
-//! `oauth` of an account: where its access tokens come from, and the refresh token that it all begins with.
+//! `oauth` of an account: the authorization server and the first refresh token.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,30 +11,30 @@ use super::accounts::serialize_url;
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
-use super::extras::{AccountHeaders, HeaderDraft};
+use super::headers::{AccountHeaders, HeaderDraft};
 
 /// A credential that an authorization server issues (OAuth 2.0, RFC 6749 section 6).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OAuthConfig {
-    /// Where tokens are refreshed.
+    /// The token endpoint of the authorization server.
     #[serde(serialize_with = "serialize_url")]
     pub token_url: Url,
 
-    /// Who we are there.
+    /// The client's id at the authorization server.
     pub client_id: String,
 
-    /// For a client that has one; sent in the request's body.
+    /// The client's secret, if it has one; sent in the request's body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_secret: Option<ApiKey>,
 
-    /// The first refresh token. Those that follow are kept in the store; another one here starts afresh.
+    /// The first refresh token. Later ones are kept in the store; a changed value here replaces them.
     pub refresh_token: ApiKey,
 
-    /// What access is asked for. Default: what the refresh token was issued for.
+    /// The requested scope. Default: the scope of the refresh token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
 
-    /// Headers that requests to the authorization server get.
+    /// Headers that are added to requests to the authorization server.
     #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
     pub headers: AccountHeaders,
 }
@@ -52,7 +52,7 @@ impl OAuthConfig {
     }
 }
 
-/// It as it is written.
+/// The credential as it is written.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields, expecting = "a table with token_url, client_id and refresh_token")]
 pub(super) struct OAuthDraft {
@@ -65,7 +65,7 @@ pub(super) struct OAuthDraft {
 }
 
 impl OAuthDraft {
-    /// Checks it and fetches its secrets. `key` is where it stands in the config.
+    /// Checks it and reads its secrets. `key` is its path in the configuration.
     pub(super) fn resolve(
         self,
         key: &str,
@@ -77,17 +77,16 @@ impl OAuthDraft {
             Url::parse(&self.token_url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let token_url = token_url.filter(|url| url.username().is_empty() && url.password().is_none());
         if token_url.is_none() {
-            let rule =
-                r#"must be an http or https URL without a login, such as "https://auth.example/token""#;
-            problems.refuse(format!("{key}.token_url"), rule);
+            let rule = r#"must be an http or https URL without user and password, such as "https://auth.example/token""#;
+            problems.reject(format!("{key}.token_url"), rule);
         }
         if self.client_id.trim().is_empty() {
-            problems.refuse(format!("{key}.client_id"), "must be set");
+            problems.reject(format!("{key}.client_id"), "must be set");
         }
         let mut secret = |field: &str, draft: Option<ApiKeyDraft>| {
-            let fetched = draft.map(|draft| draft.resolve(cwd, environment)).transpose();
-            fetched.unwrap_or_else(|rule| {
-                problems.refuse(format!("{key}.{field}"), rule);
+            let resolved = draft.map(|draft| draft.resolve(cwd, environment)).transpose();
+            resolved.unwrap_or_else(|rule| {
+                problems.reject(format!("{key}.{field}"), rule);
                 None
             })
         };
@@ -95,9 +94,9 @@ impl OAuthDraft {
         let client_secret = secret("client_secret", self.client_secret);
         let refresh_token = secret("refresh_token", self.refresh_token);
         if is_missing {
-            problems.refuse(
+            problems.reject(
                 format!("{key}.refresh_token"),
-                r#"must be set, as one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#,
+                r#"must be set to one of { env = "NAME" }, { file = "path" } or { value = "secret" }"#,
             );
         }
         let headers =

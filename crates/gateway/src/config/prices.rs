@@ -1,4 +1,4 @@
-//! `[[prices]]`: what tokens cost, by model, in US dollars for a million of them.
+//! `[[prices]]`: the price of tokens by model, in US dollars per million tokens.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error, Visitor};
 
 use super::error::Problems;
 
-/// A price as it is written; what is missing is reported with everything else.
+/// A price as it is written. No field is required here, so that missing ones are reported with all other problems.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct PriceDraft {
@@ -31,17 +31,17 @@ pub(super) fn resolve(drafts: Vec<PriceDraft>, problems: &mut Problems) -> Vec<M
 
 impl PriceDraft {
     fn resolve(self, index: usize, problems: &mut Problems) -> Option<ModelPrice> {
-        let mut refuse = |field: &str, rule: &str| problems.refuse(format!("prices[{index}].{field}"), rule);
+        let mut reject = |field: &str, rule: &str| problems.reject(format!("prices[{index}].{field}"), rule);
         let model = ModelPattern::parse(&self.model);
         if model.is_none() {
-            refuse(
+            reject(
                 "model",
-                r#"must be a model's name, with * for any letters and ? for one, such as "gpt-*""#,
+                r#"must be a model name or a pattern with * (any characters) and ? (one character), such as "gpt-*""#,
             );
         }
         for (field, price) in [("input", self.input), ("output", self.output)] {
             if price.is_none() {
-                refuse(field, "must be set; 0 for tokens that cost nothing");
+                reject(field, "must be set; use 0 for tokens that are free");
             }
         }
         Some(ModelPrice {
@@ -58,11 +58,11 @@ fn usd<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<UsdPerMillio
     deserializer.deserialize_any(PriceVisitor).map(Some)
 }
 
-/// A number, or a text that holds one.
+/// A number, or a string that holds one.
 struct PriceVisitor;
 
 const RULE: &str =
-    "a price in US dollars for a million tokens such as 1.25, at most 1000000, with up to nine decimals";
+    "a price in US dollars per million tokens such as 1.25, at most 1000000, with up to nine decimals";
 
 impl Visitor<'_> for PriceVisitor {
     type Value = UsdPerMillion;
@@ -83,7 +83,7 @@ impl Visitor<'_> for PriceVisitor {
         self.visit_str(&number.to_string())
     }
 
-    /// The shortest text of a number is what was written.
+    /// The shortest decimal form of the float is what was written.
     fn visit_f64<E: Error>(self, number: f64) -> Result<UsdPerMillion, E> {
         self.visit_str(&number.to_string())
     }

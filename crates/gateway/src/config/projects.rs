@@ -1,4 +1,4 @@
-//! `[projects]`: what all keys of a project share.
+//! `[projects]`: settings that all keys of a project share.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use antiphon_access::limits::Rules;
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ProjectConfig {
-    /// What its keys together may use how much of (docs/limits.md). Default: no limits.
+    /// Limits that its keys share (docs/limits.md). Default: none.
     #[serde(skip_serializing_if = "LimitRules::is_empty")]
     pub limits: LimitRules,
 }
 
-/// Limits, and how they were written.
+/// Limits, and the settings they were read from.
 #[derive(Debug, Clone, Default)]
 pub struct LimitRules {
-    written: Map<String, Value>,
+    settings: Map<String, Value>,
     rules: Rules,
 }
 
-/// A project as it is written.
+/// A project as it is settings.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct ProjectDraft {
@@ -34,20 +34,25 @@ pub(super) fn resolve(
     problems: &mut Problems,
 ) -> BTreeMap<String, ProjectConfig> {
     let mut projects = BTreeMap::new();
-    for (name, ProjectDraft { limits: written }) in drafts {
-        if !is_name(&name) {
-            problems.refuse(format!("projects.{name}"), "no key can have a project of this name");
+    for (name, ProjectDraft { limits: settings }) in drafts {
+        if !is_valid_name(&name) {
+            problems.reject(
+                format!("projects.{name}"),
+                "is not a valid project name: use 1 to 64 characters of A-Z a-z 0-9 _ . -",
+            );
         }
-        match Rules::parse(&Value::Object(written.clone())) {
-            Ok(rules) => drop(projects.insert(name, ProjectConfig { limits: LimitRules { written, rules } })),
-            Err(error) => problems.refuse(format!("projects.{name}.limits"), error.to_string()),
+        match Rules::parse(&Value::Object(settings.clone())) {
+            Ok(rules) => {
+                drop(projects.insert(name, ProjectConfig { limits: LimitRules { settings, rules } }))
+            }
+            Err(error) => problems.reject(format!("projects.{name}.limits"), error.to_string()),
         }
     }
     projects
 }
 
-/// As keys and projects are named.
-fn is_name(name: &str) -> bool {
+/// The rule for names of keys and projects.
+fn is_valid_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
@@ -65,6 +70,6 @@ impl LimitRules {
 
 impl Serialize for LimitRules {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.written.serialize(serializer)
+        self.settings.serialize(serializer)
     }
 }

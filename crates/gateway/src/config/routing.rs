@@ -1,4 +1,4 @@
-//! `[routing]`: how turns are spread over accounts.
+//! `[routing]`: how turns are distributed over accounts.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::values::{Word, count, duration, word};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RoutingConfig {
-    /// Which account gets a turn that belongs to none yet. Default: least_loaded.
+    /// How the account of a new chain is chosen. Default: least_loaded.
     #[serde(with = "word")]
     pub strategy: Strategy,
 
-    /// Turns that may wait while every account has as many as it may; who comes later is refused. Default: 1000.
+    /// How many turns may wait while all accounts are at their maximum; further ones are rejected. Default: 1000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_queued: usize,
 
@@ -41,7 +41,6 @@ impl Word for Strategy {
 }
 
 impl RoutingConfig {
-    /// What the pool gets.
     pub fn settings(&self) -> RoutingSettings {
         let Self { strategy, max_queued, queue_timeout, patience, probe_interval } = *self;
         RoutingSettings { strategy, max_queued, queue_timeout, patience, probe_interval }

@@ -1,4 +1,4 @@
-//! The resolved config for people and scripts. Secrets are shown as where they come from or as `<redacted>`.
+//! Printing the resolved configuration. Secrets are shown as their source or as `<redacted>`.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Config;
 
-/// A config as a tree that keeps the order of its keys.
+/// A configuration as a tree that keeps the order of its keys.
 enum Node {
-    /// Text or a number, as JSON writes it; TOML writes it the same way.
+    /// A scalar in JSON, which TOML writes the same way.
     Scalar(String),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
 }
 
 impl Config {
-    /// The config as TOML that can be loaded again (with a secret put in where a literal one was redacted).
+    /// The configuration as TOML. It can be loaded again once redacted secrets are filled in.
     pub fn show(&self) -> String {
-        let node = serde_json::from_str(&self.show_json()).expect("what was written as JSON reads as JSON");
+        let node = serde_json::from_str(&self.show_json()).expect("serialised JSON parses");
         let mut toml = String::new();
         if let Node::Table(entries) = node {
             write_table("", &entries, &mut toml);
@@ -25,13 +25,13 @@ impl Config {
         toml
     }
 
-    /// The config as one JSON object.
+    /// The configuration as one JSON object.
     pub fn show_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("keys are strings, and no value refuses to be written")
+        serde_json::to_string_pretty(self).expect("string keys and plain values always serialise")
     }
 }
 
-/// The top level and its sections; sections hold no sections.
+/// Writes the top level and its sections, which hold no sections themselves.
 fn write_table(name: &str, entries: &[(String, Node)], toml: &mut String) {
     for (key, node) in entries.iter().filter(|(_, node)| !node.is_section(name)) {
         toml.push_str(&format!("{key} = {}\n", node.inline()));
@@ -56,7 +56,7 @@ fn write_table(name: &str, entries: &[(String, Node)], toml: &mut String) {
 }
 
 impl Node {
-    /// Whether a node of the table `parent` gets a heading of its own.
+    /// Whether this node of the table `parent` is written under a heading of its own.
     fn is_section(&self, parent: &str) -> bool {
         let is_tables = match self {
             Self::Scalar(_) => false,
@@ -68,7 +68,7 @@ impl Node {
 
     fn inline(&self) -> String {
         match self {
-            // The one control character that JSON leaves as it is and TOML refuses.
+            // The only control character that is valid in JSON strings and not in TOML.
             Self::Scalar(json) => json.replace('\u{7f}', "\\u007f"),
             Self::List(nodes) => {
                 format!("[{}]", nodes.iter().map(Self::inline).collect::<Vec<_>>().join(", "))
@@ -76,7 +76,7 @@ impl Node {
             Self::Table(entries) => {
                 let entries: Vec<String> = entries
                     .iter()
-                    .map(|(key, node)| format!("{} = {}", quoted(key), node.inline()))
+                    .map(|(key, node)| format!("{} = {}", quote_key(key), node.inline()))
                     .collect();
                 format!("{{ {} }}", entries.join(", "))
             }
@@ -84,8 +84,8 @@ impl Node {
     }
 }
 
-/// A key as TOML wants it.
-fn quoted(key: &str) -> String {
+/// Quotes a key if TOML requires it.
+fn quote_key(key: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     if !key.is_empty() && key.bytes().all(is_bare) {
         key.to_owned()

@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{bytes, duration, switch};
+use super::values::{boolean, bytes, duration};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct SocketsConfig {
-    /// Whether clients may upgrade; if not, they are answered 426, which makes those that can use HTTP. Default: true.
-    #[serde(deserialize_with = "switch::deserialize")]
+    /// Whether clients may use WebSockets. If not, they get 426, on which most of them fall back to HTTP. Default: true.
+    #[serde(deserialize_with = "boolean::deserialize")]
     pub enabled: bool,
 
-    /// How old a socket may get; then its turns are finished, and the client has to open another one. Default: 60m.
+    /// The maximum age of a socket. Its turns are then finished, and the client has to open a new one. Default: 60m.
     #[serde(with = "duration")]
     pub max_age: Duration,
 
-    /// Between two pings. Default: 30s.
+    /// The time between two pings. Default: 30s.
     #[serde(with = "duration")]
     pub ping_interval: Duration,
 
-    /// Memory for what sockets remember of turns that are not stored. A chain that finds no room in it can't be continued,
-    /// and its client sends it again. Default: 256 MiB.
+    /// Memory for unstored responses, which sockets remember. A chain that does not fit cannot be continued, and its client
+    /// has to send it again. Default: 256 MiB.
     #[serde(with = "bytes")]
     pub memory: usize,
 }

@@ -1,4 +1,4 @@
-//! `[store]`: where responses are kept, for how long, and how safely.
+//! `[store]`: the database, and how long and how durably responses are stored.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,44 +17,44 @@ pub struct StoreConfig {
     /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
     pub url: DatabaseUrl,
 
-    /// Where the schema of a PostgreSQL database is changed, if that is not possible at `url`. Default: at `url`.
+    /// The URL for changing the schema of a PostgreSQL database, if `url` does not allow it. Default: `url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migration_url: Option<DatabaseUrl>,
 
-    /// Who brings the schema up to date. Default: auto.
+    /// When the schema is migrated. Default: auto.
     pub migrate: Migrate,
 
-    /// The file with the key that tokens of accounts are encrypted with; made when it is first needed. Default: beside an
-    /// SQLite database, with the extension `key`.
+    /// The file with the key that encrypts the tokens of accounts; created when it is first needed. Default: beside an SQLite
+    /// database, with the extension `key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
 
-    /// Where a database server may be. Default: any.
+    /// The networks that a database server may be in. Default: any.
     pub network: Network,
 
     /// How long stored responses live. Default: 30d.
     pub retention: Retention,
 
-    /// What a turn survives once its client has seen the end of it. Default: full.
+    /// What a turn survives once its client has received its end. Default: full.
     pub durability: Durability,
 
-    /// How long a write may take, waiting included, before it counts as failed. Default: 10s.
+    /// How long a write may take, including its time in the queue. Default: 10s.
     #[serde(with = "duration")]
     pub commit_timeout: Duration,
 
-    /// How long a read may take, of a database server. Default: 10s.
+    /// How long a read from a database server may take. Default: 10s.
     #[serde(with = "duration")]
     pub read_timeout: Duration,
 
-    /// Connections that read. Default: 4.
+    /// The number of connections that read. Default: 4.
     #[serde(deserialize_with = "count::deserialize")]
     pub read_connections: u32,
 
-    /// Connections that write to a PostgreSQL database. Default: 2.
+    /// The number of connections that write to a PostgreSQL database. Default: 2.
     #[serde(deserialize_with = "count::deserialize")]
     pub write_connections: u32,
 
-    /// The size of the cache of chains, in bytes; 0 keeps none. Default: 64 MiB.
+    /// The size of the cache of chains, in bytes; 0 disables it. Default: 64 MiB.
     #[serde(with = "bytes")]
     pub cache: usize,
 
@@ -63,7 +63,7 @@ pub struct StoreConfig {
     pub purge_interval: Duration,
 }
 
-/// A database URL as the operator wrote it, which may hold credentials: shown without them, whatever shows it.
+/// A database URL as the operator wrote it. It may hold credentials, which are never printed.
 #[derive(Clone)]
 pub struct DatabaseUrl(SecretString);
 
@@ -75,19 +75,19 @@ pub enum Retention {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// Anywhere but at a cloud's metadata service.
+    /// Anywhere except a cloud's metadata service.
     Any,
-    /// On the internet alone.
+    /// Only on the internet.
     Public,
-    /// On this machine or in the network around it alone.
+    /// Only on this machine or in a private network.
     Private,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Migrate {
-    /// Whoever starts first.
+    /// The first gateway that starts migrates it.
     Auto,
-    /// `antiphon migrate`; until then an older schema is refused.
+    /// Only `antiphon migrate` does; until then, an older schema is rejected.
     Manual,
 }
 
@@ -105,9 +105,9 @@ pub enum Durability {
 
 words!(Durability { Full => "full", Normal => "normal" });
 
-/// The database that is used when none is named: none if the environment names no data directory.
+/// The URL of the default database; `None` if the environment names no data directory.
 pub(super) fn default_url(environment: &Environment) -> Option<String> {
-    // The XDG specification has relative paths ignored.
+    // The XDG specification says to ignore relative paths.
     let absolute = |name| environment.get(name).map(Path::new).filter(|path| path.is_absolute());
     let data = match absolute("XDG_DATA_HOME") {
         Some(directory) => directory.to_owned(),
@@ -117,7 +117,7 @@ pub(super) fn default_url(environment: &Environment) -> Option<String> {
 }
 
 impl Default for StoreConfig {
-    /// With the database in the working directory, as no environment is known here.
+    /// With a database in the working directory, as the environment is not known here.
     fn default() -> Self {
         Self {
             url: DatabaseUrl("sqlite://antiphon.db".into()),
@@ -140,26 +140,25 @@ impl Default for StoreConfig {
 // === impl StoreConfig ===
 
 impl StoreConfig {
-    /// The database that `url` names, which must be in `network`.
+    /// The database at `url`, which must be in `network`.
     pub fn target(&self) -> Result<StoreUrl, StoreUrlError> {
         self.parse(&self.url)
     }
 
-    /// Where the key for tokens is; `None` if that has to be said, or the database is in memory.
+    /// The file with the key for tokens; `None` if it has no default, as for PostgreSQL or a database in memory.
     pub fn key_file(&self) -> Option<PathBuf> {
-        let beside = || match self.target() {
+        let beside_database = || match self.target() {
             Ok(StoreUrl::Sqlite(SqliteTarget::File(path))) => Some(path.with_extension("key")),
             _ => None,
         };
-        self.key_file.clone().or_else(beside)
+        self.key_file.clone().or_else(beside_database)
     }
 
-    /// The database where the schema is changed, if that is another address.
+    /// The database URL for migrations, if it differs.
     pub fn migration_target(&self) -> Result<Option<StoreUrl>, StoreUrlError> {
         self.migration_url.as_ref().map(|url| self.parse(url)).transpose()
     }
 
-    /// How the database is opened.
     pub fn options(&self) -> Result<StoreOptions, StoreUrlError> {
         Ok(StoreOptions {
             durability: match self.durability {
@@ -182,7 +181,7 @@ impl StoreConfig {
         self.parse_url(url.expose())
     }
 
-    /// Another database, which must be in `network` as well.
+    /// Parses the URL of another database, which must be in `network` as well.
     pub fn parse_url(&self, url: &str) -> Result<StoreUrl, StoreUrlError> {
         let network = match self.network {
             Network::Any => antiphon_store::Network::Any,
@@ -196,40 +195,43 @@ impl StoreConfig {
 // === impl DatabaseUrl ===
 
 impl DatabaseUrl {
-    /// The URL with its credentials, for the store alone.
+    /// The URL with its credentials; only for the store.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// The URL without credentials: neither user and password nor parameters are shown, nor anything that is not a URL.
+/// The URL without user, password and parameters. Text that is not a URL is not shown at all.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.expose();
         let (address, parameters) =
             url.split_once('?').map_or((url, ""), |(address, _)| (address, "?<redacted>"));
         if let Some(path) = address.strip_prefix("sqlite:") {
-            // A login where a path begins was meant for a server.
+            // User and password where the path begins were meant for a server.
             let first = path.strip_prefix("//").and_then(|path| path.split('/').next());
             if first.is_some_and(|first| first.contains('@')) {
                 return f.write_str("sqlite://<redacted>");
             }
             return write!(f, "{address}{parameters}");
         }
-        // A password may hold any of `@`, `/` and `?` if its writer forgot to escape it, hence the last `@` of all.
+        // A password that was not escaped may hold any of `@`, `/` and `?`, hence the last `@` of all.
         match (url.split_once("://"), url.rsplit_once('@'), address.rsplit_once('@')) {
             (Some((scheme, _)), Some(_), Some((_, host))) => {
                 write!(f, "{scheme}://<redacted>@{host}{parameters}")
             }
-            // What is no port may be a password whose host is missing.
-            (Some((_, place)), None, _) if has_port_or_none(place) => write!(f, "{address}{parameters}"),
+            // Text after the colon that is not a port may be a password whose host is missing.
+            (Some((_, authority)), None, _) if has_valid_port(authority) => {
+                write!(f, "{address}{parameters}")
+            }
             _ => f.write_str("<redacted>"),
         }
     }
 }
 
-fn has_port_or_none(place: &str) -> bool {
-    let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+/// Whether the port is a number or absent.
+fn has_valid_port(authority: &str) -> bool {
+    let host = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let port = host.rsplit_once(']').map_or(host, |(_, port)| port).split_once(':').map(|(_, port)| port);
     port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -249,7 +251,7 @@ impl Serialize for DatabaseUrl {
 impl<'de> Deserialize<'de> for DatabaseUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const RULE: &str = r#"a database URL such as "sqlite://antiphon.db""#;
-        values::read(deserializer, RULE, |written| written.text().filter(|url| !url.is_empty()))
+        values::parse(deserializer, RULE, |raw| raw.text().filter(|url| !url.is_empty()))
             .map(|url| Self(url.into()))
     }
 }
@@ -257,8 +259,8 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
 // === impl Retention ===
 
 impl Retention {
-    /// How long; `None` is for ever.
-    pub fn limit(self) -> Option<Duration> {
+    /// `None` for ever.
+    pub fn as_duration(self) -> Option<Duration> {
         match self {
             Self::Forever => None,
             Self::For(duration) => Some(duration),
@@ -279,8 +281,8 @@ impl<'de> Deserialize<'de> for Retention {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const RULE: &str = r#"a duration such as "30d", above zero and at most "36500d", or "forever""#;
         const MAX: Duration = Duration::from_hours(36_500 * 24);
-        values::read(deserializer, RULE, |written| match written {
-            values::Written::Text(text) if text == "forever" => Some(Self::Forever),
+        values::parse(deserializer, RULE, |raw| match raw {
+            values::RawValue::Text(text) if text == "forever" => Some(Self::Forever),
             other => {
                 other.duration().filter(|duration| !duration.is_zero() && *duration <= MAX).map(Self::For)
             }

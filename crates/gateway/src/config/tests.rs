@@ -1,4 +1,4 @@
-//! Configs loaded from a directory and variables of their own.
+//! Configurations loaded from a directory and variables of their own.
 
 mod errors;
 mod loading;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Config, ConfigError, Environment, Loaded, Overrides};
 
-/// What is loaded from a file with this text and from these variables, in a directory of its own.
+/// A directory with a configuration file, and variables, to load from.
 struct Case {
     directory: TempDir,
     variables: Vec<(String, String)>,
@@ -61,7 +61,7 @@ impl Case {
         self.load_from(None).unwrap().config
     }
 
-    /// The error, with the directory taken out of it.
+    /// The error text without the directory.
     fn error(&self) -> String {
         self.error_from(None)
     }

@@ -1,4 +1,4 @@
-//! `[timeouts]`: how long to wait, for upstreams and for clients.
+//! `[timeouts]`: how long to wait for upstreams and clients.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::values::duration;
 
-/// None of these can be switched off: what waits for ever holds memory for ever.
+/// None of these can be disabled: whatever waits forever holds memory forever.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct TimeoutsConfig {
-    /// Connecting to an upstream, TLS included. Default: 10s.
+    /// For connecting to an upstream, including TLS. Default: 10s.
     #[serde(with = "duration")]
     pub connect: Duration,
 
@@ -18,19 +18,19 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub first_byte: Duration,
 
-    /// Between two events of the upstream. Default: 5m.
+    /// Between two events of an upstream. Default: 5m.
     #[serde(with = "duration")]
     pub idle: Duration,
 
-    /// A stream on which nothing comes gets a comment this often, so that proxies don't cut it. Default: 15s.
+    /// How often a silent stream gets a comment, so that proxies do not cut it off. Default: 15s.
     #[serde(with = "duration")]
     pub keep_alive: Duration,
 
-    /// A whole turn, every attempt included. Default: 30m.
+    /// For a whole turn, including all attempts. Default: 30m.
     #[serde(with = "duration")]
     pub turn: Duration,
 
-    /// For a client to send the head of a request, and to sit idle between two. Default: 120s.
+    /// For a client to send the head of a request, and for an idle connection between two requests. Default: 120s.
     #[serde(with = "duration")]
     pub header_read: Duration,
 
@@ -38,11 +38,11 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub body_read: Duration,
 
-    /// A client that takes no byte for so long is gone. Default: 1m.
+    /// How long a client may read nothing before it is disconnected. Default: 1m.
     #[serde(with = "duration")]
     pub write_stall: Duration,
 
-    /// For running turns to end after the signal to stop. Default: 30s.
+    /// For running turns to finish at shutdown. Default: 30s.
     #[serde(with = "duration")]
     pub shutdown: Duration,
 }

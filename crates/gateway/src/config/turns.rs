@@ -1,4 +1,4 @@
-//! `[turns]`: what becomes of a turn whose client has gone.
+//! `[turns]`: what happens to a turn whose client disconnects.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use super::values::{duration, words};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct TurnsConfig {
-    /// What happens when the client disconnects before the end. Default: finish.
+    /// What happens to a stored turn when its client disconnects before the end. Default: finish.
     pub on_disconnect: OnDisconnect,
 
-    /// How long a turn without its client may still run. Default: 10m.
+    /// How long a turn may continue without its client. Default: 10m.
     #[serde(with = "duration")]
     pub finish_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDisconnect {
-    /// The turn goes on and is recorded, so that the client finds its response when it comes back.
+    /// The turn continues and is recorded, so that the client can retrieve its response later.
     Finish,
-    /// The upstream request is dropped, and the response recorded as cancelled.
+    /// The upstream request is closed, and the response recorded as cancelled.
     Cancel,
 }
 

@@ -1,4 +1,4 @@
-//! `[usage]`: for how long it is known who used what.
+//! `[usage]`: how long usage records are kept.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::values::format_duration;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct UsageConfig {
-    /// How long each turn has a row of its own, in the request log. Default: 30d.
+    /// How long each turn keeps its own row in the request log. Default: 30d.
     pub raw_retention: Retention,
 
-    /// How long turns are counted by the hour. Default: 90d.
+    /// How long usage per hour is kept. Default: 90d.
     pub hour_retention: Retention,
 
-    /// How long turns are counted by the day. Default: 400d.
+    /// How long usage per day is kept. Default: 400d.
     pub day_retention: Retention,
 }
 
@@ -31,17 +31,17 @@ impl Default for UsageConfig {
 // === impl UsageConfig ===
 
 impl UsageConfig {
-    /// What is counted more coarsely must be there before the finer counts go.
+    /// Coarser figures must be kept at least as long as finer ones.
     pub(super) fn validate(&self, problems: &mut Problems) {
         let order = [
             (("usage.hour_retention", self.hour_retention), ("usage.raw_retention", self.raw_retention)),
             (("usage.day_retention", self.day_retention), ("usage.hour_retention", self.hour_retention)),
         ];
         for ((key, longer), (shorter_key, shorter)) in order {
-            let Some(longer) = longer.limit() else { continue };
-            if shorter.limit().is_none_or(|shorter| shorter > longer) {
-                let shown = shorter.limit().map_or_else(|| "forever".to_owned(), format_duration);
-                problems.refuse(key, format!("must be at least {shorter_key}, which is {shown}"));
+            let Some(longer) = longer.as_duration() else { continue };
+            if shorter.as_duration().is_none_or(|shorter| shorter > longer) {
+                let shown = shorter.as_duration().map_or_else(|| "forever".to_owned(), format_duration);
+                problems.reject(key, format!("must be at least {shorter_key}, which is {shown}"));
             }
         }
     }

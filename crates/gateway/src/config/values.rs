@@ -1,13 +1,13 @@
-//! How single values are written in a config: durations, sizes, counts, addresses and words.
+//! The formats of single values: durations, sizes, counts, addresses and words.
 //!
-//! Each kind has a rule, the sentence that follows "must be" when a value is refused.
+//! Each format has a rule: the phrase after "must be" in the error for an invalid value.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
-/// Durations above zero, as humantime writes them. Bounded, so that adding one to the clock never overflows.
+/// Durations above zero, in the format of humantime. Bounded, so that adding one to the clock never overflows.
 pub(super) mod duration {
     use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub(super) mod duration {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
-        super::read(deserializer, RULE, |written| {
-            written.duration().filter(|duration| !duration.is_zero() && *duration <= MAX)
+        super::parse(deserializer, RULE, |raw| {
+            raw.duration().filter(|duration| !duration.is_zero() && *duration <= MAX)
         })
     }
 
@@ -48,7 +48,7 @@ pub(super) mod duration {
     }
 }
 
-/// Sizes in bytes. Bounded, so that they can be counted by a semaphore.
+/// Sizes in bytes. Bounded, so that they fit the permits of a semaphore.
 pub(super) mod bytes {
     use serde::{Deserializer, Serializer};
 
@@ -58,8 +58,8 @@ pub(super) mod bytes {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<usize, D::Error> {
-        super::read(deserializer, RULE, |written| {
-            written.bytes().filter(|bytes| *bytes <= MAX).and_then(|bytes| usize::try_from(bytes).ok())
+        super::parse(deserializer, RULE, |raw| {
+            raw.bytes().filter(|bytes| *bytes <= MAX).and_then(|bytes| usize::try_from(bytes).ok())
         })
     }
 
@@ -83,9 +83,9 @@ pub(super) mod count {
         D: Deserializer<'de>,
         T: TryFrom<u64>,
     {
-        let count = super::read(deserializer, RULE, |written| match written {
-            super::Written::Number(number) => Some(number).filter(|number| (1..=MAX).contains(number)),
-            super::Written::Text(_) => None,
+        let count = super::parse(deserializer, RULE, |raw| match raw {
+            super::RawValue::Number(number) => Some(number).filter(|number| (1..=MAX).contains(number)),
+            super::RawValue::Text(_) => None,
         })?;
         T::try_from(count).map_err(|_| D::Error::custom(RULE))
     }
@@ -100,7 +100,7 @@ pub(super) mod count {
 }
 
 /// Whole numbers from zero to a million.
-pub(super) mod natural {
+pub(super) mod count_or_zero {
     use serde::Deserializer;
 
     const RULE: &str = "a whole number from 0 to 1000000";
@@ -109,23 +109,23 @@ pub(super) mod natural {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<u32, D::Error> {
-        super::read(deserializer, RULE, |written| match written {
-            super::Written::Number(number) => u32::try_from(number).ok().filter(|number| *number <= MAX),
-            super::Written::Text(_) => None,
+        super::parse(deserializer, RULE, |raw| match raw {
+            super::RawValue::Number(number) => u32::try_from(number).ok().filter(|number| *number <= MAX),
+            super::RawValue::Text(_) => None,
         })
     }
 }
 
-/// On or off; a variable holds it as a word.
-pub(super) mod switch {
+/// `true` or `false`; a string in variables.
+pub(super) mod boolean {
     use std::fmt;
 
     use serde::Deserializer;
     use serde::de::{Error, Unexpected, Visitor};
 
-    struct Switch;
+    struct BooleanVisitor;
 
-    impl Visitor<'_> for Switch {
+    impl Visitor<'_> for BooleanVisitor {
         type Value = bool;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,11 +144,11 @@ pub(super) mod switch {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<bool, D::Error> {
-        deserializer.deserialize_any(Switch)
+        deserializer.deserialize_any(BooleanVisitor)
     }
 }
 
-/// Where to listen.
+/// Addresses to listen on.
 pub(super) mod address {
     use std::net::SocketAddr;
 
@@ -159,7 +159,7 @@ pub(super) mod address {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<SocketAddr, D::Error> {
-        super::read(deserializer, RULE, |written| written.text()?.parse().ok())
+        super::parse(deserializer, RULE, |raw| raw.text()?.parse().ok())
     }
 
     pub(in crate::config) fn deserialize_some<'de, D>(deserializer: D) -> Result<Option<SocketAddr>, D::Error>
@@ -170,12 +170,12 @@ pub(super) mod address {
     }
 }
 
-/// A value that is written as one of some words.
+/// A type whose values are raw as words.
 pub(super) trait Word: Copy + PartialEq + 'static {
     const WORDS: &[(&str, Self)];
 }
 
-/// One of some words.
+/// Values of a type that implements [`Word`](super::Word).
 pub(super) mod word {
     use serde::{Deserializer, Serializer};
 
@@ -185,8 +185,8 @@ pub(super) mod word {
         deserializer: D,
     ) -> Result<T, D::Error> {
         let quoted: Vec<String> = T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect();
-        super::read(deserializer, &quoted.join(" or "), |written| {
-            let text = written.text()?;
+        super::parse(deserializer, &quoted.join(" or "), |raw| {
+            let text = raw.text()?;
             T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
         })
     }
@@ -200,7 +200,7 @@ pub(super) mod word {
     }
 }
 
-/// Lets an enum of plain variants be written as one of some words.
+/// Implements [`Word`] and serde's traits for an enum of plain variants.
 macro_rules! words {
     ($type:ident { $($variant:ident => $word:literal),+ $(,)? }) => {
         impl $crate::config::values::Word for $type {
@@ -223,13 +223,13 @@ macro_rules! words {
 
 pub(super) use words;
 
-/// A value as it stands in a file or variable.
-pub(super) enum Written {
+/// A value as it is raw in a file or variable.
+pub(super) enum RawValue {
     Text(String),
     Number(u64),
 }
 
-impl Written {
+impl RawValue {
     pub(super) fn text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text),
@@ -249,17 +249,17 @@ impl Written {
     }
 }
 
-/// Reads a text or a number that `parse` takes. The error holds the rule and never the value.
-pub(super) fn read<'de, D, T>(
+/// Deserializes a string or a number and parses it. The error holds the rule and never the value.
+pub(super) fn parse<'de, D, T>(
     deserializer: D,
     rule: &str,
-    parse: impl FnOnce(Written) -> Option<T>,
+    parse: impl FnOnce(RawValue) -> Option<T>,
 ) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
 {
-    let written = deserializer.deserialize_any(WrittenVisitor { rule })?;
-    parse(written).ok_or_else(|| D::Error::custom(rule))
+    let raw = deserializer.deserialize_any(RawValueVisitor { rule })?;
+    parse(raw).ok_or_else(|| D::Error::custom(rule))
 }
 
 /// A duration in the largest unit that gives a whole number.
@@ -305,27 +305,27 @@ fn parse_bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(*size)
 }
 
-struct WrittenVisitor<'a> {
+struct RawValueVisitor<'a> {
     rule: &'a str,
 }
 
-impl Visitor<'_> for WrittenVisitor<'_> {
-    type Value = Written;
+impl Visitor<'_> for RawValueVisitor<'_> {
+    type Value = RawValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.rule)
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Written, E> {
-        Ok(Written::Text(text.to_owned()))
+    fn visit_str<E: Error>(self, text: &str) -> Result<RawValue, E> {
+        Ok(RawValue::Text(text.to_owned()))
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Written, E> {
-        Ok(Written::Number(number))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<RawValue, E> {
+        Ok(RawValue::Number(number))
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Written, E> {
+    fn visit_i64<E: Error>(self, number: i64) -> Result<RawValue, E> {
         let whole = u64::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
-        Ok(Written::Number(whole))
+        Ok(RawValue::Number(whole))
     }
 }

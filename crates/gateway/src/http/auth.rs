@@ -36,7 +36,7 @@ impl FromRequestParts<Doors> for Caller {
 /// Who calls, by what the head of a request brings.
 pub fn identify(doors: &Doors, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, RequestError> {
     let address = address(extensions);
-    let caller = doors.keys.identify(presented(headers), address);
+    let caller = doors.keys.authenticate(presented(headers), address);
     if caller.as_ref().is_err_and(|denied| *denied == Denied::NoValidKey) {
         tracing::info!(client.address = address.map(tracing::field::display), "no valid key");
     }

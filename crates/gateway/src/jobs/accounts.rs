@@ -1,4 +1,4 @@
-//! Account state: shared with other replicas, and probed where that is configured.
+//! Shares account state with other replicas, and probes accounts if that is configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,10 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
 const VERIFY_PAUSE: Duration = Duration::from_secs(1);
 /// How often to read what other replicas or operators changed; and the least time between two reads.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two reads.
 const SHARE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks every upstream for its models once, so that the first turns know who offers what.
+/// Lists every upstream's models once, so that the first turns know which account offers which model.
 pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
     pool.refresh_catalogs(&upstream, clock.now()).await;
 }
@@ -35,14 +36,14 @@ pub async fn verify(pool: Arc<Pool>, upstream: Upstream) {
 pub async fn probe(pool: Arc<Pool>, upstream: Upstream) {
     loop {
         let interval = pool.probe_interval();
-        tokio::time::sleep(interval.unwrap_or(PROBE_CHECK)).await;
+        tokio::time::sleep(interval.unwrap_or(PROBE_CHECK_INTERVAL)).await;
         if interval.is_some() {
             pool.probe(&upstream).await;
         }
     }
 }
 
-/// Writes account state for other replicas and for the next start, and takes over theirs.
+/// Writes account state for other replicas and for the next start, and applies the changes of other replicas.
 pub async fn share(pool: Arc<Pool>, store: Arc<dyn Store>) {
     loop {
         if let Err(error) = pool.share(&*store).await {

@@ -1,4 +1,4 @@
-//! Keys: changes made elsewhere are read, and last uses written.
+//! Picks up changed keys, and writes when keys were last used.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use antiphon_access::keys::Keys;
 use antiphon_store::Store;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-const NOTE_INTERVAL: Duration = Duration::from_mins(1);
+const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Picks up keys that were created or revoked by another process.
+/// Picks up keys that another process created or changed.
 pub async fn watch(keys: Arc<Keys>, store: Arc<dyn Store>) {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         if let Err(error) = keys.refresh(&*store).await {
-            tracing::debug!(%error, "changes of keys could not be read");
+            tracing::debug!(%error, "keys could not be refreshed; retrying");
         }
     }
 }
 
-/// Writes when keys were last used. Apart from [`watch`], as it takes a while with many keys.
-pub async fn note_uses(keys: Arc<Keys>, store: Arc<dyn Store>) {
-    let mut noted = HashMap::new();
+/// Writes when keys were last used. Separate from [`watch`], as it is slow with many keys.
+pub async fn write_last_uses(keys: Arc<Keys>, store: Arc<dyn Store>) {
+    let mut written = HashMap::new();
     loop {
-        tokio::time::sleep(NOTE_INTERVAL).await;
-        if let Err(error) = keys.note_uses(&*store, &mut noted).await {
-            tracing::debug!(%error, "last uses of keys could not be written");
+        tokio::time::sleep(WRITE_INTERVAL).await;
+        if let Err(error) = keys.write_last_uses(&*store, &mut written).await {
+            tracing::debug!(%error, "last uses of keys could not be written; retrying");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics of the background loops.
+//! Metrics of the background jobs.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;

@@ -1,4 +1,4 @@
-//! Background loops, a file each. Each takes just what it needs and runs for as long as the gateway does.
+//! Background jobs, one per file. Each takes only what it needs and runs as long as the gateway does.
 
 pub mod accounts;
 pub mod deletions;

@@ -1,4 +1,4 @@
-//! Keeps the store in order: purges what is deleted or expired, and retries a store that has failed.
+//! Maintains the store: purges deleted and expired data, and checks whether a failed store is available again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use antiphon_store::Store;
 
 use super::metrics::JobMetrics;
 
-/// How often a store that failed is retried.
-const RETRY: Duration = Duration::from_secs(1);
-/// How many rows one step of a purge removes: writers wait no longer than that takes.
-const PURGE_ROWS: u32 = 500;
+/// How often an unavailable store is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of rows per step of a purge, which bounds how long other writers wait.
+const BATCH_ROWS: u32 = 500;
 
-/// What a purge may remove, and when.
+/// When to purge, and what must be kept.
 #[derive(Debug, Clone, Copy)]
 pub struct PurgeRules {
     pub interval: Duration,
-    /// A turn may need an ancestor that was deleted or has expired for as long as it runs.
+    /// Deleted and expired responses are kept this long, as a running turn may replay them.
     pub longest_turn: Duration,
-    /// How long rows stay in the request log; `None` is for ever.
+    /// How long rows of the request log are kept; `None` keeps them for ever.
     pub log_retention: Option<Duration>,
 }
 
 pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: PurgeRules, metrics: JobMetrics) {
-    let pause = RETRY.min(rules.interval);
+    let pause = CHECK_INTERVAL.min(rules.interval);
     let mut since_purge = Duration::ZERO;
     loop {
         tokio::time::sleep(pause).await;
@@ -45,15 +45,19 @@ async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics:
     loop {
         let now = clock.now();
         let log_before = rules.log_retention.map(|retention| now.minus(retention));
-        match store.purge(now.minus(rules.longest_turn), log_before, PURGE_ROWS).await {
+        match store.purge(now.minus(rules.longest_turn), log_before, BATCH_ROWS).await {
             Ok(purged) => {
                 metrics.purged_responses.inc_by(purged.responses);
                 if purged.responses + purged.log_rows == 0 {
                     return;
                 }
-                tracing::info!(responses = purged.responses, log_rows = purged.log_rows, "purged");
+                tracing::info!(
+                    responses = purged.responses,
+                    log_rows = purged.log_rows,
+                    "purged deleted and expired data"
+                );
             }
-            Err(error) => return tracing::warn!(%error, "the purge failed and will be retried"),
+            Err(error) => return tracing::warn!(%error, "the purge failed; retrying later"),
         }
     }
 }

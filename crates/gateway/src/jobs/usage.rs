@@ -1,4 +1,4 @@
-//! Rolls the request log up into hours and days, and removes rollups that are too old.
+//! Rolls the request log up into hours and days, and removes expired rollups.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use antiphon_runtime::{Clock, Timestamp};
 use antiphon_store::{Store, StoreError};
 
-/// A row that came late is missing from the sums for as long at most.
+/// Also the longest time that a late row is missing from the rollups.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// How long after the longest turn an hour is assumed to be complete. Rows that come later have it rolled up again.
-const SETTLING: Duration = Duration::from_mins(5);
-/// How far back hours are rolled up again after a start: a process that died may have written rows late. Rows that came
-/// later than that still count when they leave the log.
-const AFTER_START: Duration = Duration::from_hours(24);
-/// How many rows one step of a purge removes.
-const PURGE_ROWS: u32 = 500;
+/// An hour counts as complete after the longest turn and this margin. A row that is later still has it rolled up again.
+const LATE_ROW_MARGIN: Duration = Duration::from_mins(5);
+/// How far back hours are rolled up again after a start, as a crashed process may have written rows late. Rows that are
+/// later still count once they leave the log.
+const STARTUP_LOOKBACK: Duration = Duration::from_hours(24);
+/// The number of rows per step of a purge, which bounds how long other writers wait.
+const BATCH_ROWS: u32 = 500;
 
-/// How long rollups are kept; `None` is for ever.
+/// How long rollups are kept; `None` keeps them for ever.
 #[derive(Debug, Clone, Copy)]
 pub struct RollupRules {
     pub longest_turn: Duration,
@@ -29,7 +29,7 @@ pub struct Rollup {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     rules: RollupRules,
-    /// The first hour that may have rows which are not rolled up.
+    /// The first hour that may have rows which are not rolled up yet.
     since: Option<Timestamp>,
 }
 
@@ -50,23 +50,25 @@ impl Rollup {
         Self { store, clock, rules, since: None }
     }
 
+    /// Rolls up all complete hours and purges expired rollups.
+    ///
     /// # Errors
     ///
-    /// Whatever the store fails with; hours that were rolled up before stay so.
+    /// Fails if the store does; hours that were rolled up before stay rolled up.
     pub async fn run_once(&mut self) -> Result<(), StoreError> {
         let (store, now) = (&self.store, self.clock.now());
-        let summed_up = store.rolled_up_until().await?;
-        let since = self.since.unwrap_or_else(|| summed_up.minus(AFTER_START)).min(summed_up);
+        let rolled_up = store.rolled_up_until().await?;
+        let since = self.since.unwrap_or_else(|| rolled_up.minus(STARTUP_LOOKBACK)).min(rolled_up);
         let mut next = store.take_earliest_written().map_or(since, |earliest| earliest.min(since));
         self.since = Some(next);
-        let until = now.minus(self.rules.longest_turn).minus(SETTLING);
+        let until = now.minus(self.rules.longest_turn).minus(LATE_ROW_MARGIN);
         while let Some(hour) = store.roll_up_hour(next, until).await? {
             next = hour;
         }
         self.since = Some(until.max(next));
-        let before = |retention: Option<Duration>| retention.map(|retention| now.minus(retention));
-        let (hours, days) = (before(self.rules.hour_retention), before(self.rules.day_retention));
-        while store.purge_usage(hours, days, PURGE_ROWS).await? {}
+        let cutoff = |retention: Option<Duration>| retention.map(|retention| now.minus(retention));
+        let (hours, days) = (cutoff(self.rules.hour_retention), cutoff(self.rules.day_retention));
+        while store.purge_usage(hours, days, BATCH_ROWS).await? {}
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The store and the cache of chains, read when metrics are scraped.
+//! Metrics of the store and the cache of chains, which are read when the page is rendered.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ impl Collector for StoreCollector {
         let chains = &self.0;
         let cache = chains.cache_stats();
         let gauges = [
-            ("store_available", "1 if the store takes writes", None, u64::from(chains.is_available())),
-            ("chain_cache", "Memory of cached turns", Some(&Unit::Bytes), cache.live_bytes as u64),
-            ("chain_cache_hits", "Chains found in memory", None, cache.hits),
-            ("chain_cache_misses", "Chains read from the store", None, cache.misses),
+            ("store_available", "1 if the store accepts writes", None, u64::from(chains.is_available())),
+            ("chain_cache", "Memory used by cached turns", Some(&Unit::Bytes), cache.live_bytes as u64),
+            ("chain_cache_hits", "Chain lookups answered from memory", None, cache.hits),
+            ("chain_cache_misses", "Chain lookups that read the store", None, cache.misses),
         ];
         for (name, help, unit, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
         }
-        let help = "Request-log rows that could not be kept until the store took them";
+        let help = "Request-log rows lost because the store was unavailable or rejected them";
         let metric = encoder.encode_descriptor("request_log_lost", help, None, MetricType::Counter)?;
         ConstCounter::new(chains.store().lost_rows()).encode(metric)
     }

@@ -10,12 +10,12 @@ use super::{OperationError, Operations};
 impl Operations {
     /// The first token of a store; `None` if it has one.
     pub async fn make_first_admin_token(&self) -> Result<Option<AdminToken>, OperationError> {
-        Ok(AdminToken::make_first(&*self.store, &*self.clock).await?)
+        Ok(AdminToken::create_first(&*self.store, &*self.clock).await?)
     }
 
     /// Another token; the one before ends.
     pub async fn replace_admin_token(&self, actor: Actor) -> Result<AdminToken, OperationError> {
-        Ok(AdminToken::make_another(&*self.store, &*self.clock, actor).await?)
+        Ok(AdminToken::rotate(&*self.store, &*self.clock, actor).await?)
     }
 
     /// Proves that the caller is an operator.

@@ -17,7 +17,7 @@ impl Operations {
         let mut request = self.usage_request(parameters)?;
         let mut report = request.report(&*self.store).await?;
         while let Some(last) = report.last().cloned() {
-            request.go_on_after(last);
+            request.continue_after(last);
             report.append(request.report(&*self.store).await?);
         }
         Ok(report)

@@ -1,7 +1,7 @@
-//! Lines on their way to standard error, written by a thread of their own: a reader that is slow or gone stops no turn.
+//! The log writer: a thread writes lines to standard error, so that a slow or missing reader blocks no turn.
 //!
-//! `tracing-appender` does the same with a channel: it wakes its thread for each line, bounds lines and not bytes, and
-//! counts no line that can't be written. Here lines gather in one buffer and are written many at a time.
+//! `tracing-appender` does the same with a channel. It wakes its thread for each line, bounds the number of lines instead of
+//! their bytes, and does not count lines that fail to write. Here lines gather in one buffer and are written in batches.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,20 +10,20 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait may take so much memory, and those that are being written as much again; then lines are dropped.
-const MAX_WAITING_BYTES: usize = 1024 * 1024;
-/// After it has written, the thread lets lines gather for so long: waking it for each one would cost more than the line.
-const GATHERING: Duration = Duration::from_millis(20);
-/// How long the end of the process waits for the last lines to be taken.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The memory for waiting lines, and as much again for those that are being written. Further lines are dropped.
+const MAX_BUFFERED_BYTES: usize = 1024 * 1024;
+/// How long the thread lets lines gather between two batches: waking it for each line would cost more than the line.
+const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes lines from any thread, and never waits for who reads them.
+/// Accepts lines from any thread without blocking.
 #[derive(Debug, Clone)]
-pub struct Lines {
+pub struct LogWriter {
     shared: Arc<Shared>,
 }
 
-/// Dropping it writes what is waiting and ends the thread, unless nobody takes the lines.
+/// Dropping it writes the waiting lines and ends the thread; gives up after [`FLUSH_TIMEOUT`] if the reader is stuck.
 #[derive(Debug)]
 #[must_use]
 pub struct LogGuard {
@@ -39,17 +39,17 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: Vec<u8>,
-    /// The thread waits for the first line of a new batch.
+    buffer: Vec<u8>,
+    /// The thread is waiting for the first line of a new batch.
     is_idle: bool,
     is_closing: bool,
     has_ended: bool,
 }
 
-// === impl Lines ===
+// === impl LogWriter ===
 
-impl Lines {
-    /// Starts the thread that writes to `out`; lines that it can't take are counted.
+impl LogWriter {
+    /// Starts the thread that writes to `out`. `dropped` counts lines that are dropped or fail to write.
     pub fn start(out: impl Write + Send + 'static, dropped: Counter) -> io::Result<(Self, LogGuard)> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), dropped });
         let writing = Arc::clone(&shared);
@@ -58,15 +58,15 @@ impl Lines {
     }
 }
 
-impl Write for &Lines {
-    /// A line comes whole: it is taken whole or dropped whole.
+impl Write for &LogWriter {
+    /// Each call passes one whole line, which is buffered or dropped as a whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
-        if state.has_ended || state.waiting.len() + line.len() > MAX_WAITING_BYTES {
+        if state.has_ended || state.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
             self.shared.dropped.inc();
             return Ok(line.len());
         }
-        state.waiting.extend_from_slice(line);
+        state.buffer.extend_from_slice(line);
         if std::mem::take(&mut state.is_idle) {
             self.shared.changed.notify_all();
         }
@@ -78,8 +78,8 @@ impl Write for &Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = &'a Lines;
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = &'a LogWriter;
 
     fn make_writer(&'a self) -> Self::Writer {
         self
@@ -95,28 +95,27 @@ impl Shared {
 
     fn write_all(&self, mut out: impl Write) {
         let mut lines = Vec::new();
-        while self.take(&mut lines) {
+        while self.next_batch(&mut lines) {
             if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
                 self.dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
             }
             lines.clear();
-            let gathering =
-                self.changed.wait_timeout_while(self.lock(), GATHERING, |state| !state.is_closing);
-            drop(gathering);
+            let state = self.changed.wait_timeout_while(self.lock(), BATCH_DELAY, |state| !state.is_closing);
+            drop(state);
         }
         self.lock().has_ended = true;
         self.changed.notify_all();
     }
 
-    /// Waits for lines; `false` if there will be no more.
-    fn take(&self, lines: &mut Vec<u8>) -> bool {
+    /// Waits for lines and moves them into `lines`; `false` if there will be no more.
+    fn next_batch(&self, lines: &mut Vec<u8>) -> bool {
         let mut state = self.lock();
-        while state.waiting.is_empty() && !state.is_closing {
+        while state.buffer.is_empty() && !state.is_closing {
             state.is_idle = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.is_idle = false;
-        std::mem::swap(&mut state.waiting, lines);
+        std::mem::swap(&mut state.buffer, lines);
         !lines.is_empty()
     }
 }
@@ -128,7 +127,7 @@ impl Drop for LogGuard {
         let mut state = self.shared.lock();
         state.is_closing = true;
         self.shared.changed.notify_all();
-        drop(self.shared.changed.wait_timeout_while(state, LAST_WORDS, |state| !state.has_ended));
+        drop(self.shared.changed.wait_timeout_while(state, FLUSH_TIMEOUT, |state| !state.has_ended));
     }
 }
 
@@ -138,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a batch only when the test asks for it.
+    /// Blocks in `write` until the test receives the batch.
     struct Slow(mpsc::SyncSender<Vec<u8>>);
 
     impl Write for Slow {
@@ -153,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_whole_and_in_order_and_the_last_ones_at_the_end() {
+    fn lines_are_written_whole_in_order_and_flushed_on_drop() {
         let (sender, batches) = mpsc::sync_channel(1024);
-        let (lines, guard) = Lines::start(Slow(sender), Counter::default()).unwrap();
+        let (lines, guard) = LogWriter::start(Slow(sender), Counter::default()).unwrap();
         let expected: String = (0..1000).map(|n| format!("line {n}\n")).collect();
         for line in expected.split_inclusive('\n') {
             (&lines).write_all(line.as_bytes()).unwrap();
@@ -165,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_takes_are_dropped_and_counted_and_nobody_waits() {
+    fn lines_are_dropped_and_counted_instead_of_blocking() {
         let (sender, batches) = mpsc::sync_channel(0);
         let dropped = Counter::default();
-        let (lines, guard) = Lines::start(Slow(sender), dropped.clone()).unwrap();
+        let (lines, guard) = LogWriter::start(Slow(sender), dropped.clone()).unwrap();
         let line = [b"x".repeat(1023), vec![b'\n']].concat();
         for _ in 0..3000 {
             (&lines).write_all(&line).unwrap();
@@ -181,11 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_can_not_be_written_are_counted() {
+    fn lines_that_fail_to_write_are_counted() {
         let (sender, batches) = mpsc::sync_channel(1);
         drop(batches);
         let dropped = Counter::default();
-        let (lines, guard) = Lines::start(Slow(sender), dropped.clone()).unwrap();
+        let (lines, guard) = LogWriter::start(Slow(sender), dropped.clone()).unwrap();
         (&lines).write_all(b"one\n").unwrap();
         (&lines).write_all(b"two\n").unwrap();
         drop((guard, lines));

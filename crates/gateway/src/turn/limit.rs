@@ -45,11 +45,11 @@ impl Turn {
                 self.progress.held = held;
                 Ok(())
             }
-            Ok(Err(NotHeld::Exceeded(exceeded))) => {
+            Ok(Err(ReserveError::Exceeded(exceeded))) => {
                 self.progress.rates = Some(exceeded.rates);
                 Err(Failure::LimitReached(exceeded))
             }
-            Ok(Err(NotHeld::Store(error))) => Err(error.into()),
+            Ok(Err(ReserveError::Store(error))) => Err(error.into()),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_access::limits::{Held, Rates};
+use antiphon_access::limits::{HeldReservation, Rates};
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
@@ -31,7 +31,7 @@ pub struct Progress {
     /// Events of a stream that its client has left.
     pub relayed_events: u64,
     /// What the turn holds of limits; it is settled with the turn.
-    pub held: Option<Held>,
+    pub held: Option<HeldReservation>,
     /// What is left to a client that is under limits.
     pub rates: Option<Rates>,
     /// Whether the turn failed on one account after the other, so that the request may be what made them fail.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use antiphon_access::limits::Held;
+use antiphon_access::limits::HeldReservation;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Settlement, Spent};
@@ -23,7 +23,7 @@ impl Turn {
         let duration = self.facts.started.elapsed();
         self.count(duration);
         match self.progress.held.take() {
-            Some(held) if self.progress.is_recorded => held.settled(),
+            Some(held) if self.progress.is_recorded => held.mark_settled(),
             Some(held) => {
                 let spent = self.spent(&held);
                 held.settle(spent, self.row());
@@ -70,7 +70,7 @@ impl Turn {
     /// What counts against limits. Tokens are those that the upstream reports. Of a stream that its client has left before the
     /// upstream could, what the client got is estimated, or leaving early would be free; whatever else ended without a
     /// report counts no tokens.
-    fn spent(&self, held: &Held) -> Spent {
+    fn spent(&self, held: &HeldReservation) -> Spent {
         let progress = &self.progress;
         let mut spent = Spent {
             requests: u64::from(self.is_request()),

@@ -17,13 +17,10 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) async fn of(gateway: &Gateway) -> Self {
-        let token = AdminToken::make_another(
-            &**gateway.app.chains.store(),
-            &*gateway.app.env.clock,
-            Actor::CommandLine,
-        )
-        .await
-        .unwrap();
+        let token =
+            AdminToken::rotate(&**gateway.app.chains.store(), &*gateway.app.env.clock, Actor::CommandLine)
+                .await
+                .unwrap();
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 
@@ -69,7 +66,10 @@ async fn nobody_is_let_in_without_the_token() {
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
     let operator = Operator::of(&gateway).await;
     let store = gateway.app.chains.store();
-    assert!(AdminToken::make_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(), "it has one");
+    assert!(
+        AdminToken::create_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(),
+        "it has one"
+    );
     // Another last digit, whichever it is.
     let last = if operator.token.ends_with('0') { '1' } else { '0' };
     let wrong = format!("Bearer {}{last}", &operator.token[..operator.token.len() - 1]);

@@ -130,10 +130,10 @@ async fn requests_of_a_minute_are_counted_and_told() {
     );
     let message = message(&reply);
     assert!(
-        message.starts_with("This API key may use 2 requests per minute: 2 are used, 0 are held"),
+        message.starts_with("This API key is limited to 2 requests per minute: 2 used, 0 reserved"),
         "{message}"
     );
-    assert!(message.contains("It is reset in 30 s, at 20"), "{message}");
+    assert!(message.contains("The limit resets in 30 s, at 20"), "{message}");
     assert_eq!(limited.upstream.counts().requests, asked, "nothing went upstream");
     assert_eq!(limited.settled().await, of(&[("requests per minute", 2)]));
     clock.advance(Duration::from_secs(30));
@@ -158,7 +158,12 @@ async fn tokens_are_held_by_the_estimate_and_counted_by_the_report() {
     let reply = limited.client.create(&large).await;
     assert_eq!(refusal(&reply).1, "rate_limit_exceeded", "120 are used");
     let text = message(&reply);
-    assert!(text.contains("5000 tokens per minute: 120 are used, 0 are held by requests under way, and this one may need 5000"), "{text}");
+    assert!(
+        text.contains(
+            "5000 tokens per minute: 120 used, 0 reserved by running requests, and this request may need 5000"
+        ),
+        "{text}"
+    );
     limited.client.create(&body).await.ok();
     assert_eq!(
         limited.settled().await,
@@ -186,7 +191,7 @@ async fn turns_at_the_same_time_are_limited_and_come_back() {
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(
         message(&reply),
-        "This API key may have 2 concurrent turns, and has 2. Please retry when one has ended."
+        "This API key is limited to 2 concurrent turns, and 2 are running. Please retry when one has finished."
     );
     first.0.open();
     first.1.await.unwrap().ok();
@@ -226,7 +231,7 @@ async fn budgets_end_with_their_windows() {
     assert_eq!(refusal(&reply), (429, "insufficient_quota".into(), "insufficient_quota".into()));
     let text = message(&reply);
     assert!(
-        text.starts_with("This API key may use 0.50 US dollars per day: 0.50 are used, 0.00 are held"),
+        text.starts_with("This API key is limited to 0.50 US dollars per day: 0.50 used, 0.00 reserved"),
         "{text}"
     );
     let rest: u64 = reply.header("retry-after").unwrap().parse().unwrap();
@@ -275,7 +280,7 @@ async fn keys_of_a_project_share_its_limits_and_have_their_own() {
     assert_eq!(rates(&limited.client.create(plain("hi")).await, "requests"), ["2", "1"], "the tighter one");
     assert_eq!(rates(&limited.client.create(plain("hi")).await, "requests")[1], "0");
     let reply = other.create(plain("hi")).await;
-    assert!(message(&reply).starts_with("The project of this API key may use 3 requests per minute"));
+    assert!(message(&reply).starts_with("The project of this API key is limited to 3 requests per minute"));
     settled(&limited.gateway).await;
     assert_eq!(standing(&limited.gateway, "project:team").await, of(&[("requests per minute", 3)]));
     assert_eq!(limited.standing().await, of(&[("requests per minute", 2)]));

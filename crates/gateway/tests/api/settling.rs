@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_access::limits::{Estimate, NotHeld, ReservationRequest};
+use antiphon_access::limits::{Estimate, ReservationRequest, ReserveError};
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{Clock, CounterId, Hold, Measure, Reservation, SystemClock, Timestamp};
@@ -244,7 +244,7 @@ async fn a_turn_that_panics_gives_back_what_it_held() {
         turns.limits.reserve(request, Estimate::default()).await
     };
     let held = reserve(1).await.unwrap().unwrap();
-    assert!(matches!(reserve(2).await, Err(NotHeld::Exceeded(_))));
+    assert!(matches!(reserve(2).await, Err(ReserveError::Exceeded(_))));
     let lost = tokio::spawn(async move {
         let _held = held;
         panic!("ordered by the test");

@@ -41,12 +41,9 @@ struct Operator {
 
 impl Operator {
     async fn of(gateway: Gateway) -> Self {
-        let token = AdminToken::make_another(
-            &**gateway.app.chains.store(),
-            &*gateway.app.env.clock,
-            Actor::CommandLine,
-        )
-        .await;
+        let token =
+            AdminToken::rotate(&**gateway.app.chains.store(), &*gateway.app.env.clock, Actor::CommandLine)
+                .await;
         Self { token: token.unwrap().expose().to_owned(), gateway }
     }
 

@@ -70,10 +70,13 @@ async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
     assert_eq!(run(&["create", "one", "--expires", far]).await.0, 0);
     for (args, told) in [
         (&["create", "one"][..], "there is a key named \"one\" already"),
-        (&["create", "a b"], "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
-        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is over already"),
-        (&["create", "two", "--expires", "2999-01-01T00:00:00"], "in RFC 3339 with its zone"),
-        (&["create", "two", "--models", "gpt-{4,5}"], "is no pattern"),
+        (&["create", "a b"], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is in the past"),
+        (
+            &["create", "two", "--expires", "2999-01-01T00:00:00"],
+            "expected an RFC 3339 time with a time zone",
+        ),
+        (&["create", "two", "--models", "gpt-{4,5}"], "is not a valid pattern"),
         (&["create", "two", "--limits", "7"], "--limits is no JSON object"),
         (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
         (&["show", "two"], "there is no key named \"two\""),
@@ -142,7 +145,7 @@ async fn listening_to_others_needs_a_key() {
         );
         error
     };
-    assert!(refused(&environment).await.contains("0.0.0.0:0 can be reached from other machines"));
+    assert!(refused(&environment).await.contains("refusing to listen on 0.0.0.0:0 without a key"));
     let admin =
         [("OPENAI_API_KEY", "k"), ("ANTIPHON_LISTEN", "127.0.0.1:0"), ("ANTIPHON_ADMIN_LISTEN", "[::]:0")];
     assert!(refused(&admin).await.contains("[::]:0"));

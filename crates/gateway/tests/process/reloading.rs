@@ -59,5 +59,5 @@ async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
     let (lines, success) = gateway.terminate().await;
     assert!(success);
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
-    assert!(says("no_such_key") && says("needs a restart") && says("timeouts"), "{lines:#?}");
+    assert!(says("no_such_key") && says("takes effect after a restart") && says("timeouts"), "{lines:#?}");
 }

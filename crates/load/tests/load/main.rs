@@ -1,4 +1,4 @@
-//! The load generator against a server of its own, against the simulator, and over sockets.
+//! Tests of the load generator against a scripted server, the simulator, and over sockets.
 
 #![cfg(test)]
 
@@ -28,7 +28,7 @@ fn response(number: u64) -> Reply {
 }
 
 #[tokio::test]
-async fn a_request_says_what_the_options_say() {
+async fn a_request_follows_the_options() {
     let server = Server::start(response).await;
     let load = LoadOptions {
         store: Some(true),
@@ -74,7 +74,7 @@ async fn a_terminal_event_may_be_the_first_line() {
 }
 
 #[tokio::test]
-async fn a_text_that_names_the_terminal_event_is_not_one() {
+async fn text_that_names_the_terminal_event_is_not_one() {
     let talk = |_| {
         Reply::ok("event: response.output_text.delta\ndata: {\"delta\":\"\\nevent: response.completed\"}\n\n")
     };
@@ -98,7 +98,7 @@ async fn a_chain_continues_by_id_and_a_new_one_starts_after_its_turns() {
 }
 
 #[tokio::test]
-async fn a_chain_without_an_id_cannot_go_on() {
+async fn a_chain_without_an_id_cannot_continue() {
     let server = Server::start(|_| Reply::ok(r#"{"id":"msg_1"}"#)).await;
     let load = LoadOptions { turns: 3, ..options(&server, Mode::Json, 3) };
     let report = run_by_turn(load, &[1]).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_chain_without_an_id_cannot_go_on() {
 }
 
 #[tokio::test]
-async fn the_turns_asked_about_are_timed_by_themselves() {
+async fn requested_turns_are_timed_separately() {
     let slow_second = |number| Reply {
         delay: Duration::from_millis(if number % 3 == 2 { 40 } else { 0 }),
         ..response(number)
@@ -124,7 +124,7 @@ async fn the_turns_asked_about_are_timed_by_themselves() {
 }
 
 #[tokio::test]
-async fn turns_are_reported_for_chains_only_and_only_when_asked_for() {
+async fn turns_are_reported_only_for_chains_and_only_on_request() {
     let server = Server::start(response).await;
     assert!(run_by_turn(options(&server, Mode::Json, 3), &[1]).await.unwrap().turns.is_empty());
     let chain = LoadOptions { turns: 3, ..options(&server, Mode::Json, 3) };
@@ -132,7 +132,7 @@ async fn turns_are_reported_for_chains_only_and_only_when_asked_for() {
 }
 
 #[tokio::test]
-async fn refusals_are_counted_by_status_and_leave_the_connection_open() {
+async fn error_replies_are_counted_by_status_and_leave_the_connection_open() {
     let mixed = |number| Reply { status: [200, 429, 500][number as usize % 3], ..response(number) };
     let server = Server::start(mixed).await;
     let report = run(options(&server, Mode::Json, 9)).await.unwrap();

@@ -1,4 +1,4 @@
-//! A server that answers as a test tells it to and keeps the bodies that reached it.
+//! A server with scripted replies that keeps the request bodies.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// What a request gets: the number of the request on this server, counted from 1, decides.
+/// The reply to a request, by the number of the request on this server, counted from 1.
 pub type Answer = fn(u64) -> Reply;
 
 pub struct Reply {
@@ -57,7 +57,7 @@ impl Server {
         server
     }
 
-    /// Takes out what has come so far, oldest first.
+    /// Removes and returns the bodies received so far, oldest first.
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }

@@ -1,4 +1,4 @@
-//! The load generator against the simulator.
+//! Tests of the load generator against the simulator.
 
 use antiphon_load::{Amount, LoadOptions, Mode, run};
 use antiphon_simulator::upstream::{Options, Script, Simulator};
@@ -49,7 +49,7 @@ async fn the_terminal_event_is_found_across_pieces() {
 }
 
 #[tokio::test]
-async fn chains_continue_by_id_and_start_anew() {
+async fn chains_continue_by_id_and_restart_after_their_last_turn() {
     let simulator = simulator(Options { stateful: true, ..Options::default() }).await;
     let one = LoadOptions {
         concurrency: 1,
@@ -82,7 +82,7 @@ async fn failures_are_counted_by_kind() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_away_is_a_connect_error() {
+async fn an_unreachable_upstream_is_a_connect_error() {
     let simulator = simulator(Options::default()).await;
     let load = LoadOptions { amount: Amount::Requests(3), ..options(&simulator, Mode::Json) };
     simulator.shutdown().await;
@@ -99,7 +99,7 @@ async fn a_run_can_be_limited_by_time() {
 }
 
 #[tokio::test]
-async fn a_url_that_cannot_be_used_is_an_error() {
+async fn an_unusable_url_is_an_error() {
     for url in ["https://example.com/v1", "nonsense", ""] {
         assert!(run(LoadOptions { url: url.to_owned(), ..LoadOptions::default() }).await.is_err(), "{url}");
     }

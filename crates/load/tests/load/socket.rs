@@ -36,7 +36,7 @@ async fn each_worker_keeps_one_socket() {
 }
 
 #[tokio::test]
-async fn the_key_and_the_path_are_those_of_the_options() {
+async fn the_key_and_the_path_come_from_the_options() {
     let simulator =
         Simulator::bind(Options { api_key: Some(String::from("sk-1")), ..Options::default() }).await.unwrap();
     let load = LoadOptions { api_key: Some(String::from("sk-1")), ..options(&simulator, Mode::Ws, 1) };
@@ -47,7 +47,7 @@ async fn the_key_and_the_path_are_those_of_the_options() {
 }
 
 #[tokio::test]
-async fn a_chain_on_a_socket_continues_by_id_with_the_new_items_alone() {
+async fn a_chain_on_a_socket_continues_by_id_and_sends_only_new_items() {
     let simulator = simulator().await;
     let load = LoadOptions { turns: 3, store: Some(false), ..options(&simulator, Mode::Ws, 4) };
     let report = run_by_turn(load, &[2]).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_chain_on_a_socket_continues_by_id_with_the_new_items_alone() {
 }
 
 #[tokio::test]
-async fn every_turn_of_a_chain_of_calls_answers_the_call_before() {
+async fn every_turn_of_a_chain_of_calls_sends_the_previous_calls_output() {
     for mode in [Mode::Json, Mode::Sse, Mode::Ws] {
         let simulator = simulator_that_calls().await;
         let load = LoadOptions { turns: 3, tools: true, ..options(&simulator, mode, 7) };
@@ -74,7 +74,7 @@ async fn every_turn_of_a_chain_of_calls_answers_the_call_before() {
 }
 
 #[tokio::test]
-async fn a_chain_of_calls_cannot_go_on_without_a_call() {
+async fn a_chain_of_calls_cannot_continue_without_a_call() {
     let simulator = simulator().await;
     let load = LoadOptions { turns: 3, tools: true, ..options(&simulator, Mode::Ws, 2) };
     let report = run(load).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_refused_turn_is_counted_by_status_and_leaves_the_socket_open() {
 }
 
 #[tokio::test]
-async fn a_socket_that_is_lost_is_a_cut_and_the_next_turn_opens_another() {
+async fn a_lost_socket_counts_as_cut_and_the_next_turn_opens_another() {
     for close in [Close::Code(1012), Close::Fin, Close::Reset] {
         let simulator = simulator().await;
         simulator.script(Script::answer("x").close_after(2, close));
@@ -105,7 +105,7 @@ async fn a_socket_that_is_lost_is_a_cut_and_the_next_turn_opens_another() {
 }
 
 #[tokio::test]
-async fn a_slow_first_event_is_told_from_a_slow_end() {
+async fn a_slow_first_event_is_distinguished_from_a_slow_end() {
     let simulator = simulator().await;
     simulator.always(
         Script::answer("x")
@@ -118,7 +118,7 @@ async fn a_slow_first_event_is_told_from_a_slow_end() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_a_connect_error() {
+async fn a_port_without_a_listener_is_a_connect_error() {
     let simulator = simulator().await;
     let load = options(&simulator, Mode::Ws, 3);
     simulator.shutdown().await;

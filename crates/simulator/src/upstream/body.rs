@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) enum Step {
     Data(Bytes),
-    /// What was given so far goes out in a write of its own.
+    /// Flushes: the bytes so far go out in a write of their own.
     Flush,
     Pause(Duration),
     Gate(Gate),
@@ -34,7 +34,7 @@ pub(super) struct ReplyBody {
 }
 
 impl ReplyBody {
-    /// Without a length the body is sent in chunks.
+    /// Without a length, the body is sent chunked.
     pub(super) fn new(steps: VecDeque<Step>, length: Option<u64>, turn: Option<InFlight>) -> Self {
         let mut body = Self { steps, waiting: None, length, turn };
         body.finish_if_done();

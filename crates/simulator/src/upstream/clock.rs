@@ -1,4 +1,4 @@
-//! The one place where the simulator reads the time.
+//! The only place where the simulator reads the time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! What the endpoints beside the one that creates answer: a compacted context, and how many tokens one has.
+//! The replies of the other endpoints: a compacted context, and the number of its tokens.
 
 use super::glance::Glance;
 use super::json::{Object, array};
@@ -7,7 +7,7 @@ use super::reply::Reply;
 use super::request::Items;
 use super::script::Script;
 
-/// The user's messages, and everything else in one compaction item.
+/// Keeps the user's messages, and replaces everything else by one compaction item.
 pub(super) fn render(reply: &Reply<'_>, items: &Items, family: &Family<'_>, sealed: &str) -> String {
     let glances = items.iter().filter_map(|item| Glance::at(item));
     let messages = glances.filter(Glance::is_user_message).map(|glance| message(&glance.text(), family));
@@ -25,7 +25,7 @@ pub(super) fn render(reply: &Reply<'_>, items: &Items, family: &Family<'_>, seal
         .finish()
 }
 
-/// About four characters a token.
+/// About four characters per token.
 pub(super) fn count(items: &Items, script: &Script) -> String {
     let estimated = items.iter().map(|item| 1 + item.get().len() as u64 / 4).sum();
     let tokens: u64 = script.usage.map_or(estimated, |(input, _)| input);

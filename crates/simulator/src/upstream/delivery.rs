@@ -1,4 +1,4 @@
-//! From rendered events or a rendered body to the steps that send them.
+//! Delivery: turns rendered events, or a rendered body, into the steps that send them.
 
 use super::body::{Cut, Step};
 use super::script::{Delivery, GateAt, Stop, Writes};
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::time::Duration;
 
-/// Waits as long as nothing may be answered. Fails when nothing will be.
+/// Waits before the reply, as scripted. Fails if the script sends no reply.
 pub(super) async fn before_headers(delivery: &Delivery) -> Result<(), Cut> {
     if !delivery.before_headers.is_zero() {
         tokio::time::sleep(delivery.before_headers).await;
@@ -22,7 +22,7 @@ pub(super) async fn before_headers(delivery: &Delivery) -> Result<(), Cut> {
     }
 }
 
-/// The steps of a stream. `injected` bytes go in before the event with their number.
+/// The steps of a stream. `injected` bytes go before the event with their number.
 pub(super) fn stream(
     events: Vec<Bytes>,
     injected: &[(usize, Bytes)],
@@ -53,7 +53,7 @@ pub(super) fn stream(
     steps.finish()
 }
 
-/// The steps of a collected body; a stop of any kind comes in its middle.
+/// The steps of a collected body; any stop is in its middle.
 pub(super) fn collected(body: &Bytes, delivery: &Delivery) -> VecDeque<Step> {
     let mut steps = Steps::new(delivery.writes);
     let stop = match delivery.stop {
@@ -64,7 +64,7 @@ pub(super) fn collected(body: &Bytes, delivery: &Delivery) -> VecDeque<Step> {
     match stop {
         Some(stop) => {
             steps.data(body.slice(..body.len() / 2));
-            steps.divide(stop);
+            steps.push_flushed(stop);
         }
         None => steps.data(body.clone()),
     }
@@ -74,7 +74,7 @@ pub(super) fn collected(body: &Bytes, delivery: &Delivery) -> VecDeque<Step> {
 struct Steps {
     list: VecDeque<Step>,
     writes: Writes,
-    /// Bytes that wait for their write.
+    /// Bytes of the next write.
     held: Vec<u8>,
 }
 
@@ -96,7 +96,7 @@ impl Steps {
                     }
                     self.held.extend_from_slice(&piece);
                     if self.held.len() == size {
-                        self.let_go();
+                        self.flush();
                     }
                 }
             }
@@ -116,43 +116,43 @@ impl Steps {
 
     fn pause(&mut self, time: Duration) {
         if !time.is_zero() {
-            self.divide(Step::Pause(time));
+            self.push_flushed(Step::Pause(time));
         }
     }
 
-    /// A step that what came before must not wait for.
-    fn divide(&mut self, step: Step) {
-        self.let_go();
+    /// Adds a step after a flush, so that earlier bytes do not wait for it.
+    fn push_flushed(&mut self, step: Step) {
+        self.flush();
         self.list.push_back(Step::Flush);
         self.list.push_back(step);
     }
 
-    fn let_go(&mut self) {
+    fn flush(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.write(held.into());
     }
 
-    /// The gate or the stop that comes after `number` events, if there is one. True when nothing may follow.
+    /// Adds the gate or the stop after `number` events, if there is one. `true` if nothing may follow.
     fn stops(&mut self, delivery: &Delivery, number: usize, next: &Bytes) -> bool {
         if let Some((GateAt::Event(at), gate)) = &delivery.gate
             && *at == number
         {
-            self.divide(Step::Gate(gate.clone()));
+            self.push_flushed(Step::Gate(gate.clone()));
         }
         match delivery.stop {
             Some(Stop::Cut { events, inside }) if events == number => {
                 if inside {
                     self.data(next.slice(..next.len() / 2));
                 }
-                self.divide(Step::Cut);
+                self.push_flushed(Step::Cut);
                 true
             }
             Some(Stop::Close { events, .. }) if events == number => {
-                self.divide(Step::Cut);
+                self.push_flushed(Step::Cut);
                 true
             }
             Some(Stop::Hang { events }) if events == number => {
-                self.divide(Step::Hang);
+                self.push_flushed(Step::Hang);
                 true
             }
             Some(Stop::End { events }) => events == number,
@@ -161,7 +161,7 @@ impl Steps {
     }
 
     fn finish(mut self) -> VecDeque<Step> {
-        self.let_go();
+        self.flush();
         self.list
     }
 }

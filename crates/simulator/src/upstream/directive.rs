@@ -1,4 +1,4 @@
-//! Words in the newest user text that steer the reply; the table is in the module above.
+//! Directives: words in the newest user text that control the reply. The parent module has the table.
 
 use super::glance::Glance;
 use super::json::to_json;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const SENTENCE: &str = "The quick brown fox jumps over the lazy dog. ";
 
-/// The script that the newest user text asks for, if it asks for one.
+/// The script that the directives in the newest user text request, if any.
 pub(super) fn script_for(request: &TurnRequest, items: &[Box<RawValue>], answer: &str) -> Option<Script> {
     let text = newest_user_text(items);
     let tool_has_answered =
@@ -123,7 +123,7 @@ fn refusal(argument: Option<&str>) -> Script {
     Script::refusal(status, code.trim(), "The simulator was asked for this error.")
 }
 
-/// After how many events the socket is closed, and with which code.
+/// The number of events before the socket is closed, and the close code.
 fn closing(text: &str) -> Option<(usize, u16)> {
     let (events, code) = find(text, "CLOSE")??.split_once(',')?;
     Some((events.trim().parse().ok()?, code.trim().parse().ok()?))
@@ -133,7 +133,7 @@ fn number(text: &str, word: &str) -> Option<u64> {
     find(text, word).flatten().and_then(|argument| argument.trim().parse().ok())
 }
 
-/// Finds a whole word; inside, what stands in braces right behind it.
+/// Finds a whole word; the inner value is the text in braces directly after it.
 fn find<'t>(text: &'t str, word: &str) -> Option<Option<&'t str>> {
     let is_part_of_word = |letter: char| letter.is_alphanumeric() || letter == '_';
     text.match_indices(word).find_map(|(at, _)| {

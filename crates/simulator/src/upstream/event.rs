@@ -6,12 +6,12 @@ use super::reply::Reply;
 use super::script::Ending;
 use bytes::Bytes;
 
-/// What is around the JSON of an event.
+/// The framing of an event's JSON.
 #[derive(Clone, Copy)]
 pub(super) enum Framing<'l> {
     /// The lines of an event stream.
     Sse,
-    /// Nothing: the text of a socket's message, with the lane in it.
+    /// A socket's message: plain JSON, with the lane as a member.
     Text { lane: Option<&'l str> },
 }
 
@@ -133,7 +133,7 @@ impl ItemEvents<'_> {
     }
 }
 
-/// Cuts a text into at most `count` pieces of nearly equal length, none empty.
+/// Splits text into at most `count` pieces of nearly equal length, none of them empty.
 fn split(text: &str, count: usize) -> Vec<&str> {
     let letters = text.chars().count();
     let count = count.clamp(1, letters.max(1));

@@ -31,12 +31,12 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// What all connections of a simulator have in common.
+/// The state that all connections of a simulator share.
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) ledger: Arc<Ledger>,
     pub(super) scripts: Mutex<Scripts>,
-    /// Told to every socket: close now.
+    /// Tells every socket to close now.
     pub(super) closing: watch::Sender<Option<Close>>,
     pub(super) memory: Memory,
     pub(super) mint: Mint,
@@ -48,12 +48,12 @@ pub(super) struct Shared {
 pub(super) struct Scripts {
     pub(super) queue: VecDeque<Script>,
     pub(super) always: Option<Script>,
-    /// What meets the handshakes of sockets.
+    /// The scripts of handshakes.
     pub(super) handshakes: VecDeque<Script>,
     pub(super) every_handshake: Option<Script>,
 }
 
-/// A request that passed, with everything the model would see.
+/// A valid request, with everything the model would see.
 pub(super) struct Admitted {
     pub(super) request: TurnRequest,
     pub(super) input: Items,
@@ -136,8 +136,8 @@ impl Shared {
         response
     }
 
-    /// Checks a request and finds its script. A refused one leaves the scripts alone. `recent` is what a socket
-    /// remembers of the response that is continued.
+    /// Checks a request and finds its script. A rejected request uses up no script. `recent` is what a socket remembers of
+    /// the response that is continued.
     pub(super) fn admit(&self, request: TurnRequest, recent: Option<&Items>) -> Result<Admitted, Refusal> {
         if self.options.strict {
             strict::check_request(&request, &self.options)?;
@@ -321,7 +321,7 @@ pub(super) fn received(parts: Parts, body: Bytes) -> Received {
     }
 }
 
-/// The ids of the items, as far as they have one.
+/// The ids of the items that have one.
 fn ids(items: Option<&Items>) -> HashSet<String> {
     let glances = items.into_iter().flatten().filter_map(|item| Glance::at(item));
     glances.filter_map(|glance| glance.id).collect()

@@ -1,9 +1,9 @@
-//! A reply that waits until the test lets it go.
+//! Gates, which hold replies until a test opens them.
 
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Holds every reply of its script until it is opened.
+/// Holds each reply of its script until it is opened.
 #[derive(Clone, Debug)]
 pub struct Gate {
     state: Arc<watch::Sender<State>>,
@@ -20,12 +20,12 @@ impl Gate {
         Self { state: Arc::new(watch::Sender::new(State::default())) }
     }
 
-    /// Lets the waiting replies go, and all later ones.
+    /// Releases the waiting replies, and lets all later ones pass.
     pub fn open(&self) {
         self.state.send_modify(|state| state.open = true);
     }
 
-    /// Waits until `count` replies have come to the gate.
+    /// Waits until `count` replies have reached the gate.
     pub async fn arrived(&self, count: usize) {
         self.wait_for(|state| state.arrived >= count).await;
     }

@@ -18,7 +18,7 @@ pub(super) struct Glance {
 }
 
 impl Glance {
-    /// `None` when the item is no object, or one of these fields is not what the API says.
+    /// `None` if the item is not an object, or one of these fields has the wrong type.
     pub(super) fn at(item: &RawValue) -> Option<Self> {
         serde_json::from_str(item.get()).ok()
     }

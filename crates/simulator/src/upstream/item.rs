@@ -1,4 +1,4 @@
-//! Output items: what they look like when they begin and when they are done.
+//! Output items, as they are added and as they are done.
 
 use super::json::{Object, array};
 use super::mint::Family;
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 }
 
 impl Item {
-    /// `boundary` is given when encrypted content is wanted.
+    /// `boundary` is set if encrypted content is requested.
     pub(super) fn new(output: &Output, family: &Family<'_>, boundary: Option<&str>) -> Self {
         let (prefix, kind) = match output.clone() {
             Output::Message { text } => ("msg", Kind::Message { text }),
@@ -58,7 +58,7 @@ impl Item {
         }
     }
 
-    /// What the model wrote, for counting tokens.
+    /// The text that the model wrote, for counting tokens.
     pub(super) fn written(&self) -> &str {
         match &self.kind {
             Kind::Message { text } => text,

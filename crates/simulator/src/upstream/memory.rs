@@ -1,4 +1,4 @@
-//! The responses that a stateful simulator keeps.
+//! The responses that a stateful simulator stores.
 
 use super::glance::Glance;
 use super::received::lock;
@@ -25,7 +25,7 @@ struct KeptTurn {
 }
 
 impl Memory {
-    /// The items of the chain that ends with this response, root first; `None` when it is not kept.
+    /// The items of the chain that ends with this response, root first; `None` if it is not stored.
     pub(super) fn load_chain(&self, id: &str) -> Option<Items> {
         let kept = lock(&self.kept);
         let mut turns = Vec::new();
@@ -38,7 +38,7 @@ impl Memory {
         Some(turns.into_iter().rev().flatten().cloned().collect())
     }
 
-    /// Puts kept items in the place of references to them.
+    /// Replaces item references by the stored items.
     pub(super) fn resolve(&self, items: &mut Items) {
         let kept = lock(&self.kept);
         for item in items {

@@ -1,11 +1,11 @@
-//! Ids like the real ones: a prefix and 50 hex digits, never the same twice.
+//! Ids like those of the real API: a prefix and 50 hex digits, always unique.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const ALPHANUMERIC: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Where a simulator takes its ids from. The seed differs between processes and simulators.
+/// The ids of a simulator. The seed differs between processes and simulators.
 #[derive(Debug)]
 pub(super) struct Mint {
     seed: u64,
@@ -17,7 +17,7 @@ impl Mint {
         Self { seed: RandomState::new().hash_one("mint"), drawn: AtomicU64::new(0) }
     }
 
-    /// SplitMix64: a bijection of the counter, so no value comes twice.
+    /// SplitMix64: a bijection of the counter, so that no value repeats.
     pub(super) fn draw(&self) -> u64 {
         let count = self.drawn.fetch_add(1, Ordering::Relaxed);
         mix(self.seed.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
@@ -40,7 +40,7 @@ impl Mint {
         format!("call_{}", letters.collect::<String>())
     }
 
-    /// The ids of one response and its items begin alike.
+    /// The ids of a response and its items share a prefix.
     pub(super) fn family(&self, created_at: u64) -> Family<'_> {
         Family { mint: self, stem: format!("{:016x}01{created_at:08x}", self.draw()) }
     }

@@ -1,15 +1,15 @@
-//! An upstream that says what a script tells it to, and refuses what the real API refuses.
+//! An upstream whose replies are scripted, and that rejects what the real API rejects.
 //!
-//! A queued script goes first. Without one, words in the newest user text steer the reply, so that real clients need
-//! no other way in; then comes [`Simulator::always`], then the answer of [`Options`]. Shapes are those of the
-//! recordings in `fixtures/`.
+//! A reply comes from the first of these: a queued script; directives, which are words in the newest user text and work
+//! from any client; [`Simulator::always`]; the default text of [`Options`]. The JSON has the form of the recordings in
+//! `fixtures/`.
 //!
 //! | word | reply |
 //! | --- | --- |
 //! | `SAY{text}` | this text |
-//! | `ECHO` | the JSON of `input` as it came |
+//! | `ECHO` | the JSON of `input` as received |
 //! | `LONG{n}` | a text of n characters |
-//! | `TOOLCALL`, `TOOLCALL{json}` | a call of an offered function; a text once the tool has answered |
+//! | `TOOLCALL`, `TOOLCALL{json}` | a call of an offered function; a text once its output is sent |
 //! | `REASON` | a reasoning item first |
 //! | `ERROR{status,code}` | an HTTP error |
 //! | `FAIL`, `INCOMPLETE` | ends with `response.failed`, `response.incomplete` |
@@ -17,11 +17,11 @@
 //! | `CUT{n}` | cuts the connection after n events |
 //! | `CLOSE{n,code}` | closes the socket after n events with a close frame |
 //!
-//! The same scripts and words work over a socket (a GET of …/responses that asks for an upgrade): its turns take from
-//! the same queue, and are recorded among the same requests. There an HTTP reply is an error event with its status and
-//! headers, a cut or dropped connection is a TCP reset, a stream that just ends is a close frame with 1000, and there
-//! is one message an event, whatever the script says about writes. A warm-up (`generate: false`) takes no script. The
-//! newest response of each lane can be continued on its socket, stored or not, also when nothing else is kept.
+//! The same scripts and words work over a socket (a GET of …/responses with an upgrade). Its turns use the same queue and
+//! are recorded among the same requests, with these differences: an HTTP reply becomes an error event with its status and
+//! headers; a cut or dropped connection is a TCP reset; a stream without a terminal event ends with close code 1000; each
+//! event is one message, whatever the script says about writes. A warm-up (`generate: false`) uses no script. The newest
+//! response of each lane can be continued on its socket, stored or not, even if the simulator stores nothing.
 
 mod body;
 mod clock;
@@ -65,7 +65,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A running upstream. Dropped, it stops and aborts its connections.
+/// A running upstream. Dropping it stops it and aborts its connections.
 pub struct Simulator {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -74,7 +74,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Serves on a listener. Needs a Tokio runtime around it.
+    /// Serves on a listener. Must be called in a Tokio runtime.
     pub fn start(listener: TcpListener, options: Options) -> Self {
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared::new(options));
@@ -92,7 +92,7 @@ impl Simulator {
         self.address
     }
 
-    /// The base URL, with the `/v1` that clients expect in it.
+    /// The base URL, including `/v1`.
     pub fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
@@ -103,20 +103,20 @@ impl Simulator {
         self
     }
 
-    /// Sets the reply to all turns that neither the queue nor a directive decides.
+    /// Sets the reply to all turns without a queued script or a directive.
     pub fn always(&self, script: Script) -> &Self {
         lock(&self.shared.scripts).always = Some(script);
         self
     }
 
-    /// Queues what meets a handshake. A script of an HTTP reply refuses it with that; any other lets it in, with its
-    /// headers, as soon as its delivery says, and `close_after(0, …)` and `then_close` are about the socket.
+    /// Queues a script for a handshake. A script of an HTTP reply refuses it with that reply. Any other accepts it, with the
+    /// script's headers and delays; `close_after(0, …)` and `then_close` apply to the socket.
     pub fn handshake(&self, script: Script) -> &Self {
         lock(&self.shared.scripts).handshakes.push_back(script);
         self
     }
 
-    /// Sets what meets all handshakes that the queue does not decide.
+    /// Sets the script of all handshakes without a queued one.
     pub fn always_handshake(&self, script: Script) -> &Self {
         lock(&self.shared.scripts).every_handshake = Some(script);
         self
@@ -133,7 +133,7 @@ impl Simulator {
     }
 
     /// The newest 1,000 turns (POST …/responses, …/responses/compact and …/responses/input_tokens, and the turns of
-    /// sockets), refused ones too, oldest first.
+    /// sockets), including rejected ones, oldest first.
     pub fn requests(&self) -> Vec<Received> {
         self.shared.ledger.turns()
     }
@@ -143,12 +143,12 @@ impl Simulator {
         self.requests().pop()
     }
 
-    /// The newest 1,000 requests that were no turns.
+    /// The newest 1,000 requests that were not turns.
     pub fn other_requests(&self) -> Vec<Received> {
         self.shared.ledger.others()
     }
 
-    /// The newest 1,000 handshakes and what came of them, refused ones too, oldest first.
+    /// The newest 1,000 handshakes and their sockets, including refused ones, oldest first.
     pub fn sockets(&self) -> Vec<ReceivedSocket> {
         self.shared.ledger.sockets()
     }
@@ -171,12 +171,12 @@ impl Simulator {
         self.counts().in_flight
     }
 
-    /// Turns whose client went away before the end.
+    /// Turns whose client disconnected before the end.
     pub fn aborted(&self) -> u64 {
         self.counts().aborted
     }
 
-    /// Waits until the condition holds; it is looked at whenever a request comes or a turn ends.
+    /// Waits until the condition holds. It is checked whenever a request arrives or a turn ends.
     pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let mut counts = self.shared.ledger.subscribe();
         while !condition(self) {

@@ -1,35 +1,35 @@
-//! What kind of upstream a simulator plays.
+//! The options of a simulator.
 
 use std::time::Duration;
 
-/// How a simulator behaves when no script says otherwise.
+/// How a simulator behaves unless a script overrides it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The only bearer that is let in; `None` lets everybody in.
+    /// The only accepted bearer token; `None` accepts every client.
     pub api_key: Option<String>,
-    /// Keep responses and continue them by `previous_response_id`. Otherwise nothing is remembered.
+    /// Stores responses and continues them by `previous_response_id`.
     pub stateful: bool,
     /// Refuse what the real API refuses.
     pub strict: bool,
-    /// Who can read the encrypted content made here: simulators of the same boundary.
+    /// The boundary of encrypted content: simulators with the same boundary can read each other's.
     pub boundary: String,
     /// What `GET …/models` lists.
     pub models: Vec<String>,
-    /// Answer 404 `model_not_found` to models that are not listed.
+    /// Replies 404 `model_not_found` for models that are not listed.
     pub listed_models_only: bool,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
     pub no_encrypted_models: Vec<String>,
-    /// The text of an answer that nobody scripted.
+    /// The text of a reply without a script.
     pub answer: String,
-    /// Into how many deltas a text is split.
+    /// The number of deltas per text.
     pub text_deltas: usize,
     /// Time between two events of a stream.
     pub between_events: Duration,
-    /// Send each event of a prepared stream as an HTTP chunk of its own.
+    /// Sends each event of a prepared stream as an HTTP chunk of its own.
     pub chunked_events: bool,
-    /// Keep the requests for [`Simulator::requests`](super::Simulator::requests).
+    /// Keeps the requests for [`Simulator::requests`](super::Simulator::requests).
     pub record: bool,
-    /// Send prepared bytes without reading requests: no scripts, no directives, no checks.
+    /// Sends prepared bytes without parsing requests: no scripts, no directives, no checks.
     pub prepared: bool,
 }
 
@@ -54,7 +54,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The upstream of benchmarks: a 200-character answer, 50 deltas a stream, as little CPU as possible.
+    /// For benchmarks: replies of 200 characters, 50 deltas per stream, as little CPU as possible.
     pub fn bench() -> Self {
         Self {
             answer: "All work and no play makes a dull benchmark. ".chars().cycle().take(200).collect(),

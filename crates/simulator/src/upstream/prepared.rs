@@ -1,4 +1,4 @@
-//! Replies rendered once, of which only the ids differ: the upstream of benchmarks.
+//! Prepared replies for benchmarks: rendered once, with only the ids replaced.
 
 use super::body::Step;
 use super::event::{self, Framing};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// The part of an id that is written anew in every reply.
 const SLOT: usize = 16;
-/// A stream goes out in so many writes: enough that a relay has to wait in between, few enough to be cheap.
+/// The number of writes per stream: enough that a relay has to wait in between, few enough to be cheap.
 const WRITES: usize = 3;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Prepared {
     stream_field: Finder<'static>,
     collected: Template,
     stream: Template,
-    /// The messages of a socket's lane without a name.
+    /// The messages of the unnamed lane of a socket.
     messages: Template,
     between_events: Duration,
     chunked_events: bool,
@@ -34,7 +34,7 @@ pub(super) struct Prepared {
 struct Template {
     bytes: Vec<u8>,
     slots: Vec<usize>,
-    /// Where each of the parts ends that it was made of.
+    /// The end of each part.
     ends: Vec<usize>,
 }
 
@@ -65,7 +65,7 @@ impl Prepared {
         }
     }
 
-    /// Whether a body asks for a stream, without reading it as JSON.
+    /// Whether a body requests a stream, found without parsing the JSON.
     pub(super) fn wants_stream(&self, body: &[u8]) -> bool {
         self.stream_field.find_iter(body).any(|at| {
             let mut rest = body[at + "\"stream\"".len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
@@ -101,7 +101,7 @@ impl Prepared {
         steps
     }
 
-    /// The messages of a turn, by the writes that they go out in.
+    /// The messages of a turn, grouped by write.
     pub(super) fn messages(&self, drawn: u64) -> Vec<Vec<Bytes>> {
         let bytes = self.messages.fill(drawn);
         let mut start = 0;

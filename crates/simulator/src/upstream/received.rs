@@ -1,4 +1,4 @@
-//! What reached the simulator, and how its replies ended.
+//! The requests that reached the simulator, and how its replies ended.
 
 use super::socket::{ReceivedSocket, SocketEnd};
 use bytes::Bytes;
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// Older requests are forgotten, so that a long run stays small.
+/// Older requests are dropped, to bound the memory of long runs.
 const KEPT: usize = 1_000;
 
-/// One request, or one turn of a socket, with its body as it came.
+/// One request, or one turn of a socket, with its body as received.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -20,12 +20,13 @@ pub struct Received {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// The number of the socket that the turn came over, whose handshake the rest is from; the body is its message.
+    /// The number of the turn's socket, if it has one. The other fields are then from its handshake, and the body is the
+    /// message.
     pub socket: Option<u64>,
 }
 
 impl Received {
-    /// The body as JSON; `Null` when it is none.
+    /// The body as JSON; `Null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -41,23 +42,24 @@ impl Received {
         }
     }
 
-    /// A header as text; `None` when it is absent or not text.
+    /// A header as text; `None` if it is absent or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
-/// Turns (POST …/responses and what lies below it, and those of sockets) and sockets so far. A turn leaves `in_flight` a moment after its client has the last byte, so wait for
-/// it with [`Simulator::wait_until`](super::Simulator::wait_until).
+/// Counts of turns (POST …/responses and the endpoints below it, and turns of sockets) and of sockets. A turn leaves
+/// `in_flight` a moment after its client has received the last byte, so wait for that with
+/// [`Simulator::wait_until`](super::Simulator::wait_until).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Turns whose request has been read.
     pub requests: u64,
-    /// Turns that are not over yet.
+    /// Running turns.
     pub in_flight: u64,
-    /// Turns whose client went away before the end.
+    /// Turns whose client disconnected before the end.
     pub aborted: u64,
-    /// Turns whose reply was handed over to its scripted end.
+    /// Turns whose reply was sent to its scripted end.
     pub finished: u64,
     /// Sockets whose handshake was accepted.
     pub sockets: u64,
@@ -110,7 +112,7 @@ impl Ledger {
         lock(&self.sockets).iter().cloned().collect()
     }
 
-    /// Numbers a handshake that has come.
+    /// Numbers a new handshake.
     pub(super) fn record_handshake(&self, handshake: Option<Received>) -> u64 {
         let number = self.handshakes.fetch_add(1, Ordering::Relaxed);
         if let Some(handshake) = handshake {
@@ -130,7 +132,7 @@ impl Ledger {
         }
     }
 
-    /// Counts a socket whose handshake was accepted; the value says when it is over.
+    /// Counts a socket whose handshake was accepted, until the value is dropped.
     pub(super) fn open_socket(self: &Arc<Self>, number: u64) -> OpenSocket {
         self.change_socket(number, |socket| socket.status = Some(101));
         self.counts.send_modify(|counts| {
@@ -140,7 +142,7 @@ impl Ledger {
         OpenSocket { ledger: Arc::clone(self), number }
     }
 
-    /// Counts a turn whose request has been read; the value says when the turn is over.
+    /// Counts a turn whose request has been read, until the value is dropped.
     pub(super) fn enter(self: &Arc<Self>, received: Option<Received>) -> InFlight {
         if let Some(received) = received {
             keep(&self.turns, received);
@@ -153,7 +155,7 @@ impl Ledger {
     }
 }
 
-/// A turn that is not over. Dropped unfinished, its client has gone.
+/// A running turn. If it is dropped unfinished, its client has gone.
 #[derive(Debug)]
 pub(super) struct InFlight {
     ledger: Arc<Ledger>,
@@ -179,7 +181,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A socket that is not over.
+/// An open socket.
 #[derive(Debug)]
 pub(super) struct OpenSocket {
     ledger: Arc<Ledger>,

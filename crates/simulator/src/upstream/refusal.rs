@@ -47,7 +47,7 @@ impl Refusal {
         Object::new().raw("error", &self.error()).finish()
     }
 
-    /// What stands in the envelope.
+    /// The error object inside the envelope.
     pub(super) fn error(&self) -> String {
         Object::new()
             .value("message", &self.message)

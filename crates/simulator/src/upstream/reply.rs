@@ -13,7 +13,7 @@ const TOOL_USAGE: &str = concat!(
     r#""web_search":{"num_requests":0}}"#
 );
 
-/// Everything that a reply is rendered from.
+/// The input for rendering a reply.
 pub(super) struct Reply<'r> {
     pub(super) request: &'r TurnRequest,
     pub(super) id: String,
@@ -27,7 +27,7 @@ pub(super) struct Reply<'r> {
 enum Phase {
     Running,
     Over,
-    /// Over, and sent as a body of its own.
+    /// Finished, and sent as a collected reply.
     Collected,
 }
 
@@ -53,7 +53,7 @@ impl Reply<'_> {
         }
     }
 
-    /// An incomplete response ends in an incomplete item.
+    /// An incomplete response ends with an incomplete item.
     pub(super) fn item_status(&self, index: usize) -> &'static str {
         let is_last = index + 1 == self.items.len();
         if is_last && matches!(self.ending, Ending::Incomplete { .. }) { "incomplete" } else { "completed" }
@@ -129,14 +129,14 @@ impl Reply<'_> {
         self.request.raw(name).unwrap_or(default)
     }
 
-    /// The request's object over the default one.
+    /// The default object with the members of the request's object.
     fn merged(&self, name: &str, default: &str) -> String {
         let mut merged: Map<String, Value> = serde_json::from_str(default).unwrap_or_default();
         merged.extend(self.request.get::<Map<String, Value>>(name).unwrap_or_default());
         to_json(&merged)
     }
 
-    /// Function tools come back with what the API fills in.
+    /// Function tools are echoed with the defaults that the API fills in.
     fn tools(&self) -> String {
         let mut tools: Vec<Value> = self.request.get("tools").unwrap_or_default();
         for tool in tools.iter_mut().filter_map(Value::as_object_mut) {
@@ -187,7 +187,7 @@ impl Reply<'_> {
             .finish()
     }
 
-    /// About four characters a token.
+    /// About four characters per token.
     fn tokens(&self, counted: impl Fn(&Item) -> bool) -> u64 {
         self.items.iter().filter(|item| counted(item)).map(|item| 1 + item.written().len() as u64 / 4).sum()
     }

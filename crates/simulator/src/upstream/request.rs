@@ -1,4 +1,4 @@
-//! A request, taken apart at the top level only.
+//! A request, parsed only at the top level.
 
 use super::refusal::Refusal;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 pub(super) type Items = Vec<Box<RawValue>>;
 
-/// Where a turn is asked for.
+/// The endpoint of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
     /// `…/responses`
@@ -21,7 +21,7 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// By the path of a POST; without slashes at its end.
+    /// The endpoint of a POST; trailing slashes are ignored.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path.rsplit_once("/responses")?.1 {
             "" => Some(Self::Create),
@@ -32,7 +32,7 @@ impl Endpoint {
     }
 }
 
-/// The top-level fields as they came.
+/// The top-level fields as received.
 #[derive(Debug)]
 pub(super) struct TurnRequest {
     pub(super) endpoint: Endpoint,
@@ -48,17 +48,17 @@ impl TurnRequest {
         Ok(Self { endpoint, fields, size_bytes: body.len() })
     }
 
-    /// The field as it came; `None` when it is absent or null.
+    /// The field as received; `None` if it is absent or null.
     pub(super) fn raw(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(|raw| raw.get()).filter(|json| *json != "null")
     }
 
-    /// The fields that are there and not null.
+    /// The fields that are present and not null.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().filter(|(_, raw)| raw.get() != "null").map(|(name, _)| name.as_str())
     }
 
-    /// The field, if it is there and of the type.
+    /// The field, if it is present and has this type.
     pub(super) fn get<'r, T: Deserialize<'r>>(&'r self, name: &str) -> Option<T> {
         self.raw(name).and_then(|json| serde_json::from_str(json).ok())
     }
@@ -71,7 +71,7 @@ impl TurnRequest {
         self.get("stream").unwrap_or(false)
     }
 
-    /// A turn of a socket that only prepares the next one.
+    /// Whether this is a warm-up, which only prepares the next turn of a socket.
     pub(super) fn is_warm_up(&self) -> bool {
         self.endpoint == Endpoint::Socket && self.get("generate") == Some(false)
     }

@@ -1,4 +1,4 @@
-//! What a reply says and how it is sent, in builder style.
+//! Scripts: builders for the content and the delivery of replies.
 
 use super::gate::Gate;
 use super::refusal::Refusal;
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use std::time::Duration;
 
-/// One reply. [`Script::default`] has no output at all; start with one of the constructors or add output to it.
+/// One reply. [`Script::default`] has no output; start with another constructor, or add output to it.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     pub(super) output: Vec<Output>,
@@ -43,7 +43,7 @@ pub(super) enum Ending {
     Silent,
 }
 
-/// A reply that is no response object.
+/// A reply that is not a response object.
 #[derive(Clone, Debug)]
 pub(super) enum Instead {
     Body { status: u16, content_type: String, bytes: Bytes },
@@ -83,7 +83,7 @@ pub(super) enum Stop {
 pub enum Close {
     /// With a close frame that has this code.
     Code(u16),
-    /// TCP ends without a close frame.
+    /// TCP is closed without a close frame.
     Fin,
     /// TCP is reset.
     Reset,
@@ -165,7 +165,7 @@ impl Script {
         self
     }
 
-    /// Splits every text into so many deltas.
+    /// Splits every text into this number of deltas.
     pub fn deltas(mut self, count: usize) -> Self {
         self.deltas = Some(count);
         self
@@ -213,10 +213,10 @@ impl Script {
 
 /// How the reply is sent.
 impl Script {
-    /// Adds a response header. Panics when name or value are no legal header.
+    /// Adds a response header. Panics if the name or value is invalid.
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        let name = name.parse().expect("a test names a legal header");
-        self.headers.push((name, value.parse().expect("a test gives a legal header value")));
+        let name = name.parse().expect("the name of a scripted header is valid");
+        self.headers.push((name, value.parse().expect("the value of a scripted header is valid")));
         self
     }
 
@@ -247,68 +247,68 @@ impl Script {
         (self, gate)
     }
 
-    /// Holds a stream after so many events until the gate is opened.
+    /// Holds a stream after this number of events until the gate is opened.
     pub fn gated_after(mut self, events: usize) -> (Self, Gate) {
         let gate = Gate::new();
         self.delivery.gate = Some((GateAt::Event(events), gate.clone()));
         (self, gate)
     }
 
-    /// Closes the connection instead of answering.
+    /// Closes the connection instead of replying.
     pub fn drop_connection(mut self) -> Self {
         self.delivery.stop = Some(Stop::DropBeforeHeaders);
         self
     }
 
-    /// Never answers.
+    /// Never replies.
     pub fn hang(mut self) -> Self {
         self.delivery.stop = Some(Stop::HangBeforeHeaders);
         self
     }
 
-    /// Says nothing more after so many events, and keeps the connection open. A collected reply hangs in the middle.
+    /// Sends nothing more after this number of events, and keeps the connection open. A collected reply hangs in the middle.
     pub fn hang_after(mut self, events: usize) -> Self {
         self.delivery.stop = Some(Stop::Hang { events });
         self
     }
 
-    /// Closes the socket after so many events: none is before the first. Without a socket the connection is cut.
+    /// Closes the socket after this number of events; 0 is before the first. Over HTTP, the connection is cut.
     pub fn close_after(mut self, events: usize, close: Close) -> Self {
         self.delivery.stop = Some(Stop::Close { events, close });
         self
     }
 
-    /// Closes the socket once it has been idle for so long after the turn. Means nothing without a socket.
+    /// Closes the socket once it has been idle for this time after the turn. Has no effect over HTTP.
     pub fn then_close(mut self, idle: Duration, close: Close) -> Self {
         self.delivery.afterwards = Some((idle, close));
         self
     }
 
-    /// Cuts the connection after so many events. A collected reply is cut in the middle of its body.
+    /// Cuts the connection after this number of events. A collected reply is cut in the middle of its body.
     pub fn cut_after(mut self, events: usize) -> Self {
         self.delivery.stop = Some(Stop::Cut { events, inside: false });
         self
     }
 
-    /// Cuts the connection in the middle of the event after so many whole ones.
+    /// Cuts the connection in the middle of an event, after this number of whole ones.
     pub fn cut_inside(mut self, events: usize) -> Self {
         self.delivery.stop = Some(Stop::Cut { events, inside: true });
         self
     }
 
-    /// Ends the stream cleanly after so many events.
+    /// Ends the stream cleanly after this number of events.
     pub fn end_after(mut self, events: usize) -> Self {
         self.delivery.stop = Some(Stop::End { events });
         self
     }
 
-    /// Sends the body in pieces of so many bytes, each with a write of its own.
+    /// Sends the body in pieces of this size, each with a write of its own.
     pub fn writes_of(mut self, size_bytes: usize) -> Self {
         self.delivery.writes = Writes::OfSize(size_bytes.max(1));
         self
     }
 
-    /// Sends the body in one write. Delays, gates and stops still divide it.
+    /// Sends the body in one write. Delays, gates and stops still split it.
     pub fn one_write(mut self) -> Self {
         self.delivery.writes = Writes::One;
         self

@@ -1,4 +1,4 @@
-//! Encrypted content: opaque to clients, readable only inside the boundary that made it.
+//! Encrypted content: opaque to clients, readable only within the boundary that created it.
 
 use std::fmt::Write;
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_content_is_read_inside_its_boundary_only() {
+    fn sealed_content_is_readable_only_within_its_boundary() {
         let sealed = seal("org-1", 7);
         assert!(is_readable("org-1", &sealed));
         assert!(!is_readable("org-2", &sealed));

@@ -1,4 +1,4 @@
-//! The accept loop. Connections end with it.
+//! The accept loop, which also ends all connections.
 
 use super::body::{Cut, ReplyBody};
 use super::exchange::Shared;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// An accept that fails (too many open files) is not tried again at once.
+/// The pause after an accept that failed, for example because of too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves until cancelled, then aborts whatever is still running.
@@ -38,7 +38,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Canc
 }
 
 async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    // A peer without it waits for the delayed acknowledgement, 40 ms a stream. A socket keeps it.
+    // Without it, a stream waits 40 ms for the peer's delayed acknowledgement. An upgraded socket inherits it.
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -51,7 +51,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         })
     };
     let builder = Builder::new(TokioExecutor::new());
-    // It fails when the client goes away or a script cuts it; both are counted where they happen.
+    // It fails when the client disconnects or a script cuts it; both are counted elsewhere.
     drop(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
     let accepted = lock(&connection.accepted).take();
     if let Some(accepted) = accepted {
@@ -61,7 +61,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
 
 struct Connection {
     shared: Arc<Shared>,
-    /// The socket that the connection becomes once HTTP is over.
+    /// The socket that the connection becomes after its upgrade.
     accepted: Mutex<Option<Accepted>>,
 }
 

@@ -1,4 +1,4 @@
-//! What the real API refuses, in its words.
+//! The errors of the real API, with its messages.
 
 use super::glance::Glance;
 use super::options::Options;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
 
-/// Fields of a WebSocket frame that mean nothing over HTTP.
+/// Fields that are only valid in a WebSocket frame.
 const SOCKET_ONLY: [&str; 3] = ["generate", "stream_id", "type"];
 /// The other endpoints have few fields, and none for storing or streaming.
 const OF_COMPACT: [&str; 9] = [
@@ -38,7 +38,7 @@ const OF_INPUT_TOKENS: [&str; 12] = [
     "truncation",
 ];
 
-/// Checks everything but the items.
+/// Checks everything except the items.
 pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
     let (is_known, required): (fn(&str) -> bool, &[&str]) = match request.endpoint {
         Endpoint::Create => (|field| !SOCKET_ONLY.contains(&field), &["model", "input"]),
@@ -80,8 +80,8 @@ pub(super) fn previous_response_not_found(id: &str) -> Refusal {
         .code("previous_response_not_found")
 }
 
-/// Checks the items that the model would see, oldest first. The first `kept` of them come from the memory, and
-/// `knows` says whether an id is in it.
+/// Checks the items that the model would see, oldest first. The first `kept` of them come from memory, and `knows` says
+/// whether an id is in it.
 pub(super) fn check_items(
     items: &[Box<RawValue>],
     kept: usize,
@@ -153,7 +153,7 @@ fn check_encrypted(glance: &Glance, index: usize, boundary: &str) -> Result<(), 
     }
 }
 
-/// Every output answers an earlier call, and every call is answered.
+/// Checks that every output belongs to an earlier call, and every call has an output.
 fn check_pairs(glances: &[Glance], call: &str, name: &str) -> Result<(), Refusal> {
     let output = format!("{call}_output");
     let mut open: Vec<&str> = Vec::new();

@@ -65,7 +65,7 @@ fn difference(report: &CopyReport) -> String {
 }
 
 fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
-    let environment = Environment::of_process();
+    let environment = Environment::from_process();
     let text = match text.strip_prefix(OF_VARIABLE) {
         Some(name) => environment.get(name).with_context(|| format!("{name} is not set, or empty"))?,
         None => text,

@@ -5,13 +5,13 @@ use super::Case;
 
 #[test]
 fn a_named_file_must_exist() {
-    let expected = "can't read the config file missing.toml: No such file or directory (os error 2)";
+    let expected = "cannot read the configuration file missing.toml: No such file or directory (os error 2)";
     assert_eq!(Case::empty().error_from(Some("missing.toml")), expected);
     assert_eq!(Case::empty().variable("ANTIPHON_CONFIG", "missing.toml").error(), expected);
 }
 
 #[test]
-fn text_that_is_not_toml_is_named_by_its_place() {
+fn invalid_toml_is_reported_with_its_line_and_column() {
     assert_eq!(
         Case::file("listen = \"127.0.0.1:1\"\n[store]\nurl = sqlite\n").error(),
         "antiphon.toml is not valid TOML at line 3, column 7: invalid string, expected `\"`, `'`"
@@ -19,10 +19,10 @@ fn text_that_is_not_toml_is_named_by_its_place() {
 }
 
 #[test]
-fn an_unknown_key_comes_with_the_known_ones() {
+fn an_unknown_key_is_reported_with_the_known_keys() {
     assert_eq!(
         Case::file("[store]\nretentoin = \"1d\"").error(),
-        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known here: url, \
+        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known keys: url, \
          migration_url, migrate, key_file, network, retention, durability, commit_timeout, read_timeout, read_connections, \
          write_connections, cache, purge_interval"
     );
@@ -43,7 +43,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
 }
 
 #[test]
-fn a_value_of_the_wrong_kind_comes_with_its_rule() {
+fn a_value_of_the_wrong_type_is_reported_with_the_rule() {
     assert_eq!(
         Case::file("[store]\nretention = \"30 parsecs\"").error(),
         "store.retention = \"30 parsecs\" (in antiphon.toml): must be a duration such as \"30d\", above zero and at most \
@@ -75,7 +75,7 @@ fn a_value_of_the_wrong_kind_comes_with_its_rule() {
 }
 
 #[test]
-fn no_timeout_is_zero() {
+fn zero_timeouts_are_rejected() {
     assert_eq!(
         Case::file("[timeouts]\nidle = \"0s\"").error(),
         "timeouts.idle = \"0s\" (in antiphon.toml): must be a duration such as \"30s\" or \"5m\", above zero and at most \
@@ -89,29 +89,29 @@ fn all_problems_are_reported_at_once() {
                 [[accounts]]\nmodels = [\"a\", 2]\n";
     assert_eq!(
         Case::file(text).error(),
-        "6 problems in the config:
-  accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known here: name, base_url, api_key, \
+        "6 problems in the configuration:
+  accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
 oauth, models, boundary, aliases, headers, query, transport, stream_only, state, replay_ids, priority, weight, max_in_flight
   accounts[1].models[1] = 2 (in antiphon.toml): must be a string
   auth = \"open\" (in antiphon.toml): must be \"none\"
   listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
   log.format = \"xml\" (in antiphon.toml): must be \"text\" or \"json\"
-  log.level (in antiphon.toml): unknown key. Known here: format, filter"
+  log.level (in antiphon.toml): unknown key. Known keys: format, filter"
     );
 }
 
 #[test]
-fn two_listeners_need_two_addresses() {
+fn both_listeners_cannot_share_an_address() {
     assert_eq!(
         Case::file("admin_listen = \"127.0.0.1:8080\"").error(),
-        "admin_listen = \"127.0.0.1:8080\" (in antiphon.toml): must differ from listen; leave it out to have both in one \
-         place"
+        "admin_listen = \"127.0.0.1:8080\" (in antiphon.toml): must differ from listen; leave it out to serve both on one \
+         address"
     );
     Case::file("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").load();
 }
 
 #[test]
-fn memory_for_bodies_holds_at_least_one() {
+fn body_memory_must_fit_at_least_one_body() {
     assert_eq!(
         Case::file("[limits]\nmax_body = \"2GiB\"").error(),
         "limits.body_memory (in antiphon.toml): is 1GiB and must be at least limits.max_body, which is 2GiB"
@@ -119,12 +119,13 @@ fn memory_for_bodies_holds_at_least_one() {
 }
 
 #[test]
-fn a_price_needs_a_model_and_is_written_as_a_decimal_number() {
+fn a_price_requires_a_model_and_a_decimal_number() {
     assert_eq!(
         Case::file("[[prices]]\nmodel = \"a b\"\noutput = 1").error(),
-        "2 problems in the config:\n  prices[0].model = \"a b\" (in antiphon.toml): must be a model's name, with * for any \
-         letters and ? for one, such as \"gpt-*\"\n  prices[0].input (in antiphon.toml): must be set; 0 for tokens that \
-         cost nothing"
+        "2 problems in the configuration:
+  prices[0].model = \"a b\" (in antiphon.toml): must be a model name or a pattern with * (any characters) and ? (one \
+character), such as \"gpt-*\"
+  prices[0].input (in antiphon.toml): must be set; use 0 for tokens that are free"
     );
     for wrong in ["-1", "\"1,5\"", "1e7", "true"] {
         let error = Case::file(&format!("[[prices]]\nmodel = \"m\"\ninput = {wrong}\noutput = 1")).error();
@@ -133,7 +134,7 @@ fn a_price_needs_a_model_and_is_written_as_a_decimal_number() {
 }
 
 #[test]
-fn finer_counts_of_usage_go_before_coarser_ones() {
+fn coarser_usage_must_be_kept_at_least_as_long_as_finer_usage() {
     assert_eq!(
         Case::file("[usage]\nraw_retention = \"100d\"").error(),
         "usage.hour_retention (in antiphon.toml): must be at least usage.raw_retention, which is 100d"
@@ -147,32 +148,32 @@ fn finer_counts_of_usage_go_before_coarser_ones() {
 }
 
 #[test]
-fn without_a_home_the_database_must_be_named() {
+fn store_url_is_required_without_a_home_directory() {
     assert_eq!(
         Case::empty().variable("HOME", "").error(),
-        "store.url (default): must be set, such as \"sqlite://antiphon.db\": neither XDG_DATA_HOME nor HOME says where data \
-         belongs"
+        "store.url (default): must be set, such as \"sqlite://antiphon.db\": there is no default because neither \
+         XDG_DATA_HOME nor HOME is set"
     );
     Case::empty().variable("HOME", "").variable("ANTIPHON_STORE__URL", "sqlite://x.db").load();
 }
 
 #[test]
-fn accounts_need_a_name_of_their_own_and_a_plain_url() {
+fn accounts_require_a_unique_name_and_a_plain_url() {
     let text = "[[accounts]]\nname = \"a\"\nbase_url = \"ftp://x\"\n[[accounts]]\nname = \"a\"\n\
                 base_url = \"https://x/v1/responses\"\nmodels = [\"gpt-[45]\"]\nboundary = \"\"\n\
                 [[accounts]]\nname = \"b c\"\nmodels = []\n";
     assert_eq!(
         Case::file(text).error(),
-        "8 problems in the config:
+        "8 problems in the configuration:
   accounts[1].name = \"a\" (in antiphon.toml): is already the name of accounts[0]
   accounts[0].base_url = \"ftp://x\" (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
-  accounts[1].boundary = \"\" (in antiphon.toml): must be 1 to 64 of A-Z a-z 0-9 _ . -
-  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must end before /responses, which is added to it
-  accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml): must be a model's name, with * for any letters and ? for one, \
-such as \"gpt-*\"
-  accounts[2].name = \"b c\" (in antiphon.toml): must be 1 to 64 of A-Z a-z 0-9 _ . -
+  accounts[1].boundary = \"\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must not include /responses: Antiphon appends it
+  accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml): must be a model name or a pattern with * (any characters) and \
+? (one character), such as \"gpt-*\"
+  accounts[2].name = \"b c\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
   accounts[2].base_url (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
-  accounts[2].models (in antiphon.toml): must name a model; leave it out to offer every model"
+  accounts[2].models (in antiphon.toml): must not be empty; leave it out to offer all models"
     );
 }
 
@@ -186,30 +187,33 @@ fn a_bad_url_from_the_openai_variable_names_that_variable() {
 }
 
 #[test]
-fn what_is_no_limit_of_a_project_is_told() {
+fn invalid_project_limits_are_reported() {
     let error = |limits: &str| Case::file(&format!("[projects.team]\nlimits = {limits}")).error();
     assert!(error("{ rpm = 1 }").contains("projects.team.limits (in antiphon.toml): unknown field `rpm`"));
     let zero = error("{ budgets = [{ tokens = 0, window = \"day\" }] }");
-    assert!(zero.contains("the limit of tokens per day is from 1 to"), "{zero}");
+    assert!(zero.contains("the limit of tokens per day must be from 1 to"), "{zero}");
     let name = Case::file("[projects.\"a b\"]\nlimits = { concurrent_turns = 1 }").error();
-    assert!(name.contains("no key can have a project of this name"), "{name}");
-}
-
-#[test]
-fn serving_needs_an_account() {
-    assert_eq!(
-        Config::default().require_accounts().unwrap_err().to_string(),
-        "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
-         [[accounts]] section to the config file"
+    assert!(
+        name.contains("is not a valid project name: use 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        "{name}"
     );
 }
 
 #[test]
-fn an_account_has_one_credential_and_tokens_need_a_key_and_all_that_refreshes_them() {
+fn serving_requires_an_account() {
+    assert_eq!(
+        Config::default().require_accounts().unwrap_err().to_string(),
+        "no account is configured: set OPENAI_API_KEY (and OPENAI_BASE_URL for an upstream other than OpenAI), or add an \
+         [[accounts]] section to the configuration file"
+    );
+}
+
+#[test]
+fn an_account_has_one_credential_and_oauth_requires_a_key_file_and_all_its_fields() {
     let oauth = r#"oauth = { token_url = "https://a/t", client_id = "c", refresh_token = { value = "r" } }"#;
     let account = |lines: &str| format!("[[accounts]]\nname = \"a\"\nbase_url = \"http://a\"\n{lines}\n");
     let both = Case::file(&account(&format!("api_key = {{ value = \"k\" }}\n{oauth}")));
-    assert!(both.error().contains("accounts[0].oauth (in antiphon.toml): can't be together with api_key"));
+    assert!(both.error().contains("accounts[0].oauth (in antiphon.toml): cannot be combined with api_key"));
     for url in ["postgres://u@h/d", "sqlite::memory:"] {
         let error = Case::file(&format!("store.url = \"{url}\"\n{}", account(oauth))).error();
         assert!(error.starts_with("store.key_file"), "{error}");

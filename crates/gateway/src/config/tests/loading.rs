@@ -124,7 +124,7 @@ fn keys(config: &Config) -> BTreeSet<String> {
 }
 
 #[test]
-fn nothing_at_all_gives_the_defaults_and_a_database_in_the_home_directory() {
+fn an_empty_configuration_uses_the_defaults_and_a_database_in_the_home_directory() {
     let loaded = Case::empty().load_from(None).unwrap();
     assert_eq!(loaded.source, None);
     assert_eq!(loaded.config.store.url.expose(), "sqlite:///home/ada/.local/share/antiphon/antiphon.db");
@@ -136,7 +136,7 @@ fn nothing_at_all_gives_the_defaults_and_a_database_in_the_home_directory() {
 }
 
 #[test]
-fn the_data_directory_is_used_if_it_is_named_absolutely() {
+fn an_absolute_data_directory_is_used() {
     let case = Case::empty().variable("XDG_DATA_HOME", "/data");
     assert_eq!(case.load().store.url.expose(), "sqlite:///data/antiphon/antiphon.db");
     let case = Case::empty().variable("XDG_DATA_HOME", "data");
@@ -144,7 +144,7 @@ fn the_data_directory_is_used_if_it_is_named_absolutely() {
 }
 
 #[test]
-fn a_switch_can_be_set_by_a_variable() {
+fn a_boolean_can_be_set_by_a_variable() {
     assert!(Case::empty().load().sockets.enabled);
     assert!(!Case::empty().variable("ANTIPHON_SOCKETS__ENABLED", "false").load().sockets.enabled);
     assert_eq!(
@@ -197,7 +197,7 @@ fn every_key_can_be_set_in_the_file() {
 }
 
 #[test]
-fn the_database_must_be_in_the_network() {
+fn the_database_host_must_match_the_network_policy() {
     for (network, allowed) in [("any", true), ("private", true), ("public", false)] {
         let config =
             Case::file(&format!("[store]\nurl = \"postgres://u:p@127.0.0.1/d\"\nnetwork = \"{network}\""));
@@ -206,7 +206,7 @@ fn the_database_must_be_in_the_network() {
 }
 
 #[test]
-fn what_is_shown_loads_again_as_the_same() {
+fn the_shown_configuration_loads_as_the_same_configuration() {
     let shown = Case::file(EVERYTHING).load().show();
     assert_eq!(Case::file(&shown.replace("<redacted>", "sk-literal")).load().show(), shown);
     let shown = Case::empty().load().show();
@@ -240,7 +240,7 @@ fn accounts_can_be_given_in_one_variable() {
 }
 
 #[test]
-fn variables_that_kubernetes_sets_or_nobody_filled_are_not_keys() {
+fn variables_of_kubernetes_and_empty_variables_are_not_keys() {
     Case::empty()
         .variable("ANTIPHON_SERVICE_HOST", "10.0.0.1")
         .variable("ANTIPHON_SERVICE_PORT_HTTP", "80")
@@ -262,7 +262,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 }
 
 #[test]
-fn without_accounts_the_variables_of_openai_clients_make_one() {
+fn without_accounts_the_variables_of_openai_clients_define_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
                  api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
@@ -280,7 +280,7 @@ fn without_accounts_the_variables_of_openai_clients_make_one() {
 }
 
 #[test]
-fn the_example_file_holds_every_key_with_its_default() {
+fn the_example_file_has_every_key_with_its_default() {
     let example = std::fs::read_to_string(EXAMPLE).unwrap();
     let mut config = Case::file(&example).variable("OPENAI_API_KEY", "sk").load();
     let account = config.accounts.remove(0);
@@ -292,25 +292,26 @@ fn the_example_file_holds_every_key_with_its_default() {
 }
 
 #[test]
-fn the_comments_of_the_example_file_that_are_keys_are_right_as_well() {
+fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
     let is_key = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let uncomment = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if rest.split_once(" = ").is_some_and(|(word, _)| is_key(word)) => format!("{rest}\n"),
         _ => format!("{line}\n"),
     };
     let all: String = std::fs::read_to_string(EXAMPLE).unwrap().lines().map(uncomment).collect();
-    // An account has one credential.
-    let of = |left_out: &str| {
+    // An account has one credential, so the file is loaded once with each kind.
+    let keys_without = |left_out: &str| {
         let lines = all.split_inclusive('\n').filter(|line| !line.starts_with(left_out));
         let case = Case::file(&lines.collect::<String>());
         keys(&case.variable("OPENAI_API_KEY", "sk").variable("REFRESH_TOKEN", "rt").load())
     };
-    let documented: BTreeSet<String> = of("oauth = ").union(&of("api_key = ")).cloned().collect();
+    let documented: BTreeSet<String> =
+        keys_without("oauth = ").union(&keys_without("api_key = ")).cloned().collect();
     assert_eq!(documented, keys(&Case::file(EVERYTHING).load()));
 }
 
 #[test]
-fn the_json_form_holds_the_same() {
+fn the_json_form_has_the_same_content() {
     let json: serde_json::Value = serde_json::from_str(&Case::file(EVERYTHING).load().show_json()).unwrap();
     assert_eq!(json["accounts"][0]["api_key"], serde_json::json!({ "value": "<redacted>" }));
     assert_eq!(json["limits"]["max_history"], "1GiB");
@@ -318,7 +319,7 @@ fn the_json_form_holds_the_same() {
 }
 
 #[test]
-fn the_accounts_in_the_documentation_can_be_used() {
+fn accounts_in_the_documentation_are_valid() {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/accounts.md")).unwrap();
     let mut blocks = vec![String::new()];

@@ -15,7 +15,7 @@ fn api_key_error(api_key: &str) -> String {
 }
 
 #[test]
-fn a_key_is_read_from_a_variable_or_from_a_file_or_from_the_config() {
+fn a_key_is_read_from_a_variable_a_file_or_the_configuration() {
     assert_eq!(secret(&with_api_key(r#"{ env = "A_KEY" }"#).variable("A_KEY", "sk-1")), "sk-1");
     assert_eq!(secret(&with_api_key(r#"{ value = "sk-2" }"#)), "sk-2");
     let case = with_api_key(r#"{ file = "key.txt" }"#);
@@ -25,15 +25,15 @@ fn a_key_is_read_from_a_variable_or_from_a_file_or_from_the_config() {
 }
 
 #[test]
-fn a_key_that_can_not_be_fetched_names_its_account_and_origin() {
+fn a_credential_that_cannot_be_read_is_reported_with_account_and_source() {
     let start = "accounts[0].api_key (in antiphon.toml): account \"a\": ";
     assert_eq!(
         api_key_error(r#"{ env = "A_KEY" }"#),
-        format!("{start}environment variable A_KEY is not set, or empty")
+        format!("{start}environment variable A_KEY is not set or empty")
     );
     assert_eq!(
         api_key_error(r#"{ file = "key.txt" }"#),
-        format!("{start}can't read file key.txt: No such file or directory (os error 2)")
+        format!("{start}cannot read file key.txt: No such file or directory (os error 2)")
     );
     let case = with_api_key(r#"{ file = "key.txt" }"#);
     case.write("key.txt", "\n");
@@ -44,12 +44,14 @@ fn a_key_that_can_not_be_fetched_names_its_account_and_origin() {
     );
     assert_eq!(
         with_api_key(r#"{ env = "A_KEY" }"#).variable("A_KEY", "sk secret").error(),
-        format!("{start}environment variable A_KEY: a key is visible ASCII without blanks, and this is not")
+        format!(
+            "{start}environment variable A_KEY: not a valid key; a key consists of visible ASCII characters without spaces"
+        )
     );
 }
 
 #[test]
-fn no_error_shows_a_secret_wherever_it_was_put() {
+fn errors_never_show_secrets() {
     let account = |line: &str| Case::file(&format!("[[accounts]]\nname = \"a\"\n{line}\n"));
     let cases = [
         with_api_key(r#""sk-secret""#),
@@ -77,7 +79,7 @@ fn no_error_shows_a_secret_wherever_it_was_put() {
 }
 
 #[test]
-fn a_loaded_config_shows_no_secret() {
+fn a_loaded_configuration_shows_no_secret() {
     let config = with_api_key("{ value = \"sk-secret\" }")
         .variable("ANTIPHON_STORE__URL", "postgres://u:sk-secret@h/d")
         .load();
@@ -87,7 +89,7 @@ fn a_loaded_config_shows_no_secret() {
 }
 
 #[test]
-fn a_database_url_is_shown_without_what_may_be_secret() {
+fn a_database_url_is_shown_without_secrets() {
     let shown = |url: &str| Case::empty().variable("ANTIPHON_STORE__URL", url).load().store.url.to_string();
     assert_eq!(shown("sqlite:///a@b/x.db"), "sqlite:///a@b/x.db");
     assert_eq!(shown("sqlite://x.db?mode=ro"), "sqlite://x.db?<redacted>");

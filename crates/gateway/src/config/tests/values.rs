@@ -11,7 +11,7 @@ fn max_history(written: &str) -> Option<usize> {
 }
 
 #[test]
-fn sizes_are_numbers_or_texts_with_a_unit() {
+fn sizes_are_numbers_or_strings_with_a_unit() {
     let cases = [
         ("7", 7),
         ("\"7\"", 7),
@@ -45,7 +45,7 @@ fn sizes_and_durations_are_shown_in_the_largest_whole_unit() {
 }
 
 #[test]
-fn durations_too_long_for_the_clock_are_refused() {
+fn durations_too_long_for_the_clock_are_rejected() {
     assert!(Case::file("[timeouts]\nturn = \"366d\"").load_from(None).is_err());
     assert!(Case::file("[store]\nretention = \"101y\"").load_from(None).is_err());
     Case::file("[timeouts]\nturn = \"365d\"\n[store]\nretention = \"99y\"").load();
@@ -82,14 +82,14 @@ fn globs_match_whole_names() {
 }
 
 #[test]
-fn a_glob_of_many_stars_is_still_quick() {
+fn a_glob_with_many_stars_matches_quickly() {
     let glob = ModelPattern::parse(&"a*".repeat(500)).unwrap();
     assert!(!glob.matches(&format!("{}b", "b".repeat(10_000))));
     assert!(!ModelPattern::parse(&format!("{}b", "*a".repeat(500))).unwrap().matches(&"a".repeat(10_000)));
 }
 
 #[test]
-fn other_globs_signs_are_refused() {
+fn syntax_of_other_globs_is_rejected() {
     for pattern in ["", "gpt-[45]", "{a,b}", "a b", "a\\*", "a\n"] {
         assert_eq!(ModelPattern::parse(pattern), None, "{pattern:?}");
     }

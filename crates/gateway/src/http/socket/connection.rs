@@ -299,7 +299,7 @@ impl Connection {
         while let Some(asked) = self.lanes.next() {
             let stream_id = asked.frame.stream_id.clone();
             // A socket may outlive the key that has opened it.
-            match self.doors.keys.renew(&self.caller) {
+            match self.doors.keys.reauthenticate(&self.caller) {
                 Ok(caller) => self.caller = caller,
                 Err(denied) => {
                     self.reject(&denied.into(), stream_id.as_ref());

@@ -28,13 +28,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Named lanes of a socket.
+/// The maximum number of named lanes of a socket.
 const LANES: usize = 32;
-/// The longest message, in as many frames as the client likes.
+/// The largest message, in any number of frames.
 const LONGEST_MESSAGE: usize = 64 << 20;
-/// There may be many sockets, and most are idle.
+/// Small, as there may be many sockets, and most are idle.
 const READ_BUFFER: usize = 8 << 10;
-/// A client that was told about the end gets so long to hang up.
+/// How long a client may take to disconnect after a close frame.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 struct Connection {
@@ -44,16 +44,16 @@ struct Connection {
     playing: FuturesUnordered<BoxFuture<'static, ()>>,
     outs: Receiver<Out>,
     closing: watch::Receiver<Option<Close>>,
-    /// Turns that are not over.
+    /// Running turns.
     running: usize,
     /// When and how an idle socket is closed.
     idle: Option<(Instant, Close)>,
-    /// The code of the client's close frame, once that has come.
+    /// The code of the client's close frame, once received.
     told: Option<Option<u16>>,
 }
 
 impl Accepted {
-    /// Serves the socket until it ends. The connection's own task calls it, once HTTP is over there.
+    /// Serves the socket until it ends. Called in the connection's task after the upgrade.
     pub(in crate::upstream) async fn run(self, shared: Arc<Shared>) {
         let Ok(upgraded) = self.upgrade.await else { return };
         let Ok(Parts { io, read_buf, .. }) = downcast::<TokioIo<TcpStream>>(upgraded) else { return };
@@ -68,7 +68,7 @@ impl Accepted {
             Some(config),
         )
         .await;
-        // One waits while one is written: a client that does not read slows the turns down.
+        // One message is queued while another is written, so that a client that does not read slows the turns down.
         let (out, outs) = channel(1);
         let socket = Arc::new(Socket {
             shared,
@@ -139,7 +139,7 @@ impl Connection {
             Ok(ClientMessage::Create { lane, request }) => match self.lane(&lane) {
                 Some(turns) => {
                     let in_flight = self.socket.enter(text);
-                    // The lane listens as long as the socket lives.
+                    // The lane receives as long as the socket is open.
                     drop(turns.send(Turn { lane, request, in_flight }));
                     self.running += 1;
                     None
@@ -150,7 +150,7 @@ impl Connection {
         }
     }
 
-    /// Where turns of this lane go; `None` when it is one too many.
+    /// The queue of this lane; `None` if there would be too many lanes.
     fn lane(&mut self, lane: &Lane) -> Option<UnboundedSender<Turn>> {
         if let Some(turns) = self.lanes.get(lane) {
             return Some(turns.clone());
@@ -201,7 +201,7 @@ impl Connection {
         }
     }
 
-    /// A write that fails has no reader any more.
+    /// A failed write means that the client has gone.
     fn ended(&self, sent: Result<(), Error>) -> Option<SocketEnd> {
         sent.err().map(|_| self.told.map_or(SocketEnd::Gone, SocketEnd::Closed))
     }
@@ -210,7 +210,7 @@ impl Connection {
         self.playing.clear();
         self.socket.open.change(|socket| socket.end = Some(end));
         let SocketEnd::Here(close) = end else { return };
-        // Whatever fails here, the connection ends with this function.
+        // Failures do not matter here: the connection ends with this function.
         match close {
             Close::Reset => drop(self.wire.get_ref().set_zero_linger()),
             Close::Fin => {
@@ -225,7 +225,7 @@ impl Connection {
         }
     }
 
-    /// Reads until the client hangs up too: closed with unread bytes, TCP would be reset.
+    /// Reads until the client closes too: closing with unread bytes would reset TCP.
     async fn drain(&mut self) {
         let drained = async { while let Some(Ok(_)) = self.wire.next().await {} };
         drop(tokio::time::timeout(CLOSE_PATIENCE, drained).await);
@@ -242,16 +242,16 @@ async fn elapsed(idle: Option<(Instant, Close)>) -> Close {
     }
 }
 
-/// Sent as it is, for a script may want what is no text at all.
+/// Not checked for UTF-8, as a script may send invalid text.
 fn text(message: Bytes) -> Message {
     Message::Frame(Frame::message(message, OpCode::Data(Data::Text), true))
 }
 
-/// A frame without the second half of its message.
+/// A frame that lacks the second half of its message.
 fn half(message: Bytes) -> Vec<u8> {
     let missing = message.len().div_ceil(2);
     let mut frame = Vec::new();
-    // Writing to memory cannot fail.
+    // Writing to memory does not fail.
     drop(Frame::message(message, OpCode::Data(Data::Text), true).format(&mut frame));
     frame.truncate(frame.len() - missing);
     frame

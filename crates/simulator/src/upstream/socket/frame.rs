@@ -1,4 +1,4 @@
-//! The messages of a socket, both ways.
+//! The messages of a socket, in both directions.
 
 use crate::upstream::json::{Object, to_json};
 use crate::upstream::refusal::Refusal;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// The `stream_id` of a turn; `None` is the lane without a name.
+/// The `stream_id` of a turn; `None` is the unnamed lane.
 pub(super) type Lane = Option<String>;
 
 const LONGEST_LANE: usize = 256;
@@ -19,7 +19,7 @@ pub(super) enum ClientMessage {
         lane: Lane,
         request: TurnRequest,
     },
-    /// Clients tell that they have read a response; nobody answers.
+    /// A client reports that it has read a response; there is no reply.
     Processed,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn refused(refusal: &Refusal, lane: &Lane) -> Bytes {
     error(refusal.status, &refusal.error(), &[], lane)
 }
 
-/// The error event that says what a scripted HTTP reply says. Its headers are in it, as clients look for them there.
+/// The error event for a scripted HTTP reply, with its headers, as clients look for them there.
 pub(super) fn scripted(
     status: u16,
     body: &[u8],
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_is_named_with_letters_digits_and_three_signs() {
+    fn lane_names_have_letters_digits_and_three_special_characters() {
         for legal in ["a", "A-z_0.9", &"x".repeat(256)] {
             assert!(is_lane(legal), "{legal}");
         }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_stream_comes_without_its_lines() {
+    fn the_data_of_a_stream_is_extracted_from_its_lines() {
         assert_eq!(data_of(b"event: a\r\ndata: {}\r\n\r\n: hi\n\ndata: [DONE]\n\n"), [Bytes::from("{}")]);
     }
 }

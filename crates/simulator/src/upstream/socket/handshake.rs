@@ -1,4 +1,4 @@
-//! From the request for an upgrade to an open socket.
+//! The handshake: from the upgrade request to an open socket.
 
 use crate::upstream::body::{Cut, ReplyBody};
 use crate::upstream::delivery;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// A socket that becomes usable once its 101 is on the way.
+/// A socket that becomes usable once its 101 has been sent.
 pub(in crate::upstream) struct Accepted {
     pub(super) upgrade: OnUpgrade,
     pub(super) open: OpenSocket,
@@ -27,7 +27,7 @@ pub(in crate::upstream) struct Accepted {
     pub(super) script: Script,
 }
 
-/// Whether a request is for a socket.
+/// Whether a request asks for a WebSocket.
 pub(in crate::upstream) fn asks(request: &Request<Incoming>) -> bool {
     let path = request.uri().path().trim_end_matches('/');
     request.method() == Method::GET
@@ -35,7 +35,7 @@ pub(in crate::upstream) fn asks(request: &Request<Incoming>) -> bool {
         && Endpoint::of(path) == Some(Endpoint::Create)
 }
 
-/// Answers the request for a socket.
+/// Replies to an upgrade request.
 pub(in crate::upstream) async fn open(
     shared: &Arc<Shared>,
     mut request: Request<Incoming>,
@@ -75,14 +75,14 @@ fn refused(shared: &Shared, number: u64, response: Response<ReplyBody>) -> Respo
     response
 }
 
-/// The answer to the client's key. Extensions are not agreed to: the messages go uncompressed.
+/// The `sec-websocket-accept` for the client's key. No extensions are accepted, so messages are not compressed.
 fn accept(headers: &HeaderMap) -> Result<String, Refusal> {
     let version = headers.get(SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     match headers.get(SEC_WEBSOCKET_KEY) {
         Some(key) if version == Some(b"13") && has_token(headers, &CONNECTION, "upgrade") => {
             Ok(derive_accept_key(key.as_bytes()))
         }
-        _ => Err(Refusal::invalid(String::from("This is no WebSocket handshake of version 13."))),
+        _ => Err(Refusal::invalid(String::from("Not a WebSocket handshake of version 13."))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The turns of a lane, one after the other.
+//! A lane, which runs its turns one after another.
 
 use super::frame::{self, Lane};
 use super::recent::Recent;
@@ -16,12 +16,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 
-/// More turns of a socket than that wait.
+/// The maximum number of concurrent turns of a socket; further ones wait.
 pub(super) const AT_ONCE: usize = 16;
-/// The end of a stream that just ends.
+/// How a socket closes where a stream would end without a terminal event.
 const NORMAL: Close = Close::Code(1000);
 
-/// What all lanes of a socket have in common.
+/// The state that all lanes of a socket share.
 pub(super) struct Socket {
     pub(super) shared: Arc<Shared>,
     pub(super) open: OpenSocket,
@@ -31,9 +31,9 @@ pub(super) struct Socket {
     pub(super) out: Sender<Out>,
 }
 
-/// What a lane wants done on the wire.
+/// What a lane sends.
 pub(super) enum Out {
-    /// They go out in one write.
+    /// Messages that go out in one write.
     Messages(Vec<Bytes>),
     /// The first half of a message.
     Half(Bytes),
@@ -56,7 +56,7 @@ pub(super) async fn run(socket: Arc<Socket>, mut turns: UnboundedReceiver<Turn>)
 }
 
 impl Socket {
-    /// Counts and records a turn that was asked for.
+    /// Counts and records a requested turn.
     pub(super) fn enter(&self, message: Bytes) -> InFlight {
         self.open.change(|socket| socket.turns += 1);
         let number = self.open.number;
@@ -104,7 +104,7 @@ impl Socket {
         }
     }
 
-    /// Everything up to the end of the turn, unless it is an error. Returns how the socket ends with it, if it does.
+    /// Plays an admitted turn to its end. Returns how to close the socket, if the script closes it.
     async fn answer(&self, admitted: &Admitted, lane: &Lane) -> Option<Close> {
         let script = &admitted.script;
         if delivery::before_headers(&script.delivery).await.is_err() {
@@ -130,7 +130,7 @@ impl Socket {
 
     fn remember(&self, admitted: &Admitted, lane: &Lane, id: String, items: Items) {
         if self.shared.options.stateful && admitted.request.wants_storing() {
-            // Whole, for its parent may be one that only the socket knows.
+            // The whole context, as the parent may be a response that only the socket knows.
             self.shared.memory.keep(id.clone(), None, items.clone());
         }
         lock(&self.recent).remember(lane, id, items);
@@ -163,7 +163,7 @@ impl Socket {
         (script.ending == Ending::Silent && script.error_event.is_none()).then_some(NORMAL)
     }
 
-    /// Passes the gate that comes after so many events, and finds the end that does.
+    /// Waits at the gate after this number of events, and returns the scripted end after it, if any.
     async fn stop(&self, delivery: &Delivery, number: usize, next: &Bytes) -> Option<Close> {
         if let Some((GateAt::Event(at), gate)) = &delivery.gate
             && *at == number
@@ -184,7 +184,7 @@ impl Socket {
         }
     }
 
-    /// Scripted bytes are messages of their own.
+    /// Sends injected bytes as messages of their own.
     async fn inject(&self, script: &Script, is_due: impl Fn(usize) -> bool) {
         for (_, bytes) in script.injected.iter().filter(|(at, _)| is_due(*at)) {
             self.message(bytes.clone()).await;
@@ -196,7 +196,7 @@ impl Socket {
     }
 
     async fn send(&self, out: Out) {
-        // It fails when the socket is over, and the lanes with it.
+        // Fails only when the socket has ended, and its lanes with it.
         drop(self.out.send(out).await);
     }
 }
@@ -211,7 +211,7 @@ fn instead(script: &Script, lane: &Lane) -> Option<Bytes> {
     }
 }
 
-/// A sleep of no time at all would still wait for the timer's next tick.
+/// Does not sleep at all for a zero time: that would still wait for the timer's next tick.
 async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;

@@ -1,7 +1,7 @@
-//! WebSocket mode: a GET of …/responses that asks for an upgrade, and the turns that come over it.
+//! WebSocket mode: a GET of …/responses with an upgrade, and the turns on that socket.
 //!
-//! A socket has lanes. The turns of one lane come one after the other, those of different lanes at once. Everything of
-//! a socket runs in the task of its connection, so that it ends with it.
+//! A socket has lanes. The turns of one lane run one after another, those of different lanes concurrently. Everything runs
+//! in the task of the connection, and ends with it.
 
 mod connection;
 mod frame;

@@ -1,4 +1,4 @@
-//! What a socket remembers: the newest response of each of its lanes, stored or not.
+//! The memory of a socket: the newest response of each of its lanes, stored or not.
 
 use super::frame::Lane;
 use crate::upstream::request::Items;
@@ -18,7 +18,7 @@ struct Remembered {
 }
 
 impl Recent {
-    /// A lane may continue what another one has made.
+    /// A lane may continue the response of another lane.
     pub(super) fn find(&self, id: &str) -> Option<Arc<Items>> {
         self.lanes.values().find(|remembered| remembered.id == id).map(|found| Arc::clone(&found.items))
     }
@@ -27,7 +27,7 @@ impl Recent {
         self.lanes.insert(lane.clone(), Remembered { id, items: Arc::new(items) });
     }
 
-    /// Forgets a response if it is this lane's: a fork that fails leaves the other lane what it has.
+    /// Forgets a response if it belongs to this lane: a failed fork leaves the other lane's response alone.
     pub(super) fn evict(&mut self, lane: &Lane, id: &str) {
         if self.lanes.get(lane).is_some_and(|remembered| remembered.id == id) {
             self.lanes.remove(lane);
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_forgets_its_own_response_only() {
+    fn a_lane_forgets_only_its_own_response() {
         let mut recent = Recent::default();
         let (main, fork) = (None, Some(String::from("fork")));
         recent.remember(&main, String::from("resp_1"), Items::new());

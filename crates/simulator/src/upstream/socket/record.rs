@@ -1,26 +1,26 @@
-//! What a test can see of a socket.
+//! The record of a socket, for tests.
 
 use crate::upstream::received::Received;
 use crate::upstream::script::Close;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Older messages of a socket are forgotten, so that a long run stays small.
+/// Older messages of a socket are dropped, to bound the memory of long runs.
 const KEPT: usize = 1_000;
 
-/// A handshake and what came of it.
+/// A handshake and the socket that it opened, if any.
 #[derive(Clone, Debug)]
 pub struct ReceivedSocket {
-    /// Handshakes are numbered from 0, refused ones too.
+    /// Handshakes are numbered from 0, including refused ones.
     pub number: u64,
     pub handshake: Received,
-    /// The status of the answer, 101 for an open socket; `None` while there is none.
+    /// The status of the reply, 101 for an accepted handshake; `None` before the reply.
     pub status: Option<u16>,
-    /// The newest 1,000 text messages, whatever they were, oldest first.
+    /// The newest 1,000 text messages of any kind, oldest first.
     pub messages: Vec<Bytes>,
-    /// Turns asked for so far.
+    /// Turns requested so far.
     pub turns: usize,
-    /// Pings that came.
+    /// Pings received.
     pub pings: usize,
     /// How the socket ended; `None` while it is open.
     pub end: Option<SocketEnd>,
@@ -31,9 +31,9 @@ pub struct ReceivedSocket {
 pub enum SocketEnd {
     /// The client sent a close frame, with or without a code.
     Closed(Option<u16>),
-    /// The client went away without a close frame.
+    /// The client disconnected without a close frame.
     Gone,
-    /// The simulator was told to.
+    /// The simulator closed it, as scripted or told by the test.
     Here(Close),
 }
 
@@ -49,12 +49,12 @@ impl ReceivedSocket {
         self.messages.push(message);
     }
 
-    /// The messages as JSON; `Null` where one is none.
+    /// The messages as JSON; `Null` for messages that are not JSON.
     pub fn json(&self) -> Vec<Value> {
         self.messages.iter().map(|message| serde_json::from_slice(message).unwrap_or(Value::Null)).collect()
     }
 
-    /// A header of the handshake as text; `None` when it is absent or not text.
+    /// A header of the handshake as text; `None` if it is absent or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.handshake.header(name)
     }

@@ -1,4 +1,4 @@
-//! What an upstream wants in its requests beside a bearer key: `headers`, `query`, `aliases` of an account.
+//! `headers` of an account: headers that its upstream needs beside the bearer key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
 
-/// Headers that requests carry anyway, or that belong to the connection.
+/// Headers that Antiphon sets itself, or that belong to the connection.
 const RESERVED: [&str; 13] = [
     "host",
     "content-length",
@@ -31,7 +31,7 @@ const RESERVED: [&str; 13] = [
     "proxy-connection",
 ];
 
-/// Headers that every request to an account's upstream gets.
+/// Headers that are added to every request to an account's upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccountHeaders {
     headers: Vec<(HeaderName, HeaderText)>,
@@ -56,17 +56,17 @@ impl AccountHeaders {
         self.headers.is_empty()
     }
 
-    /// A value that may be a secret is marked as sensitive, so that it is never printed.
+    /// Marks a value that may be a secret as sensitive, so that it is never printed.
     pub(super) fn to_map(&self) -> HeaderMap {
         let header = |(name, text): &(HeaderName, HeaderText)| {
-            let mut value = HeaderValue::try_from(text.exposed()).expect("checked when it was read");
+            let mut value = HeaderValue::try_from(text.expose()).expect("validated when it was parsed");
             value.set_sensitive(text.is_secret(name));
             (name.clone(), value)
         };
         self.headers.iter().map(header).collect()
     }
 
-    /// Fetches the secrets among them. `key` is where they stand in the config.
+    /// Checks the headers and reads their secrets. `key` is their path in the configuration.
     pub(super) fn resolve(
         drafts: BTreeMap<String, HeaderDraft>,
         key: &str,
@@ -78,15 +78,15 @@ impl AccountHeaders {
         for (name, draft) in drafts {
             let key = format!("{key}.{name}");
             let Ok(name) = HeaderName::try_from(&name) else {
-                problems.refuse(key, "is no name of a header");
+                problems.reject(key, "is not a valid header name");
                 continue;
             };
             if RESERVED.contains(&name.as_str()) {
-                problems.refuse(key, "is a header that requests carry anyway: leave it out");
+                problems.reject(key, "is a header that Antiphon sets itself: leave it out");
                 continue;
             }
             if headers.iter().any(|(known, _)| *known == name) {
-                problems.refuse(key, "is there twice: the case of letters does not matter");
+                problems.reject(key, "is given twice: header names are case-insensitive");
                 continue;
             }
             let text = match draft {
@@ -94,9 +94,9 @@ impl AccountHeaders {
                 HeaderDraft::Secret(draft) => draft.resolve(cwd, environment).map(HeaderText::Secret),
             };
             match text {
-                Ok(text) if HeaderValue::try_from(text.exposed()).is_ok() => headers.push((name, text)),
-                Ok(_) => problems.refuse(key, "holds characters that a header can't carry"),
-                Err(rule) => problems.refuse(key, rule),
+                Ok(text) if HeaderValue::try_from(text.expose()).is_ok() => headers.push((name, text)),
+                Ok(_) => problems.reject(key, "contains characters that are not allowed in a header"),
+                Err(rule) => problems.reject(key, rule),
             }
         }
         headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
@@ -112,14 +112,14 @@ pub(super) fn is_secret_name(name: &str) -> bool {
 }
 
 impl HeaderText {
-    fn exposed(&self) -> &str {
+    fn expose(&self) -> &str {
         match self {
             Self::Plain(text) => text,
             Self::Secret(key) => key.secret().expose_secret(),
         }
     }
 
-    /// Whether it was given as one, or has the name of one.
+    /// Whether it was given as a secret, or its name suggests one.
     fn is_secret(&self, name: &HeaderName) -> bool {
         matches!(self, Self::Secret(_)) || is_secret_name(name.as_str())
     }
@@ -155,7 +155,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     type Value = HeaderDraft;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"text, or one of { env = "NAME" }, { file = "path" } and { value = "secret" }"#)
+        f.write_str(r#"a string, or one of { env = "NAME" }, { file = "path" } or { value = "secret" }"#)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<HeaderDraft, E> {
