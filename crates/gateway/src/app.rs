@@ -280,12 +280,11 @@ async fn load_keys(
     Ok(Arc::new(keys))
 }
 
-/// Without keys, and unless the operator lets everybody in, only this machine is served.
+/// Without API keys, only local requests are served unless the operator allows all of them.
 fn local_only(config: &Config) -> Option<Arc<LocalOnly>> {
     config.auth.is_none().then(|| Arc::new(LocalOnly::new(&config.allowed_hosts)))
 }
 
-/// What reaching upstreams needs.
 fn upstream_settings(config: &Config) -> UpstreamSettings {
     UpstreamSettings {
         connect_timeout: config.timeouts.connect,

@@ -75,7 +75,7 @@ fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
-/// How many lines were not written.
+/// The number of log lines that were not written.
 pub fn dropped_lines() -> Counter {
     DROPPED_LINES.clone()
 }

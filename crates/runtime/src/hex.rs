@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// Two lowercase digits a byte.
+/// Two lower-case digits per byte.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     let bytes = bytes.as_ref();
     let mut digits = String::with_capacity(2 * bytes.len());
@@ -12,7 +12,7 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     digits
 }
 
-/// The bytes that the digits stand for, in either case. `None` if they are not whole bytes.
+/// Reads digits in either case. `None` if they do not encode whole bytes.
 pub fn decode(digits: &str) -> Option<Vec<u8>> {
     let pairs = digits.as_bytes().chunks(2);
     pairs.map(|pair| Some((digit(pair[0])? << 4) | digit(*pair.get(1)?)?)).collect()
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_back_from_their_digits() {
+    fn encoded_bytes_decode_to_themselves() {
         assert_eq!(encode([0, 0x1f, 0xff]), "001fff");
         assert_eq!(decode("001fFF"), Some(vec![0, 0x1f, 0xff]));
         for wrong in ["0", "001ff", "001ff+", "001f\u{e9}g"] {

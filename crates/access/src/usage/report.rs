@@ -128,8 +128,9 @@ impl Report {
     }
 }
 
-/// A cell of a CSV file. Tenants choose names of models: one that a spreadsheet would take for a formula gets an apostrophe.
-fn quoted(cell: &str) -> String {
+/// Quotes a cell of a CSV file if it needs it. Tenants choose model names: one that a spreadsheet would run as a formula
+/// gets an apostrophe in front.
+fn quote(cell: &str) -> String {
     let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let cell = if is_formula { format!("'{cell}") } else { cell.to_owned() };
     if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }

@@ -14,7 +14,7 @@ use url::Url;
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
-use super::extras::{AccountHeaders, HeaderDraft, is_secret_name};
+use super::headers::{AccountHeaders, HeaderDraft, is_secret_name};
 use super::oauth::{OAuthConfig, OAuthDraft};
 use super::values::{Word, count, count_or_zero, word};
 
@@ -53,7 +53,7 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
     pub headers: AccountHeaders,
 
-    /// Parameters that the address of each of its requests gets.
+    /// Query parameters that are added to the URL of each of its requests.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
 

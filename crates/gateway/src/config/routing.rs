@@ -22,11 +22,12 @@ pub struct RoutingConfig {
     #[serde(with = "duration")]
     pub queue_timeout: Duration,
 
-    /// A turn waits for an account that is back from cooling down within this time. Default: 10s.
+    /// A turn waits if an account's cooldown ends within this time. Default: 10s.
     #[serde(with = "duration")]
     pub patience: Duration,
 
-    /// How often an account that cools after failures is asked for its `/models`, to have it back early. Default: never.
+    /// How often an account that is cooling down after failures is probed with `/models`; a success ends the cooldown.
+    /// Default: never.
     #[serde(deserialize_with = "duration::deserialize_some", serialize_with = "duration::serialize_some")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_interval: Option<Duration>,

@@ -133,7 +133,7 @@ impl From<Denied> for RequestError {
         match denied {
             Denied::NoValidKey => Self::InvalidKey,
             Denied::TooManyAttempts(rest) => Self::TooManyAttempts(rest),
-            Denied::KeysUnknown => Self::StoreUnavailable,
+            Denied::KeysUnavailable => Self::StoreUnavailable,
         }
     }
 }

@@ -9,11 +9,12 @@ use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
 /// How often to check whether probing has been configured.
-const PROBE_CHECK: Duration = Duration::from_secs(5);
-/// How often a doubted account is verified that could not be before; and the least time between two verifications.
+const PROBE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often to verify doubted accounts that could not be verified before.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
+/// The least time between two verifications.
 const VERIFY_PAUSE: Duration = Duration::from_secs(1);
-/// How often to read what other replicas or operators changed; and the least time between two reads.
+/// How often to read what other replicas or operators changed.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two reads.
 const SHARE_PAUSE: Duration = Duration::from_millis(100);

@@ -21,7 +21,7 @@ impl Operations {
     /// Proves that the caller is an operator.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<(), OperationError> {
         match token {
-            Some(token) if admin::is_token(&*self.store, token).await? => Ok(()),
+            Some(token) if admin::verify(&*self.store, token).await? => Ok(()),
             _ => Err(OperationError::InvalidAdminToken),
         }
     }

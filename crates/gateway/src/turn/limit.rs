@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::resolve::Resolved;
 use super::{Failure, Rules, Turn, TurnError};
-use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
+use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
 
 /// How long after the end of its time a turn may still be about to settle.
 const SETTLING: Duration = Duration::from_mins(10);

@@ -127,7 +127,7 @@ impl Simulator {
         self.shared.headers.is_revoked.store(is_revoked, Ordering::Relaxed);
     }
 
-    /// Closes all sockets that are open now, in the middle of their turns too.
+    /// Closes all sockets that are open now, even during turns.
     pub fn close_sockets(&self, close: Close) {
         self.shared.closing.send_replace(Some(close));
     }

@@ -17,7 +17,7 @@ const REST: Duration = Duration::from_millis(1_001);
 /// A limit that is reset in two seconds.
 fn limit_reached(limits: &Value) -> Failure {
     let rules = Rules::parse(limits).unwrap();
-    let rule = rules.of_model("m").next().unwrap().clone();
+    let rule = rules.for_model("m").next().unwrap().clone();
     Failure::LimitReached(Box::new(Exceeded {
         owner: Owner::Key,
         rule,
