@@ -156,7 +156,7 @@ impl App {
         let store = Arc::clone(self.turns.chains.store());
         let tasks = self.turns.env.tasks.clone();
         // Cooldowns from before a restart still hold.
-        let shared = self.turns.pool.share(&*store);
+        let shared = self.turns.pool.sync(&*store);
         if !matches!(tokio::time::timeout(STATE_PATIENCE, shared).await, Ok(Ok(()))) {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
