@@ -47,7 +47,7 @@ pub async fn probe(pool: Arc<Pool>, upstream: Upstream) {
 /// Writes account state for other replicas and for the next start, and applies the changes of other replicas.
 pub async fn share(pool: Arc<Pool>, store: Arc<dyn Store>) {
     loop {
-        if let Err(error) = pool.share(&*store).await {
+        if let Err(error) = pool.sync(&*store).await {
             tracing::debug!(%error, "account state could not be shared");
         }
         tokio::time::sleep(SHARE_PAUSE).await;

@@ -3,7 +3,7 @@
 use antiphon_access::audit::{Actor, entry};
 use antiphon_runtime::rfc3339;
 use antiphon_store::Timestamp;
-use antiphon_upstream::pool::{AccountView, Cooling};
+use antiphon_upstream::pool::{AccountView, Cooldown};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -92,7 +92,7 @@ impl Operations {
 
     /// Takes over what the store knows of accounts, and the other way round.
     pub async fn share_accounts(&self) -> Result<(), OperationError> {
-        Ok(self.pool.share(&*self.store).await?)
+        Ok(self.pool.sync(&*self.store).await?)
     }
 
     fn find_account(&self, name: &str) -> Result<AccountView, OperationError> {
@@ -105,12 +105,12 @@ impl Operations {
 
 impl Account {
     fn new(AccountView { account, state }: &AccountView, now: Timestamp) -> Self {
-        let cooling = state.cooling.filter(|cooling| cooling.until > now);
+        let cooldown = state.cooldown.filter(|cooldown| cooldown.until > now);
         Self {
             name: account.name.clone(),
-            state: state.name(now),
-            cooling_until: cooling.map(|Cooling { until, .. }| rfc3339(until)),
-            cooling_reason: cooling.map(|Cooling { reason, .. }| reason.as_str()),
+            state: state.label(now),
+            cooling_until: cooldown.map(|Cooldown { until, .. }| rfc3339(until)),
+            cooling_reason: cooldown.map(|Cooldown { reason, .. }| reason.as_str()),
             in_flight: state.in_flight,
             config: account.settings.shown.clone(),
         }

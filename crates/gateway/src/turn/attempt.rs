@@ -84,7 +84,7 @@ impl Turn {
                 tried.push(lease.account().name.clone());
             }
             drop(lease);
-            if !verdict.leads_on() || attempts == MAX_ATTEMPTS || !self.has_another(resolved, &tried) {
+            if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.has_another(resolved, &tried) {
                 return Err(self.with_return(failure));
             }
             last = Some(failure);
@@ -93,7 +93,7 @@ impl Turn {
 
     /// Lets the account of a lease learn how the turn went there.
     pub(super) fn learn(&self, lease: &Lease, verdict: &Verdict) {
-        lease.learn(verdict, &self.facts.create.model, self.caller());
+        lease.record_attempt(verdict, &self.facts.create.model, self.caller());
     }
 
     async fn attempt_on<A: Answer>(
@@ -164,7 +164,7 @@ impl Turn {
     }
 
     fn has_another(&self, resolved: &Resolved, tried: &[String]) -> bool {
-        Instant::now() < self.deadline && self.turns.pool.has_any(self.wanted(resolved, None, tried))
+        Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
     }
 
     fn short(&self, shortage: Shortage) -> Failure {
@@ -184,7 +184,7 @@ impl Turn {
         let Failure::UpstreamError(refusal) = &mut failure else { return failure };
         let until = match refusal.status {
             StatusCode::TOO_MANY_REQUESTS => {
-                self.turns.pool.earliest_return(&self.facts.create.model, self.caller())
+                self.turns.pool.earliest_ready_at(&self.facts.create.model, self.caller())
             }
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
@@ -228,7 +228,7 @@ impl Turn {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
         let model = account.alias(model).unwrap_or(model);
-        let verdict = Verdict::of_reply(refusal.status, error, &refusal.headers, model, now);
+        let verdict = Verdict::from_reply(refusal.status, error, &refusal.headers, model, now);
         let is_envelope = is_envelope(&refusal.body);
         let failure = match refusal.status {
             // The account's credential is wrong, not the client's, and the message may quote a part of it.
@@ -270,7 +270,7 @@ impl Reply {
 impl Failed {
     /// An upstream that says in its stream that it has failed, before anything has gone out.
     pub fn of_event(code: String, message: String) -> Self {
-        let verdict = Verdict::of_code(&code);
+        let verdict = Verdict::from_code(&code);
         let failure = Failure::UpstreamError(Box::new(UpstreamErrorReply::of_event(&verdict, code, message)));
         Self { failure, verdict }
     }

@@ -92,7 +92,7 @@ async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Fin
     let mut finished = terminal.finished;
     if let Some((code, message)) = finished.error() {
         let failed = Failed::of_event(code, message);
-        if failed.verdict.leads_on() {
+        if failed.verdict.allows_failover() {
             return Err(failed);
         }
     }

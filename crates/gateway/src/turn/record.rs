@@ -29,7 +29,7 @@ pub struct Finished {
 impl Finished {
     /// What the account learns from how the response ended.
     pub fn verdict(&self) -> Verdict {
-        self.error().map_or(Verdict::Served, |(code, _)| Verdict::of_code(&code))
+        self.error().map_or(Verdict::Served, |(code, _)| Verdict::from_code(&code))
     }
 
     /// The code and the message of a response that failed.

@@ -164,7 +164,7 @@ impl Opening {
             Phase::Relaying | Phase::Over => self.relay.error().cloned(),
         };
         match error.map(|(code, message)| Failed::of_event(code, message)) {
-            Some(failed) if failed.verdict.leads_on() => Err(failed),
+            Some(failed) if failed.verdict.allows_failover() => Err(failed),
             _ => Ok(()),
         }
     }

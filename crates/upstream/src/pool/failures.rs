@@ -1,27 +1,27 @@
-//! An account's failures: whether they are its own doing, or that of the caller whose turns fail.
+//! An account's failures, and whether the account or a caller causes them.
 //!
-//! What an account does to several callers makes it cool down for all. What it does to one caller may be that caller's doing,
-//! so it cools down for that caller alone.
+//! Failures of several callers' turns make an account cool down for all. Failures of one caller's turns may be caused by what
+//! that caller sends, so the account cools down for that caller alone.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use antiphon_store::Timestamp;
 
-/// So many failures in a row make an account cool down.
-const FAILURES_TO_COOL: u32 = 3;
-/// How long an account cools down first; each further time twice as long, up to [`LONGEST_COOLING`].
-const FIRST_COOLING: Duration = Duration::from_secs(1);
-const LONGEST_COOLING: Duration = Duration::from_secs(30);
-/// Callers that are told apart. With more at a time, those that come last cool nothing down for themselves.
+/// This many consecutive failures make an account cool down.
+const FAILURES_BEFORE_COOLDOWN: u32 = 3;
+/// The first cooldown. Each further one is twice as long, up to [`MAX_COOLDOWN`].
+const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
+const MAX_COOLDOWN: Duration = Duration::from_secs(30);
+/// Callers that are counted separately. Beyond this, failures start no cooldown for a single caller.
 const MAX_CALLERS: usize = 1_000;
 
 /// The failures of one account since it last served a turn.
 #[derive(Debug, Default, Clone)]
 pub struct Failures {
-    in_a_row: u32,
+    consecutive: u32,
     callers: Callers,
-    of_callers: HashMap<String, Streak>,
+    streaks: HashMap<String, Streak>,
 }
 
 /// What a failure leads to.
@@ -29,9 +29,9 @@ pub struct Failures {
 pub enum Consequence {
     Nothing,
     /// The account cools down for all.
-    CoolForAll,
+    CooldownForAll,
     /// The account has begun to cool down for this caller.
-    CoolForCaller,
+    CooldownForCaller,
 }
 
 /// Whose turns have failed.
@@ -43,63 +43,63 @@ enum Callers {
     Several,
 }
 
-/// Failures of one caller's turns, in a row.
+/// Consecutive failures of one caller's turns.
 #[derive(Debug, Default, Clone)]
 struct Streak {
     failures: u32,
-    coolings: u32,
-    cooling_until: Option<Timestamp>,
+    cooldowns: u32,
+    cooldown_until: Option<Timestamp>,
 }
 
-/// The next cooldown after so many.
-pub fn next_cooling(coolings: u32) -> Duration {
-    FIRST_COOLING.saturating_mul(1 << coolings.min(16)).min(LONGEST_COOLING)
+/// The length of the next cooldown, after this many.
+pub fn next_cooldown(cooldowns: u32) -> Duration {
+    FIRST_COOLDOWN.saturating_mul(1 << cooldowns.min(16)).min(MAX_COOLDOWN)
 }
 
 // === impl Failures ===
 
 impl Failures {
-    /// A turn failed. `caller` is `None` if the failure is the account's own doing whoever asked.
+    /// A turn failed. `caller` is `None` if it is not known, or if no caller can have caused the failure.
     pub fn add(&mut self, caller: Option<&str>, now: Timestamp) -> Consequence {
-        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.consecutive = self.consecutive.saturating_add(1);
         let Some(caller) = caller else {
-            return if self.in_a_row >= FAILURES_TO_COOL {
-                Consequence::CoolForAll
+            return if self.consecutive >= FAILURES_BEFORE_COOLDOWN {
+                Consequence::CooldownForAll
             } else {
                 Consequence::Nothing
             };
         };
         self.callers.add(caller);
-        if self.in_a_row >= FAILURES_TO_COOL && self.callers == Callers::Several {
-            return Consequence::CoolForAll;
+        if self.consecutive >= FAILURES_BEFORE_COOLDOWN && self.callers == Callers::Several {
+            return Consequence::CooldownForAll;
         }
-        if self.of_callers.len() >= MAX_CALLERS && !self.of_callers.contains_key(caller) {
-            self.of_callers.retain(|_, streak| streak.is_cooling(now));
-            if self.of_callers.len() >= MAX_CALLERS {
+        if self.streaks.len() >= MAX_CALLERS && !self.streaks.contains_key(caller) {
+            self.streaks.retain(|_, streak| streak.is_cooling_down(now));
+            if self.streaks.len() >= MAX_CALLERS {
                 return Consequence::Nothing;
             }
         }
-        let streak = self.of_callers.entry(caller.to_owned()).or_default();
-        if streak.add(now) { Consequence::CoolForCaller } else { Consequence::Nothing }
+        let streak = self.streaks.entry(caller.to_owned()).or_default();
+        if streak.add(now) { Consequence::CooldownForCaller } else { Consequence::Nothing }
     }
 
     /// A turn of this caller was served.
-    pub fn end(&mut self, caller: Option<&str>) {
-        self.forget_all();
+    pub fn record_success(&mut self, caller: Option<&str>) {
+        self.reset();
         if let Some(caller) = caller {
-            self.of_callers.remove(caller);
+            self.streaks.remove(caller);
         }
     }
 
-    /// Begins anew, but for the cooldowns of single callers.
-    pub fn forget_all(&mut self) {
-        self.in_a_row = 0;
+    /// Forgets the failures, except for the cooldowns of single callers.
+    pub fn reset(&mut self) {
+        self.consecutive = 0;
         self.callers = Callers::None;
     }
 
     /// Until when the account cools down for this caller.
-    pub fn cooling_until(&self, caller: Option<&str>, now: Timestamp) -> Option<Timestamp> {
-        self.of_callers.get(caller?)?.cooling_until.filter(|until| *until > now)
+    pub fn cooldown_until(&self, caller: Option<&str>, now: Timestamp) -> Option<Timestamp> {
+        self.streaks.get(caller?)?.cooldown_until.filter(|until| *until > now)
     }
 }
 
@@ -118,25 +118,25 @@ impl Callers {
 // === impl Streak ===
 
 impl Streak {
-    fn is_cooling(&self, now: Timestamp) -> bool {
-        self.cooling_until.is_some_and(|until| until > now)
+    fn is_cooling_down(&self, now: Timestamp) -> bool {
+        self.cooldown_until.is_some_and(|until| until > now)
     }
 
-    /// `true` if a cooldown begins.
+    /// Returns whether a cooldown begins.
     fn add(&mut self, now: Timestamp) -> bool {
-        if self.is_cooling(now) {
+        if self.is_cooling_down(now) {
             return false;
         }
-        if self.cooling_until.take().is_some() {
+        if self.cooldown_until.take().is_some() {
             self.failures = 0;
         }
         self.failures += 1;
-        let cools = self.failures >= FAILURES_TO_COOL;
-        if cools {
-            self.cooling_until = Some(now.plus(next_cooling(self.coolings)));
-            self.coolings += 1;
+        let begins = self.failures >= FAILURES_BEFORE_COOLDOWN;
+        if begins {
+            self.cooldown_until = Some(now.plus(next_cooldown(self.cooldowns)));
+            self.cooldowns += 1;
         }
-        cools
+        begins
     }
 }
 
@@ -147,10 +147,10 @@ mod tests {
     const START: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
     #[test]
-    fn what_one_caller_runs_into_cools_an_account_down_for_that_caller_alone() {
+    fn failures_of_one_caller_cool_an_account_down_for_that_caller_alone() {
         let mut failures = Failures::default();
         let consequences = [(); 5].map(|()| failures.add(Some("a"), START));
-        let [Consequence::Nothing, Consequence::Nothing, Consequence::CoolForCaller, rest @ ..] =
+        let [Consequence::Nothing, Consequence::Nothing, Consequence::CooldownForCaller, rest @ ..] =
             consequences
         else {
             panic!("{consequences:?}");
@@ -158,46 +158,50 @@ mod tests {
         assert_eq!(
             rest,
             [Consequence::Nothing; 2],
-            "failures of turns that were sent before say nothing new"
+            "failures of turns sent before the cooldown do not count"
         );
-        assert_eq!(failures.cooling_until(Some("a"), START), Some(START.plus(FIRST_COOLING)));
+        assert_eq!(failures.cooldown_until(Some("a"), START), Some(START.plus(FIRST_COOLDOWN)));
         assert_eq!(
-            (failures.cooling_until(Some("b"), START), failures.cooling_until(None, START)),
+            (failures.cooldown_until(Some("b"), START), failures.cooldown_until(None, START)),
             (None, None)
         );
-        assert_eq!(failures.add(Some("b"), START), Consequence::CoolForAll, "two callers are not to blame");
+        assert_eq!(
+            failures.add(Some("b"), START),
+            Consequence::CooldownForAll,
+            "two callers fail, so the account is the cause"
+        );
     }
 
     #[test]
-    fn a_turn_that_is_served_ends_what_counts_against_all_and_its_own_caller() {
+    fn a_served_turn_resets_the_failures_for_all_and_for_its_caller() {
         let mut failures = Failures::default();
         for caller in ["a", "a", "a", "b"] {
             failures.add(Some(caller), START);
         }
-        failures.end(Some("b"));
+        failures.record_success(Some("b"));
         assert_eq!(failures.add(Some("b"), START), Consequence::Nothing);
         assert!(
-            failures.cooling_until(Some("a"), START).is_some(),
+            failures.cooldown_until(Some("a"), START).is_some(),
             "the other caller's turns were not served"
         );
-        failures.end(Some("a"));
-        assert!(failures.cooling_until(Some("a"), START).is_none());
+        failures.record_success(Some("a"));
+        assert!(failures.cooldown_until(Some("a"), START).is_none());
     }
 
     #[test]
-    fn what_no_caller_can_cause_counts_against_the_account() {
+    fn failures_that_no_caller_can_cause_count_against_the_account() {
         let mut failures = Failures::default();
         let consequences = [(); 3].map(|()| failures.add(None, START));
-        assert_eq!(consequences, [Consequence::Nothing, Consequence::Nothing, Consequence::CoolForAll]);
+        assert_eq!(consequences, [Consequence::Nothing, Consequence::Nothing, Consequence::CooldownForAll]);
     }
 
     #[test]
-    fn callers_without_number_take_no_memory_without_bound() {
+    fn memory_for_callers_is_bounded() {
         let mut failures = Failures::default();
         for n in 0..5 * MAX_CALLERS {
-            failures.end(None);
+            failures.record_success(None);
             failures.add(Some(&n.to_string()), START);
         }
-        assert!(failures.of_callers.len() <= MAX_CALLERS);
+        assert!(failures.streaks.len() <= MAX_CALLERS);
     }
 }

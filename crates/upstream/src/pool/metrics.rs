@@ -1,4 +1,4 @@
-//! Account states and the queue, read when metrics are scraped: scrapes share nothing, and accounts that are gone leave no trace.
+//! Metrics of account states and the queue. They are read at each scrape, so accounts that were removed leave no series behind.
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,18 +41,18 @@ impl Collector for PoolCollector {
         let help = "1 for the state that an account is in: ready, cooling, disabled or paused";
         let mut gauge = encoder.encode_descriptor("account_state", help, None, MetricType::Gauge)?;
         for AccountView { account, state } in &accounts {
-            let current = state.name(now);
+            let current = state.label(now);
             for state in STATES {
                 let labels = [("account", account.name.as_str()), ("state", state)];
                 ConstGauge::new(i64::from(state == current)).encode(gauge.encode_family(&labels)?)?;
             }
         }
 
-        let help = "How long an account keeps cooling down";
+        let help = "Time until the account's cooldown ends";
         let unit = Some(&Unit::Seconds);
         let mut gauge = encoder.encode_descriptor("account_cooling", help, unit, MetricType::Gauge)?;
         for AccountView { account, state } in &accounts {
-            let rest = state.cooling.map_or(Duration::ZERO, |cooling| cooling.until.since(now));
+            let rest = state.cooldown.map_or(Duration::ZERO, |cooldown| cooldown.until.since(now));
             let labels = [("account", account.name.as_str())];
             ConstGauge::new(rest.as_secs_f64()).encode(gauge.encode_family(&labels)?)?;
         }

@@ -1,4 +1,4 @@
-//! When a limit ends: the one place that reads what upstreams say of it, in headers and error bodies.
+//! When a limit is reset. Only this file reads what upstreams say about that, in headers and error bodies.
 
 use std::time::Duration;
 
@@ -7,65 +7,66 @@ use antiphon_store::Timestamp;
 use http::HeaderMap;
 use jiff::SignedDuration;
 
-const DIMENSIONS: [&str; 3] = ["requests", "tokens", "input-images"];
+const LIMIT_KINDS: [&str; 3] = ["requests", "tokens", "input-images"];
 const CODEX_WINDOWS: [&str; 2] = ["primary", "secondary"];
-/// A number of seconds as large as this is a date: from 2001 on.
-const SECONDS_OF_A_DATE: f64 = 1e9;
-const MILLISECONDS_OF_A_DATE: f64 = 1e12;
+/// Numbers from here on are dates in seconds since the epoch, 2001 or later; smaller ones are seconds from now.
+const MIN_EPOCH_SECONDS: f64 = 1e9;
+/// Numbers from here on are dates in milliseconds since the epoch.
+const MIN_EPOCH_MS: f64 = 1e12;
 
-/// When the limit ends that a 429 was about, by the most direct statement that there is.
-pub fn limit_ends(headers: &HeaderMap, error: &UpstreamError, now: Timestamp) -> Option<Timestamp> {
-    let in_seconds = |seconds: f64| later(now, seconds);
-    text(headers, "retry-after-ms")
+/// When the limit behind a 429 is reset, by the most specific statement in the reply.
+pub fn limit_reset_at(headers: &HeaderMap, error: &UpstreamError, now: Timestamp) -> Option<Timestamp> {
+    let in_seconds = |seconds: f64| after(now, seconds);
+    header_text(headers, "retry-after-ms")
         .and_then(|ms| ms.parse::<f64>().ok())
-        .and_then(|ms| later(now, ms / 1000.0))
-        .or_else(|| moment(text(headers, "retry-after")?, now))
+        .and_then(|ms| after(now, ms / 1000.0))
+        .or_else(|| parse_reset(header_text(headers, "retry-after")?, now))
         .or_else(|| error.resets_in_seconds.and_then(in_seconds))
-        .or_else(|| error.resets_at.and_then(|at| number(at, now)))
+        .or_else(|| error.resets_at.and_then(|at| parse_number(at, now)))
         .or_else(|| exhausted_limits(headers, now))
         .or_else(|| exhausted_windows(headers, now))
 }
 
-/// `x-ratelimit-…`: the limits that have nothing left, or all of them where that is not said.
+/// `x-ratelimit-…`: the last reset of the exhausted limits, or of all limits where none is marked as exhausted.
 fn exhausted_limits(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
-    let resets = DIMENSIONS.map(|dimension| {
-        let reset = moment(text(headers, &format!("x-ratelimit-reset-{dimension}"))?, now)?;
-        let is_exhausted = text(headers, &format!("x-ratelimit-remaining-{dimension}")) == Some("0");
+    let resets = LIMIT_KINDS.map(|kind| {
+        let reset = parse_reset(header_text(headers, &format!("x-ratelimit-reset-{kind}"))?, now)?;
+        let is_exhausted = header_text(headers, &format!("x-ratelimit-remaining-{kind}")) == Some("0");
         Some((reset, is_exhausted))
     });
-    let bare = text(headers, "x-ratelimit-reset").and_then(|reset| moment(reset, now));
+    let bare = header_text(headers, "x-ratelimit-reset").and_then(|reset| parse_reset(reset, now));
     let resets: Vec<(Timestamp, bool)> =
         resets.into_iter().flatten().chain(bare.map(|reset| (reset, false))).collect();
     let exhausted = resets.iter().filter(|(_, is_exhausted)| *is_exhausted).map(|(reset, _)| *reset).max();
     exhausted.or_else(|| resets.iter().map(|(reset, _)| *reset).max())
 }
 
-/// `x-codex-…`: the windows that are used up, or the one that is renewed first where none says so.
+/// `x-codex-…`: the last reset of the exhausted windows, or the first of all windows where none is exhausted.
 fn exhausted_windows(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
     let windows: Vec<(Timestamp, bool)> = CODEX_WINDOWS
         .iter()
         .filter_map(|window| {
-            let header = |name: &str| text(headers, &format!("x-codex-{window}-{name}"));
+            let header = |name: &str| header_text(headers, &format!("x-codex-{window}-{name}"));
             let reset = header("reset-after-seconds").or_else(|| header("reset-at"));
             let used: f64 = header("used-percent").and_then(|used| used.parse().ok()).unwrap_or(0.0);
-            Some((moment(reset?, now)?, used >= 100.0))
+            Some((parse_reset(reset?, now)?, used >= 100.0))
         })
         .collect();
     let exhausted = windows.iter().filter(|(_, is_exhausted)| *is_exhausted).map(|(reset, _)| *reset).max();
     exhausted.or_else(|| windows.iter().map(|(reset, _)| *reset).min())
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
 /// A number of seconds, a duration such as `6m0s` or `20ms`, an HTTP date, or an RFC 3339 time with its zone.
-fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+fn parse_reset(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return number(seconds, now);
+        return parse_number(seconds, now);
     }
     if let Ok(duration) = text.parse::<SignedDuration>() {
-        return later(now, duration.as_secs_f64());
+        return after(now, duration.as_secs_f64());
     }
     let rfc3339 = || text.parse::<jiff::Timestamp>().ok();
     let http_date = || Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp());
@@ -73,19 +74,19 @@ fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Seconds from now, or a date in seconds or milliseconds since the epoch.
-fn number(seconds: f64, now: Timestamp) -> Option<Timestamp> {
+fn parse_number(seconds: f64, now: Timestamp) -> Option<Timestamp> {
     const EPOCH: Timestamp = Timestamp::from_unix_ms(0);
-    if seconds >= MILLISECONDS_OF_A_DATE {
-        later(EPOCH, seconds / 1000.0)
-    } else if seconds >= SECONDS_OF_A_DATE {
-        later(EPOCH, seconds)
+    if seconds >= MIN_EPOCH_MS {
+        after(EPOCH, seconds / 1000.0)
+    } else if seconds >= MIN_EPOCH_SECONDS {
+        after(EPOCH, seconds)
     } else {
-        later(now, seconds)
+        after(now, seconds)
     }
 }
 
-/// Rounded up to milliseconds, so that nobody comes back too early.
-fn later(from: Timestamp, seconds: f64) -> Option<Timestamp> {
+/// Rounded up to milliseconds, so that no request is sent too early.
+fn after(from: Timestamp, seconds: f64) -> Option<Timestamp> {
     let ms = (seconds * 1000.0).ceil();
     (ms.is_finite() && ms >= 0.0).then(|| from.plus(Duration::from_millis(ms as u64)))
 }
@@ -104,12 +105,12 @@ mod tests {
         for (name, value) in headers {
             map.insert(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
         }
-        let ends = limit_ends(&map, &UpstreamError::parse(body.as_bytes()), NOW)?;
+        let ends = limit_reset_at(&map, &UpstreamError::parse(body.as_bytes()), NOW)?;
         Some(ends.unix_ms() - NOW.unix_ms())
     }
 
     #[test]
-    fn every_way_to_say_when_a_limit_ends_is_read() {
+    fn every_form_of_a_reset_is_read() {
         for (value, expected) in [
             ("7", Some(7_000)),
             ("0", Some(0)),
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_direct_statement_counts() {
+    fn the_most_specific_reset_wins() {
         let reset = ("x-ratelimit-reset-requests", "30s");
         assert_eq!(ends(&[("retry-after-ms", "1500"), ("retry-after", "9"), reset], ""), Some(1_500));
         assert_eq!(
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_limits_those_that_are_used_up_count() {
+    fn exhausted_limits_take_precedence() {
         let limits = |requests, tokens| {
             ends(
                 &[

@@ -12,13 +12,13 @@ pub struct Candidate<'a> {
     pub priority: u32,
     pub weight: u32,
     pub in_flight: u32,
-    /// It may be of no use: others go first, but for the account that served the chain.
+    /// It may be unusable: other accounts are preferred, unless this one served the chain.
     pub is_doubted: bool,
-    /// How much it has been given so far, for its weight.
+    /// How many turns it has had so far, relative to its weight.
     pub share: f64,
 }
 
-/// What a turn would like. Preferences only: any candidate can serve it.
+/// What a turn prefers. Any candidate can serve it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Preference<'a> {
     /// The account that served the chain, and its boundary.
@@ -33,39 +33,41 @@ pub struct Origin<'a> {
     pub boundary: &'a str,
 }
 
-/// The chain's account; else one that can read the chain; among those the highest priority; there by key, or by strategy.
-/// Returns the position in `candidates`, which are in the order of the configuration.
+/// The index of the chosen candidate; `candidates` are in the order of the configuration.
+///
+/// The account that served the chain goes first, then accounts that can read the chain. Among these the highest priority
+/// wins, then the affinity key or the strategy decides.
 pub fn select(candidates: &[Candidate<'_>], preference: Preference<'_>, strategy: Strategy) -> Option<usize> {
     if candidates.len() < 2 {
         return candidates.first().map(|_| 0);
     }
-    let mut places: Vec<usize> = (0..candidates.len()).collect();
+    let mut indices: Vec<usize> = (0..candidates.len()).collect();
     if let Some(origin) = preference.origin {
         if let Some(own) = candidates.iter().position(|candidate| candidate.name == origin.account) {
             return Some(own);
         }
-        let reads = |place: &usize| candidates[*place].boundary == origin.boundary;
-        if places.iter().any(reads) {
-            places.retain(reads);
+        let can_read = |index: &usize| candidates[*index].boundary == origin.boundary;
+        if indices.iter().any(can_read) {
+            indices.retain(can_read);
         }
     }
-    if places.iter().any(|place| !candidates[*place].is_doubted) {
-        places.retain(|place| !candidates[*place].is_doubted);
+    if indices.iter().any(|index| !candidates[*index].is_doubted) {
+        indices.retain(|index| !candidates[*index].is_doubted);
     }
-    let highest = places.iter().map(|place| candidates[*place].priority).max()?;
-    places.retain(|place| candidates[*place].priority == highest);
-    let of = |place: &usize| &candidates[*place];
+    let highest = indices.iter().map(|index| candidates[*index].priority).max()?;
+    indices.retain(|index| candidates[*index].priority == highest);
+    let candidate = |index: &usize| &candidates[*index];
     let least = |cost: &dyn Fn(&Candidate<'_>) -> (f64, f64)| {
         let compare = |a: &usize, b: &usize| {
-            let ((a, a_next), (b, b_next)) = (cost(of(a)), cost(of(b)));
+            let ((a, a_next), (b, b_next)) = (cost(candidate(a)), cost(candidate(b)));
             a.total_cmp(&b).then(a_next.total_cmp(&b_next))
         };
-        places.iter().copied().min_by(compare)
+        indices.iter().copied().min_by(compare)
     };
     match (preference.key, strategy) {
-        // Whatever the key, there is one account to go to.
-        (_, Strategy::FillFirst) => places.first().copied(),
-        (Some(key), _) => least(&|candidate| (-attraction(key, candidate), 0.0)),
+        // This strategy has one account for all keys.
+        (_, Strategy::FillFirst) => indices.first().copied(),
+        (Some(key), _) => least(&|candidate| (-rendezvous_score(key, candidate), 0.0)),
         (None, Strategy::LeastLoaded) => least(&|candidate| {
             (f64::from(candidate.in_flight) / f64::from(candidate.weight), candidate.share)
         }),
@@ -73,9 +75,9 @@ pub fn select(candidates: &[Candidate<'_>], preference: Preference<'_>, strategy
     }
 }
 
-/// Rendezvous hashing: whoever computes this, of whichever accounts are left, finds the same one highest, and every
-/// account as often as its weight says.
-fn attraction(key: &str, candidate: &Candidate<'_>) -> f64 {
+/// Rendezvous hashing: the account with the highest score stays the same whichever other accounts are left, and accounts get
+/// keys in proportion to their weights.
+fn rendezvous_score(key: &str, candidate: &Candidate<'_>) -> f64 {
     let mut hasher = DefaultHasher::new();
     (key, candidate.name).hash(&mut hasher);
     // Uniform in (0, 1): 53 bits are what an f64 holds.
@@ -104,24 +106,24 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_chosen_among_none() {
+    fn without_candidates_there_is_no_choice() {
         assert_eq!(select(&[], Preference::default(), Strategy::LeastLoaded), None);
     }
 
     #[test]
-    fn a_chain_stays_with_its_account_and_else_where_it_can_be_read() {
-        let of_b = Preference { origin: Some(Origin { account: "b", boundary: "y" }), key: None };
+    fn a_chain_prefers_its_account_and_then_its_boundary() {
+        let prefers_b = Preference { origin: Some(Origin { account: "b", boundary: "y" }), key: None };
         let busy = |candidate| Candidate { in_flight: 9, priority: 0, ..candidate };
         let first = Candidate { priority: 5, ..A };
         for strategy in [Strategy::LeastLoaded, Strategy::RoundRobin, Strategy::FillFirst] {
-            assert_eq!(chosen(&[first, busy(B), C], of_b, strategy), "b");
-            assert_eq!(chosen(&[first, busy(C)], of_b, strategy), "c");
-            assert_eq!(chosen(&[first], of_b, strategy), "a");
+            assert_eq!(chosen(&[first, busy(B), C], prefers_b, strategy), "b");
+            assert_eq!(chosen(&[first, busy(C)], prefers_b, strategy), "c");
+            assert_eq!(chosen(&[first], prefers_b, strategy), "a");
         }
     }
 
     #[test]
-    fn the_highest_priority_goes_first_and_the_least_load_for_its_weight_among_it() {
+    fn the_highest_priority_wins_and_then_the_least_load_for_its_weight() {
         let none = Preference::default();
         let (busy, light) = (Candidate { in_flight: 3, weight: 4, ..A }, Candidate { in_flight: 1, ..B });
         assert_eq!(chosen(&[busy, light], none, Strategy::LeastLoaded), "a");
@@ -132,12 +134,12 @@ mod tests {
         assert_eq!(
             chosen(&[served, B], none, Strategy::LeastLoaded),
             "b",
-            "of equals, the one that has had less"
+            "equal load: the one that has had fewer turns"
         );
     }
 
     #[test]
-    fn other_strategies_look_at_shares_or_at_the_order_alone() {
+    fn round_robin_goes_by_shares_and_fill_first_by_the_order() {
         let (loaded, served) = (Candidate { in_flight: 9, ..A }, Candidate { share: 1.0, ..B });
         assert_eq!(chosen(&[served, loaded], Preference::default(), Strategy::RoundRobin), "a");
         assert_eq!(chosen(&[served, loaded], Preference::default(), Strategy::FillFirst), "b");
@@ -147,11 +149,11 @@ mod tests {
     fn a_key_leads_to_one_account_and_keys_spread_by_weight() {
         let heavy = Candidate { weight: 3, ..A };
         let all = [heavy, B, C];
-        let counts = [0, 1, 2].map(|place| {
+        let counts = [0, 1, 2].map(|index| {
             let keys = (0..5_000).map(|n| format!("key-{n}"));
             keys.filter(|key| {
                 let preference = Preference { origin: None, key: Some(key) };
-                select(&all, preference, Strategy::LeastLoaded) == Some(place)
+                select(&all, preference, Strategy::LeastLoaded) == Some(index)
             })
             .count()
         });
@@ -168,7 +170,7 @@ mod tests {
                 assert_eq!(
                     chosen(&without, preference, Strategy::LeastLoaded),
                     name,
-                    "others leave it alone"
+                    "the removal of another account changes nothing"
                 );
             }
         }

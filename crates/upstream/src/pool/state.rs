@@ -1,37 +1,37 @@
-//! What an account has been through, and whether it can be chosen. No I/O, and time is passed in.
+//! An account's state: what attempts make of it, and whether it can be chosen. No I/O, and time is passed in.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use antiphon_store::Timestamp;
 
-use super::failures::{Consequence, Failures, next_cooling};
+use super::failures::{Consequence, Failures, next_cooldown};
 use super::verdict::Verdict;
 
-/// An upstream that asks for more patience than this is not taken at its word.
-const LONGEST_WAIT: Duration = Duration::from_hours(8 * 24);
-/// For a quota that does not say when it is renewed.
-const QUOTA_COOLING: Duration = Duration::from_hours(1);
-/// For a model that an upstream says it does not have.
-const MODEL_COOLING: Duration = Duration::from_mins(5);
+/// The longest cooldown that an upstream can ask for.
+const MAX_REQUESTED_COOLDOWN: Duration = Duration::from_hours(8 * 24);
+/// For a quota whose reset is not known.
+const QUOTA_COOLDOWN: Duration = Duration::from_hours(1);
+/// How long an upstream's statement that it lacks a model is believed.
+const MODEL_COOLDOWN: Duration = Duration::from_mins(5);
 
 /// One account's state.
 #[derive(Debug, Default, Clone)]
 pub struct AccountState {
     /// Turns that hold a lease.
     pub in_flight: u32,
-    pub cooling: Option<Cooling>,
+    pub cooldown: Option<Cooldown>,
     /// The upstream refuses its credential.
     pub is_disabled: bool,
-    /// The operator wants it left alone.
+    /// An operator has paused it.
     pub is_paused: bool,
-    /// It may be of no use; that is being verified. Other accounts go first meanwhile.
+    /// It may be unusable. Other accounts are preferred until that is verified.
     pub doubt: Option<Doubt>,
-    /// Since it last served a turn.
+    /// Failures since it last served a turn.
     failures: Failures,
-    /// How often it has cooled down without being told for how long, since it last served a turn.
-    coolings: u32,
-    /// Models that it turned out not to have, and until when that is believed.
+    /// Cooldowns of a length that no upstream gave, since it last served a turn.
+    cooldowns: u32,
+    /// Models that it does not have, and until when that is believed.
     missing_models: HashMap<String, Timestamp>,
 }
 
@@ -44,31 +44,31 @@ pub enum Doubt {
     Failures,
 }
 
-/// A turn's verdict on its account.
+/// The outcome of an attempt to serve a turn.
 #[derive(Debug, Clone, Copy)]
-pub struct Lesson<'a> {
+pub struct Attempt<'a> {
     pub verdict: &'a Verdict,
     pub model: &'a str,
-    /// Whose turn it was; `None` if callers are not told apart.
+    /// Whose turn it was; `None` if callers are not known.
     pub caller: Option<&'a str>,
-    /// Whether another account could serve the model now. The last one that can never cools down for failures.
+    /// Whether another account could serve the model now. Without one, failures start no cooldown.
     pub has_alternative: bool,
 }
 
-/// Why an account is left alone, and until when.
+/// Until when an account is not chosen, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cooling {
+pub struct Cooldown {
     pub until: Timestamp,
-    pub reason: CoolingReason,
+    pub reason: CooldownReason,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CoolingReason {
+pub enum CooldownReason {
     /// It has failed several times in a row.
     Failures,
-    /// It was asked too often.
+    /// Its upstream limits how often it may be used.
     RateLimit,
-    /// It has used up what it may.
+    /// Its quota is used up.
     Quota,
 }
 
@@ -76,7 +76,7 @@ pub enum CoolingReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    Cooling(Cooling),
+    Cooling(Cooldown),
     ModelMissing,
     Disabled,
     Paused,
@@ -90,8 +90,8 @@ impl AccountState {
             Readiness::Paused
         } else if self.is_disabled {
             Readiness::Disabled
-        } else if let Some(cooling) = self.cooling.filter(|cooling| cooling.until > now) {
-            Readiness::Cooling(cooling)
+        } else if let Some(cooldown) = self.cooldown.filter(|cooldown| cooldown.until > now) {
+            Readiness::Cooling(cooldown)
         } else if self.missing_models.get(model).is_some_and(|until| *until > now) {
             Readiness::ModelMissing
         } else {
@@ -101,18 +101,18 @@ impl AccountState {
 
     /// As [`readiness`](Self::readiness), for a turn of this caller.
     pub fn readiness_for(&self, model: &str, caller: Option<&str>, now: Timestamp) -> Readiness {
-        let own_cooling = || {
-            let until = self.failures.cooling_until(caller, now)?;
-            Some(Readiness::Cooling(Cooling { until, reason: CoolingReason::Failures }))
+        let own_cooldown = || {
+            let until = self.failures.cooldown_until(caller, now)?;
+            Some(Readiness::Cooling(Cooldown { until, reason: CooldownReason::Failures }))
         };
         match self.readiness(model, now) {
-            Readiness::Ready => own_cooling().unwrap_or(Readiness::Ready),
+            Readiness::Ready => own_cooldown().unwrap_or(Readiness::Ready),
             readiness => readiness,
         }
     }
 
-    /// What the account is called in metrics and lists, whatever the model.
-    pub fn name(&self, now: Timestamp) -> &'static str {
+    /// The state's name in metrics and lists, whatever the model.
+    pub fn label(&self, now: Timestamp) -> &'static str {
         match self.readiness("", now) {
             Readiness::Ready | Readiness::ModelMissing => "ready",
             Readiness::Cooling(_) => "cooling",
@@ -121,19 +121,23 @@ impl AccountState {
         }
     }
 
-    /// Learns from an attempt.
-    pub fn learn(&mut self, lesson: Lesson<'_>, now: Timestamp) {
-        match lesson.verdict {
+    /// What an attempt says about the account.
+    pub fn record_attempt(&mut self, attempt: Attempt<'_>, now: Timestamp) {
+        match attempt.verdict {
             Verdict::Served => {
-                self.failures.end(lesson.caller);
+                self.failures.record_success(attempt.caller);
                 self.doubt = None;
-                self.coolings = 0;
-                self.missing_models.remove(lesson.model);
+                self.cooldowns = 0;
+                self.missing_models.remove(attempt.model);
             }
-            Verdict::Unreachable | Verdict::Failed => self.fail(lesson, now),
-            Verdict::RateLimited { until } => self.cool(CoolingReason::RateLimit, *until, now),
+            Verdict::Unreachable | Verdict::Failed => self.record_failure(attempt, now),
+            Verdict::RateLimited { until } => self.start_cooldown(CooldownReason::RateLimit, *until, now),
             Verdict::OutOfQuota { until } => {
-                self.cool(CoolingReason::Quota, Some(until.unwrap_or(now.plus(QUOTA_COOLING))), now);
+                self.start_cooldown(
+                    CooldownReason::Quota,
+                    Some(until.unwrap_or(now.plus(QUOTA_COOLDOWN))),
+                    now,
+                );
             }
             Verdict::CredentialRefused => self.doubt = Some(Doubt::Credential),
             Verdict::CredentialInvalid => {
@@ -142,94 +146,94 @@ impl AccountState {
             }
             Verdict::ModelMissing => {
                 self.missing_models.retain(|_, until| *until > now);
-                self.missing_models.insert(lesson.model.to_owned(), now.plus(MODEL_COOLING));
+                self.missing_models.insert(attempt.model.to_owned(), now.plus(MODEL_COOLDOWN));
             }
             Verdict::Neutral => {}
         }
     }
 
-    /// A request with nothing of a client's has been answered.
+    /// The upstream has served a request that contains nothing from a client.
     pub fn clear_doubt(&mut self) {
         self.doubt = None;
-        self.failures.forget_all();
+        self.failures.reset();
     }
 
-    /// A request with nothing of a client's has failed as well.
+    /// A request that contains nothing from a client has failed as well.
     pub fn confirm_failures(&mut self, has_alternative: bool, now: Timestamp) {
         if self.doubt.take_if(|doubt| *doubt == Doubt::Failures).is_some() && has_alternative {
-            self.cool(CoolingReason::Failures, None, now);
+            self.start_cooldown(CooldownReason::Failures, None, now);
         }
     }
 
-    /// It was left alone after failures, and answers again. `false` if that is not what it is left alone for.
-    pub fn revive(&mut self) -> bool {
-        let is_over = self.cooling.take_if(|cooling| cooling.reason == CoolingReason::Failures).is_some();
+    /// Returns whether there was one.
+    pub fn end_failure_cooldown(&mut self) -> bool {
+        let is_over = self.cooldown.take_if(|cooldown| cooldown.reason == CooldownReason::Failures).is_some();
         if is_over {
-            self.failures.forget_all();
+            self.failures.reset();
         }
         is_over
     }
 
-    /// For the account as it is configured anew; with another identity only an operator's wish still holds.
-    pub fn carried_over(self, is_same: bool) -> Self {
-        if is_same {
+    /// The state after a change of the configuration. Only a pause outlives a change of identity.
+    pub fn after_reconfiguration(self, has_same_identity: bool) -> Self {
+        if has_same_identity {
             Self { in_flight: 0, ..self }
         } else {
             Self { is_paused: self.is_paused, ..Self::default() }
         }
     }
 
-    /// Takes over what another replica, an operator, or a process before this one has made of the account.
-    pub fn put(&mut self, cooling: Option<Cooling>, is_disabled: bool) {
-        self.cooling = cooling;
+    /// Takes over state from the store: that of another replica, of an operator, or from before a restart.
+    pub fn apply_stored(&mut self, cooldown: Option<Cooldown>, is_disabled: bool) {
+        self.cooldown = cooldown;
         self.is_disabled = is_disabled;
-        if cooling.is_none() {
-            self.failures.forget_all();
-            self.coolings = 0;
+        if cooldown.is_none() {
+            self.failures.reset();
+            self.cooldowns = 0;
         }
     }
 
-    fn fail(&mut self, lesson: Lesson<'_>, now: Timestamp) {
-        match self.cooling {
-            // What fails while the account cools down was sent before, and is one failure with those before it.
-            Some(cooling) if cooling.until > now => return,
+    fn record_failure(&mut self, attempt: Attempt<'_>, now: Timestamp) {
+        match self.cooldown {
+            // Turns that fail during a cooldown were sent before it, and belong to the failures that caused it.
+            Some(cooldown) if cooldown.until > now => return,
             Some(_) => {
-                self.cooling = None;
-                self.failures.forget_all();
+                self.cooldown = None;
+                self.failures.reset();
             }
             None => {}
         }
-        if !lesson.has_alternative {
+        if !attempt.has_alternative {
             return;
         }
-        let caller = lesson.caller.filter(|_| *lesson.verdict == Verdict::Failed);
+        let caller = attempt.caller.filter(|_| *attempt.verdict == Verdict::Failed);
         match self.failures.add(caller, now) {
             Consequence::Nothing => {}
-            Consequence::CoolForAll => self.cool(CoolingReason::Failures, None, now),
-            Consequence::CoolForCaller => self.doubt = self.doubt.or(Some(Doubt::Failures)),
+            Consequence::CooldownForAll => self.start_cooldown(CooldownReason::Failures, None, now),
+            Consequence::CooldownForCaller => self.doubt = self.doubt.or(Some(Doubt::Failures)),
         }
     }
 
-    fn cool(&mut self, reason: CoolingReason, until: Option<Timestamp>, now: Timestamp) {
-        let cooling = self.cooling.filter(|cooling| cooling.until > now);
+    fn start_cooldown(&mut self, reason: CooldownReason, until: Option<Timestamp>, now: Timestamp) {
+        let cooldown = self.cooldown.filter(|cooldown| cooldown.until > now);
         let until = match until {
-            Some(until) => until.min(now.plus(LONGEST_WAIT)),
-            None if cooling.is_some() => return,
+            Some(until) => until.min(now.plus(MAX_REQUESTED_COOLDOWN)),
+            None if cooldown.is_some() => return,
             None => {
-                let rest = next_cooling(self.coolings);
-                self.coolings += 1;
-                now.plus(rest)
+                let length = next_cooldown(self.cooldowns);
+                self.cooldowns += 1;
+                now.plus(length)
             }
         };
-        if cooling.is_none_or(|cooling| cooling.until < until) {
-            self.cooling = Some(Cooling { until, reason });
+        if cooldown.is_none_or(|cooldown| cooldown.until < until) {
+            self.cooldown = Some(Cooldown { until, reason });
         }
     }
 }
 
-// === impl CoolingReason ===
+// === impl CooldownReason ===
 
-impl CoolingReason {
+impl CooldownReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failures => "failures",
@@ -238,7 +242,7 @@ impl CoolingReason {
         }
     }
 
-    /// `None` for a reason of another build.
+    /// `None` for a reason that another version has written.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Failures, Self::RateLimit, Self::Quota].into_iter().find(|reason| reason.as_str() == text)
     }
@@ -254,28 +258,28 @@ mod tests {
         START.plus(Duration::from_millis(ms))
     }
 
-    fn cooling_ms(state: &AccountState, now: Timestamp) -> Option<i64> {
+    fn cooldown_ms(state: &AccountState, now: Timestamp) -> Option<i64> {
         match state.readiness("m", now) {
-            Readiness::Cooling(cooling) => Some(cooling.until.unix_ms() - now.unix_ms()),
+            Readiness::Cooling(cooldown) => Some(cooldown.until.unix_ms() - now.unix_ms()),
             _ => None,
         }
     }
 
-    /// What a turn of one of two callers by turns says.
-    fn learn(state: &mut AccountState, verdict: &Verdict, has_alternative: bool, now: Timestamp) {
+    /// Records an attempt for one of two callers, who alternate.
+    fn record(state: &mut AccountState, verdict: &Verdict, has_alternative: bool, now: Timestamp) {
         let caller = Some(if now.unix_ms() % 2 == 0 { "even" } else { "odd" });
-        state.learn(Lesson { verdict, model: "m", caller, has_alternative }, now);
+        state.record_attempt(Attempt { verdict, model: "m", caller, has_alternative }, now);
     }
 
     #[test]
-    fn three_failures_in_a_row_cool_an_account_and_each_time_for_longer() {
+    fn three_consecutive_failures_start_a_cooldown_and_each_one_is_longer() {
         let mut state = AccountState::default();
         let mut fail = |at: u64| {
-            learn(&mut state, &Verdict::Failed, true, after(at));
-            cooling_ms(&state, after(at))
+            record(&mut state, &Verdict::Failed, true, after(at));
+            cooldown_ms(&state, after(at))
         };
         assert_eq!((fail(0), fail(1), fail(2)), (None, None, Some(1000)));
-        assert_eq!(fail(3), Some(999), "what fails while it cools says nothing new");
+        assert_eq!(fail(3), Some(999), "failures during a cooldown do not count");
         for (start, expected) in
             [(1_002, 2_000), (3_004, 4_000), (7_006, 8_000), (15_008, 16_000), (31_010, 30_000)]
         {
@@ -286,16 +290,16 @@ mod tests {
             );
             assert_eq!(fail(start + 2), Some(expected));
         }
-        learn(&mut state, &Verdict::Served, true, after(91_002));
-        learn(&mut state, &Verdict::Failed, true, after(91_003));
+        record(&mut state, &Verdict::Served, true, after(91_002));
+        record(&mut state, &Verdict::Failed, true, after(91_003));
         assert_eq!(state.readiness("m", after(91_003)), Readiness::Ready);
     }
 
     #[test]
-    fn what_one_caller_runs_into_keeps_nobody_else_from_an_account() {
+    fn failures_of_one_caller_do_not_affect_other_callers() {
         let fail = |state: &mut AccountState, caller| {
-            let lesson = Lesson { verdict: &Verdict::Failed, model: "m", caller, has_alternative: true };
-            state.learn(lesson, START);
+            let attempt = Attempt { verdict: &Verdict::Failed, model: "m", caller, has_alternative: true };
+            state.record_attempt(attempt, START);
         };
         let mut state = AccountState::default();
         for _ in 0..10 {
@@ -303,82 +307,78 @@ mod tests {
         }
         assert!(matches!(state.readiness_for("m", Some("a"), START), Readiness::Cooling(_)));
         assert_eq!(state.readiness_for("m", Some("b"), START), Readiness::Ready);
-        assert_eq!((state.doubt, state.name(START)), (Some(Doubt::Failures), "ready"));
+        assert_eq!((state.doubt, state.label(START)), (Some(Doubt::Failures), "ready"));
         let mut failing = state.clone();
         failing.confirm_failures(true, START);
         assert_eq!(
-            (failing.doubt, failing.name(START)),
+            (failing.doubt, failing.label(START)),
             (None, "cooling"),
-            "it fails a request of our own as well"
+            "it fails the gateway's own request as well"
         );
         state.clear_doubt();
-        assert_eq!((state.doubt, state.name(START)), (None, "ready"));
+        assert_eq!((state.doubt, state.label(START)), (None, "ready"));
         let mut open = AccountState::default();
         for _ in 0..3 {
             fail(&mut open, None);
         }
-        assert_eq!(
-            open.name(START),
-            "cooling",
-            "where callers are not told apart there is nobody to protect"
-        );
+        assert_eq!(open.label(START), "cooling", "without known callers there is nobody to protect");
     }
 
     #[test]
-    fn a_refused_credential_is_doubted_until_it_is_confirmed() {
+    fn a_refused_credential_is_doubted_until_it_is_verified() {
         let mut state = AccountState::default();
-        learn(&mut state, &Verdict::CredentialRefused, true, START);
+        record(&mut state, &Verdict::CredentialRefused, true, START);
         assert_eq!((state.doubt, state.readiness("m", START)), (Some(Doubt::Credential), Readiness::Ready));
         let mut served = state.clone();
-        learn(&mut served, &Verdict::Served, true, START);
+        record(&mut served, &Verdict::Served, true, START);
         assert_eq!(served.doubt, None);
-        learn(&mut state, &Verdict::CredentialInvalid, true, START);
+        record(&mut state, &Verdict::CredentialInvalid, true, START);
         assert_eq!((state.doubt, state.readiness("m", START)), (None, Readiness::Disabled));
     }
 
     #[test]
-    fn the_only_account_is_tried_again_whatever_has_failed() {
+    fn an_account_without_alternative_never_cools_down_after_failures() {
         let mut state = AccountState::default();
         for n in 0..10 {
-            learn(&mut state, &Verdict::Failed, false, after(n));
+            record(&mut state, &Verdict::Failed, false, after(n));
             assert_eq!(state.readiness("m", after(n)), Readiness::Ready);
         }
     }
 
     #[test]
-    fn a_rate_limit_cools_until_its_reset_and_else_for_a_second_and_then_twice_as_long() {
+    fn a_rate_limit_cools_down_until_its_reset_or_for_a_doubling_time() {
         let mut state = AccountState::default();
         let limited = |until| Verdict::RateLimited { until };
-        learn(&mut state, &limited(Some(after(700))), false, START);
-        assert_eq!(cooling_ms(&state, START), Some(700));
-        learn(&mut state, &limited(Some(after(400))), false, START);
-        assert_eq!(cooling_ms(&state, START), Some(700), "the later end counts");
+        record(&mut state, &limited(Some(after(700))), false, START);
+        assert_eq!(cooldown_ms(&state, START), Some(700));
+        record(&mut state, &limited(Some(after(400))), false, START);
+        assert_eq!(cooldown_ms(&state, START), Some(700), "the later end counts");
         for expected in [1_000, 2_000, 4_000] {
             let now = after(10_000 * expected);
-            learn(&mut state, &limited(None), false, now);
-            assert_eq!(cooling_ms(&state, now), Some(i64::try_from(expected).unwrap()));
+            record(&mut state, &limited(None), false, now);
+            assert_eq!(cooldown_ms(&state, now), Some(i64::try_from(expected).unwrap()));
         }
-        let for_ever = Some(Timestamp::from_unix_ms(i64::MAX));
-        learn(&mut state, &limited(for_ever), false, START);
-        assert!(cooling_ms(&state, START).unwrap() < 9 * 24 * 3_600_000);
+        let forever = Some(Timestamp::from_unix_ms(i64::MAX));
+        record(&mut state, &limited(forever), false, START);
+        assert!(cooldown_ms(&state, START).unwrap() < 9 * 24 * 3_600_000);
     }
 
     #[test]
-    fn a_quota_without_a_reset_cools_for_an_hour() {
+    fn a_quota_without_a_reset_cools_down_for_an_hour() {
         let mut state = AccountState::default();
-        learn(&mut state, &Verdict::OutOfQuota { until: None }, true, START);
-        assert_eq!(cooling_ms(&state, START), Some(3_600_000));
-        assert_eq!(state.name(START), "cooling");
+        record(&mut state, &Verdict::OutOfQuota { until: None }, true, START);
+        assert_eq!(cooldown_ms(&state, START), Some(3_600_000));
+        assert_eq!(state.label(START), "cooling");
     }
 
     #[test]
-    fn a_missing_model_and_a_refused_credential_say_nothing_of_anything_else() {
+    fn a_missing_model_affects_only_that_model_and_a_refused_credential_all_models() {
         let mut state = AccountState::default();
-        learn(&mut state, &Verdict::ModelMissing, true, START);
+        record(&mut state, &Verdict::ModelMissing, true, START);
         assert_eq!(state.readiness("m", START), Readiness::ModelMissing);
         assert_eq!(state.readiness("n", START), Readiness::Ready);
         assert_eq!(state.readiness("m", after(300_000)), Readiness::Ready);
-        learn(&mut state, &Verdict::CredentialInvalid, true, START);
+        record(&mut state, &Verdict::CredentialInvalid, true, START);
         assert_eq!(state.readiness("n", START), Readiness::Disabled);
     }
 }

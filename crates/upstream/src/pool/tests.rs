@@ -1,4 +1,4 @@
-//! The pool as turns use it, whatever they and their accounts do.
+//! The pool as turns use it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -115,7 +115,7 @@ const MODELS: [&str; 3] = ["m1", "m2", "none"];
 
 proptest! {
     #[test]
-    fn leases_come_back_limits_hold_and_who_is_ready_is_chosen(
+    fn leases_are_released_limits_hold_and_only_ready_accounts_are_chosen(
         steps in steps(),
         strategy in prop_oneof![Just(Routing::LeastLoaded), Just(Routing::RoundRobin), Just(Routing::FillFirst)],
     ) {
@@ -131,7 +131,7 @@ proptest! {
                 Step::Leave { lease } if lease < held.len() => drop(held.swap_remove(lease)),
                 Step::End { lease, verdict } if lease < held.len() => {
                     let lease = held.swap_remove(lease);
-                    lease.learn(&verdict, "m1", Some("caller"));
+                    lease.record_attempt(&verdict, "m1", Some("caller"));
                 }
                 Step::Leave { .. } | Step::End { .. } => {}
                 Step::Choose { model, origin, key } => {
@@ -152,9 +152,9 @@ proptest! {
                             prop_assert!(usable.contains(name));
                             if let Some(origin) = origin {
                                 let stays = usable.iter().any(|name| name == origin.account);
-                                let is_read = usable.iter().any(|name| name.starts_with(origin.boundary));
+                                let is_readable = usable.iter().any(|name| name.starts_with(origin.boundary));
                                 prop_assert!(!stays || name == origin.account);
-                                prop_assert!(!is_read || name.starts_with(origin.boundary));
+                                prop_assert!(!is_readable || name.starts_with(origin.boundary));
                             }
                             held.push(lease);
                         }
@@ -175,7 +175,7 @@ proptest! {
 }
 
 #[test]
-fn weights_and_strategies_spread_turns_one_after_the_other() {
+fn sequential_turns_follow_weights_and_the_strategy() {
     let spread = |strategy| {
         let heavy = AccountSettings { weight: 3, ..account("a1", None) };
         let (pool, _) = pool(&[heavy, account("b1", None)], RoutingSettings { strategy, ..routing() });
@@ -191,20 +191,24 @@ fn weights_and_strategies_spread_turns_one_after_the_other() {
 }
 
 #[test]
-fn an_account_that_was_away_does_not_catch_up() {
+fn an_account_that_was_not_ready_does_not_catch_up() {
     let routing = RoutingSettings { strategy: Routing::RoundRobin, ..routing() };
     let (pool, clock) = pool(&[account("a1", None), account("b1", None)], routing);
     let next = || pool.choose(wanted("m")).now_or_never().unwrap().unwrap();
     let lease = next();
-    lease.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) }, "m", Some("caller"));
+    lease.record_attempt(
+        &Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) },
+        "m",
+        Some("caller"),
+    );
     assert!((0..20).all(|_| next().account().name == "b1"));
     clock.advance(1_000);
-    let back = (0..10).filter(|_| next().account().name == "a1").count();
-    assert!((5..=6).contains(&back), "{back} of 10");
+    let turns = (0..10).filter(|_| next().account().name == "a1").count();
+    assert!((5..=6).contains(&turns), "{turns} of 10");
 }
 
 #[tokio::test]
-async fn who_waits_is_served_in_order_and_who_leaves_is_forgotten() {
+async fn waiting_turns_are_served_in_order_and_those_that_leave_are_dropped() {
     let (pool, _) = pool(&[account("a1", Some(1))], routing());
     let first = pool.choose(wanted("m")).await.unwrap();
     let order = Mutex::new(Vec::new());
@@ -224,7 +228,7 @@ async fn who_waits_is_served_in_order_and_who_leaves_is_forgotten() {
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded_and_so_is_the_wait() {
+async fn the_queue_and_the_wait_are_bounded() {
     let routing = RoutingSettings { max_queued: 1, queue_timeout: Duration::from_millis(20), ..routing() };
     let (pool, _) = pool(&[account("a1", Some(1))], routing);
     let _held = pool.choose(wanted("m")).await.unwrap();
@@ -236,22 +240,26 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
 }
 
 #[tokio::test]
-async fn who_waits_is_told_when_there_is_nothing_left_to_wait_for() {
+async fn a_waiting_turn_fails_when_no_account_is_left_to_wait_for() {
     let (pool, _) = pool(&[account("a1", Some(1))], routing());
     let held = pool.choose(wanted("m")).await.unwrap();
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);
     assert!(waiting.as_mut().now_or_never().is_none());
-    held.learn(&Verdict::CredentialInvalid, "m", Some("caller"));
+    held.record_attempt(&Verdict::CredentialInvalid, "m", Some("caller"));
     assert_eq!(waiting.await.unwrap_err(), Shortage::Unusable);
 }
 
 #[tokio::test]
-async fn a_turn_that_waits_gets_an_account_that_is_back_from_cooling() {
+async fn a_waiting_turn_gets_an_account_whose_cooldown_ends() {
     let (pool, clock) = pool(&[account("a1", Some(1)), account("b1", Some(1))], routing());
     let held = pool.choose(wanted("m")).await.unwrap();
     let other = pool.choose(wanted("m")).await.unwrap();
-    other.learn(&Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) }, "m", Some("caller"));
+    other.record_attempt(
+        &Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) },
+        "m",
+        Some("caller"),
+    );
     drop(other);
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);

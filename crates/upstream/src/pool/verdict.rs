@@ -1,4 +1,4 @@
-//! The failure table: what an attempt says about its account, and whether another one may do better.
+//! The failure table: what an attempt says about its account, and whether the turn may go to another one.
 
 use antiphon_protocol::error::UpstreamError;
 use antiphon_store::Timestamp;
@@ -6,14 +6,14 @@ use http::{HeaderMap, StatusCode};
 
 use super::reset;
 
-/// What an account learns from an attempt.
+/// What an attempt says about its account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It brought a response to its end.
+    /// It served the turn to its end.
     Served,
     /// It can't be reached, whatever the request is.
     Unreachable,
-    /// It failed in itself or broke off. The request may be what made it.
+    /// It failed, or its reply was cut off. The request may have caused that.
     Failed,
     RateLimited {
         until: Option<Timestamp>,
@@ -21,39 +21,39 @@ pub enum Verdict {
     OutOfQuota {
         until: Option<Timestamp>,
     },
-    /// It refused a turn for its credential. What the client sent may have led to that.
+    /// It refused a turn because of its credential. What the client sent may have caused that.
     CredentialRefused,
-    /// It refused its credential with nothing of a client's.
+    /// It refused its credential in a request that contains nothing from a client.
     CredentialInvalid,
     /// It does not have the model, or may not use it.
     ModelMissing,
-    /// Nothing: what went wrong is the request's own, or nobody's.
+    /// Nothing: the request is at fault, or nothing is.
     Neutral,
 }
 
 impl Verdict {
-    /// Of an error reply to a turn that asked for `model`, under the name that the account has for it.
-    pub fn of_reply(
+    /// From an error reply to a turn. `model` is the account's name for the model.
+    pub fn from_reply(
         status: StatusCode,
         error: &UpstreamError,
         headers: &HeaderMap,
         model: &str,
         now: Timestamp,
     ) -> Self {
-        let until = || reset::limit_ends(headers, error, now);
+        let until = || reset::limit_reset_at(headers, error, now);
         match status.as_u16() {
-            429 if is_quota(error) => Self::OutOfQuota { until: until() },
+            429 if is_quota_error(error) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
             401 => Self::CredentialRefused,
-            403 | 404 if is_model(error, model) => Self::ModelMissing,
-            403 if is_credential(error) => Self::CredentialRefused,
+            403 | 404 if is_model_error(error, model) => Self::ModelMissing,
+            403 if is_credential_error(error) => Self::CredentialRefused,
             _ if status.is_server_error() => Self::Failed,
             _ => Self::Neutral,
         }
     }
 
-    /// Of a response that failed, or an `error` event, by its code: there is neither a status nor a header to go by.
-    pub fn of_code(code: &str) -> Self {
+    /// From the error code of a failed response or an `error` event, which have neither status nor headers.
+    pub fn from_code(code: &str) -> Self {
         match code {
             "rate_limit_exceeded" => Self::RateLimited { until: None },
             "server_error" | "server_is_overloaded" | "slow_down" => Self::Failed,
@@ -62,12 +62,12 @@ impl Verdict {
         }
     }
 
-    /// Whether the turn goes to another account, as long as no event has gone out.
-    pub fn leads_on(&self) -> bool {
+    /// Whether the turn may go to another account, as long as no event has gone out.
+    pub fn allows_failover(&self) -> bool {
         !matches!(self, Self::Served | Self::Neutral)
     }
 
-    /// In logs and metrics.
+    /// The verdict's name in logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Served => "served",
@@ -89,12 +89,12 @@ const QUOTA_CODES: [&str; 5] = [
     "usage_not_included",
 ];
 
-fn is_quota(error: &UpstreamError) -> bool {
+fn is_quota_error(error: &UpstreamError) -> bool {
     let names = [&error.code, &error.kind];
     names.into_iter().flatten().any(|name| QUOTA_CODES.contains(&name.as_str()))
 }
 
-fn is_credential(error: &UpstreamError) -> bool {
+fn is_credential_error(error: &UpstreamError) -> bool {
     const CODES: [&str; 6] = [
         "invalid_api_key",
         "account_deactivated",
@@ -108,8 +108,8 @@ fn is_credential(error: &UpstreamError) -> bool {
         || (error.code.is_none() && error.kind.as_deref() == Some("permission_error"))
 }
 
-/// How upstreams without error codes say that they don't have a model, `{}` being its name in any quotes. The whole message
-/// has to be one of these: parts of a message may be the client's own words.
+/// How upstreams without error codes say that they lack a model; `{}` is its name in any quotes. The whole message must match
+/// one of these, because a part of it may quote the client.
 const MODEL_MESSAGES: [&str; 8] = [
     "the model {} does not exist",
     "the model {} does not exist or you do not have access to it",
@@ -121,7 +121,7 @@ const MODEL_MESSAGES: [&str; 8] = [
     "{} is not a valid model id",
 ];
 
-fn is_model(error: &UpstreamError, model: &str) -> bool {
+fn is_model_error(error: &UpstreamError, model: &str) -> bool {
     const CODES: [&str; 3] = ["model_not_found", "DeploymentNotFound", "model_not_available"];
     if let Some(code) = &error.code {
         return CODES.contains(&code.as_str());
@@ -131,7 +131,7 @@ fn is_model(error: &UpstreamError, model: &str) -> bool {
     }
     let message = error.message.as_deref().unwrap_or_default();
     let message = message.strip_suffix('.').unwrap_or(message);
-    let says = |form: &&str| {
+    let matches = |form: &&str| {
         let (before, after) = form.split_once("{}").unwrap_or((form, ""));
         let name = strip_ends(message, before, after).map(|name| name.trim_matches(['`', '\'', '"']));
         name == Some(model)
@@ -139,7 +139,7 @@ fn is_model(error: &UpstreamError, model: &str) -> bool {
     MODEL_MESSAGES.iter().any(says)
 }
 
-/// What stands between a beginning and an end, whose case does not matter.
+/// The text between a prefix and a suffix, whose case does not matter.
 fn strip_ends<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(before.len())?;
     let (name, end) = rest.split_at_checked(rest.len().checked_sub(after.len())?)?;
@@ -153,7 +153,7 @@ mod tests {
     fn verdict(status: u16, body: &str) -> Verdict {
         let status = StatusCode::from_u16(status).unwrap();
         let error = UpstreamError::parse(body.as_bytes());
-        Verdict::of_reply(status, &error, &HeaderMap::new(), "m", Timestamp::from_unix_ms(0))
+        Verdict::from_reply(status, &error, &HeaderMap::new(), "m", Timestamp::from_unix_ms(0))
     }
 
     fn coded(code: &str) -> String {
@@ -211,14 +211,14 @@ mod tests {
             ("invalid_prompt", Verdict::Neutral),
             ("", Verdict::Neutral),
         ] {
-            assert_eq!(Verdict::of_code(code), expected, "{code}");
+            assert_eq!(Verdict::from_code(code), expected, "{code}");
         }
     }
 
     #[test]
-    fn only_what_is_the_accounts_own_failure_leads_to_another_account() {
-        assert!(!Verdict::Served.leads_on() && !Verdict::Neutral.leads_on());
-        let of_account = [Verdict::Failed, Verdict::CredentialRefused, Verdict::ModelMissing];
-        assert!(of_account.iter().all(Verdict::leads_on));
+    fn only_failures_of_the_account_lead_to_another_account() {
+        assert!(!Verdict::Served.allows_failover() && !Verdict::Neutral.allows_failover());
+        let account_failures = [Verdict::Failed, Verdict::CredentialRefused, Verdict::ModelMissing];
+        assert!(account_failures.iter().all(Verdict::allows_failover));
     }
 }

@@ -1,0 +1,78 @@
+//! Requests for an upstream's models: to list them, to end a cooldown early, and to verify a doubted account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_store::Timestamp;
+use futures_util::future::join_all;
+
+use super::state::Attempt;
+use super::{AccountView, CooldownReason, Doubt, Pool, Verdict};
+use crate::transport::{CatalogError, Upstream};
+
+impl Pool {
+    /// Requests the models of upstreams whose list is not recent.
+    pub async fn refresh_catalogs(&self, upstream: &Upstream, now: Timestamp) {
+        let accounts = self.accounts();
+        join_all(accounts.iter().map(|account| upstream.refresh_catalog(account, now))).await;
+    }
+
+    /// Asks the upstreams of accounts that are cooling down after failures for their models, and ends the cooldown of accounts
+    /// whose upstream replies.
+    pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
+        let now = self.now();
+        let is_failing = |view: &AccountView| {
+            let cooldown = view.state.cooldown.filter(|cooldown| cooldown.until > now);
+            cooldown.is_some_and(|cooldown| cooldown.reason == CooldownReason::Failures)
+        };
+        let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
+        let probes = failing.map(async |account| match upstream.list_models(&account).await {
+            Ok(_) => self.change(&account, "", None, |state, _, _| {
+                if state.end_failure_cooldown() {
+                    tracing::info!(account.id = %account.name, "probe succeeded: the account is ready again");
+                }
+            }),
+            Err(error) => {
+                tracing::debug!(account.id = %account.name, %error, "probe failed: the account is still cooling down");
+            }
+        });
+        join_all(probes).await;
+    }
+
+    /// Asks the upstreams of doubted accounts for their models. The request has the account's own credential and contains
+    /// nothing from a client. Only its outcome disables an account, or makes an account cool down that has failed only one
+    /// caller.
+    pub async fn verify(self: &Arc<Self>, upstream: &Upstream) {
+        let doubted = self.view().into_iter().filter_map(|view| Some((view.account, view.state.doubt?)));
+        let verifications = doubted.map(async |(account, doubt)| {
+            let listed = upstream.list_models(&account).await;
+            let is_refused = listed.as_ref().is_err_and(CatalogError::is_credential_refused);
+            // The error of a server without a list of models shows that it works, but not that the credential does.
+            let is_served = match &listed {
+                Ok(_) => true,
+                Err(CatalogError::Status(status)) => doubt == Doubt::Failures && *status < 500,
+                Err(_) => false,
+            };
+            self.change(&account, "", None, |state, has_alternative, now| match state.doubt {
+                Some(_) if is_refused => {
+                    let verdict = &Verdict::CredentialInvalid;
+                    state.record_attempt(Attempt { verdict, model: "", caller: None, has_alternative }, now);
+                }
+                Some(_) if is_served => state.clear_doubt(),
+                Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
+                Some(Doubt::Credential) | None => {}
+            });
+        });
+        join_all(verifications).await;
+    }
+
+    /// Resolves when an account becomes doubted.
+    pub async fn doubted(&self) {
+        self.doubted.notified().await;
+    }
+
+    /// How often to [`probe`](Self::probe), if at all.
+    pub fn probe_interval(&self) -> Option<Duration> {
+        self.lock().routing.probe_interval
+    }
+}
