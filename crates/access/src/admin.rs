@@ -20,7 +20,7 @@ pub struct AdminToken(SecretString);
 impl AdminToken {
     fn mint() -> Self {
         let random: [u8; 32] = rand::rng().random();
-        Self(format!("{PREFIX}{}", hex::encode(&random)).into())
+        Self(format!("{PREFIX}{}", hex::encode(random)).into())
     }
 
     /// Creates the first token of a store; `None` if the store has one already.

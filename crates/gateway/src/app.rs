@@ -158,7 +158,7 @@ impl App {
         let store = Arc::clone(self.turns.chains.store());
         let tasks = self.turns.env.tasks.clone();
         // Cooldowns survive a restart.
-        let shared = self.turns.pool.share(&*store);
+        let shared = self.turns.pool.sync(&*store);
         if !matches!(tokio::time::timeout(ACCOUNT_STATE_TIMEOUT, shared).await, Ok(Ok(()))) {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }

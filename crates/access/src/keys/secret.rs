@@ -22,7 +22,7 @@ pub struct Secret(SecretString);
 impl Secret {
     pub fn mint() -> Self {
         let random: [u8; RANDOM_BYTES] = rand::rng().random();
-        Self(format!("{PREFIX}{}", hex::encode(&random)).into())
+        Self(format!("{PREFIX}{}", hex::encode(random)).into())
     }
 
     pub fn expose(&self) -> &str {

@@ -98,7 +98,7 @@ fn make(file: &Path) -> std::io::Result<()> {
     }
     let draft = file.with_extension(format!("{}.new", std::process::id()));
     let mut writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    writer.write_all(format!("{}\n", hex::encode(&key)).as_bytes())?;
+    writer.write_all(format!("{}\n", hex::encode(key)).as_bytes())?;
     writer.sync_all()?;
     let linked = std::fs::hard_link(&draft, file);
     std::fs::remove_file(&draft)?;

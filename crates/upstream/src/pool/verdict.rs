@@ -131,12 +131,12 @@ fn is_model_error(error: &UpstreamError, model: &str) -> bool {
     }
     let message = error.message.as_deref().unwrap_or_default();
     let message = message.strip_suffix('.').unwrap_or(message);
-    let matches = |form: &&str| {
+    let matches = |form: &str| {
         let (before, after) = form.split_once("{}").unwrap_or((form, ""));
         let name = strip_ends(message, before, after).map(|name| name.trim_matches(['`', '\'', '"']));
         name == Some(model)
     };
-    MODEL_MESSAGES.iter().any(says)
+    MODEL_MESSAGES.iter().any(|form| matches(form))
 }
 
 /// The text between a prefix and a suffix, whose case does not matter.
