@@ -1,10 +1,10 @@
-//! The API's error envelope: `{"error":{"message","type","param","code"}}`, all four keys always there.
+//! The API's error envelope: `{"error":{"message","type","param","code"}}`, always with all four keys.
 
 use std::borrow::Cow;
 
 use crate::json;
 
-/// An error as the API words it.
+/// An error of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     pub kind: ErrorKind,
@@ -51,7 +51,7 @@ impl ApiError {
         out
     }
 
-    /// The data of an `error` event on a stream: the flat shape.
+    /// The data of an `error` event on a stream, which has no envelope.
     pub fn event_data(&self, sequence_number: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(128 + self.message.len());
         out.extend_from_slice(br#"{"type":"error","sequence_number":"#);
@@ -93,7 +93,7 @@ fn write_nullable(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// What an upstream's error body says of itself; of any shape that upstreams are known to use.
+/// The error in an upstream's reply, in any format that upstreams are known to use.
 #[derive(Debug, Default, PartialEq)]
 pub struct UpstreamError {
     pub code: Option<String>,
@@ -101,27 +101,27 @@ pub struct UpstreamError {
     pub kind: Option<String>,
     pub param: Option<String>,
     pub message: Option<String>,
-    /// When a usage limit ends: seconds from now.
+    /// Seconds until a usage limit resets.
     pub resets_in_seconds: Option<f64>,
-    /// When a usage limit ends: seconds since the epoch.
+    /// When a usage limit resets, in seconds since the epoch.
     pub resets_at: Option<f64>,
 }
 
 impl UpstreamError {
-    /// Whether an item could not be read that another account's upstream has encrypted.
+    /// Whether the upstream could not read an encrypted item, which another account's upstream has created.
     pub fn is_unreadable_content(&self) -> bool {
-        const SAYS: [&str; 4] =
+        const PHRASES: [&str; 4] =
             ["could not be verified", "could not be decrypted", "decrypt", "could not be parsed"];
         match &self.code {
             Some(code) => code == "invalid_encrypted_content",
             None => {
                 let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-                message.contains("encrypted content") && SAYS.iter().any(|says| message.contains(says))
+                message.contains("encrypted content") && PHRASES.iter().any(|phrase| message.contains(phrase))
             }
         }
     }
 
-    /// Reads `{"error":{…}}`, the flat `{"message","code"}`, or nothing at all.
+    /// Reads `{"error":{…}}` or the flat `{"message","code"}`. Any other body gives the default.
     pub fn parse(body: &[u8]) -> Self {
         if json::validate(body).is_err() {
             return Self::default();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_content_is_known_by_its_code_or_else_by_the_message() {
+    fn unreadable_content_is_recognised_by_its_code_or_else_by_the_message() {
         for (body, expected) in [
             (r#"{"error":{"code":"invalid_encrypted_content","message":"m"}}"#, true),
             (
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstreams_error_is_read_whatever_its_shape() {
+    fn an_upstreams_error_is_read_in_every_format() {
         let nested = UpstreamError::parse(br#"{"error":{"message":"m","param":"include","code":null}}"#);
         assert_eq!((nested.param.as_deref(), nested.code), (Some("include"), None));
         let flat = UpstreamError::parse(br#"{"object":"error","message":"m","code":"c"}"#);

@@ -1,4 +1,4 @@
-//! Stream events: which ones carry a response object, which one ends the stream.
+//! Stream events: which of them carry a response object, and which end the stream.
 
 use std::borrow::Cow;
 
@@ -7,16 +7,16 @@ use bytes::Bytes;
 use crate::json;
 use crate::sse::Frame;
 
-/// One event of a stream, in the form in which it came.
+/// One event of a stream, in the framing of its upstream.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A server-sent event, or a comment.
     Sse(Frame),
-    /// An event's data by itself, as a WebSocket carries it.
+    /// The data of an event in a WebSocket message.
     Message { kind: EventKind, data: Bytes },
 }
 
-/// What the gateway has to do with an event.
+/// The kinds of events that the gateway distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// Carries the response so far: `response.created`, `.queued`, `.in_progress`.
@@ -27,7 +27,7 @@ pub enum EventKind {
     ItemDone,
     /// Ends the stream without a response.
     Error,
-    /// Everything else, also types that this code has never heard of.
+    /// Everything else, including unknown types.
     Other,
 }
 
@@ -42,7 +42,7 @@ impl EventKind {
         }
     }
 
-    /// By the event's name if it has one, else by the `type` in its data.
+    /// The kind by the event's name if it has one, else by the `type` in its data.
     pub fn of_event(name: Option<&[u8]>, data: &[u8]) -> Self {
         match name {
             Some(name) => Self::of(name),
@@ -66,7 +66,7 @@ impl Event {
         }
     }
 
-    /// The name that the stream gives it; a message has its name in its data.
+    /// The name in its server-sent event; `None` for a message, which has its name in its data.
     pub fn name(&self) -> Option<&[u8]> {
         match self {
             Self::Sse(frame) => frame.event(),
@@ -82,7 +82,7 @@ impl Event {
         }
     }
 
-    /// The data as a value of its own, which shares memory with what came unless it was spread over several lines.
+    /// The data as its own value. It shares memory with the received bytes unless it was split over several lines.
     pub fn shared_data(&self) -> Option<Bytes> {
         match self {
             Self::Sse(frame) => frame.shared_data(),
@@ -91,12 +91,12 @@ impl Event {
     }
 }
 
-/// The event's place in its stream.
+/// The event's number in its stream.
 pub fn sequence_number(data: &[u8]) -> Option<u64> {
     std::str::from_utf8(json::member(data, "sequence_number")?).ok()?.parse().ok()
 }
 
-/// Writes an event as server-sent events frame it.
+/// Writes a server-sent event.
 pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(name);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_without_a_name_is_told_by_its_type() {
+    fn an_event_without_a_name_is_recognised_by_its_type() {
         assert_eq!(EventKind::of_event(None, br#"{"type":"response.completed"}"#), EventKind::Terminal);
         assert_eq!(EventKind::of_event(Some(b"response.queued"), b"{}"), EventKind::Snapshot);
         assert_eq!(EventKind::of_event(None, b"[DONE]"), EventKind::Other);

@@ -1,4 +1,4 @@
-//! Ids: minted here, parsed at the edge, never a bare string inside.
+//! Ids: minted here, parsed at the edge, and never plain strings inside.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,8 @@ const PREFIX: &str = "resp_";
 
 /// The id of a response: `resp_` and the 32 lower-case hex digits of a UUIDv7.
 ///
-/// A string of any other form can not be the id of a stored response, so parsing is where an unknown id can
-/// already be told, without asking the store.
+/// A string of any other form cannot be the id of a stored response, so parsing rejects most unknown ids without asking the
+/// store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResponseId(Uuid);
 
@@ -28,7 +28,7 @@ pub struct ProjectId(Arc<str>);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(Uuid);
 
-/// The id of an item, as the upstream or the client named it; up to [`ItemId::MAX_BYTES`] bytes.
+/// The id of an item, chosen by the upstream or the client; up to [`ItemId::MAX_BYTES`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ItemId(Box<str>);
 
@@ -58,7 +58,7 @@ impl FromStr for ResponseId {
     }
 }
 
-/// Only lower case: two spellings of one id would be two names for one response.
+/// Accepts lower case only, so that a response has exactly one id.
 fn parse_hex(hex: &str) -> Result<Uuid, NotAnId> {
     let canonical = hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !canonical {
@@ -134,22 +134,22 @@ impl fmt::Debug for KeyId {
 // === impl ItemId ===
 
 impl ItemId {
-    /// Longer names are not indexed: no client or upstream is known to use more than 64.
+    /// Longer ids are not indexed. No client or upstream is known to use more than 64 bytes.
     pub const MAX_BYTES: usize = 512;
 
-    /// `None` for an id that is empty or too long to be looked up by, or holds a NUL, which not every database can store.
+    /// `None` for an id that is empty, too long, or contains a NUL, which not every database can store.
     pub fn new(text: &str) -> Option<Self> {
         let is_usable = !text.is_empty() && text.len() <= Self::MAX_BYTES && !text.contains('\0');
         is_usable.then(|| Self(text.into()))
     }
 
-    /// The stable id of an input item that came without one: `msg_`, the response's hex digits, and the item's
-    /// position among the turn's input items.
+    /// The stable id of an input item without one: `msg_`, the response's hex digits, and the item's position among the
+    /// turn's input items.
     pub fn derived(response: ResponseId, position: u32) -> Self {
         Self(format!("msg_{}{position:08x}", response.uuid().as_simple()).into())
     }
 
-    /// The response and position that a [derived](Self::derived) id names.
+    /// The response and position of a [derived](Self::derived) id.
     pub fn as_derived(&self) -> Option<(ResponseId, u32)> {
         let hex = self.0.strip_prefix("msg_").filter(|hex| hex.len() == 40 && hex.is_ascii())?;
         let (response, position) = hex.split_at(32);
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minted_id_reads_back_as_itself() {
+    fn a_minted_id_parses_as_itself() {
         let id = ResponseId::mint(1_795_210_024_000, &[7; 10]);
         let text = id.to_string();
         assert_eq!(text.len(), 37);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_derived_item_id_names_its_response_and_position() {
+    fn a_derived_item_id_contains_its_response_and_position() {
         let response = ResponseId::mint(1, &[9; 10]);
         let id = ItemId::derived(response, 17);
         assert_eq!(id.as_derived(), Some((response, 17)));

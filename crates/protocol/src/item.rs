@@ -1,4 +1,4 @@
-//! Items: opaque JSON of which only the top level is ever looked at.
+//! Items: opaque JSON, of which only the top level is read.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use crate::id::ItemId;
 use crate::json;
 
-/// What an input item asks of us before it can go upstream.
+/// Whether an input item refers to a stored one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reference<'a> {
-    /// It is an item of its own.
+    /// It is a complete item.
     None,
-    /// It stands for the stored item with this id.
+    /// It refers to the stored item with this id.
     To(Cow<'a, str>),
 }
 
@@ -25,19 +25,19 @@ pub fn is_compaction(item: &[u8]) -> bool {
     sealed(item) == Some(Sealed::Compaction)
 }
 
-/// What an account of another boundary can't read.
+/// The kinds of items that only accounts of the same boundary can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
     /// A reasoning item with encrypted content.
     Reasoning,
-    /// An item that stands for everything before it.
+    /// An item whose encrypted content replaces everything before it.
     Compaction,
 }
 
-/// Whether the item can be read only where it was made.
+/// Whether, and how, the item can be read only within its boundary.
 pub fn sealed(item: &[u8]) -> Option<Sealed> {
     match json::string_member(item, "type")?.as_ref() {
-        // The second is what an older Codex calls it.
+        // Older versions of Codex use the second name.
         "compaction" | "compaction_summary" => Some(Sealed::Compaction),
         "reasoning" => {
             let content = json::string_member(item, "encrypted_content")?;
@@ -49,14 +49,14 @@ pub fn sealed(item: &[u8]) -> Option<Sealed> {
 
 /// The summary of a reasoning item as a message of the model; `None` if it has none.
 ///
-/// An upstream refuses a reasoning item that has neither encrypted content nor an id that it knows, so this is how a
-/// summary gets to where the item itself can't be read.
+/// An upstream rejects a reasoning item that has neither encrypted content nor an id that it knows. So this message takes
+/// the summary to an account that cannot read the item itself.
 pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
     let summary = json::member(reasoning, "summary").filter(|summary| summary.first() == Some(&b'['))?;
     let mut texts: Vec<&[u8]> = Vec::new();
     for range in json::elements(summary) {
         let text = json::member(&summary[range.ok()?], "text").filter(|text| text.first() == Some(&b'"'))?;
-        // Escapes stay as they are: texts are joined without being read.
+        // Texts are joined without decoding them, so escapes are kept.
         texts.push(&text[1..text.len() - 1]);
     }
     texts.retain(|text| !text.is_empty());
@@ -68,7 +68,7 @@ pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether the item's `type` is this.
+/// Whether the item has this `type`.
 pub fn is_type(item: &[u8], name: &str) -> bool {
     json::string_member(item, "type").is_some_and(|kind| kind == name)
 }
@@ -93,7 +93,7 @@ pub fn reference(item: &[u8]) -> Reference<'_> {
     }
 }
 
-/// Where the top-level `id` of an item stands, with the comma that has to go with it.
+/// The range of an item's top-level `id` member, including the comma that must be removed with it.
 pub fn id_span(item: &[u8]) -> Option<Range<usize>> {
     let mut previous_end = None;
     let mut found: Option<(Range<usize>, Option<usize>)> = None;
@@ -111,14 +111,14 @@ pub fn id_span(item: &[u8]) -> Option<Range<usize>> {
     Some(previous_end.unwrap_or(span.start)..span.end)
 }
 
-/// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.
+/// The input item for an `input` that is a string. `text` is the string's JSON, including its quotes.
 pub fn user_message(text: &[u8]) -> Vec<u8> {
     const BEFORE: &[u8] = br#"{"type":"message","role":"user","content":[{"type":"input_text","text":"#;
     const AFTER: &[u8] = b"}]}";
     [BEFORE, text, AFTER].concat()
 }
 
-/// An input item as the API lists it: with an id, and a short-hand message written out.
+/// An input item as the API lists it: with an id, and with a shorthand message expanded.
 pub fn listed(item: &[u8], derived_id: impl FnOnce() -> ItemId) -> Vec<u8> {
     let own_id = id(item);
     let type_missing = json::member(item, "type").is_none_or(|kind| kind == b"null");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_goes_with_one_comma_wherever_it_stands() {
+    fn the_id_is_removed_with_one_comma_at_any_position() {
         assert_eq!(without_id(r#"{"id":"a","b":1}"#), r#"{"b":1}"#);
         assert_eq!(without_id(r#"{"a":1,"id":"a","b":1}"#), r#"{"a":1,"b":1}"#);
         assert_eq!(without_id(r#"{"a":1 , "id" : "a" }"#), r#"{"a":1 }"#);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_told_from_an_item() {
+    fn references_and_items_are_distinguished() {
         let to = |id: &'static str| Reference::To(Cow::Borrowed(id));
         assert_eq!(reference(br#"{"type":"item_reference","id":"x"}"#), to("x"));
         assert_eq!(reference(br#"{"id":"x"}"#), to("x"));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorthand_message_is_listed_written_out() {
+    fn a_shorthand_message_is_listed_expanded() {
         let derived = || ItemId::derived(ResponseId::mint(1, &[1; 10]), 0);
         let list = |item: &str| String::from_utf8(listed(item.as_bytes(), derived)).unwrap();
         let id = derived();

@@ -1,7 +1,7 @@
-//! Where the parts of a JSON text stand, without decoding it.
+//! Finds the byte ranges of a JSON text's parts, without decoding it.
 //!
-//! The scanner walks one level of an object or array and yields byte ranges. It trusts that the text is valid JSON
-//! (callers [`validate`] what comes from outside); on other text it stops with [`Malformed`], and never panics.
+//! The scanner walks one level of an object or array and yields byte ranges. It expects valid JSON (callers [`validate`]
+//! text from outside); on other text it stops with [`Malformed`], and never panics.
 
 mod object;
 
@@ -13,17 +13,17 @@ use serde_json::value::RawValue;
 
 pub use self::object::{Object, Set};
 
-/// The text is not the JSON that was expected.
+/// The text is not valid JSON, or of another kind than expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed JSON at byte {at}")]
 pub struct Malformed {
     pub at: usize,
 }
 
-/// Where one member of an object stands in its text.
+/// The byte ranges of one member of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The key's text with its quotes.
+    /// The key, including its quotes.
     pub key: Range<usize>,
     pub value: Range<usize>,
 }
@@ -47,7 +47,7 @@ enum State {
     Done,
 }
 
-/// What an object or an array stands between.
+/// The brackets of an object or an array.
 #[derive(Clone, Copy)]
 struct Brackets {
     open: u8,
@@ -64,17 +64,17 @@ pub fn validate(text: &[u8]) -> Result<(), serde_json::Error> {
     serde_json::from_slice::<&RawValue>(text).map(|_| ())
 }
 
-/// Walks the members of the object that the text is.
+/// Walks the members of an object.
 pub fn members(text: &[u8]) -> Members<'_> {
     Members { scanner: Scanner { text, at: 0 }, state: State::Start }
 }
 
-/// Walks the elements of the array that the text is.
+/// Walks the elements of an array.
 pub fn elements(text: &[u8]) -> Elements<'_> {
     Elements { scanner: Scanner { text, at: 0 }, state: State::Start }
 }
 
-/// The value of a member. Of several with the same name the last one counts, as it does for most parsers.
+/// The value of a member. Of several with the same name, the last one counts, as in most parsers.
 pub fn member<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let mut found = None;
     for member in members(text) {
@@ -86,7 +86,7 @@ pub fn member<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
     found
 }
 
-/// The text of a JSON string, its escapes resolved; `None` if the value is no string.
+/// The decoded text of a JSON string; `None` if the value is not a string.
 pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if memchr::memchr(b'\\', inner).is_none() {
@@ -100,7 +100,7 @@ pub fn string_member<'a>(text: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     member(text, name).and_then(string)
 }
 
-/// Copies an object with some members' values replaced; everything else stays as it is, byte for byte.
+/// Copies an object with the values of some members replaced. Everything else is copied byte for byte.
 pub fn set_members(object: &[u8], set: &[Set<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
     Object::scan(object)?.set(set, out);
     Ok(())
@@ -108,10 +108,10 @@ pub fn set_members(object: &[u8], set: &[Set<'_>], out: &mut Vec<u8>) -> Result<
 
 /// Writes a string as JSON, with its quotes.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a Vec takes every write");
+    serde_json::to_writer(out, text).expect("writing to a Vec does not fail");
 }
 
-/// What kind of value this is, with its article, for error messages.
+/// The kind of this value, with its article, for error messages.
 pub fn kind(value: &[u8]) -> &'static str {
     match value.first() {
         Some(b'{') => "an object",
@@ -134,7 +134,7 @@ impl Brackets {
 // === impl Member ===
 
 impl Member {
-    /// Whether the key is this name, however it is escaped.
+    /// Whether the key is this name, escaped or not.
     pub fn is(&self, text: &[u8], name: &str) -> bool {
         let key = &text[self.key.clone()];
         let inner = &key[1..key.len() - 1];
@@ -144,7 +144,7 @@ impl Member {
         memchr::memchr(b'\\', inner).is_some() && string(key).is_some_and(|key| key == name)
     }
 
-    /// From the key's first byte to the value's last.
+    /// The range from the key's first byte to the value's last.
     pub fn span(&self) -> Range<usize> {
         self.key.start..self.value.end
     }
@@ -175,7 +175,7 @@ impl Iterator for Elements<'_> {
     }
 }
 
-/// One step of a walk: the opening bracket or a comma, then the part, or the closing bracket.
+/// One step of a walk: the opening bracket or a comma and the next part, or the closing bracket.
 fn advance<'a, T>(
     scanner: &mut Scanner<'a>,
     state: &mut State,
@@ -232,7 +232,7 @@ impl Scanner<'_> {
         if self.peek() == Some(byte) { Ok(()) } else { self.malformed() }
     }
 
-    /// Steps over one value and says where it stood.
+    /// Skips one value and returns its range.
     fn value(&mut self) -> Result<Range<usize>, Malformed> {
         let start = self.at;
         match self.peek() {

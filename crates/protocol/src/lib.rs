@@ -1,7 +1,7 @@
 //! The Responses API as bytes: ids, requests, responses, items, events, framing and errors.
 //!
-//! Nothing here does I/O, is async, or knows SQL. JSON is not decoded and re-encoded: [`json`] finds where the
-//! members of an object stand, and everything else splices byte ranges, so numbers, key order and escapes survive.
+//! Nothing here does I/O, is async, or knows SQL. JSON is not decoded and re-encoded: [`json`] finds the byte ranges of an
+//! object's members, and everything else splices them, so numbers, key order and escapes survive.
 
 pub mod error;
 pub mod event;

@@ -4,14 +4,14 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// A glob over model names: `*` matches any characters, `?` one, and everything else itself.
+/// A glob for model names: `*` matches any characters, `?` matches one, everything else matches itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPattern {
     pattern: String,
 }
 
 impl ModelPattern {
-    /// `None` if the text is not a pattern: empty, or with white space, control characters or any of `[]{}\\`.
+    /// `None` if the text is not a valid pattern: empty, or with white space, control characters or any of `[]{}\\`.
     pub fn parse(pattern: &str) -> Option<Self> {
         let is_refused = |c: char| c.is_whitespace() || c.is_control() || "[]{}\\".contains(c);
         let is_valid = !pattern.is_empty() && !pattern.contains(is_refused);
@@ -23,7 +23,7 @@ impl ModelPattern {
         (!self.pattern.contains(['*', '?'])).then_some(self.pattern.as_str())
     }
 
-    /// How many characters stand for themselves: the more, the more specific the pattern is.
+    /// The number of characters that match themselves. A higher number means a more specific pattern.
     pub fn specificity(&self) -> usize {
         self.pattern.chars().filter(|c| !matches!(c, '*' | '?')).count()
     }
@@ -31,7 +31,7 @@ impl ModelPattern {
     /// Whether the pattern matches the whole name. Takes at most (length of the name × length of the pattern) steps.
     pub fn matches(&self, model: &str) -> bool {
         let (mut pattern, mut model) = (self.pattern.as_str(), model);
-        // Where to go on when what follows the latest `*` does not fit: that `*` then takes one letter more.
+        // Where to continue when the text after the latest `*` does not match: that `*` then matches one more character.
         let mut retry: Option<(&str, &str)> = None;
         loop {
             let mut rest = pattern.chars();

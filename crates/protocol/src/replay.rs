@@ -1,4 +1,4 @@
-//! What a turn contributes to the input of the turns that continue it, as bytes ready to be sent.
+//! Replay: a turn's items as bytes that are ready to be sent in the input of later turns.
 
 use std::ops::Range;
 
@@ -9,19 +9,19 @@ use crate::json::{self, Malformed};
 
 /// The items of one turn, input and then output, joined by commas.
 ///
-/// The bytes hold every item as it was sent or received. The ids of output items name things in a store that another
-/// upstream does not have; where they stand is remembered beside the bytes, so that they can be left out without
-/// copying anything. So is where the items stand that only some accounts can read.
+/// The bytes hold every item as it was sent or received. The ids of output items are only valid at the upstream that created
+/// them. Their ranges are stored beside the bytes, so that they can be left out without copying. So are the ranges of
+/// items that only some accounts can read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segment {
     bytes: Bytes,
-    /// The `id` members of output items, in order, each with the comma that goes with it.
+    /// The `id` members of output items, in order, each including the comma that must be removed with it.
     ids: Box<[Range<u32>]>,
-    /// In order.
+    /// The items that only some accounts can read, in order.
     sealed: Box<[(Range<u32>, Sealed)]>,
 }
 
-/// Whether the ids of replayed output items go upstream.
+/// Whether replayed output items are sent with their ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReplayIds {
     #[default]
@@ -29,21 +29,21 @@ pub enum ReplayIds {
     Keep,
 }
 
-/// What of a turn an account that can't read it was not sent.
+/// The items of a turn that were left out for an account that cannot read them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Omitted {
-    /// Encrypted reasoning items; a message stands for those with a summary.
+    /// Encrypted reasoning items; those with a summary are replaced by a message.
     pub reasoning: u32,
-    /// Compaction items in whose place the items before them stand.
+    /// Compaction items, instead of which the items before them are sent.
     pub compactions: u32,
-    /// Compaction items that the turn begins with: what they stood for can only be in turns before it.
+    /// Compaction items at the start of the turn: the items that they replace can only be in earlier turns.
     pub leading_compactions: u32,
 }
 
 // === impl Segment ===
 
 impl Segment {
-    /// Joins the turn's own items. `referenced` are the positions of input items whose ids are an upstream's, in
+    /// Joins the turn's own items. `referenced` are the positions of input items whose ids come from an upstream, in
     /// ascending order.
     pub fn build(input: &[u8], referenced: &[u32], output: &[u8]) -> Result<Self, Malformed> {
         let mut bytes = Vec::with_capacity(input.len() + output.len());
@@ -73,12 +73,12 @@ impl Segment {
         Ok(Self { bytes: bytes.into(), ids: ids.into(), sealed: sealed.into() })
     }
 
-    /// Whether the context of those who can read this turn starts in it, so that its ancestors are not replayed.
+    /// Whether the context starts in this turn for accounts that can read it, so that its ancestors are not replayed.
     pub fn starts_context(&self) -> bool {
         self.context_start().is_some()
     }
 
-    /// Where the last compaction item begins: everything before it is not replayed.
+    /// The start of the last compaction item: everything before it is not replayed.
     fn context_start(&self) -> Option<u32> {
         let last = self.sealed.iter().rfind(|(_, kind)| *kind == Sealed::Compaction);
         last.map(|(span, _)| span.start)
@@ -89,19 +89,19 @@ impl Segment {
         &self.bytes
     }
 
-    /// How much memory this holds.
+    /// The memory that this uses.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.ids) + size_of_val(&*self.sealed)
     }
 
-    /// Appends what is to be sent to an account that can read the turn, without copying it.
+    /// Appends the items for an account that can read the turn, without copying them.
     pub fn parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
         let from = self.context_start().unwrap_or(0) as usize;
         self.slices(from..self.bytes.len(), replay_ids, out);
     }
 
-    /// As [`parts`](Self::parts), for an account that can't read what is sealed: encrypted reasoning gives way to its
-    /// summary, and a compaction item to what it stood for.
+    /// Like [`parts`](Self::parts), for an account that cannot read sealed items: encrypted reasoning is replaced by its
+    /// summary, and a compaction item by the items before it.
     pub fn readable_parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) -> Omitted {
         let mut omitted = Omitted::default();
         let mut is_first = true;
@@ -137,7 +137,7 @@ impl Segment {
         omitted
     }
 
-    /// Whole items, with or without the ids of output items.
+    /// Appends whole items, with or without the ids of output items.
     fn slices(&self, range: Range<usize>, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
         let mut from = range.start;
         if replay_ids == ReplayIds::Drop {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_of_references_alone_takes_about_as_long_as_any_other() {
+    fn an_input_of_only_references_takes_about_as_long_as_any_other() {
         const ITEMS: u32 = 100_000;
         let input = format!("[{}]", vec![r#"{"id":"a"}"#; ITEMS as usize].join(","));
         let build = |referenced: &[u32]| {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_sealed_items_alone_is_rendered_in_about_the_time_that_it_takes_to_build() {
+    fn a_turn_of_only_sealed_items_is_rendered_about_as_fast_as_built() {
         let item = r#"{"id":"r","type":"reasoning","encrypted_content":"x"},{"id":"m"}"#;
         let output = format!("[{}]", [item; 50_000].join(","));
         let started = Instant::now();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_gives_way_to_its_summary_or_to_what_it_stood_for() {
+    fn unreadable_items_are_replaced_by_a_summary_or_by_earlier_items() {
         let segment = Segment::build(
             br#"[{"a":1},{"type":"compaction","encrypted_content":"x"},{"b":2}]"#,
             &[],
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn reasoning_in_the_clear_is_for_everyone() {
+    fn unencrypted_reasoning_is_sent_to_every_account() {
         let items = br#"[{"type":"reasoning","id":"r","content":[{"type":"reasoning_text","text":"t"}]},{"type":"reasoning","encrypted_content":null},{"type":"reasoning","encrypted_content":""}]"#;
         let segment = Segment::build(items, &[], b"[]").unwrap();
         assert_eq!(
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_nothing_that_can_be_read_contributes_nothing() {
+    fn a_turn_of_only_unreadable_items_contributes_nothing() {
         let sealed = br#"[{"type":"compaction"},{"type":"reasoning","encrypted_content":"x"}]"#;
         let segment = Segment::build(b"[]", &[], sealed).unwrap();
         assert_eq!(

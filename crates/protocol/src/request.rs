@@ -1,4 +1,4 @@
-//! A create request: the few members that the gateway acts on, and the rest as it came.
+//! A create request: the few members that the gateway reads, and the rest as received.
 
 use std::borrow::Cow;
 
@@ -14,10 +14,10 @@ mod upstream;
 
 pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
 
-/// Of a model's name: it goes into every row that tells of the turn.
+/// Bounded, as the model's name is in the turn's rows and log lines.
 const MAX_MODEL_BYTES: usize = 256;
 
-/// What is to be done with a context: the input, and the history before it.
+/// What to do with a context, which is the history and the input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Operation {
     /// POST `/v1/responses`: the model responds.
@@ -29,24 +29,24 @@ pub enum Operation {
     CountInput,
 }
 
-/// What a client asks for with POST `/v1/responses`, or with one of the endpoints below it, which take a part of the same
-/// members and store nothing.
+/// The request of POST `/v1/responses`, or of one of the endpoints below it, which accept some of the same members and store
+/// nothing.
 ///
-/// Of a member that stands there twice the last one counts, and only that one goes upstream.
+/// If a member occurs twice, the last one counts, and only that one goes upstream.
 #[derive(Debug)]
 pub struct CreateRequest {
     pub operation: Operation,
-    /// Empty where an operation needs none, and none was named.
+    /// Empty if the operation does not require one and the client named none.
     pub model: String,
     pub input: Input,
-    /// Not yet parsed as an id: an id of another form is simply unknown.
+    /// Not parsed as an id yet: an id of another form is just unknown.
     pub previous_response_id: Option<String>,
     pub conversation: Option<String>,
     pub store: bool,
     pub stream: bool,
-    /// Whether the model is to respond; a frame on a WebSocket may only put the context in place.
+    /// Whether the model responds; `false` in a frame that only prepares the context (a warm-up).
     pub generate: bool,
-    /// Whether this came as a frame, so that the upstream streams whatever it says.
+    /// Whether this was a WebSocket frame, so that the upstream always streams.
     is_frame: bool,
     body: Bytes,
     members: Vec<(Field, Member)>,
@@ -55,22 +55,22 @@ pub struct CreateRequest {
 /// The `input` as the client sent it.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A string, with its quotes.
+    /// A string, including its quotes.
     Text(Bytes),
     /// An array of items.
     Items(Bytes),
 }
 
-/// What there is to know of input items before they go upstream or into the store.
+/// What the gateway needs to know about input items.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct InputScan {
-    /// Items that stand for stored ones, by position.
+    /// Items that refer to stored ones, with their positions.
     pub references: Vec<(u32, String)>,
     /// Whether an item replaces everything before it.
     pub has_compaction: bool,
 }
 
-/// The members that are looked at.
+/// The members that the gateway reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
     Model,
@@ -88,7 +88,7 @@ pub(crate) enum Field {
     /// Only means something on a WebSocket.
     StreamId,
     ClientMetadata,
-    /// The `type` of a frame; over HTTP it is a member like others.
+    /// The `type` of a frame; over HTTP it has no meaning.
     Type,
     Other,
 }
@@ -113,13 +113,13 @@ const FIELDS: [(&str, Field); 14] = [
 // === impl CreateRequest ===
 
 impl CreateRequest {
-    /// Reads a request's body, decompressed.
+    /// Reads a request's decompressed body.
     pub fn parse(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
         let members = known_members(parse_object(&body)?);
         Self::of_members(operation, body, members)
     }
 
-    /// From a frame of a WebSocket, which is an object that has been parsed: it streams in any case.
+    /// Reads the members of a WebSocket frame, which always streams.
     pub(crate) fn of_frame(body: Bytes, members: Vec<(Field, Member)>) -> Result<Self, ApiError> {
         let framing = |field: &Field| matches!(field, Field::Stream | Field::StreamId | Field::Type);
         let members = members.into_iter().filter(|(field, _)| !framing(field)).collect();
@@ -144,7 +144,7 @@ impl CreateRequest {
             Some(&body[member.value.clone()]).filter(|value| *value != b"null")
         };
         let creates = operation == Operation::Create;
-        // What the other endpoints need is theirs to say.
+        // For the other operations, the upstream decides what is required.
         let required = |field, name| match value(field) {
             None if creates => Err(missing(name)),
             value => Ok(value),
@@ -208,27 +208,27 @@ impl CreateRequest {
         })
     }
 
-    /// Whether there is an input, be it an empty one.
+    /// Whether there is an input, even an empty one.
     fn has_input(&self) -> bool {
         self.value(Field::Input).is_some_and(|input| input != b"null")
     }
 
-    /// What requests have in common that should share an upstream's cache.
-    /// The most output tokens that the client asks for.
+    /// The client's `max_output_tokens`.
     pub fn max_output_tokens(&self) -> Option<u64> {
         std::str::from_utf8(json::member(&self.body, "max_output_tokens")?).ok()?.parse().ok()
     }
 
-    /// The request as it came.
+    /// The request as received.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
+    /// The client's `prompt_cache_key`: requests with the same one should share an upstream's cache.
     pub fn prompt_cache_key(&self) -> Option<String> {
         json::string(self.value(Field::PromptCacheKey)?).map(Into::into)
     }
 
-    /// What a client says of itself and its turn; where there are no headers, this stands for them.
+    /// The client's `client_metadata`, which replaces headers in WebSocket frames.
     pub fn client_metadata(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let object = self.value(Field::ClientMetadata).filter(|value| value.first() == Some(&b'{'));
         let object = object.unwrap_or(b"{}");
@@ -249,12 +249,12 @@ impl CreateRequest {
     }
 }
 
-/// Takes a body apart.
+/// Reads the body as an object.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Object<'_>, ApiError> {
     Object::parse(body).map_err(|error| not_an_object(body, &error))
 }
 
-/// The members of the body, each known one at most once.
+/// The members of the body; if a known one occurs several times, only the last.
 pub(crate) fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
     let mut members: Vec<(Field, Member)> = Vec::with_capacity(object.members.len());
     for member in object.members {
@@ -277,13 +277,13 @@ fn check_model(name: &str) -> Result<(), ApiError> {
         return Err(invalid("string_above_max_length", Some("model"), message));
     }
     if name.contains('\0') {
-        let message = "Invalid 'model': a model's name holds no NUL character.".to_owned();
+        let message = "Invalid 'model': a model name must not contain a NUL character.".to_owned();
         return Err(invalid("invalid_value", Some("model"), message));
     }
     Ok(())
 }
 
-/// A conversation is named by its id or by an object that holds it.
+/// The id of a conversation, which is a string or the `id` of an object.
 fn conversation_id(value: &[u8]) -> Result<String, ApiError> {
     let id =
         if value.first() == Some(&b'{') { json::string_member(value, "id") } else { json::string(value) };
@@ -301,7 +301,7 @@ impl Input {
         }
     }
 
-    /// Looks at each item once.
+    /// Reads each item once.
     pub fn scan(&self) -> InputScan {
         let mut scan = InputScan::default();
         let Self::Items(items) = self else { return scan };
@@ -316,7 +316,7 @@ impl Input {
     }
 }
 
-/// The ids that items of an array came with, and their positions counted from `first`.
+/// The ids of an array's items that have one, and their positions counted from `first`.
 pub fn item_ids(items: &[u8], first: u32) -> Vec<(ItemId, u32)> {
     let positions = (first..).zip(json::elements(items).map_while(Result::ok));
     positions.filter_map(|(position, range)| Some((item::id(&items[range])?, position))).collect()
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_is_wrong() {
+    fn invalid_requests_are_rejected_with_a_reason() {
         let cases = [
             ("{", "invalid_json", None),
             ("[1]", "invalid_json", None),
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_operations_need_is_not_asked_for_here_and_they_store_and_stream_nothing() {
+    fn other_operations_require_nothing_here_and_neither_store_nor_stream() {
         for operation in [Operation::Compact, Operation::CountInput] {
             let body = Bytes::from_static(br#"{"store":true,"stream":true,"previous_response_id":"p"}"#);
             let request = CreateRequest::parse(operation, body).unwrap();
@@ -459,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_member_that_stands_twice_the_last_one_counts() {
+    fn the_last_of_two_members_with_the_same_name_counts() {
         let request =
             parse(r#"{"model":"a","input":"x","mod\u0065l":"b","store":true,"store":false}"#).unwrap();
         assert_eq!((request.model.as_str(), request.store), ("b", false));
     }
 
     #[test]
-    fn references_and_compaction_are_found_among_the_items() {
+    fn references_and_compactions_are_found_in_the_input() {
         let request = parse(
             r#"{"model":"m","input":[{"role":"user","content":"x"},{"type":"item_reference","id":"a"},{"type":"compaction","id":"c"},{"id":"b"}]}"#,
         )

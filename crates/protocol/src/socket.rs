@@ -1,4 +1,4 @@
-//! The frames of WebSocket mode: what a client may send, and what stands in ours beside the events.
+//! The frames of WebSocket mode: those of clients, and the gateway's own beside events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub enum ClientFrame {
 #[derive(Debug)]
 pub struct CreateFrame {
     pub stream_id: Option<StreamId>,
-    /// What it names as its parent, even if the rest is refused.
+    /// Its `previous_response_id`, which is known even if the request is invalid.
     pub previous_response_id: Option<String>,
     pub request: Result<CreateRequest, ApiError>,
 }
@@ -45,14 +45,14 @@ impl StreamId {
         &self.0
     }
 
-    /// Copies an event with the lane's name in front of its other members.
+    /// Copies an event with `stream_id` as its first member.
     pub fn put_into(&self, event: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(event.len() + self.0.len() + 16);
         let Some(rest) = event.trim_ascii_start().strip_prefix(b"{") else {
             out.extend_from_slice(event);
             return out;
         };
-        // A legal name needs no escapes.
+        // A valid name needs no escapes.
         out.extend_from_slice(br#"{"stream_id":""#);
         out.extend_from_slice(self.0.as_bytes());
         out.push(b'"');
@@ -73,7 +73,7 @@ impl fmt::Display for StreamId {
 // === impl ClientFrame ===
 
 impl ClientFrame {
-    /// Reads a text frame. What can't be told to belong to a lane is an error of the frame itself.
+    /// Reads a text frame. A frame whose lane cannot be determined is an error as a whole.
     pub fn parse(text: &Bytes) -> Result<Self, ApiError> {
         let object = parse_object(text)?;
         let kind = match object.get("type") {
@@ -103,8 +103,7 @@ fn stream_id(value: &[u8]) -> Result<StreamId, ApiError> {
     })
 }
 
-/// The frame that says why a client does not get what it asked for. `error` is the error object as it stands in an HTTP
-/// reply's envelope.
+/// The frame for an error. `error` is the error object inside the envelope of an HTTP reply.
 pub fn error_frame<'a>(
     status: u16,
     error: &[u8],
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_a_request_that_streams_whatever_it_says_of_it() {
+    fn a_frame_is_a_request_that_always_streams() {
         let frame = created(
             r#"{"type":"response.create","model":"m","stream":false,"input":"x","stream_id":"a.B_-1","generate":true,"x":1}"#,
         );
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_keeps_its_lane_and_its_parent() {
+    fn an_invalid_request_keeps_its_lane_and_its_parent() {
         let frame = created(
             r#"{"type":"response.create","input":"x","stream_id":"a","previous_response_id":"resp_1"}"#,
         );
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_belongs_nowhere_says_why() {
+    fn a_frame_without_a_valid_lane_is_an_error() {
         let long: &'static str =
             format!(r#"{{"type":"response.create","stream_id":"{}"}}"#, "x".repeat(257)).leak();
         for (text, code, param) in [
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lane_stands_in_front_of_everything_that_the_event_says() {
+    fn the_lane_is_the_first_member_of_an_event() {
         let lane = StreamId::new("a").unwrap();
         for (event, expected) in [
             (r#"{"n":1.50}"#, r#"{"stream_id":"a","n":1.50}"#),

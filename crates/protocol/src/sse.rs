@@ -1,7 +1,7 @@
-//! Server-sent events, read so that they can be passed on byte for byte.
+//! Server-sent events, decoded so that they can be relayed byte for byte.
 //!
-//! A [`Decoder`] cuts the stream into frames at blank lines, whatever the line endings and however the network split
-//! the bytes. Frames that arrived in one piece are slices of that piece; only a frame that straddles two is copied.
+//! A [`Decoder`] cuts the stream into frames at blank lines, for any line endings and any split of the bytes by the network.
+//! A frame that arrived in one chunk is a slice of it; only a frame that spans several is copied.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,9 +14,9 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Everything up to and including a blank line.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// The bytes as they came, the blank line included.
+    /// The bytes as received, including the blank line.
     pub raw: Bytes,
-    /// Where `raw` stands in the [`Decoder::chunk`] it came in; `None` if it came in several.
+    /// The range of `raw` in its [`Decoder::chunk`]; `None` if it spans several.
     pub span: Option<Range<usize>>,
     event: Option<Range<usize>>,
     data: Data,
@@ -52,7 +52,7 @@ pub struct Decoder {
     line_is_empty: bool,
     /// Whether the last byte seen was a carriage return, so that a line feed would belong to it.
     after_cr: bool,
-    /// Whether no frame has been yielded yet, so that a byte order mark may stand in front.
+    /// Whether no frame has been yielded yet, so that a byte order mark may precede it.
     at_stream_start: bool,
 }
 
@@ -80,7 +80,7 @@ impl Frame {
         self.event.clone().map(|range| &self.raw[range]).filter(|name| !name.is_empty())
     }
 
-    /// The event's data; a frame of comments has none.
+    /// The event's data; `None` for a frame of comments.
     pub fn data(&self) -> Option<Cow<'_, [u8]>> {
         match &self.data {
             Data::Absent => None,
@@ -91,7 +91,7 @@ impl Frame {
 }
 
 impl Frame {
-    /// The event's data by itself; shared with what came if it stands in one line.
+    /// The event's data as its own value. It shares memory with the frame unless it was split over several lines.
     pub fn shared_data(&self) -> Option<Bytes> {
         match &self.data {
             Data::Absent => None,
@@ -114,7 +114,7 @@ impl Data {
     }
 }
 
-/// Where the field's value stands if the line is of that field: after the colon and at most one space.
+/// The range of the field's value, after the colon and at most one space; `None` if the line has another field.
 fn field(raw: &[u8], line: Range<usize>, name: &[u8]) -> Option<Range<usize>> {
     let rest = raw[line.clone()].strip_prefix(name)?;
     let value = match rest {
@@ -141,7 +141,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece of the stream. All frames of the piece before must have been taken.
+    /// Adds the next chunk of the stream. All frames of the previous chunk must have been taken.
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert_eq!(self.start, self.chunk.len(), "frames are left in the chunk before");
         self.chunk = chunk;
@@ -149,7 +149,7 @@ impl Decoder {
         self.scanned = 0;
     }
 
-    /// The piece that [`Frame::span`] refers to.
+    /// The chunk that [`Frame::span`] refers to.
     pub fn chunk(&self) -> &Bytes {
         &self.chunk
     }
@@ -177,8 +177,8 @@ impl Decoder {
         }))
     }
 
-    /// At the end of the stream: what stands after the last blank line, with the missing blank line added. The caller
-    /// has to tell whether it is whole.
+    /// At the end of the stream: the bytes after the last blank line, with the missing blank line added. The caller must
+    /// decide whether the frame is complete.
     pub fn finish(&mut self) -> Option<Frame> {
         if self.pending.is_empty() {
             return None;
@@ -192,7 +192,7 @@ impl Decoder {
         Frame::parse(raw, span, std::mem::take(&mut self.at_stream_start))
     }
 
-    /// Searches on for a blank line and says where it ends.
+    /// Continues the search for a blank line, and returns its end.
     fn find_frame_end(&mut self) -> Option<usize> {
         while self.scanned < self.chunk.len() {
             let rest = &self.chunk[self.scanned..];
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_cut_of_a_mixed_stream_yields_the_same_events() {
+    fn every_split_of_a_mixed_stream_yields_the_same_events() {
         let bytes = b"\xef\xbb\xbfevent: a\r\ndata: 1\r\ndata: 2\r\n\r\n: c\n\ndata:3\n\nevent\rdata: 4\r\rdata: 5\n\n";
         let whole = events(&decode([&bytes[..]]));
         assert_eq!(whole.len(), 4);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_over_the_limit_is_refused_before_it_is_buffered() {
+    fn a_frame_over_the_limit_is_rejected_before_it_is_buffered() {
         let mut decoder = Decoder::new(16);
         decoder.push(Bytes::from_static(b"data: 0123456"));
         assert!(decoder.next_frame().unwrap().is_none());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_frame_is_handed_out_at_the_end() {
+    fn an_unfinished_frame_is_returned_at_the_end() {
         for tail in ["data: {}", "data: {}\n", "data: {}\r\n"] {
             let mut decoder = Decoder::new(64);
             decoder.push(Bytes::from(tail));

@@ -2,7 +2,7 @@
 
 use crate::json::{self, Object};
 
-/// The `usage` of a response; what the upstream leaves out counts as zero.
+/// The `usage` of a response; counts that the upstream leaves out are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub input_tokens: u64,

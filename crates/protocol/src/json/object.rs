@@ -1,4 +1,4 @@
-//! An object whose members are found once, and then looked at and replaced as often as is needed.
+//! An object whose members are found once, and then read and replaced any number of times.
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use serde_json::value::RawValue;
 
 use super::{Malformed, Member, members, write_string};
 
-/// A text and where the members of its top level stand.
+/// The text of an object, and the ranges of its top-level members.
 #[derive(Debug)]
 pub struct Object<'a> {
     pub text: &'a [u8],
     pub members: Vec<Member>,
 }
 
-/// What to do with a member of an object.
+/// A new value for a member of an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Set<'a> {
     pub name: &'a str,
     pub value: &'a [u8],
-    /// Whether to add the member where the object has none.
+    /// Whether to add the member if the object lacks it.
     pub add: bool,
 }
 
 // === impl Object ===
 
 impl<'a> Object<'a> {
-    /// Takes the text apart and checks, in the same pass, that all of it is valid JSON in valid UTF-8.
+    /// Finds the members and validates, in the same pass, that all of the text is valid JSON in valid UTF-8.
     pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_slice(text);
         let members = deserializer.deserialize_map(Parts { text })?;
@@ -34,7 +34,7 @@ impl<'a> Object<'a> {
         Ok(Self { text, members })
     }
 
-    /// Takes a text apart that is known to be valid JSON.
+    /// Finds the members of a text that is known to be valid JSON.
     pub fn scan(text: &'a [u8]) -> Result<Self, Malformed> {
         let mut all = Vec::with_capacity(32);
         for member in members(text) {
@@ -47,7 +47,7 @@ impl<'a> Object<'a> {
         &self.text[member.value.clone()]
     }
 
-    /// The member with this name. Of several the last one counts, as it does for most parsers.
+    /// The member with this name. Of several, the last one counts, as in most parsers.
     pub fn find(&self, name: &str) -> Option<&Member> {
         self.members.iter().rev().find(|member| member.is(self.text, name))
     }
@@ -56,7 +56,7 @@ impl<'a> Object<'a> {
         self.find(name).map(|member| self.value(member))
     }
 
-    /// Copies the object with some members' values replaced; everything else stays as it is, byte for byte.
+    /// Copies the object with the values of some members replaced. Everything else is copied byte for byte.
     pub fn set(&self, set: &[Set<'_>], out: &mut Vec<u8>) {
         let mut seen = [false; 8];
         debug_assert!(set.len() <= seen.len(), "room for as many members as any caller sets");
@@ -87,7 +87,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Notes where keys and values stand in the text that is being read.
+/// Collects the ranges of keys and values while the text is deserialized.
 struct Parts<'a> {
     text: &'a [u8],
 }
@@ -120,7 +120,7 @@ mod tests {
     use crate::json::validate;
 
     #[test]
-    fn a_text_that_is_no_valid_object_is_refused() {
+    fn text_that_is_not_a_valid_object_is_rejected() {
         for text in
             ["", "[1]", "{", r#"{"a":1}x"#, r#"{"a":1,}"#, r#"{"a":tru}"#, r#"{a:1}"#, "{\"a\":\"\n\"}"]
         {

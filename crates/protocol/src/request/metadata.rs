@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_is_held_to_the_apis_rules() {
+    fn metadata_must_follow_the_rules_of_the_api() {
         assert!(check(br#"{"a":"b"}"#).is_ok());
         let many = (0..17).map(|n| format!("\"k{n}\":\"v\"")).collect::<Vec<_>>().join(",");
         let code = |metadata: String| check(metadata.as_bytes()).unwrap_err().code.unwrap();

@@ -1,4 +1,4 @@
-//! The request as an upstream that keeps nothing gets it.
+//! The body of the request to an upstream.
 
 use bytes::Bytes;
 
@@ -12,33 +12,33 @@ pub struct UpstreamBody {
     pub parts: Vec<Bytes>,
 }
 
-/// What stands in for the client's `input`.
+/// What is sent instead of the client's `input`.
 #[derive(Debug, Clone, Default)]
 pub struct UpstreamInput {
     /// The chain's items, root first, with the commas between them.
     pub history: Vec<Bytes>,
-    /// The turn's own items where references were replaced in them, else the client's own are sent.
+    /// The turn's own items, if references in them were replaced; else the client's own items are sent.
     pub resolved: Option<Vec<Bytes>>,
 }
 
-/// What an account gets otherwise than the client wrote it.
+/// How the request to an account differs from the client's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Changes<'a> {
     pub include_encrypted_reasoning: bool,
-    /// What it calls the model.
+    /// The account's name of the model, if it differs.
     pub model: Option<&'a str>,
-    /// Whether it has to answer with a stream.
+    /// Whether the upstream must stream its reply.
     pub streams: bool,
-    /// Whether it goes over a WebSocket, as a frame.
+    /// Whether it is sent as a WebSocket frame.
     pub is_frame: bool,
-    /// Whether its upstream is to keep the response.
+    /// Whether the upstream should store the response.
     pub store: bool,
-    /// The upstream's own response that the turn continues there.
+    /// The id of the upstream's own response that the turn continues.
     pub previous: Option<&'a str>,
 }
 
 impl CreateRequest {
-    /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
+    /// Builds the upstream's body: with explicit input, and without the members that only the gateway understands.
     pub fn upstream_body(&self, input: &UpstreamInput, changes: Changes<'_>) -> UpstreamBody {
         let sends_input = self.has_input() || !input.history.is_empty();
         let (head, tail) = self.members_around_input(sends_input, changes);
@@ -67,7 +67,7 @@ impl CreateRequest {
         UpstreamBody { parts }
     }
 
-    /// The members before and after the place where the input goes.
+    /// The members before and after the input.
     fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
         let streams = creates && (changes.streams || self.is_frame) && !changes.is_frame;
@@ -132,12 +132,12 @@ impl CreateRequest {
         (head, tail)
     }
 
-    /// The client's `include`, with the encrypted reasoning among it.
+    /// Writes the client's `include`, extended by encrypted reasoning.
     fn write_include(&self, out: &mut Vec<u8>) {
-        let asked = self.value(Field::Include).filter(|include| *include != b"null").unwrap_or(b"[]");
-        let asked = asked.trim_ascii();
+        let include = self.value(Field::Include).filter(|include| *include != b"null").unwrap_or(b"[]");
+        let include = include.trim_ascii();
         out.push(b'[');
-        let inner = asked[1..asked.len() - 1].trim_ascii();
+        let inner = include[1..include.len() - 1].trim_ascii();
         out.extend_from_slice(inner);
         if memchr::memmem::find(inner, ENCRYPTED_REASONING.as_bytes()).is_none() {
             if !inner.is_empty() {
@@ -148,20 +148,20 @@ impl CreateRequest {
         out.push(b']');
     }
 
-    /// Whether the client itself asked for encrypted reasoning.
+    /// Whether the client itself requested encrypted reasoning.
     pub fn includes_encrypted_reasoning(&self) -> bool {
         let include = self.value(Field::Include).unwrap_or_default();
         memchr::memmem::find(include, ENCRYPTED_REASONING.as_bytes()).is_some()
     }
 }
 
-/// What stands between an array's brackets.
+/// The text between an array's brackets.
 fn inner(array: &Bytes) -> Bytes {
     let trimmed = array.trim_ascii();
     array.slice_ref(trimmed[1..trimmed.len() - 1].trim_ascii())
 }
 
-/// Appends the items of one turn, with a comma before them unless they are the first ones.
+/// Appends the items of one turn, preceded by a comma unless they are the first.
 pub fn push_turn(parts: &mut Vec<Bytes>, items: Vec<Bytes>, is_first: bool) {
     if items.iter().all(Bytes::is_empty) {
         return;
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_gateway_owns_is_left_out() {
+    fn only_members_that_the_gateway_owns_are_left_out() {
         let body = r#"{ "store":true,"model":"m" , "x":{"n":1e999}, "input" : "hi","background":false,"generate":true, "previous_response_id":"p","top_p":0.10 }"#;
         assert_eq!(
             upstream(body, &UpstreamInput::default(), false),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_gets_its_own_name_of_the_model_and_a_stream_if_it_knows_nothing_else() {
+    fn an_account_gets_its_own_model_name_and_a_stream_if_it_only_streams() {
         let changes = Changes { model: Some("a \"b\""), streams: true, ..Changes::default() };
         let changed = |operation, body: &'static str| {
             let request = CreateRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_keeps_responses_gets_its_own_id() {
+    fn a_native_upstream_gets_its_own_previous_response_id() {
         let changes = Changes { store: true, previous: Some("resp_up"), ..Changes::default() };
         let body = r#"{"model":"m","previous_response_id":"ours","input":"x","store":true}"#;
         let request = CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes())).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn history_goes_before_the_turns_own_items() {
+    fn history_is_sent_before_the_turns_own_items() {
         let turn = |text: &'static str| vec![Bytes::from_static(text.as_bytes())];
         let mut history = Vec::new();
         for items in [r#"{"a":1}"#, "", r#"{"b":2},{"c":3}"#] {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn other_operations_send_neither_store_nor_stream_and_an_input_only_if_there_is_one() {
+    fn other_operations_send_neither_store_nor_stream_nor_a_missing_input() {
         let history = UpstreamInput { history: vec![Bytes::from_static(b"{\"a\":1}")], resolved: None };
         let none = UpstreamInput::default();
         for (body, input, expected) in [
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_reasoning_is_asked_for_once() {
+    fn encrypted_reasoning_is_requested_once() {
         let none = UpstreamInput::default();
         for (include, expected) in [
             ("", r#"["reasoning.encrypted_content"]"#),

@@ -47,7 +47,7 @@ pub(super) struct Turn {
     pub(super) in_flight: InFlight,
 }
 
-/// Plays turns as long as the socket lives.
+/// Plays turns as long as the socket is open.
 pub(super) async fn run(socket: Arc<Socket>, mut turns: UnboundedReceiver<Turn>) {
     while let Some(turn) = turns.recv().await {
         let Ok(_permit) = socket.permits.acquire().await else { return };
@@ -104,7 +104,8 @@ impl Socket {
         }
     }
 
-    /// Plays an admitted turn to its end. Returns how to close the socket, if the script closes it.
+    /// Plays an admitted turn, except for a scripted error event, which the caller sends. Returns how to close the socket, if
+    /// the script closes it.
     async fn answer(&self, admitted: &Admitted, lane: &Lane) -> Option<Close> {
         let script = &admitted.script;
         if delivery::before_headers(&script.delivery).await.is_err() {
