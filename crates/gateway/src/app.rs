@@ -14,7 +14,7 @@ use antiphon_protocol::id::ProjectId;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks};
 use antiphon_store::chain::Chains;
-use antiphon_store::{Store, StoreError, StoreUrlError};
+use antiphon_store::{Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::settings::UpstreamSettings;
@@ -77,7 +77,8 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         let url = config.store.target()?;
         let accounts = accounts(&config)?;
-        let store = antiphon_store::open(&url, config.store.options()?).await?;
+        let store =
+            antiphon_store::open(&url, StoreOptions { serves: true, ..config.store.options()? }).await?;
         Self::with_parts(config, clock, accounts, store).await
     }
 

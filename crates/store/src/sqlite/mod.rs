@@ -4,6 +4,7 @@ mod copy;
 mod error;
 mod insert;
 mod limits;
+mod lock;
 mod migrate;
 mod open;
 mod purge;
@@ -82,7 +83,7 @@ impl SqliteStore {
 
     fn start(opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
         let readers = Arc::new(Readers::new(opened.readers, commit_timeout));
-        let engine = SqliteEngine::new(opened.writer, opened.opener, Arc::clone(&readers));
+        let engine = SqliteEngine::new(opened.writer, opened.opener, opened.lock, Arc::clone(&readers));
         Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::insert::{insert_log, insert_record};
+use super::lock::ServingLock;
 use super::open::Opener;
 use super::readers::{Readers, Shared, lock};
 use super::{limits, purge, statement};
@@ -31,13 +32,20 @@ pub(super) struct SqliteEngine {
     opener: Option<Opener>,
     readers: Arc<Readers>,
     encoder: Encoder,
+    /// Released after the last write.
+    _lock: Option<ServingLock>,
 }
 
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    pub(super) fn new(connection: Shared, opener: Option<Opener>, readers: Arc<Readers>) -> Self {
-        Self { connection: Some(connection), opener, readers, encoder: Encoder::new() }
+    pub(super) fn new(
+        connection: Shared,
+        opener: Option<Opener>,
+        lock: Option<ServingLock>,
+        readers: Arc<Readers>,
+    ) -> Self {
+        Self { connection: Some(connection), opener, readers, encoder: Encoder::new(), _lock: lock }
     }
 
     fn connection(&mut self) -> rusqlite::Result<Shared> {

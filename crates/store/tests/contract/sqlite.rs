@@ -126,6 +126,44 @@ async fn stores_that_open_one_new_file_at_once_share_it() {
     }
 }
 
+fn serving() -> StoreOptions {
+    StoreOptions { serves: true, ..StoreOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_serves_one_gateway_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let first = open_with(&path, serving()).await.unwrap();
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let other_name = directory.path().join("./link.db");
+    let refusals = tokio::join!(open_with(&path, serving()), open_with(&other_name, serving()));
+    for (refused, name) in [(refusals.0, "a.db"), (refusals.1, "link.db")] {
+        let Err(StoreError::Unusable(reason)) = refused else { panic!("two serve {name}") };
+        let process = format!("(process {})", std::process::id());
+        for part in [name, &process, "a.db.lock", "store.url"] {
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+    let beside = open(&path).await;
+    beside.record(record(1, None)).await.unwrap();
+    assert!(first.load(&project("p"), id(1), NOW).await.unwrap().is_some(), "a command works beside it");
+    beside.close().await;
+    let next = tokio::spawn(async move { open_with(&path, serving()).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    first.record(record(2, None)).await.unwrap();
+    first.close().await;
+    let next = next.await.unwrap().expect("it waits for the one before it");
+    assert!(next.load(&project("p"), id(2), NOW).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_database_in_memory_needs_no_lock() {
+    let open = || async { antiphon_store::open(&"sqlite::memory:".parse().unwrap(), serving()).await };
+    let (_one, _two) = (open().await.unwrap(), open().await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_turns_survive_a_crash() {
     let directory = tempfile::tempdir().unwrap();
