@@ -167,13 +167,32 @@ impl App {
         if let Some(admin) = admin {
             tasks.spawn_background(self.server(Endpoints::Operations).serve(admin));
         }
-        shutdown.await;
         let limit = self.config.timeouts.shutdown;
-        if !tasks.shut_down(limit).await {
-            tracing::warn!(limit_s = limit.as_secs(), "turns in flight were cut off at the shutdown limit");
+        let serving = async {
+            shutdown.await;
+            if !tasks.shut_down(limit).await {
+                tracing::warn!(
+                    limit_s = limit.as_secs(),
+                    "turns in flight were cut off at the shutdown limit"
+                );
+            }
+        };
+        // Until the last turn has ended: others would release what it holds.
+        tokio::select! {
+            () = serving => {}
+            () = self.heartbeats(&store) => {}
         }
         store.close().await;
         tracing::info!("stopped");
+    }
+
+    /// Never ends.
+    async fn heartbeats(&self, store: &Arc<dyn Store>) {
+        if store.is_shared() {
+            let (limits, clock) = (Arc::clone(&self.turns.limits), Arc::clone(&self.turns.env.clock));
+            jobs::replicas::watch(limits, Arc::clone(store), clock).await;
+        }
+        std::future::pending().await
     }
 
     /// Called before the first turn.
@@ -181,8 +200,7 @@ impl App {
         let Turns { chains, pool, upstream, limits, rules, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
-        let sweep = jobs::limits::sweep(Arc::clone(limits), store(), clock(), rules.reservation_lifetime());
-        tasks.spawn_background(sweep);
+        tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
             longest_turn: rules.turn,

@@ -18,10 +18,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use antiphon_protocol::id::{KeyId, ProjectId, ResponseId};
-use antiphon_store::{Count, CounterId, Hold, Measure, Reservation, Reserved, Store, StoreError, Timestamp};
+use antiphon_store::{
+    Abandoned, Count, CounterId, Hold, Measure, Reservation, Reserved, Store, StoreError, Timestamp,
+};
 use prometheus_client::registry::Registry;
+use rand::RngExt;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 pub use self::estimate::{Estimate, input_tokens};
 pub use self::exceeded::Exceeded;
@@ -41,6 +45,8 @@ const ALWAYS: Timestamp = Timestamp::from_unix_ms(0);
 pub struct Limits {
     projects: HashMap<ProjectId, Rules>,
     store: Arc<dyn Store>,
+    /// Identifies this process in reservations.
+    replica: Uuid,
     metrics: LimitMetrics,
 }
 
@@ -89,20 +95,31 @@ struct Part<'a> {
 
 impl Limits {
     pub fn new(projects: HashMap<ProjectId, Rules>, store: Arc<dyn Store>) -> Self {
-        Self { projects, store, metrics: LimitMetrics::default() }
+        let replica = Uuid::from_bytes(rand::rng().random());
+        Self { projects, store, replica, metrics: LimitMetrics::default() }
     }
 
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.metrics.register(registry);
     }
 
-    /// Gives back up to `max_rows` reservations that had expired by then, and says how many these were.
+    /// The id of this process in its reservations.
+    pub fn replica(&self) -> Uuid {
+        self.replica
+    }
+
+    /// Releases up to `max_rows` of these reservations, and returns how many those were.
     ///
     /// # Errors
     ///
-    /// Whatever the store fails with; what was given back before stays so.
-    pub async fn sweep(&self, expired_by: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        let swept = self.store.sweep(expired_by, max_rows).await?;
+    /// Those of [`Store`]'s own `sweep`; what was released before stays so.
+    pub async fn sweep(
+        &self,
+        abandoned: Abandoned,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<u64, StoreError> {
+        let swept = self.store.sweep(abandoned, now, max_rows).await?;
         self.metrics.swept.inc_by(swept);
         Ok(swept)
     }
@@ -124,7 +141,8 @@ impl Limits {
             return Ok(None);
         }
         let holds = parts.iter().map(|part| part.hold.clone()).collect();
-        let reservation = Reservation { id: request.id, expires_at: request.expires_at, holds };
+        let reservation =
+            Reservation { id: request.id, replica: self.replica, expires_at: request.expires_at, holds };
         let reserved = self.store.reserve(reservation).await.map_err(NotHeld::Store)?;
         // From here on it is given back, whatever happens.
         let rates = rates(&parts, &reserved, request.now);

@@ -283,7 +283,12 @@ async fn a_reservation_whose_caller_is_gone_is_released() {
             async move { group.write(Operation::Check).await }
         });
         let id = settlement(1).id;
-        let reservation = Reservation { id, expires_at: Timestamp::from_unix_ms(0), holds: Vec::new() };
+        let reservation = Reservation {
+            id,
+            replica: uuid::Uuid::nil(),
+            expires_at: Timestamp::from_unix_ms(0),
+            holds: Vec::new(),
+        };
         let reserving = timeout(Duration::from_millis(patience_ms), group.reserve(reservation));
         assert!(reserving.await.is_err());
         busy.await.unwrap().unwrap();

@@ -129,7 +129,7 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)
-        | Operation::Sweep { .. } => Ok(Outcome::Done),
+        | Operation::Sweep(_) => Ok(Outcome::Done),
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
-use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP};
+use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE};
 use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
@@ -16,13 +16,15 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 19] = [
+const ALL: [&str; 21] = [
     ADD_TO_SUMS,
     CHANGE,
     LOOK,
     RESERVE,
     SETTLE,
-    SWEEP,
+    SWEEP_EXPIRED,
+    SWEEP_OTHERS,
+    SWEEP_REPLICA,
     CHECK[0],
     CHECK[1],
     DELETE_ITEM,
@@ -78,7 +80,7 @@ fn every_column_of_every_table_is_copied() {
     let mut statement = connection
         .prepare(
             "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
-             WHERE t.type = 'table' AND t.name != 'antiphon_schema'",
+             WHERE t.type = 'table' AND t.name NOT IN ('antiphon_schema', 'replicas')",
         )
         .unwrap();
     let columns = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();

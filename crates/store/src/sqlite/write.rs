@@ -109,7 +109,7 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
         Operation::Reserve(reservation) => {
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
         }
-        Operation::Sweep { now, max_rows } => limits::sweep(connection, *now, *max_rows).map(Outcome::Swept),
+        Operation::Sweep(sweep) => limits::sweep(connection, *sweep).map(Outcome::Swept),
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
         }
