@@ -129,6 +129,7 @@ impl App {
             body_limits: Arc::new(body_limits(&config)),
             sockets: Arc::new(socket_rules(&config)),
             metrics: Arc::new(metrics),
+            readiness: Arc::default(),
             socket_metrics,
         };
         let workers = Arc::new(Workers::start()?);

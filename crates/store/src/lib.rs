@@ -25,6 +25,7 @@ mod migration;
 mod open;
 mod options;
 pub mod postgres;
+mod probe;
 mod replicas;
 mod request_log;
 mod responses;

@@ -117,6 +117,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::admin::STATEMENTS,
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
+        &crate::probe::STATEMENTS,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

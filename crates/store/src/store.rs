@@ -40,7 +40,7 @@ pub trait Store:
     /// Whether other processes may delete what is stored: what this process has in memory can then be out of date.
     fn is_shared(&self) -> bool;
 
-    /// Reads from the database and writes to it, and so decides what [`is_available`](Self::is_available) returns next.
+    /// Reads from every table that a turn needs and writes to it, and so decides what [`is_available`](Self::is_available) returns next.
     ///
     /// # Errors
     /// A [read error](StoreError#read-errors) or a [write error](StoreError#write-errors).

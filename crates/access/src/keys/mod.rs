@@ -164,6 +164,11 @@ impl Keys {
         Ok(Caller { project: key.project.clone(), key: Some(Arc::clone(key)), hash })
     }
 
+    /// Whether callers can be identified.
+    pub fn are_known(&self) -> bool {
+        self.access == Access::Open || self.is_known(Instant::now())
+    }
+
     fn is_known(&self, now: Instant) -> bool {
         self.known_at.load().as_deref().is_some_and(|at| now.duration_since(*at) < SERVED_UNASKED)
     }

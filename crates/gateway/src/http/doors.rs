@@ -7,6 +7,7 @@ use antiphon_access::keys::Keys;
 use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
+use super::operator::health::Readiness;
 use super::socket::metrics::SocketMetrics;
 use super::socket::rules::SocketRules;
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ pub struct Doors {
     pub sockets: Arc<SocketRules>,
     pub keys: Arc<Keys>,
     pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
     pub socket_metrics: Arc<SocketMetrics>,
 }
 

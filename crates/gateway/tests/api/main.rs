@@ -20,6 +20,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod operating;
+mod readiness;
 mod reading;
 mod recorded;
 mod replaying;

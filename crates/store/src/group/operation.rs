@@ -20,8 +20,6 @@ pub(crate) enum Operation {
     Sweep(Sweep),
     /// Statements that all engines understand.
     Execute(Vec<Statement>),
-    /// Writes and removes a row, to find out whether that works.
-    Check,
 }
 
 /// What a write has done.
@@ -45,7 +43,7 @@ impl Operation {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
-            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep(_) | Self::Execute(_) | Self::Check => None,
+            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep(_) | Self::Execute(_) => None,
         }
     }
 
@@ -75,8 +73,7 @@ impl Operation {
             | Self::Reserve(_)
             | Self::Settle(_)
             | Self::Sweep(_)
-            | Self::Execute(_)
-            | Self::Check => 0,
+            | Self::Execute(_) => 0,
         }
     }
 }

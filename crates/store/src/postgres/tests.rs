@@ -6,14 +6,13 @@ use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
 use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::schema::{HAS_VERSIONS, LOCK};
-use super::write::{CHECK_DELETE, CHECK_INSERT};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::responses;
 use crate::usage::PURGE_ROLLED_UP;
 
 /// Statements that must use an index.
-const INDEXED: [&str; 13] = [
+const INDEXED: [&str; 12] = [
     SETTLE,
     SWEEP_EXPIRED,
     SWEEP_OTHERS,
@@ -26,9 +25,8 @@ const INDEXED: [&str; 13] = [
     FIND_ITEMS,
     LOAD_CHAIN,
     LOAD_ITEMS,
-    CHECK_DELETE,
 ];
-const OTHERS: [&str; 6] = [RESERVE, CHANGE, TRY_LOCK, HAS_VERSIONS, LOCK, CHECK_INSERT];
+const OTHERS: [&str; 5] = [RESERVE, CHANGE, TRY_LOCK, HAS_VERSIONS, LOCK];
 
 /// A database with a schema.
 async fn client() -> tokio_postgres::Client {

@@ -35,8 +35,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, ProjectStats, Purged, Record, RequestLog as _, Responses, Store, StoreError,
-    StoreOptions, StoredResponse, StoredTurn, Timestamp, store,
+    ChainQuery, IndexedItem, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
+    StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.
@@ -172,8 +172,7 @@ impl Store for SqliteStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.list_log(1).await?;
-        self.group.check().await
+        probe::check(self).await
     }
 
     async fn close(&self) {

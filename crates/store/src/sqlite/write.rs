@@ -13,14 +13,6 @@ use super::{limits, purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
-/// Inserts and deletes a row that needs pages of its own, which a full disk refuses.
-pub(super) const CHECK: [&str; 2] = [
-    "INSERT INTO request_log (at, response_id, project, model, transport, outcome, http_status, depth, \
-     input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
-     VALUES (-1, zeroblob(32768), '', '', '', '', 0, 0, 0, 0, 0, 0, 0)",
-    "DELETE FROM request_log WHERE at = -1",
-];
-
 /// Under load, a commit shared by twice as many turns costs each of them a sixth less CPU time.
 const GATHERING: Duration = Duration::from_micros(750);
 
@@ -119,12 +111,6 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
                 is_changed |= statement::execute(connection, statement)?;
             }
             Ok(Outcome::Changed(is_changed))
-        }
-        Operation::Check => {
-            for statement in CHECK {
-                connection.execute(statement, ())?;
-            }
-            Ok(Outcome::Done)
         }
     }
 }

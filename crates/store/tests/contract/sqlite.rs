@@ -205,6 +205,41 @@ async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     assert!(store.load(&project("p"), id(2), NOW).await.unwrap().is_some());
 }
 
+/// Writes noise over a table's first page.
+fn damage(path: &Path, table: &str) {
+    use std::os::unix::fs::FileExt;
+    let root =
+        "SELECT (rootpage - 1) * (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = ?";
+    let place: i64 = connect(path).query_row(root, [table], |row| row.get(0)).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .write_all_at(&[0xa5; 8192], place.unsigned_abs())
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_what_would_fail_a_turn() {
+    const TABLES: [&str; 5] = ["responses", "items", "request_log", "counters", "reservations"];
+    for table in TABLES {
+        for is_missing in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("a.db");
+            let store = open(&path).await;
+            store.check().await.unwrap();
+            store.close().await;
+            if is_missing {
+                connect(&path).execute_batch(&format!("DROP TABLE {table}")).unwrap();
+            } else {
+                damage(&path, table);
+            }
+            let store = open(&path).await;
+            assert!(store.check().await.is_err(), "{table}, missing: {is_missing}");
+        }
+    }
+}
+
 /// The goal is 1.3 times what the turns added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_costs_little_more_disk_than_its_bytes() {
