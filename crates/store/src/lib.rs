@@ -16,6 +16,7 @@ mod assemble;
 mod audit;
 mod body;
 pub mod chain;
+mod checksum;
 mod copy;
 mod error;
 mod group;

@@ -244,6 +244,7 @@ mod tests {
                 None,
             ),
             (Failure::UpstreamTimeout("x"), 504, "server_error", Some("upstream_timeout"), None),
+            (Failure::StoreDamaged, 500, "server_error", Some("store_damaged"), None),
             (Failure::Internal, 500, "server_error", Some("internal_error"), None),
         ]);
     }

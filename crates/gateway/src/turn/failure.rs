@@ -71,6 +71,8 @@ pub enum Failure {
     /// The upstream did not bring a stream to its end that had begun.
     StreamBroken(String),
     StoreUnavailable,
+    /// What is stored of a response is damaged; the log names it.
+    StoreDamaged,
     /// Something that must not happen; the cause is in the log.
     Internal,
     /// Nobody is there to be told.
@@ -164,7 +166,7 @@ impl Failure {
             Self::Overloaded | Self::Busy | Self::NoAccount | Self::StoreUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Internal | Self::ClientGone => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::StoreDamaged | Self::Internal | Self::ClientGone => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -178,7 +180,7 @@ impl Failure {
             | Self::Cooling(_)
             | Self::NoAccount => Fault::Upstream,
             Self::LimitReached(_) => Fault::Limits,
-            Self::StoreUnavailable => Fault::Store,
+            Self::StoreUnavailable | Self::StoreDamaged => Fault::Store,
             Self::Internal | Self::Overloaded | Self::Busy => Fault::Gateway,
             Self::Request(_)
             | Self::BodyTooLarge { .. }
@@ -361,6 +363,11 @@ impl Failure {
                 "store_unavailable",
                 "The store of responses is unavailable. Please retry in a moment.".to_owned(),
             ),
+            Self::StoreDamaged => (
+                "store_damaged",
+                "A stored response that this request needs is damaged. The gateway's log names it."
+                    .to_owned(),
+            ),
             Self::UnknownRoute(route) => ("unknown_url", format!("Unknown request URL: {route}.")),
             Self::MethodNotAllowed(route) => ("method_not_allowed", format!("Not allowed: {route}.")),
             Self::Refused(refusal) => {
@@ -417,9 +424,8 @@ impl From<StoreError> for Failure {
             StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => {
                 Self::StoreUnavailable
             }
-            StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => {
-                Self::Internal
-            }
+            StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => Self::StoreDamaged,
+            StoreError::Refused(_) => Self::Internal,
         }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) static TABLES: [Table; 12] = [
             ("referenced", Kind::Bytes),
             ("output", Kind::Bytes),
             ("body", Kind::Bytes),
+            ("checksum", Kind::Number),
+            ("body_checksum", Kind::Number),
         ],
     },
     Table {

@@ -9,6 +9,7 @@ mod accounts;
 mod cache;
 mod chains;
 mod copying;
+mod damage;
 mod deletion;
 mod fixture;
 mod items;
