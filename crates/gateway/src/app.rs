@@ -14,7 +14,7 @@ use antiphon_protocol::id::ProjectId;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks};
 use antiphon_store::chain::Chains;
-use antiphon_store::{Store, StoreError, StoreUrlError};
+use antiphon_store::{Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::settings::UpstreamSettings;
@@ -78,7 +78,8 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         let url = config.store.target()?;
         let accounts = accounts(&config)?;
-        let store = antiphon_store::open(&url, config.store.options()?).await?;
+        let store =
+            antiphon_store::open(&url, StoreOptions { serves: true, ..config.store.options()? }).await?;
         Self::with_parts(config, clock, accounts, store).await
     }
 
@@ -130,6 +131,7 @@ impl App {
             body_limits: Arc::new(body_limits(&config)),
             sockets: Arc::new(socket_rules(&config)),
             metrics: Arc::new(metrics),
+            readiness: Arc::default(),
             socket_metrics,
         };
         let workers = Arc::new(Workers::start()?);
@@ -168,7 +170,6 @@ impl App {
         if let Some(admin) = admin {
             tasks.spawn_background(self.server(Endpoints::Operations).serve(admin));
         }
-        shutdown.await;
         let limit = self.config.timeouts.shutdown;
         if !tasks.shut_down(limit).await {
             tracing::warn!(
@@ -185,8 +186,7 @@ impl App {
         let Turns { chains, pool, upstream, limits, rules, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
-        let sweep = jobs::limits::sweep(Arc::clone(limits), store(), clock(), rules.reservation_lifetime());
-        tasks.spawn_background(sweep);
+        tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
             longest_turn: rules.turn,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use antiphon_protocol::id::ItemId;
+use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::{item, json};
 use bytes::Bytes;
 use uuid::Uuid;
@@ -17,7 +17,8 @@ use crate::{ChainQuery, IndexedItem, Status, StoreError, StoredTurn};
 macro_rules! turn_columns {
     () => {
         "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
-         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output"
+         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output, \
+         r.checksum"
     };
 }
 
@@ -76,11 +77,15 @@ pub(crate) fn whole_chain(
     mut turns: Vec<StoredTurn>,
     query: &ChainQuery,
 ) -> Result<Vec<StoredTurn>, StoreError> {
+    if turns.is_empty() {
+        return Ok(turns);
+    }
     // Sorted here because a sort in SQL would move the items, too.
     turns.sort_by_key(|turn| std::cmp::Reverse(turn.depth));
     let is_linked =
         |pair: &[StoredTurn]| pair[0].parent == Some(pair[1].id) && pair[0].depth == pair[1].depth + 1;
-    let is_whole = turns.windows(2).all(is_linked)
+    let is_whole = turns.first().is_some_and(|newest| newest.id == query.from)
+        && turns.windows(2).all(is_linked)
         && turns.last().is_none_or(|oldest| {
             oldest.parent.is_none() == (oldest.depth == 1)
                 && (oldest.parent.is_none() || turns.len() == query.max_turns as usize)
@@ -104,6 +109,7 @@ pub(crate) struct Place {
 
 /// A response's own items, split once.
 pub(crate) struct Items {
+    response: ResponseId,
     input: Bytes,
     output: Bytes,
     input_items: Vec<Range<usize>>,
@@ -125,13 +131,26 @@ pub(crate) fn places(ids: &[ItemId], indexed: &HashMap<String, (Uuid, u32)>) -> 
 // === impl Items ===
 
 impl Items {
-    pub(crate) fn of(input: Bytes, output: Bytes) -> Self {
+    pub(crate) fn of(turn: StoredTurn) -> Self {
         let split = |array: &[u8]| json::elements(array).map_while(Result::ok).collect();
-        Self { input_items: split(&input), output_items: split(&output), input, output }
+        let StoredTurn { id: response, input, output, .. } = turn;
+        Self { response, input_items: split(&input), output_items: split(&output), input, output }
+    }
+
+    /// `None` if a derived id names no item. The index always leads to one with the id.
+    pub(crate) fn get(&self, id: &ItemId, place: Place) -> Result<Option<IndexedItem>, StoreError> {
+        let found = self.find(place);
+        let is_right = |found: &IndexedItem| item::id(&found.item).as_ref() == Some(id);
+        if place.is_indexed && !found.as_ref().is_some_and(is_right) {
+            let reason =
+                format!("the index of items leads to position {}, where another one is", place.position);
+            return Err(StoreError::Corrupt(reason).of_response(self.response));
+        }
+        Ok(found)
     }
 
     /// A derived id only finds input items.
-    pub(crate) fn get(&self, place: Place) -> Option<IndexedItem> {
+    fn find(&self, place: Place) -> Option<IndexedItem> {
         let position = place.position as usize;
         if let Some(range) = self.input_items.get(position) {
             return Some(IndexedItem { item: self.input.slice(range.clone()), is_output: false });

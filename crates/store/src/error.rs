@@ -38,12 +38,20 @@ pub enum StoreError {
     #[error("the chain of response {response} is broken: an ancestor is missing")]
     BrokenChain { response: ResponseId },
 
-    /// A row does not hold what was written.
-    #[error("a stored row can't be read: {0}")]
+    /// A row does not hold what was written. The text names it.
+    #[error("a stored row is damaged: {0}")]
     Corrupt(String),
 }
 
 impl StoreError {
+    /// Names the response whose row is damaged.
+    pub(crate) fn of_response(self, id: ResponseId) -> Self {
+        match self {
+            Self::Corrupt(reason) => Self::Corrupt(format!("response {id}: {reason}")),
+            error => error,
+        }
+    }
+
     pub(crate) fn closed() -> Self {
         Self::Unavailable("it has been closed".into())
     }

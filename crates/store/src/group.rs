@@ -154,10 +154,6 @@ impl Group {
         Ok(self.write(Operation::Execute(statements)).await? == Outcome::Changed(true))
     }
 
-    pub(crate) async fn check(&self) -> Result<(), StoreError> {
-        self.write(Operation::Check).await.map(|_| ())
-    }
-
     /// Takes a row of the request log that nobody waits for.
     pub(crate) fn append_log(&self, row: LogRow) {
         self.log.push(Operation::Log(Box::new(row), None));

@@ -16,6 +16,7 @@ mod assemble;
 mod audit;
 mod body;
 pub mod chain;
+mod checksum;
 mod copy;
 mod error;
 mod group;
@@ -25,6 +26,8 @@ mod migration;
 mod open;
 mod options;
 pub mod postgres;
+mod probe;
+mod replicas;
 mod request_log;
 mod responses;
 mod sql;
@@ -40,10 +43,11 @@ pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, 
 pub use self::error::StoreError;
 pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
-    Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
+    Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
 };
 pub use self::open::{migrate, open, pending};
 pub use self::options::{Durability, Migrate, StoreOptions};
+pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
     ChainQuery, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,

@@ -1,8 +1,8 @@
 //! Limits: what running turns hold of them, and what finished turns used.
 //!
 //! A turn reserves the most that it may use, of all its limits or of none, and settles with what it used. A reservation is a row
-//! that its settlement removes, so nothing is settled twice. A process that dies between the two leaves the row, and
-//! [`sweep`](Limits::sweep) releases what it held.
+//! that its settlement removes, so nothing is settled twice. A replica that dies between the two leaves the row, and another
+//! one [sweeps](Limits::sweep) it: that releases what it held, once.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,15 +11,18 @@ use std::sync::Arc;
 use antiphon_protocol::id::ResponseId;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::sql::{Database, Kind, Query, Statement, number, text};
-use crate::{LogRow, StoreError, Timestamp};
+use crate::{LogRow, Replica, StoreError, Timestamp};
 
 /// The most that a turn may use of each of its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// The id of the turn's response: a turn reserves once.
     pub id: ResponseId,
+    /// The replica that runs the turn.
+    pub replica: Uuid,
     /// When it may be released without a settlement.
     pub expires_at: Timestamp,
     pub holds: Vec<Hold>,
@@ -90,6 +93,17 @@ pub struct Spent {
     pub cost_nano_usd: u64,
 }
 
+/// Reservations that nobody will settle, as far as can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// Those that have expired.
+    Expired,
+    /// Those of every replica but this one, which has the store for itself.
+    NotOf(Uuid),
+    /// Those of a replica that has written no heartbeat since it was listed.
+    Of(Replica),
+}
+
 /// Reservations.
 ///
 /// # Errors
@@ -104,9 +118,9 @@ pub trait Limits: Send + Sync {
     /// already settled is not settled again. While the store is unavailable settlements are kept.
     fn settle(&self, settlement: Settlement, row: Option<LogRow>);
 
-    /// Releases what expired reservations hold, up to `max_rows` of them, and returns how many those were. If such a turn settles
-    /// later, its usage still counts.
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError>;
+    /// Releases what up to `max_rows` of these reservations hold, and returns how many those were. If such a turn settles later,
+    /// its usage still counts.
+    async fn sweep(&self, abandoned: Abandoned, now: Timestamp, max_rows: u32) -> Result<u64, StoreError>;
 }
 
 /// Counters of limits.
@@ -159,8 +173,8 @@ impl<D: Database> Limits for D {
         self.group().settle(settlement, row);
     }
 
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.group().sweep(now, max_rows).await
+    async fn sweep(&self, abandoned: Abandoned, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.group().sweep(Sweep { abandoned, now, max_rows }).await
     }
 }
 
@@ -197,6 +211,14 @@ impl<D: Database> Counters for D {
         let purge = [PURGE_RESERVATIONS, PURGE_COUNTERS].map(|text| Statement::new(text, arguments.clone()));
         self.group().execute_all(purge.into()).await
     }
+}
+
+/// A call of [`Limits::sweep`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sweep {
+    pub(crate) abandoned: Abandoned,
+    pub(crate) now: Timestamp,
+    pub(crate) max_rows: u32,
 }
 
 /// How much is added to a counter.

@@ -27,6 +27,8 @@ pub struct StoreOptions {
     /// Connections for writing, where several can write at once.
     pub write_connections: u32,
     pub migrate: Migrate,
+    /// Whether the process serves turns. An SQLite file is then locked, as it can serve one process only.
+    pub serves: bool,
     /// Where migrations run, if the store's own URL is a pooled endpoint that can't run them.
     pub migration_url: Option<StoreUrl>,
 }
@@ -50,6 +52,7 @@ impl Default for StoreOptions {
             read_connections: 4,
             write_connections: 2,
             migrate: Migrate::Auto,
+            serves: false,
             migration_url: None,
         }
     }

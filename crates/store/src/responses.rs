@@ -149,7 +149,7 @@ pub trait Responses: Send + Sync {
 pub(crate) const LOAD: &str = concat!(
     "SELECT ",
     turn_columns!(),
-    ", r.created_at, r.body FROM responses r WHERE r.id = $1 AND r.project = $2 \
+    ", r.created_at, r.body, r.body_checksum FROM responses r WHERE r.id = $1 AND r.project = $2 \
      AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3)"
 );
 

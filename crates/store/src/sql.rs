@@ -111,11 +111,13 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::request_log::STATEMENTS,
         &crate::usage::STATEMENTS,
         &crate::limits::STATEMENTS,
+        &crate::replicas::STATEMENTS,
         &crate::accounts::STATEMENTS,
         &crate::keys::STATEMENTS,
         &crate::admin::STATEMENTS,
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
+        &crate::probe::STATEMENTS,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

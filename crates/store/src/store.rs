@@ -5,7 +5,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Counters, Keys, Limits, RequestLog, Responses, StoreError, Timestamp, Usage,
+    Accounts, Admin, Audit, Counters, Keys, Limits, Replicas, RequestLog, Responses, StoreError, Timestamp,
+    Usage,
 };
 
 /// What a store holds of one project.
@@ -25,7 +26,7 @@ pub struct ProjectStats {
 /// A storage engine, or a decorator of one.
 #[async_trait]
 pub trait Store:
-    Responses + RequestLog + Limits + Counters + Usage + Accounts + Keys + Admin + Audit
+    Responses + RequestLog + Limits + Counters + Replicas + Usage + Accounts + Keys + Admin + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
@@ -39,7 +40,7 @@ pub trait Store:
     /// Whether other processes may delete what is stored: what this process has in memory can then be out of date.
     fn is_shared(&self) -> bool;
 
-    /// Reads from the database and writes to it, and so decides what [`is_available`](Self::is_available) returns next.
+    /// Reads from every table that a turn needs and writes to it, and so decides what [`is_available`](Self::is_available) returns next.
     ///
     /// # Errors
     /// A [read error](StoreError#read-errors) or a [write error](StoreError#write-errors).

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Accounts, Admin, Audit, AuditEntry, ChainQuery, Count, CounterId, Counters, CredentialLock, IndexedItem,
-    Keys, Limits, LogRow, ProjectStats, Purged, Record, RequestLog, Reservation, Reserved, Responses,
-    Rotation, Settlement, Store, StoreError, StoredAccount, StoredCredential, StoredKey, StoredResponse,
-    StoredTurn, Timestamp, Totals, Usage, UsageGroup, UsageQuery,
+    Abandoned, Accounts, Admin, Audit, AuditEntry, ChainQuery, Count, CounterId, Counters, CredentialLock,
+    IndexedItem, Keys, Limits, LogRow, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
+    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
+    StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
+    UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -132,6 +133,12 @@ intercept!(Counters {
     write purge_counters(before: Timestamp, max_rows: u32) -> bool;
 });
 
+intercept!(Replicas {
+    write beat(replica: Uuid, now: Timestamp) -> ();
+    read list_replicas() -> Vec<Replica>;
+    write forget_replica(replica: Replica) -> ();
+});
+
 #[async_trait]
 impl<I: Interceptor> RequestLog for Decorated<I> {
     fn append_log(&self, row: LogRow) {
@@ -161,8 +168,8 @@ impl<I: Interceptor> Limits for Decorated<I> {
         self.inner.settle(settlement, row);
     }
 
-    async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.write(self.inner.sweep(now, max_rows)).await
+    async fn sweep(&self, abandoned: Abandoned, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
+        self.write(self.inner.sweep(abandoned, now, max_rows)).await
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Fault {
     None,
     /// Nothing works, and the store says so beforehand.
     Down,
+    /// Writes work, but reads fail.
+    ReadsFail,
     /// Reads work and the store looks well, but a write fails.
     WritesFail,
     /// A write takes this long.
@@ -45,12 +47,12 @@ fn unavailable() -> StoreError {
 #[async_trait]
 impl Interceptor for Faults {
     async fn before_read(&self) -> Result<(), StoreError> {
-        if self.now() == Fault::Down { Err(unavailable()) } else { Ok(()) }
+        if matches!(self.now(), Fault::Down | Fault::ReadsFail) { Err(unavailable()) } else { Ok(()) }
     }
 
     async fn before_write(&self) -> Result<(), StoreError> {
         match self.now() {
-            Fault::None => Ok(()),
+            Fault::None | Fault::ReadsFail => Ok(()),
             Fault::Down | Fault::WritesFail => Err(unavailable()),
             Fault::SlowWrites(delay) => {
                 tokio::time::sleep(delay).await;

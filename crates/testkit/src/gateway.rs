@@ -7,7 +7,7 @@ use std::sync::Arc;
 use antiphon::app::App;
 use antiphon::config::{Config, Environment, Overrides};
 use antiphon_simulator::upstream::Simulator;
-use antiphon_store::{LogRow, Store, SystemClock};
+use antiphon_store::{LogRow, Store, StoreOptions, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
@@ -144,7 +144,7 @@ impl Setup {
             Config::load(Some(&file), self.dir.path(), &Environment::default(), Overrides::default());
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let url = config.store.target().expect("a valid store URL");
-        let options = config.store.options().expect("a valid migration URL");
+        let options = StoreOptions { serves: true, ..config.store.options().expect("a valid migration URL") };
         let mut store: Arc<dyn Store> = antiphon_store::open(&url, options).await.expect("the store opens");
         if let Some(faults) = &self.faults {
             store = Arc::new(Faulty::new(store, faults.clone()));

@@ -42,6 +42,11 @@ impl Process {
         Self { client: Client::new(&url), url, child, log: Log::Left(log) }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// The most memory that it has held so far.
     pub fn peak_memory_bytes(&self) -> u64 {
         self.status_bytes("VmHWM:")
@@ -53,7 +58,7 @@ impl Process {
     }
 
     fn status_bytes(&self, name: &str) -> u64 {
-        let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(status).expect("Linux tells");
         let figure = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
         figure.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
@@ -65,8 +70,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let id = self.child.id().expect("it runs");
-        rustix::process::kill_process(pid(id), signal).expect("the process is ours");
+        rustix::process::kill_process(pid(self.id()), signal).expect("the process is ours");
     }
 
     /// `kill -9`: nothing is flushed, nobody is told.

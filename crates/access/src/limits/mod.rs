@@ -18,10 +18,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use antiphon_protocol::id::{KeyId, ProjectId, ResponseId};
-use antiphon_store::{Count, CounterId, Hold, Measure, Reservation, Reserved, Store, StoreError, Timestamp};
+use antiphon_store::{
+    Abandoned, Count, CounterId, Hold, Measure, Reservation, Reserved, Store, StoreError, Timestamp,
+};
 use prometheus_client::registry::Registry;
+use rand::RngExt;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 pub use self::estimate::{Estimate, input_tokens};
 pub use self::exceeded::Exceeded;
@@ -41,6 +45,8 @@ const NO_WINDOW: Timestamp = Timestamp::from_unix_ms(0);
 pub struct Limits {
     projects: HashMap<ProjectId, Rules>,
     store: Arc<dyn Store>,
+    /// Identifies this process in reservations.
+    replica: Uuid,
     metrics: LimitMetrics,
 }
 
@@ -89,7 +95,8 @@ struct PlannedHold<'a> {
 
 impl Limits {
     pub fn new(projects: HashMap<ProjectId, Rules>, store: Arc<dyn Store>) -> Self {
-        Self { projects, store, metrics: LimitMetrics::default() }
+        let replica = Uuid::from_bytes(rand::rng().random());
+        Self { projects, store, replica, metrics: LimitMetrics::default() }
     }
 
     pub fn register_metrics(&self, registry: &mut Registry) {

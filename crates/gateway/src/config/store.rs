@@ -174,6 +174,7 @@ impl StoreConfig {
                 Migrate::Manual => antiphon_store::Migrate::Manual,
             },
             migration_url: self.migration_target()?,
+            ..StoreOptions::default()
         })
     }
 

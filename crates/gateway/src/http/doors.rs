@@ -25,6 +25,7 @@ pub struct Doors {
     /// For requests without a key; `None` if the operator lets everybody in.
     pub local_only: Option<Arc<LocalOnly>>,
     pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
     pub socket_metrics: Arc<SocketMetrics>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_access::limits::Limits;
 use antiphon_runtime::{Clock, Timestamp};
-use antiphon_store::{Store, StoreError};
+use antiphon_store::{Abandoned, Store, StoreError};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How long counters are kept after the end of their window.
@@ -37,6 +37,7 @@ pub fn sweep(
                 sweep_once(&limits, &*store, now, now).await;
             }
         }
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

@@ -5,5 +5,6 @@ pub mod deletions;
 pub mod keys;
 pub mod limits;
 pub mod metrics;
+pub mod replicas;
 pub mod store;
 pub mod usage;

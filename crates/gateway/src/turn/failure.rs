@@ -60,6 +60,8 @@ pub enum Failure {
     StreamBroken(String),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
+    /// What is stored of a response is damaged; the log names it.
+    StoreDamaged,
     /// Something that must not happen; the cause is in the log.
     #[error("{}", INTERNAL_TEXT)]
     Internal,

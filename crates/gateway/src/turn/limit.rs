@@ -14,8 +14,8 @@ use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveErr
 const SETTLING: Duration = Duration::from_mins(10);
 
 impl Rules {
-    /// How long nobody doubts that a turn runs that holds something.
-    pub fn reservation_lifetime(&self) -> Duration {
+    /// When a reservation expires, if its replica is never found dead.
+    fn reservation_lifetime(&self) -> Duration {
         self.turn + SETTLING
     }
 }

@@ -21,6 +21,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod operating;
+mod readiness;
 mod reading;
 mod recorded;
 mod replaying;

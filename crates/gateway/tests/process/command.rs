@@ -232,7 +232,7 @@ async fn a_schema_is_migrated_by_hand_and_a_store_tells_what_it_holds() {
         let environment = [("ANTIPHON_STORE__URL", url.as_str()), ("ANTIPHON_STORE__MIGRATE", "manual")];
         let run = async |args: &[&str]| antiphon(dir.path(), args, &environment).await;
         let (code, shown, error) = run(&["migrate", "--check"]).await;
-        assert!(code == 1 && shown.contains("pending 0006_limits"), "{shown} {error}");
+        assert!(code == 1 && shown.contains("pending 0008_checksums"), "{shown} {error}");
         let (code, _, error) = run(&["store", "stats"]).await;
         assert!(code == 1 && error.contains("antiphon migrate"), "{error}");
         let (code, _, error) = antiphon(

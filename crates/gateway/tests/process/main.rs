@@ -9,6 +9,7 @@ mod killing;
 mod logging;
 mod moving;
 mod reloading;
+mod serving;
 mod sockets;
 mod stalling;
 mod usage;

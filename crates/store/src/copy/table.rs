@@ -21,7 +21,7 @@ pub(crate) type Key = Vec<Cell>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
-/// In the order of copying.
+/// In the order of copying. Replicas are not copied: those of the source do not serve the target.
 pub(crate) static TABLES: [Table; 12] = [
     Table {
         name: "responses",
@@ -44,6 +44,8 @@ pub(crate) static TABLES: [Table; 12] = [
             ("referenced", Kind::Bytes),
             ("output", Kind::Bytes),
             ("body", Kind::Bytes),
+            ("checksum", Kind::Number),
+            ("body_checksum", Kind::Number),
         ],
     },
     Table {
@@ -151,6 +153,7 @@ pub(crate) static TABLES: [Table; 12] = [
             ("expires_at", Kind::Number),
             ("swept_at", Kind::Number),
             ("holds", Kind::Text),
+            ("replica", Kind::Id),
         ],
     },
     Table {

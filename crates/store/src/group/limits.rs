@@ -4,7 +4,8 @@ use antiphon_protocol::id::ResponseId;
 
 use super::log::LogRows;
 use super::{Group, Operation, Outcome};
-use crate::{LogRow, Reservation, Reserved, Settlement, StoreError, Timestamp};
+use crate::limits::Sweep;
+use crate::{LogRow, Reservation, Reserved, Settlement, StoreError};
 
 /// Guards a reservation until its outcome is known. If it fails, takes too long or is dropped, it is released here; if it is
 /// written after that, the writer notices that the caller is gone and releases it again.
@@ -33,8 +34,8 @@ impl Group {
         });
     }
 
-    pub(crate) async fn sweep(&self, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        match self.write(Operation::Sweep { now, max_rows }).await? {
+    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<u64, StoreError> {
+        match self.write(Operation::Sweep(sweep)).await? {
             Outcome::Swept(reservations) => Ok(reservations),
             _ => Ok(0),
         }

@@ -1,5 +1,6 @@
 //! The writes that are queued, and their outcomes.
 
+use crate::limits::Sweep;
 use crate::sql::Statement;
 use crate::{LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
 
@@ -16,14 +17,9 @@ pub(crate) enum Operation {
     Log(Box<LogRow>, Option<Settlement>),
     Reserve(Box<Reservation>),
     Settle(Settlement),
-    Sweep {
-        now: Timestamp,
-        max_rows: u32,
-    },
+    Sweep(Sweep),
     /// Statements that all engines understand.
     Execute(Vec<Statement>),
-    /// Writes and removes a row, to find out whether that works.
-    Check,
 }
 
 /// What a write has done.
@@ -47,9 +43,7 @@ impl Operation {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
-            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep { .. } | Self::Execute(_) | Self::Check => {
-                None
-            }
+            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep(_) | Self::Execute(_) => None,
         }
     }
 
@@ -78,9 +72,8 @@ impl Operation {
             | Self::Log(..)
             | Self::Reserve(_)
             | Self::Settle(_)
-            | Self::Sweep { .. }
-            | Self::Execute(_)
-            | Self::Check => 0,
+            | Self::Sweep(_)
+            | Self::Execute(_) => 0,
         }
     }
 }

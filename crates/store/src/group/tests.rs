@@ -63,7 +63,7 @@ fn start(
 }
 
 async fn write_at_once(group: &Arc<Group>, writes: usize) -> Vec<Result<Outcome, StoreError>> {
-    let writes = (0..writes).map(|_| group.write(Operation::Check));
+    let writes = (0..writes).map(|_| group.write(Operation::Execute(Vec::new())));
     futures_util::future::join_all(writes).await
 }
 
@@ -89,7 +89,7 @@ async fn several_engines_commit_at_once_and_all_are_closed() {
     assert!(together.load(Ordering::Relaxed) > 1);
     group.close().await;
     assert_eq!(began.load(Ordering::Relaxed), 3, "each engine was closed once");
-    assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(group.write(Operation::Execute(Vec::new())).await, Err(StoreError::Unavailable(_))));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn an_engine_that_recovers_is_available_again() {
         assert!(results.iter().all(|result| matches!(result, Err(StoreError::Unavailable(_)))));
         assert!(!group.is_available());
     }
-    group.write(Operation::Check).await.unwrap();
+    group.write(Operation::Execute(Vec::new())).await.unwrap();
     assert!(group.is_available());
 }
 
@@ -118,7 +118,8 @@ async fn a_refused_batch_is_written_one_by_one() {
         if is_bad { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
     let bad = || Operation::Purge { now: Timestamp::from_unix_ms(0), log_before: None, max_rows: 1 };
-    let writes = (0..20).map(|n| group.write(if n % 5 == 0 { bad() } else { Operation::Check }));
+    let writes =
+        (0..20).map(|n| group.write(if n % 5 == 0 { bad() } else { Operation::Execute(Vec::new()) }));
     for (n, result) in futures_util::future::join_all(writes).await.into_iter().enumerate() {
         match result {
             Ok(_) => assert_ne!(n % 5, 0),
@@ -131,7 +132,7 @@ async fn a_refused_batch_is_written_one_by_one() {
 #[tokio::test]
 async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
     let (group, _) = start(Duration::from_millis(5), |_| Ok(()));
-    let result = group.write(Operation::Check).await;
+    let result = group.write(Operation::Execute(Vec::new())).await;
     assert_eq!(result.unwrap_err().to_string(), "the store did not commit within 5ms");
     assert!(!group.is_available());
     eventually("the store is available", async || group.is_available()).await;
@@ -158,7 +159,7 @@ async fn closing_writes_what_is_queued_and_then_closes_the_engine() {
     });
     assert!(results.iter().all(Result::is_ok));
     assert_eq!(commits.lock().unwrap().last(), Some(&0));
-    assert!(matches!(group.write(Operation::Check).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(group.write(Operation::Execute(Vec::new())).await, Err(StoreError::Unavailable(_))));
     assert!(!group.is_available());
 }
 
@@ -182,12 +183,12 @@ async fn log_rows_wait_for_an_unavailable_store_and_only_those_over_the_bound_ar
     for n in 0..500 {
         group.append_log(row(n));
         if n % 100 == 0 {
-            group.write(Operation::Check).await.unwrap_err();
+            group.write(Operation::Execute(Vec::new())).await.unwrap_err();
         }
     }
     assert_eq!(group.lost_rows(), 0);
     is_away.store(false, Ordering::Relaxed);
-    group.write(Operation::Check).await.unwrap();
+    group.write(Operation::Execute(Vec::new())).await.unwrap();
     assert_eq!(written.load(Ordering::Relaxed), 500);
 
     is_away.store(true, Ordering::Relaxed);
@@ -249,14 +250,14 @@ async fn settlements_wait_for_an_unavailable_store_without_a_bound() {
     for n in 0..20_000 {
         group.append_log(row(n));
     }
-    group.write(Operation::Check).await.unwrap_err();
+    group.write(Operation::Execute(Vec::new())).await.unwrap_err();
     assert!(group.lost_rows() > 0);
     let lost = group.lost_rows();
     group.settle(settlement(2), Some(row(2)));
-    group.write(Operation::Check).await.unwrap_err();
+    group.write(Operation::Execute(Vec::new())).await.unwrap_err();
     assert_eq!(group.lost_rows(), lost);
     is_away.store(false, Ordering::Relaxed);
-    group.write(Operation::Check).await.unwrap();
+    group.write(Operation::Execute(Vec::new())).await.unwrap();
     assert_eq!(*settled.lock().unwrap(), [(settlement(1).id, false), (settlement(2).id, true)]);
 }
 
@@ -267,7 +268,7 @@ async fn a_settlement_is_written_without_its_row_if_that_is_refused() {
         if batch.iter().any(is_bad) { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
     group.settle(settlement(1), Some(row(1)));
-    group.write(Operation::Check).await.unwrap();
+    group.write(Operation::Execute(Vec::new())).await.unwrap();
     group.close().await;
     assert_eq!((group.lost_rows(), settled.lock().unwrap().clone()), (1, vec![(settlement(1).id, false)]));
 }
@@ -280,10 +281,15 @@ async fn a_reservation_whose_caller_is_gone_is_released() {
         // The engine is busy when the reservation comes.
         let busy = tokio::spawn({
             let group = Arc::clone(&group);
-            async move { group.write(Operation::Check).await }
+            async move { group.write(Operation::Execute(Vec::new())).await }
         });
         let id = settlement(1).id;
-        let reservation = Reservation { id, expires_at: Timestamp::from_unix_ms(0), holds: Vec::new() };
+        let reservation = Reservation {
+            id,
+            replica: uuid::Uuid::nil(),
+            expires_at: Timestamp::from_unix_ms(0),
+            holds: Vec::new(),
+        };
         let reserving = timeout(Duration::from_millis(patience_ms), group.reserve(reservation));
         assert!(reserving.await.is_err());
         busy.await.unwrap().unwrap();

@@ -9,25 +9,25 @@ use uuid::Uuid;
 use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
 use crate::body::Encoder;
 use crate::group::Operation;
-use crate::{LogRow, Record, Timestamp};
+use crate::{LogRow, Record, Timestamp, checksum};
 
 /// One statement for any number of rows: one round trip, and its own transaction if there is no other.
 pub(super) const INSERT: &str = "WITH added AS (
        INSERT INTO responses (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, \
-         expires_at, input, referenced, output, body)
+         expires_at, input, referenced, output, body, checksum, body_checksum)
        SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
          $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[], $14::bytea[], \
-         $15::bytea[])),
+         $15::bytea[], $16::bigint[], $17::bigint[])),
      found AS (
        INSERT INTO items (item_id, project, response_id, position)
-       SELECT * FROM unnest($16::text[], $17::text[], $18::uuid[], $19::bigint[])
+       SELECT * FROM unnest($18::text[], $19::text[], $20::uuid[], $21::bigint[])
        ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position)
      INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
        input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
        key_id, attempts, cost_nano_usd)
-     SELECT * FROM unnest($20::bigint[], $21::uuid[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], \
-       $27::bigint[], $28::text[], $29::bigint[], $30::bigint[], $31::bigint[], $32::bigint[], $33::bigint[], \
-       $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[])
+     SELECT * FROM unnest($22::bigint[], $23::uuid[], $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], \
+       $29::bigint[], $30::text[], $31::bigint[], $32::bigint[], $33::bigint[], $34::bigint[], $35::bigint[], \
+       $36::bigint[], $37::bigint[], $38::text[], $39::bigint[], $40::bigint[])
      ON CONFLICT DO NOTHING";
 
 /// The rows to insert, each kind in the order of its key, so that replicas that write the same rows don't deadlock.
@@ -75,7 +75,7 @@ impl<'a> Inserts<'a> {
 
     /// The arguments of [`INSERT`], in its order.
     pub(super) fn columns(&self, encoder: &mut Encoder) -> Vec<Column<'a>> {
-        let mut columns = Vec::with_capacity(38);
+        let mut columns = Vec::with_capacity(40);
         add_responses(&self.records, encoder, &mut columns);
         let items: Vec<_> = self.items.iter().collect();
         columns.extend([
@@ -93,6 +93,7 @@ impl<'a> Inserts<'a> {
 fn add_responses<'a>(records: &[&'a Record], encoder: &mut Encoder, columns: &mut Vec<Column<'a>>) {
     let turns: Vec<_> = records.iter().map(|record| &record.response.turn).collect();
     let bodies: Vec<Vec<u8>> = records.iter().map(|record| encoder.encode(&record.response.body)).collect();
+    let body_checksums: Vec<i64> = records.iter().zip(&bodies).map(body_checksum).collect();
     columns.extend([
         column(&turns, Type::UUID_ARRAY, |turn| turn.id.uuid()),
         column(records, Type::TEXT_ARRAY, |record| record.project.as_str()),
@@ -109,7 +110,14 @@ fn add_responses<'a>(records: &[&'a Record], encoder: &mut Encoder, columns: &mu
         column(&turns, Type::BYTEA_ARRAY, |turn| encode_positions(&turn.referenced)),
         column(&turns, Type::BYTEA_ARRAY, |turn| &*turn.output),
         (Box::new(bodies), Type::BYTEA_ARRAY),
+        column(records, Type::INT8_ARRAY, |record| checksum::of_turn(&record.project, &record.response.turn)),
+        (Box::new(body_checksums), Type::INT8_ARRAY),
     ]);
+}
+
+fn body_checksum((record, body): (&&Record, &Vec<u8>)) -> i64 {
+    let response = &record.response;
+    checksum::of_body(&record.project, response.turn.id, response.created_at, body)
 }
 
 fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {

@@ -9,28 +9,45 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
+use super::statement::Argument;
 use crate::group::{Operation, Outcome};
 use crate::limits::{
-    Change, Changes, Count, CounterId, StoredHold, changes_of, counted, decode_holds, encode_holds, judge,
+    Change, Changes, Count, CounterId, StoredHold, Sweep, changes_of, counted, decode_holds, encode_holds,
+    judge,
 };
-use crate::{Reservation, Reserved, Settlement, Spent, Timestamp};
+use crate::{Abandoned, Reservation, Reserved, Settlement, Spent, Timestamp};
 
 pub(super) const CHANGE: &str = "INSERT INTO counters (scope, rule, window_start, window_end, used, held) \
      SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) \
      ON CONFLICT (scope, rule, window_start) DO UPDATE SET used = counters.used + excluded.used, \
      held = counters.held + excluded.held RETURNING scope, rule, window_start, used, held";
 
-pub(super) const RESERVE: &str = "INSERT INTO reservations (id, expires_at, holds) \
-     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[])";
+pub(super) const RESERVE: &str = "INSERT INTO reservations (id, replica, expires_at, holds) \
+     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[])";
 
 pub(super) const SETTLE: &str = "DELETE FROM reservations WHERE id = ANY (ARRAY( \
      SELECT id FROM reservations WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)) \
      RETURNING id, swept_at IS NOT NULL, holds";
 
-/// Skips reservations that another transaction is settling or sweeping.
-pub(super) const SWEEP: &str = "UPDATE reservations SET swept_at = $1::bigint WHERE id = ANY (ARRAY( \
-     SELECT id FROM reservations WHERE expires_at <= $1::bigint AND swept_at IS NULL \
-     ORDER BY expires_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)) RETURNING holds";
+/// Sweeps the reservations of which the condition is true. Skips those that another transaction is settling or sweeping.
+macro_rules! sweep {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE reservations SET swept_at = $1::bigint WHERE id = ANY (ARRAY(SELECT id FROM reservations \
+             WHERE swept_at IS NULL AND ",
+            $condition,
+            " ORDER BY expires_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)) RETURNING holds"
+        )
+    };
+}
+
+pub(super) const SWEEP_EXPIRED: &str = sweep!("expires_at <= $1::bigint");
+
+pub(super) const SWEEP_OTHERS: &str = sweep!("replica IS DISTINCT FROM $3::uuid");
+
+pub(super) const SWEEP_REPLICA: &str = sweep!(
+    "replica = $3::uuid AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = $3::uuid AND beats > $4::bigint)"
+);
 
 /// The operations of a batch on limits, each with its position in the batch.
 #[derive(Default)]
@@ -39,7 +56,7 @@ pub(super) struct LimitOperations<'a> {
     settlements: BTreeMap<Uuid, &'a Settlement>,
     /// Settlements of reservations in this batch: their callers have gone away since.
     abandoned: BTreeMap<Uuid, &'a Settlement>,
-    sweep: Option<(usize, Timestamp, u32)>,
+    sweep: Option<(usize, Sweep)>,
 }
 
 impl<'a> LimitOperations<'a> {
@@ -48,7 +65,7 @@ impl<'a> LimitOperations<'a> {
         for (place, operation) in batch.iter().enumerate() {
             match operation {
                 Operation::Reserve(reservation) => all.reservations.push((place, reservation)),
-                Operation::Sweep { now, max_rows } => all.sweep = Some((place, *now, *max_rows)),
+                Operation::Sweep(sweep) => all.sweep = Some((place, *sweep)),
                 _ => {
                     let settlement = operation.settlement();
                     all.settlements.extend(settlement.map(|settlement| (settlement.id.uuid(), settlement)));
@@ -69,8 +86,8 @@ impl<'a> LimitOperations<'a> {
     pub(super) async fn run(&self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Error> {
         let mut changes = Changes::default();
         settle(client, &self.settlements, &mut changes).await?;
-        if let Some((place, now, max_rows)) = self.sweep {
-            outcomes[place] = Outcome::Swept(sweep(client, now, max_rows, &mut changes).await?);
+        if let Some((place, which)) = self.sweep {
+            outcomes[place] = Outcome::Swept(sweep(client, which, &mut changes).await?);
         }
         let mut tentative = Changes::default();
         for (_, reservation) in &self.reservations {
@@ -153,11 +170,16 @@ async fn insert(client: &Client, reservations: &[&Reservation]) -> Result<(), Er
         return Ok(());
     }
     let ids: Vec<Uuid> = reservations.iter().map(|reservation| reservation.id.uuid()).collect();
+    let replicas: Vec<Uuid> = reservations.iter().map(|reservation| reservation.replica).collect();
     let expiries: Vec<i64> =
         reservations.iter().map(|reservation| reservation.expires_at.unix_ms()).collect();
     let holds: Vec<String> = reservations.iter().map(|reservation| encode_holds(reservation)).collect();
-    let columns: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&ids, Type::UUID_ARRAY), (&expiries, Type::INT8_ARRAY), (&holds, Type::TEXT_ARRAY)];
+    let columns: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&ids, Type::UUID_ARRAY),
+        (&replicas, Type::UUID_ARRAY),
+        (&expiries, Type::INT8_ARRAY),
+        (&holds, Type::TEXT_ARRAY),
+    ];
     client.execute_typed(RESERVE, &columns).await.map(|_| ())
 }
 
@@ -180,9 +202,23 @@ async fn settle(
     Ok(())
 }
 
-async fn sweep(client: &Client, now: Timestamp, max_rows: u32, changes: &mut Changes) -> Result<u64, Error> {
-    let (now, max_rows) = (now.unix_ms(), i64::from(max_rows));
-    let rows = client.query_typed(SWEEP, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
+async fn sweep(client: &Client, sweep: Sweep, changes: &mut Changes) -> Result<u64, Error> {
+    let (now, max_rows) = (sweep.now.unix_ms(), i64::from(sweep.max_rows));
+    let mut arguments: Vec<Argument<'_>> = vec![(&now, Type::INT8), (&max_rows, Type::INT8)];
+    let beats;
+    let text = match &sweep.abandoned {
+        Abandoned::Expired => SWEEP_EXPIRED,
+        Abandoned::NotOf(replica) => {
+            arguments.push((replica, Type::UUID));
+            SWEEP_OTHERS
+        }
+        Abandoned::Of(replica) => {
+            beats = replica.beats();
+            arguments.extend([(&replica.id as _, Type::UUID), (&beats as _, Type::INT8)]);
+            SWEEP_REPLICA
+        }
+    };
+    let rows = client.query_typed(text, &arguments).await?;
     for row in &rows {
         changes.release(&decode_holds(row.try_get(0)?), false, Spent::default());
     }

@@ -36,8 +36,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, IndexedItem, ProjectStats, Purged, Record, RequestLog as _, Responses, Store, StoreError,
-    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp, store,
+    ChainQuery, IndexedItem, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
+    StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in a PostgreSQL database.
@@ -185,8 +185,7 @@ impl Store for PostgresStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.list_log(1).await?;
-        self.group.check().await
+        probe::check(self).await
     }
 
     async fn close(&self) {

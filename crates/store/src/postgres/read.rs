@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use super::statement::{Argument, argument, columns};
-use crate::assemble::{Items, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
 use crate::responses::LOAD;
 use crate::sql::{Columns, Query};
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
 
 /// The recursion carries ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -37,9 +37,12 @@ pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE d
 pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
      WHERE project = $1::text AND item_id = ANY ($2::text[])";
 
-pub(super) const LOAD_ITEMS: &str = "SELECT id, input, output FROM responses \
-     WHERE project = $1::text AND id = ANY ($2::uuid[]) \
-     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
+pub(super) const LOAD_ITEMS: &str = concat!(
+    "SELECT ",
+    turn_columns!(),
+    " FROM responses r WHERE r.project = $1::text AND r.id = ANY ($2::uuid[]) \
+     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3::bigint)"
+);
 
 /// The connections for reading. Many reads share one: the server runs them one after the other.
 pub(super) struct Readers {
@@ -95,9 +98,9 @@ impl Readers {
             [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
         let rows = self.query(LOAD, &arguments).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let created_at = Timestamp::from_unix_ms(get(row, 12)?);
-        let body = body::decode(get(row, 13)?)?;
-        Ok(Some(StoredResponse { turn: turn(row)?, created_at, body }))
+        let turn = turn(row, project)?;
+        let id = turn.id;
+        response(row, project, turn).map(Some).map_err(|error| error.of_response(id))
     }
 
     pub(super) async fn load_chain(
@@ -119,7 +122,7 @@ impl Readers {
             if get::<Option<Uuid>>(&row, 0)?.is_none() {
                 return Err(StoreError::BrokenChain { response: query.from });
             }
-            turns.push(turn(&row)?);
+            turns.push(turn(&row, project)?);
         }
         whole_chain(turns, &query)
     }
@@ -140,13 +143,15 @@ impl Readers {
         let mut loaded: HashMap<Uuid, Items> = HashMap::new();
         if !responses.is_empty() {
             for row in self.query(LOAD_ITEMS, &arguments).await? {
-                loaded.insert(get(&row, 0)?, Items::of(bytes(&row, 1)?, bytes(&row, 2)?));
+                let turn = turn(&row, project)?;
+                loaded.insert(turn.id.uuid(), Items::of(turn));
             }
         }
-        Ok(places
-            .into_iter()
-            .map(|place| place.and_then(|place| loaded.get(&place.response)?.get(place)))
-            .collect())
+        let item = |(id, place): (&ItemId, Option<Place>)| {
+            let found = place.and_then(|place| Some((place, loaded.get(&place.response)?)));
+            found.map_or(Ok(None), |(place, items)| items.get(id, place))
+        };
+        ids.iter().zip(places).map(item).collect()
     }
 
     async fn find_items(
@@ -184,9 +189,26 @@ fn number<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<T, StoreError> {
     T::try_from(get::<i64>(row, column)?).map_err(|_| StoreError::Corrupt("a number is out of range".into()))
 }
 
-fn turn(row: &Row) -> Result<StoredTurn, StoreError> {
+fn response(row: &Row, project: &ProjectId, turn: StoredTurn) -> Result<StoredResponse, StoreError> {
+    let created_at = Timestamp::from_unix_ms(get(row, 13)?);
+    let stored: &[u8] = get(row, 14)?;
+    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), get(row, 15)?)?;
+    Ok(StoredResponse { turn, created_at, body: body::decode(stored)? })
+}
+
+fn turn(row: &Row, project: &ProjectId) -> Result<StoredTurn, StoreError> {
+    let id = ResponseId::from_uuid(get(row, 0)?);
+    let verified = || {
+        let turn = unverified(row, id)?;
+        checksum::verify(checksum::of_turn(project, &turn), get(row, 12)?)?;
+        Ok(turn)
+    };
+    verified().map_err(|error: StoreError| error.of_response(id))
+}
+
+fn unverified(row: &Row, id: ResponseId) -> Result<StoredTurn, StoreError> {
     Ok(StoredTurn {
-        id: ResponseId::from_uuid(get(row, 0)?),
+        id,
         parent: get::<Option<Uuid>>(row, 1)?.map(ResponseId::from_uuid),
         depth: number(row, 2)?,
         status: status_of(get(row, 3)?)?,

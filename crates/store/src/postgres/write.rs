@@ -6,9 +6,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
-use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
-use uuid::Uuid;
 
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
@@ -17,12 +15,6 @@ use super::link::{Link, Session};
 use super::{purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
-
-/// Inserts and deletes a row with an id of its own, so that the checks of two replicas don't collide.
-pub(super) const CHECK_INSERT: &str = "INSERT INTO request_log (at, response_id, project, model, transport, outcome, \
-     http_status, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
-     VALUES (-1, gen_random_uuid(), '', '', '', '', 0, 0, 0, 0, 0, 0, 0) RETURNING response_id";
-pub(super) const CHECK_DELETE: &str = "DELETE FROM request_log WHERE at = -1 AND response_id = $1";
 
 /// A stuck connection is given up no sooner than this: opening another costs more than a short wait.
 const MIN_LIMIT: Duration = Duration::from_secs(1);
@@ -129,7 +121,7 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)
-        | Operation::Sweep { .. } => Ok(Outcome::Done),
+        | Operation::Sweep(_) => Ok(Outcome::Done),
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
         }
@@ -137,11 +129,6 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
             // Pipelined: none waits for the reply to another.
             let all = statements.iter().map(|statement| statement::execute(client, statement));
             try_join_all(all).await.map(|changes| Outcome::Changed(changes.contains(&true)))
-        }
-        Operation::Check => {
-            let row = client.query_typed_one(CHECK_INSERT, &[]).await?;
-            let id: Uuid = row.try_get(0)?;
-            client.execute_typed(CHECK_DELETE, &[(&id, Type::UUID)]).await.map(|_| Outcome::Done)
         }
     }
 }

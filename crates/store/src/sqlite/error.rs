@@ -41,6 +41,9 @@ impl From<Error> for StoreError {
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..) => Self::Corrupt(error.to_string()),
+            error if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+                Self::Corrupt(error.to_string())
+            }
             error => Self::Unavailable(error.to_string()),
         }
     }

@@ -5,11 +5,11 @@ use rusqlite::{Connection, params};
 
 use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
 use crate::body::Encoder;
-use crate::{LogRow, Record, Timestamp};
+use crate::{LogRow, Record, Timestamp, checksum};
 
 pub(super) const INSERT_RESPONSE: &str = "INSERT INTO responses (id, project, parent_id, account, boundary, \
-     upstream_id, model, status, depth, created_at, expires_at, input, referenced, output, body) \
-     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+     upstream_id, model, status, depth, created_at, expires_at, input, referenced, output, body, checksum, \
+     body_checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 
 pub(super) const INSERT_ITEM: &str = "INSERT INTO items (item_id, project, response_id, position) VALUES (?,?,?,?) \
      ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position";
@@ -33,6 +33,7 @@ pub(super) fn insert_record(
 fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encoder) -> rusqlite::Result<()> {
     let response = &record.response;
     let turn = &response.turn;
+    let body = encoder.encode(&response.body);
     connection.prepare_cached(INSERT_RESPONSE)?.execute(params![
         turn.id.uuid(),
         record.project.as_str(),
@@ -48,7 +49,9 @@ fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encod
         &*turn.input,
         encode_positions(&turn.referenced),
         &*turn.output,
-        encoder.encode(&response.body),
+        body,
+        checksum::of_turn(&record.project, turn),
+        checksum::of_body(&record.project, turn.id, response.created_at, &body),
     ])?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::limits::{Changes, Count, changes_of, counted, decode_holds, encode_holds, judge};
-use crate::{Reservation, Reserved, Settlement, Spent, Timestamp};
+use crate::limits::{Changes, Count, Sweep, changes_of, counted, decode_holds, encode_holds, judge};
+use crate::{Abandoned, Reservation, Reserved, Settlement, Spent};
 
 pub(super) const LOOK: &str =
     "SELECT used, held FROM counters WHERE scope = ?1 AND rule = ?2 AND window_start = ?3";
@@ -11,13 +11,29 @@ pub(super) const LOOK: &str =
 pub(super) const CHANGE: &str = "INSERT INTO counters (scope, rule, window_start, window_end, used, held) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (scope, rule, window_start) DO UPDATE SET used = used + excluded.used, held = held + excluded.held";
 
-pub(super) const RESERVE: &str = "INSERT INTO reservations (id, expires_at, holds) VALUES (?1, ?2, ?3)";
+pub(super) const RESERVE: &str =
+    "INSERT INTO reservations (id, replica, expires_at, holds) VALUES (?1, ?2, ?3, ?4)";
 
 pub(super) const SETTLE: &str =
     "DELETE FROM reservations WHERE id = ?1 RETURNING swept_at IS NOT NULL, holds";
 
-pub(super) const SWEEP: &str = "UPDATE reservations SET swept_at = ?1 WHERE id IN (SELECT id FROM reservations \
-     WHERE expires_at <= ?1 AND swept_at IS NULL ORDER BY expires_at LIMIT ?2) RETURNING holds";
+/// Sweeps the reservations of which the condition is true.
+macro_rules! sweep {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE reservations SET swept_at = ?1 WHERE id IN (SELECT id FROM reservations WHERE swept_at IS NULL AND ",
+            $condition,
+            " ORDER BY expires_at LIMIT ?2) RETURNING holds"
+        )
+    };
+}
+
+pub(super) const SWEEP_EXPIRED: &str = sweep!("expires_at <= ?1");
+
+pub(super) const SWEEP_OTHERS: &str = sweep!("replica IS NOT ?3");
+
+pub(super) const SWEEP_REPLICA: &str =
+    sweep!("replica = ?3 AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = ?3 AND beats > ?4)");
 
 pub(super) fn reserve(connection: &Connection, reservation: &Reservation) -> rusqlite::Result<Reserved> {
     let mut look = connection.prepare_cached(LOOK)?;
@@ -34,8 +50,8 @@ pub(super) fn reserve(connection: &Connection, reservation: &Reservation) -> rus
         let mut changes = Changes::default();
         changes_of(reservation).for_each(|(counter, change)| changes.add(counter, change));
         let holds = encode_holds(reservation);
-        let expires_at = reservation.expires_at.unix_ms();
-        connection.prepare_cached(RESERVE)?.execute(params![reservation.id.uuid(), expires_at, holds])?;
+        let (id, expires_at) = (reservation.id.uuid(), reservation.expires_at.unix_ms());
+        connection.prepare_cached(RESERVE)?.execute(params![id, reservation.replica, expires_at, holds])?;
         apply(connection, &changes)?;
     }
     Ok(reserved)
@@ -53,9 +69,19 @@ pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> rusqli
     apply(connection, &changes)
 }
 
-pub(super) fn sweep(connection: &Connection, now: Timestamp, max_rows: u32) -> rusqlite::Result<u64> {
-    let mut statement = connection.prepare_cached(SWEEP)?;
-    let mut rows = statement.query(params![now.unix_ms(), max_rows])?;
+pub(super) fn sweep(connection: &Connection, sweep: Sweep) -> rusqlite::Result<u64> {
+    let Sweep { abandoned, now, max_rows } = sweep;
+    let now = now.unix_ms();
+    let mut statement = connection.prepare_cached(match abandoned {
+        Abandoned::Expired => SWEEP_EXPIRED,
+        Abandoned::NotOf(_) => SWEEP_OTHERS,
+        Abandoned::Of(_) => SWEEP_REPLICA,
+    })?;
+    let mut rows = match abandoned {
+        Abandoned::Expired => statement.query(params![now, max_rows]),
+        Abandoned::NotOf(replica) => statement.query(params![now, max_rows, replica]),
+        Abandoned::Of(replica) => statement.query(params![now, max_rows, replica.id, replica.beats()]),
+    }?;
     let (mut changes, mut swept) = (Changes::default(), 0);
     while let Some(row) = rows.next()? {
         changes.release(&decode_holds(row.get_ref(0)?.as_str()?), false, Spent::default());

@@ -4,6 +4,7 @@ mod copy;
 mod error;
 mod insert;
 mod limits;
+mod lock;
 mod migrate;
 mod open;
 mod purge;
@@ -34,8 +35,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, ProjectStats, Purged, Record, RequestLog as _, Responses, Store, StoreError,
-    StoreOptions, StoredResponse, StoredTurn, Timestamp, store,
+    ChainQuery, IndexedItem, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
+    StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.
@@ -82,7 +83,7 @@ impl SqliteStore {
 
     fn start(opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
         let readers = Arc::new(Readers::new(opened.readers, commit_timeout));
-        let engine = SqliteEngine::new(opened.writer, opened.opener, Arc::clone(&readers));
+        let engine = SqliteEngine::new(opened.writer, opened.opener, opened.lock, Arc::clone(&readers));
         Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers })
     }
 }
@@ -171,8 +172,7 @@ impl Store for SqliteStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.list_log(1).await?;
-        self.group.check().await
+        probe::check(self).await
     }
 
     async fn close(&self) {

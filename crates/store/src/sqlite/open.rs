@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::lock::ServingLock;
 use super::readers::Shared;
 use super::{error, migrate};
 use crate::migration::{Migration, outdated};
@@ -34,6 +35,8 @@ pub(super) struct Opened {
     pub(super) readers: Vec<Shared>,
     /// `None` for a database in memory.
     pub(super) opener: Option<Opener>,
+    /// Where the file is served.
+    pub(super) lock: Option<ServingLock>,
 }
 
 pub(super) fn open(target: &SqliteTarget, options: &StoreOptions) -> Result<Opened, StoreError> {
@@ -52,7 +55,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
         .map_err(|error| StoreError::Unusable(format!("a database in memory can't be created: {error}")))?;
     migrate::migrate(&mut connection, "the database in memory")?;
     let writer = share(connection);
-    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None })
+    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, lock: None })
 }
 
 fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
@@ -60,13 +63,14 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     create_parent(path)?;
     // Keeps SQLite from taking a name for one of its URIs.
     let path = Path::new(".").join(path);
+    let lock = if options.serves { Some(ServingLock::take(&path, &shown)?) } else { None };
     prepare(&path, &shown, options)?;
     let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
     let mut opener = opener(path.clone(), options.durability);
     let writer = opener().map_err(unusable)?;
     let readers: Result<Vec<Shared>, _> =
         (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
-    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener) })
+    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), lock })
 }
 
 fn create_parent(path: &Path) -> Result<(), StoreError> {

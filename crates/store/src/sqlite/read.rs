@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
 use crate::responses::LOAD;
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
 
 /// The recursion carries row numbers and ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -33,8 +33,12 @@ pub(super) const LIST_DELETED: &str =
 pub(super) const FIND_ITEM: &str =
     "SELECT response_id, position FROM items WHERE project = ?1 AND item_id = ?2";
 
-pub(super) const LOAD_ITEMS: &str = "SELECT input, output FROM responses WHERE id = ?1 AND project = ?2 \
-     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?3)";
+pub(super) const LOAD_ITEMS: &str = concat!(
+    "SELECT ",
+    turn_columns!(),
+    " FROM responses r WHERE r.id = ?1 AND r.project = ?2 \
+     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > ?3)"
+);
 
 pub(super) fn load(
     connection: &Connection,
@@ -44,10 +48,17 @@ pub(super) fn load(
 ) -> Result<Option<StoredResponse>, StoreError> {
     let mut statement = connection.prepare_cached(LOAD)?;
     let mut rows = statement.query(params![id.uuid(), project.as_str(), now.unix_ms()])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let created_at = Timestamp::from_unix_ms(row.get(12)?);
-    let body = body::decode(row.get_ref(13)?.as_blob().map_err(rusqlite::Error::from)?)?;
-    Ok(Some(StoredResponse { turn: turn(row)?, created_at, body }))
+    let of_response = |error: rusqlite::Error| StoreError::from(error).of_response(id);
+    let Some(row) = rows.next().map_err(of_response)? else { return Ok(None) };
+    let turn = turn(row, project)?;
+    response(row, project, turn).map(Some).map_err(|error| error.of_response(id))
+}
+
+fn response(row: &Row<'_>, project: &ProjectId, turn: StoredTurn) -> Result<StoredResponse, StoreError> {
+    let created_at = Timestamp::from_unix_ms(row.get(13)?);
+    let stored = row.get_ref(14)?.as_blob().map_err(rusqlite::Error::from)?;
+    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), row.get(15)?)?;
+    Ok(StoredResponse { turn, created_at, body: body::decode(stored)? })
 }
 
 pub(super) fn load_chain(
@@ -60,18 +71,29 @@ pub(super) fn load_chain(
     let mut rows =
         statement.query(params![query.from.uuid(), project.as_str(), visible_at, query.max_turns])?;
     let mut turns: Vec<StoredTurn> = Vec::new();
-    while let Some(row) = rows.next()? {
-        if row.get::<_, Option<Uuid>>(0)?.is_none() {
+    let of_response = |error: rusqlite::Error| StoreError::from(error).of_response(query.from);
+    while let Some(row) = rows.next().map_err(of_response)? {
+        if row.get::<_, Option<Uuid>>(0).map_err(of_response)?.is_none() {
             return Err(StoreError::BrokenChain { response: query.from });
         }
-        turns.push(turn(row)?);
+        turns.push(turn(row, project)?);
     }
     whole_chain(turns, &query)
 }
 
-fn turn(row: &Row<'_>) -> Result<StoredTurn, StoreError> {
+fn turn(row: &Row<'_>, project: &ProjectId) -> Result<StoredTurn, StoreError> {
+    let id = ResponseId::from_uuid(row.get(0)?);
+    let verified = || {
+        let turn = unverified(row, id)?;
+        checksum::verify(checksum::of_turn(project, &turn), row.get(12)?)?;
+        Ok(turn)
+    };
+    verified().map_err(|error: StoreError| error.of_response(id))
+}
+
+fn unverified(row: &Row<'_>, id: ResponseId) -> Result<StoredTurn, StoreError> {
     Ok(StoredTurn {
-        id: ResponseId::from_uuid(row.get(0)?),
+        id,
         parent: row.get::<_, Option<Uuid>>(1)?.map(ResponseId::from_uuid),
         depth: row.get(2)?,
         status: status_of(row.get(3)?)?,
@@ -109,13 +131,16 @@ pub(super) fn load_items(
     for place in places.iter().flatten() {
         if let Entry::Vacant(unknown) = loaded.entry(place.response) {
             let arguments = params![place.response, project.as_str(), now.unix_ms()];
-            let items = load.query_row(arguments, |row| Ok(Items::of(bytes(row, 0)?, bytes(row, 1)?)));
-            unknown.insert(items.optional()?);
+            let mut rows = load.query(arguments)?;
+            let items = rows.next()?.map(|row| turn(row, project).map(Items::of));
+            unknown.insert(items.transpose()?);
         }
     }
-    let item =
-        |place: Option<Place>| place.and_then(|place| loaded.get(&place.response)?.as_ref()?.get(place));
-    Ok(places.into_iter().map(item).collect())
+    let item = |(id, place): (&ItemId, Option<Place>)| {
+        let found = place.and_then(|place| Some((place, loaded.get(&place.response)?.as_ref()?)));
+        found.map_or(Ok(None), |(place, items)| items.get(id, place))
+    };
+    ids.iter().zip(places).map(item).collect()
 }
 
 pub(super) fn list_deleted(

@@ -6,19 +6,12 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::insert::{insert_log, insert_record};
+use super::lock::ServingLock;
 use super::open::Opener;
 use super::readers::{Readers, Shared, lock};
 use super::{limits, purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
-
-/// Inserts and deletes a row that needs pages of its own, which a full disk refuses.
-pub(super) const CHECK: [&str; 2] = [
-    "INSERT INTO request_log (at, response_id, project, model, transport, outcome, http_status, depth, \
-     input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us) \
-     VALUES (-1, zeroblob(32768), '', '', '', '', 0, 0, 0, 0, 0, 0, 0)",
-    "DELETE FROM request_log WHERE at = -1",
-];
 
 /// Under load, a commit shared by twice as many turns costs each of them a sixth less CPU time.
 const GATHERING: Duration = Duration::from_micros(750);
@@ -31,13 +24,20 @@ pub(super) struct SqliteEngine {
     opener: Option<Opener>,
     readers: Arc<Readers>,
     encoder: Encoder,
+    /// Released after the last write.
+    _lock: Option<ServingLock>,
 }
 
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    pub(super) fn new(connection: Shared, opener: Option<Opener>, readers: Arc<Readers>) -> Self {
-        Self { connection: Some(connection), opener, readers, encoder: Encoder::new() }
+    pub(super) fn new(
+        connection: Shared,
+        opener: Option<Opener>,
+        lock: Option<ServingLock>,
+        readers: Arc<Readers>,
+    ) -> Self {
+        Self { connection: Some(connection), opener, readers, encoder: Encoder::new(), _lock: lock }
     }
 
     fn connection(&mut self) -> rusqlite::Result<Shared> {
@@ -101,7 +101,7 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
         Operation::Reserve(reservation) => {
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
         }
-        Operation::Sweep { now, max_rows } => limits::sweep(connection, *now, *max_rows).map(Outcome::Swept),
+        Operation::Sweep(sweep) => limits::sweep(connection, *sweep).map(Outcome::Swept),
         Operation::Purge { now, log_before, max_rows } => {
             purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
         }
@@ -111,12 +111,6 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
                 is_changed |= statement::execute(connection, statement)?;
             }
             Ok(Outcome::Changed(is_changed))
-        }
-        Operation::Check => {
-            for statement in CHECK {
-                connection.execute(statement, ())?;
-            }
-            Ok(Outcome::Done)
         }
     }
 }

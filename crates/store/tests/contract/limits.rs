@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Count, CounterId, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp};
+use antiphon_store::{
+    Abandoned, Count, CounterId, Hold, Measure, Reservation, Settlement, Spent, Store, Timestamp,
+};
 use antiphon_testkit::eventually;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use crate::fixture::{Fixture, NOW, after, id, log_row, record};
 
@@ -31,14 +34,14 @@ fn hold(scope: &str, measure: Measure, amount: u64, limit: u64) -> Hold {
 
 /// The reservation of the n-th turn, which expires after an hour.
 pub(crate) fn reservation(n: u64, holds: Vec<Hold>) -> Reservation {
-    Reservation { id: id(n), expires_at: after(3_600), holds }
+    Reservation { id: id(n), replica: Uuid::nil(), expires_at: after(3_600), holds }
 }
 
 pub(crate) fn usual_holds() -> Vec<Hold> {
     vec![hold("key:k", Measure::Requests, 1, 10), hold("key:k", Measure::Tokens, 100, 1_000)]
 }
 
-fn settlement(n: u64, requests: u64, tokens: u64) -> Settlement {
+pub(crate) fn settlement(n: u64, requests: u64, tokens: u64) -> Settlement {
     Settlement { id: id(n), spent: Spent { requests, tokens, cost_nano_usd: 0 } }
 }
 
@@ -47,12 +50,12 @@ fn counts(counts: &[(u64, u64)]) -> Vec<Count> {
 }
 
 /// Used and held, by rule.
-async fn counters_of(store: &Arc<dyn Store>, scope: &str) -> BTreeMap<String, (u64, u64)> {
+pub(crate) async fn counters_of(store: &Arc<dyn Store>, scope: &str) -> BTreeMap<String, (u64, u64)> {
     let counters = store.list_counters(scope, NOW).await.unwrap();
     counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
 }
 
-fn of(rules: &[(&str, u64, u64)]) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn of(rules: &[(&str, u64, u64)]) -> BTreeMap<String, (u64, u64)> {
     rules.iter().map(|&(rule, used, held)| (rule.to_owned(), (used, held))).collect()
 }
 
@@ -203,10 +206,10 @@ pub(crate) async fn an_expired_reservation_is_released_and_its_turn_still_counts
     }
     store.settle(settlement(3, 1, 5), None);
     wait_for_reservations(&store, 2).await;
-    assert_eq!(store.sweep(after(3_599), 10).await.unwrap(), 0);
-    assert_eq!(store.sweep(after(3_600), 1).await.unwrap(), 1);
-    assert_eq!(store.sweep(after(3_600), 10).await.unwrap(), 1);
-    assert_eq!(store.sweep(after(3_600), 10).await.unwrap(), 0);
+    assert_eq!(store.sweep(Abandoned::Expired, after(3_599), 10).await.unwrap(), 0);
+    assert_eq!(store.sweep(Abandoned::Expired, after(3_600), 1).await.unwrap(), 1);
+    assert_eq!(store.sweep(Abandoned::Expired, after(3_600), 10).await.unwrap(), 1);
+    assert_eq!(store.sweep(Abandoned::Expired, after(3_600), 10).await.unwrap(), 0);
     assert_eq!(store.count_reservations().await.unwrap(), 0);
     assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 5, 0)]));
     store.settle(settlement(1, 1, 6), None);
@@ -314,7 +317,12 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
                     vec![hold(&scope, Measure::Tokens, tokens, 100), hold(&scope, Measure::Turns, 1, 99)];
                 let expires = model.now + lives;
                 let expires_at = after(begin + expires);
-                let new = Reservation { id: id(turn_id(model.turns.len())), expires_at, holds };
+                let new = Reservation {
+                    id: id(turn_id(model.turns.len())),
+                    replica: Uuid::nil(),
+                    expires_at,
+                    holds,
+                };
                 let reserved = store.reserve(new).await.unwrap();
                 assert_eq!(
                     reserved.is_held,
@@ -341,7 +349,10 @@ async fn follow(store: &Arc<dyn Store>, case: u64, steps: Vec<Step>) {
                 let expired: Vec<_> = (model.turns.iter_mut())
                     .filter(|turn| turn.held.is_some() && turn.expires <= model.now)
                     .collect();
-                assert_eq!(store.sweep(after(begin + model.now), 99).await.unwrap(), expired.len() as u64);
+                assert_eq!(
+                    store.sweep(Abandoned::Expired, after(begin + model.now), 99).await.unwrap(),
+                    expired.len() as u64
+                );
                 expired.into_iter().for_each(|turn| turn.held = None);
             }
         }

@@ -9,6 +9,7 @@ mod accounts;
 mod cache;
 mod chains;
 mod copying;
+mod damage;
 mod deletion;
 mod fixture;
 mod items;
@@ -19,6 +20,7 @@ mod model;
 mod postgres;
 mod purging;
 mod records;
+mod replicas;
 mod sqlite;
 mod usage;
 mod writes;
@@ -73,6 +75,8 @@ macro_rules! contract {
                 a_record_settles_its_reservation, concurrent_reservations_exceed_no_limit_and_leak_nothing,
                 a_reservation_of_a_dropped_caller_is_released, an_expired_reservation_is_released_and_its_turn_still_counts,
                 old_counters_are_purged, random_histories_of_reservations_add_up;
+            replicas: a_replica_is_listed_until_it_is_forgotten, what_a_dead_replica_held_is_released_once,
+                a_replica_that_is_alone_releases_what_all_others_held;
             model: random_histories_match_the_model;
         ]);)+
     };

@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 6"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 8"), "{reason}");
     }
     execute(
         &url,
@@ -72,11 +72,27 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
     assert!(reason.contains("antiphon migrate"), "{reason}");
     assert_eq!(
         antiphon_store::pending(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage", "0006_limits"]
+        [
+            "0001_responses",
+            "0002_accounts",
+            "0003_admin",
+            "0004_keys",
+            "0005_usage",
+            "0006_limits",
+            "0007_replicas"
+        ]
     );
     assert_eq!(
         antiphon_store::migrate(&target).await.unwrap(),
-        ["0001_responses", "0002_accounts", "0003_admin", "0004_keys", "0005_usage", "0006_limits"]
+        [
+            "0001_responses",
+            "0002_accounts",
+            "0003_admin",
+            "0004_keys",
+            "0005_usage",
+            "0006_limits",
+            "0007_replicas"
+        ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
     assert!(antiphon_store::migrate(&target).await.unwrap().is_empty());
@@ -92,12 +108,13 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations; \
+        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas; \
+         ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 6"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 8"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));

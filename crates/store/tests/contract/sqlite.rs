@@ -39,7 +39,7 @@ async fn a_newer_schema_is_refused_with_its_version() {
     let later = "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')";
     connect(&path).execute(later, ()).unwrap();
     let reason = refusal(&path).await;
-    assert!(reason.contains("schema version 9999") && reason.contains("up to 6"), "{reason}");
+    assert!(reason.contains("schema version 9999") && reason.contains("up to 8"), "{reason}");
 }
 
 #[tokio::test]
@@ -66,7 +66,8 @@ async fn a_database_of_the_first_builds_keeps_its_data() {
              DROP TABLE admin_tokens; DROP TABLE keys; DROP TABLE audit; DROP TABLE changes; \
              DROP TABLE usage_rollups; ALTER TABLE request_log DROP COLUMN key_id; \
              ALTER TABLE request_log DROP COLUMN attempts; ALTER TABLE request_log DROP COLUMN cost_nano_usd; \
-             DROP TABLE counters; DROP TABLE reservations; CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY)",
+             DROP TABLE counters; DROP TABLE reservations; DROP TABLE replicas; ALTER TABLE responses DROP COLUMN checksum; \
+             ALTER TABLE responses DROP COLUMN body_checksum; CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY)",
         )
         .unwrap();
     for _ in 0..2 {
@@ -126,6 +127,44 @@ async fn stores_that_open_one_new_file_at_once_share_it() {
     }
 }
 
+fn serving() -> StoreOptions {
+    StoreOptions { serves: true, ..StoreOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_serves_one_gateway_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let first = open_with(&path, serving()).await.unwrap();
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let other_name = directory.path().join("./link.db");
+    let refusals = tokio::join!(open_with(&path, serving()), open_with(&other_name, serving()));
+    for (refused, name) in [(refusals.0, "a.db"), (refusals.1, "link.db")] {
+        let Err(StoreError::Unusable(reason)) = refused else { panic!("two serve {name}") };
+        let process = format!("(process {})", std::process::id());
+        for part in [name, &process, "a.db.lock", "store.url"] {
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+    let beside = open(&path).await;
+    beside.record(record(1, None)).await.unwrap();
+    assert!(first.load(&project("p"), id(1), NOW).await.unwrap().is_some(), "a command works beside it");
+    beside.close().await;
+    let next = tokio::spawn(async move { open_with(&path, serving()).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    first.record(record(2, None)).await.unwrap();
+    first.close().await;
+    let next = next.await.unwrap().expect("it waits for the one before it");
+    assert!(next.load(&project("p"), id(2), NOW).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_database_in_memory_needs_no_lock() {
+    let open = || async { antiphon_store::open(&"sqlite::memory:".parse().unwrap(), serving()).await };
+    let (_one, _two) = (open().await.unwrap(), open().await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_turns_survive_a_crash() {
     let directory = tempfile::tempdir().unwrap();
@@ -165,6 +204,41 @@ async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     store.record(record(9, None)).await.unwrap();
     // The late write happened anyway.
     assert!(store.load(&project("p"), id(2), NOW).await.unwrap().is_some());
+}
+
+/// Writes noise over a table's first page.
+fn damage(path: &Path, table: &str) {
+    use std::os::unix::fs::FileExt;
+    let root =
+        "SELECT (rootpage - 1) * (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = ?";
+    let place: i64 = connect(path).query_row(root, [table], |row| row.get(0)).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .write_all_at(&[0xa5; 8192], place.unsigned_abs())
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_what_would_fail_a_turn() {
+    const TABLES: [&str; 5] = ["responses", "items", "request_log", "counters", "reservations"];
+    for table in TABLES {
+        for is_missing in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("a.db");
+            let store = open(&path).await;
+            store.check().await.unwrap();
+            store.close().await;
+            if is_missing {
+                connect(&path).execute_batch(&format!("DROP TABLE {table}")).unwrap();
+            } else {
+                damage(&path, table);
+            }
+            let store = open(&path).await;
+            assert!(store.check().await.is_err(), "{table}, missing: {is_missing}");
+        }
+    }
 }
 
 /// The goal is 1.3 times what the turns added.

@@ -1,0 +1,137 @@
+//! Who serves a database: one gateway a file, and what a gateway that was killed held.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use antiphon_simulator::upstream::{Gate, Options, Script, Simulator};
+use antiphon_store::{Clock, StoreOptions, SystemClock};
+use antiphon_testkit::{Postgres, Process, Reply, Setup, Signal, eventually};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::binary;
+use crate::command::antiphon;
+
+/// Makes a key for two concurrent turns, beside the gateway, and waits until that knows it.
+async fn limited_key(gateway: &Process, directory: &Path) -> String {
+    let create = ["--config", "process.toml", "keys", "create", "one", "--limits"];
+    let limits = r#"{"concurrent_turns": 2, "budgets": [{"tokens": 1000000, "window": "month"}]}"#;
+    let (code, secret, error) = antiphon(directory, &[&create[..], &[limits]].concat(), &[]).await;
+    assert_eq!(code, 0, "{error}");
+    let is_known = async || status(gateway, "none").await == 401;
+    eventually("the gateway asks for keys", is_known).await;
+    secret.trim().to_owned()
+}
+
+/// A turn that runs until the gate is opened.
+async fn held_turn(upstream: &Simulator, gateway: &Process, secret: &str) -> (Gate, JoinHandle<Reply>) {
+    let (script, gate) = Script::answer("done").usage(100, 20).gated();
+    upstream.script(script);
+    let client = gateway.client.with_secret(secret);
+    let in_flight = upstream.in_flight();
+    let running = tokio::spawn(async move { client.create(json!({"model": "sim", "input": "wait"})).await });
+    upstream.wait_until(|upstream| upstream.in_flight() > in_flight).await;
+    (gate, running)
+}
+
+async fn status(gateway: &Process, secret: &str) -> u16 {
+    gateway.client.with_secret(secret).create(json!({"model": "sim", "input": "x"})).await.status.as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_gateway_on_a_file_is_refused_and_leaves_the_first_its_reservations() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let directory = setup.database().parent().unwrap().to_owned();
+    let gateway = Process::start(binary(), &setup).await;
+    let secret = limited_key(&gateway, &directory).await;
+    let (first, second) =
+        (held_turn(&upstream, &gateway, &secret).await, held_turn(&upstream, &gateway, &secret).await);
+    let (code, _, error) = antiphon(&directory, &["--config", "process.toml", "serve"], &[]).await;
+    assert_eq!(code, 1);
+    for part in ["antiphon.db", &format!("(process {})", gateway.id()), "antiphon.db.lock"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(status(&gateway, &secret).await, 429, "two turns run");
+    for (gate, running) in [first, second] {
+        gate.open();
+        running.await.unwrap().ok();
+    }
+    gateway.kill().await;
+    let gateway = Process::start(binary(), &setup).await;
+    assert_eq!(status(&gateway, &secret).await, 200, "the lock ends with its process");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_releases_what_was_held_before_it_whatever_its_timeouts_are() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup.clone().config("timeouts.turn = \"10h\"")).await;
+    let secret = limited_key(&gateway, setup.database().parent().unwrap()).await;
+    for _ in 0..2 {
+        held_turn(&upstream, &gateway, &secret).await;
+    }
+    gateway.kill().await;
+    let gateway = Process::start(binary(), &setup.config("timeouts.turn = \"1m\"")).await;
+    let started = Instant::now();
+    eventually("there is room", async || status(&gateway, &secret).await == 200).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// The tokens used and held by the only key.
+async fn tokens(url: &str, key: &str) -> (u64, u64) {
+    let store = antiphon_store::open(&url.parse().unwrap(), StoreOptions::default()).await.unwrap();
+    let counters = store.list_counters(key, SystemClock.now()).await.unwrap();
+    store.close().await;
+    let (_, count) = counters.into_iter().find(|(id, _)| &*id.rule == "tokens per month").unwrap();
+    (count.used, count.held)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_releases_what_dead_ones_held_and_one_that_comes_back_counts_once() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let url = Postgres::shared_database().await;
+    let setup = || Setup::over(&upstream).database_url(&url);
+    let setups = [setup(), setup(), setup()];
+    let [survivor, killed, frozen] = [
+        Process::start(binary(), &setups[0]).await,
+        Process::start(binary(), &setups[1]).await,
+        Process::start(binary(), &setups[2]).await,
+    ];
+    let directory = setups[0].database().parent().unwrap().to_owned();
+    let secret = limited_key(&survivor, &directory).await;
+    for replica in [&killed, &frozen] {
+        eventually("it knows the key", async || status(replica, "none").await == 401).await;
+    }
+    let _lost = held_turn(&upstream, &killed, &secret).await;
+    let (gate, running) = held_turn(&upstream, &frozen, &secret).await;
+    assert_eq!(status(&survivor, &secret).await, 429, "two turns run");
+    killed.kill().await;
+    frozen.signal(Signal::STOP);
+    let died = Instant::now();
+    let mut used = 0;
+    let client = survivor.client.with_secret(&secret);
+    for what in ["one of the dead is found", "both of the dead are found"] {
+        let served = eventually(what, async || {
+            let replies = [(); 2].map(|()| client.create(json!({"model": "sim", "input": "DELAY{50} x"})));
+            let replies = futures_util::future::join_all(replies).await;
+            let served: Vec<Value> =
+                replies.iter().filter(|reply| reply.status == 200).map(Reply::json).collect();
+            used += served.iter().map(|reply| reply["usage"]["total_tokens"].as_u64().unwrap()).sum::<u64>();
+            let needed = if what.starts_with("one") { 1 } else { 2 };
+            (served.len() >= needed).then_some(served.len())
+        });
+        served.await;
+    }
+    let took = died.elapsed();
+    assert!((Duration::from_secs(12)..Duration::from_secs(30)).contains(&took), "{took:?}");
+    frozen.signal(Signal::CONT);
+    gate.open();
+    running.await.unwrap().ok();
+    let (_, shown, _) =
+        antiphon(&directory, &["--config", "process.toml", "keys", "show", "one", "--json"], &[]).await;
+    let key = serde_json::from_str::<Value>(&shown).unwrap()["id"].as_str().unwrap().to_owned();
+    let settled = async || tokens(&url, &key).await == (used + 120, 0);
+    eventually("the turn of the frozen replica counts once", settled).await;
+    assert_eq!(status(&frozen, &secret).await, 200, "it serves as before");
+}
