@@ -22,7 +22,7 @@ LAYERS = {
         ["http/auth", "http/body", "http/fallback", "http/query", "http/segment", "http/stall"],
         ["http/error_reply"],
         ["http/doors"],
-        ["http/origin"],
+        ["http/origin", "http/readiness"],
         ["http/error"],
         ["http/socket/metrics", "http/socket/rules", "jobs", "metrics"],
         ["operations", "turn", "reload"],

@@ -171,14 +171,31 @@ impl App {
             tasks.spawn_background(self.server(Endpoints::Operations).serve(admin));
         }
         let limit = self.config.timeouts.shutdown;
-        if !tasks.shut_down(limit).await {
-            tracing::warn!(
-                limit_s = limit.as_secs(),
-                "shutdown timeout reached; aborted the remaining turns"
-            );
+        let serving = async {
+            shutdown.await;
+            if !tasks.shut_down(limit).await {
+                tracing::warn!(
+                    limit_s = limit.as_secs(),
+                    "shutdown timeout reached; aborted the remaining turns"
+                );
+            }
+        };
+        // Heartbeats go on until the last turn has ended: without them, other replicas would release its reservations.
+        tokio::select! {
+            () = serving => {}
+            () = self.send_heartbeats(&store) => {}
         }
         store.close().await;
         tracing::info!("stopped");
+    }
+
+    /// Never returns.
+    async fn send_heartbeats(&self, store: &Arc<dyn Store>) {
+        if store.is_shared() {
+            let (limits, clock) = (Arc::clone(&self.turns.limits), Arc::clone(&self.turns.env.clock));
+            jobs::replicas::watch(limits, Arc::clone(store), clock).await;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Starts the background jobs. Must be called before the first turn.

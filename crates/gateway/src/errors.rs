@@ -22,6 +22,11 @@ pub const STORE_UNAVAILABLE: Class =
     (StatusCode::SERVICE_UNAVAILABLE, Fault::Store, Some("store_unavailable"), None);
 pub const STORE_UNAVAILABLE_TEXT: &str = "The store of responses is unavailable. Please retry in a moment.";
 
+pub const STORE_DAMAGED: Class =
+    (StatusCode::INTERNAL_SERVER_ERROR, Fault::Store, Some("store_damaged"), None);
+pub const STORE_DAMAGED_TEXT: &str =
+    "A stored response that this request needs is damaged. The gateway's log names it.";
+
 /// Status, fault, code and param.
 pub type Class = (StatusCode, Fault, Option<&'static str>, Option<&'static str>);
 
@@ -45,11 +50,27 @@ pub enum Fault {
     Gateway,
 }
 
-/// Whether a store that failed so may work again in a moment.
-pub fn is_temporary(error: &StoreError) -> bool {
-    match error {
-        StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => true,
-        StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => false,
+/// What a failure of the store means to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// It may work again in a moment.
+    Unavailable,
+    /// What is stored can't be read; a retry fails too.
+    Damaged,
+    Internal,
+}
+
+// === impl StoreFailure ===
+
+impl From<&StoreError> for StoreFailure {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => {
+                Self::Unavailable
+            }
+            StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => Self::Damaged,
+            StoreError::Refused(_) => Self::Internal,
+        }
     }
 }
 

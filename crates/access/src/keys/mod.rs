@@ -169,6 +169,11 @@ impl Keys {
         Ok(Caller { project: key.project.clone(), key: Some(Arc::clone(key)), hash })
     }
 
+    /// Whether callers can be identified.
+    pub fn is_ready(&self) -> bool {
+        self.access == Access::Open || self.is_fresh(Instant::now())
+    }
+
     fn is_fresh(&self, now: Instant) -> bool {
         self.verified_at.load().as_deref().is_some_and(|at| now.duration_since(*at) < MAX_STALENESS)
     }

@@ -103,13 +103,23 @@ impl Limits {
         self.metrics.register(registry);
     }
 
-    /// Releases up to `max_rows` reservations that had expired by then. Returns how many it released.
+    /// The id of this process in its reservations.
+    pub fn replica(&self) -> Uuid {
+        self.replica
+    }
+
+    /// Releases up to `max_rows` of these reservations. Returns how many it released.
     ///
     /// # Errors
     ///
     /// Fails if the store does; what was released before stays released.
-    pub async fn sweep(&self, expired_by: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        let swept = self.store.sweep(expired_by, max_rows).await?;
+    pub async fn sweep(
+        &self,
+        abandoned: Abandoned,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<u64, StoreError> {
+        let swept = self.store.sweep(abandoned, now, max_rows).await?;
         self.metrics.swept.inc_by(swept);
         Ok(swept)
     }
@@ -131,7 +141,8 @@ impl Limits {
             return Ok(None);
         }
         let holds = planned.iter().map(|planned| planned.hold.clone()).collect();
-        let reservation = Reservation { id: request.id, expires_at: request.expires_at, holds };
+        let reservation =
+            Reservation { id: request.id, replica: self.replica, expires_at: request.expires_at, holds };
         let reserved = self.store.reserve(reservation).await.map_err(ReserveError::Store)?;
         let rates = remaining_rates(&planned, &reserved, request.now);
         // Nothing may await or fail before this value exists: dropping it releases the reservation.

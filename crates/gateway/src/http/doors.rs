@@ -8,6 +8,7 @@ use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
 use super::origin::LocalOnly;
+use super::readiness::Readiness;
 use super::socket::metrics::SocketMetrics;
 use super::socket::rules::SocketRules;
 use crate::errors::ErrorRow;

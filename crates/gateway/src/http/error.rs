@@ -8,7 +8,9 @@ use antiphon_runtime::whole_seconds;
 use antiphon_store::StoreError;
 use http::StatusCode;
 
-use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT};
+use crate::errors::{
+    self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+};
 
 /// Why a door does not serve a request, in the words that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,6 +80,8 @@ pub enum RequestError {
     SocketTooOld(Duration),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
+    #[error("{}", STORE_DAMAGED_TEXT)]
+    StoreDamaged,
     /// Something that must not happen.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
@@ -115,6 +119,7 @@ impl RequestError {
             Self::TooManyLanes { .. } => invalid(Some("websocket_stream_limit_reached"), Some("stream_id")),
             Self::SocketTooOld(_) => invalid(Some("websocket_connection_limit_reached"), None),
             Self::StoreUnavailable => errors::STORE_UNAVAILABLE,
+            Self::StoreDamaged => errors::STORE_DAMAGED,
             Self::Internal => errors::INTERNAL,
         };
         let rest = if let Self::TooManyAttempts(rest) = self { Some(*rest) } else { None };
@@ -141,6 +146,10 @@ impl From<Denied> for RequestError {
 impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
+        match StoreFailure::from(&error) {
+            StoreFailure::Unavailable => Self::StoreUnavailable,
+            StoreFailure::Damaged => Self::StoreDamaged,
+            StoreFailure::Internal => Self::Internal,
+        }
     }
 }

@@ -12,6 +12,7 @@ mod fallback;
 mod operator;
 pub mod origin;
 mod query;
+pub mod readiness;
 mod segment;
 pub mod server;
 pub mod socket;

@@ -1,4 +1,4 @@
-//! Releases reservations of crashed replicas, and removes the counters of past windows.
+//! Releases reservations that nobody will settle, and removes the counters of past windows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,49 +13,50 @@ const COUNTER_RETENTION: Duration = Duration::from_hours(24);
 /// The number of rows per step, which bounds how long other writers wait.
 const BATCH_ROWS: u32 = 500;
 
-/// Releases expired reservations. `lifetime` is the lifetime of a reservation.
+/// Releases expired reservations.
 ///
-/// Must be called before the first turn. If no other replica shares the store, all reservations in it are left over from an
-/// earlier process, and the first sweep releases all of them.
-pub fn sweep(
-    limits: Arc<Limits>,
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    lifetime: Duration,
-) -> impl Future<Output = ()> {
-    let now = clock.now();
-    let first_cutoff = match store.is_shared() {
-        true => now,
-        false => now.plus(lifetime.saturating_sub(Duration::from_millis(1))),
-    };
-    async move {
-        sweep_once(&limits, &*store, first_cutoff, now).await;
-        loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            if store.is_available() {
-                let now = clock.now();
-                sweep_once(&limits, &*store, now, now).await;
+/// If no other replica shares the store, all reservations of earlier processes are left over, and the first sweep releases
+/// all of them.
+pub async fn sweep(limits: Arc<Limits>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    let mut abandoned =
+        if store.is_shared() { Abandoned::Expired } else { Abandoned::NotOf(limits.replica()) };
+    loop {
+        if store.is_available() {
+            match sweep_once(&limits, &*store, abandoned, clock.now()).await {
+                Ok(()) => abandoned = Abandoned::Expired,
+                Err(error) => tracing::debug!(%error, "reservations could not be released; retrying later"),
             }
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
-async fn sweep_once(limits: &Limits, store: &dyn Store, expired_by: Timestamp, now: Timestamp) {
-    let sweeping = async {
-        loop {
-            let swept = limits.sweep(expired_by, BATCH_ROWS).await?;
-            if swept > 0 {
-                tracing::warn!(reservations = swept, "released expired reservations");
-            }
-            if swept < u64::from(BATCH_ROWS) {
-                break;
-            }
+async fn sweep_once(
+    limits: &Limits,
+    store: &dyn Store,
+    abandoned: Abandoned,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let released = sweep_all(limits, abandoned, now).await?;
+    if released > 0 {
+        tracing::warn!(reservations = released, "released reservations that nobody settled");
+    }
+    while store.purge_counters(now.minus(COUNTER_RETENTION), BATCH_ROWS).await? {}
+    Ok(())
+}
+
+/// Returns how many reservations were released.
+pub(super) async fn sweep_all(
+    limits: &Limits,
+    abandoned: Abandoned,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let mut released = 0;
+    loop {
+        let swept = limits.sweep(abandoned, now, BATCH_ROWS).await?;
+        released += swept;
+        if swept < u64::from(BATCH_ROWS) {
+            return Ok(released);
         }
-        while store.purge_counters(now.minus(COUNTER_RETENTION), BATCH_ROWS).await? {}
-        Ok::<_, StoreError>(())
-    };
-    if let Err(error) = sweeping.await {
-        tracing::debug!(%error, "expired reservations could not be released; retrying later");
     }
 }

@@ -9,7 +9,7 @@ use antiphon_store::StoreError;
 use http::StatusCode;
 
 use super::InvalidRequest;
-use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT};
+use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
@@ -57,7 +57,7 @@ impl OperationError {
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
             Self::UnreadableKey(_) => internal(),
-            Self::Store(error) if errors::is_temporary(error) => {
+            Self::Store(error) if StoreFailure::from(error) == StoreFailure::Unavailable => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())
             }
             Self::Store(_) => internal(),

@@ -11,7 +11,9 @@ use antiphon_upstream::pool::Verdict;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT};
+use crate::errors::{
+    self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+};
 
 /// Why a turn yields no response, in the words that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,7 +62,7 @@ pub enum Failure {
     StreamBroken(String),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
-    /// What is stored of a response is damaged; the log names it.
+    #[error("{}", STORE_DAMAGED_TEXT)]
     StoreDamaged,
     /// Something that must not happen; the cause is in the log.
     #[error("{}", INTERNAL_TEXT)]
@@ -135,6 +137,7 @@ impl Failure {
             }
             Self::StreamBroken(_) => (StatusCode::BAD_GATEWAY, Upstream, Some("server_error"), None),
             Self::StoreUnavailable => errors::STORE_UNAVAILABLE,
+            Self::StoreDamaged => errors::STORE_DAMAGED,
             Self::Internal => errors::INTERNAL,
             Self::ClientGone => (StatusCode::INTERNAL_SERVER_ERROR, Client, Some("internal_error"), None),
         };
@@ -159,7 +162,11 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
+        match StoreFailure::from(&error) {
+            StoreFailure::Unavailable => Self::StoreUnavailable,
+            StoreFailure::Damaged => Self::StoreDamaged,
+            StoreFailure::Internal => Self::Internal,
+        }
     }
 }
 

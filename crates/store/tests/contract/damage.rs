@@ -64,8 +64,8 @@ impl Database {
     }
 }
 
-fn assert_names<T: std::fmt::Debug>(result: Result<T, StoreError>, n: u64, what: &str) {
-    let Err(StoreError::Corrupt(reason)) = &result else { panic!("{what}: {result:?}") };
+fn assert_names<T: std::fmt::Debug>(result: &Result<T, StoreError>, n: u64, what: &str) {
+    let Err(StoreError::Corrupt(reason)) = result else { panic!("{what}: {result:?}") };
     assert!(reason.contains(&id(n).to_string()) && !reason.contains("content"), "{what}: {reason}");
 }
 
@@ -98,7 +98,7 @@ async fn a_changed_value_is_an_error_that_names_the_response() {
             database
                 .execute(&format!("UPDATE responses SET {column} = {value} WHERE {}", database.is(damaged)))
                 .await;
-            assert_names(store.load(&project("p"), id(damaged), NOW).await, damaged, column);
+            assert_names(&store.load(&project("p"), id(damaged), NOW).await, damaged, column);
             let is_of_body = matches!(column, "body" | "created_at");
             let chain = store.load_chain(&project("p"), whole(first + 2)).await;
             let item = ItemId::new(&format!("msg_{damaged}")).unwrap();
@@ -106,8 +106,8 @@ async fn a_changed_value_is_an_error_that_names_the_response() {
             if is_of_body {
                 assert_eq!((chain.unwrap().len(), item.unwrap().len()), (3, 1), "neither needs the body");
             } else {
-                assert_names(chain, damaged, column);
-                assert_names(item, damaged, column);
+                assert_names(&chain, damaged, column);
+                assert_names(&item, damaged, column);
             }
             assert_eq!(store.load_chain(&project("p"), whole(first + 5)).await.unwrap().len(), 2);
             for n in [first, first + 2, first + 5] {
@@ -133,7 +133,7 @@ async fn the_index_of_items_never_yields_another_item() {
                 .execute(&format!("UPDATE items SET position = {position} WHERE item_id = 'msg_2'"))
                 .await;
             assert_names(
-                store.load_items(&project("p"), std::slice::from_ref(&item), NOW).await,
+                &store.load_items(&project("p"), std::slice::from_ref(&item), NOW).await,
                 2,
                 "position",
             );

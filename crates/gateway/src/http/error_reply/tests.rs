@@ -58,6 +58,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::UpstreamTimeout("no connection in time"),
         Failure::StreamBroken("it ended".to_owned()),
         Failure::StoreUnavailable,
+        Failure::StoreDamaged,
         Failure::Internal,
         Failure::ClientGone,
     ]
@@ -125,6 +126,9 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::StoreUnavailable => {
             "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
         }
+        Failure::StoreDamaged => {
+            "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
+        }
         Failure::Internal => {
             "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
         }
@@ -161,6 +165,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::TooManyLanes { max_lanes: 32 },
         RequestError::SocketTooOld(Duration::from_mins(60)),
         RequestError::StoreUnavailable,
+        RequestError::StoreDamaged,
         RequestError::Internal,
     ]
 }
@@ -237,6 +242,9 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::StoreUnavailable => {
             "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+        }
+        RequestError::StoreDamaged => {
+            "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
         }
         RequestError::Internal => {
             "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
