@@ -43,7 +43,7 @@ pub(super) fn resolve(
         }
         match Rules::parse(&Value::Object(settings.clone())) {
             Ok(rules) => {
-                drop(projects.insert(name, ProjectConfig { limits: LimitRules { settings, rules } }))
+                drop(projects.insert(name, ProjectConfig { limits: LimitRules { settings, rules } }));
             }
             Err(error) => problems.reject(format!("projects.{name}.limits"), error.to_string()),
         }
