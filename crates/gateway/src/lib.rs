@@ -1,7 +1,7 @@
 //! Antiphon: a stateful gateway for the OpenAI Responses API.
 //!
-//! Imports point down only: `cli` -> [`app`] -> [`http`] (the doors), [`jobs`], [`metrics`] -> [`turn`] (the path of a turn),
-//! [`operations`] (what operators do) and [`reload`] -> [`config`], [`telemetry`]. `scripts/imports.py` holds the table and
+//! Imports point down only: `cli` -> [`app`] -> `http` (the doors), [`jobs`], `metrics` -> [`turn`] (the path of a turn),
+//! `operations` (what operators do) and `reload` -> [`config`], `telemetry`. `scripts/imports.py` holds the table and
 //! fails on any other import.
 
 pub mod app;
@@ -10,8 +10,8 @@ pub mod config;
 pub mod errors;
 pub mod http;
 pub mod jobs;
-pub mod metrics;
-pub mod operations;
-pub mod reload;
-pub mod telemetry;
+mod metrics;
+mod operations;
+mod reload;
+mod telemetry;
 pub mod turn;

@@ -309,7 +309,7 @@ mod tests {
         proptest::collection::vec(item, 0..7)
     }
 
-    /// What the rendering for those who can't read should come to, on parsed items.
+    /// The expected rendering for an account that cannot read sealed items, computed from parsed items.
     fn model(item: &Value) -> Option<Value> {
         let is_encrypted = item["encrypted_content"].as_str().is_some_and(|content| !content.is_empty());
         match item["type"].as_str().unwrap() {

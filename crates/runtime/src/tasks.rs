@@ -26,7 +26,7 @@ impl Tasks {
     }
 
     /// Like [`spawn`](Self::spawn), on the given runtime.
-    pub fn spawn_on<F: Future<Output = ()> + Send + 'static>(&self, runtime: &Handle, future: F) {
+    pub(crate) fn spawn_on<F: Future<Output = ()> + Send + 'static>(&self, runtime: &Handle, future: F) {
         let aborting = self.aborting.clone();
         let future = async move {
             tokio::select! {

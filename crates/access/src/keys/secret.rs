@@ -20,7 +20,7 @@ pub struct Secret(SecretString);
 // === impl Secret ===
 
 impl Secret {
-    pub fn mint() -> Self {
+    pub(crate) fn mint() -> Self {
         let random: [u8; RANDOM_BYTES] = rand::rng().random();
         Self(format!("{PREFIX}{}", hex::encode(random)).into())
     }

@@ -89,7 +89,7 @@ impl KeyWithSecret {
 // === impl KeyState ===
 
 impl KeyState {
-    pub fn from_stored(key: &StoredKey, now: Timestamp) -> Self {
+    pub(crate) fn from_stored(key: &StoredKey, now: Timestamp) -> Self {
         if key.revoked_at.is_some() {
             Self::Revoked
         } else if key.expires_at.is_some_and(|end| end <= now) {

@@ -1,7 +1,7 @@
 //! Limits of keys and projects. Before a turn goes upstream, its estimated use is reserved in the store, against all of its
 //! limits or none. When it ends, the reservation is settled with its actual use.
 //!
-//! [`rules`](self::rules) and [`window`](self::window) are pure. The counters are in the store, so replicas agree on them.
+//! `rules` and `window` are pure. The counters are in the store, so replicas agree on them.
 //! Turns without limits cost no access to the store.
 
 mod estimate;

@@ -45,7 +45,7 @@ impl Rates {
         headers.extend(self.headers());
     }
 
-    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let headers_of = |rate: Option<Rate>, names: [HeaderName; 3]| {
             let values = rate.map(|rate| {
                 // OpenAI's format of durations.

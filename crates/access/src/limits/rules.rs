@@ -51,7 +51,7 @@ impl Rules {
         Self::new(&settings)
     }
 
-    pub fn new(settings: &LimitSettings) -> Result<Self, InvalidRules> {
+    pub(crate) fn new(settings: &LimitSettings) -> Result<Self, InvalidRules> {
         let mut rules = Vec::new();
         let limits = RateLimits {
             requests: settings.requests_per_minute,
@@ -93,7 +93,7 @@ impl Rules {
         self.0.is_empty()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Rule> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Rule> {
         self.0.iter()
     }
 
@@ -196,7 +196,7 @@ impl Rule {
     }
 
     /// An amount in the limit's unit; costs in US dollars.
-    pub fn format_amount(&self, amount: u64) -> String {
+    pub(crate) fn format_amount(&self, amount: u64) -> String {
         match self.measure {
             Measure::Cost => format_dollars(amount),
             Measure::Requests | Measure::Tokens | Measure::Turns => amount.to_string(),

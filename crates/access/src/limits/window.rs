@@ -34,7 +34,7 @@ pub enum Window {
 
 impl Window {
     /// Start and end of the window that contains this instant. The end belongs to the next window.
-    pub fn bounds_at(self, now: Timestamp) -> (Timestamp, Timestamp) {
+    pub(crate) fn bounds_at(self, now: Timestamp) -> (Timestamp, Timestamp) {
         let now = now.unix_ms();
         let anchored = |first: i64, length: i64| {
             let start = now - (now - first).rem_euclid(length);

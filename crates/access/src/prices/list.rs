@@ -1,11 +1,9 @@
 //! The prices that come with this build.
 
-/// When the list below was checked. Prices change: operators who rely on costs put their own into `[[prices]]`.
-pub const LIST_DATE: &str = "2026-05-13";
-
-/// OpenAI's list prices on [`LIST_DATE`], in thousandths of a dollar for a million tokens: input, cached input (if it has a
+/// OpenAI's list prices as of 2026-05-13, in thousandths of a dollar per million tokens: input, cached input (if it has a
 /// price of its own) and output. They are those of the standard tier and of contexts of usual length; other tiers, very
-/// long contexts and tools are not covered. A model that is not listed has no price.
+/// long contexts and tools are not covered. A model that is not listed has no price. Prices change: operators who rely on
+/// costs put their own into `[[prices]]`.
 pub(super) const LIST: [(&str, u64, Option<u64>, u64); 40] = [
     ("gpt-5.5", 5_000, Some(500), 30_000),
     ("gpt-5.4", 2_500, Some(250), 15_000),

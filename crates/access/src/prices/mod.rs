@@ -10,7 +10,6 @@ use antiphon_protocol::usage::Usage;
 use serde::Serialize;
 
 use self::list::LIST;
-pub use self::list::LIST_DATE;
 pub use self::usd::UsdPerMillion;
 
 /// An operator's price for the models that match a pattern.

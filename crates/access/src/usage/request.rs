@@ -93,7 +93,7 @@ impl UsageRequest {
         Ok(this)
     }
 
-    pub fn query(&self) -> UsageQuery {
+    pub(crate) fn query(&self) -> UsageQuery {
         self.query.clone()
     }
 

@@ -1,4 +1,4 @@
-//! Words in the user's text that steer the reply.
+//! Directives: words in the user's text that control the reply.
 
 use crate::support::{ask, ask_stream, post, simulator, user};
 use antiphon_simulator::upstream::{Options, Script, Simulator};
@@ -21,7 +21,7 @@ async fn say_and_long_choose_the_text() {
 }
 
 #[tokio::test]
-async fn echo_gives_the_input_back_to_the_byte() {
+async fn echo_returns_the_input_byte_for_byte() {
     let input = r#"[{"role":"user","content":"ECHO \u00e9"},  {"type":"odd","n":1.50}]"#;
     let body = format!(r#"{{"model":"sim","input":{input}}}"#);
     assert_eq!(crate::support::post_bytes(&plain().await, body).await.output_text(), input);
@@ -54,7 +54,7 @@ async fn toolcall_fills_the_required_arguments_or_takes_those_given() {
 }
 
 #[tokio::test]
-async fn an_answered_tool_ends_the_loop() {
+async fn a_tool_output_ends_the_loop() {
     let simulator = plain().await;
     let mut request = ask("TOOLCALL");
     request["tools"] = json!([tool("exec_command", json!({}))]);

@@ -27,7 +27,7 @@ async fn a_dropped_simulator_stops() {
 }
 
 #[tokio::test]
-async fn a_prepared_reply_is_a_whole_one_with_new_ids() {
+async fn a_prepared_reply_is_complete_and_has_new_ids() {
     let simulator = simulator(Options::bench()).await;
     let first = post(&simulator, &ask("hello")).await;
     let second = post(&simulator, &ask("hello")).await;
@@ -54,7 +54,7 @@ async fn a_prepared_stream_can_be_paced() {
 }
 
 #[tokio::test]
-async fn a_prepared_turn_of_a_socket_is_a_whole_one_with_new_ids() {
+async fn a_prepared_turn_of_a_socket_is_complete_and_has_new_ids() {
     let simulator = simulator(Options::bench()).await;
     let mut wire = connect(&simulator).await;
     let first = wire.turn(&create("hello")).await;

@@ -14,7 +14,7 @@ async fn collected(script: Script) -> Reply {
 }
 
 #[tokio::test]
-async fn queued_scripts_come_in_order_and_then_the_default() {
+async fn queued_scripts_are_used_in_order_before_the_default() {
     let simulator = simulator(Options { answer: String::from("none"), ..Options::default() }).await;
     simulator.script(Script::answer("one")).script(Script::answer("two"));
     let mut texts = Vec::new();
@@ -53,7 +53,7 @@ async fn calls_can_have_chosen_ids() {
 }
 
 #[tokio::test]
-async fn injected_bytes_go_where_they_are_put() {
+async fn injected_bytes_are_sent_at_their_position() {
     let script =
         Script::answer("x").inject(0, ": hello\n\n").inject(2, "event: odd\r\ndata: {\"a\":1}\r\n\r\n");
     let reply = streamed(script.inject(99, "data: [DONE]\n\n")).await;

@@ -1,4 +1,4 @@
-//! The simulator's replies against recorded ones.
+//! The simulator's replies, compared with recorded ones.
 
 use crate::support::{ask, ask_stream, get, post, simulator, user};
 use antiphon_simulator::upstream::{Options, Script};
@@ -131,7 +131,7 @@ async fn reasoning_and_calls_stream_their_events_in_order() {
 }
 
 #[tokio::test]
-async fn reasoning_is_encrypted_only_when_it_is_asked_for() {
+async fn reasoning_is_encrypted_only_on_request() {
     let simulator = simulator(Options::default()).await;
     simulator.script(Script::new().reasoning("Hm.").text("Yes."));
     let reply = post(&simulator, &ask("hello")).await;
@@ -139,7 +139,7 @@ async fn reasoning_is_encrypted_only_when_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn request_fields_are_echoed_as_they_came() {
+async fn request_fields_are_echoed_unchanged() {
     let simulator = simulator(Options::default()).await;
     let body = r#"{"model":"sim","input":"x","temperature":0.70,"metadata":{"n":"12345678901234567890"},"text":{"verbosity":"low"}}"#;
     let reply = crate::support::post_bytes(&simulator, body).await;

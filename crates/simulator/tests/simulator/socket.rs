@@ -1,4 +1,4 @@
-//! WebSocket mode as the real API speaks it.
+//! WebSocket mode, compared with the real API.
 
 use crate::support::{ask, post, scripted, simulator, soon, user};
 use crate::wire::{Came, assert_error, connect, create, kinds, refused, shake, text, with};
@@ -93,7 +93,7 @@ async fn only_the_newest_response_of_a_lane_is_continued() {
 }
 
 #[tokio::test]
-async fn a_continuation_that_fails_is_forgotten_but_a_fork_that_fails_is_not() {
+async fn a_failed_continuation_is_forgotten_but_a_failed_fork_is_not() {
     let simulator = simulator(Options::default()).await;
     let mut wire = connect(&simulator).await;
     let first = wire.turn(&create("one")).await.pop().unwrap()["response"]["id"].clone();
@@ -202,7 +202,7 @@ async fn every_event_names_its_lane() {
 }
 
 #[tokio::test]
-async fn a_socket_refuses_what_http_refuses_and_stays_open() {
+async fn a_socket_rejects_what_http_rejects_and_stays_open() {
     let simulator = simulator(Options::default()).await;
     let mut wire = connect(&simulator).await;
     let output = json!([{"type": "function_call_output", "call_id": "call_x", "output": "done"}]);
@@ -226,7 +226,7 @@ async fn a_socket_refuses_what_http_refuses_and_stays_open() {
 }
 
 #[tokio::test]
-async fn members_that_clients_send_all_the_same_are_let_in() {
+async fn unsupported_members_that_clients_send_are_accepted() {
     let simulator = simulator(Options::default()).await;
     let mut wire = shake(
         &simulator,
@@ -280,7 +280,7 @@ async fn what_a_socket_received_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_message_may_come_right_behind_the_handshake() {
+async fn a_message_may_follow_the_handshake_immediately() {
     let simulator = simulator(Options::default()).await;
     let mut tcp = TcpStream::connect(simulator.address()).await.unwrap();
     let handshake = "GET /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
@@ -301,7 +301,7 @@ async fn a_message_may_come_right_behind_the_handshake() {
 }
 
 #[tokio::test]
-async fn a_handshake_needs_the_key_and_the_right_address() {
+async fn a_handshake_requires_the_key_and_the_right_path() {
     let simulator = simulator(Options { api_key: Some("sk-right".to_owned()), ..Options::default() }).await;
     let reply = refused(&simulator, &[("authorization", "Bearer sk-wrong")]).await;
     assert_eq!(reply.status(), 401);

@@ -1,4 +1,4 @@
-//! What a script does to a socket.
+//! Scripts on sockets.
 
 use crate::support::{post_bytes, scripted, simulator, soon};
 use crate::wire::{Came, assert_error, connect, create, kinds, refused, shake, text, with};
@@ -30,7 +30,7 @@ async fn a_handshake_is_refused_with_any_status() {
 }
 
 #[tokio::test]
-async fn a_refused_handshake_leaves_the_replies_alone() {
+async fn a_refused_handshake_uses_up_no_script() {
     let simulator = scripted(Script::answer("scripted")).await;
     simulator.handshake(Script::refusal(503, "refused", "Not now."));
     refused(&simulator, &[]).await;
@@ -152,7 +152,7 @@ async fn an_accepted_socket_can_be_closed_before_any_turn() {
 }
 
 #[tokio::test]
-async fn open_sockets_are_closed_at_the_tests_word() {
+async fn a_test_can_close_open_sockets() {
     let simulator = scripted(Script::answer("x").hang_after(1)).await;
     let (mut idle, mut busy) = (connect(&simulator).await, connect(&simulator).await);
     busy.send(&create("x")).await;
@@ -242,7 +242,7 @@ async fn scripted_bytes_are_messages_of_their_own() {
 }
 
 #[tokio::test]
-async fn words_steer_the_turns_of_a_socket() {
+async fn directives_control_the_turns_of_a_socket() {
     let simulator = default_simulator().await;
     let mut wire = connect(&simulator).await;
     wire.send(&create("CLOSE{2,4000}")).await;

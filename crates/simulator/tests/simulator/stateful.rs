@@ -1,4 +1,4 @@
-//! An upstream that remembers.
+//! An upstream that stores responses.
 
 use crate::support::{ask, post, simulator, user};
 use antiphon_simulator::upstream::{Options, Script, Simulator};

@@ -1,4 +1,4 @@
-//! What a strict upstream refuses, and what it must not.
+//! What a strict upstream rejects, and what it accepts.
 
 use crate::support::{ask, post, post_bytes, simulator, user};
 use antiphon_simulator::upstream::{Options, Script, Simulator};
@@ -35,7 +35,7 @@ async fn model_and_input_are_required() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_refused() {
+async fn a_body_that_is_not_json_is_rejected() {
     let reply = post_bytes(&strict().await, "{\"model\":").await;
     assert_eq!(reply.status, 400);
     assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
@@ -96,7 +96,7 @@ async fn fields_of_a_socket_frame_are_unknown_over_http() {
 }
 
 #[tokio::test]
-async fn reasoning_without_encrypted_content_is_looked_for_in_vain() {
+async fn reasoning_without_encrypted_content_is_not_found() {
     let message = "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false. Try again with \
                    `store` set to true, or remove this item from your input.";
     let items =
@@ -147,7 +147,7 @@ async fn encrypted_content_is_read_inside_its_boundary_only() {
 }
 
 #[tokio::test]
-async fn a_tool_output_needs_its_call_before_it() {
+async fn a_tool_output_requires_an_earlier_call() {
     let message = "No tool call found for function call output with call_id call_1.";
     refused_items(json!([output("call_1")]), None, Some("input"), 400, message).await;
     refused_items(json!([output("call_1"), call("call_1")]), None, Some("input"), 400, message).await;
@@ -218,7 +218,7 @@ async fn a_wrong_key_is_refused_and_the_right_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_refused_turn_leaves_the_queue_alone() {
+async fn a_rejected_turn_uses_up_no_script() {
     let simulator = strict().await;
     simulator.script(Script::answer("kept"));
     assert_eq!(post(&simulator, &ask(json!([output("call_1")]))).await.status, 400);
@@ -226,7 +226,7 @@ async fn a_refused_turn_leaves_the_queue_alone() {
 }
 
 #[tokio::test]
-async fn a_lenient_upstream_refuses_none_of_it() {
+async fn a_lenient_upstream_rejects_none_of_them() {
     let simulator = simulator(Options { strict: false, ..Options::default() }).await;
     let request = json!({"input": [output("call_1")], "generate": true, "previous_response_id": "resp_1"});
     assert_eq!(post(&simulator, &request).await.status, 200);

@@ -11,15 +11,15 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Longer than anything here takes, shorter than anybody waits.
+/// Longer than anything in these tests takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The pieces as they came.
+    /// The pieces as received.
     pub(crate) pieces: Vec<Bytes>,
-    /// Whether the body came to its end.
+    /// Whether the body is complete.
     pub(crate) whole: bool,
 }
 
@@ -32,7 +32,7 @@ impl Reply {
         serde_json::from_str(&self.text()).unwrap()
     }
 
-    /// Event names and data, read as the standard says.
+    /// Event names and data, parsed according to the standard.
     pub(crate) fn events(&self) -> Vec<(String, Value)> {
         let text = self.text().replace("\r\n", "\n");
         let whole = text.split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n"));
@@ -99,7 +99,7 @@ pub(crate) fn user(text: &str) -> Value {
     json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]})
 }
 
-/// The reply once its headers are there; `None` when the connection ends before.
+/// The reply once its headers have arrived; `None` if the connection ends before.
 pub(crate) async fn open(url: &str, body: impl Into<Bytes>) -> Option<http::Response<Incoming>> {
     let request = Request::builder()
         .method(Method::POST)
@@ -144,7 +144,7 @@ pub(crate) async fn get(url: String) -> Reply {
     read(client().request(request).await.unwrap()).await
 }
 
-/// Gives up rather than hang when what is waited for never comes.
+/// Fails after a timeout instead of hanging.
 pub(crate) async fn soon<T>(waiting: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it comes in time")
 }

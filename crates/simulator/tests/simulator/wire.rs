@@ -1,4 +1,4 @@
-//! A small client of sockets.
+//! A small WebSocket client.
 
 use crate::support::soon;
 use antiphon_simulator::upstream::Simulator;
@@ -16,7 +16,7 @@ pub(crate) struct Wire {
     pub(crate) handshake: http::Response<Option<Vec<u8>>>,
 }
 
-/// What comes from the other side.
+/// What the simulator sends.
 #[derive(Debug)]
 pub(crate) enum Came {
     Event(Value),
@@ -44,7 +44,7 @@ pub(crate) async fn connect(simulator: &Simulator) -> Wire {
     shake(simulator, &[]).await.expect("an open socket")
 }
 
-/// The reply to a handshake that is refused.
+/// The reply to a refused handshake.
 pub(crate) async fn refused(
     simulator: &Simulator,
     headers: &[(&str, &str)],
@@ -61,7 +61,7 @@ pub(crate) fn create(input: impl Into<Value>) -> Value {
     json!({"type": "response.create", "model": "sim", "store": false, "input": input.into()})
 }
 
-/// The same with another member.
+/// Adds a member to a message.
 pub(crate) fn with(mut frame: Value, name: &str, value: impl Into<Value>) -> Value {
     frame[name] = value.into();
     frame
@@ -124,7 +124,7 @@ impl Wire {
         }
     }
 
-    /// Everything up to the end of a turn.
+    /// All events up to the end of a turn.
     pub(crate) async fn events(&mut self) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -153,7 +153,7 @@ impl Wire {
         self.events().await
     }
 
-    /// How many events come before the end, and the end.
+    /// The number of events before the end, and the end.
     pub(crate) async fn rest(&mut self) -> (usize, Came) {
         let mut count = 0;
         loop {
@@ -164,7 +164,7 @@ impl Wire {
         }
     }
 
-    /// Everything that comes, byte by byte, until TCP ends.
+    /// All bytes until TCP ends.
     pub(crate) async fn raw_rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         drop(soon(self.stream.get_mut().read_to_end(&mut bytes)).await);
