@@ -210,7 +210,7 @@ async fn when_all_accounts_cool_down_retry_after_is_the_first_end() {
 #[tokio::test]
 async fn every_429_and_503_has_retry_after() {
     let pool = pool(2).await;
-    // The first one is ready again at once, so there is no account to wait for.
+    // The first account stays ready, so no cooldown gives the time, and `retry-after` has its default.
     pool.upstreams[0].script(Script::http(500, error("server_error")));
     pool.upstreams[1].script(Script::http(429, error("rate_limit_exceeded")));
     let reply = pool.ask().await;

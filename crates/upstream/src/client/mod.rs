@@ -26,7 +26,7 @@ use self::connect::Connector;
 use self::http1::{Http1, NoReply};
 use self::http2::Http2;
 use self::origin::Origin;
-pub use self::parts::PartsBody;
+pub(crate) use self::parts::PartsBody;
 use self::pool::{Bounds, Pool, Pooled};
 
 /// For each worker.
@@ -34,7 +34,7 @@ const IDLE_CONNECTIONS: Bounds = Bounds { per_origin: 256, total: 1024 };
 
 /// Sends requests to upstreams over pooled connections.
 #[derive(Clone)]
-pub struct Clients {
+pub(crate) struct Clients {
     connector: Connector,
     pools: Arc<[Arc<Pool>]>,
     /// The index of the calling worker's pool: connections are not shared between workers.

@@ -5,7 +5,7 @@
 //! disconnects can't interrupt it between the server's reply and the store. Tokens are stored encrypted.
 
 mod refresh;
-pub mod seal;
+pub(crate) mod seal;
 mod token;
 
 use std::fmt;
@@ -33,7 +33,7 @@ use antiphon_runtime::{Env, hex};
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Refreshes the tokens of accounts.
-pub struct Credentials {
+pub(crate) struct Credentials {
     store: Arc<dyn Store>,
     sealer: Sealer,
     clients: Clients,
@@ -153,7 +153,7 @@ impl fmt::Debug for Credentials {
 // === impl OAuth ===
 
 impl OAuth {
-    pub fn new(account: &str, settings: &OAuthSettings) -> Self {
+    pub(crate) fn new(account: &str, settings: &OAuthSettings) -> Self {
         let fingerprint = Sha256::digest(settings.refresh_token.expose());
         Self {
             account: account.to_owned(),

@@ -16,13 +16,13 @@ const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 
 /// Seals and opens with one key, which is read or created when it is first needed.
-pub struct Sealer {
+pub(crate) struct Sealer {
     file: PathBuf,
     cipher: OnceLock<XChaCha20Poly1305>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum SealError {
+pub(crate) enum SealError {
     #[error("the key file {path} cannot be {operation}: {reason}")]
     File { path: String, operation: &'static str, reason: String },
     #[error("the key file {0} does not contain 64 hex digits")]

@@ -1,7 +1,7 @@
 //! Requests to upstreams and their replies, over HTTP or WebSocket. Each request carries its account's credential.
 
 pub mod headers;
-pub mod reply;
+mod reply;
 pub mod socket;
 
 use std::sync::Arc;

@@ -135,8 +135,8 @@ async fn another_task_can_read_the_rest_of_a_reply() {
     let mut peer = upstream.accept().await;
     peer.reply("x", CHUNKED).await;
     let mut body = sending.await.unwrap().unwrap().into_body();
-    let mut nobody = Context::from_waker(Waker::noop());
-    assert!(matches!(Pin::new(&mut body).poll_frame(&mut nobody), Poll::Pending));
+    let mut no_task = Context::from_waker(Waker::noop());
+    assert!(matches!(Pin::new(&mut body).poll_frame(&mut no_task), Poll::Pending));
     let reading = tokio::spawn(async move { body.collect().await.unwrap().to_bytes() });
     tokio::task::yield_now().await;
     peer.write(&chunk("one")).await;

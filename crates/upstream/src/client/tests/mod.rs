@@ -55,7 +55,7 @@ impl Upstream {
 
     async fn accept(&self) -> Peer {
         let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
-        Peer(accepted.expect("nobody connects").unwrap().0)
+        Peer(accepted.expect("no connection").unwrap().0)
     }
 
     /// A whole exchange over a new connection, which stays open at both ends.
