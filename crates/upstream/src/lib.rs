@@ -2,7 +2,7 @@
 //!
 //! Imports point down only: [`pool`] (which account gets a turn) -> [`transport`] (HTTP and WebSocket) -> [`account`] (one
 //! account, and what is known of its upstream) -> [`credential`] (tokens that expire) -> [`client`] (connections) ->
-//! [`settings`] (what the configuration is read into) and [`metrics`] -> [`dialect`] (the API that an upstream has).
+//! [`settings`] (what the configuration is read into) and [`metrics`] -> [`dialect`] (the API that an upstream speaks).
 
 pub mod account;
 pub mod client;

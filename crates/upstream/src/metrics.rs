@@ -1,4 +1,4 @@
-//! Metrics of upstreams: attempts, tokens and sockets.
+//! Metrics of upstreams: attempts, token refreshes and sockets.
 
 use antiphon_runtime::GaugeGuard;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,7 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 const FIRST_EVENT_BUCKETS: [f64; 13] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
-/// The outcome of an attempt that the turn stayed with.
+/// The outcome of an attempt whose reply the turn uses.
 pub const ANSWERED: &str = "answered";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,7 +37,7 @@ struct FallbackLabels {
     reason: &'static str,
 }
 
-/// Metrics that every turn an account answers touches, resolved once per account.
+/// Metrics that every served turn touches, resolved once per account.
 #[derive(Debug)]
 pub struct AccountMetrics {
     pub answered: Counter,
@@ -58,12 +58,12 @@ pub struct UpstreamMetrics {
 // === impl UpstreamMetrics ===
 
 impl UpstreamMetrics {
-    pub fn token_refreshed(&self, account: &str, outcome: &'static str) {
+    pub(crate) fn token_refreshed(&self, account: &str, outcome: &'static str) {
         self.token_refreshes.get_or_create(&OutcomeLabels { account: account.to_owned(), outcome }).inc();
     }
 
     /// Counts a socket until the guard is dropped.
-    pub fn socket_opened(&self) -> GaugeGuard {
+    pub(crate) fn socket_opened(&self) -> GaugeGuard {
         GaugeGuard::new(&self.sockets)
     }
 
@@ -79,7 +79,7 @@ impl UpstreamMetrics {
         self.attempts.get_or_create(&OutcomeLabels { account: account.to_owned(), outcome }).inc();
     }
 
-    pub fn of_account(&self, account: &str) -> AccountMetrics {
+    pub(crate) fn for_account(&self, account: &str) -> AccountMetrics {
         let name = || account.to_owned();
         AccountMetrics {
             answered: self
@@ -102,12 +102,12 @@ impl UpstreamMetrics {
         );
         registry.register(
             "upstream_socket_turns",
-            "Turns sent over a WebSocket, which was opened for them or reused",
+            "Turns sent over a WebSocket that was opened for them or reused",
             self.socket_turns.clone(),
         );
         registry.register(
             "upstream_socket_fallbacks",
-            "Turns that left the WebSocket they were meant for, by reason",
+            "Turns that left their WebSocket, by reason",
             self.socket_fallbacks.clone(),
         );
         registry.register("account_attempts", "Attempts, by account and outcome", self.attempts.clone());

@@ -1,4 +1,4 @@
-//! Plain settings of accounts and routing, as the configuration is read into them.
+//! Settings of accounts and routing. The configuration is read into these types.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,28 +20,28 @@ pub struct AccountSettings {
     /// Without a slash at the end; `/responses` is added to it.
     pub base_url: Url,
     pub credential: CredentialSettings,
-    /// The models that it serves. Empty: whatever its upstream lists.
+    /// The models that it serves. Empty: those that its upstream lists.
     pub models: Vec<ModelPattern>,
     /// Accounts of one boundary can read each other's encrypted items.
     pub boundary: String,
-    /// What the account calls some models, by the name that clients use.
+    /// The account's own names of models, by the names that clients use.
     pub aliases: BTreeMap<String, String>,
-    /// Added to each of its requests; secrets among them are marked as sensitive.
+    /// Added to each of its requests. Secrets are marked as sensitive.
     pub headers: HeaderMap,
-    /// Parameters that the address of each of its requests gets.
+    /// Parameters added to the address of each of its requests.
     pub query: BTreeMap<String, String>,
     pub dialect: Dialect,
     pub transport: UpstreamTransport,
-    /// Whether its upstream only streams: collected replies are then assembled here.
+    /// Whether its upstream only streams. Collected replies are assembled by the gateway then.
     pub stream_only: bool,
     pub state: UpstreamState,
     pub replay_ids: ReplayIds,
-    /// Higher goes first.
+    /// The account with the highest priority goes first.
     pub priority: u32,
     pub weight: u32,
-    /// Turns at once.
+    /// How many turns may run at the same time.
     pub max_in_flight: Option<u32>,
-    /// The account as operators see it: secrets are redacted.
+    /// The account as operators see it, with secrets redacted.
     pub shown: serde_json::Value,
 }
 
@@ -58,60 +58,60 @@ pub enum CredentialSettings {
 pub struct OAuthSettings {
     pub token_url: Url,
     pub client_id: String,
-    /// Sent in the request's body.
+    /// Sent in the body of the request.
     pub client_secret: Option<Secret>,
-    /// The first one; those that follow are kept in the store.
+    /// The first one. Its successors are kept in the store.
     pub refresh_token: Secret,
     pub scope: Option<String>,
     /// Added to requests to the authorization server.
     pub headers: HeaderMap,
 }
 
-/// A secret that can be compared, and is never printed.
+/// A secret that can be compared and is never printed.
 #[derive(Debug, Clone)]
 pub struct Secret(SecretString);
 
-/// What reaching upstreams needs, whichever account asks.
+/// Settings of connections to upstreams, the same for all accounts.
 #[derive(Debug, Clone)]
 pub struct UpstreamSettings {
-    /// For a connection, TLS included, and for opening a WebSocket.
+    /// For opening a connection with TLS, and for opening a WebSocket.
     pub connect_timeout: Duration,
     /// The largest message that an upstream may send over a WebSocket.
     pub max_message_bytes: usize,
-    /// Holds the key that stored tokens are encrypted with; made when it is first needed.
+    /// The file with the key that encrypts stored tokens. It is created when it is first needed.
     pub key_file: PathBuf,
 }
 
 /// How turns are spread over accounts.
 #[derive(Debug, Clone)]
 pub struct RoutingSettings {
-    /// Which account gets a turn that belongs to none yet.
+    /// Which account gets a turn that does not continue a chain.
     pub strategy: Strategy,
-    /// Turns that may wait while every account is at its `max_in_flight`.
+    /// How many turns may wait for an account.
     pub max_queued: usize,
     pub queue_timeout: Duration,
-    /// How soon an account has to be back from cooling down for a turn to wait for it.
+    /// A turn waits for an account whose cooldown ends within this time.
     pub patience: Duration,
-    /// How often an account that is cooling down after failures is asked for its models, to have it back early.
+    /// How often the models of an account that is cooling down after failures are requested, to end its cooldown early.
     pub probe_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// The one with the fewest turns in flight, for its weight.
+    /// The account with the fewest turns in flight, relative to its weight.
     LeastLoaded,
-    /// Each in turn, as often as its weight says.
+    /// Each account in turn, in proportion to its weight.
     RoundRobin,
-    /// The first that is ready and has room.
+    /// The first account that is ready and below its `max_in_flight`.
     FillFirst,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UpstreamState {
-    /// The whole chain is sent with each turn, and the upstream keeps nothing.
+    /// Each turn is sent with its whole chain, and the upstream stores nothing.
     #[default]
     Replay,
-    /// A chain that the account served last continues by the upstream's own id, with the new items alone.
+    /// A chain whose last turn the account served continues by the upstream's own id, with only the new items.
     Native,
 }
 

@@ -73,7 +73,10 @@ impl Turn {
             }
             let failed = self.refused(account, refusal, &error);
             let is_credential = failed.verdict == Verdict::CredentialRefused;
-            if has_renewed || !is_credential || !self.turns.upstream.refuse(account, authorization.as_ref()) {
+            if has_renewed
+                || !is_credential
+                || !self.turns.upstream.invalidate_credential(account, authorization.as_ref())
+            {
                 return Err(failed);
             }
             self.note_attempt("token_refused");
@@ -82,13 +85,13 @@ impl Turn {
     }
 
     fn takes_sockets(&self, account: &Account) -> bool {
-        self.facts.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
+        self.facts.create.operation == Operation::Create && account.uses_sockets(self.turns.env.clock.now())
     }
 
     /// The socket on which the upstream remembers what the turn continues.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
         let parent = resolved.upstream_parent(account)?;
-        self.turns.upstream.socket_of(account, parent).await
+        self.turns.upstream.take_idle_socket(account, parent).await
     }
 
     fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
@@ -204,7 +207,7 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        match self.in_time(self.turns.upstream.ask(account, socket, frame)).await? {
+        match self.in_time(self.turns.upstream.send_on_socket(account, socket, frame)).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it waited, which is nobody's failure.
             Err(_) if is_reused => Ok(Err(STALE)),

@@ -1,4 +1,4 @@
-//! What a client sends never takes an account from others.
+//! No client can make an account unusable for other clients.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn error(code: Option<&str>, message: &str) -> String {
     json!({"error": {"message": message, "type": "t", "param": null, "code": code}}).to_string()
 }
 
-/// Two accounts that are asked in their order, and the clients of two projects.
+/// Two accounts that are tried in this order, and the clients of two projects.
 struct Tenants {
     upstreams: [Simulator; 2],
     gateway: Gateway,
@@ -45,7 +45,7 @@ impl Tenants {
 }
 
 #[tokio::test]
-async fn the_organization_and_the_project_are_the_accounts_and_not_the_clients() {
+async fn organization_and_project_headers_of_the_client_are_dropped() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).start().await;
     let names = ["openai-organization", "openai-project", "openai-beta"];
@@ -56,7 +56,7 @@ async fn the_organization_and_the_project_are_the_accounts_and_not_the_clients()
 }
 
 #[tokio::test]
-async fn a_401_that_a_request_provokes_disables_no_account() {
+async fn a_401_caused_by_a_request_disables_no_account() {
     let tenants = tenants().await;
     for _ in 0..3 {
         for upstream in &tenants.upstreams {
@@ -70,7 +70,7 @@ async fn a_401_that_a_request_provokes_disables_no_account() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_refused_without_a_clients_doing_disables_its_account() {
+async fn a_credential_refused_without_client_content_disables_its_account() {
     let tenants = tenants().await;
     tenants.upstreams[0].revoke_credentials(true);
     tenants.first.create(plain("x")).await.ok();
@@ -79,7 +79,7 @@ async fn a_credential_that_is_refused_without_a_clients_doing_disables_its_accou
 }
 
 #[tokio::test]
-async fn a_404_about_something_else_takes_the_model_from_nobody() {
+async fn a_404_about_something_else_does_not_mark_the_model_as_missing() {
     let tenants = tenants().await;
     for message in ["Item with id 'rs_model' not found.", "File 'the model sim does not exist' not found"] {
         tenants.upstreams[0].script(Script::http(404, error(None, message)));
@@ -91,7 +91,7 @@ async fn a_404_about_something_else_takes_the_model_from_nobody() {
 }
 
 #[tokio::test]
-async fn one_tenants_failing_requests_keep_nobody_else_from_an_account() {
+async fn failing_requests_of_one_tenant_do_not_affect_other_tenants() {
     let tenants = tenants().await;
     for _ in 0..12 {
         assert_ne!(tenants.first.create(plain("ERROR{500}")).await.status, 200);
@@ -131,7 +131,7 @@ async fn the_last_usable_account_never_cools_down_for_failures() {
 }
 
 #[tokio::test]
-async fn a_turn_waits_for_an_account_that_is_back_soon() {
+async fn a_turn_waits_for_an_account_whose_cooldown_ends_soon() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).start().await;
     let limited = Script::http(429, error(Some("rate_limit_exceeded"), "m"));
@@ -144,7 +144,7 @@ async fn a_turn_waits_for_an_account_that_is_back_soon() {
 }
 
 #[tokio::test]
-async fn a_collected_turn_that_is_cut_in_the_middle_goes_on_elsewhere() {
+async fn a_collected_turn_that_is_cut_off_fails_over() {
     for settings in
         ["transport = \"http\"", "transport = \"http\"\nstream_only = true", "transport = \"websocket\""]
     {
@@ -160,7 +160,7 @@ async fn a_collected_turn_that_is_cut_in_the_middle_goes_on_elsewhere() {
 }
 
 #[tokio::test]
-async fn what_fails_on_one_account_after_the_other_counts_against_its_caller() {
+async fn a_request_that_fails_on_several_accounts_counts_against_its_caller() {
     let tenants = tenants().await;
     let operator = Operator::of(&tenants.gateway).await;
     let limits = json!({"requests_per_minute": 1});

@@ -1,11 +1,11 @@
-//! Encrypted items, and accounts that can't read what another one's upstream has encrypted.
+//! Encrypted items, and accounts that can't read what another account's upstream has encrypted.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Client, Gateway, Reply, Setup};
 use serde_json::{Value, json};
 
-/// Two accounts, each of a boundary of its own; the first is asked first.
-async fn two() -> (Simulator, Simulator, Gateway) {
+/// Two accounts with a boundary each. Turns go to the first one.
+async fn two_boundaries() -> (Simulator, Simulator, Gateway) {
     let upstream = async |boundary: &str| {
         Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
     };
@@ -16,8 +16,8 @@ async fn two() -> (Simulator, Simulator, Gateway) {
     (one, two, gateway)
 }
 
-/// For one turn.
-fn away(upstream: &Simulator) {
+/// Makes the upstream fail the next turn.
+fn fail_once(upstream: &Simulator) {
     upstream.script(Script::http(500, "{}"));
 }
 
@@ -37,8 +37,8 @@ fn types(items: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn reasoning_is_stripped_for_another_boundary_and_is_whole_again_at_its_origin() {
-    let (one, two, gateway) = two().await;
+async fn reasoning_is_stripped_for_another_boundary_and_complete_at_its_own() {
+    let (one, two, gateway) = two_boundaries().await;
     one.script(Script::new().reasoning("I thought hard.").text("answer"));
     let first = gateway.client.create(json!({"model": "sim", "input": "question"})).await;
     assert_eq!(first.header("x-antiphon-reasoning"), Some("full"));
@@ -46,14 +46,14 @@ async fn reasoning_is_stripped_for_another_boundary_and_is_whole_again_at_its_or
     let sealed = first["output"][0]["encrypted_content"].clone();
     assert!(sealed.is_string());
 
-    away(&one);
+    fail_once(&one);
     let elsewhere = continued(&gateway.client, &first).await;
     assert_eq!(elsewhere.header("x-antiphon-reasoning"), Some("stripped"));
     let items = input(&two);
     assert_eq!(types(&items), ["message"; 4]);
     assert_eq!((&items[1]["role"], &items[1]["content"]), (&json!("assistant"), &json!("I thought hard.")));
     assert!(!items.iter().any(|item| item.to_string().contains("encrypted_content")));
-    assert_eq!(two.counts().requests, 1, "nobody had to be refused for that");
+    assert_eq!(two.counts().requests, 1, "it was stripped without a refused attempt");
 
     let back = continued(&gateway.client, &first).await;
     assert_eq!(back.header("x-antiphon-reasoning"), Some("full"));
@@ -63,11 +63,11 @@ async fn reasoning_is_stripped_for_another_boundary_and_is_whole_again_at_its_or
 }
 
 #[tokio::test]
-async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_the_others_summaries() {
-    let (one, two, gateway) = two().await;
+async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_summaries_of_the_rest() {
+    let (one, two, gateway) = two_boundaries().await;
     one.script(Script::new().reasoning("first").text("a"));
     let mut parent = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
-    away(&one);
+    fail_once(&one);
     two.script(Script::new().reasoning("second").text("b"));
     parent = continued(&gateway.client, &parent).await.ok();
     continued(&gateway.client, &parent).await.ok();
@@ -77,7 +77,7 @@ async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_the_others_sum
         ["message", "message", "message", "message", "reasoning", "message", "message"]
     );
     assert_eq!(items[1]["content"], "first");
-    away(&two);
+    fail_once(&two);
     let there = continued(&gateway.client, &parent).await;
     assert_eq!(there.header("x-antiphon-reasoning"), Some("stripped"));
     let items = input(&one);
@@ -89,8 +89,8 @@ async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_the_others_sum
 }
 
 #[tokio::test]
-async fn a_compaction_is_replaced_by_what_it_stood_for_where_it_can_not_be_read() {
-    let (one, two, gateway) = two().await;
+async fn an_unreadable_compaction_is_replaced_by_the_original_items() {
+    let (one, two, gateway) = two_boundaries().await;
     let first = gateway.client.created(json!({"model": "sim", "input": "remember blue"})).await;
     let compaction =
         json!({"type": "compaction", "id": "cmp_1", "encrypted_content": one.encrypted_content()});
@@ -101,7 +101,7 @@ async fn a_compaction_is_replaced_by_what_it_stood_for_where_it_can_not_be_read(
     assert_eq!(whole.header("x-antiphon-reasoning"), Some("full"));
     assert_eq!(types(&input(&one)), ["compaction", "message", "message"]);
 
-    away(&one);
+    fail_once(&one);
     let rebuilt = continued(&gateway.client, &second).await;
     assert_eq!(rebuilt.header("x-antiphon-reasoning"), Some("rebuilt"));
     let items = input(&two);
@@ -113,12 +113,12 @@ async fn a_compaction_is_replaced_by_what_it_stood_for_where_it_can_not_be_read(
 }
 
 #[tokio::test]
-async fn what_a_client_brings_from_elsewhere_is_stripped_once_it_was_refused() {
+async fn foreign_encrypted_content_is_stripped_after_the_upstream_refuses_it() {
     let message =
         "The encrypted content gAAA...0001 could not be verified. Reason: could not be decrypted or parsed.";
     let by_message = json!({"error": {"message": message, "type": "invalid_request_error", "code": null}});
     for refusal in [None, Some(Script::http(400, by_message.to_string()))] {
-        let (one, two, gateway) = two().await;
+        let (one, two, gateway) = two_boundaries().await;
         let sealed = if refusal.is_some() { one.encrypted_content() } else { two.encrypted_content() };
         let body = json!({"model": "sim", "store": false, "stream": false, "input": [
             {"type": "message", "role": "user", "content": "question"},
@@ -139,8 +139,8 @@ async fn what_a_client_brings_from_elsewhere_is_stripped_once_it_was_refused() {
 }
 
 #[tokio::test]
-async fn content_that_stays_unreadable_is_the_clients_error_after_one_more_try() {
-    let (one, two, gateway) = two().await;
+async fn content_that_stays_unreadable_is_a_client_error_after_one_retry() {
+    let (one, two, gateway) = two_boundaries().await;
     let refusal =
         json!({"error": {"message": "m", "type": "t", "param": null, "code": "invalid_encrypted_content"}});
     one.always(Script::http(400, refusal.to_string()));

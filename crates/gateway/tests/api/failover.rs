@@ -1,4 +1,4 @@
-//! Several accounts as one: which of them gets a turn, and who takes over when one fails.
+//! Several accounts as one: which of them gets a turn, and which takes over when one fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::simulator;
 
-/// As many upstreams, with an account each: `a0`, `a1`, …; those that come first are asked first.
+/// Upstreams with an account each: `a0`, `a1`, … [`pool`] tries them in this order.
 struct Pool {
     upstreams: Vec<Simulator>,
     gateway: Gateway,
@@ -29,7 +29,7 @@ async fn pool_with(size: usize, configure: impl FnOnce(Setup) -> Setup) -> Pool 
     let urls: Vec<String> = upstreams.iter().map(Simulator::url).collect();
     let clock = Arc::new(ManualClock::default());
     let accounts = NAMES.into_iter().zip(urls.iter().map(String::as_str));
-    // The clock stands still: nobody waits for an account to be back.
+    // The clock stands still, so no turn must wait for a cooldown to end.
     let setup = Setup::with_accounts(accounts).clock(&clock).config("routing.patience = \"1ms\"");
     let setup = configure(setup);
     Pool { upstreams, gateway: setup.start().await, clock }
@@ -44,8 +44,8 @@ impl Pool {
         self.upstreams.iter().map(|upstream| upstream.counts().requests).collect()
     }
 
-    async fn state(&self, place: usize) -> &'static str {
-        self.gateway.account_state(NAMES[place]).await
+    async fn state(&self, index: usize) -> &'static str {
+        self.gateway.account_state(NAMES[index]).await
     }
 
     /// How many turns wait for an account.
@@ -62,7 +62,7 @@ fn error(code: &str) -> String {
     json!({"error": {"message": "m", "type": "t", "param": null, "code": code}}).to_string()
 }
 
-/// What an upstream may do before the first event that another account makes up for, and the state it is left in.
+/// Failures before the first event that lead to another account, and the state of the account after each.
 fn failures() -> Vec<(Script, &'static str)> {
     let mut cases: Vec<(Script, &'static str)> = [500, 502, 503, 504, 529]
         .into_iter()
@@ -95,14 +95,14 @@ async fn every_failure_before_the_first_event_leads_to_the_next_account() {
     ];
     let only_collected =
         [(Script::http(200, "<html>"), "ready"), (Script::http(200, "{\"id\": \"cut"), "ready")];
-    let with = |cases: &[(Script, &'static str)], stream| {
+    let with_stream = |cases: &[(Script, &'static str)], stream| {
         cases.iter().cloned().map(|(script, state)| (script, state, stream)).collect::<Vec<_>>()
     };
     let cases = [
-        with(&failures(), false),
-        with(&failures(), true),
-        with(&only_streams, true),
-        with(&only_collected, false),
+        with_stream(&failures(), false),
+        with_stream(&failures(), true),
+        with_stream(&only_streams, true),
+        with_stream(&only_collected, false),
     ];
     for (script, state, stream) in cases.concat() {
         let pool = pool(2).await;
@@ -123,7 +123,7 @@ fn error_event(code: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_upstream_that_drops_connections_or_is_not_there_is_replaced() {
+async fn an_upstream_that_drops_connections_or_is_down_is_replaced() {
     let mut pool = pool(2).await;
     pool.upstreams[0].always(Script::answer("x").drop_connection());
     pool.ask().await.ok();
@@ -135,7 +135,7 @@ async fn an_upstream_that_drops_connections_or_is_not_there_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_the_requests_own_fault_is_passed_on_and_blames_nobody() {
+async fn client_errors_are_passed_on_and_do_not_affect_the_account() {
     for status in [400, 403, 404, 408, 409, 413, 422] {
         let pool = pool(2).await;
         pool.upstreams[0].script(Script::http(status, error("odd")));
@@ -148,7 +148,7 @@ async fn what_is_the_requests_own_fault_is_passed_on_and_blames_nobody() {
 async fn nothing_is_sent_twice_after_its_first_event() {
     let created = json!({"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "object": "response",
         "status": "in_progress", "output": []}});
-    // Both come in one piece.
+    // Both events arrive in one piece.
     let at_once =
         format!("event: response.created\ndata: {created}\n\n{}", error_event("rate_limit_exceeded"));
     for script in [
@@ -168,7 +168,7 @@ async fn nothing_is_sent_twice_after_its_first_event() {
 }
 
 #[tokio::test]
-async fn a_turn_is_tried_on_three_accounts_and_told_what_the_last_one_said() {
+async fn a_turn_is_tried_on_three_accounts_and_returns_the_last_error() {
     let pool = pool(5).await;
     for (upstream, status) in pool.upstreams.iter().zip([500, 502, 503, 504]) {
         upstream.always(Script::http(status, error(&format!("code_{status}"))));
@@ -178,7 +178,7 @@ async fn a_turn_is_tried_on_three_accounts_and_told_what_the_last_one_said() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_rate_limited_is_left_alone_until_its_reset() {
+async fn a_rate_limited_account_cools_down_until_its_reset() {
     let pool = pool(2).await;
     pool.upstreams[0].script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", "20"));
     for _ in 0..3 {
@@ -191,7 +191,7 @@ async fn an_account_that_is_rate_limited_is_left_alone_until_its_reset() {
 }
 
 #[tokio::test]
-async fn when_all_are_cooling_the_client_hears_when_the_first_is_back() {
+async fn when_all_accounts_cool_down_retry_after_is_the_first_end() {
     let pool = pool(2).await;
     for (upstream, seconds) in pool.upstreams.iter().zip(["30", "7"]) {
         upstream.script(Script::http(429, error("rate_limit_exceeded")).header("retry-after", seconds));
@@ -208,9 +208,9 @@ async fn when_all_are_cooling_the_client_hears_when_the_first_is_back() {
 }
 
 #[tokio::test]
-async fn every_429_and_503_says_when_to_come_again() {
+async fn every_429_and_503_has_retry_after() {
     let pool = pool(2).await;
-    // The first one is ready again at once, so there is no account to wait for.
+    // The first account stays ready, so no cooldown gives the time, and `retry-after` has its default.
     pool.upstreams[0].script(Script::http(500, error("server_error")));
     pool.upstreams[1].script(Script::http(429, error("rate_limit_exceeded")));
     let reply = pool.ask().await;
@@ -226,7 +226,7 @@ async fn every_429_and_503_says_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
+async fn three_consecutive_failures_start_a_cooldown_and_a_success_resets_the_count() {
     let pool = pool(2).await;
     let broken = Script::http(500, error("server_error"));
     for _ in 0..2 {
@@ -252,7 +252,7 @@ async fn three_failures_in_a_row_cool_an_account_and_a_success_forgives_them() {
 }
 
 #[tokio::test]
-async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_not() {
+async fn a_successful_probe_ends_a_failure_cooldown_but_not_a_rate_limit() {
     let pool = pool_with(3, |setup| {
         setup.config("routing.strategy = \"fill_first\"\nrouting.probe_interval = \"20ms\"")
     })
@@ -265,7 +265,7 @@ async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_n
     for _ in 0..3 {
         pool.ask().await.ok();
     }
-    // The clock stands still, so only a probe can bring it back.
+    // The clock stands still, so only a probe can end the cooldown.
     eventually("the account is ready", async || pool.state(0).await == "ready").await;
     assert_eq!(pool.state(1).await, "cooling");
     pool.ask().await.ok();
@@ -273,7 +273,7 @@ async fn an_account_that_answers_a_probe_is_back_early_and_one_with_a_limit_is_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accounts_that_come_and_go_drop_no_stream() {
+async fn adding_and_removing_accounts_drops_no_stream() {
     let pool = pool_with(2, |setup| setup).await;
     let (script, gate) = Script::answer("a b c").gated_after(2);
     for upstream in &pool.upstreams {
@@ -303,7 +303,7 @@ async fn accounts_that_come_and_go_drop_no_stream() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_disables_its_account_and_the_last_one_is_missed() {
+async fn refused_credentials_disable_accounts_until_none_is_left() {
     let pool = pool(2).await;
     for upstream in &pool.upstreams {
         upstream.revoke_credentials(true);
@@ -327,7 +327,7 @@ async fn a_refused_credential_disables_its_account_and_the_last_one_is_missed() 
 }
 
 #[tokio::test]
-async fn a_model_that_one_account_lacks_is_asked_of_the_other_and_other_models_are_not() {
+async fn a_model_missing_at_one_account_is_served_by_another() {
     let pool = pool(2).await;
     pool.upstreams[0].script(Script::http(404, error("model_not_found")));
     for _ in 0..3 {
@@ -340,7 +340,7 @@ async fn a_model_that_one_account_lacks_is_asked_of_the_other_and_other_models_a
 }
 
 #[tokio::test]
-async fn a_chain_goes_on_elsewhere_while_its_account_is_away_and_then_comes_back() {
+async fn a_chain_moves_to_another_account_during_a_cooldown_and_stays_there() {
     let pool = pool(2).await;
     let mut parent = pool.gateway.client.created(json!({"model": "sim", "input": "remember blue"})).await;
     let next = async |parent: &Value| {
@@ -353,13 +353,13 @@ async fn a_chain_goes_on_elsewhere_while_its_account_is_away_and_then_comes_back
     let replayed = pool.upstreams[1].last_request().unwrap().input();
     assert_eq!(replayed[0]["content"][0]["text"], "remember blue");
     pool.clock.advance(Duration::from_secs(20));
-    // The other account has its cache now.
+    // The other account served the chain last, so it has the chain's cache now.
     next(&parent).await;
     assert_eq!(pool.counts(), [2, 2]);
 }
 
 #[tokio::test]
-async fn a_chain_outlives_its_account() {
+async fn a_chain_survives_the_removal_of_its_account() {
     let pool = pool(2).await;
     let first = pool.gateway.client.created(plain()).await;
     let Pool { upstreams, gateway, .. } = pool;
@@ -394,7 +394,7 @@ async fn turns_with_the_same_key_or_session_go_to_the_same_account() {
 }
 
 #[tokio::test]
-async fn an_account_gets_no_more_turns_than_it_may_and_the_others_wait() {
+async fn max_in_flight_is_enforced_and_further_turns_wait() {
     let pool = pool_with(2, |setup| {
         setup
             .account(0, "max_in_flight = 2")
@@ -432,7 +432,7 @@ async fn an_account_gets_no_more_turns_than_it_may_and_the_others_wait() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_the_queue_takes_nobodys_place() {
+async fn a_client_that_leaves_the_queue_frees_its_place() {
     let pool = pool_with(1, |setup| setup.account(0, "max_in_flight = 1")).await;
     let (script, gate) = Script::answer("x").gated();
     pool.upstreams[0].script(script);
@@ -464,7 +464,7 @@ async fn no_turn_is_lost_while_accounts_flap_under_many_streams() {
     let urls: Vec<String> = upstreams.iter().map(Simulator::url).collect();
     let accounts = NAMES.into_iter().zip(urls.iter().map(String::as_str));
     let gateway = Setup::with_accounts(accounts).start().await;
-    // Two always work, and three are tried; the others fail, each in its own way, again and again.
+    // Two upstreams always work and a turn is tried three times. The other two keep failing in different ways.
     let failures = [
         Script::http(429, error("rate_limit_exceeded")).header("retry-after-ms", "5"),
         Script::answer("x").drop_connection(),

@@ -1,4 +1,4 @@
-//! What is known of accounts by all replicas, and after a restart.
+//! Account state, shared by replicas and kept over restarts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn error(code: &str) -> String {
     json!({"error": {"message": "m", "type": "t", "param": null, "code": code}}).to_string()
 }
 
-/// Answers once accounts are as they were before the start.
+/// Returns once account state is loaded: the gateway replies only after that.
 async fn started(gateway: &Gateway) {
     gateway.client.get("/healthz").await;
 }
@@ -35,17 +35,17 @@ async fn wait_for(gateway: &Gateway, wanted: &str) {
     eventually(&format!("the account is {wanted}"), async || state(gateway).await == wanted).await;
 }
 
-/// Waits until the store has heard of what the gateway knows.
+/// Waits until the gateway has written account state to the store.
 async fn wait_until_stored(gateway: &Gateway, is_there: impl Fn(&antiphon_store::StoredAccount) -> bool) {
-    eventually("the store has heard of it", async || {
+    eventually("the account state is stored", async || {
         let accounts = gateway.app.chains.store().list_accounts().await.unwrap_or_default();
         accounts.iter().any(&is_there)
     })
     .await;
 }
 
-/// An account with a key of its own, and another that takes what it can't.
-async fn two() -> (Simulator, Simulator, Arc<ManualClock>, Setup) {
+/// An account with a key, and another one that takes over.
+async fn two_accounts() -> (Simulator, Simulator, Arc<ManualClock>, Setup) {
     let (first, second) = (simulator().await, simulator().await);
     let clock = Arc::new(ManualClock::default());
     let setup = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
@@ -58,7 +58,7 @@ async fn two() -> (Simulator, Simulator, Arc<ManualClock>, Setup) {
 #[tokio::test]
 async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
     for wanted in ["cooling", "disabled"] {
-        let (first, _second, clock, setup) = two().await;
+        let (first, _second, clock, setup) = two_accounts().await;
         let gateway = setup.start().await;
         match wanted {
             "cooling" => drop(first.script(Script::http(429, error("insufficient_quota")))),
@@ -71,7 +71,7 @@ async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
         started(&gateway).await;
         assert_eq!(state(&gateway).await, wanted, "known before the first turn");
         gateway.client.created(plain()).await;
-        assert_eq!(first.counts().requests, 1, "it is left alone");
+        assert_eq!(first.counts().requests, 1, "the account gets no turn");
         clock.advance(Duration::from_secs(3601));
         let later = if wanted == "cooling" { "ready" } else { "disabled" };
         assert_eq!(state(&gateway).await, later);
@@ -79,21 +79,21 @@ async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
-    let (first, _second, clock, setup) = two().await;
+async fn a_new_credential_or_upstream_resets_the_state_except_a_pause() {
+    let (first, _second, clock, setup) = two_accounts().await;
     let gateway = setup.start().await;
     first.revoke_credentials(true);
     gateway.client.created(plain()).await;
     wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
     let setup = gateway.stop().await;
-    let other = |setup: &Setup| {
+    let with_new_key = |setup: &Setup| {
         setup
             .clone()
             .without_account(0)
             .and_account("a", &first.url())
             .account(1, "api_key = { value = \"sk-new\" }")
     };
-    let gateway = other(&setup).start().await;
+    let gateway = with_new_key(&setup).start().await;
     started(&gateway).await;
     assert_eq!(state(&gateway).await, "ready");
     let now = clock.now();
@@ -110,8 +110,8 @@ async fn another_credential_or_upstream_starts_afresh_and_a_pause_stays() {
 }
 
 #[tokio::test]
-async fn a_paused_account_is_left_alone_until_it_is_resumed() {
-    let (first, second, clock, setup) = two().await;
+async fn a_paused_account_gets_no_turns_until_it_is_resumed() {
+    let (first, second, clock, setup) = two_accounts().await;
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
     let now = clock.now();
@@ -126,8 +126,8 @@ async fn a_paused_account_is_left_alone_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
-    let (first, _second, clock, setup) = two().await;
+async fn resuming_makes_a_disabled_or_cooling_account_ready() {
+    let (first, _second, clock, setup) = two_accounts().await;
     let gateway = setup.start().await;
     let store = Arc::clone(gateway.app.chains.store());
     for wanted in ["disabled", "cooling"] {
@@ -146,8 +146,8 @@ async fn a_resumed_account_is_back_whatever_it_was_left_alone_for() {
 }
 
 #[tokio::test]
-async fn replicas_share_what_they_learn_of_accounts() {
-    let (first, _second, clock, setup) = two().await;
+async fn replicas_share_account_state() {
+    let (first, _second, clock, setup) = two_accounts().await;
     let url = Postgres::shared_database().await;
     let setup = setup.database_url(&url);
     let (one, two) = (setup.clone().start().await, setup.start().await);
@@ -167,8 +167,8 @@ async fn replicas_share_what_they_learn_of_accounts() {
 }
 
 #[tokio::test]
-async fn what_is_learnt_while_the_store_is_away_is_written_when_it_is_back() {
-    let (first, _second, _clock, setup) = two().await;
+async fn account_state_is_written_when_the_store_recovers() {
+    let (first, _second, _clock, setup) = two_accounts().await;
     let faults = Faults::default();
     let gateway = setup.faults(&faults).start().await;
     faults.set(Fault::Down);
@@ -178,5 +178,5 @@ async fn what_is_learnt_while_the_store_is_away_is_written_when_it_is_back() {
     wait_for(&gateway, "disabled").await;
     faults.set(Fault::None);
     wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
-    assert_eq!(state(&gateway).await, "disabled", "what the store had before did not win");
+    assert_eq!(state(&gateway).await, "disabled", "the older state in the store is not taken over");
 }

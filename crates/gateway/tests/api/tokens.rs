@@ -1,4 +1,4 @@
-//! Accounts whose access tokens expire: who refreshes them, when, and what becomes of turns meanwhile.
+//! Accounts whose access tokens expire: when they are refreshed, and what happens to turns in the meantime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::simulator;
 const REFUSED: &str =
     r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"token_expired"}}"#;
 
-/// One account whose tokens come from a server, and as many others as there are upstreams more.
+/// The first account gets its tokens from an authorization server. The others have no credential.
 struct Tokens {
     server: AuthorizationServer,
     upstreams: Vec<Simulator>,
@@ -31,7 +31,7 @@ async fn tokens(upstreams: usize) -> Tokens {
         .account(0, &server.account())
         .config("routing.strategy = \"fill_first\"")
         .clock(&clock);
-    // A database on a server has no place beside it.
+    // A database on a server has no folder of its own for the key file.
     let key_file = setup.database().with_extension("key");
     let setup = setup.config(&format!("store.key_file = \"{}\"", key_file.display()));
     Tokens { server, upstreams, clock, setup }
@@ -43,16 +43,16 @@ fn plain() -> Value {
 
 impl Tokens {
     /// What each request to an upstream was authorized with.
-    fn bearers(&self, place: usize) -> Vec<String> {
+    fn bearers(&self, index: usize) -> Vec<String> {
         let bearer = |received: &antiphon_simulator::upstream::Received| {
             received.header("authorization").unwrap_or("none").replace("Bearer ", "")
         };
-        self.upstreams[place].requests().iter().map(bearer).collect()
+        self.upstreams[index].requests().iter().map(bearer).collect()
     }
 }
 
 #[tokio::test]
-async fn the_first_of_many_turns_has_a_token_issued_for_all() {
+async fn concurrent_first_turns_share_one_refresh() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     let replies = join_all((0..64).map(|_| gateway.client.create(plain()))).await;
@@ -72,14 +72,14 @@ async fn the_first_of_many_turns_has_a_token_issued_for_all() {
 }
 
 #[tokio::test]
-async fn a_token_is_refreshed_under_load_before_it_expires_and_no_turn_waits_for_it() {
+async fn a_token_is_refreshed_before_it_expires_without_delaying_turns() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
     tokens.server.hold();
     tokens.clock.advance(Duration::from_secs(3600 - 200));
     let replies = join_all((0..32).map(|_| gateway.client.create(plain()))).await;
-    assert!(replies.iter().all(|reply| reply.status == 200), "the old token is good for 200 s more");
+    assert!(replies.iter().all(|reply| reply.status == 200), "the old token is valid for another 200 s");
     tokens.server.wait_for_requests(2).await;
     tokens.server.open();
     eventually("a turn has the new token", async || {
@@ -94,7 +94,7 @@ async fn a_token_is_refreshed_under_load_before_it_expires_and_no_turn_waits_for
 }
 
 #[tokio::test]
-async fn turns_that_find_the_token_expired_wait_for_one_refresh() {
+async fn turns_with_an_expired_token_wait_for_one_refresh() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
@@ -110,13 +110,13 @@ async fn turns_that_find_the_token_expired_wait_for_one_refresh() {
 }
 
 #[tokio::test]
-async fn rotated_tokens_survive_a_restart_and_are_nowhere_in_plain_text() {
+async fn rotated_tokens_survive_a_restart_and_are_stored_encrypted() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
     let gateway = gateway.restart().await;
     gateway.client.created(plain()).await;
-    assert_eq!(tokens.server.requests().len(), 1, "the access token is still good");
+    assert_eq!(tokens.server.requests().len(), 1, "the access token is still valid");
     tokens.clock.advance(Duration::from_secs(3700));
     let gateway = gateway.restart().await;
     gateway.client.created(plain()).await;
@@ -132,7 +132,7 @@ async fn rotated_tokens_survive_a_restart_and_are_nowhere_in_plain_text() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_account_asked_again() {
+async fn a_refused_token_is_refreshed_once_and_the_account_is_retried() {
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
@@ -142,7 +142,7 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
     }
     let turns = join_all((0..8).map(|_| gateway.client.create(plain())));
     let refused = async {
-        // All are there before the first one hears of it.
+        // All turns have reached the upstream before the first one is refused.
         tokens.upstreams[0].wait_until(|upstream| upstream.counts().requests == 9).await;
         gates.iter().for_each(antiphon_simulator::upstream::Gate::open);
     };
@@ -155,7 +155,7 @@ async fn a_token_that_the_upstream_refuses_is_refreshed_once_and_the_same_accoun
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_the_new_token_too_disables_the_account() {
+async fn a_refused_new_token_disables_the_account() {
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
     tokens.upstreams[0].revoke_credentials(true);
@@ -166,7 +166,7 @@ async fn an_upstream_that_refuses_the_new_token_too_disables_the_account() {
 }
 
 #[tokio::test]
-async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere() {
+async fn a_refused_refresh_disables_the_account_and_the_turn_fails_over() {
     for failure in [(400, r#"{"error":"invalid_grant"}"#), (401, r#"{"error":{"code":"invalid_client"}}"#)] {
         let tokens = tokens(2).await;
         let gateway = tokens.setup.clone().start().await;
@@ -175,18 +175,22 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_goes_on_elsewhere()
         assert_eq!((gateway.account_state("a0").await, tokens.bearers(0).len()), ("disabled", 0));
         assert_eq!(tokens.bearers(1), ["none"]);
         gateway.client.created(plain()).await;
-        assert_eq!(tokens.server.requests().len(), 1, "nobody asks again");
+        assert_eq!(tokens.server.requests().len(), 1, "the server is not asked again");
     }
 }
 
 #[tokio::test]
-async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token_later() {
+async fn turns_do_not_wait_forever_for_a_slow_refresh_and_use_its_token_later() {
     let mut tokens = tokens(2).await;
     tokens.setup = tokens.setup.config("timeouts.connect = \"300ms\"");
     let gateway = tokens.setup.clone().start().await;
     tokens.server.hold();
     gateway.client.created(plain()).await;
-    assert_eq!((tokens.bearers(0).len(), tokens.bearers(1).len()), (0, 1), "it went elsewhere");
+    assert_eq!(
+        (tokens.bearers(0).len(), tokens.bearers(1).len()),
+        (0, 1),
+        "the turn went to the other account"
+    );
     tokens.server.open();
     eventually("a turn has the token", async || {
         gateway.client.created(plain()).await;
@@ -197,7 +201,7 @@ async fn turns_do_not_wait_for_ever_for_a_server_that_is_slow_and_have_its_token
 }
 
 #[tokio::test]
-async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_as_well() {
+async fn a_refused_refresh_disables_the_account_even_while_its_token_is_valid() {
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
@@ -212,7 +216,7 @@ async fn a_refresh_that_is_refused_while_the_token_is_good_disables_the_account_
 }
 
 #[tokio::test]
-async fn a_server_that_fails_leaves_the_account_to_be_tried_again() {
+async fn a_failing_authorization_server_does_not_disable_the_account() {
     for failure in [(500, ""), (429, "{}"), (200, "no JSON"), (400, r#"{"error":"temporarily_unavailable"}"#)]
     {
         let tokens = tokens(2).await;
@@ -227,7 +231,7 @@ async fn a_server_that_fails_leaves_the_account_to_be_tried_again() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_does_not_break_a_refresh_off() {
+async fn a_client_that_leaves_does_not_interrupt_a_refresh() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     tokens.server.hold();
@@ -243,7 +247,7 @@ async fn a_client_that_leaves_does_not_break_a_refresh_off() {
 }
 
 #[tokio::test]
-async fn tokens_that_can_not_be_saved_yet_are_used_and_saved_later() {
+async fn tokens_that_cannot_be_saved_yet_are_used_and_saved_later() {
     let tokens = tokens(1).await;
     let faults = Faults::default();
     let gateway = tokens.setup.clone().faults(&faults).start().await;
@@ -264,20 +268,21 @@ async fn tokens_that_can_not_be_saved_yet_are_used_and_saved_later() {
 }
 
 #[tokio::test]
-async fn another_refresh_token_in_the_configuration_starts_afresh() {
+async fn a_new_refresh_token_in_the_configuration_replaces_stored_tokens() {
     let tokens = tokens(1).await;
     let gateway = tokens.setup.clone().start().await;
     gateway.client.created(plain()).await;
     let setup = gateway.stop().await;
-    // Whoever logged in again got a token that the server knows as its newest.
-    let other = tokens.server.account().replace("refresh-0", "refresh-1");
-    let setup = setup.without_account(0).and_account("a0", &tokens.upstreams[0].url()).account(0, &other);
+    // After another login, the server knows this refresh token as its newest.
+    let credential = tokens.server.account().replace("refresh-0", "refresh-1");
+    let setup =
+        setup.without_account(0).and_account("a0", &tokens.upstreams[0].url()).account(0, &credential);
     setup.start().await.client.created(plain()).await;
     assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
 }
 
 #[tokio::test]
-async fn replicas_refresh_one_after_the_other_and_share_what_was_issued() {
+async fn replicas_refresh_one_at_a_time_and_share_the_tokens() {
     let tokens = tokens(1).await;
     let url = Postgres::shared_database().await;
     let setup = tokens.setup.clone().database_url(&url);

@@ -1,4 +1,4 @@
-//! Upstreams that are spoken to over WebSockets, whatever the client speaks.
+//! Upstreams over WebSockets, whatever transport the client uses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn follow(client: &Client, parent: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn a_chain_keeps_its_socket_and_sends_only_what_is_new() {
+async fn a_chain_keeps_its_socket_and_sends_only_new_items() {
     let (upstream, gateway, _) = over("websocket").await;
     let mut parent = gateway.client.create(turn(None)).await.ok_id();
     for _ in 0..4 {
@@ -67,7 +67,7 @@ async fn a_chain_keeps_its_socket_and_sends_only_what_is_new() {
 async fn a_reply_over_a_socket_is_the_same_as_over_http() {
     let shape = |value: &Value| {
         let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
-        // Upstreams put it into collected replies alone.
+        // Upstreams send it only in collected replies.
         keys.retain(|key| key != "billing");
         keys.sort();
         (keys, value["status"].clone(), value["output"][0]["content"].clone(), value["store"].clone())
@@ -86,7 +86,7 @@ async fn a_reply_over_a_socket_is_the_same_as_over_http() {
 }
 
 #[tokio::test]
-async fn a_socket_that_closes_while_it_is_idle_is_nobodys_failure() {
+async fn an_idle_socket_that_closes_does_not_count_as_a_failure() {
     for close in [Close::Code(1000), Close::Code(1012), Close::Fin, Close::Reset] {
         let (upstream, gateway, _) = over("websocket").await;
         upstream.script(Script::answer("a").then_close(Duration::ZERO, close));
@@ -105,7 +105,7 @@ async fn a_socket_that_closes_while_it_is_idle_is_nobodys_failure() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_sockets_is_spoken_to_over_http_and_not_asked_again_for_a_while() {
+async fn an_upstream_without_sockets_is_used_over_http_for_ten_minutes() {
     for status in [426, 404, 400] {
         let (upstream, gateway, clock) = over("auto").await;
         upstream.handshake(Script::refusal(status, "x", "no sockets"));
@@ -121,7 +121,7 @@ async fn an_upstream_without_sockets_is_spoken_to_over_http_and_not_asked_again_
 }
 
 #[tokio::test]
-async fn a_socket_that_can_not_be_had_or_is_lost_at_once_leads_to_http() {
+async fn a_failed_or_lost_socket_falls_back_to_http() {
     let scripts = [
         Script::refusal(503, "x", "m"),
         Script::new().drop_connection(),
@@ -148,7 +148,7 @@ async fn a_socket_that_can_not_be_had_or_is_lost_at_once_leads_to_http() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_takes_too_long_leads_to_http() {
+async fn a_slow_handshake_falls_back_to_http() {
     let upstream = simulator().await;
     let setup =
         Setup::over(&upstream).account(0, "transport = \"auto\"").config("timeouts.connect = \"200ms\"");
@@ -157,11 +157,11 @@ async fn a_handshake_that_takes_too_long_leads_to_http() {
     let first = gateway.client.create(turn(None)).await.ok_id();
     follow(&gateway.client, &first).await.ok();
     assert!(upstream.requests().iter().all(|request| request.socket.is_none()));
-    assert_eq!(upstream.sockets().len(), 1, "it is remembered");
+    assert_eq!(upstream.sockets().len(), 1, "the failed handshake is remembered");
 }
 
-/// `a` over sockets alone, and `b` to take over.
-async fn with_another() -> (Simulator, Simulator, Gateway) {
+/// `a` uses only sockets, and `b` takes over.
+async fn socket_account_and_another() -> (Simulator, Simulator, Gateway) {
     let (first, second) = (simulator().await, simulator().await);
     let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
         .account(0, "transport = \"websocket\"")
@@ -172,7 +172,7 @@ async fn with_another() -> (Simulator, Simulator, Gateway) {
 }
 
 #[tokio::test]
-async fn an_account_over_sockets_alone_fails_over_like_any_other() {
+async fn a_socket_only_account_fails_over_like_any_other() {
     let handshakes = [
         (Script::refusal(401, "invalid_api_key", "m"), "ready"),
         (Script::refusal(429, "rate_limit_exceeded", "m"), "cooling"),
@@ -181,7 +181,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
         (Script::new().drop_connection(), "ready"),
     ];
     for (script, wanted) in handshakes {
-        let (first, second, gateway) = with_another().await;
+        let (first, second, gateway) = socket_account_and_another().await;
         first.handshake(script.clone());
         gateway.client.created(turn(None)).await;
         assert_eq!((first.counts().requests, second.counts().requests), (0, 1), "{script:?}");
@@ -196,7 +196,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
         (Script::answer("a").close_after(0, Close::Reset), "ready"),
     ];
     for (script, wanted) in turns {
-        let (first, second, gateway) = with_another().await;
+        let (first, second, gateway) = socket_account_and_another().await;
         first.script(script.clone());
         gateway.client.created(turn(None)).await;
         assert_eq!((first.counts().requests, second.counts().requests), (1, 1), "{script:?}");
@@ -206,7 +206,7 @@ async fn an_account_over_sockets_alone_fails_over_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_refusal_over_a_socket_reaches_the_client_as_one_over_http() {
+async fn an_upstream_error_over_a_socket_equals_one_over_http() {
     let (upstream, gateway, _) = over("websocket").await;
     upstream.script(Script::refusal(400, "context_length_exceeded", "too long"));
     let reply = gateway.client.create(turn(None)).await;
@@ -216,7 +216,7 @@ async fn a_refusal_over_a_socket_reaches_the_client_as_one_over_http() {
 }
 
 #[tokio::test]
-async fn a_parent_that_the_socket_has_forgotten_is_replayed() {
+async fn a_parent_unknown_to_the_socket_is_replayed() {
     let (upstream, gateway, _) = over("websocket").await;
     let first = gateway.client.create(turn(None)).await.ok_id();
     upstream.script(Script::http(
@@ -229,7 +229,7 @@ async fn a_parent_that_the_socket_has_forgotten_is_replayed() {
 }
 
 #[tokio::test]
-async fn branches_of_a_chain_go_on_at_once_and_each_keeps_a_socket() {
+async fn branches_of_a_chain_continue_concurrently_on_their_own_sockets() {
     let (upstream, gateway, _) = over("websocket").await;
     let trunk = gateway.client.create(turn(None)).await.ok_id();
     let branches = join_all((0..3).map(|_| follow(&gateway.client, &trunk))).await;
@@ -239,12 +239,12 @@ async fn branches_of_a_chain_go_on_at_once_and_each_keeps_a_socket() {
         .await
         .iter()
         .for_each(|reply| drop(reply.ok()));
-    assert_eq!(upstream.sockets().len(), 3, "nobody opens another");
+    assert_eq!(upstream.sockets().len(), 3, "no other socket is opened");
     assert_eq!(upstream.sockets().iter().map(|socket| socket.turns).sum::<usize>(), 7);
 }
 
 #[tokio::test]
-async fn a_socket_lost_in_the_middle_of_a_turn_ends_it_as_the_contract_says() {
+async fn a_socket_lost_during_a_turn_ends_it_as_the_contract_says() {
     for events in 1..8 {
         for close in [Close::Reset, Close::Code(1011)] {
             let (upstream, gateway, _) = over("auto").await;
@@ -302,14 +302,14 @@ async fn a_socket_is_opened_with_the_clients_headers_and_the_accounts_credential
 }
 
 #[tokio::test]
-async fn chains_lose_nothing_while_sockets_close_under_them() {
+async fn chains_lose_nothing_when_sockets_close() {
     let (upstream, gateway, _) = over("auto").await;
     let upstream = Arc::new(upstream);
     let chaos = tokio::spawn({
         let upstream = Arc::clone(&upstream);
         async move {
             for n in 0.. {
-                // Only idle ones: a turn in flight would rightly fail.
+                // Only idle sockets close, because a running turn would fail.
                 upstream.wait_until(|upstream| upstream.counts().requests >= 7 * (n + 1)).await;
                 let close = [Close::Reset, Close::Fin, Close::Code(1000)][usize::try_from(n % 3).unwrap()];
                 upstream.script(Script::answer("bye").then_close(Duration::ZERO, close));
@@ -333,7 +333,7 @@ async fn chains_lose_nothing_while_sockets_close_under_them() {
 }
 
 #[tokio::test]
-async fn what_is_not_stored_goes_on_over_both_sockets_with_what_is_new() {
+async fn an_unstored_chain_sends_only_new_items_over_both_sockets() {
     let (upstream, gateway, _) = over("websocket").await;
     let mut socket = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap();
     let frame = |parent: &Value| json!({"model": "sim", "input": "x", "store": false, "previous_response_id": parent});
@@ -348,18 +348,22 @@ async fn what_is_not_stored_goes_on_over_both_sockets_with_what_is_new() {
     upstream.wait_until(|upstream| upstream.counts().open_sockets == 0).await;
     socket.created(frame(&parent)).await;
     let last = upstream.last_request().unwrap();
-    assert_eq!((last.json().get("previous_response_id"), last.input().len()), (None, 9), "all of it again");
+    assert_eq!(
+        (last.json().get("previous_response_id"), last.input().len()),
+        (None, 9),
+        "the whole chain is sent again"
+    );
     assert_eq!(gateway.account_state("one").await, "ready");
 }
 
 #[tokio::test]
-async fn an_upstream_that_keeps_responses_is_not_asked_for_what_it_was_not_to_keep() {
+async fn a_native_upstream_is_not_asked_to_continue_unstored_responses() {
     let upstream = Simulator::bind(Options { stateful: true, ..Options::default() }).await.unwrap();
     let gateway = Setup::over(&upstream).account(0, "state = \"native\"").start().await;
     let mut socket = Socket::connect(gateway.address(), "/v1/responses", &[]).await.unwrap();
     let first = socket.created(json!({"model": "sim", "input": "x", "store": false})).await;
     let second = json!({"model": "sim", "input": "y", "store": false, "previous_response_id": first["id"]});
     socket.created(second).await;
-    assert_eq!(upstream.counts().requests, 2, "no request in vain");
+    assert_eq!(upstream.counts().requests, 2, "no request for an unknown parent");
     assert_eq!(upstream.last_request().unwrap().input().len(), 3);
 }

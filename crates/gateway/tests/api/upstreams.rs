@@ -1,4 +1,4 @@
-//! Upstreams: their refusals, their choice, what they refuse to include.
+//! Upstreams: their errors, their models, and what the configuration says of them.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Gateway, Setup};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::{gateway, simulator};
 
 #[tokio::test]
-async fn refusals_pass_with_status_body_and_headers() {
+async fn upstream_errors_are_passed_on_with_status_body_and_headers() {
     let body = r#"{"error":{"message":"slow down","type":"x","param":null,"code":"odd", "more":1.0}}"#;
     for status in [400, 403, 404, 409, 422, 429, 500, 503] {
         for stream in [false, true] {
-            // An account that was rate limited cools down, for longer than a turn waits.
+            // A rate limited account cools down for longer than a turn waits, so each case has a gateway of its own.
             let (upstream, gateway) = gateway().await;
             upstream.script(Script::http(status, body).header("retry-after", "70"));
             let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
@@ -24,7 +24,7 @@ async fn refusals_pass_with_status_body_and_headers() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_is_ours_to_mend_and_is_not_shown() {
+async fn a_refused_upstream_credential_is_not_shown_to_the_client() {
     let options = Options { api_key: Some("sk-right".to_owned()), ..Options::default() };
     let upstream = Simulator::bind(options).await.unwrap();
     let gateway = Setup::over(&upstream).start().await;
@@ -33,7 +33,7 @@ async fn a_refused_credential_is_ours_to_mend_and_is_not_shown() {
 }
 
 #[tokio::test]
-async fn accounts_take_turns_and_a_chain_stays_with_its_own() {
+async fn turns_are_balanced_and_a_chain_stays_with_its_account() {
     let (one, two) = (simulator().await, simulator().await);
     let gateway =
         Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]).start().await;
@@ -76,7 +76,7 @@ async fn an_account_serves_only_the_models_that_it_offers() {
 }
 
 #[tokio::test]
-async fn a_model_that_refuses_encrypted_reasoning_is_asked_again_without_it_once() {
+async fn a_model_that_refuses_encrypted_reasoning_is_retried_once_without_it() {
     let options = Options { no_encrypted_models: vec!["sim".to_owned()], ..Options::default() };
     let upstream = Simulator::bind(options).await.unwrap();
     let gateway = Setup::over(&upstream).start().await;
@@ -93,7 +93,11 @@ async fn a_model_that_refuses_encrypted_reasoning_is_asked_again_without_it_once
         .client
         .create(json!({"model": "sim", "input": "x", "include": ["reasoning.encrypted_content"]}))
         .await;
-    assert_eq!(reply.refusal().2.as_deref(), Some("include"), "what the client asks for itself is its own");
+    assert_eq!(
+        reply.refusal().2.as_deref(),
+        Some("include"),
+        "an error about the client's own include is passed on"
+    );
 }
 
 #[tokio::test]
@@ -106,7 +110,7 @@ async fn reasoning_is_replayed_in_a_form_that_the_upstream_can_read() {
 }
 
 #[tokio::test]
-async fn an_accounts_own_headers_and_parameters_go_with_each_of_its_requests() {
+async fn configured_headers_and_parameters_are_sent_with_every_request() {
     let upstream = simulator().await;
     let lines = r#"headers = { "OpenAI-Organization" = "org-1", "api-key" = { value = "secret" } }
 query = { "api-version" = "2026 preview" }"#;
@@ -124,7 +128,7 @@ query = { "api-version" = "2026 preview" }"#;
 }
 
 #[tokio::test]
-async fn an_alias_is_the_accounts_own_name_of_a_model() {
+async fn an_alias_renames_a_model_for_one_account() {
     let upstream = simulator().await;
     let lines = "aliases = { \"gpt-5\" = \"my-deployment\" }\nmodels = [\"other-*\"]";
     let gateway = Setup::over(&upstream).account(0, lines).start().await;
@@ -139,7 +143,7 @@ async fn an_alias_is_the_accounts_own_name_of_a_model() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_only_streams_serves_clients_that_want_a_whole_reply() {
+async fn a_stream_only_upstream_serves_collected_turns() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).account(0, "stream_only = true").start().await;
     upstream.script(Script::new().reasoning("Thinking.").text("a b c"));
@@ -166,7 +170,7 @@ async fn an_upstream_that_only_streams_serves_clients_that_want_a_whole_reply() 
     gateway.idle().await;
 }
 
-/// An account whose upstream keeps responses, and another one.
+/// An account whose upstream stores responses, and another one.
 async fn native() -> (Simulator, Simulator, Gateway) {
     let one = Simulator::bind(Options { stateful: true, ..Options::default() }).await.unwrap();
     let two = simulator().await;
@@ -178,7 +182,7 @@ async fn native() -> (Simulator, Simulator, Gateway) {
 }
 
 #[tokio::test]
-async fn an_upstream_that_keeps_responses_is_sent_only_what_is_new() {
+async fn a_native_upstream_is_sent_only_new_items() {
     let (one, _two, gateway) = native().await;
     let mut parent = json!({"id": null});
     for turn in 0..4 {
@@ -199,7 +203,7 @@ async fn an_upstream_that_keeps_responses_is_sent_only_what_is_new() {
 }
 
 #[tokio::test]
-async fn a_native_chain_is_replayed_elsewhere_and_where_it_is_not_known_any_more() {
+async fn a_native_chain_is_replayed_to_other_accounts_and_after_the_upstream_forgot_it() {
     let (one, two, gateway) = native().await;
     let next = async |parent: &Value, input: &str| {
         let body = json!({"model": "sim", "input": input, "previous_response_id": parent["id"]});

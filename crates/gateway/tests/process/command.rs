@@ -86,7 +86,7 @@ async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
     let (code, shown, error) = antiphon(dir.path(), &["accounts", "test", "--json"], &environment).await;
     let tried: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &tried["accounts"][0]["answers"]), (1, &json!(true)));
-    assert_eq!(tried["accounts"][1]["error"], "it answered 401");
+    assert_eq!(tried["accounts"][1]["error"], "status 401");
     assert!(error.contains("1 of 2"), "{error}");
     let (code, shown, _) = antiphon(dir.path(), &["accounts", "show", "good"], &environment).await;
     assert!(code == 0 && shown.contains("state            ready") && !shown.contains("sk-"), "{shown}");

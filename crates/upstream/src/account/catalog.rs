@@ -1,4 +1,4 @@
-//! What an upstream's `/models` lists.
+//! The models that an upstream lists at `/models`.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,20 +9,20 @@ use antiphon_store::Timestamp;
 use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
-/// A list this old is asked for again when a model is missing from it, or when the list is shown.
-const RECENT: Duration = Duration::from_secs(30);
+/// An older list is requested again when a model is missing from it, or when the list is shown.
+const FRESH_FOR: Duration = Duration::from_secs(30);
 
-/// One account's list, as last heard.
+/// One account's latest list.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    known: Mutex<Option<Arc<[Model]>>>,
-    asked: AsyncMutex<Option<Timestamp>>,
+    models: Mutex<Option<Arc<[Model]>>>,
+    last_requested: AsyncMutex<Option<Timestamp>>,
 }
 
-/// The right to ask an upstream for its list. Others that want the list wait until it is dropped.
-pub struct Asking<'a> {
+/// Permission to request the list. Others wait until this is dropped.
+pub struct Refresh<'a> {
     catalog: &'a Catalog,
-    _asked_at: MutexGuard<'a, Option<Timestamp>>,
+    _guard: MutexGuard<'a, Option<Timestamp>>,
 }
 
 /// The upstream's reply is not a list of models.
@@ -34,7 +34,7 @@ pub struct NotAList;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     pub id: String,
-    /// The model object, as it came.
+    /// The model object, byte for byte as the upstream sent it.
     pub object: Bytes,
 }
 
@@ -47,8 +47,8 @@ pub struct ModelList {
 // === impl Catalog ===
 
 impl Catalog {
-    /// Whether the upstream lists the model; `None` as long as it has not said.
-    pub fn lists(&self, model: &str) -> Option<bool> {
+    /// Whether the list contains the model; `None` while there is no list.
+    pub fn contains(&self, model: &str) -> Option<bool> {
         self.known().map(|models| models.iter().any(|listed| listed.id == model))
     }
 
@@ -57,27 +57,31 @@ impl Catalog {
     }
 
     fn known(&self) -> Option<Arc<[Model]>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes the right to ask the upstream. `None` if it was asked a moment ago; many callers at once ask once.
-    pub async fn ask(&self, now: Timestamp) -> Option<Asking<'_>> {
-        let mut asked_at = self.asked.lock().await;
-        if asked_at.is_some_and(|at| at.plus(RECENT) > now) {
+    /// Permission to request the list; `None` if it is fresh. Of concurrent callers only the first gets it.
+    pub async fn begin_refresh(&self, now: Timestamp) -> Option<Refresh<'_>> {
+        let mut last_requested = self.last_requested.lock().await;
+        if last_requested.is_some_and(|at| at.plus(FRESH_FOR) > now) {
             return None;
         }
-        *asked_at = Some(now);
-        Some(Asking { catalog: self, _asked_at: asked_at })
+        *last_requested = Some(now);
+        Some(Refresh { catalog: self, _guard: last_requested })
     }
 }
 
-// === impl Asking ===
+// === impl Refresh ===
 
-impl Asking<'_> {
-    /// The body of the upstream's reply. An error if it is not a list of models.
-    pub fn learn(&self, body: &Bytes) -> Result<(), NotAList> {
+impl Refresh<'_> {
+    /// Keeps the list in the upstream's reply.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAList`] if the reply is not a list of models.
+    pub fn finish(&self, body: &Bytes) -> Result<(), NotAList> {
         let models = parse(body).ok_or(NotAList)?;
-        *self.catalog.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into());
+        *self.catalog.models.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into());
         Ok(())
     }
 }
@@ -97,7 +101,7 @@ fn parse(body: &Bytes) -> Option<Vec<Model>> {
 
 impl Model {
     /// A model that only the configuration names.
-    pub fn named(id: &str, owner: &str) -> Self {
+    pub fn configured(id: &str, owner: &str) -> Self {
         let object = serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
         Self { id: id.to_owned(), object: object.to_string().into() }
     }
@@ -106,13 +110,13 @@ impl Model {
 // === impl ModelList ===
 
 impl ModelList {
-    /// Of models with the same id the first one is shown.
+    /// Keeps the first of several models with the same id.
     pub fn merge(models: impl IntoIterator<Item = Model>) -> Self {
         let mut seen = HashSet::new();
         Self { models: models.into_iter().filter(|model| seen.insert(model.id.clone())).collect() }
     }
 
-    /// Without the models that `is_shown` is not true for.
+    /// Keeps only the models for which `is_shown` returns `true`.
     #[must_use]
     pub fn only(mut self, is_shown: impl Fn(&str) -> bool) -> Self {
         self.models.retain(|model| is_shown(&model.id));
@@ -137,11 +141,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_merged_and_model_objects_stay_as_they_came() {
+    fn lists_are_merged_and_model_objects_are_unchanged() {
         let first =
             parse(&Bytes::from_static(br#"{"data":[{"id":"a","x":1.0},{"id":"b"},{"no":"id"}]}"#)).unwrap();
-        let list =
-            ModelList::merge(first.into_iter().chain([Model::named("b", "acc"), Model::named("c", "acc")]));
+        let list = ModelList::merge(
+            first.into_iter().chain([Model::configured("b", "acc"), Model::configured("c", "acc")]),
+        );
         assert_eq!(
             String::from_utf8(list.to_json()).unwrap(),
             r#"{"object":"list","data":[{"id":"a","x":1.0},{"id":"b"},{"created":0,"id":"c","object":"model","owned_by":"acc"}]}"#

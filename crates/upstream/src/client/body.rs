@@ -1,4 +1,4 @@
-//! The body of a reply, which drives the connection that it comes over.
+//! The body of a reply, which drives the connection that it arrives on.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use super::http1::Http1;
 use super::origin::Origin;
 use super::pool::Pool;
 
-/// Small pieces that have come are handed on together, up to this size.
-const TOGETHER_BYTES: usize = 16 * 1024;
-/// So many of them: other tasks wait meanwhile.
-const TOGETHER_PIECES: usize = 256;
-/// A piece of this size is handed on as it is.
+/// Small pieces that have arrived are joined up to this size.
+const MAX_JOINED_BYTES: usize = 16 * 1024;
+/// At most this many pieces are joined, because other tasks wait in the meantime.
+const MAX_JOINED_PIECES: usize = 256;
+/// A piece of this size is not copied.
 const LARGE_PIECE_BYTES: usize = 4 * 1024;
 
-/// Nothing is read from the connection unless this is polled. Dropping it before its end closes an HTTP/1.1 connection.
+/// Reads from the connection only while it is polled. Dropping it before its end closes an HTTP/1.1 connection.
 pub struct ReplyBody {
     /// `None` after the end.
     incoming: Option<Incoming>,
     link: Option<Link>,
-    /// What came after the pieces that were handed on.
+    /// The piece that arrived after those that were joined.
     next: Option<Piece>,
 }
 
-/// The HTTP/1.1 connection of a reply, and where it goes afterwards.
+/// The HTTP/1.1 connection of a reply, and the pool that gets it afterwards.
 pub struct Link {
     pub connection: Box<Http1>,
     pub pool: Arc<Pool>,
@@ -69,7 +69,7 @@ impl ReplyBody {
             match ready!(frame) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) if !piece.is_empty() => return Poll::Ready(Some(Ok(piece))),
-                    // Trailers, which nobody asked for.
+                    // Trailers have no use here.
                     _ => {}
                 },
                 Some(Err(error)) => {
@@ -81,18 +81,18 @@ impl ReplyBody {
         }
     }
 
-    /// Puts the small pieces that have come together. Copied, they leave the connection's buffer free to be read into.
-    fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
-        let mut together = BytesMut::from(&first[..]);
+    /// Joins the small pieces that have arrived. Copying them leaves the connection's buffer free for the next read.
+    fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut joined = BytesMut::from(&first[..]);
         drop(first);
-        for _ in 1..TOGETHER_PIECES {
-            if together.len() >= TOGETHER_BYTES {
+        for _ in 1..MAX_JOINED_PIECES {
+            if joined.len() >= MAX_JOINED_BYTES {
                 break;
             }
             match self.poll_piece(cx) {
                 Poll::Ready(Some(Ok(piece))) if piece.len() < LARGE_PIECE_BYTES => {
-                    together.reserve(LARGE_PIECE_BYTES);
-                    together.extend_from_slice(&piece);
+                    joined.reserve(LARGE_PIECE_BYTES);
+                    joined.extend_from_slice(&piece);
                 }
                 Poll::Ready(next) => {
                     self.next = next;
@@ -101,7 +101,7 @@ impl ReplyBody {
                 Poll::Pending => break,
             }
         }
-        together.freeze()
+        joined.freeze()
     }
 }
 
@@ -115,13 +115,13 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let piece = match ready!(this.poll_piece(cx)) {
-            Some(Ok(piece)) if piece.len() < LARGE_PIECE_BYTES => Some(Ok(this.gather(piece, cx))),
+            Some(Ok(piece)) if piece.len() < LARGE_PIECE_BYTES => Some(Ok(this.join(piece, cx))),
             piece => piece,
         };
         Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
-    /// Not before the connection has been given back.
+    /// Not before the connection is back in its pool.
     fn is_end_stream(&self) -> bool {
         self.incoming.is_none() && self.next.is_none()
     }

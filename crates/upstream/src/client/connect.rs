@@ -13,25 +13,25 @@ use tower::util::MapResponse;
 
 use super::origin::Origin;
 use super::wire::{Wire, WireLog};
-use super::{SendError, chain_text, sources};
+use super::{SendError, error_chain, error_chain_text};
 
-/// What HTTP is spoken over.
+/// The byte stream below HTTP.
 pub type Stream = MaybeHttpsStream<Wire>;
 
 type WireConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> Wire>;
 
 #[derive(Clone)]
 pub struct Connector {
-    /// Agrees with the upstream on HTTP/1.1 or HTTP/2.
+    /// Negotiates HTTP/1.1 or HTTP/2 with the upstream.
     any: HttpsConnector<WireConnector>,
-    /// For connections that are upgraded, which HTTP/2 can't be.
+    /// HTTP/1.1 only: the WebSocket handshake upgrades the connection, which HTTP/2 does not allow.
     http1: HttpsConnector<HttpConnector>,
 }
 
 // === impl Connector ===
 
 impl Connector {
-    /// Certificates are checked against the system's roots, or the built-in ones where the system has none.
+    /// Checks certificates against the system's roots, or the built-in ones if the system has none.
     pub fn new(timeout: Duration) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -58,7 +58,7 @@ fn tls() -> HttpsConnectorBuilder<WantsSchemes> {
     let builder = HttpsConnectorBuilder::new;
     match builder().with_provider_and_native_roots(provider.clone()) {
         Ok(tls) => tls,
-        Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring speaks TLS 1.2 and 1.3"),
+        Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring supports TLS 1.2 and 1.3"),
     }
 }
 
@@ -75,8 +75,8 @@ pub fn wire_log(stream: &Stream) -> &Arc<WireLog> {
 }
 
 fn connect_error(error: &(dyn std::error::Error + 'static)) -> SendError {
-    let timed_out = sources(error).any(|source| {
+    let timed_out = error_chain(error).any(|source| {
         source.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
     });
-    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(chain_text(error)) }
+    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(error_chain_text(error)) }
 }

@@ -6,12 +6,12 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Stands between a connection and the task that polls it. What the parts of a connection tell each other while they are
-/// polled would wake that task once more for nothing.
+/// Filters the wake-ups between a connection and the task that polls it. The parts of a connection wake each other while they
+/// are polled, and each of these wake-ups would make the task poll once more for nothing.
 pub struct Driver {
     relay: Arc<Relay>,
     waker: Waker,
-    /// The last poll did not finish.
+    /// Whether the last poll returned `Pending`.
     is_waiting: bool,
 }
 
@@ -30,8 +30,8 @@ impl Driver {
         Self { waker: Waker::from(Arc::clone(&relay)), relay, is_waiting: false }
     }
 
-    /// Polls in the name of the task, unless nothing has happened since the last poll. A wake-up that comes meanwhile is
-    /// passed on only if the poll does not finish.
+    /// Polls for the task of `cx`, unless nothing has happened since the last poll. A wake-up during the poll reaches the task
+    /// only if the poll returns `Pending`.
     pub fn drive<T>(&mut self, cx: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         self.relay.task.register(cx.waker());
         let was_woken = self.relay.was_woken.swap(false, SeqCst);
@@ -48,8 +48,8 @@ impl Driver {
         polled
     }
 
-    /// Polls in nobody's name. No task is woken, or kept in memory, until the next one drives.
-    pub fn drive_alone<T>(&mut self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    /// Polls for no task: none is woken, or kept in memory, until the next [`drive`](Self::drive).
+    pub fn drive_detached<T>(&mut self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         drop(self.relay.task.take());
         self.is_waiting = false;
         poll(&mut Context::from_waker(&self.waker))
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_woken_only_if_it_has_something_to_do() {
+    fn a_task_is_woken_only_if_there_is_something_to_do() {
         let task = Arc::<Task>::default();
         let waker = Waker::from(Arc::clone(&task));
         let cx = Context::from_waker(&waker);
@@ -114,7 +114,7 @@ mod tests {
         assert!(driver.drive(&cx, |_| Poll::Ready(())).is_ready());
 
         assert!(driver.drive(&cx, |_| Poll::<()>::Pending).is_pending());
-        assert!(driver.drive_alone(|_| Poll::<()>::Pending).is_pending());
+        assert!(driver.drive_detached(|_| Poll::<()>::Pending).is_pending());
         kept.as_ref().unwrap().wake_by_ref();
         assert_eq!(woken(), 2);
     }

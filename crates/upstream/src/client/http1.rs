@@ -1,4 +1,4 @@
-//! An HTTP/1.1 connection that is driven by whoever waits for what comes over it.
+//! An HTTP/1.1 connection, driven by the task that waits for its reply.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,22 +16,22 @@ use super::driver::Driver;
 use super::parts::PartsBody;
 use super::wire::WireLog;
 
-/// Bounds what is read ahead, what is written at once, and the head of a reply.
+/// Limits reading ahead, a single write, and the head of a reply.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Dropping it closes the connection.
 pub struct Http1 {
     sender: SendRequest<PartsBody>,
-    /// `None` once it is over.
+    /// `None` once it has ended.
     connection: Option<Connection<Stream, PartsBody>>,
     log: Arc<WireLog>,
     driver: Driver,
 }
 
 /// Why there is no reply.
-pub struct Unanswered {
+pub struct NoReply {
     pub error: hyper::Error,
-    /// Nothing of the request was written: it can't have been carried out.
+    /// Nothing of the request was written, so the upstream can't have carried it out.
     pub is_unsent: bool,
 }
 
@@ -46,11 +46,11 @@ impl Http1 {
     }
 
     /// Sends a request and waits for the head of its reply.
-    pub async fn send(&mut self, request: Request<PartsBody>) -> Result<Response<Incoming>, Unanswered> {
+    pub async fn send(&mut self, request: Request<PartsBody>) -> Result<Response<Incoming>, NoReply> {
         self.log.begin_request();
         let mut reply = pin!(self.sender.try_send_request(request));
         let reply = poll_fn(|cx| self.drive(cx, |cx| reply.as_mut().poll(cx))).await;
-        reply.map_err(|error| Unanswered { error: error.into_error(), is_unsent: !self.log.has_written() })
+        reply.map_err(|error| NoReply { error: error.into_error(), is_unsent: !self.log.has_written() })
     }
 
     pub fn poll_frame(
@@ -61,7 +61,7 @@ impl Http1 {
         self.drive(cx, |cx| Pin::new(&mut *body).poll_frame(cx))
     }
 
-    /// Moves the connection on until there is an outcome.
+    /// Drives the connection until there is an outcome.
     fn drive<T>(
         &mut self,
         cx: &Context<'_>,
@@ -75,28 +75,28 @@ impl Http1 {
             if let Some(running) = connection
                 && Pin::new(running).poll(cx).is_ready()
             {
-                // Whoever waits for something of it learns the reason now.
+                // Polling the outcome again yields the reason.
                 *connection = None;
             }
             outcome(cx)
         })
     }
 
-    /// Whether the last exchange is over and another one may begin.
+    /// Whether the last exchange has ended and another one can begin.
     pub fn is_idle(&self) -> bool {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Lets go of the task that drove it. `false` if the connection can't be used any more.
-    pub fn rest(&mut self) -> bool {
+    /// Detaches the connection from the task that drove it. `false` if it can't be used any more.
+    pub fn detach(&mut self) -> bool {
         let Some(connection) = &mut self.connection else { return false };
-        self.driver.drive_alone(|cx| Pin::new(connection).poll(cx)).is_pending() && self.is_idle()
+        self.driver.drive_detached(|cx| Pin::new(connection).poll(cx)).is_pending() && self.is_idle()
     }
 
-    /// Looks at the socket: `false` if the peer has closed it or sent what nobody asked for.
+    /// Looks at the socket. `false` if the peer has closed it, or has sent something without a request.
     pub fn is_alive(&mut self) -> bool {
         self.probe();
-        self.rest()
+        self.detach()
     }
 
     pub fn probe(&self) {

@@ -1,4 +1,4 @@
-//! HTTP/2 connections, which many requests share: a task drives each.
+//! HTTP/2 connections. Many requests share one, and a task drives each.
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -7,10 +7,10 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connect::Stream;
-use super::http1::Unanswered;
+use super::http1::NoReply;
 use super::parts::PartsBody;
 
-/// The connection ends when the last of its clones is dropped and their replies are over.
+/// The connection ends when its clones are dropped and all replies have ended.
 #[derive(Clone)]
 pub struct Http2(SendRequest<PartsBody>);
 
@@ -34,8 +34,8 @@ impl Http2 {
         !self.0.is_closed()
     }
 
-    pub async fn send(&mut self, request: Request<PartsBody>) -> Result<Response<Incoming>, Unanswered> {
+    pub async fn send(&mut self, request: Request<PartsBody>) -> Result<Response<Incoming>, NoReply> {
         let reply = self.0.try_send_request(request).await;
-        reply.map_err(|error| Unanswered { is_unsent: error.message().is_some(), error: error.into_error() })
+        reply.map_err(|error| NoReply { is_unsent: error.message().is_some(), error: error.into_error() })
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP connections to upstreams, pooled by worker. The task that waits for a reply drives its connection.
+//! HTTP connections to upstreams, in a pool per worker. The task that waits for a reply drives its connection.
 
 mod body;
 mod connect;
@@ -23,40 +23,40 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use self::body::Link;
 pub use self::body::ReplyBody;
 use self::connect::Connector;
-use self::http1::{Http1, Unanswered};
+use self::http1::{Http1, NoReply};
 use self::http2::Http2;
 use self::origin::Origin;
-pub use self::parts::PartsBody;
+pub(crate) use self::parts::PartsBody;
 use self::pool::{Bounds, Pool, Pooled};
 
-/// Of a worker.
-const IDLE_CONNECTIONS: Bounds = Bounds { per_origin: 256, in_all: 1024 };
+/// For each worker.
+const IDLE_CONNECTIONS: Bounds = Bounds { per_origin: 256, total: 1024 };
 
 /// Sends requests to upstreams over pooled connections.
 #[derive(Clone)]
-pub struct Clients {
+pub(crate) struct Clients {
     connector: Connector,
     pools: Arc<[Arc<Pool>]>,
-    /// Which of the pools is the caller's: a connection is used by the worker that made it.
+    /// The index of the calling worker's pool: connections are not shared between workers.
     pool_index: fn() -> usize,
 }
 
-/// Why there is no reply. Messages hold no credentials: they are the transport's own.
+/// Why there is no reply. The texts come from the transport and contain no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    #[error("can't connect: {0}")]
+    #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("can't connect in time")]
+    #[error("connecting took too long")]
     ConnectTimeout,
     /// The upstream may have carried out the request.
-    #[error("the connection broke: {0}")]
+    #[error("the connection was lost: {0}")]
     Broken(String),
 }
 
 // === impl Clients ===
 
 impl Clients {
-    /// `pool_index` tells the caller's pool, of as many as there are `pools`.
+    /// `pools` is how many pools there are, and `pool_index` returns the index of the calling worker's.
     pub fn new(connect_timeout: Duration, pools: usize, pool_index: fn() -> usize) -> Self {
         Self {
             connector: Connector::new(connect_timeout),
@@ -69,27 +69,31 @@ impl Clients {
         self.connector.http1()
     }
 
-    /// A request is sent at most once. Where a pooled connection turns out to be closed, another one is used, but only if
-    /// nothing of the request was written.
+    /// Sends a request at most once. If a pooled connection turns out to be closed before any of the request was written,
+    /// another connection is used.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if there is no connection, or it is lost before the reply.
     pub fn send(
         &self,
         request: Request<PartsBody>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, SendError>> + Send + '_>> {
-        // Boxed, as it is large: every turn would carry its place.
+        // Boxed because it is large: otherwise every turn's future would have room for it.
         Box::pin(self.send_once(request))
     }
 
     async fn send_once(&self, request: Request<PartsBody>) -> Result<Response<ReplyBody>, SendError> {
-        let Some(origin) = Origin::of(request.uri()) else {
+        let Some(origin) = Origin::from_uri(request.uri()) else {
             return Err(SendError::Connect("the address has no host".to_owned()));
         };
         let pool = &self.pools[(self.pool_index)()];
         while let Some(connection) = pool.take(&origin) {
             let is_shared = matches!(connection, Pooled::Http2(_));
             match connection.send(request.clone(), (&origin, pool)).await {
-                Err(Unanswered { is_unsent: true, error }) => {
+                Err(NoReply { is_unsent: true, error }) => {
                     tracing::debug!(%error, "a pooled connection was closed");
-                    // The pool would give it again.
+                    // The pool would return the same connection again.
                     if is_shared {
                         break;
                     }
@@ -97,19 +101,19 @@ impl Clients {
                 outcome => return outcome.map_err(SendError::from),
             }
         }
-        // Boxed, as it is rare and larger still.
+        // Boxed because it is rare and even larger.
         let connection = Box::pin(self.connect(&origin, pool)).await?;
         Ok(connection.send(request, (&origin, pool)).await?)
     }
 
     async fn connect(&self, origin: &Origin, pool: &Arc<Pool>) -> Result<Pooled, SendError> {
         let stream = self.connector.connect(origin).await?;
-        let broken = |error: hyper::Error| SendError::Connect(chain_text(&error));
+        let connect_error = |error: hyper::Error| SendError::Connect(error_chain_text(&error));
         if connect::is_http2(&stream) {
-            let connection = Http2::open(stream).await.map_err(broken)?;
+            let connection = Http2::open(stream).await.map_err(connect_error)?;
             return Ok(Pooled::Http2(pool.share(origin.clone(), connection)));
         }
-        Ok(Pooled::Http1(Box::new(Http1::open(stream).await.map_err(broken)?)))
+        Ok(Pooled::Http1(Box::new(Http1::open(stream).await.map_err(connect_error)?)))
     }
 }
 
@@ -118,10 +122,10 @@ impl Pooled {
         self,
         mut request: Request<PartsBody>,
         (origin, pool): (&Origin, &Arc<Pool>),
-    ) -> Result<Response<ReplyBody>, Unanswered> {
+    ) -> Result<Response<ReplyBody>, NoReply> {
         match self {
             Self::Http1(mut connection) => {
-                origin.address(&mut request);
+                origin.make_relative(&mut request);
                 let reply = connection.send(request).await?;
                 let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
                 Ok(reply.map(|incoming| ReplyBody::new(incoming, Some(link))))
@@ -134,9 +138,9 @@ impl Pooled {
     }
 }
 
-impl From<Unanswered> for SendError {
-    fn from(unanswered: Unanswered) -> Self {
-        Self::Broken(chain_text(&unanswered.error))
+impl From<NoReply> for SendError {
+    fn from(no_reply: NoReply) -> Self {
+        Self::Broken(error_chain_text(&no_reply.error))
     }
 }
 
@@ -146,12 +150,12 @@ impl std::fmt::Debug for Clients {
     }
 }
 
-fn sources<'a>(
+fn error_chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-fn chain_text(error: &(dyn std::error::Error + 'static)) -> String {
-    sources(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+fn error_chain_text(error: &(dyn std::error::Error + 'static)) -> String {
+    error_chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,11 +1,11 @@
-//! Who is at the other end of a connection.
+//! The scheme, host and port that a connection leads to.
 
 use std::fmt::Write;
 
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 
-/// Connections to the same origin can stand in for each other.
+/// Connections to the same origin are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     scheme: Scheme,
@@ -15,8 +15,8 @@ pub struct Origin {
 // === impl Origin ===
 
 impl Origin {
-    /// `None` if the address does not say who is asked.
-    pub fn of(uri: &Uri) -> Option<Self> {
+    /// `None` if the address has no scheme or no host.
+    pub fn from_uri(uri: &Uri) -> Option<Self> {
         Some(Self { scheme: uri.scheme()?.clone(), authority: uri.authority()?.clone() })
     }
 
@@ -25,24 +25,24 @@ impl Origin {
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
-        Uri::from_parts(parts).expect("all parts of an address are there")
+        Uri::from_parts(parts).expect("all parts of an address are set")
     }
 
-    /// Gives a request the form that HTTP/1.1 asks for: the path alone, and a `host`.
-    pub fn address<B>(&self, request: &mut Request<B>) {
+    /// Gives a request the form of HTTP/1.1: only the path in its address, and a `host` header.
+    pub fn make_relative<B>(&self, request: &mut Request<B>) {
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
         request.headers_mut().entry(header::HOST).or_insert_with(|| self.host());
     }
 
-    /// The port is left out where it is the scheme's own.
+    /// Without the port if it is the scheme's default.
     fn host(&self) -> HeaderValue {
         let mut host = self.authority.host().to_owned();
-        let own = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
-        if let Some(port) = self.authority.port_u16().filter(|port| *port != own) {
-            write!(host, ":{port}").expect("a string takes everything");
+        let default_port = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
+        if let Some(port) = self.authority.port_u16().filter(|port| *port != default_port) {
+            write!(host, ":{port}").expect("writing to a string can't fail");
         }
-        HeaderValue::try_from(host).expect("a host has only characters that a header may have")
+        HeaderValue::try_from(host).expect("a host contains only characters that are allowed in a header")
     }
 }
 
@@ -51,17 +51,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_its_host_without_the_port_of_the_scheme() {
+    fn a_request_names_its_host_without_the_default_port() {
         let addressed = |uri: &'static str| {
             let mut request = Request::new(());
             *request.uri_mut() = Uri::from_static(uri);
-            Origin::of(request.uri()).unwrap().address(&mut request);
+            Origin::from_uri(request.uri()).unwrap().make_relative(&mut request);
             (request.headers()[header::HOST].to_str().unwrap().to_owned(), request.uri().to_string())
         };
         let expect = |host: &str, path: &str| (host.to_owned(), path.to_owned());
         assert_eq!(addressed("https://api.example:443/v1/x?y=1"), expect("api.example", "/v1/x?y=1"));
         assert_eq!(addressed("http://user@api.example:8000"), expect("api.example:8000", "/"));
         assert_eq!(addressed("http://[::1]:80/v1"), expect("[::1]", "/v1"));
-        assert_eq!(Origin::of(&Uri::from_static("/v1")), None);
+        assert_eq!(Origin::from_uri(&Uri::from_static("/v1")), None);
     }
 }

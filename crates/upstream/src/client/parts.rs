@@ -1,4 +1,4 @@
-//! A request body made of parts that stay where they are.
+//! A request body made of parts that share memory with others.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-/// Small parts are put together up to this size: one write is cheaper than many slices.
+/// Small parts are joined up to this size: one write is cheaper than many slices.
 const FRAME_BYTES: usize = 64 * 1024;
-/// A part of this size goes out as it is.
+/// A part of this size is not copied.
 const LARGE_PART_BYTES: usize = 16 * 1024;
 
-/// Sends parts one after the other; its length is known. A clone, to be sent again, shares them.
+/// Sends parts one after the other, with a known length. A clone shares the parts and can be sent again.
 #[derive(Debug, Clone)]
 pub struct PartsBody {
     parts: Arc<[Bytes]>,

@@ -13,9 +13,9 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::origin::Origin;
 
-/// Shorter than the keep-alive of any upstream in use but those with 5 s.
+/// Shorter than the keep-alive timeout of most upstreams; some have 5 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// How often connections are closed that nobody asks for any more.
+/// How often connections that were idle for too long are closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct Pool {
@@ -27,7 +27,7 @@ pub struct Pool {
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub per_origin: usize,
-    pub in_all: usize,
+    pub total: usize,
 }
 
 pub enum Pooled {
@@ -40,12 +40,12 @@ struct State {
     origins: HashMap<Origin, AtOrigin>,
     /// Idle connections of all origins.
     idle: usize,
-    is_swept: bool,
+    is_sweeping: bool,
 }
 
 #[derive(Default)]
 struct AtOrigin {
-    /// In the order in which they became idle. The last is taken first.
+    /// In the order in which they became idle. The last one is taken first.
     idle: VecDeque<Idle>,
     shared: Option<Shared>,
 }
@@ -74,17 +74,17 @@ impl Pool {
 
     /// Keeps a connection for the next request.
     pub fn put(self: &Arc<Self>, origin: Origin, mut connection: Box<Http1>) {
-        if connection.rest() {
+        if connection.detach() {
             let mut state = self.lock();
             state.put(origin, connection, self.bounds, Instant::now());
-            self.keep_swept(&mut state);
+            self.start_sweeping(&mut state);
         }
     }
 
-    /// Lets others use a connection too. Returns the one to use: of two that were made at a time, the first.
+    /// Shares a connection. Returns the one to use: the first, if two were opened at the same time.
     pub fn share(self: &Arc<Self>, origin: Origin, connection: Http2) -> Http2 {
         let mut state = self.lock();
-        self.keep_swept(&mut state);
+        self.start_sweeping(&mut state);
         let now = Instant::now();
         let at_origin = state.origins.entry(origin).or_default();
         if let Some(shared) = at_origin.shared(now) {
@@ -94,9 +94,9 @@ impl Pool {
         connection
     }
 
-    /// Runs while there is anything to sweep.
-    fn keep_swept(self: &Arc<Self>, state: &mut State) {
-        if std::mem::replace(&mut state.is_swept, true) {
+    /// Starts a task that closes idle connections, unless it is running. It ends when there are none.
+    fn start_sweeping(self: &Arc<Self>, state: &mut State) {
+        if std::mem::replace(&mut state.is_sweeping, true) {
             return;
         }
         let pool = Arc::downgrade(self);
@@ -107,7 +107,7 @@ impl Pool {
                 let mut state = pool.lock();
                 state.sweep(Instant::now());
                 if state.origins.is_empty() {
-                    state.is_swept = false;
+                    state.is_sweeping = false;
                     return;
                 }
             }
@@ -154,7 +154,7 @@ impl State {
             at_origin.idle.pop_front();
             self.idle -= 1;
         }
-        if self.idle < bounds.in_all {
+        if self.idle < bounds.total {
             at_origin.idle.push_back(Idle { connection, since: now });
             self.idle += 1;
         }

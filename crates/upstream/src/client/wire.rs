@@ -1,4 +1,4 @@
-//! The TCP connection below TLS and HTTP: it knows whether anything of a request was written.
+//! The TCP connection below TLS and HTTP. It records whether any of a request was written.
 
 use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Nothing is expected on an idle connection but a few session tickets.
+/// An idle TLS connection may receive a few session tickets, and nothing else is expected.
 const PROBE_BYTES: usize = 1024;
 
 pub struct Wire {
@@ -20,29 +20,29 @@ pub struct Wire {
     log: Arc<WireLog>,
 }
 
-/// What the owner of a connection sees and asks of its wire.
+/// Shared by a wire and the owner of its connection.
 #[derive(Debug, Default)]
 pub struct WireLog {
     has_written: AtomicBool,
-    is_to_probe: AtomicBool,
+    probe_requested: AtomicBool,
 }
 
 // === impl WireLog ===
 
 impl WireLog {
-    /// From now on only what is written for the next request counts.
+    /// Starts counting for the next request.
     pub fn begin_request(&self) {
         self.has_written.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the socket has taken any byte since the request began.
+    /// Whether any byte has been written to the socket since the request began.
     pub fn has_written(&self) -> bool {
         self.has_written.load(Ordering::Relaxed)
     }
 
-    /// The next read asks the socket itself: the runtime may not have heard yet that the peer has closed it.
+    /// Makes the next read ask the socket itself, because the runtime may not know yet that the peer has closed it.
     pub fn probe(&self) {
-        self.is_to_probe.store(true, Ordering::Relaxed);
+        self.probe_requested.store(true, Ordering::Relaxed);
     }
 }
 
@@ -57,7 +57,7 @@ impl Wire {
         &self.log
     }
 
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(1..)) = written {
             self.log.has_written.store(true, Ordering::Relaxed);
         }
@@ -77,7 +77,7 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.log.is_to_probe.swap(false, Ordering::Relaxed) {
+        if self.log.probe_requested.swap(false, Ordering::Relaxed) {
             let mut bytes = [0; PROBE_BYTES];
             let room = buf.remaining().min(PROBE_BYTES);
             match (&mut &*SockRef::from(self.tcp.inner())).read(&mut bytes[..room]) {
@@ -96,7 +96,7 @@ impl Read for Wire {
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.note(written)
+        self.record_write(written)
     }
 
     fn poll_write_vectored(
@@ -105,7 +105,7 @@ impl Write for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.note(written)
+        self.record_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {

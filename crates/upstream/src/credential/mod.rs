@@ -1,11 +1,11 @@
 //! Credentials that change: access tokens from an authorization server, refreshed before they expire.
 //!
 //! A refresh happens once for all turns that wait, and once for all replicas, under a lock in the store: servers that
-//! rotate refresh tokens take one that is used twice for stolen. It runs as a task of its own, so that a client which
-//! leaves does not break it off between the server's answer and the store. What was issued is kept encrypted.
+//! rotate refresh tokens treat one that is used twice as stolen. A refresh is a task of its own, so that a client which
+//! disconnects can't interrupt it between the server's reply and the store. Tokens are stored encrypted.
 
 mod refresh;
-pub mod seal;
+pub(crate) mod seal;
 mod token;
 
 use std::fmt;
@@ -29,15 +29,15 @@ use crate::metrics::UpstreamMetrics;
 use crate::settings::OAuthSettings;
 use antiphon_runtime::{Env, hex};
 
-/// After a refresh that failed while the token is still good, how long until the next.
-const RETRY: Duration = Duration::from_secs(10);
+/// The time until the next refresh after one that failed while the token is still valid.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// What refreshing needs.
-pub struct Credentials {
+/// Refreshes the tokens of accounts.
+pub(crate) struct Credentials {
     store: Arc<dyn Store>,
     sealer: Sealer,
     clients: Clients,
-    /// How long a turn waits for a refresh; the refresh goes on.
+    /// How long a turn waits for a refresh. The refresh continues after that.
     patience: Duration,
     env: Env,
     metrics: UpstreamMetrics,
@@ -47,10 +47,10 @@ pub struct Credentials {
 pub struct OAuth {
     account: String,
     settings: OAuthSettings,
-    /// Tells the configured refresh token, without giving it away.
-    origin: String,
-    /// Who holds locks here.
-    holder: Uuid,
+    /// A hash of the configured refresh token. Stored tokens belong to the configured token with the same hash.
+    fingerprint: String,
+    /// Identifies this process as the holder of locks.
+    lock_holder: Uuid,
     state: Mutex<State>,
 }
 
@@ -58,21 +58,21 @@ pub struct OAuth {
 struct State {
     tokens: Option<Tokens>,
     /// An access token that the upstream has refused.
-    refused: Option<String>,
-    /// A refresh token that was issued and is not saved yet.
-    unsaved: Option<String>,
-    refreshing: Option<Refreshing>,
+    refused_access_token: Option<String>,
+    /// A refresh token that was issued and is not in the store yet.
+    unsaved_refresh_token: Option<String>,
+    refreshing: Option<RefreshFuture>,
     retry_at: Option<Timestamp>,
 }
 
-type Refreshing = Shared<BoxFuture<'static, Result<Tokens, NoToken>>>;
+type RefreshFuture = Shared<BoxFuture<'static, Result<Tokens, NoToken>>>;
 
-/// Why there is no token now.
+/// Why there is no access token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoToken {
-    #[error("the authorization server refuses to refresh its token: {0}")]
+    #[error("the authorization server refused to refresh the access token: {0}")]
     Refused(String),
-    #[error("its token can't be refreshed now: {0}")]
+    #[error("the access token could not be refreshed: {0}")]
     Failed(String),
 }
 
@@ -90,13 +90,17 @@ impl Credentials {
         Self { store, sealer, clients, patience, env, metrics }
     }
 
-    /// What goes into a request's `authorization`. Waits for a refresh only if there is no token that is still good.
-    pub async fn bearer(self: &Arc<Self>, oauth: &Arc<OAuth>) -> Result<HeaderValue, NoToken> {
+    /// The value of `authorization` for a request. Waits for a refresh only if there is no valid token.
+    ///
+    /// # Errors
+    ///
+    /// [`NoToken`] if the refresh fails, or takes too long.
+    pub(crate) async fn bearer(self: &Arc<Self>, oauth: &Arc<OAuth>) -> Result<HeaderValue, NoToken> {
         let refreshing = {
             let now = self.env.clock.now();
             let mut state = oauth.lock();
-            match state.tokens.clone().filter(|tokens| !tokens.have_expired(now)) {
-                Some(tokens) if !tokens.are_due(now) => return tokens.bearer(),
+            match state.tokens.clone().filter(|tokens| !tokens.are_expired(now)) {
+                Some(tokens) if !tokens.need_refresh(now) => return tokens.bearer(),
                 Some(tokens) => {
                     if state.retry_at.is_none_or(|at| at <= now) {
                         drop(self.refresh(oauth, &mut state));
@@ -108,32 +112,32 @@ impl Credentials {
         };
         match tokio::time::timeout(self.patience, refreshing).await {
             Ok(refreshed) => refreshed?.bearer(),
-            Err(_elapsed) => Err(NoToken::failed("the authorization server takes too long")),
+            Err(_elapsed) => Err(NoToken::failed("the authorization server did not reply in time")),
         }
     }
 
-    /// The upstream has refused a token: another one is asked for, unless that has happened since.
-    pub fn refuse(&self, oauth: &OAuth, bearer: &HeaderValue) {
+    /// The upstream has refused this token: the next turn refreshes it, unless it has been replaced already.
+    pub(crate) fn invalidate(&self, oauth: &OAuth, bearer: &HeaderValue) {
         let mut state = oauth.lock();
         let is_current = |tokens: &Tokens| tokens.bearer().is_ok_and(|current| current == *bearer);
         if let Some(tokens) = state.tokens.take_if(|tokens| is_current(tokens)) {
-            state.refused = Some(tokens.access);
+            state.refused_access_token = Some(tokens.access);
         }
     }
 
-    /// Starts to refresh, unless that is under way.
-    fn refresh(self: &Arc<Self>, oauth: &Arc<OAuth>, state: &mut State) -> Refreshing {
+    /// Starts a refresh, unless one is running.
+    fn refresh(self: &Arc<Self>, oauth: &Arc<OAuth>, state: &mut State) -> RefreshFuture {
         if let Some(refreshing) = &state.refreshing {
             return refreshing.clone();
         }
         let (sender, receiver) = oneshot::channel();
-        let gone = NoToken::failed("the gateway stops");
-        let refreshing = async move { receiver.await.unwrap_or(Err(gone)) }.boxed().shared();
+        let shutting_down = NoToken::failed("the gateway is shutting down");
+        let refreshing = async move { receiver.await.unwrap_or(Err(shutting_down)) }.boxed().shared();
         state.refreshing = Some(refreshing.clone());
         let refresh = Refresh {
             credentials: Arc::clone(self),
             oauth: Arc::clone(oauth),
-            refused: state.refused.clone(),
+            refused: state.refused_access_token.clone(),
         };
         self.env.tasks.spawn(refresh.run(sender));
         refreshing
@@ -149,13 +153,13 @@ impl fmt::Debug for Credentials {
 // === impl OAuth ===
 
 impl OAuth {
-    pub fn new(account: &str, settings: &OAuthSettings) -> Self {
-        let origin = Sha256::digest(settings.refresh_token.expose());
+    pub(crate) fn new(account: &str, settings: &OAuthSettings) -> Self {
+        let fingerprint = Sha256::digest(settings.refresh_token.expose());
         Self {
             account: account.to_owned(),
             settings: settings.clone(),
-            origin: hex::encode(&origin[..16]),
-            holder: Uuid::from_bytes(rand::rng().random()),
+            fingerprint: hex::encode(&fingerprint[..16]),
+            lock_holder: Uuid::from_bytes(rand::rng().random()),
             state: Mutex::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! Encryption of what is kept in the store: XChaCha20-Poly1305 with a key from a file.
+//! Encryption of stored tokens: XChaCha20-Poly1305 with a key from a file.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -11,28 +11,28 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use rand::RngExt;
 
-/// What the first byte of everything sealed says: how it was done.
+/// The first byte of everything that is sealed. Another way of sealing would have another version.
 const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 
-/// Seals and opens with one key, which is read, or made, when it is first needed.
-pub struct Sealer {
+/// Seals and opens with one key, which is read or created when it is first needed.
+pub(crate) struct Sealer {
     file: PathBuf,
     cipher: OnceLock<XChaCha20Poly1305>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum SealError {
-    #[error("the key file {path} can't be {what}: {reason}")]
-    File { path: String, what: &'static str, reason: String },
-    #[error("the key file {0} does not hold 64 hex digits")]
-    NoKey(String),
+pub(crate) enum SealError {
+    #[error("the key file {path} cannot be {operation}: {reason}")]
+    File { path: String, operation: &'static str, reason: String },
+    #[error("the key file {0} does not contain 64 hex digits")]
+    InvalidKeyFile(String),
     #[error(
-        "the tokens in the store were encrypted with another key: every replica needs the same store.key_file"
+        "the stored tokens were encrypted with a different key: every replica needs the same store.key_file"
     )]
-    OtherKey,
-    #[error("they can't be encrypted")]
-    NotSealed,
+    WrongKey,
+    #[error("encryption failed")]
+    EncryptionFailed,
 }
 
 // === impl Sealer ===
@@ -42,23 +42,23 @@ impl Sealer {
         Self { file, cipher: OnceLock::new() }
     }
 
-    /// Encrypts; `purpose` has to be the same when it is opened.
-    pub fn seal(&self, plain: &[u8], purpose: &[u8]) -> Result<Vec<u8>, SealError> {
+    /// Encrypts. Opening needs the same `associated_data`.
+    pub fn seal(&self, plain: &[u8], associated_data: &[u8]) -> Result<Vec<u8>, SealError> {
         let nonce: [u8; NONCE_BYTES] = rand::rng().random();
-        let payload = Payload { msg: plain, aad: purpose };
+        let payload = Payload { msg: plain, aad: associated_data };
         let sealed = self.cipher()?.encrypt(&XNonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| SealError::NotSealed)?;
+        let sealed = sealed.map_err(|_| SealError::EncryptionFailed)?;
         Ok([&[VERSION][..], &nonce, &sealed].concat())
     }
 
-    pub fn open(&self, sealed: &[u8], purpose: &[u8]) -> Result<Vec<u8>, SealError> {
-        let [VERSION, rest @ ..] = sealed else { return Err(SealError::OtherKey) };
-        let (nonce, text) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::OtherKey)?;
-        let payload = Payload { msg: text, aad: purpose };
-        self.cipher()?.decrypt(&XNonce::from(*nonce), payload).map_err(|_| SealError::OtherKey)
+    pub fn open(&self, sealed: &[u8], associated_data: &[u8]) -> Result<Vec<u8>, SealError> {
+        let [VERSION, rest @ ..] = sealed else { return Err(SealError::WrongKey) };
+        let (nonce, text) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::WrongKey)?;
+        let payload = Payload { msg: text, aad: associated_data };
+        self.cipher()?.decrypt(&XNonce::from(*nonce), payload).map_err(|_| SealError::WrongKey)
     }
 
-    /// Reads or makes the key, if that has not been done.
+    /// Reads or creates the key, if that has not been done.
     pub fn load(&self) -> Result<(), SealError> {
         self.cipher().map(|_| ())
     }
@@ -67,31 +67,31 @@ impl Sealer {
         if let Some(cipher) = self.cipher.get() {
             return Ok(cipher);
         }
-        let key = load_or_make(&self.file)?;
+        let key = load_or_create(&self.file)?;
         Ok(self.cipher.get_or_init(|| XChaCha20Poly1305::new(&Key::from(key))))
     }
 }
 
-fn load_or_make(file: &Path) -> Result<[u8; 32], SealError> {
+fn load_or_create(file: &Path) -> Result<[u8; 32], SealError> {
     match std::fs::read_to_string(file) {
-        Ok(text) => parse(&text).ok_or_else(|| SealError::NoKey(file.display().to_string())),
+        Ok(text) => parse_key(&text).ok_or_else(|| SealError::InvalidKeyFile(file.display().to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            make(file).map_err(|error| failed(file, "made", &error))?;
-            tracing::info!(file = %file.display(), "made a key to encrypt tokens with: keep a copy of it");
-            // Somebody else may have been first.
-            let text = std::fs::read_to_string(file).map_err(|error| failed(file, "read", &error))?;
-            parse(&text).ok_or_else(|| SealError::NoKey(file.display().to_string()))
+            create(file).map_err(|error| file_error(file, "created", &error))?;
+            tracing::info!(file = %file.display(), "created the key file that encrypts stored tokens; keep a backup of it");
+            // Another process may have been first.
+            let text = std::fs::read_to_string(file).map_err(|error| file_error(file, "read", &error))?;
+            parse_key(&text).ok_or_else(|| SealError::InvalidKeyFile(file.display().to_string()))
         }
-        Err(error) => Err(failed(file, "read", &error)),
+        Err(error) => Err(file_error(file, "read", &error)),
     }
 }
 
-fn failed(file: &Path, what: &'static str, error: &std::io::Error) -> SealError {
-    SealError::File { path: file.display().to_string(), what, reason: error.to_string() }
+fn file_error(file: &Path, operation: &'static str, error: &std::io::Error) -> SealError {
+    SealError::File { path: file.display().to_string(), operation, reason: error.to_string() }
 }
 
-/// Makes the file whole or not at all, for its owner alone; one that is there stays.
-fn make(file: &Path) -> std::io::Result<()> {
+/// Creates the file whole or not at all, readable only by its owner. An existing file stays.
+fn create(file: &Path) -> std::io::Result<()> {
     let key: [u8; 32] = rand::rng().random();
     if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent)?;
@@ -108,7 +108,7 @@ fn make(file: &Path) -> std::io::Result<()> {
     }
 }
 
-fn parse(text: &str) -> Option<[u8; 32]> {
+fn parse_key(text: &str) -> Option<[u8; 32]> {
     hex::decode(text.trim())?.try_into().ok()
 }
 
@@ -119,18 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_with_the_same_key_and_purpose_alone() {
+    fn sealed_data_opens_only_with_the_same_key_and_associated_data() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("deep/antiphon.key");
         let sealed = Sealer::new(file.clone()).seal(b"secret", b"a").unwrap();
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
         let again = Sealer::new(file.clone());
         assert_eq!(again.open(&sealed, b"a").unwrap(), b"secret");
-        assert!(matches!(again.open(&sealed, b"b"), Err(SealError::OtherKey)));
+        assert!(matches!(again.open(&sealed, b"b"), Err(SealError::WrongKey)));
         let other = Sealer::new(directory.path().join("other.key"));
-        assert!(matches!(other.open(&sealed, b"a"), Err(SealError::OtherKey)));
+        assert!(matches!(other.open(&sealed, b"a"), Err(SealError::WrongKey)));
         for broken in [&sealed[..20], &sealed[1..], &[]] {
-            assert!(matches!(again.open(broken, b"a"), Err(SealError::OtherKey)));
+            assert!(matches!(again.open(broken, b"a"), Err(SealError::WrongKey)));
         }
         assert_ne!(sealed, again.seal(b"secret", b"a").unwrap(), "a nonce is used once");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -138,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_make_the_key_at_once_all_have_the_same() {
+    fn an_existing_key_is_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("antiphon.key");
-        let first = load_or_make(&file).unwrap();
-        assert!(make(&file).is_ok(), "one that is there stays");
-        assert_eq!(load_or_make(&file).unwrap(), first);
+        let first = load_or_create(&file).unwrap();
+        assert!(create(&file).is_ok(), "an existing file stays");
+        assert_eq!(load_or_create(&file).unwrap(), first);
     }
 
     #[test]
-    fn a_file_that_is_no_key_is_told() {
+    fn an_invalid_key_file_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("antiphon.key");
         std::fs::write(&file, "ab").unwrap();

@@ -12,15 +12,15 @@ use super::NoToken;
 use crate::client::{Clients, PartsBody};
 use crate::settings::OAuthSettings;
 
-/// For the whole exchange. A server that is slower has failed; its answer, if it comes, is lost.
+/// For the whole exchange. The reply of a slower server is lost.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_ANSWER_BYTES: usize = 256 * 1024;
-/// Where the server does not say how long a token lives.
-const DEFAULT_LIFE: Duration = Duration::from_hours(1);
-/// A token is refreshed this long before it expires, or when a fifth of its life is left, if that is sooner.
-const LONGEST_MARGIN: Duration = Duration::from_mins(5);
+const MAX_REPLY_BYTES: usize = 256 * 1024;
+/// If the server does not give a token's lifetime.
+const DEFAULT_LIFETIME: Duration = Duration::from_hours(1);
+/// A token is refreshed this long before it expires, or when a fifth of its lifetime is left, whichever is later.
+const MAX_REFRESH_MARGIN: Duration = Duration::from_mins(5);
 
-/// What the server has issued, as it is kept in the store.
+/// Issued tokens, as they are stored.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tokens {
     pub access: String,
@@ -33,66 +33,69 @@ pub struct Tokens {
 
 impl Tokens {
     /// Whether it is time to refresh them.
-    pub fn are_due(&self, now: Timestamp) -> bool {
+    pub fn need_refresh(&self, now: Timestamp) -> bool {
         now.unix_ms() >= self.refresh_at
     }
 
-    pub fn have_expired(&self, now: Timestamp) -> bool {
+    pub fn are_expired(&self, now: Timestamp) -> bool {
         now.unix_ms() >= self.expires_at
     }
 
     pub fn bearer(&self) -> Result<HeaderValue, NoToken> {
         let value = HeaderValue::try_from(format!("Bearer {}", self.access));
-        let mut value = value.map_err(|_| NoToken::failed("its token can't stand in a header"))?;
+        let mut value = value.map_err(|_| {
+            NoToken::failed("the access token contains characters that are not allowed in a header")
+        })?;
         value.set_sensitive(true);
         Ok(value)
     }
 }
 
-/// The server's answer. What is not named here does not matter.
+/// The server's reply. Other members are ignored.
 #[derive(Deserialize)]
-struct Issued {
+struct TokenReply {
     access_token: String,
-    /// Another one, where the server rotates them.
+    /// A new one, if the server rotates them.
     refresh_token: Option<String>,
     expires_in: Option<f64>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorReply {
     error: Option<serde_json::Value>,
 }
 
-/// Trades a refresh token for an access token.
-pub async fn exchange(
+/// Exchanges a refresh token for an access token.
+pub async fn refresh_tokens(
     clients: &Clients,
     settings: &OAuthSettings,
     refresh_token: &str,
     now: Timestamp,
 ) -> Result<Tokens, NoToken> {
-    let answer = async {
+    let exchange = async {
         let reply = clients.send(request(settings, refresh_token)?).await;
         let reply = reply.map_err(|error| NoToken::failed(&error.to_string()))?;
         let status = reply.status();
-        let body = Limited::new(reply.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|_| NoToken::failed("its answer broke off, or is too large"))?.to_bytes();
+        let body = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect().await;
+        let body = body.map_err(|_| NoToken::failed("the reply was cut off or is too large"))?.to_bytes();
         Ok((status, body))
     };
-    let answer = tokio::time::timeout(EXCHANGE_TIMEOUT, answer).await;
-    let (status, body) = answer.map_err(|_| NoToken::failed("it did not answer in time"))??;
+    let exchange = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await;
+    let (status, body) = exchange.map_err(|_| NoToken::failed("no reply in time"))??;
     if !status.is_success() {
-        return Err(refused(status, &body));
+        return Err(error_from_reply(status, &body));
     }
-    let issued: Issued = serde_json::from_slice(&body)
-        .map_err(|_| NoToken::failed("its answer is no JSON object with an access_token"))?;
-    let life = issued.expires_in.filter(|seconds| *seconds > 0.0);
-    let life = life.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DEFAULT_LIFE);
-    let expires_at = now.plus(life);
+    let issued: TokenReply = serde_json::from_slice(&body)
+        .map_err(|_| NoToken::failed("the reply is not a JSON object with an access_token"))?;
+    let lifetime = issued.expires_in.filter(|seconds| *seconds > 0.0);
+    let lifetime =
+        lifetime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DEFAULT_LIFETIME);
+    let expires_at = now.plus(lifetime);
     let tokens = Tokens {
         access: issued.access_token,
         refresh: issued.refresh_token.unwrap_or_else(|| refresh_token.to_owned()),
         expires_at: expires_at.unix_ms(),
-        refresh_at: expires_at.minus(LONGEST_MARGIN.min(life / 5)).unix_ms(),
+        refresh_at: expires_at.minus(MAX_REFRESH_MARGIN.min(lifetime / 5)).unix_ms(),
     };
     tokens.bearer()?;
     Ok(tokens)
@@ -112,7 +115,7 @@ fn request(settings: &OAuthSettings, refresh_token: &str) -> Result<Request<Part
     let mut request = Request::new(PartsBody::new(vec![Bytes::from(form.finish())]));
     *request.method_mut() = Method::POST;
     let uri = settings.token_url.as_str().parse();
-    *request.uri_mut() = uri.map_err(|_| NoToken::failed("the token_url is no valid address"))?;
+    *request.uri_mut() = uri.map_err(|_| NoToken::failed("token_url is not a valid URL"))?;
     let headers = request.headers_mut();
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
     headers.insert(header::CONTENT_TYPE, kind);
@@ -121,20 +124,20 @@ fn request(settings: &OAuthSettings, refresh_token: &str) -> Result<Request<Part
     Ok(request)
 }
 
-/// A refusal is the server's last word; anything else may be over by the next time.
-fn refused(status: StatusCode, body: &[u8]) -> NoToken {
-    let error = serde_json::from_slice::<Refusal>(body).ok().and_then(|refusal| refusal.error);
-    // Some servers put an object there. Nothing else of the answer is shown: it may quote what was sent.
+/// A refusal is final. Any other failure may be over at the next attempt.
+fn error_from_reply(status: StatusCode, body: &[u8]) -> NoToken {
+    let error = serde_json::from_slice::<ErrorReply>(body).ok().and_then(|reply| reply.error);
+    // Some servers put an object there. Nothing else of the reply is shown, because it may quote the request.
     let code = match &error {
         Some(serde_json::Value::String(code)) => Some(code.as_str()),
         Some(error) => error["code"].as_str(),
         None => None,
     };
     let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_graphic()));
-    let told =
-        format!("it answered {}{}", status.as_u16(), code.map_or(String::new(), |code| format!(" {code}")));
+    let reason =
+        format!("status {}{}", status.as_u16(), code.map_or(String::new(), |code| format!(" {code}")));
     match status.as_u16() {
-        400 | 401 | 403 if code != Some("temporarily_unavailable") => NoToken::Refused(told),
-        _ => NoToken::Failed(told),
+        400 | 401 | 403 if code != Some("temporarily_unavailable") => NoToken::Refused(reason),
+        _ => NoToken::Failed(reason),
     }
 }

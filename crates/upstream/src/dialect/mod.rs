@@ -1,6 +1,6 @@
-//! How an upstream is spoken to: a dialect encodes turns and decodes replies, whatever transport carries them. No I/O.
+//! The API that an upstream speaks: a dialect encodes turns and decodes replies, whatever transport carries them. No I/O.
 //!
-//! The turn hands in a request of the Responses API and gets its events back, whichever API the upstream has. Adding a
+//! A turn passes in a request of the Responses API and gets its events back, whichever API the upstream speaks. To add a
 //! dialect: a file beside [`responses`], a variant of [`Dialect`], and an arm in each of its methods; the compiler asks for them.
 
 mod responses;
@@ -10,7 +10,7 @@ use antiphon_protocol::request::{Changes, CreateRequest, Operation, UpstreamInpu
 use antiphon_protocol::sse::FrameTooLarge;
 use bytes::Bytes;
 
-/// The API that an upstream has.
+/// The API that an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     Responses,
@@ -19,7 +19,7 @@ pub enum Dialect {
 /// A part of a reply, as a transport delivers it.
 #[derive(Debug)]
 pub enum Piece {
-    /// Some of the bytes of an HTTP reply, wherever the network cut them.
+    /// Bytes of an HTTP reply, cut anywhere.
     Bytes(Bytes),
     /// A whole event, from a WebSocket.
     Event(Event),
@@ -37,8 +37,8 @@ enum Inner {
 // === impl Dialect ===
 
 impl Dialect {
-    /// Where an operation is asked for, below an account's base URL.
-    pub fn path(self, operation: Operation) -> &'static str {
+    /// The path of an operation below an account's base URL.
+    pub(crate) fn path(self, operation: Operation) -> &'static str {
         match self {
             Self::Responses => responses::path(operation),
         }
@@ -51,7 +51,7 @@ impl Dialect {
         }
     }
 
-    /// The response object that a collected reply stands for. Whether it is one is for the caller to check.
+    /// The response object in a collected reply. The caller checks whether it is one.
     pub fn decode_collected(self, body: Bytes) -> Bytes {
         match self {
             Self::Responses => body,
@@ -68,7 +68,7 @@ impl Dialect {
 // === impl Decoder ===
 
 impl Decoder {
-    /// Takes the next piece of the reply. All events of the piece before must have been taken.
+    /// Takes the next piece of the reply. All events of the previous piece must have been read.
     pub fn push(&mut self, piece: Piece) {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.push(piece),
@@ -79,21 +79,21 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`FrameTooLarge`] if an event grows beyond the limit; the stream can't go on then.
+    /// [`FrameTooLarge`] if an event exceeds the limit. The stream can't be read any further.
     pub fn next_event(&mut self) -> Result<Option<Event>, FrameTooLarge> {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.next_event(),
         }
     }
 
-    /// At the end of the reply: an event that lacks only its end, if there is one.
+    /// At the end of the reply: the last event, if only its blank line is missing.
     pub fn finish(&mut self) -> Option<Event> {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.finish(),
         }
     }
 
-    /// The bytes that spans of [server-sent events](Event::Sse) refer to.
+    /// The bytes that the spans of [server-sent events](Event::Sse) refer to.
     pub fn bytes(&self) -> &Bytes {
         match &self.0 {
             Inner::Responses(decoder) => decoder.bytes(),

@@ -1,4 +1,4 @@
-//! The Responses API itself: requests and events pass as they are.
+//! The Responses API itself: requests and events pass unchanged.
 
 use antiphon_protocol::event::Event;
 use antiphon_protocol::json;
@@ -16,7 +16,7 @@ pub fn path(operation: Operation) -> &'static str {
     }
 }
 
-/// Server-sent events are cut out of bytes, and messages are events already.
+/// Decodes server-sent events from bytes. WebSocket messages are events already.
 #[derive(Debug)]
 pub struct Decoder {
     sse: sse::Decoder,
@@ -44,7 +44,7 @@ impl Decoder {
         }
     }
 
-    /// What stands after the last blank line counts if it is whole.
+    /// The bytes after the last blank line are an event if their data is valid JSON.
     pub fn finish(&mut self) -> Option<Event> {
         let frame = self.sse.finish()?;
         let is_whole = frame.data().is_some_and(|data| json::validate(&data).is_ok());
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_messages_give_the_same_events() {
+    fn bytes_and_messages_yield_the_same_events() {
         let mut decoder = Decoder::new(1 << 10);
         decoder.push(Piece::Bytes(Bytes::from_static(
             b": hello\n\nevent: response.completed\ndata: {\"a\":1}\n\ndata: {\"type\":\"error\"}\n\nevent: res",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_may_lack_its_blank_line_but_not_a_part_of_its_data() {
+    fn the_last_event_may_lack_its_blank_line_but_no_part_of_its_data() {
         for (text, is_whole) in
             [("data: {\"a\":1}", true), ("data: {\"a\":1}\n", true), ("data: {\"a\":", false)]
         {

@@ -321,7 +321,11 @@ mod tests {
         for _ in 0..3 {
             fail(&mut open, None);
         }
-        assert_eq!(open.label(START), "cooling", "without known callers there is nobody to protect");
+        assert_eq!(
+            open.label(START),
+            "cooling",
+            "without known callers all failures count against the account"
+        );
     }
 
     #[test]

@@ -1,30 +1,30 @@
-//! Which headers pass from client to upstream, and back. Everything else stays here: credentials and cookies above all.
+//! The headers that pass from client to upstream, and back. No others do, above all no credentials and cookies.
 
 use http::{HeaderMap, HeaderName};
 
 const TO_UPSTREAM: [&str; 6] =
     ["session-id", "thread-id", "x-client-request-id", "originator", "user-agent", "traceparent"];
 const TO_UPSTREAM_PREFIXES: [&str; 2] = ["openai-", "x-codex-"];
-/// They belong to the account: a client that names another organization would have its credential refused.
-const OF_THE_ACCOUNT: [&str; 2] = ["openai-organization", "openai-project"];
+/// Set by the account only: an upstream would refuse the credential if a client named another organization.
+const ACCOUNT_ONLY: [&str; 2] = ["openai-organization", "openai-project"];
 const TO_CLIENT: [&str; 4] = ["retry-after", "retry-after-ms", "openai-processing-ms", "x-request-id"];
 const TO_CLIENT_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 
-/// What of a client's headers goes upstream.
+/// The client's headers that go upstream.
 pub fn for_upstream(client: &HeaderMap) -> HeaderMap {
-    let mut headers = pick(client, &TO_UPSTREAM, &TO_UPSTREAM_PREFIXES);
-    for name in OF_THE_ACCOUNT {
+    let mut headers = copy_matching(client, &TO_UPSTREAM, &TO_UPSTREAM_PREFIXES);
+    for name in ACCOUNT_ONLY {
         headers.remove(name);
     }
     headers
 }
 
-/// What of an upstream's headers goes back to the client.
+/// The upstream's headers that go to the client.
 pub fn for_client(upstream: &HeaderMap) -> HeaderMap {
-    pick(upstream, &TO_CLIENT, &TO_CLIENT_PREFIXES)
+    copy_matching(upstream, &TO_CLIENT, &TO_CLIENT_PREFIXES)
 }
 
-fn pick(from: &HeaderMap, names: &[&str], prefixes: &[&str]) -> HeaderMap {
+fn copy_matching(from: &HeaderMap, names: &[&str], prefixes: &[&str]) -> HeaderMap {
     let passes = |name: &HeaderName| {
         let name = name.as_str();
         names.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_listed_passes() {
+    fn only_listed_headers_pass() {
         let mut headers = HeaderMap::new();
         for name in [
             "authorization",

@@ -1,8 +1,8 @@
-//! How requests get to upstreams and replies back: over HTTP or WebSocket, each with its account's credential.
+//! Requests to upstreams and their replies, over HTTP or WebSocket. Each request carries its account's credential.
 
 pub mod headers;
 mod redact;
-pub mod reply;
+mod reply;
 pub mod socket;
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Limited};
 
 pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
-use self::socket::{Handshake, Idle, NotOpened, Socket, SocketLost};
+use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};
 use crate::account::{Account, Credential, NotAList};
 use crate::client::{Clients, PartsBody, SendError};
 use crate::credential::seal::Sealer;
@@ -25,7 +25,7 @@ use crate::credential::{Credentials, NoToken};
 use crate::metrics::UpstreamMetrics;
 use crate::settings::UpstreamSettings;
 
-/// A list of models is never larger.
+/// Larger than any list of models.
 const MAX_CATALOG_BYTES: usize = 4 * 1024 * 1024;
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,11 +35,11 @@ pub struct Upstream {
     clients: Clients,
     credentials: Arc<Credentials>,
     handshake: Handshake,
-    idle: Arc<Idle>,
+    idle: Arc<IdleSockets>,
     metrics: UpstreamMetrics,
 }
 
-/// A turn as it goes to an account's upstream over HTTP.
+/// A turn to send to an account's upstream over HTTP.
 #[derive(Debug)]
 pub struct Post<'a> {
     pub operation: Operation,
@@ -57,16 +57,16 @@ pub enum Accept {
     Events,
 }
 
-/// Why an account's list of models can't be had.
+/// Why an account's list of models could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     #[error(transparent)]
     Send(#[from] SendError),
     #[error(transparent)]
     NoToken(#[from] NoToken),
-    #[error("it did not answer in time")]
+    #[error("no reply in time")]
     Timeout,
-    #[error("it answered {0}")]
+    #[error("status {0}")]
     Status(u16),
     #[error(transparent)]
     NotAList(#[from] NotAList),
@@ -75,8 +75,8 @@ pub enum CatalogError {
 // === impl CatalogError ===
 
 impl CatalogError {
-    /// Whether the account's credential was refused, in a request that has nothing of a client's. 403 does not say so: a key
-    /// may be good for turns and not for the list of models.
+    /// Whether the upstream has refused the account's credential. A 403 does not count: a key may be valid for turns and not
+    /// for the list of models.
     pub fn is_credential_refused(&self) -> bool {
         matches!(self, Self::Status(401) | Self::NoToken(NoToken::Refused(_)))
     }
@@ -95,7 +95,7 @@ impl Upstream {
         let sealer = Sealer::new(key_file);
         let credentials =
             Credentials::new(store, sealer, clients.clone(), connect_timeout, env.clone(), metrics.clone());
-        let idle = Arc::new(Idle::new(env.tasks.clone()));
+        let idle = Arc::new(IdleSockets::new(env.tasks.clone()));
         Self { clients, credentials: Arc::new(credentials), handshake, idle, metrics }
     }
 
@@ -103,11 +103,14 @@ impl Upstream {
         &self.metrics
     }
 
-    /// The socket on which the upstream remembers this response of its own as the latest.
-    pub async fn socket_of(&self, account: &Account, response: &str) -> Option<Socket> {
+    /// The idle socket on which this response of the upstream was the latest.
+    pub async fn take_idle_socket(&self, account: &Account, response: &str) -> Option<Socket> {
         self.idle.take(&account.identity, response).await
     }
 
+    /// # Errors
+    ///
+    /// [`NotOpened`] if the upstream can't be reached, or does not open a socket in time.
     pub async fn open_socket(
         &self,
         account: &Account,
@@ -115,21 +118,29 @@ impl Upstream {
         client_headers: &HeaderMap,
     ) -> Result<Socket, NotOpened> {
         let mut headers = headers::for_upstream(client_headers);
-        account.authorize(authorization, &mut headers);
+        account.add_headers(authorization, &mut headers);
         self.handshake.open(account.uri(Operation::Create), headers).await
     }
 
-    /// Sends a turn over a socket, and waits for the upstream to begin.
-    pub async fn ask(
+    /// Sends a turn over a socket and waits for its first event.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketLost`] if the socket ends before the first event.
+    pub async fn send_on_socket(
         &self,
         account: &Account,
         socket: Socket,
         frame: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
-        socket.ask(frame, &account.identity, &self.idle).await
+        socket.send_turn(frame, &account.identity, &self.idle).await
     }
 
-    /// What goes into a request's `authorization`, if anything does.
+    /// The value of `authorization` for a request, if the account has a credential. May wait for a refresh.
+    ///
+    /// # Errors
+    ///
+    /// [`NoToken`] if the account's access token has expired and can't be refreshed.
     pub async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, NoToken> {
         match &account.credential {
             Credential::None => Ok(None),
@@ -138,16 +149,20 @@ impl Upstream {
         }
     }
 
-    /// The upstream has refused this credential. `true` if there may be another.
-    pub fn refuse(&self, account: &Account, authorization: Option<&HeaderValue>) -> bool {
+    /// The upstream has refused this credential. Returns whether a refresh may yield another one.
+    pub fn invalidate_credential(&self, account: &Account, authorization: Option<&HeaderValue>) -> bool {
         let (Credential::OAuth(oauth), Some(authorization)) = (&account.credential, authorization) else {
             return false;
         };
-        self.credentials.refuse(oauth, authorization);
+        self.credentials.invalidate(oauth, authorization);
         true
     }
 
-    /// POST `/responses`, or what the operation asks for below it, with the account's credential.
+    /// POST to the operation's address, with the account's credential.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if there is no reply.
     pub async fn post(&self, account: &Account, post: Post<'_>) -> Result<Response<ReplyBody>, SendError> {
         let Post { operation, authorization, client_headers, accept, body } = post;
         let mut headers = headers::for_upstream(client_headers);
@@ -159,7 +174,7 @@ impl Upstream {
                 Accept::Events => "text/event-stream",
             }),
         );
-        account.authorize(authorization, &mut headers);
+        account.add_headers(authorization, &mut headers);
         let mut request = Request::new(PartsBody::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = account.uri(operation).clone();
@@ -167,21 +182,25 @@ impl Upstream {
         Ok(self.clients.send(request).await?.map(ReplyBody::Http))
     }
 
-    /// Asks the account's upstream for its models unless that was done a moment ago.
+    /// Requests the list of models of the account's upstream, unless the list is fresh.
     pub async fn refresh_catalog(&self, account: &Account, now: Timestamp) {
-        let Some(asking) = account.catalog.ask(now).await else { return };
+        let Some(refresh) = account.catalog.begin_refresh(now).await else { return };
         let listed = self.list_models(account).await;
-        if let Err(error) = listed.and_then(|body| Ok(asking.learn(&body)?)) {
-            tracing::warn!(account.id = %account.name, %error, "the upstream's models are not known");
+        if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body)?)) {
+            tracing::warn!(account.id = %account.name, %error, "could not list the upstream's models");
         }
     }
 
     /// GET `/models`.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`] if there is no successful reply in time.
     pub async fn list_models(&self, account: &Account) -> Result<Bytes, CatalogError> {
-        let answer = async {
+        let listing = async {
             let mut request = Request::new(PartsBody::new(Vec::new()));
             *request.uri_mut() = account.models_uri.clone();
-            account.authorize(self.authorization(account).await?.as_ref(), request.headers_mut());
+            account.add_headers(self.authorization(account).await?.as_ref(), request.headers_mut());
             let reply = self.clients.send(request).await?;
             if !reply.status().is_success() {
                 return Err(CatalogError::Status(reply.status().as_u16()));
@@ -189,6 +208,6 @@ impl Upstream {
             let body = Limited::new(reply.into_body(), MAX_CATALOG_BYTES).collect().await;
             Ok(body.map_err(|_| NotAList)?.to_bytes())
         };
-        tokio::time::timeout(CATALOG_TIMEOUT, answer).await.map_err(|_| CatalogError::Timeout)?
+        tokio::time::timeout(CATALOG_TIMEOUT, listing).await.map_err(|_| CatalogError::Timeout)?
     }
 }

@@ -17,11 +17,11 @@ pub enum ReplyBody {
     Http(client::ReplyBody),
     /// The events of one turn.
     Socket(Box<SocketBody>),
-    /// It is all there.
+    /// The complete body.
     Whole(Bytes),
 }
 
-/// Why a body can't be read to its end.
+/// Why a body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("it is larger than {max_bytes} bytes")]
@@ -32,7 +32,7 @@ pub enum ReadError {
 
 /// The events of a streamed reply, read piece by piece.
 pub struct EventReader {
-    /// `None` once it has been read to its end, or broke off.
+    /// `None` once it has been read to its end, or was cut off.
     body: Option<ReplyBody>,
     decoder: Decoder,
     received_bytes: usize,
@@ -49,7 +49,7 @@ impl ReplyBody {
     ///
     /// # Errors
     ///
-    /// [`ReadError::TooLarge`] beyond `max_bytes`, else [`ReadError::Broken`] with the transport's own words.
+    /// [`ReadError::TooLarge`] beyond `max_bytes`, else [`ReadError::Broken`] with the transport's text.
     pub async fn collect(self, max_bytes: usize) -> Result<Bytes, ReadError> {
         match self {
             Self::Whole(body) if body.len() > max_bytes => Err(ReadError::TooLarge { max_bytes }),
@@ -89,12 +89,11 @@ impl EventReader {
         Self { body: Some(body), decoder: dialect.decoder(max_event_bytes), received_bytes: 0 }
     }
 
-    /// Waits for the next piece of the reply, whose events are then to be had from [`decoder`](Self::decoder). `false` at the
-    /// end. Nothing is lost if this is dropped while it waits.
+    /// Waits for the next piece of the reply; [`decoder`](Self::decoder) has its events then. `false` at the end. Cancel safe.
     ///
     /// # Errors
     ///
-    /// The transport's own words if the reply broke off.
+    /// The transport's text if the reply was cut off.
     pub async fn read(&mut self) -> Result<bool, String> {
         let Some(body) = &mut self.body else { return Ok(false) };
         let piece = poll_fn(|cx| body.poll_piece(cx)).await.transpose();
@@ -114,13 +113,13 @@ impl EventReader {
         &mut self.decoder
     }
 
-    /// What has been read so far.
+    /// How much has been read so far.
     pub fn received_bytes(&self) -> usize {
         self.received_bytes
     }
 
-    /// Reads the rest and drops it: a connection can be used again only once its reply has been read to the end. `None` if
-    /// nothing is left.
+    /// Reads the rest and drops it, because a connection can be reused only after its reply has been read to the end. `None`
+    /// if nothing is left.
     pub fn into_rest(self) -> Option<impl Future<Output = ()> + Send + 'static> {
         let mut body = self.body?;
         Some(async move { while let Some(Ok(_)) = poll_fn(|cx| body.poll_piece(cx)).await {} })

@@ -30,12 +30,12 @@ async fn a_request_goes_out_with_its_host_and_length() {
 }
 
 #[tokio::test]
-async fn pieces_that_have_come_are_handed_on_together_and_others_are_not_waited_for() {
+async fn pieces_that_have_arrived_are_joined_without_waiting_for_more() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
     let events: String = (0..50).map(|n| chunk(&format!("event {n};"))).collect();
-    peer.answer("x", &format!("{CHUNKED}{events}")).await;
+    peer.reply("x", &format!("{CHUNKED}{events}")).await;
     let mut body = sending.await.unwrap().unwrap().into_body();
     let first = next(&mut body).await.unwrap();
     assert!(first.starts_with(b"event 0;event 1;") && first.ends_with(b"event 49;"), "{first:?}");
@@ -47,7 +47,7 @@ async fn pieces_that_have_come_are_handed_on_together_and_others_are_not_waited_
 }
 
 #[tokio::test]
-async fn no_byte_is_lost_or_moved_where_small_pieces_meet_large_ones() {
+async fn small_and_large_pieces_arrive_complete_and_in_order() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
@@ -57,7 +57,7 @@ async fn no_byte_is_lost_or_moved_where_small_pieces_meet_large_ones() {
     let sent = pieces.concat();
     let writing = tokio::spawn(async move {
         let chunks: String = pieces.iter().map(|piece| chunk(piece)).collect();
-        peer.answer("x", &format!("{CHUNKED}{chunks}0\r\n\r\n")).await;
+        peer.reply("x", &format!("{CHUNKED}{chunks}0\r\n\r\n")).await;
         peer
     });
     assert_eq!(read(sending).await, sent);
@@ -65,11 +65,11 @@ async fn no_byte_is_lost_or_moved_where_small_pieces_meet_large_ones() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_reply_breaks_off_is_handed_on() {
+async fn what_arrived_before_a_reply_was_cut_off_is_returned() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    peer.answer("x", &format!("{CHUNKED}{}{}", chunk("one"), chunk("two"))).await;
+    peer.reply("x", &format!("{CHUNKED}{}{}", chunk("one"), chunk("two"))).await;
     drop(peer);
     let mut body = sending.await.unwrap().unwrap().into_body();
     let (mut came, mut error) = (Vec::new(), None);
@@ -84,11 +84,11 @@ async fn what_came_before_a_reply_breaks_off_is_handed_on() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_from_the_upstream_while_nobody_reads_the_reply() {
+async fn nothing_is_read_from_the_upstream_unless_the_reply_is_read() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    peer.answer("x", "HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
+    peer.reply("x", "HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
     let mut body = sending.await.unwrap().unwrap().into_body();
     let writing = tokio::spawn(async move {
         let mut written = 0;
@@ -109,7 +109,7 @@ async fn dropping_a_reply_before_its_end_closes_the_connection() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    peer.answer("x", &format!("{CHUNKED}{}", chunk("one"))).await;
+    peer.reply("x", &format!("{CHUNKED}{}", chunk("one"))).await;
     let mut body = sending.await.unwrap().unwrap().into_body();
     assert_eq!(next(&mut body).await.unwrap(), "one");
     assert!(peer.is_open().await);
@@ -118,7 +118,7 @@ async fn dropping_a_reply_before_its_end_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn giving_up_a_request_closes_the_connection() {
+async fn dropping_a_request_closes_the_connection() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
@@ -129,14 +129,14 @@ async fn giving_up_a_request_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_reply_can_be_read_on_by_another_task() {
+async fn another_task_can_read_the_rest_of_a_reply() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    peer.answer("x", CHUNKED).await;
+    peer.reply("x", CHUNKED).await;
     let mut body = sending.await.unwrap().unwrap().into_body();
-    let mut nobody = Context::from_waker(Waker::noop());
-    assert!(matches!(Pin::new(&mut body).poll_frame(&mut nobody), Poll::Pending));
+    let mut no_task = Context::from_waker(Waker::noop());
+    assert!(matches!(Pin::new(&mut body).poll_frame(&mut no_task), Poll::Pending));
     let reading = tokio::spawn(async move { body.collect().await.unwrap().to_bytes() });
     tokio::task::yield_now().await;
     peer.write(&chunk("one")).await;
@@ -145,7 +145,7 @@ async fn a_reply_can_be_read_on_by_another_task() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_can_not_be_reached_is_told_apart() {
+async fn an_unreachable_upstream_has_an_error_of_its_own() {
     let upstream = Upstream::start().await;
     let request = upstream.request("x");
     let clients = upstream.clients.clone();

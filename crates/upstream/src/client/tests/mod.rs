@@ -1,4 +1,4 @@
-//! Clients against upstreams that are bare sockets.
+//! Clients against upstreams that are plain sockets.
 
 mod exchanging;
 mod pooling;
@@ -47,7 +47,7 @@ impl Upstream {
         request
     }
 
-    /// Sends a request, which is answered by whoever has the other end of the connection.
+    /// Sends a request. The test replies at the other end of the connection.
     fn send(&self, body: &'static str) -> Sending {
         let (clients, request) = (self.clients.clone(), self.request(body));
         tokio::spawn(async move { clients.send(request).await })
@@ -55,14 +55,14 @@ impl Upstream {
 
     async fn accept(&self) -> Peer {
         let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
-        Peer(accepted.expect("nobody connects").unwrap().0)
+        Peer(accepted.expect("no connection").unwrap().0)
     }
 
-    /// A whole exchange over a new connection, which is kept at both ends.
+    /// A whole exchange over a new connection, which stays open at both ends.
     async fn exchange(&self) -> Peer {
         let sending = self.send("first");
         let mut peer = self.accept().await;
-        peer.answer("first", OK).await;
+        peer.reply("first", OK).await;
         assert_eq!(read(sending).await, "ok");
         peer
     }
@@ -86,7 +86,7 @@ impl Peer {
         self.0.write_all(bytes.as_bytes()).await.unwrap();
     }
 
-    async fn answer(&mut self, end: &str, reply: &str) {
+    async fn reply(&mut self, end: &str, reply: &str) {
         self.receive(end).await;
         self.write(reply).await;
     }

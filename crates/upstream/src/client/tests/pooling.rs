@@ -1,4 +1,4 @@
-//! Connections that wait for the next request.
+//! Idle connections and their reuse.
 
 use std::cell::Cell;
 
@@ -9,30 +9,30 @@ use super::super::pool::{Bounds, Pool};
 use super::*;
 
 #[tokio::test]
-async fn a_connection_is_used_again_after_a_reply() {
+async fn a_connection_is_reused_after_a_reply() {
     let upstream = Upstream::start().await;
     let mut peer = upstream.exchange().await;
     for reply in [OK, "HTTP/1.1 204 No Content\r\n\r\n", &format!("{CHUNKED}2\r\nok\r\n0\r\n\r\n")] {
         let sending = upstream.send("again");
-        peer.answer("again", reply).await;
+        peer.reply("again", reply).await;
         read(sending).await;
     }
     assert_eq!(upstream.clients.pools[0].idle(), 1);
 }
 
 #[tokio::test]
-async fn a_connection_that_the_upstream_wants_closed_is_not_used_again() {
+async fn a_connection_with_connection_close_is_not_reused() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;
-    peer.answer("x", "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+    peer.reply("x", "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
     assert_eq!(read(sending).await, "ok");
     peer.closed().await;
     assert_eq!(upstream.clients.pools[0].idle(), 0);
 }
 
 #[tokio::test]
-async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() {
+async fn a_connection_whose_request_was_not_read_completely_is_not_reused() {
     let upstream = Upstream::start().await;
     let request = upstream.request(vec![b'x'; 50_000_000]);
     let clients = upstream.clients.clone();
@@ -45,16 +45,16 @@ async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() 
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_is_replaced_before_anything_is_sent() {
+async fn a_connection_closed_while_idle_is_replaced_before_anything_is_sent() {
     let upstream = Upstream::start().await;
     for _ in 0..20 {
         drop(upstream.exchange().await);
-        // The runtime has no chance to hear of it before the next request.
+        // The runtime has no chance to notice it before the next request.
     }
 }
 
 #[tokio::test]
-async fn a_connection_on_which_something_came_unasked_is_not_used_again() {
+async fn a_connection_with_unexpected_data_is_not_reused() {
     let upstream = Upstream::start().await;
     let mut peer = upstream.exchange().await;
     peer.write("HTTP/1.1 408 Request Timeout\r\n\r\n").await;
@@ -63,7 +63,7 @@ async fn a_connection_on_which_something_came_unasked_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_request_is_sent_once_if_any_of_it_was_written() {
+async fn a_request_is_not_sent_again_if_any_of_it_was_written() {
     let upstream = Upstream::start().await;
     let mut peer = upstream.exchange().await;
     let sending = upstream.send("second");
@@ -75,14 +75,14 @@ async fn a_request_is_sent_once_if_any_of_it_was_written() {
 }
 
 #[tokio::test]
-async fn a_request_of_which_nothing_was_written_is_known_to_be_unsent() {
+async fn a_request_is_unsent_only_if_nothing_of_it_was_written() {
     let upstream = Upstream::start().await;
     let request = || {
         let mut request = upstream.request("x");
-        Origin::of(request.uri()).unwrap().address(&mut request);
+        Origin::from_uri(request.uri()).unwrap().make_relative(&mut request);
         request
     };
-    let origin = Origin::of(&upstream.url().parse().unwrap()).unwrap();
+    let origin = Origin::from_uri(&upstream.url().parse().unwrap()).unwrap();
     let mut connections = Vec::new();
     for _ in 0..2 {
         let stream = upstream.clients.connector.connect(&origin).await.unwrap();
@@ -101,14 +101,14 @@ async fn a_request_of_which_nothing_was_written_is_known_to_be_unsent() {
 }
 
 #[tokio::test]
-async fn a_connection_is_closed_when_it_has_been_idle_for_too_long() {
+async fn a_connection_is_closed_after_the_idle_limit() {
     let upstream = Upstream::start().await;
     let mut peer = upstream.exchange().await;
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(29)).await;
     tokio::time::resume();
     let sending = upstream.send("again");
-    peer.answer("again", OK).await;
+    peer.reply("again", OK).await;
     read(sending).await;
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(31)).await;
@@ -118,7 +118,7 @@ async fn a_connection_is_closed_when_it_has_been_idle_for_too_long() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_never_asked_again_keeps_no_connection() {
+async fn idle_connections_are_closed_without_further_requests() {
     let upstream = Upstream::start().await;
     let mut peer = upstream.exchange().await;
     tokio::time::pause();
@@ -139,8 +139,8 @@ async fn an_upstream_that_is_never_asked_again_keeps_no_connection() {
 }
 
 #[tokio::test]
-async fn only_so_many_idle_connections_are_kept() {
-    let bounds = Bounds { per_origin: 2, in_all: 3 };
+async fn idle_connections_are_limited_per_origin_and_in_total() {
+    let bounds = Bounds { per_origin: 2, total: 3 };
     let clients = Clients {
         connector: Connector::new(PATIENCE),
         pools: [Pool::new(bounds).into()].into(),
@@ -156,7 +156,7 @@ async fn only_so_many_idle_connections_are_kept() {
             open.push((sending, upstream.accept().await));
         }
         for (sending, mut peer) in open {
-            peer.answer("x", OK).await;
+            peer.reply("x", OK).await;
             read(sending).await;
             kept.push(peer);
         }
@@ -174,7 +174,7 @@ thread_local! {
 }
 
 #[tokio::test]
-async fn a_connection_stays_with_the_worker_that_made_it() {
+async fn a_connection_stays_with_the_worker_that_opened_it() {
     let upstream = Upstream::with_clients(Clients::new(PATIENCE, 2, || INDEX.get())).await;
     let sending = upstream.send("x");
     let mut peer = upstream.accept().await;

@@ -1,4 +1,4 @@
-//! HTTP/2 connections, here without TLS.
+//! HTTP/2 connections, without TLS in these tests.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::*;
 #[tokio::test]
 async fn requests_share_a_connection_until_it_ends() {
     let upstream = Upstream::start().await;
-    let origin = Origin::of(upstream.request("").uri()).unwrap();
+    let origin = Origin::from_uri(upstream.request("").uri()).unwrap();
     let stream = upstream.clients.connector.connect(&origin).await.unwrap();
     let accepted = upstream.accept().await.0;
-    // Answers two requests at a time.
+    // Replies only when two requests are there.
     let both = Arc::new(Barrier::new(2));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let both = Arc::clone(&both);

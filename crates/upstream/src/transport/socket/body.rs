@@ -9,27 +9,28 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Idle, Socket, refusal};
+use super::{IdleSockets, Socket, error_of_event};
 
-/// Reads to the terminal event, and gives the socket back then. Dropped before, it closes the socket, which cancels the turn.
+/// Reads up to the terminal event, and returns the socket to the idle ones then. Dropping it earlier closes the socket, which
+/// cancels the turn.
 pub struct SocketBody {
     socket: Option<Socket>,
-    /// The event that was waited for when the turn was sent.
+    /// The first event, which has been read already.
     first: Option<Bytes>,
-    /// The last sequence number may be needed.
+    /// The last event, for its sequence number.
     last: Bytes,
     account: String,
-    idle: Arc<Idle>,
+    idle: Arc<IdleSockets>,
 }
 
 // === impl SocketBody ===
 
 impl SocketBody {
-    pub(super) fn new(socket: Socket, first: Bytes, account: String, idle: Arc<Idle>) -> Self {
+    pub(super) fn new(socket: Socket, first: Bytes, account: String, idle: Arc<IdleSockets>) -> Self {
         Self { socket: Some(socket), first: Some(first), last: Bytes::new(), account, idle }
     }
 
-    /// The next event; the error is the transport's.
+    /// The next event. An error is the transport's text.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, String>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(self.event(first))));
@@ -41,9 +42,9 @@ impl SocketBody {
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Ok(Message::Binary(_))) => "the upstream sent a binary message".to_owned(),
                 Some(Ok(Message::Close(Some(frame)))) => {
-                    format!("the upstream closed the socket with {}", frame.code)
+                    format!("the upstream closed the WebSocket with code {}", frame.code)
                 }
-                Some(Ok(Message::Close(None))) | None => "the upstream closed the socket".to_owned(),
+                Some(Ok(Message::Close(None))) | None => "the upstream closed the WebSocket".to_owned(),
                 Some(Err(error)) => error.to_string(),
             };
             self.socket = None;
@@ -59,29 +60,29 @@ impl SocketBody {
                 let data = flat_error(&data, sequence_number(&self.last)).into();
                 event = Event::Message { kind: EventKind::Error, data };
             }
-            EventKind::Terminal => self.give_back(&data),
+            EventKind::Terminal => self.return_to_idle(&data),
             EventKind::Snapshot | EventKind::ItemDone | EventKind::Other => {}
         }
         self.last = data;
         event
     }
 
-    /// A response that has failed can't be continued on the socket.
-    fn give_back(&mut self, terminal: &[u8]) {
+    /// A socket whose response has failed is closed, because nothing can be continued on it.
+    fn return_to_idle(&mut self, terminal: &[u8]) {
         let Some(socket) = self.socket.take() else { return };
         let response = json::member(terminal, "response").unwrap_or_default();
         let status = json::string_member(response, "status");
         if let (Some("completed" | "incomplete"), Some(id)) =
             (status.as_deref(), json::string_member(response, "id"))
         {
-            self.idle.put(socket, std::mem::take(&mut self.account), id.into_owned());
+            self.idle.insert(socket, std::mem::take(&mut self.account), id.into_owned());
         }
     }
 }
 
-/// An error as a stream has it, where a socket has the object of an HTTP reply.
+/// The error event as a stream has it. On a socket it contains the error object of an HTTP reply instead.
 fn flat_error(event: &[u8], last: Option<u64>) -> Vec<u8> {
-    let (_, error) = refusal(event);
+    let (_, error) = error_of_event(event);
     let member = |name| json::member(&error, name).unwrap_or(b"null");
     let sequence = last.map_or(0, |last| last + 1).to_string();
     [
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_in_the_middle_of_a_turn_is_made_flat() {
+    fn an_error_event_during_a_turn_is_flattened() {
         let event = br#"{"type":"error","status":500,"error":{"type":"server_error","code":"c","message":"m","param":null}}"#;
         let flat = br#"{"type":"error","sequence_number":8,"code":"c","message":"m","param":null}"#;
         assert_eq!(flat_error(event, Some(7)), flat);

@@ -15,15 +15,15 @@ use super::Socket;
 use crate::metrics::UpstreamMetrics;
 use crate::transport::headers;
 
-/// Most messages are small, and many sockets wait.
+/// Small, because most messages are, and many sockets are idle.
 const BUFFER_BYTES: usize = 8 * 1024;
 const BETA: &str = "openai-beta";
 const BETA_VALUE: HeaderValue = HeaderValue::from_static("responses_websockets=2026-02-06");
 
-/// What opening sockets needs.
+/// Opens sockets.
 #[derive(Debug, Clone)]
 pub struct Handshake {
-    /// Speaks HTTP/1.1 alone: no other can be upgraded like this.
+    /// For HTTP/1.1 only, because HTTP/2 connections can't be upgraded.
     connector: HttpsConnector<HttpConnector>,
     /// For connecting and the upgrade together.
     timeout: Duration,
@@ -34,9 +34,9 @@ pub struct Handshake {
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum NotOpened {
-    #[error("the upstream answered {0}")]
+    #[error("the upstream replied with status {0}")]
     Refused(StatusCode),
-    #[error("no socket in time")]
+    #[error("the WebSocket handshake timed out")]
     Timeout,
     #[error("{0}")]
     Failed(String),
@@ -54,7 +54,11 @@ impl Handshake {
         Self { connector, timeout, max_message_bytes, metrics }
     }
 
-    /// `headers` are what a request over HTTP would get.
+    /// `headers` are those of a request over HTTP.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOpened`] if the upstream can't be reached, or does not open a socket in time.
     pub async fn open(&self, uri: &Uri, headers: HeaderMap) -> Result<Socket, NotOpened> {
         let opened = tokio::time::timeout(self.timeout, self.try_open(uri, headers)).await;
         opened.unwrap_or(Err(NotOpened::Timeout))
@@ -78,12 +82,12 @@ impl Handshake {
     }
 }
 
-/// The same address with the scheme that sockets have.
+/// The same address with the scheme of WebSockets.
 fn socket_uri(uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     let scheme = if uri.scheme_str() == Some("https") { "wss" } else { "ws" };
     parts.scheme = Some(scheme.parse().expect("a valid scheme"));
-    Uri::from_parts(parts).expect("another scheme makes no address invalid")
+    Uri::from_parts(parts).expect("changing the scheme keeps the address valid")
 }
 
 fn not_opened(error: Error) -> NotOpened {

@@ -1,4 +1,4 @@
-//! Sockets that wait for the turn which continues their latest response.
+//! Idle sockets, which wait for the turn that continues their latest response.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,80 +12,81 @@ use tokio_tungstenite::tungstenite::Message;
 use super::Socket;
 use antiphon_runtime::Tasks;
 
-/// What an upstream caches of a chain is gone by then.
+/// By then an upstream's cache of a chain is gone.
 const MAX_IDLE: Duration = Duration::from_mins(10);
-/// What stands between would take a silent connection for dead.
+/// Keeps proxies and firewalls from closing an idle connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Over all accounts; the one that has waited longest makes room.
+/// For all accounts together. Beyond this, the socket that has been idle longest is closed.
 const MAX_SOCKETS: usize = 1000;
 
 /// Every idle socket, by the response that can be continued on it.
-pub struct Idle {
+pub struct IdleSockets {
     inner: Mutex<Inner>,
     tasks: Tasks,
 }
 
 #[derive(Default)]
 struct Inner {
-    sockets: HashMap<Key, Waiting>,
-    /// Tells sockets apart that have waited for the same.
-    count: u64,
+    sockets: HashMap<Key, IdleSocket>,
+    /// Distinguishes sockets that have waited under the same key.
+    last_sequence: u64,
 }
 
-/// An account, with its upstream and credential, and the upstream's id of a response.
+/// An account's identity, and the upstream's id of a response.
 type Key = (String, String);
 
-struct Waiting {
-    number: u64,
-    take: oneshot::Sender<oneshot::Sender<Socket>>,
+struct IdleSocket {
+    sequence: u64,
+    /// A turn that takes the socket sends the channel on which to return it.
+    request: oneshot::Sender<oneshot::Sender<Socket>>,
 }
 
-// === impl Idle ===
+// === impl IdleSockets ===
 
-impl Idle {
+impl IdleSockets {
     pub fn new(tasks: Tasks) -> Self {
         Self { inner: Mutex::default(), tasks }
     }
 
-    /// The socket on which this response was the latest, if it still lives.
+    /// The socket on which this response was the latest, if it is still open.
     pub async fn take(&self, account: &str, response: &str) -> Option<Socket> {
-        let waiting = self.lock().sockets.remove(&(account.to_owned(), response.to_owned()))?;
-        let (give, given) = oneshot::channel();
-        waiting.take.send(give).ok()?;
-        given.await.ok()
+        let idle = self.lock().sockets.remove(&(account.to_owned(), response.to_owned()))?;
+        let (sender, socket) = oneshot::channel();
+        idle.request.send(sender).ok()?;
+        socket.await.ok()
     }
 
-    /// Has the socket wait. One that is old is closed instead.
-    pub fn put(self: &Arc<Self>, socket: Socket, account: String, response: String) {
-        if socket.is_old() {
+    /// Keeps the socket for the next turn. A socket that is too old is closed instead.
+    pub fn insert(self: &Arc<Self>, socket: Socket, account: String, response: String) {
+        if socket.is_expired() {
             self.tasks.spawn_background(close(socket));
             return;
         }
         let key = (account, response);
-        let (take, taken) = oneshot::channel();
+        let (request, requested) = oneshot::channel();
         let mut inner = self.lock();
-        inner.count += 1;
-        let number = inner.count;
+        inner.last_sequence += 1;
+        let sequence = inner.last_sequence;
         if inner.sockets.len() >= MAX_SOCKETS
             && let Some(oldest) =
-                inner.sockets.iter().min_by_key(|(_, waiting)| waiting.number).map(|(key, _)| key.clone())
+                inner.sockets.iter().min_by_key(|(_, idle)| idle.sequence).map(|(key, _)| key.clone())
         {
-            // Its keeper sees that nobody can take it any more.
+            // Its task sees that no turn can take it any more, and closes it.
             inner.sockets.remove(&oldest);
         }
-        inner.sockets.insert(key.clone(), Waiting { number, take });
+        inner.sockets.insert(key.clone(), IdleSocket { sequence, request });
         drop(inner);
         let this = Arc::clone(self);
         self.tasks.spawn_background(async move {
-            let Some(socket) = keep(socket, taken).await else { return };
-            this.forget(&key, number);
+            let Some(socket) = keep_alive(socket, requested).await else { return };
+            this.remove(&key, sequence);
             close(socket).await;
         });
     }
 
-    fn forget(&self, key: &Key, number: u64) {
+    fn remove(&self, key: &Key, sequence: u64) {
         let mut inner = self.lock();
-        if inner.sockets.get(key).is_some_and(|waiting| waiting.number == number) {
+        if inner.sockets.get(key).is_some_and(|idle| idle.sequence == sequence) {
             inner.sockets.remove(key);
         }
     }
@@ -95,25 +96,27 @@ impl Idle {
     }
 }
 
-impl fmt::Debug for Idle {
+impl fmt::Debug for IdleSockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Idle").field("sockets", &self.lock().sockets.len()).finish_non_exhaustive()
+        f.debug_struct("IdleSockets").field("sockets", &self.lock().sockets.len()).finish_non_exhaustive()
     }
 }
 
-/// Keeps the socket alive until somebody takes the socket. Returns it if it is to be closed: what ends while it is idle is nobody's
-/// failure.
-async fn keep(mut socket: Socket, mut taken: oneshot::Receiver<oneshot::Sender<Socket>>) -> Option<Socket> {
+/// Keeps the socket alive until a turn takes it. Returns it if it is to be closed, which does not count as a failure.
+async fn keep_alive(
+    mut socket: Socket,
+    mut requested: oneshot::Receiver<oneshot::Sender<Socket>>,
+) -> Option<Socket> {
     let limit = tokio::time::sleep(MAX_IDLE);
     tokio::pin!(limit);
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
     loop {
         tokio::select! {
             biased;
-            give = &mut taken => {
-                let Ok(give) = give else { return Some(socket) };
-                // Whoever wanted it may have left.
-                return give.send(socket).err();
+            sender = &mut requested => {
+                let Ok(sender) = sender else { return Some(socket) };
+                // The turn that wanted it may have ended.
+                return sender.send(socket).err();
             }
             message = socket.wire.next() => match message {
                 Some(Ok(Message::Ping(_))) if socket.wire.flush().await.is_ok() => {}
@@ -131,12 +134,12 @@ async fn keep(mut socket: Socket, mut taken: oneshot::Receiver<oneshot::Sender<S
 }
 
 async fn close(mut socket: Socket) {
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
     let closing = async {
         if socket.wire.close(None).await.is_ok() {
             while let Some(Ok(_)) = socket.wire.next().await {}
         }
     };
-    // Whatever fails here, the connection ends with this function.
-    tokio::time::timeout(PATIENCE, closing).await.ok();
+    // The connection ends here, whether or not closing it works.
+    tokio::time::timeout(CLOSE_TIMEOUT, closing).await.ok();
 }

@@ -1,7 +1,7 @@
 //! Sockets to upstreams that speak the API over WebSocket.
 //!
-//! A socket carries one turn at a time. When its turn is over it waits, kept alive, for the turn that continues the
-//! response: the upstream remembers that one on the socket, so the new items are all that has to be sent.
+//! A socket carries one turn at a time. When its turn has ended, the socket is kept alive for the turn that continues the
+//! response. The upstream remembers that response on the socket, so only the new items are sent.
 
 mod body;
 mod handshake;
@@ -25,49 +25,54 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 pub use self::body::SocketBody;
-pub use self::handshake::{Handshake, NotOpened};
-pub use self::idle::Idle;
+pub(crate) use self::handshake::Handshake;
+pub use self::handshake::NotOpened;
+pub(crate) use self::idle::IdleSockets;
 
 use super::reply::ReplyBody;
 use antiphon_runtime::GaugeGuard;
 
 type Wire = WebSocketStream<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
 
-/// Upstreams end a socket after an hour; a turn should not be what meets that.
+/// Upstreams close a socket after an hour. This is less, so that no turn is cut off.
 const MAX_AGE: Duration = Duration::from_mins(55);
 
-/// An open socket on which no turn is under way.
+/// An open socket on which no turn is running.
 pub struct Socket {
     wire: Wire,
     opened_at: Instant,
-    /// What the upstream said when it was opened, for the first turn.
+    /// The headers of the handshake's reply, for the first turn.
     headers: HeaderMap,
-    _open: GaugeGuard,
+    _gauge: GaugeGuard,
 }
 
-/// The socket was gone before the upstream said anything to the turn.
+/// The socket was lost before the first event of the turn.
 #[derive(Debug, thiserror::Error)]
-#[error("the socket was lost: {0}")]
+#[error("the WebSocket was lost: {0}")]
 pub struct SocketLost(String);
 
 // === impl Socket ===
 
 impl Socket {
-    fn new(wire: Wire, headers: HeaderMap, open: GaugeGuard) -> Self {
-        Self { wire, opened_at: Instant::now(), headers, _open: open }
+    fn new(wire: Wire, headers: HeaderMap, gauge: GaugeGuard) -> Self {
+        Self { wire, opened_at: Instant::now(), headers, _gauge: gauge }
     }
 
-    fn is_old(&self) -> bool {
+    fn is_expired(&self) -> bool {
         self.opened_at.elapsed() > MAX_AGE
     }
 
-    /// Sends a turn and waits for the first event, or the error in its place, which is put as an HTTP reply. `account` is the
-    /// account's identity.
-    pub async fn ask(
+    /// Sends a turn and waits for its first event. An error in its place becomes an HTTP reply. `account` is the account's
+    /// identity.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketLost`] if the socket ends before the first event.
+    pub(super) async fn send_turn(
         mut self,
         frame: Vec<Bytes>,
         account: &str,
-        idle: &Arc<Idle>,
+        idle: &Arc<IdleSockets>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
         let message = Frame::message(frame.concat(), OpCode::Data(Data::Text), true);
         let lost = |why: String| SocketLost(why);
@@ -86,12 +91,14 @@ impl Socket {
             }
         };
         if EventKind::of_event(None, &first) == EventKind::Error {
-            return match refusal(&first) {
-                // It has grown too old while it waited.
-                (_, error) if json::string_member(&error, "code").as_deref() == Some(TOO_OLD) => {
+            return match error_of_event(&first) {
+                // It has reached its maximum age while it was idle.
+                (_, error)
+                    if json::string_member(&error, "code").as_deref() == Some(CONNECTION_LIMIT_CODE) =>
+                {
                     Err(lost("too old".to_owned()))
                 }
-                (status, error) => Ok(as_reply(status, &error, &first)),
+                (status, error) => Ok(to_http_reply(status, &error, &first)),
             };
         }
         let headers = std::mem::take(&mut self.headers);
@@ -107,10 +114,10 @@ impl Socket {
     }
 }
 
-const TOO_OLD: &str = "websocket_connection_limit_reached";
+const CONNECTION_LIMIT_CODE: &str = "websocket_connection_limit_reached";
 
 /// The status and the error object of an error event.
-fn refusal(event: &[u8]) -> (StatusCode, Bytes) {
+fn error_of_event(event: &[u8]) -> (StatusCode, Bytes) {
     let number =
         |name| json::member(event, name).and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
     let status: Option<u16> = number("status").or_else(|| number("status_code"));
@@ -125,17 +132,17 @@ fn refusal(event: &[u8]) -> (StatusCode, Bytes) {
     (status.unwrap_or_else(by_kind), Bytes::copy_from_slice(error))
 }
 
-/// The reply that it would have been over HTTP. Headers stand in the event.
-fn as_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBody> {
+/// The HTTP reply that an error event stands for. The event contains its headers.
+fn to_http_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBody> {
     let body = [&br#"{"error":"#[..], error, b"}"].concat();
     let mut reply = Response::new(ReplyBody::Whole(body.into()));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
-    let named = json::member(event, "headers").filter(|headers| headers.first() == Some(&b'{'));
-    let named = named.unwrap_or(b"{}");
-    for member in json::members(named).map_while(Result::ok) {
+    let listed = json::member(event, "headers").filter(|headers| headers.first() == Some(&b'{'));
+    let listed = listed.unwrap_or(b"{}");
+    for member in json::members(listed).map_while(Result::ok) {
         let (Some(name), Some(value)) =
-            (json::string(&named[member.key]), json::string(&named[member.value]))
+            (json::string(&listed[member.key]), json::string(&listed[member.value]))
         else {
             continue;
         };
@@ -152,12 +159,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_event_is_the_reply_that_it_stands_for() {
+    fn an_error_event_becomes_an_http_error_reply() {
         let event =
             br#"{"type":"error","status":429,"headers":{"retry-after":"7","x":1},"error":{"code":"c"}}"#;
-        let (status, error) = refusal(event);
+        let (status, error) = error_of_event(event);
         assert_eq!((status.as_u16(), &error[..]), (429, &br#"{"code":"c"}"#[..]));
-        let reply = as_reply(status, &error, event);
+        let reply = to_http_reply(status, &error, event);
         assert_eq!(reply.headers()["retry-after"], "7");
         for (event, status) in [
             (&br#"{"type":"error","error":{"type":"invalid_request_error"}}"#[..], 400),
@@ -165,7 +172,7 @@ mod tests {
             (br#"{"type":"error","status":200,"error":{}}"#, 500),
             (br#"{"type":"error","code":"x","message":"m"}"#, 500),
         ] {
-            assert_eq!(refusal(event).0.as_u16(), status);
+            assert_eq!(error_of_event(event).0.as_u16(), status);
         }
     }
 }
