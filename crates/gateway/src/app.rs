@@ -37,7 +37,7 @@ use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::reload::{Reload, ReloadMetrics, Reloader};
-use crate::turn::{Rules, Turns};
+use crate::turn::{TurnSettings, Turns};
 
 /// How long the start waits for account state from before it.
 const STATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ impl App {
             Arc::clone(&operations.pool),
             operations.upstream.clone(),
             Arc::clone(&operations.limits),
-            turn_rules(&config),
+            turn_settings(&config),
             env,
         ));
         let connections = Gauge::default();
@@ -177,14 +177,15 @@ impl App {
 
     /// Called before the first turn.
     fn start_jobs(&mut self, store: &Arc<dyn Store>) {
-        let Turns { chains, pool, upstream, limits, rules, env, .. } = &*self.turns;
+        let Turns { chains, pool, upstream, limits, settings, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
-        let sweep = jobs::limits::sweep(Arc::clone(limits), store(), clock(), rules.reservation_lifetime());
+        let sweep =
+            jobs::limits::sweep(Arc::clone(limits), store(), clock(), settings.reservation_lifetime());
         tasks.spawn_background(sweep);
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
-            longest_turn: rules.turn,
+            longest_turn: settings.turn_timeout,
             log_retention: self.config.usage.raw_retention.limit(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
@@ -194,7 +195,7 @@ impl App {
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.doors.keys), store()));
         tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.doors.keys), store()));
         let rollup = RollupRules {
-            longest_turn: rules.turn,
+            longest_turn: settings.turn_timeout,
             hour_retention: self.config.usage.hour_retention.limit(),
             day_retention: self.config.usage.day_retention.limit(),
         };
@@ -297,17 +298,17 @@ fn socket_rules(config: &Config) -> SocketRules {
     }
 }
 
-fn turn_rules(config: &Config) -> Rules {
-    Rules {
+fn turn_settings(config: &Config) -> TurnSettings {
+    TurnSettings {
         retention: config.store.retention.limit(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,
-        first_byte: config.timeouts.first_byte,
-        idle: config.timeouts.idle,
-        keep_alive: config.timeouts.keep_alive,
-        turn: config.timeouts.turn,
-        finish_within: match config.turns.on_disconnect {
+        first_byte_timeout: config.timeouts.first_byte,
+        idle_timeout: config.timeouts.idle,
+        keep_alive_interval: config.timeouts.keep_alive,
+        turn_timeout: config.timeouts.turn,
+        finish_timeout: match config.turns.on_disconnect {
             OnDisconnect::Finish => Some(config.turns.finish_timeout),
             OnDisconnect::Cancel => None,
         },

@@ -20,7 +20,7 @@ const PRICES: &str = "prices = [{ model = \"sim*\", input = 1, cached_input = 0.
 /// The job that rolls usage up, run by hand.
 fn rollup(gateway: &Gateway) -> Rollup {
     let rules = RollupRules {
-        longest_turn: gateway.app.rules.turn,
+        longest_turn: gateway.app.settings.turn_timeout,
         hour_retention: Some(Duration::from_hours(90 * 24)),
         day_retention: Some(Duration::from_hours(400 * 24)),
     };

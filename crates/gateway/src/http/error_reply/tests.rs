@@ -39,10 +39,10 @@ fn upstream_error(status: StatusCode) -> Failure {
 fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
-        Failure::Busy,
+        Failure::AllBusy,
         limit_reached(&json!({"requests_per_minute": 1})),
         limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
-        Failure::Cooling(REST),
+        Failure::AllCoolingDown(REST),
         Failure::AllFailing(REST),
         Failure::PreviousNotFound(id()),
         Failure::PreviousNotCompleted(id()),
@@ -56,7 +56,7 @@ fn failures_of_turns() -> Vec<Failure> {
         upstream_error(StatusCode::BAD_GATEWAY),
         Failure::UpstreamUnreachable("no connection".into()),
         Failure::UpstreamTimeout("no connection in time"),
-        Failure::StreamBroken("it ended".to_owned()),
+        Failure::StreamInterrupted("it ended".to_owned()),
         Failure::StoreUnavailable,
         Failure::Internal,
         Failure::ClientGone,
@@ -75,7 +75,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
-             The history of the previous response is too large: 2 turns, and the limit is 1."
+             The chain of the previous response is too large: 2 turns, the limit is 1."
         }
         Failure::ConversationNotFound(_) => {
             "404 | client | null | null | Conversation with id 'X' not found."
@@ -95,38 +95,40 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "429 | limits | rate_limit_exceeded | null | This API key may use 1 requests per minute: 0 are used, 0 are held \
              by requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
         }
-        Failure::Cooling(_) => {
+        Failure::AllCoolingDown(_) => {
             "429 | upstream | rate_limit_exceeded | null | \
-             Every upstream account is rate limited or failing. Please retry in 2 s."
+             All upstream accounts are rate limited or failing. Please retry in 2 s."
         }
         Failure::AllFailing(_) => {
-            "503 | upstream | no_account_available | null | Every upstream account is failing. Please retry in 2 s."
+            "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
         }
         Failure::NoAccount => {
-            "503 | upstream | no_account_available | null | No upstream account can serve this request now."
+            "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
-        Failure::Busy => {
+        Failure::AllBusy => {
             "503 | gateway | server_is_overloaded | null | \
-             Every upstream account has as many requests as it may. Please retry in a moment."
+             All upstream accounts are busy. Please retry in a moment."
         }
         Failure::UpstreamError(reply) if reply.status.is_client_error() => {
-            "418 | client | upstream_error | null | The upstream answered 418."
+            "418 | client | upstream_error | null | The upstream replied with status 418."
         }
-        Failure::UpstreamError(_) => "502 | upstream | upstream_error | null | The upstream answered 502.",
+        Failure::UpstreamError(_) => {
+            "502 | upstream | upstream_error | null | The upstream replied with status 502."
+        }
         Failure::UpstreamUnreachable(_) => {
-            "502 | upstream | upstream_unreachable | null | The upstream can't be reached: no connection."
+            "502 | upstream | upstream_unreachable | null | The upstream failed: no connection."
         }
         Failure::UpstreamTimeout(_) => {
             "504 | upstream | upstream_timeout | null | The upstream timed out: no connection in time."
         }
-        Failure::StreamBroken(_) => {
-            "502 | upstream | server_error | null | The upstream's stream broke off: it ended."
+        Failure::StreamInterrupted(_) => {
+            "502 | upstream | server_error | null | The upstream's stream was interrupted: it ended."
         }
         Failure::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
         Failure::Internal => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
         Failure::ClientGone => "500 | client | internal_error | null | The client is gone.",
     }
@@ -222,10 +224,10 @@ fn line_of_request(error: &RequestError) -> &'static str {
              (60 minutes). Create a new websocket connection to continue."
         }
         RequestError::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
         RequestError::Internal => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
     }
 }
@@ -265,10 +267,10 @@ fn line_of_operation(error: &OperationError) -> &'static str {
              `antiphon admin token` makes another."
         }
         OperationError::Store(StoreError::Deadline(_)) => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
         OperationError::UnreadableKey(_) | OperationError::Store(_) => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
     }
 }

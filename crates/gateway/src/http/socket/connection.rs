@@ -28,7 +28,7 @@ use super::running::{Running, reject};
 use crate::http::doors::Doors;
 use crate::http::error::RequestError;
 use crate::http::stall::StallGuard;
-use crate::turn::{Lane, Memory};
+use crate::turn::{Lane, LaneMemory};
 use antiphon_access::keys::Caller;
 
 /// What is read at a time; it is held also while the socket is idle.
@@ -51,7 +51,7 @@ pub struct Connection {
     doors: Doors,
     headers: HeaderMap,
     caller: Caller,
-    memory: Arc<Memory>,
+    memory: Arc<LaneMemory>,
     lanes: Lanes,
     running: Vec<Running>,
     /// Whose turn it is to send an event.
@@ -96,7 +96,7 @@ impl Connection {
         let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
         Box::new(Self {
             socket: speak(metered, doors.body_limits.max_bytes),
-            memory: Memory::new(Arc::clone(&doors.sockets.memory)),
+            memory: LaneMemory::new(Arc::clone(&doors.sockets.memory)),
             lanes: Lanes::new(Arc::clone(metrics)),
             running: Vec::new(),
             next: 0,
