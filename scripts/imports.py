@@ -22,7 +22,7 @@ LAYERS = {
         ["http/auth", "http/body", "http/fallback", "http/query", "http/segment", "http/stall"],
         ["http/error_reply"],
         ["http/error"],
-        ["http/doors"],
+        ["http/app_state"],
         ["http/socket/metrics", "http/socket/rules", "jobs", "metrics"],
         ["operations", "turn", "reload"],
         ["telemetry"],

@@ -25,10 +25,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
-use crate::http::doors::{BodyLimits, Doors};
+use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
-use crate::http::socket::rules::SocketRules;
+use crate::http::socket::settings::SocketSettings;
 use crate::http::{Endpoints, router};
 use crate::jobs;
 use crate::jobs::metrics::JobMetrics;
@@ -45,7 +45,7 @@ const STATE_PATIENCE: Duration = Duration::from_secs(5);
 /// A gateway that is ready to serve.
 pub struct App {
     pub turns: Arc<Turns>,
-    doors: Doors,
+    state: AppState,
     workers: Arc<Workers>,
     connections: Gauge,
     job_metrics: JobMetrics,
@@ -121,22 +121,22 @@ impl App {
             job_metrics.register(registry);
             reload_metrics.register(registry);
         });
-        let doors = Doors {
+        let state = AppState {
             turns: Arc::clone(&turns),
             keys: Arc::clone(&operations.keys),
             operations,
             body_limits: Arc::new(body_limits(&config)),
-            sockets: Arc::new(socket_rules(&config)),
+            sockets: Arc::new(socket_settings(&config)),
             metrics: Arc::new(metrics),
             socket_metrics,
         };
         let workers = Arc::new(Workers::start()?);
-        Ok(Self { turns, doors, workers, connections, job_metrics, reload_metrics, config, reload: None })
+        Ok(Self { turns, state, workers, connections, job_metrics, reload_metrics, config, reload: None })
     }
 
     /// What operators do with this gateway.
     pub fn operations(&self) -> &Operations {
-        &self.doors.operations
+        &self.state.operations
     }
 
     /// Follows the configuration's file, and reads it again on SIGHUP.
@@ -192,8 +192,8 @@ impl App {
         if store().is_shared() {
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
-        tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.doors.keys), store()));
-        tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.doors.keys), store()));
+        tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
+        tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {
             longest_turn: settings.turn_timeout,
             hour_retention: self.config.usage.hour_retention.limit(),
@@ -213,10 +213,10 @@ impl App {
 
     fn server(&self, endpoints: Endpoints) -> Server {
         Server {
-            router: router(&self.doors, endpoints),
+            router: router(&self.state, endpoints),
             max_connections: self.config.limits.max_connections,
-            header_read: self.config.timeouts.header_read,
-            write_stall: self.config.timeouts.write_stall,
+            header_read_timeout: self.config.timeouts.header_read,
+            write_stall_timeout: self.config.timeouts.write_stall,
             connections: self.connections.clone(),
             tasks: self.turns.env.tasks.clone(),
             workers: Arc::clone(&self.workers),
@@ -249,7 +249,7 @@ pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
 
 /// Who is let in. Where everybody can connect, clients need a key.
 async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Result<Arc<Keys>, BuildError> {
-    let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let is_public = |client_address: &SocketAddr| !client_address.ip().to_canonical().is_loopback();
     let access = match config.auth {
         Some(Auth::None) => Access::Open,
         None if is_public(&config.listen) => Access::Keys,
@@ -289,8 +289,8 @@ fn body_limits(config: &Config) -> BodyLimits {
     }
 }
 
-fn socket_rules(config: &Config) -> SocketRules {
-    SocketRules {
+fn socket_settings(config: &Config) -> SocketSettings {
+    SocketSettings {
         is_enabled: config.sockets.enabled,
         max_age: config.sockets.max_age,
         ping_interval: config.sockets.ping_interval,

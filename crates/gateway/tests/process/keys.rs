@@ -124,7 +124,11 @@ async fn a_running_gateway_hears_of_keys_and_logs_ids_but_no_secrets() {
     assert_eq!(turns.len(), 2, "{lines:#?}");
     assert_eq!((&turns[0]["key.id"], &turns[1]["key.id"]), (&Value::Null, &shown["id"]));
     assert_eq!(turns[1]["project.id"], shown["project"]);
-    assert!(lines.iter().any(|line| line.contains("no valid key") && line.contains("127.0.0.1")));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("authentication failed: no valid key") && line.contains("127.0.0.1"))
+    );
     for secret in [&secret[12..], &wrong[12..]] {
         assert!(lines.iter().all(|line| !line.contains(secret)), "a secret is in the log");
     }
