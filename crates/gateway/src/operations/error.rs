@@ -24,7 +24,7 @@ pub enum OperationError {
     #[error("key {name:?} is {}", state.as_str())]
     KeyNotActive { name: String, state: KeyState },
     #[error("the stored limits of key {0:?} are invalid")]
-    UnreadableKey(String),
+    InvalidKeyLimits(String),
     #[error(
         "missing or incorrect admin token. Send it as 'authorization: Bearer apn-admin-…'; `antiphon admin token` creates a \
          new one"
@@ -57,7 +57,7 @@ impl OperationError {
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
-            Self::UnreadableKey(_) => internal(),
+            Self::InvalidKeyLimits(_) => internal(),
             Self::Store(error) if errors::is_temporary(error) => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())
             }

@@ -240,7 +240,7 @@ fn failures_of_operations() -> Vec<OperationError> {
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
-        OperationError::UnreadableKey(name()),
+        OperationError::InvalidKeyLimits(name()),
         OperationError::InvalidAdminToken,
         OperationError::Store(StoreError::Deadline(REST)),
         OperationError::Store(StoreError::Corrupt("a secret".to_owned())),
@@ -265,7 +265,7 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::Store(StoreError::Deadline(_)) => {
             "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
-        OperationError::UnreadableKey(_) | OperationError::Store(_) => {
+        OperationError::InvalidKeyLimits(_) | OperationError::Store(_) => {
             "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
     }
