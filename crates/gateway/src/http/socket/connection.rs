@@ -286,7 +286,7 @@ impl Connection {
         match parsed {
             Err(error) => self.send_error(&error, None),
             Ok(ClientFrame::Other(kind)) => {
-                tracing::debug!(frame.type = kind, "ignored a frame of unknown type")
+                tracing::debug!(frame.type = kind, "ignored a frame of unknown type");
             }
             Ok(ClientFrame::Create(_)) if matches!(self.close_reason, Some(CloseReason::Shutdown)) => {}
             Ok(ClientFrame::Create(frame)) => {
