@@ -1,16 +1,17 @@
-//! Antiphon: a gateway for the OpenAI Responses API that remembers.
+//! Antiphon: a stateful gateway for the OpenAI Responses API.
 //!
-//! Imports point down only: `cli` -> [`app`] -> [`http`] (the doors), [`jobs`], [`metrics`] -> [`turn`] (the one path),
-//! [`operations`] (what operators do) and [`reload`] -> [`config`], [`telemetry`]. `scripts/imports.py` holds the table and fails on any other import.
+//! Imports point down only: `cli` -> `app` -> `http` (the doors), `jobs`, `metrics` -> `turn` (the one path), `operations`
+//! (what operators do) and `reload` -> `telemetry` -> `config`. `scripts/imports.py` holds the table and fails on any other
+//! import.
 
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod errors;
-pub mod http;
+mod errors;
+mod http;
 pub mod jobs;
-pub mod metrics;
-pub mod operations;
-pub mod reload;
-pub mod telemetry;
+mod metrics;
+mod operations;
+mod reload;
+mod telemetry;
 pub mod turn;

@@ -21,7 +21,7 @@ use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
 pub use self::accounts::{Account, AccountList, TestedAccount};
-pub use self::audit::{AuditEntry, AuditList};
+pub use self::audit::AuditList;
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
 pub use self::page::Page;
