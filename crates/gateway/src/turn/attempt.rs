@@ -106,7 +106,7 @@ impl Turn {
     ) -> Result<(Reply, A), (Lease, FailedAttempt)> {
         let mut reply = self.send_until_accepted(lease, resolved).await?;
         match A::begin(self, resolved, &mut reply).await {
-            Ok(answer) => Ok((reply, answer)),
+            Ok(started) => Ok((reply, started)),
             Err(failed) => Err((reply.lease, failed)),
         }
     }
