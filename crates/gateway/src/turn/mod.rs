@@ -1,7 +1,7 @@
 //! One turn, one path: admit, resolve, reserve, choose, attempt, relay, record, settle.
 //!
-//! The doors in [`crate::http`] parse their framing and render the result; everything else happens here. An admitted turn
-//! always reaches [`settle`]: when it succeeds, when it fails, and when its client leaves.
+//! The doors in `http` parse their framing and render the result; everything else happens here. An admitted turn
+//! always reaches `settle`: when it succeeds, when it fails, and when its client leaves.
 
 mod attempt;
 mod codex;
