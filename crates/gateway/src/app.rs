@@ -25,11 +25,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
-use crate::http::doors::{BodyLimits, Doors};
-use crate::http::origin::LocalOnly;
+use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
-use crate::http::socket::rules::SocketRules;
+use crate::http::socket::settings::SocketSettings;
 use crate::http::{Endpoints, router};
 use crate::jobs;
 use crate::jobs::metrics::JobMetrics;
@@ -37,8 +36,8 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
-use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
-use crate::turn::{Rules, Turns};
+use crate::reload::{Reload, ReloadMetrics, Reloader};
+use crate::turn::{TurnSettings, Turns};
 
 /// How long the start waits for the stored account state.
 const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,7 +45,7 @@ const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A gateway that is ready to serve.
 pub struct App {
     pub turns: Arc<Turns>,
-    doors: Doors,
+    state: AppState,
     workers: Arc<Workers>,
     connections: Gauge,
     job_metrics: JobMetrics,
@@ -107,7 +106,7 @@ impl App {
             Arc::clone(&operations.pool),
             operations.upstream.clone(),
             Arc::clone(&operations.limits),
-            turn_rules(&config),
+            turn_settings(&config),
             env,
         ));
         let connections = Gauge::default();
@@ -123,24 +122,24 @@ impl App {
             job_metrics.register(registry);
             reload_metrics.register(registry);
         });
-        let doors = Doors {
+        let state = AppState {
             turns: Arc::clone(&turns),
             keys: Arc::clone(&operations.keys),
             local_only: local_only(&config),
             operations,
             body_limits: Arc::new(body_limits(&config)),
-            sockets: Arc::new(socket_rules(&config)),
+            sockets: Arc::new(socket_settings(&config)),
             metrics: Arc::new(metrics),
             readiness: Arc::default(),
             socket_metrics,
         };
         let workers = Arc::new(Workers::start()?);
-        Ok(Self { turns, doors, workers, connections, job_metrics, reload_metrics, config, reload: None })
+        Ok(Self { turns, state, workers, connections, job_metrics, reload_metrics, config, reload: None })
     }
 
     /// The operations of operators on this gateway.
     pub fn operations(&self) -> &Operations {
-        &self.doors.operations
+        &self.state.operations
     }
 
     /// Reloads the configuration when its file changes, and on SIGHUP.
@@ -200,25 +199,27 @@ impl App {
 
     /// Starts the background jobs. Must be called before the first turn.
     fn start_jobs(&mut self, store: &Arc<dyn Store>) {
-        let Turns { chains, pool, upstream, limits, rules, env, .. } = &*self.turns;
+        let Turns { chains, pool, upstream, limits, settings, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
-        tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
+        let sweep =
+            jobs::limits::sweep(Arc::clone(limits), store(), clock(), settings.reservation_lifetime());
+        tasks.spawn_background(sweep);
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
-            longest_turn: rules.turn,
-            log_retention: self.config.usage.raw_retention.as_duration(),
+            longest_turn: settings.turn_timeout,
+            log_retention: self.config.usage.raw_retention.limit(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
         if store().is_shared() {
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
-        tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.doors.keys), store()));
-        tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.doors.keys), store()));
+        tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
+        tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {
-            longest_turn: rules.turn,
-            hour_retention: self.config.usage.hour_retention.as_duration(),
-            day_retention: self.config.usage.day_retention.as_duration(),
+            longest_turn: settings.turn_timeout,
+            hour_retention: self.config.usage.hour_retention.limit(),
+            day_retention: self.config.usage.day_retention.limit(),
         };
         tasks.spawn_background(jobs::usage::roll_up(store(), clock(), rollup));
         tasks.spawn_background(jobs::accounts::probe(Arc::clone(pool), upstream.clone()));
@@ -234,10 +235,10 @@ impl App {
 
     fn server(&self, endpoints: Endpoints) -> Server {
         Server {
-            router: router(&self.doors, endpoints),
+            router: router(&self.state, endpoints),
             max_connections: self.config.limits.max_connections,
-            header_read: self.config.timeouts.header_read,
-            write_stall: self.config.timeouts.write_stall,
+            header_read_timeout: self.config.timeouts.header_read,
+            write_stall_timeout: self.config.timeouts.write_stall,
             connections: self.connections.clone(),
             tasks: self.turns.env.tasks.clone(),
             workers: Arc::clone(&self.workers),
@@ -268,13 +269,9 @@ pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
     config.accounts.iter().map(AccountConfig::settings).map(Account::new).collect()
 }
 
-/// The keys and the rule for clients without one. An address that other machines can reach requires a key.
-async fn load_keys(
-    config: &Config,
-    store: &dyn Store,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<Keys>, BuildError> {
-    let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+/// Who is let in. Where everybody can connect, clients need a key.
+async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Result<Arc<Keys>, BuildError> {
+    let is_public = |client_address: &SocketAddr| !client_address.ip().to_canonical().is_loopback();
     let access = match config.auth {
         Some(Auth::None) => Access::Open,
         None if is_public(&config.listen) => Access::KeysRequired,
@@ -318,8 +315,8 @@ fn body_limits(config: &Config) -> BodyLimits {
     }
 }
 
-fn socket_rules(config: &Config) -> SocketRules {
-    SocketRules {
+fn socket_settings(config: &Config) -> SocketSettings {
+    SocketSettings {
         is_enabled: config.sockets.enabled,
         max_age: config.sockets.max_age,
         ping_interval: config.sockets.ping_interval,
@@ -327,17 +324,17 @@ fn socket_rules(config: &Config) -> SocketRules {
     }
 }
 
-fn turn_rules(config: &Config) -> Rules {
-    Rules {
-        retention: config.store.retention.as_duration(),
+fn turn_settings(config: &Config) -> TurnSettings {
+    TurnSettings {
+        retention: config.store.retention.limit(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,
-        first_byte: config.timeouts.first_byte,
-        idle: config.timeouts.idle,
-        keep_alive: config.timeouts.keep_alive,
-        turn: config.timeouts.turn,
-        finish_within: match config.turns.on_disconnect {
+        first_byte_timeout: config.timeouts.first_byte,
+        idle_timeout: config.timeouts.idle,
+        keep_alive_interval: config.timeouts.keep_alive,
+        turn_timeout: config.timeouts.turn,
+        finish_timeout: match config.turns.on_disconnect {
             OnDisconnect::Finish => Some(config.turns.finish_timeout),
             OnDisconnect::Cancel => None,
         },

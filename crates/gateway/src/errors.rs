@@ -1,6 +1,6 @@
-//! The table of errors: each failure is one row of it, whoever gets to see it.
+//! The table of errors: each failure is one row, for clients and operators alike.
 //!
-//! Turns, doors and operators' work have error types of their own, each with one exhaustive match that yields the row.
+//! Turns, requests and operations have their own error types, each with one exhaustive match that yields the row.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
 use http::StatusCode;
 
-/// How long a client should wait before it tries again when the store or the gateway could not take its request.
+/// How long a client should wait after a failure of the store or the gateway.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub const INTERNAL: Class = (StatusCode::INTERNAL_SERVER_ERROR, Fault::Gateway, Some("internal_error"), None);
-pub const INTERNAL_TEXT: &str = "The gateway failed. The cause is in its log.";
+pub const INTERNAL_TEXT: &str = "Internal error. The gateway's log has the cause.";
 pub const MODEL_NOT_FOUND: Class =
     (StatusCode::NOT_FOUND, Fault::Client, Some("model_not_found"), Some("model"));
 pub const OVERLOADED: Class =
     (StatusCode::SERVICE_UNAVAILABLE, Fault::Gateway, Some("server_is_overloaded"), None);
 pub const STORE_UNAVAILABLE: Class =
     (StatusCode::SERVICE_UNAVAILABLE, Fault::Store, Some("store_unavailable"), None);
-pub const STORE_UNAVAILABLE_TEXT: &str = "The store of responses is unavailable. Please retry in a moment.";
+pub const STORE_UNAVAILABLE_TEXT: &str = "The response store is unavailable. Please retry in a moment.";
 
 pub const STORE_DAMAGED: Class =
     (StatusCode::INTERNAL_SERVER_ERROR, Fault::Store, Some("store_damaged"), None);
@@ -30,13 +30,13 @@ pub const STORE_DAMAGED_TEXT: &str =
 /// Status, fault, code and param.
 pub type Class = (StatusCode, Fault, Option<&'static str>, Option<&'static str>);
 
-/// One failure, as clients, operators, logs and metrics are told of it.
+/// One failure, as clients, operators, logs and metrics see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorRow {
     pub status: StatusCode,
     pub fault: Fault,
     pub error: ApiError,
-    /// When a client may try again, if that can be said.
+    /// How long a client should wait, if that is known.
     pub retry_after: Option<Duration>,
 }
 
@@ -50,27 +50,11 @@ pub enum Fault {
     Gateway,
 }
 
-/// What a failure of the store means to the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreFailure {
-    /// It may work again in a moment.
-    Unavailable,
-    /// What is stored can't be read; a retry fails too.
-    Damaged,
-    Internal,
-}
-
-// === impl StoreFailure ===
-
-impl From<&StoreError> for StoreFailure {
-    fn from(error: &StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => {
-                Self::Unavailable
-            }
-            StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => Self::Damaged,
-            StoreError::Refused(_) => Self::Internal,
-        }
+/// Whether the store may work again in a moment.
+pub fn is_temporary(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => true,
+        StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => false,
     }
 }
 
@@ -94,14 +78,14 @@ impl ErrorRow {
         Self { status, fault, error, retry_after }
     }
 
-    /// A request that was found wrong where it was parsed.
+    /// A request that could not be parsed.
     pub fn invalid(error: ApiError) -> Self {
         Self { status: StatusCode::BAD_REQUEST, fault: Fault::Client, error, retry_after: None }
     }
 
     #[must_use]
-    pub fn retry_after(self, rest: Option<Duration>) -> Self {
-        Self { retry_after: rest.or(self.retry_after), ..self }
+    pub fn retry_after(self, wait: Option<Duration>) -> Self {
+        Self { retry_after: wait.or(self.retry_after), ..self }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Antiphon: a stateful gateway for the OpenAI Responses API.
 //!
-//! Imports point down only: `cli` -> [`app`] -> `http` (the doors), [`jobs`], `metrics` -> [`turn`] (the path of a turn),
-//! `operations` (what operators do) and `reload` -> [`config`], `telemetry`. `scripts/imports.py` holds the table and
-//! fails on any other import.
+//! Imports point down only: `cli` -> `app` -> `http` (the doors), `jobs`, `metrics` -> `turn` (the one path), `operations`
+//! (what operators do) and `reload` -> `telemetry` -> `config`. `scripts/imports.py` holds the table and fails on any other
+//! import.
 
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod errors;
-pub mod http;
+mod errors;
+mod http;
 pub mod jobs;
 mod metrics;
 mod operations;

@@ -106,7 +106,7 @@ async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
     let mut seen = Vec::new();
     let url = loop {
         let line = log.next_line().await.expect("readable").unwrap_or_else(|| panic!("it ended: {seen:?}"));
-        if let Some((_, url)) = line.split_once("listens on ") {
+        if let Some((_, url)) = line.split_once("listening on ") {
             break url.to_owned();
         }
         seen.push(line);

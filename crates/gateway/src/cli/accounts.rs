@@ -1,52 +1,52 @@
-//! `antiphon accounts`: what is configured, how it does, and an operator's say in it.
+//! `antiphon accounts`: configuration and state of accounts, and changes to it.
 
 mod test;
 
 use antiphon_access::audit::Actor;
 use clap::Subcommand;
 
-use super::operations::{open, open_if_there, with_operations};
+use super::operations::{open, open_if_exists, with_operations};
 use super::print_json;
 use crate::config::{AccountConfig, Loaded};
 use crate::operations::{Account, AccountList, Page};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the accounts of the configuration, in its order, and how they do
+    /// List the configured accounts and their state
     #[command(after_help = "Example:\n  antiphon accounts list --json")]
     List {
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// Show one account: how it is configured, and how it does
+    /// Show one account's configuration and state
     #[command(after_help = "Example:\n  antiphon accounts show openai-a")]
     Show {
-        /// The account's name
+        /// Account name
         name: String,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// Ask upstreams for their models, with the accounts' own credentials; fails if one does not answer
+    /// Test accounts by listing their upstreams' models; fails if any account fails
     #[command(after_help = "Example:\n  antiphon accounts test openai-a")]
     Test {
-        /// The account's name [default: every account]
+        /// Account name [default: all accounts]
         name: Option<String>,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// Leave an account alone from now on; turns that it has go on. Running gateways follow within two seconds
+    /// Stop sending new turns to an account; running turns continue. Running gateways follow within two seconds
     #[command(after_help = "Example:\n  antiphon accounts pause openai-a")]
     Pause {
-        /// The account's name
+        /// Account name
         name: String,
     },
-    /// Have an account back, whatever it was left alone for: a pause, a cooldown, or a refused credential
+    /// Make an account ready again: ends a pause, a cooldown or a disabled state. Running gateways follow within two seconds
     #[command(after_help = "Example:\n  antiphon accounts resume openai-a")]
     Resume {
-        /// The account's name
+        /// Account name
         name: String,
     },
 }
@@ -58,15 +58,15 @@ impl Command {
         let store = &config.store;
         match self {
             Self::List { json } => {
-                let list = with_operations(config, open_if_there(store), async |operations| {
-                    operations.share_accounts().await?;
+                let list = with_operations(config, open_if_exists(store), async |operations| {
+                    operations.sync_accounts().await?;
                     Ok(operations.list_accounts(&Page::whole())?)
                 })?;
                 print_list(&list, &config.accounts, *json)
             }
             Self::Show { name, json } => {
-                let account = with_operations(config, open_if_there(store), async |operations| {
-                    operations.share_accounts().await?;
+                let account = with_operations(config, open_if_exists(store), async |operations| {
+                    operations.sync_accounts().await?;
                     Ok(operations.account(name)?)
                 })?;
                 print(&account, *json)
@@ -74,12 +74,12 @@ impl Command {
             Self::Test { name, json } => test::run(config, name.as_deref(), *json),
             Self::Pause { name } => with_operations(config, open(store), async |operations| {
                 operations.pause_account(name, Actor::CommandLine).await?;
-                println!("{name} is paused");
+                println!("{name}: paused");
                 Ok(())
             }),
             Self::Resume { name } => with_operations(config, open(store), async |operations| {
                 operations.resume_account(name, Actor::CommandLine).await?;
-                println!("{name} is back");
+                println!("{name}: ready");
                 Ok(())
             }),
         }
@@ -97,7 +97,7 @@ fn print_list(list: &AccountList, configured: &[AccountConfig], json: bool) -> a
     for (account, config) in list.accounts.iter().zip(configured) {
         let AccountConfig { name, base_url, models, boundary, priority, weight, .. } = config;
         let models: Vec<String> = models.iter().map(ToString::to_string).collect();
-        let models = if models.is_empty() { "what it lists".to_owned() } else { models.join(", ") };
+        let models = if models.is_empty() { "(from /models)".to_owned() } else { models.join(", ") };
         println!(
             "{name:<20} {:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
             account.state,

@@ -1,4 +1,4 @@
-//! `antiphon admin`: who may call the admin API.
+//! `antiphon admin`: the admin token.
 
 use antiphon_access::audit::Actor;
 use clap::Subcommand;
@@ -8,7 +8,7 @@ use crate::config::Loaded;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make another admin token and print it; the one before is of no use any more
+    /// Create a new admin token and print it; the old one stops working
     #[command(after_help = "Example:\n  antiphon admin token")]
     Token,
 }

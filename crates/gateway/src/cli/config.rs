@@ -1,4 +1,4 @@
-//! `antiphon config`: what the configuration comes to.
+//! `antiphon config`: checks and prints the configuration.
 
 use clap::Subcommand;
 
@@ -8,10 +8,10 @@ use antiphon_upstream::account::Account;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check the configuration without starting anything
+    /// Validate the configuration without starting the gateway
     #[command(after_help = "Example:\n  antiphon config check --config antiphon.toml")]
     Check,
-    /// Print the configuration as it is resolved, secrets redacted
+    /// Print the resolved configuration with secrets redacted
     #[command(after_help = "Example:\n  antiphon config show --json")]
     Show {
         /// Print JSON instead of TOML
@@ -43,8 +43,8 @@ fn check(loaded: &Loaded) -> anyhow::Result<()> {
         Account::new(account.settings())?;
     }
     match &loaded.source {
-        Some(path) => println!("{} is fine: {} account(s)", path.display(), config.accounts.len()),
-        None => println!("The configuration is fine (no file): {} account(s)", config.accounts.len()),
+        Some(path) => println!("{}: valid, {} account(s)", path.display(), config.accounts.len()),
+        None => println!("Configuration (no file): valid, {} account(s)", config.accounts.len()),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `antiphon demo`: the same gateway over a simulated upstream.
+//! `antiphon demo`: the gateway with a simulated upstream.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
         let listener = bind(listen, "--listen").await?;
         let address = listener.local_addr()?;
         let upstream =
-            Simulator::bind(Options::default()).await.context("the simulated upstream can't start")?;
+            Simulator::bind(Options::default()).await.context("cannot start the simulated upstream")?;
         let config = config(&upstream.url())?;
         let _log = telemetry::init(&config.log)?;
         let app = App::build(config, Arc::new(SystemClock)).await?;
-        println!("{}", guide(address));
+        println!("{}", instructions(address));
         app.run(listener, None, stop_requested()).await;
         Ok(())
     })
@@ -37,19 +37,19 @@ fn config(upstream: &str) -> anyhow::Result<Config> {
         ("ANTIPHON_LOG__FILTER", "warn"),
     ];
     let environment: Environment = settings.into_iter().collect();
-    let nowhere = std::env::temp_dir().join("antiphon-demo-reads-no-file");
-    Ok(Config::load(None, &nowhere, &environment, Overrides::default())?.config)
+    let no_directory = std::env::temp_dir().join("antiphon-demo-reads-no-file");
+    Ok(Config::load(None, &no_directory, &environment, Overrides::default())?.config)
 }
 
-fn guide(address: SocketAddr) -> String {
+fn instructions(address: SocketAddr) -> String {
     format!(
-        r#"Antiphon's demo listens on http://{address}, over a simulated upstream that remembers nothing. Ctrl-C ends it.
+        r#"Antiphon demo listening on http://{address}, in front of a simulated upstream that stores nothing. Press Ctrl-C to stop.
 
 Create a response:
   ID=$(curl -s http://{address}/v1/responses -H 'content-type: application/json' \
     -d '{{"model":"sim","input":"My name is Ada."}}' | grep -o 'resp_[0-9a-f]*' | head -n 1); echo $ID
 
-Continue it (ECHO makes the upstream answer with the input that it got):
+Continue it (ECHO makes the upstream reply with the input it received):
   curl -s http://{address}/v1/responses -H 'content-type: application/json' \
     -d '{{"model":"sim","input":"ECHO: what is my name?","previous_response_id":"'$ID'"}}'
 

@@ -1,4 +1,4 @@
-//! `antiphon keys`: the credentials of clients.
+//! `antiphon keys`: the keys of clients.
 
 use std::time::Duration;
 
@@ -15,56 +15,56 @@ use crate::operations::{KeyList, Operations, Page, parse_object};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a key and print its secret, which is shown this once. Running gateways know it within two seconds
+    /// Create a key and print its secret, which is shown only once. Running gateways accept it within two seconds
     #[command(
         after_help = "Example:\n  antiphon keys create laptop --models 'gpt-*' --expires 2030-01-31T18:00:00+01:00\n\n\
-        As soon as there is a key, every client needs one."
+        Once a key exists, every client needs one."
     )]
     Create(Create),
-    /// List the keys, by name
+    /// List all keys, sorted by name
     #[command(after_help = "Example:\n  antiphon keys list --json")]
     List {
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
     /// Show one key
     #[command(after_help = "Example:\n  antiphon keys show laptop")]
     Show {
-        /// The key's name
+        /// Key name
         name: String,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// Give a key another secret, which is shown this once
+    /// Replace the secret of a key; the new one is shown only once
     #[command(after_help = "Example:\n  antiphon keys rotate laptop --overlap 1h")]
     Rotate {
-        /// The key's name
+        /// Key name
         name: String,
-        /// For how long the secret of now works too, such as 1h; at most 30d [default: not at all]
+        /// How long the old secret keeps working, such as 1h; at most 30d [default: it stops working immediately]
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         overlap: Option<Duration>,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// End a key for good; it stays in lists. Running gateways refuse it within two seconds
+    /// Revoke a key permanently; it stays in lists. Running gateways reject it within two seconds
     #[command(after_help = "Example:\n  antiphon keys revoke laptop")]
     Revoke {
-        /// The key's name
+        /// Key name
         name: String,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
-    /// Remove a key, and free its name; what its project has stored stays
+    /// Delete a key and free its name; the responses of its project stay
     #[command(after_help = "Example:\n  antiphon keys delete laptop\n\n\
-        Without any key left, a gateway on loopback serves everybody again: `revoke` keeps it closed.")]
+        When the last key is deleted, a gateway on loopback accepts clients without a key again. Use `revoke` to prevent that.")]
     Delete {
-        /// The key's name
+        /// Key name
         name: String,
-        /// Print JSON, as the admin API answers
+        /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
     },
@@ -72,21 +72,21 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// What lists and logs call it: 1 to 64 of A-Z a-z 0-9 _ . -
+    /// Name shown in lists and logs: 1 to 64 characters of A-Z a-z 0-9 _ . -
     name: String,
-    /// The project whose responses it sees; keys of one project share them [default: one of its own]
+    /// Project of the key; keys of a project share its responses [default: a new project]
     #[arg(long)]
     project: Option<String>,
-    /// A pattern of models that it may use, with * for any letters; may be repeated [default: every model]
+    /// Allowed models, a name or a pattern such as gpt-*; may be repeated [default: all models]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     models: Vec<String>,
-    /// When it ends, in RFC 3339 with its zone [default: never]
+    /// Expiry time in RFC 3339 with a time zone [default: never]
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
-    /// Limits, a JSON object
+    /// Limits as a JSON object, see docs/limits.md
     #[arg(long, value_name = "JSON", default_value = "{}")]
     limits: String,
-    /// Print JSON, as the admin API answers
+    /// Print the JSON object of the admin API
     #[arg(long)]
     json: bool,
 }
@@ -94,14 +94,16 @@ pub struct Create {
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
-        with_operations(config, open(&config.store), async |operations| self.run_with(operations).await)
+        with_operations(config, open(&config.store), async |operations| {
+            self.run_with_operations(operations).await
+        })
     }
 
-    async fn run_with(&self, operations: &Operations) -> anyhow::Result<()> {
+    async fn run_with_operations(&self, operations: &Operations) -> anyhow::Result<()> {
         let actor = Actor::CommandLine;
         match self {
             Self::Create(create) => {
-                print_secret(&operations.create_key(create.to_key()?, actor).await?, create.json)
+                print_secret(&operations.create_key(create.to_new_key()?, actor).await?, create.json)
             }
             Self::List { json } => print_list(&operations.list_keys(&Page::whole()).await?, *json),
             Self::Show { name, json } => print(&operations.key(name).await?, *json),
@@ -114,7 +116,7 @@ impl Command {
                 if *json {
                     return print_json(&deleted);
                 }
-                println!("{name} is gone");
+                println!("{name}: deleted");
                 Ok(())
             }
         }
@@ -122,9 +124,9 @@ impl Command {
 }
 
 impl Create {
-    fn to_key(&self) -> anyhow::Result<NewKey> {
+    fn to_new_key(&self) -> anyhow::Result<NewKey> {
         let limits = parse_object(self.limits.as_bytes()).map_err(|invalid| match invalid.param {
-            None => anyhow::Error::new(invalid).context("--limits is no JSON object"),
+            None => anyhow::Error::new(invalid).context("--limits is not a JSON object"),
             Some(_) => anyhow::Error::new(invalid).context("--limits"),
         });
         let patterns = || self.models.iter().cloned().map(PatternText).collect();
@@ -151,7 +153,7 @@ fn print_list(list: &KeyList, json: bool) -> anyhow::Result<()> {
             format!("{}…", key.prefix),
             key.project,
             key.expires_at.as_deref().unwrap_or("never"),
-            or_every_model(&key.models)
+            models_or_all(&key.models)
         );
     }
     Ok(())
@@ -166,12 +168,12 @@ fn print(key: &KeyView, json: bool) -> anyhow::Result<()> {
     println!("state            {}", key.state.as_str());
     println!("secret           {}…", key.prefix);
     println!("project          {}", key.project);
-    println!("models           {}", or_every_model(&key.models));
+    println!("models           {}", models_or_all(&key.models));
     println!("limits           {}", json!(key.limits));
     println!("created          {}", key.created_at);
     println!("expires          {}", key.expires_at.as_deref().unwrap_or("never"));
     println!("last used        {}", key.last_used_at.as_deref().unwrap_or("never"));
-    for (label, time) in [("revoked", &key.revoked_at), ("earlier secret", &key.previous_secret_until)] {
+    for (label, time) in [("revoked", &key.revoked_at), ("previous secret", &key.previous_secret_until)] {
         if let Some(time) = time {
             println!("{label:<16} {}{time}", if label == "revoked" { "" } else { "until " });
         }
@@ -179,17 +181,17 @@ fn print(key: &KeyView, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The secret alone is on standard output, for scripts.
+/// Only the secret goes to standard output, for scripts.
 fn print_secret(issued: &KeyWithSecret, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(issued);
     }
     let KeyWithSecret { key, secret } = issued;
-    eprintln!("The secret of {} in project {}, shown this once:", key.name, key.project);
+    eprintln!("Secret of key {} in project {} (shown only once):", key.name, key.project);
     println!("{secret}");
     Ok(())
 }
 
-fn or_every_model(models: &[String]) -> String {
-    if models.is_empty() { "every model".to_owned() } else { models.join(", ") }
+fn models_or_all(models: &[String]) -> String {
+    if models.is_empty() { "all models".to_owned() } else { models.join(", ") }
 }

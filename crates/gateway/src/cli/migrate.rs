@@ -5,7 +5,7 @@ use anyhow::Context;
 use super::block_on;
 use crate::config::Loaded;
 
-/// Brings the schema up to date, or only tells what that would do: then an outdated schema is a failure.
+/// Migrates the schema. With `check` it only lists what is pending, and fails if anything is.
 pub fn run(loaded: &Loaded, check: bool, json: bool) -> anyhow::Result<()> {
     let store = &loaded.config.store;
     let url = match store.migration_target().context("store.migration_url")? {
@@ -29,6 +29,9 @@ pub fn run(loaded: &Loaded, check: bool, json: bool) -> anyhow::Result<()> {
             println!("The schema of {url} is up to date.");
         }
     }
-    anyhow::ensure!(!check || migrations.is_empty(), "the schema of {url} is not up to date");
+    anyhow::ensure!(
+        !check || migrations.is_empty(),
+        "the schema of {url} is not up to date: run `antiphon migrate`"
+    );
     Ok(())
 }

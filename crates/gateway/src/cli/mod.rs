@@ -1,4 +1,4 @@
-//! The commands. Wrong usage ends with exit code 2, failure with 1.
+//! The command line. Wrong usage exits with 2, failure with 1.
 
 mod accounts;
 mod admin;
@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::config::{Config, Environment, Loaded, Overrides};
 use crate::reload::ConfigLoader;
 
-/// A gateway for the OpenAI Responses API that remembers.
+/// A stateful gateway for the OpenAI Responses API
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -31,7 +31,7 @@ use crate::reload::ConfigLoader;
     after_help = "Example:\n  OPENAI_API_KEY=sk-… antiphon serve"
 )]
 pub struct Cli {
-    /// The configuration file [default: antiphon.toml in this folder, if there is one]
+    /// Configuration file [default: antiphon.toml in the working directory, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -41,46 +41,46 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API
+    /// Run the gateway
     #[command(after_help = "Example:\n  antiphon serve --config antiphon.toml --listen 127.0.0.1:8080")]
     Serve {
-        /// Where to listen, instead of what the configuration says
+        /// Address to listen on; overrides `listen` of the configuration
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<SocketAddr>,
     },
-    /// Serve the API over a simulated upstream, to try things out; nothing is kept
+    /// Run the gateway with a simulated upstream and an in-memory store
     #[command(after_help = "Example:\n  antiphon demo --listen 127.0.0.1:8099")]
     Demo {
-        /// Where to listen
+        /// Address to listen on
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
     },
-    /// Bring the schema of the store's database up to date
+    /// Migrate the schema of the store's database
     #[command(after_help = "Example:\n  antiphon migrate --check --config antiphon.toml")]
     Migrate {
-        /// Change nothing; fail if there is anything to do
+        /// Only list pending migrations; exit with 1 if there are any
         #[arg(long)]
         check: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Look into the store's database
+    /// Inspect or copy the store
     #[command(subcommand)]
     Store(store::Command),
-    /// See how accounts do, try them, pause and resume them
+    /// List, test, pause and resume accounts
     #[command(subcommand)]
     Accounts(accounts::Command),
-    /// Make and end the keys of clients
+    /// Create, list, rotate, revoke and delete client keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Who may call the admin API
+    /// Manage the admin token
     #[command(subcommand)]
     Admin(admin::Command),
-    /// Tell who used what: turns, tokens and cost; the gateway may run meanwhile
+    /// Report turns, tokens and cost; safe to run beside a gateway
     #[command(after_help = "Example:\n  antiphon usage --from 2026-11-01 --group-by project,day --csv")]
     Usage(usage::Arguments),
-    /// Check or show the configuration
+    /// Check or print the configuration
     #[command(subcommand)]
     Config(config::Command),
 }
@@ -89,7 +89,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match &self.command {
             Command::Serve { listen } => {
-                let reload = self.loading(Overrides { listen: *listen })?;
+                let reload = self.config_loader(Overrides { listen: *listen })?;
                 serve::run(reload()?, reload)
             }
             Command::Demo { listen } => demo::run(*listen),
@@ -106,30 +106,30 @@ impl Cli {
     }
 
     fn load(&self, overrides: Overrides) -> anyhow::Result<Loaded> {
-        Ok(self.loading(overrides)?()?)
+        Ok(self.config_loader(overrides)?()?)
     }
 
-    /// Reads the configuration, as often as it is called.
-    fn loading(&self, overrides: Overrides) -> anyhow::Result<ConfigLoader> {
-        let cwd = std::env::current_dir().context("the working directory can't be told")?;
+    /// A function that loads the configuration, each time it is called.
+    fn config_loader(&self, overrides: Overrides) -> anyhow::Result<Reload> {
+        let cwd = std::env::current_dir().context("cannot determine the working directory")?;
         let file = self.config.clone();
         Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::from_process(), overrides)))
     }
 }
 
-/// Prints what the admin API answers to the same.
+/// Prints the same object that the admin API returns.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Runs a command that serves.
+/// Runs a command that serves, on several threads.
 fn serve_on_threads<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    background::start().context("the runtime can't be started")?.block_on(future)
+    background::start().context("cannot start the async runtime")?.block_on(future)
 }
 
-/// Runs a command that does one thing and ends.
+/// Runs a command that does one thing and exits.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("the runtime can't be started")?.block_on(future)
+    runtime.context("cannot start the async runtime")?.block_on(future)
 }

@@ -14,8 +14,8 @@ use crate::config::Loaded;
 use crate::reload::ConfigLoader;
 use crate::telemetry;
 
-/// `reload` reads the configuration again.
-pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
+/// `reload` loads the configuration again.
+pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;
@@ -28,17 +28,17 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
         let store = config.store.url.to_string();
         let accounts = config.accounts.len();
         let app = App::build(config, Arc::new(SystemClock)).await?;
-        eprintln!("Antiphon {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
-        eprintln!("  responses are kept in {store}");
+        eprintln!("Antiphon {} listening on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
+        eprintln!("  store: {store}");
         match &source {
-            Some(path) => eprintln!("  {accounts} account(s), configured in {}", path.display()),
+            Some(path) => eprintln!("  {accounts} account(s), configuration: {}", path.display()),
             None => eprintln!("  {accounts} account(s), no configuration file"),
         }
-        match app.operations().make_first_admin_token().await {
-            Ok(Some(token)) => eprintln!("  admin token, shown this once: {}", token.expose()),
+        match app.operations().create_first_admin_token().await {
+            Ok(Some(token)) => eprintln!("  admin token (shown only once): {}", token.expose()),
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(%error, "no admin token could be made: `antiphon admin token` does it");
+                tracing::warn!(%error, "could not create the admin token; run `antiphon admin token`");
             }
         }
         app.with_reload(source, reload).run(listener, admin, stop_requested()).await;
@@ -49,5 +49,5 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
 pub async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("can't listen on {address}; set {key} to an address that is free"))
+        .with_context(|| format!("cannot listen on {address}; set {key} to a free address"))
 }

@@ -4,7 +4,9 @@
 pub async fn stop_requested() {
     let mut interrupts = Signals::new();
     interrupts.next().await;
-    tracing::info!("stopping: turns in flight are finished, new ones refused; signal again to stop at once");
+    tracing::info!(
+        "shutting down: finishing running turns and refusing new ones; send the signal again to stop immediately"
+    );
     tokio::spawn(async move {
         interrupts.next().await;
         std::process::exit(1);

@@ -1,4 +1,4 @@
-//! `antiphon store`: the database from outside.
+//! `antiphon store`: statistics of the database, and copying it.
 
 mod copy;
 
@@ -7,30 +7,30 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::block_on;
-use super::operations::open_to_read;
+use super::operations::open_for_reading;
 use crate::config::Loaded;
 use antiphon_runtime::rfc3339;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Tell what the store holds, by project; the gateway may run meanwhile
+    /// Show what the store contains, by project; safe to run beside a gateway
     #[command(after_help = "Example:\n  antiphon store stats --json")]
     Stats {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Copy everything into another database, of either engine; what is there already is left alone
+    /// Copy everything into another database of either engine; existing rows are not changed
     #[command(
         after_help = "Example:\n  antiphon store copy --from sqlite://antiphon.db --to env:DATABASE_URL\n\n\
-        A URL may be given as env:NAME, so that its password is not among the running commands.\n\
-        Stop what writes to either database. A copy that was broken off goes on when it is run again."
+        Give a URL as env:NAME to keep its password out of the process list.\n\
+        Stop everything that writes to either database first. Run an interrupted copy again to continue it."
     )]
     Copy {
-        /// The database to read; nothing is changed in it
+        /// Database URL to read from; it is not changed
         #[arg(long, value_name = "URL")]
         from: String,
-        /// The database to write to; made if it is an SQLite file that is not there
+        /// Database URL to write to; a missing SQLite file is created
         #[arg(long, value_name = "URL")]
         to: String,
         /// Print JSON
@@ -51,7 +51,7 @@ impl Command {
 fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
     let config = &loaded.config.store;
     let stats = block_on(async {
-        let store = open_to_read(config).await?;
+        let store = open_for_reading(config).await?;
         let stats = store.stats(SystemClock.now()).await;
         store.close().await;
         Ok(stats?)

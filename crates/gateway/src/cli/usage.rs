@@ -1,23 +1,23 @@
-//! `antiphon usage`: who used what, from the store.
+//! `antiphon usage`: reports usage from the store.
 
 use antiphon_access::usage::{Group, Report, UsageParameters};
 use clap::Args;
 use clap::error::ErrorKind;
 
-use super::operations::{open_to_read, with_operations};
+use super::operations::{open_for_reading, with_operations};
 use super::print_json;
 use crate::config::Loaded;
 use crate::operations::{InvalidRequest, OperationError};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// From when on: a time in RFC 3339, or a day, which begins at midnight UTC [default: 30 days before --to]
+    /// Start of the range: an RFC 3339 time, or a day, which starts at midnight UTC [default: 30 days before --to]
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Up to when [default: now]
+    /// End of the range, exclusive [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// What to tell apart: some of key, project, account, model, and day or hour, separated by commas
+    /// Group by these, separated by commas: key, project, account, model, and either day or hour
     #[arg(long, value_name = "NAMES")]
     group_by: Option<String>,
     /// Only this project
@@ -32,7 +32,7 @@ pub struct Arguments {
     /// Only this model
     #[arg(long)]
     model: Option<String>,
-    /// Print JSON, as the admin API answers
+    /// Print the JSON object of the admin API
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// Print CSV
@@ -43,12 +43,12 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
-        let asked = with_operations(config, open_to_read(&config.store), async |operations| {
+        let result = with_operations(config, open_for_reading(&config.store), async |operations| {
             Ok(operations.report_all_usage(self.parameters()).await)
         })?;
-        let report = match asked {
-            Err(OperationError::Invalid(invalid)) => wrong_usage(&invalid),
-            asked => asked?,
+        let report = match result {
+            Err(OperationError::Invalid(invalid)) => exit_with_usage_error(&invalid),
+            result => result?,
         };
         if self.json {
             print_json(&report)?;
@@ -75,8 +75,8 @@ impl Arguments {
     }
 }
 
-/// As for a flag that is not known.
-fn wrong_usage(invalid: &InvalidRequest) -> ! {
+/// Exits as for an unknown flag.
+fn exit_with_usage_error(invalid: &InvalidRequest) -> ! {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{invalid}\n")).exit()
 }
 
@@ -87,13 +87,13 @@ fn print_table(report: &Report) {
         return println!("no turns");
     }
     let rows: Vec<[String; 13]> = report.groups().iter().map(Group::cells).collect();
-    let all = || std::iter::once(Report::HEADER.map(str::to_owned)).chain(rows.iter().cloned());
-    // A column that says nothing is left out.
+    let lines = || std::iter::once(Report::HEADER.map(str::to_owned)).chain(rows.iter().cloned());
+    // Empty columns are left out.
     let is_shown = |column: usize| column >= 5 || rows.iter().any(|row| !row[column].is_empty());
-    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let columns: Vec<(usize, usize)> =
         (0..13).filter(|column| is_shown(*column)).map(|column| (column, width(column))).collect();
-    for row in all() {
+    for row in lines() {
         let cell = |&(column, width): &(usize, usize)| match column {
             0..5 => format!("{:<width$}", row[column]),
             _ => format!("{:>width$}", row[column]),

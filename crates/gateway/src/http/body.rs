@@ -1,4 +1,4 @@
-//! A request's body: read within its limits, and decompressed.
+//! Reads a request's body within its limits and decompresses it.
 
 use std::io::{Cursor, Read};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::doors::BodyLimits;
+use super::app_state::BodyLimits;
 use super::error::RequestError;
 
-/// What is decompressed at a time; the first step in place, the others on threads where they may take their time.
+/// How much is decompressed in one step. The first step runs in place, the others on blocking threads.
 const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
-/// How much of a body that is too large is read before the error is sent: most clients read no reply before they have sent
+/// How much of a rejected body is read before the error is sent: most clients read no reply before they have sent
 /// everything.
 const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
 const MAX_DISCARDING: Duration = Duration::from_secs(20);
 
-/// A whole body, and the memory it is entitled to.
+/// A whole body and the memory reserved for it.
 pub struct Received {
     pub bytes: Bytes,
     pub permit: OwnedSemaphorePermit,
@@ -34,12 +34,12 @@ enum Encoding {
 type Decoder = Box<dyn Read + Send>;
 
 impl BodyLimits {
-    /// Reads a body to its end. Memory for it is set aside as it is needed; when there is none left, it is waited for.
+    /// Reads a body to its end. Reserves memory as the body grows, and waits while none is left.
     pub async fn receive(&self, headers: &HeaderMap, mut body: Body) -> Result<Received, RequestError> {
         let (encoding, mut permit) = match self.entitle(headers).await {
             Ok(entitled) => entitled,
             Err(error) => {
-                // Who waits for "100 Continue" has sent nothing, and learns at once that it is not wanted.
+                // A client that waits for "100 Continue" has sent nothing yet: it gets the error at once.
                 if !headers.contains_key(header::EXPECT) {
                     discard(body).await;
                 }
@@ -63,7 +63,7 @@ impl BodyLimits {
         Ok(Received { bytes, permit })
     }
 
-    /// What can be told from the headers alone.
+    /// Checks the headers, and reserves memory for the length that they announce.
     async fn entitle(&self, headers: &HeaderMap) -> Result<(Encoding, OwnedSemaphorePermit), RequestError> {
         let encoding = encoding(headers)?;
         let announced =
@@ -98,7 +98,7 @@ impl BodyLimits {
         match tokio::time::timeout(self.read_timeout, body.frame()).await {
             Err(_elapsed) => Err(RequestError::BodyTimeout(self.read_timeout)),
             Ok(None) => Ok(None),
-            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection broke off".to_owned())),
+            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection was closed".to_owned())),
             Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
         }
     }
@@ -124,14 +124,14 @@ impl BodyLimits {
         Ok(())
     }
 
-    /// A small body may unfold into a huge one: it does so step by step, and each has to fit into the memory there is.
+    /// A small body may decompress into a huge one: memory is reserved step by step.
     async fn decompress(
         &self,
         mut decoder: Decoder,
         permit: &mut OwnedSemaphorePermit,
     ) -> Result<Bytes, RequestError> {
         let mut bytes = Vec::new();
-        let mut is_over = unfold(&mut decoder, &mut bytes)?;
+        let mut is_over = decompress_step(&mut decoder, &mut bytes)?;
         loop {
             if bytes.len() > self.max_bytes {
                 return Err(self.too_large());
@@ -141,7 +141,7 @@ impl BodyLimits {
                 return Ok(bytes.into());
             }
             let step = tokio::task::spawn_blocking(move || {
-                let is_over = unfold(&mut decoder, &mut bytes);
+                let is_over = decompress_step(&mut decoder, &mut bytes);
                 is_over.map(|is_over| (decoder, bytes, is_over))
             });
             (decoder, bytes, is_over) = step.await.map_err(|_| RequestError::Internal)??;
@@ -149,11 +149,11 @@ impl BodyLimits {
     }
 }
 
-/// Reads on for one step; `true` at the end.
-fn unfold(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, RequestError> {
+/// Decompresses one step; `true` at the end.
+fn decompress_step(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, RequestError> {
     match decoder.take(DECOMPRESSION_STEP_BYTES).read_to_end(bytes) {
         Ok(read) => Ok((read as u64) < DECOMPRESSION_STEP_BYTES),
-        Err(error) => Err(RequestError::BodyUnreadable(format!("it can't be decompressed ({error})"))),
+        Err(error) => Err(RequestError::BodyUnreadable(format!("decompression failed ({error})"))),
     }
 }
 
@@ -170,7 +170,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, RequestError> {
     }
 }
 
-/// Reads on for a while without keeping anything, so that the client gets to read the error.
+/// Reads the rest of a body, up to a limit, without keeping it, so that the client reads the error.
 async fn discard(mut body: Body) {
     let discarding = async {
         let mut discarded = 0;

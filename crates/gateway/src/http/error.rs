@@ -1,4 +1,4 @@
-//! What can be wrong with a request before it is a turn, or beside one.
+//! What can be wrong with a request before it becomes a turn, or with one that is not a turn.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use crate::errors::{
     self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
-/// Why a door does not serve a request, in the words that its client gets.
+/// Why a request is rejected. The text is the message that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestError {
-    /// Worded where it was parsed.
+    /// The parser has written the message.
     #[error("{}", .0.message)]
     Invalid(ApiError),
     #[error("The request body is too large: the limit is {max_bytes} bytes, after decompression.")]
     BodyTooLarge { max_bytes: usize },
     #[error("The request body could not be read: {0}.")]
     BodyUnreadable(String),
-    #[error("The request body did not arrive: nothing came for {} s.", .0.as_secs())]
+    #[error("Timed out reading the request body: no data for {} s.", .0.as_secs())]
     BodyTimeout(Duration),
-    #[error("Unsupported content-encoding '{0}': send the body as it is, or as gzip or zstd.")]
+    #[error("Unsupported content-encoding '{0}': use gzip, zstd or none.")]
     UnsupportedEncoding(String),
-    /// Too many request bodies are held at once.
-    #[error("The gateway holds as many request bodies as it may. Please retry in a moment.")]
+    /// The memory for request bodies is used up.
+    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
     Overloaded,
     /// The key is missing, unknown, revoked or expired.
-    #[error("Incorrect API key provided. Send one that is valid here as 'authorization: Bearer apn-…'.")]
+    #[error("Incorrect API key provided. Send a valid key of this gateway as 'authorization: Bearer apn-…'.")]
     InvalidKey,
-    /// One address has sent so many wrong keys; it may try again after so long.
+    /// An address has sent too many wrong keys. Holds the time until it may try again.
     #[error(
-        "Too many requests without a valid key came from this address. Please retry in {} s.",
+        "Too many requests without a valid key from this address. Please retry in {} s.",
         whole_seconds(*.0)
     )]
     TooManyAttempts(Duration),
@@ -58,31 +58,29 @@ pub enum RequestError {
     ModelNotFound(String),
     #[error("Unknown request URL: {0}.")]
     UnknownRoute(String),
-    #[error("Not allowed: {0}.")]
+    #[error("Method not allowed: {0}.")]
     MethodNotAllowed(String),
-    /// The operator has switched WebSocket mode off.
-    #[error("WebSocket mode is switched off here: use HTTP.")]
-    SocketsOff,
+    /// The configuration disables WebSocket mode.
+    #[error("WebSocket mode is disabled on this gateway. Use HTTP.")]
+    SocketsDisabled,
     #[error("The WebSocket handshake {0}.")]
     BadHandshake(&'static str),
     #[error("Binary messages are not supported: send JSON in a text message.")]
     BinaryMessage,
-    /// A connection has as many named lanes as it may.
+    /// A connection has the maximum of named lanes.
     #[error(
-        "This websocket connection has {max_lanes} streams already. Use one of them, or another connection."
+        "This websocket connection already has {max_lanes} streams, the maximum. Reuse one of them or open another connection."
     )]
     TooManyLanes { max_lanes: usize },
-    /// A connection is as old as it may get.
+    /// A connection has reached its maximum age.
     #[error(
         "Responses websocket connection limit reached ({} minutes). Create a new websocket connection to continue.",
         .0.as_secs() / 60
     )]
-    SocketTooOld(Duration),
+    SocketMaxAge(Duration),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
-    #[error("{}", STORE_DAMAGED_TEXT)]
-    StoreDamaged,
-    /// Something that must not happen.
+    /// A bug or a broken invariant.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
 }
@@ -113,17 +111,17 @@ impl RequestError {
             Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
             Self::UnknownRoute(_) => client(StatusCode::NOT_FOUND, Some("unknown_url")),
             Self::MethodNotAllowed(_) => client(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed")),
-            Self::SocketsOff => client(StatusCode::UPGRADE_REQUIRED, Some("websocket_disabled")),
+            Self::SocketsDisabled => client(StatusCode::UPGRADE_REQUIRED, Some("websocket_disabled")),
             Self::BadHandshake(_) => invalid(Some("invalid_handshake"), None),
             Self::BinaryMessage => invalid(Some("unsupported_message"), None),
             Self::TooManyLanes { .. } => invalid(Some("websocket_stream_limit_reached"), Some("stream_id")),
-            Self::SocketTooOld(_) => invalid(Some("websocket_connection_limit_reached"), None),
+            Self::SocketMaxAge(_) => invalid(Some("websocket_connection_limit_reached"), None),
             Self::StoreUnavailable => errors::STORE_UNAVAILABLE,
             Self::StoreDamaged => errors::STORE_DAMAGED,
             Self::Internal => errors::INTERNAL,
         };
-        let rest = if let Self::TooManyAttempts(rest) = self { Some(*rest) } else { None };
-        ErrorRow::new(class, self.to_string()).retry_after(rest)
+        let wait = if let Self::TooManyAttempts(wait) = self { Some(*wait) } else { None };
+        ErrorRow::new(class, self.to_string()).retry_after(wait)
     }
 }
 
@@ -137,19 +135,15 @@ impl From<Denied> for RequestError {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::NoValidKey => Self::InvalidKey,
-            Denied::TooManyAttempts(rest) => Self::TooManyAttempts(rest),
-            Denied::KeysUnavailable => Self::StoreUnavailable,
+            Denied::TooManyAttempts(wait) => Self::TooManyAttempts(wait),
+            Denied::KeysUnknown => Self::StoreUnavailable,
         }
     }
 }
 
 impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "the store failed");
-        match StoreFailure::from(&error) {
-            StoreFailure::Unavailable => Self::StoreUnavailable,
-            StoreFailure::Damaged => Self::StoreDamaged,
-            StoreFailure::Internal => Self::Internal,
-        }
+        tracing::error!(%error, "store error");
+        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
     }
 }

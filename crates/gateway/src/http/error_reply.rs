@@ -1,4 +1,4 @@
-//! The one place that renders failures: as an HTTP reply, or as a frame of a socket.
+//! Renders all failures: as an HTTP reply or as a frame of a WebSocket.
 
 #[cfg(test)]
 mod tests;
@@ -16,13 +16,13 @@ use crate::errors::ErrorRow;
 use crate::operations::{InvalidRequest, OperationError};
 use crate::turn::{Failure, TurnError, UpstreamErrorReply};
 
-/// A failure, to be rendered.
+/// A failure that is to be rendered.
 #[derive(Debug)]
 pub struct ErrorReply {
     row: ErrorRow,
-    /// An upstream's own words, which are passed on as they are.
+    /// An upstream's own error, which is passed on unchanged.
     upstream: Option<Box<UpstreamErrorReply>>,
-    /// What the client's limits have left, where that is known.
+    /// What the client's rate limits have left, if that is known.
     rates: Option<Box<Rates>>,
 }
 
@@ -31,21 +31,21 @@ pub struct ErrorReply {
 impl ErrorReply {
     /// The failure as a frame, for a lane or for the connection.
     pub fn frame(&self, stream_id: Option<&StreamId>) -> Bytes {
-        let upstreams = self.upstream.as_ref().and_then(|reply| error_object(&reply.body));
-        let error = upstreams.map_or_else(|| self.row.error.object(), <[u8]>::to_vec);
+        let upstream_error = self.upstream.as_ref().and_then(|reply| error_object(&reply.body));
+        let error = upstream_error.map_or_else(|| self.row.error.object(), <[u8]>::to_vec);
         let headers = self.headers();
         let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         error_frame(self.row.status.as_u16(), &error, stream_id, texts).into()
     }
 
-    /// What is said in headers, but for those about the body.
+    /// The headers, except those about the body.
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(reply) = &self.upstream {
             headers.clone_from(&reply.headers);
             headers.remove(header::CONTENT_TYPE);
-        } else if let Some(rest) = self.row.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(rest)));
+        } else if let Some(wait) = self.row.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Some(rates) = &self.rates {
             rates.replace(&mut headers);
@@ -60,7 +60,7 @@ impl IntoResponse for ErrorReply {
         let (content_type, body) = match self.upstream {
             Some(reply) => (reply.headers.get(header::CONTENT_TYPE).cloned(), reply.body),
             None => {
-                // The rest of such a request is not read.
+                // The rest of such a request is never read.
                 if matches!(self.row.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
                     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -92,7 +92,7 @@ impl From<RequestError> for ErrorReply {
 impl From<OperationError> for ErrorReply {
     fn from(error: OperationError) -> Self {
         if let OperationError::Store(error) = &error {
-            tracing::error!(%error, "the store failed");
+            tracing::error!(%error, "store error");
         }
         error.row().into()
     }
@@ -112,7 +112,7 @@ impl From<TurnError> for ErrorReply {
     }
 }
 
-/// The error object in an error reply of the API.
+/// The error object of an error reply.
 fn error_object(body: &[u8]) -> Option<&[u8]> {
     json::validate(body).ok()?;
     json::member(body, "error").filter(|error| error.first() == Some(&b'{'))

@@ -1,4 +1,4 @@
-//! Requests that no route takes.
+//! Requests that match no route.
 
 use axum::body::Body;
 use http::Request;
@@ -10,6 +10,6 @@ pub async fn unknown_route(request: Request<Body>) -> ErrorReply {
     RequestError::UnknownRoute(format!("{} {}", request.method(), request.uri().path())).into()
 }
 
-pub async fn wrong_method(request: Request<Body>) -> ErrorReply {
+pub async fn method_not_allowed(request: Request<Body>) -> ErrorReply {
     RequestError::MethodNotAllowed(format!("{} {}", request.method(), request.uri().path())).into()
 }

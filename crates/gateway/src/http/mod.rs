@@ -1,19 +1,18 @@
-//! The doors: they parse framing, call the one path of a turn or the store, and render what comes back.
+//! The doors: they parse requests, run a turn or an operation, and render the result.
 //!
-//! This file is the table of routes, but for those of the admin API, which are in [`operator`] with what they are described by; [`server`] accepts the connections, [`error_reply`] renders failures.
+//! This file is the table of routes; those of the admin API are in [`operator`]. [`server`] accepts connections, and
+//! [`error_reply`] renders failures.
 
 mod api;
+pub mod app_state;
 pub mod auth;
 mod body;
-pub mod doors;
 mod error;
 mod error_reply;
 mod fallback;
 mod operator;
-pub mod origin;
+mod path_segment;
 mod query;
-pub mod readiness;
-mod segment;
 pub mod server;
 pub mod socket;
 mod stall;
@@ -22,34 +21,34 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use self::api::{create, models, stored};
-use self::doors::Doors;
-use self::fallback::{unknown_route, wrong_method};
+use self::app_state::AppState;
+use self::fallback::{method_not_allowed, unknown_route};
 use self::operator::health;
 
-/// What a listener serves.
+/// The endpoints of a listener.
 #[derive(Debug, Clone, Copy)]
 pub enum Endpoints {
     All,
-    /// What clients call.
+    /// For clients.
     Api,
-    /// What operators call.
+    /// For operators.
     Operations,
 }
 
-pub fn router(doors: &Doors, endpoints: Endpoints) -> Router {
+pub fn router(state: &AppState, endpoints: Endpoints) -> Router {
     let routes = match endpoints {
         Endpoints::All => api().merge(operations()),
         Endpoints::Api => api(),
         Endpoints::Operations => operations(),
     };
-    routes.fallback(unknown_route).method_not_allowed_fallback(wrong_method).with_state(doors.clone())
+    routes.fallback(unknown_route).method_not_allowed_fallback(method_not_allowed).with_state(state.clone())
 }
 
-fn api() -> Router<Doors> {
+fn api() -> Router<AppState> {
     responses("/v1").merge(responses("/backend-api/codex"))
 }
 
-fn responses(prefix: &str) -> Router<Doors> {
+fn responses(prefix: &str) -> Router<AppState> {
     Router::new()
         .route(&format!("{prefix}/responses"), post(create::create).get(socket::open))
         .route(&format!("{prefix}/responses/compact"), post(create::compact))
@@ -61,7 +60,7 @@ fn responses(prefix: &str) -> Router<Doors> {
         .route(&format!("{prefix}/models/{{*id}}"), get(models::get))
 }
 
-fn operations() -> Router<Doors> {
+fn operations() -> Router<AppState> {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

@@ -1,10 +1,10 @@
-//! Query parameters that lists have in common.
+//! Query parameters of lists.
 
 use super::error::RequestError;
 
 const MAX_LIMIT: usize = 100;
 
-pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
     url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .into_owned()
         .collect::<Vec<_>>()

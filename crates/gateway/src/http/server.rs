@@ -1,4 +1,4 @@
-//! The accept loop: connections with their timeouts, and a way to stop without cutting anybody off.
+//! The accept loop: connections with their timeouts, and a graceful stop.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,32 +18,30 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use super::auth::Peer;
-use super::error::RequestError;
-use super::error_reply::ErrorReply;
-use super::socket::Handover;
+use super::socket::UpgradeSlot;
 use super::stall::StallGuard;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{GaugeGuard, Tasks};
 use prometheus_client::metrics::gauge::Gauge;
 
-/// When no connection can be accepted (no file descriptors left, above all), how long to wait before the next try.
+/// The pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves one listener.
 pub struct Server {
     pub router: Router,
     pub max_connections: usize,
-    /// How long a client may take for the head of a request, and sit idle between two: longer than clients keep idle
-    /// connections, or they would write to one that is being closed.
-    pub header_read: Duration,
-    pub write_stall: Duration,
+    /// How long a client may take to send the headers of a request, and how long a connection may be idle between two
+    /// requests. Longer than clients keep idle connections: otherwise they would write to one that is being closed.
+    pub header_read_timeout: Duration,
+    pub write_stall_timeout: Duration,
     pub connections: Gauge,
     pub tasks: Tasks,
     pub workers: Arc<Workers>,
 }
 
 impl Server {
-    /// Accepts until the process is asked to stop. Connections then finish the request that they are at.
+    /// Accepts connections until the process stops. Connections then finish their current request.
     pub async fn serve(self, listener: TcpListener) {
         let slots = Arc::new(Semaphore::new(self.max_connections));
         let stopping = self.tasks.stopping();
@@ -68,28 +66,28 @@ impl Server {
         peer: Peer,
     ) -> impl Future<Output = ()> + Send + 'static {
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read_timeout);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
         let router = self.router.clone();
-        let begun = Arc::new(Notify::new());
-        let first_request = Arc::clone(&begun);
-        let handover = Handover::default();
-        let to_socket = handover.clone();
+        let request_begun = Arc::new(Notify::new());
+        let first_request = Arc::clone(&request_begun);
+        let upgrade_slot = UpgradeSlot::default();
+        let slot_of_requests = upgrade_slot.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            begun.notify_one();
-            answer(router.clone(), peer, &to_socket, request)
+            request_begun.notify_one();
+            handle(router.clone(), peer, &slot_of_requests, request)
         });
         let stopping = self.tasks.stopping();
-        let (header_read, write_stall) = (self.header_read, self.write_stall);
+        let (header_read_timeout, write_stall_timeout) = (self.header_read_timeout, self.write_stall_timeout);
         async move {
-            // Only now, as it is served by the runtime that it is made on.
+            // Created here, as a stream belongs to the runtime that it is created on.
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let io = TokioIo::new(StallGuard::new(stream, write_stall));
-            // Boxed, as a socket that comes of it outlives it.
+            let io = TokioIo::new(StallGuard::new(stream, write_stall_timeout));
+            // Boxed, so that its memory is released before a WebSocket takes over.
             let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
             let served = tokio::select! {
                 served = connection.as_mut() => served,
-                () = silent(&first_request, header_read) => return,
+                () = first_request_timeout(&first_request, header_read_timeout) => return,
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.as_mut().await
@@ -97,18 +95,18 @@ impl Server {
             };
             drop(connection);
             if let Err(error) = served {
-                tracing::debug!(error, "a connection ended");
+                tracing::debug!(error, "connection closed with an error");
             }
-            if let Some(agreed) = handover.take() {
-                Box::pin(agreed.serve()).await;
+            if let Some(accepted) = upgrade_slot.take() {
+                Box::pin(accepted.serve()).await;
             }
         }
     }
 }
 
-/// Resolves if no first request begins in time. The builder's own limit starts late: when the peer has shown which HTTP it
-/// speaks, for which it would be waited for ever.
-async fn silent(first_request: &Notify, limit: Duration) {
+/// Resolves if no first request begins in time. The builder's own limit starts only when the peer has shown which version
+/// of HTTP it speaks, and there is no limit for that.
+async fn first_request_timeout(first_request: &Notify, limit: Duration) {
     if tokio::time::timeout(limit, first_request.notified()).await.is_ok() {
         std::future::pending::<()>().await;
     }
@@ -121,26 +119,26 @@ async fn accept(
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, address)) => {
-            // Without it a small event waits for the client's acknowledgement of the one before: 40 ms.
+            // Otherwise a small event waits up to 40 ms for the acknowledgement of the one before.
             stream.set_nodelay(true).ok();
             Some((stream.into_std().ok()?, Peer(address.ip()), slot))
         }
         Err(error) => {
-            tracing::warn!(%error, "can't accept a connection");
+            tracing::warn!(%error, "cannot accept a connection; retrying");
             tokio::time::sleep(ACCEPT_BACKOFF).await;
             None
         }
     }
 }
 
-fn answer(
+fn handle(
     router: Router,
     peer: Peer,
-    to_socket: &Handover,
+    upgrade_slot: &UpgradeSlot,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
     if request.headers().contains_key(header::UPGRADE) {
-        request.extensions_mut().insert(to_socket.clone());
+        request.extensions_mut().insert(upgrade_slot.clone());
     }
     let has_host = put_host(&mut request);
     if let Some(uri) = without_trailing_slash(request.uri()) {
@@ -168,7 +166,7 @@ fn put_host(request: &mut Request<Incoming>) -> bool {
     authority.is_some_and(|authority| request.headers_mut().insert(header::HOST, authority).is_none())
 }
 
-/// The same address without slashes at its end; `None` if it has none.
+/// The URI without trailing slashes; `None` if it has none.
 fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     if path.len() < 2 || !path.ends_with('/') {
@@ -190,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slashes_at_the_end_of_a_path_do_not_count() {
+    fn trailing_slashes_of_a_path_are_ignored() {
         let trim =
             |uri: &'static str| without_trailing_slash(&Uri::from_static(uri)).map(|uri| uri.to_string());
         assert_eq!(trim("/v1/responses/?a=b/").as_deref(), Some("/v1/responses?a=b/"));

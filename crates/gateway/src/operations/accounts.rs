@@ -1,4 +1,4 @@
-//! Accounts: their state, and an operator's say in it.
+//! Accounts: listing, testing, pausing and resuming.
 
 use antiphon_access::audit::{Actor, entry};
 use antiphon_runtime::rfc3339;
@@ -11,33 +11,33 @@ use super::{OperationError, Operations, Page};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AccountList {
-    /// In the configuration's order.
+    /// In configuration order.
     pub accounts: Vec<Account>,
     pub has_more: bool,
 }
 
-/// An account: its configuration without secrets, and its state.
+/// Configuration and state of an account; secrets are redacted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Account {
     pub name: String,
     /// `ready`, `cooling`, `disabled` or `paused`.
     pub state: &'static str,
-    /// Until when it cools down, in RFC 3339, and why.
+    /// End of the cooldown in RFC 3339; the reason is in `cooling_reason`.
     pub cooling_until: Option<String>,
     pub cooling_reason: Option<&'static str>,
-    /// Turns of the answering gateway that hold it.
+    /// Turns in flight at this gateway.
     pub in_flight: u32,
-    /// Secrets are redacted.
+    /// The configuration, with secrets redacted.
     #[schema(value_type = Object)]
     pub config: serde_json::Value,
 }
 
-/// What came of asking an account's upstream for its models.
+/// The result of testing an account.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Tested)]
 pub struct TestedAccount {
     pub account: String,
-    /// Whether its upstream lists models to it.
+    /// Whether the upstream returned its list of models.
     pub answers: bool,
     pub error: Option<String>,
 }
@@ -45,10 +45,10 @@ pub struct TestedAccount {
 // === impl Operations ===
 
 impl Operations {
-    /// In the configuration's order; `after` takes an account's name.
+    /// In configuration order; `after` is an account's name.
     pub fn list_accounts(&self, page: &Page) -> Result<AccountList, OperationError> {
         let views = self.pool.view();
-        let begin = match page.after() {
+        let start = match page.after() {
             Some(after) => {
                 let position = views.iter().position(|view| view.account.name == after);
                 position.ok_or_else(|| page.unknown_cursor())? + 1
@@ -57,7 +57,7 @@ impl Operations {
         };
         let now = self.clock.now();
         let (accounts, has_more) =
-            page.cut(views[begin..].iter().map(|view| Account::new(view, now)).collect());
+            page.cut(views[start..].iter().map(|view| Account::new(view, now)).collect());
         Ok(AccountList { accounts, has_more })
     }
 
@@ -65,34 +65,34 @@ impl Operations {
         Ok(Account::new(&self.find_account(name)?, self.clock.now()))
     }
 
-    /// The account gets no more turns; those that it has go on.
+    /// Stops new turns of an account; running turns continue.
     pub async fn pause_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
         self.find_account(name)?;
         self.store.pause_account(name, entry(&*self.clock, actor, "account.paused", name)).await?;
-        self.share_accounts().await?;
+        self.sync_accounts().await?;
         self.account(name)
     }
 
-    /// Ends a pause, a cooldown, or the disabling of an account.
+    /// Ends a pause, a cooldown or a disabled state.
     pub async fn resume_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
         self.find_account(name)?;
-        // State that is known here and not yet in the store would come back.
-        self.share_accounts().await?;
+        // Otherwise state that is known here and not stored yet would come back.
+        self.sync_accounts().await?;
         self.store.resume_account(name, entry(&*self.clock, actor, "account.resumed", name)).await?;
-        self.share_accounts().await?;
+        self.sync_accounts().await?;
         self.account(name)
     }
 
-    /// Asks the account's upstream for its models, with its own credential.
+    /// Tests an account by listing its upstream's models with its own credential.
     pub async fn probe_account(&self, name: &str) -> Result<TestedAccount, OperationError> {
         let account = self.find_account(name)?.account;
         let error = self.upstream.list_models(&account).await.err().map(|error| error.to_string());
         Ok(TestedAccount { account: account.name.clone(), answers: error.is_none(), error })
     }
 
-    /// Takes over what the store knows of accounts, and the other way round.
-    pub async fn share_accounts(&self) -> Result<(), OperationError> {
-        Ok(self.pool.sync(&*self.store).await?)
+    /// Exchanges account state with the store.
+    pub async fn sync_accounts(&self) -> Result<(), OperationError> {
+        Ok(self.pool.share(&*self.store).await?)
     }
 
     fn find_account(&self, name: &str) -> Result<AccountView, OperationError> {

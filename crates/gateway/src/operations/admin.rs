@@ -8,17 +8,17 @@ use super::{OperationError, Operations};
 // === impl Operations ===
 
 impl Operations {
-    /// The first token of a store; `None` if it has one.
-    pub async fn make_first_admin_token(&self) -> Result<Option<AdminToken>, OperationError> {
-        Ok(AdminToken::create_first(&*self.store, &*self.clock).await?)
+    /// Creates the first token of a store; `None` if there is one already.
+    pub async fn create_first_admin_token(&self) -> Result<Option<AdminToken>, OperationError> {
+        Ok(AdminToken::make_first(&*self.store, &*self.clock).await?)
     }
 
-    /// Another token; the one before ends.
+    /// Replaces the token; the old one stops working.
     pub async fn replace_admin_token(&self, actor: Actor) -> Result<AdminToken, OperationError> {
         Ok(AdminToken::rotate(&*self.store, &*self.clock, actor).await?)
     }
 
-    /// Proves that the caller is an operator.
+    /// Checks that the caller has the admin token.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<(), OperationError> {
         match token {
             Some(token) if admin::verify(&*self.store, token).await? => Ok(()),

@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::{OperationError, Operations, Page};
 
-const PREFIX: &str = "audit_";
+const ID_PREFIX: &str = "audit_";
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AuditList {
-    /// The newest first.
+    /// Newest first.
     pub entries: Vec<AuditEntry>,
     pub has_more: bool,
 }
@@ -24,11 +24,11 @@ pub struct AuditEntry {
     pub id: String,
     /// In RFC 3339, in UTC.
     pub at: String,
-    /// By which way it came: `admin_api`, `command_line`, or `gateway` if nobody asked for it.
+    /// Origin of the change: `admin_api`, `command_line`, or `gateway` for automatic changes.
     pub actor: String,
     #[schema(example = "key.created")]
     pub action: String,
-    /// The name of what was changed.
+    /// Name of the changed object.
     pub target: String,
     #[schema(value_type = Object)]
     pub detail: Map<String, Value>,
@@ -37,7 +37,7 @@ pub struct AuditEntry {
 // === impl Operations ===
 
 impl Operations {
-    /// The newest first; `after` takes an entry's id.
+    /// Newest first; `after` is an entry's id.
     pub async fn list_audit(&self, page: &Page) -> Result<AuditList, OperationError> {
         let after = page.after().map(|id| parse_id(id).ok_or_else(|| page.unknown_cursor())).transpose()?;
         let (entries, has_more) = page.cut(self.store.list_audit(after, page.rows()).await?);
@@ -46,7 +46,7 @@ impl Operations {
 }
 
 fn parse_id(id: &str) -> Option<Uuid> {
-    let hex = id.strip_prefix(PREFIX).filter(|hex| hex.len() == 32)?;
+    let hex = id.strip_prefix(ID_PREFIX).filter(|hex| hex.len() == 32)?;
     Uuid::try_parse(hex).ok()
 }
 
@@ -55,7 +55,7 @@ fn parse_id(id: &str) -> Option<Uuid> {
 impl AuditEntry {
     fn new(entry: antiphon_store::AuditEntry) -> Self {
         Self {
-            id: format!("{PREFIX}{}", entry.id().as_simple()),
+            id: format!("{ID_PREFIX}{}", entry.id().as_simple()),
             at: rfc3339(entry.at()),
             detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
             actor: entry.actor,

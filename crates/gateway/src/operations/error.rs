@@ -1,4 +1,4 @@
-//! Why an operator does not get what was asked for.
+//! The errors of operations, for the command line and the admin API.
 
 use std::borrow::Cow;
 
@@ -15,18 +15,19 @@ use crate::errors::{self, ErrorRow, Fault, INTERNAL_TEXT, STORE_UNAVAILABLE_TEXT
 pub enum OperationError {
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
-    #[error("there is no account {0:?} in the configuration")]
+    #[error("account {0:?} is not configured")]
     AccountNotFound(String),
-    #[error("there is no key named {0:?}")]
+    #[error("key {0:?} not found")]
     KeyNotFound(String),
-    #[error("there is a key named {0:?} already, maybe a revoked one")]
+    #[error("a key named {0:?} already exists (it may be revoked)")]
     KeyExists(String),
-    #[error("the key {name:?} is {}", state.as_str())]
+    #[error("key {name:?} is {}", state.as_str())]
     KeyNotActive { name: String, state: KeyState },
-    #[error("the limits of the key {0:?} can't be read")]
-    UnreadableKey(String),
+    #[error("the stored limits of key {0:?} are invalid")]
+    InvalidKeyLimits(String),
     #[error(
-        "send the admin token as 'authorization: Bearer apn-admin-…'; `antiphon admin token` makes another"
+        "missing or incorrect admin token. Send it as 'authorization: Bearer apn-admin-…'; `antiphon admin token` creates a \
+         new one"
     )]
     InvalidAdminToken,
     #[error(transparent)]
@@ -36,7 +37,7 @@ pub enum OperationError {
 // === impl OperationError ===
 
 impl OperationError {
-    /// As the admin API tells it.
+    /// The error as a reply of the admin API.
     pub fn row(&self) -> ErrorRow {
         let client = |status, code, param| {
             let mut text = self.to_string();
@@ -56,8 +57,8 @@ impl OperationError {
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
-            Self::UnreadableKey(_) => internal(),
-            Self::Store(error) if StoreFailure::from(error) == StoreFailure::Unavailable => {
+            Self::InvalidKeyLimits(_) => internal(),
+            Self::Store(error) if errors::is_temporary(error) => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())
             }
             Self::Store(_) => internal(),

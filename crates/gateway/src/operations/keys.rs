@@ -1,4 +1,4 @@
-//! Keys: the credentials of clients, and how their limits stand.
+//! Keys: the credentials of clients, and the state of their limits.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{OperationError, Operations, Page};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KeyList {
-    /// By name.
+    /// Sorted by name.
     pub keys: Vec<KeyView>,
     pub has_more: bool,
 }
@@ -33,7 +33,7 @@ pub struct DeletedKey {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateRequest {
-    /// For how long the secret of now works too. Not given: not at all.
+    /// How long the old secret keeps working, in seconds. Default: it stops working immediately.
     #[schema(minimum = 0, maximum = 2_592_000)]
     overlap_seconds: Option<u64>,
 }
@@ -41,7 +41,7 @@ pub struct RotateRequest {
 // === impl Operations ===
 
 impl Operations {
-    /// By name; `after` takes a key's name.
+    /// Sorted by name; `after` is a key's name.
     pub async fn list_keys(&self, page: &Page) -> Result<KeyList, OperationError> {
         let rows = self.store.list_keys_after(page.after().unwrap_or_default(), page.rows()).await?;
         let (keys, has_more) = page.cut(rows);
@@ -52,25 +52,25 @@ impl Operations {
         Ok(self.view_key(&self.find_key(name).await?))
     }
 
-    /// The limits of a key as they stand, and those of its project.
+    /// The state of the limits of a key and its project.
     pub async fn key_limits(&self, name: &str) -> Result<LimitList, OperationError> {
         let key = self.find_key(name).await?;
-        // A key whose limits can't be read lets nobody in; it must not look as if it had none.
-        let unreadable = || OperationError::UnreadableKey(name.to_owned());
-        let written = serde_json::from_str(&key.limits).map_err(|_| unreadable())?;
-        let rules = Rules::parse(&written).map_err(|_| unreadable())?;
+        // A key with invalid limits is not accepted; it must not look as if it had none.
+        let invalid = || OperationError::InvalidKeyLimits(name.to_owned());
+        let stored = serde_json::from_str(&key.limits).map_err(|_| invalid())?;
+        let rules = Rules::parse(&stored).map_err(|_| invalid())?;
         let key_rules = KeyRules { id: key.id, rules: &rules };
         let limits = self.limits.view(key_rules, &key.project, self.clock.now()).await?;
         Ok(LimitList { limits })
     }
 
-    /// Makes a key. Its secret is in what this returns, and nowhere else.
+    /// Creates a key. Only the returned value contains its secret.
     pub async fn create_key(&self, new: NewKey, actor: Actor) -> Result<KeyWithSecret, OperationError> {
         let (key, secret) = self.issuer(actor).create(new).await?;
         Ok(self.issued(&key, &secret).await)
     }
 
-    /// Gives a key another secret; the one of now works for as long as `overlap` says.
+    /// Replaces the secret of a key; the old one keeps working for `overlap`.
     pub async fn rotate_key(
         &self,
         name: &str,
@@ -81,34 +81,34 @@ impl Operations {
         Ok(self.issued(&key, &secret).await)
     }
 
-    /// Ends a key for good. It stays in lists, and its name taken.
+    /// Revokes a key permanently. It stays in lists and keeps its name.
     pub async fn revoke_key(&self, name: &str, actor: Actor) -> Result<KeyView, OperationError> {
         let key = self.issuer(actor).revoke(name).await?;
-        self.take_effect().await;
+        self.reload_keys().await;
         Ok(self.view_key(&key))
     }
 
-    /// Removes a key and frees its name. What its project has stored stays.
+    /// Deletes a key and frees its name. The responses of its project stay.
     pub async fn delete_key(&self, name: &str, actor: Actor) -> Result<DeletedKey, OperationError> {
         let key = self.issuer(actor).delete(name).await?;
-        self.take_effect().await;
+        self.reload_keys().await;
         Ok(DeletedKey { id: key.id.to_string(), name: key.name, deleted: true })
     }
 
     async fn issued(&self, key: &StoredKey, secret: &Secret) -> KeyWithSecret {
-        self.take_effect().await;
+        self.reload_keys().await;
         KeyWithSecret::new(self.view_key(key), secret)
     }
 
-    /// Here at once; other replicas hear of it by themselves, and so does this one if it can't now.
-    async fn take_effect(&self) {
+    /// Applies a change here at once. Other replicas notice it by themselves, and so does this one if reloading fails.
+    async fn reload_keys(&self) {
         if let Err(error) = self.keys.refresh(&*self.store).await {
-            tracing::warn!(%error, "a change of keys takes effect as soon as the store can be read");
+            tracing::warn!(%error, "could not reload the keys; the change takes effect when the store is available again");
         }
     }
 
     async fn find_key(&self, name: &str) -> Result<StoredKey, OperationError> {
-        // Reading changes nothing, so that it does not matter who asks.
+        // The actor does not matter, as reading changes nothing.
         Ok(self.issuer(Actor::Gateway).find(name).await?)
     }
 

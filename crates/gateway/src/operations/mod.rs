@@ -1,6 +1,6 @@
-//! What operators do, once for every way they ask: the command line, the admin API.
+//! What operators do. The command line and the admin API both call these operations.
 //!
-//! Needs no gateway that serves: over a store and a pool of its own, a command does the same as a request.
+//! They need no running gateway: a command has a store and a pool of its own.
 
 mod accounts;
 mod admin;
@@ -36,6 +36,6 @@ pub struct Operations {
     pub keys: Arc<Keys>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
-    /// How long usage is kept by the hour; `None` is for ever.
+    /// How long usage is kept by the hour; `None` means for ever.
     pub hour_retention: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! What operators ask, read into the structs that describe it: an error names the path of the field to blame.
+//! Parses the requests of operators. An error names the path of the invalid field.
 
 use std::fmt::Display;
 
@@ -7,20 +7,20 @@ use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 use url::form_urlencoded;
 
-/// How much of a name or a reason is shown: both may hold what the client has sent.
-const SHOWN_LETTERS: usize = 200;
+/// How much of a name or a reason is shown, as both may contain what the client sent.
+const MAX_SHOWN_CHARS: usize = 200;
 
-/// What is wrong with a request, for people and for programs.
+/// Why a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidRequest {
     pub code: &'static str,
-    /// The path of the field to blame, such as `limits.budgets[0].window`.
+    /// The path of the invalid field, such as `limits.budgets[0].window`.
     pub param: Option<String>,
     pub message: String,
 }
 
-/// Reads a JSON object. Nothing at all, or null, is an object without members.
+/// Parses a JSON object. An empty body or null counts as an object without members.
 pub fn parse_object<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidRequest> {
     let members: Option<Map<String, Value>> = match json {
         b"" => None,
@@ -30,7 +30,7 @@ pub fn parse_object<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidReques
     serde_path_to_error::deserialize(object).map_err(|error| InvalidRequest::field(&error))
 }
 
-/// Reads the parameters of a query.
+/// Parses the parameters of a query.
 pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, InvalidRequest> {
     let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(pairs).map_err(|error| InvalidRequest::field(&error))
@@ -39,7 +39,7 @@ pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, InvalidRequest
 // === impl InvalidRequest ===
 
 impl InvalidRequest {
-    /// The field has a value that can't be used.
+    /// The field has an invalid value.
     pub fn value(param: &str, why: impl Display) -> Self {
         let message = format!("Invalid '{param}': {why}.");
         Self { code: "invalid_value", param: Some(param.to_owned()), message }
@@ -49,10 +49,10 @@ impl InvalidRequest {
         Self { code: "invalid_json", param: None, message: format!("Invalid body: {error}.") }
     }
 
-    /// Serde tells what is wrong in words alone.
+    /// The kind of error is known only from serde's text.
     fn field(error: &serde_path_to_error::Error<impl Display>) -> Self {
         let (path, why) = (error.path(), error.inner().to_string());
-        let (param, why) = (shown(&field_of(path, &why)), shown(&why));
+        let (param, why) = (shown(&field_path(path, &why)), shown(&why));
         let begins_with = |words: &str| why.starts_with(words);
         let is_missing =
             begins_with("missing field") || (begins_with("invalid type: null") && is_member(path));
@@ -69,8 +69,8 @@ impl InvalidRequest {
     }
 }
 
-/// The path of the field to blame; serde's path ends before one that is missing, or given twice.
-fn field_of(path: &Path, why: &str) -> String {
+/// The path of the invalid field. Serde's path lacks a field that is missing or given twice.
+fn field_path(path: &Path, why: &str) -> String {
     let named = |kind: &str| why.strip_prefix(kind)?.strip_suffix('`');
     let name = named("missing field `").or_else(|| named("duplicate field `"));
     match (path.to_string(), name) {
@@ -80,13 +80,13 @@ fn field_of(path: &Path, why: &str) -> String {
     }
 }
 
-/// Whether the path ends with the member of an object, which null leaves out.
+/// Whether the path ends with a member of an object, where null means that it is missing.
 fn is_member(path: &Path) -> bool {
     matches!(path.iter().next_back(), Some(Segment::Map { .. }))
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(SHOWN_LETTERS).collect()
+    text.chars().take(MAX_SHOWN_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -130,11 +130,11 @@ mod tests {
             assert_eq!(refused::<NewKey>(&key), (code, Some(param.to_owned())), "{key}");
         }
         let long = refused::<NewKey>(&json!({ "x".repeat(10_000): 1 })).1.unwrap();
-        assert_eq!(long.len(), SHOWN_LETTERS);
+        assert_eq!(long.len(), MAX_SHOWN_CHARS);
     }
 
     #[test]
-    fn nothing_at_all_is_an_object_without_members() {
+    fn an_empty_body_is_an_object_without_members() {
         for body in ["", "null", "{}"] {
             assert!(parse_object::<RotateRequest>(body.as_bytes()).unwrap().overlap().is_zero(), "{body}");
         }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_of_a_query_is_named() {
+    fn an_error_names_its_query_parameter() {
         for (query, code, param) in [
             ("limit=0", "invalid_value", "limit"),
             ("limit=101", "invalid_value", "limit"),

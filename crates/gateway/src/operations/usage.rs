@@ -1,4 +1,4 @@
-//! Usage: who used what.
+//! Usage reports.
 
 use antiphon_access::usage::{Report, UsageParameters, UsageRequest};
 
@@ -7,12 +7,12 @@ use super::{OperationError, Operations};
 // === impl Operations ===
 
 impl Operations {
-    /// One page of groups.
+    /// One page of the report.
     pub async fn report_usage(&self, parameters: UsageParameters) -> Result<Report, OperationError> {
         Ok(self.usage_request(parameters)?.report(&*self.store).await?)
     }
 
-    /// Every group.
+    /// The whole report.
     pub async fn report_all_usage(&self, parameters: UsageParameters) -> Result<Report, OperationError> {
         let mut request = self.usage_request(parameters)?;
         let mut report = request.report(&*self.store).await?;

@@ -1,4 +1,4 @@
-//! Choose and attempt: accounts for the turn, one after the other, until an upstream begins to answer.
+//! Choose and attempt: tries accounts one after the other until an upstream begins its reply.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,45 +15,48 @@ use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
 
-/// How often a turn is tried, on one account or another.
+/// How often a turn is tried, over all accounts.
 const MAX_ATTEMPTS: u32 = 3;
-/// An error reply is passed on whole up to this size; a larger one is no error reply of the API.
-const MAX_REFUSAL_BYTES: usize = 1024 * 1024;
-/// Tells the client whether everything encrypted in its history could be read where the turn was served.
+/// The largest error reply that is passed on; a larger one cannot be an error of the API.
+const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
+/// Tells the client whether the account could read all encrypted items of the chain.
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
-/// Headers that name a client's session, where the request has no `prompt_cache_key`.
+/// Headers that name a client's session, for requests without a `prompt_cache_key`.
 const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
-/// An upstream that has accepted the turn.
+/// The reply of an upstream that has accepted the turn.
 pub struct Reply {
     pub lease: Lease,
-    /// Those of the upstream's headers that a client may see.
+    /// The upstream's headers that a client may see.
     pub headers: HeaderMap,
     pub content_type: Option<String>,
-    /// Gone once it has been read.
+    /// `None` once it has been taken to be read.
     pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
 }
 
-/// What has to come before a turn is committed to an account: as long as it has not, the turn may go to another.
-pub trait Answer: Sized {
+/// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
+pub trait ReplyStart: Sized {
     fn begin(
         turn: &Turn,
         resolved: &Resolved,
         reply: &mut Reply,
-    ) -> impl Future<Output = Result<Self, Failed>> + Send;
+    ) -> impl Future<Output = Result<Self, FailedAttempt>> + Send;
 }
 
-/// An attempt that came to nothing.
-pub struct Failed {
-    /// What the client is told if there is no other account.
+/// A failed attempt.
+pub struct FailedAttempt {
+    /// What the client gets if no other account is left.
     pub failure: Failure,
     pub verdict: Verdict,
 }
 
 impl Turn {
-    /// Sends the turn upstream and waits for the answer to begin. What an account can't do, another may.
-    pub(super) async fn attempt<A: Answer>(&mut self, resolved: &Resolved) -> Result<(Reply, A), Failure> {
+    /// Sends the turn upstream and waits for the reply to begin. When an account fails, another one may take over.
+    pub(super) async fn attempt<A: ReplyStart>(
+        &mut self,
+        resolved: &Resolved,
+    ) -> Result<(Reply, A), Failure> {
         self.reserve(resolved).await?;
         let mut tried: Vec<String> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -62,16 +65,16 @@ impl Turn {
             attempts += 1;
             let lease = match self.choose(resolved, &tried).await {
                 Ok(lease) => lease,
-                // What an upstream said tells the client more than that there is none left.
-                Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_return(failure))),
+                // The error of an upstream tells the client more than that no account is left.
+                Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_retry_after(failure))),
             };
             self.progress.account = Some(Arc::clone(lease.account()));
-            let (lease, Failed { failure, verdict }) = match self.attempt_on(lease, resolved).await {
-                Ok(begun) => return Ok(begun),
+            let (lease, FailedAttempt { failure, verdict }) = match self.attempt_on(lease, resolved).await {
+                Ok(started) => return Ok(started),
                 Err(failed) => failed,
             };
-            self.note_attempt(verdict.as_str());
-            // What fails on one account after the other is suspect itself, and counts against its caller alone.
+            self.record_attempt(verdict.as_str());
+            // A turn that fails on several accounts may itself be the cause: it does not count against the later ones.
             let is_suspect = has_failed && verdict == Verdict::Failed;
             has_failed |= verdict == Verdict::Failed;
             if is_suspect {
@@ -79,44 +82,44 @@ impl Turn {
             } else {
                 self.learn(&lease, &verdict);
             }
-            // An account that is rate limited may be back soon, and others are not asked twice.
+            // A rate limited account may be ready again soon. No other account is tried twice.
             if !matches!(verdict, Verdict::RateLimited { .. }) {
                 tried.push(lease.account().name.clone());
             }
             drop(lease);
-            if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.has_another(resolved, &tried) {
-                return Err(self.with_return(failure));
+            if !verdict.leads_on() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried) {
+                return Err(self.with_retry_after(failure));
             }
             last = Some(failure);
         }
     }
 
-    /// Lets the account of a lease learn how the turn went there.
+    /// Reports to the leased account how the turn went.
     pub(super) fn learn(&self, lease: &Lease, verdict: &Verdict) {
         lease.record_attempt(verdict, &self.facts.create.model, self.caller());
     }
 
-    async fn attempt_on<A: Answer>(
+    async fn attempt_on<A: ReplyStart>(
         &mut self,
         lease: Lease,
         resolved: &Resolved,
-    ) -> Result<(Reply, A), (Lease, Failed)> {
+    ) -> Result<(Reply, A), (Lease, FailedAttempt)> {
         let mut reply = self.send_until_accepted(lease, resolved).await?;
         match A::begin(self, resolved, &mut reply).await {
-            Ok(answer) => Ok((reply, answer)),
+            Ok(started) => Ok((reply, started)),
             Err(failed) => Err((reply.lease, failed)),
         }
     }
 
-    /// Sends the turn to one account, and again where the account itself can be helped.
+    /// Sends the turn to one account; repeats it in a form that this account accepts, if there is one.
     async fn send_until_accepted(
         &mut self,
         lease: Lease,
         resolved: &Resolved,
-    ) -> Result<Reply, (Lease, Failed)> {
+    ) -> Result<Reply, (Lease, FailedAttempt)> {
         let account = Arc::clone(lease.account());
-        match self.send_adapting(&account, resolved).await {
-            Ok((reply, reasoning)) => Ok(accepted(lease, reply, reasoning)),
+        match self.send_with_retries(&account, resolved).await {
+            Ok((reply, reasoning)) => Ok(into_reply(lease, reply, reasoning)),
             Err(failed) => Err((lease, failed)),
         }
     }
@@ -134,11 +137,12 @@ impl Turn {
                 chosen => chosen,
             }
         };
-        let chosen = tokio::time::timeout_at(self.deadline.into(), self.presence.or_given_up(choosing)).await;
+        let chosen =
+            tokio::time::timeout_at(self.deadline.into(), self.cancellation.or_cancelled(choosing)).await;
         match chosen {
-            Err(_elapsed) => Err(Failure::Busy),
-            Ok(Err(_given_up)) => Err(Failure::ClientGone),
-            Ok(Ok(chosen)) => chosen.map_err(|shortage| self.short(shortage)),
+            Err(_elapsed) => Err(Failure::AllBusy),
+            Ok(Err(_cancelled)) => Err(Failure::ClientGone),
+            Ok(Ok(chosen)) => chosen.map_err(|shortage| self.no_account_failure(shortage)),
         }
     }
 
@@ -149,7 +153,7 @@ impl Turn {
         Wanted { model: &self.facts.create.model, caller: self.caller(), preference, tried }
     }
 
-    /// What turns have in common that should share an upstream's cache.
+    /// Turns with the same key prefer the same account, so that they share its upstream's cache.
     fn affinity_key(&self) -> Option<String> {
         let session = || {
             let header = SESSION_HEADERS.iter().find_map(|name| self.headers.get(*name))?;
@@ -158,57 +162,58 @@ impl Turn {
         self.facts.create.prompt_cache_key().or_else(session).filter(|key| !key.is_empty())
     }
 
-    /// Who is to blame for what a request does to accounts. Without keys nobody is told apart.
+    /// Whose requests count together when they make accounts fail; `None` without keys, as callers cannot be told apart.
     fn caller(&self) -> Option<&str> {
         self.facts.key.as_ref().map(|_| self.facts.project.as_str())
     }
 
-    fn has_another(&self, resolved: &Resolved, tried: &[String]) -> bool {
-        Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
+    fn can_fail_over(&self, resolved: &Resolved, tried: &[String]) -> bool {
+        Instant::now() < self.deadline && self.turns.pool.has_any(self.wanted(resolved, None, tried))
     }
 
-    fn short(&self, shortage: Shortage) -> Failure {
+    fn no_account_failure(&self, shortage: Shortage) -> Failure {
         match shortage {
-            Shortage::Busy => Failure::Busy,
+            Shortage::Busy => Failure::AllBusy,
             Shortage::Cooling { until, is_limited } => {
-                let rest = until.since(self.turns.env.clock.now());
-                if is_limited { Failure::Cooling(rest) } else { Failure::AllFailing(rest) }
+                let wait = until.since(self.turns.env.clock.now());
+                if is_limited { Failure::AllCoolingDown(wait) } else { Failure::AllFailing(wait) }
             }
             Shortage::Unusable => Failure::NoAccount,
             Shortage::NotOffered => Failure::ModelNotFound(self.facts.create.model.clone()),
         }
     }
 
-    /// A rate limit ends for the client when the first account is back. Whoever is not told a time may give up.
-    fn with_return(&self, mut failure: Failure) -> Failure {
-        let Failure::UpstreamError(refusal) = &mut failure else { return failure };
-        let until = match refusal.status {
+    /// Sets `Retry-After` on an upstream's error: after a rate limit, to when the first account is ready again. Clients may
+    /// not retry an error without it.
+    fn with_retry_after(&self, mut failure: Failure) -> Failure {
+        let Failure::UpstreamError(error_reply) = &mut failure else { return failure };
+        let until = match error_reply.status {
             StatusCode::TOO_MANY_REQUESTS => {
                 self.turns.pool.earliest_ready_at(&self.facts.create.model, self.caller())
             }
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
         };
-        let rest = until.map(|until| until.since(self.turns.env.clock.now()));
-        if rest.is_some() || !refusal.headers.contains_key(header::RETRY_AFTER) {
-            refusal.headers.remove("retry-after-ms");
-            let rest = HeaderValue::from(whole_seconds(rest.unwrap_or(RETRY_AFTER)));
-            refusal.headers.insert(header::RETRY_AFTER, rest);
+        let wait = until.map(|until| until.since(self.turns.env.clock.now()));
+        if wait.is_some() || !error_reply.headers.contains_key(header::RETRY_AFTER) {
+            error_reply.headers.remove("retry-after-ms");
+            let retry_after = HeaderValue::from(whole_seconds(wait.unwrap_or(RETRY_AFTER)));
+            error_reply.headers.insert(header::RETRY_AFTER, retry_after);
         }
         failure
     }
 
-    pub(super) async fn read_refusal(
+    pub(super) async fn read_error_reply(
         &self,
         reply: http::Response<ReplyBody>,
-    ) -> Result<UpstreamErrorReply, Failed> {
+    ) -> Result<UpstreamErrorReply, FailedAttempt> {
         let (head, body) = reply.into_parts();
-        let reading = body.collect(MAX_REFUSAL_BYTES);
-        let limit = self.deadline.min(Instant::now() + self.turns.rules.idle);
-        let read = tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await;
+        let reading = body.collect(MAX_ERROR_REPLY_BYTES);
+        let limit = self.deadline.min(Instant::now() + self.turns.settings.idle_timeout);
+        let read = tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await;
         let body = match read {
             Ok(Ok(Ok(body))) => body,
-            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
+            Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
             Ok(Ok(Err(_))) | Err(_) => Bytes::new(),
         };
         let mut headers = headers::for_client(&head.headers);
@@ -218,43 +223,45 @@ impl Turn {
         Ok(UpstreamErrorReply { status: head.status, headers, body })
     }
 
-    /// What an error reply says about the account, and which of it is the client's to see.
-    pub(super) fn refused(
+    /// What an error reply means for the account, and what the client gets of it.
+    pub(super) fn classify_error_reply(
         &self,
         account: &Account,
-        refusal: UpstreamErrorReply,
+        error_reply: UpstreamErrorReply,
         error: &UpstreamError,
-    ) -> Failed {
+    ) -> FailedAttempt {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
         let model = account.alias(model).unwrap_or(model);
-        let verdict = Verdict::from_reply(refusal.status, error, &refusal.headers, model, now);
-        let is_envelope = is_envelope(&refusal.body);
-        let failure = match refusal.status {
-            // The account's credential is wrong, not the client's, and the message may quote a part of it.
+        let verdict = Verdict::of_reply(error_reply.status, error, &error_reply.headers, model, now);
+        let has_api_error = is_api_error(&error_reply.body);
+        let failure = match error_reply.status {
+            // The account's credential is wrong, not the client's. The message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
-            status if status.is_client_error() => Failure::UpstreamError(Box::new(refusal)),
-            status if status.is_server_error() && is_envelope => Failure::UpstreamError(Box::new(refusal)),
+            status if status.is_client_error() => Failure::UpstreamError(Box::new(error_reply)),
+            status if status.is_server_error() && has_api_error => {
+                Failure::UpstreamError(Box::new(error_reply))
+            }
             status => {
                 tracing::warn!(
                     account.id = %account.name,
                     http.status = status.as_u16(),
-                    "the upstream answered no API error"
+                    "the upstream's error reply is not an API error"
                 );
                 match status {
-                    StatusCode::GATEWAY_TIMEOUT => Failure::UpstreamTimeout("it answered 504"),
-                    _ => Failure::UpstreamUnreachable(format!("it answered {}", status.as_u16()).into()),
+                    StatusCode::GATEWAY_TIMEOUT => Failure::UpstreamTimeout("status 504"),
+                    _ => Failure::UpstreamUnreachable(format!("status {}", status.as_u16()).into()),
                 }
             }
         };
-        Failed { failure, verdict }
+        FailedAttempt { failure, verdict }
     }
 }
 
 // === impl Reply ===
 
 impl Reply {
-    /// The body, to be read event by event.
+    /// Takes the body, to read it event by event.
     pub fn events(&mut self, max_event_bytes: usize) -> EventReader {
         let body = self.body.take().unwrap_or_else(ReplyBody::empty);
         EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
@@ -265,17 +272,18 @@ impl Reply {
     }
 }
 
-// === impl Failed ===
+// === impl FailedAttempt ===
 
-impl Failed {
-    /// An upstream that says in its stream that it has failed, before anything has gone out.
-    pub fn of_event(code: String, message: String) -> Self {
-        let verdict = Verdict::from_code(&code);
-        let failure = Failure::UpstreamError(Box::new(UpstreamErrorReply::of_event(&verdict, code, message)));
+impl FailedAttempt {
+    /// From an error event that begins the stream, before anything was sent to the client.
+    pub fn from_error_event(code: String, message: String) -> Self {
+        let verdict = Verdict::of_code(&code);
+        let failure =
+            Failure::UpstreamError(Box::new(UpstreamErrorReply::from_event(&verdict, code, message)));
         Self { failure, verdict }
     }
 
-    /// There is no connection to the account's upstream.
+    /// No connection to the account's upstream.
     pub fn unreachable(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Unreachable }
     }
@@ -285,14 +293,14 @@ impl Failed {
     }
 }
 
-/// The account has failed.
-impl From<Failure> for Failed {
+/// Counts as a failure of the account.
+impl From<Failure> for FailedAttempt {
     fn from(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Failed }
     }
 }
 
-fn accepted(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
+fn into_reply(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
     let (head, body) = reply.into_parts();
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let mut headers = headers::for_client(&head.headers);
@@ -300,8 +308,8 @@ fn accepted(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning
     Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
 }
 
-/// Whether the body is an error of the API, that a client understands.
-fn is_envelope(body: &[u8]) -> bool {
+/// Whether the body is an error object of the API, which clients understand.
+fn is_api_error(body: &[u8]) -> bool {
     antiphon_protocol::json::validate(body).is_ok()
         && antiphon_protocol::json::member(body, "error").is_some()
 }

@@ -1,4 +1,4 @@
-//! What Codex reads from a reply's headers, as events: on a socket a turn has no headers of its own.
+//! The headers that Codex reads, as events: on a WebSocket a turn has no headers of its own.
 
 use antiphon_protocol::json;
 use bytes::Bytes;
@@ -6,12 +6,12 @@ use http::HeaderMap;
 
 use super::framing::Framing;
 
-const PREFIX: &str = "x-codex-";
+const HEADER_PREFIX: &str = "x-codex-";
 const WINDOWS: [&str; 2] = ["primary", "secondary"];
 
-/// The events that stand for the headers of an upstream that serves Codex; other clients never see them.
+/// The events that stand for the headers of an upstream that serves Codex; empty for other upstreams.
 pub fn events(headers: &HeaderMap, framing: &Framing) -> Vec<Bytes> {
-    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+    if !headers.keys().any(|name| name.as_str().starts_with(HEADER_PREFIX)) {
         return Vec::new();
     }
     let limits = rate_limits(headers).map(|data| framing.render(b"codex.rate_limits", data.into()));
@@ -19,12 +19,12 @@ pub fn events(headers: &HeaderMap, framing: &Framing) -> Vec<Bytes> {
     limits.into_iter().chain([metadata]).collect()
 }
 
-/// All headers that a client would see over HTTP, the turn's state among them.
+/// All headers that a client would see over HTTP.
 fn metadata(headers: &HeaderMap) -> Vec<u8> {
     let mut out = br#"{"type":"response.metadata","headers":{"#.to_vec();
     let values = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    for (place, (name, value)) in values.enumerate() {
-        if place > 0 {
+    for (index, (name, value)) in values.enumerate() {
+        if index > 0 {
             out.push(b',');
         }
         json::write_string(&mut out, name);
@@ -36,8 +36,8 @@ fn metadata(headers: &HeaderMap) -> Vec<u8> {
 }
 
 fn rate_limits(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let windows = WINDOWS.map(|name| window(headers, name));
-    let credits = credits(headers);
+    let windows = WINDOWS.map(|name| window_json(headers, name));
+    let credits = credits_json(headers);
     if windows.iter().all(Option::is_none) && credits.is_none() {
         return None;
     }
@@ -53,16 +53,16 @@ fn rate_limits(headers: &HeaderMap) -> Option<Vec<u8>> {
     Some(out.into_bytes())
 }
 
-fn window(headers: &HeaderMap, window: &str) -> Option<String> {
-    let figure = |name: &str| number(headers, &format!("{PREFIX}{window}-{name}"));
+fn window_json(headers: &HeaderMap, name: &str) -> Option<String> {
+    let figure = |figure: &str| number(headers, &format!("{HEADER_PREFIX}{name}-{figure}"));
     let used = figure("used-percent")?;
     let minutes = figure("window-minutes").unwrap_or("null");
     let reset_at = figure("reset-at").unwrap_or("null");
     Some(format!(r#"{{"used_percent":{used},"window_minutes":{minutes},"reset_at":{reset_at}}}"#))
 }
 
-fn credits(headers: &HeaderMap) -> Option<String> {
-    let text = |name: &str| headers.get(format!("{PREFIX}credits-{name}"))?.to_str().ok();
+fn credits_json(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(format!("{HEADER_PREFIX}credits-{name}"))?.to_str().ok();
     let flag = |name: &str| match text(name)?.to_ascii_lowercase().as_str() {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
@@ -78,7 +78,7 @@ fn credits(headers: &HeaderMap) -> Option<String> {
     Some(format!(r#"{{"has_credits":{has_credits},"unlimited":{unlimited},"balance":{balance}}}"#))
 }
 
-/// A header that is a JSON number.
+/// The value of a header, if it is a JSON number.
 fn number<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let text = headers.get(name)?.to_str().ok()?.trim();
     let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn of(headers: &[(&'static str, &'static str)]) -> Vec<String> {
+    fn events_for(headers: &[(&'static str, &'static str)]) -> Vec<String> {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
@@ -102,16 +102,16 @@ mod tests {
 
     #[test]
     fn an_upstream_that_does_not_serve_codex_adds_no_events() {
-        assert!(of(&[("x-request-id", "r"), ("x-ratelimit-limit-tokens", "7")]).is_empty());
+        assert!(events_for(&[("x-request-id", "r"), ("x-ratelimit-limit-tokens", "7")]).is_empty());
     }
 
     #[test]
-    fn headers_and_limits_come_as_events() {
+    fn headers_and_limits_become_events() {
         assert_eq!(
-            of(&[("x-codex-turn-state", "s\"1"), ("x-request-id", "r")]),
+            events_for(&[("x-codex-turn-state", "s\"1"), ("x-request-id", "r")]),
             [r#"{"type":"response.metadata","headers":{"x-codex-turn-state":"s\"1","x-request-id":"r"}}"#]
         );
-        let limits = of(&[
+        let limits = events_for(&[
             ("x-codex-primary-used-percent", "12.5"),
             ("x-codex-primary-window-minutes", "300"),
             ("x-codex-primary-reset-at", "soon"),

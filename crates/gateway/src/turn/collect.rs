@@ -11,16 +11,16 @@ use antiphon_upstream::transport::ReadError;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::attempt::{Answer, Failed, Reply};
+use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::framing::Framing;
 use super::record::Finished;
 use super::relay::Relay;
 use super::resolve::Resolved;
-use super::stream::{Read, read};
-use super::{Failure, Incoming, Presence, Turn, TurnError, Turns};
+use super::stream::{ReadOutcome, read_events};
+use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
-/// A finished response, durable if it is to be stored.
+/// A finished response; it is durable if it is to be stored.
 #[derive(Debug)]
 pub struct Collected {
     pub headers: HeaderMap,
@@ -32,78 +32,82 @@ impl Turns {
     pub(super) async fn run_to_end(
         self: Arc<Self>,
         incoming: Incoming,
-        presence: Presence,
+        cancellation: Cancellation,
     ) -> Result<Collected, TurnError> {
-        let mut turn = self.admit(incoming, presence);
+        let mut turn = self.admit(incoming, cancellation);
         let result = turn.collect().await;
         if let Err(failure) = &result {
             turn.progress.fail(failure);
         }
         turn.settle();
-        result.map_err(|failure| turn.rejected(failure))
+        result.map_err(|failure| turn.turn_error(failure))
     }
 }
 
-/// A collected reply is there only as a whole.
-impl Answer for Finished {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
+/// A collected reply commits the turn only when it is complete.
+impl ReplyStart for Finished {
+    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
         if turn.facts.create.operation == Operation::Create && reply.is_event_stream() {
-            // Boxed, as it is rare and large: every collected turn would carry its place.
-            return Box::pin(fold(turn, resolved, reply)).await;
+            // Boxed, as it is rare and large: otherwise every collected turn's future would reserve space for it.
+            return Box::pin(collect_stream(turn, resolved, reply)).await;
         }
         let body = turn.read_reply(reply).await?;
         Ok(turn.finish_collected(reply, resolved, &body)?)
     }
 }
 
-/// Puts the response of a stream together, for a client that has asked for no stream.
-async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Finished, Failed> {
-    let rules = &turn.turns.rules;
+/// Reads the response from a stream, for a client that did not ask for one.
+async fn collect_stream(
+    turn: &Turn,
+    resolved: &Resolved,
+    reply: &mut Reply,
+) -> Result<Finished, FailedAttempt> {
+    let settings = &turn.turns.settings;
     let mut relay = Relay::new(turn.owned(resolved), Framing::Sse);
-    let mut events = reply.events(rules.max_reply_bytes);
+    let mut events = reply.events(settings.max_reply_bytes);
     let mut passed = VecDeque::new();
-    let mut heard = Instant::now();
-    let broken = |why: &'static str| Failed::from(Failure::UpstreamUnreachable(why.into()));
+    let mut last_event_at = Instant::now();
+    let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamUnreachable(why.into()));
     let terminal = loop {
-        let silence = if relay.events() > 0 { rules.idle } else { rules.first_byte };
-        let silent_at = heard + silence;
-        let terminal = match read(turn, &mut events, &mut heard, silent_at).await {
-            Read::Events if events.received_bytes() > rules.max_reply_bytes => {
-                return Err(broken("its answer is larger than the limit"));
+        let silence = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
+        let silent_at = last_event_at + silence;
+        let terminal = match read_events(turn, &mut events, &mut last_event_at, silent_at).await {
+            ReadOutcome::Events if events.received_bytes() > settings.max_reply_bytes => {
+                return Err(unreachable("its reply is larger than the limit"));
             }
-            Read::Events => relay.push(events.decoder(), &mut passed),
-            Read::End => match relay.finish(events.decoder(), &mut passed) {
-                Ok(None) => return Err(without_end(&relay)),
+            ReadOutcome::Events => relay.push(events.decoder(), &mut passed),
+            ReadOutcome::End => match relay.finish(events.decoder(), &mut passed) {
+                Ok(None) => return Err(missing_terminal(&relay)),
                 ended => ended,
             },
-            Read::Broken(_) => return Err(without_end(&relay)),
-            Read::Silent | Read::TurnTooLong => {
+            ReadOutcome::Broken(_) => return Err(missing_terminal(&relay)),
+            ReadOutcome::Silent | ReadOutcome::TurnTooLong => {
                 return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
             }
-            Read::GivenUp => return Err(Failed::client_gone()),
+            ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
         passed.clear();
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
-            Err(_) => return Err(broken("its stream is no stream of events")),
+            Err(_) => return Err(unreachable("its stream contains invalid events")),
         }
     };
     let mut finished = terminal.finished;
     if let Some((code, message)) = finished.error() {
-        let failed = Failed::of_event(code, message);
-        if failed.verdict.allows_failover() {
+        let failed = FailedAttempt::from_error_event(code, message);
+        if failed.verdict.leads_on() {
             return Err(failed);
         }
     }
     let whole = with_output(&finished.response, &finished.output);
-    finished.response = whole.map_err(|_| broken("its answer is no response object"))?.into();
+    finished.response = whole.map_err(|_| unreachable("its reply is not a response object"))?.into();
     Ok(finished)
 }
 
-fn without_end(relay: &Relay) -> Failed {
+fn missing_terminal(relay: &Relay) -> FailedAttempt {
     match relay.error().cloned() {
-        Some((code, message)) => Failed::of_event(code, message),
+        Some((code, message)) => FailedAttempt::from_error_event(code, message),
         None => Failure::UpstreamUnreachable("its stream ended without a response".into()).into(),
     }
 }
@@ -112,8 +116,8 @@ impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
         let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
-        self.answered(&reply);
-        self.tell_rates(&mut reply.headers);
+        self.reply_started(&reply);
+        self.apply_rate_limit_headers(&mut reply.headers);
         self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
@@ -121,21 +125,21 @@ impl Turn {
         Ok(Collected { headers: reply.headers, body: response })
     }
 
-    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, Failed> {
+    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, FailedAttempt> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
-        let reading = body.collect(self.turns.rules.max_reply_bytes);
-        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
-        match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(reading)).await {
+        let reading = body.collect(self.turns.settings.max_reply_bytes);
+        let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
+        match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await {
             Ok(Ok(Ok(body))) => Ok(reply.lease.account().settings.dialect.decode_collected(body)),
-            Ok(Err(_given_up)) => Err(Failed::client_gone()),
-            Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time").into()),
-            Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(Failed {
-                failure: Failure::UpstreamUnreachable("its answer is larger than the limit".into()),
+            Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
+            Err(_elapsed) => Err(Failure::UpstreamTimeout("its reply did not end in time").into()),
+            Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(FailedAttempt {
+                failure: Failure::UpstreamUnreachable("its reply is larger than the limit".into()),
                 verdict: Verdict::Neutral,
             }),
             Ok(Ok(Err(error @ ReadError::Broken(_)))) => {
-                tracing::warn!(account.id = %reply.lease.account().name, %error, "the upstream's answer broke off");
-                Err(Failure::UpstreamUnreachable("its answer broke off".into()).into())
+                tracing::warn!(account.id = %reply.lease.account().name, %error, "the upstream's reply was cut off");
+                Err(Failure::UpstreamUnreachable("its reply was cut off".into()).into())
             }
         }
     }
@@ -149,15 +153,15 @@ impl Turn {
         let no_response = || {
             let account = &reply.lease.account().name;
             let content_type = reply.content_type.as_deref().unwrap_or("none");
-            tracing::warn!(account.id = %account, content_type, "the upstream's answer is no response object");
-            Failure::UpstreamUnreachable("its answer is no response object".into())
+            tracing::warn!(account.id = %account, content_type, "the upstream's reply is not a response object");
+            Failure::UpstreamUnreachable("its reply is not a response object".into())
         };
         let object = Object::parse(body).map_err(|_| no_response())?;
         let response = match self.facts.create.operation {
             Operation::Create => self.owned(resolved).rewrite(&object).into(),
-            // There is no response that would be ours to name.
+            // The reply is not a response that the gateway gives an id to.
             Operation::Compact | Operation::CountInput => body.clone(),
         };
-        Ok(Finished::of_upstream(response, &object, &[]))
+        Ok(Finished::from_upstream(response, &object, &[]))
     }
 }

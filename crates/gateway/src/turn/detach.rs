@@ -1,8 +1,8 @@
-//! What becomes of a turn when its client leaves.
+//! What happens to a turn when its client leaves.
 //!
-//! A turn runs inside the client's connection, so a slow reader slows its upstream and nothing is spawned for it. When
-//! the connection goes, the turn that it held is handed to the tracked tasks, where it is finished or wound up: a turn
-//! always comes to its own end, and never just disappears.
+//! A turn runs inside the client's connection, so that a slow reader slows its upstream. When the connection is dropped, the
+//! rest of the turn moves to a tracked task, which finishes or cancels it. A turn always ends properly and never just
+//! disappears.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -19,73 +19,73 @@ use http_body::Frame;
 
 use super::stream::EventStream;
 
-/// Shared by a turn and what detaches it: whether somebody still waits for the turn.
+/// Shared by a turn and the task that it is detached to: whether the turn is cancelled.
 #[derive(Debug, Clone, Default)]
-pub struct Presence {
-    given_up: Arc<AtomicBool>,
+pub struct Cancellation {
+    is_cancelled: Arc<AtomicBool>,
 }
 
-/// The turn is to be wound up: the client has left, and nobody waits for the result.
+/// The turn is cancelled: its client has left, and nobody waits for the result.
 #[derive(Debug, Clone, Copy)]
-pub struct GivenUp;
+pub struct Cancelled;
 
-/// How a turn goes on when its client has left.
+/// How a turn continues after its client has left.
 #[derive(Debug, Clone)]
-pub struct Detach {
-    pub presence: Presence,
+pub struct DetachPolicy {
+    pub cancellation: Cancellation,
     pub tasks: Tasks,
-    /// How long the turn may go on; `None` gives it up at once.
-    pub finish_within: Option<Duration>,
+    /// How long the turn may continue; `None` cancels it at once.
+    pub finish_timeout: Option<Duration>,
 }
 
-/// A turn that runs in place while it is polled. Dropped unfinished, it goes on as a task.
+/// A turn that runs while it is polled. If it is dropped unfinished, it continues in a task.
 pub struct DetachOnDrop<T: 'static> {
     turn: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    detach: Detach,
+    detach: DetachPolicy,
 }
 
-/// The events of a turn that has begun. Dropped unfinished, they are drained by a task.
+/// The events of a running turn. If they are dropped unfinished, a task drains them.
 pub struct DrainOnDrop {
     events: Option<EventStream>,
-    detach: Detach,
+    detach: DetachPolicy,
 }
 
-// === impl Presence ===
+// === impl Cancellation ===
 
-impl Presence {
-    /// Waits for the future unless the turn is given up, or is so while it waits.
+impl Cancellation {
+    /// Waits for the future, unless the turn is or gets cancelled.
     ///
-    /// No waker is needed: giving up is always followed by a poll, as the turn changes hands.
-    pub async fn or_given_up<F: Future>(&self, future: F) -> Result<F::Output, GivenUp> {
+    /// No waker is needed: whoever cancels the turn polls it next.
+    pub async fn or_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if self.given_up.load(Ordering::Relaxed) {
-                return Poll::Ready(Err(GivenUp));
+            if self.is_cancelled.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(Cancelled));
             }
             future.as_mut().poll(cx).map(Ok)
         })
         .await
     }
 
-    fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
     }
 }
 
-// === impl Detach ===
+// === impl DetachPolicy ===
 
-impl Detach {
-    /// Lets the rest of a turn run on its own.
+impl DetachPolicy {
+    /// Runs the rest of a turn in a task.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
-        let Self { presence, finish_within, .. } = self.clone();
+        let Self { cancellation, finish_timeout, .. } = self.clone();
         self.tasks.spawn(async move {
             let mut rest = pin!(rest);
-            if let Some(limit) = finish_within
+            if let Some(limit) = finish_timeout
                 && tokio::time::timeout(limit, &mut rest).await.is_ok()
             {
                 return;
             }
-            presence.give_up();
+            cancellation.cancel();
             rest.await;
         });
     }
@@ -94,7 +94,7 @@ impl Detach {
 // === impl DetachOnDrop ===
 
 impl<T> DetachOnDrop<T> {
-    pub fn new(turn: impl Future<Output = T> + Send + 'static, detach: Detach) -> Self {
+    pub fn new(turn: impl Future<Output = T> + Send + 'static, detach: DetachPolicy) -> Self {
         Self { turn: Some(Box::pin(turn)), detach }
     }
 }
@@ -103,7 +103,7 @@ impl<T> Future for DetachOnDrop<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let turn = self.turn.as_mut().expect("not polled again after it was ready");
+        let turn = self.turn.as_mut().expect("polled after completion");
         let output = ready!(turn.as_mut().poll(cx));
         self.turn = None;
         Poll::Ready(output)
@@ -121,11 +121,11 @@ impl<T> Drop for DetachOnDrop<T> {
 // === impl DrainOnDrop ===
 
 impl DrainOnDrop {
-    pub fn new(events: EventStream, detach: Detach) -> Self {
+    pub fn new(events: EventStream, detach: DetachPolicy) -> Self {
         Self { events: Some(events), detach }
     }
 
-    /// What a reply over HTTP says in its headers.
+    /// The headers for a reply over HTTP.
     pub fn take_headers(&mut self) -> HeaderMap {
         self.events.as_mut().map(|events| std::mem::take(&mut events.headers)).unwrap_or_default()
     }

@@ -1,9 +1,9 @@
-//! The door that a turn came in by, and what depends on it.
+//! The door by which a turn came in, and what depends on it.
 
 use super::framing::Framing;
 use super::memory::Lane;
 
-/// How the client speaks to us.
+/// How the client sends the request and gets its reply.
 #[derive(Debug, Clone)]
 pub enum Door {
     /// The reply is one JSON object.
@@ -26,7 +26,7 @@ impl Door {
         }
     }
 
-    /// Whether the client gets events, rather than one object.
+    /// Whether the client gets events rather than one object.
     pub fn streams(&self) -> bool {
         !matches!(self, Self::Collected)
     }
@@ -39,7 +39,7 @@ impl Door {
         }
     }
 
-    /// How events stand on the wire.
+    /// How events are written.
     pub fn framing(&self) -> Framing {
         match self {
             Self::Collected | Self::Sse => Framing::Sse,
@@ -47,12 +47,12 @@ impl Door {
         }
     }
 
-    /// Whether comments keep the client's connection alive. On a socket pings do.
+    /// Whether comments keep the client's connection alive. A WebSocket has pings for that.
     pub fn needs_keep_alive(&self) -> bool {
         matches!(self, Self::Sse)
     }
 
-    /// Whether what Codex reads from headers comes as events, because a turn has no headers of its own.
+    /// Whether the headers that Codex reads are sent as events, because a turn has no headers of its own.
     pub fn has_codex_events(&self) -> bool {
         matches!(self, Self::WebSocket(_))
     }

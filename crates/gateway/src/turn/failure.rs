@@ -1,4 +1,4 @@
-//! Everything that can keep a turn from succeeding.
+//! Everything that can make a turn fail.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,68 +15,66 @@ use crate::errors::{
     self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
-/// Why a turn yields no response, in the words that its client gets.
+/// Why a turn yields no response. The text is the message that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// Every account has as many turns as it may, and so has the queue, or the wait was too long.
-    #[error("Every upstream account has as many requests as it may. Please retry in a moment.")]
-    Busy,
-    /// A limit of the caller's key or project is in the way.
+    /// All accounts are busy, and the queue is full or the wait was too long.
+    #[error("All upstream accounts are busy. Please retry in a moment.")]
+    AllBusy,
+    /// The turn would exceed a limit of the caller's key or project.
     #[error("{0}")]
     LimitReached(Box<Exceeded>),
-    /// Every account is cooling down, the first for so long, and one of them for a rate limit or a quota.
+    /// All accounts are cooling down, at least one of them for a rate limit or a quota. Holds the time until the first is
+    /// ready again.
     #[error(
-        "Every upstream account is rate limited or failing. Please retry in {} s.",
+        "All upstream accounts are rate limited or failing. Please retry in {} s.",
         whole_seconds(*.0)
     )]
-    Cooling(Duration),
-    /// Every account is cooling down after failures, the first for so long.
-    #[error("Every upstream account is failing. Please retry in {} s.", whole_seconds(*.0))]
+    AllCoolingDown(Duration),
+    /// All accounts are cooling down after failures. Holds the time until the first is ready again.
+    #[error("All upstream accounts are failing. Please retry in {} s.", whole_seconds(*.0))]
     AllFailing(Duration),
     #[error("Previous response with id '{0}' not found.")]
     PreviousNotFound(String),
     #[error("Previous response with id '{0}' is still in progress. Wait for it to complete.")]
     PreviousNotCompleted(String),
-    #[error("The history of the previous response is too large: {size} {what}, and the limit is {limit}.")]
+    #[error("The chain of the previous response is too large: {size} {what}, the limit is {limit}.")]
     ContextTooLarge { what: &'static str, limit: usize, size: usize },
     #[error("Conversation with id '{0}' not found.")]
     ConversationNotFound(String),
-    /// The key is not for this model.
     #[error("This API key may not use the model '{0}'.")]
     ModelNotAllowed(String),
     #[error("Item with id '{0}' not found.")]
     ItemNotFound(String),
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
-    #[error("No upstream account can serve this request now.")]
+    #[error("No upstream account can serve this request.")]
     NoAccount,
-    /// The upstream's own answer, passed on as it is.
-    #[error("The upstream answered {}.", .0.status.as_u16())]
+    /// The upstream's own error, passed on unchanged.
+    #[error("The upstream replied with status {}.", .0.status.as_u16())]
     UpstreamError(Box<UpstreamErrorReply>),
-    #[error("The upstream can't be reached: {0}.")]
+    #[error("The upstream failed: {0}.")]
     UpstreamUnreachable(Cow<'static, str>),
     #[error("The upstream timed out: {0}.")]
     UpstreamTimeout(&'static str),
-    /// The upstream did not bring a stream to its end that had begun.
-    #[error("The upstream's stream broke off: {0}.")]
-    StreamBroken(String),
+    /// A stream ended before its terminal event.
+    #[error("The upstream's stream was interrupted: {0}.")]
+    StreamInterrupted(String),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
-    #[error("{}", STORE_DAMAGED_TEXT)]
-    StoreDamaged,
-    /// Something that must not happen; the cause is in the log.
+    /// A bug or a broken invariant; the log has the cause.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
-    /// Nobody is there to be told.
+    /// The client has left.
     #[error("The client is gone.")]
     ClientGone,
 }
 
-/// Why a turn yields no response, with what its client may still ask for.
+/// Why a turn yields no response, and what the client's rate limits have left.
 #[derive(Debug, Clone)]
 pub struct TurnError {
     pub failure: Failure,
-    /// `None` for a caller without limits, and for a turn that came to an end before they were looked at.
+    /// `None` for a caller without limits, and for a turn that failed before they were checked.
     pub rates: Option<Box<Rates>>,
 }
 
@@ -84,7 +82,7 @@ pub struct TurnError {
 #[derive(Debug, Clone)]
 pub struct UpstreamErrorReply {
     pub status: StatusCode,
-    /// Those of the upstream's headers that a client may see.
+    /// The upstream's headers that a client may see.
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -96,7 +94,7 @@ impl Failure {
         use Fault::{Client, Limits, Upstream};
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
-            Self::Busy => errors::OVERLOADED,
+            Self::AllBusy => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }
@@ -106,7 +104,9 @@ impl Failure {
             Self::AllFailing(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, Upstream, Some("no_account_available"), None)
             }
-            Self::Cooling(_) => (StatusCode::TOO_MANY_REQUESTS, Upstream, Some("rate_limit_exceeded"), None),
+            Self::AllCoolingDown(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, Upstream, Some("rate_limit_exceeded"), None)
+            }
             Self::PreviousNotFound(_) => {
                 (StatusCode::BAD_REQUEST, Client, Some("previous_response_not_found"), PARENT)
             }
@@ -135,25 +135,25 @@ impl Failure {
             Self::UpstreamTimeout(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, Upstream, Some("upstream_timeout"), None)
             }
-            Self::StreamBroken(_) => (StatusCode::BAD_GATEWAY, Upstream, Some("server_error"), None),
+            Self::StreamInterrupted(_) => (StatusCode::BAD_GATEWAY, Upstream, Some("server_error"), None),
             Self::StoreUnavailable => errors::STORE_UNAVAILABLE,
             Self::StoreDamaged => errors::STORE_DAMAGED,
             Self::Internal => errors::INTERNAL,
             Self::ClientGone => (StatusCode::INTERNAL_SERVER_ERROR, Client, Some("internal_error"), None),
         };
-        ErrorRow::new(class, self.to_string()).retry_after(self.rest())
+        ErrorRow::new(class, self.to_string()).retry_after(self.wait())
     }
 
-    /// How long what is in the way lasts, if that is known.
-    fn rest(&self) -> Option<Duration> {
+    /// How long the client should wait, if that is known.
+    fn wait(&self) -> Option<Duration> {
         match self {
             Self::LimitReached(exceeded) => Some(exceeded.retry_after()),
-            Self::Cooling(rest) | Self::AllFailing(rest) => Some(*rest),
+            Self::AllCoolingDown(wait) | Self::AllFailing(wait) => Some(*wait),
             _ => None,
         }
     }
 
-    /// The error as the API words it.
+    /// The error as an object of the API.
     pub fn api_error(&self) -> ApiError {
         self.row().error
     }
@@ -161,20 +161,16 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "the store failed");
-        match StoreFailure::from(&error) {
-            StoreFailure::Unavailable => Self::StoreUnavailable,
-            StoreFailure::Damaged => Self::StoreDamaged,
-            StoreFailure::Internal => Self::Internal,
-        }
+        tracing::error!(%error, "store error");
+        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
     }
 }
 
 // === impl UpstreamErrorReply ===
 
 impl UpstreamErrorReply {
-    /// What a stream's first event says, as the error reply that it stands for.
-    pub fn of_event(verdict: &Verdict, code: String, message: String) -> Self {
+    /// The error reply that stands for an error event at the start of a stream.
+    pub fn from_event(verdict: &Verdict, code: String, message: String) -> Self {
         let (status, kind) = match verdict {
             Verdict::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit),
             Verdict::OutOfQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::InsufficientQuota),

@@ -1,11 +1,11 @@
-//! How events stand on the wire to the client: as server-sent events, or each as a text frame of a WebSocket.
+//! How events are written to the client: as server-sent events, or as text frames of a WebSocket.
 
 use antiphon_protocol::event::{Event, write_sse};
 use antiphon_protocol::json;
 use antiphon_protocol::socket::StreamId;
 use bytes::Bytes;
 
-/// Depends on the door.
+/// The framing of a door.
 #[derive(Debug, Clone)]
 pub enum Framing {
     Sse,
@@ -14,7 +14,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// An event of ours, or one that was rewritten.
+    /// Writes an event that the gateway has created or rewritten.
     pub fn render(&self, name: &[u8], data: Bytes) -> Bytes {
         match self {
             Self::Sse => {
@@ -27,7 +27,7 @@ impl Framing {
         }
     }
 
-    /// An event that is passed on untouched, by itself. On a socket there are no comments, and no `[DONE]`.
+    /// Writes an unchanged event. A WebSocket gets no comments and no `[DONE]`.
     pub fn pass(&self, event: &Event) -> Option<Bytes> {
         match (self, event) {
             (Self::Sse, Event::Sse(frame)) => Some(frame.raw.clone()),

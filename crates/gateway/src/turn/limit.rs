@@ -1,4 +1,4 @@
-//! Limits: a turn holds what it may come to before an account is chosen, and its client is told what is left.
+//! Reserve: a turn reserves its estimated usage before an account is chosen, and its client learns what is left.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use antiphon_protocol::usage::Usage;
 use http::HeaderMap;
 
 use super::resolve::Resolved;
-use super::{Failure, Rules, Turn, TurnError};
-use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
+use super::{Failure, Turn, TurnError, TurnSettings};
+use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
 
-/// How long after the end of its time a turn may still be about to settle.
-const SETTLING: Duration = Duration::from_mins(10);
+/// How long a turn may take to settle after its time limit.
+const SETTLE_GRACE: Duration = Duration::from_mins(10);
 
-impl Rules {
-    /// When a reservation expires, if its replica is never found dead.
-    fn reservation_lifetime(&self) -> Duration {
-        self.turn + SETTLING
+impl TurnSettings {
+    /// How long a reservation stays valid: as long as its turn may run.
+    pub fn reservation_lifetime(&self) -> Duration {
+        self.turn_timeout + SETTLE_GRACE
     }
 }
 
 impl Turn {
-    /// Costs a caller without limits nothing.
+    /// Reserves the turn's estimated usage. Does no work for a caller without limits.
     pub(super) async fn reserve(&mut self, resolved: &Resolved) -> Result<(), Failure> {
         if !self.turns.limits.apply_to(&self.facts.project, self.key_rules()) {
             return Ok(());
@@ -35,11 +35,11 @@ impl Turn {
             key: self.key_rules(),
             model: &self.facts.create.model,
             now: self.turns.env.clock.now(),
-            expires_at: self.facts.started_at.plus(self.turns.rules.reservation_lifetime()),
+            expires_at: self.facts.started_at.plus(self.turns.settings.reservation_lifetime()),
         };
         let reserving = Box::pin(self.turns.limits.reserve(request, self.estimate(resolved)));
-        match self.presence.or_given_up(reserving).await {
-            Err(_given_up) => Err(Failure::ClientGone),
+        match self.cancellation.or_cancelled(reserving).await {
+            Err(_cancelled) => Err(Failure::ClientGone),
             Ok(Ok(held)) => {
                 self.progress.rates = held.as_ref().map(|held| held.rates);
                 self.progress.held = held;
@@ -58,26 +58,26 @@ impl Turn {
     }
 
     fn estimate(&self, resolved: &Resolved) -> Estimate {
-        // No model is asked.
+        // Counting uses no model.
         if self.facts.create.operation == Operation::CountInput {
             return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
         }
-        let rules = &self.turns.rules;
+        let settings = &self.turns.settings;
         let input_tokens = input_tokens(resolved.history().chain([self.facts.create.body()]));
-        let output_tokens = self.facts.create.max_output_tokens().unwrap_or(rules.assumed_output_tokens);
+        let output_tokens = self.facts.create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
-        let cost_nano_usd = rules.prices.cost_nano_usd(&self.facts.create.model, &usage);
+        let cost_nano_usd = settings.prices.cost_nano_usd(&self.facts.create.model, &usage);
         Estimate { input_tokens, output_tokens, cost_nano_usd }
     }
 
-    /// What the upstream says of its own limits is not about this client.
-    pub(super) fn tell_rates(&self, headers: &mut HeaderMap) {
+    /// Replaces the upstream's rate limit headers, which are not about this client, by those of the caller's limits.
+    pub(super) fn apply_rate_limit_headers(&self, headers: &mut HeaderMap) {
         if let Some(rates) = &self.progress.rates {
             rates.replace(headers);
         }
     }
 
-    pub(super) fn rejected(&self, failure: Failure) -> TurnError {
+    pub(super) fn turn_error(&self, failure: Failure) -> TurnError {
         TurnError { failure, rates: self.progress.rates.map(Box::new) }
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection remembers of its lanes: the latest response of each, so that it can be continued without a store.
+//! The memory of a WebSocket: the latest response of each lane, which can be continued without a store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,42 +8,42 @@ use antiphon_protocol::socket::StreamId;
 use antiphon_store::chain::Turn as StoredTurn;
 use tokio::sync::Semaphore;
 
-/// The memory of one connection.
+/// The latest responses of one connection's lanes.
 #[derive(Debug)]
-pub struct Memory {
-    latest: Mutex<HashMap<Option<StreamId>, Remembered>>,
-    /// One permit a KiB, over all connections.
-    room: Arc<Semaphore>,
+pub struct LaneMemory {
+    latest: Mutex<HashMap<Option<StreamId>, LatestResponse>>,
+    /// One permit per KiB, shared by all connections.
+    budget: Arc<Semaphore>,
 }
 
 /// One lane of a connection.
 #[derive(Debug, Clone)]
 pub struct Lane {
     pub stream_id: Option<StreamId>,
-    pub memory: Arc<Memory>,
+    pub memory: Arc<LaneMemory>,
 }
 
 /// The latest response of a lane.
 #[derive(Debug, Clone)]
-pub enum Remembered {
-    /// It is nowhere else.
-    Here(Arc<StoredTurn>),
-    /// It is in the store, and may have been deleted there.
+pub enum LatestResponse {
+    /// A response that is not stored.
+    InMemory(Arc<StoredTurn>),
+    /// A stored response; it may have been deleted since.
     Stored(ResponseId),
 }
 
-// === impl Memory ===
+// === impl LaneMemory ===
 
-impl Memory {
-    pub fn new(room: Arc<Semaphore>) -> Arc<Self> {
-        Arc::new(Self { latest: Mutex::default(), room })
+impl LaneMemory {
+    pub fn new(budget: Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { latest: Mutex::default(), budget })
     }
 
-    pub fn room(&self) -> &Arc<Semaphore> {
-        &self.room
+    pub fn budget(&self) -> &Arc<Semaphore> {
+        &self.budget
     }
 
-    fn latest(&self) -> MutexGuard<'_, HashMap<Option<StreamId>, Remembered>> {
+    fn latest(&self) -> MutexGuard<'_, HashMap<Option<StreamId>, LatestResponse>> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,24 +51,24 @@ impl Memory {
 // === impl Lane ===
 
 impl Lane {
-    /// The response with this id if it is the latest one of any lane: a lane may go on where another one is.
-    pub fn find(&self, id: ResponseId) -> Option<Remembered> {
+    /// The response with this id, if it is the latest one of any lane: a lane may continue another one.
+    pub fn find(&self, id: ResponseId) -> Option<LatestResponse> {
         self.memory.latest().values().find(|latest| latest.id() == id).cloned()
     }
 
     /// Replaces what the lane remembers; `None` forgets it.
-    pub fn remember(&self, latest: Option<Remembered>) {
+    pub fn remember(&self, latest: Option<LatestResponse>) {
         let mut lanes = self.memory.latest();
-        let before = match latest {
+        let replaced = match latest {
             Some(latest) => lanes.insert(self.stream_id.clone(), latest),
             None => lanes.remove(&self.stream_id),
         };
-        // A long chain takes its time to be dropped.
+        // Dropping a long chain takes time: release the lock first.
         drop(lanes);
-        drop(before);
+        drop(replaced);
     }
 
-    /// Forgets the response if it is this lane's latest one: continuing it has failed.
+    /// Forgets the response if it is this lane's latest one.
     pub fn evict(&self, id: ResponseId) {
         let is_latest = self.memory.latest().get(&self.stream_id).is_some_and(|latest| latest.id() == id);
         if is_latest {
@@ -77,12 +77,12 @@ impl Lane {
     }
 }
 
-// === impl Remembered ===
+// === impl LatestResponse ===
 
-impl Remembered {
+impl LatestResponse {
     fn id(&self) -> ResponseId {
         match self {
-            Self::Here(turn) => turn.id,
+            Self::InMemory(turn) => turn.id,
             Self::Stored(id) => *id,
         }
     }

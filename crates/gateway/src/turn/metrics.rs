@@ -1,4 +1,4 @@
-//! Metrics of turns: how many, how long, what they cost, and why they failed.
+//! Metrics of turns: number, duration, tokens, cost and failures.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -50,15 +50,15 @@ pub struct TurnMetrics {
     duration: Histogram,
     first_event: Histogram,
     by_reasoning: Family<ReasoningLabels, Counter>,
-    /// Those of `by_reasoning`, resolved once.
+    /// The counters of `by_reasoning`, looked up once.
     reasoning: [Counter; 3],
 }
 
 // === impl TurnMetrics ===
 
 impl TurnMetrics {
-    /// A turn went upstream with its history like this.
-    pub fn history_sent(&self, reasoning: Reasoning) {
+    /// Counts a turn by what its account got of the encrypted items.
+    pub fn count_reasoning(&self, reasoning: Reasoning) {
         self.reasoning[reasoning as usize].inc();
     }
 
@@ -76,10 +76,10 @@ impl TurnMetrics {
         }
     }
 
-    /// Codes of an upstream's own making are counted together: labels must stay few.
+    /// Counts unknown codes of upstreams together, as the number of label values must stay small.
     pub fn turn_failed(&self, fault: &'static str, code: Option<&str>) {
         let code =
-            if fault == "upstream" || fault == "client" { known_code(code) } else { code.unwrap_or("none") };
+            if fault == "upstream" || fault == "client" { metric_code(code) } else { code.unwrap_or("none") };
         self.failures.get_or_create(&FailureLabels { fault, code: code.to_owned() }).inc();
     }
 
@@ -95,7 +95,7 @@ impl TurnMetrics {
         }
     }
 
-    /// `None` is the cost of a model without a price.
+    /// `None` stands for a model without a price.
     pub fn count_cost(&self, cost_nano_usd: Option<u64>) {
         match cost_nano_usd {
             Some(cost) => self.cost_usd.inc_by(cost as f64 / 1e9),
@@ -104,25 +104,29 @@ impl TurnMetrics {
     }
 
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("turns", "Turns that have ended, by transport and outcome", self.turns.clone());
+        registry.register("turns", "Finished turns, by transport and outcome", self.turns.clone());
         registry.register("turns_in_flight", "Turns in flight", self.in_flight.clone());
-        registry.register("failures", "Failed turns, by fault and error code", self.failures.clone());
+        registry.register(
+            "failures",
+            "Failed turns and requests, by fault and error code",
+            self.failures.clone(),
+        );
         registry.register_with_unit(
             "turn_duration",
-            "From a turn's start to its end",
+            "Duration of a turn",
             Unit::Seconds,
             self.duration.clone(),
         );
         registry.register_with_unit(
             "first_event",
-            "From a turn's start to its first event, or to its collected reply",
+            "Time from the start of a turn to its first event or collected reply",
             Unit::Seconds,
             self.first_event.clone(),
         );
         registry.register("tokens", "Tokens that upstreams reported, by kind", self.tokens.clone());
         registry.register_with_unit(
             "cost",
-            "The cost of turns, by the prices of their models",
+            "Cost of turns, by the prices of their models",
             Unit::Other("usd".to_owned()),
             self.cost_usd.clone(),
         );
@@ -133,7 +137,7 @@ impl TurnMetrics {
         );
         registry.register(
             "turns_reasoning",
-            "Turns by what happened to the encrypted items in their history: full, stripped or rebuilt",
+            "Turns by the state of the encrypted items in their chain: full, stripped or rebuilt",
             self.by_reasoning.clone(),
         );
     }
@@ -160,8 +164,8 @@ impl Default for TurnMetrics {
     }
 }
 
-/// Error codes that are counted by name.
-fn known_code(code: Option<&str>) -> &str {
+/// The label value of an error code.
+fn metric_code(code: Option<&str>) -> &str {
     const KNOWN: [&str; 20] = [
         "previous_response_not_found",
         "previous_response_not_completed",

@@ -1,9 +1,8 @@
-//! One turn, one path: admit, resolve, choose, attempt, relay, record, settle.
+//! One turn, one path: admit, resolve, reserve, choose, attempt, relay, record, settle.
 //!
-//! The doors in [`crate::http`] only parse their framing and render what comes out of here. A turn that has begun always
-//! reaches [`settle`], whether it succeeds, fails, or loses its client.
+//! The doors in `http` parse their framing and render the result; everything else happens here. An admitted turn
+//! always reaches `settle`: when it succeeds, when it fails, and when its client leaves.
 
-mod adapt;
 mod attempt;
 mod codex;
 mod collect;
@@ -22,6 +21,7 @@ mod running;
 mod sending;
 mod settle;
 mod stream;
+mod variant;
 mod warm;
 
 use std::sync::Arc;
@@ -41,14 +41,14 @@ pub use self::collect::Collected;
 pub use self::detach::{DetachOnDrop, DrainOnDrop};
 pub use self::door::Door;
 pub use self::failure::{Failure, TurnError, UpstreamErrorReply};
-pub use self::memory::{Lane, Memory};
+pub use self::memory::{Lane, LaneMemory};
 pub use self::metrics::TurnMetrics;
 pub use self::resolve::Reasoning;
 
-use self::detach::{Detach, Presence};
+use self::detach::{Cancellation, DetachPolicy};
 use self::progress::Progress;
 use self::resolve::Resolved;
-use self::running::{Running, RunningGuard};
+use self::running::{RunningGuard, RunningTurns};
 use antiphon_access::keys::{Caller, Key};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
@@ -62,44 +62,44 @@ pub struct Turns {
     pub pool: Arc<Pool>,
     pub upstream: Upstream,
     pub limits: Arc<Limits>,
-    pub rules: Rules,
+    pub settings: TurnSettings,
     pub env: Env,
     pub metrics: TurnMetrics,
-    running: Running,
+    running: RunningTurns,
 }
 
 /// What the operator configured about turns.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    /// How long stored responses live; `None` is for ever.
+pub struct TurnSettings {
+    /// How long stored responses live; `None` means for ever.
     pub retention: Option<Duration>,
     pub max_chain_depth: u32,
     pub max_history_bytes: usize,
-    /// How large an upstream's reply, or one of its events, may be.
+    /// The largest reply of an upstream, and the largest of its events.
     pub max_reply_bytes: usize,
-    /// Until the upstream's headers and its first event.
-    pub first_byte: Duration,
-    /// Between two events of the upstream.
-    pub idle: Duration,
-    /// Between two signs of life on a stream to the client.
-    pub keep_alive: Duration,
-    /// For the whole turn.
-    pub turn: Duration,
-    /// How long a stored turn goes on without its client; `None` cancels it at once.
-    pub finish_within: Option<Duration>,
+    /// How long the upstream may take to send its headers, and then its first event.
+    pub first_byte_timeout: Duration,
+    /// The longest silence between two events of the upstream.
+    pub idle_timeout: Duration,
+    /// How often a silent stream gets a comment, so that proxies keep the client's connection open.
+    pub keep_alive_interval: Duration,
+    /// The time limit of the whole turn.
+    pub turn_timeout: Duration,
+    /// How long a stored turn continues after its client has left; `None` cancels it at once.
+    pub finish_timeout: Option<Duration>,
     pub prices: Arc<Prices>,
-    /// What a turn is taken to put out that does not say how much it may.
+    /// The output that is reserved for a turn without `max_output_tokens`.
     pub assumed_output_tokens: u64,
 }
 
-/// What a door hands in.
+/// A request that a door has parsed.
 pub struct Incoming {
     pub create: CreateRequest,
     /// The request's headers as the client sent them.
     pub headers: HeaderMap,
     pub caller: Caller,
     pub door: Door,
-    /// Holds the memory of the request's body for as long as the turn runs.
+    /// Reserves the memory of the request's body while the turn runs.
     pub body_permit: OwnedSemaphorePermit,
 }
 
@@ -110,23 +110,23 @@ struct Turn {
     progress: Progress,
     /// The request's headers as the client sent them.
     headers: HeaderMap,
-    presence: Presence,
+    cancellation: Cancellation,
     deadline: Instant,
-    /// Set while a turn that will be stored is not yet so.
+    /// Set until a turn that is to be stored has been recorded.
     running: Option<RunningGuard>,
     _body_permit: OwnedSemaphorePermit,
 }
 
-/// What a turn's admission has fixed.
+/// What is fixed when a turn is admitted.
 struct Facts {
     id: ResponseId,
     project: ProjectId,
     key: Option<Arc<Key>>,
     create: CreateRequest,
     door: Door,
-    /// What is stored and shown.
+    /// For stored and visible times.
     started_at: Timestamp,
-    /// What durations are measured from.
+    /// For measuring durations.
     started: Instant,
 }
 
@@ -138,41 +138,41 @@ impl Turns {
         pool: Arc<Pool>,
         upstream: Upstream,
         limits: Arc<Limits>,
-        rules: Rules,
+        settings: TurnSettings,
         env: Env,
     ) -> Self {
-        let (metrics, running) = (TurnMetrics::default(), Running::default());
-        Self { chains, pool, upstream, limits, rules, env, metrics, running }
+        let (metrics, running) = (TurnMetrics::default(), RunningTurns::default());
+        Self { chains, pool, upstream, limits, settings, env, metrics, running }
     }
 
-    /// Runs a turn to its end, for a client that gets one object.
+    /// Runs a turn to its end, for a client that wants one JSON object.
     pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, TurnError>> {
-        let detach = self.detach(&incoming.create);
-        let turn = Arc::clone(self).run_to_end(incoming, detach.presence.clone());
+        let detach = self.detach_policy(&incoming.create);
+        let turn = Arc::clone(self).run_to_end(incoming, detach.cancellation.clone());
         DetachOnDrop::new(turn, detach)
     }
 
-    /// Begins a turn, and streams its events.
+    /// Begins a turn and streams its events.
     pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, TurnError>> {
-        let detach = self.detach(&incoming.create);
+        let detach = self.detach_policy(&incoming.create);
         let rest = detach.clone();
-        let turn = Arc::clone(self).begin(incoming, detach.presence.clone());
-        // Not an async block, which would hold the turn twice: as it is given, and as it runs.
+        let turn = Arc::clone(self).begin(incoming, detach.cancellation.clone());
+        // An async block would hold the turn twice: as an argument and as the running future.
         let begun = turn.map(|begun| begun.map(|events| DrainOnDrop::new(events, rest)));
         DetachOnDrop::new(begun, detach)
     }
 
-    /// What becomes of a turn if its client leaves: one that is to be stored is finished, by default.
-    fn detach(&self, create: &CreateRequest) -> Detach {
-        Detach {
-            presence: Presence::default(),
+    /// What happens to the turn when its client leaves. Only a turn that is to be stored may continue.
+    fn detach_policy(&self, create: &CreateRequest) -> DetachPolicy {
+        DetachPolicy {
+            cancellation: Cancellation::default(),
             tasks: self.env.tasks.clone(),
-            finish_within: self.rules.finish_within.filter(|_| create.store),
+            finish_timeout: self.settings.finish_timeout.filter(|_| create.store),
         }
     }
 
-    /// Begins a turn: from here on it has an id and is settled in any case.
-    fn admit(self: &Arc<Self>, incoming: Incoming, presence: Presence) -> Turn {
+    /// Admits a turn: it gets an id, and from now on it is settled in any case.
+    fn admit(self: &Arc<Self>, incoming: Incoming, cancellation: Cancellation) -> Turn {
         let Incoming { create, headers, caller, door, body_permit } = incoming;
         let Caller { project, key, .. } = caller;
         let (started_at, started) = (self.env.clock.now(), Instant::now());
@@ -182,9 +182,9 @@ impl Turns {
             turns: Arc::clone(self),
             progress: Progress::default(),
             headers,
-            presence,
-            deadline: started + self.rules.turn,
-            running: create.store.then(|| self.running.enter(&project, id)),
+            cancellation,
+            deadline: started + self.settings.turn_timeout,
+            running: create.store.then(|| self.running.insert(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
             _body_permit: body_permit,
         }
@@ -194,7 +194,7 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
-    /// Whether the caller's key is for what is asked of it.
+    /// Checks that the caller's key may use the model.
     fn check_key(&self) -> Result<(), Failure> {
         let Facts { key, create, .. } = &self.facts;
         match key {

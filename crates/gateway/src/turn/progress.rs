@@ -1,4 +1,4 @@
-//! What a turn learns on its way, until it is settled.
+//! What is known of a turn while it runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,34 +15,34 @@ use super::record::Finished;
 use super::{Failure, Reasoning, Turn};
 use crate::errors::Fault;
 
-/// What there is to tell of a turn beside what its admission has fixed.
+/// The state of a turn beyond what was fixed at its admission; the log, the metrics and the request log get it.
 pub struct Progress {
-    /// Where the turn is, or was last.
+    /// The account of the current or latest attempt.
     pub account: Option<Arc<Account>>,
     pub attempts: Vec<Attempt>,
     pub depth: u32,
-    /// What became of the encrypted items of the history.
+    /// Whether the encrypted items of the chain were sent.
     pub reasoning: Option<Reasoning>,
     pub first_event: Option<Duration>,
     pub usage: Usage,
     /// `None` for tokens of a model without a price.
     pub cost_nano_usd: Option<u64>,
     pub sent_bytes: usize,
-    /// Events of a stream that its client has left.
+    /// Events that were relayed on a stream before its client left.
     pub relayed_events: u64,
-    /// What the turn holds of limits; it is settled with the turn.
-    pub held: Option<HeldReservation>,
-    /// What is left to a client that is under limits.
+    /// The turn's reservation; it is settled with the turn.
+    pub held: Option<Held>,
+    /// What the client's limits have left.
     pub rates: Option<Rates>,
-    /// Whether the turn failed on one account after the other, so that the request may be what made them fail.
+    /// Whether the turn failed on several accounts, so that the request may be the cause.
     pub is_suspect: bool,
-    /// Whether the row has gone into the store with the turn itself.
+    /// Whether the turn is recorded, and its row in the request log with it.
     pub is_recorded: bool,
     pub outcome: Outcome,
     pub is_settled: bool,
 }
 
-/// One try at an upstream, and what came of it.
+/// One attempt at an upstream, and its outcome.
 pub struct Attempt {
     pub account: Arc<Account>,
     pub outcome: &'static str,
@@ -50,9 +50,9 @@ pub struct Attempt {
 
 /// How a turn ended.
 pub struct Outcome {
-    /// A response status, or what the turn came to if it yielded no response.
+    /// A response status, or another word if the turn yielded no response.
     pub name: &'static str,
-    /// What the client was told.
+    /// The status that the client got.
     pub http_status: u16,
     pub code: Option<String>,
     pub fault: Option<Fault>,
@@ -61,19 +61,19 @@ pub struct Outcome {
 // === impl Turn ===
 
 impl Turn {
-    /// An attempt came to nothing.
-    pub(super) fn note_attempt(&mut self, outcome: &'static str) {
+    /// Notes a failed attempt.
+    pub(super) fn record_attempt(&mut self, outcome: &'static str) {
         if let Some(account) = &self.progress.account {
             self.turns.upstream.metrics().attempt_ended(&account.name, outcome);
             self.progress.attempts.push(Attempt { account: Arc::clone(account), outcome });
         }
     }
 
-    /// An upstream has begun to answer: the turn stays with it.
-    pub(super) fn answered(&mut self, reply: &Reply) {
+    /// Notes that an upstream has begun its reply: the turn stays with it.
+    pub(super) fn reply_started(&mut self, reply: &Reply) {
         let account = reply.lease.account();
         let after = self.facts.started.elapsed();
-        self.turns.metrics.history_sent(reply.reasoning);
+        self.turns.metrics.count_reasoning(reply.reasoning);
         let metrics = account.metrics(self.turns.upstream.metrics());
         metrics.answered.inc();
         metrics.first_event.observe(after.as_secs_f64());
@@ -83,13 +83,13 @@ impl Turn {
         progress.first_event = Some(after);
     }
 
-    /// The turn yielded a response, whatever its status, or what else it was for.
+    /// Notes the turn's result: a response of any status, or the result of another operation.
     pub(super) fn end(&mut self, finished: &Finished, sent_bytes: usize) {
         let create = &self.facts.create;
         let progress = &mut self.progress;
-        progress.outcome = Outcome::of_response(create.operation, finished);
+        progress.outcome = Outcome::from_response(create.operation, finished);
         progress.usage = finished.usage;
-        progress.cost_nano_usd = self.turns.rules.prices.cost_nano_usd(&create.model, &finished.usage);
+        progress.cost_nano_usd = self.turns.settings.prices.cost_nano_usd(&create.model, &finished.usage);
         progress.sent_bytes += sent_bytes;
     }
 }
@@ -97,14 +97,14 @@ impl Turn {
 // === impl Progress ===
 
 impl Progress {
-    /// The turn yielded no response, or not the one that was under way.
+    /// Notes that the turn failed.
     pub fn fail(&mut self, failure: &Failure) {
-        self.outcome = Outcome::of_failure(failure);
+        self.outcome = Outcome::from_failure(failure);
     }
 
-    /// A stream that had begun was ended by the gateway.
-    pub fn break_off(&mut self, failure: &Failure) {
-        self.outcome = Outcome::of_broken_stream(failure);
+    /// Notes that the gateway ended a stream early.
+    pub fn interrupt(&mut self, failure: &Failure) {
+        self.outcome = Outcome::from_interrupted_stream(failure);
     }
 }
 
@@ -133,10 +133,10 @@ impl Default for Progress {
 // === impl Outcome ===
 
 impl Outcome {
-    /// Nobody said how the turn ended: it panicked.
+    /// The turn panicked.
     const LOST: Self = Self { name: "lost", http_status: 500, code: None, fault: None };
 
-    fn of_response(operation: Operation, finished: &Finished) -> Self {
+    fn from_response(operation: Operation, finished: &Finished) -> Self {
         let name = match operation {
             Operation::Create => finished.status.as_str(),
             Operation::Compact => "compacted",
@@ -145,7 +145,7 @@ impl Outcome {
         Self { name, http_status: 200, code: None, fault: None }
     }
 
-    fn of_failure(failure: &Failure) -> Self {
+    fn from_failure(failure: &Failure) -> Self {
         let row = failure.row();
         let (name, http_status) = match failure {
             Failure::ClientGone => ("cancelled", 499),
@@ -158,8 +158,8 @@ impl Outcome {
         Self { name, http_status, code, fault: Some(row.fault) }
     }
 
-    fn of_broken_stream(failure: &Failure) -> Self {
+    fn from_interrupted_stream(failure: &Failure) -> Self {
         let name = if matches!(failure, Failure::ClientGone) { "cancelled" } else { "failed" };
-        Self { name, http_status: 200, ..Self::of_failure(failure) }
+        Self { name, http_status: 200, ..Self::from_failure(failure) }
     }
 }

@@ -1,4 +1,4 @@
-//! Record: the turn becomes durable, before anybody sees that it is over.
+//! Record: the turn becomes durable before its client sees the end.
 
 use antiphon_protocol::json::{self, Malformed, Object};
 use antiphon_protocol::request::{Input, item_ids};
@@ -8,13 +8,13 @@ use antiphon_store::chain::Turn as ChainTurn;
 use antiphon_store::{Record, Status, StoredResponse, StoredTurn};
 use bytes::Bytes;
 
-use super::memory::Remembered;
+use super::memory::LatestResponse;
 use super::resolve::Resolved;
 use super::{Failure, Turn};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Verdict;
 
-/// A response that has come to its end.
+/// A finished response.
 #[derive(Debug)]
 pub struct Finished {
     pub status: Status,
@@ -27,7 +27,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// What the account learns from how the response ended.
+    /// What the end of the response says about its account.
     pub fn verdict(&self) -> Verdict {
         self.error().map_or(Verdict::Served, |(code, _)| Verdict::from_code(&code))
     }
@@ -39,9 +39,9 @@ impl Finished {
         (self.status == Status::Failed).then(|| (text("code"), text("message")))
     }
 
-    /// From a response as the upstream sent it, and as it was rewritten. Upstreams that leave the output out of their
-    /// last event have sent the items before.
-    pub fn of_upstream(response: Bytes, original: &Object<'_>, items: &[Bytes]) -> Self {
+    /// From a response as it was rewritten, and the original of the upstream. `items` stand for the output of an upstream
+    /// that leaves it out of its terminal event.
+    pub fn from_upstream(response: Bytes, original: &Object<'_>, items: &[Bytes]) -> Self {
         let parts = Parts::of(original);
         let status =
             parts.status.as_deref().and_then(|status| status.parse().ok()).unwrap_or(Status::Completed);
@@ -54,21 +54,21 @@ impl Finished {
 }
 
 impl Turn {
-    /// Makes the turn durable if the client asked for that, with its row in the request log; else a socket may remember it.
-    /// No account has served a turn that generated nothing.
+    /// Stores the turn with its row in the request log, if the client asked for that. Otherwise only its lane remembers it, if
+    /// it has one. `served_by` is `None` for a turn that generated nothing.
     pub(super) async fn record(
         &mut self,
         finished: Finished,
         resolved: Resolved,
         served_by: Option<&Account>,
     ) -> Result<(), Failure> {
-        let is_whole = matches!(finished.status, Status::Completed | Status::Incomplete);
+        let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
         let parent = resolved.parent.clone();
         if !self.facts.create.store {
-            if let Some(lane) = self.facts.door.lane().filter(|_| is_whole) {
+            if let Some(lane) = self.facts.door.lane().filter(|_| is_continuable) {
                 let turn = self.to_turn(resolved, &finished, served_by);
-                let turn = ChainTurn::unstored(&turn, parent, lane.memory.room())?;
-                lane.remember(turn.map(Remembered::Here));
+                let turn = ChainTurn::unstored(&turn, parent, lane.memory.budget())?;
+                lane.remember(turn.map(LatestResponse::InMemory));
             }
             return Ok(());
         }
@@ -76,15 +76,15 @@ impl Turn {
         self.turns.chains.record(record, parent).await?;
         self.progress.is_recorded = true;
         self.running = None;
-        if let Some(lane) = self.facts.door.lane().filter(|_| is_whole) {
-            lane.remember(Some(Remembered::Stored(self.facts.id)));
+        if let Some(lane) = self.facts.door.lane().filter(|_| is_continuable) {
+            lane.remember(Some(LatestResponse::Stored(self.facts.id)));
         }
         Ok(())
     }
 
     fn to_turn(&self, resolved: Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
         let parent = resolved.parent.as_deref();
-        // What nobody has served stays with the account that has served what it continues.
+        // A turn without an account inherits that of its parent.
         let (account, boundary) = match (served_by, parent) {
             (Some(account), _) => (account.name.clone(), account.settings.boundary.clone()),
             (None, Some(parent)) => (parent.account.clone(), parent.boundary.clone()),
@@ -99,7 +99,7 @@ impl Turn {
             boundary,
             upstream_id: finished.upstream_id.clone(),
             model: self.facts.create.model.clone(),
-            expires_at: self.turns.rules.retention.map(|retention| self.facts.started_at.plus(retention)),
+            expires_at: self.turns.settings.retention.map(|retention| self.facts.started_at.plus(retention)),
             input: resolved.input,
             referenced: resolved.referenced,
             output: finished.output.clone(),

@@ -1,4 +1,4 @@
-//! Relay: what becomes of each event on its way to the client. No I/O.
+//! Relay: passes events on to the client, rewritten where they carry the response. No I/O.
 
 #[cfg(test)]
 mod tests;
@@ -21,11 +21,11 @@ use super::record::Finished;
 pub struct Relay {
     framing: Framing,
     owned: Owned,
-    /// Finished output items, by the order in which they came.
+    /// Finished output items, in the order of their arrival.
     items: Vec<Bytes>,
     /// The latest response object, rewritten.
     snapshot: Option<Bytes>,
-    /// Events that have come.
+    /// How many events have arrived.
     events: u64,
     /// The last event that was passed on.
     last: Option<Event>,
@@ -33,29 +33,29 @@ pub struct Relay {
     error: Option<(String, String)>,
 }
 
-/// The event that ends the stream; to be sent once the turn is durable.
+/// The event that ends the stream. It is sent once the turn is durable.
 pub struct Terminal {
-    /// The `error` event that goes before it, if the gateway ends the stream.
+    /// The `error` event before it, if the gateway ends the stream.
     pub error: Option<Bytes>,
     pub frame: Bytes,
     pub finished: Finished,
 }
 
-/// What becomes of an event.
+/// What to do with an event.
 enum Step {
-    /// It goes on as it came.
+    /// Pass it on unchanged.
     Pass,
-    /// It was rewritten.
+    /// Send this rewritten event.
     Send(Bytes),
     End(Box<Terminal>),
 }
 
-/// Why a stream can't go on.
+/// Why a stream cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum BadStream {
     #[error(transparent)]
     TooLarge(#[from] FrameTooLarge),
-    #[error("its last event is no JSON with a response object")]
+    #[error("its terminal event has no response object")]
     Malformed,
 }
 
@@ -69,22 +69,22 @@ impl Relay {
         self.error.as_ref()
     }
 
-    /// How many events have come (comments are none).
+    /// How many events have arrived; comments do not count.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Takes the events that have been decoded; appends what goes to the client now. Events after the terminal one are left.
+    /// Handles the decoded events and appends what goes to the client now. Ignores events after the terminal one.
     ///
     /// # Errors
     ///
-    /// [`BadStream`] if the stream can't go on; what was appended before is still good.
+    /// [`BadStream`] if the stream cannot continue; what was appended before is still valid.
     pub fn push(
         &mut self,
         events: &mut Decoder,
         out: &mut VecDeque<Bytes>,
     ) -> Result<Option<Terminal>, BadStream> {
-        // Neighbours that are passed on as they came are passed on together.
+        // Unchanged neighbours are passed on in one piece.
         let mut run = 0..0;
         let outcome = loop {
             let event = match events.next_event() {
@@ -110,7 +110,7 @@ impl Relay {
         outcome
     }
 
-    /// At the end of the upstream's stream: its last event may lack the blank line after it.
+    /// Handles the last event of a stream that ended without the blank line after it.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Relay {
         Ok(None)
     }
 
-    /// Counts an event, keeps what has to be stored of it, and says what goes to the client.
+    /// Counts an event, keeps what has to be stored of it, and decides what goes to the client.
     fn take(&mut self, event: &Event) -> Result<Step, BadStream> {
         let kind = event.kind();
         if event.data().is_some() {
@@ -152,7 +152,7 @@ impl Relay {
         Ok(rewritten.map_or(Step::Pass, Step::Send))
     }
 
-    /// Lengthens the run of neighbours that are passed on in one piece, or ends it and begins another.
+    /// Extends the run of neighbours that are passed on in one piece, or ends it and begins another.
     fn extend_run(
         &self,
         run: Range<usize>,
@@ -183,7 +183,7 @@ impl Relay {
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
         let data = Bytes::from(rewritten.data);
         let response = data.slice(rewritten.response);
-        let finished = Finished::of_upstream(response, &original, &self.items);
+        let finished = Finished::from_upstream(response, &original, &self.items);
         Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
     }
 
@@ -196,7 +196,7 @@ impl Relay {
         Some(self.render(event, &object, data))
     }
 
-    /// An event under its name, or its type where it has none.
+    /// Renders an event under its name, or under its type if it has none.
     fn render(&self, event: &Event, object: &Object<'_>, data: Bytes) -> Bytes {
         let kind = object.get("type").and_then(json::string).unwrap_or_default();
         self.framing.render(event.name().unwrap_or(kind.as_bytes()), data)
@@ -218,7 +218,7 @@ impl Relay {
         self.error = Some((code, text("message").unwrap_or_default()));
     }
 
-    /// Ends the stream in the upstream's place: an `error` event, unless the upstream has sent one, and `response.failed`.
+    /// Ends the stream in place of the upstream: with an `error` event, unless the upstream sent one, and `response.failed`.
     pub fn fail(&self, error: &ApiError, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
         let mut sequence = self.next_sequence_number();
         let code = error.code.as_deref().unwrap_or("server_error");
@@ -239,7 +239,7 @@ impl Relay {
         Terminal { error: event, frame: self.framing.render(b"response.failed", data.into()), finished }
     }
 
-    /// What is left of a response that nobody waits for any more.
+    /// The response of a cancelled turn.
     pub fn cancel(&self, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
         self.ended(Ending { status: "cancelled", error: None }, skeleton)
     }
@@ -250,7 +250,7 @@ impl Relay {
         let snapshot = self.snapshot.clone().filter(|snapshot| json::validate(snapshot).is_ok());
         let snapshot = snapshot.unwrap_or_else(|| skeleton().into());
         let response = response::end(&snapshot, ending, &output).expect("a validated object");
-        let status = ending.status.parse().expect("a status of ours");
+        let status = ending.status.parse().expect("a known status");
         Finished {
             status,
             response: response.into(),
@@ -266,7 +266,7 @@ impl Relay {
     }
 }
 
-/// Where an event stands in the bytes that it came in, if it came as bytes and in one piece.
+/// The position of an event in the bytes it came in, if it came as bytes and in one piece.
 fn span(event: &Event) -> Option<Range<usize>> {
     match event {
         Event::Sse(frame) => frame.span.clone(),

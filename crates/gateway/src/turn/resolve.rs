@@ -12,42 +12,42 @@ use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
 use bytes::Bytes;
 
-use super::memory::Remembered;
+use super::memory::LatestResponse;
 use super::{Failure, Turn};
 use antiphon_upstream::account::Account;
 
-/// What a turn continues, and what it adds.
+/// What a turn continues and what it adds.
 pub struct Resolved {
     pub parent: Option<Arc<StoredTurn>>,
     /// The turn's own items as they are stored.
     pub input: Bytes,
-    /// Whether `input` is not what the client sent, as stored items stand where it named them.
+    /// Whether `input` differs from what the client sent, because item references were replaced by their items.
     has_replaced_items: bool,
     /// Positions of input items whose ids are an upstream's, ascending.
     pub referenced: Vec<u32>,
-    /// Whether the turn's own items stand for everything before them.
+    /// Whether the turn's own items contain a compaction, which replaces everything before it.
     starts_context: bool,
 }
 
-/// The input as one account gets it.
-pub struct Context {
+/// The input for one account.
+pub struct AccountInput {
     pub input: UpstreamInput,
     pub reasoning: Reasoning,
 }
 
-/// What became of the items that only some accounts can read.
+/// Whether the encrypted items of the chain, which only some accounts can read, were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reasoning {
-    /// They are there, or there were none.
+    /// All of them, or there were none.
     Full,
     /// Encrypted reasoning was left out.
     Stripped,
-    /// The items that a compaction item stood for are there in its place.
+    /// A compaction item was replaced by the items that it stands for.
     Rebuilt,
 }
 
 impl Turn {
-    /// Loads what the request names, and holds it against the limits.
+    /// Loads what the request refers to, and checks the limits on chains.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
         self.check_key()?;
         if let Some(id) = &self.facts.create.conversation {
@@ -79,15 +79,15 @@ impl Turn {
 
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
-        let limit = self.turns.rules.max_chain_depth;
+        let limit = self.turns.settings.max_chain_depth;
         let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
-            Some(Some(Remembered::Here(parent))) if !self.facts.create.store => Some(parent),
-            // A stored response never stands on one that isn't: it could not be replayed later.
-            Some(Some(Remembered::Here(_))) => return Err(Failure::PreviousNotFound(name)),
+            Some(Some(LatestResponse::InMemory(parent))) if !self.facts.create.store => Some(parent),
+            // A stored response must not continue one that is not stored: it could not be replayed later.
+            Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name)),
             Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name)),
             _ => {
                 let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
-                self.presence.or_given_up(load).await.map_err(|_| Failure::ClientGone)??
+                self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??
             }
         };
         match parent {
@@ -104,7 +104,7 @@ impl Turn {
         }
     }
 
-    /// Puts stored items where the input only names them.
+    /// Replaces item references by the stored items.
     async fn replace_references(
         &self,
         resolved: &mut Resolved,
@@ -151,12 +151,16 @@ impl Reasoning {
 // === impl Resolved ===
 
 impl Resolved {
-    /// The input for an account: the history, root first, and the turn's own items. Each turn of the history can be read
-    /// by the accounts of its boundary, and what the client sent by every account, unless `can_read` says that this one
-    /// can't.
-    pub fn context(&self, account: &Account, can_read: bool, max_bytes: usize) -> Result<Context, Failure> {
+    /// The input for an account: the chain, root first, and the turn's own items. The accounts of a turn's boundary can read its
+    /// encrypted items, and every account those that the client sent, unless `can_read` says that this one cannot.
+    pub fn input_for(
+        &self,
+        account: &Account,
+        can_read: bool,
+        max_bytes: usize,
+    ) -> Result<AccountInput, Failure> {
         let replay_ids = account.settings.replay_ids;
-        // A turn that no account has served holds only what the client sent.
+        // A turn without an account contains only what the client sent.
         let reads = |turn: &StoredTurn| {
             can_read && (turn.boundary.is_empty() || turn.boundary == account.settings.boundary)
         };
@@ -170,9 +174,10 @@ impl Resolved {
             if reads(turn) {
                 turn.segment.parts(replay_ids, &mut parts);
             } else {
-                let of_turn = turn.segment.readable_parts(replay_ids, &mut parts);
-                is_rebuilt |= of_turn.compactions > 0 || (of_turn.leading_compactions > 0 && !is_first);
-                omitted += of_turn;
+                let omitted_here = turn.segment.readable_parts(replay_ids, &mut parts);
+                is_rebuilt |=
+                    omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !is_first);
+                omitted += omitted_here;
             }
             push_turn(&mut history, parts, is_first);
         }
@@ -181,9 +186,10 @@ impl Resolved {
         } else {
             let own = Segment::build(&self.input, &self.referenced, b"[]").map_err(|_| Failure::Internal)?;
             let mut parts = Vec::new();
-            let of_own = own.readable_parts(replay_ids, &mut parts);
-            is_rebuilt |= of_own.compactions > 0 || (of_own.leading_compactions > 0 && !history.is_empty());
-            omitted += of_own;
+            let omitted_here = own.readable_parts(replay_ids, &mut parts);
+            is_rebuilt |=
+                omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !history.is_empty());
+            omitted += omitted_here;
             Some(parts)
         };
         let reasoning = match omitted {
@@ -191,10 +197,10 @@ impl Resolved {
             omitted if omitted == Omitted::default() => Reasoning::Full,
             _ => Reasoning::Stripped,
         };
-        Ok(Context { input: UpstreamInput { history, resolved }, reasoning })
+        Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The items of the turns that are replayed to an account that can read all of them, newest first.
+    /// The items of the chain as an account gets them that can read them all, newest turn first.
     pub fn history(&self) -> impl Iterator<Item = &[u8]> {
         let mut next = self.parent.as_deref().filter(|_| !self.starts_context);
         std::iter::from_fn(move || {
@@ -204,20 +210,20 @@ impl Resolved {
         })
     }
 
-    /// The id of the parent for an upstream that keeps responses, if it was to keep this one.
+    /// The id of the parent at an upstream that stores responses, if it stored this one.
     pub fn native_parent(&self, account: &Account) -> Option<&str> {
         let is_kept = self.parent.as_deref().is_some_and(|parent| account.is_native() && parent.is_stored());
         self.upstream_parent(account).filter(|_| is_kept)
     }
 
-    /// The id by which the account's own upstream knows the parent, if that is where it was served and can be continued.
+    /// The upstream's own id of the parent, if this account served it and it can be continued.
     pub fn upstream_parent(&self, account: &Account) -> Option<&str> {
         let parent = self.parent.as_deref().filter(|_| !self.starts_context)?;
         let is_whole = matches!(parent.status, Status::Completed | Status::Incomplete);
         parent.upstream_id.as_deref().filter(|_| is_whole && parent.account == account.name)
     }
 
-    /// The turn's own items, for an upstream that has the history.
+    /// The turn's own items, for an upstream that has the chain.
     pub fn own_input(&self, replay_ids: ReplayIds) -> UpstreamInput {
         let resolved = self.has_replaced_items.then(|| self.own_parts(replay_ids));
         UpstreamInput { history: Vec::new(), resolved }

@@ -1,27 +1,27 @@
-//! Which responses are being made by this process right now.
+//! The responses that this process is creating.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
 
-/// The turns that will be stored and are not yet so: a client that continues one of them is told to wait.
+/// Turns that are to be stored and are not recorded yet. A client that continues one of them gets an error that says so.
 #[derive(Debug, Clone, Default)]
-pub struct Running {
+pub struct RunningTurns {
     ids: Arc<Mutex<HashMap<ResponseId, ProjectId>>>,
 }
 
-/// Dropping it takes the response off the list.
+/// Removes the response from the list on drop.
 #[derive(Debug)]
 pub struct RunningGuard {
     id: ResponseId,
-    running: Running,
+    running: RunningTurns,
 }
 
-// === impl Running ===
+// === impl RunningTurns ===
 
-impl Running {
-    pub fn enter(&self, project: &ProjectId, id: ResponseId) -> RunningGuard {
+impl RunningTurns {
+    pub fn insert(&self, project: &ProjectId, id: ResponseId) -> RunningGuard {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, project.clone());
         RunningGuard { id, running: self.clone() }
     }

@@ -1,4 +1,4 @@
-//! Sending a turn to one account: over HTTP or a socket, and again where the account itself can be helped.
+//! Sends a turn to one account, over HTTP or a WebSocket, and repeats it in a form that the account accepts.
 
 use std::time::Instant;
 
@@ -7,9 +7,9 @@ use antiphon_protocol::request::{Changes, Operation};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::adapt::{Approach, STALE};
-use super::attempt::Failed;
-use super::resolve::{Context, Reasoning, Resolved};
+use super::attempt::FailedAttempt;
+use super::resolve::{AccountInput, Reasoning, Resolved};
+use super::variant::{RequestVariant, SOCKET_STALE};
 use super::{Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
@@ -19,36 +19,36 @@ use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
 use antiphon_upstream::transport::{Accept, Post, ReplyBody, Secrets};
 
-/// The upstream's reply, or why the turn did not stay on its socket: it is to be sent in another way.
-type Sent = Result<Response<ReplyBody>, &'static str>;
+/// The upstream's reply, or why the turn left its socket and has to be sent again.
+type SendOutcome = Result<Response<ReplyBody>, &'static str>;
 
 impl Turn {
-    /// Until the account's upstream accepts the turn, or refuses it for good.
-    pub(super) async fn send_adapting(
+    /// Sends the turn until the account's upstream accepts it or rejects it for good.
+    pub(super) async fn send_with_retries(
         &mut self,
         account: &Account,
         resolved: &Resolved,
-    ) -> Result<(Response<ReplyBody>, Reasoning), Failed> {
-        // Boxed, like other things that are rare and large: every turn would carry their place.
-        let mut socket = match self.takes_sockets(account) {
+    ) -> Result<(Response<ReplyBody>, Reasoning), FailedAttempt> {
+        // Boxed, as it is rare and large: otherwise every turn's future would reserve space for it.
+        let mut socket = match self.uses_socket(account) {
             true => Box::pin(self.socket_of_parent(account, resolved)).await,
             false => None,
         };
-        let mut approach = self.approach(account, resolved, socket.is_some());
-        let mut has_renewed = false;
+        let mut variant = self.initial_variant(account, resolved, socket.is_some());
+        let mut has_refreshed_token = false;
         loop {
             let authorization = self.authorization(account).await?;
-            let Context { input, reasoning } = self.context(account, resolved, &approach)?;
-            let changes = self.changes(account, &approach);
+            let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
+            let changes = self.body_changes(account, &variant);
             let body = account.settings.dialect.encode(&self.facts.create, &input, changes);
-            let mut reply = if approach.over_socket {
+            let reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
                     Ok(reply) => reply,
-                    Err(why) => {
-                        self.note_attempt(why);
-                        self.turns.upstream.metrics().fell_back(&account.name, why);
-                        approach.fall_back(why, resolved.native_parent(account));
+                    Err(reason) => {
+                        self.record_attempt(reason);
+                        self.turns.upstream.metrics().fell_back(&account.name, reason);
+                        variant.leave_socket(reason, resolved.native_parent(account));
                         continue;
                     }
                 }
@@ -60,86 +60,92 @@ impl Turn {
             if reply.status().is_success() {
                 return Ok((reply, reasoning));
             }
-            let mut refusal = self.read_refusal(reply).await?;
-            refusal.body = secrets.redact(refusal.body);
-            let error = UpstreamError::parse(&refusal.body);
-            let asked_to_include = approach.include;
-            if let Some(adapted) = approach.adapt(refusal.status, &error) {
-                if asked_to_include && !approach.include {
+            let error_reply = self.read_error_reply(reply).await?;
+            let error = UpstreamError::parse(&error_reply.body);
+            let asked_for_encrypted = variant.include_encrypted;
+            if let Some(reduction) = variant.reduce(error_reply.status, &error) {
+                if asked_for_encrypted && !variant.include_encrypted {
                     account.remember_encrypted_reasoning_refused(&self.facts.create.model);
                 }
-                self.note_attempt(adapted);
+                self.record_attempt(reduction);
                 continue;
             }
-            let failed = self.refused(account, refusal, &error);
+            let failed = self.classify_error_reply(account, error_reply, &error);
             let is_credential = failed.verdict == Verdict::CredentialRefused;
-            if has_renewed
+            if has_refreshed_token
                 || !is_credential
-                || !self.turns.upstream.invalidate_credential(account, authorization.as_ref())
+                || !self.turns.upstream.refuse(account, authorization.as_ref())
             {
                 return Err(failed);
             }
-            self.note_attempt("token_refused");
-            has_renewed = true;
+            self.record_attempt("token_refused");
+            has_refreshed_token = true;
         }
     }
 
-    fn takes_sockets(&self, account: &Account) -> bool {
-        self.facts.create.operation == Operation::Create && account.uses_sockets(self.turns.env.clock.now())
+    fn uses_socket(&self, account: &Account) -> bool {
+        self.facts.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
     }
 
-    /// The socket on which the upstream remembers what the turn continues.
+    /// The socket on which the upstream remembers the parent.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
         let parent = resolved.upstream_parent(account)?;
         self.turns.upstream.take_idle_socket(account, parent).await
     }
 
-    fn approach<'a>(&self, account: &Account, resolved: &'a Resolved, has_socket: bool) -> Approach<'a> {
-        // A turn that may be continued here has to bring its reasoning in a form that can be replayed.
+    fn initial_variant<'a>(
+        &self,
+        account: &Account,
+        resolved: &'a Resolved,
+        has_socket: bool,
+    ) -> RequestVariant<'a> {
+        // A response that may be continued needs its reasoning in a form that can be replayed.
         let may_be_continued = self.facts.create.store || self.facts.door.lane().is_some();
         let wants_reasoning = may_be_continued && !self.facts.create.includes_encrypted_reasoning();
-        let previous = match self.facts.create.operation {
+        let upstream_parent = match self.facts.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),
             Operation::Compact | Operation::CountInput => None,
         };
-        Approach {
-            previous,
-            can_read: true,
-            include: wants_reasoning && !account.refuses_encrypted_reasoning(&self.facts.create.model),
-            over_socket: self.takes_sockets(account),
+        RequestVariant {
+            upstream_parent,
+            send_encrypted: true,
+            include_encrypted: wants_reasoning
+                && !account.refuses_encrypted_reasoning(&self.facts.create.model),
+            over_socket: self.uses_socket(account),
         }
     }
 
-    fn changes<'a>(&self, account: &'a Account, approach: &Approach<'a>) -> Changes<'a> {
+    fn body_changes<'a>(&self, account: &'a Account, variant: &RequestVariant<'a>) -> Changes<'a> {
         Changes {
             store: account.is_native() && self.facts.create.store,
-            previous: approach.previous,
-            include_encrypted_reasoning: approach.include,
+            previous: variant.upstream_parent,
+            include_encrypted_reasoning: variant.include_encrypted,
             model: account.alias(&self.facts.create.model),
             streams: account.settings.stream_only,
-            is_frame: approach.over_socket,
+            is_frame: variant.over_socket,
         }
     }
 
-    /// The input for one account; what the upstream has itself is not sent again.
-    fn context(
+    /// The input for one account. An upstream that has the parent gets only the new items.
+    fn input_for(
         &self,
         account: &Account,
         resolved: &Resolved,
-        approach: &Approach<'_>,
-    ) -> Result<Context, Failed> {
-        if approach.previous.is_some() {
+        variant: &RequestVariant<'_>,
+    ) -> Result<AccountInput, FailedAttempt> {
+        if variant.upstream_parent.is_some() {
             let input = resolved.own_input(account.settings.replay_ids);
-            return Ok(Context { input, reasoning: Reasoning::Full });
+            return Ok(AccountInput { input, reasoning: Reasoning::Full });
         }
-        let context = resolved.context(account, approach.can_read, self.turns.rules.max_history_bytes);
-        context.map_err(|failure| Failed { failure, verdict: Verdict::Neutral })
+        let input =
+            resolved.input_for(account, variant.send_encrypted, self.turns.settings.max_history_bytes);
+        input.map_err(|failure| FailedAttempt { failure, verdict: Verdict::Neutral })
     }
 
     /// Waits while the account's token is being refreshed.
-    async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
-        // Most accounts have a credential that stays, for which no timer need be set.
+    async fn authorization(&self, account: &Account) -> Result<Option<HeaderValue>, FailedAttempt> {
+        // Most credentials never expire: they need no timer.
         match &account.credential {
             Credential::None => Ok(None),
             Credential::Key(key) => Ok(Some(key.clone())),
@@ -147,15 +153,15 @@ impl Turn {
         }
     }
 
-    async fn token(&self, account: &Account) -> Result<Option<HeaderValue>, Failed> {
-        let authorization = self.presence.or_given_up(self.turns.upstream.authorization(account));
+    async fn token(&self, account: &Account) -> Result<Option<HeaderValue>, FailedAttempt> {
+        let authorization = self.cancellation.or_cancelled(self.turns.upstream.authorization(account));
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),
-            Ok(Err(_given_up)) => return Err(Failed::client_gone()),
+            Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
             Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialInvalid,
             Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Unreachable,
         };
-        Err(Failed { failure: Failure::NoAccount, verdict })
+        Err(FailedAttempt { failure: Failure::NoAccount, verdict })
     }
 
     async fn send(
@@ -163,43 +169,45 @@ impl Turn {
         account: &Account,
         authorization: Option<&HeaderValue>,
         body: Vec<Bytes>,
-    ) -> Result<Response<ReplyBody>, Failed> {
+    ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let operation = self.facts.create.operation;
         let is_stream_only = account.settings.stream_only && operation == Operation::Create;
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
         let post = Post { operation, authorization, client_headers: &self.headers, accept, body };
-        Err(match self.in_time(self.turns.upstream.post(account, post)).await? {
+        Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {
             Ok(reply) => return Ok(reply),
             Err(SendError::ConnectTimeout) => {
-                Failed::unreachable(Failure::UpstreamTimeout("no connection in time"))
+                FailedAttempt::unreachable(Failure::UpstreamTimeout("connecting took too long"))
             }
-            Err(SendError::Connect(why)) => {
-                tracing::warn!(account.id = %account.name, error = %why, "can't connect to the upstream");
-                Failed::unreachable(Failure::UpstreamUnreachable("no connection".into()))
+            Err(SendError::Connect(reason)) => {
+                tracing::warn!(account.id = %account.name, error = %reason, "cannot connect to the upstream");
+                FailedAttempt::unreachable(Failure::UpstreamUnreachable(
+                    "no connection could be established".into(),
+                ))
             }
-            Err(SendError::Broken(why)) => {
-                tracing::warn!(account.id = %account.name, error = %why, "the upstream broke the connection");
-                Failure::UpstreamUnreachable("it closed the connection before it answered".into()).into()
+            Err(SendError::Broken(reason)) => {
+                tracing::warn!(account.id = %account.name, error = %reason, "connection to the upstream lost");
+                Failure::UpstreamUnreachable("it closed the connection before replying".into()).into()
             }
         })
     }
 
-    /// Over the socket that has the parent, or a new one.
+    /// Sends the turn over the socket that has the parent, or over a new one.
     async fn send_over_socket(
         &self,
         account: &Account,
         authorization: Option<&HeaderValue>,
-        held: Option<Socket>,
+        parent_socket: Option<Socket>,
         frame: Vec<Bytes>,
-    ) -> Result<Sent, Failed> {
-        let is_reused = held.is_some();
-        let socket = match held {
+    ) -> Result<SendOutcome, FailedAttempt> {
+        let is_reused = parent_socket.is_some();
+        let socket = match parent_socket {
             Some(socket) => socket,
             None => {
                 let opening = self.turns.upstream.open_socket(account, authorization, &self.headers);
-                match self.in_time(opening).await? {
+                match self.within_first_byte(opening).await? {
                     Ok(socket) => socket,
-                    Err(error) => return self.without_socket(account, &error),
+                    Err(error) => return self.handle_open_error(account, &error),
                 }
             }
         };
@@ -207,54 +215,65 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        match self.in_time(self.turns.upstream.send_on_socket(account, socket, frame)).await? {
+        match self.within_first_byte(self.turns.upstream.ask(account, socket, frame)).await? {
             Ok(reply) => Ok(Ok(reply)),
-            // It was closed while it waited, which is nobody's failure.
-            Err(_) if is_reused => Ok(Err(STALE)),
+            // It was closed while it was idle, which is not a failure of the account.
+            Err(_) if is_reused => Ok(Err(SOCKET_STALE)),
             Err(error) => {
-                tracing::warn!(account.id = %account.name, %error, "a socket was lost before the first event");
-                self.or_http(account, "socket_lost", "it closed the socket before the first event")
+                tracing::warn!(account.id = %account.name, %error, "WebSocket to the upstream lost before the first event");
+                self.fall_back_or_fail(
+                    account,
+                    "socket_lost",
+                    "it closed the WebSocket before the first event",
+                )
             }
         }
     }
 
-    /// No socket could be opened. Whatever is wrong with the credential or the account shows over HTTP as well.
-    fn without_socket(&self, account: &Account, error: &NotOpened) -> Result<Sent, Failed> {
-        tracing::warn!(account.id = %account.name, %error, "the upstream opens no socket");
-        let (why, refused) = match error {
+    /// Falls back to HTTP, which shows a problem with the account or its credential as well.
+    fn handle_open_error(&self, account: &Account, error: &NotOpened) -> Result<SendOutcome, FailedAttempt> {
+        tracing::warn!(account.id = %account.name, %error, "could not open a WebSocket to the upstream");
+        let (reason, refused_with) = match error {
             NotOpened::Refused(status) => ("socket_refused", Some(*status)),
             NotOpened::Timeout => ("socket_timeout", None),
             NotOpened::Failed(_) => ("socket_failed", None),
         };
-        let passes = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-        let is_about_sockets = |status: &StatusCode| status.is_client_error() && !passes.contains(status);
-        if matches!(error, NotOpened::Timeout) || refused.as_ref().is_some_and(is_about_sockets) {
+        let account_statuses =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        let is_about_sockets =
+            |status: &StatusCode| status.is_client_error() && !account_statuses.contains(status);
+        if matches!(error, NotOpened::Timeout) || refused_with.as_ref().is_some_and(is_about_sockets) {
             account.remember_sockets_refused(self.turns.env.clock.now());
         }
-        match refused.filter(|status| passes.contains(status)) {
+        match refused_with.filter(|status| account_statuses.contains(status)) {
             Some(status) if account.settings.transport == UpstreamTransport::WebSocket => {
                 Ok(Ok(Response::builder().status(status).body(ReplyBody::empty()).expect("a valid status")))
             }
-            _ => self.or_http(account, why, "it opens no socket"),
+            _ => self.fall_back_or_fail(account, reason, "it did not accept a WebSocket"),
         }
     }
 
-    fn or_http(&self, account: &Account, why: &'static str, told: &'static str) -> Result<Sent, Failed> {
+    fn fall_back_or_fail(
+        &self,
+        account: &Account,
+        reason: &'static str,
+        message: &'static str,
+    ) -> Result<SendOutcome, FailedAttempt> {
         match account.settings.transport {
-            UpstreamTransport::Auto => Ok(Err(why)),
+            UpstreamTransport::Auto => Ok(Err(reason)),
             UpstreamTransport::WebSocket | UpstreamTransport::Http => {
-                Err(Failure::UpstreamUnreachable(told.into()).into())
+                Err(Failure::UpstreamUnreachable(message.into()).into())
             }
         }
     }
 
-    /// Waits for the upstream's first sign, as long as there is somebody to tell.
-    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Failed> {
-        let limit = self.deadline.min(Instant::now() + self.turns.rules.first_byte);
-        match tokio::time::timeout_at(limit.into(), self.presence.or_given_up(future)).await {
+    /// Waits for the first sign of the upstream, within its time limit and unless the turn is cancelled.
+    async fn within_first_byte<T>(&self, future: impl Future<Output = T>) -> Result<T, FailedAttempt> {
+        let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
+        match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(future)).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(_given_up)) => Err(Failed::client_gone()),
-            Err(_elapsed) => Err(Failure::UpstreamTimeout("it sent no answer in time").into()),
+            Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
+            Err(_elapsed) => Err(Failure::UpstreamTimeout("no reply in time").into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Settle: what a turn came to, in the log, the metrics and the request log; exactly once.
+//! Settle: writes a turn's outcome to the log, the metrics and the request log, exactly once.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::progress::Attempt;
 use super::{Reasoning, Turn};
 use crate::errors::Fault;
 
-/// An upstream that has none left for anybody is not the client's doing.
+/// A rate limit of the upstream is not the client's fault.
 const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Turn {
@@ -31,7 +31,7 @@ impl Turn {
             None if self.progress.is_recorded => {}
             None => self.turns.chains.append_log(self.row()),
         }
-        // Last: whoever waits until no turn is in flight finds all of them counted.
+        // After the counters, so that they are complete once no turn is in flight.
         self.turns.metrics.in_flight.dec();
         self.log(duration);
     }
@@ -62,18 +62,18 @@ impl Turn {
         }
     }
 
-    /// What settles the turn's reservation, if it has one, for a write that brings its row.
+    /// Settles the turn's reservation, if it has one, in the transaction that writes its row.
     pub(super) fn settlement(&self) -> Option<Settlement> {
         self.progress.held.as_ref().map(|held| held.settlement(self.spent(held)))
     }
 
-    /// What counts against limits. Tokens are those that the upstream reports. Of a stream that its client has left before the
-    /// upstream could, what the client got is estimated, or leaving early would be free; whatever else ended without a
-    /// report counts no tokens.
-    fn spent(&self, held: &HeldReservation) -> Spent {
+    /// What counts against limits. Tokens are those that the upstream reported. If the client left a stream before the report,
+    /// the tokens that it received are estimated, or leaving early would be free. Any other turn without a report counts no
+    /// tokens.
+    fn spent(&self, held: &Held) -> Spent {
         let progress = &self.progress;
         let mut spent = Spent {
-            requests: u64::from(self.is_request()),
+            requests: u64::from(self.counts_as_request()),
             tokens: progress.usage.input_tokens.saturating_add(progress.usage.output_tokens),
             cost_nano_usd: progress.cost_nano_usd.unwrap_or(0),
         };
@@ -81,17 +81,16 @@ impl Turn {
             let estimate = held.estimate;
             let output_tokens = progress.relayed_events.min(estimate.output_tokens);
             let usage = Usage { input_tokens: estimate.input_tokens, output_tokens, ..Usage::default() };
-            let prices = &self.turns.rules.prices;
+            let prices = &self.turns.settings.prices;
             spent.tokens = usage.input_tokens.saturating_add(output_tokens);
             spent.cost_nano_usd = prices.cost_nano_usd(&self.facts.create.model, &usage).unwrap_or(0);
         }
         spent
     }
 
-    /// Whether the turn counts as a request: an upstream has answered it, or refused what the client asks for, or
-    /// several failed at it. What
-    /// upstreams, the store or this gateway failed at takes nothing from a key.
-    fn is_request(&self) -> bool {
+    /// Whether the turn counts as a request: an upstream served it, or rejected it as the client's fault, or it failed on
+    /// several accounts. Other failures of upstreams, the store or the gateway do not count.
+    fn counts_as_request(&self) -> bool {
         let outcome = &self.progress.outcome;
         let is_own_fault = outcome.fault == Some(Fault::Client) && outcome.http_status != TOO_MANY_REQUESTS;
         self.progress.first_event.is_some()
@@ -142,7 +141,7 @@ impl Turn {
     }
 }
 
-/// A turn that is dropped unsettled (by a panic) is settled as lost.
+/// A turn that is dropped by a panic is settled as lost.
 impl Drop for Turn {
     fn drop(&mut self) {
         self.settle();
@@ -154,8 +153,8 @@ struct Attempts<'a>(&'a [Attempt]);
 
 impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, Attempt { account, outcome }) in self.0.iter().enumerate() {
-            let separator = if place == 0 { "" } else { " " };
+        for (index, Attempt { account, outcome }) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " " };
             write!(f, "{separator}{}:{outcome}", account.name)?;
         }
         Ok(())

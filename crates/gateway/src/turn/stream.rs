@@ -17,112 +17,111 @@ use futures_util::stream::{iter, unfold};
 use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 
-use super::attempt::{Answer, Failed, Reply};
-use super::detach::GivenUp;
+use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::detach::Cancelled;
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
-use super::{Failure, Incoming, Presence, Turn, TurnError, Turns, codex};
+use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
-/// A comment: every client skips it, and no proxy takes the stream for dead.
+/// A comment: clients skip it, and proxies see that the stream is alive.
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How long an upstream may take to end its reply after its terminal event.
-const AFTER_TERMINAL: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The events of a turn that has begun, framed as its door wants them; for a socket one at a time.
+/// The events of a running turn, framed for its door; each chunk for a WebSocket is one event.
 pub struct EventStream {
     pub headers: HeaderMap,
     chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
 }
 
-struct Streaming {
+struct ActiveStream {
     turn: Turn,
     resolved: Option<Resolved>,
     reply: Reply,
     owned: Owned,
-    /// `None` once nothing more is to be read.
+    /// `None` once nothing more will be read.
     events: Option<EventReader>,
     relay: Relay,
-    ready: VecDeque<Bytes>,
+    pending: VecDeque<Bytes>,
     phase: Phase,
-    /// When the upstream was last heard of.
-    heard: Instant,
-    /// When the client last got something.
-    sent: Instant,
+    last_event_at: Instant,
+    /// When the client last got a chunk.
+    last_sent_at: Instant,
 }
 
-/// A stream of which the first event is there, and nothing has gone out.
-struct Opening {
+/// A stream whose first event has arrived, and of which nothing was sent to the client.
+struct OpeningStream {
     events: EventReader,
     relay: Relay,
-    ready: VecDeque<Bytes>,
+    pending: VecDeque<Bytes>,
     phase: Phase,
-    heard: Instant,
+    last_event_at: Instant,
 }
 
 enum Phase {
     Relaying,
-    /// Everything before the terminal event is out; the turn is not yet recorded.
+    /// Everything before the terminal event was sent; the turn is not recorded yet.
     Ending(Box<Terminal>),
-    Over,
+    Done,
 }
 
-/// What the upstream's stream did next.
-pub enum Read {
-    /// There are events to be decoded.
+/// What reading from the upstream's stream yielded.
+pub enum ReadOutcome {
+    /// New events can be decoded.
     Events,
     End,
     Broken(String),
     Silent,
     TurnTooLong,
-    GivenUp,
+    Cancelled,
 }
 
 impl Turns {
-    /// Runs a turn up to its first event; the rest happens as the stream is read.
+    /// Runs a turn up to its first event; the rest runs as the stream is read.
     pub(super) async fn begin(
         self: Arc<Self>,
         incoming: Incoming,
-        presence: Presence,
+        cancellation: Cancellation,
     ) -> Result<EventStream, TurnError> {
         if !incoming.create.generate {
-            return self.warm_up(incoming, presence).await;
+            return self.warm_up(incoming, cancellation).await;
         }
-        let mut turn = self.admit(incoming, presence);
+        let mut turn = self.admit(incoming, cancellation);
         let begun = async {
             let resolved = turn.resolve().await?;
-            let (reply, opening) = turn.attempt::<Opening>(&resolved).await?;
+            let (reply, opening) = turn.attempt::<OpeningStream>(&resolved).await?;
             Ok((resolved, reply, opening))
         };
         match begun.await {
             Ok((resolved, reply, opening)) => {
-                Ok(Streaming::new(turn, resolved, reply, opening).into_events())
+                Ok(ActiveStream::new(turn, resolved, reply, opening).into_events())
             }
             Err(failure) => {
                 turn.progress.fail(&failure);
                 turn.settle();
-                Err(turn.rejected(failure))
+                Err(turn.turn_error(failure))
             }
         }
     }
 }
 
-// === impl Opening ===
+// === impl OpeningStream ===
 
-/// Waits for the first event, until which the turn can still go to another account.
-impl Answer for Opening {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, Failed> {
+/// The first event commits the turn to its account.
+impl ReplyStart for OpeningStream {
+    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
         if !reply.is_event_stream() {
             let content_type = reply.content_type.as_deref().unwrap_or("none");
-            tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
-            return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
+            tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream's reply is not an event stream");
+            return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let mut this = Self {
-            events: reply.events(turn.turns.rules.max_reply_bytes),
+            events: reply.events(turn.turns.settings.max_reply_bytes),
             relay: Relay::new(turn.owned(resolved), turn.facts.door.framing()),
-            ready: VecDeque::new(),
+            pending: VecDeque::new(),
             phase: Phase::Relaying,
-            heard: Instant::now(),
+            last_event_at: Instant::now(),
         };
         while this.relay.events() == 0 {
             this.advance(turn).await?;
@@ -132,11 +131,11 @@ impl Answer for Opening {
     }
 }
 
-impl Opening {
-    async fn advance(&mut self, turn: &Turn) -> Result<(), Failed> {
-        let limit = self.heard + turn.turns.rules.first_byte;
-        let failure = match read(turn, &mut self.events, &mut self.heard, limit).await {
-            Read::Events => match self.relay.push(self.events.decoder(), &mut self.ready) {
+impl OpeningStream {
+    async fn advance(&mut self, turn: &Turn) -> Result<(), FailedAttempt> {
+        let limit = self.last_event_at + turn.turns.settings.first_byte_timeout;
+        let failure = match read_events(turn, &mut self.events, &mut self.last_event_at, limit).await {
+            ReadOutcome::Events => match self.relay.push(self.events.decoder(), &mut self.pending) {
                 Ok(None) => return Ok(()),
                 Ok(Some(terminal)) => {
                     self.phase = Phase::Ending(Box::new(terminal));
@@ -144,39 +143,39 @@ impl Opening {
                 }
                 Err(error) => Failure::UpstreamUnreachable(error.to_string().into()),
             },
-            Read::End | Read::Broken(_) => {
+            ReadOutcome::End | ReadOutcome::Broken(_) => {
                 Failure::UpstreamUnreachable("it closed the stream before the first event".into())
             }
-            Read::Silent | Read::TurnTooLong => Failure::UpstreamTimeout("it sent no event in time"),
-            Read::GivenUp => return Err(Failed::client_gone()),
+            ReadOutcome::Silent | ReadOutcome::TurnTooLong => Failure::UpstreamTimeout("no event in time"),
+            ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
         Err(failure.into())
     }
 
-    /// A stream that begins with the account's failure is as good as an error reply.
-    fn check_first_event(&self) -> Result<(), Failed> {
-        // More than one may have come in a piece; what follows the first is the client's to see.
+    /// A stream that begins with a failure of the account counts as an error reply.
+    fn check_first_event(&self) -> Result<(), FailedAttempt> {
+        // Later events may have arrived with the first one; the client gets them.
         if self.relay.events() > 1 {
             return Ok(());
         }
         let error = match &self.phase {
             Phase::Ending(terminal) => terminal.finished.error(),
-            Phase::Relaying | Phase::Over => self.relay.error().cloned(),
+            Phase::Relaying | Phase::Done => self.relay.error().cloned(),
         };
-        match error.map(|(code, message)| Failed::of_event(code, message)) {
-            Some(failed) if failed.verdict.allows_failover() => Err(failed),
+        match error.map(|(code, message)| FailedAttempt::from_error_event(code, message)) {
+            Some(failed) if failed.verdict.leads_on() => Err(failed),
             _ => Ok(()),
         }
     }
 }
 
-// === impl Streaming ===
+// === impl ActiveStream ===
 
-impl Streaming {
-    fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: Opening) -> Self {
-        turn.answered(&reply);
-        turn.tell_rates(&mut reply.headers);
-        let Opening { events, relay, ready, phase, heard } = opening;
+impl ActiveStream {
+    fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
+        turn.reply_started(&reply);
+        turn.apply_rate_limit_headers(&mut reply.headers);
+        let OpeningStream { events, relay, pending, phase, last_event_at } = opening;
         Self {
             owned: turn.owned(&resolved),
             turn,
@@ -184,10 +183,10 @@ impl Streaming {
             reply,
             events: Some(events),
             relay,
-            ready,
+            pending,
             phase,
-            heard,
-            sent: Instant::now(),
+            last_event_at,
+            last_sent_at: Instant::now(),
         }
     }
 
@@ -195,7 +194,7 @@ impl Streaming {
         let headers = std::mem::take(&mut self.reply.headers);
         if self.turn.facts.door.has_codex_events() {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
-            events.into_iter().rev().for_each(|event| self.ready.push_front(event));
+            events.into_iter().rev().for_each(|event| self.pending.push_front(event));
         }
         let chunks = unfold(Box::new(self), |mut this| async move {
             let chunk = this.next_chunk().await?;
@@ -206,13 +205,13 @@ impl Streaming {
 
     async fn next_chunk(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                self.sent = Instant::now();
+            if let Some(chunk) = self.pending.pop_front() {
+                self.last_sent_at = Instant::now();
                 self.turn.progress.sent_bytes += chunk.len();
                 return Some(chunk);
             }
-            match std::mem::replace(&mut self.phase, Phase::Over) {
-                Phase::Over => return None,
+            match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::Done => return None,
                 Phase::Ending(terminal) => self.end(*terminal).await,
                 Phase::Relaying => {
                     self.phase = Phase::Relaying;
@@ -222,101 +221,101 @@ impl Streaming {
         }
     }
 
-    /// Reads on, until there is something to send or the stream is over.
+    /// Reads from the upstream once, and handles what came.
     async fn advance(&mut self) {
-        let rules = &self.turn.turns.rules;
-        let silent_at = self.heard + rules.idle;
+        let settings = &self.turn.turns.settings;
+        let silent_at = self.last_event_at + settings.idle_timeout;
         let limit = match self.turn.facts.door.needs_keep_alive() {
-            true => silent_at.min(self.sent + rules.keep_alive),
+            true => silent_at.min(self.last_sent_at + settings.keep_alive_interval),
             false => silent_at,
         };
         let Some(events) = &mut self.events else { return };
-        let why = match read(&self.turn, events, &mut self.heard, limit).await {
-            Read::Silent if limit < silent_at => return self.ready.push_back(KEEP_ALIVE),
-            Read::Events => match self.relay.push(events.decoder(), &mut self.ready) {
+        let why = match read_events(&self.turn, events, &mut self.last_event_at, limit).await {
+            ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
+            ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
                 Ok(None) => return,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Err(error) => error.to_string(),
             },
-            Read::End => match self.relay.finish(events.decoder(), &mut self.ready) {
+            ReadOutcome::End => match self.relay.finish(events.decoder(), &mut self.pending) {
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Ok(None) => "it ended without a terminal event".to_owned(),
                 Err(error) => error.to_string(),
             },
-            Read::Broken(error) => {
-                tracing::warn!(response.id = %self.turn.facts.id, error, "the upstream's stream broke off");
-                "the connection broke off".to_owned()
+            ReadOutcome::Broken(error) => {
+                tracing::warn!(response.id = %self.turn.facts.id, error, "the upstream's stream was cut off");
+                "the connection was lost".to_owned()
             }
-            Read::Silent => "it sent nothing for too long".to_owned(),
-            Read::TurnTooLong => return self.break_off("the turn took longer than it may").await,
-            Read::GivenUp => return self.cancel().await,
+            ReadOutcome::Silent => "it was silent for too long".to_owned(),
+            ReadOutcome::TurnTooLong => return self.interrupt("the turn exceeded its time limit").await,
+            ReadOutcome::Cancelled => return self.cancel().await,
         };
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.break_off(&why).await;
+        self.interrupt(&why).await;
     }
 
-    /// Records the turn, and only then lets its terminal event out.
+    /// Records the turn, and only then sends its terminal event.
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, resolved, Some(account)).await {
-            Ok(()) => self.ready.push_back(terminal.frame),
+            Ok(()) => self.pending.push_back(terminal.frame),
             Err(failure) => {
-                self.turn.progress.break_off(&failure);
-                let failed = self.failed(&failure.api_error());
-                self.ready.extend(failed.error.into_iter().chain([failed.frame]));
+                self.turn.progress.interrupt(&failure);
+                let failed = self.failed_terminal(&failure.api_error());
+                self.pending.extend(failed.error.into_iter().chain([failed.frame]));
             }
         }
         self.turn.settle();
-        self.let_upstream_finish();
+        self.drain_reply();
     }
 
-    /// A connection can be used again only once its reply has been read to the end.
-    fn let_upstream_finish(&mut self) {
-        let Some(rest) = self.events.take().and_then(EventReader::into_rest) else { return };
-        let mut rest = Box::pin(rest);
-        if rest.as_mut().now_or_never().is_none() {
+    /// Reads the upstream's reply to its end, or its connection could not be reused.
+    fn drain_reply(&mut self) {
+        let Some(remainder) = self.events.take().and_then(EventReader::into_rest) else { return };
+        let mut remainder = Box::pin(remainder);
+        if remainder.as_mut().now_or_never().is_none() {
             self.turn.turns.env.tasks.spawn(async move {
-                tokio::time::timeout(AFTER_TERMINAL, rest).await.ok();
+                tokio::time::timeout(DRAIN_TIMEOUT, remainder).await.ok();
             });
         }
     }
 
-    /// The upstream did not bring the response to its end.
-    async fn break_off(&mut self, why: &str) {
-        let failure = Failure::StreamBroken(why.to_owned());
-        let terminal = self.failed(&failure.api_error());
-        self.turn.progress.break_off(&failure);
+    /// Ends the stream in place of an upstream that did not.
+    async fn interrupt(&mut self, why: &str) {
+        let failure = Failure::StreamInterrupted(why.to_owned());
+        let terminal = self.failed_terminal(&failure.api_error());
+        self.turn.progress.interrupt(&failure);
         let Some(resolved) = self.resolved.take() else { return };
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
-                self.turn.progress.break_off(&failure);
-                let failed = self.failed(&failure.api_error());
+                self.turn.progress.interrupt(&failure);
+                let failed = self.failed_terminal(&failure.api_error());
                 (failed.error, failed.frame)
             }
         };
-        self.ready.extend(error.into_iter().chain([frame]));
+        self.pending.extend(error.into_iter().chain([frame]));
         self.turn.settle();
-        self.phase = Phase::Over;
+        self.phase = Phase::Done;
     }
 
-    /// The client has left, and the turn is not to be finished without it.
+    /// Ends a turn that is not to be finished without its client.
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
         let finished = self.relay.cancel(|| self.skeleton());
         self.turn.progress.relayed_events = self.relay.events();
-        self.turn.progress.break_off(&Failure::ClientGone);
-        // There is nobody to tell; the store has logged and counted the failure.
+        self.turn.progress.interrupt(&Failure::ClientGone);
+        // Nobody is left to get the error; the store has logged and counted it.
         self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
-        self.phase = Phase::Over;
+        self.phase = Phase::Done;
     }
 
-    fn failed(&self, error: &ApiError) -> Terminal {
+    fn failed_terminal(&self, error: &ApiError) -> Terminal {
         self.relay.fail(error, || self.skeleton())
     }
 
@@ -326,18 +325,23 @@ impl Streaming {
 }
 
 /// Waits for the upstream until `silent_at`, or the end of the turn's time.
-pub async fn read(turn: &Turn, events: &mut EventReader, heard: &mut Instant, silent_at: Instant) -> Read {
+pub async fn read_events(
+    turn: &Turn,
+    events: &mut EventReader,
+    last_event_at: &mut Instant,
+    silent_at: Instant,
+) -> ReadOutcome {
     let limit = turn.deadline.min(silent_at);
-    let reading = turn.presence.or_given_up(events.read());
+    let reading = turn.cancellation.or_cancelled(events.read());
     match tokio::time::timeout_at(limit.into(), reading).await {
-        Err(_elapsed) if limit == turn.deadline => Read::TurnTooLong,
-        Err(_elapsed) => Read::Silent,
-        Ok(Err(GivenUp)) => Read::GivenUp,
-        Ok(Ok(Ok(false))) => Read::End,
-        Ok(Ok(Err(error))) => Read::Broken(error),
+        Err(_elapsed) if limit == turn.deadline => ReadOutcome::TurnTooLong,
+        Err(_elapsed) => ReadOutcome::Silent,
+        Ok(Err(Cancelled)) => ReadOutcome::Cancelled,
+        Ok(Ok(Ok(false))) => ReadOutcome::End,
+        Ok(Ok(Err(error))) => ReadOutcome::Broken(error),
         Ok(Ok(Ok(true))) => {
-            *heard = Instant::now();
-            Read::Events
+            *last_event_at = Instant::now();
+            ReadOutcome::Events
         }
     }
 }
@@ -345,8 +349,8 @@ pub async fn read(turn: &Turn, events: &mut EventReader, heard: &mut Instant, si
 // === impl EventStream ===
 
 impl EventStream {
-    /// Events that are all there.
-    pub(super) fn of_frames(frames: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>) -> Self {
+    /// A stream of these frames.
+    pub(super) fn from_frames(frames: impl IntoIterator<Item = Bytes, IntoIter: Send + 'static>) -> Self {
         Self { headers: HeaderMap::new(), chunks: Box::pin(iter(frames)) }
     }
 

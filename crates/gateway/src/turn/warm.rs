@@ -1,4 +1,4 @@
-//! A turn that only puts its context in place: `generate: false`. No upstream is asked.
+//! A warm-up (`generate: false`): a turn that only sets up its context. It needs no upstream.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use bytes::Bytes;
 use super::record::Finished;
 use super::resolve::Resolved;
 use super::stream::EventStream;
-use super::{Failure, Incoming, Presence, Turn, TurnError, Turns};
+use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
-/// Members of the request that a response shows.
-const SHOWN: [&str; 8] = [
+/// Members of the request that the response repeats.
+const ECHOED_MEMBERS: [&str; 8] = [
     "instructions",
     "max_output_tokens",
     "metadata",
@@ -28,27 +28,27 @@ const SHOWN: [&str; 8] = [
 ];
 
 impl Turns {
-    /// Answers at once with a response that has no output and can be continued.
+    /// Yields a response without output, which can be continued.
     pub(super) async fn warm_up(
         self: Arc<Self>,
         incoming: Incoming,
-        presence: Presence,
+        cancellation: Cancellation,
     ) -> Result<EventStream, TurnError> {
-        let mut turn = self.admit(incoming, presence);
+        let mut turn = self.admit(incoming, cancellation);
         let result = turn.warm_up().await;
         if let Err(failure) = &result {
             turn.progress.fail(failure);
         }
         turn.settle();
-        result.map_err(|failure| turn.rejected(failure))
+        result.map_err(|failure| turn.turn_error(failure))
     }
 }
 
 impl Turn {
     async fn warm_up(&mut self) -> Result<EventStream, Failure> {
         let resolved = self.resolve().await?;
-        let started = self.begun(&resolved).map_err(|_| Failure::Internal)?;
-        let response = self.without_output(&started).map_err(|_| Failure::Internal)?;
+        let started = self.started_response(&resolved).map_err(|_| Failure::Internal)?;
+        let response = self.completed_response(&started).map_err(|_| Failure::Internal)?;
         let frames =
             [self.event("response.created", 0, &started), self.event("response.completed", 1, &response)];
         let finished = Finished {
@@ -60,20 +60,20 @@ impl Turn {
         };
         self.end(&finished, frames.iter().map(Bytes::len).sum());
         self.record(finished, resolved, None).await?;
-        Ok(EventStream::of_frames(frames))
+        Ok(EventStream::from_frames(frames))
     }
 
-    fn begun(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
+    fn started_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
         let skeleton =
             self.owned(resolved).skeleton(&self.facts.create.model, self.facts.started_at.unix_seconds());
-        let asked = SHOWN.iter().filter_map(|name| Some((*name, self.facts.create.member(name)?)));
-        let set: Vec<_> = asked.map(|(name, value)| Set { name, value, add: true }).collect();
+        let echoed = ECHOED_MEMBERS.iter().filter_map(|name| Some((*name, self.facts.create.member(name)?)));
+        let set: Vec<_> = echoed.map(|(name, value)| Set { name, value, add: true }).collect();
         let mut out = Vec::with_capacity(skeleton.len());
         set_members(&skeleton, &set, &mut out)?;
         Ok(out)
     }
 
-    fn without_output(&self, started: &[u8]) -> Result<Vec<u8>, Malformed> {
+    fn completed_response(&self, started: &[u8]) -> Result<Vec<u8>, Malformed> {
         let completed = end(started, Ending { status: "completed", error: None }, b"[]")?;
         let at = self.turns.env.clock.now().unix_seconds().to_string();
         let set = [

@@ -42,7 +42,7 @@ impl Operator {
         self.call(Method::POST, path).await.ok()
     }
 
-    /// Makes a key and returns its secret.
+    /// Creates a key and returns its secret.
     pub(crate) async fn key(&self, key: Value) -> String {
         let reply = self.send(Method::POST, "/api/keys", &key).await;
         assert_eq!(reply.status, 201, "{}", String::from_utf8_lossy(&reply.body));
@@ -60,17 +60,14 @@ fn plain() -> Value {
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_without_the_token() {
+async fn requests_without_the_admin_token_are_rejected() {
     let upstream = simulator().await;
     let faults = Faults::default();
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
     let operator = Operator::of(&gateway).await;
     let store = gateway.app.chains.store();
-    assert!(
-        AdminToken::create_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(),
-        "it has one"
-    );
-    // Another last digit, whichever it is.
+    assert!(AdminToken::make_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(), "it has one");
+    // The same token with another last digit.
     let last = if operator.token.ends_with('0') { '1' } else { '0' };
     let wrong = format!("Bearer {}{last}", &operator.token[..operator.token.len() - 1]);
     let right = format!("Bearer {}", operator.token);
@@ -99,7 +96,7 @@ async fn nobody_is_let_in_without_the_token() {
 }
 
 #[tokio::test]
-async fn accounts_are_shown_as_they_are_configured_and_do_but_not_their_secrets() {
+async fn accounts_are_shown_with_configuration_and_state_but_without_secrets() {
     let (first, second) = (simulator().await, simulator().await);
     let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
         .account(0, "api_key = { value = \"sk-secret\" }\npriority = 1")
@@ -152,7 +149,7 @@ async fn an_operator_pauses_and_resumes_an_account_on_every_replica() {
 }
 
 #[tokio::test]
-async fn an_account_that_was_just_disabled_is_resumed_for_good() {
+async fn resuming_a_just_disabled_account_lasts() {
     let (first, second) = (simulator().await, simulator().await);
     let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
         .config("routing.strategy = \"fill_first\"")

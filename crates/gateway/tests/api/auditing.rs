@@ -1,4 +1,4 @@
-//! What was changed is written down, and the admin API describes itself.
+//! The audit log, and the OpenAPI document of the admin API.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::administering::Operator;
 use crate::gateway;
 
 #[tokio::test]
-async fn every_change_is_in_the_audit_log_and_what_failed_is_not() {
+async fn the_audit_log_has_every_change_and_no_failed_ones() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;
     let secret = operator.key(json!({"name": "one"})).await;

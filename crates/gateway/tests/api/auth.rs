@@ -1,4 +1,4 @@
-//! Who is let in, at every door.
+//! Authentication at every endpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::administering::Operator;
 use crate::{gateway, simulator};
 
-/// What no upstream has ever been asked for is refused in the same words everywhere.
+/// The error for a missing or invalid key, which is the same everywhere.
 const DOORS: [(Method, &str); 12] = [
     (Method::POST, "/v1/responses"),
     (Method::POST, "/v1/responses/compact"),
@@ -47,7 +47,7 @@ async fn with_key() -> (Simulator, Gateway, Operator, String) {
 }
 
 #[tokio::test]
-async fn without_keys_everybody_on_loopback_shares_a_project_until_there_is_one() {
+async fn without_keys_loopback_is_open_until_the_first_key() {
     let (_upstream, gateway) = gateway().await;
     let id = gateway.client.create(plain()).await.ok_id();
     let path = format!("/v1/responses/{id}");
@@ -70,7 +70,7 @@ async fn without_keys_everybody_on_loopback_shares_a_project_until_there_is_one(
 }
 
 #[tokio::test]
-async fn every_door_asks_for_a_key_and_refuses_in_the_same_words() {
+async fn every_endpoint_requires_a_key_and_rejects_with_the_same_message() {
     let (upstream, gateway, operator, secret) = with_key().await;
     let ended = operator.key(json!({"name": "ended"})).await;
     operator.post("/api/keys/ended/revoke").await;
@@ -78,7 +78,7 @@ async fn every_door_asks_for_a_key_and_refuses_in_the_same_words() {
     let secrets = ["", "sk-any", "apn-", &secret[..67], &unknown, &ended];
     let mut bodies = Vec::new();
     for (method, path) in DOORS {
-        // Each is another client, as one address may not fail as often.
+        // Each request is another client's, as failures of one address are limited.
         let good = gateway.client.with_secret(&secret);
         let reply = good.request(method.clone(), path, &[], plain().to_string()).await;
         assert!(![401, 403].contains(&reply.status.as_u16()), "{method} {path}: {}", reply.status);
@@ -94,13 +94,13 @@ async fn every_door_asks_for_a_key_and_refuses_in_the_same_words() {
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "missing, malformed, unknown and revoked are told apart");
     assert!(upstream.counts().requests <= 7, "only the good ones went on");
-    // What is no door is no matter of keys.
+    // Unknown routes need no key.
     assert_eq!(gateway.client.get("/v1/nothing").await.status, 404);
     gateway.client.get("/healthz").await.ok();
 }
 
 #[tokio::test]
-async fn a_key_comes_in_any_of_three_headers_and_stays_here() {
+async fn a_key_is_accepted_in_three_headers_and_never_sent_upstream() {
     let (upstream, gateway, _, secret) = with_key().await;
     let bearer = format!("Bearer {secret}");
     for headers in [
@@ -121,7 +121,7 @@ async fn a_key_comes_in_any_of_three_headers_and_stays_here() {
 }
 
 #[tokio::test]
-async fn auth_none_serves_everybody_and_looks_at_no_key() {
+async fn auth_none_accepts_all_clients_and_ignores_keys() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("auth = \"none\"").start().await;
     let secret = Operator::of(&gateway).await.key(json!({"name": "one"})).await;
@@ -132,7 +132,7 @@ async fn auth_none_serves_everybody_and_looks_at_no_key() {
 }
 
 #[tokio::test]
-async fn a_key_ends_with_its_expiry_to_the_millisecond() {
+async fn a_key_expires_to_the_millisecond() {
     let upstream = simulator().await;
     let clock = Arc::new(ManualClock::default());
     let gateway = Setup::over(&upstream).clock(&clock).start().await;
@@ -140,7 +140,7 @@ async fn a_key_ends_with_its_expiry_to_the_millisecond() {
     operator.key(json!({"name": "other"})).await;
     let now = clock.now();
     let end = jiff::Timestamp::from_millisecond(now.unix_ms() + 10_000).unwrap();
-    // The same instant in a zone far from here.
+    // The same instant in another time zone.
     let text = end.display_with_offset(jiff::tz::offset(-9)).to_string();
     assert!(text.ends_with("-09:00"), "{text}");
     let secret = operator.key(json!({"name": "short", "expires_at": text})).await;
@@ -182,7 +182,7 @@ async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
 }
 
 #[tokio::test]
-async fn a_key_reaches_only_its_models() {
+async fn a_key_can_use_only_its_models() {
     let (upstream, gateway, operator, _) = with_key().await;
     let secret = operator.key(json!({"name": "narrow", "models": ["si?", "llama-*"]})).await;
     let other = operator.key(json!({"name": "other", "models": ["llama-*"]})).await;
@@ -205,7 +205,7 @@ async fn a_key_reaches_only_its_models() {
 }
 
 #[tokio::test]
-async fn who_fails_too_often_is_told_to_wait_and_a_good_key_is_served() {
+async fn failed_authentication_is_rate_limited_and_valid_keys_are_not() {
     let upstream = simulator().await;
     let clock = Arc::new(ManualClock::default());
     let gateway = Setup::over(&upstream).clock(&clock).start().await;
@@ -226,7 +226,7 @@ async fn who_fails_too_often_is_told_to_wait_and_a_good_key_is_served() {
 }
 
 #[tokio::test]
-async fn known_keys_are_served_while_the_store_is_away_and_no_secret_costs_a_read() {
+async fn loaded_keys_work_while_the_store_is_down_and_no_secret_costs_a_read() {
     let upstream = simulator().await;
     let faults = Faults::default();
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
@@ -238,7 +238,7 @@ async fn known_keys_are_served_while_the_store_is_away_and_no_secret_costs_a_rea
 }
 
 #[tokio::test]
-async fn keys_outlive_a_restart() {
+async fn keys_survive_a_restart() {
     let (_upstream, gateway, _, secret) = with_key().await;
     let id = gateway.client.with_secret(&secret).create(plain()).await.ok_id();
     let gateway = gateway.restart().await;
@@ -247,7 +247,7 @@ async fn keys_outlive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_socket_needs_a_key_and_does_not_outlive_it() {
+async fn a_socket_requires_a_key_and_ends_with_it() {
     let (upstream, gateway, operator, secret) = with_key().await;
     let open = async |secret: &str| {
         let headers = [header("authorization", &format!("Bearer {secret}")), header("x-api-key", "stays")];
@@ -290,7 +290,7 @@ async fn a_revoked_key_stops_on_the_other_replica_within_two_seconds() {
     let until = async |client: &Client, status: u16| {
         let begun = tokio::time::Instant::now();
         eventually(&format!("status {status}"), async || {
-            // Attempts that fail are limited.
+            // Failed attempts are limited.
             tokio::time::sleep(Duration::from_millis(50)).await;
             client.get("/v1/models").await.status == status
         })
@@ -302,7 +302,7 @@ async fn a_revoked_key_stops_on_the_other_replica_within_two_seconds() {
     operator.post("/api/keys/one/revoke").await;
     is_refused(&one.client.with_secret(&secret).get("/v1/models").await);
     let took = until(&client, 401).await;
-    // The machine of the tests may be busy; the bound that is stated is 2 s.
+    // The documented bound is 2 s; the test machine may be busy.
     assert!(took < Duration::from_secs(4), "{took:?}");
     two.client.with_secret(&keeper).get("/v1/models").await.ok();
 }

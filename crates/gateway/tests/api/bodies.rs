@@ -1,4 +1,4 @@
-//! Request bodies: compressed, too large, broken off.
+//! Request bodies: compressed, too large, incomplete.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn compressed_bodies_are_understood() {
+async fn compressed_bodies_are_decompressed() {
     let (upstream, gateway) = gateway().await;
     for size in [10, 200_000] {
         let body = json!({"model": "sim", "input": "x".repeat(size)}).to_string();
@@ -41,7 +41,7 @@ async fn compressed_bodies_are_understood() {
 }
 
 #[tokio::test]
-async fn other_encodings_and_broken_ones_are_refused() {
+async fn unsupported_and_invalid_encodings_are_rejected() {
     let (upstream, gateway) = gateway().await;
     for (encoding, bytes, status) in [
         ("br", b"x".to_vec(), 415),
@@ -56,7 +56,7 @@ async fn other_encodings_and_broken_ones_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_with_the_limit_however_it_comes() {
+async fn a_body_over_the_limit_is_rejected_with_the_limit_in_every_form() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("limits.max_body = \"100KiB\"").start().await;
     let large = json!({"model": "sim", "input": "x".repeat(3_000_000)}).to_string();
@@ -80,7 +80,7 @@ async fn a_body_over_the_limit_is_refused_with_the_limit_however_it_comes() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_coming_is_given_up() {
+async fn a_stalled_body_times_out() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.body_read = \"100ms\"").start().await;

@@ -1,4 +1,4 @@
-//! `previous_response_id`: what is replayed, what is inherited, and what can't be continued.
+//! `previous_response_id`: what is replayed, what is inherited, and what cannot be continued.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{gateway, simulator};
 
 #[tokio::test]
-async fn only_the_current_requests_members_apply() {
+async fn parameters_of_earlier_turns_do_not_apply() {
     let (upstream, gateway) = gateway().await;
     let first = gateway
         .client
@@ -78,7 +78,7 @@ async fn a_thousand_turns_are_replayed_whole() {
 }
 
 #[tokio::test]
-async fn limits_on_depth_and_history_are_refused_with_their_numbers() {
+async fn exceeding_depth_or_history_limits_reports_limit_and_size() {
     let upstream = simulator().await;
     let gateway =
         Setup::over(&upstream).config("limits.max_chain_depth = 2\nlimits.max_history = 2000").start().await;
@@ -106,7 +106,7 @@ async fn limits_on_depth_and_history_are_refused_with_their_numbers() {
 }
 
 #[tokio::test]
-async fn a_parent_that_is_still_running_is_said_to_be_so() {
+async fn a_running_parent_is_reported_as_in_progress() {
     let (upstream, gateway) = gateway().await;
     let (script, gate) = Script::answer("slow").gated_after(1);
     upstream.script(script);
@@ -142,7 +142,7 @@ async fn failed_and_incomplete_parents_can_be_continued() {
 }
 
 #[tokio::test]
-async fn an_expired_parent_is_not_found_and_its_descendants_go_on() {
+async fn an_expired_parent_is_not_found_but_its_descendants_continue() {
     let upstream = simulator().await;
     let clock = std::sync::Arc::default();
     let gateway = Setup::over(&upstream).clock(&clock).config("store.retention = \"1h\"").start().await;

@@ -1,4 +1,4 @@
-//! Upstreams that close connections on which a turn may be sent.
+//! Upstreams that close connections while a turn is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ enum Act {
     Close,
 }
 
-/// An upstream that says nothing about the connections it closes.
+/// An upstream that closes connections without announcing it.
 struct Upstream {
     gateway: Gateway,
     turns: Arc<AtomicUsize>,
@@ -27,7 +27,7 @@ struct Upstream {
 }
 
 impl Upstream {
-    /// `acts` are what it does with turns, one after the other; the last is for all that follow.
+    /// `acts` are what it does with each turn; the last one applies to all further turns.
     async fn start(acts: &'static [Act]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -84,7 +84,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_the_upstream_has_closed_is_replaced_unnoticed() {
+async fn an_idle_connection_that_the_upstream_closed_is_replaced_silently() {
     let mut upstream = Upstream::start(&[Act::AnswerAndClose]).await;
     for turns in 1..=10 {
         assert_eq!(upstream.turn().await, (200, turns));

@@ -1,4 +1,4 @@
-//! POST /v1/responses/compact and /v1/responses/input_tokens: chains resolved, replies as they come.
+//! POST /v1/responses/compact and /v1/responses/input_tokens: chains are resolved, replies are passed on unchanged.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Client, Gateway, Reply, Setup, header};
@@ -75,7 +75,7 @@ async fn a_compacted_context_starts_a_new_chain() {
 }
 
 #[tokio::test]
-async fn nothing_of_it_is_stored_or_streamed_whatever_the_client_says() {
+async fn compaction_is_never_stored_or_streamed() {
     let (upstream, gateway) = gateway().await;
     let body = json!({"model": "sim", "input": "x", "store": true, "stream": true, "background": false,
         "generate": true, "stream_id": "a"});
@@ -116,7 +116,7 @@ async fn replies_pass_byte_for_byte_with_their_headers() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_resolved_is_refused_without_the_upstream() {
+async fn unresolvable_input_is_rejected_without_calling_the_upstream() {
     let (upstream, gateway) = gateway().await;
     let cases = [
         ("{", 400, Some("invalid_json"), None),
@@ -152,7 +152,7 @@ async fn what_can_not_be_resolved_is_refused_without_the_upstream() {
 }
 
 #[tokio::test]
-async fn upstreams_refusals_and_failures_are_those_of_a_turn() {
+async fn upstream_errors_are_handled_as_for_turns() {
     let refused = r#"{"error":{"message":"m","type":"t","param":null,"code":"odd", "more":1.0}}"#;
     let body = json!({"model": "sim", "input": "x"});
     let (upstream, gateway) = gateway().await;
@@ -167,7 +167,7 @@ async fn upstreams_refusals_and_failures_are_those_of_a_turn() {
             assert_eq!((refusal.0, refusal.1.as_deref()), (502, Some("upstream_unreachable")));
         }
     }
-    // What an upstream needs is its to say: this one needs a model to compact, and none to count.
+    // The upstream decides what is required: this one needs a model to compact, and none to count.
     assert_eq!(
         post(&gateway.client, COMPACT, &json!({"input": "x"})).await.refusal().2.as_deref(),
         Some("model")
@@ -176,7 +176,7 @@ async fn upstreams_refusals_and_failures_are_those_of_a_turn() {
 }
 
 #[tokio::test]
-async fn the_account_of_the_chain_is_asked() {
+async fn compaction_uses_the_account_of_the_chain() {
     let (one, two) = (simulator().await, simulator().await);
     let gateway =
         Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]).start().await;
@@ -205,7 +205,7 @@ async fn bodies_are_limited_and_decompressed_as_for_turns() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_it_at_once() {
+async fn a_disconnect_cancels_compaction_immediately() {
     let (upstream, gateway) = gateway().await;
     let (script, _gate) = Script::answer("never").gated();
     upstream.script(script);

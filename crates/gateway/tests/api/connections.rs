@@ -1,4 +1,4 @@
-//! Connections: how many, how long, and what becomes of those whose client is slow, silent or idle.
+//! Connections: their number, their timeouts, and slow, silent or idle clients.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 
 use crate::{gateway, simulator};
 
-/// Longer than anything here takes, unless the gateway waits for what it should not wait for.
+/// Longer than any step takes, unless the gateway waits where it should not.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn connect(gateway: &Gateway) -> TcpStream {
     TcpStream::connect(gateway.address()).await.unwrap()
 }
 
-/// Asks whether the gateway is well, and leaves the connection open.
+/// Requests `/healthz` and leaves the connection open.
 async fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut reply = Vec::new();
@@ -29,7 +29,7 @@ async fn ask(stream: &mut TcpStream) -> String {
     String::from_utf8(reply).unwrap()
 }
 
-/// Waits for the gateway to close the connection; returns what it still said.
+/// Waits for the gateway to close the connection; returns what it sent before.
 async fn closed(stream: &mut TcpStream) -> String {
     let mut rest = Vec::new();
     let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
@@ -38,7 +38,7 @@ async fn closed(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_connection_without_the_head_of_a_request_is_closed_in_time() {
+async fn a_connection_without_request_headers_is_closed_after_the_timeout() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.header_read = \"200ms\"").start().await;
     for head in ["", "P", "PRI * HTTP/2.0\r\n", "POST /v1/responses HTTP/1.1\r\nhost: x\r\nx-slow: "] {
@@ -79,11 +79,11 @@ async fn a_connection_over_the_limit_waits_until_another_one_is_closed() {
 }
 
 #[tokio::test]
-async fn a_body_waits_for_memory_and_is_refused_when_none_gets_free() {
+async fn a_body_waits_for_memory_and_is_rejected_when_none_is_freed() {
     let upstream = simulator().await;
     let limits = "limits.max_body = \"2MiB\"\nlimits.body_memory = \"2MiB\"";
     let large = json!({"model": "sim", "input": "x".repeat(1_500_000), "store": false}).to_string();
-    // Compressed it is small, and has to wait all the same.
+    // The compressed body is small and has to wait as well.
     let compressed = zstd::encode_all(large.as_bytes(), 1).unwrap();
     let bodies = [("identity", large.into_bytes()), ("zstd", compressed)];
     for (patience, status, second) in [("20s", 200, 0), ("1s", 503, 0), ("20s", 200, 1), ("1s", 503, 1)] {
@@ -129,7 +129,7 @@ async fn an_idle_connection_does_not_hold_up_the_shutdown() {
 }
 
 #[tokio::test]
-async fn a_stream_is_brought_to_its_end_in_a_shutdown_and_nobody_is_let_in() {
+async fn a_shutdown_finishes_streams_and_rejects_new_connections() {
     let (upstream, gateway) = gateway().await;
     let (script, gate) = Script::answer("to the end").gated_after(1);
     upstream.script(script);

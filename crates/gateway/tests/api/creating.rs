@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::gateway;
 
 #[tokio::test]
-async fn the_response_is_the_upstreams_with_our_own_members() {
+async fn the_response_is_the_upstreams_with_the_gateways_members() {
     let (upstream, gateway) = gateway().await;
     let response =
         gateway.client.created(json!({"model": "sim", "input": "hi", "metadata": {"a": "b"}})).await;
@@ -26,7 +26,7 @@ async fn the_response_is_the_upstreams_with_our_own_members() {
 }
 
 #[tokio::test]
-async fn members_that_nobody_knows_pass_both_ways_byte_for_byte() {
+async fn unknown_members_pass_both_ways_byte_for_byte() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::http(200, r#"{"new":{"n":1.50e+400,"s":"\u00e9\/"},"id":"resp_up","object":"response","status":"completed","output":[{"type":"new_item","x":0.10}],"model":"m"}"#,
     ));
@@ -93,7 +93,7 @@ async fn headers_pass_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn codexs_other_prefix_reaches_the_same_handlers() {
+async fn the_codex_prefix_reaches_the_same_handlers() {
     let (_upstream, gateway) = gateway().await;
     let body = r#"{"model":"sim","input":"x"}"#;
     let created = gateway.client.request(Method::POST, "/backend-api/codex/responses", &[], body).await.ok();
@@ -103,7 +103,7 @@ async fn codexs_other_prefix_reaches_the_same_handlers() {
 }
 
 #[tokio::test]
-async fn each_bad_request_is_refused_in_the_envelope_without_the_upstream() {
+async fn bad_requests_are_rejected_with_the_error_envelope_and_without_the_upstream() {
     let (upstream, gateway) = gateway().await;
     let cases = [
         ("{", 400, Some("invalid_json"), None),
@@ -147,7 +147,7 @@ async fn each_bad_request_is_refused_in_the_envelope_without_the_upstream() {
 }
 
 #[tokio::test]
-async fn unknown_addresses_and_wrong_methods_answer_in_the_envelope() {
+async fn unknown_urls_and_wrong_methods_get_the_error_envelope() {
     let (_upstream, gateway) = gateway().await;
     assert_eq!(gateway.client.get("/v1/nothing").await.refusal().0, 404);
     assert_eq!(gateway.client.request(Method::PUT, "/v1/responses", &[], "").await.refusal().0, 405);

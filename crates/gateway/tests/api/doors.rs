@@ -1,5 +1,5 @@
-//! What a turn does, whichever door it comes through: one list of cases, each of which runs as a collected reply, as a stream of
-//! server-sent events, and on a WebSocket.
+//! What a turn does at every door: each case runs as a collected reply, as a stream of server-sent events, and on a
+//! WebSocket.
 
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_testkit::{Fault, Faults, Gateway, Setup, Socket, header};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::simulator;
 
-/// How the client speaks to the gateway.
+/// The door that the client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Collected,
@@ -16,12 +16,12 @@ enum Door {
     Socket,
 }
 
-/// What came of a turn, the same from every door.
+/// The outcome of a turn, in the same form for every door.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// 200 if there is a response, whatever its own status.
+    /// 200 if there is a response of any status.
     status: u16,
-    /// Of the error, or of the response that failed.
+    /// The code of the error, or of the failed response.
     code: Option<String>,
     param: Option<String>,
     retry_after: Option<String>,
@@ -36,7 +36,7 @@ struct Visit {
     socket: Option<Socket>,
 }
 
-/// Makes each case three tests.
+/// Turns each case into three tests.
 macro_rules! at_every_door {
     ($($case:ident)*) => {$(
         mod $case {
@@ -61,22 +61,22 @@ macro_rules! at_every_door {
 }
 
 at_every_door! {
-    a_response_is_stored_as_it_was_shown
+    a_stored_response_equals_the_one_returned
     a_chain_is_replayed_in_order_and_forks_share_their_trunk
-    a_turn_that_is_not_stored_is_nowhere_else
-    a_request_that_is_wrong_is_refused_in_the_same_words
-    what_is_named_and_not_there_is_refused
-    a_chain_that_is_too_long_is_refused
-    an_items_name_is_replaced_by_the_item
-    an_upstreams_refusal_passes_as_it_is
-    a_failing_account_gives_way_to_the_next
-    when_every_account_is_limited_the_client_hears_when_to_come_again
-    what_the_upstream_ended_early_can_be_continued
-    a_reply_that_breaks_off_is_told
-    a_store_that_is_down_leaves_the_upstream_alone
+    an_unstored_turn_can_be_neither_read_nor_continued
+    an_invalid_request_gets_the_same_error
+    unknown_responses_items_and_conversations_are_rejected
+    a_chain_that_is_too_long_is_rejected
+    an_item_reference_is_replaced_by_its_item
+    an_upstream_error_is_passed_on_unchanged
+    a_turn_moves_from_a_failing_account_to_the_next
+    when_all_accounts_cool_down_the_client_gets_retry_after
+    a_response_that_ended_early_can_be_continued
+    a_cut_off_reply_is_reported
+    without_the_store_no_upstream_is_called
     a_commit_that_fails_is_never_acknowledged
-    members_that_nobody_knows_pass_both_ways
-    reasoning_is_brought_in_a_form_that_can_be_replayed
+    unknown_members_pass_both_ways
+    reasoning_comes_in_a_form_that_can_be_replayed
     headers_that_belong_to_the_turn_go_upstream
 }
 
@@ -85,7 +85,7 @@ impl Visit {
         Self::with(door, 1, |setup| setup).await
     }
 
-    /// With so many accounts, each at an upstream of its own.
+    /// With this many accounts, each at its own upstream.
     async fn with(door: Door, accounts: usize, configure: impl FnOnce(Setup) -> Setup) -> Self {
         let mut upstreams = Vec::new();
         for _ in 0..accounts {
@@ -109,7 +109,7 @@ impl Visit {
             Door::Sse => self.stream(body).await,
             Door::Socket => self.frames(body).await,
         };
-        // Whatever came of it, nothing is left of it.
+        // Whatever the outcome, nothing leaks.
         self.gateway.idle().await;
         outcome
     }
@@ -167,7 +167,7 @@ impl Visit {
         }
     }
 
-    /// The texts of the input that an upstream got last, answers left out.
+    /// The texts of the input that an upstream got last, without the model's.
     fn asked(&self) -> Vec<String> {
         let input = self.upstream().last_request().unwrap().json()["input"].clone();
         let Value::Array(items) = input else { return vec![input.as_str().unwrap().to_owned()] };
@@ -213,7 +213,7 @@ fn after(parent: &Value, input: &str) -> Value {
 
 // === the cases ===
 
-async fn a_response_is_stored_as_it_was_shown(door: Door) {
+async fn a_stored_response_equals_the_one_returned(door: Door) {
     let mut visit = Visit::begin(door).await;
     let response = visit.created(json!({"model": "sim", "input": "hi", "metadata": {"a": "b"}})).await;
     assert_eq!((&response["store"], &response["metadata"]["a"]), (&json!(true), &json!("b")));
@@ -242,7 +242,7 @@ async fn a_chain_is_replayed_in_order_and_forks_share_their_trunk(door: Door) {
     assert!(input[1].get("id").is_none(), "the id of an output item went upstream");
 }
 
-async fn a_turn_that_is_not_stored_is_nowhere_else(door: Door) {
+async fn an_unstored_turn_can_be_neither_read_nor_continued(door: Door) {
     let mut visit = Visit::begin(door).await;
     let response = visit.created(json!({"model": "sim", "input": "hi", "store": false})).await;
     assert_eq!(response["store"], false);
@@ -256,7 +256,7 @@ async fn a_turn_that_is_not_stored_is_nowhere_else(door: Door) {
     assert_eq!(visit.asked(), ["stored", "x"]);
 }
 
-async fn a_request_that_is_wrong_is_refused_in_the_same_words(door: Door) {
+async fn an_invalid_request_gets_the_same_error(door: Door) {
     let mut visit = Visit::begin(door).await;
     for (body, code, param) in [
         (json!({"input": "x"}), "missing_required_parameter", Some("model")),
@@ -281,7 +281,7 @@ async fn a_request_that_is_wrong_is_refused_in_the_same_words(door: Door) {
     assert_eq!(visit.upstream().counts().requests, 0);
 }
 
-async fn what_is_named_and_not_there_is_refused(door: Door) {
+async fn unknown_responses_items_and_conversations_are_rejected(door: Door) {
     let mut visit = Visit::with(door, 1, |setup| setup.account(0, "models = [\"sim\"]")).await;
     let unknown = json!({"id": format!("resp_{}", "0".repeat(32))});
     let not_found =
@@ -299,7 +299,7 @@ async fn what_is_named_and_not_there_is_refused(door: Door) {
     assert_eq!(visit.refused(item).await, (404, None, Some("input".to_owned())));
 }
 
-async fn a_chain_that_is_too_long_is_refused(door: Door) {
+async fn a_chain_that_is_too_long_is_rejected(door: Door) {
     let limits = "limits.max_chain_depth = 2\nlimits.max_history = \"4KiB\"";
     let mut visit = Visit::with(door, 1, |setup| setup.config(limits)).await;
     let large = visit.created(create(&"x".repeat(5_000))).await;
@@ -310,7 +310,7 @@ async fn a_chain_that_is_too_long_is_refused(door: Door) {
     assert_eq!(visit.refused(after(&two, "three")).await, too_large);
 }
 
-async fn an_items_name_is_replaced_by_the_item(door: Door) {
+async fn an_item_reference_is_replaced_by_its_item(door: Door) {
     let mut visit = Visit::begin(door).await;
     let first = visit.created(create("one")).await;
     let reference = json!({"type": "item_reference", "id": first["output"][0]["id"]});
@@ -320,7 +320,7 @@ async fn an_items_name_is_replaced_by_the_item(door: Door) {
     assert_eq!((&input[0]["content"], &input[1]["content"]), (&first["output"][0]["content"], &json!("two")));
 }
 
-async fn an_upstreams_refusal_passes_as_it_is(door: Door) {
+async fn an_upstream_error_is_passed_on_unchanged(door: Door) {
     let mut visit = Visit::begin(door).await;
     let body =
         r#"{"error":{"message":"no","type":"invalid_request_error","param":"tools","code":"bad_tools"}}"#;
@@ -332,7 +332,7 @@ async fn an_upstreams_refusal_passes_as_it_is(door: Door) {
     visit.created(create("x")).await;
 }
 
-async fn a_failing_account_gives_way_to_the_next(door: Door) {
+async fn a_turn_moves_from_a_failing_account_to_the_next(door: Door) {
     let mut visit = Visit::with(door, 2, |setup| setup).await;
     let first = visit.created(create("one")).await;
     for script in [
@@ -344,12 +344,12 @@ async fn a_failing_account_gives_way_to_the_next(door: Door) {
         let before = visit.upstreams[1].counts().requests;
         visit.created(after(&first, "two")).await;
         assert_eq!(visit.upstreams[1].counts().requests, before + 1);
-        // An account that has served is not counted out.
+        // An account that has served the chain is not excluded.
         visit.created(create("again")).await;
     }
 }
 
-async fn when_every_account_is_limited_the_client_hears_when_to_come_again(door: Door) {
+async fn when_all_accounts_cool_down_the_client_gets_retry_after(door: Door) {
     let mut visit = Visit::with(door, 2, |setup| setup).await;
     let limited =
         r#"{"error":{"message":"m","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}"#;
@@ -364,7 +364,7 @@ async fn when_every_account_is_limited_the_client_hears_when_to_come_again(door:
     }
 }
 
-async fn what_the_upstream_ended_early_can_be_continued(door: Door) {
+async fn a_response_that_ended_early_can_be_continued(door: Door) {
     let mut visit = Visit::begin(door).await;
     visit.upstream().script(Script::answer("so far").incomplete("max_output_tokens"));
     let outcome = visit.ask(create("one")).await;
@@ -382,7 +382,7 @@ async fn what_the_upstream_ended_early_can_be_continued(door: Door) {
     assert_eq!(visit.asked(), ["three", "four"]);
 }
 
-async fn a_reply_that_breaks_off_is_told(door: Door) {
+async fn a_cut_off_reply_is_reported(door: Door) {
     let mut visit = Visit::begin(door).await;
     visit.upstream().script(Script::answer("a b c d").cut_after(5));
     let outcome = visit.ask(create("one")).await;
@@ -396,7 +396,7 @@ async fn a_reply_that_breaks_off_is_told(door: Door) {
     assert_eq!(visit.asked(), ["one", "two"]);
 }
 
-async fn a_store_that_is_down_leaves_the_upstream_alone(door: Door) {
+async fn without_the_store_no_upstream_is_called(door: Door) {
     let faults = Faults::default();
     let mut visit = Visit::with(door, 1, |setup| setup.faults(&faults)).await;
     let first = visit.created(create("one")).await;
@@ -427,7 +427,7 @@ async fn a_commit_that_fails_is_never_acknowledged(door: Door) {
     }
 }
 
-async fn members_that_nobody_knows_pass_both_ways(door: Door) {
+async fn unknown_members_pass_both_ways(door: Door) {
     let mut visit = Visit::begin(door).await;
     let item = r#"{"type":"new_item","id":"new_1","x":0.10}"#;
     visit.upstream().script(Script::new().item(item));
@@ -442,7 +442,7 @@ async fn members_that_nobody_knows_pass_both_ways(door: Door) {
     assert_eq!(sent["store"], false);
 }
 
-async fn reasoning_is_brought_in_a_form_that_can_be_replayed(door: Door) {
+async fn reasoning_comes_in_a_form_that_can_be_replayed(door: Door) {
     let mut visit = Visit::begin(door).await;
     visit.upstream().script(Script::new().reasoning("Thinking.").text("so"));
     let first = visit.created(create("one")).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{gateway, simulator};
 
-/// The events of a stream that breaks off, and the stored response, if there is one.
+/// The events of a stream that is cut off, and the stored response, if there is one.
 async fn broken(gateway: &Gateway, input: &str) -> (Vec<Event>, Option<Value>) {
     let mut events = gateway.client.stream(json!({"model": "sim", "input": input, "stream": true})).await;
     assert_eq!(events.status, 200);
@@ -32,7 +32,7 @@ fn assert_ends_in_error(events: &[Event], code: &str) {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_ends_in_an_error_and_is_stored_as_failed() {
+async fn a_cut_off_stream_ends_with_an_error_and_is_stored_as_failed() {
     let scripts = |n| {
         [
             Script::answer("a b c d").cut_after(n),
@@ -55,7 +55,7 @@ async fn a_stream_that_breaks_off_ends_in_an_error_and_is_stored_as_failed() {
 }
 
 #[tokio::test]
-async fn finished_items_of_a_broken_stream_are_kept_and_can_be_continued() {
+async fn finished_items_of_a_cut_off_stream_are_stored_and_can_be_continued() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::new().reasoning("Thinking.").text("a b c d").cut_after(12));
     let (events, stored) = broken(&gateway, "question").await;
@@ -79,7 +79,7 @@ async fn finished_items_of_a_broken_stream_are_kept_and_can_be_continued() {
 }
 
 #[tokio::test]
-async fn an_upstreams_own_error_event_is_passed_on_and_followed_by_the_end() {
+async fn an_upstream_error_event_is_relayed_and_followed_by_response_failed() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::answer("a b").error_event("rate_limit_exceeded", "Slow down."));
     let (events, stored) = broken(&gateway, "question").await;
@@ -89,7 +89,7 @@ async fn an_upstreams_own_error_event_is_passed_on_and_followed_by_the_end() {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_given_up_in_time() {
+async fn a_silent_upstream_times_out() {
     let upstream = simulator().await;
     let limits = "timeouts.idle = \"500ms\"\ntimeouts.first_byte = \"1s\"";
     let gateway = Setup::over(&upstream).config(limits).start().await;
@@ -110,7 +110,7 @@ async fn a_silent_upstream_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_answers_well_is_a_bad_gateway() {
+async fn an_upstream_with_invalid_replies_yields_502() {
     let (upstream, gateway) = gateway().await;
     let scripts = [
         (Script::http(200, "<html>").content_type("text/html"), false),
@@ -141,7 +141,7 @@ async fn an_upstream_that_never_answers_well_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_refuses_what_needs_it_and_leaves_the_upstream_alone() {
+async fn without_the_store_turns_that_need_it_are_rejected_before_the_upstream() {
     let upstream = simulator().await;
     let faults = Faults::default();
     let gateway = Setup::over(&upstream).faults(&faults).start().await;

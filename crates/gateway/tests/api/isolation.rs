@@ -1,4 +1,4 @@
-//! Projects share nothing: to another one, what is there is what was never there.
+//! Projects share nothing: the objects of another project are indistinguishable from unknown ones.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ async fn two_projects() -> (Simulator, Gateway, [Client; 2]) {
     (upstream, gateway, clients)
 }
 
-/// Everything of a reply that a client can tell apart, with the ids that it was asked for taken out.
+/// Everything that a client sees of a reply, with the requested ids removed.
 fn told(reply: &Reply, [response, item]: [&str; 2]) -> (u16, BTreeMap<String, String>, String) {
     let named = |headers: &HeaderMap| {
         let without_date = headers.iter().filter(|(name, _)| *name != "date");
@@ -29,7 +29,7 @@ fn told(reply: &Reply, [response, item]: [&str; 2]) -> (u16, BTreeMap<String, St
     (reply.status.as_u16(), named(&reply.headers), body.replace(response, "RESPONSE").replace(item, "ITEM"))
 }
 
-/// Every way to name a response or an item.
+/// Every way to refer to a response or an item.
 fn requests(response: &str, item: &str) -> Vec<(Method, String, Value)> {
     let path = format!("/v1/responses/{response}");
     let codex = format!("/backend-api/codex/responses/{response}");
@@ -58,11 +58,11 @@ fn requests(response: &str, item: &str) -> Vec<(Method, String, Value)> {
 }
 
 #[tokio::test]
-async fn what_another_project_has_is_answered_like_what_never_was() {
+async fn objects_of_other_projects_are_indistinguishable_from_unknown_ones() {
     let (upstream, _gateway, [one, two]) = two_projects().await;
     let made = one.created(json!({"model": "sim", "input": "mine", "store": true})).await;
     let (response, item) = (made["id"].as_str().unwrap(), made["output"][0]["id"].as_str().unwrap());
-    // Of the same form and time as the real ones.
+    // With the same format and time as the real ones.
     let last = |id: &str, to: &str| format!("{}{to}", &id[..id.len() - 4]);
     let (no_response, no_item) = (last(response, "dead"), last(item, "dead"));
     let before = upstream.counts().requests;
@@ -83,7 +83,7 @@ async fn what_another_project_has_is_answered_like_what_never_was() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_still_being_made_is_nobody_elses() {
+async fn a_running_response_is_invisible_to_other_projects() {
     let (upstream, gateway, [one, two]) = two_projects().await;
     upstream.script(Script::answer("slow").hang_after(1));
     let mut events = one.stream(json!({"model": "sim", "input": "x", "stream": true})).await;

@@ -1,4 +1,4 @@
-//! Keys, as an operator makes and ends them over the admin API.
+//! Keys over the admin API.
 
 use antiphon_testkit::Reply;
 use http::Method;
@@ -12,7 +12,7 @@ async fn create(operator: &Operator, key: impl ToString) -> Reply {
 }
 
 #[tokio::test]
-async fn a_key_is_made_shown_once_and_listed_by_its_prefix() {
+async fn a_new_key_shows_its_secret_once_and_is_listed_by_prefix() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;
     let asked = json!({
@@ -43,7 +43,7 @@ async fn a_key_is_made_shown_once_and_listed_by_its_prefix() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_a_key_is_refused_with_the_parameter_to_blame() {
+async fn an_invalid_key_request_names_the_parameter() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;
     create(&operator, json!({"name": "taken"})).await;
@@ -133,7 +133,7 @@ async fn keys_are_listed_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_there_or_has_ended_is_told() {
+async fn unknown_and_revoked_keys_are_reported() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;
     for name in ["none", "a%20b", "%00", &"x".repeat(3000)] {
@@ -174,7 +174,7 @@ async fn a_key_that_is_not_there_or_has_ended_is_told() {
 }
 
 #[tokio::test]
-async fn nobody_changes_a_key_without_the_admin_token() {
+async fn changing_a_key_requires_the_admin_token() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;
     let secret = operator.key(json!({"name": "one"})).await;

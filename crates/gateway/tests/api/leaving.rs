@@ -1,4 +1,4 @@
-//! Clients that leave before their turn is over.
+//! Clients that leave before their turn has ended.
 
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_testkit::{Gateway, Setup};
@@ -40,7 +40,7 @@ async fn a_stored_turn_is_finished_without_its_client() {
 }
 
 #[tokio::test]
-async fn with_cancel_the_upstream_is_left_at_once_and_the_turn_is_stored_as_cancelled() {
+async fn with_cancel_a_disconnect_stops_the_upstream_and_stores_the_turn_as_cancelled() {
     let (upstream, gateway) = over("turns.on_disconnect = \"cancel\"").await;
     upstream.script(Script::new().reasoning("Thinking.").text("a b c").hang_after(12));
     let body = json!({"model": "sim", "input": "question", "stream": true});
@@ -57,7 +57,7 @@ async fn with_cancel_the_upstream_is_left_at_once_and_the_turn_is_stored_as_canc
 }
 
 #[tokio::test]
-async fn a_turn_goes_on_without_its_client_only_for_a_while() {
+async fn a_turn_without_its_client_has_a_time_limit() {
     let (upstream, gateway) = over("turns.finish_timeout = \"100ms\"").await;
     upstream.script(Script::answer("a b c").hang_after(3));
     let id = leave(&gateway, true).await;

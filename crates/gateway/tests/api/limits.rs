@@ -1,4 +1,4 @@
-//! Limits of keys and projects, through the front door: what is refused, and what clients are told.
+//! Limits of keys and projects, through the front door: which turns are rejected, and what clients see.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::administering::Operator;
 use crate::simulator;
 
-/// A gateway with one key that is under limits.
+/// A gateway with one limited key.
 pub(crate) struct Limited {
     pub(crate) upstream: Simulator,
     pub(crate) gateway: Gateway,
@@ -39,12 +39,12 @@ pub(crate) async fn limited_over(upstream: Simulator, setup: Setup, limits: Valu
 }
 
 impl Limited {
-    /// Used and held, by rule.
+    /// Used and reserved amounts, by rule.
     pub(crate) async fn standing(&self) -> BTreeMap<String, (u64, u64)> {
         standing(&self.gateway, &self.key).await
     }
 
-    /// Once nothing runs.
+    /// Once no turn runs.
     pub(crate) async fn settled(&self) -> BTreeMap<String, (u64, u64)> {
         settled(&self.gateway).await;
         self.standing().await
@@ -57,7 +57,7 @@ pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String,
     counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
 }
 
-/// Waits until nothing runs, and nothing is held.
+/// Waits until no turn runs and nothing is reserved.
 pub(crate) async fn settled(gateway: &Gateway) {
     gateway.idle().await;
     let store = gateway.app.chains.store();
@@ -109,7 +109,7 @@ pub(crate) async fn held_turn(limited: &Limited) -> (Gate, tokio::task::JoinHand
 }
 
 #[tokio::test]
-async fn requests_of_a_minute_are_counted_and_told() {
+async fn requests_per_minute_are_counted_and_reported() {
     let upstream = simulator().await;
     let clock = half_past();
     let setup = Setup::over(&upstream).clock(&clock);
@@ -142,7 +142,7 @@ async fn requests_of_a_minute_are_counted_and_told() {
 }
 
 #[tokio::test]
-async fn tokens_are_held_by_the_estimate_and_counted_by_the_report() {
+async fn tokens_are_reserved_by_estimate_and_settled_by_reported_usage() {
     let limited = limited(json!({"tokens_per_minute": 5_000})).await;
     limited.upstream.script(Script::answer("short").usage(100, 20));
     let body = json!({"model": "sim", "input": "hi", "max_output_tokens": 2_000});
@@ -152,7 +152,7 @@ async fn tokens_are_held_by_the_estimate_and_counted_by_the_report() {
     let remaining: u64 = remaining.parse().unwrap();
     assert!(limit == "5000" && (2_900..3_000).contains(&remaining), "{remaining}");
     assert_eq!(limited.settled().await, of(&[("tokens per minute", 120)]));
-    // More than everything: it runs, as nothing else does.
+    // The estimate exceeds the whole limit: the turn runs, as no other turn does.
     limited.upstream.script(Script::answer("long").usage(1_000, 4_000));
     let large = json!({"model": "sim", "input": "hi", "max_output_tokens": 100_000});
     let reply = limited.client.create(&large).await;
@@ -175,7 +175,7 @@ async fn tokens_are_held_by_the_estimate_and_counted_by_the_report() {
 }
 
 #[tokio::test]
-async fn an_estimate_alone_never_refuses_a_turn_for_good() {
+async fn an_estimate_above_the_limit_does_not_reject_a_turn_for_ever() {
     let limited = limited(json!({"tokens_per_minute": 100})).await;
     limited.upstream.script(Script::answer("short").usage(10, 2));
     limited.client.create(plain(&"word ".repeat(1_000))).await.ok();
@@ -183,7 +183,7 @@ async fn an_estimate_alone_never_refuses_a_turn_for_good() {
 }
 
 #[tokio::test]
-async fn turns_at_the_same_time_are_limited_and_come_back() {
+async fn concurrent_turns_are_limited_and_released() {
     let limited = limited(json!({"concurrent_turns": 2})).await;
     let (first, second) = (held_turn(&limited).await, held_turn(&limited).await);
     let reply = limited.client.create(plain("hi")).await;
@@ -242,7 +242,7 @@ async fn budgets_end_with_their_windows() {
 }
 
 #[tokio::test]
-async fn a_clock_that_goes_back_finds_each_window_as_it_was() {
+async fn a_clock_set_back_finds_windows_unchanged() {
     let upstream = simulator().await;
     let clock = half_past();
     let setup = Setup::over(&upstream).clock(&clock);
@@ -291,7 +291,7 @@ async fn keys_of_a_project_share_its_limits_and_have_their_own() {
 }
 
 #[tokio::test]
-async fn operators_see_how_limits_stand() {
+async fn operators_see_the_state_of_limits() {
     let upstream = simulator().await;
     let setup = Setup::over(&upstream)
         .config("prices = [{ model = \"sim\", input = 1000, output = 2000 }]")
@@ -323,7 +323,7 @@ async fn operators_see_how_limits_stand() {
 }
 
 #[tokio::test]
-async fn limits_of_some_models_leave_the_others_alone() {
+async fn per_model_limits_do_not_affect_other_models() {
     let limited = limited(json!({"per_model": [{"models": ["s?m"], "requests_per_minute": 1}]})).await;
     let other = json!({"model": "gpt-5.4", "input": "hi"});
     limited.client.create(plain("hi")).await.ok();
@@ -336,7 +336,7 @@ async fn limits_of_some_models_leave_the_others_alone() {
 }
 
 #[tokio::test]
-async fn an_upstreams_own_rates_are_not_shown_to_a_limited_key() {
+async fn rate_limit_headers_of_the_upstream_are_hidden_from_limited_keys() {
     let limited = limited(json!({"requests_per_minute": 9})).await;
     let theirs =
         |script: Script| script.header("x-ratelimit-remaining-requests", "4999").header("x-request-id", "u1");
@@ -357,12 +357,12 @@ async fn an_upstreams_own_rates_are_not_shown_to_a_limited_key() {
 }
 
 #[tokio::test]
-async fn a_socket_is_told_in_its_frame() {
+async fn a_socket_gets_rate_limits_in_its_error_frame() {
     let limited = limited(json!({"requests_per_minute": 1})).await;
     let bearer = format!("Bearer {}", limited.secret);
     let headers = [header("authorization", &bearer)];
     let mut socket = Socket::connect(limited.gateway.address(), "/v1/responses", &headers).await.unwrap();
-    // What puts the context in place asks no upstream, and counts nothing.
+    // A warm-up calls no upstream and counts nothing.
     let frame = |generate: bool| json!({"model": "sim", "input": "hi", "store": false, "generate": generate});
     socket.created(frame(false)).await;
     socket.created(frame(true)).await;
@@ -376,7 +376,7 @@ async fn a_socket_is_told_in_its_frame() {
 }
 
 #[tokio::test]
-async fn what_is_no_limit_is_refused_when_a_key_is_made() {
+async fn invalid_limits_of_a_new_key_are_rejected() {
     let limited = limited(json!({})).await;
     let operator = Operator::of(&limited.gateway).await;
     for (limits, code, param) in [

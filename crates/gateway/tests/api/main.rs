@@ -41,7 +41,7 @@ mod usage;
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Gateway, Setup};
 
-/// A gateway over a strict upstream that remembers nothing.
+/// A gateway with a strict upstream that stores nothing.
 async fn gateway() -> (Simulator, Gateway) {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).start().await;

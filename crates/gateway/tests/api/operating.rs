@@ -1,4 +1,4 @@
-//! What operators see: health, metrics, the request log, and a calm shutdown.
+//! What operators see: health, metrics, the request log, and a graceful shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{gateway, simulator};
 
 #[tokio::test]
-async fn health_and_readiness_are_told() {
+async fn health_and_readiness_are_reported() {
     let (_upstream, gateway) = gateway().await;
     assert_eq!(gateway.client.get("/healthz").await.ok()["status"], "ok");
     assert_eq!(gateway.client.get("/readyz").await.ok()["status"], "ready");
@@ -50,7 +50,7 @@ async fn turns_are_counted_and_logged_with_their_usage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_read_twice_at_once_miss_no_account_while_accounts_are_replaced() {
+async fn concurrent_metrics_reads_miss_no_account_while_accounts_are_replaced() {
     let upstream = simulator().await;
     let url = upstream.url();
     let accounts = ["kept", "first", "second"].map(|name| (name, url.as_str()));
@@ -84,10 +84,11 @@ async fn metrics_read_twice_at_once_miss_no_account_while_accounts_are_replaced(
                 let start = format!("antiphon_account_{name}{{account=\"{account}\"");
                 page.lines().filter(|line| line.starts_with(&start)).count()
             };
-            let of = |account| ["in_flight", "state", "cooling_seconds"].map(|name| samples(name, account));
+            let samples_of =
+                |account| ["in_flight", "state", "cooling_seconds"].map(|name| samples(name, account));
             let (whole, none) = ([1, 4, 1], [0, 0, 0]);
-            assert_eq!(of("kept"), whole, "{page}");
-            let others = [of("first"), of("second")];
+            assert_eq!(samples_of("kept"), whole, "{page}");
+            let others = [samples_of("first"), samples_of("second")];
             assert!(others == [whole, none] || others == [none, whole], "{page}");
         }
     }
@@ -108,7 +109,7 @@ async fn a_turn_in_flight_is_finished_before_the_gateway_stops() {
 }
 
 #[tokio::test]
-async fn the_shutdown_limit_cuts_off_what_does_not_end() {
+async fn turns_are_aborted_at_the_shutdown_timeout() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.shutdown = \"200ms\"").start().await;
     upstream.script(Script::answer("a b").hang_after(2));
@@ -119,7 +120,7 @@ async fn the_shutdown_limit_cuts_off_what_does_not_end() {
 }
 
 #[tokio::test]
-async fn a_purge_spares_what_a_running_turn_continues() {
+async fn a_purge_keeps_the_parent_of_a_running_turn() {
     let upstream = simulator().await;
     let clock = Arc::default();
     let config = "store.retention = \"60m\"\nstore.purge_interval = \"20ms\"\ntimeouts.turn = \"30m\"";
@@ -136,7 +137,7 @@ async fn a_purge_spares_what_a_running_turn_continues() {
     let second = json!({"model": "sim", "input": "two", "previous_response_id": first["id"]});
     let second = tokio::spawn(async move { client.created(second).await });
     upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
-    // Now the first one has expired, and the other one has been deleted for longer than a turn may take.
+    // Now the first one has expired, and the other one was deleted longer ago than a turn may take.
     minutes(25);
     let purged = async || gateway.client.metric("antiphon_purged_responses_total").await;
     eventually("a response is purged", async || purged().await > 0).await;
@@ -152,7 +153,7 @@ async fn a_purge_spares_what_a_running_turn_continues() {
 }
 
 #[tokio::test]
-async fn a_list_of_64_turns_at_once_leaves_nothing_behind() {
+async fn sixty_four_concurrent_turns_leak_nothing() {
     let (upstream, gateway) = gateway().await;
     upstream.always(Script::answer("a b c").deltas(3));
     let turns = (0..64).map(|n| {

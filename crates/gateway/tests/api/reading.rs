@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::gateway;
 
 #[tokio::test]
-async fn a_response_reads_back_as_it_was_given() {
+async fn a_stored_response_equals_the_one_returned() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::new().item(r#"{"type":"odd","id":"o_1","n":1.50e+400,"s":"\u00e9"}"#));
     let reply = gateway.client.create(json!({"model": "sim", "input": "x", "metadata": {"k": "v"}})).await;
@@ -20,7 +20,7 @@ async fn a_response_reads_back_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn what_is_deleted_is_hidden_and_still_replayed_by_its_descendants() {
+async fn a_deleted_response_is_hidden_but_still_replayed_by_descendants() {
     let (upstream, gateway) = gateway().await;
     let first = gateway.client.created(json!({"model": "sim", "input": "one"})).await;
     let second = gateway
@@ -53,7 +53,7 @@ async fn what_is_deleted_is_hidden_and_still_replayed_by_its_descendants() {
 }
 
 #[tokio::test]
-async fn cancelling_is_for_background_responses() {
+async fn only_background_responses_can_be_cancelled() {
     let (_upstream, gateway) = gateway().await;
     let id = gateway.client.create(json!({"model": "sim", "input": "x"})).await.ok_id();
     let cancel = async |id: &str| {
@@ -94,7 +94,7 @@ async fn input_items_page_in_both_orders() {
 }
 
 #[tokio::test]
-async fn item_references_are_replaced_by_what_they_name() {
+async fn item_references_are_replaced_by_their_items() {
     let (upstream, gateway) = gateway().await;
     let first = gateway.client.created(json!({"model": "sim", "input": [
         {"role": "user", "content": "no id"}, {"type": "message", "id": "msg_mine", "role": "user", "content": "mine"},

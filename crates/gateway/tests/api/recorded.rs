@@ -1,4 +1,4 @@
-//! Sessions of real clients on sockets, frame by frame, as they were recorded; long texts and tools are shortened.
+//! Recorded sessions of real clients on sockets, frame by frame; long texts and tools are shortened.
 
 use std::collections::HashMap;
 
@@ -15,19 +15,19 @@ struct Session {
     steps: Vec<Step>,
 }
 
-/// A frame of the client, and what it was answered.
+/// A frame of the client, and the reply to it.
 #[derive(Deserialize)]
 struct Step {
-    /// Which of the session's sockets it came on.
+    /// The session's socket that it came on.
     socket: usize,
     frame: Value,
     /// The recorded response.
     id: Option<String>,
     /// The first and the last event.
     events: Vec<String>,
-    /// What the model said.
+    /// The model's text.
     items: Vec<Value>,
-    /// The code of the error in its place.
+    /// The code of the error, if there was one instead.
     error: Option<String>,
 }
 
@@ -35,7 +35,7 @@ fn sessions() -> Vec<Session> {
     serde_json::from_str(include_str!("recorded/sessions.json")).unwrap()
 }
 
-/// Encrypted content that this upstream can read, in the place of the recorded one.
+/// Encrypted content that this upstream can read, instead of the recorded one.
 fn readable(value: &Value, upstream: &Simulator) -> Value {
     match value {
         Value::Object(members) => {
@@ -88,7 +88,7 @@ fn ends(events: &[String]) -> [Option<&str>; 2] {
 }
 
 #[tokio::test]
-async fn recorded_sessions_go_as_they_went_over_either_kind_of_upstream() {
+async fn recorded_sessions_replay_identically_over_both_kinds_of_upstream() {
     for transport in ["http", "websocket"] {
         for session in sessions() {
             let upstream = simulator().await;

@@ -1,4 +1,4 @@
-//! Fidelity: any chain of any items is replayed byte for byte, the dropped output ids apart.
+//! Fidelity: any chain of any items is replayed byte for byte, except for dropped output ids.
 
 use antiphon_protocol::item::id_span;
 use antiphon_protocol::json;
@@ -14,7 +14,7 @@ fn item(id: Option<String>, content: &str) -> String {
     }
 }
 
-/// JSON texts that a decoder and encoder would not give back as they are.
+/// JSON texts that decoding and encoding would change.
 fn content() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("1.50e+400".to_owned()),

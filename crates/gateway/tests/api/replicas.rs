@@ -1,4 +1,4 @@
-//! Several gateways over one PostgreSQL database, and what happens when that goes away.
+//! Several gateways over one PostgreSQL database, and failures of that database.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ fn turn(input: &str, parent: &Value) -> Value {
     json!({"model": "sim", "input": input, "previous_response_id": parent})
 }
 
-/// Asks until the reply has this status.
+/// Repeats the request until the reply has this status.
 async fn until(gateway: &Gateway, body: &Value, status: u16) {
     let what = format!("status {status}");
     eventually(&what, async || gateway.client.create(body).await.status == status).await;
 }
 
-/// Waits until connections to read and to write are back: each comes by itself.
+/// Waits until the connections for reads and for writes are back: they are reopened independently.
 async fn ready(gateway: &Gateway) {
     eventually("the gateway is ready", async || gateway.client.get("/readyz").await.status == 200).await;
 }
@@ -47,7 +47,7 @@ async fn the_turns_of_a_chain_alternate_between_replicas() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn children_of_one_parent_may_come_on_both_replicas_at_once() {
+async fn both_replicas_can_continue_one_parent_concurrently() {
     let (_upstream, replicas) = two_replicas().await;
     let parent = replicas[0].client.created(turn("root", &Value::Null)).await["id"].clone();
     let children = (0..20).map(|n| {
@@ -64,7 +64,7 @@ async fn children_of_one_parent_may_come_on_both_replicas_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_replica_deletes_can_soon_not_be_continued_on_the_other() {
+async fn a_deletion_on_one_replica_soon_applies_on_the_other() {
     let (_upstream, [one, two]) = two_replicas().await;
     let first = two.client.created(turn("one", &Value::Null)).await["id"].clone();
     let second = two.client.created(turn("two", &first)).await["id"].clone();
@@ -74,13 +74,13 @@ async fn what_one_replica_deletes_can_soon_not_be_continued_on_the_other() {
     one.client.delete(&path).await.ok();
     assert_eq!(two.client.get(&path).await.status, 404, "reading goes to the database");
     until(&two, &body, 400).await;
-    // For good, and what came before it is still there.
+    // The deletion lasts, and earlier responses are still there.
     assert_eq!(two.client.create(&body).await.status, 400);
     two.client.created(turn("fork", &first)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_down_at_the_start_is_waited_for() {
+async fn a_gateway_starts_without_its_database_and_waits_for_it() {
     let upstream = simulator().await;
     let mut server =
         tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::default())).await.unwrap();
@@ -152,18 +152,18 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
     assert!(acknowledged.len() > 8);
 }
 
-/// A limit on the size of files that ends within a page: what does not fit is written in part, as on a full disk.
+/// A limit on file sizes that ends within a page: the last write is partial, as on a full disk.
 const FULL: u64 = (20 << 20) + 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_whose_disk_is_full_refuses_turns_until_there_is_room() {
+async fn a_full_database_disk_rejects_turns_until_space_is_freed() {
     let upstream = simulator().await;
     // The codes of errors are in the server's log.
     let options =
         PostgresOptions { conf: "log_error_verbosity = verbose".to_owned(), ..PostgresOptions::default() };
     let server = tokio::task::spawn_blocking(|| Postgres::start(options)).await.unwrap();
     let url = server.create_database("full").await;
-    // Without a cache what is read comes from the database.
+    // Without a cache, all reads go to the database.
     let gateway = Setup::over(&upstream).config("store.cache = 0").database_url(&url).start().await;
     server.limit_files(Some(FULL));
     // It does not compress.
@@ -210,12 +210,12 @@ async fn a_database_whose_disk_is_full_refuses_turns_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_gateway_that_runs_goes_on_while_a_newer_schema_comes() {
+async fn a_running_older_gateway_keeps_working_during_a_newer_migration() {
     let upstream = simulator().await;
     let url = Postgres::shared_database().await;
     let gateway = Setup::over(&upstream).database_url(&url).start().await;
     let first = gateway.client.created(turn("before", &Value::Null)).await;
-    // What the next release may do: add, and take nothing away.
+    // A next release may add to the schema, and remove nothing.
     let next = "ALTER TABLE responses ADD COLUMN later bigint; CREATE TABLE later (n bigint); \
                 INSERT INTO antiphon_schema (version, name, checksum) VALUES (1000, 'later', '00')";
     Postgres::shared().execute(url.rsplit('/').next().unwrap(), next).await;

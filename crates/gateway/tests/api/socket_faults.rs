@@ -1,4 +1,4 @@
-//! WebSocket mode when something goes wrong: clients that vanish or stop reading, stores that fail, shutdowns, bad frames.
+//! WebSocket mode when something goes wrong: lost or stalled clients, store failures, shutdowns, bad frames.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn none_open(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_at_any_event_leaves_nothing_behind() {
+async fn a_client_lost_at_any_event_leaks_nothing() {
     let (upstream, gateway) = gateway().await;
     let events = {
         let mut socket = gateway.socket().await;
@@ -87,7 +87,7 @@ async fn with_cancel_a_stored_turn_is_not_finished_without_its_client() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_stops_its_upstream_and_is_then_given_up() {
+async fn a_client_that_stops_reading_slows_its_upstream_and_is_then_disconnected() {
     let (upstream, gateway) = over("timeouts.write_stall = \"1s\"").await;
     for (rows, store) in [(1, false), (2, true)] {
         upstream.script(flood());
@@ -105,7 +105,7 @@ async fn a_client_that_stops_reading_stops_its_upstream_and_is_then_given_up() {
 }
 
 #[tokio::test]
-async fn a_lane_that_floods_does_not_starve_the_others() {
+async fn a_flooded_lane_does_not_starve_others() {
     let (upstream, gateway) = gateway().await;
     upstream.script(flood());
     let mut socket = gateway.socket().await;
@@ -126,7 +126,7 @@ async fn a_lane_that_floods_does_not_starve_the_others() {
 }
 
 #[tokio::test]
-async fn sixteen_turns_run_at_once_and_more_wait() {
+async fn sixteen_turns_run_concurrently_and_further_ones_wait() {
     let (upstream, gateway) = gateway().await;
     let mut gates = Vec::new();
     for _ in 0..16 {
@@ -140,7 +140,7 @@ async fn sixteen_turns_run_at_once_and_more_wait() {
         socket.create(json!({"model": "sim", "input": "x", "store": false, "stream_id": lane})).await;
     }
     upstream.wait_until(|upstream| upstream.in_flight() == 16).await;
-    // Pings are answered meanwhile.
+    // Pings get their pongs in the meantime.
     socket.send_message(Message::Ping("are you there?".into())).await;
     let pong = socket.message().await;
     assert_eq!(pong, Some(Message::Pong("are you there?".into())));
@@ -153,7 +153,7 @@ async fn sixteen_turns_run_at_once_and_more_wait() {
 }
 
 #[tokio::test]
-async fn frames_beyond_those_that_may_wait_are_read_later_and_none_is_lost() {
+async fn frames_beyond_the_queue_are_read_later_without_loss() {
     let (upstream, gateway) = gateway().await;
     let (script, gate) = Script::answer("x").gated();
     upstream.script(script);
@@ -172,7 +172,7 @@ async fn frames_beyond_those_that_may_wait_are_read_later_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn in_a_shutdown_idle_sockets_go_at_once_and_turns_are_finished_first() {
+async fn a_shutdown_closes_idle_sockets_and_finishes_running_turns_first() {
     let (upstream, gateway) = gateway().await;
     let (mut idle, mut busy) = (gateway.socket().await, gateway.socket().await);
     idle.created(create("x", false)).await;
@@ -197,7 +197,7 @@ async fn in_a_shutdown_idle_sockets_go_at_once_and_turns_are_finished_first() {
 #[tokio::test]
 async fn an_idle_socket_does_not_hold_up_the_shutdown() {
     let (_upstream, gateway) = gateway().await;
-    // One answers the closing frame, one does not.
+    // One client replies to the close frame, the other does not.
     let (mut idle, _silent) = (gateway.socket().await, gateway.socket().await);
     let reading = tokio::spawn(async move { idle.next().await });
     let begun = Instant::now();
@@ -207,7 +207,7 @@ async fn an_idle_socket_does_not_hold_up_the_shutdown() {
 }
 
 #[tokio::test]
-async fn an_old_socket_finishes_its_turns_and_says_why_it_closes() {
+async fn a_socket_at_its_maximum_age_finishes_turns_and_closes_with_a_reason() {
     let (upstream, gateway) = over("sockets.max_age = \"300ms\"").await;
     let (script, gate) = Script::answer("to the end").gated_after(1);
     upstream.script(script);
@@ -232,7 +232,7 @@ async fn a_silent_socket_is_pinged() {
 }
 
 #[tokio::test]
-async fn a_client_that_pings_and_does_not_read_is_not_answered_for_ever() {
+async fn a_client_that_pings_without_reading_is_bounded() {
     let (_upstream, gateway) = over("timeouts.write_stall = \"1s\"").await;
     let mut socket = Socket::connect_narrow(gateway.address()).await;
     let ping = [&[0x89, 0xfd, 0, 0, 0, 0][..], &[b'x'; 125]].concat().repeat(1_000);
@@ -248,7 +248,7 @@ async fn a_client_that_pings_and_does_not_read_is_not_answered_for_ever() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_told_and_what_is_not_stored_needs_none() {
+async fn a_store_failure_is_reported_and_unstored_turns_still_work() {
     let upstream = simulator().await;
     let faults = Faults::default();
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
@@ -278,7 +278,7 @@ async fn a_store_that_fails_is_told_and_what_is_not_stored_needs_none() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_ends_in_an_error_and_is_retried_from_where_it_was() {
+async fn a_cut_off_stream_ends_with_an_error_and_can_be_retried() {
     let (upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     let parent = socket.created(create("one", false)).await;
@@ -312,7 +312,7 @@ async fn messages_of_any_size_and_in_any_pieces_are_read() {
     let text =
         json!({"type": "response.create", "model": "sim", "input": "é".repeat(50_000), "store": false})
             .to_string();
-    // Cut wherever it comes, in the middle of a letter too, with a ping between.
+    // Cut at any byte, even within a character, with a ping in between.
     for piece in [1_001, 50_000] {
         socket.send_fragments(text.as_bytes(), piece).await;
         assert_eq!(socket.turn().await.last().unwrap()["type"], "response.completed");
@@ -320,7 +320,7 @@ async fn messages_of_any_size_and_in_any_pieces_are_read() {
 }
 
 #[tokio::test]
-async fn a_message_that_can_not_be_read_closes_the_socket_with_its_reason() {
+async fn an_unreadable_message_closes_the_socket_with_a_reason() {
     let (_upstream, gateway) = over("limits.max_body = \"1MiB\"\ntimeouts.body_read = \"300ms\"").await;
     let mut socket = gateway.socket().await;
     socket.send("x".repeat(1_100_000)).await;
@@ -368,7 +368,7 @@ async fn messages_wait_for_the_memory_that_they_share_with_bodies() {
 }
 
 #[tokio::test]
-async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
+async fn a_graceful_close_is_counted_by_its_code() {
     let (_upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     socket.created(json!({"model": "sim", "input": "x", "stream_id": "a"})).await;
@@ -380,7 +380,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
     socket.stream.close(None).await.unwrap();
     assert!(!matches!(socket.next().await, Came::Frame(_)));
     none_open(&gateway).await;
-    // The upgrade is answered before the socket is counted.
+    // The reply to the handshake is sent before the socket is counted.
     let gone = gateway.socket().await;
     eventually("the socket is counted", async || open_sockets(&gateway).await == 1).await;
     drop(gone);
@@ -400,7 +400,7 @@ async fn a_client_may_close_in_good_order_and_its_code_is_counted() {
 }
 
 #[tokio::test]
-async fn what_comes_right_behind_the_handshake_is_read() {
+async fn frames_sent_with_the_handshake_are_read() {
     let (_upstream, gateway) = gateway().await;
     let mut stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
     let text = r#"{"type":"response.processed"}{"#;

@@ -36,7 +36,7 @@ fn asked(upstream: &antiphon_simulator::upstream::Simulator) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_turn_has_the_events_of_a_stream_one_a_frame() {
+async fn a_socket_turn_sends_one_event_per_frame() {
     let (upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     socket.create(create("hi")).await;
@@ -52,7 +52,7 @@ async fn a_turn_has_the_events_of_a_stream_one_a_frame() {
 }
 
 #[tokio::test]
-async fn both_addresses_speak_it_and_other_requests_are_answered_as_before() {
+async fn both_paths_accept_sockets_and_other_requests_are_unaffected() {
     let (_upstream, gateway) = gateway().await;
     for path in ["/v1/responses", "/v1/responses/", "/backend-api/codex/responses"] {
         let mut socket = Socket::connect(gateway.address(), path, &[]).await.unwrap();
@@ -65,7 +65,7 @@ async fn both_addresses_speak_it_and_other_requests_are_answered_as_before() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_wrong_or_not_wanted_is_refused() {
+async fn invalid_and_disabled_handshakes_are_rejected() {
     let (_upstream, gateway) = gateway().await;
     let upgrade = [header("connection", "upgrade"), header("upgrade", "websocket")];
     let reply = gateway.client.request(Method::GET, "/v1/responses", &upgrade, "").await;
@@ -86,7 +86,7 @@ async fn a_handshake_that_is_wrong_or_not_wanted_is_refused() {
 }
 
 #[tokio::test]
-async fn events_pass_byte_for_byte_and_get_their_lane_in_front() {
+async fn events_are_relayed_byte_for_byte_with_their_lane_prepended() {
     let (upstream, gateway) = gateway().await;
     let odd = "event: response.brand_new\r\ndata: {\"n\":1.50e+400,\"s\":\"\\u00e9\"}\r\n\r\n: a comment\n\ndata: [DONE]\n\n";
     for chunk in [1, 7, 1 << 20] {
@@ -112,7 +112,7 @@ async fn events_pass_byte_for_byte_and_get_their_lane_in_front() {
 }
 
 #[tokio::test]
-async fn a_chain_goes_on_over_any_transport() {
+async fn a_chain_continues_over_any_transport() {
     let (upstream, gateway) = gateway().await;
     let first = gateway.client.created(json!({"model": "sim", "input": "one"})).await;
     let mut socket = gateway.socket().await;
@@ -130,7 +130,7 @@ async fn a_chain_goes_on_over_any_transport() {
 }
 
 #[tokio::test]
-async fn a_socket_remembers_what_is_not_stored_and_nobody_else_does() {
+async fn only_its_socket_remembers_an_unstored_response() {
     let (upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     let first = socket.created(unstored("one")).await;
@@ -144,14 +144,14 @@ async fn a_socket_remembers_what_is_not_stored_and_nobody_else_does() {
     assert_eq!(other.refused(after(create("x"), &third)).await, not_found);
     assert_eq!(gateway.client.create(after(create("x"), &third)).await.status, 400);
     assert_eq!(socket.refused(after(unstored("x"), &second)).await, not_found, "it is not the latest");
-    // A stored response never stands on one that isn't.
+    // A stored response cannot continue one that is not stored.
     assert_eq!(socket.refused(after(create("x"), &third)).await, not_found);
     let id = third["id"].as_str().unwrap();
     assert_eq!(gateway.client.get(&format!("/v1/responses/{id}")).await.status, 404);
 }
 
 #[tokio::test]
-async fn without_storing_only_what_the_socket_made_is_continued() {
+async fn unstored_responses_can_be_continued_only_on_their_socket() {
     let (_upstream, gateway) = gateway().await;
     let elsewhere = gateway.client.created(json!({"model": "sim", "input": "one"})).await;
     let mut socket = gateway.socket().await;
@@ -166,7 +166,7 @@ async fn without_storing_only_what_the_socket_made_is_continued() {
 }
 
 #[tokio::test]
-async fn a_warm_up_asks_no_upstream_and_is_continued() {
+async fn a_warm_up_calls_no_upstream_and_can_be_continued() {
     let (upstream, gateway) = gateway().await;
     for store in [false, true] {
         let mut socket = gateway.socket().await;
@@ -261,7 +261,7 @@ async fn lanes_run_side_by_side_and_each_one_in_order() {
 }
 
 #[tokio::test]
-async fn a_new_lane_goes_on_where_another_one_is() {
+async fn a_new_lane_can_continue_another_lane() {
     let (upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     let trunk = socket.created(unstored("trunk")).await;
@@ -275,7 +275,7 @@ async fn a_new_lane_goes_on_where_another_one_is() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_continued_is_forgotten_by_its_lane_alone() {
+async fn a_failed_continuation_is_forgotten_only_by_its_lane() {
     let (upstream, gateway) = gateway().await;
     let refusal = r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"c"}}"#;
     let mut socket = gateway.socket().await;
@@ -293,7 +293,7 @@ async fn what_could_not_be_continued_is_forgotten_by_its_lane_alone() {
 }
 
 #[tokio::test]
-async fn a_connection_has_so_many_lanes_and_no_more() {
+async fn lanes_of_a_connection_are_limited() {
     let (_upstream, gateway) = gateway().await;
     let mut socket = gateway.socket().await;
     socket.created(unstored("the lane without a name does not count")).await;
@@ -338,7 +338,7 @@ async fn headers_of_the_handshake_go_upstream_with_each_turn() {
 }
 
 #[tokio::test]
-async fn what_codex_reads_from_headers_comes_as_events() {
+async fn headers_that_codex_reads_become_events() {
     let (upstream, gateway) = gateway().await;
     upstream.script(
         Script::answer("x")
@@ -373,7 +373,7 @@ async fn a_chain_that_only_the_socket_remembers_keeps_its_upstreams_socket() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_keeps_responses_is_not_asked_for_what_it_did_not_keep() {
+async fn a_native_upstream_is_not_asked_for_responses_it_did_not_store() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).account(0, "state = \"native\"").start().await;
     let mut socket = gateway.socket().await;
@@ -383,7 +383,7 @@ async fn an_upstream_that_keeps_responses_is_not_asked_for_what_it_did_not_keep(
 }
 
 #[tokio::test]
-async fn memory_that_is_used_up_costs_only_the_continuation() {
+async fn exhausted_socket_memory_prevents_only_continuation() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("sockets.memory = \"8KiB\"").start().await;
     let mut socket = gateway.socket().await;

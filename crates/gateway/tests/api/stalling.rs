@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::simulator;
 
-/// Starts a flood that nobody reads, with a short limit.
+/// Starts a large stream that nobody reads, with a short limit.
 async fn stalled(store: bool, config: &str) -> (Simulator, Gateway, Events) {
     let upstream = simulator().await;
     let config = format!("timeouts.write_stall = \"1s\"\n{config}");
@@ -24,7 +24,7 @@ async fn outcome(gateway: &Gateway) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_stops_its_upstream_and_is_then_given_up() {
+async fn a_client_that_stops_reading_slows_its_upstream_and_is_then_disconnected() {
     let (upstream, gateway, mut events) = stalled(false, "").await;
     upstream.wait_until(|upstream| upstream.in_flight() == 0).await;
     assert_eq!(upstream.aborted(), 1, "the gateway took in everything that the client did not take");

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{gateway, simulator};
 
 #[tokio::test]
-async fn one_id_stands_in_every_event_in_get_and_in_the_chain() {
+async fn the_events_the_stored_response_and_the_chain_have_one_id() {
     let (upstream, gateway) = gateway().await;
     let mut events = gateway.client.stream(json!({"model": "sim", "input": "hi", "stream": true})).await;
     assert!(events.headers["content-type"].to_str().unwrap().starts_with("text/event-stream"));
@@ -30,7 +30,7 @@ async fn one_id_stands_in_every_event_in_get_and_in_the_chain() {
 }
 
 #[tokio::test]
-async fn events_without_a_response_pass_byte_for_byte() {
+async fn events_without_a_response_are_relayed_byte_for_byte() {
     for chunk in [1, 7, 64, 1 << 20] {
         let (upstream, gateway) = gateway().await;
         let odd = "event: response.brand_new\r\ndata: {\"n\":1.50e+400,\r\ndata: \"s\":\"\\u00e9\"}\r\nid: 7\r\n\r\n: a comment\n\ndata: {\"type\":\"unnamed\"}\n\n";
@@ -44,7 +44,7 @@ async fn events_without_a_response_pass_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_silent_stream_is_kept_alive_by_comments_between_its_events() {
+async fn a_silent_stream_gets_keep_alive_comments_between_events() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.keep_alive = \"30ms\"").start().await;
     upstream.script(Script::answer("a b").delay_events(Duration::from_millis(100)));
@@ -58,7 +58,7 @@ async fn a_silent_stream_is_kept_alive_by_comments_between_its_events() {
 }
 
 #[tokio::test]
-async fn any_line_ends_of_the_upstream_will_do() {
+async fn all_line_endings_of_the_upstream_are_accepted() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::answer("a b c").crlf().writes_of(5));
     let mut events = gateway.client.stream(json!({"model": "sim", "input": "hi", "stream": true})).await;
@@ -79,7 +79,7 @@ async fn the_turn_is_durable_before_its_terminal_event_is_seen() {
 }
 
 #[tokio::test]
-async fn items_are_stored_also_if_the_last_event_leaves_them_out() {
+async fn items_missing_from_the_terminal_event_are_stored() {
     let (upstream, gateway) = gateway().await;
     let item = r#"{"type":"message","id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"remembered","annotations":[]}]}"#;
     upstream.script(Script::stream_bytes(format!(
@@ -105,7 +105,7 @@ async fn nothing_is_sent_after_the_terminal_event() {
 }
 
 #[tokio::test]
-async fn a_refusal_before_the_first_event_is_an_http_error() {
+async fn an_upstream_error_before_the_first_event_is_an_http_error() {
     let (upstream, gateway) = gateway().await;
     let body =
         r#"{"error":{"message":"no","type":"invalid_request_error","param":"tools","code":"bad_tools"}}"#;

@@ -1,4 +1,4 @@
-//! GET /api/usage: who used what, as an operator's tools ask for it.
+//! GET /api/usage: reports for an operator's tools.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::simulator;
 /// For a million tokens: a dollar, ten cents if cached, and four dollars.
 const PRICES: &str = "prices = [{ model = \"sim*\", input = 1, cached_input = 0.1, output = 4 }]";
 
-/// The job that rolls usage up, run by hand.
+/// The job that rolls usage up, called by the test.
 fn rollup(gateway: &Gateway) -> Rollup {
     let rules = RollupRules {
-        longest_turn: gateway.app.rules.turn,
+        longest_turn: gateway.app.settings.turn_timeout,
         hour_retention: Some(Duration::from_hours(90 * 24)),
         day_retention: Some(Duration::from_hours(400 * 24)),
     };
@@ -56,7 +56,7 @@ impl Operator {
         self.ask(query).await.ok()["data"].as_array().unwrap().clone()
     }
 
-    /// All turns together, once there are so many: rows of turns that store nothing come a little later.
+    /// The total, once this many turns are counted: rows of unstored turns are written a little later.
     async fn total(&self, turns: i64) -> Value {
         eventually(&format!("{turns} turns are counted"), async || {
             self.groups("").await.pop().filter(|total| total["turns"] == turns)
@@ -77,7 +77,7 @@ fn figures(group: &Value) -> [i64; 6] {
 }
 
 #[tokio::test]
-async fn every_turn_is_counted_with_what_it_came_to_and_cost() {
+async fn every_turn_is_counted_with_its_outcome_tokens_and_cost() {
     let (upstream, gateway) = over("turns.on_disconnect = \"cancel\"").await;
     let operator = Operator::of(gateway).await;
     let client = &operator.gateway.client;
@@ -137,7 +137,7 @@ async fn compacting_and_counting_are_counted_too() {
 }
 
 #[tokio::test]
-async fn a_model_without_a_price_is_counted_and_shows() {
+async fn turns_without_a_price_are_counted_as_unpriced() {
     let (upstream, gateway) = over("").await;
     let operator = Operator::of(gateway).await;
     let client = &operator.gateway.client;
@@ -156,7 +156,7 @@ async fn a_model_without_a_price_is_counted_and_shows() {
 }
 
 #[tokio::test]
-async fn usage_comes_in_groups_pages_and_as_csv() {
+async fn usage_is_grouped_paged_and_exported_as_csv() {
     let (upstream, gateway) = over("").await;
     let operator = Operator::of(gateway).await;
     for model in ["sim-a", "sim-b", "sim-c"] {
@@ -206,9 +206,9 @@ async fn usage_comes_in_groups_pages_and_as_csv() {
     assert_eq!(reply.refusal(), (401, Some("invalid_admin_token".into()), None));
 }
 
-/// Rows are summed up and then leave the log; a restart comes between.
+/// Rows are rolled up and then purged from the log, with a restart in between.
 #[tokio::test]
-async fn what_was_used_stays_known_when_rows_have_left_the_log() {
+async fn usage_survives_the_purge_of_the_request_log() {
     let clock = Arc::new(ManualClock::default());
     let upstream = simulator().await;
     let config = "usage.raw_retention = \"2d\"\nstore.purge_interval = \"20ms\"";
@@ -243,13 +243,13 @@ async fn what_was_used_stays_known_when_rows_have_left_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_sum_up_at_the_same_time_and_count_once() {
+async fn replicas_that_aggregate_concurrently_count_once() {
     let clock = Arc::new(ManualClock::default());
     let upstream = simulator().await;
     let url = Postgres::shared_database().await;
     let setup = Setup::over(&upstream).config(PRICES).clock(&clock).database_url(&url);
     let first = Operator::of(setup.start().await).await;
-    // Another token would end the first one's.
+    // A new token would end the first one.
     let second = Operator { gateway: first.gateway.setup.clone().start().await, token: first.token.clone() };
     let replicas = [&first.gateway, &second.gateway];
     let mut rollups = replicas.map(rollup);

@@ -32,17 +32,17 @@ async fn the_openai_python_sdk_works() {
     assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Requests of every kind that the admin API's own description allows, and of many that it does not: none may be answered
-/// otherwise than it says, and none be the server's fault.
+/// Requests of every kind that the OpenAPI document allows, and many that it does not. Each reply must match the document,
+/// and none may be a server error.
 #[tokio::test]
-async fn the_admin_api_keeps_to_its_own_description() {
+async fn the_admin_api_matches_its_openapi_document() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream);
     let gateway = Process::start(binary(), &setup).await;
     let dir = setup.database().parent().unwrap().to_owned();
     let (code, token, error) = antiphon(&dir, &["--config", "process.toml", "admin", "token"], &[]).await;
     assert_eq!(code, 0, "{error}");
-    // Who sends nothing that lets it in is refused as 401 and, sooner or later, as 429: that is another test's.
+    // Requests without the token get 401 and eventually 429, which another test covers.
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                   response_schema_conformance,negative_data_rejection,unsupported_method,allow_header_conformance,\
                   use_after_free,ensure_resource_availability";
@@ -85,7 +85,7 @@ fn codex_over(home: &TempDir, gateway: &Process, sockets: bool, arguments: &[&st
     command
 }
 
-/// The tool's answer, as the last item of the upstream's last request.
+/// The tool's output: the last item of the upstream's last request.
 fn tool_answer(upstream: &Simulator) -> String {
     let input = upstream.last_request().unwrap().input();
     let answer = input.last().unwrap();
@@ -109,9 +109,9 @@ async fn codex_cli_works_through_a_tool_call_over_http() {
     assert_eq!(last.header("authorization"), None);
 }
 
-/// The second account can't read the reasoning that the first one's upstream has encrypted.
+/// The second account cannot read the reasoning that the first one's upstream has encrypted.
 #[tokio::test]
-async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answer() {
+async fn codex_cli_works_through_a_failover_between_a_tool_call_and_its_output() {
     let upstream = async |boundary: &str| {
         Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
     };
@@ -141,10 +141,10 @@ async fn codex_cli_works_through_a_failover_between_its_call_and_the_tools_answe
     let input = other.last_request().unwrap().input();
     assert!(input.iter().all(|item| item["encrypted_content"].is_null()), "{input:#?}");
     assert!(input.iter().any(|item| item["content"] == "Thinking it over."), "{input:#?}");
-    assert_eq!(other.counts().requests, 2, "once with what it can't read, and once without");
+    assert_eq!(other.counts().requests, 2, "once with the items that it cannot read, and once without");
 }
 
-/// Two lanes at once, an error that leaves the socket open, and chains that go on over either transport.
+/// Two lanes at once, an error that leaves the socket open, and chains that continue over either transport.
 #[tokio::test]
 async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() {
     for transport in ["http", "websocket"] {
@@ -171,15 +171,15 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
     }
 }
 
-/// How many turns a gateway has had on sockets, and how many over HTTP.
+/// How many turns a gateway has served on sockets, and how many over HTTP.
 async fn turns(gateway: &Process) -> (u64, u64) {
     let text = gateway.client.metrics().await;
-    let of = |transport: &str| -> u64 {
+    let turns_over = |transport: &str| -> u64 {
         let start = format!("antiphon_turns_total{{transport=\"{transport}\"");
         let lines = text.lines().filter(|line| line.starts_with(&start));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     };
-    (of("websocket"), of("sse") + of("http"))
+    (turns_over("websocket"), turns_over("sse") + turns_over("http"))
 }
 
 async fn succeeds(mut command: Command) -> String {
@@ -198,7 +198,7 @@ async fn codex_cli_works_through_a_tool_call_over_a_socket_and_resumes_after_a_r
     let home = TempDir::new().unwrap();
     let shown = succeeds(codex_over(&home, &gateway, true, &["Please TOOLCALL now"])).await;
     assert!(tool_answer(&upstream).contains("tool-ran-ok"), "{shown}");
-    // The warm-up is answered here, so the upstream sees the call and its answer alone.
+    // The gateway serves the warm-up itself: the upstream sees only the call and its output.
     assert_eq!((upstream.counts().requests, turns(&gateway).await), (2, (3, 0)), "{shown}");
     let last = upstream.last_request().unwrap();
     assert!(last.header("session-id").is_some() && last.header("x-codex-window-id").is_some());
@@ -212,7 +212,7 @@ async fn codex_cli_works_through_a_tool_call_over_a_socket_and_resumes_after_a_r
     assert_eq!(turns(&gateway).await.1, 0);
 }
 
-/// Only what is new goes upstream, until the upstream's socket is cut; then everything.
+/// Only new items go upstream, until the upstream's socket is cut; then the whole chain.
 #[tokio::test]
 async fn codex_cli_works_over_sockets_on_both_sides_and_through_a_cut() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
@@ -234,9 +234,9 @@ async fn codex_cli_works_over_sockets_on_both_sides_and_through_a_cut() {
     assert_eq!(turns(&gateway).await.1, 0);
 }
 
-/// Over HTTP it would be a header of the reply, and of the next request.
+/// Over HTTP, the turn state is a header of the reply and of the next request.
 #[tokio::test]
-async fn codex_cli_brings_the_state_of_a_turn_back_over_a_socket() {
+async fn codex_cli_returns_the_turn_state_over_a_socket() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     upstream.script(
         Script::call("exec_command", r#"{"cmd":"echo tool-ran-ok"}"#).header("x-codex-turn-state", "s-1"),
@@ -251,7 +251,7 @@ async fn codex_cli_brings_the_state_of_a_turn_back_over_a_socket() {
 }
 
 #[tokio::test]
-async fn codex_cli_goes_on_after_an_upstream_that_breaks_off_and_a_limit() {
+async fn codex_cli_continues_after_a_cut_off_stream_and_a_rate_limit() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let limited =
         r#"{"error":{"message":"m","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}"#;
@@ -266,7 +266,7 @@ async fn codex_cli_goes_on_after_an_upstream_that_breaks_off_and_a_limit() {
 }
 
 #[tokio::test]
-async fn codex_cli_uses_http_where_sockets_are_switched_off() {
+async fn codex_cli_falls_back_to_http_when_sockets_are_disabled() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream).config("sockets.enabled = false");
     let gateway = Process::start(binary(), &setup).await;

@@ -1,4 +1,4 @@
-//! The command line: exit codes, what it prints, and that it never prints a secret.
+//! The command line: its exit codes and output, which never contains a secret.
 
 use std::path::Path;
 use std::process::Output;
@@ -31,7 +31,7 @@ pub(crate) async fn antiphon(
 }
 
 #[tokio::test]
-async fn wrong_usage_is_2_and_failure_is_1() {
+async fn wrong_usage_exits_with_2_and_failure_with_1() {
     let dir = TempDir::new().unwrap();
     assert_eq!(antiphon(dir.path(), &["frobnicate"], &[]).await.0, 2);
     assert_eq!(antiphon(dir.path(), &["serve", "--listen", "nowhere"], &[]).await.0, 2);
@@ -42,7 +42,7 @@ async fn wrong_usage_is_2_and_failure_is_1() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_named_with_what_is_allowed() {
+async fn an_unknown_configuration_key_is_reported_with_the_allowed_keys() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("antiphon.toml"), "[store]\nretension = \"30d\"\n").unwrap();
     let (code, _, error) = antiphon(dir.path(), &["config", "check"], &[]).await;
@@ -64,7 +64,7 @@ async fn the_configuration_is_shown_without_its_secrets() {
 }
 
 #[tokio::test]
-async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
+async fn accounts_are_listed_and_tested_without_showing_secrets() {
     let keyed = |key: &str| Options { api_key: Some(key.to_owned()), ..Options::default() };
     let right = Simulator::bind(keyed("sk-right")).await.unwrap();
     let wrong = Simulator::bind(keyed("sk-other")).await.unwrap();
@@ -90,8 +90,7 @@ async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
     assert!(error.contains("1 of 2"), "{error}");
     let (code, shown, _) = antiphon(dir.path(), &["accounts", "show", "good"], &environment).await;
     assert!(code == 0 && shown.contains("state            ready") && !shown.contains("sk-"), "{shown}");
-    for (action, told, state) in [("pause", "good is paused", "paused"), ("resume", "good is back", "ready")]
-    {
+    for (action, told, state) in [("pause", "good: paused", "paused"), ("resume", "good: ready", "ready")] {
         let (code, shown, error) = antiphon(dir.path(), &["accounts", action, "good"], &environment).await;
         assert!(code == 0 && shown.contains(told), "{shown} {error}");
         let (_, shown, _) = antiphon(dir.path(), &["accounts", "show", "good", "--json"], &environment).await;
@@ -101,12 +100,12 @@ async fn accounts_are_listed_and_tried_without_showing_their_secrets() {
     assert!(code == 0 && shown.starts_with("apn-admin-") && shown.trim().len() == 74, "{shown}");
     for args in [["accounts", "test", "none"], ["accounts", "show", "none"], ["accounts", "pause", "none"]] {
         let (code, _, error) = antiphon(dir.path(), &args, &environment).await;
-        assert!(code == 1 && error.contains("no account \"none\""), "{error}");
+        assert!(code == 1 && error.contains("account \"none\" is not configured"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_command_prints_what_the_admin_api_answers() {
+async fn a_command_prints_the_objects_of_the_admin_api() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream);
     let gateway = Process::start(binary(), &setup).await;
@@ -126,7 +125,7 @@ async fn a_command_prints_what_the_admin_api_answers() {
     run(&["keys", "create", "one", "--limits", limits, "--models", "gpt-*"]).await;
     run(&["keys", "create", "two", "--expires", "2090-01-31T18:00:00+01:00"]).await;
     run(&["accounts", "pause", "one"]).await;
-    // The gateway takes it over at once when it is told of a change itself.
+    // A gateway applies its own changes at once.
     call(Method::POST, "/api/accounts/one/pause").await;
     for (command, path) in [
         (&["keys", "list"][..], "/api/keys"),
@@ -147,11 +146,11 @@ async fn a_command_prints_what_the_admin_api_answers() {
     let revoked: Value = serde_json::from_str(&revoked).unwrap();
     assert_eq!(revoked, call(Method::POST, "/api/keys/two/revoke").await);
     let (_, told, _) = antiphon(&dir, &["--config", "process.toml", "keys", "list", "--help"], &[]).await;
-    assert!(told.contains("as the admin API answers"), "{told}");
+    assert!(told.contains("the JSON object of the admin API"), "{told}");
 }
 
 #[tokio::test]
-async fn a_store_that_can_not_be_used_is_a_clear_message() {
+async fn an_unusable_store_is_reported_clearly() {
     let dir = TempDir::new().unwrap();
     std::fs::write(
         dir.path().join("not-a.db"),
@@ -168,7 +167,7 @@ async fn a_store_that_can_not_be_used_is_a_clear_message() {
 }
 
 #[tokio::test]
-async fn logs_hold_one_line_a_turn_and_neither_payloads_nor_secrets() {
+async fn logs_have_one_line_per_turn_without_payloads_or_secrets() {
     let upstream =
         Simulator::bind(Options { api_key: Some("sk-secret-value".to_owned()), ..Options::default() })
             .await
@@ -225,7 +224,7 @@ async fn the_demos_three_commands_work() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_is_migrated_by_hand_and_a_store_tells_what_it_holds() {
+async fn a_schema_is_migrated_manually_and_store_stats_are_shown() {
     let dir = TempDir::new().unwrap();
     let in_file = format!("sqlite://{}", dir.path().join("a.db").display());
     for url in [in_file, Postgres::shared_database().await] {

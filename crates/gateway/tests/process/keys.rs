@@ -1,4 +1,4 @@
-//! Keys on the command line, and a gateway that hears of them.
+//! Keys on the command line, and a running gateway that picks them up.
 
 use std::process::Stdio;
 
@@ -13,7 +13,7 @@ use crate::binary;
 use crate::command::antiphon;
 
 #[tokio::test]
-async fn keys_are_made_shown_and_ended() {
+async fn keys_are_created_listed_rotated_revoked_and_deleted() {
     let dir = TempDir::new().unwrap();
     let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
     let create = ["create", "laptop", "--models", "gpt-*,sim", "--expires", "2090-03-29T02:30:00+05:45"];
@@ -25,7 +25,7 @@ async fn keys_are_made_shown_and_ended() {
         secret.starts_with("apn-") && secret.len() == 68,
         "the secret alone is on standard output: {secret}"
     );
-    assert!(error.contains("shown this once") && !error.contains(secret), "{error}");
+    assert!(error.contains("shown only once") && !error.contains(secret), "{error}");
     let (code, listed, _) = run(&["list"]).await;
     assert!(code == 0 && listed.contains("laptop") && listed.contains(&secret[..12]), "{listed}");
     let (_, shown, _) = run(&["show", "laptop"]).await;
@@ -48,17 +48,17 @@ async fn keys_are_made_shown_and_ended() {
         assert!(!shown.contains(&secret[12..]));
     }
     let (code, _, error) = run(&["rotate", "laptop"]).await;
-    assert!(code == 1 && error.contains("the key \"laptop\" is revoked"), "{error}");
+    assert!(code == 1 && error.contains("key \"laptop\" is revoked"), "{error}");
     assert_eq!(json(&["delete", "laptop"]).await["deleted"], true);
     let (code, second, _) = run(&["create", "laptop", "--project", "default", "--json"]).await;
     let second: Value = serde_json::from_str(&second).unwrap();
     assert_eq!((code, &second["project"]), (0, &json!("default")));
     let (_, told, _) = run(&["delete", "laptop"]).await;
-    assert_eq!(told.trim(), "laptop is gone");
+    assert_eq!(told.trim(), "laptop: deleted");
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
+async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
     let dir = TempDir::new().unwrap();
     let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
     for args in
@@ -69,19 +69,16 @@ async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
     let far = "2999-01-01T00:00:00Z";
     assert_eq!(run(&["create", "one", "--expires", far]).await.0, 0);
     for (args, told) in [
-        (&["create", "one"][..], "there is a key named \"one\" already"),
-        (&["create", "a b"], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
-        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is in the past"),
-        (
-            &["create", "two", "--expires", "2999-01-01T00:00:00"],
-            "expected an RFC 3339 time with a time zone",
-        ),
-        (&["create", "two", "--models", "gpt-{4,5}"], "is not a valid pattern"),
-        (&["create", "two", "--limits", "7"], "--limits is no JSON object"),
+        (&["create", "one"][..], "a key named \"one\" already exists"),
+        (&["create", "a b"], "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
+        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is over already"),
+        (&["create", "two", "--expires", "2999-01-01T00:00:00"], "in RFC 3339 with its zone"),
+        (&["create", "two", "--models", "gpt-{4,5}"], "is no pattern"),
+        (&["create", "two", "--limits", "7"], "--limits is not a JSON object"),
         (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
-        (&["show", "two"], "there is no key named \"two\""),
-        (&["revoke", "two"], "there is no key named \"two\""),
-        (&["delete", "two"], "there is no key named \"two\""),
+        (&["show", "two"], "key \"two\" not found"),
+        (&["revoke", "two"], "key \"two\" not found"),
+        (&["delete", "two"], "key \"two\" not found"),
         (&["rotate", "one", "--overlap", "31d"], "at most 30 days"),
     ] {
         let (code, _, error) = run(args).await;
@@ -94,7 +91,7 @@ async fn what_is_wrong_is_told_with_1_and_wrong_usage_with_2() {
 }
 
 #[tokio::test]
-async fn a_running_gateway_hears_of_keys_and_logs_ids_but_no_secrets() {
+async fn a_running_gateway_picks_up_keys_and_logs_ids_but_no_secrets() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream).config("log.format = \"json\"\nlog.filter = \"trace\"");
     let gateway = Process::start(binary(), &setup).await;
@@ -127,14 +124,18 @@ async fn a_running_gateway_hears_of_keys_and_logs_ids_but_no_secrets() {
     assert_eq!(turns.len(), 2, "{lines:#?}");
     assert_eq!((&turns[0]["key.id"], &turns[1]["key.id"]), (&Value::Null, &shown["id"]));
     assert_eq!(turns[1]["project.id"], shown["project"]);
-    assert!(lines.iter().any(|line| line.contains("no valid key") && line.contains("127.0.0.1")));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("authentication failed: no valid key") && line.contains("127.0.0.1"))
+    );
     for secret in [&secret[12..], &wrong[12..]] {
         assert!(lines.iter().all(|line| !line.contains(secret)), "a secret is in the log");
     }
 }
 
 #[tokio::test]
-async fn listening_to_others_needs_a_key() {
+async fn listening_beyond_loopback_requires_a_key() {
     let dir = TempDir::new().unwrap();
     let environment = [("OPENAI_API_KEY", "k"), ("ANTIPHON_LISTEN", "0.0.0.0:0")];
     let refused = async |environment: &[(&str, &str)]| {
@@ -162,7 +163,7 @@ async fn listening_to_others_needs_a_key() {
             .unwrap();
         let mut lines = BufReader::new(serving.stderr.take().unwrap()).lines();
         let first = lines.next_line().await.unwrap().unwrap();
-        assert!(first.contains("listens on http://"), "{first}");
+        assert!(first.contains("listening on http://"), "{first}");
     };
     serves(&[&environment[..], &[("ANTIPHON_AUTH", "none")]].concat()).await;
     assert_eq!(antiphon(dir.path(), &["keys", "create", "one"], &[]).await.0, 0);

@@ -1,4 +1,4 @@
-//! What was acknowledged survives a kill.
+//! Acknowledged responses survive a kill.
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Process, Setup};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::binary;
 
 #[tokio::test]
-async fn a_chain_goes_on_after_a_kill_right_behind_its_terminal_event() {
+async fn a_chain_survives_a_kill_right_after_its_terminal_event() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream);
     let mut previous = Value::Null;
@@ -52,7 +52,7 @@ async fn no_acknowledged_turn_is_lost_when_the_gateway_is_killed_under_load() {
     assert!(acknowledged.len() > 100);
 }
 
-/// Streams turns until the gateway is gone; returns the ids whose terminal event was seen.
+/// Streams turns until the gateway is killed; returns the ids whose terminal event was seen.
 async fn worker(client: antiphon_testkit::Client, n: usize) -> Vec<String> {
     let mut seen = Vec::new();
     loop {

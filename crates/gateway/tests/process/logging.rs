@@ -1,4 +1,4 @@
-//! The log of the real binary, and who does not read it.
+//! The log of the real binary when nobody reads it.
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Client, Process, Setup};
@@ -11,7 +11,7 @@ const TURNS_A_ROUND: u64 = 800;
 const MAX_ROUNDS: u64 = 30;
 
 #[tokio::test]
-async fn turns_go_on_when_nobody_reads_the_log() {
+async fn turns_continue_when_nobody_reads_the_log() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream).config("log.format = \"json\"");
     let gateway = Process::start_unread(binary(), &setup).await;
@@ -31,7 +31,7 @@ async fn turns_go_on_when_nobody_reads_the_log() {
     assert!(turns > 1000 && turns <= rounds * TURNS_A_ROUND, "{turns} lines in {rounds} rounds");
 }
 
-/// Eight clients at once, each with its share of the turns.
+/// Eight concurrent clients, each with its share of the turns.
 async fn round(client: &Client) {
     let workers: Vec<_> = (0..8)
         .map(|_| {

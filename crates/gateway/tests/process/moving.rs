@@ -1,4 +1,4 @@
-//! `antiphon store copy`: a chain that goes on in another database.
+//! `antiphon store copy`: a chain that continues in another database.
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup};
@@ -48,7 +48,7 @@ async fn a_chain_moves_to_postgresql_and_back() {
     turns(&in_new_file, parent).await;
     assert_eq!(upstream.last_request().unwrap().input().len(), 17, "nine turns");
 
-    // The new file has gone on: it is no copy any more.
+    // The new file has new turns: it is not a copy any more.
     let (code, shown, error) = antiphon(directory.path(), &second, &environment).await;
     let report: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &report["tables"][0]["extra"]), (1, &json!(3)));

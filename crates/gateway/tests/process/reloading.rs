@@ -1,4 +1,4 @@
-//! Accounts that come, change and go while the gateway runs.
+//! Accounts that are added, changed and removed while the gateway runs.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Process, Setup, Signal, eventually};
@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::binary;
 
-/// Waits until the metrics show so many configurations with this outcome; a signal may come on top of a change that
-/// was seen.
+/// Waits until the metrics show this many reloads with this outcome, or more: a signal may reload a change again that was
+/// already noticed.
 async fn reloads(gateway: &Process, outcome: &str, at_least: u32) {
     let start = format!("antiphon_config_reloads_total{{outcome=\"{outcome}\"}} ");
     eventually(&format!("{at_least} configurations {outcome}"), async || {
@@ -25,7 +25,7 @@ async fn served_by(gateway: &Process, upstream: &Simulator) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_file_is_taken_over_and_no_turn_is_dropped() {
+async fn a_changed_file_is_applied_without_dropping_turns() {
     let (one, two) = (
         Simulator::bind(Options::default()).await.unwrap(),
         Simulator::bind(Options::default()).await.unwrap(),

@@ -1,4 +1,4 @@
-//! What sockets cost.
+//! The memory that sockets take.
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Process, Setup, Socket, flood};
@@ -9,10 +9,10 @@ use crate::binary;
 
 const IDLE: u64 = 1_000;
 const MAX_IDLE_BYTES: u64 = 20 * 1024;
-/// What the allocator keeps of what came and went.
+/// What the allocator keeps after memory was freed.
 const MAX_LEFT_BYTES: u64 = 32 * 1024;
 const UNREAD: u64 = 8;
-/// The connections to the upstream and to the client have buffers of their own; the streams together have half a GiB.
+/// Enough for the buffers of the connections on both sides; the streams together have half a GiB.
 const MAX_UNREAD_BYTES: u64 = 6 * 1024 * 1024;
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn a_thousand_idle_sockets_cost_little() {
     let gateway = Process::start(binary(), &setup).await;
     let address = gateway.url.strip_prefix("http://").unwrap().parse().unwrap();
     let open = async || Socket::connect(address, "/v1/responses", &[]).await.unwrap();
-    // What is allocated once, is.
+    // One-time allocations are done.
     let mut warm = join_all((0..50).map(|_| open())).await;
     for socket in &mut warm {
         socket.created(json!({"model": "sim", "input": "x", "store": false})).await;
@@ -48,7 +48,7 @@ async fn a_thousand_idle_sockets_cost_little() {
 }
 
 #[tokio::test]
-async fn memory_stays_small_however_much_sockets_leave_unread() {
+async fn memory_stays_bounded_when_sockets_do_not_read() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream).config("timeouts.write_stall = \"1s\"");
     let gateway = Process::start(binary(), &setup).await;

@@ -1,4 +1,4 @@
-//! What clients that do not read cost.
+//! The memory that clients take who do not read.
 
 use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Process, Setup, flood};
@@ -11,7 +11,7 @@ const CLIENTS: u64 = 8;
 const MAX_GROWTH_BYTES: u64 = CLIENTS * 6 * 1024 * 1024;
 
 #[tokio::test]
-async fn memory_stays_small_however_much_clients_leave_unread() {
+async fn memory_stays_bounded_when_clients_do_not_read() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream).config("timeouts.write_stall = \"1s\"");
     let gateway = Process::start(binary(), &setup).await;

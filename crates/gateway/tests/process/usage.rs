@@ -1,4 +1,4 @@
-//! `antiphon usage`: the same as the admin API tells, from the store.
+//! `antiphon usage`: the same report as the admin API's, from the store.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup};
@@ -8,7 +8,7 @@ use crate::binary;
 use crate::command::antiphon;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usage_is_told_as_a_table_as_json_and_as_csv() {
+async fn usage_is_printed_as_table_json_and_csv() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let in_file = Setup::over(&upstream).config("prices = [{ model = \"sim\", input = 1, output = 4 }]");
     let server = Postgres::shared_database().await;

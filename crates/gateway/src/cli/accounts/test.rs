@@ -1,4 +1,4 @@
-//! `antiphon accounts test`: whether upstreams take the accounts' credentials.
+//! `antiphon accounts test`: whether upstreams accept the accounts' credentials.
 
 use anyhow::bail;
 use futures_util::future::try_join_all;
@@ -12,7 +12,7 @@ use crate::operations::TestedAccount;
 pub fn run(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<()> {
     let all = || config.accounts.iter().map(|account| account.name.as_str()).collect();
     let names: Vec<&str> = name.map_or_else(all, |name| vec![name]);
-    // Tokens of accounts are in the store; without such accounts none is needed.
+    // Accounts with `oauth` have their tokens in the store; the others need no store.
     let needs_store = config.accounts.iter().any(|account| account.oauth.is_some());
     let opening = async { if needs_store { open(&config.store).await } else { open_empty().await } };
     let tested = with_operations(config, opening, async |operations| {
@@ -22,12 +22,12 @@ pub fn run(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<()
         print_json(&json!({ "accounts": tested }))?;
     } else {
         for TestedAccount { account, error, .. } in &tested {
-            println!("{account:<20} {}", error.as_deref().unwrap_or("answers"));
+            println!("{account:<20} {}", error.as_deref().unwrap_or("ok"));
         }
     }
     let failed = tested.iter().filter(|tested| !tested.answers).count();
     if failed > 0 {
-        bail!("{failed} of {} account(s) can't be used as they are", tested.len());
+        bail!("{failed} of {} account(s) failed", tested.len());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `antiphon store copy`: everything from one database into another.
+//! `antiphon store copy`: copies everything from one database into another.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::cli::block_on;
 use crate::config::{Environment, StoreConfig};
 
-/// A URL that is to be read from a variable.
-const OF_VARIABLE: &str = "env:";
+/// The prefix of a URL that is in an environment variable.
+const ENV_PREFIX: &str = "env:";
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Result<()> {
@@ -19,33 +19,35 @@ pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Re
     let mut progress = |progress: CopyProgress| {
         if shown.elapsed() >= PROGRESS_INTERVAL {
             shown = Instant::now();
-            show(&progress);
+            print_progress(&progress);
         }
     };
-    let report = block_on(async { antiphon_store::copy(&from, &to, &mut progress).await.map_err(explain) })?;
+    let report =
+        block_on(async { antiphon_store::copy(&from, &to, &mut progress).await.map_err(add_advice) })?;
     if json {
         println!("{}", to_json(&report));
     } else {
         print_table(&from, &to, &report);
     }
     if !report.is_verified() {
-        bail!("{}", difference(&report));
+        bail!("{}", describe_differences(&report));
     }
     Ok(())
 }
 
-fn explain(error: StoreError) -> anyhow::Error {
+fn add_advice(error: StoreError) -> anyhow::Error {
     match error {
-        StoreError::Unavailable(_) => anyhow::Error::new(error)
-            .context("the copy is not complete, and goes on where it ended when it is run again"),
+        StoreError::Unavailable(_) => {
+            anyhow::Error::new(error).context("the copy is incomplete; run it again to continue")
+        }
         error => error.into(),
     }
 }
 
 /// Which tables differ, how, and what to do about it.
-fn difference(report: &CopyReport) -> String {
+fn describe_differences(report: &CopyReport) -> String {
     let differing: Vec<&TableReport> = report.tables.iter().filter(|table| !table.is_verified()).collect();
-    let told: Vec<String> = differing
+    let descriptions: Vec<String> = differing
         .iter()
         .map(|TableReport { table, missing, differing, extra, source, target, .. }| {
             format!(
@@ -56,24 +58,26 @@ fn difference(report: &CopyReport) -> String {
         .collect();
     let is_behind = differing.iter().all(|table| table.differing == 0 && table.extra == 0);
     let advice = if is_behind {
-        "Rows came to the source meanwhile: stop the gateway that writes to it, and run the copy again"
+        "Rows were added to the source during the copy: stop the gateway that writes to it and run the copy again"
     } else {
-        "The source has lost or changed rows since they were copied, or the target held others. Nothing was \
-         overwritten. Stop what writes to either, empty the target, and copy again"
+        "Rows of the source were changed or removed after they were copied, or the target was not empty. Nothing was \
+         overwritten. Stop everything that writes to either database, empty the target and copy again"
     };
-    format!("the databases differ in {}. {advice}", told.join(", "))
+    format!("the databases differ in {}. {advice}", descriptions.join(", "))
 }
 
 fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
-    let environment = Environment::from_process();
-    let text = match text.strip_prefix(OF_VARIABLE) {
-        Some(name) => environment.get(name).with_context(|| format!("{name} is not set, or empty"))?,
+    let environment = Environment::of_process();
+    let text = match text.strip_prefix(ENV_PREFIX) {
+        Some(name) => environment
+            .get(name)
+            .with_context(|| format!("environment variable {name} is not set or empty"))?,
         None => text,
     };
     Ok(config.parse_url(text)?)
 }
 
-fn show(progress: &CopyProgress) {
+fn print_progress(progress: &CopyProgress) {
     let CopyProgress { table, step, rows, of_rows, copied_bytes } = progress;
     let step = match step {
         CopyStep::Copying => "copying",
@@ -140,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_the_table_its_counts_and_what_to_do() {
-        let behind = difference(&report(1, 0, 0));
+    fn a_difference_is_reported_with_its_table_counts_and_advice() {
+        let behind = describe_differences(&report(1, 0, 0));
         assert!(behind.contains("responses (source 1000 rows, target 999: 1 missing"), "{behind}");
         assert!(behind.contains("run the copy again") && !behind.contains("empty the target"), "{behind}");
         assert!(!behind.contains("items"), "{behind}");
         for others in [report(1, 1, 0), report(1, 0, 1)] {
-            let told = difference(&others);
-            assert!(told.contains("empty the target") && told.contains("Nothing was overwritten"), "{told}");
+            let text = describe_differences(&others);
+            assert!(text.contains("empty the target") && text.contains("Nothing was overwritten"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! POST `/v1/responses`: the collected door and the server-sent events door. What lies below it goes through the first.
+//! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it.
 
 use antiphon_protocol::request::{CreateRequest, Operation};
 use axum::body::Body;
@@ -7,54 +7,54 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::turn::{Collected, Door, DrainOnDrop, Incoming};
 use antiphon_access::keys::Caller;
 
-/// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
+/// A larger body is parsed on a blocking thread, so that it does not delay the worker's other turns.
 const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 
 pub async fn create(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(doors, caller, Operation::Create, headers, body).await
+    serve(state, caller, Operation::Create, headers, body).await
 }
 
 pub async fn compact(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(doors, caller, Operation::Compact, headers, body).await
+    serve(state, caller, Operation::Compact, headers, body).await
 }
 
 pub async fn count_input(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(doors, caller, Operation::CountInput, headers, body).await
+    serve(state, caller, Operation::CountInput, headers, body).await
 }
 
 async fn serve(
-    doors: Doors,
+    state: AppState,
     caller: Caller,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    let incoming = match read(&doors, caller, operation, headers, body).await {
+    let incoming = match read_request(&state, caller, operation, headers, body).await {
         Ok(incoming) => incoming,
         Err(error) => {
             let row = error.row();
-            doors.count_rejected(&row);
+            state.count_rejected(&row);
             tracing::info!(
                 http.status = row.status.as_u16(),
                 error.code = row.error.code.as_deref(),
@@ -64,25 +64,25 @@ async fn serve(
         }
     };
     Ok(match incoming.door {
-        Door::Collected => render_collected(doors.turns.collect(incoming).await?),
-        Door::Sse | Door::WebSocket(_) => render_events(doors.turns.stream(incoming).await?),
+        Door::Collected => render_collected(state.turns.collect(incoming).await?),
+        Door::Sse | Door::WebSocket(_) => render_events(state.turns.stream(incoming).await?),
     })
 }
 
-async fn read(
-    doors: &Doors,
+async fn read_request(
+    state: &AppState,
     caller: Caller,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Incoming, RequestError> {
-    let received = doors.body_limits.receive(&headers, body).await?;
-    let create = parse(operation, received.bytes).await?;
+    let received = state.body_limits.receive(&headers, body).await?;
+    let create = parse_request(operation, received.bytes).await?;
     let door = if create.stream { Door::Sse } else { Door::Collected };
     Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
 }
 
-async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, RequestError> {
+async fn parse_request(operation: Operation, body: Bytes) -> Result<CreateRequest, RequestError> {
     if body.len() <= INLINE_PARSING_BYTES {
         return Ok(CreateRequest::parse(operation, body)?);
     }

@@ -1,4 +1,4 @@
-//! The doors of clients, but for the WebSocket: a function an endpoint.
+//! The HTTP endpoints for clients, one function each.
 
 pub mod create;
 pub mod models;

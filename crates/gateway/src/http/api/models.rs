@@ -1,33 +1,33 @@
-//! GET `/v1/models`: what the accounts offer together, as far as the caller may use it.
+//! GET `/v1/models`: the models of all accounts that the caller may use.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
-use crate::http::segment::Segment;
+use crate::http::path_segment::PathSegment;
 use antiphon_access::keys::Caller;
 use antiphon_upstream::account::ModelList;
 
-pub async fn list(State(doors): State<Doors>, caller: Caller) -> Response {
-    json_reply(current(&doors, &caller).await.to_json().into())
+pub async fn list(State(state): State<AppState>, caller: Caller) -> Response {
+    json_reply(visible_models(&state, &caller).await.to_json().into())
 }
 
 pub async fn get(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
-    Segment(id): Segment,
+    PathSegment(id): PathSegment,
 ) -> Result<Response, ErrorReply> {
-    let models = current(&doors, &caller).await;
+    let models = visible_models(&state, &caller).await;
     let model = models.find(&id).ok_or_else(|| RequestError::ModelNotFound(id.clone()))?;
     Ok(json_reply(model.object.clone()))
 }
 
-async fn current(doors: &Doors, caller: &Caller) -> ModelList {
-    let turns = &doors.turns;
+async fn visible_models(state: &AppState, caller: &Caller) -> ModelList {
+    let turns = &state.turns;
     turns.pool.refresh_catalogs(&turns.upstream, turns.env.clock.now()).await;
     turns.pool.models().only(|model| caller.allows(model))
 }

@@ -1,4 +1,4 @@
-//! Reading back: stored responses, their input items, deletion.
+//! Stored responses: reading, input items, deletion.
 
 use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::response::{array, with_output};
@@ -8,45 +8,45 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
-use crate::http::query::{pairs, parse_limit};
-use crate::http::segment::Segment;
+use crate::http::path_segment::PathSegment;
+use crate::http::query::{parse_limit, query_pairs};
 use antiphon_access::keys::Caller;
 
 const DEFAULT_LIMIT: usize = 20;
 
-/// What part of a list to show.
-struct Page {
+/// Which part of a list to show.
+struct ItemPage {
     limit: usize,
     descending: bool,
     after: Option<String>,
 }
 
 pub async fn get(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ErrorReply> {
-    if pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
+    if query_pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
         let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
         return Err(RequestError::InvalidQuery { param: "stream", message }.into());
     }
-    let stored = load(&doors, &caller, &name).await?;
+    let stored = load(&state, &caller, &name).await?;
     let response = with_output(&stored.body, &stored.turn.output).map_err(|_| RequestError::Internal)?;
     Ok(json_reply(response))
 }
 
 pub async fn delete(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Response, ErrorReply> {
     let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let turns = &doors.turns;
+    let turns = &state.turns;
     let deleted =
         turns.chains.delete(&caller.project, id, turns.env.clock.now()).await.map_err(RequestError::from)?;
     if !deleted {
@@ -57,29 +57,29 @@ pub async fn delete(
 
 /// No response runs in the background yet, so there is none to cancel.
 pub async fn cancel(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Response, ErrorReply> {
-    load(&doors, &caller, &name).await?;
+    load(&state, &caller, &name).await?;
     Err(RequestError::NotInBackground.into())
 }
 
 pub async fn input_items(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     caller: Caller,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ErrorReply> {
-    let page = Page::parse(query.as_deref())?;
-    let stored = load(&doors, &caller, &name).await?;
+    let page = ItemPage::parse(query.as_deref())?;
+    let stored = load(&state, &caller, &name).await?;
     Ok(json_reply(page.render(&stored)?))
 }
 
-async fn load(doors: &Doors, caller: &Caller, name: &str) -> Result<StoredResponse, RequestError> {
+async fn load(state: &AppState, caller: &Caller, name: &str) -> Result<StoredResponse, RequestError> {
     let not_found = || RequestError::ResponseNotFound(name.to_owned());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let turns = &doors.turns;
+    let turns = &state.turns;
     turns.chains.store().load(&caller.project, id, turns.env.clock.now()).await?.ok_or_else(not_found)
 }
 
@@ -91,10 +91,10 @@ fn json_reply(body: Vec<u8>) -> Response {
 
 // === impl Page ===
 
-impl Page {
+impl ItemPage {
     fn parse(query: Option<&str>) -> Result<Self, RequestError> {
         let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
-        for (key, value) in pairs(query) {
+        for (key, value) in query_pairs(query) {
             match key.as_str() {
                 "limit" => page.limit = parse_limit(&value)?,
                 "order" => page.descending = parse_order(&value)?,
@@ -107,12 +107,12 @@ impl Page {
 
     fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
         let input = &stored.turn.input;
-        let derived = |position| ItemId::derived(stored.turn.id, position);
+        let derived_id = |position| ItemId::derived(stored.turn.id, position);
         let mut items: Vec<(String, &[u8], u32)> = (0..)
             .zip(json::elements(input).map_while(Result::ok))
             .map(|(position, range)| {
                 let item = &input[range];
-                let id = item::id(item).unwrap_or_else(|| derived(position));
+                let id = item::id(item).unwrap_or_else(|| derived_id(position));
                 (id.as_str().to_owned(), item, position)
             })
             .collect();
@@ -126,15 +126,16 @@ impl Page {
             }
         };
         let shown = &items[from..items.len().min(from.saturating_add(self.limit))];
-        let data = array(shown.iter().map(|(_, item, position)| item::listed(item, || derived(*position))));
-        let edge =
+        let data =
+            array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
+        let id_of =
             |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
         let mut out = br#"{"object":"list","data":"#.to_vec();
         out.extend(data);
         out.extend(br#","first_id":"#);
-        json::write_string(&mut out, &edge(shown.first()));
+        json::write_string(&mut out, &id_of(shown.first()));
         out.extend(br#","last_id":"#);
-        json::write_string(&mut out, &edge(shown.last()));
+        json::write_string(&mut out, &id_of(shown.last()));
         let has_more = from + shown.len() < items.len();
         out.extend(format!(r#","has_more":{has_more}}}"#).into_bytes());
         Ok(out)

@@ -1,4 +1,4 @@
-//! Every failure, held against the contract's table of errors, and rendered.
+//! Every failure is compared with the contract's table of errors, and rendered.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::*;
 
 const REST: Duration = Duration::from_millis(1_001);
 
-/// A limit that is reset in two seconds.
+/// A limit that resets in two seconds.
 fn limit_reached(limits: &Value) -> Failure {
     let rules = Rules::parse(limits).unwrap();
     let rule = rules.for_model("m").next().unwrap().clone();
@@ -39,10 +39,10 @@ fn upstream_error(status: StatusCode) -> Failure {
 fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
-        Failure::Busy,
+        Failure::AllBusy,
         limit_reached(&json!({"requests_per_minute": 1})),
         limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
-        Failure::Cooling(REST),
+        Failure::AllCoolingDown(REST),
         Failure::AllFailing(REST),
         Failure::PreviousNotFound(id()),
         Failure::PreviousNotCompleted(id()),
@@ -56,7 +56,7 @@ fn failures_of_turns() -> Vec<Failure> {
         upstream_error(StatusCode::BAD_GATEWAY),
         Failure::UpstreamUnreachable("no connection".into()),
         Failure::UpstreamTimeout("no connection in time"),
-        Failure::StreamBroken("it ended".to_owned()),
+        Failure::StreamInterrupted("it ended".to_owned()),
         Failure::StoreUnavailable,
         Failure::StoreDamaged,
         Failure::Internal,
@@ -64,7 +64,7 @@ fn failures_of_turns() -> Vec<Failure> {
     ]
 }
 
-/// Status, fault, code, param and message. A failure that is new needs its line here.
+/// Status, fault, code, param and message. A new failure needs its line here.
 fn line_of_turn(failure: &Failure) -> &'static str {
     match failure {
         Failure::PreviousNotFound(_) => {
@@ -76,7 +76,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
-             The history of the previous response is too large: 2 turns, and the limit is 1."
+             The chain of the previous response is too large: 2 turns, the limit is 1."
         }
         Failure::ConversationNotFound(_) => {
             "404 | client | null | null | Conversation with id 'X' not found."
@@ -96,41 +96,43 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "429 | limits | rate_limit_exceeded | null | This API key may use 1 requests per minute: 0 are used, 0 are held \
              by requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
         }
-        Failure::Cooling(_) => {
+        Failure::AllCoolingDown(_) => {
             "429 | upstream | rate_limit_exceeded | null | \
-             Every upstream account is rate limited or failing. Please retry in 2 s."
+             All upstream accounts are rate limited or failing. Please retry in 2 s."
         }
         Failure::AllFailing(_) => {
-            "503 | upstream | no_account_available | null | Every upstream account is failing. Please retry in 2 s."
+            "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
         }
         Failure::NoAccount => {
-            "503 | upstream | no_account_available | null | No upstream account can serve this request now."
+            "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
-        Failure::Busy => {
+        Failure::AllBusy => {
             "503 | gateway | server_is_overloaded | null | \
-             Every upstream account has as many requests as it may. Please retry in a moment."
+             All upstream accounts are busy. Please retry in a moment."
         }
         Failure::UpstreamError(reply) if reply.status.is_client_error() => {
-            "418 | client | upstream_error | null | The upstream answered 418."
+            "418 | client | upstream_error | null | The upstream replied with status 418."
         }
-        Failure::UpstreamError(_) => "502 | upstream | upstream_error | null | The upstream answered 502.",
+        Failure::UpstreamError(_) => {
+            "502 | upstream | upstream_error | null | The upstream replied with status 502."
+        }
         Failure::UpstreamUnreachable(_) => {
-            "502 | upstream | upstream_unreachable | null | The upstream can't be reached: no connection."
+            "502 | upstream | upstream_unreachable | null | The upstream failed: no connection."
         }
         Failure::UpstreamTimeout(_) => {
             "504 | upstream | upstream_timeout | null | The upstream timed out: no connection in time."
         }
-        Failure::StreamBroken(_) => {
-            "502 | upstream | server_error | null | The upstream's stream broke off: it ended."
+        Failure::StreamInterrupted(_) => {
+            "502 | upstream | server_error | null | The upstream's stream was interrupted: it ended."
         }
         Failure::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
         Failure::StoreDamaged => {
             "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
         }
         Failure::Internal => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
         Failure::ClientGone => "500 | client | internal_error | null | The client is gone.",
     }
@@ -159,11 +161,11 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::ModelNotFound(id()),
         RequestError::UnknownRoute("GET /v1/x".to_owned()),
         RequestError::MethodNotAllowed("PUT /v1/models".to_owned()),
-        RequestError::SocketsOff,
-        RequestError::BadHandshake("has no key"),
+        RequestError::SocketsDisabled,
+        RequestError::BadHandshake("has no Sec-WebSocket-Key"),
         RequestError::BinaryMessage,
         RequestError::TooManyLanes { max_lanes: 32 },
-        RequestError::SocketTooOld(Duration::from_mins(60)),
+        RequestError::SocketMaxAge(Duration::from_mins(60)),
         RequestError::StoreUnavailable,
         RequestError::StoreDamaged,
         RequestError::Internal,
@@ -181,15 +183,15 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "400 | client | invalid_body | null | The request body could not be read: why."
         }
         RequestError::BodyTimeout(_) => {
-            "408 | client | request_timeout | null | The request body did not arrive: nothing came for 30 s."
+            "408 | client | request_timeout | null | Timed out reading the request body: no data for 30 s."
         }
         RequestError::UnsupportedEncoding(_) => {
             "415 | client | unsupported_content_encoding | null | \
-             Unsupported content-encoding 'br': send the body as it is, or as gzip or zstd."
+             Unsupported content-encoding 'br': use gzip, zstd or none."
         }
         RequestError::Overloaded => {
             "503 | gateway | server_is_overloaded | null | \
-             The gateway holds as many request bodies as it may. Please retry in a moment."
+             The gateway has no memory left for request bodies. Please retry in a moment."
         }
         RequestError::BadHost => {
             "400 | client | invalid_host | null | A request needs one Host header that names the gateway."
@@ -204,11 +206,11 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::InvalidKey => {
             "401 | client | invalid_api_key | null | \
-             Incorrect API key provided. Send one that is valid here as 'authorization: Bearer apn-…'."
+             Incorrect API key provided. Send a valid key of this gateway as 'authorization: Bearer apn-…'."
         }
         RequestError::TooManyAttempts(_) => {
             "429 | client | rate_limit_exceeded | null | \
-             Too many requests without a valid key came from this address. Please retry in 2 s."
+             Too many requests without a valid key from this address. Please retry in 2 s."
         }
         RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
@@ -220,13 +222,13 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "404 | client | unknown_url | null | Unknown request URL: GET /v1/x."
         }
         RequestError::MethodNotAllowed(_) => {
-            "405 | client | method_not_allowed | null | Not allowed: PUT /v1/models."
+            "405 | client | method_not_allowed | null | Method not allowed: PUT /v1/models."
         }
-        RequestError::SocketsOff => {
-            "426 | client | websocket_disabled | null | WebSocket mode is switched off here: use HTTP."
+        RequestError::SocketsDisabled => {
+            "426 | client | websocket_disabled | null | WebSocket mode is disabled on this gateway. Use HTTP."
         }
         RequestError::BadHandshake(_) => {
-            "400 | client | invalid_handshake | null | The WebSocket handshake has no key."
+            "400 | client | invalid_handshake | null | The WebSocket handshake has no Sec-WebSocket-Key."
         }
         RequestError::BinaryMessage => {
             "400 | client | unsupported_message | null | \
@@ -234,20 +236,20 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::TooManyLanes { .. } => {
             "400 | client | websocket_stream_limit_reached | stream_id | \
-             This websocket connection has 32 streams already. Use one of them, or another connection."
+             This websocket connection already has 32 streams, the maximum. Reuse one of them or open another connection."
         }
-        RequestError::SocketTooOld(_) => {
+        RequestError::SocketMaxAge(_) => {
             "400 | client | websocket_connection_limit_reached | null | Responses websocket connection limit reached \
              (60 minutes). Create a new websocket connection to continue."
         }
         RequestError::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
         RequestError::StoreDamaged => {
             "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
         }
         RequestError::Internal => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
     }
 }
@@ -260,7 +262,7 @@ fn failures_of_operations() -> Vec<OperationError> {
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
-        OperationError::UnreadableKey(name()),
+        OperationError::InvalidKeyLimits(name()),
         OperationError::InvalidAdminToken,
         OperationError::Store(StoreError::Deadline(REST)),
         OperationError::Store(StoreError::Corrupt("a secret".to_owned())),
@@ -271,26 +273,22 @@ fn line_of_operation(error: &OperationError) -> &'static str {
     match error {
         OperationError::Invalid(_) => "400 | client | unknown_parameter | x | ",
         OperationError::AccountNotFound(_) => {
-            "404 | client | account_not_found | null | There is no account \"X\" in the configuration."
+            "404 | client | account_not_found | null | Account \"X\" is not configured."
         }
-        OperationError::KeyNotFound(_) => {
-            "404 | client | key_not_found | null | There is no key named \"X\"."
-        }
+        OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {
-            "409 | client | key_exists | name | There is a key named \"X\" already, maybe a revoked one."
+            "409 | client | key_exists | name | A key named \"X\" already exists (it may be revoked)."
         }
-        OperationError::KeyNotActive { .. } => {
-            "409 | client | key_not_active | null | The key \"X\" is revoked."
-        }
+        OperationError::KeyNotActive { .. } => "409 | client | key_not_active | null | Key \"X\" is revoked.",
         OperationError::InvalidAdminToken => {
-            "401 | client | invalid_admin_token | null | Send the admin token as 'authorization: Bearer apn-admin-…'; \
-             `antiphon admin token` makes another."
+            "401 | client | invalid_admin_token | null | Missing or incorrect admin token. Send it as \
+             'authorization: Bearer apn-admin-…'; `antiphon admin token` creates a new one."
         }
         OperationError::Store(StoreError::Deadline(_)) => {
-            "503 | store | store_unavailable | null | The store of responses is unavailable. Please retry in a moment."
+            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
         }
-        OperationError::UnreadableKey(_) | OperationError::Store(_) => {
-            "500 | gateway | internal_error | null | The gateway failed. The cause is in its log."
+        OperationError::InvalidKeyLimits(_) | OperationError::Store(_) => {
+            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
     }
 }
@@ -311,7 +309,7 @@ fn every_row() -> Vec<(ErrorRow, &'static str)> {
     turns.chain(requests).chain(operations).collect()
 }
 
-/// The contract's sentence about types.
+/// The type of an error, as the contract defines it.
 fn kind(status: u16, code: Option<&str>) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -324,10 +322,10 @@ fn kind(status: u16, code: Option<&str>) -> &'static str {
 }
 
 #[test]
-fn every_failure_is_its_row_of_the_contract() {
+fn every_failure_matches_its_row_of_the_contract() {
     for (row, expected) in every_row() {
         let told = line(&row);
-        // Where it was parsed is worded there.
+        // The parser writes these messages; its own tests check them.
         let is_worded_elsewhere = expected.ends_with("| ") && told.starts_with(expected);
         assert!(told == expected || is_worded_elsewhere, "{told}\n{expected}");
         assert_eq!(row.error.kind.as_str(), kind(row.status.as_u16(), row.error.code.as_deref()), "{told}");
@@ -342,7 +340,7 @@ fn every_failure_is_its_row_of_the_contract() {
 }
 
 #[test]
-fn what_a_request_says_wrongly_is_worded_as_the_contract_has_it() {
+fn errors_of_the_parser_have_the_texts_of_the_contract() {
     for (body, expected) in [
         (
             r#"{"model":"m","input":"x","previous_response_id":7}"#,
@@ -379,7 +377,7 @@ async fn rendered(reply: ErrorReply) -> (StatusCode, HeaderMap, Bytes) {
 }
 
 #[tokio::test]
-async fn every_row_is_rendered_alike_as_a_reply_and_as_a_frame() {
+async fn every_row_renders_the_same_error_as_a_reply_and_as_a_frame() {
     let names = |headers: &HeaderMap| headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
     for (row, told) in every_row() {
         let frame: Value = serde_json::from_slice(&ErrorReply::from(row.clone()).frame(None)).unwrap();
@@ -412,7 +410,7 @@ async fn every_row_is_rendered_alike_as_a_reply_and_as_a_frame() {
 }
 
 #[tokio::test]
-async fn an_upstreams_own_error_is_rendered_as_it_came_with_the_clients_own_limits() {
+async fn an_error_of_the_upstream_is_rendered_unchanged_with_the_clients_own_limits() {
     let rate = Rate { limit: 60, remaining: 59, reset: Duration::from_secs(12) };
     let rates = Some(Box::new(Rates { requests: Some(rate), tokens: None }));
     let reply = || -> ErrorReply {

@@ -9,10 +9,10 @@ use axum::extract::State;
 use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
-use crate::http::segment::Segment;
+use crate::http::path_segment::PathSegment;
 use crate::operations::{Account, AccountList, Operations, Page, TestedAccount};
 
-/// Every account; `after` takes an account's `name`.
+/// List accounts. `after` is an account's `name`.
 #[utoipa::path(
     get,
     path = "/api/accounts",
@@ -29,7 +29,7 @@ pub async fn list(
     Ok(Json(operations.list_accounts(&page)?))
 }
 
-/// One account.
+/// Get an account.
 #[utoipa::path(
     get,
     path = "/api/accounts/{name}",
@@ -41,12 +41,12 @@ pub async fn list(
 pub async fn get(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.account(&name)?))
 }
 
-/// The account gets no more turns; those that it has go on.
+/// Pause an account: it gets no new turns; running turns continue.
 #[utoipa::path(
     post,
     path = "/api/accounts/{name}/pause",
@@ -58,12 +58,12 @@ pub async fn get(
 pub async fn pause(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.pause_account(&name, Actor::AdminApi).await?))
 }
 
-/// The account can be chosen again: ends a pause, a cooldown, or the disabling of a refused credential.
+/// Resume an account: ends a pause, a cooldown or a disabled state.
 #[utoipa::path(
     post,
     path = "/api/accounts/{name}/resume",
@@ -75,12 +75,12 @@ pub async fn pause(
 pub async fn resume(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
     Ok(Json(operations.resume_account(&name, Actor::AdminApi).await?))
 }
 
-/// Asks its upstream for its models, with its own credential.
+/// Test an account by listing its upstream's models with its own credential.
 #[utoipa::path(
     post,
     path = "/api/accounts/{name}/test",
@@ -92,7 +92,7 @@ pub async fn resume(
 pub async fn test(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<TestedAccount>, ErrorReply> {
     Ok(Json(operations.probe_account(&name).await?))
 }

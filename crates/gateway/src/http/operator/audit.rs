@@ -10,7 +10,7 @@ use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{AuditList, Operations, Page};
 
-/// What was changed, the newest first; `after` takes an entry's `id`.
+/// List changes, newest first. `after` is an entry's `id`.
 #[utoipa::path(
     get,
     path = "/api/audit",

@@ -1,4 +1,4 @@
-//! `/api/openapi.json`: the admin API's description of itself.
+//! `/api/openapi.json`: the OpenAPI document of the admin API.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
             [&mut item.get, &mut item.post, &mut item.delete].into_iter().filter_map(Option::as_mut);
         for operation in operations {
             let error = ResponseBuilder::new()
-                .description("What is wrong")
+                .description("Error")
                 .content("application/json", Content::new(Some(Ref::from_schema_name("Error"))));
             operation.responses.responses.insert("default".to_owned(), RefOr::T(error.build()));
         }
@@ -32,15 +32,15 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 #[openapi(
     info(
         title = "Antiphon admin API",
-        description = "What an operator can see and change while the gateway runs. Times are in RFC 3339, in UTC.",
+        description = "Inspect and manage a running gateway. Times are RFC 3339 in UTC.",
         license(name = "MIT OR Apache-2.0")
     ),
     components(schemas(Error)),
     security(("admin_token" = []))
 )]
-struct Frame;
+struct ApiDocument;
 
-/// Every error has this shape, with all four keys.
+/// Error reply; all four members are always present.
 #[derive(Serialize, ToSchema)]
 struct Error {
     error: ErrorBody,
@@ -48,30 +48,30 @@ struct Error {
 
 #[derive(Serialize, ToSchema)]
 struct ErrorBody {
-    /// For people.
+    /// Human-readable message.
     message: String,
     #[schema(example = "invalid_request_error")]
     r#type: String,
-    /// The parameter that is to blame.
+    /// The parameter that caused the error.
     #[schema(required = true)]
     param: Option<String>,
-    /// For programs.
+    /// Machine-readable code.
     #[schema(required = true)]
     code: Option<String>,
 }
 
-/// The document before there are routes in it.
-pub fn frame() -> utoipa::openapi::OpenApi {
-    let mut frame = Frame::openapi();
-    let token = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some("The admin token, which the first start shows: apn-admin-…"));
-    let components = frame.components.get_or_insert_default();
+/// The document without routes.
+pub fn base_document() -> utoipa::openapi::OpenApi {
+    let mut base_document = ApiDocument::openapi();
+    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "Admin token (apn-admin-…), printed on the first start. `antiphon admin token` creates a new one.",
+    ));
+    let components = base_document.components.get_or_insert_default();
     components.add_security_scheme("admin_token", SecurityScheme::Http(token.build()));
-    frame
+    base_document
 }
 
-/// This document. It needs no token, as it holds nothing that would not be in the source code.
+/// This document. It requires no token.
 #[utoipa::path(
     get,
     path = "/api/openapi.json",

@@ -1,4 +1,4 @@
-//! What operators' machines ask: is it alive, can it serve, and what has it done.
+//! Health, readiness and metrics, for operators' machines.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,28 +6,32 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The process answers.
+/// The process is alive.
 pub async fn healthz() -> Json<serde_json::Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// The process can serve and store a turn, and is not being stopped.
-pub async fn readyz(State(doors): State<Doors>) -> Response {
-    if doors.turns.env.tasks.stopping().is_cancelled() {
+/// The process can serve: the store can be read and written, and no shutdown has begun.
+pub async fn readyz(State(state): State<AppState>) -> Response {
+    let turns = &state.turns;
+    if turns.env.tasks.stopping().is_cancelled() {
         return not_ready("stopping");
     }
     match doors.readiness.check(&doors.turns, &doors.keys).await {
         Ok(()) => Json(json!({ "status": "ready" })).into_response(),
-        Err(reason) => not_ready(reason),
+        Err(error) => {
+            tracing::warn!(%error, "readiness check failed");
+            not_ready("the store is unavailable")
+        }
     }
 }
 
-pub async fn metrics(State(doors): State<Doors>) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], doors.metrics.render()).into_response()
+pub async fn metrics(State(state): State<AppState>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], state.metrics.render()).into_response()
 }
 
 fn not_ready(reason: &str) -> Response {

@@ -11,10 +11,10 @@ use http::StatusCode;
 use super::Operator;
 use super::request::{JsonBody, Parameters};
 use crate::http::error_reply::ErrorReply;
-use crate::http::segment::Segment;
+use crate::http::path_segment::PathSegment;
 use crate::operations::{DeletedKey, KeyList, LimitList, Operations, Page, RotateRequest};
 
-/// Every key, by name; `after` takes a key's `name`.
+/// List keys, sorted by name. `after` is a key's `name`.
 #[utoipa::path(
     get,
     path = "/api/keys",
@@ -31,7 +31,7 @@ pub async fn list(
     Ok(Json(operations.list_keys(&page).await?))
 }
 
-/// Makes a key. Its secret is in the reply, and nowhere else.
+/// Create a key. Only this reply contains its secret.
 #[utoipa::path(
     post,
     path = "/api/keys",
@@ -48,7 +48,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(operations.create_key(new, Actor::AdminApi).await?)))
 }
 
-/// One key.
+/// Get a key.
 #[utoipa::path(
     get,
     path = "/api/keys/{name}",
@@ -60,12 +60,12 @@ pub async fn create(
 pub async fn get(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<KeyView>, ErrorReply> {
     Ok(Json(operations.key(&name).await?))
 }
 
-/// How the limits of a key stand, and those of its project.
+/// Get the state of the limits of a key and its project.
 #[utoipa::path(
     get,
     path = "/api/keys/{name}/limits",
@@ -77,12 +77,12 @@ pub async fn get(
 pub async fn limits(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<LimitList>, ErrorReply> {
     Ok(Json(operations.key_limits(&name).await?))
 }
 
-/// Removes a key and frees its name. What its project has stored stays.
+/// Delete a key and free its name. The responses of its project stay.
 #[utoipa::path(
     delete,
     path = "/api/keys/{name}",
@@ -94,12 +94,12 @@ pub async fn limits(
 pub async fn delete(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<DeletedKey>, ErrorReply> {
     Ok(Json(operations.delete_key(&name, Actor::AdminApi).await?))
 }
 
-/// Gives a key another secret, which is in the reply, and nowhere else.
+/// Replace the secret of a key. Only this reply contains the new secret.
 #[utoipa::path(
     post,
     path = "/api/keys/{name}/rotate",
@@ -112,13 +112,13 @@ pub async fn delete(
 pub async fn rotate(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
     JsonBody(request): JsonBody<RotateRequest>,
 ) -> Result<Json<KeyWithSecret>, ErrorReply> {
     Ok(Json(operations.rotate_key(&name, request.overlap(), Actor::AdminApi).await?))
 }
 
-/// Ends a key for good. It stays in lists, and its name taken.
+/// Revoke a key permanently. It stays in lists and keeps its name.
 #[utoipa::path(
     post,
     path = "/api/keys/{name}/revoke",
@@ -130,7 +130,7 @@ pub async fn rotate(
 pub async fn revoke(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Segment(name): Segment,
+    PathSegment(name): PathSegment,
 ) -> Result<Json<KeyView>, ErrorReply> {
     Ok(Json(operations.revoke_key(&name, Actor::AdminApi).await?))
 }

@@ -1,7 +1,6 @@
-//! The admin API: what an operator can see and change while the gateway runs. Errors are as everywhere else.
+//! The admin API, with which operators inspect and change a running gateway.
 //!
-//! Each function says what its route is, takes and gives; the table of routes is here, and becomes the OpenAPI document that
-//! the server itself serves.
+//! Each function describes its own route. This file is the table of routes, from which the OpenAPI document is built.
 
 mod accounts;
 mod audit;
@@ -17,18 +16,18 @@ use http::request::Parts;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::http::auth::{address, bearer};
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
+use crate::http::auth::{bearer, client_address};
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::OperationError;
 
-pub fn router() -> Router<Doors> {
+pub fn router() -> Router<AppState> {
     described_routes().into()
 }
 
-fn described_routes() -> OpenApiRouter<Doors> {
-    OpenApiRouter::with_openapi(document::frame())
+fn described_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(document::base_document())
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::delete))
         .routes(routes!(keys::limits))
@@ -44,17 +43,17 @@ fn described_routes() -> OpenApiRouter<Doors> {
         .routes(routes!(document::get))
 }
 
-/// Proof that the caller has the admin token: a door that takes this is open to operators alone.
+/// Proof that the caller has the admin token: a handler that takes it serves only operators.
 pub struct Operator;
 
-impl FromRequestParts<Doors> for Operator {
+impl FromRequestParts<AppState> for Operator {
     type Rejection = ErrorReply;
 
-    async fn from_request_parts(parts: &mut Parts, doors: &Doors) -> Result<Self, ErrorReply> {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ErrorReply> {
         let token = bearer(&parts.headers).and_then(|token| str::from_utf8(token).ok());
-        let Err(error) = doors.operations.authenticate(token).await else { return Ok(Self) };
+        let Err(error) = state.operations.authenticate(token).await else { return Ok(Self) };
         if matches!(error, OperationError::InvalidAdminToken) {
-            doors.keys.count_failure(address(&parts.extensions)).map_err(RequestError::from)?;
+            state.keys.count_failure(client_address(&parts.extensions)).map_err(RequestError::from)?;
         }
         Err(error.into())
     }

@@ -1,4 +1,4 @@
-//! What a request to the admin API brings, read into the structs that describe it.
+//! Parses the parameters and bodies of requests to the admin API.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts};
@@ -6,18 +6,18 @@ use http::Request;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use crate::http::doors::Doors;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{parse_object, parse_query};
 
-/// What a request may bring: nobody names that many models.
+/// The largest body: enough for any list of models.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The parameters of an address.
+/// The query parameters of a request.
 pub struct Parameters<T>(pub T);
 
-/// A body, which is a JSON object.
+/// A body that is a JSON object.
 pub struct JsonBody<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
@@ -28,12 +28,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<Doors> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
     type Rejection = ErrorReply;
 
-    async fn from_request(request: Request<Body>, doors: &Doors) -> Result<Self, ErrorReply> {
+    async fn from_request(request: Request<Body>, state: &AppState) -> Result<Self, ErrorReply> {
         let (parts, body) = request.into_parts();
-        let body = doors.body_limits.receive(&parts.headers, body).await?.bytes;
+        let body = state.body_limits.receive(&parts.headers, body).await?.bytes;
         if body.len() > MAX_BODY_BYTES {
             return Err(RequestError::BodyTooLarge { max_bytes: MAX_BODY_BYTES }.into());
         }

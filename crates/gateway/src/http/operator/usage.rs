@@ -12,11 +12,11 @@ use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::Operations;
 
-/// Where the next page of a CSV file begins, which has no place for it.
-const AFTER: HeaderName = HeaderName::from_static("x-antiphon-after");
+/// The cursor of the next page; a CSV file has no place for it.
+const CURSOR_HEADER: HeaderName = HeaderName::from_static("x-antiphon-after");
 
-/// Who used what, in groups. `text/csv` in `accept` asks for CSV as well; the header `x-antiphon-after` then says where the next
-/// page begins.
+/// Report usage in groups. `accept: text/csv` also selects CSV; the header `x-antiphon-after` then contains the cursor of the
+/// next page.
 #[utoipa::path(
     get,
     path = "/api/usage",
@@ -31,25 +31,25 @@ pub async fn get(
     headers: HeaderMap,
     Parameters(parameters): Parameters<UsageParameters>,
 ) -> Result<Response, ErrorReply> {
-    let format = parameters.format.unwrap_or_else(|| accepted(&headers));
+    let format = parameters.format.unwrap_or_else(|| accepted_format(&headers));
     let report = operations.report_usage(parameters).await?;
     Ok(match format {
         Format::Json => axum::Json(report).into_response(),
-        Format::Csv => csv(&report),
+        Format::Csv => csv_reply(&report),
     })
 }
 
-fn accepted(headers: &HeaderMap) -> Format {
+fn accepted_format(headers: &HeaderMap) -> Format {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.trim_start().to_ascii_lowercase().starts_with("text/csv") { Format::Csv } else { Format::Json }
 }
 
-fn csv(report: &Report) -> Response {
+fn csv_reply(report: &Report) -> Response {
     let mut reply = report.csv().into_response();
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8; header=present"));
     if let Some(after) = report.after().and_then(|after| after.parse().ok()) {
-        headers.insert(AFTER, after);
+        headers.insert(CURSOR_HEADER, after);
     }
     reply
 }

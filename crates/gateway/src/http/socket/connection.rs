@@ -1,7 +1,7 @@
-//! One open socket: a single task that reads frames, runs the turns, and writes their events.
+//! One open WebSocket: a single task reads frames, runs the turns and writes their events.
 //!
-//! Events are taken from the turns only while the client takes them, one from each lane in turn. So a client that does not
-//! read slows its upstreams, and what is held for it stays within [`WRITE_BUFFER_BYTES`] and one event.
+//! Turns yield events only while the client reads them, in round-robin order. A client that does not read slows its
+//! upstreams, and at most [`WRITE_BUFFER_BYTES`] and one event are buffered for it.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -19,149 +19,152 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::clock::{Clock, Tick};
-use super::ending::{Ending, say_goodbye, text};
-use super::lanes::{Asked, Lanes, MAX_NAMED};
+use super::close::{CloseReason, close_gracefully, text_message};
+use super::lanes::{Lanes, MAX_NAMED_LANES, QueuedFrame};
 use super::metered::Metered;
 use super::metrics::SocketMetrics;
-use super::running::{Running, reject};
-use crate::http::doors::Doors;
+use super::timers::{SocketTimers, Tick};
+use super::turn::{SocketTurn, reject_frame};
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::stall::StallGuard;
-use crate::turn::{Lane, Memory};
+use crate::turn::{Lane, LaneMemory};
 use antiphon_access::keys::Caller;
 
-/// What is read at a time; it is held also while the socket is idle.
+/// The size of the read buffer, which an idle socket keeps.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// Events are put together up to this size before they are written; a client that does not read has so much waiting, and
-/// one event.
+/// Events are written together up to this size. At most this and one event wait for a client that does not read.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
-/// A frame larger than this is parsed on a thread where that may take its time: other turns share the worker's.
+/// A larger frame is parsed on a blocking thread, so that it does not delay the worker's other turns.
 const INLINE_PARSING_BYTES: usize = 1024 * 1024;
-/// Pings that are answered before the client has taken the answers.
+/// How many pongs may wait in the buffer; then reading stops until the client has read them.
 const MAX_PONGS: u32 = 16;
-/// What is larger than this on its way in or out leaves buffers behind that an idle socket should not keep.
-const SMALL_BYTES: usize = 4 * 1024;
+/// After a message larger than this, an idle socket shrinks its buffers.
+const SHRINK_THRESHOLD_BYTES: usize = 4 * 1024;
 
 pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
 type Parsed = (Result<ClientFrame, RequestError>, OwnedSemaphorePermit);
 
 pub struct Connection {
     socket: Socket,
-    doors: Doors,
+    state: AppState,
     headers: HeaderMap,
     caller: Caller,
-    memory: Arc<Memory>,
+    memory: Arc<LaneMemory>,
     lanes: Lanes,
-    running: Vec<Running>,
-    /// Whose turn it is to send an event.
-    next: usize,
-    /// Messages that belong to no turn that runs.
+    running: Vec<SocketTurn>,
+    /// The index of the turn that may send the next event.
+    next_turn: usize,
+    /// Messages that belong to no running turn.
     outbox: VecDeque<Message>,
     parsing: Option<Pin<Box<dyn Future<Output = Parsed> + Send>>>,
-    /// Whether something has been written that may still be in the buffer.
+    /// Whether the write buffer may contain unsent bytes.
     is_unflushed: bool,
-    /// Answers to pings among it.
-    pongs: u32,
-    /// Whether buffers may have grown beyond what an idle socket should hold.
-    is_bloated: bool,
-    /// Why nothing is read any more.
-    ending: Option<Ending>,
-    clock: Clock,
-    tally: Tally,
+    /// How many pongs are in the write buffer.
+    pending_pongs: u32,
+    /// Whether buffers may be larger than an idle socket should keep.
+    has_large_buffers: bool,
+    /// Set when the connection is to be closed: nothing more is read, and running turns finish.
+    close_reason: Option<CloseReason>,
+    timers: SocketTimers,
+    metrics_guard: SocketMetricsGuard,
 }
 
-/// What is counted of a socket when it is gone, however it went.
-struct Tally {
+/// Counts an open socket, and on drop the closed one, however it ended.
+struct SocketMetricsGuard {
     metrics: Arc<SocketMetrics>,
     turns: u64,
     code: u16,
 }
 
 enum Step {
-    /// Nothing is under way, and the buffers can be made small again.
-    Shrink,
-    Over(Ending),
+    /// No turn is running: the buffers can shrink.
+    ShrinkBuffers,
+    Close(CloseReason),
 }
 
 impl Connection {
     pub fn open(
         stream: StallGuard<TcpStream>,
         early: Bytes,
-        doors: Doors,
+        state: AppState,
         headers: HeaderMap,
         caller: Caller,
     ) -> Box<Self> {
-        let metrics = &doors.socket_metrics;
-        let metered = Metered::new(stream, early, Arc::clone(&doors.body_limits));
+        let metrics = &state.socket_metrics;
+        let metered = Metered::new(stream, early, Arc::clone(&state.body_limits));
         Box::new(Self {
-            socket: speak(metered, doors.body_limits.max_bytes),
-            memory: Memory::new(Arc::clone(&doors.sockets.memory)),
+            socket: websocket(metered, state.body_limits.max_bytes),
+            memory: LaneMemory::new(Arc::clone(&state.sockets.memory)),
             lanes: Lanes::new(Arc::clone(metrics)),
             running: Vec::new(),
-            next: 0,
+            next_turn: 0,
             outbox: VecDeque::new(),
             parsing: None,
             is_unflushed: false,
-            pongs: 0,
-            is_bloated: false,
-            ending: None,
-            clock: Clock::new(&doors),
-            tally: Tally::begin(Arc::clone(metrics)),
-            doors,
+            pending_pongs: 0,
+            has_large_buffers: false,
+            close_reason: None,
+            timers: SocketTimers::new(&state),
+            metrics_guard: SocketMetricsGuard::begin(Arc::clone(metrics)),
+            state,
             headers,
             caller,
         })
     }
 
-    /// Serves the socket until it is closed. Boxed, as there are thousands, and a future may hold what it was given twice.
+    /// Serves the socket until it is closed. Boxed, as there are thousands of sockets, and a future may hold its arguments twice.
     pub async fn run(mut self: Box<Self>) {
-        let ending = loop {
+        let close_reason = loop {
             match poll_fn(|cx| self.poll_step(cx)).await {
-                Step::Over(ending) => break ending,
-                Step::Shrink => {
-                    self.is_bloated = false;
-                    self.socket = speak(self.socket.into_inner(), self.doors.body_limits.max_bytes);
+                Step::Close(close_reason) => break close_reason,
+                Step::ShrinkBuffers => {
+                    self.has_large_buffers = false;
+                    self.socket = websocket(self.socket.into_inner(), self.state.body_limits.max_bytes);
                 }
             }
         };
-        self.tally.code = ending.code();
-        tracing::debug!(close.code = self.tally.code, turns = self.tally.turns, "a socket is closed");
-        // Turns that are still there have lost their client.
+        self.metrics_guard.code = close_reason.code();
+        tracing::debug!(
+            close.code = self.metrics_guard.code,
+            turns = self.metrics_guard.turns,
+            "WebSocket closed"
+        );
+        // Turns that still run have lost their client.
         self.running.clear();
-        say_goodbye(&mut self.socket, &ending).await;
+        close_gracefully(&mut self.socket, &close_reason).await;
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        while let Poll::Ready(tick) = self.clock.poll_tick(cx) {
+        while let Poll::Ready(tick) = self.timers.poll_tick(cx) {
             self.tick(tick);
         }
         loop {
             match self.advance(cx) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(ending) => return Poll::Ready(Step::Over(ending)),
+                Err(close_reason) => return Poll::Ready(Step::Close(close_reason)),
             }
         }
         if self.is_unflushed {
             match Pin::new(&mut self.socket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.is_unflushed = false;
-                    if std::mem::take(&mut self.pongs) == MAX_PONGS {
+                    if std::mem::take(&mut self.pending_pongs) == MAX_PONGS {
                         cx.waker().wake_by_ref();
                     }
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Over(Ending::Gone)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::ConnectionLost)),
                 Poll::Pending => return Poll::Pending,
             }
         }
         if !self.lanes.is_idle() || self.parsing.is_some() {
             return Poll::Pending;
         }
-        match self.ending.take() {
-            Some(ending) => Poll::Ready(Step::Over(ending)),
-            None if self.is_bloated && self.socket.get_ref().is_between_messages() => {
-                Poll::Ready(Step::Shrink)
+        match self.close_reason.take() {
+            Some(close_reason) => Poll::Ready(Step::Close(close_reason)),
+            None if self.has_large_buffers && self.socket.get_ref().is_between_messages() => {
+                Poll::Ready(Step::ShrinkBuffers)
             }
             None => Poll::Pending,
         }
@@ -169,61 +172,61 @@ impl Connection {
 
     fn tick(&mut self, tick: Tick) {
         match tick {
-            // One is enough for a client that does not read.
+            // No second ping for a client that does not read.
             Tick::Ping if self.outbox.is_empty() => self.outbox.push_back(Message::Ping(Bytes::new())),
             Tick::Ping => {}
-            Tick::TooOld if self.ending.is_some() => {}
-            Tick::TooOld => self.ending = Some(Ending::TooOld(self.doors.sockets.max_age)),
-            Tick::Restart => {
-                self.ending = Some(Ending::Restart);
-                self.lanes.clear_waiting();
+            Tick::MaxAge if self.close_reason.is_some() => {}
+            Tick::MaxAge => self.close_reason = Some(CloseReason::MaxAge(self.state.sockets.max_age)),
+            Tick::Shutdown => {
+                self.close_reason = Some(CloseReason::Shutdown);
+                self.lanes.clear_queue();
             }
         }
     }
 
-    /// Moves everything on by a step; `false` if nothing can move.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    /// Writes, reads and starts turns as far as possible; `false` if nothing was possible.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let has_written = self.write(cx)?;
         let has_read = self.read(cx)?;
-        let has_begun = self.begin_turns();
+        let has_begun = self.start_turns();
         Ok(has_written || has_read || has_begun)
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let mut has_written = false;
         while let Poll::Ready(ready) = Pin::new(&mut self.socket).poll_ready(cx) {
-            ready.map_err(|_| Ending::Gone)?;
+            ready.map_err(|_| CloseReason::ConnectionLost)?;
             let Some(message) = self.next_message(cx) else { break };
-            self.is_bloated |= message.len() > SMALL_BYTES;
-            Pin::new(&mut self.socket).start_send(message).map_err(|_| Ending::Gone)?;
+            self.has_large_buffers |= message.len() > SHRINK_THRESHOLD_BYTES;
+            Pin::new(&mut self.socket).start_send(message).map_err(|_| CloseReason::ConnectionLost)?;
             self.is_unflushed = true;
             has_written = true;
         }
         Ok(has_written)
     }
 
-    /// What is to be sent next: the turns take turns.
+    /// The next message to send, from the turns in round-robin order.
     fn next_message(&mut self, cx: &mut Context<'_>) -> Option<Message> {
         if let Some(message) = self.outbox.pop_front() {
             return Some(message);
         }
         let mut waiting = 0;
         while waiting < self.running.len() {
-            let place = self.next % self.running.len();
-            match self.running[place].poll_frame(cx) {
+            let index = self.next_turn % self.running.len();
+            match self.running[index].poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
-                    self.next = place + 1;
+                    self.next_turn = index + 1;
                     waiting = 0;
-                    if let Some(message) = text(frame) {
+                    if let Some(message) = text_message(frame) {
                         return Some(message);
                     }
                 }
                 Poll::Ready(None) => {
-                    let over = self.running.swap_remove(place);
-                    self.lanes.release(&over.lane.stream_id);
+                    let finished = self.running.swap_remove(index);
+                    self.lanes.release(&finished.lane.stream_id);
                 }
                 Poll::Pending => {
-                    self.next = place + 1;
+                    self.next_turn = index + 1;
                     waiting += 1;
                 }
             }
@@ -231,118 +234,123 @@ impl Connection {
         None
     }
 
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if let Some(parsing) = &mut self.parsing {
             let Poll::Ready((parsed, permit)) = parsing.as_mut().poll(cx) else { return Ok(false) };
             self.parsing = None;
-            self.take(parsed, permit);
+            self.handle_frame(parsed, permit);
             return Ok(true);
         }
-        let is_full = !self.lanes.can_wait() || !self.outbox.is_empty() || self.pongs == MAX_PONGS;
-        if is_full || self.ending.is_some() {
+        let is_full =
+            !self.lanes.has_queue_room() || !self.outbox.is_empty() || self.pending_pongs == MAX_PONGS;
+        if is_full || self.close_reason.is_some() {
             return Ok(false);
         }
         match Pin::new(&mut self.socket).poll_next(cx) {
             Poll::Pending => Ok(false),
-            Poll::Ready(None) => Err(Ending::Gone),
-            Poll::Ready(Some(Err(error))) => Err(Ending::of(error, self.doors.body_limits.max_bytes)),
+            Poll::Ready(None) => Err(CloseReason::ConnectionLost),
+            Poll::Ready(Some(Err(error))) => {
+                Err(CloseReason::from_error(error, self.state.body_limits.max_bytes))
+            }
             Poll::Ready(Some(Ok(message))) => self.receive(message).map(|()| true),
         }
     }
 
-    fn receive(&mut self, message: Message) -> Result<(), Ending> {
-        self.is_bloated |= message.len() > SMALL_BYTES;
+    fn receive(&mut self, message: Message) -> Result<(), CloseReason> {
+        self.has_large_buffers |= message.len() > SHRINK_THRESHOLD_BYTES;
         match message {
             Message::Text(text) => {
                 let (text, permit) = (Bytes::from(text), self.socket.get_mut().take_permit());
                 if text.len() <= INLINE_PARSING_BYTES {
-                    self.take(ClientFrame::parse(&text).map_err(RequestError::from), permit);
+                    self.handle_frame(ClientFrame::parse(&text).map_err(RequestError::from), permit);
                 } else {
-                    self.parsing = Some(Box::pin(parse_elsewhere(text, permit)));
+                    self.parsing = Some(Box::pin(parse_on_blocking_thread(text, permit)));
                 }
             }
             Message::Binary(_) => {
                 drop(self.socket.get_mut().take_permit());
-                self.reject(&RequestError::BinaryMessage, None);
+                self.send_error(&RequestError::BinaryMessage, None);
             }
-            // Its answer is in the buffer.
+            // The pong is in the write buffer already.
             Message::Ping(_) => {
                 self.is_unflushed = true;
-                self.pongs += 1;
+                self.pending_pongs += 1;
             }
-            Message::Close(frame) => return Err(Ending::Closed(frame.map(|frame| frame.code.into()))),
+            Message::Close(frame) => return Err(CloseReason::Closed(frame.map(|frame| frame.code.into()))),
             Message::Pong(_) | Message::Frame(_) => {}
         }
         Ok(())
     }
 
-    fn take(&mut self, parsed: Result<ClientFrame, RequestError>, permit: OwnedSemaphorePermit) {
+    fn handle_frame(&mut self, parsed: Result<ClientFrame, RequestError>, permit: OwnedSemaphorePermit) {
         match parsed {
-            Err(error) => self.reject(&error, None),
-            Ok(ClientFrame::Other(kind)) => tracing::debug!(frame.type = kind, "a frame was ignored"),
-            Ok(ClientFrame::Create(_)) if matches!(self.ending, Some(Ending::Restart)) => {}
+            Err(error) => self.send_error(&error, None),
+            Ok(ClientFrame::Other(kind)) => {
+                tracing::debug!(frame.type = kind, "ignored a frame of unknown type");
+            }
+            Ok(ClientFrame::Create(_)) if matches!(self.close_reason, Some(CloseReason::Shutdown)) => {}
             Ok(ClientFrame::Create(frame)) => {
-                if let Err(asked) = self.lanes.ask(Asked { frame, permit }) {
-                    let error = RequestError::TooManyLanes { max_lanes: MAX_NAMED };
-                    self.reject(&error, asked.frame.stream_id.as_ref());
+                if let Err(queued) = self.lanes.enqueue(QueuedFrame { frame, permit }) {
+                    let error = RequestError::TooManyLanes { max_lanes: MAX_NAMED_LANES };
+                    self.send_error(&error, queued.frame.stream_id.as_ref());
                 }
             }
         }
     }
 
-    fn reject(&mut self, error: &RequestError, stream_id: Option<&StreamId>) {
-        self.outbox.extend(text(reject(&self.doors, error).frame(stream_id)));
+    fn send_error(&mut self, error: &RequestError, stream_id: Option<&StreamId>) {
+        self.outbox.extend(text_message(reject_frame(&self.state, error).frame(stream_id)));
     }
 
-    fn begin_turns(&mut self) -> bool {
+    fn start_turns(&mut self) -> bool {
         let mut has_begun = false;
-        while let Some(asked) = self.lanes.next() {
-            let stream_id = asked.frame.stream_id.clone();
-            // A socket may outlive the key that has opened it.
-            match self.doors.keys.reauthenticate(&self.caller) {
+        while let Some(queued) = self.lanes.start_next() {
+            let stream_id = queued.frame.stream_id.clone();
+            // A socket may outlive the key that opened it.
+            match self.state.keys.renew(&self.caller) {
                 Ok(caller) => self.caller = caller,
                 Err(denied) => {
-                    self.reject(&denied.into(), stream_id.as_ref());
+                    self.send_error(&denied.into(), stream_id.as_ref());
                     self.lanes.release(&stream_id);
                     has_begun = true;
                     continue;
                 }
             }
             let lane = Lane { stream_id, memory: Arc::clone(&self.memory) };
-            self.running.push(Running::begin(&self.doors, &self.headers, &self.caller, lane, asked));
-            self.tally.turns += 1;
+            self.running.push(SocketTurn::begin(&self.state, &self.headers, &self.caller, lane, queued));
+            self.metrics_guard.turns += 1;
             has_begun = true;
         }
         has_begun
     }
 }
 
-/// The WebSocket over a connection on which nothing is half read or half written.
-fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
+/// The WebSocket over a connection on which no frame is partly read or written.
+fn websocket(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(max_bytes))
         .max_frame_size(Some(max_bytes));
-    let speaking = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
-    speaking.now_or_never().expect("there is no handshake to wait for")
+    let handshake = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
+    handshake.now_or_never().expect("no handshake takes place")
 }
 
-async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
+async fn parse_on_blocking_thread(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
     let parsed = tokio::task::spawn_blocking(move || ClientFrame::parse(&text)).await;
     (parsed.map_or(Err(RequestError::Internal), |parsed| Ok(parsed?)), permit)
 }
 
 // === impl Tally ===
 
-impl Tally {
+impl SocketMetricsGuard {
     fn begin(metrics: Arc<SocketMetrics>) -> Self {
         metrics.open.inc();
-        Self { metrics, turns: 0, code: super::ending::ABNORMAL }
+        Self { metrics, turns: 0, code: super::close::CLOSE_ABNORMAL }
     }
 }
 
-impl Drop for Tally {
+impl Drop for SocketMetricsGuard {
     fn drop(&mut self) {
         self.metrics.closed(self.code, self.turns);
         self.metrics.open.dec();

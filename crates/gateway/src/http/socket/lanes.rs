@@ -1,4 +1,4 @@
-//! Which turn of a socket may begin: within a lane one after the other, and not too many at once.
+//! Decides which turn of a connection may begin: one at a time in each lane, and a limited number at once.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::metrics::SocketMetrics;
 
-/// Turns of one connection at once.
-pub const MAX_RUNNING: usize = 16;
-/// Frames that have been read and wait for their lane, or for one of the turns to end. With more, reading stops.
-pub const MAX_WAITING: usize = 16;
-/// Lanes with a name that a connection may have.
-pub const MAX_NAMED: usize = 32;
+/// How many turns of a connection run at once.
+pub const MAX_RUNNING_TURNS: usize = 16;
+/// How many frames wait for their lane or for another turn to end. Reading stops when the queue is full.
+pub const MAX_QUEUED_FRAMES: usize = 16;
+/// How many named lanes a connection may have.
+pub const MAX_NAMED_LANES: usize = 32;
 
-/// A turn that has been asked for.
-pub struct Asked {
+/// A request for a turn that has not begun.
+pub struct QueuedFrame {
     pub frame: Box<CreateFrame>,
     pub permit: OwnedSemaphorePermit,
 }
@@ -25,57 +25,57 @@ pub struct Asked {
 pub struct Lanes {
     known: HashSet<Option<StreamId>>,
     busy: HashSet<Option<StreamId>>,
-    waiting: VecDeque<Asked>,
+    queue: VecDeque<QueuedFrame>,
     metrics: Arc<SocketMetrics>,
 }
 
 impl Lanes {
     pub fn new(metrics: Arc<SocketMetrics>) -> Self {
-        Self { known: HashSet::new(), busy: HashSet::new(), waiting: VecDeque::new(), metrics }
+        Self { known: HashSet::new(), busy: HashSet::new(), queue: VecDeque::new(), metrics }
     }
 
-    /// Lets a turn wait for its lane; gives it back if the lane would be one too many.
-    pub fn ask(&mut self, asked: Asked) -> Result<(), Asked> {
-        let lane = &asked.frame.stream_id;
+    /// Queues a frame until its turn may begin. Returns it if its lane would be one too many.
+    pub fn enqueue(&mut self, queued: QueuedFrame) -> Result<(), QueuedFrame> {
+        let lane = &queued.frame.stream_id;
         if !self.known.contains(lane) {
             let named = self.known.len() - usize::from(self.known.contains(&None));
-            if lane.is_some() && named == MAX_NAMED {
-                return Err(asked);
+            if lane.is_some() && named == MAX_NAMED_LANES {
+                return Err(queued);
             }
             self.known.insert(lane.clone());
             self.metrics.lanes.inc();
         }
-        self.waiting.push_back(asked);
+        self.queue.push_back(queued);
         Ok(())
     }
 
-    /// The first turn that may begin; its lane is taken from now on.
-    pub fn next(&mut self) -> Option<Asked> {
-        if self.busy.len() == MAX_RUNNING {
+    /// Takes the first frame whose turn may begin, and marks its lane as busy.
+    pub fn start_next(&mut self) -> Option<QueuedFrame> {
+        if self.busy.len() == MAX_RUNNING_TURNS {
             return None;
         }
-        let is_free = |asked: &Asked| !self.busy.contains(&asked.frame.stream_id);
-        let place = self.waiting.iter().position(is_free)?;
-        let asked = self.waiting.remove(place)?;
-        self.busy.insert(asked.frame.stream_id.clone());
-        Some(asked)
+        let is_free = |queued: &QueuedFrame| !self.busy.contains(&queued.frame.stream_id);
+        let index = self.queue.iter().position(is_free)?;
+        let queued = self.queue.remove(index)?;
+        self.busy.insert(queued.frame.stream_id.clone());
+        Some(queued)
     }
 
     pub fn release(&mut self, lane: &Option<StreamId>) {
         self.busy.remove(lane);
     }
 
-    pub fn can_wait(&self) -> bool {
-        self.waiting.len() < MAX_WAITING
+    pub fn has_queue_room(&self) -> bool {
+        self.queue.len() < MAX_QUEUED_FRAMES
     }
 
     pub fn is_idle(&self) -> bool {
-        self.busy.is_empty() && self.waiting.is_empty()
+        self.busy.is_empty() && self.queue.is_empty()
     }
 
-    /// Gives up what has not begun.
-    pub fn clear_waiting(&mut self) {
-        self.waiting.clear();
+    /// Drops the turns that have not begun.
+    pub fn clear_queue(&mut self) {
+        self.queue.clear();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of a socket on their way in: never more of a message than there is memory for, and never beyond its end.
+//! Reads a WebSocket's bytes: never more of a message than memory is reserved for, and never beyond its end.
 
 use std::io;
 use std::pin::Pin;
@@ -11,27 +11,27 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
-use crate::http::doors::BodyLimits;
+use crate::http::app_state::BodyLimits;
 use crate::http::error::RequestError;
 
 /// Two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
-/// Memory is set aside for so much of a message at a time.
+/// How much memory is reserved for a message at a time.
 const STEP_BYTES: usize = 256 * 1024;
 const DISCARDED_BYTES: usize = 16 * 1024;
 
 type Reserving = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, RequestError>> + Send>>;
 
-/// Reads frame by frame, so that whoever decodes them holds nothing between two messages, and sets aside memory for each
-/// message as it comes, as for the body of an HTTP request.
+/// Reads frame by frame, so that the decoder buffers nothing between two messages. Reserves memory for each message as it
+/// arrives, as for the body of an HTTP request.
 pub struct Metered<S> {
     stream: S,
-    /// What came with the handshake.
+    /// Bytes that arrived with the handshake.
     early: Bytes,
     limits: Arc<BodyLimits>,
     header: [u8; MAX_HEADER],
     header_len: usize,
-    /// How much of the whole header has been handed on; only then comes the payload.
+    /// How much of the complete header has been passed on; the payload follows it.
     header_given: usize,
     /// What is left of the frame's payload.
     left: u64,
@@ -40,7 +40,7 @@ pub struct Metered<S> {
     message_bytes: usize,
     permit: Option<OwnedSemaphorePermit>,
     reserving: Option<Reserving>,
-    /// Runs while nothing comes in the middle of a message.
+    /// Limits the silence in the middle of a message.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -73,14 +73,14 @@ impl<S: AsyncRead + Unpin> Metered<S> {
         self.header_len == 0 && self.left == 0 && self.message_bytes == 0
     }
 
-    /// Throws away what comes, until nothing has come for so long.
+    /// Discards what arrives, until nothing has arrived for this long.
     pub async fn discard(&mut self, silence: Duration) {
         let mut piece = vec![0; DISCARDED_BYTES];
         while let Ok(Ok(1..)) = tokio::time::timeout(silence, self.stream.read(&mut piece)).await {}
     }
 
     fn no_memory(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.limits.memory).try_acquire_many_owned(0).expect("nothing is always there")
+        Arc::clone(&self.limits.memory).try_acquire_many_owned(0).expect("acquiring zero permits never fails")
     }
 
     /// Reads the header to its end. `false` at the end of the stream.
@@ -115,14 +115,16 @@ impl<S: AsyncRead + Unpin> Metered<S> {
         self.header_given = 0;
     }
 
-    /// How much of the payload there is memory for.
+    /// How much of the payload memory is reserved for.
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
         if !self.is_data {
             return Poll::Ready(Ok(left));
         }
         if self.message_bytes.saturating_add(left) > self.limits.max_bytes {
-            return Poll::Ready(Err(unread(RequestError::BodyTooLarge { max_bytes: self.limits.max_bytes })));
+            return Poll::Ready(Err(rejected(RequestError::BodyTooLarge {
+                max_bytes: self.limits.max_bytes,
+            })));
         }
         let covered = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * 1024;
         if covered > self.message_bytes {
@@ -151,10 +153,10 @@ impl<S: AsyncRead + Unpin> Metered<S> {
         });
         let reserved = ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
-        Poll::Ready(reserved.map_err(unread))
+        Poll::Ready(reserved.map_err(rejected))
     }
 
-    /// Reads what there is; in the middle of a message it is not waited for ever.
+    /// Reads what has arrived. In the middle of a message, the wait for more is limited.
     fn poll_bytes(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.early.is_empty() {
             let count = self.early.len().min(into.len());
@@ -172,7 +174,7 @@ impl<S: AsyncRead + Unpin> Metered<S> {
                 let limit = self.limits.read_timeout;
                 let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 ready!(patience.as_mut().poll(cx));
-                Poll::Ready(Err(unread(RequestError::BodyTimeout(limit))))
+                Poll::Ready(Err(rejected(RequestError::BodyTimeout(limit))))
             }
         }
     }
@@ -224,7 +226,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 }
 
-/// How long the header is, as far as that can be told from its beginning.
+/// The length of the header, as far as its first bytes tell it.
 fn header_len(begun: &[u8]) -> usize {
     let Some(second) = begun.get(1) else { return 2 };
     let length = match second & 0x7f {
@@ -235,15 +237,15 @@ fn header_len(begun: &[u8]) -> usize {
     2 + length + if second & 0x80 == 0 { 0 } else { 4 }
 }
 
-/// Why a message is not read on; it passes through the decoder as an error of the connection.
-fn unread(error: RequestError) -> io::Error {
-    io::Error::other(Unread(error))
+/// Why a message was rejected, wrapped so that it passes the decoder as an I/O error.
+fn rejected(error: RequestError) -> io::Error {
+    io::Error::other(MessageRejected(error))
 }
 
-/// What is told to the client before the connection is closed.
+/// A message was rejected; the client gets the error before the connection is closed.
 #[derive(Debug, thiserror::Error)]
-#[error("a message was not read to its end: {0:?}")]
-pub struct Unread(pub RequestError);
+#[error("message rejected before it was read completely: {0:?}")]
+pub struct MessageRejected(pub RequestError);
 
 #[cfg(test)]
 mod tests {
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_reads_gets_every_byte_and_never_two_frames_at_once() {
+    async fn reads_yield_every_byte_and_never_span_two_frames() {
         for early in [0, 1, 7, 200_000] {
             let frames =
                 [frame(0x01, 5), frame(0x89, 0), frame(0x80, 126), frame(0x81, 70_000), frame(0x88, 2)];
@@ -295,25 +297,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_is_set_aside_step_by_step_and_waited_for_only_so_long() {
+    async fn memory_is_reserved_in_steps_with_a_timeout() {
         let bytes = frame(0x81, 600_000);
         let limits = limits(300);
         let mut metered = Metered::new(bytes.as_slice(), Bytes::new(), Arc::clone(&limits));
         let mut seen = Vec::new();
         let error = metered.read_to_end(&mut seen).await.unwrap_err();
-        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(RequestError::Overloaded))));
+        assert!(matches!(error.downcast::<MessageRejected>(), Ok(MessageRejected(RequestError::Overloaded))));
         assert_eq!(seen.len(), 10 + STEP_BYTES);
         drop(metered);
         assert_eq!(limits.memory.available_permits(), 300);
     }
 
     #[tokio::test]
-    async fn a_message_that_would_be_too_large_is_not_read() {
+    async fn a_too_large_message_is_rejected_unread() {
         let pieces = [frame(0x01, 600_000), frame(0x80, 600_000)].concat();
         let mut metered = Metered::new(pieces.as_slice(), Bytes::new(), limits(10_000));
         let mut seen = Vec::new();
         let error = metered.read_to_end(&mut seen).await.unwrap_err();
-        assert!(matches!(error.downcast::<Unread>(), Ok(Unread(RequestError::BodyTooLarge { .. }))));
+        assert!(matches!(
+            error.downcast::<MessageRejected>(),
+            Ok(MessageRejected(RequestError::BodyTooLarge { .. }))
+        ));
         assert_eq!(seen.len(), 10 + 600_000 + 10);
     }
 }

@@ -24,21 +24,17 @@ pub struct SocketMetrics {
 }
 
 impl SocketMetrics {
-    /// A socket is gone. 1006 stands for one that ended without a closing frame.
+    /// Counts a closed socket. Code 1006 stands for one without a close frame.
     pub fn closed(&self, code: u16, turns: u64) {
         self.turns.observe(turns as f64);
         self.closes.get_or_create(&CloseLabels { code }).inc();
     }
 
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("sockets", "Open WebSockets of clients", self.open.clone());
-        registry.register("socket_lanes", "Lanes of the open WebSockets", self.lanes.clone());
-        registry.register(
-            "socket_turns",
-            "Turns that a WebSocket had when it was closed",
-            self.turns.clone(),
-        );
-        registry.register("socket_closes", "WebSockets that were closed, by close code", self.closes.clone());
+        registry.register("sockets", "Open client WebSockets", self.open.clone());
+        registry.register("socket_lanes", "Lanes of open client WebSockets", self.lanes.clone());
+        registry.register("socket_turns", "Turns of a client WebSocket when it closed", self.turns.clone());
+        registry.register("socket_closes", "Closed client WebSockets, by close code", self.closes.clone());
     }
 }
 

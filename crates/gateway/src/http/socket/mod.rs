@@ -1,17 +1,17 @@
 //! GET `/v1/responses` with an Upgrade: the WebSocket door.
 //!
-//! The handshake is answered here. The connection then goes on in the task that has served it so far, on the same worker:
-//! [`connection`] reads frames, writes events and keeps the time, [`lanes`] says which turn may begin, [`running`] is one
-//! turn.
+//! This file answers the handshake. The connection stays in its task, on its worker: [`connection`] reads frames and writes
+//! events, [`lanes`] decides which turn may begin, [`turn`] is one running turn, [`timers`] and [`close`] are when and how
+//! a connection ends.
 
-mod clock;
+mod close;
 mod connection;
-mod ending;
 mod lanes;
 mod metered;
 pub mod metrics;
-pub mod rules;
-mod running;
+pub mod settings;
+mod timers;
+mod turn;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,39 +27,39 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
-use super::auth::{OTHER_HEADERS, identify};
-use super::doors::Doors;
+use super::app_state::AppState;
+use super::auth::{ALTERNATIVE_KEY_HEADERS, authenticate};
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
-use super::fallback::wrong_method;
+use super::fallback::method_not_allowed;
 use super::stall::StallGuard;
 use antiphon_access::keys::Caller;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
 
-/// Where a request leaves word for its connection that it becomes a socket.
+/// Where the handler of a handshake leaves the upgrade for the task of the connection.
 #[derive(Clone, Default)]
-pub struct Handover(Arc<Mutex<Option<Agreed>>>);
+pub struct UpgradeSlot(Arc<Mutex<Option<AcceptedUpgrade>>>);
 
-/// A handshake that has been answered.
-pub struct Agreed {
+/// An accepted handshake, whose connection is to be upgraded.
+pub struct AcceptedUpgrade {
     upgrade: OnUpgrade,
-    doors: Doors,
+    state: AppState,
     headers: HeaderMap,
     caller: Caller,
 }
 
-pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Response {
+pub async fn open(State(state): State<AppState>, mut request: Request<Body>) -> Response {
     if !is_upgrade(request.headers()) {
-        let mut reply = wrong_method(request).await.into_response();
+        let mut reply = method_not_allowed(request).await.into_response();
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return reply;
     }
-    match agree(&doors, &mut request) {
-        Ok(accept) => switching(accept),
+    match accept_handshake(&state, &mut request) {
+        Ok(accept) => switching_protocols(accept),
         Err(error) => {
             let row = error.row();
-            doors.count_rejected(&row);
+            state.count_rejected(&row);
             tracing::info!(
                 http.status = row.status.as_u16(),
                 error.code = row.error.code.as_deref(),
@@ -70,11 +70,11 @@ pub async fn open(State(doors): State<Doors>, mut request: Request<Body>) -> Res
     }
 }
 
-/// Holds the handshake against the standard, and leaves word for the connection. Extensions are declined by not naming them.
-fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, RequestError> {
-    let caller = identify(doors, request.headers(), request.extensions())?;
-    if !doors.sockets.is_enabled {
-        return Err(RequestError::SocketsOff);
+/// Checks the handshake and leaves the upgrade in the connection's slot. Extensions are declined by not naming them.
+fn accept_handshake(state: &AppState, request: &mut Request<Body>) -> Result<HeaderValue, RequestError> {
+    let caller = authenticate(state, request.headers(), request.extensions())?;
+    if !state.sockets.is_enabled {
+        return Err(RequestError::SocketsDisabled);
     }
     if request.version() != Version::HTTP_11 {
         return Err(RequestError::BadHandshake("needs HTTP/1.1"));
@@ -85,19 +85,21 @@ fn agree(doors: &Doors, request: &mut Request<Body>) -> Result<HeaderValue, Requ
         return Err(RequestError::BadHandshake("has a body"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(RequestError::BadHandshake("asks for another version than 13"));
+        return Err(RequestError::BadHandshake("must use version 13"));
     }
-    if is_foreign(headers) {
-        return Err(RequestError::BadHandshake("comes from a page of another origin"));
+    if is_cross_origin(headers) {
+        return Err(RequestError::BadHandshake("comes from a different origin"));
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(RequestError::BadHandshake("has no key"))?;
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or(RequestError::BadHandshake("has no Sec-WebSocket-Key"))?;
     let accept =
         HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| RequestError::Internal)?;
-    let handover = request.extensions().get::<Handover>().cloned();
-    let handover = handover.ok_or(RequestError::BadHandshake("needs HTTP/1.1"))?;
+    let upgrade_slot = request.extensions().get::<UpgradeSlot>().cloned();
+    let upgrade_slot = upgrade_slot.ok_or(RequestError::BadHandshake("requires HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
-    let headers = of_turns(request.headers());
-    handover.leave(Agreed { upgrade, doors: doors.clone(), headers, caller });
+    let headers = turn_headers(request.headers());
+    upgrade_slot.put(AcceptedUpgrade { upgrade, state: state.clone(), headers, caller });
     Ok(accept)
 }
 
@@ -109,8 +111,8 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
     names(header::CONNECTION, "upgrade") && names(header::UPGRADE, "websocket")
 }
 
-/// Whether a page from elsewhere asks: browsers let any page open sockets and read them, unlike replies over HTTP.
-fn is_foreign(headers: &HeaderMap) -> bool {
+/// Whether a page of another origin asks. Browsers let any page open WebSockets and read them, unlike replies over HTTP.
+fn is_cross_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -120,7 +122,7 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     }
 }
 
-fn switching(accept: HeaderValue) -> Response {
+fn switching_protocols(accept: HeaderValue) -> Response {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = reply.headers_mut();
@@ -130,10 +132,10 @@ fn switching(accept: HeaderValue) -> Response {
     reply
 }
 
-/// The headers of the handshake that belong to each of its turns: not those about the socket itself. Copied, as they would
-/// keep the whole buffer that the handshake was read into.
-fn of_turns(headers: &HeaderMap) -> HeaderMap {
-    const OF_THE_SOCKET: [HeaderName; 7] = [
+/// The headers of the handshake without those about the socket itself: they apply to every turn. Copied, as they would keep
+/// the whole buffer of the handshake in memory.
+fn turn_headers(headers: &HeaderMap) -> HeaderMap {
+    const HANDSHAKE_HEADERS: [HeaderName; 7] = [
         header::SEC_WEBSOCKET_KEY,
         header::SEC_WEBSOCKET_VERSION,
         header::SEC_WEBSOCKET_EXTENSIONS,
@@ -143,8 +145,8 @@ fn of_turns(headers: &HeaderMap) -> HeaderMap {
         header::AUTHORIZATION,
     ];
     let is_about_sockets = |name: &HeaderName, value: &HeaderValue| {
-        OF_THE_SOCKET.contains(name)
-            || OTHER_HEADERS.contains(name)
+        HANDSHAKE_HEADERS.contains(name)
+            || ALTERNATIVE_KEY_HEADERS.contains(name)
             || (name == OPENAI_BETA && value.as_bytes().starts_with(b"responses_websockets"))
     };
     let mut copied = HeaderMap::new();
@@ -159,31 +161,31 @@ fn of_turns(headers: &HeaderMap) -> HeaderMap {
 
 // === impl Handover ===
 
-impl Handover {
-    fn leave(&self, agreed: Agreed) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
+impl UpgradeSlot {
+    fn put(&self, accepted: AcceptedUpgrade) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
     }
 
-    /// What a request has left, if one has.
-    pub fn take(&self) -> Option<Agreed> {
+    /// Takes the upgrade, if a request has left one.
+    pub fn take(&self) -> Option<AcceptedUpgrade> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 // === impl Agreed ===
 
-impl Agreed {
-    /// Serves the socket until it is closed. To be called when HTTP has let go of the connection.
+impl AcceptedUpgrade {
+    /// Serves the WebSocket until it is closed. To be called after HTTP has released the connection.
     pub async fn serve(self) {
-        let Self { upgrade, doors, headers, caller } = self;
-        let Some((stream, early)) = take_over(upgrade).await else { return };
-        Connection::open(stream, early, doors, headers, caller).run().await;
+        let Self { upgrade, state, headers, caller } = self;
+        let Some((stream, early)) = take_upgraded_stream(upgrade).await else { return };
+        Connection::open(stream, early, state, headers, caller).run().await;
     }
 }
 
-/// The connection, and what came on it after the handshake.
-async fn take_over(upgrade: OnUpgrade) -> Option<(StallGuard<TcpStream>, Bytes)> {
+/// The connection, and the bytes that arrived right after the handshake.
+async fn take_upgraded_stream(upgrade: OnUpgrade) -> Option<(StallGuard<TcpStream>, Bytes)> {
     let parts = downcast::<TokioIo<StallGuard<TcpStream>>>(upgrade.await.ok()?).ok()?;
-    // Copied, as it would keep the whole buffer that the handshake was read into.
+    // Copied, as it would keep the whole buffer of the handshake in memory.
     Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }

@@ -1,4 +1,4 @@
-//! What each event becomes, whatever form it came in and however the network cut it.
+//! What the client gets for each event, in every form and however the network cut it.
 
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::id::ResponseId;
@@ -34,7 +34,7 @@ fn text(out: &VecDeque<Bytes>) -> String {
     out.iter().map(|piece| String::from_utf8_lossy(piece)).collect()
 }
 
-/// What a client gets of a stream that comes in these pieces, and how it ends.
+/// What a client gets of a stream that arrives in these pieces, and how it ends.
 fn relayed<'a>(
     framing: Framing,
     pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -60,7 +60,7 @@ fn api_error() -> ApiError {
 }
 
 #[test]
-fn untouched_neighbours_leave_in_one_piece_and_byte_for_byte() {
+fn unchanged_neighbours_are_relayed_in_one_piece_byte_for_byte() {
     let (out, terminal) = relayed(Framing::Sse, [STREAM.as_bytes()]);
     assert!(terminal.is_none());
     assert_eq!(out.len(), 2, "the rewritten event, and everything after it: {out:?}");
@@ -71,7 +71,7 @@ fn untouched_neighbours_leave_in_one_piece_and_byte_for_byte() {
 }
 
 #[test]
-fn the_terminal_event_is_held_back_with_what_is_to_be_stored() {
+fn the_terminal_event_is_held_back_with_the_response_to_store() {
     let stream = format!("{STREAM}{END}event: response.after\ndata: {{}}\n\n");
     let (out, terminal) = relayed(Framing::Sse, [stream.as_bytes()]);
     let terminal = terminal.unwrap();
@@ -84,14 +84,14 @@ fn the_terminal_event_is_held_back_with_what_is_to_be_stored() {
 }
 
 #[test]
-fn items_count_where_the_last_event_leaves_the_output_out() {
+fn finished_items_stand_for_the_output_that_a_terminal_event_leaves_out() {
     let end = END.replace(r#"[{"id":"msg_1","type":"message"}]"#, "[]");
     let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), end.as_bytes()]);
     assert_eq!(terminal.unwrap().finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
 }
 
 #[test]
-fn a_last_event_without_its_blank_line_counts_if_it_is_whole() {
+fn a_last_event_without_its_blank_line_counts_if_it_is_complete() {
     let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), END.trim_end().as_bytes()]);
     assert_eq!(terminal.unwrap().finished.status, Status::Completed);
     let cut = &END[..END.len() - 10];
@@ -125,7 +125,7 @@ fn messages_and_server_sent_events_give_a_socket_the_same_frames() {
 }
 
 #[test]
-fn a_message_is_a_server_sent_event_under_its_type() {
+fn a_message_becomes_a_server_sent_event_named_by_its_type() {
     let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
     let data = Bytes::from_static(b"{\"type\":\"response.new_thing\",\r\n\"x\":1}");
     events.push(Piece::Event(Event::of_message(data)));
@@ -139,7 +139,7 @@ fn a_message_is_a_server_sent_event_under_its_type() {
 }
 
 #[test]
-fn a_broken_stream_ends_with_an_error_and_a_failed_response_that_keeps_finished_items() {
+fn a_cut_off_stream_ends_with_an_error_and_a_failed_response_that_keeps_finished_items() {
     let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
     events.push(Piece::Bytes(Bytes::from_static(STREAM.as_bytes())));
     assert!(relay.push(&mut events, &mut out).unwrap().is_none());
@@ -156,7 +156,7 @@ fn a_broken_stream_ends_with_an_error_and_a_failed_response_that_keeps_finished_
 }
 
 #[test]
-fn an_upstreams_own_error_is_not_said_twice() {
+fn an_error_of_the_upstream_is_not_repeated() {
     let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
     let error = b"event: error\ndata: {\"type\":\"error\",\"sequence_number\":0,\"code\":\"slow_down\",\"message\":\"m\"}\n\n";
     events.push(Piece::Bytes(Bytes::from_static(error)));

@@ -7,18 +7,18 @@ use antiphon_upstream::transport::ReplyBody;
 use super::super::framing::Framing;
 use super::*;
 
-/// A stream that has come this far when its first event is looked at.
-async fn opening(stream: &str) -> Opening {
+/// A stream that is checked when this part of it has arrived.
+async fn opening(stream: &str) -> OpeningStream {
     let body = ReplyBody::Whole(Bytes::copy_from_slice(stream.as_bytes()));
-    let mut opening = Opening {
+    let mut opening = OpeningStream {
         events: EventReader::new(body, Dialect::Responses, 1 << 16),
         relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse),
-        ready: VecDeque::new(),
+        pending: VecDeque::new(),
         phase: Phase::Relaying,
-        heard: Instant::now(),
+        last_event_at: Instant::now(),
     };
     assert!(opening.events.read().await.unwrap());
-    if let Some(terminal) = opening.relay.push(opening.events.decoder(), &mut opening.ready).unwrap() {
+    if let Some(terminal) = opening.relay.push(opening.events.decoder(), &mut opening.pending).unwrap() {
         opening.phase = Phase::Ending(Box::new(terminal));
     }
     opening
@@ -36,7 +36,7 @@ fn error(code: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_that_begins_with_the_accounts_failure_goes_elsewhere() {
+async fn a_stream_that_begins_with_a_failure_of_the_account_goes_to_another() {
     for (code, verdict) in [
         ("server_error", Verdict::Failed),
         ("rate_limit_exceeded", Verdict::RateLimited { until: None }),
@@ -50,14 +50,14 @@ async fn a_stream_that_begins_with_the_accounts_failure_goes_elsewhere() {
 }
 
 #[tokio::test]
-async fn what_is_the_clients_to_see_stays() {
+async fn errors_for_the_client_and_later_events_stay() {
     let created =
         "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\"}}\n\n";
     for stream in [
         created.to_owned(),
         failed("invalid_prompt"),
         error("content_policy_violation"),
-        // What follows the first event is the client's to see, even if it came with it.
+        // The client gets what follows the first event, even if it arrived with it.
         format!("{created}{}", failed("server_error")),
         format!("{created}{}", error("server_error")),
     ] {

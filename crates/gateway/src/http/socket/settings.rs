@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 #[derive(Debug)]
-pub struct SocketRules {
+pub struct SocketSettings {
     pub is_enabled: bool,
     pub max_age: Duration,
     pub ping_interval: Duration,
-    /// For what connections remember, a permit a KiB.
+    /// For the responses that connections remember: one permit per KiB.
     pub memory: Arc<Semaphore>,
 }

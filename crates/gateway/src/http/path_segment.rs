@@ -1,4 +1,4 @@
-//! The part of an address that names something.
+//! The variable segment of a path.
 
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
@@ -6,10 +6,10 @@ use http::request::Parts;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 
-/// What the address says in the one place that is free in its route. One that is no text names nothing.
-pub struct Segment(pub String);
+/// The variable segment of a route. One that is not valid UTF-8 names nothing: the reply is 404.
+pub struct PathSegment(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Segment {
+impl<S: Send + Sync> FromRequestParts<S> for PathSegment {
     type Rejection = ErrorReply;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorReply> {

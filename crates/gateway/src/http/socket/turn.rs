@@ -1,4 +1,4 @@
-//! One turn of a socket, from its frame to its last event.
+//! One turn of a connection, from its frame to its last event.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,40 +8,46 @@ use antiphon_protocol::socket::CreateFrame;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::lanes::Asked;
-use crate::http::doors::Doors;
+use super::lanes::QueuedFrame;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::turn::{DetachOnDrop, Door, DrainOnDrop, Incoming, Lane, TurnError};
 use antiphon_access::keys::Caller;
 
-/// What a client says of a turn in its frame goes upstream as these headers do over HTTP.
+/// Client metadata with this prefix in a frame goes upstream as headers, as over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
 
-/// A turn that holds its lane. Dropped, it goes on without its client if it is to be stored.
-pub struct Running {
+/// A running turn, which occupies its lane. If it is dropped and is to be stored, it continues without its client.
+pub struct SocketTurn {
     pub lane: Lane,
-    /// What it continues, if anything.
+    /// The response that it continues.
     parent: Option<ResponseId>,
     stage: Stage,
 }
 
 enum Stage {
-    Beginning(DetachOnDrop<Result<DrainOnDrop, TurnError>>),
+    Starting(DetachOnDrop<Result<DrainOnDrop, TurnError>>),
     Events(DrainOnDrop),
     Failed(ErrorReply),
-    Over,
+    Done,
 }
 
-impl Running {
-    pub fn begin(doors: &Doors, headers: &HeaderMap, caller: &Caller, lane: Lane, asked: Asked) -> Self {
-        let Asked { frame, permit } = asked;
+impl SocketTurn {
+    pub fn begin(
+        state: &AppState,
+        headers: &HeaderMap,
+        caller: &Caller,
+        lane: Lane,
+        queued: QueuedFrame,
+    ) -> Self {
+        let QueuedFrame { frame, permit } = queued;
         let CreateFrame { previous_response_id, request, .. } = *frame;
         let parent = previous_response_id.and_then(|id| id.parse().ok());
         let create = match request {
             Ok(create) => create,
             Err(error) => {
-                return Self { lane, parent, stage: Stage::Failed(reject(doors, &error.into())) };
+                return Self { lane, parent, stage: Stage::Failed(reject_frame(state, &error.into())) };
             }
         };
         let mut headers = headers.clone();
@@ -57,15 +63,15 @@ impl Running {
             door: Door::WebSocket(lane.clone()),
             body_permit: permit,
         };
-        Self { lane, parent, stage: Stage::Beginning(doors.turns.stream(incoming)) }
+        Self { lane, parent, stage: Stage::Starting(state.turns.stream(incoming)) }
     }
 
     /// The next frame for the client, or `None` when there are no more.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match &mut self.stage {
-                Stage::Beginning(begun) => {
-                    self.stage = match ready!(Pin::new(begun).poll(cx)) {
+                Stage::Starting(starting) => {
+                    self.stage = match ready!(Pin::new(starting).poll(cx)) {
                         Ok(events) => Stage::Events(events),
                         Err(error) => Stage::Failed(error.into()),
                     };
@@ -73,23 +79,23 @@ impl Running {
                 Stage::Events(events) => return events.poll_chunk(cx),
                 Stage::Failed(error) => {
                     let frame = error.frame(self.lane.stream_id.as_ref());
-                    // What could not be continued now is not offered again: the client sends everything.
+                    // The lane forgets the parent, so that the client sends the whole context next time.
                     if let Some(parent) = self.parent {
                         self.lane.evict(parent);
                     }
-                    self.stage = Stage::Over;
+                    self.stage = Stage::Done;
                     return Poll::Ready(Some(frame));
                 }
-                Stage::Over => return Poll::Ready(None),
+                Stage::Done => return Poll::Ready(None),
             }
         }
     }
 }
 
 /// Counts a frame that did not become a turn.
-pub fn reject(doors: &Doors, error: &RequestError) -> ErrorReply {
+pub fn reject_frame(state: &AppState, error: &RequestError) -> ErrorReply {
     let row = error.row();
-    doors.count_rejected(&row);
+    state.count_rejected(&row);
     tracing::info!(error.code = row.error.code.as_deref(), "frame rejected before parsing");
     row.into()
 }

@@ -1,4 +1,4 @@
-//! What every door can reach.
+//! The state that all handlers share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use tokio::sync::Semaphore;
 use super::origin::LocalOnly;
 use super::readiness::Readiness;
 use super::socket::metrics::SocketMetrics;
-use super::socket::rules::SocketRules;
+use super::socket::settings::SocketSettings;
 use crate::errors::ErrorRow;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::turn::Turns;
 
 #[derive(Clone)]
-pub struct Doors {
+pub struct AppState {
     pub turns: Arc<Turns>,
     pub operations: Arc<Operations>,
     pub body_limits: Arc<BodyLimits>,
-    pub sockets: Arc<SocketRules>,
+    pub sockets: Arc<SocketSettings>,
     pub keys: Arc<Keys>,
     /// For requests without a key; `None` if the operator lets everybody in.
     pub local_only: Option<Arc<LocalOnly>>,
@@ -30,25 +30,25 @@ pub struct Doors {
     pub socket_metrics: Arc<SocketMetrics>,
 }
 
-/// How much of clients' request bodies is held in memory.
+/// Limits on request bodies in memory.
 #[derive(Debug)]
 pub struct BodyLimits {
     pub max_bytes: usize,
-    /// How long a client may take between two pieces of a body.
+    /// How long to wait for the next piece of a body.
     pub read_timeout: Duration,
-    /// One permit a KiB, over all connections.
+    /// One permit per KiB, shared by all connections.
     pub memory: Arc<Semaphore>,
 }
 
-impl Doors {
-    /// Counts a request that has not become a turn.
+impl AppState {
+    /// Counts a request that did not become a turn.
     pub fn count_rejected(&self, row: &ErrorRow) {
         self.turns.metrics.turn_failed(row.fault.as_str(), row.error.code.as_deref());
     }
 }
 
-impl FromRef<Doors> for Arc<Operations> {
-    fn from_ref(doors: &Doors) -> Self {
-        Self::clone(&doors.operations)
+impl FromRef<AppState> for Arc<Operations> {
+    fn from_ref(state: &AppState) -> Self {
+        Self::clone(&state.operations)
     }
 }
