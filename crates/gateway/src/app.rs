@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
 use crate::http::app_state::{AppState, BodyLimits};
+use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
 use crate::http::socket::settings::SocketSettings;
@@ -36,7 +37,7 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
-use crate::reload::{Reload, ReloadMetrics, Reloader};
+use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
 use crate::turn::{TurnSettings, Turns};
 
 /// How long the start waits for the stored account state.
@@ -202,24 +203,22 @@ impl App {
         let Turns { chains, pool, upstream, limits, settings, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
-        let sweep =
-            jobs::limits::sweep(Arc::clone(limits), store(), clock(), settings.reservation_lifetime());
-        tasks.spawn_background(sweep);
+        tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
             longest_turn: settings.turn_timeout,
-            log_retention: self.config.usage.raw_retention.limit(),
+            log_retention: self.config.usage.raw_retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
         if store().is_shared() {
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
-        tasks.spawn_background(jobs::keys::note_uses(Arc::clone(&self.state.keys), store()));
+        tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {
             longest_turn: settings.turn_timeout,
-            hour_retention: self.config.usage.hour_retention.limit(),
-            day_retention: self.config.usage.day_retention.limit(),
+            hour_retention: self.config.usage.hour_retention.as_duration(),
+            day_retention: self.config.usage.day_retention.as_duration(),
         };
         tasks.spawn_background(jobs::usage::roll_up(store(), clock(), rollup));
         tasks.spawn_background(jobs::accounts::probe(Arc::clone(pool), upstream.clone()));
@@ -269,9 +268,13 @@ pub fn accounts(config: &Config) -> Result<Vec<Account>, AccountError> {
     config.accounts.iter().map(AccountConfig::settings).map(Account::new).collect()
 }
 
-/// Who is let in. Where everybody can connect, clients need a key.
-async fn keys(config: &Config, store: &dyn Store, clock: &Arc<dyn Clock>) -> Result<Arc<Keys>, BuildError> {
-    let is_public = |client_address: &SocketAddr| !client_address.ip().to_canonical().is_loopback();
+/// The keys and the rule for clients without one. An address that other machines can reach requires a key.
+async fn load_keys(
+    config: &Config,
+    store: &dyn Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Keys>, BuildError> {
+    let is_public = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let access = match config.auth {
         Some(Auth::None) => Access::Open,
         None if is_public(&config.listen) => Access::KeysRequired,
@@ -326,7 +329,7 @@ fn socket_settings(config: &Config) -> SocketSettings {
 
 fn turn_settings(config: &Config) -> TurnSettings {
     TurnSettings {
-        retention: config.store.retention.limit(),
+        retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,

@@ -50,11 +50,27 @@ pub enum Fault {
     Gateway,
 }
 
-/// Whether the store may work again in a moment.
-pub fn is_temporary(error: &StoreError) -> bool {
-    match error {
-        StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => true,
-        StoreError::Refused(_) | StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => false,
+/// What a failure of the store means to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// It may work again in a moment.
+    Unavailable,
+    /// What is stored can't be read; a retry fails too.
+    Damaged,
+    Internal,
+}
+
+// === impl StoreFailure ===
+
+impl From<&StoreError> for StoreFailure {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_) => {
+                Self::Unavailable
+            }
+            StoreError::BrokenChain { .. } | StoreError::Corrupt(_) => Self::Damaged,
+            StoreError::Refused(_) => Self::Internal,
+        }
     }
 }
 

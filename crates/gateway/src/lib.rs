@@ -1,8 +1,8 @@
 //! Antiphon: a stateful gateway for the OpenAI Responses API.
 //!
-//! Imports point down only: `cli` -> `app` -> `http` (the doors), `jobs`, `metrics` -> `turn` (the one path), `operations`
-//! (what operators do) and `reload` -> `telemetry` -> `config`. `scripts/imports.py` holds the table and fails on any other
-//! import.
+//! Imports point down only: `cli` -> [`app`] -> `http` (the doors), [`jobs`], `metrics` -> [`turn`] (the path of a turn),
+//! `operations` (the operations of operators) and `reload` -> [`config`], `telemetry`. `scripts/imports.py` holds the table
+//! and fails on any other import.
 
 pub mod app;
 pub mod cli;

@@ -110,7 +110,7 @@ impl Cli {
     }
 
     /// A function that loads the configuration, each time it is called.
-    fn config_loader(&self, overrides: Overrides) -> anyhow::Result<Reload> {
+    fn config_loader(&self, overrides: Overrides) -> anyhow::Result<ConfigLoader> {
         let cwd = std::env::current_dir().context("cannot determine the working directory")?;
         let file = self.config.clone();
         Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::from_process(), overrides)))

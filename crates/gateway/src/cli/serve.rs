@@ -15,7 +15,7 @@ use crate::reload::ConfigLoader;
 use crate::telemetry;
 
 /// `reload` loads the configuration again.
-pub fn run(loaded: Loaded, reload: Reload) -> anyhow::Result<()> {
+pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     let Loaded { config, source } = loaded;
     config.require_accounts()?;
     let _log = telemetry::init(&config.log)?;

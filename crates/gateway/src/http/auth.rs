@@ -40,7 +40,7 @@ pub fn authenticate(
     extensions: &Extensions,
 ) -> Result<Caller, RequestError> {
     let address = client_address(extensions);
-    let caller = state.keys.identify(presented_key(headers), address);
+    let caller = state.keys.authenticate(presented_key(headers), address);
     if caller.as_ref().is_err_and(|denied| *denied == Denied::NoValidKey) {
         tracing::info!(
             client.address = address.map(tracing::field::display),
@@ -48,7 +48,7 @@ pub fn authenticate(
         );
     }
     let caller = caller?;
-    if let Some(local_only) = doors.local_only.as_ref().filter(|_| caller.key.is_none()) {
+    if let Some(local_only) = state.local_only.as_ref().filter(|_| caller.key.is_none()) {
         local_only.check(headers)?;
     }
     Ok(caller)

@@ -80,6 +80,8 @@ pub enum RequestError {
     SocketMaxAge(Duration),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
+    #[error("{}", STORE_DAMAGED_TEXT)]
+    StoreDamaged,
     /// A bug or a broken invariant.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
@@ -136,7 +138,7 @@ impl From<Denied> for RequestError {
         match denied {
             Denied::NoValidKey => Self::InvalidKey,
             Denied::TooManyAttempts(wait) => Self::TooManyAttempts(wait),
-            Denied::KeysUnknown => Self::StoreUnavailable,
+            Denied::KeysUnavailable => Self::StoreUnavailable,
         }
     }
 }
@@ -144,6 +146,10 @@ impl From<Denied> for RequestError {
 impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "store error");
-        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
+        match StoreFailure::from(&error) {
+            StoreFailure::Unavailable => Self::StoreUnavailable,
+            StoreFailure::Damaged => Self::StoreDamaged,
+            StoreFailure::Internal => Self::Internal,
+        }
     }
 }

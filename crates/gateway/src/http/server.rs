@@ -18,6 +18,8 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use super::auth::Peer;
+use super::error::RequestError;
+use super::error_reply::ErrorReply;
 use super::socket::UpgradeSlot;
 use super::stall::StallGuard;
 use antiphon_runtime::workers::Workers;

@@ -92,7 +92,7 @@ impl Operations {
 
     /// Exchanges account state with the store.
     pub async fn sync_accounts(&self) -> Result<(), OperationError> {
-        Ok(self.pool.share(&*self.store).await?)
+        Ok(self.pool.sync(&*self.store).await?)
     }
 
     fn find_account(&self, name: &str) -> Result<AccountView, OperationError> {

@@ -10,7 +10,7 @@ use super::{OperationError, Operations};
 impl Operations {
     /// Creates the first token of a store; `None` if there is one already.
     pub async fn create_first_admin_token(&self) -> Result<Option<AdminToken>, OperationError> {
-        Ok(AdminToken::make_first(&*self.store, &*self.clock).await?)
+        Ok(AdminToken::create_first(&*self.store, &*self.clock).await?)
     }
 
     /// Replaces the token; the old one stops working.

@@ -58,7 +58,7 @@ impl OperationError {
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
             Self::InvalidKeyLimits(_) => internal(),
-            Self::Store(error) if errors::is_temporary(error) => {
+            Self::Store(error) if StoreFailure::from(error) == StoreFailure::Unavailable => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())
             }
             Self::Store(_) => internal(),

@@ -87,7 +87,8 @@ impl Turn {
                 tried.push(lease.account().name.clone());
             }
             drop(lease);
-            if !verdict.leads_on() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried) {
+            if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
+            {
                 return Err(self.with_retry_after(failure));
             }
             last = Some(failure);
@@ -168,7 +169,7 @@ impl Turn {
     }
 
     fn can_fail_over(&self, resolved: &Resolved, tried: &[String]) -> bool {
-        Instant::now() < self.deadline && self.turns.pool.has_any(self.wanted(resolved, None, tried))
+        Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
     }
 
     fn no_account_failure(&self, shortage: Shortage) -> Failure {
@@ -233,7 +234,7 @@ impl Turn {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
         let model = account.alias(model).unwrap_or(model);
-        let verdict = Verdict::of_reply(error_reply.status, error, &error_reply.headers, model, now);
+        let verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, model, now);
         let has_api_error = is_api_error(&error_reply.body);
         let failure = match error_reply.status {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
@@ -277,7 +278,7 @@ impl Reply {
 impl FailedAttempt {
     /// From an error event that begins the stream, before anything was sent to the client.
     pub fn from_error_event(code: String, message: String) -> Self {
-        let verdict = Verdict::of_code(&code);
+        let verdict = Verdict::from_code(&code);
         let failure =
             Failure::UpstreamError(Box::new(UpstreamErrorReply::from_event(&verdict, code, message)));
         Self { failure, verdict }

@@ -96,7 +96,7 @@ async fn collect_stream(
     let mut finished = terminal.finished;
     if let Some((code, message)) = finished.error() {
         let failed = FailedAttempt::from_error_event(code, message);
-        if failed.verdict.leads_on() {
+        if failed.verdict.allows_failover() {
             return Err(failed);
         }
     }

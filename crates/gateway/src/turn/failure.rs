@@ -62,6 +62,8 @@ pub enum Failure {
     StreamInterrupted(String),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
+    #[error("{}", STORE_DAMAGED_TEXT)]
+    StoreDamaged,
     /// A bug or a broken invariant; the log has the cause.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
@@ -162,7 +164,11 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "store error");
-        if errors::is_temporary(&error) { Self::StoreUnavailable } else { Self::Internal }
+        match StoreFailure::from(&error) {
+            StoreFailure::Unavailable => Self::StoreUnavailable,
+            StoreFailure::Damaged => Self::StoreDamaged,
+            StoreFailure::Internal => Self::Internal,
+        }
     }
 }
 

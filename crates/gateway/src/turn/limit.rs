@@ -8,14 +8,14 @@ use http::HeaderMap;
 
 use super::resolve::Resolved;
 use super::{Failure, Turn, TurnError, TurnSettings};
-use antiphon_access::limits::{Estimate, KeyRules, NotHeld, ReservationRequest, input_tokens};
+use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
 
 /// How long a turn may take to settle after its time limit.
 const SETTLE_GRACE: Duration = Duration::from_mins(10);
 
 impl TurnSettings {
-    /// How long a reservation stays valid: as long as its turn may run.
-    pub fn reservation_lifetime(&self) -> Duration {
+    /// When a reservation expires, if its replica is never found dead.
+    fn reservation_lifetime(&self) -> Duration {
         self.turn_timeout + SETTLE_GRACE
     }
 }

@@ -31,7 +31,7 @@ pub struct Progress {
     /// Events that were relayed on a stream before its client left.
     pub relayed_events: u64,
     /// The turn's reservation; it is settled with the turn.
-    pub held: Option<Held>,
+    pub held: Option<HeldReservation>,
     /// What the client's limits have left.
     pub rates: Option<Rates>,
     /// Whether the turn failed on several accounts, so that the request may be the cause.

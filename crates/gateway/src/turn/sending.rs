@@ -41,7 +41,7 @@ impl Turn {
             let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
             let changes = self.body_changes(account, &variant);
             let body = account.settings.dialect.encode(&self.facts.create, &input, changes);
-            let reply = if variant.over_socket {
+            let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
                     Ok(reply) => reply,
@@ -60,7 +60,8 @@ impl Turn {
             if reply.status().is_success() {
                 return Ok((reply, reasoning));
             }
-            let error_reply = self.read_error_reply(reply).await?;
+            let mut error_reply = self.read_error_reply(reply).await?;
+            error_reply.body = secrets.redact(error_reply.body);
             let error = UpstreamError::parse(&error_reply.body);
             let asked_for_encrypted = variant.include_encrypted;
             if let Some(reduction) = variant.reduce(error_reply.status, &error) {
@@ -74,7 +75,7 @@ impl Turn {
             let is_credential = failed.verdict == Verdict::CredentialRefused;
             if has_refreshed_token
                 || !is_credential
-                || !self.turns.upstream.refuse(account, authorization.as_ref())
+                || !self.turns.upstream.invalidate_credential(account, authorization.as_ref())
             {
                 return Err(failed);
             }
@@ -84,7 +85,7 @@ impl Turn {
     }
 
     fn uses_socket(&self, account: &Account) -> bool {
-        self.facts.create.operation == Operation::Create && account.takes_sockets(self.turns.env.clock.now())
+        self.facts.create.operation == Operation::Create && account.uses_sockets(self.turns.env.clock.now())
     }
 
     /// The socket on which the upstream remembers the parent.
@@ -215,7 +216,7 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        match self.within_first_byte(self.turns.upstream.ask(account, socket, frame)).await? {
+        match self.within_first_byte(self.turns.upstream.send_on_socket(account, socket, frame)).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it was idle, which is not a failure of the account.
             Err(_) if is_reused => Ok(Err(SOCKET_STALE)),

@@ -70,7 +70,7 @@ impl Turn {
     /// What counts against limits. Tokens are those that the upstream reported. If the client left a stream before the report,
     /// the tokens that it received are estimated, or leaving early would be free. Any other turn without a report counts no
     /// tokens.
-    fn spent(&self, held: &Held) -> Spent {
+    fn spent(&self, held: &HeldReservation) -> Spent {
         let progress = &self.progress;
         let mut spent = Spent {
             requests: u64::from(self.counts_as_request()),

@@ -163,7 +163,7 @@ impl OpeningStream {
             Phase::Relaying | Phase::Done => self.relay.error().cloned(),
         };
         match error.map(|(code, message)| FailedAttempt::from_error_event(code, message)) {
-            Some(failed) if failed.verdict.leads_on() => Err(failed),
+            Some(failed) if failed.verdict.allows_failover() => Err(failed),
             _ => Ok(()),
         }
     }

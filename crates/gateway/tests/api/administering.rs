@@ -66,7 +66,10 @@ async fn requests_without_the_admin_token_are_rejected() {
     let gateway = Setup::over(&upstream).faults(&faults).start().await;
     let operator = Operator::of(&gateway).await;
     let store = gateway.app.chains.store();
-    assert!(AdminToken::make_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(), "it has one");
+    assert!(
+        AdminToken::create_first(&**store, &*gateway.app.env.clock).await.unwrap().is_none(),
+        "it has one"
+    );
     // The same token with another last digit.
     let last = if operator.token.ends_with('0') { '1' } else { '0' };
     let wrong = format!("Bearer {}{last}", &operator.token[..operator.token.len() - 1]);

@@ -70,10 +70,13 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
     assert_eq!(run(&["create", "one", "--expires", far]).await.0, 0);
     for (args, told) in [
         (&["create", "one"][..], "a key named \"one\" already exists"),
-        (&["create", "a b"], "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
-        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is over already"),
-        (&["create", "two", "--expires", "2999-01-01T00:00:00"], "in RFC 3339 with its zone"),
-        (&["create", "two", "--models", "gpt-{4,5}"], "is no pattern"),
+        (&["create", "a b"], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is in the past"),
+        (
+            &["create", "two", "--expires", "2999-01-01T00:00:00"],
+            "expected an RFC 3339 time with a time zone",
+        ),
+        (&["create", "two", "--models", "gpt-{4,5}"], "is not a valid pattern"),
         (&["create", "two", "--limits", "7"], "--limits is not a JSON object"),
         (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
         (&["show", "two"], "key \"two\" not found"),

@@ -67,7 +67,7 @@ fn describe_differences(report: &CopyReport) -> String {
 }
 
 fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
-    let environment = Environment::of_process();
+    let environment = Environment::from_process();
     let text = match text.strip_prefix(ENV_PREFIX) {
         Some(name) => environment
             .get(name)

@@ -21,7 +21,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if turns.env.tasks.stopping().is_cancelled() {
         return not_ready("stopping");
     }
-    match doors.readiness.check(&doors.turns, &doors.keys).await {
+    match state.readiness.check(&state.turns, &state.keys).await {
         Ok(()) => Json(json!({ "status": "ready" })).into_response(),
         Err(error) => {
             tracing::warn!(%error, "readiness check failed");

@@ -307,7 +307,7 @@ impl Connection {
         while let Some(queued) = self.lanes.start_next() {
             let stream_id = queued.frame.stream_id.clone();
             // A socket may outlive the key that opened it.
-            match self.state.keys.renew(&self.caller) {
+            match self.state.keys.reauthenticate(&self.caller) {
                 Ok(caller) => self.caller = caller,
                 Err(denied) => {
                     self.send_error(&denied.into(), stream_id.as_ref());
