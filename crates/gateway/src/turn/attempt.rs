@@ -58,7 +58,7 @@ impl Turn {
         resolved: &Resolved,
     ) -> Result<(Reply, A), Failure> {
         self.reserve(resolved).await?;
-        let mut tried: Vec<String> = Vec::new();
+        let (mut tried, mut rate_limited): (Vec<String>, Vec<String>) = Default::default();
         let mut last: Option<Failure> = None;
         let (mut attempts, mut has_failed) = (0, false);
         loop {
@@ -82,11 +82,15 @@ impl Turn {
             } else {
                 self.learn(&lease, &verdict);
             }
-            // A rate limited account may be ready again soon. No other account is tried twice.
-            if !matches!(verdict, Verdict::RateLimited { .. }) {
-                tried.push(lease.account().name.clone());
+            tried.push(lease.account().name.clone());
+            if matches!(verdict, Verdict::RateLimited { .. }) {
+                rate_limited.push(lease.account().name.clone());
             }
             drop(lease);
+            if !self.can_fail_over(resolved, &tried) {
+                // No other account is left, but a rate limited one may be ready again soon.
+                tried.retain(|name| !rate_limited.contains(name));
+            }
             if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
             {
                 return Err(self.with_retry_after(failure));

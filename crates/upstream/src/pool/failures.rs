@@ -59,9 +59,16 @@ pub fn next_cooldown(cooldowns: u32) -> Duration {
 // === impl Failures ===
 
 impl Failures {
-    /// A turn failed. `caller` is `None` if it is not known, or if no caller can have caused the failure.
-    pub fn add(&mut self, caller: Option<&str>, now: Timestamp) -> Consequence {
+    /// A turn failed. `caller` is `None` if it is not known, or if no caller can have caused the failure. Without an
+    /// alternative to the account, nothing cools down.
+    pub fn add(&mut self, caller: Option<&str>, has_alternative: bool, now: Timestamp) -> Consequence {
         self.consecutive = self.consecutive.saturating_add(1);
+        if let Some(caller) = caller {
+            self.callers.add(caller);
+        }
+        if !has_alternative {
+            return Consequence::Nothing;
+        }
         let Some(caller) = caller else {
             return if self.consecutive >= FAILURES_BEFORE_COOLDOWN {
                 Consequence::CooldownForAll
@@ -69,7 +76,6 @@ impl Failures {
                 Consequence::Nothing
             };
         };
-        self.callers.add(caller);
         if self.consecutive >= FAILURES_BEFORE_COOLDOWN && self.callers == Callers::Several {
             return Consequence::CooldownForAll;
         }
@@ -81,6 +87,10 @@ impl Failures {
         }
         let streak = self.streaks.entry(caller.to_owned()).or_default();
         if streak.add(now) { Consequence::CooldownForCaller } else { Consequence::Nothing }
+    }
+
+    pub fn has_any(&self) -> bool {
+        self.consecutive > 0
     }
 
     /// A turn of this caller was served.
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn failures_of_one_caller_cool_an_account_down_for_that_caller_alone() {
         let mut failures = Failures::default();
-        let consequences = [(); 5].map(|()| failures.add(Some("a"), START));
+        let consequences = [(); 5].map(|()| failures.add(Some("a"), true, START));
         let [Consequence::Nothing, Consequence::Nothing, Consequence::CooldownForCaller, rest @ ..] =
             consequences
         else {
@@ -166,7 +176,7 @@ mod tests {
             (None, None)
         );
         assert_eq!(
-            failures.add(Some("b"), START),
+            failures.add(Some("b"), true, START),
             Consequence::CooldownForAll,
             "two callers fail, so the account is the cause"
         );
@@ -176,10 +186,10 @@ mod tests {
     fn a_served_turn_resets_the_failures_for_all_and_for_its_caller() {
         let mut failures = Failures::default();
         for caller in ["a", "a", "a", "b"] {
-            failures.add(Some(caller), START);
+            failures.add(Some(caller), true, START);
         }
         failures.record_success(Some("b"));
-        assert_eq!(failures.add(Some("b"), START), Consequence::Nothing);
+        assert_eq!(failures.add(Some("b"), true, START), Consequence::Nothing);
         assert!(
             failures.cooldown_until(Some("a"), START).is_some(),
             "the other caller's turns were not served"
@@ -191,7 +201,7 @@ mod tests {
     #[test]
     fn failures_that_no_caller_can_cause_count_against_the_account() {
         let mut failures = Failures::default();
-        let consequences = [(); 3].map(|()| failures.add(None, START));
+        let consequences = [(); 3].map(|()| failures.add(None, true, START));
         assert_eq!(consequences, [Consequence::Nothing, Consequence::Nothing, Consequence::CooldownForAll]);
     }
 
@@ -200,7 +210,7 @@ mod tests {
         let mut failures = Failures::default();
         for n in 0..5 * MAX_CALLERS {
             failures.record_success(None);
-            failures.add(Some(&n.to_string()), START);
+            failures.add(Some(&n.to_string()), true, START);
         }
         assert!(failures.streaks.len() <= MAX_CALLERS);
     }

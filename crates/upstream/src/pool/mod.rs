@@ -321,11 +321,13 @@ impl Inner {
         self.queue = waiting;
     }
 
-    /// Whether an account other than this one could serve the model now.
+    /// Whether an account other than this one could serve the model now, and has not failed since it last served a turn.
     fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
         let mut offering = others.filter(|slot| slot.account.offers(model));
-        offering.any(|slot| slot.state.readiness_for(model, caller, now) == Readiness::Ready)
+        offering.any(|slot| {
+            slot.state.readiness_for(model, caller, now) == Readiness::Ready && !slot.state.has_failed()
+        })
     }
 
     /// The index of the slot whose account the turn gets now.

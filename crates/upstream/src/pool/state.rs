@@ -127,6 +127,7 @@ impl AccountState {
             Verdict::Served => {
                 self.failures.record_success(attempt.caller);
                 self.doubt = None;
+                self.cooldown.take_if(|cooldown| cooldown.until <= now);
                 self.cooldowns = 0;
                 self.missing_models.remove(attempt.model);
             }
@@ -183,6 +184,12 @@ impl AccountState {
         }
     }
 
+    /// Whether it has failed since it last served a turn, or came back from a cooldown after failures and is not proven yet.
+    pub fn has_failed(&self) -> bool {
+        self.cooldown.is_some_and(|cooldown| cooldown.reason == CooldownReason::Failures)
+            || self.failures.has_any()
+    }
+
     /// Takes over state from the store: that of another replica, of an operator, or from before a restart.
     pub fn apply_stored(&mut self, cooldown: Option<Cooldown>, is_disabled: bool) {
         self.cooldown = cooldown;
@@ -203,11 +210,8 @@ impl AccountState {
             }
             None => {}
         }
-        if !attempt.has_alternative {
-            return;
-        }
         let caller = attempt.caller.filter(|_| *attempt.verdict == Verdict::Failed);
-        match self.failures.add(caller, now) {
+        match self.failures.add(caller, attempt.has_alternative, now) {
             Consequence::Nothing => {}
             Consequence::CooldownForAll => self.start_cooldown(CooldownReason::Failures, None, now),
             Consequence::CooldownForCaller => self.doubt = self.doubt.or(Some(Doubt::Failures)),

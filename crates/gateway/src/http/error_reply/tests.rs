@@ -89,12 +89,12 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
         Failure::LimitReached(exceeded) if exceeded.rule.is_budget() => {
-            "429 | limits | insufficient_quota | null | This API key may use 1 tokens per month: 0 are used, 0 are held by \
-             requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
+            "429 | limits | insufficient_quota | null | This API key is limited to 1 tokens per month: 0 used, 0 reserved by \
+             running requests, and this request may need 1. The limit resets in 2 s, at 1970-01-01T00:00:00Z."
         }
         Failure::LimitReached(_) => {
-            "429 | limits | rate_limit_exceeded | null | This API key may use 1 requests per minute: 0 are used, 0 are held \
-             by requests under way, and this one may need 1. It is reset in 2 s, at 1970-01-01T00:00:00Z."
+            "429 | limits | rate_limit_exceeded | null | This API key is limited to 1 requests per minute: 0 used, 0 reserved \
+             by running requests, and this request may need 1. The limit resets in 2 s, at 1970-01-01T00:00:00Z."
         }
         Failure::AllCoolingDown(_) => {
             "429 | upstream | rate_limit_exceeded | null | \
