@@ -1,5 +1,6 @@
 //! `antiphon store`: the database from outside.
 
+mod check;
 mod copy;
 
 use antiphon_store::{Clock, ProjectStats, SystemClock};
@@ -16,6 +17,14 @@ pub enum Command {
     /// Tell what the store holds, by project; the gateway may run meanwhile
     #[command(after_help = "Example:\n  antiphon store stats --json")]
     Stats {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read everything and report what is damaged; the gateway may run meanwhile
+    #[command(after_help = "Example:\n  antiphon store check --json\n\n\
+        The exit code is 1 if anything is damaged. Progress goes to standard error.")]
+    Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -43,6 +52,7 @@ impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         match self {
             Self::Stats { json } => stats(loaded, *json),
+            Self::Check { json } => check::run(&loaded.config.store, *json),
             Self::Copy { from, to, json } => copy::run(&loaded.config.store, from, to, *json),
         }
     }

@@ -162,7 +162,7 @@ impl Default for TurnMetrics {
 
 /// Error codes that are counted by name.
 fn known_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 22] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -181,6 +181,8 @@ fn known_code(code: Option<&str>) -> &str {
         "no_account_available",
         "upstream_unreachable",
         "upstream_timeout",
+        "store_unavailable",
+        "store_damaged",
         "server_error",
         "server_is_overloaded",
     ];
