@@ -57,9 +57,9 @@ pub struct App {
 /// The gateway can't be started like this.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("store.url: {0}")]
+    #[error("store.url")]
     StoreUrl(#[from] StoreUrlError),
-    #[error("the store can't be opened: {0}")]
+    #[error("the store can't be opened")]
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
@@ -159,7 +159,9 @@ impl App {
         let tasks = self.turns.env.tasks.clone();
         // Cooldowns from before a restart still hold.
         let shared = self.turns.pool.share(&*store);
-        if !matches!(tokio::time::timeout(STATE_PATIENCE, shared).await, Ok(Ok(()))) {
+        // A store that is away has said so.
+        let is_shared = matches!(tokio::time::timeout(STATE_PATIENCE, shared).await, Ok(Ok(())));
+        if !is_shared && store.is_available() {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
         self.start_jobs(&store);
