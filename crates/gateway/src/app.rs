@@ -58,9 +58,9 @@ pub struct App {
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("store.url: {0}")]
+    #[error("store.url")]
     StoreUrl(#[from] StoreUrlError),
-    #[error("cannot open the store: {0}")]
+    #[error("cannot open the store")]
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
@@ -160,8 +160,10 @@ impl App {
         let store = Arc::clone(self.turns.chains.store());
         let tasks = self.turns.env.tasks.clone();
         // Cooldowns survive a restart.
-        let shared = self.turns.pool.sync(&*store);
-        if !matches!(tokio::time::timeout(ACCOUNT_STATE_TIMEOUT, shared).await, Ok(Ok(()))) {
+        let syncing = self.turns.pool.sync(&*store);
+        let is_synced = matches!(tokio::time::timeout(ACCOUNT_STATE_TIMEOUT, syncing).await, Ok(Ok(())));
+        // An unavailable store has logged that already.
+        if !is_synced && store.is_available() {
             tracing::warn!("account state could not be loaded; assuming all accounts are ready");
         }
         self.start_jobs(&store);

@@ -131,9 +131,8 @@ pub(crate) fn places(ids: &[ItemId], indexed: &HashMap<String, (Uuid, u32)>) -> 
 // === impl Items ===
 
 impl Items {
-    pub(crate) fn of(turn: StoredTurn) -> Self {
+    pub(crate) fn of(response: ResponseId, input: Bytes, output: Bytes) -> Self {
         let split = |array: &[u8]| json::elements(array).map_while(Result::ok).collect();
-        let StoredTurn { id: response, input, output, .. } = turn;
         Self { response, input_items: split(&input), output_items: split(&output), input, output }
     }
 

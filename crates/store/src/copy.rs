@@ -20,6 +20,7 @@ pub(crate) use self::table::{Key, Row, TABLES, Table};
 #[cfg(test)]
 pub(crate) use self::tests::{assert_all_are_copied, check_pages};
 use self::walk::Pairs;
+use crate::sql::{Columns, Query};
 use crate::{SqliteTarget, StoreError, StoreUrl, postgres, sqlite};
 
 /// How much is read or written at once, at least one row.
@@ -41,7 +42,15 @@ pub(crate) trait Side: Send + Sync {
     /// Inserts rows in one transaction. Skips those whose key exists.
     async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError>;
 
-    /// For a source: begins a new snapshot.
+    /// For a source: reads from the snapshot.
+    async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError>;
+
+    /// For a source: what the engine itself finds to be damaged, if it can verify its files.
+    async fn verify_pages(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// For a source: begins a new snapshot, also after an error.
     async fn renew(&self) -> Result<(), StoreError>;
 
     async fn close(&self);
@@ -142,7 +151,7 @@ fn is_same(from: &StoreUrl, to: &StoreUrl) -> bool {
     }
 }
 
-async fn open_source(url: &StoreUrl) -> Result<Named, StoreError> {
+pub(crate) async fn open_source(url: &StoreUrl) -> Result<impl Side, StoreError> {
     let side = match url {
         StoreUrl::Sqlite(target) => sqlite::copy_source(target).await?,
         StoreUrl::Postgres(target) => postgres::copy_source(target).await?,

@@ -35,6 +35,7 @@ pub mod sqlite;
 mod store;
 mod url;
 mod usage;
+mod verify;
 
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
@@ -58,6 +59,7 @@ pub use self::url::{
     UnknownNetwork,
 };
 pub use self::usage::{DAY_MS, HOUR_MS, Span, Totals, Usage, UsageGroup, UsageQuery};
+pub use self::verify::{Damage, VerifyProgress, VerifyReport, VerifyStep, verify};
 pub use antiphon_runtime::{Clock, SystemClock, Timestamp};
 
 /// Raw JSON: an item, an array of items, or a response object.

@@ -118,6 +118,8 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
         &crate::probe::STATEMENTS,
+        &crate::verify::RESPONSES,
+        &crate::verify::ITEMS,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()
@@ -164,6 +166,10 @@ impl Columns {
 
     pub(crate) fn id(&mut self) -> Result<Uuid, StoreError> {
         if let Cell::Id(id) = self.next() { Ok(id) } else { Err(missing()) }
+    }
+
+    pub(crate) fn optional_id(&mut self) -> Option<Uuid> {
+        if let Cell::Id(id) = self.next() { Some(id) } else { None }
     }
 
     pub(crate) fn optional_bytes(&mut self) -> Option<Vec<u8>> {

@@ -31,6 +31,9 @@ pub trait Store:
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 
+    /// Whether its file is still where it was opened. Costs next to nothing. While it isn't, nothing is written.
+    fn is_in_place(&self) -> bool;
+
     /// What it holds, by project. Reads every response.
     ///
     /// # Errors

@@ -179,6 +179,10 @@ impl<I: Interceptor> Store for Decorated<I> {
         self.interceptor.is_available() && self.inner.is_available()
     }
 
+    fn is_in_place(&self) -> bool {
+        self.inner.is_in_place()
+    }
+
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         self.inner.stats(now).await
     }

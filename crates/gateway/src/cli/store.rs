@@ -1,5 +1,6 @@
 //! `antiphon store`: statistics of the database, and copying it.
 
+mod check;
 mod copy;
 
 use antiphon_store::{Clock, ProjectStats, SystemClock};
@@ -20,7 +21,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copy everything into another database of either engine; existing rows are not changed
+    /// Read everything and report what is damaged; the gateway may run meanwhile
+    #[command(after_help = "Example:\n  antiphon store check --json\n\n\
+        The exit code is 1 if anything is damaged. Progress goes to standard error.")]
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy everything into another database, of either engine; what is there already is left alone
     #[command(
         after_help = "Example:\n  antiphon store copy --from sqlite://antiphon.db --to env:DATABASE_URL\n\n\
         Give a URL as env:NAME to keep its password out of the process list.\n\
@@ -43,6 +52,7 @@ impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         match self {
             Self::Stats { json } => stats(loaded, *json),
+            Self::Check { json } => check::run(&loaded.config.store, *json),
             Self::Copy { from, to, json } => copy::run(&loaded.config.store, from, to, *json),
         }
     }

@@ -1,15 +1,17 @@
 //! Maintains the store: purges deleted and expired data, and checks whether a failed store is available again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antiphon_runtime::Clock;
-use antiphon_store::Store;
+use antiphon_store::{Store, StoreError};
 
 use super::metrics::JobMetrics;
 
 /// How often an unavailable store is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a lasting outage is logged again.
+const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
 /// The number of rows per step of a purge, which bounds how long other writers wait.
 const BATCH_ROWS: u32 = 500;
 
@@ -25,18 +27,36 @@ pub struct PurgeRules {
 
 pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: PurgeRules, metrics: JobMetrics) {
     let pause = CHECK_INTERVAL.min(rules.interval);
-    let mut since_purge = Duration::ZERO;
+    let (mut since_purge, mut outage) = (Duration::ZERO, Outage::default());
     loop {
         tokio::time::sleep(pause).await;
         since_purge += pause;
-        if !store.is_available() {
-            match store.check().await {
-                Ok(()) => tracing::info!("the store is available again"),
-                Err(error) => tracing::warn!(%error, "the store is still unavailable"),
-            }
+        if !store.is_available() || !store.is_in_place() {
+            outage.record(store.check().await);
         } else if since_purge >= rules.interval {
             since_purge = Duration::ZERO;
             purge(&*store, &*clock, rules, &metrics).await;
+        }
+    }
+}
+
+/// The reason of an outage and when it was last logged.
+#[derive(Default)]
+struct Outage(Option<(String, Instant)>);
+
+impl Outage {
+    fn record(&mut self, checked: Result<(), StoreError>) {
+        let Err(error) = checked else {
+            tracing::info!("the store is available again");
+            self.0 = None;
+            return;
+        };
+        let reason = error.to_string();
+        let is_logged =
+            |(logged, at): &(String, Instant)| *logged == reason && at.elapsed() < REMINDER_INTERVAL;
+        if !self.0.as_ref().is_some_and(is_logged) {
+            tracing::warn!(%error, "the store is unavailable; turns that need it are rejected");
+            self.0 = Some((reason, Instant::now()));
         }
     }
 }

@@ -34,9 +34,11 @@ pub struct Rollup {
 }
 
 pub async fn roll_up(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: RollupRules) {
-    let mut rollup = Rollup::new(store, clock, rules);
+    let mut rollup = Rollup::new(Arc::clone(&store), clock, rules);
     loop {
-        if let Err(error) = rollup.run_once().await {
+        if store.is_available()
+            && let Err(error) = rollup.run_once().await
+        {
             tracing::warn!(%error, "usage could not be rolled up; retrying later");
         }
         tokio::time::sleep(INTERVAL).await;

@@ -166,7 +166,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 22] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -185,6 +185,8 @@ fn metric_code(code: Option<&str>) -> &str {
         "no_account_available",
         "upstream_unreachable",
         "upstream_timeout",
+        "store_unavailable",
+        "store_damaged",
         "server_error",
         "server_is_overloaded",
     ];

@@ -162,8 +162,30 @@ async fn an_unusable_store_is_reported_clearly() {
         ("ANTIPHON_STORE__URL", "sqlite://not-a.db"),
         ("ANTIPHON_LISTEN", "127.0.0.1:0"),
     ];
-    let (code, _, error) = antiphon(dir.path(), &["serve"], &environment).await;
-    assert!(code == 1 && error.contains("not-a.db") && error.contains("database"), "{error}");
+    let serve = async |url: &str| {
+        let environment = [&environment[..], &[("ANTIPHON_STORE__URL", url)]].concat();
+        let (code, _, error) = antiphon(dir.path(), &["serve"], &environment).await;
+        assert_eq!(code, 1, "{error}");
+        error
+    };
+    let newer = dir.path().join("newer.db");
+    let newer_url = format!("sqlite://{}", newer.display());
+    let (code, _, _) = antiphon(dir.path(), &["migrate"], &[("ANTIPHON_STORE__URL", &newer_url)]).await;
+    assert_eq!(code, 0);
+    let server = Postgres::shared_database().await;
+    let (address, name) = server.rsplit_once('/').unwrap();
+    for (url, says, advice) in [
+        ("sqlite://not-a.db", "not-a.db is not an SQLite database", "use another path"),
+        ("sqlite://.", "is a directory", "antiphon.db"),
+        ("sqlite:///proc/none/a.db", "the directory /proc/none can't be created", "use another path"),
+        ("sqlite:///proc/a.db", "the lock of /proc/a.db can't be taken", "access to the directory"),
+        (&format!("{address}/no_such_{name}"), "the server has no database", "correct the URL"),
+        ("sqlite://../a.db", "can't contain", "write the resolved path"),
+    ] {
+        let error = serve(url).await;
+        assert_eq!(error.matches(says).count(), 1, "{error}");
+        assert!(error.contains(advice), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod clients;
 mod command;
+mod damage;
 mod keys;
 mod killing;
 mod logging;

@@ -72,7 +72,8 @@ async fn a_start_releases_what_was_held_before_it_whatever_its_timeouts_are() {
         held_turn(&upstream, &gateway, &secret).await;
     }
     gateway.kill().await;
-    let gateway = Process::start(binary(), &setup.config("timeouts.turn = \"1m\"")).await;
+    let shorter = setup.config("timeouts.turn = \"1m\"");
+    let gateway = Process::start(binary(), &shorter).await;
     let started = Instant::now();
     eventually("there is room", async || status(&gateway, &secret).await == 200).await;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -134,4 +135,27 @@ async fn a_replica_releases_what_dead_ones_held_and_one_that_comes_back_counts_o
     let settled = async || tokens(&url, &key).await == (used + 120, 0);
     eventually("the turn of the frozen replica counts once", settled).await;
     assert_eq!(status(&frozen, &secret).await, 200, "it serves as before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_file_is_noticed_without_any_request_and_not_made_again() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    std::fs::remove_file(setup.database()).unwrap();
+    let deleted = Instant::now();
+    let noticed = async || gateway.client.metrics().await.contains("antiphon_store_available 0");
+    eventually("the store is unavailable", noticed).await;
+    assert!(deleted.elapsed() < Duration::from_secs(5), "{:?}", deleted.elapsed());
+    assert_eq!(gateway.client.get("/readyz").await.status, 503);
+    let asked = upstream.counts().requests;
+    let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!(refused.refusal().1.as_deref(), Some("store_unavailable"));
+    assert_eq!(upstream.counts().requests, asked, "nothing went upstream");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(!setup.database().exists());
+    let (lines, _) = gateway.terminate().await;
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains("antiphon.db was deleted")).collect();
+    assert!((1..=3).contains(&told.len()), "{lines:#?}");
 }

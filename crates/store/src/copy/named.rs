@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Bounds, Key, Row, Side, Table};
+use crate::sql::{Columns, Query};
 use crate::{StoreError, StoreUrl};
 
 pub(super) struct Named {
@@ -45,6 +46,14 @@ impl Side for Named {
 
     async fn insert(&self, table: &'static Table, rows: Vec<Row>) -> Result<(), StoreError> {
         self.side.insert(table, rows).await.map_err(|error| self.name(error))
+    }
+
+    async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.side.select(query).await.map_err(|error| self.name(error))
+    }
+
+    async fn verify_pages(&self) -> Result<Vec<String>, StoreError> {
+        self.side.verify_pages().await.map_err(|error| self.name(error))
     }
 
     async fn renew(&self) -> Result<(), StoreError> {

@@ -115,6 +115,10 @@ impl Side for Fake {
         Ok(())
     }
 
+    async fn select(&self, _: Query) -> Result<Vec<Columns>, StoreError> {
+        unreachable!("a copy reads pages")
+    }
+
     async fn renew(&self) -> Result<(), StoreError> {
         Ok(())
     }

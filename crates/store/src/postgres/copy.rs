@@ -12,11 +12,11 @@ use super::connect::{Connector, Opened};
 use super::error::{QueryError, corrupt};
 use super::insert::Column;
 use super::schema;
-use super::statement::{Argument, cell, value};
+use super::statement::{Argument, argument, cell, columns, value};
 use crate::StoreError;
 use crate::copy::{Bounds, Key, Row, Side, Table};
 use crate::migration::outdated;
-use crate::sql::{Cell, Kind};
+use crate::sql::{Cell, Columns, Kind, Query};
 use crate::url::PostgresTarget;
 
 /// Longer than any page takes.
@@ -215,6 +215,12 @@ impl Side for PostgresSide {
             rows.try_collect::<Vec<_>>().await
         };
         within(inserting).await.map(|_| ())
+    }
+
+    async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        let arguments: Vec<Argument<'_>> = query.arguments.iter().map(argument).collect();
+        let rows = within(self.client.query_typed(query.text, &arguments)).await?;
+        rows.iter().map(|row| columns(&query, row)).collect()
     }
 
     async fn renew(&self) -> Result<(), StoreError> {

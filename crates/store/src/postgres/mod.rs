@@ -176,6 +176,10 @@ impl Store for PostgresStore {
         self.group.is_available() && self.writers.iter().any(Link::is_up)
     }
 
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         store::stats(self, now).await
     }

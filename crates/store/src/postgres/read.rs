@@ -144,7 +144,7 @@ impl Readers {
         if !responses.is_empty() {
             for row in self.query(LOAD_ITEMS, &arguments).await? {
                 let turn = turn(&row, project)?;
-                loaded.insert(turn.id.uuid(), Items::of(turn));
+                loaded.insert(turn.id.uuid(), Items::of(turn.id, turn.input, turn.output));
             }
         }
         let item = |(id, place): (&ItemId, Option<Place>)| {

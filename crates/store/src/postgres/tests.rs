@@ -41,7 +41,8 @@ async fn client() -> tokio_postgres::Client {
             "0004_keys",
             "0005_usage",
             "0006_limits",
-            "0007_replicas"
+            "0007_replicas",
+            "0008_checksums"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

@@ -10,10 +10,10 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::migrate::{MIGRATIONS, versions};
 use super::readers::{Shared, lock};
 use super::statement::cell;
-use super::{error, open};
+use super::{error, open, statement};
 use crate::copy::{Bounds, Key, Row, Side, Table};
 use crate::migration::{outdated, to_apply};
-use crate::sql::Kind;
+use crate::sql::{Columns, Kind, Query};
 use crate::url::SqliteTarget;
 use crate::{Durability, StoreError};
 
@@ -172,9 +172,34 @@ impl Side for SqliteSide {
         .await
     }
 
+    async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || statement::query(&lock(&connection), &query)).await
+    }
+
+    async fn verify_pages(&self) -> Result<Vec<String>, StoreError> {
+        let connection = Arc::clone(&self.connection);
+        blocking(move || {
+            let connection = lock(&connection);
+            let mut statement = connection.prepare("PRAGMA integrity_check")?;
+            let problems = statement.query_map((), |row| row.get(0))?;
+            let problems: Vec<String> = problems.collect::<rusqlite::Result<_>>()?;
+            Ok(problems.into_iter().filter(|problem| problem != "ok").collect())
+        })
+        .await
+    }
+
     async fn renew(&self) -> Result<(), StoreError> {
         let connection = Arc::clone(&self.connection);
-        blocking(move || Ok(lock(&connection).execute_batch("COMMIT; BEGIN")?)).await
+        blocking(move || {
+            let connection = lock(&connection);
+            // An error may have ended the transaction.
+            if !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK")?;
+            }
+            Ok(connection.execute_batch("BEGIN")?)
+        })
+        .await
     }
 
     /// The connection is closed when it is dropped.

@@ -24,7 +24,13 @@ impl ServingLock {
     /// Locks a file beside the database, which stays there afterwards. `shown` is the name of the database in errors.
     pub(super) fn take(database: &Path, shown: &str) -> Result<Self, StoreError> {
         let path = lock_path(database);
-        let unusable = |error| StoreError::Unusable(format!("{} can't be locked: {error}", path.display()));
+        let unusable = |error| {
+            StoreError::Unusable(format!(
+                "the lock of {shown} can't be taken: {}: {error}; give the user who runs Antiphon access to the directory, \
+                 or use another path",
+                path.display()
+            ))
+        };
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(unusable)?;
         let deadline = Instant::now() + PATIENCE;

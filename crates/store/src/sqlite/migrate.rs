@@ -47,7 +47,9 @@ pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'stat
 
 fn unusable(error: &rusqlite::Error, shown: &str) -> StoreError {
     if error::is_not_a_database(error) {
-        return StoreError::Unusable(format!("{shown} is not an SQLite database"));
+        return StoreError::Unusable(format!(
+            "{shown} is not an SQLite database; use another path, or restore a backup of it"
+        ));
     }
     StoreError::Unusable(format!("the schema of {shown} can't be migrated: {error}"))
 }

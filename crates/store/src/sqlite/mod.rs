@@ -7,6 +7,7 @@ mod limits;
 mod lock;
 mod migrate;
 mod open;
+mod place;
 mod purge;
 mod read;
 mod readers;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use tokio::task::JoinError;
 
 use self::open::Opened;
+use self::place::Place;
 use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::Group;
@@ -43,6 +45,8 @@ use crate::{
 pub struct SqliteStore {
     group: Group,
     readers: Arc<Readers>,
+    /// `None` for a database in memory.
+    place: Option<Place>,
 }
 
 /// Brings the schema up to date, and returns the names of the migrations that were applied.
@@ -81,10 +85,11 @@ impl SqliteStore {
         Self::start(opened.await.map_err(|error| aborted("opening", &error))??, commit_timeout)
     }
 
-    fn start(opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
-        let readers = Arc::new(Readers::new(opened.readers, commit_timeout));
-        let engine = SqliteEngine::new(opened.writer, opened.opener, opened.lock, Arc::clone(&readers));
-        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers })
+    fn start(mut opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
+        let readers = Arc::new(Readers::new(std::mem::take(&mut opened.readers), commit_timeout));
+        let place = opened.place.clone();
+        let engine = SqliteEngine::new(opened, Arc::clone(&readers));
+        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers, place })
     }
 }
 
@@ -161,6 +166,10 @@ impl Database for SqliteStore {
 impl Store for SqliteStore {
     fn is_available(&self) -> bool {
         self.group.is_available()
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.check().is_ok())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {

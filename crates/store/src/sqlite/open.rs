@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::lock::ServingLock;
+use super::place::Place;
 use super::readers::Shared;
 use super::{error, migrate};
 use crate::migration::{Migration, outdated};
@@ -35,6 +36,8 @@ pub(super) struct Opened {
     pub(super) readers: Vec<Shared>,
     /// `None` for a database in memory.
     pub(super) opener: Option<Opener>,
+    /// `None` for a database in memory.
+    pub(super) place: Option<Place>,
     /// Where the file is served.
     pub(super) lock: Option<ServingLock>,
 }
@@ -55,7 +58,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
         .map_err(|error| StoreError::Unusable(format!("a database in memory can't be created: {error}")))?;
     migrate::migrate(&mut connection, "the database in memory")?;
     let writer = share(connection);
-    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, lock: None })
+    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, place: None, lock: None })
 }
 
 fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
@@ -63,20 +66,25 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     create_parent(path)?;
     // Keeps SQLite from taking a name for one of its URIs.
     let path = Path::new(".").join(path);
-    let lock = if options.serves { Some(ServingLock::take(&path, &shown)?) } else { None };
+    let lock = if options.serves && !path.is_dir() { Some(ServingLock::take(&path, &shown)?) } else { None };
     prepare(&path, &shown, options)?;
     let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
     let mut opener = opener(path.clone(), options.durability);
     let writer = opener().map_err(unusable)?;
     let readers: Result<Vec<Shared>, _> =
         (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
-    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), lock })
+    let place = Place::of(&path)
+        .map_err(|error| StoreError::Unusable(format!("{shown} can't be found any more: {error}")))?;
+    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), place: Some(place), lock })
 }
 
 fn create_parent(path: &Path) -> Result<(), StoreError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     std::fs::create_dir_all(parent).map_err(|error| {
-        StoreError::Unusable(format!("the directory {} can't be created: {error}", parent.display()))
+        StoreError::Unusable(format!(
+            "the directory {} can't be created: {error}; create it for the user who runs Antiphon, or use another path",
+            parent.display()
+        ))
     })
 }
 
@@ -176,13 +184,16 @@ fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
 /// Explains to an operator why a file can't be used.
 pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
     let text = if error::is_not_a_database(error) {
-        format!("{shown} is not an SQLite database")
+        format!("{shown} is not an SQLite database; use another path, or restore a backup of it")
     } else if path.is_dir() {
-        format!("{shown} is a directory, not a database file")
+        format!("{shown} is a directory, not a database file; use a path in it, such as {shown}/antiphon.db")
     } else if error::is_not_openable(error) {
         // SQLite does not say why; the operating system does.
         match std::fs::OpenOptions::new().read(true).append(true).create(true).open(path) {
-            Err(reason) => format!("{shown} can't be opened for reading and writing: {reason}"),
+            Err(reason) => format!(
+                "{shown} can't be opened for reading and writing: {reason}; give the user who runs Antiphon access to it \
+                 and to its directory, or use another path"
+            ),
             Ok(_) => format!("{shown} can't be opened, or its directory is not writable: {error}"),
         }
     } else {

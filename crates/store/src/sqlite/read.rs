@@ -132,7 +132,10 @@ pub(super) fn load_items(
         if let Entry::Vacant(unknown) = loaded.entry(place.response) {
             let arguments = params![place.response, project.as_str(), now.unix_ms()];
             let mut rows = load.query(arguments)?;
-            let items = rows.next()?.map(|row| turn(row, project).map(Items::of));
+            let items = rows.next()?.map(|row| {
+                let turn = turn(row, project)?;
+                Ok::<_, StoreError>(Items::of(turn.id, turn.input, turn.output))
+            });
             unknown.insert(items.transpose()?);
         }
     }

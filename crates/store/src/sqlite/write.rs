@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::insert::{insert_log, insert_record};
 use super::lock::ServingLock;
-use super::open::Opener;
+use super::open::{Opened, Opener};
+use super::place::Place;
 use super::readers::{Readers, Shared, lock};
 use super::{limits, purge, statement};
 use crate::body::Encoder;
@@ -24,6 +25,7 @@ pub(super) struct SqliteEngine {
     opener: Option<Opener>,
     readers: Arc<Readers>,
     encoder: Encoder,
+    place: Option<Place>,
     /// Released after the last write.
     _lock: Option<ServingLock>,
 }
@@ -31,13 +33,9 @@ pub(super) struct SqliteEngine {
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    pub(super) fn new(
-        connection: Shared,
-        opener: Option<Opener>,
-        lock: Option<ServingLock>,
-        readers: Arc<Readers>,
-    ) -> Self {
-        Self { connection: Some(connection), opener, readers, encoder: Encoder::new(), _lock: lock }
+    pub(super) fn new(opened: Opened, readers: Arc<Readers>) -> Self {
+        let Opened { writer, opener, place, lock, .. } = opened;
+        Self { connection: Some(writer), opener, readers, encoder: Encoder::new(), place, _lock: lock }
     }
 
     fn connection(&mut self) -> rusqlite::Result<Shared> {
@@ -51,6 +49,9 @@ impl SqliteEngine {
 
 impl Engine for SqliteEngine {
     async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        if let Some(place) = &self.place {
+            place.check().map_err(NotCommitted::Unavailable)?;
+        }
         let connection = self.connection()?;
         let result = transact(&mut lock(&connection), batch, &mut self.encoder);
         result.map_err(|error| {

@@ -23,6 +23,7 @@ mod records;
 mod replicas;
 mod sqlite;
 mod usage;
+mod verifying;
 mod writes;
 
 use self::fixture::{BehindPooler, Fixture, InFile, InMemory, InPostgres};

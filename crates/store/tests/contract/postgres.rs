@@ -79,7 +79,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0004_keys",
             "0005_usage",
             "0006_limits",
-            "0007_replicas"
+            "0007_replicas",
+            "0008_checksums"
         ]
     );
     assert_eq!(
@@ -91,7 +92,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0004_keys",
             "0005_usage",
             "0006_limits",
-            "0007_replicas"
+            "0007_replicas",
+            "0008_checksums"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());

@@ -206,6 +206,37 @@ async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     assert!(store.load(&project("p"), id(2), NOW).await.unwrap().is_some());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_gone_takes_no_writes_until_it_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, away) = (directory.path().join("a.db"), directory.path().join("away.db"));
+    let store = open(&path).await;
+    store.record(record(1, None)).await.unwrap();
+    assert!(store.is_in_place());
+    std::fs::rename(&path, &away).unwrap();
+    let gone = async |n, says: &str| {
+        assert!(!store.is_in_place());
+        let written = store.record(record(n, None)).await;
+        let Err(StoreError::Unavailable(reason)) = written else { panic!("{written:?}") };
+        assert!(reason.contains("a.db") && reason.contains(says) && !store.is_available(), "{reason}");
+        assert!(store.check().await.is_err());
+    };
+    gone(2, "was deleted").await;
+    assert!(!path.exists(), "it is not made again");
+    std::fs::write(&path, "").unwrap();
+    gone(3, "was replaced").await;
+    assert_eq!(path.metadata().unwrap().len(), 0);
+    std::fs::rename(&away, &path).unwrap();
+    store.check().await.unwrap();
+    assert!(store.is_in_place() && store.is_available());
+    store.record(record(4, None)).await.unwrap();
+    store.close().await;
+    let store = open(&path).await;
+    for (n, is_there) in [(1, true), (2, false), (3, false), (4, true)] {
+        assert_eq!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some(), is_there, "{n}");
+    }
+}
+
 /// Writes noise over a table's first page.
 fn damage(path: &Path, table: &str) {
     use std::os::unix::fs::FileExt;

@@ -15,18 +15,14 @@ pub async fn healthz() -> Json<serde_json::Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// The process can serve: the store can be read and written, and no shutdown has begun.
+/// The process can serve and store a turn, and no shutdown has begun.
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let turns = &state.turns;
-    if turns.env.tasks.stopping().is_cancelled() {
+    if state.turns.env.tasks.stopping().is_cancelled() {
         return not_ready("stopping");
     }
     match state.readiness.check(&state.turns, &state.keys).await {
         Ok(()) => Json(json!({ "status": "ready" })).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "readiness check failed");
-            not_ready("the store is unavailable")
-        }
+        Err(reason) => not_ready(reason),
     }
 }
 

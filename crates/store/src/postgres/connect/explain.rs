@@ -52,9 +52,11 @@ fn explain_answer(error: &DbError, target: &PostgresTarget) -> ConnectError {
         _ => "",
     };
     match code {
-        "28P01" => ConnectError::Unusable(format!("{target}: the server rejects the user or the password")),
+        "28P01" => ConnectError::Unusable(format!(
+            "{target}: the server rejects the user or the password; correct them in the URL"
+        )),
         "3D000" => ConnectError::Unusable(format!(
-            "{target}: the server has no database {:?}",
+            "{target}: the server has no database {:?}; create it, or correct the URL",
             scrub(&target.database, target)
         )),
         "42501" => ConnectError::Unusable(format!("{target}: the user may not connect: {message}")),
