@@ -19,7 +19,7 @@ LAYERS = {
         ["http"],
         ["http/server"],
         ["http/api", "http/operator", "http/socket"],
-        ["http/auth", "http/body", "http/fallback", "http/query", "http/segment", "http/stall"],
+        ["http/auth", "http/body", "http/fallback", "http/parsing", "http/query", "http/segment", "http/stall"],
         ["http/error"],
         ["http/doors"],
         ["http/socket/metrics", "http/socket/rules", "jobs", "metrics"],

@@ -301,6 +301,7 @@ fn turn_rules(config: &Config) -> Rules {
         retention: config.store.retention.limit(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
+        body_memory_bytes: config.limits.body_memory,
         max_reply_bytes: config.limits.max_body,
         first_byte: config.timeouts.first_byte,
         idle: config.timeouts.idle,

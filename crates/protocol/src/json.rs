@@ -11,7 +11,7 @@ use std::ops::Range;
 use memchr::memchr2;
 use serde_json::value::RawValue;
 
-pub use self::object::{Object, Set};
+pub use self::object::{Object, Set, parse_members};
 
 /// The text is not the JSON that was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +111,20 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a Vec takes every write");
 }
 
+/// Whether two names differ by the case of their letters alone. Parsers that ignore case disagree on letters beyond ASCII,
+/// such as the Kelvin sign, so each that any of them could take for `name`'s counts.
+pub fn differ_by_case(key: &str, name: &str) -> bool {
+    if key.is_ascii() {
+        return key != name && key.eq_ignore_ascii_case(name);
+    }
+    let folds = |letter: char, ascii: char| {
+        letter.to_lowercase().next() == Some(ascii.to_ascii_lowercase())
+            || letter.to_uppercase().next() == Some(ascii.to_ascii_uppercase())
+    };
+    key.chars().count() == name.len()
+        && key.chars().zip(name.chars()).all(|(letter, ascii)| folds(letter, ascii))
+}
+
 /// What kind of value this is, with its article, for error messages.
 pub fn kind(value: &[u8]) -> &'static str {
     match value.first() {
@@ -141,7 +155,19 @@ impl Member {
         if inner == name.as_bytes() {
             return true;
         }
-        memchr::memchr(b'\\', inner).is_some() && string(key).is_some_and(|key| key == name)
+        self.may_be(name.len())
+            && memchr::memchr(b'\\', inner).is_some()
+            && string(key).is_some_and(|key| key == name)
+    }
+
+    /// The key, unless it is too long to be a name of this many ASCII letters: a long key is not decoded for nothing.
+    pub fn short_key<'a>(&self, text: &'a [u8], letters: usize) -> Option<Cow<'a, str>> {
+        if self.may_be(letters) { string(&text[self.key.clone()]) } else { None }
+    }
+
+    /// No escape takes more than six bytes a letter.
+    fn may_be(&self, letters: usize) -> bool {
+        self.key.len() <= 6 * letters + 2
     }
 
     /// From the key's first byte to the value's last.
@@ -360,6 +386,17 @@ mod tests {
         let text = br#"{"mod\u0065l":"a","model":"b"}"#;
         assert_eq!(members(text).filter(|m| m.as_ref().is_ok_and(|m| m.is(text, "model"))).count(), 2);
         assert_eq!(member(text, "model"), Some(&br#""b""#[..]));
+    }
+
+    #[test]
+    fn names_that_some_parsers_take_for_the_same_differ_by_case_alone() {
+        for key in ["Store", "STORE", "\u{17f}tore", "\u{17f}TORE"] {
+            assert!(differ_by_case(key, "store"), "{key}");
+        }
+        assert!(differ_by_case("\u{212a}ind", "kind") && differ_by_case("\u{131}d", "id"));
+        for key in ["store", "stor", "stores", "st\u{f6}re", ""] {
+            assert!(!differ_by_case(key, "store"), "{key}");
+        }
     }
 
     #[test]

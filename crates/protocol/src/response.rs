@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::id::ResponseId;
-use crate::item;
 use crate::json::{self, Malformed, Object, Set};
 use crate::usage::Usage;
 
@@ -152,11 +151,6 @@ pub fn array<T: AsRef<[u8]>>(items: impl IntoIterator<Item = T>) -> Vec<u8> {
 /// Whether an array has no elements.
 pub fn is_empty_array(array: &[u8]) -> bool {
     json::elements(array).next().is_none()
-}
-
-/// Whether the array holds an item whose content starts the context anew.
-pub fn has_compaction(items: &[u8]) -> bool {
-    json::elements(items).map_while(Result::ok).any(|range| item::is_compaction(&items[range]))
 }
 
 #[cfg(test)]

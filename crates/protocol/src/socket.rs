@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::ApiError;
 use crate::json;
-use crate::request::{CreateRequest, Field, invalid, known_members, missing, parse_object, wrong_type};
+use crate::request::{CreateRequest, Field, Members, Wanted, invalid, missing, wrong_type};
 
 const MAX_STREAM_ID: usize = 256;
 
@@ -73,24 +73,19 @@ impl fmt::Display for StreamId {
 // === impl ClientFrame ===
 
 impl ClientFrame {
-    /// Reads a text frame. What can't be told to belong to a lane is an error of the frame itself.
-    pub fn parse(text: &Bytes) -> Result<Self, ApiError> {
-        let object = parse_object(text)?;
-        let kind = match object.get("type") {
-            None | Some(b"null") => return Err(missing("type")),
+    /// Reads a text frame while it is wanted. What can't be told to belong to a lane is an error of the frame itself.
+    pub fn parse(text: Bytes, wanted: Wanted<'_>) -> Result<Self, ApiError> {
+        let members = Members::parse(text, wanted)?;
+        let kind = match members.value(Field::Type) {
+            None => return Err(missing("type")),
             Some(kind) => json::string(kind).ok_or_else(|| wrong_type("type", "a string", kind))?,
         };
         if kind != "response.create" {
             return Ok(Self::Other(kind.into_owned()));
         }
-        let members = known_members(object);
-        let value = |field| {
-            let (_, member) = members.iter().find(|(f, _)| *f == field)?;
-            Some(&text[member.value.clone()]).filter(|value| *value != b"null")
-        };
-        let stream_id = value(Field::StreamId).map(stream_id).transpose()?;
-        let previous = value(Field::PreviousResponseId).and_then(json::string).map(Into::into);
-        let request = CreateRequest::of_frame(text.clone(), members);
+        let stream_id = members.value(Field::StreamId).map(stream_id).transpose()?;
+        let previous = members.value(Field::PreviousResponseId).and_then(json::string).map(Into::into);
+        let request = CreateRequest::of_frame(members, wanted);
         Ok(Self::Create(Box::new(CreateFrame { stream_id, previous_response_id: previous, request })))
     }
 }
@@ -139,7 +134,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &'static str) -> Result<ClientFrame, ApiError> {
-        ClientFrame::parse(&Bytes::from_static(text.as_bytes()))
+        ClientFrame::parse(Bytes::from_static(text.as_bytes()), &|| true)
     }
 
     fn created(text: &'static str) -> CreateFrame {

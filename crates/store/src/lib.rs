@@ -19,6 +19,7 @@ pub mod chain;
 mod copy;
 mod error;
 mod group;
+mod items;
 mod keys;
 mod limits;
 mod migration;
@@ -46,7 +47,7 @@ pub use self::open::{migrate, open, pending};
 pub use self::options::{Durability, Migrate, StoreOptions};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
-    ChainQuery, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
+    ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
 pub use self::store::{ProjectStats, Store};
 pub use self::url::{

@@ -133,6 +133,13 @@ mod tests {
                 Some("context_too_large"),
                 Some("previous_response_id"),
             ),
+            (
+                Failure::InputTooLarge { limit: 1, size: 2 },
+                400,
+                INVALID,
+                Some("context_too_large"),
+                Some("input"),
+            ),
             (Failure::ResponseNotFound(id()), 404, INVALID, None, None),
             (Failure::ConversationNotFound(id()), 404, INVALID, None, None),
             (Failure::ItemNotFound(id()), 404, INVALID, None, Some("input")),

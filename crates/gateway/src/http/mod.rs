@@ -9,6 +9,7 @@ pub mod doors;
 mod error;
 mod fallback;
 mod operator;
+mod parsing;
 mod query;
 mod segment;
 pub mod server;

@@ -117,7 +117,7 @@ impl Turn {
         reply.lease.learn(&finished.verdict(), &self.facts.create.model);
         let response = finished.response.clone();
         self.end(&finished, response.len());
-        self.record(finished, resolved, Some(reply.lease.account())).await?;
+        self.record(finished, &resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 

@@ -38,6 +38,11 @@ pub enum Failure {
         limit: usize,
         size: usize,
     },
+    /// The stored items that an input names come to at least so many bytes.
+    InputTooLarge {
+        limit: usize,
+        size: usize,
+    },
     ResponseNotFound(String),
     ConversationNotFound(String),
     AccountNotFound(String),
@@ -134,6 +139,7 @@ impl Failure {
             | Self::PreviousNotFound(_)
             | Self::PreviousNotCompleted(_)
             | Self::ContextTooLarge { .. }
+            | Self::InputTooLarge { .. }
             | Self::NotInBackground
             | Self::InvalidQuery { .. }
             | Self::BadHandshake(_)
@@ -188,6 +194,7 @@ impl Failure {
             | Self::PreviousNotFound(_)
             | Self::PreviousNotCompleted(_)
             | Self::ContextTooLarge { .. }
+            | Self::InputTooLarge { .. }
             | Self::ResponseNotFound(_)
             | Self::ConversationNotFound(_)
             | Self::AccountNotFound(_)
@@ -248,6 +255,13 @@ impl Failure {
                 Some("previous_response_id"),
                 format!(
                     "The history of the previous response is too large: {size} {what}, and the limit is {limit}."
+                ),
+            ),
+            Self::InputTooLarge { limit, size } => (
+                Some("context_too_large"),
+                Some("input"),
+                format!(
+                    "The items that the input references are too large: at least {size} bytes, and the limit is {limit}."
                 ),
             ),
             Self::ResponseNotFound(id) => (None, None, format!("Response with id '{id}' not found.")),

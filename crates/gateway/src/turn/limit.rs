@@ -63,7 +63,16 @@ impl Turn {
             return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
         }
         let rules = &self.turns.rules;
-        let input_tokens = input_tokens(resolved.history().chain([self.facts.create.body()]));
+        let own = [self.facts.create.body()].into_iter().chain(resolved.own.replaced_items());
+        // Nothing is sent: the turn comes to what it stores.
+        if !self.facts.create.generate {
+            return Estimate {
+                input_tokens: input_tokens(own),
+                cost_nano_usd: Some(0),
+                ..Estimate::default()
+            };
+        }
+        let input_tokens = input_tokens(resolved.history().chain(own));
         let output_tokens = self.facts.create.max_output_tokens().unwrap_or(rules.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost_nano_usd = rules.prices.cost_nano_usd(&self.facts.create.model, &usage);

@@ -162,13 +162,15 @@ impl Default for TurnMetrics {
 
 /// Error codes that are counted by name.
 fn known_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 22] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
         "invalid_type",
         "invalid_value",
         "invalid_json",
+        "unknown_parameter",
+        "array_above_max_length",
         "mutually_exclusive_parameters",
         "unsupported_value",
         "context_too_large",

@@ -16,6 +16,7 @@ mod memory;
 mod metrics;
 mod progress;
 mod record;
+mod references;
 mod relay;
 mod resolve;
 mod running;
@@ -56,6 +57,8 @@ use antiphon_runtime::Env;
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// Everything that turns share.
 pub struct Turns {
     pub chains: Arc<Chains>,
@@ -75,6 +78,8 @@ pub struct Rules {
     pub retention: Option<Duration>,
     pub max_chain_depth: u32,
     pub max_history_bytes: usize,
+    /// What there is for request bodies and for what they name, over all turns.
+    pub body_memory_bytes: usize,
     /// How large an upstream's reply, or one of its events, may be.
     pub max_reply_bytes: usize,
     /// Until the upstream's headers and its first event.
@@ -114,7 +119,8 @@ struct Turn {
     deadline: Instant,
     /// Set while a turn that will be stored is not yet so.
     running: Option<RunningGuard>,
-    _body_permit: OwnedSemaphorePermit,
+    /// Of the request's body, and of the stored items that it names.
+    memory: OwnedSemaphorePermit,
 }
 
 /// What a turn's admission has fixed.
@@ -128,6 +134,14 @@ struct Facts {
     started_at: Timestamp,
     /// What durations are measured from.
     started: Instant,
+}
+
+/// A name that a client has sent, as errors repeat it: not however long it is.
+fn quoted(name: &str) -> String {
+    match name.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 // === impl Turns ===
@@ -186,7 +200,7 @@ impl Turns {
             deadline: started + self.rules.turn,
             running: create.store.then(|| self.running.enter(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
-            _body_permit: body_permit,
+            memory: body_permit,
         }
     }
 }

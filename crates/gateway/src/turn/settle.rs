@@ -67,10 +67,15 @@ impl Turn {
     }
 
     /// What counts against limits. Tokens are those that the upstream reports. Of a stream that its client has left before the
-    /// upstream could, what the client got is estimated, or leaving early would be free; whatever else ended without a
-    /// report counts no tokens.
+    /// upstream could, what the client got is estimated, or leaving early would be free; so is what a turn stores that
+    /// asks no upstream. Whatever else ended without a report counts no tokens.
     fn spent(&self, held: &Held) -> Spent {
         let progress = &self.progress;
+        if !self.facts.create.generate {
+            let is_kept = progress.outcome.fault.is_none();
+            let tokens = if is_kept { held.estimate.input_tokens } else { 0 };
+            return Spent { requests: u64::from(is_kept), tokens, cost_nano_usd: 0 };
+        }
         let mut spent = Spent {
             requests: u64::from(self.is_request()),
             tokens: progress.usage.input_tokens.saturating_add(progress.usage.output_tokens),

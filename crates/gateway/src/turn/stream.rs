@@ -261,7 +261,7 @@ impl Streaming {
         self.turn.end(&terminal.finished, 0);
         self.reply.lease.learn(&terminal.finished.verdict(), &self.turn.facts.create.model);
         let account = self.reply.lease.account();
-        match self.turn.record(terminal.finished, resolved, Some(account)).await {
+        match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => self.ready.push_back(terminal.frame),
             Err(failure) => {
                 self.turn.progress.break_off(&failure);
@@ -291,7 +291,7 @@ impl Streaming {
         self.turn.progress.break_off(&failure);
         let Some(resolved) = self.resolved.take() else { return };
         let account = self.reply.lease.account();
-        let (error, frame) = match self.turn.record(terminal.finished, resolved, Some(account)).await {
+        let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
                 self.turn.progress.break_off(&failure);
@@ -311,7 +311,7 @@ impl Streaming {
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.break_off(&Failure::ClientGone);
         // There is nobody to tell; the store has logged and counted the failure.
-        self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();
+        self.turn.record(finished, &resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
         self.phase = Phase::Over;
     }

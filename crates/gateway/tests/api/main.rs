@@ -7,6 +7,7 @@ mod auditing;
 mod auth;
 mod bodies;
 mod boundaries;
+mod bounds;
 mod chains;
 mod closing;
 mod compacting;

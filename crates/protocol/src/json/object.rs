@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Malformed, Member, members, write_string};
+
+/// An object with more members than this is taken for malformed: what an upstream sends must not take any amount of memory.
+const MAX_MEMBERS: usize = 100_000;
 
 /// A text and where the members of its top level stand.
 #[derive(Debug)]
@@ -28,9 +31,11 @@ pub struct Set<'a> {
 impl<'a> Object<'a> {
     /// Takes the text apart and checks, in the same pass, that all of it is valid JSON in valid UTF-8.
     pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(text);
-        let members = deserializer.deserialize_map(Parts { text })?;
-        deserializer.end()?;
+        let mut members = Vec::with_capacity(32);
+        parse_members(text, |member| {
+            members.push(member);
+            members.len() <= MAX_MEMBERS
+        })?;
         Ok(Self { text, members })
     }
 
@@ -38,6 +43,9 @@ impl<'a> Object<'a> {
     pub fn scan(text: &'a [u8]) -> Result<Self, Malformed> {
         let mut all = Vec::with_capacity(32);
         for member in members(text) {
+            if all.len() == MAX_MEMBERS {
+                return Err(Malformed { at: member?.key.start });
+            }
             all.push(member?);
         }
         Ok(Self { text, members: all })
@@ -87,28 +95,39 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Notes where keys and values stand in the text that is being read.
-struct Parts<'a> {
-    text: &'a [u8],
+/// Checks that a text is an object of valid JSON in valid UTF-8, and shows each member of its top level, in order. Nothing of
+/// it is kept. A `false` ends it with an error.
+pub fn parse_members(text: &[u8], found: impl FnMut(Member) -> bool) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    deserializer.deserialize_map(Parts { text, found })?;
+    deserializer.end()
 }
 
-impl<'de> Visitor<'de> for Parts<'de> {
-    type Value = Vec<Member>;
+/// Says where keys and values stand in the text that is being read.
+struct Parts<'a, F> {
+    text: &'a [u8],
+    found: F,
+}
+
+impl<'de, F: FnMut(Member) -> bool> Visitor<'de> for Parts<'de, F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Vec<Member>, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
+        let text = self.text;
         let span = |raw: &'de RawValue| {
-            let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
+            let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
             start..start + raw.get().len()
         };
-        let mut members = Vec::with_capacity(32);
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            members.push(Member { key: span(key), value: span(value) });
+            if !(self.found)(Member { key: span(key), value: span(value) }) {
+                return Err(M::Error::custom("too many members"));
+            }
         }
-        Ok(members)
+        Ok(())
     }
 }
 
@@ -134,6 +153,15 @@ mod tests {
     fn nesting_has_no_limit_of_its_own() {
         let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(Object::parse(deep.as_bytes()).unwrap().members.len(), 1);
+    }
+
+    #[test]
+    fn an_object_of_too_many_members_is_malformed() {
+        let text = |members| format!("{{{}}}", vec![r#""":0"#; members].join(","));
+        assert!(Object::parse(text(MAX_MEMBERS).as_bytes()).is_ok());
+        assert!(Object::scan(text(MAX_MEMBERS).as_bytes()).is_ok());
+        assert!(Object::parse(text(MAX_MEMBERS + 1).as_bytes()).is_err());
+        assert!(Object::scan(text(MAX_MEMBERS + 1).as_bytes()).is_err());
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::fields::Stretch;
 use super::{CreateRequest, Field, Input, Operation};
 
 const ENCRYPTED_REASONING: &str = "\"reasoning.encrypted_content\"";
@@ -79,7 +80,16 @@ impl CreateRequest {
             out.extend_from_slice(br#"{"type":"response.create""#);
             separator = b',';
         }
-        for (field, member) in &self.members {
+        for stretch in self.members.stretches() {
+            let (field, key, value) = match stretch {
+                Stretch::Known { field, key, value } => (field, key, value),
+                Stretch::Others(members) => {
+                    out.push(separator);
+                    separator = b',';
+                    out.extend_from_slice(members);
+                    continue;
+                }
+            };
             match field {
                 Field::PreviousResponseId
                 | Field::Conversation
@@ -88,22 +98,22 @@ impl CreateRequest {
                 | Field::Generate
                 | Field::StreamId => continue,
                 Field::Stream if !creates || streams || changes.is_frame => continue,
-                Field::Type if changes.is_frame => continue,
-                Field::Other if changes.is_frame && member.is(&self.body, "stream_options") => continue,
+                Field::Type if self.is_frame || changes.is_frame => continue,
+                Field::StreamOptions if changes.is_frame => continue,
                 Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,
                 _ => {}
             }
             out.push(separator);
             separator = b',';
-            out.extend_from_slice(&self.body[member.key.clone()]);
+            out.extend_from_slice(key);
             out.push(b':');
-            if *field == Field::Input {
+            if field == Field::Input {
                 out = &mut tail;
             } else if let (Field::Model, Some(model)) = (field, changes.model) {
                 crate::json::write_string(out, model);
             } else {
-                out.extend_from_slice(&self.body[member.value.clone()]);
+                out.extend_from_slice(value);
             }
         }
         if sends_input && !self.has_input() {
@@ -134,7 +144,7 @@ impl CreateRequest {
 
     /// The client's `include`, with the encrypted reasoning among it.
     fn write_include(&self, out: &mut Vec<u8>) {
-        let asked = self.value(Field::Include).filter(|include| *include != b"null").unwrap_or(b"[]");
+        let asked = self.members.value(Field::Include).unwrap_or(b"[]");
         let asked = asked.trim_ascii();
         out.push(b'[');
         let inner = asked[1..asked.len() - 1].trim_ascii();
@@ -150,7 +160,7 @@ impl CreateRequest {
 
     /// Whether the client itself asked for encrypted reasoning.
     pub fn includes_encrypted_reasoning(&self) -> bool {
-        let include = self.value(Field::Include).unwrap_or_default();
+        let include = self.members.get(Field::Include).unwrap_or_default();
         memchr::memmem::find(include, ENCRYPTED_REASONING.as_bytes()).is_some()
     }
 }

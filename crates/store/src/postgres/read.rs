@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use super::statement::{Argument, argument, columns};
-use crate::assemble::{Items, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::items::Gathering;
 use crate::responses::LOAD;
 use crate::sql::{Columns, Query};
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
 /// The recursion carries ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -37,9 +38,16 @@ pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE d
 pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
      WHERE project = $1::text AND item_id = ANY ($2::text[])";
 
+pub(super) const MEASURE_ITEMS: &str = "SELECT id, octet_length(input)::bigint + octet_length(output)::bigint \
+     FROM responses WHERE project = $1::text AND id = ANY ($2::uuid[]) \
+     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
+
 pub(super) const LOAD_ITEMS: &str = "SELECT id, input, output FROM responses \
      WHERE project = $1::text AND id = ANY ($2::uuid[]) \
      AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
+
+/// Responses whose items are looked through come in batches of this size, or one by one if they are larger.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// The connections for reading. Many reads share one: the server runs them one after the other.
 pub(super) struct Readers {
@@ -129,24 +137,24 @@ impl Readers {
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        let places = places(ids, &self.find_items(project, ids).await?);
-        let mut responses: Vec<Uuid> = places.iter().flatten().map(|place| place.response).collect();
-        responses.sort_unstable();
-        responses.dedup();
-        let now = now.unix_ms();
-        let arguments: [Argument<'_>; 3] =
-            [(&project.as_str(), Type::TEXT), (&responses, Type::UUID_ARRAY), (&now, Type::INT8)];
-        let mut loaded: HashMap<Uuid, Items> = HashMap::new();
-        if !responses.is_empty() {
-            for row in self.query(LOAD_ITEMS, &arguments).await? {
-                loaded.insert(get(&row, 0)?, Items::of(bytes(&row, 1)?, bytes(&row, 2)?));
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError> {
+        let mut gathering = Gathering::new(ids, &self.find_items(project, ids).await?, max_bytes);
+        let responses = gathering.responses();
+        if responses.is_empty() {
+            return Ok(gathering.finish());
+        }
+        let (project, now) = (project.as_str(), now.unix_ms());
+        let measured = self.query(MEASURE_ITEMS, &arguments_of_items(&project, &responses, &now)).await?;
+        let measured = measured.iter().map(|row| Ok((get(row, 0)?, number(row, 1)?)));
+        for batch in batches(measured.collect::<Result<_, StoreError>>()?) {
+            for row in self.query(LOAD_ITEMS, &arguments_of_items(&project, &batch, &now)).await? {
+                if !gathering.take(get(&row, 0)?, get(&row, 1)?, get(&row, 2)?) {
+                    return Ok(gathering.finish());
+                }
             }
         }
-        Ok(places
-            .into_iter()
-            .map(|place| place.and_then(|place| loaded.get(&place.response)?.get(place)))
-            .collect())
+        Ok(gathering.finish())
     }
 
     async fn find_items(
@@ -169,6 +177,27 @@ impl Readers {
         let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
         rows.iter().map(deleted).collect()
     }
+}
+
+fn arguments_of_items<'a>(project: &'a &'a str, responses: &'a Vec<Uuid>, now: &'a i64) -> [Argument<'a>; 3] {
+    [(project, Type::TEXT), (responses, Type::UUID_ARRAY), (now, Type::INT8)]
+}
+
+/// Puts responses together that are loaded at once.
+fn batches(responses: Vec<(Uuid, usize)>) -> Vec<Vec<Uuid>> {
+    let mut batches: Vec<Vec<Uuid>> = Vec::new();
+    let mut room = 0;
+    for (response, size_bytes) in responses {
+        match batches.last_mut() {
+            Some(batch) if size_bytes <= room => batch.push(response),
+            _ => {
+                batches.push(vec![response]);
+                room = BATCH_BYTES;
+            }
+        }
+        room = room.saturating_sub(size_bytes);
+    }
+    batches
 }
 
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {

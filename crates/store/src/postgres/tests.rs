@@ -4,7 +4,7 @@ use tokio_postgres::NoTls;
 use super::insert::INSERT;
 use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP};
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
-use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEMS};
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::write::{CHECK_DELETE, CHECK_INSERT};
 use super::*;
@@ -13,7 +13,7 @@ use crate::responses;
 use crate::usage::PURGE_ROLLED_UP;
 
 /// Statements that must use an index.
-const INDEXED: [&str; 11] = [
+const INDEXED: [&str; 12] = [
     SETTLE,
     SWEEP,
     LIST_DELETED,
@@ -24,6 +24,7 @@ const INDEXED: [&str; 11] = [
     FIND_ITEMS,
     LOAD_CHAIN,
     LOAD_ITEMS,
+    MEASURE_ITEMS,
     CHECK_DELETE,
 ];
 const OTHERS: [&str; 6] = [RESERVE, CHANGE, TRY_LOCK, HAS_VERSIONS, LOCK, CHECK_INSERT];

@@ -1,16 +1,16 @@
 //! Reading responses, chains and items.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::items::Gathering;
 use crate::responses::LOAD;
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body};
+use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Timestamp, body};
 
 /// The recursion carries row numbers and ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -95,7 +95,8 @@ pub(super) fn load_items(
     project: &ProjectId,
     ids: &[ItemId],
     now: Timestamp,
-) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+    max_bytes: usize,
+) -> Result<FoundItems, StoreError> {
     let mut find = connection.prepare_cached(FIND_ITEM)?;
     let mut indexed = HashMap::new();
     for id in ids {
@@ -103,19 +104,17 @@ pub(super) fn load_items(
             find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
         indexed.extend(place.optional()?.map(|place| (id.as_str().to_owned(), place)));
     }
-    let places = places(ids, &indexed);
+    let mut gathering = Gathering::new(ids, &indexed, max_bytes);
     let mut load = connection.prepare_cached(LOAD_ITEMS)?;
-    let mut loaded: HashMap<Uuid, Option<Items>> = HashMap::new();
-    for place in places.iter().flatten() {
-        if let Entry::Vacant(unknown) = loaded.entry(place.response) {
-            let arguments = params![place.response, project.as_str(), now.unix_ms()];
-            let items = load.query_row(arguments, |row| Ok(Items::of(bytes(row, 0)?, bytes(row, 1)?)));
-            unknown.insert(items.optional()?);
+    for response in gathering.responses() {
+        let mut rows = load.query(params![response, project.as_str(), now.unix_ms()])?;
+        let Some(row) = rows.next()? else { continue };
+        let blob = |column| row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from);
+        if !gathering.take(response, blob(0)?, blob(1)?) {
+            break;
         }
     }
-    let item =
-        |place: Option<Place>| place.and_then(|place| loaded.get(&place.response)?.as_ref()?.get(place));
-    Ok(places.into_iter().map(item).collect())
+    Ok(gathering.finish())
 }
 
 pub(super) fn list_deleted(

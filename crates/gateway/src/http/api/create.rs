@@ -1,19 +1,17 @@
 //! POST `/v1/responses`: the collected door and the server-sent events door. What lies below it goes through the first.
 
-use antiphon_protocol::request::{CreateRequest, Operation};
+use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::http::body::Received;
 use crate::http::doors::Doors;
 use crate::http::error::Refused;
+use crate::http::parsing::parse;
 use crate::turn::{Collected, Door, DrainOnDrop, Failure, Incoming};
 use antiphon_access::keys::Caller;
-
-/// A body larger than this is parsed on a thread where that may take its time: other turns share the worker's.
-const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 
 pub async fn create(
     State(doors): State<Doors>,
@@ -74,18 +72,13 @@ async fn read(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Incoming, Failure> {
-    let received = doors.body_limits.receive(&headers, body).await?;
-    let create = parse(operation, received.bytes).await?;
+    let Received { bytes, permit } = doors.body_limits.receive(&headers, body).await?;
+    let size_bytes = bytes.len();
+    let read = move |wanted: Wanted<'_>| CreateRequest::parse_while(operation, bytes, wanted);
+    let (create, body_permit) = parse(size_bytes, permit, read).await?;
+    let create = create?;
     let door = if create.stream { Door::Sse } else { Door::Collected };
-    Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
-}
-
-async fn parse(operation: Operation, body: Bytes) -> Result<CreateRequest, Failure> {
-    if body.len() <= INLINE_PARSING_BYTES {
-        return Ok(CreateRequest::parse(operation, body)?);
-    }
-    let parsing = tokio::task::spawn_blocking(move || CreateRequest::parse(operation, body));
-    Ok(parsing.await.map_err(|_| Failure::Internal)??)
+    Ok(Incoming { create, headers, caller, door, body_permit })
 }
 
 fn render_collected(collected: Collected) -> Response {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use antiphon_protocol::error::ApiError;
+use antiphon_protocol::request::Wanted;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
@@ -28,6 +29,7 @@ use super::metrics::SocketMetrics;
 use super::refusal;
 use super::running::{Running, refused_unread};
 use crate::http::doors::Doors;
+use crate::http::parsing;
 use crate::http::stall::StallGuard;
 use crate::turn::{Failure, Lane, Memory};
 use antiphon_access::keys::Caller;
@@ -37,15 +39,13 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 /// Events are put together up to this size before they are written; a client that does not read has so much waiting, and
 /// one event.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
-/// A frame larger than this is parsed on a thread where that may take its time: other turns share the worker's.
-const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 /// Pings that are answered before the client has taken the answers.
 const MAX_PONGS: u32 = 16;
 /// What is larger than this on its way in or out leaves buffers behind that an idle socket should not keep.
 const SMALL_BYTES: usize = 4 * 1024;
 
 pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
-type Parsed = (Result<ClientFrame, ApiError>, OwnedSemaphorePermit);
+type Parsed = Result<(Result<ClientFrame, ApiError>, OwnedSemaphorePermit), Failure>;
 
 pub struct Connection {
     socket: Socket,
@@ -234,9 +234,12 @@ impl Connection {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         if let Some(parsing) = &mut self.parsing {
-            let Poll::Ready((parsed, permit)) = parsing.as_mut().poll(cx) else { return Ok(false) };
+            let Poll::Ready(parsed) = parsing.as_mut().poll(cx) else { return Ok(false) };
             self.parsing = None;
-            self.take(parsed, permit);
+            match parsed {
+                Ok((parsed, permit)) => self.take(parsed, permit),
+                Err(failure) => self.refuse(&failure, None),
+            }
             return Ok(true);
         }
         let is_full = !self.lanes.can_wait() || !self.outbox.is_empty() || self.pongs == MAX_PONGS;
@@ -256,10 +259,12 @@ impl Connection {
         match message {
             Message::Text(text) => {
                 let (text, permit) = (Bytes::from(text), self.socket.get_mut().take_permit());
-                if text.len() <= INLINE_PARSING_BYTES {
-                    self.take(ClientFrame::parse(&text), permit);
+                if parsing::is_short(text.len()) {
+                    self.take(ClientFrame::parse(text, &|| true), permit);
                 } else {
-                    self.parsing = Some(Box::pin(parse_elsewhere(text, permit)));
+                    let size_bytes = text.len();
+                    let read = move |wanted: Wanted<'_>| ClientFrame::parse(text, wanted);
+                    self.parsing = Some(Box::pin(parsing::parse(size_bytes, permit, read)));
                 }
             }
             Message::Binary(_) => {
@@ -328,11 +333,6 @@ fn speak(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
         .max_frame_size(Some(max_bytes));
     let speaking = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
     speaking.now_or_never().expect("there is no handshake to wait for")
-}
-
-async fn parse_elsewhere(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
-    let parsed = tokio::task::spawn_blocking(move || ClientFrame::parse(&text)).await;
-    (parsed.unwrap_or_else(|_| Err(Failure::Internal.api_error())), permit)
 }
 
 // === impl Tally ===
