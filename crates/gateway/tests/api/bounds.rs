@@ -198,3 +198,21 @@ async fn what_a_stored_warm_up_writes_counts_and_what_a_socket_remembers_does_no
     assert_eq!(socket.refused(warm(true)).await.1, "rate_limit_exceeded");
     assert_eq!(limited.upstream.counts().requests, 0);
 }
+
+#[tokio::test]
+async fn metadata_of_a_frame_makes_only_so_many_headers() {
+    let (upstream, gateway) = gateway().await;
+    let mut socket = gateway.socket().await;
+    let many: serde_json::Map<String, Value> =
+        (0..30_000).map(|n| (format!("x-codex-{n:05}"), json!("v"))).collect();
+    socket.created(json!({"model": "sim", "input": "x", "client_metadata": many})).await;
+    let sent = |upstream: &antiphon_simulator::upstream::Simulator| {
+        let request = upstream.last_request().unwrap();
+        request.headers.keys().filter(|name| name.as_str().starts_with("x-codex-")).count()
+    };
+    assert_eq!(sent(&upstream), 64);
+    let large: serde_json::Map<String, Value> =
+        (0..3).map(|n| (format!("x-codex-{n}"), json!("v".repeat(30_000)))).collect();
+    socket.created(json!({"model": "sim", "input": "x", "client_metadata": large})).await;
+    assert_eq!(sent(&upstream), 2);
+}

@@ -125,6 +125,9 @@ fn refusal(event: &[u8]) -> (StatusCode, Bytes) {
     (status.unwrap_or_else(by_kind), Bytes::copy_from_slice(error))
 }
 
+/// As many as a reply over HTTP may have: a map of headers has no room for any number.
+const MAX_HEADERS: usize = 100;
+
 /// The reply that it would have been over HTTP. Headers stand in the event.
 fn as_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBody> {
     let body = [&br#"{"error":"#[..], error, b"}"].concat();
@@ -133,7 +136,7 @@ fn as_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBod
     let headers = reply.headers_mut();
     let named = json::member(event, "headers").filter(|headers| headers.first() == Some(&b'{'));
     let named = named.unwrap_or(b"{}");
-    for member in json::members(named).map_while(Result::ok) {
+    for member in json::members(named).map_while(Result::ok).take(MAX_HEADERS) {
         let (Some(name), Some(value)) =
             (json::string(&named[member.key]), json::string(&named[member.value]))
         else {
@@ -159,6 +162,10 @@ mod tests {
         assert_eq!((status.as_u16(), &error[..]), (429, &br#"{"code":"c"}"#[..]));
         let reply = as_reply(status, &error, event);
         assert_eq!(reply.headers()["retry-after"], "7");
+        let many: String = (0..30_000).map(|n| format!("\"x-{n}\":\"\",")).collect();
+        let event = format!(r#"{{"headers":{{{many}"x":""}}}}"#);
+        let reply = as_reply(status, &error, event.as_bytes());
+        assert_eq!(reply.headers().len(), MAX_HEADERS + 1, "and the content type");
         for (event, status) in [
             (&br#"{"type":"error","error":{"type":"invalid_request_error"}}"#[..], 400),
             (br#"{"type":"error","error":{"type":"rate_limit_error"}}"#, 429),
