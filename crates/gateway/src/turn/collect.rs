@@ -14,11 +14,13 @@ use http::HeaderMap;
 use super::attempt::{Answer, Failed, Reply};
 use super::framing::Framing;
 use super::record::Finished;
-use super::relay::Relay;
+use super::relay::{BadStream, Relay};
 use super::resolve::Resolved;
 use super::stream::{Read, read};
 use super::{Failure, Incoming, Presence, Rejected, Turn, Turns};
 use antiphon_upstream::pool::Verdict;
+
+const TOO_LARGE: &str = "its answer is larger than the limit";
 
 /// A finished response, durable if it is to be stored.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Answer for Finished {
 /// Puts the response of a stream together, for a client that has asked for no stream.
 async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Finished, Failed> {
     let rules = &turn.turns.rules;
-    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse);
+    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(rules.max_reply_bytes));
     let mut events = reply.events(rules.max_reply_bytes);
     let mut passed = VecDeque::new();
     let mut heard = Instant::now();
@@ -69,7 +71,7 @@ async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Fin
         let silent_at = heard + silence;
         let terminal = match read(turn, &mut events, &mut heard, silent_at).await {
             Read::Events if events.received_bytes() > rules.max_reply_bytes => {
-                return Err(broken("its answer is larger than the limit"));
+                return Err(broken(TOO_LARGE));
             }
             Read::Events => relay.push(events.decoder(), &mut passed),
             Read::End => match relay.finish(events.decoder(), &mut passed) {
@@ -86,6 +88,7 @@ async fn fold(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Fin
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
+            Err(BadStream::OutputTooLarge) => return Err(broken(TOO_LARGE)),
             Err(_) => return Err(broken("its stream is no stream of events")),
         }
     };
@@ -130,7 +133,7 @@ impl Turn {
             Ok(Err(_given_up)) => Err(Failed::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its answer did not end in time").into()),
             Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(Failed {
-                failure: Failure::UpstreamUnreachable("its answer is larger than the limit".into()),
+                failure: Failure::UpstreamUnreachable(TOO_LARGE.into()),
                 verdict: Verdict::Neutral,
             }),
             Ok(Ok(Err(error @ ReadError::Broken(_)))) => {

@@ -117,9 +117,11 @@ impl Answer for Opening {
             tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream answered no event stream");
             return Err(Failure::UpstreamUnreachable("its answer is no event stream".into()).into());
         }
+        let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.rules.max_reply_bytes);
+        let is_kept = turn.facts.create.store || door.lane().is_some();
         let mut this = Self {
-            events: reply.events(turn.turns.rules.max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), turn.facts.door.framing()),
+            events: reply.events(max_reply_bytes),
+            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
             ready: VecDeque::new(),
             phase: Phase::Relaying,
             heard: Instant::now(),

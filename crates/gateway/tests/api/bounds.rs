@@ -216,3 +216,30 @@ async fn metadata_of_a_frame_makes_only_so_many_headers() {
     socket.created(json!({"model": "sim", "input": "x", "client_metadata": large})).await;
     assert_eq!(sent(&upstream), 2);
 }
+
+#[tokio::test]
+async fn output_without_end_breaks_the_stream_where_it_would_have_to_be_kept() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("limits.max_body = \"1MiB\"").start().await;
+    let data = json!({"type": "response.output_item.done", "item": {"x": "x".repeat(100_000)}});
+    let items = format!("event: response.output_item.done\ndata: {data}\n\n").repeat(30);
+    let script = || upstream.script(Script::answer("hi").inject(3, items.clone()));
+    let ask = |store: bool| json!({"model": "sim", "input": "x", "stream": true, "store": store});
+    script();
+    let mut events = gateway.client.stream(ask(true)).await;
+    let error = events.until("error").await.json();
+    assert_eq!(error["message"], "The upstream's stream broke off: its output is larger than the limit.");
+    let failed = events.until("response.failed").await.json();
+    let kept = failed["response"]["output"].as_array().unwrap().len();
+    assert!((5..=10).contains(&kept), "{kept}");
+    script();
+    let mut socket = gateway.socket().await;
+    socket.create(ask(false)).await;
+    assert_eq!(socket.turn().await.pop().unwrap()["type"], "response.failed", "the socket remembers it");
+    script();
+    let mut events = gateway.client.stream(ask(false)).await;
+    events.until("response.completed").await;
+    script();
+    let collected = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    collected.ok();
+}

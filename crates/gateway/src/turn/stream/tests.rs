@@ -12,7 +12,7 @@ async fn opening(stream: &str) -> Opening {
     let body = ReplyBody::Whole(Bytes::copy_from_slice(stream.as_bytes()));
     let mut opening = Opening {
         events: EventReader::new(body, Dialect::Responses, 1 << 16),
-        relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse),
+        relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse, None),
         ready: VecDeque::new(),
         phase: Phase::Relaying,
         heard: Instant::now(),
