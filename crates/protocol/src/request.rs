@@ -19,6 +19,9 @@ pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
 /// Of a model's name: it goes into every row that tells of the turn.
 const MAX_MODEL_BYTES: usize = 256;
 
+/// Members of `client_metadata` that are looked at.
+const MAX_CLIENT_METADATA: usize = 1_000;
+
 /// Whether what is being parsed is still wanted; asked for each part of it.
 pub type Wanted<'a> = &'a dyn Fn() -> bool;
 
@@ -161,11 +164,12 @@ impl CreateRequest {
         json::string(self.members.get(Field::PromptCacheKey)?).map(Into::into)
     }
 
-    /// What a client says of itself and its turn; where there are no headers, this stands for them.
+    /// What a client says of itself and its turn; where there are no headers, this stands for them. Whoever says more than
+    /// any client does is not listened to to the end.
     pub fn client_metadata(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let object = self.members.get(Field::ClientMetadata).filter(|value| value.first() == Some(&b'{'));
         let object = object.unwrap_or(b"{}");
-        json::members(object).map_while(Result::ok).filter_map(|member| {
+        json::members(object).map_while(Result::ok).take(MAX_CLIENT_METADATA).filter_map(|member| {
             Some((json::string(&object[member.key])?, json::string(&object[member.value])?))
         })
     }

@@ -215,6 +215,15 @@ async fn metadata_of_a_frame_makes_only_so_many_headers() {
         (0..3).map(|n| (format!("x-codex-{n}"), json!("v".repeat(30_000)))).collect();
     socket.created(json!({"model": "sim", "input": "x", "client_metadata": large})).await;
     assert_eq!(sent(&upstream), 2);
+    let last: String = (0..MANY).map(|n| format!("\"{n}\":\"\",")).collect();
+    let metadata = format!(r#"{{"x-codex-a":"v",{last}"x-codex-b":"v"}}"#);
+    socket
+        .send(format!(
+            r#"{{"type":"response.create","model":"sim","input":"x","client_metadata":{metadata}}}"#
+        ))
+        .await;
+    socket.turn().await;
+    assert_eq!(sent(&upstream), 1);
 }
 
 #[tokio::test]
