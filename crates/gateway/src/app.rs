@@ -334,6 +334,7 @@ fn turn_settings(config: &Config) -> TurnSettings {
         retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
+        body_memory_bytes: config.limits.body_memory,
         max_reply_bytes: config.limits.max_body,
         first_byte_timeout: config.timeouts.first_byte,
         idle_timeout: config.timeouts.idle,

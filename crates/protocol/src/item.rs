@@ -1,4 +1,4 @@
-//! Items: opaque JSON, of which only the top level is read.
+//! Items: opaque JSON of which only the top level is ever looked at.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,13 +6,18 @@ use std::ops::Range;
 use crate::id::ItemId;
 use crate::json;
 
-/// Whether an input item refers to a stored one.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reference<'a> {
-    /// It is a complete item.
-    None,
-    /// It refers to the stored item with this id.
-    To(Cow<'a, str>),
+/// What an input item says of itself, in one look at its members.
+#[derive(Debug, Default)]
+pub struct Glance<'a> {
+    /// The value of `id`; of several the last one.
+    id: Option<&'a [u8]>,
+    /// The value of `type`; of several the last one.
+    kind: Option<&'a [u8]>,
+    /// Whether any `type` says so: another parser may go by the first.
+    is_named_reference: bool,
+    has_role: bool,
+    /// A key that is `id` or `type` in another case.
+    misspelled: Option<Cow<'a, str>>,
 }
 
 /// An item's own id.
@@ -25,20 +30,19 @@ pub fn is_compaction(item: &[u8]) -> bool {
     sealed(item) == Some(Sealed::Compaction)
 }
 
-/// The kinds of items that only accounts of the same boundary can read.
+/// What an account of another boundary can't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
     /// A reasoning item with encrypted content.
     Reasoning,
-    /// An item whose encrypted content replaces everything before it.
+    /// An item that stands for everything before it.
     Compaction,
 }
 
-/// Whether, and how, the item can be read only within its boundary.
+/// Whether the item can be read only where it was made.
 pub fn sealed(item: &[u8]) -> Option<Sealed> {
     match json::string_member(item, "type")?.as_ref() {
-        // Older versions of Codex use the second name.
-        "compaction" | "compaction_summary" => Some(Sealed::Compaction),
+        kind if names_compaction(kind) => Some(Sealed::Compaction),
         "reasoning" => {
             let content = json::string_member(item, "encrypted_content")?;
             (!content.is_empty()).then_some(Sealed::Reasoning)
@@ -47,16 +51,21 @@ pub fn sealed(item: &[u8]) -> Option<Sealed> {
     }
 }
 
+fn names_compaction(kind: &str) -> bool {
+    // The second is what an older Codex calls it.
+    matches!(kind, "compaction" | "compaction_summary")
+}
+
 /// The summary of a reasoning item as a message of the model; `None` if it has none.
 ///
-/// An upstream rejects a reasoning item that has neither encrypted content nor an id that it knows. So this message takes
-/// the summary to an account that cannot read the item itself.
+/// An upstream refuses a reasoning item that has neither encrypted content nor an id that it knows, so this is how a
+/// summary gets to where the item itself can't be read.
 pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
     let summary = json::member(reasoning, "summary").filter(|summary| summary.first() == Some(&b'['))?;
     let mut texts: Vec<&[u8]> = Vec::new();
     for range in json::elements(summary) {
         let text = json::member(&summary[range.ok()?], "text").filter(|text| text.first() == Some(&b'"'))?;
-        // Texts are joined without decoding them, so escapes are kept.
+        // Escapes stay as they are: texts are joined without being read.
         texts.push(&text[1..text.len() - 1]);
     }
     texts.retain(|text| !text.is_empty());
@@ -68,32 +77,12 @@ pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether the item has this `type`.
+/// Whether the item's `type` is this.
 pub fn is_type(item: &[u8], name: &str) -> bool {
     json::string_member(item, "type").is_some_and(|kind| kind == name)
 }
 
-/// Whether the item is `{"type":"item_reference","id":…}`; the type may be null or left out.
-pub fn reference(item: &[u8]) -> Reference<'_> {
-    let (mut id, mut kind) = (None, None);
-    for member in json::members(item) {
-        let Ok(member) = member else { return Reference::None };
-        let value = &item[member.value.clone()];
-        if member.is(item, "id") {
-            id = json::string(value);
-        } else if member.is(item, "type") {
-            kind = (value != b"null").then(|| json::string(value)).flatten();
-        } else {
-            return Reference::None;
-        }
-    }
-    match (id, kind.as_deref()) {
-        (Some(id), None | Some("item_reference")) => Reference::To(id),
-        _ => Reference::None,
-    }
-}
-
-/// The range of an item's top-level `id` member, including the comma that must be removed with it.
+/// Where the top-level `id` of an item stands, with the comma that has to go with it.
 pub fn id_span(item: &[u8]) -> Option<Range<usize>> {
     let mut previous_end = None;
     let mut found: Option<(Range<usize>, Option<usize>)> = None;
@@ -111,14 +100,14 @@ pub fn id_span(item: &[u8]) -> Option<Range<usize>> {
     Some(previous_end.unwrap_or(span.start)..span.end)
 }
 
-/// The input item for an `input` that is a string. `text` is the string's JSON, including its quotes.
+/// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.
 pub fn user_message(text: &[u8]) -> Vec<u8> {
     const BEFORE: &[u8] = br#"{"type":"message","role":"user","content":[{"type":"input_text","text":"#;
     const AFTER: &[u8] = b"}]}";
     [BEFORE, text, AFTER].concat()
 }
 
-/// An input item as the API lists it: with an id, and with a shorthand message expanded.
+/// An input item as the API lists it: with an id, and a short-hand message written out.
 pub fn listed(item: &[u8], derived_id: impl FnOnce() -> ItemId) -> Vec<u8> {
     let own_id = id(item);
     let type_missing = json::member(item, "type").is_none_or(|kind| kind == b"null");
@@ -157,6 +146,54 @@ pub fn listed(item: &[u8], derived_id: impl FnOnce() -> ItemId) -> Vec<u8> {
     out
 }
 
+// === impl Glance ===
+
+impl<'a> Glance<'a> {
+    pub fn at(item: &'a [u8]) -> Self {
+        const LONGEST: usize = "type".len();
+        let mut glance = Self::default();
+        for member in json::members(item).map_while(Result::ok) {
+            let value = &item[member.value.clone()];
+            match member.short_key(item, LONGEST).as_deref() {
+                Some("id") => glance.id = Some(value),
+                Some("type") => {
+                    glance.kind = Some(value);
+                    glance.is_named_reference |=
+                        json::string(value).is_some_and(|kind| kind == "item_reference");
+                }
+                Some("role") => glance.has_role = value != b"null",
+                Some(key) if ["id", "type"].iter().any(|name| json::differ_by_case(key, name)) => {
+                    glance.misspelled = member.short_key(item, LONGEST);
+                }
+                _ => {}
+            }
+        }
+        glance
+    }
+
+    /// Whether the item stands for a stored one, whatever else it says: its type is `item_reference`, or it has an id and
+    /// neither a type nor a role. An upstream that keeps items would take it for one, too.
+    pub fn is_reference(&self) -> bool {
+        let has_type = self.kind.is_some_and(|kind| kind.first() == Some(&b'"'));
+        let has_id = self.id.is_some_and(|id| id.first() == Some(&b'"'));
+        self.is_named_reference || (has_id && !has_type && !self.has_role)
+    }
+
+    pub fn is_compaction(&self) -> bool {
+        self.kind.and_then(json::string).is_some_and(|kind| names_compaction(&kind))
+    }
+
+    /// The value of its `id`, unless it is null.
+    pub fn id(&self) -> Option<&'a [u8]> {
+        self.id.filter(|id| *id != b"null")
+    }
+
+    /// A key that an upstream which ignores case would take for `id` or `type`.
+    pub fn misspelled(&self) -> Option<&str> {
+        self.misspelled.as_deref()
+    }
+}
+
 fn write_text_content(out: &mut Vec<u8>, item: &[u8], text: &[u8]) {
     let by_model = json::string_member(item, "role").is_some_and(|role| role == "assistant");
     out.extend_from_slice(if by_model {
@@ -179,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_removed_with_one_comma_at_any_position() {
+    fn the_id_goes_with_one_comma_wherever_it_stands() {
         assert_eq!(without_id(r#"{"id":"a","b":1}"#), r#"{"b":1}"#);
         assert_eq!(without_id(r#"{"a":1,"id":"a","b":1}"#), r#"{"a":1,"b":1}"#);
         assert_eq!(without_id(r#"{"a":1 , "id" : "a" }"#), r#"{"a":1 }"#);
@@ -189,19 +226,35 @@ mod tests {
     }
 
     #[test]
-    fn references_and_items_are_distinguished() {
-        let to = |id: &'static str| Reference::To(Cow::Borrowed(id));
-        assert_eq!(reference(br#"{"type":"item_reference","id":"x"}"#), to("x"));
-        assert_eq!(reference(br#"{"id":"x"}"#), to("x"));
-        assert_eq!(reference(br#"{"id":"x","type":null}"#), to("x"));
-        assert_eq!(reference(br#"{"type":"reasoning","id":"x"}"#), Reference::None);
-        assert_eq!(reference(br#"{"id":"x","role":"user"}"#), Reference::None);
-        assert_eq!(reference(br#"{"type":"item_reference"}"#), Reference::None);
-        assert_eq!(reference(b"3"), Reference::None);
+    fn a_reference_is_what_its_type_says_or_a_bare_id() {
+        for item in [
+            r#"{"type":"item_reference","id":"x"}"#,
+            r#"{"type":"item_reference","id":"x","status":null}"#,
+            r#"{"type":"item_refer\u0065nce","id":"x","role":"user"}"#,
+            r#"{"ty\u0070e":"item_reference","id":"x"}"#,
+            r#"{"type":"message","type":"item_reference","id":"x"}"#,
+            r#"{"type":"item_reference","type":"message","id":"x"}"#,
+            r#"{"type":"item_reference"}"#,
+            r#"{"id":"x"}"#,
+            r#"{"id":"x","type":null}"#,
+            r#"{"id":"x","type":5}"#,
+            r#"{"id":"x","status":null,"role":null}"#,
+        ] {
+            assert!(Glance::at(item.as_bytes()).is_reference(), "{item}");
+        }
+        for item in [
+            r#"{"type":"reasoning","id":"x"}"#,
+            r#"{"id":"x","role":"user"}"#,
+            r#"{"id":null}"#,
+            r#"{"x":{"type":"item_reference","id":"x"}}"#,
+            "3",
+        ] {
+            assert!(!Glance::at(item.as_bytes()).is_reference(), "{item}");
+        }
     }
 
     #[test]
-    fn a_shorthand_message_is_listed_expanded() {
+    fn a_shorthand_message_is_listed_written_out() {
         let derived = || ItemId::derived(ResponseId::mint(1, &[1; 10]), 0);
         let list = |item: &str| String::from_utf8(listed(item.as_bytes(), derived)).unwrap();
         let id = derived();

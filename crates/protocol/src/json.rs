@@ -1,7 +1,7 @@
-//! Finds the byte ranges of a JSON text's parts, without decoding it.
+//! Where the parts of a JSON text stand, without decoding it.
 //!
-//! The scanner walks one level of an object or array and yields byte ranges. It expects valid JSON (callers [`validate`]
-//! text from outside); on other text it stops with [`Malformed`], and never panics.
+//! The scanner walks one level of an object or array and yields byte ranges. It trusts that the text is valid JSON
+//! (callers [`validate`] what comes from outside); on other text it stops with [`Malformed`], and never panics.
 
 mod object;
 
@@ -11,19 +11,19 @@ use std::ops::Range;
 use memchr::memchr2;
 use serde_json::value::RawValue;
 
-pub use self::object::{Object, Set};
+pub use self::object::{Object, Set, parse_members};
 
-/// The text is not valid JSON, or of another kind than expected.
+/// The text is not the JSON that was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed JSON at byte {at}")]
 pub struct Malformed {
     pub at: usize,
 }
 
-/// The byte ranges of one member of an object.
+/// Where one member of an object stands in its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The key, including its quotes.
+    /// The key's text with its quotes.
     pub key: Range<usize>,
     pub value: Range<usize>,
 }
@@ -47,7 +47,7 @@ enum State {
     Done,
 }
 
-/// The brackets of an object or an array.
+/// What an object or an array stands between.
 #[derive(Clone, Copy)]
 struct Brackets {
     open: u8,
@@ -64,17 +64,17 @@ pub fn validate(text: &[u8]) -> Result<(), serde_json::Error> {
     serde_json::from_slice::<&RawValue>(text).map(|_| ())
 }
 
-/// Walks the members of an object.
+/// Walks the members of the object that the text is.
 pub fn members(text: &[u8]) -> Members<'_> {
     Members { scanner: Scanner { text, at: 0 }, state: State::Start }
 }
 
-/// Walks the elements of an array.
+/// Walks the elements of the array that the text is.
 pub fn elements(text: &[u8]) -> Elements<'_> {
     Elements { scanner: Scanner { text, at: 0 }, state: State::Start }
 }
 
-/// The value of a member. Of several with the same name, the last one counts, as in most parsers.
+/// The value of a member. Of several with the same name the last one counts, as it does for most parsers.
 pub fn member<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let mut found = None;
     for member in members(text) {
@@ -86,7 +86,7 @@ pub fn member<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
     found
 }
 
-/// The decoded text of a JSON string; `None` if the value is not a string.
+/// The text of a JSON string, its escapes resolved; `None` if the value is no string.
 pub fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if memchr::memchr(b'\\', inner).is_none() {
@@ -100,7 +100,7 @@ pub fn string_member<'a>(text: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     member(text, name).and_then(string)
 }
 
-/// Copies an object with the values of some members replaced. Everything else is copied byte for byte.
+/// Copies an object with some members' values replaced; everything else stays as it is, byte for byte.
 pub fn set_members(object: &[u8], set: &[Set<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
     Object::scan(object)?.set(set, out);
     Ok(())
@@ -108,10 +108,24 @@ pub fn set_members(object: &[u8], set: &[Set<'_>], out: &mut Vec<u8>) -> Result<
 
 /// Writes a string as JSON, with its quotes.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing to a Vec does not fail");
+    serde_json::to_writer(out, text).expect("a Vec takes every write");
 }
 
-/// The kind of this value, with its article, for error messages.
+/// Whether two names differ by the case of their letters alone. Parsers that ignore case disagree on letters beyond ASCII,
+/// such as the Kelvin sign, so each that any of them could take for `name`'s counts.
+pub fn differ_by_case(key: &str, name: &str) -> bool {
+    if key.is_ascii() {
+        return key != name && key.eq_ignore_ascii_case(name);
+    }
+    let folds = |letter: char, ascii: char| {
+        letter.to_lowercase().next() == Some(ascii.to_ascii_lowercase())
+            || letter.to_uppercase().next() == Some(ascii.to_ascii_uppercase())
+    };
+    key.chars().count() == name.len()
+        && key.chars().zip(name.chars()).all(|(letter, ascii)| folds(letter, ascii))
+}
+
+/// What kind of value this is, with its article, for error messages.
 pub fn kind(value: &[u8]) -> &'static str {
     match value.first() {
         Some(b'{') => "an object",
@@ -134,17 +148,29 @@ impl Brackets {
 // === impl Member ===
 
 impl Member {
-    /// Whether the key is this name, escaped or not.
+    /// Whether the key is this name, however it is escaped.
     pub fn is(&self, text: &[u8], name: &str) -> bool {
         let key = &text[self.key.clone()];
         let inner = &key[1..key.len() - 1];
         if inner == name.as_bytes() {
             return true;
         }
-        memchr::memchr(b'\\', inner).is_some() && string(key).is_some_and(|key| key == name)
+        self.may_be(name.len())
+            && memchr::memchr(b'\\', inner).is_some()
+            && string(key).is_some_and(|key| key == name)
     }
 
-    /// The range from the key's first byte to the value's last.
+    /// The key, unless it is too long to be a name of this many ASCII letters: a long key is not decoded for nothing.
+    pub fn short_key<'a>(&self, text: &'a [u8], letters: usize) -> Option<Cow<'a, str>> {
+        if self.may_be(letters) { string(&text[self.key.clone()]) } else { None }
+    }
+
+    /// No escape takes more than six bytes a letter.
+    fn may_be(&self, letters: usize) -> bool {
+        self.key.len() <= 6 * letters + 2
+    }
+
+    /// From the key's first byte to the value's last.
     pub fn span(&self) -> Range<usize> {
         self.key.start..self.value.end
     }
@@ -175,7 +201,7 @@ impl Iterator for Elements<'_> {
     }
 }
 
-/// One step of a walk: the opening bracket or a comma and the next part, or the closing bracket.
+/// One step of a walk: the opening bracket or a comma, then the part, or the closing bracket.
 fn advance<'a, T>(
     scanner: &mut Scanner<'a>,
     state: &mut State,
@@ -232,7 +258,7 @@ impl Scanner<'_> {
         if self.peek() == Some(byte) { Ok(()) } else { self.malformed() }
     }
 
-    /// Skips one value and returns its range.
+    /// Steps over one value and says where it stood.
     fn value(&mut self) -> Result<Range<usize>, Malformed> {
         let start = self.at;
         match self.peek() {
@@ -360,6 +386,17 @@ mod tests {
         let text = br#"{"mod\u0065l":"a","model":"b"}"#;
         assert_eq!(members(text).filter(|m| m.as_ref().is_ok_and(|m| m.is(text, "model"))).count(), 2);
         assert_eq!(member(text, "model"), Some(&br#""b""#[..]));
+    }
+
+    #[test]
+    fn names_that_some_parsers_take_for_the_same_differ_by_case_alone() {
+        for key in ["Store", "STORE", "\u{17f}tore", "\u{17f}TORE"] {
+            assert!(differ_by_case(key, "store"), "{key}");
+        }
+        assert!(differ_by_case("\u{212a}ind", "kind") && differ_by_case("\u{131}d", "id"));
+        for key in ["store", "stor", "stores", "st\u{f6}re", ""] {
+            assert!(!differ_by_case(key, "store"), "{key}");
+        }
     }
 
     #[test]

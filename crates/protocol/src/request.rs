@@ -1,23 +1,31 @@
-//! A create request: the few members that the gateway reads, and the rest as received.
+//! A create request: the few members that the gateway acts on, and the rest as it came.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
 use crate::error::{ApiError, ErrorKind};
-use crate::id::ItemId;
-use crate::item::{self, Reference};
-use crate::json::{self, Member, Object};
+use crate::json;
 
+mod fields;
+mod input;
 mod metadata;
 mod upstream;
 
+pub(crate) use self::fields::{Field, Members};
+pub use self::input::{Input, InputScan, Reference, item_ids};
 pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
 
-/// Bounded, as the model's name is in the turn's rows and log lines.
+/// Of a model's name: it goes into every row that tells of the turn.
 const MAX_MODEL_BYTES: usize = 256;
 
-/// What to do with a context, which is the history and the input.
+/// Members of `client_metadata` that are looked at.
+const MAX_CLIENT_METADATA: usize = 1_000;
+
+/// Whether what is being parsed is still wanted; asked for each part of it.
+pub type Wanted<'a> = &'a dyn Fn() -> bool;
+
+/// What is to be done with a context: the input, and the history before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Operation {
     /// POST `/v1/responses`: the model responds.
@@ -29,122 +37,57 @@ pub enum Operation {
     CountInput,
 }
 
-/// The request of POST `/v1/responses`, or of one of the endpoints below it, which accept some of the same members and store
-/// nothing.
+/// What a client asks for with POST `/v1/responses`, or with one of the endpoints below it, which take a part of the same
+/// members and store nothing.
 ///
-/// If a member occurs twice, the last one counts, and only that one goes upstream.
+/// Of a member that stands there twice the last one counts, and only that one goes upstream.
 #[derive(Debug)]
 pub struct CreateRequest {
     pub operation: Operation,
-    /// Empty if the operation does not require one and the client named none.
+    /// Empty where an operation needs none, and none was named.
     pub model: String,
     pub input: Input,
-    /// Not parsed as an id yet: an id of another form is just unknown.
+    /// What there is to know of the input's items.
+    pub scan: InputScan,
+    /// Not yet parsed as an id: an id of another form is simply unknown.
     pub previous_response_id: Option<String>,
     pub conversation: Option<String>,
     pub store: bool,
     pub stream: bool,
-    /// Whether the model responds; `false` in a frame that only prepares the context (a warm-up).
+    /// Whether the model is to respond; a frame on a WebSocket may only put the context in place.
     pub generate: bool,
-    /// Whether this was a WebSocket frame, so that the upstream always streams.
+    /// Whether this came as a frame, so that the upstream streams whatever it says.
     is_frame: bool,
-    body: Bytes,
-    members: Vec<(Field, Member)>,
+    members: Members,
 }
-
-/// The `input` as the client sent it.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A string, including its quotes.
-    Text(Bytes),
-    /// An array of items.
-    Items(Bytes),
-}
-
-/// What the gateway needs to know about input items.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct InputScan {
-    /// Items that refer to stored ones, with their positions.
-    pub references: Vec<(u32, String)>,
-    /// Whether an item replaces everything before it.
-    pub has_compaction: bool,
-}
-
-/// The members that the gateway reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Field {
-    Model,
-    Input,
-    PreviousResponseId,
-    Conversation,
-    Store,
-    Stream,
-    Background,
-    Include,
-    Metadata,
-    PromptCacheKey,
-    /// Only means something on a WebSocket.
-    Generate,
-    /// Only means something on a WebSocket.
-    StreamId,
-    ClientMetadata,
-    /// The `type` of a frame; over HTTP it has no meaning.
-    Type,
-    Other,
-}
-
-const FIELDS: [(&str, Field); 14] = [
-    ("model", Field::Model),
-    ("input", Field::Input),
-    ("previous_response_id", Field::PreviousResponseId),
-    ("conversation", Field::Conversation),
-    ("store", Field::Store),
-    ("stream", Field::Stream),
-    ("background", Field::Background),
-    ("include", Field::Include),
-    ("metadata", Field::Metadata),
-    ("prompt_cache_key", Field::PromptCacheKey),
-    ("generate", Field::Generate),
-    ("stream_id", Field::StreamId),
-    ("client_metadata", Field::ClientMetadata),
-    ("type", Field::Type),
-];
 
 // === impl CreateRequest ===
 
 impl CreateRequest {
-    /// Reads a request's decompressed body.
+    /// Reads a request's body, decompressed.
     pub fn parse(operation: Operation, body: Bytes) -> Result<Self, ApiError> {
-        let members = known_members(parse_object(&body)?);
-        Self::of_members(operation, body, members)
+        Self::parse_while(operation, body, &|| true)
     }
 
-    /// Reads the members of a WebSocket frame, which always streams.
-    pub(crate) fn of_frame(body: Bytes, members: Vec<(Field, Member)>) -> Result<Self, ApiError> {
-        let framing = |field: &Field| matches!(field, Field::Stream | Field::StreamId | Field::Type);
-        let members = members.into_iter().filter(|(field, _)| !framing(field)).collect();
-        let mut request = Self::of_members(Operation::Create, body, members)?;
-        request.stream = true;
-        request.is_frame = true;
-        request.generate = match request.value(Field::Generate).unwrap_or_default() {
-            b"" | b"null" | b"true" => true,
-            b"false" => false,
-            other => return Err(wrong_type("generate", "a boolean", other)),
-        };
-        Ok(request)
+    /// As [`parse`](Self::parse), but gives up once the request is no longer wanted: what comes out then is of no use.
+    pub fn parse_while(operation: Operation, body: Bytes, wanted: Wanted<'_>) -> Result<Self, ApiError> {
+        let members = Members::parse(body, wanted)?;
+        let stream = flag(&members, Field::Stream, "stream", false)? && operation == Operation::Create;
+        Ok(Self { stream, ..Self::of_members(operation, members, wanted)? })
     }
 
-    fn of_members(
-        operation: Operation,
-        body: Bytes,
-        members: Vec<(Field, Member)>,
-    ) -> Result<Self, ApiError> {
-        let value = |field| {
-            let (_, member) = members.iter().find(|(f, _)| *f == field)?;
-            Some(&body[member.value.clone()]).filter(|value| *value != b"null")
-        };
+    /// From a frame of a WebSocket: it streams in any case.
+    pub(crate) fn of_frame(members: Members, wanted: Wanted<'_>) -> Result<Self, ApiError> {
+        let request = Self::of_members(Operation::Create, members, wanted)?;
+        let generate = flag(&request.members, Field::Generate, "generate", true)?;
+        Ok(Self { stream: true, is_frame: true, generate, ..request })
+    }
+
+    fn of_members(operation: Operation, members: Members, wanted: Wanted<'_>) -> Result<Self, ApiError> {
+        members.check_spelling()?;
+        let (value, body) = (|field| members.value(field), members.text());
         let creates = operation == Operation::Create;
-        // For the other operations, the upstream decides what is required.
+        // What the other endpoints need is theirs to say.
         let required = |field, name| match value(field) {
             None if creates => Err(missing(name)),
             value => Ok(value),
@@ -171,18 +114,12 @@ impl CreateRequest {
                 None => Err(wrong_type(name, "a string", value)),
             },
         };
-        let flag = |field, name, default| match value(field) {
-            None => Ok(default),
-            Some(b"true") => Ok(true),
-            Some(b"false") => Ok(false),
-            Some(other) => Err(wrong_type(name, "a boolean", other)),
-        };
         let previous_response_id = text(Field::PreviousResponseId, "previous_response_id")?;
         let conversation = value(Field::Conversation).map(conversation_id).transpose()?;
         if previous_response_id.is_some() && conversation.is_some() {
             return Err(mutually_exclusive());
         }
-        if flag(Field::Background, "background", false)? {
+        if flag(&members, Field::Background, "background", false)? {
             return Err(background_refused());
         }
         if let Some(include) = value(Field::Include).filter(|value| value.first() != Some(&b'[')) {
@@ -191,81 +128,65 @@ impl CreateRequest {
         if let Some(metadata) = value(Field::Metadata) {
             metadata::check(metadata)?;
         }
-        let store = flag(Field::Store, "store", true)? && creates;
-        let stream = flag(Field::Stream, "stream", false)? && creates;
+        let store = flag(&members, Field::Store, "store", true)? && creates;
         Ok(Self {
             operation,
             model,
+            scan: input.scan(wanted)?,
             input,
             previous_response_id,
             conversation,
             store,
-            stream,
+            stream: false,
             generate: true,
             is_frame: false,
-            body,
             members,
         })
     }
 
-    /// Whether there is an input, even an empty one.
+    /// Whether there is an input, be it an empty one.
     fn has_input(&self) -> bool {
-        self.value(Field::Input).is_some_and(|input| input != b"null")
+        self.members.value(Field::Input).is_some()
     }
 
-    /// The client's `max_output_tokens`.
+    /// The most output tokens that the client asks for.
     pub fn max_output_tokens(&self) -> Option<u64> {
-        std::str::from_utf8(json::member(&self.body, "max_output_tokens")?).ok()?.parse().ok()
+        std::str::from_utf8(self.members.get(Field::MaxOutputTokens)?).ok()?.parse().ok()
     }
 
-    /// The request as received.
+    /// The request as it came, but for members that were repeated.
     pub fn body(&self) -> &[u8] {
-        &self.body
+        self.members.text()
     }
 
-    /// The client's `prompt_cache_key`: requests with the same one should share an upstream's cache.
+    /// What requests have in common that should share an upstream's cache.
     pub fn prompt_cache_key(&self) -> Option<String> {
-        json::string(self.value(Field::PromptCacheKey)?).map(Into::into)
+        json::string(self.members.get(Field::PromptCacheKey)?).map(Into::into)
     }
 
-    /// The client's `client_metadata`, which replaces headers in WebSocket frames.
+    /// What a client says of itself and its turn; where there are no headers, this stands for them. Whoever says more than
+    /// any client does is not listened to to the end.
     pub fn client_metadata(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        let object = self.value(Field::ClientMetadata).filter(|value| value.first() == Some(&b'{'));
+        let object = self.members.get(Field::ClientMetadata).filter(|value| value.first() == Some(&b'{'));
         let object = object.unwrap_or(b"{}");
-        json::members(object).map_while(Result::ok).filter_map(|member| {
+        json::members(object).map_while(Result::ok).take(MAX_CLIENT_METADATA).filter_map(|member| {
             Some((json::string(&object[member.key])?, json::string(&object[member.value])?))
         })
     }
 
-    /// A member as the client wrote it, unless it is null.
-    pub fn member(&self, name: &str) -> Option<&[u8]> {
-        let (_, member) = self.members.iter().rfind(|(_, member)| member.is(&self.body, name))?;
-        Some(&self.body[member.value.clone()]).filter(|value| *value != b"null")
-    }
-
-    fn value(&self, field: Field) -> Option<&[u8]> {
-        let (_, member) = self.members.iter().find(|(f, _)| *f == field)?;
-        Some(&self.body[member.value.clone()])
+    /// A member that a response shows, as the client wrote it, unless it is null.
+    pub fn shown(&self, name: &str) -> Option<&[u8]> {
+        self.members.named(name)
     }
 }
 
-/// Reads the body as an object.
-pub(crate) fn parse_object(body: &[u8]) -> Result<Object<'_>, ApiError> {
-    Object::parse(body).map_err(|error| not_an_object(body, &error))
-}
-
-/// The members of the body; if a known one occurs several times, only the last.
-pub(crate) fn known_members(object: Object<'_>) -> Vec<(Field, Member)> {
-    let mut members: Vec<(Field, Member)> = Vec::with_capacity(object.members.len());
-    for member in object.members {
-        let field = FIELDS.iter().find(|(name, _)| member.is(object.text, name));
-        let field = field.map_or(Field::Other, |(_, field)| *field);
-        if field != Field::Other {
-            members.retain(|(earlier, _)| *earlier != field);
-        }
-        members.push((field, member));
+fn flag(members: &Members, field: Field, name: &str, default: bool) -> Result<bool, ApiError> {
+    match members.value(field) {
+        None => Ok(default),
+        Some(b"true") => Ok(true),
+        Some(b"false") => Ok(false),
+        Some(other) => Err(wrong_type(name, "a boolean", other)),
     }
-    members
 }
 
 fn check_model(name: &str) -> Result<(), ApiError> {
@@ -277,49 +198,17 @@ fn check_model(name: &str) -> Result<(), ApiError> {
         return Err(invalid("string_above_max_length", Some("model"), message));
     }
     if name.contains('\0') {
-        let message = "Invalid 'model': a model name must not contain a NUL character.".to_owned();
+        let message = "Invalid 'model': a model's name holds no NUL character.".to_owned();
         return Err(invalid("invalid_value", Some("model"), message));
     }
     Ok(())
 }
 
-/// The id of a conversation, which is a string or the `id` of an object.
+/// A conversation is named by its id or by an object that holds it.
 fn conversation_id(value: &[u8]) -> Result<String, ApiError> {
     let id =
         if value.first() == Some(&b'{') { json::string_member(value, "id") } else { json::string(value) };
     id.map(Into::into).ok_or_else(|| wrong_type("conversation", "a string or an object with an 'id'", value))
-}
-
-// === impl Input ===
-
-impl Input {
-    /// The input as an array of items; a string becomes one user message.
-    pub fn items(&self) -> Bytes {
-        match self {
-            Self::Text(text) => [b"[", item::user_message(text).as_slice(), b"]"].concat().into(),
-            Self::Items(items) => items.clone(),
-        }
-    }
-
-    /// Reads each item once.
-    pub fn scan(&self) -> InputScan {
-        let mut scan = InputScan::default();
-        let Self::Items(items) = self else { return scan };
-        for (position, range) in (0_u32..).zip(json::elements(items).map_while(Result::ok)) {
-            let item = &items[range];
-            match item::reference(item) {
-                Reference::To(id) => scan.references.push((position, id.into_owned())),
-                Reference::None => scan.has_compaction |= item::is_compaction(item),
-            }
-        }
-        scan
-    }
-}
-
-/// The ids of an array's items that have one, and their positions counted from `first`.
-pub fn item_ids(items: &[u8], first: u32) -> Vec<(ItemId, u32)> {
-    let positions = (first..).zip(json::elements(items).map_while(Result::ok));
-    positions.filter_map(|(position, range)| Some((item::id(&items[range])?, position))).collect()
 }
 
 // === errors ===
@@ -391,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_requests_are_rejected_with_a_reason() {
+    fn each_refusal_says_what_is_wrong() {
         let cases = [
             ("{", "invalid_json", None),
             ("[1]", "invalid_json", None),
@@ -444,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn other_operations_require_nothing_here_and_neither_store_nor_stream() {
+    fn what_other_operations_need_is_not_asked_for_here_and_they_store_and_stream_nothing() {
         for operation in [Operation::Compact, Operation::CountInput] {
             let body = Bytes::from_static(br#"{"store":true,"stream":true,"previous_response_id":"p"}"#);
             let request = CreateRequest::parse(operation, body).unwrap();
@@ -459,21 +348,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_members_with_the_same_name_counts() {
-        let request =
-            parse(r#"{"model":"a","input":"x","mod\u0065l":"b","store":true,"store":false}"#).unwrap();
-        assert_eq!((request.model.as_str(), request.store), ("b", false));
+    fn a_request_that_is_no_longer_wanted_is_not_parsed_on() {
+        let members = "\"x\":0,".repeat(1000);
+        let input = "1,".repeat(1000);
+        let body = Bytes::from(format!(r#"{{{members}"model":"m","input":[{input}1]}}"#));
+        for enough in [10, 1500] {
+            let asked = std::cell::Cell::new(0);
+            let wanted = || {
+                asked.set(asked.get() + 1);
+                asked.get() < enough
+            };
+            let parsed = CreateRequest::parse_while(Operation::Create, body.clone(), &wanted);
+            assert!(parsed.is_err() || parsed.is_ok_and(|request| request.scan.items < 600));
+            assert_eq!(asked.get(), enough);
+        }
     }
 
     #[test]
-    fn references_and_compactions_are_found_in_the_input() {
-        let request = parse(
-            r#"{"model":"m","input":[{"role":"user","content":"x"},{"type":"item_reference","id":"a"},{"type":"compaction","id":"c"},{"id":"b"}]}"#,
-        )
-        .unwrap();
-        let scan = request.input.scan();
-        assert_eq!(scan.references, [(1, "a".to_owned()), (3, "b".to_owned())]);
-        assert!(scan.has_compaction);
-        assert_eq!(item_ids(&request.input.items(), 5).len(), 3);
+    fn of_a_member_that_stands_twice_the_last_one_counts() {
+        let request =
+            parse(r#"{"model":"a","input":"x","mod\u0065l":"b","store":true,"store":false}"#).unwrap();
+        assert_eq!((request.model.as_str(), request.store), ("b", false));
     }
 }

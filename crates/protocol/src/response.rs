@@ -1,13 +1,12 @@
-//! Response objects: the gateway rewrites the members it owns, and keeps everything else as received.
+//! Response objects: the members that are the gateway's own are rewritten, everything else stays as it came.
 
 use std::ops::Range;
 
 use crate::id::ResponseId;
-use crate::item;
 use crate::json::{self, Malformed, Object, Set};
 use crate::usage::Usage;
 
-/// The members of a response that the gateway sets, whatever the upstream sent.
+/// The members that describe the response as this gateway keeps it, whatever the upstream says of its own.
 #[derive(Debug, Clone)]
 pub struct Owned {
     id: String,
@@ -15,7 +14,7 @@ pub struct Owned {
     store: bool,
 }
 
-/// The parts of a response object that the gateway reads.
+/// What there is to know of a response object; borrowed from it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parts<'a> {
     pub id: Option<String>,
@@ -25,7 +24,7 @@ pub struct Parts<'a> {
     pub usage: Usage,
 }
 
-/// An event's data, and the range of the response in it.
+/// An event's data, and where the response stands in it.
 #[derive(Debug)]
 pub struct RewrittenEvent {
     pub data: Vec<u8>,
@@ -41,14 +40,14 @@ impl Owned {
         Self { id: format!("\"{id}\""), previous_response_id, store }
     }
 
-    /// Copies a response object with the gateway's members.
+    /// Copies a response object with the gateway's own members put in.
     pub fn rewrite(&self, response: &Object<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(response.text.len() + 128);
         response.set(&self.members(), &mut out);
         out
     }
 
-    /// Copies an event with the gateway's members in the response that it carries.
+    /// Copies an event with the gateway's own members put into the response that it carries.
     pub fn rewrite_event(&self, event: &Object<'_>) -> Result<RewrittenEvent, Malformed> {
         let span = &event.find("response").ok_or(Malformed { at: 0 })?.value;
         let response = Object::scan(&event.text[span.clone()])?;
@@ -84,7 +83,7 @@ impl Owned {
 // === impl Parts ===
 
 impl<'a> Parts<'a> {
-    /// Reads the top level of a response object.
+    /// Takes the top level of a response object apart.
     pub fn of(response: &Object<'a>) -> Self {
         let text = |name| response.get(name).and_then(json::string).map(Into::into);
         Self {
@@ -96,7 +95,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The end of a response that the upstream did not end itself.
+/// How a response ended that the upstream did not end itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Ending<'a> {
     /// `failed` or `cancelled`.
@@ -105,7 +104,7 @@ pub struct Ending<'a> {
     pub error: Option<(&'a str, &'a str)>,
 }
 
-/// Ends a response: its last snapshot with this status, error and the finished items.
+/// Ends a response: its last snapshot with status, error and the items that were finished.
 pub fn end(snapshot: &[u8], ending: Ending<'_>, output: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut error = Vec::new();
     match ending.error {
@@ -154,11 +153,6 @@ pub fn is_empty_array(array: &[u8]) -> bool {
     json::elements(array).next().is_none()
 }
 
-/// Whether the array contains an item that replaces everything before it.
-pub fn has_compaction(items: &[u8]) -> bool {
-    json::elements(items).map_while(Result::ok).any(|range| item::is_compaction(&items[range]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_gateways_members_change() {
+    fn only_the_gateways_own_members_change() {
         let event = r#"{"sequence_number":3, "response": {"id":"up","x":1.50,"store":false,"conversation":{"id":"c"},"output":[{"id":"up"}]} ,"type":"response.created"}"#;
         let rewritten = owned().rewrite_event(&Object::parse(event.as_bytes()).unwrap()).unwrap();
         let response = &rewritten.data[rewritten.response.clone()];
@@ -183,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_response_are_read() {
+    fn a_response_is_taken_apart() {
         let response = br#"{"id":"r","status":"completed","output":[1],"usage":{"input_tokens":4}}"#;
         let parts = Parts::of(&Object::parse(response).unwrap());
         assert_eq!(parts.id.as_deref(), Some("r"));
@@ -192,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_response_keeps_the_members_of_its_snapshot() {
+    fn an_ended_response_keeps_what_its_snapshot_said() {
         let ending = Ending { status: "failed", error: Some(("server_error", "broke off")) };
         let ended = end(&owned().skeleton("m", 7), ending, br#"[{"id":"a"}]"#).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&ended).unwrap();

@@ -1,4 +1,4 @@
-//! The frames of WebSocket mode: those of clients, and the gateway's own beside events.
+//! The frames of WebSocket mode: what a client may send, and what stands in ours beside the events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::ApiError;
 use crate::json;
-use crate::request::{CreateRequest, Field, invalid, known_members, missing, parse_object, wrong_type};
+use crate::request::{CreateRequest, Field, Members, Wanted, invalid, missing, wrong_type};
 
 const MAX_STREAM_ID: usize = 256;
 
@@ -27,7 +27,7 @@ pub enum ClientFrame {
 #[derive(Debug)]
 pub struct CreateFrame {
     pub stream_id: Option<StreamId>,
-    /// Its `previous_response_id`, which is known even if the request is invalid.
+    /// What it names as its parent, even if the rest is refused.
     pub previous_response_id: Option<String>,
     pub request: Result<CreateRequest, ApiError>,
 }
@@ -45,14 +45,14 @@ impl StreamId {
         &self.0
     }
 
-    /// Copies an event with `stream_id` as its first member.
+    /// Copies an event with the lane's name in front of its other members.
     pub fn put_into(&self, event: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(event.len() + self.0.len() + 16);
         let Some(rest) = event.trim_ascii_start().strip_prefix(b"{") else {
             out.extend_from_slice(event);
             return out;
         };
-        // A valid name needs no escapes.
+        // A legal name needs no escapes.
         out.extend_from_slice(br#"{"stream_id":""#);
         out.extend_from_slice(self.0.as_bytes());
         out.push(b'"');
@@ -73,24 +73,19 @@ impl fmt::Display for StreamId {
 // === impl ClientFrame ===
 
 impl ClientFrame {
-    /// Reads a text frame. A frame whose lane cannot be determined is an error as a whole.
-    pub fn parse(text: &Bytes) -> Result<Self, ApiError> {
-        let object = parse_object(text)?;
-        let kind = match object.get("type") {
-            None | Some(b"null") => return Err(missing("type")),
+    /// Reads a text frame while it is wanted. What can't be told to belong to a lane is an error of the frame itself.
+    pub fn parse(text: Bytes, wanted: Wanted<'_>) -> Result<Self, ApiError> {
+        let members = Members::parse(text, wanted)?;
+        let kind = match members.value(Field::Type) {
+            None => return Err(missing("type")),
             Some(kind) => json::string(kind).ok_or_else(|| wrong_type("type", "a string", kind))?,
         };
         if kind != "response.create" {
             return Ok(Self::Other(kind.into_owned()));
         }
-        let members = known_members(object);
-        let value = |field| {
-            let (_, member) = members.iter().find(|(f, _)| *f == field)?;
-            Some(&text[member.value.clone()]).filter(|value| *value != b"null")
-        };
-        let stream_id = value(Field::StreamId).map(stream_id).transpose()?;
-        let previous = value(Field::PreviousResponseId).and_then(json::string).map(Into::into);
-        let request = CreateRequest::of_frame(text.clone(), members);
+        let stream_id = members.value(Field::StreamId).map(stream_id).transpose()?;
+        let previous = members.value(Field::PreviousResponseId).and_then(json::string).map(Into::into);
+        let request = CreateRequest::of_frame(members, wanted);
         Ok(Self::Create(Box::new(CreateFrame { stream_id, previous_response_id: previous, request })))
     }
 }
@@ -103,7 +98,8 @@ fn stream_id(value: &[u8]) -> Result<StreamId, ApiError> {
     })
 }
 
-/// The frame for an error. `error` is the error object inside the envelope of an HTTP reply.
+/// The frame that says why a client does not get what it asked for. `error` is the error object as it stands in an HTTP
+/// reply's envelope.
 pub fn error_frame<'a>(
     status: u16,
     error: &[u8],
@@ -138,7 +134,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &'static str) -> Result<ClientFrame, ApiError> {
-        ClientFrame::parse(&Bytes::from_static(text.as_bytes()))
+        ClientFrame::parse(Bytes::from_static(text.as_bytes()), &|| true)
     }
 
     fn created(text: &'static str) -> CreateFrame {
@@ -149,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_a_request_that_always_streams() {
+    fn a_frame_is_a_request_that_streams_whatever_it_says_of_it() {
         let frame = created(
             r#"{"type":"response.create","model":"m","stream":false,"input":"x","stream_id":"a.B_-1","generate":true,"x":1}"#,
         );
@@ -164,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_request_keeps_its_lane_and_its_parent() {
+    fn what_is_refused_keeps_its_lane_and_its_parent() {
         let frame = created(
             r#"{"type":"response.create","input":"x","stream_id":"a","previous_response_id":"resp_1"}"#,
         );
@@ -176,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_a_valid_lane_is_an_error() {
+    fn a_frame_that_belongs_nowhere_says_why() {
         let long: &'static str =
             format!(r#"{{"type":"response.create","stream_id":"{}"}}"#, "x".repeat(257)).leak();
         for (text, code, param) in [
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lane_is_the_first_member_of_an_event() {
+    fn the_lane_stands_in_front_of_everything_that_the_event_says() {
         let lane = StreamId::new("a").unwrap();
         for (event, expected) in [
             (r#"{"n":1.50}"#, r#"{"stream_id":"a","n":1.50}"#),

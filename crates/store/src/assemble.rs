@@ -1,16 +1,12 @@
-//! Encoding and decoding that all engines share: chains, items and single values.
+//! Encoding and decoding that all engines share: chains and single values.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::ops::Range;
 use std::time::Duration;
 
-use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::id::ItemId;
 use antiphon_protocol::{item, json};
-use bytes::Bytes;
-use uuid::Uuid;
 
-use crate::{ChainQuery, IndexedItem, Status, StoreError, StoredTurn};
+use crate::{ChainQuery, Status, StoreError, StoredTurn};
 
 /// The columns of a turn, from a table named `r`. Both engines read them in this order. A deleted response reads as expired
 /// since forever.
@@ -96,65 +92,4 @@ pub(crate) fn whole_chain(
 /// The ids of items, read from the items themselves: that saves an index from responses to items.
 pub(crate) fn item_ids(array: &[u8]) -> impl Iterator<Item = ItemId> {
     json::elements(array).map_while(Result::ok).filter_map(|range| item::id(&array[range]))
-}
-
-/// Where an item is: its response, and its position among that response's input items followed by its output items.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) response: Uuid,
-    pub(crate) position: u32,
-    /// `false` for a derived id, which contains the place.
-    pub(crate) is_indexed: bool,
-}
-
-/// A response's own items, split once.
-pub(crate) struct Items {
-    response: ResponseId,
-    input: Bytes,
-    output: Bytes,
-    input_items: Vec<Range<usize>>,
-    output_items: Vec<Range<usize>>,
-}
-
-/// The place of each item, from the index or from a derived id.
-pub(crate) fn places(ids: &[ItemId], indexed: &HashMap<String, (Uuid, u32)>) -> Vec<Option<Place>> {
-    let place = |id: &ItemId| {
-        if let Some(&(response, position)) = indexed.get(id.as_str()) {
-            return Some(Place { response, position, is_indexed: true });
-        }
-        let (response, position) = id.as_derived()?;
-        Some(Place { response: response.uuid(), position, is_indexed: false })
-    };
-    ids.iter().map(place).collect()
-}
-
-// === impl Items ===
-
-impl Items {
-    pub(crate) fn of(response: ResponseId, input: Bytes, output: Bytes) -> Self {
-        let split = |array: &[u8]| json::elements(array).map_while(Result::ok).collect();
-        Self { response, input_items: split(&input), output_items: split(&output), input, output }
-    }
-
-    /// `None` if a derived id names no item. The index always leads to one with the id.
-    pub(crate) fn get(&self, id: &ItemId, place: Place) -> Result<Option<IndexedItem>, StoreError> {
-        let found = self.find(place);
-        let is_right = |found: &IndexedItem| item::id(&found.item).as_ref() == Some(id);
-        if place.is_indexed && !found.as_ref().is_some_and(is_right) {
-            let reason =
-                format!("the index of items leads to position {}, where another one is", place.position);
-            return Err(StoreError::Corrupt(reason).of_response(self.response));
-        }
-        Ok(found)
-    }
-
-    /// A derived id only finds input items.
-    fn find(&self, place: Place) -> Option<IndexedItem> {
-        let position = place.position as usize;
-        if let Some(range) = self.input_items.get(position) {
-            return Some(IndexedItem { item: self.input.slice(range.clone()), is_output: false });
-        }
-        let range = self.output_items.get(position - self.input_items.len()).filter(|_| place.is_indexed)?;
-        Some(IndexedItem { item: self.output.slice(range.clone()), is_output: true })
-    }
 }

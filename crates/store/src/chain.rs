@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
 pub use self::cache::CacheStats;
-use crate::{ChainQuery, IndexedItem, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
+use crate::{ChainQuery, FoundItems, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
 
 /// How many turns a cache miss loads before it looks for the rest of the chain in memory.
 const NEWEST_TURNS: u32 = 8;
@@ -189,7 +189,7 @@ impl Chains {
         result
     }
 
-    /// The items with these ids, in their order; `None` where there is none.
+    /// The items with these ids, if they come to no more than `max_bytes`.
     ///
     /// # Errors
     /// A [read error](StoreError#read-errors).
@@ -198,8 +198,9 @@ impl Chains {
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        self.store.load_items(project, ids, now).await
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError> {
+        self.store.load_items(project, ids, now, max_bytes).await
     }
 
     /// Queues a row of the request log.

@@ -20,6 +20,7 @@ mod checksum;
 mod copy;
 mod error;
 mod group;
+mod items;
 mod keys;
 mod limits;
 mod migration;
@@ -51,7 +52,7 @@ pub use self::options::{Durability, Migrate, StoreOptions};
 pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
-    ChainQuery, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
+    ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
 pub use self::store::{ProjectStats, Store};
 pub use self::url::{

@@ -72,6 +72,15 @@ pub struct IndexedItem {
     pub is_output: bool,
 }
 
+/// What was found of the items that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundItems {
+    /// In the order of their ids; `None` where an id is unknown or its response is deleted or expired.
+    All(Vec<Option<IndexedItem>>),
+    /// All of them together are larger than was asked for: at least so many bytes.
+    TooLarge { size_bytes: usize },
+}
+
 /// Which part of a chain to load.
 #[derive(Debug, Clone, Copy)]
 pub struct ChainQuery {
@@ -118,13 +127,14 @@ pub trait Responses: Send + Sync {
     async fn load_chain(&self, project: &ProjectId, query: ChainQuery)
     -> Result<Vec<StoredTurn>, StoreError>;
 
-    /// The items with these ids, in their order; `None` where an id is unknown or its response is deleted or expired.
+    /// The items with these ids, if they come to no more than `max_bytes`; an item that is named several times counts each time.
     async fn load_items(
         &self,
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError>;
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError>;
 
     /// Hides a response at once. `false` if there is no live response with this id.
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError>;

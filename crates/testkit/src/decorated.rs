@@ -5,7 +5,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
     Abandoned, Accounts, Admin, Audit, AuditEntry, ChainQuery, Count, CounterId, Counters, CredentialLock,
-    IndexedItem, Keys, Limits, LogRow, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
+    FoundItems, Keys, Limits, LogRow, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
     Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
     StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
     UsageQuery,
@@ -81,7 +81,7 @@ intercept!(Responses {
     write record(record: Record) -> ();
     read load(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<StoredResponse>;
     read load_chain(project: &ProjectId, query: ChainQuery) -> Vec<StoredTurn>;
-    read load_items(project: &ProjectId, ids: &[ItemId], now: Timestamp) -> Vec<Option<IndexedItem>>;
+    read load_items(project: &ProjectId, ids: &[ItemId], now: Timestamp, max_bytes: usize) -> FoundItems;
     write delete(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
     read list_deleted(since: Timestamp) -> Vec<(ProjectId, ResponseId)>;
     write purge(now: Timestamp, log_before: Option<Timestamp>, max_rows: u32) -> Purged;

@@ -12,6 +12,7 @@ mod error_reply;
 mod fallback;
 mod operator;
 pub mod origin;
+mod parsing;
 mod path_segment;
 mod query;
 pub mod readiness;

@@ -14,11 +14,13 @@ use http::HeaderMap;
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::framing::Framing;
 use super::record::Finished;
-use super::relay::Relay;
+use super::relay::{BadStream, Relay};
 use super::resolve::Resolved;
 use super::stream::{ReadOutcome, read_events};
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
+
+const TOO_LARGE: &str = "its reply is larger than the limit";
 
 /// A finished response; it is durable if it is to be stored.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ async fn collect_stream(
     reply: &mut Reply,
 ) -> Result<Finished, FailedAttempt> {
     let settings = &turn.turns.settings;
-    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse);
+    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(settings.max_reply_bytes));
     let mut events = reply.events(settings.max_reply_bytes);
     let mut passed = VecDeque::new();
     let mut last_event_at = Instant::now();
@@ -73,7 +75,7 @@ async fn collect_stream(
         let silent_at = last_event_at + silence;
         let terminal = match read_events(turn, &mut events, &mut last_event_at, silent_at).await {
             ReadOutcome::Events if events.received_bytes() > settings.max_reply_bytes => {
-                return Err(unreachable("its reply is larger than the limit"));
+                return Err(unreachable(TOO_LARGE));
             }
             ReadOutcome::Events => relay.push(events.decoder(), &mut passed),
             ReadOutcome::End => match relay.finish(events.decoder(), &mut passed) {
@@ -90,6 +92,7 @@ async fn collect_stream(
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
+            Err(BadStream::OutputTooLarge) => return Err(unreachable(TOO_LARGE)),
             Err(_) => return Err(unreachable("its stream contains invalid events")),
         }
     };
@@ -121,7 +124,7 @@ impl Turn {
         self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
-        self.record(finished, resolved, Some(reply.lease.account())).await?;
+        self.record(finished, &resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 
@@ -134,7 +137,7 @@ impl Turn {
             Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its reply did not end in time").into()),
             Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(FailedAttempt {
-                failure: Failure::UpstreamUnreachable("its reply is larger than the limit".into()),
+                failure: Failure::UpstreamUnreachable(TOO_LARGE.into()),
                 verdict: Verdict::Neutral,
             }),
             Ok(Ok(Err(error @ ReadError::Broken(_)))) => {

@@ -21,6 +21,9 @@ pub enum Failure {
     /// All accounts are busy, and the queue is full or the wait was too long.
     #[error("All upstream accounts are busy. Please retry in a moment.")]
     AllBusy,
+    /// The memory for referenced items is used up.
+    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
+    Overloaded,
     /// The turn would exceed a limit of the caller's key or project.
     #[error("{0}")]
     LimitReached(Box<Exceeded>),
@@ -40,6 +43,11 @@ pub enum Failure {
     PreviousNotCompleted(String),
     #[error("The chain of the previous response is too large: {size} {what}, the limit is {limit}.")]
     ContextTooLarge { what: &'static str, limit: usize, size: usize },
+    /// The stored items that the input references. Holds their least size in bytes.
+    #[error(
+        "The items that the input references are too large: at least {size} bytes, the limit is {limit}."
+    )]
+    InputTooLarge { limit: usize, size: usize },
     #[error("Conversation with id '{0}' not found.")]
     ConversationNotFound(String),
     #[error("This API key may not use the model '{0}'.")]
@@ -96,7 +104,7 @@ impl Failure {
         use Fault::{Client, Limits, Upstream};
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
-            Self::AllBusy => errors::OVERLOADED,
+            Self::AllBusy | Self::Overloaded => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }
@@ -117,6 +125,9 @@ impl Failure {
             }
             Self::ContextTooLarge { .. } => {
                 (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), PARENT)
+            }
+            Self::InputTooLarge { .. } => {
+                (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), Some("input"))
             }
             Self::ConversationNotFound(_) => (StatusCode::NOT_FOUND, Client, None, None),
             Self::ModelNotAllowed(_) => {

@@ -63,7 +63,16 @@ impl Turn {
             return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
         }
         let settings = &self.turns.settings;
-        let input_tokens = input_tokens(resolved.history().chain([self.facts.create.body()]));
+        let own = [self.facts.create.body()].into_iter().chain(resolved.own.replaced_items());
+        // A turn that generates nothing uses what it stores.
+        if !self.facts.create.generate {
+            return Estimate {
+                input_tokens: input_tokens(own),
+                cost_nano_usd: Some(0),
+                ..Estimate::default()
+            };
+        }
+        let input_tokens = input_tokens(resolved.history().chain(own));
         let output_tokens = self.facts.create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost_nano_usd = settings.prices.cost_nano_usd(&self.facts.create.model, &usage);

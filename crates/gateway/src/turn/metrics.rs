@@ -166,13 +166,15 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 22] = [
+    const KNOWN: [&str; 24] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
         "invalid_type",
         "invalid_value",
         "invalid_json",
+        "unknown_parameter",
+        "array_above_max_length",
         "mutually_exclusive_parameters",
         "unsupported_value",
         "context_too_large",

@@ -15,6 +15,7 @@ mod memory;
 mod metrics;
 mod progress;
 mod record;
+mod references;
 mod relay;
 mod resolve;
 mod running;
@@ -56,6 +57,8 @@ use antiphon_runtime::Env;
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// Everything that turns share.
 pub struct Turns {
     pub chains: Arc<Chains>,
@@ -75,6 +78,8 @@ pub struct TurnSettings {
     pub retention: Option<Duration>,
     pub max_chain_depth: u32,
     pub max_history_bytes: usize,
+    /// The memory for request bodies and the stored items that they reference, over all turns.
+    pub body_memory_bytes: usize,
     /// The largest reply of an upstream, and the largest of its events.
     pub max_reply_bytes: usize,
     /// How long the upstream may take to send its headers, and then its first event.
@@ -114,7 +119,8 @@ struct Turn {
     deadline: Instant,
     /// Set until a turn that is to be stored has been recorded.
     running: Option<RunningGuard>,
-    _body_permit: OwnedSemaphorePermit,
+    /// Memory of the request's body and of the stored items that it references.
+    memory: OwnedSemaphorePermit,
 }
 
 /// What is fixed when a turn is admitted.
@@ -128,6 +134,14 @@ struct Facts {
     started_at: Timestamp,
     /// For measuring durations.
     started: Instant,
+}
+
+/// Shortens a name from a client for an error message.
+fn quoted(name: &str) -> String {
+    match name.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 // === impl Turns ===
@@ -186,7 +200,7 @@ impl Turns {
             deadline: started + self.settings.turn_timeout,
             running: create.store.then(|| self.running.insert(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
-            _body_permit: body_permit,
+            memory: body_permit,
         }
     }
 }

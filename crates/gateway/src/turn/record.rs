@@ -59,7 +59,7 @@ impl Turn {
     pub(super) async fn record(
         &mut self,
         finished: Finished,
-        resolved: Resolved,
+        resolved: &Resolved,
         served_by: Option<&Account>,
     ) -> Result<(), Failure> {
         let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
@@ -82,7 +82,7 @@ impl Turn {
         Ok(())
     }
 
-    fn to_turn(&self, resolved: Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
+    fn to_turn(&self, resolved: &Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
         let parent = resolved.parent.as_deref();
         // A turn without an account inherits that of its parent.
         let (account, boundary) = match (served_by, parent) {
@@ -100,8 +100,8 @@ impl Turn {
             upstream_id: finished.upstream_id.clone(),
             model: self.facts.create.model.clone(),
             expires_at: self.turns.settings.retention.map(|retention| self.facts.started_at.plus(retention)),
-            input: resolved.input,
-            referenced: resolved.referenced,
+            input: resolved.own.array(),
+            referenced: resolved.own.referenced(),
             output: finished.output.clone(),
         }
     }
@@ -109,16 +109,17 @@ impl Turn {
     fn to_record(
         &self,
         finished: &Finished,
-        resolved: Resolved,
+        resolved: &Resolved,
         served_by: Option<&Account>,
     ) -> Result<Record, Malformed> {
-        let (mut items, input_len) = match &self.facts.create.input {
-            Input::Text(_) => (Vec::new(), 1),
-            Input::Items(_) => (item_ids(&resolved.input, 0), json::elements(&resolved.input).count()),
-        };
-        items.extend(item_ids(&finished.output, u32::try_from(input_len).unwrap_or(u32::MAX)));
         let body = with_output(&finished.response, b"[]")?.into();
         let turn = self.to_turn(resolved, finished, served_by);
+        let mut items = match &self.facts.create.input {
+            Input::Text(_) => Vec::new(),
+            Input::Items(_) => item_ids(&turn.input, 0),
+        };
+        let input_items = u32::try_from(self.facts.create.scan.items).unwrap_or(u32::MAX);
+        items.extend(item_ids(&turn.output, input_items));
         let response = StoredResponse { turn, created_at: self.facts.started_at, body };
         Ok(Record {
             project: self.facts.project.clone(),

@@ -21,8 +21,12 @@ use super::record::Finished;
 pub struct Relay {
     framing: Framing,
     owned: Owned,
-    /// Finished output items, in the order of their arrival.
+    /// Finished output items, in the order of their arrival; none if nobody needs them.
     items: Vec<Bytes>,
+    /// What keeping them takes.
+    kept_bytes: usize,
+    /// How much it may take; `None` keeps none.
+    max_kept_bytes: Option<usize>,
     /// The latest response object, rewritten.
     snapshot: Option<Bytes>,
     /// How many events have arrived.
@@ -57,11 +61,24 @@ pub enum BadStream {
     TooLarge(#[from] FrameTooLarge),
     #[error("its terminal event has no response object")]
     Malformed,
+    #[error("its output is larger than the limit")]
+    OutputTooLarge,
 }
 
 impl Relay {
-    pub fn new(owned: Owned, framing: Framing) -> Self {
-        Self { framing, owned, items: Vec::new(), snapshot: None, events: 0, last: None, error: None }
+    /// Keeps up to `max_kept_bytes` of finished items, or none.
+    pub fn new(owned: Owned, framing: Framing, max_kept_bytes: Option<usize>) -> Self {
+        Self {
+            framing,
+            owned,
+            items: Vec::new(),
+            kept_bytes: 0,
+            max_kept_bytes,
+            snapshot: None,
+            events: 0,
+            last: None,
+            error: None,
+        }
     }
 
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -140,7 +157,7 @@ impl Relay {
             EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
             EventKind::Snapshot => self.rewrite_snapshot(event),
             EventKind::ItemDone => {
-                self.keep_item(event);
+                self.keep_item(event)?;
                 None
             }
             EventKind::Error => {
@@ -202,11 +219,16 @@ impl Relay {
         self.framing.render(event.name().unwrap_or(kind.as_bytes()), data)
     }
 
-    fn keep_item(&mut self, event: &Event) {
-        let Some(data) = event.data() else { return };
+    fn keep_item(&mut self, event: &Event) -> Result<(), BadStream> {
+        let (Some(max_kept_bytes), Some(data)) = (self.max_kept_bytes, event.data()) else { return Ok(()) };
         if let Some(item) = json::member(&data, "item") {
+            self.kept_bytes += item.len() + size_of::<Bytes>();
+            if self.kept_bytes > max_kept_bytes {
+                return Err(BadStream::OutputTooLarge);
+            }
             self.items.push(Bytes::copy_from_slice(item));
         }
+        Ok(())
     }
 
     fn keep_error(&mut self, event: &Event) {
@@ -247,9 +269,11 @@ impl Relay {
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
         let whole = self.items.iter().filter(|item| json::validate(item).is_ok());
         let output = response::array(whole);
-        let snapshot = self.snapshot.clone().filter(|snapshot| json::validate(snapshot).is_ok());
-        let snapshot = snapshot.unwrap_or_else(|| skeleton().into());
-        let response = response::end(&snapshot, ending, &output).expect("a validated object");
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| json::validate(snapshot).is_ok());
+        let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &output).ok());
+        let response = ended.unwrap_or_else(|| {
+            response::end(&skeleton(), ending, &output).expect("the skeleton is an object")
+        });
         let status = ending.status.parse().expect("a known status");
         Finished {
             status,

@@ -1,30 +1,22 @@
-//! Resolve: from `previous_response_id` and item references to the items that go upstream.
+//! Resolve: from `previous_response_id` to the items that go upstream. References are [`references`](super::references)'.
 
 use std::sync::Arc;
 
-use antiphon_protocol::id::{ItemId, ResponseId};
-use antiphon_protocol::item;
-use antiphon_protocol::json;
+use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
-use antiphon_protocol::response::{array, has_compaction};
 use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
-use bytes::Bytes;
 
 use super::memory::LatestResponse;
-use super::{Failure, Turn};
+use super::references::OwnInput;
+use super::{Failure, Turn, quoted};
 use antiphon_upstream::account::Account;
 
 /// What a turn continues and what it adds.
 pub struct Resolved {
     pub parent: Option<Arc<StoredTurn>>,
-    /// The turn's own items as they are stored.
-    pub input: Bytes,
-    /// Whether `input` differs from what the client sent, because item references were replaced by their items.
-    has_replaced_items: bool,
-    /// Positions of input items whose ids are an upstream's, ascending.
-    pub referenced: Vec<u32>,
+    pub own: OwnInput,
     /// Whether the turn's own items contain a compaction, which replaces everything before it.
     starts_context: bool,
 }
@@ -51,7 +43,7 @@ impl Turn {
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
         self.check_key()?;
         if let Some(id) = &self.facts.create.conversation {
-            return Err(Failure::ConversationNotFound(id.clone()));
+            return Err(Failure::ConversationNotFound(quoted(id)));
         }
         if self.facts.create.store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
@@ -61,24 +53,13 @@ impl Turn {
             Some(id) => Some(self.load_parent(id).await?),
         };
         self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        let scan = self.facts.create.input.scan();
-        let mut resolved = Resolved {
-            parent,
-            input: self.facts.create.input.items(),
-            has_replaced_items: !scan.references.is_empty(),
-            referenced: Vec::new(),
-            starts_context: false,
-        };
-        if resolved.has_replaced_items {
-            self.replace_references(&mut resolved, &scan.references).await?;
-        }
-        resolved.starts_context =
-            scan.has_compaction || (resolved.has_replaced_items && has_compaction(&resolved.input));
-        Ok(resolved)
+        let own = self.own_input().await?;
+        let starts_context = self.facts.create.scan.has_compaction || own.has_replaced_compaction();
+        Ok(Resolved { parent, own, starts_context })
     }
 
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
-        let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(name)) };
+        let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(quoted(&name))) };
         let limit = self.turns.settings.max_chain_depth;
         let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
             Some(Some(LatestResponse::InMemory(parent))) if !self.facts.create.store => Some(parent),
@@ -102,35 +83,6 @@ impl Turn {
             }
             None => Err(Failure::PreviousNotFound(name)),
         }
-    }
-
-    /// Replaces item references by the stored items.
-    async fn replace_references(
-        &self,
-        resolved: &mut Resolved,
-        references: &[(u32, String)],
-    ) -> Result<(), Failure> {
-        let unknown = |name: &String| Failure::ItemNotFound(name.clone());
-        let ids: Vec<ItemId> = references
-            .iter()
-            .map(|(_, name)| ItemId::new(name).ok_or_else(|| unknown(name)))
-            .collect::<Result<_, _>>()?;
-        let found = self.turns.chains.load_items(&self.facts.project, &ids, self.facts.started_at).await?;
-        let mut found = references.iter().zip(found).peekable();
-        let mut items = Vec::new();
-        for (position, range) in (0_u32..).zip(json::elements(&resolved.input).map_while(Result::ok)) {
-            let Some(((_, name), item)) = found.next_if(|((at, _), _)| *at == position) else {
-                items.push(resolved.input.slice(range));
-                continue;
-            };
-            let item = item.ok_or_else(|| unknown(name))?;
-            if item.is_output {
-                resolved.referenced.push(position);
-            }
-            items.push(item.item);
-        }
-        resolved.input = array(&items).into();
-        Ok(())
     }
 }
 
@@ -184,7 +136,8 @@ impl Resolved {
         let resolved = if can_read {
             self.own_input(replay_ids).resolved
         } else {
-            let own = Segment::build(&self.input, &self.referenced, b"[]").map_err(|_| Failure::Internal)?;
+            let own = Segment::build(&self.own.array(), &self.own.referenced(), b"[]")
+                .map_err(|_| Failure::Internal)?;
             let mut parts = Vec::new();
             let omitted_here = own.readable_parts(replay_ids, &mut parts);
             is_rebuilt |=
@@ -225,7 +178,7 @@ impl Resolved {
 
     /// The turn's own items, for an upstream that has the chain.
     pub fn own_input(&self, replay_ids: ReplayIds) -> UpstreamInput {
-        let resolved = self.has_replaced_items.then(|| self.own_parts(replay_ids));
+        let resolved = self.own.has_replaced_items().then(|| self.own.parts(replay_ids));
         UpstreamInput { history: Vec::new(), resolved }
     }
 
@@ -249,23 +202,5 @@ impl Resolved {
         }
         replayed.reverse();
         Ok(replayed)
-    }
-
-    fn own_parts(&self, replay_ids: ReplayIds) -> Vec<Bytes> {
-        let mut parts = Vec::new();
-        for (position, range) in (0_u32..).zip(json::elements(&self.input).map_while(Result::ok)) {
-            if position > 0 {
-                parts.push(Bytes::from_static(b","));
-            }
-            let item = self.input.slice(range);
-            let cut = item::id_span(&item).filter(|_| {
-                replay_ids == ReplayIds::Drop && self.referenced.binary_search(&position).is_ok()
-            });
-            match cut {
-                Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
-                None => parts.push(item),
-            }
-        }
-        parts
     }
 }

@@ -68,10 +68,16 @@ impl Turn {
     }
 
     /// What counts against limits. Tokens are those that the upstream reported. If the client left a stream before the report,
-    /// the tokens that it received are estimated, or leaving early would be free. Any other turn without a report counts no
+    /// the tokens that it received are estimated, or leaving early would be free. A turn that generates nothing
+    /// counts the estimated tokens that it stores. Any other turn without a report counts no
     /// tokens.
     fn spent(&self, held: &HeldReservation) -> Spent {
         let progress = &self.progress;
+        if !self.facts.create.generate {
+            let is_kept = progress.outcome.fault.is_none();
+            let tokens = if is_kept { held.estimate.input_tokens } else { 0 };
+            return Spent { requests: u64::from(is_kept), tokens, cost_nano_usd: 0 };
+        }
         let mut spent = Spent {
             requests: u64::from(self.counts_as_request()),
             tokens: progress.usage.input_tokens.saturating_add(progress.usage.output_tokens),

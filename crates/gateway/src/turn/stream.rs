@@ -116,9 +116,11 @@ impl ReplyStart for OpeningStream {
             tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream's reply is not an event stream");
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
+        let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
+        let is_kept = turn.facts.create.store || door.lane().is_some();
         let mut this = Self {
-            events: reply.events(turn.turns.settings.max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), turn.facts.door.framing()),
+            events: reply.events(max_reply_bytes),
+            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
             pending: VecDeque::new(),
             phase: Phase::Relaying,
             last_event_at: Instant::now(),
@@ -260,7 +262,7 @@ impl ActiveStream {
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         let account = self.reply.lease.account();
-        match self.turn.record(terminal.finished, resolved, Some(account)).await {
+        match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => self.pending.push_back(terminal.frame),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
@@ -290,7 +292,7 @@ impl ActiveStream {
         self.turn.progress.interrupt(&failure);
         let Some(resolved) = self.resolved.take() else { return };
         let account = self.reply.lease.account();
-        let (error, frame) = match self.turn.record(terminal.finished, resolved, Some(account)).await {
+        let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
@@ -310,7 +312,7 @@ impl ActiveStream {
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.interrupt(&Failure::ClientGone);
         // Nobody is left to get the error; the store has logged and counted it.
-        self.turn.record(finished, resolved, Some(self.reply.lease.account())).await.ok();
+        self.turn.record(finished, &resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
         self.phase = Phase::Done;
     }

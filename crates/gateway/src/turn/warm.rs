@@ -47,6 +47,10 @@ impl Turns {
 impl Turn {
     async fn warm_up(&mut self) -> Result<EventStream, Failure> {
         let resolved = self.resolve().await?;
+        // The memory of its connection bounds a turn that is not stored.
+        if self.facts.create.store {
+            self.reserve(&resolved).await?;
+        }
         let started = self.started_response(&resolved).map_err(|_| Failure::Internal)?;
         let response = self.completed_response(&started).map_err(|_| Failure::Internal)?;
         let frames =
@@ -59,14 +63,14 @@ impl Turn {
             usage: Usage::default(),
         };
         self.end(&finished, frames.iter().map(Bytes::len).sum());
-        self.record(finished, resolved, None).await?;
+        self.record(finished, &resolved, None).await?;
         Ok(EventStream::from_frames(frames))
     }
 
     fn started_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
         let skeleton =
             self.owned(resolved).skeleton(&self.facts.create.model, self.facts.started_at.unix_seconds());
-        let echoed = ECHOED_MEMBERS.iter().filter_map(|name| Some((*name, self.facts.create.member(name)?)));
+        let echoed = ECHOED_MEMBERS.iter().filter_map(|name| Some((*name, self.facts.create.shown(name)?)));
         let set: Vec<_> = echoed.map(|(name, value)| Set { name, value, add: true }).collect();
         let mut out = Vec::with_capacity(skeleton.len());
         set_members(&skeleton, &set, &mut out)?;

@@ -8,6 +8,7 @@ mod auth;
 mod blame;
 mod bodies;
 mod boundaries;
+mod bounds;
 mod chains;
 mod closing;
 mod compacting;

@@ -1,43 +1,51 @@
-//! An object whose members are found once, and then read and replaced any number of times.
+//! An object whose members are found once, and then looked at and replaced as often as is needed.
 
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Malformed, Member, members, write_string};
 
-/// The text of an object, and the ranges of its top-level members.
+/// An object with more members than this is taken for malformed: what an upstream sends must not take any amount of memory.
+const MAX_MEMBERS: usize = 100_000;
+
+/// A text and where the members of its top level stand.
 #[derive(Debug)]
 pub struct Object<'a> {
     pub text: &'a [u8],
     pub members: Vec<Member>,
 }
 
-/// A new value for a member of an object.
+/// What to do with a member of an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Set<'a> {
     pub name: &'a str,
     pub value: &'a [u8],
-    /// Whether to add the member if the object lacks it.
+    /// Whether to add the member where the object has none.
     pub add: bool,
 }
 
 // === impl Object ===
 
 impl<'a> Object<'a> {
-    /// Finds the members and validates, in the same pass, that all of the text is valid JSON in valid UTF-8.
+    /// Takes the text apart and checks, in the same pass, that all of it is valid JSON in valid UTF-8.
     pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(text);
-        let members = deserializer.deserialize_map(Parts { text })?;
-        deserializer.end()?;
+        let mut members = Vec::with_capacity(32);
+        parse_members(text, |member| {
+            members.push(member);
+            members.len() <= MAX_MEMBERS
+        })?;
         Ok(Self { text, members })
     }
 
-    /// Finds the members of a text that is known to be valid JSON.
+    /// Takes a text apart that is known to be valid JSON.
     pub fn scan(text: &'a [u8]) -> Result<Self, Malformed> {
         let mut all = Vec::with_capacity(32);
         for member in members(text) {
+            if all.len() == MAX_MEMBERS {
+                return Err(Malformed { at: member?.key.start });
+            }
             all.push(member?);
         }
         Ok(Self { text, members: all })
@@ -47,7 +55,7 @@ impl<'a> Object<'a> {
         &self.text[member.value.clone()]
     }
 
-    /// The member with this name. Of several, the last one counts, as in most parsers.
+    /// The member with this name. Of several the last one counts, as it does for most parsers.
     pub fn find(&self, name: &str) -> Option<&Member> {
         self.members.iter().rev().find(|member| member.is(self.text, name))
     }
@@ -56,7 +64,7 @@ impl<'a> Object<'a> {
         self.find(name).map(|member| self.value(member))
     }
 
-    /// Copies the object with the values of some members replaced. Everything else is copied byte for byte.
+    /// Copies the object with some members' values replaced; everything else stays as it is, byte for byte.
     pub fn set(&self, set: &[Set<'_>], out: &mut Vec<u8>) {
         let mut seen = [false; 8];
         debug_assert!(set.len() <= seen.len(), "room for as many members as any caller sets");
@@ -87,28 +95,39 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Collects the ranges of keys and values while the text is deserialized.
-struct Parts<'a> {
-    text: &'a [u8],
+/// Checks that a text is an object of valid JSON in valid UTF-8, and shows each member of its top level, in order. Nothing of
+/// it is kept. A `false` ends it with an error.
+pub fn parse_members(text: &[u8], found: impl FnMut(Member) -> bool) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    deserializer.deserialize_map(Parts { text, found })?;
+    deserializer.end()
 }
 
-impl<'de> Visitor<'de> for Parts<'de> {
-    type Value = Vec<Member>;
+/// Says where keys and values stand in the text that is being read.
+struct Parts<'a, F> {
+    text: &'a [u8],
+    found: F,
+}
+
+impl<'de, F: FnMut(Member) -> bool> Visitor<'de> for Parts<'de, F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Vec<Member>, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
+        let text = self.text;
         let span = |raw: &'de RawValue| {
-            let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
+            let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
             start..start + raw.get().len()
         };
-        let mut members = Vec::with_capacity(32);
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            members.push(Member { key: span(key), value: span(value) });
+            if !(self.found)(Member { key: span(key), value: span(value) }) {
+                return Err(M::Error::custom("too many members"));
+            }
         }
-        Ok(members)
+        Ok(())
     }
 }
 
@@ -120,7 +139,7 @@ mod tests {
     use crate::json::validate;
 
     #[test]
-    fn text_that_is_not_a_valid_object_is_rejected() {
+    fn a_text_that_is_no_valid_object_is_refused() {
         for text in
             ["", "[1]", "{", r#"{"a":1}x"#, r#"{"a":1,}"#, r#"{"a":tru}"#, r#"{a:1}"#, "{\"a\":\"\n\"}"]
         {
@@ -134,6 +153,15 @@ mod tests {
     fn nesting_has_no_limit_of_its_own() {
         let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(Object::parse(deep.as_bytes()).unwrap().members.len(), 1);
+    }
+
+    #[test]
+    fn an_object_of_too_many_members_is_malformed() {
+        let text = |members| format!("{{{}}}", vec![r#""":0"#; members].join(","));
+        assert!(Object::parse(text(MAX_MEMBERS).as_bytes()).is_ok());
+        assert!(Object::scan(text(MAX_MEMBERS).as_bytes()).is_ok());
+        assert!(Object::parse(text(MAX_MEMBERS + 1).as_bytes()).is_err());
+        assert!(Object::scan(text(MAX_MEMBERS + 1).as_bytes()).is_err());
     }
 
     proptest! {

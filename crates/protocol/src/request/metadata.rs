@@ -13,15 +13,15 @@ pub(super) fn check(metadata: &[u8]) -> Result<(), ApiError> {
     if metadata.first() != Some(&b'{') {
         return Err(wrong_type("metadata", "an object", metadata));
     }
-    let pairs: Vec<_> = json::members(metadata).map_while(Result::ok).collect();
-    if pairs.len() > MAX_PAIRS {
+    let pairs = || json::members(metadata).map_while(Result::ok);
+    let count = pairs().count();
+    if count > MAX_PAIRS {
         let message = format!(
-            "Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, but got an object with {} properties instead.",
-            pairs.len()
+            "Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, but got an object with {count} properties instead."
         );
         return Err(invalid("object_above_max_properties", Some("metadata"), message));
     }
-    for pair in pairs {
+    for pair in pairs() {
         let key = json::string(&metadata[pair.key]).unwrap_or_default();
         within("metadata", &key, MAX_KEY_CHARS)?;
         let value = &metadata[pair.value];

@@ -1,7 +1,8 @@
-//! The body of the request to an upstream.
+//! The request as an upstream that keeps nothing gets it.
 
 use bytes::Bytes;
 
+use super::fields::Stretch;
 use super::{CreateRequest, Field, Input, Operation};
 
 const ENCRYPTED_REASONING: &str = "\"reasoning.encrypted_content\"";
@@ -12,33 +13,33 @@ pub struct UpstreamBody {
     pub parts: Vec<Bytes>,
 }
 
-/// What is sent instead of the client's `input`.
+/// What stands in for the client's `input`.
 #[derive(Debug, Clone, Default)]
 pub struct UpstreamInput {
     /// The chain's items, root first, with the commas between them.
     pub history: Vec<Bytes>,
-    /// The turn's own items, if references in them were replaced; else the client's own items are sent.
+    /// The turn's own items where references were replaced in them, else the client's own are sent.
     pub resolved: Option<Vec<Bytes>>,
 }
 
-/// How the request to an account differs from the client's.
+/// What an account gets otherwise than the client wrote it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Changes<'a> {
     pub include_encrypted_reasoning: bool,
-    /// The account's name of the model, if it differs.
+    /// What it calls the model.
     pub model: Option<&'a str>,
-    /// Whether the upstream must stream its reply.
+    /// Whether it has to answer with a stream.
     pub streams: bool,
-    /// Whether it is sent as a WebSocket frame.
+    /// Whether it goes over a WebSocket, as a frame.
     pub is_frame: bool,
-    /// Whether the upstream should store the response.
+    /// Whether its upstream is to keep the response.
     pub store: bool,
-    /// The id of the upstream's own response that the turn continues.
+    /// The upstream's own response that the turn continues there.
     pub previous: Option<&'a str>,
 }
 
 impl CreateRequest {
-    /// Builds the upstream's body: with explicit input, and without the members that only the gateway understands.
+    /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
     pub fn upstream_body(&self, input: &UpstreamInput, changes: Changes<'_>) -> UpstreamBody {
         let sends_input = self.has_input() || !input.history.is_empty();
         let (head, tail) = self.members_around_input(sends_input, changes);
@@ -67,7 +68,7 @@ impl CreateRequest {
         UpstreamBody { parts }
     }
 
-    /// The members before and after the input.
+    /// The members before and after the place where the input goes.
     fn members_around_input(&self, sends_input: bool, changes: Changes<'_>) -> (Vec<u8>, Vec<u8>) {
         let creates = self.operation == Operation::Create;
         let streams = creates && (changes.streams || self.is_frame) && !changes.is_frame;
@@ -79,7 +80,16 @@ impl CreateRequest {
             out.extend_from_slice(br#"{"type":"response.create""#);
             separator = b',';
         }
-        for (field, member) in &self.members {
+        for stretch in self.members.stretches() {
+            let (field, key, value) = match stretch {
+                Stretch::Known { field, key, value } => (field, key, value),
+                Stretch::Others(members) => {
+                    out.push(separator);
+                    separator = b',';
+                    out.extend_from_slice(members);
+                    continue;
+                }
+            };
             match field {
                 Field::PreviousResponseId
                 | Field::Conversation
@@ -88,22 +98,22 @@ impl CreateRequest {
                 | Field::Generate
                 | Field::StreamId => continue,
                 Field::Stream if !creates || streams || changes.is_frame => continue,
-                Field::Type if changes.is_frame => continue,
-                Field::Other if changes.is_frame && member.is(&self.body, "stream_options") => continue,
+                Field::Type if self.is_frame || changes.is_frame => continue,
+                Field::StreamOptions if changes.is_frame => continue,
                 Field::Include if changes.include_encrypted_reasoning => continue,
                 Field::Input if !self.has_input() => continue,
                 _ => {}
             }
             out.push(separator);
             separator = b',';
-            out.extend_from_slice(&self.body[member.key.clone()]);
+            out.extend_from_slice(key);
             out.push(b':');
-            if *field == Field::Input {
+            if field == Field::Input {
                 out = &mut tail;
             } else if let (Field::Model, Some(model)) = (field, changes.model) {
                 crate::json::write_string(out, model);
             } else {
-                out.extend_from_slice(&self.body[member.value.clone()]);
+                out.extend_from_slice(value);
             }
         }
         if sends_input && !self.has_input() {
@@ -132,12 +142,12 @@ impl CreateRequest {
         (head, tail)
     }
 
-    /// Writes the client's `include`, extended by encrypted reasoning.
+    /// The client's `include`, with the encrypted reasoning among it.
     fn write_include(&self, out: &mut Vec<u8>) {
-        let include = self.value(Field::Include).filter(|include| *include != b"null").unwrap_or(b"[]");
-        let include = include.trim_ascii();
+        let asked = self.members.value(Field::Include).unwrap_or(b"[]");
+        let asked = asked.trim_ascii();
         out.push(b'[');
-        let inner = include[1..include.len() - 1].trim_ascii();
+        let inner = asked[1..asked.len() - 1].trim_ascii();
         out.extend_from_slice(inner);
         if memchr::memmem::find(inner, ENCRYPTED_REASONING.as_bytes()).is_none() {
             if !inner.is_empty() {
@@ -148,20 +158,20 @@ impl CreateRequest {
         out.push(b']');
     }
 
-    /// Whether the client itself requested encrypted reasoning.
+    /// Whether the client itself asked for encrypted reasoning.
     pub fn includes_encrypted_reasoning(&self) -> bool {
-        let include = self.value(Field::Include).unwrap_or_default();
+        let include = self.members.get(Field::Include).unwrap_or_default();
         memchr::memmem::find(include, ENCRYPTED_REASONING.as_bytes()).is_some()
     }
 }
 
-/// The text between an array's brackets.
+/// What stands between an array's brackets.
 fn inner(array: &Bytes) -> Bytes {
     let trimmed = array.trim_ascii();
     array.slice_ref(trimmed[1..trimmed.len() - 1].trim_ascii())
 }
 
-/// Appends the items of one turn, preceded by a comma unless they are the first.
+/// Appends the items of one turn, with a comma before them unless they are the first ones.
 pub fn push_turn(parts: &mut Vec<Bytes>, items: Vec<Bytes>, is_first: bool) {
     if items.iter().all(Bytes::is_empty) {
         return;
@@ -190,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_members_that_the_gateway_owns_are_left_out() {
+    fn only_what_the_gateway_owns_is_left_out() {
         let body = r#"{ "store":true,"model":"m" , "x":{"n":1e999}, "input" : "hi","background":false,"generate":true, "previous_response_id":"p","top_p":0.10 }"#;
         assert_eq!(
             upstream(body, &UpstreamInput::default(), false),
@@ -199,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_gets_its_own_model_name_and_a_stream_if_it_only_streams() {
+    fn an_account_gets_its_own_name_of_the_model_and_a_stream_if_it_knows_nothing_else() {
         let changes = Changes { model: Some("a \"b\""), streams: true, ..Changes::default() };
         let changed = |operation, body: &'static str| {
             let request = CreateRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
@@ -217,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_native_upstream_gets_its_own_previous_response_id() {
+    fn an_upstream_that_keeps_responses_gets_its_own_id() {
         let changes = Changes { store: true, previous: Some("resp_up"), ..Changes::default() };
         let body = r#"{"model":"m","previous_response_id":"ours","input":"x","store":true}"#;
         let request = CreateRequest::parse(Operation::Create, Bytes::from_static(body.as_bytes())).unwrap();
@@ -229,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn history_is_sent_before_the_turns_own_items() {
+    fn history_goes_before_the_turns_own_items() {
         let turn = |text: &'static str| vec![Bytes::from_static(text.as_bytes())];
         let mut history = Vec::new();
         for items in [r#"{"a":1}"#, "", r#"{"b":2},{"c":3}"#] {
@@ -253,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn other_operations_send_neither_store_nor_stream_nor_a_missing_input() {
+    fn other_operations_send_neither_store_nor_stream_and_an_input_only_if_there_is_one() {
         let history = UpstreamInput { history: vec![Bytes::from_static(b"{\"a\":1}")], resolved: None };
         let none = UpstreamInput::default();
         for (body, input, expected) in [
@@ -269,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_reasoning_is_requested_once() {
+    fn encrypted_reasoning_is_asked_for_once() {
         let none = UpstreamInput::default();
         for (include, expected) in [
             ("", r#"["reasoning.encrypted_content"]"#),

@@ -36,7 +36,7 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, IndexedItem, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
+    ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
     StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
@@ -138,8 +138,9 @@ impl Responses for PostgresStore {
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        self.readers.load_items(project, ids, now).await
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError> {
+        self.readers.load_items(project, ids, now, max_bytes).await
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {

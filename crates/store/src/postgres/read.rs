@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use super::statement::{Argument, argument, columns};
-use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::items::Gathering;
 use crate::responses::LOAD;
 use crate::sql::{Columns, Query};
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
+use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
 
 /// The recursion carries ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -37,12 +38,19 @@ pub(super) const LIST_DELETED: &str = "SELECT project, id FROM responses WHERE d
 pub(super) const FIND_ITEMS: &str = "SELECT item_id, response_id, position FROM items \
      WHERE project = $1::text AND item_id = ANY ($2::text[])";
 
+pub(super) const MEASURE_ITEMS: &str = "SELECT id, octet_length(input)::bigint + octet_length(output)::bigint \
+     FROM responses WHERE project = $1::text AND id = ANY ($2::uuid[]) \
+     AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)";
+
 pub(super) const LOAD_ITEMS: &str = concat!(
     "SELECT ",
     turn_columns!(),
     " FROM responses r WHERE r.project = $1::text AND r.id = ANY ($2::uuid[]) \
      AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3::bigint)"
 );
+
+/// Responses whose items are looked through come in batches of this size, or one by one if they are larger.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// The connections for reading. Many reads share one: the server runs them one after the other.
 pub(super) struct Readers {
@@ -132,26 +140,24 @@ impl Readers {
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
-        let places = places(ids, &self.find_items(project, ids).await?);
-        let mut responses: Vec<Uuid> = places.iter().flatten().map(|place| place.response).collect();
-        responses.sort_unstable();
-        responses.dedup();
-        let now = now.unix_ms();
-        let arguments: [Argument<'_>; 3] =
-            [(&project.as_str(), Type::TEXT), (&responses, Type::UUID_ARRAY), (&now, Type::INT8)];
-        let mut loaded: HashMap<Uuid, Items> = HashMap::new();
-        if !responses.is_empty() {
-            for row in self.query(LOAD_ITEMS, &arguments).await? {
-                let turn = turn(&row, project)?;
-                loaded.insert(turn.id.uuid(), Items::of(turn.id, turn.input, turn.output));
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError> {
+        let mut gathering = Gathering::new(ids, &self.find_items(project, ids).await?, max_bytes);
+        let responses = gathering.responses();
+        if responses.is_empty() {
+            return Ok(gathering.finish());
+        }
+        let (name, now) = (project.as_str(), now.unix_ms());
+        let measured = self.query(MEASURE_ITEMS, &arguments_of_items(&name, &responses, &now)).await?;
+        let measured = measured.iter().map(|row| Ok((get(row, 0)?, number(row, 1)?)));
+        for batch in batches(measured.collect::<Result<_, StoreError>>()?) {
+            for row in self.query(LOAD_ITEMS, &arguments_of_items(&name, &batch, &now)).await? {
+                if !gathering.take(&turn(&row, project)?)? {
+                    return Ok(gathering.finish());
+                }
             }
         }
-        let item = |(id, place): (&ItemId, Option<Place>)| {
-            let found = place.and_then(|place| Some((place, loaded.get(&place.response)?)));
-            found.map_or(Ok(None), |(place, items)| items.get(id, place))
-        };
-        ids.iter().zip(places).map(item).collect()
+        Ok(gathering.finish())
     }
 
     async fn find_items(
@@ -174,6 +180,27 @@ impl Readers {
         let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
         rows.iter().map(deleted).collect()
     }
+}
+
+fn arguments_of_items<'a>(project: &'a &'a str, responses: &'a Vec<Uuid>, now: &'a i64) -> [Argument<'a>; 3] {
+    [(project, Type::TEXT), (responses, Type::UUID_ARRAY), (now, Type::INT8)]
+}
+
+/// Puts responses together that are loaded at once.
+fn batches(responses: Vec<(Uuid, usize)>) -> Vec<Vec<Uuid>> {
+    let mut batches: Vec<Vec<Uuid>> = Vec::new();
+    let mut room = 0;
+    for (response, size_bytes) in responses {
+        match batches.last_mut() {
+            Some(batch) if size_bytes <= room => batch.push(response),
+            _ => {
+                batches.push(vec![response]);
+                room = BATCH_BYTES;
+            }
+        }
+        room = room.saturating_sub(size_bytes);
+    }
+    batches
 }
 
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {

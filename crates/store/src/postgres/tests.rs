@@ -4,7 +4,7 @@ use tokio_postgres::NoTls;
 use super::insert::INSERT;
 use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
-use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEMS};
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
@@ -12,7 +12,7 @@ use crate::responses;
 use crate::usage::PURGE_ROLLED_UP;
 
 /// Statements that must use an index.
-const INDEXED: [&str; 12] = [
+const INDEXED: [&str; 13] = [
     SETTLE,
     SWEEP_EXPIRED,
     SWEEP_OTHERS,
@@ -25,6 +25,7 @@ const INDEXED: [&str; 12] = [
     FIND_ITEMS,
     LOAD_CHAIN,
     LOAD_ITEMS,
+    MEASURE_ITEMS,
 ];
 const OTHERS: [&str; 5] = [RESERVE, CHANGE, TRY_LOCK, HAS_VERSIONS, LOCK];
 

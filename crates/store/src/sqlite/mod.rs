@@ -37,7 +37,7 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, IndexedItem, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
+    ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
     StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
@@ -129,9 +129,11 @@ impl Responses for SqliteStore {
         project: &ProjectId,
         ids: &[ItemId],
         now: Timestamp,
-    ) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+        max_bytes: usize,
+    ) -> Result<FoundItems, StoreError> {
         let (project, ids) = (project.clone(), ids.to_vec());
-        self.readers.read(move |connection| read::load_items(connection, &project, &ids, now)).await
+        let read = move |connection: &_| read::load_items(connection, &project, &ids, now, max_bytes);
+        self.readers.read(read).await
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {

@@ -1,16 +1,16 @@
 //! Reading responses, chains and items.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::assemble::{Items, Place, decode_positions, places, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::items::Gathering;
 use crate::responses::LOAD;
-use crate::{ChainQuery, IndexedItem, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
+use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
 
 /// The recursion carries row numbers and ids only, which are then joined to the rows. A missing ancestor yields a row of nulls.
 pub(super) const LOAD_CHAIN: &str = concat!(
@@ -117,7 +117,8 @@ pub(super) fn load_items(
     project: &ProjectId,
     ids: &[ItemId],
     now: Timestamp,
-) -> Result<Vec<Option<IndexedItem>>, StoreError> {
+    max_bytes: usize,
+) -> Result<FoundItems, StoreError> {
     let mut find = connection.prepare_cached(FIND_ITEM)?;
     let mut indexed = HashMap::new();
     for id in ids {
@@ -125,25 +126,16 @@ pub(super) fn load_items(
             find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
         indexed.extend(place.optional()?.map(|place| (id.as_str().to_owned(), place)));
     }
-    let places = places(ids, &indexed);
+    let mut gathering = Gathering::new(ids, &indexed, max_bytes);
     let mut load = connection.prepare_cached(LOAD_ITEMS)?;
-    let mut loaded: HashMap<Uuid, Option<Items>> = HashMap::new();
-    for place in places.iter().flatten() {
-        if let Entry::Vacant(unknown) = loaded.entry(place.response) {
-            let arguments = params![place.response, project.as_str(), now.unix_ms()];
-            let mut rows = load.query(arguments)?;
-            let items = rows.next()?.map(|row| {
-                let turn = turn(row, project)?;
-                Ok::<_, StoreError>(Items::of(turn.id, turn.input, turn.output))
-            });
-            unknown.insert(items.transpose()?);
+    for response in gathering.responses() {
+        let mut rows = load.query(params![response, project.as_str(), now.unix_ms()])?;
+        let Some(row) = rows.next()? else { continue };
+        if !gathering.take(&turn(row, project)?)? {
+            break;
         }
     }
-    let item = |(id, place): (&ItemId, Option<Place>)| {
-        let found = place.and_then(|place| Some((place, loaded.get(&place.response)?.as_ref()?)));
-        found.map_or(Ok(None), |(place, items)| items.get(id, place))
-    };
-    ids.iter().zip(places).map(item).collect()
+    Ok(gathering.finish())
 }
 
 pub(super) fn list_deleted(

@@ -1,11 +1,11 @@
 //! Verifies that the index of items leads to items with its ids.
 
-use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::{item, json};
 use uuid::Uuid;
 
 use super::{PAGE, Verifier, VerifyProgress, VerifyStep};
 use crate::StoreError;
-use crate::assemble::{Items, Place};
 use crate::sql::{Columns, Kind, Query, id, number, text};
 
 const COUNT: &str = "SELECT count(*) FROM items";
@@ -79,10 +79,11 @@ fn entry(mut row: Columns) -> Result<Entry, StoreError> {
 }
 
 fn is_at(entry: &Entry, mut row: Columns) -> bool {
-    let mut array = || row.optional_bytes().unwrap_or_default().into();
-    let items = Items::of(ResponseId::from_uuid(entry.response), array(), array());
-    let (Some(id), Ok(position)) = (ItemId::new(&entry.item), u32::try_from(entry.position)) else {
-        return false;
-    };
-    items.get(&id, Place { response: entry.response, position, is_indexed: true }).is_ok()
+    let mut array = || row.optional_bytes().unwrap_or_default();
+    let (input, output) = (array(), array());
+    let input_items = json::elements(&input).map_while(Result::ok).map(|range| &input[range]);
+    let output_items = json::elements(&output).map_while(Result::ok).map(|range| &output[range]);
+    let Ok(position) = usize::try_from(entry.position) else { return false };
+    let id = input_items.chain(output_items).nth(position).and_then(item::id);
+    id.is_some_and(|id| id.as_str() == entry.item)
 }

@@ -1,12 +1,25 @@
 //! An item is found by its id, wherever it was recorded last.
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{IndexedItem, StoredTurn};
+use antiphon_store::{FoundItems, IndexedItem, Store, StoredTurn, Timestamp};
 
 use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn};
 
 fn item(name: &str) -> ItemId {
     ItemId::new(name).unwrap()
+}
+
+/// The items with these ids, however large they are.
+pub(crate) async fn load(
+    store: &impl AsRef<dyn Store>,
+    of: &str,
+    ids: &[ItemId],
+    now: Timestamp,
+) -> Vec<Option<IndexedItem>> {
+    match store.as_ref().load_items(&project(of), ids, now, usize::MAX).await.unwrap() {
+        FoundItems::All(items) => items,
+        too_large @ FoundItems::TooLarge { .. } => panic!("{too_large:?}"),
+    }
 }
 
 fn found(json: &'static str, is_output: bool) -> Option<IndexedItem> {
@@ -28,8 +41,8 @@ pub(crate) async fn an_item_is_found_by_its_id(fixture: impl Fixture) {
         None,
         None,
     ];
-    assert_eq!(store.load_items(&project("p"), &ids, NOW).await.unwrap(), expected);
-    assert_eq!(store.load_items(&project("p"), &[], NOW).await.unwrap(), []);
+    assert_eq!(load(&store, "p", &ids, NOW).await, expected);
+    assert_eq!(load(&store, "p", &[], NOW).await, []);
 }
 
 pub(crate) async fn the_newest_recording_of_an_item_wins(fixture: impl Fixture) {
@@ -37,10 +50,10 @@ pub(crate) async fn the_newest_recording_of_an_item_wins(fixture: impl Fixture) 
     let with = |n, input: &'static str| record_of("p", StoredTurn { input: input.into(), ..turn(n, None) });
     store.record(with(1, r#"[{"id":"i","n":1}]"#)).await.unwrap();
     store.record(with(2, r#"[0,{"id":"i","n":2}]"#)).await.unwrap();
-    let load = async || store.load_items(&project("p"), &[item("i")], NOW).await.unwrap();
-    assert_eq!(load().await, [found(r#"{"id":"i","n":2}"#, false)]);
+    let found_now = async || load(&store, "p", &[item("i")], NOW).await;
+    assert_eq!(found_now().await, [found(r#"{"id":"i","n":2}"#, false)]);
     store.record(with(3, r#"[{"id":"i","n":3},{"id":"i","n":4}]"#)).await.unwrap();
-    assert_eq!(load().await, [found(r#"{"id":"i","n":4}"#, false)]);
+    assert_eq!(found_now().await, [found(r#"{"id":"i","n":4}"#, false)]);
 }
 
 pub(crate) async fn a_derived_id_finds_an_input_item(fixture: impl Fixture) {
@@ -53,12 +66,12 @@ pub(crate) async fn a_derived_id_finds_an_input_item(fixture: impl Fixture) {
         ItemId::derived(id(1), u32::MAX),
         ItemId::derived(id(2), 0),
     ];
-    let loaded = store.load_items(&project("p"), &ids, NOW).await.unwrap();
+    let loaded = load(&store, "p", &ids, NOW).await;
     assert_eq!(loaded, [found(r#"{"role":"user","content":"1"}"#, false), None, None, None]);
     // A client that sends an item with such an id has recorded it under it.
     let own = format!(r#"[{{"id":"{}","n":1}}]"#, ids[0]);
     store.record(record_of("p", StoredTurn { input: own.clone().into(), ..turn(3, None) })).await.unwrap();
-    let loaded = store.load_items(&project("p"), &ids[..1], NOW).await.unwrap();
+    let loaded = load(&store, "p", &ids[..1], NOW).await;
     assert_eq!(loaded[0].as_ref().unwrap().item, &own[1..own.len() - 1]);
 }
 
@@ -68,7 +81,7 @@ pub(crate) async fn items_of_hidden_responses_are_not_found(fixture: impl Fixtur
     store.record(record_of("p", StoredTurn { expires_at: Some(after(10)), ..turn(2, None) })).await.unwrap();
     let ids = [item("msg_1"), item("msg_2"), ItemId::derived(id(1), 0), ItemId::derived(id(2), 0)];
     let are_found = async |seconds| {
-        let loaded = store.load_items(&project("p"), &ids, after(seconds)).await.unwrap();
+        let loaded = load(&store, "p", &ids, after(seconds)).await;
         loaded.iter().map(Option::is_some).collect::<Vec<_>>()
     };
     assert_eq!(are_found(9).await, [true; 4]);
@@ -81,7 +94,7 @@ pub(crate) async fn many_items_come_in_the_order_asked_for(fixture: impl Fixture
     let store = fixture.open().await;
     record_all(&store, (0..300).map(|n| record(n, None)).collect()).await;
     let ids: Vec<ItemId> = (0..300).rev().chain([7, 7]).map(|n| item(&format!("msg_{n}"))).collect();
-    let loaded = store.load_items(&project("p"), &ids, NOW).await.unwrap();
+    let loaded = load(&store, "p", &ids, NOW).await;
     for (id, item) in ids.iter().zip(loaded) {
         assert_eq!(antiphon_protocol::item::id(&item.unwrap().item).as_ref(), Some(id));
     }
@@ -91,10 +104,28 @@ pub(crate) async fn projects_do_not_see_each_others_items(fixture: impl Fixture)
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
     let ids = [item("msg_1"), ItemId::derived(id(1), 0)];
-    assert_eq!(store.load_items(&project("q"), &ids, NOW).await.unwrap(), [None, None]);
+    assert_eq!(load(&store, "q", &ids, NOW).await, [None, None]);
     let other = StoredTurn { output: r#"[{"id":"msg_1","of":"q"}]"#.into(), ..turn(1, None) };
     store.record(record_of("q", other)).await.unwrap();
-    let load = async |name| store.load_items(&project(name), &ids[..1], NOW).await.unwrap();
-    assert_eq!(load("p").await, [found(r#"{"id":"msg_1","type":"message","n":1}"#, true)]);
-    assert_eq!(load("q").await, [found(r#"{"id":"msg_1","of":"q"}"#, true)]);
+    let of = async |name| load(&store, name, &ids[..1], NOW).await;
+    assert_eq!(of("p").await, [found(r#"{"id":"msg_1","type":"message","n":1}"#, true)]);
+    assert_eq!(of("q").await, [found(r#"{"id":"msg_1","of":"q"}"#, true)]);
+}
+
+pub(crate) async fn items_are_loaded_only_if_all_of_them_together_are_small_enough(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let large = format!(r#"[{{"id":"a","x":"{}"}},{{"id":"b"}}]"#, "x".repeat(1000));
+    store.record(record_of("p", StoredTurn { input: large.into(), ..turn(1, None) })).await.unwrap();
+    store.record(record(2, None)).await.unwrap();
+    let ids = ["msg_2", "a", "b", "a", "unknown"].map(item);
+    let all = load(&store, "p", &ids, NOW).await;
+    let size: usize = all.iter().flatten().map(|found| found.item.len()).sum();
+    let within = async |max_bytes| store.load_items(&project("p"), &ids, NOW, max_bytes).await.unwrap();
+    assert_eq!(within(size).await, FoundItems::All(all.clone()));
+    let [Some(first), Some(second)] = [&all[1], &all[3]] else { panic!("{all:?}") };
+    assert_eq!(first.item.as_ptr(), second.item.as_ptr(), "there is one copy of it");
+    for max_bytes in [size - 1, 1500, 0] {
+        let FoundItems::TooLarge { size_bytes } = within(max_bytes).await else { panic!("{max_bytes}") };
+        assert!(size_bytes > max_bytes && size_bytes <= size, "{size_bytes} of {size}");
+    }
 }

@@ -98,7 +98,7 @@ pub(crate) async fn items_are_purged_with_their_response(fixture: impl Fixture) 
     delete(&store, [1, 4]).await;
     assert_eq!(purge(&store, 0).await, 2);
     let names = ["msg_1", "msg_2", "msg_3", "msg_4"].map(|name| ItemId::new(name).unwrap());
-    let found = store.load_items(&project("p"), &names, NOW).await.unwrap();
+    let found = crate::items::load(&store, "p", &names, NOW).await;
     assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false, false]);
 }
 

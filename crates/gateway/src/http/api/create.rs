@@ -1,20 +1,18 @@
 //! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it.
 
-use antiphon_protocol::request::{CreateRequest, Operation};
+use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::app_state::AppState;
+use crate::http::body::Received;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
+use crate::http::parsing::parse;
 use crate::turn::{Collected, Door, DrainOnDrop, Incoming};
 use antiphon_access::keys::Caller;
-
-/// A larger body is parsed on a blocking thread, so that it does not delay the worker's other turns.
-const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 
 pub async fn create(
     State(state): State<AppState>,
@@ -76,18 +74,13 @@ async fn read_request(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Incoming, RequestError> {
-    let received = state.body_limits.receive(&headers, body).await?;
-    let create = parse_request(operation, received.bytes).await?;
+    let Received { bytes, permit } = state.body_limits.receive(&headers, body).await?;
+    let size_bytes = bytes.len();
+    let read = move |wanted: Wanted<'_>| CreateRequest::parse_while(operation, bytes, wanted);
+    let (create, body_permit) = parse(size_bytes, permit, read).await?;
+    let create = create?;
     let door = if create.stream { Door::Sse } else { Door::Collected };
-    Ok(Incoming { create, headers, caller, door, body_permit: received.permit })
-}
-
-async fn parse_request(operation: Operation, body: Bytes) -> Result<CreateRequest, RequestError> {
-    if body.len() <= INLINE_PARSING_BYTES {
-        return Ok(CreateRequest::parse(operation, body)?);
-    }
-    let parsing = tokio::task::spawn_blocking(move || CreateRequest::parse(operation, body));
-    Ok(parsing.await.map_err(|_| RequestError::Internal)??)
+    Ok(Incoming { create, headers, caller, door, body_permit })
 }
 
 fn render_collected(collected: Collected) -> Response {

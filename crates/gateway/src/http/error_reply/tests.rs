@@ -40,6 +40,8 @@ fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
         Failure::AllBusy,
+        Failure::Overloaded,
+        Failure::InputTooLarge { limit: 1, size: 2 },
         limit_reached(&json!({"requests_per_minute": 1})),
         limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
         Failure::AllCoolingDown(REST),
@@ -105,6 +107,14 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
+        }
+        Failure::Overloaded => {
+            "503 | gateway | server_is_overloaded | null | \
+             The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        Failure::InputTooLarge { .. } => {
+            "400 | client | context_too_large | input | \
+             The items that the input references are too large: at least 2 bytes, the limit is 1."
         }
         Failure::AllBusy => {
             "503 | gateway | server_is_overloaded | null | \

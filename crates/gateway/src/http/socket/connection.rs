@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use antiphon_protocol::error::ApiError;
+use antiphon_protocol::request::Wanted;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
@@ -27,6 +29,7 @@ use super::timers::{SocketTimers, Tick};
 use super::turn::{SocketTurn, reject_frame};
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
+use crate::http::parsing;
 use crate::http::stall::StallGuard;
 use crate::turn::{Lane, LaneMemory};
 use antiphon_access::keys::Caller;
@@ -35,15 +38,13 @@ use antiphon_access::keys::Caller;
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 /// Events are written together up to this size. At most this and one event wait for a client that does not read.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
-/// A larger frame is parsed on a blocking thread, so that it does not delay the worker's other turns.
-const INLINE_PARSING_BYTES: usize = 1024 * 1024;
 /// How many pongs may wait in the buffer; then reading stops until the client has read them.
 const MAX_PONGS: u32 = 16;
 /// After a message larger than this, an idle socket shrinks its buffers.
 const SHRINK_THRESHOLD_BYTES: usize = 4 * 1024;
 
 pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
-type Parsed = (Result<ClientFrame, RequestError>, OwnedSemaphorePermit);
+type Parsed = Result<(Result<ClientFrame, ApiError>, OwnedSemaphorePermit), RequestError>;
 
 pub struct Connection {
     socket: Socket,
@@ -236,9 +237,12 @@ impl Connection {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if let Some(parsing) = &mut self.parsing {
-            let Poll::Ready((parsed, permit)) = parsing.as_mut().poll(cx) else { return Ok(false) };
+            let Poll::Ready(parsed) = parsing.as_mut().poll(cx) else { return Ok(false) };
             self.parsing = None;
-            self.handle_frame(parsed, permit);
+            match parsed {
+                Ok((parsed, permit)) => self.handle_frame(parsed.map_err(RequestError::from), permit),
+                Err(error) => self.send_error(&error, None),
+            }
             return Ok(true);
         }
         let is_full =
@@ -261,10 +265,13 @@ impl Connection {
         match message {
             Message::Text(text) => {
                 let (text, permit) = (Bytes::from(text), self.socket.get_mut().take_permit());
-                if text.len() <= INLINE_PARSING_BYTES {
-                    self.handle_frame(ClientFrame::parse(&text).map_err(RequestError::from), permit);
+                if parsing::is_short(text.len()) {
+                    let parsed = ClientFrame::parse(text, &|| true);
+                    self.handle_frame(parsed.map_err(RequestError::from), permit);
                 } else {
-                    self.parsing = Some(Box::pin(parse_on_blocking_thread(text, permit)));
+                    let size_bytes = text.len();
+                    let read = move |wanted: Wanted<'_>| ClientFrame::parse(text, wanted);
+                    self.parsing = Some(Box::pin(parsing::parse(size_bytes, permit, read)));
                 }
             }
             Message::Binary(_) => {
@@ -334,11 +341,6 @@ fn websocket(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socke
         .max_frame_size(Some(max_bytes));
     let handshake = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config));
     handshake.now_or_never().expect("no handshake takes place")
-}
-
-async fn parse_on_blocking_thread(text: Bytes, permit: OwnedSemaphorePermit) -> Parsed {
-    let parsed = tokio::task::spawn_blocking(move || ClientFrame::parse(&text)).await;
-    (parsed.map_or(Err(RequestError::Internal), |parsed| Ok(parsed?)), permit)
 }
 
 // === impl Tally ===

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::socket::CreateFrame;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +18,9 @@ use antiphon_access::keys::Caller;
 
 /// Client metadata with this prefix in a frame goes upstream as headers, as over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
+/// How many of these are taken, and how many bytes of them: few servers take more than 100 headers in all.
+const MAX_METADATA: usize = 64;
+const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// A running turn, which occupies its lane. If it is dropped and is to be stored, it continues without its client.
 pub struct SocketTurn {
@@ -51,11 +55,7 @@ impl SocketTurn {
             }
         };
         let mut headers = headers.clone();
-        for (name, value) in create.client_metadata().filter(|(name, _)| name.starts_with(METADATA_PREFIX)) {
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-                headers.insert(name, value);
-            }
-        }
+        take_metadata(&create, &mut headers);
         let incoming = Incoming {
             create,
             headers,
@@ -88,6 +88,22 @@ impl SocketTurn {
                 }
                 Stage::Done => return Poll::Ready(None),
             }
+        }
+    }
+}
+
+/// Takes what the frame says for headers, as far as a request over HTTP could have as many.
+fn take_metadata(create: &CreateRequest, headers: &mut HeaderMap) {
+    let (mut taken, mut bytes) = (0, 0);
+    for (name, value) in create.client_metadata().filter(|(name, _)| name.starts_with(METADATA_PREFIX)) {
+        bytes += name.len() + value.len();
+        if taken == MAX_METADATA || bytes > MAX_METADATA_BYTES {
+            tracing::debug!(taken, "the rest of a frame's client_metadata was ignored");
+            return;
+        }
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            headers.insert(name, value);
+            taken += 1;
         }
     }
 }

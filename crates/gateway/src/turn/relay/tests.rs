@@ -22,8 +22,10 @@ const STREAM: &str = "event: response.created\n\
 const END: &str = "event: response.completed\n\
     data: {\"type\":\"response.completed\",\"sequence_number\":4,\"response\":{\"id\":\"resp_up\",\"status\":\"completed\",\"output\":[{\"id\":\"msg_1\",\"type\":\"message\"}],\"usage\":{\"input_tokens\":3,\"output_tokens\":5}}}\n\n";
 
+const MAX_KEPT_BYTES: usize = 10_000;
+
 fn relay(framing: Framing) -> Relay {
-    Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), framing)
+    Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), framing, Some(MAX_KEPT_BYTES))
 }
 
 fn decoder() -> Decoder {
@@ -208,4 +210,55 @@ proptest! {
             prop_assert_eq!(cut_end.unwrap().frame, end.unwrap().frame);
         }
     }
+}
+
+/// So many finished items, one after the other.
+fn items(count: usize) -> String {
+    let item = "x".repeat(1_000);
+    let event = format!(
+        "event: response.output_item.done\ndata: {{\"type\":\"response.output_item.done\",\"item\":{{\"x\":\"{item}\"}}}}\n\n"
+    );
+    event.repeat(count)
+}
+
+#[test]
+fn items_without_end_break_the_stream_and_what_was_kept_before_is_bounded() {
+    let (mut relay, mut events, mut out) = (relay(Framing::Sse), decoder(), VecDeque::new());
+    let mut pushed = 0;
+    let error = loop {
+        events.push(Piece::Bytes(Bytes::from(items(5))));
+        pushed += 5;
+        if let Err(error) = relay.push(&mut events, &mut out) {
+            break error;
+        }
+    };
+    assert_eq!(error.to_string(), "its output is larger than the limit");
+    assert_eq!((pushed, relay.items.len()), (10, 9));
+    let finished = relay.fail(&api_error(), || relay.owned.skeleton("m", 1)).finished;
+    assert!(finished.output.len() < MAX_KEPT_BYTES);
+}
+
+#[test]
+fn what_nobody_needs_is_not_kept() {
+    let owned = Owned::new(ResponseId::mint(1, &[7; 10]), None, false);
+    let (mut relay, mut events, mut out) =
+        (Relay::new(owned, Framing::Sse, None), decoder(), VecDeque::new());
+    events.push(Piece::Bytes(Bytes::from(format!("{}{END}", items(60)))));
+    assert!(relay.push(&mut events, &mut out).unwrap().is_some());
+    assert_eq!((relay.items.len(), relay.kept_bytes), (0, 0));
+    assert_eq!(text(&out), items(60), "all of it is passed on");
+}
+
+#[test]
+fn a_snapshot_of_as_many_members_as_there_may_be_can_still_be_ended() {
+    let many = vec![r#""":0"#; 100_000].join(",");
+    let created = format!(
+        "event: response.created\ndata: {{\"type\":\"response.created\",\"response\":{{{many}}}}}\n\n"
+    );
+    let mut events = Dialect::Responses.decoder(1 << 20);
+    let (mut relay, mut out) = (relay(Framing::Sse), VecDeque::new());
+    events.push(Piece::Bytes(Bytes::from(created)));
+    assert!(relay.push(&mut events, &mut out).unwrap().is_none());
+    let finished = relay.fail(&api_error(), || relay.owned.skeleton("m", 1)).finished;
+    assert_eq!(finished.status, Status::Failed);
 }

@@ -12,7 +12,7 @@ async fn opening(stream: &str) -> OpeningStream {
     let body = ReplyBody::Whole(Bytes::copy_from_slice(stream.as_bytes()));
     let mut opening = OpeningStream {
         events: EventReader::new(body, Dialect::Responses, 1 << 16),
-        relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse),
+        relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse, None),
         pending: VecDeque::new(),
         phase: Phase::Relaying,
         last_event_at: Instant::now(),

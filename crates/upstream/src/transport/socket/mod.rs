@@ -132,6 +132,9 @@ fn error_of_event(event: &[u8]) -> (StatusCode, Bytes) {
     (status.unwrap_or_else(by_kind), Bytes::copy_from_slice(error))
 }
 
+/// As many headers as a reply over HTTP may have: a `HeaderMap` panics when it gets too many.
+const MAX_HEADERS: usize = 100;
+
 /// The HTTP reply that an error event stands for. The event contains its headers.
 fn to_http_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<ReplyBody> {
     let body = [&br#"{"error":"#[..], error, b"}"].concat();
@@ -140,7 +143,7 @@ fn to_http_reply(status: StatusCode, error: &[u8], event: &[u8]) -> Response<Rep
     let headers = reply.headers_mut();
     let listed = json::member(event, "headers").filter(|headers| headers.first() == Some(&b'{'));
     let listed = listed.unwrap_or(b"{}");
-    for member in json::members(listed).map_while(Result::ok) {
+    for member in json::members(listed).map_while(Result::ok).take(MAX_HEADERS) {
         let (Some(name), Some(value)) =
             (json::string(&listed[member.key]), json::string(&listed[member.value]))
         else {
@@ -166,6 +169,10 @@ mod tests {
         assert_eq!((status.as_u16(), &error[..]), (429, &br#"{"code":"c"}"#[..]));
         let reply = to_http_reply(status, &error, event);
         assert_eq!(reply.headers()["retry-after"], "7");
+        let many: String = (0..30_000).map(|n| format!("\"x-{n}\":\"\",")).collect();
+        let event = format!(r#"{{"headers":{{{many}"x":""}}}}"#);
+        let reply = to_http_reply(status, &error, event.as_bytes());
+        assert_eq!(reply.headers().len(), MAX_HEADERS + 1, "and the content type");
         for (event, status) in [
             (&br#"{"type":"error","error":{"type":"invalid_request_error"}}"#[..], 400),
             (br#"{"type":"error","error":{"type":"rate_limit_error"}}"#, 429),

@@ -1,0 +1,172 @@
+//! Item references: replaces each of them by the stored item.
+//!
+//! A stored item may be large and referenced often. What goes upstream shares its bytes, however often it is referenced. Only
+//! the copy that is stored repeats them. Memory for that is reserved before anything is loaded.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::id::ItemId;
+use antiphon_protocol::item;
+use antiphon_protocol::replay::ReplayIds;
+use antiphon_protocol::request::Reference;
+use antiphon_store::{FoundItems, IndexedItem};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::{Failure, Turn, quoted};
+
+/// Memory for this much is reserved first, which is enough for most. Only larger items reserve as much as they may need.
+const FIRST_ALLOWANCE: usize = 1 << 20;
+/// Larger items are scanned on a blocking thread, so that they do not delay the worker's other turns.
+const INLINE_BYTES: usize = 128 * 1024;
+/// How long a turn waits for memory.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A turn's own input items.
+pub struct OwnInput {
+    /// An array, as the client sent it.
+    sent: Bytes,
+    /// The items that replace references, in order.
+    replaced: Vec<Replacement>,
+}
+
+struct Replacement {
+    /// The index among the items.
+    position: u32,
+    /// The reference's bytes in the array.
+    span: Range<usize>,
+    item: Bytes,
+    /// The bytes of an output item's id, which is an upstream's.
+    upstream_id: Option<Range<usize>>,
+    is_output: bool,
+    is_compaction: bool,
+}
+
+impl Turn {
+    /// The turn's own items, with references replaced.
+    pub(super) async fn own_input(&mut self) -> Result<OwnInput, Failure> {
+        let sent = self.facts.create.input.items();
+        let references = std::mem::take(&mut self.facts.create.scan.references);
+        if references.is_empty() {
+            return Ok(OwnInput { sent, replaced: Vec::new() });
+        }
+        let found = self.load_references(&references).await?;
+        let size_bytes: usize = found.iter().map(|found| found.item.len()).sum();
+        let replaced = move || {
+            references
+                .into_iter()
+                .zip(found)
+                .map(|(reference, found)| Replacement::new(reference, found))
+                .collect()
+        };
+        let replaced = match size_bytes <= INLINE_BYTES {
+            true => replaced(),
+            false => tokio::task::spawn_blocking(replaced).await.map_err(|_| Failure::Internal)?,
+        };
+        Ok(OwnInput { sent, replaced })
+    }
+
+    /// Loads the referenced items, in the order of the references. Keeps the memory reserved that the stored copy takes.
+    async fn load_references(&mut self, references: &[Reference]) -> Result<Vec<IndexedItem>, Failure> {
+        let unknown = |reference: &Reference| Failure::ItemNotFound(quoted(&reference.id));
+        let ids = references.iter().map(|named| ItemId::new(&named.id).ok_or_else(|| unknown(named)));
+        let ids: Vec<ItemId> = ids.collect::<Result<_, _>>()?;
+        let own_kib = self.memory.num_permits();
+        let settings = &self.turns.settings;
+        let limit = settings.max_history_bytes.min(settings.body_memory_bytes.saturating_sub(own_kib * 1024));
+        let mut allowance = limit.min(FIRST_ALLOWANCE);
+        let found = loop {
+            self.reserve_memory(own_kib + allowance.div_ceil(1024)).await?;
+            let (project, now) = (&self.facts.project, self.facts.started_at);
+            match self.turns.chains.load_items(project, &ids, now, allowance).await? {
+                FoundItems::All(found) => break found,
+                FoundItems::TooLarge { .. } if allowance < limit => allowance = limit,
+                FoundItems::TooLarge { size_bytes } => {
+                    return Err(Failure::InputTooLarge { limit, size: size_bytes });
+                }
+            }
+        };
+        let found = references.iter().zip(found).map(|(named, found)| found.ok_or_else(|| unknown(named)));
+        let found: Vec<IndexedItem> = found.collect::<Result<_, _>>()?;
+        let size_bytes: usize = found.iter().map(|found| found.item.len()).sum();
+        let needed = own_kib + size_bytes.div_ceil(1024);
+        drop(self.memory.split(self.memory.num_permits().saturating_sub(needed)));
+        Ok(found)
+    }
+
+    /// Increases the turn's share of the body memory to this size.
+    async fn reserve_memory(&mut self, kib: usize) -> Result<(), Failure> {
+        let missing = u32::try_from(kib.saturating_sub(self.memory.num_permits())).unwrap_or(u32::MAX);
+        let acquiring = Semaphore::acquire_many_owned(Arc::clone(self.memory.semaphore()), missing);
+        let acquiring = self.cancellation.or_cancelled(tokio::time::timeout(MEMORY_TIMEOUT, acquiring));
+        match acquiring.await.map_err(|_| Failure::ClientGone)? {
+            Ok(Ok(more)) => self.memory.merge(more),
+            Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded),
+        }
+        Ok(())
+    }
+}
+
+// === impl OwnInput ===
+
+impl OwnInput {
+    /// Whether this is not what the client sent.
+    pub fn has_replaced_items(&self) -> bool {
+        !self.replaced.is_empty()
+    }
+
+    /// The referenced items.
+    pub fn replaced_items(&self) -> impl Iterator<Item = &[u8]> {
+        self.replaced.iter().map(|replaced| &replaced.item[..])
+    }
+
+    pub fn has_replaced_compaction(&self) -> bool {
+        self.replaced.iter().any(|replaced| replaced.is_compaction)
+    }
+
+    /// Positions of items whose ids are an upstream's, ascending.
+    pub fn referenced(&self) -> Vec<u32> {
+        self.replaced.iter().filter(|replaced| replaced.is_output).map(|replaced| replaced.position).collect()
+    }
+
+    /// The whole array in one piece, to be stored.
+    pub fn array(&self) -> Bytes {
+        if !self.has_replaced_items() {
+            return self.sent.clone();
+        }
+        let (open, close) = (Bytes::from_static(b"["), Bytes::from_static(b"]"));
+        let parts = [open].into_iter().chain(self.parts(ReplayIds::Keep)).chain([close]);
+        parts.collect::<Vec<_>>().concat().into()
+    }
+
+    /// The contents of the array without its brackets, not copied.
+    pub fn parts(&self, replay_ids: ReplayIds) -> Vec<Bytes> {
+        let mut parts = Vec::with_capacity(self.replaced.len() * 3 + 1);
+        let mut from = 1;
+        for Replacement { span, item, upstream_id, .. } in &self.replaced {
+            parts.push(self.sent.slice(from..span.start));
+            match upstream_id.as_ref().filter(|_| replay_ids == ReplayIds::Drop) {
+                Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
+                None => parts.push(item.clone()),
+            }
+            from = span.end;
+        }
+        parts.push(self.sent.slice(from..self.sent.len() - 1));
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+}
+
+// === impl Replacement ===
+
+impl Replacement {
+    fn new(reference: Reference, found: IndexedItem) -> Self {
+        let Reference { position, span, .. } = reference;
+        let IndexedItem { item, is_output } = found;
+        let upstream_id = if is_output { item::id_span(&item) } else { None };
+        let is_compaction = item::is_compaction(&item);
+        Self { position, span, item, upstream_id, is_output, is_compaction }
+    }
+}

@@ -1,0 +1,104 @@
+//! Items by their ids, gathered from the responses that hold them, one response after the other.
+
+use std::collections::HashMap;
+
+use antiphon_protocol::id::ItemId;
+use antiphon_protocol::{item, json};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{FoundItems, IndexedItem, StoreError, StoredTurn};
+
+/// Where an item is: its response, and its position among that response's input items followed by its output items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    response: Uuid,
+    position: u32,
+    /// `false` for a derived id, which contains the place.
+    is_indexed: bool,
+}
+
+/// The items that are wanted, and those of them that were found. Only they are kept of a response, each once, however often it
+/// is wanted.
+pub(crate) struct Gathering<'a> {
+    ids: &'a [ItemId],
+    /// Each place with where it was asked for, in the order of places.
+    wanted: Vec<(Place, usize)>,
+    found: Vec<Option<IndexedItem>>,
+    size_bytes: usize,
+    max_bytes: usize,
+}
+
+// === impl Gathering ===
+
+impl<'a> Gathering<'a> {
+    /// The place of each item is known from the index or from a derived id.
+    pub(crate) fn new(ids: &'a [ItemId], indexed: &HashMap<String, (Uuid, u32)>, max_bytes: usize) -> Self {
+        let place = |id: &ItemId| {
+            if let Some(&(response, position)) = indexed.get(id.as_str()) {
+                return Some(Place { response, position, is_indexed: true });
+            }
+            let (response, position) = id.as_derived()?;
+            Some(Place { response: response.uuid(), position, is_indexed: false })
+        };
+        let places = ids.iter().enumerate().filter_map(|(n, id)| Some((place(id)?, n)));
+        let mut wanted: Vec<_> = places.collect();
+        wanted.sort_unstable();
+        Self { ids, wanted, found: vec![None; ids.len()], size_bytes: 0, max_bytes }
+    }
+
+    /// The responses that hold wanted items.
+    pub(crate) fn responses(&self) -> Vec<Uuid> {
+        let mut responses: Vec<Uuid> = self.wanted.iter().map(|(place, _)| place.response).collect();
+        responses.dedup();
+        responses
+    }
+
+    /// Copies what is wanted out of a response's own items. `false` once all that is wanted would be too large.
+    pub(crate) fn take(&mut self, turn: &StoredTurn) -> Result<bool, StoreError> {
+        let (response, input, output) = (turn.id.uuid(), &*turn.input, &*turn.output);
+        let first = self.wanted.partition_point(|(place, _)| place.response < response);
+        let of_response = self.wanted[first..].iter().take_while(|(place, _)| place.response == response);
+        let mut of_response = of_response.peekable();
+        let input_items = json::elements(input).map_while(Result::ok).map(|range| (&input[range], false));
+        let output_items = json::elements(output).map_while(Result::ok).map(|range| (&output[range], true));
+        for (position, (item, is_output)) in (0_u32..).zip(input_items.chain(output_items)) {
+            let mut shared = None;
+            while let Some((place, n)) = of_response.next_if(|(place, _)| place.position == position) {
+                // A derived id only finds input items.
+                if is_output && !place.is_indexed {
+                    continue;
+                }
+                if place.is_indexed && item::id(item).as_ref() != Some(&self.ids[*n]) {
+                    return Err(misled(turn, *place));
+                }
+                self.size_bytes = self.size_bytes.saturating_add(item.len());
+                if self.size_bytes > self.max_bytes {
+                    return Ok(false);
+                }
+                let item = shared.get_or_insert_with(|| Bytes::copy_from_slice(item)).clone();
+                self.found[*n] = Some(IndexedItem { item, is_output });
+            }
+            if of_response.peek().is_none() {
+                break;
+            }
+        }
+        match of_response.find(|(place, _)| place.is_indexed) {
+            Some((place, _)) => Err(misled(turn, *place)),
+            None => Ok(true),
+        }
+    }
+
+    pub(crate) fn finish(self) -> FoundItems {
+        match self.size_bytes > self.max_bytes {
+            true => FoundItems::TooLarge { size_bytes: self.size_bytes },
+            false => FoundItems::All(self.found),
+        }
+    }
+}
+
+/// The index always leads to the item with the id, unless the database is damaged.
+fn misled(turn: &StoredTurn, place: Place) -> StoreError {
+    let reason = format!("the index of items leads to position {}, where another one is", place.position);
+    StoreError::Corrupt(reason).of_response(turn.id)
+}
