@@ -1,11 +1,15 @@
 //! Tasks: the only place that spawns them, and how they end at shutdown.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long interrupted tasks may take to record their outcome and to tell their clients.
+const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Spawns everything that outlives the call that started it.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +17,9 @@ pub struct Tasks {
     tracker: TaskTracker,
     /// Cancelled to ask background loops and the accept loop to end.
     stopping: CancellationToken,
-    /// Cancelled to abort tasks that have not ended in time.
+    /// Cancelled to ask tasks that have not ended in time to end by themselves at once.
+    interrupting: CancellationToken,
+    /// Cancelled to abort tasks that still have not ended.
     aborting: CancellationToken,
 }
 
@@ -53,11 +59,25 @@ impl Tasks {
         self.stopping.clone()
     }
 
-    /// Waits for all tasks to end, at most this long, then aborts the rest. `true` if none had to be aborted.
+    /// The future's output, or `None` if it is interrupted. The caller pins the future, which would take twice the memory if it
+    /// were passed by value.
+    pub async fn or_interrupted<F: Future>(&self, future: Pin<&mut F>) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = self.interrupting.cancelled() => None,
+        }
+    }
+
+    /// Waits for all tasks to end, at most this long, then interrupts the rest. `true` if none had to be interrupted.
     pub async fn shut_down(&self, limit: Duration) -> bool {
         self.stopping.cancel();
         self.tracker.close();
         let finished = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        if !finished {
+            self.interrupting.cancel();
+            tokio::time::timeout(INTERRUPT_TIMEOUT, self.tracker.wait()).await.ok();
+        }
         self.aborting.cancel();
         self.tracker.wait().await;
         finished

@@ -1,5 +1,6 @@
 //! Choose and attempt: tries accounts one after the other until an upstream begins its reply.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,6 +59,18 @@ impl Turn {
         resolved: &Resolved,
     ) -> Result<(Reply, A), Failure> {
         self.reserve(resolved).await?;
+        let turns = Arc::clone(&self.turns);
+        let outcome = {
+            let attempting = pin!(self.attempt_on_accounts(resolved));
+            turns.env.tasks.or_interrupted(attempting).await
+        };
+        outcome.unwrap_or_else(|| Err(self.stopped()))
+    }
+
+    async fn attempt_on_accounts<A: ReplyStart>(
+        &mut self,
+        resolved: &Resolved,
+    ) -> Result<(Reply, A), Failure> {
         let (mut tried, mut rate_limited): (Vec<String>, Vec<String>) = Default::default();
         let mut last: Option<Failure> = None;
         let (mut attempts, mut has_failed) = (0, false);

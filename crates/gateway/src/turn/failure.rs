@@ -68,6 +68,9 @@ pub enum Failure {
     /// A stream ended before its terminal event.
     #[error("The upstream's stream was interrupted: {0}.")]
     StreamInterrupted(String),
+    /// The shutdown timeout was reached before the turn ended.
+    #[error("The gateway stopped before the response was complete. Please retry.")]
+    Stopped,
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
     StoreUnavailable,
     #[error("{}", STORE_DAMAGED_TEXT)]
@@ -149,6 +152,7 @@ impl Failure {
                 (StatusCode::GATEWAY_TIMEOUT, Upstream, Some("upstream_timeout"), None)
             }
             Self::StreamInterrupted(_) => (StatusCode::BAD_GATEWAY, Upstream, Some("server_error"), None),
+            Self::Stopped => (StatusCode::SERVICE_UNAVAILABLE, Fault::Gateway, Some("server_error"), None),
             Self::StoreUnavailable => errors::STORE_UNAVAILABLE,
             Self::StoreDamaged => errors::STORE_DAMAGED,
             Self::Internal => errors::INTERNAL,

@@ -47,6 +47,7 @@ pub struct TurnMetrics {
     tokens: Family<TokenLabels, Counter>,
     cost_usd: Counter<f64, AtomicU64>,
     unpriced: Counter,
+    cut_off: Counter,
     duration: Histogram,
     first_event: Histogram,
     by_reasoning: Family<ReasoningLabels, Counter>,
@@ -81,6 +82,11 @@ impl TurnMetrics {
         let code =
             if fault == "upstream" || fault == "client" { metric_code(code) } else { code.unwrap_or("none") };
         self.failures.get_or_create(&FailureLabels { fault, code: code.to_owned() }).inc();
+    }
+
+    /// A turn was cut off at the shutdown timeout.
+    pub fn turn_cut_off(&self) {
+        self.cut_off.inc();
     }
 
     pub fn count_tokens(&self, usage: &Usage) {
@@ -136,6 +142,11 @@ impl TurnMetrics {
             self.unpriced.clone(),
         );
         registry.register(
+            "turns_cut_off",
+            "Turns that were cut off at the shutdown timeout",
+            self.cut_off.clone(),
+        );
+        registry.register(
             "turns_reasoning",
             "Turns by the state of the encrypted items in their chain: full, stripped or rebuilt",
             self.by_reasoning.clone(),
@@ -156,6 +167,7 @@ impl Default for TurnMetrics {
             tokens: Family::default(),
             cost_usd: Counter::default(),
             unpriced: Counter::default(),
+            cut_off: Counter::default(),
             duration: Histogram::new(DURATION_BUCKETS),
             first_event: Histogram::new(DURATION_BUCKETS),
             by_reasoning,
@@ -166,7 +178,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 22] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -187,8 +199,6 @@ fn metric_code(code: Option<&str>) -> &str {
         "no_account_available",
         "upstream_unreachable",
         "upstream_timeout",
-        "store_unavailable",
-        "store_damaged",
         "server_error",
         "server_is_overloaded",
     ];

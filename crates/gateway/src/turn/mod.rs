@@ -217,6 +217,12 @@ impl Turn {
         }
     }
 
+    /// Counts a turn that the shutdown interrupts.
+    fn stopped(&self) -> Failure {
+        self.turns.metrics.turn_cut_off();
+        Failure::Stopped
+    }
+
     fn owned(&self, resolved: &Resolved) -> Owned {
         let Facts { id, create, .. } = &self.facts;
         Owned::new(*id, resolved.parent.as_ref().map(|parent| parent.id), create.store)

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -232,7 +232,15 @@ impl ActiveStream {
             false => silent_at,
         };
         let Some(events) = &mut self.events else { return };
-        let why = match read_events(&self.turn, events, &mut self.last_event_at, limit).await {
+        let outcome = {
+            let reading = pin!(read_events(&self.turn, events, &mut self.last_event_at, limit));
+            self.turn.turns.env.tasks.or_interrupted(reading).await
+        };
+        let Some(outcome) = outcome else {
+            let failure = self.turn.stopped();
+            return self.interrupt(failure).await;
+        };
+        let why = match outcome {
             ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
             ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
                 Ok(None) => return,
@@ -249,11 +257,14 @@ impl ActiveStream {
                 "the connection was lost".to_owned()
             }
             ReadOutcome::Silent => "it was silent for too long".to_owned(),
-            ReadOutcome::TurnTooLong => return self.interrupt("the turn exceeded its time limit").await,
+            ReadOutcome::TurnTooLong => {
+                let failure = Failure::StreamInterrupted("the turn exceeded its time limit".to_owned());
+                return self.interrupt(failure).await;
+            }
             ReadOutcome::Cancelled => return self.cancel().await,
         };
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.interrupt(&why).await;
+        self.interrupt(Failure::StreamInterrupted(why)).await;
     }
 
     /// Records the turn, and only then sends its terminal event.
@@ -285,9 +296,8 @@ impl ActiveStream {
         }
     }
 
-    /// Ends the stream in place of an upstream that did not.
-    async fn interrupt(&mut self, why: &str) {
-        let failure = Failure::StreamInterrupted(why.to_owned());
+    /// Ends the stream in place of the upstream.
+    async fn interrupt(&mut self, failure: Failure) {
         let terminal = self.failed_terminal(&failure.api_error());
         self.turn.progress.interrupt(&failure);
         let Some(resolved) = self.resolved.take() else { return };

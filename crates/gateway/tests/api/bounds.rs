@@ -237,7 +237,10 @@ async fn output_without_end_breaks_the_stream_where_it_would_have_to_be_kept() {
     script();
     let mut events = gateway.client.stream(ask(true)).await;
     let error = events.until("error").await.json();
-    assert_eq!(error["message"], "The upstream's stream broke off: its output is larger than the limit.");
+    assert_eq!(
+        error["message"],
+        "The upstream's stream was interrupted: its output is larger than the limit."
+    );
     let failed = events.until("response.failed").await.json();
     let kept = failed["response"]["output"].as_array().unwrap().len();
     assert!((5..=10).contains(&kept), "{kept}");

@@ -1,11 +1,11 @@
 //! What operators see: health, metrics, the request log, and a graceful shutdown.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antiphon::config::Config;
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Setup, eventually};
+use antiphon_testkit::{Came, Setup, eventually};
 use serde_json::json;
 
 use crate::{gateway, simulator};
@@ -112,11 +112,46 @@ async fn a_turn_in_flight_is_finished_before_the_gateway_stops() {
 async fn turns_are_aborted_at_the_shutdown_timeout() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.shutdown = \"200ms\"").start().await;
-    upstream.script(Script::answer("a b").hang_after(2));
-    let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
-    events.next().await.unwrap();
-    gateway.stop().await;
-    assert!(events.rest().await.iter().all(|event| event.name != "response.completed"));
+    for _ in 0..2 {
+        upstream.script(Script::answer("a b").hang_after(2));
+    }
+    let body = |stream: bool| json!({"model": "sim", "input": "x", "stream": stream});
+    let mut events = gateway.client.stream(body(true)).await;
+    let id = events.next().await.unwrap().response_id();
+    let mut socket = gateway.socket().await;
+    socket.create(json!({"type": "response.create", "model": "sim", "input": "x"})).await;
+    let of_socket = socket.frame().await["response"]["id"].as_str().unwrap().to_owned();
+    let (script, _gate) = Script::answer("never").gated();
+    upstream.script(script);
+    let client = gateway.client.clone();
+    let collected = tokio::spawn(async move { client.create(body(false)).await });
+    upstream.wait_until(|upstream| upstream.in_flight() == 3).await;
+    let began = Instant::now();
+    let gateway = gateway.stop().await.start().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let rest = events.rest().await;
+    let [.., error, failed] = &rest[..] else { panic!("too few events") };
+    assert_eq!(
+        (error.json()["type"].as_str(), error.json()["code"].as_str()),
+        (Some("error"), Some("server_error"))
+    );
+    assert_eq!(failed.json()["type"], "response.failed");
+    assert_eq!(failed.json()["response"]["error"]["code"], "server_error");
+    let frames = socket.turn().await;
+    assert_eq!(frames.last().unwrap()["type"], "response.failed");
+    assert!(frames.iter().any(|frame| frame["type"] == "error"), "{frames:?}");
+    assert_eq!(socket.next().await, Came::Closed(1012, "service restart".to_owned()));
+    let collected = collected.await.unwrap();
+    assert_eq!(collected.refusal(), (503, Some("server_error".to_owned()), None));
+    for id in [id, of_socket] {
+        let stored = gateway.client.get(&format!("/v1/responses/{id}")).await.ok();
+        assert_eq!((&stored["status"], &stored["error"]["code"]), (&json!("failed"), &json!("server_error")));
+        let next = json!({"model": "sim", "input": "on", "previous_response_id": id});
+        gateway.client.created(next).await;
+    }
+    let log = gateway.logged(5).await;
+    let cut_off = log.iter().filter(|row| row.code.as_deref() == Some("server_error"));
+    assert_eq!(cut_off.count(), 3);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::UpstreamUnreachable("no connection".into()),
         Failure::UpstreamTimeout("no connection in time"),
         Failure::StreamInterrupted("it ended".to_owned()),
+        Failure::Stopped,
         Failure::StoreUnavailable,
         Failure::StoreDamaged,
         Failure::Internal,
@@ -109,12 +110,10 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
         Failure::Overloaded => {
-            "503 | gateway | server_is_overloaded | null | \
-             The gateway has no memory left for request bodies. Please retry in a moment."
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
         }
         Failure::InputTooLarge { .. } => {
-            "400 | client | context_too_large | input | \
-             The items that the input references are too large: at least 2 bytes, the limit is 1."
+            "400 | client | context_too_large | input | The items that the input references are too large: at least 2 bytes, the limit is 1."
         }
         Failure::AllBusy => {
             "503 | gateway | server_is_overloaded | null | \
@@ -134,6 +133,9 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::StreamInterrupted(_) => {
             "502 | upstream | server_error | null | The upstream's stream was interrupted: it ended."
+        }
+        Failure::Stopped => {
+            "503 | gateway | server_error | null | The gateway stopped before the response was complete. Please retry."
         }
         Failure::StoreUnavailable => {
             "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
