@@ -281,7 +281,8 @@ pub(crate) async fn random_rows_in_random_order_count_once<F: Fixture>(_: F) {
         TestRunner::new(config)
             .run(&vec(step(), 1..14), |steps| {
                 runtime.block_on(async {
-                    let store = F::new().open().await;
+                    let fixture = F::new();
+                    let store = fixture.open().await;
                     let result = run(&store, steps).await;
                     store.close().await;
                     result
