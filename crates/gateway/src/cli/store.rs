@@ -29,7 +29,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copy everything into another database, of either engine; what is there already is left alone
+    /// Copy everything into another database, of either engine; existing rows are kept
     #[command(
         after_help = "Example:\n  antiphon store copy --from sqlite://antiphon.db --to env:DATABASE_URL\n\n\
         Give a URL as env:NAME to keep its password out of the process list.\n\
