@@ -11,10 +11,10 @@ use crate::{FoundItems, IndexedItem, StoreError, StoredTurn};
 
 /// Where an item is: its response, and its position among that response's input items followed by its output items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Location {
     response: Uuid,
     position: u32,
-    /// `false` for a derived id, which contains the place.
+    /// `false` for a derived id, which contains the location.
     is_indexed: bool,
 }
 
@@ -22,8 +22,8 @@ struct Place {
 /// is wanted.
 pub(crate) struct Gathering<'a> {
     ids: &'a [ItemId],
-    /// Each place with where it was asked for, in the order of places.
-    wanted: Vec<(Place, usize)>,
+    /// Each location with where it was asked for, in the order of locations.
+    wanted: Vec<(Location, usize)>,
     found: Vec<Option<IndexedItem>>,
     size_bytes: usize,
     max_bytes: usize,
@@ -32,24 +32,24 @@ pub(crate) struct Gathering<'a> {
 // === impl Gathering ===
 
 impl<'a> Gathering<'a> {
-    /// The place of each item is known from the index or from a derived id.
+    /// The location of each item is known from the index or from a derived id.
     pub(crate) fn new(ids: &'a [ItemId], indexed: &HashMap<String, (Uuid, u32)>, max_bytes: usize) -> Self {
-        let place = |id: &ItemId| {
+        let location = |id: &ItemId| {
             if let Some(&(response, position)) = indexed.get(id.as_str()) {
-                return Some(Place { response, position, is_indexed: true });
+                return Some(Location { response, position, is_indexed: true });
             }
             let (response, position) = id.as_derived()?;
-            Some(Place { response: response.uuid(), position, is_indexed: false })
+            Some(Location { response: response.uuid(), position, is_indexed: false })
         };
-        let places = ids.iter().enumerate().filter_map(|(n, id)| Some((place(id)?, n)));
-        let mut wanted: Vec<_> = places.collect();
+        let locations = ids.iter().enumerate().filter_map(|(n, id)| Some((location(id)?, n)));
+        let mut wanted: Vec<_> = locations.collect();
         wanted.sort_unstable();
         Self { ids, wanted, found: vec![None; ids.len()], size_bytes: 0, max_bytes }
     }
 
     /// The responses that hold wanted items.
     pub(crate) fn responses(&self) -> Vec<Uuid> {
-        let mut responses: Vec<Uuid> = self.wanted.iter().map(|(place, _)| place.response).collect();
+        let mut responses: Vec<Uuid> = self.wanted.iter().map(|(location, _)| location.response).collect();
         responses.dedup();
         responses
     }
@@ -57,20 +57,22 @@ impl<'a> Gathering<'a> {
     /// Copies what is wanted out of a response's own items. `false` once all that is wanted would be too large.
     pub(crate) fn take(&mut self, turn: &StoredTurn) -> Result<bool, StoreError> {
         let (response, input, output) = (turn.id.uuid(), &*turn.input, &*turn.output);
-        let first = self.wanted.partition_point(|(place, _)| place.response < response);
-        let of_response = self.wanted[first..].iter().take_while(|(place, _)| place.response == response);
+        let first = self.wanted.partition_point(|(location, _)| location.response < response);
+        let of_response =
+            self.wanted[first..].iter().take_while(|(location, _)| location.response == response);
         let mut of_response = of_response.peekable();
         let input_items = json::elements(input).map_while(Result::ok).map(|range| (&input[range], false));
         let output_items = json::elements(output).map_while(Result::ok).map(|range| (&output[range], true));
         for (position, (item, is_output)) in (0_u32..).zip(input_items.chain(output_items)) {
             let mut shared = None;
-            while let Some((place, n)) = of_response.next_if(|(place, _)| place.position == position) {
+            while let Some((location, n)) = of_response.next_if(|(location, _)| location.position == position)
+            {
                 // A derived id only finds input items.
-                if is_output && !place.is_indexed {
+                if is_output && !location.is_indexed {
                     continue;
                 }
-                if place.is_indexed && item::id(item).as_ref() != Some(&self.ids[*n]) {
-                    return Err(misled(turn, *place));
+                if location.is_indexed && item::id(item).as_ref() != Some(&self.ids[*n]) {
+                    return Err(misled(turn, *location));
                 }
                 self.size_bytes = self.size_bytes.saturating_add(item.len());
                 if self.size_bytes > self.max_bytes {
@@ -83,8 +85,8 @@ impl<'a> Gathering<'a> {
                 break;
             }
         }
-        match of_response.find(|(place, _)| place.is_indexed) {
-            Some((place, _)) => Err(misled(turn, *place)),
+        match of_response.find(|(location, _)| location.is_indexed) {
+            Some((location, _)) => Err(misled(turn, *location)),
             None => Ok(true),
         }
     }
@@ -98,7 +100,7 @@ impl<'a> Gathering<'a> {
 }
 
 /// The index always leads to the item with the id, unless the database is damaged.
-fn misled(turn: &StoredTurn, place: Place) -> StoreError {
-    let reason = format!("the index of items leads to position {}, where another one is", place.position);
+fn misled(turn: &StoredTurn, location: Location) -> StoreError {
+    let reason = format!("the index of items leads to position {}, where another one is", location.position);
     StoreError::Corrupt(reason).of_response(turn.id)
 }

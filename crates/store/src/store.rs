@@ -32,7 +32,7 @@ pub trait Store:
     fn is_available(&self) -> bool;
 
     /// Whether its file is still where it was opened. Costs next to nothing. While it isn't, nothing is written.
-    fn is_in_place(&self) -> bool;
+    fn has_its_file(&self) -> bool;
 
     /// What it holds, by project. Reads every response.
     ///

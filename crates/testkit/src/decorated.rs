@@ -179,8 +179,8 @@ impl<I: Interceptor> Store for Decorated<I> {
         self.interceptor.is_available() && self.inner.is_available()
     }
 
-    fn is_in_place(&self) -> bool {
-        self.inner.is_in_place()
+    fn has_its_file(&self) -> bool {
+        self.inner.has_its_file()
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {

@@ -82,9 +82,9 @@ impl Setup {
 
     /// More lines of configuration for one of the accounts.
     #[must_use]
-    pub fn account(mut self, place: usize, lines: &str) -> Self {
-        self.accounts[place].push_str(lines);
-        self.accounts[place].push('\n');
+    pub fn account(mut self, index: usize, lines: &str) -> Self {
+        self.accounts[index].push_str(lines);
+        self.accounts[index].push('\n');
         self
     }
 
@@ -97,8 +97,8 @@ impl Setup {
 
     /// Leaves an account out from the next start on.
     #[must_use]
-    pub fn without_account(mut self, place: usize) -> Self {
-        self.accounts.remove(place);
+    pub fn without_account(mut self, index: usize) -> Self {
+        self.accounts.remove(index);
         self
     }
 

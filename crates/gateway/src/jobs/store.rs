@@ -31,7 +31,7 @@ pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: Purge
     loop {
         tokio::time::sleep(pause).await;
         since_purge += pause;
-        if !store.is_available() || !store.is_in_place() {
+        if !store.is_available() || !store.has_its_file() {
             outage.record(store.check().await);
         } else if since_purge >= rules.interval {
             since_purge = Duration::ZERO;

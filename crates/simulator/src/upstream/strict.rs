@@ -90,8 +90,8 @@ pub(super) fn check_items(
 ) -> Result<(), Refusal> {
     let mut seen = HashSet::new();
     let mut glances = Vec::with_capacity(items.len());
-    for (place, item) in items.iter().enumerate() {
-        let index = place.saturating_sub(kept);
+    for (position, item) in items.iter().enumerate() {
+        let index = position.saturating_sub(kept);
         let Some(glance) = Glance::at(item) else {
             let message = format!("Invalid type for 'input[{index}]': expected an input item.");
             return Err(Refusal::invalid(message).param(format!("input[{index}]")).code("invalid_type"));

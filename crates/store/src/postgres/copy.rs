@@ -63,7 +63,7 @@ pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     let sizes: Vec<String> =
         varying.map(|(column, _)| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
     let after = if is_first { String::new() } else { format!(" WHERE {}", after_key(table)) };
-    let key: Vec<String> = (0..table.key).map(|place| column(table, place)).collect();
+    let key: Vec<String> = (0..table.key).map(|index| column(table, index)).collect();
     format!(
         "SELECT {}, {} FROM {}{after} ORDER BY {} LIMIT $1::bigint",
         key.join(", "),
@@ -75,7 +75,7 @@ pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
 
 /// Selects the rows up to a key.
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
-    let columns: Vec<String> = (0..table.columns.len()).map(|place| column(table, place)).collect();
+    let columns: Vec<String> = (0..table.columns.len()).map(|index| column(table, index)).collect();
     let upper = if is_first { 1 } else { 2 + table.key };
     let after =
         if is_first { String::new() } else { format!("{} AND $1::bigint > 0 AND ", after_key(table)) };
@@ -96,7 +96,7 @@ fn after_key(table: &Table) -> String {
 /// Placeholders for a key, of which this is the first.
 fn key_arguments(table: &Table, first: usize) -> String {
     let argument =
-        |(place, (_, kind)): (usize, &(&str, Kind))| format!("${}::{}", first + place, sql_type(*kind));
+        |(index, (_, kind)): (usize, &(&str, Kind))| format!("${}::{}", first + index, sql_type(*kind));
     table.key_columns().iter().enumerate().map(argument).collect::<Vec<_>>().join(", ")
 }
 
@@ -105,7 +105,7 @@ pub(super) fn insert_statement(table: &Table) -> String {
         .columns
         .iter()
         .enumerate()
-        .map(|(place, (_, kind))| format!("${}::{}[]", place + 1, sql_type(*kind)))
+        .map(|(index, (_, kind))| format!("${}::{}[]", index + 1, sql_type(*kind)))
         .collect();
     format!(
         "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT DO NOTHING",
@@ -116,8 +116,8 @@ pub(super) fn insert_statement(table: &Table) -> String {
 }
 
 /// A column in a select list, with all numbers as one type.
-fn column(table: &Table, place: usize) -> String {
-    let (name, kind) = table.columns[place];
+fn column(table: &Table, index: usize) -> String {
+    let (name, kind) = table.columns[index];
     if kind == Kind::Number { format!("{name}::bigint") } else { name.to_owned() }
 }
 
@@ -158,7 +158,7 @@ impl PostgresSide {
         let mut bytes = 0;
         for row in rows {
             let key = (0..table.key)
-                .map(|place| cell(&row, place, table.columns[place].1))
+                .map(|index| cell(&row, index, table.columns[index].1))
                 .collect::<Result<_, _>>()?;
             let size = row.try_get::<_, i64>(table.key).map_err(|error| corrupt(&error))?;
             bytes += usize::try_from(size).unwrap_or(0);
@@ -195,7 +195,7 @@ impl Side for PostgresSide {
         arguments.extend(key(table, &last));
         let rows = within(self.client.query_typed(&text, &arguments)).await?;
         let row = |row| -> Result<Row, StoreError> {
-            let cells = (0..table.columns.len()).map(|place| cell(&row, place, table.columns[place].1));
+            let cells = (0..table.columns.len()).map(|index| cell(&row, index, table.columns[index].1));
             cells.collect::<Result<_, _>>().map(Row)
         };
         rows.into_iter().map(row).collect()

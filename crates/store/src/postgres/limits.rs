@@ -62,10 +62,10 @@ pub(super) struct LimitOperations<'a> {
 impl<'a> LimitOperations<'a> {
     pub(super) fn of(batch: &'a [Operation]) -> Self {
         let mut all = Self::default();
-        for (place, operation) in batch.iter().enumerate() {
+        for (index, operation) in batch.iter().enumerate() {
             match operation {
-                Operation::Reserve(reservation) => all.reservations.push((place, reservation)),
-                Operation::Sweep(sweep) => all.sweep = Some((place, *sweep)),
+                Operation::Reserve(reservation) => all.reservations.push((index, reservation)),
+                Operation::Sweep(sweep) => all.sweep = Some((index, *sweep)),
                 _ => {
                     let settlement = operation.settlement();
                     all.settlements.extend(settlement.map(|settlement| (settlement.id.uuid(), settlement)));
@@ -86,8 +86,8 @@ impl<'a> LimitOperations<'a> {
     pub(super) async fn run(&self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Error> {
         let mut changes = Changes::default();
         settle(client, &self.settlements, &mut changes).await?;
-        if let Some((place, which)) = self.sweep {
-            outcomes[place] = Outcome::Swept(sweep(client, which, &mut changes).await?);
+        if let Some((index, which)) = self.sweep {
+            outcomes[index] = Outcome::Swept(sweep(client, which, &mut changes).await?);
         }
         let mut tentative = Changes::default();
         for (_, reservation) in &self.reservations {
@@ -95,7 +95,7 @@ impl<'a> LimitOperations<'a> {
         }
         let mut values = apply(client, &changes, &tentative).await?;
         let (mut held, mut refused) = (Vec::new(), Changes::default());
-        for (place, reservation) in &self.reservations {
+        for (index, reservation) in &self.reservations {
             let reserved = values.reserve(reservation);
             if reserved.is_held {
                 held.push(*reservation);
@@ -103,7 +103,7 @@ impl<'a> LimitOperations<'a> {
                 let taken_back = |change: Change| Change { held: -change.held, ..change };
                 changes_of(reservation).for_each(|(id, change)| refused.add(id, taken_back(change)));
             }
-            outcomes[*place] = Outcome::Reserved(Box::new(reserved));
+            outcomes[*index] = Outcome::Reserved(Box::new(reserved));
         }
         insert(client, &held).await?;
         settle(client, &self.abandoned, &mut refused).await?;

@@ -177,7 +177,7 @@ impl Store for PostgresStore {
         self.group.is_available() && self.writers.iter().any(Link::is_up)
     }
 
-    fn is_in_place(&self) -> bool {
+    fn has_its_file(&self) -> bool {
         true
     }
 

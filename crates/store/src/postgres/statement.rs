@@ -12,10 +12,10 @@ pub(super) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Whether the statement changed a row.
 pub(super) async fn execute(client: &Client, statement: &Statement) -> Result<bool, Error> {
-    for (place, statement) in statement.with_followers().enumerate() {
+    for (index, statement) in statement.with_followers().enumerate() {
         let arguments: Vec<Argument<'_>> = statement.arguments.iter().map(argument).collect();
         let rows = client.execute_typed(statement.text, &arguments).await?;
-        if place == 0 && rows == 0 {
+        if index == 0 && rows == 0 {
             return Ok(false);
         }
     }
@@ -23,7 +23,7 @@ pub(super) async fn execute(client: &Client, statement: &Statement) -> Result<bo
 }
 
 pub(super) fn columns(query: &Query, row: &Row) -> Result<Columns, StoreError> {
-    let cells = query.columns.iter().enumerate().map(|(place, kind)| cell(row, place, *kind));
+    let cells = query.columns.iter().enumerate().map(|(index, kind)| cell(row, index, *kind));
     cells.collect::<Result<_, _>>().map(Columns::new)
 }
 
@@ -56,12 +56,12 @@ fn type_of(kind: Kind) -> Type {
     }
 }
 
-pub(super) fn cell(row: &Row, place: usize, kind: Kind) -> Result<Cell, StoreError> {
+pub(super) fn cell(row: &Row, index: usize, kind: Kind) -> Result<Cell, StoreError> {
     let cell = match kind {
-        Kind::Id => row.try_get::<_, Option<Uuid>>(place).map(|id| id.map(Cell::Id)),
-        Kind::Text => row.try_get::<_, Option<String>>(place).map(|text| text.map(Cell::Text)),
-        Kind::Number => row.try_get::<_, Option<i64>>(place).map(|number| number.map(Cell::Number)),
-        Kind::Bytes => row.try_get::<_, Option<Vec<u8>>>(place).map(|bytes| bytes.map(Cell::Bytes)),
+        Kind::Id => row.try_get::<_, Option<Uuid>>(index).map(|id| id.map(Cell::Id)),
+        Kind::Text => row.try_get::<_, Option<String>>(index).map(|text| text.map(Cell::Text)),
+        Kind::Number => row.try_get::<_, Option<i64>>(index).map(|number| number.map(Cell::Number)),
+        Kind::Bytes => row.try_get::<_, Option<Vec<u8>>>(index).map(|bytes| bytes.map(Cell::Bytes)),
     };
     Ok(cell.map_err(|error| corrupt(&error))?.unwrap_or(Cell::Null))
 }

@@ -111,8 +111,8 @@ fn log_of(path: &Path) -> PathBuf {
 
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {
     let key = table.key_list();
-    let places = vec!["?"; table.key].join(", ");
-    let after = if is_first { String::new() } else { format!(" WHERE ({key}) > ({places})") };
+    let placeholders = vec!["?"; table.key].join(", ");
+    let after = if is_first { String::new() } else { format!(" WHERE ({key}) > ({placeholders})") };
     format!("SELECT {} FROM {}{after} ORDER BY {key}", table.column_list(), table.name)
 }
 
@@ -207,6 +207,6 @@ impl Side for SqliteSide {
 }
 
 fn cells(table: &Table, row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    let cell = |(place, (_, kind)): (usize, &(&str, Kind))| cell(row, place, *kind);
+    let cell = |(index, (_, kind)): (usize, &(&str, Kind))| cell(row, index, *kind);
     table.columns.iter().enumerate().map(cell).collect::<rusqlite::Result<_>>().map(Row)
 }

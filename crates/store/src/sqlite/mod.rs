@@ -2,12 +2,12 @@
 
 mod copy;
 mod error;
+mod file_identity;
 mod insert;
 mod limits;
 mod lock;
 mod migrate;
 mod open;
-mod place;
 mod purge;
 mod read;
 mod readers;
@@ -27,8 +27,8 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
 use tokio::task::JoinError;
 
+use self::file_identity::FileIdentity;
 use self::open::Opened;
-use self::place::Place;
 use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::Group;
@@ -46,7 +46,7 @@ pub struct SqliteStore {
     group: Group,
     readers: Arc<Readers>,
     /// `None` for a database in memory.
-    place: Option<Place>,
+    file_identity: Option<FileIdentity>,
 }
 
 /// Brings the schema up to date, and returns the names of the migrations that were applied.
@@ -87,9 +87,13 @@ impl SqliteStore {
 
     fn start(mut opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
         let readers = Arc::new(Readers::new(std::mem::take(&mut opened.readers), commit_timeout));
-        let place = opened.place.clone();
+        let file_identity = opened.file_identity.clone();
         let engine = SqliteEngine::new(opened, Arc::clone(&readers));
-        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers, place })
+        Ok(Self {
+            group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?,
+            readers,
+            file_identity,
+        })
     }
 }
 
@@ -170,8 +174,8 @@ impl Store for SqliteStore {
         self.group.is_available()
     }
 
-    fn is_in_place(&self) -> bool {
-        self.place.as_ref().is_none_or(|place| place.check().is_ok())
+    fn has_its_file(&self) -> bool {
+        self.file_identity.as_ref().is_none_or(|file_identity| file_identity.check().is_ok())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::file_identity::FileIdentity;
 use super::lock::ServingLock;
-use super::place::Place;
 use super::readers::Shared;
 use super::{error, migrate};
 use crate::migration::{Migration, outdated};
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     /// `None` for a database in memory.
     pub(super) opener: Option<Opener>,
     /// `None` for a database in memory.
-    pub(super) place: Option<Place>,
+    pub(super) file_identity: Option<FileIdentity>,
     /// Where the file is served.
     pub(super) lock: Option<ServingLock>,
 }
@@ -58,7 +58,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
         .map_err(|error| StoreError::Unusable(format!("a database in memory can't be created: {error}")))?;
     migrate::migrate(&mut connection, "the database in memory")?;
     let writer = share(connection);
-    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, place: None, lock: None })
+    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, file_identity: None, lock: None })
 }
 
 fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
@@ -73,9 +73,15 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     let writer = opener().map_err(unusable)?;
     let readers: Result<Vec<Shared>, _> =
         (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
-    let place = Place::of(&path)
+    let file_identity = FileIdentity::of(&path)
         .map_err(|error| StoreError::Unusable(format!("{shown} can't be found any more: {error}")))?;
-    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), place: Some(place), lock })
+    Ok(Opened {
+        writer,
+        readers: readers.map_err(unusable)?,
+        opener: Some(opener),
+        file_identity: Some(file_identity),
+        lock,
+    })
 }
 
 fn create_parent(path: &Path) -> Result<(), StoreError> {

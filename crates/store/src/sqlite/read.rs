@@ -122,9 +122,9 @@ pub(super) fn load_items(
     let mut find = connection.prepare_cached(FIND_ITEM)?;
     let mut indexed = HashMap::new();
     for id in ids {
-        let place =
+        let location =
             find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
-        indexed.extend(place.optional()?.map(|place| (id.as_str().to_owned(), place)));
+        indexed.extend(location.optional()?.map(|location| (id.as_str().to_owned(), location)));
     }
     let mut gathering = Gathering::new(ids, &indexed, max_bytes);
     let mut load = connection.prepare_cached(LOAD_ITEMS)?;

@@ -9,10 +9,10 @@ use crate::sql::{Cell, Columns, Kind, Query, Statement};
 
 /// Whether the statement changed a row.
 pub(super) fn execute(connection: &Connection, statement: &Statement) -> rusqlite::Result<bool> {
-    for (place, statement) in statement.with_followers().enumerate() {
+    for (index, statement) in statement.with_followers().enumerate() {
         let arguments = statement.arguments.iter().map(|(value, _)| value);
         let rows = connection.prepare_cached(statement.text)?.execute(params_from_iter(arguments))?;
-        if place == 0 && rows == 0 {
+        if index == 0 && rows == 0 {
             return Ok(false);
         }
     }
@@ -23,21 +23,21 @@ pub(super) fn query(connection: &Connection, query: &Query) -> Result<Vec<Column
     let mut statement = connection.prepare_cached(query.text)?;
     let arguments = query.arguments.iter().map(|(value, _)| value);
     let rows = statement.query_map(params_from_iter(arguments), |row| {
-        let cells = query.columns.iter().enumerate().map(|(place, kind)| cell(row, place, *kind));
+        let cells = query.columns.iter().enumerate().map(|(index, kind)| cell(row, index, *kind));
         cells.collect::<rusqlite::Result<_>>().map(Columns::new)
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn cell(row: &Row<'_>, place: usize, kind: Kind) -> rusqlite::Result<Cell> {
-    if row.get_ref(place)? == ValueRef::Null {
+pub(super) fn cell(row: &Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Cell> {
+    if row.get_ref(index)? == ValueRef::Null {
         return Ok(Cell::Null);
     }
     Ok(match kind {
-        Kind::Id => Cell::Id(row.get::<_, Uuid>(place)?),
-        Kind::Text => Cell::text(row.get(place)?),
-        Kind::Number => Cell::Number(row.get(place)?),
-        Kind::Bytes => Cell::Bytes(row.get(place)?),
+        Kind::Id => Cell::Id(row.get::<_, Uuid>(index)?),
+        Kind::Text => Cell::text(row.get(index)?),
+        Kind::Number => Cell::Number(row.get(index)?),
+        Kind::Bytes => Cell::Bytes(row.get(index)?),
     })
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::file_identity::FileIdentity;
 use super::insert::{insert_log, insert_record};
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
-use super::place::Place;
 use super::readers::{Readers, Shared, lock};
 use super::{limits, purge, statement};
 use crate::body::Encoder;
@@ -25,7 +25,7 @@ pub(super) struct SqliteEngine {
     opener: Option<Opener>,
     readers: Arc<Readers>,
     encoder: Encoder,
-    place: Option<Place>,
+    file_identity: Option<FileIdentity>,
     /// Released after the last write.
     _lock: Option<ServingLock>,
 }
@@ -34,8 +34,15 @@ pub(super) struct SqliteEngine {
 
 impl SqliteEngine {
     pub(super) fn new(opened: Opened, readers: Arc<Readers>) -> Self {
-        let Opened { writer, opener, place, lock, .. } = opened;
-        Self { connection: Some(writer), opener, readers, encoder: Encoder::new(), place, _lock: lock }
+        let Opened { writer, opener, file_identity, lock, .. } = opened;
+        Self {
+            connection: Some(writer),
+            opener,
+            readers,
+            encoder: Encoder::new(),
+            file_identity,
+            _lock: lock,
+        }
     }
 
     fn connection(&mut self) -> rusqlite::Result<Shared> {
@@ -49,8 +56,8 @@ impl SqliteEngine {
 
 impl Engine for SqliteEngine {
     async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
-        if let Some(place) = &self.place {
-            place.check().map_err(NotCommitted::Unavailable)?;
+        if let Some(file_identity) = &self.file_identity {
+            file_identity.check().map_err(NotCommitted::Unavailable)?;
         }
         let connection = self.connection()?;
         let result = transact(&mut lock(&connection), batch, &mut self.encoder);

@@ -179,10 +179,10 @@ impl<'a> Parts<'a> {
         if tail.contains(['@', '#']) || authority.matches('@').count() > 1 {
             return Err(StoreUrlError::NotEscaped);
         }
-        let (login, place) = authority.split_once('@').unwrap_or(("", authority));
+        let (login, host_port) = authority.split_once('@').unwrap_or(("", authority));
         let (user, password) =
             login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
-        let (host, port) = split_port(place)?;
+        let (host, port) = split_port(host_port)?;
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
         let database = path.strip_prefix('/').unwrap_or(path);
         if database.contains('/') || query.contains('?') {
@@ -192,17 +192,17 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn split_port(place: &str) -> Result<(&str, Option<&str>), StoreUrlError> {
-    if place.contains(',') {
+fn split_port(host_port: &str) -> Result<(&str, Option<&str>), StoreUrlError> {
+    if host_port.contains(',') {
         return Err(StoreUrlError::SeveralHosts);
     }
-    let bracket = place.rfind(']').map_or(0, |at| at + 1);
-    let (inside, after) = place.split_at(bracket);
+    let bracket = host_port.rfind(']').map_or(0, |at| at + 1);
+    let (inside, after) = host_port.split_at(bracket);
     match after.split_once(':') {
         Some((_, port)) if port.contains(':') => Err(StoreUrlError::BadHost),
-        None if inside.is_empty() || after.is_empty() => Ok((place, None)),
+        None if inside.is_empty() || after.is_empty() => Ok((host_port, None)),
         Some((host, port)) if inside.is_empty() || host.is_empty() => {
-            Ok((&place[..bracket + host.len()], Some(port)))
+            Ok((&host_port[..bracket + host.len()], Some(port)))
         }
         _ => Err(StoreUrlError::BadHost),
     }

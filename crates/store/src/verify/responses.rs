@@ -128,10 +128,10 @@ impl Verifier<'_> {
         }
         let mut matched = 0;
         for items in verified.items.chunks(CONCURRENT_PLACES) {
-            let places = join_all(items.iter().map(|(item, _)| self.place(&key.0, item))).await;
-            for ((_, position), place) in items.iter().zip(places) {
-                match place {
-                    Ok(place) => matched += u64::from(place == Some((key.1.uuid(), *position))),
+            let locations = join_all(items.iter().map(|(item, _)| self.location(&key.0, item))).await;
+            for ((_, position), location) in items.iter().zip(locations) {
+                match location {
+                    Ok(location) => matched += u64::from(location == Some((key.1.uuid(), *position))),
                     Err(_) => self.side.renew().await?,
                 }
             }
@@ -139,7 +139,7 @@ impl Verifier<'_> {
         Ok(matched)
     }
 
-    async fn place(&self, project: &ProjectId, item: &ItemId) -> Result<Option<(Uuid, i64)>, StoreError> {
+    async fn location(&self, project: &ProjectId, item: &ItemId) -> Result<Option<(Uuid, i64)>, StoreError> {
         let arguments = vec![text(item.as_str()), text(project.as_str())];
         let rows = self.select(Query { text: PLACE, arguments, columns: &[Kind::Id, Kind::Number] }).await?;
         rows.into_iter().next().map(|mut row| Ok((row.id()?, row.number()?))).transpose()

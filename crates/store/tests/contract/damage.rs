@@ -90,8 +90,8 @@ async fn a_changed_value_is_an_error_that_names_the_response() {
             ("created_at", "7"),
         ];
         let store = database.open().await;
-        for (place, (column, value)) in (0..).zip(changes) {
-            let first = 1_000 + 10 * place;
+        for (n, (column, value)) in (0..).zip(changes) {
+            let first = 1_000 + 10 * n;
             record_chain(&store, first, 3, None).await;
             store.record(record(first + 5, Some((first, 1)))).await.unwrap();
             let damaged = first + 1;

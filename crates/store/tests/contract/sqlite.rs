@@ -212,10 +212,10 @@ async fn a_file_that_is_gone_takes_no_writes_until_it_is_back() {
     let (path, away) = (directory.path().join("a.db"), directory.path().join("away.db"));
     let store = open(&path).await;
     store.record(record(1, None)).await.unwrap();
-    assert!(store.is_in_place());
+    assert!(store.has_its_file());
     std::fs::rename(&path, &away).unwrap();
     let gone = async |n, says: &str| {
-        assert!(!store.is_in_place());
+        assert!(!store.has_its_file());
         let written = store.record(record(n, None)).await;
         let Err(StoreError::Unavailable(reason)) = written else { panic!("{written:?}") };
         assert!(reason.contains("a.db") && reason.contains(says) && !store.is_available(), "{reason}");
@@ -228,7 +228,7 @@ async fn a_file_that_is_gone_takes_no_writes_until_it_is_back() {
     assert_eq!(path.metadata().unwrap().len(), 0);
     std::fs::rename(&away, &path).unwrap();
     store.check().await.unwrap();
-    assert!(store.is_in_place() && store.is_available());
+    assert!(store.has_its_file() && store.is_available());
     store.record(record(4, None)).await.unwrap();
     store.close().await;
     let store = open(&path).await;
@@ -242,12 +242,12 @@ fn damage(path: &Path, table: &str) {
     use std::os::unix::fs::FileExt;
     let root =
         "SELECT (rootpage - 1) * (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = ?";
-    let place: i64 = connect(path).query_row(root, [table], |row| row.get(0)).unwrap();
+    let offset: i64 = connect(path).query_row(root, [table], |row| row.get(0)).unwrap();
     std::fs::File::options()
         .write(true)
         .open(path)
         .unwrap()
-        .write_all_at(&[0xa5; 8192], place.unsigned_abs())
+        .write_all_at(&[0xa5; 8192], offset.unsigned_abs())
         .unwrap();
 }
 

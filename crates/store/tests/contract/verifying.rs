@@ -137,8 +137,8 @@ async fn damaged_pages_of_a_file_are_reported() {
     let Database::File(directory) = &database else { return };
     let path = directory.path().join("a.db");
     let mut bytes = std::fs::read(&path).unwrap();
-    let place = bytes.windows(8).rposition(|part| part == b"\"content").unwrap() / 8192 * 8192;
-    bytes[place..place + 100].fill(0xa5);
+    let offset = bytes.windows(8).rposition(|part| part == b"\"content").unwrap() / 8192 * 8192;
+    bytes[offset..offset + 100].fill(0xa5);
     std::fs::write(&path, bytes).unwrap();
     let report = verify(&database).await;
     let is_of_page = |problem: &str| problem.contains("page") || problem.contains("malformed");

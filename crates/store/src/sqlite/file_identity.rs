@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 /// A file by its path, and what tells it from any other at that path.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct FileIdentity {
     path: Arc<PathBuf>,
     identity: (u64, u64),
 }
 
-// === impl Place ===
+// === impl FileIdentity ===
 
-impl Place {
+impl FileIdentity {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self { path: Arc::new(path.to_owned()), identity: identity(&path.metadata()?) })
     }
