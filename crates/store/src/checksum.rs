@@ -52,7 +52,7 @@ impl Sum {
         sum
     }
 
-    /// With its length, so that no bytes can move from one value to the next.
+    /// Adds the length as well, so that no bytes can move from one value to the next.
     fn add(&mut self, bytes: &[u8]) {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);

@@ -31,7 +31,7 @@ pub trait Store:
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 
-    /// Whether its file is still where it was opened. Costs next to nothing. While it isn't, nothing is written.
+    /// Whether the database's file is still the one that was opened. If not, nothing is written. Costs at most one `stat`.
     fn has_its_file(&self) -> bool;
 
     /// What it holds, by project. Reads every response.

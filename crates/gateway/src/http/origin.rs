@@ -1,7 +1,7 @@
-//! Who may do without a key: clients of this machine, and no web page.
+//! Requests without a key: only local clients may send them, and no web page of another origin.
 //!
-//! A browser lets any page send requests to loopback: under a name that its site has pointed there (DNS rebinding), or as a
-//! form. So as long as there is no key, the `Host` has to be one of this machine, and a page's request has to come from there.
+//! A browser lets any page send requests to loopback: by DNS rebinding, or as a form. So until there is a key, `Host` must name
+//! this machine, and `Origin` must match it.
 
 use std::net::IpAddr;
 

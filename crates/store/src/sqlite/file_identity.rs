@@ -1,4 +1,4 @@
-//! Whether a database's file is still where it was opened: SQLite would go on writing to a file that was deleted.
+//! Detects that a database's file was deleted or replaced: SQLite would go on writing to the deleted file.
 
 use std::fs::Metadata;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file by its path, and what tells it from any other at that path.
+/// The path of a file, with its device and inode.
 #[derive(Debug, Clone)]
 pub(super) struct FileIdentity {
     path: Arc<PathBuf>,
@@ -20,7 +20,7 @@ impl FileIdentity {
         Ok(Self { path: Arc::new(path.to_owned()), identity: identity(&path.metadata()?) })
     }
 
-    /// Why it isn't there any more, if it isn't.
+    /// Fails with the reason if the file was deleted or replaced.
     pub(super) fn check(&self) -> Result<(), String> {
         let shown = self.path.strip_prefix(".").unwrap_or(&self.path).display();
         let advice = "put it back, or stop the gateway and restore a backup";

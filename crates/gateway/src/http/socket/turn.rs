@@ -18,7 +18,7 @@ use antiphon_access::keys::Caller;
 
 /// Client metadata with this prefix in a frame goes upstream as headers, as over HTTP.
 const METADATA_PREFIX: &str = "x-codex-";
-/// How many of these are taken, and how many bytes of them: few servers take more than 100 headers in all.
+/// The maximum number of these headers and their maximum size in all. Few servers accept more than 100 headers.
 const MAX_METADATA: usize = 64;
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 
@@ -92,7 +92,7 @@ impl SocketTurn {
     }
 }
 
-/// Takes what the frame says for headers, as far as a request over HTTP could have as many.
+/// Adds the client metadata of a frame to the headers, up to the maximum.
 fn take_metadata(create: &CreateRequest, headers: &mut HeaderMap) {
     let (mut taken, mut bytes) = (0, 0);
     for (name, value) in create.client_metadata().filter(|(name, _)| name.starts_with(METADATA_PREFIX)) {
