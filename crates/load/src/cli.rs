@@ -31,6 +31,9 @@ pub(crate) struct Cli {
     /// Number of requests before the measurement.
     #[arg(long, default_value_t = 0)]
     warmup: u64,
+    /// Time over which the connections start their turns, so that they do not run in step.
+    #[arg(long, default_value = "0s")]
+    ramp: humantime::Duration,
     /// Value of the field `store` [default: true for chains, else false].
     #[arg(long)]
     store: Option<bool>,
@@ -52,6 +55,9 @@ pub(crate) struct Cli {
     /// API key to send.
     #[arg(long)]
     api_key: Option<String>,
+    /// Report how long each delta took from the upstream; the simulator has to stamp them (--event-by-event).
+    #[arg(long)]
+    delays: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -90,12 +96,14 @@ async fn send_load(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
         concurrency: cli.concurrency,
         amount: cli.requests.map_or_else(|| Amount::Time(cli.duration.into()), Amount::Requests),
         warmup: cli.warmup,
+        ramp: cli.ramp.into(),
         store: cli.store,
         turns: cli.turns,
         tools: cli.tools,
         input_chars: cli.input_chars,
         model: cli.model,
         api_key: cli.api_key,
+        delays: cli.delays,
     };
     let report = antiphon_load::run_by_turn(options, &cli.report_turns).await?;
     if cli.json {

@@ -1,6 +1,7 @@
 //! Turns over one keep-alive HTTP/1.1 connection.
 
 use crate::outcome::{Failure, Success};
+use crate::stamp::Stamps;
 use crate::target::Target;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -84,15 +85,17 @@ async fn read_stream(body: &mut Incoming, target: &Target, started: Instant) -> 
     let mut first_event = None;
     // With a line end before the first line, every event line is preceded by one.
     let mut stream = vec![b'\n'];
+    let mut stamps = Stamps::new(target.delays);
     while let Some(data) = next_data(body).await? {
         first_event.get_or_insert_with(|| started.elapsed());
         stream.extend_from_slice(&data);
+        stamps.read(&stream);
     }
     // Text of the model cannot be mistaken for an event, as its line ends are escaped.
     let find = |line: &str| memmem::rfind(&stream, line.as_bytes());
     if let Some(at) = find("\nevent: response.completed") {
         let parent = target.parent(&stream[at..])?;
-        return Ok(Success { bytes: stream.len() as u64 - 1, first_event, parent });
+        return Ok(Success { bytes: stream.len() as u64 - 1, first_event, delays: stamps.delays, parent });
     }
     let ends = ["\nevent: response.failed", "\nevent: response.incomplete", "\nevent: error"];
     Err(if ends.into_iter().any(|line| find(line).is_some()) {
@@ -108,5 +111,5 @@ async fn read_collected(body: &mut Incoming, target: &Target) -> Result<Success,
         collected = [collected, data].concat().into();
     }
     let parent = target.parent(&collected)?;
-    Ok(Success { bytes: collected.len() as u64, parent, first_event: None })
+    Ok(Success { bytes: collected.len() as u64, parent, ..Success::default() })
 }

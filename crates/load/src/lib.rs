@@ -9,6 +9,7 @@ mod outcome;
 mod reply;
 mod report;
 mod socket;
+mod stamp;
 mod target;
 mod worker;
 
@@ -32,6 +33,8 @@ pub struct LoadOptions {
     pub amount: Amount,
     /// Number of requests before the measurement.
     pub warmup: u64,
+    /// The time over which the workers start, so that they do not run in step.
+    pub ramp: Duration,
     /// Default: true for chains, else false.
     pub store: Option<bool>,
     /// Number of turns in a chain; each continues the previous one. With 1 there are no chains.
@@ -42,6 +45,8 @@ pub struct LoadOptions {
     pub input_chars: usize,
     pub model: String,
     pub api_key: Option<String>,
+    /// Measures the delay of each delta, if the upstream stamps them.
+    pub delays: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +73,14 @@ impl Default for LoadOptions {
             concurrency: 16,
             amount: Amount::Time(Duration::from_secs(10)),
             warmup: 0,
+            ramp: Duration::ZERO,
             store: None,
             turns: 1,
             tools: false,
             input_chars: 200,
             model: String::from("sim"),
             api_key: None,
+            delays: false,
         }
     }
 }
@@ -101,12 +108,14 @@ pub async fn run_by_turn(options: LoadOptions, report_turns: &[usize]) -> Result
     let measured = Arc::new(Budget::new(options.amount));
     let barrier = Arc::new(Barrier::new(concurrency));
     let mut workers = JoinSet::new();
-    for _ in 0..concurrency {
+    for number in 0..concurrency {
+        let start_after = options.ramp.mul_f64(number as f64 / concurrency as f64);
         let mut worker = Worker::new(Arc::clone(&target), Arc::clone(&report_turns));
         let (warmup, measured, barrier) = (Arc::clone(&warmup), Arc::clone(&measured), Arc::clone(&barrier));
         workers.spawn(async move {
             drop(worker.spend(&warmup).await);
             barrier.wait().await;
+            tokio::time::sleep(start_after).await;
             worker.spend(&measured).await
         });
     }

@@ -47,6 +47,8 @@ impl Failure {
 pub(crate) struct Success {
     pub(crate) bytes: u64,
     pub(crate) first_event: Option<Duration>,
+    /// Of each delta, in nanoseconds.
+    pub(crate) delays: Vec<u64>,
     /// For the next turn of a chain.
     pub(crate) parent: Option<Parent>,
 }
@@ -72,6 +74,7 @@ pub(crate) struct Tally {
     pub(crate) ended: Instant,
     pub(crate) latency: Histogram<u64>,
     pub(crate) first_event: Histogram<u64>,
+    pub(crate) delta_delay: Histogram<u64>,
     pub(crate) bytes: u64,
     pub(crate) failures: BTreeMap<Failure, u64>,
     /// By number in the chain; only those that are reported.
@@ -86,6 +89,7 @@ impl Tally {
             ended: now,
             latency: nanoseconds(),
             first_event: nanoseconds(),
+            delta_delay: nanoseconds(),
             bytes: 0,
             failures: BTreeMap::new(),
             turns: BTreeMap::new(),
@@ -99,6 +103,9 @@ impl Tally {
                 if let Some(first_event) = success.first_event {
                     record(&mut self.first_event, first_event);
                 }
+                for delay in &success.delays {
+                    record(&mut self.delta_delay, Duration::from_nanos(*delay));
+                }
                 self.bytes += success.bytes;
             }
             Err(failure) => *self.failures.entry(failure).or_default() += 1,
@@ -110,6 +117,7 @@ impl Tally {
         self.ended = self.ended.max(other.ended);
         self.latency.add(&other.latency).expect("histograms that resize can always be added");
         self.first_event.add(&other.first_event).expect("histograms that resize can always be added");
+        self.delta_delay.add(&other.delta_delay).expect("histograms that resize can always be added");
         self.bytes += other.bytes;
         for (failure, count) in &other.failures {
             *self.failures.entry(*failure).or_default() += count;

@@ -22,6 +22,8 @@ pub struct Report {
     pub latency: Latency,
     /// Time to the first bytes of a stream, or to a socket's first event.
     pub first_event: Option<Latency>,
+    /// How long deltas took from the upstream to here.
+    pub delta_delay: Option<Latency>,
     /// Bytes of reply bodies, or of a socket's events.
     pub bytes: u64,
     /// Mean microseconds of the requested turns, by their number in the chain; turns that were not reached are missing.
@@ -62,7 +64,8 @@ impl Report {
             seconds,
             requests_per_second: if seconds > 0.0 { succeeded as f64 / seconds } else { 0.0 },
             latency: Latency::from_histogram(&sum.latency),
-            first_event: (!sum.first_event.is_empty()).then(|| Latency::from_histogram(&sum.first_event)),
+            first_event: Latency::of(&sum.first_event),
+            delta_delay: Latency::of(&sum.delta_delay),
             bytes: sum.bytes,
             turns: sum.turns.iter().map(|(turn, time)| (*turn, mean_us(*time))).collect(),
         }
@@ -74,6 +77,10 @@ impl Report {
 }
 
 impl Latency {
+    fn of(nanoseconds: &Histogram<u64>) -> Option<Self> {
+        (!nanoseconds.is_empty()).then(|| Self::from_histogram(nanoseconds))
+    }
+
     fn from_histogram(nanoseconds: &Histogram<u64>) -> Self {
         let quantile = |quantile| micros(nanoseconds.value_at_quantile(quantile) as f64);
         Self {
@@ -114,6 +121,9 @@ impl fmt::Display for Report {
         line(out, "latency", &self.latency)?;
         if let Some(first_event) = &self.first_event {
             line(out, "first event", first_event)?;
+        }
+        if let Some(delta_delay) = &self.delta_delay {
+            line(out, "delta delay", delta_delay)?;
         }
         for (turn, mean_us) in &self.turns {
             writeln!(out, "{:<12} {:>10} {mean_us:>10.1}", format!("turn {turn}"), "")?;

@@ -2,6 +2,7 @@
 
 use crate::outcome::{Failure, Success};
 use crate::reply::LastEvent;
+use crate::stamp::Stamps;
 use crate::target::Target;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -48,14 +49,20 @@ impl Socket {
         self.wire.send(Message::Frame(frame)).await.map_err(|_| Failure::Cut)?;
         let mut first_event = None;
         let mut bytes = 0;
+        let mut delays = Vec::new();
         loop {
             let event = self.event().await?;
             first_event.get_or_insert_with(|| started.elapsed());
             bytes += event.len() as u64;
+            if target.delays {
+                let mut stamps = Stamps::new(true);
+                stamps.read(&event);
+                delays.append(&mut stamps.delays);
+            }
             match LastEvent::parse(&event) {
                 None => {}
                 Some(LastEvent::Completed) => {
-                    return Ok(Success { bytes, first_event, parent: target.parent(&event)? });
+                    return Ok(Success { bytes, first_event, delays, parent: target.parent(&event)? });
                 }
                 Some(LastEvent::NotCompleted) => return Err(Failure::NotCompleted),
                 Some(LastEvent::Refused { status }) => return Err(Failure::Status(status)),

@@ -32,9 +32,9 @@ pub(crate) struct Cli {
     /// Time between two events of a stream.
     #[arg(long, default_value = "0s")]
     between_events: humantime::Duration,
-    /// With --bench, send each event of a stream as an HTTP chunk of its own.
+    /// With --bench, send each event as a chunk and a write of its own, and stamp each delta with the time.
     #[arg(long, requires = "bench")]
-    chunked_events: bool,
+    event_by_event: bool,
     /// Number of worker threads; one keeps the CPU cost low.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -56,7 +56,7 @@ async fn serve(cli: Cli) -> Result<(), Box<dyn Error>> {
         stateful: cli.stateful,
         boundary: cli.boundary.unwrap_or_else(|| options.boundary.clone()),
         between_events: cli.between_events.into(),
-        chunked_events: cli.chunked_events,
+        event_by_event: cli.event_by_event,
         prepared: options.prepared && !cli.calls,
         ..options
     };

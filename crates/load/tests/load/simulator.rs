@@ -104,3 +104,15 @@ async fn an_unusable_url_is_an_error() {
         assert!(run(LoadOptions { url: url.to_owned(), ..LoadOptions::default() }).await.is_err(), "{url}");
     }
 }
+
+#[tokio::test]
+async fn the_delay_of_each_delta_is_measured_over_streams_and_sockets() {
+    let simulator = simulator(Options { event_by_event: true, ..Options::bench() }).await;
+    for mode in [Mode::Sse, Mode::Ws] {
+        let report = run(LoadOptions { delays: true, ..options(&simulator, mode) }).await.unwrap();
+        assert_eq!(report.failed(), 0);
+        let delay = report.delta_delay.expect("deltas are stamped");
+        assert!(delay.min_us > 0.0 && delay.max_us < 60e6, "{delay:?}");
+    }
+    assert!(run(options(&simulator, Mode::Sse)).await.unwrap().delta_delay.is_none());
+}

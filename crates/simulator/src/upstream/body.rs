@@ -2,6 +2,7 @@
 
 use super::gate::Gate;
 use super::received::InFlight;
+use super::stamp;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) enum Step {
     Data(Bytes),
+    /// An event that is stamped when it is sent.
+    Stamped(Bytes),
     /// Flushes: the bytes so far go out in a write of their own.
     Flush,
     Pause(Duration),
@@ -77,6 +80,9 @@ impl Body for ReplyBody {
             match step {
                 None => return Poll::Ready(None),
                 Some(Step::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::Stamped(event)) => {
+                    return Poll::Ready(Some(Ok(Frame::data(stamp::stamped(&event)))));
+                }
                 Some(Step::Cut) => return Poll::Ready(Some(Err(Cut))),
                 Some(Step::Flush) => {
                     context.waker().wake_by_ref();

@@ -47,6 +47,7 @@ mod script;
 mod seal;
 mod server;
 mod socket;
+mod stamp;
 mod strict;
 
 pub use gate::Gate;

@@ -25,8 +25,8 @@ pub struct Options {
     pub text_deltas: usize,
     /// Time between two events of a stream.
     pub between_events: Duration,
-    /// Sends each event of a prepared stream as an HTTP chunk of its own.
-    pub chunked_events: bool,
+    /// Sends each event of a prepared stream as a chunk and a write of its own, and stamps each delta with the time.
+    pub event_by_event: bool,
     /// Keeps the requests for [`Simulator::requests`](super::Simulator::requests).
     pub record: bool,
     /// Sends prepared bytes without parsing requests: no scripts, no directives, no checks.
@@ -46,7 +46,7 @@ impl Default for Options {
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,
             between_events: Duration::ZERO,
-            chunked_events: false,
+            event_by_event: false,
             record: true,
             prepared: false,
         }

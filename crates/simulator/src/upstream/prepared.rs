@@ -8,8 +8,9 @@ use super::options::Options;
 use super::reply::Reply;
 use super::request::{Endpoint, TurnRequest};
 use super::script::{Ending, Output};
+use super::stamp;
 use bytes::Bytes;
-use memchr::memmem::{Finder, find_iter};
+use memchr::memmem::{self, Finder, find_iter};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) struct Prepared {
     /// The messages of the unnamed lane of a socket.
     messages: Template,
     between_events: Duration,
-    chunked_events: bool,
+    event_by_event: bool,
 }
 
 /// Bytes that only differ in their slots.
@@ -54,14 +55,17 @@ impl Prepared {
             usage: None,
         };
         let slot = reply.id["resp_".len()..][..SLOT].to_owned();
-        let render = |framing| event::render(&reply, None, options.text_deltas, framing);
+        let render = |framing| {
+            let events = event::render(&reply, None, options.text_deltas, framing);
+            events.into_iter().map(with_stamp).collect::<Vec<_>>()
+        };
         Self {
             stream_field: Finder::new("\"stream\""),
             collected: Template::new(&[reply.collected().into()], &slot),
             stream: Template::new(&render(Framing::Sse), &slot),
             messages: Template::new(&render(Framing::Text { lane: None }), &slot),
             between_events: options.between_events,
-            chunked_events: options.chunked_events,
+            event_by_event: options.event_by_event,
         }
     }
 
@@ -80,12 +84,6 @@ impl Prepared {
     pub(super) fn stream(&self, drawn: u64) -> VecDeque<Step> {
         let bytes = self.stream.fill(drawn);
         let mut start = 0;
-        if self.chunked_events && self.between_events.is_zero() {
-            let events = self.stream.ends.iter();
-            return events
-                .map(|&end| Step::Data(bytes.slice(std::mem::replace(&mut start, end)..end)))
-                .collect();
-        }
         let mut steps = VecDeque::with_capacity(2 * WRITES);
         for ends in self.stream.ends.chunks(self.parts_per_write(&self.stream)) {
             let end = ends.last().copied().unwrap_or(start);
@@ -95,7 +93,8 @@ impl Prepared {
             if start > 0 && !self.between_events.is_zero() {
                 steps.push_back(Step::Pause(self.between_events));
             }
-            steps.push_back(Step::Data(bytes.slice(start..end)));
+            let data = bytes.slice(start..end);
+            steps.push_back(if self.event_by_event { Step::Stamped(data) } else { Step::Data(data) });
             start = end;
         }
         steps
@@ -115,7 +114,23 @@ impl Prepared {
     }
 
     fn parts_per_write(&self, template: &Template) -> usize {
-        if self.between_events.is_zero() { template.ends.len().div_ceil(WRITES) } else { 1 }
+        if self.event_by_event || !self.between_events.is_zero() {
+            1
+        } else {
+            template.ends.len().div_ceil(WRITES)
+        }
+    }
+}
+
+/// A delta with the padding of real ones.
+fn with_stamp(event: Bytes) -> Bytes {
+    const END: &str = "\"logprobs\":[]}";
+    match memmem::rfind(&event, END.as_bytes()) {
+        Some(at) if memmem::find(&event, b"\"delta\"").is_some() => {
+            let (head, tail) = event.split_at(at + END.len() - 1);
+            [head, b",", stamp::empty().as_bytes(), tail].concat().into()
+        }
+        _ => event,
     }
 }
 

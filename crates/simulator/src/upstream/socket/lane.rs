@@ -9,6 +9,7 @@ use crate::upstream::prepared::Prepared;
 use crate::upstream::received::{InFlight, OpenSocket, Received, lock};
 use crate::upstream::request::{Items, TurnRequest};
 use crate::upstream::script::{Close, Delivery, Ending, GateAt, Instead, Script, Stop};
+use crate::upstream::stamp;
 use bytes::Bytes;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -100,7 +101,7 @@ impl Socket {
     async fn send_prepared(&self, prepared: &Prepared) {
         for (number, messages) in prepared.messages(self.shared.mint.draw()).into_iter().enumerate() {
             pause(if number > 0 { self.shared.options.between_events } else { Duration::ZERO }).await;
-            self.send(Out::Messages(messages)).await;
+            self.send(Out::Messages(messages.iter().map(stamp::stamped).collect())).await;
         }
     }
 
