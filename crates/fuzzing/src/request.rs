@@ -109,7 +109,7 @@ fn check_members(request: &CreateRequest, members: &Map<String, Value>) {
     }
     for key in members.keys() {
         let is_other_case = |name: &&str| key != name && key.eq_ignore_ascii_case(name);
-        assert!(!GUARDED.iter().any(|name| is_other_case(&name)), "{key:?} was accepted");
+        assert!(!GUARDED.iter().any(is_other_case), "{key:?} was accepted");
     }
 }
 
