@@ -128,7 +128,8 @@ impl CreateRequest {
             out.extend_from_slice(b",\"stream\":true");
         }
         if changes.include_encrypted_reasoning {
-            out.extend_from_slice(b",\"include\":");
+            let is_first = separator == b'{' && !sends_input;
+            out.extend_from_slice(if is_first { b"\"include\":".as_slice() } else { b",\"include\":" });
             self.write_include(out);
         }
         if let Some(previous) = changes.previous.filter(|_| creates) {
