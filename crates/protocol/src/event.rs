@@ -96,12 +96,16 @@ pub fn sequence_number(data: &[u8]) -> Option<u64> {
     std::str::from_utf8(json::member(data, "sequence_number")?).ok()?.parse().ok()
 }
 
-/// Writes a server-sent event.
+/// Writes a server-sent event. A line end in the data, which in JSON is whitespace, begins another `data` line. A name with a
+/// line end is left out, as it would be several lines; the data holds it as its `type`.
 pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
-    out.extend_from_slice(b"event: ");
-    out.extend_from_slice(name);
-    out.push(b'\n');
-    for line in data.split(|&byte| byte == b'\n') {
+    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !name.iter().any(is_line_end) {
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name);
+        out.push(b'\n');
+    }
+    for line in data.split(is_line_end) {
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line);
         out.push(b'\n');
@@ -125,5 +129,17 @@ mod tests {
     fn the_sequence_number_is_read_from_the_data() {
         assert_eq!(sequence_number(br#"{"a":{"sequence_number":1},"sequence_number":12}"#), Some(12));
         assert_eq!(sequence_number(b"{}"), None);
+    }
+
+    #[test]
+    fn a_written_event_is_one_event_whatever_line_ends_are_in_it() {
+        let written = |name: &[u8], data: &[u8]| {
+            let mut out = Vec::new();
+            write_sse(&mut out, name, data);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(b"a", b"{\r\r\n\n}"), "event: a\ndata: {\ndata: \ndata: \ndata: \ndata: }\n\n");
+        assert_eq!(written(b"a\n\ndata: x", b"{}"), "data: {}\n\n");
+        assert_eq!(written(b"a\rdata: x", b"{}"), "data: {}\n\n");
     }
 }

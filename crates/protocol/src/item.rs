@@ -82,22 +82,25 @@ pub fn is_type(item: &[u8], name: &str) -> bool {
     json::string_member(item, "type").is_some_and(|kind| kind == name)
 }
 
-/// Where the top-level `id` of an item stands, with the comma that has to go with it.
-pub fn id_span(item: &[u8]) -> Option<Range<usize>> {
-    let mut previous_end = None;
-    let mut found: Option<(Range<usize>, Option<usize>)> = None;
-    for member in json::members(item) {
-        let member = member.ok()?;
-        if let Some((span, _)) = &found {
-            return Some(span.start..member.key.start);
+/// Where each top-level `id` of an item stands, with the comma that has to go with it. There is more than one if it is repeated.
+pub fn id_spans(item: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut members = json::members(item).map_while(Result::ok).peekable();
+    let mut previous_end = 0;
+    let mut keeps_any = false;
+    std::iter::from_fn(move || {
+        loop {
+            let member = members.next()?;
+            let before = std::mem::replace(&mut previous_end, member.value.end);
+            if !member.is(item, "id") {
+                keeps_any = true;
+            } else if keeps_any {
+                return Some(before..member.value.end);
+            } else {
+                let end = members.peek().map_or(member.value.end, |next| next.key.start);
+                return Some(member.key.start..end);
+            }
         }
-        if member.is(item, "id") {
-            found = Some((member.span(), previous_end));
-        }
-        previous_end = Some(member.value.end);
-    }
-    let (span, previous_end) = found?;
-    Some(previous_end.unwrap_or(span.start)..span.end)
+    })
 }
 
 /// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.
@@ -211,7 +214,7 @@ mod tests {
     use crate::id::ResponseId;
 
     fn without_id(item: &str) -> String {
-        let span = id_span(item.as_bytes()).unwrap();
+        let span = id_spans(item.as_bytes()).next().unwrap();
         format!("{}{}", &item[..span.start], &item[span.end..])
     }
 
@@ -221,8 +224,12 @@ mod tests {
         assert_eq!(without_id(r#"{"a":1,"id":"a","b":1}"#), r#"{"a":1,"b":1}"#);
         assert_eq!(without_id(r#"{"a":1 , "id" : "a" }"#), r#"{"a":1 }"#);
         assert_eq!(without_id(r#"{"id":null}"#), "{}");
-        assert_eq!(id_span(br#"{"a":{"id":1}}"#), None);
-        assert_eq!(id_span(b"7"), None);
+        assert_eq!(id_spans(br#"{"a":{"id":1}}"#).next(), None);
+        assert_eq!(id_spans(b"7").next(), None);
+        assert_eq!(
+            id_spans(br#"{"id":1,"id":2,"a":1,"id":3,"id":4}"#).collect::<Vec<_>>(),
+            [1..8, 8..15, 20..27, 27..34]
+        );
     }
 
     #[test]

@@ -54,8 +54,9 @@ impl Segment {
                 bytes.push(b',');
             }
             let start = offset(bytes.len());
-            if ids_are_upstreams && let Some(id) = item::id_span(item) {
-                ids.push(start + offset(id.start)..start + offset(id.end));
+            if ids_are_upstreams {
+                let spans = item::id_spans(item);
+                ids.extend(spans.map(|id| start + offset(id.start)..start + offset(id.end)));
             }
             if let Some(kind) = item::sealed(item) {
                 sealed.push((start..start + offset(item.len()), kind));

@@ -168,8 +168,19 @@ impl Config {
     ) -> Result<Loaded, ConfigError> {
         let named = file.or_else(|| environment.get(layers::FILE_VARIABLE).map(Path::new));
         let file = read_file(named, cwd)?;
-        let merged = merge(file.as_ref(), environment, overrides)?;
+        let text = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+        let config = Self::parse(text, cwd, environment, overrides)?;
+        Ok(Loaded { config, source: file.map(|(path, _)| path) })
+    }
 
+    /// Like [`load`](Self::load), from the text of the file; its path is for errors.
+    pub fn parse(
+        file: Option<(&Path, &str)>,
+        cwd: &Path,
+        environment: &Environment,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let merged = merge(file, environment, overrides)?;
         let mut problems = Problems::default();
         let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
         let config = draft.map(|draft| {
@@ -178,7 +189,7 @@ impl Config {
             config
         });
         match config.filter(|_| problems.is_empty()) {
-            Some(config) => Ok(Loaded { config, source: file.map(|(path, _)| path) }),
+            Some(config) => Ok(config),
             None => Err(merged.to_error(problems)),
         }
     }
@@ -273,7 +284,7 @@ fn read_file(named: Option<&Path>, cwd: &Path) -> Result<Option<(PathBuf, String
 }
 
 fn merge(
-    file: Option<&(PathBuf, String)>,
+    file: Option<(&Path, &str)>,
     environment: &Environment,
     overrides: Overrides,
 ) -> Result<Merged, ConfigError> {

@@ -217,7 +217,7 @@ impl fmt::Display for DatabaseUrl {
             return write!(f, "{address}{parameters}");
         }
         // A password that was not escaped may hold any of `@`, `/` and `?`, hence the last `@` of all.
-        match (url.split_once("://"), url.rsplit_once('@'), address.rsplit_once('@')) {
+        match (address.split_once("://"), url.rsplit_once('@'), address.rsplit_once('@')) {
             (Some((scheme, _)), Some(_), Some((_, host))) => {
                 write!(f, "{scheme}://<redacted>@{host}{parameters}")
             }

@@ -38,8 +38,8 @@ struct Replacement {
     /// The reference's bytes in the array.
     span: Range<usize>,
     item: Bytes,
-    /// The bytes of an output item's id, which is an upstream's.
-    upstream_id: Option<Range<usize>>,
+    /// The bytes of an output item's id, which is an upstream's; several if it is repeated.
+    upstream_ids: Vec<Range<usize>>,
     is_output: bool,
     is_compaction: bool,
 }
@@ -145,12 +145,14 @@ impl OwnInput {
     pub fn parts(&self, replay_ids: ReplayIds) -> Vec<Bytes> {
         let mut parts = Vec::with_capacity(self.replaced.len() * 3 + 1);
         let mut from = 1;
-        for Replacement { span, item, upstream_id, .. } in &self.replaced {
+        for Replacement { span, item, upstream_ids, .. } in &self.replaced {
             parts.push(self.sent.slice(from..span.start));
-            match upstream_id.as_ref().filter(|_| replay_ids == ReplayIds::Drop) {
-                Some(id) => parts.extend([item.slice(..id.start), item.slice(id.end..)]),
-                None => parts.push(item.clone()),
+            let mut kept = 0;
+            for id in upstream_ids.iter().filter(|_| replay_ids == ReplayIds::Drop) {
+                parts.push(item.slice(kept..id.start));
+                kept = id.end;
             }
+            parts.push(item.slice(kept..));
             from = span.end;
         }
         parts.push(self.sent.slice(from..self.sent.len() - 1));
@@ -165,8 +167,8 @@ impl Replacement {
     fn new(reference: Reference, found: IndexedItem) -> Self {
         let Reference { position, span, .. } = reference;
         let IndexedItem { item, is_output } = found;
-        let upstream_id = if is_output { item::id_span(&item) } else { None };
+        let upstream_ids = if is_output { item::id_spans(&item).collect() } else { Vec::new() };
         let is_compaction = item::is_compaction(&item);
-        Self { position, span, item, upstream_id, is_output, is_compaction }
+        Self { position, span, item, upstream_ids, is_output, is_compaction }
     }
 }

@@ -1,6 +1,6 @@
 //! Fidelity: any chain of any items is replayed byte for byte, except for dropped output ids.
 
-use antiphon_protocol::item::id_span;
+use antiphon_protocol::item::id_spans;
 use antiphon_protocol::json;
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::Setup;
@@ -79,7 +79,7 @@ async fn run(turns: Vec<Step>) {
         let input = json::member(&body, "input").unwrap();
         assert_eq!(String::from_utf8_lossy(input), format!("[{}]", history.join(",")));
         history.extend(got.iter().map(|item| {
-            let span = id_span(item.as_bytes()).unwrap();
+            let span = id_spans(item.as_bytes()).next().unwrap();
             format!("{}{}", &item[..span.start], &item[span.end..])
         }));
         recorded.push(Recorded { id, history });

@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::fields::Stretch;
 use super::{CreateRequest, Field, Input, Operation};
+use crate::json;
 
-const ENCRYPTED_REASONING: &str = "\"reasoning.encrypted_content\"";
+const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 
 /// A body in parts that share the memory of the request and of the chain's turns.
 #[derive(Debug, Clone, Default)]
@@ -111,7 +112,7 @@ impl CreateRequest {
             if field == Field::Input {
                 out = &mut tail;
             } else if let (Field::Model, Some(model)) = (field, changes.model) {
-                crate::json::write_string(out, model);
+                json::write_string(out, model);
             } else {
                 out.extend_from_slice(value);
             }
@@ -127,12 +128,13 @@ impl CreateRequest {
             out.extend_from_slice(b",\"stream\":true");
         }
         if changes.include_encrypted_reasoning {
-            out.extend_from_slice(b",\"include\":");
+            let is_first = separator == b'{' && !sends_input;
+            out.extend_from_slice(if is_first { b"\"include\":".as_slice() } else { b",\"include\":" });
             self.write_include(out);
         }
         if let Some(previous) = changes.previous.filter(|_| creates) {
             out.extend_from_slice(b",\"previous_response_id\":");
-            crate::json::write_string(out, previous);
+            json::write_string(out, previous);
         }
         out.extend_from_slice(match (creates, changes.store) {
             (true, true) => b",\"store\":true}",
@@ -149,19 +151,20 @@ impl CreateRequest {
         out.push(b'[');
         let inner = asked[1..asked.len() - 1].trim_ascii();
         out.extend_from_slice(inner);
-        if memchr::memmem::find(inner, ENCRYPTED_REASONING.as_bytes()).is_none() {
+        if !self.includes_encrypted_reasoning() {
             if !inner.is_empty() {
                 out.push(b',');
             }
-            out.extend_from_slice(ENCRYPTED_REASONING.as_bytes());
+            json::write_string(out, ENCRYPTED_REASONING);
         }
         out.push(b']');
     }
 
     /// Whether the client itself asked for encrypted reasoning.
     pub fn includes_encrypted_reasoning(&self) -> bool {
-        let include = self.members.get(Field::Include).unwrap_or_default();
-        memchr::memmem::find(include, ENCRYPTED_REASONING.as_bytes()).is_some()
+        let include = self.members.value(Field::Include).unwrap_or(b"[]");
+        let mut values = json::elements(include).map_while(Result::ok);
+        values.any(|span| json::string(&include[span]).is_some_and(|value| value == ENCRYPTED_REASONING))
     }
 }
 
@@ -195,7 +198,7 @@ mod tests {
         let changes = Changes { include_encrypted_reasoning: include, ..Changes::default() };
         let body = request.upstream_body(input, changes);
         let text = body.parts.concat();
-        crate::json::validate(&text).unwrap();
+        json::validate(&text).unwrap();
         String::from_utf8(text).unwrap()
     }
 

@@ -214,7 +214,7 @@ impl FromStr for Network {
 // === impl AddressKind ===
 
 impl AddressKind {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
             IpAddr::V6(address) => Self::of_v6(address),

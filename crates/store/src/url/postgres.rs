@@ -88,6 +88,15 @@ impl PostgresTarget {
         parameters.finish()?;
         Ok(target)
     }
+
+    /// The server's address, if the URL has one: as its host, or as `hostaddr`. Else the host's name is resolved at every
+    /// connect, or the server is reached through a socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.host {
+            Host::Address(address) => Some(address),
+            Host::Name(_) | Host::Socket(_) => self.address,
+        }
+    }
 }
 
 /// Omits user, password and parameters.

@@ -98,6 +98,7 @@ fn a_database_url_is_shown_without_secrets() {
     assert_eq!(shown("postgres://u:p/p@p@host/db"), "postgres://<redacted>@host/db");
     assert_eq!(shown("postgres://u:p?p@host/db"), "<redacted>");
     assert_eq!(shown("host=h password=p"), "<redacted>");
+    assert_eq!(shown("password?x://host"), "<redacted>");
     assert_eq!(shown("postgres://u:p"), "<redacted>");
     assert_eq!(shown("postgres://u:p/p"), "<redacted>");
     assert_eq!(shown("postgres://[::1]:5432/db"), "postgres://[::1]:5432/db");
