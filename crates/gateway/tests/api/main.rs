@@ -9,6 +9,7 @@ mod blame;
 mod bodies;
 mod boundaries;
 mod bounds;
+mod ceiling;
 mod chains;
 mod closing;
 mod compacting;

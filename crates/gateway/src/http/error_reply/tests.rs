@@ -163,6 +163,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::UnsupportedEncoding("br".to_owned()),
         RequestError::Overloaded,
         RequestError::InvalidKey,
+        RequestError::MemoryShort,
         RequestError::BadHost,
         RequestError::HostNotAllowed(id()),
         RequestError::CrossSite,
@@ -204,6 +205,9 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::Overloaded => {
             "503 | gateway | server_is_overloaded | null | \
              The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        RequestError::MemoryShort => {
+            "503 | gateway | server_is_overloaded | null | The gateway is short of memory. Please retry in a moment."
         }
         RequestError::BadHost => {
             "400 | client | invalid_host | null | A request needs one Host header that names the gateway."
