@@ -16,6 +16,7 @@ mod compacting;
 mod connections;
 mod creating;
 mod doors;
+mod failed;
 mod failing;
 mod failover;
 mod isolation;
