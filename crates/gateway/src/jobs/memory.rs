@@ -26,7 +26,7 @@ impl MemoryWatch {
     /// `ceiling_bytes` is `None` if the system does not tell.
     pub async fn run(self, ceiling_bytes: Option<u64>) {
         let (Some(ceiling_bytes), Ok(_)) = (ceiling_bytes, (self.read)()) else {
-            tracing::warn!("the memory ceiling is off: this system does not tell how much memory is in use");
+            tracing::info!("the memory ceiling is off: this system does not tell how much memory is in use");
             return;
         };
         loop {
