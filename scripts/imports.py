@@ -26,7 +26,7 @@ LAYERS = {
         ["http/error"],
         ["http/socket/metrics", "http/socket/settings", "jobs", "metrics"],
         ["operations", "turn", "reload"],
-        ["telemetry"],
+        ["memory", "telemetry"],
         ["config", "errors"],
     ],
     "upstream": [

@@ -12,7 +12,7 @@ use antiphon_access::limits::{self, Limits};
 use antiphon_access::prices::Prices;
 use antiphon_protocol::id::ProjectId;
 use antiphon_runtime::workers::Workers;
-use antiphon_runtime::{Clock, Env, Tasks};
+use antiphon_runtime::{Clock, Env, Tasks, memory};
 use antiphon_store::chain::Chains;
 use antiphon_store::{Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::config::{AccountConfig, Auth, Config, OnDisconnect};
+use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
 use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
@@ -32,9 +32,11 @@ use crate::http::socket::metrics::SocketMetrics;
 use crate::http::socket::settings::SocketSettings;
 use crate::http::{Endpoints, router};
 use crate::jobs;
+use crate::jobs::memory::MemoryWatch;
 use crate::jobs::metrics::JobMetrics;
 use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
+use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
@@ -51,6 +53,7 @@ pub struct App {
     connections: Gauge,
     job_metrics: JobMetrics,
     reload_metrics: ReloadMetrics,
+    read_memory: ReadMemory,
     config: Config,
     reload: Option<(Option<PathBuf>, ConfigLoader)>,
 }
@@ -113,6 +116,7 @@ impl App {
         let connections = Gauge::default();
         let (job_metrics, reload_metrics) = (JobMetrics::default(), ReloadMetrics::default());
         let socket_metrics = Arc::new(SocketMetrics::default());
+        let memory = Arc::new(MemoryCeiling::default());
         let metrics = Metrics::gather(Arc::clone(&turns.chains), |registry: &mut Registry| {
             turns.metrics.register(registry);
             registry.register("connections", "Open client connections", connections.clone());
@@ -120,6 +124,7 @@ impl App {
             turns.limits.register_metrics(registry);
             turns.upstream.metrics().register(registry);
             turns.pool.register_metrics(registry);
+            memory.register(registry);
             job_metrics.register(registry);
             reload_metrics.register(registry);
         });
@@ -129,13 +134,31 @@ impl App {
             local_only: local_only(&config),
             operations,
             body_limits: Arc::new(body_limits(&config)),
+            memory,
             sockets: Arc::new(socket_settings(&config)),
             metrics: Arc::new(metrics),
             readiness: Arc::default(),
             socket_metrics,
         };
         let workers = Arc::new(Workers::start()?);
-        Ok(Self { turns, state, workers, connections, job_metrics, reload_metrics, config, reload: None })
+        Ok(Self {
+            turns,
+            state,
+            workers,
+            connections,
+            job_metrics,
+            reload_metrics,
+            read_memory: Arc::new(memory::resident_bytes),
+            config,
+            reload: None,
+        })
+    }
+
+    /// Takes the resident memory from elsewhere than the system.
+    #[must_use]
+    pub fn with_memory(mut self, read: ReadMemory) -> Self {
+        self.read_memory = read;
+        self
     }
 
     /// The operations of operators on this gateway.
@@ -215,6 +238,17 @@ impl App {
         if store().is_shared() {
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
+        let memory = MemoryWatch {
+            memory: Arc::clone(&self.state.memory),
+            chains: Arc::clone(chains),
+            read: Arc::clone(&self.read_memory),
+            cache_bytes: self.config.store.cache,
+        };
+        let ceiling_bytes = match self.config.limits.memory {
+            MemoryLimit::Auto => memory::available_bytes(),
+            MemoryLimit::Bytes(bytes) => Some(bytes as u64),
+        };
+        tasks.spawn_background(memory.run(ceiling_bytes));
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
         tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {

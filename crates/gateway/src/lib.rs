@@ -10,6 +10,7 @@ pub mod config;
 mod errors;
 mod http;
 pub mod jobs;
+mod memory;
 mod metrics;
 mod operations;
 mod reload;

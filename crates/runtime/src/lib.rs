@@ -1,4 +1,4 @@
-//! What every part of Antiphon needs while it runs: the clock, tasks, and threads.
+//! What every part of Antiphon needs while it runs: the clock, tasks, threads, and figures about memory.
 //!
 //! Nothing in this crate knows about responses, stores or upstreams.
 
@@ -6,6 +6,7 @@ pub mod background;
 mod clock;
 mod gauge;
 pub mod hex;
+pub mod memory;
 mod tasks;
 mod time;
 pub mod workers;

@@ -212,6 +212,11 @@ impl Chains {
         self.store.is_available()
     }
 
+    /// Bounds the memory of turns that are not in use, from now on.
+    pub fn set_cache_size(&self, bytes: usize) {
+        self.cache.resize(bytes);
+    }
+
     pub fn cache_stats(&self) -> CacheStats {
         self.cache.stats()
     }

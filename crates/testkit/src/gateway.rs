@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock, Postgres, Socket, eventually};
+use crate::{Client, Faults, Faulty, ManualClock, ManualMemory, Postgres, Socket, eventually};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -23,6 +23,7 @@ pub struct Setup {
     dir: Arc<TempDir>,
     faults: Option<Faults>,
     clock: Option<Arc<ManualClock>>,
+    memory: Option<ManualMemory>,
     database_url: Option<String>,
     /// The database on the shared server, where the tests are told to use that.
     on_server: Arc<OnceCell<String>>,
@@ -60,6 +61,7 @@ impl Setup {
             dir: Arc::new(TempDir::new().expect("a temporary folder")),
             faults: None,
             clock: None,
+            memory: None,
             database_url: None,
             on_server: Arc::default(),
         }
@@ -114,6 +116,13 @@ impl Setup {
         self
     }
 
+    /// What the gateway takes for its resident memory.
+    #[must_use]
+    pub fn memory(mut self, memory: &ManualMemory) -> Self {
+        self.memory = Some(memory.clone());
+        self
+    }
+
     /// Another database than an SQLite file of its own.
     #[must_use]
     pub fn database_url(mut self, url: &str) -> Self {
@@ -153,7 +162,10 @@ impl Setup {
             Some(clock) => Arc::clone(clock) as _,
             None => Arc::new(SystemClock),
         };
-        let app = App::with_store(config, clock, store).await.expect("it can be started");
+        let mut app = App::with_store(config, clock, store).await.expect("it can be started");
+        if let Some(memory) = self.memory.clone() {
+            app = app.with_memory(Arc::new(move || memory.read()));
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
         let turns = Arc::clone(&app.turns);

@@ -48,13 +48,13 @@ pub struct NewKey {
 /// Why a key was not created or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("Invalid '{param}': {why}.")]
+    #[error("invalid '{param}': {why}")]
     Invalid { param: &'static str, why: String },
-    #[error("there is a key named {0:?} already, maybe a revoked one")]
+    #[error("a key named {0:?} already exists (it may be revoked)")]
     NameTaken(String),
-    #[error("there is no key named {0:?}")]
+    #[error("key {0:?} not found")]
     NotFound(String),
-    #[error("the key {name:?} is {}", state.as_str())]
+    #[error("key {name:?} is {}", state.as_str())]
     NotActive { name: String, state: KeyState },
     #[error(transparent)]
     Store(#[from] StoreError),

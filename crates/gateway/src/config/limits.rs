@@ -1,9 +1,9 @@
 //! `[limits]`: the size of requests and chains, and the memory and connections for them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::Problems;
-use super::values::{bytes, count, format_bytes};
+use super::values::{self, bytes, count, format_bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -13,6 +13,9 @@ pub struct LimitsConfig {
     /// The largest request body, in bytes; also of a WebSocket message. Default: 64 MiB.
     #[serde(with = "bytes")]
     pub max_body: usize,
+
+    /// The memory that the process may take: past 80 % of it, new turns are refused. Default: auto.
+    pub memory: MemoryLimit,
 
     /// Memory for request bodies, over all connections; further requests wait. Default: 1 GiB.
     #[serde(with = "bytes")]
@@ -35,10 +38,18 @@ pub struct LimitsConfig {
     pub assumed_output_tokens: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// The limit of the process's cgroups, or else the memory of the machine.
+    Auto,
+    Bytes(usize),
+}
+
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_body: 64 * MIB,
+            memory: MemoryLimit::Auto,
             body_memory: 1024 * MIB,
             max_chain_depth: 10_000,
             max_history: 64 * MIB,
@@ -62,5 +73,29 @@ impl LimitsConfig {
                 format!("is {memory} and must be at least limits.max_body, which is {body}"),
             );
         }
+    }
+}
+
+// === impl MemoryLimit ===
+
+impl Serialize for MemoryLimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Bytes(bytes) => bytes::serialize(bytes, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MemoryLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const RULE: &str = r#""auto", or a size in bytes such as 1073741824 or "2GiB", above zero"#;
+        values::parse(deserializer, RULE, |raw| match raw {
+            values::RawValue::Text(text) if text == "auto" => Some(Self::Auto),
+            other => {
+                let bytes = other.bytes().and_then(|bytes| usize::try_from(bytes).ok());
+                bytes.filter(|bytes| *bytes > 0).map(Self::Bytes)
+            }
+        })
     }
 }

@@ -40,7 +40,7 @@ pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
 pub use self::headers::AccountHeaders;
-pub use self::limits::LimitsConfig;
+pub use self::limits::{LimitsConfig, MemoryLimit};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
 pub use self::projects::{LimitRules, ProjectConfig};

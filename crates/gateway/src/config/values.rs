@@ -241,7 +241,7 @@ impl RawValue {
         humantime::parse_duration(&self.text()?).ok()
     }
 
-    fn bytes(self) -> Option<u64> {
+    pub(super) fn bytes(self) -> Option<u64> {
         match self {
             Self::Number(bytes) => Some(bytes),
             Self::Text(text) => parse_bytes(&text),

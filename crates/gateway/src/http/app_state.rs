@@ -7,11 +7,13 @@ use antiphon_access::keys::Keys;
 use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
+use super::error::RequestError;
 use super::origin::LocalOnly;
 use super::readiness::Readiness;
 use super::socket::metrics::SocketMetrics;
 use super::socket::settings::SocketSettings;
 use crate::errors::ErrorRow;
+use crate::memory::MemoryCeiling;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::turn::Turns;
@@ -21,6 +23,7 @@ pub struct AppState {
     pub turns: Arc<Turns>,
     pub operations: Arc<Operations>,
     pub body_limits: Arc<BodyLimits>,
+    pub memory: Arc<MemoryCeiling>,
     pub sockets: Arc<SocketSettings>,
     pub keys: Arc<Keys>,
     /// For requests without a key; `None` if the operator lets everybody in.
@@ -44,6 +47,18 @@ impl AppState {
     /// Counts a request that did not become a turn.
     pub fn count_rejected(&self, row: &ErrorRow) {
         self.turns.metrics.turn_failed(row.fault.as_str(), row.error.code.as_deref());
+    }
+
+    /// Counts and logs a request or a frame that did not become a turn.
+    pub fn reject(&self, kind: &'static str, error: &RequestError) -> ErrorRow {
+        let row = error.row();
+        self.count_rejected(&row);
+        // While memory is short, turns are refused in great number. The log says since when.
+        if !matches!(error, RequestError::MemoryShort) {
+            let (status, code) = (row.status.as_u16(), row.error.code.as_deref());
+            tracing::info!(http.status = status, error.code = code, "{kind} rejected before parsing");
+        }
+        row
     }
 }
 

@@ -39,10 +39,7 @@ impl BodyLimits {
         let (encoding, mut permit) = match self.entitle(headers).await {
             Ok(entitled) => entitled,
             Err(error) => {
-                // A client that waits for "100 Continue" has sent nothing yet: it gets the error at once.
-                if !headers.contains_key(header::EXPECT) {
-                    discard(body).await;
-                }
+                discard_unread(headers, body).await;
                 return Err(error);
             }
         };
@@ -167,6 +164,14 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, RequestError> {
         "gzip" | "x-gzip" => Ok(Encoding::Gzip),
         "zstd" => Ok(Encoding::Zstd),
         _ => Err(RequestError::UnsupportedEncoding(text.to_owned())),
+    }
+}
+
+/// Discards a body that is rejected by its headers. A client that waits for "100 Continue" has sent nothing yet: it gets the
+/// error at once.
+pub async fn discard_unread(headers: &HeaderMap, body: Body) {
+    if !headers.contains_key(header::EXPECT) {
+        discard(body).await;
     }
 }
 

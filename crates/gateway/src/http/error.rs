@@ -29,6 +29,9 @@ pub enum RequestError {
     /// The memory for request bodies is used up.
     #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
     Overloaded,
+    /// The memory ceiling is reached.
+    #[error("The gateway is short of memory. Please retry in a moment.")]
+    MemoryShort,
     /// The key is missing, unknown, revoked or expired.
     #[error("Incorrect API key provided. Send a valid key of this gateway as 'authorization: Bearer apn-…'.")]
     InvalidKey,
@@ -101,7 +104,7 @@ impl RequestError {
             Self::UnsupportedEncoding(_) => {
                 client(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_content_encoding"))
             }
-            Self::Overloaded => errors::OVERLOADED,
+            Self::Overloaded | Self::MemoryShort => errors::OVERLOADED,
             Self::InvalidKey => client(StatusCode::UNAUTHORIZED, Some("invalid_api_key")),
             Self::TooManyAttempts(_) => client(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
             Self::BadHost => invalid(Some("invalid_host"), None),

@@ -1,23 +1,77 @@
-//! Query parameters of lists.
+//! Query parameters of the API. Unknown ones are ignored, and the last of several counts.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use url::form_urlencoded;
 
 use super::error::RequestError;
+use super::error_reply::ErrorReply;
 
+const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
 
-pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
-    url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-        .into_owned()
-        .collect::<Vec<_>>()
-        .into_iter()
+/// Which part of a list to show.
+pub struct ListQuery {
+    pub limit: usize,
+    pub descending: bool,
+    /// The id of the entry before the first one.
+    pub after: Option<String>,
 }
 
-pub fn parse_limit(value: &str) -> Result<usize, RequestError> {
+/// How to show a response.
+pub struct ResponseQuery {
+    pub stream: bool,
+}
+
+impl<S: Sync> FromRequestParts<S> for ListQuery {
+    type Rejection = ErrorReply;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorReply> {
+        let mut query = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
+        for (key, value) in pairs(parts) {
+            match key.as_str() {
+                "limit" => query.limit = parse_limit(&value)?,
+                "order" => query.descending = parse_order(&value)?,
+                "after" => query.after = Some(value).filter(|after| !after.is_empty()),
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ResponseQuery {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { stream: pairs(parts).any(|(key, value)| key == "stream" && value == "true") })
+    }
+}
+
+fn pairs(parts: &Parts) -> impl Iterator<Item = (String, String)> {
+    form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned()
+}
+
+fn parse_limit(value: &str) -> Result<usize, RequestError> {
     match value.parse() {
         Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
         _ => {
             let message =
                 format!("Invalid 'limit': expected an integer from 1 to {MAX_LIMIT}, but got '{value}'.");
             Err(RequestError::InvalidQuery { param: "limit", message })
+        }
+    }
+}
+
+fn parse_order(value: &str) -> Result<bool, RequestError> {
+    match value {
+        "desc" => Ok(true),
+        "asc" => Ok(false),
+        _ => {
+            let message = format!("Invalid 'order': expected 'asc' or 'desc', but got '{value}'.");
+            Err(RequestError::InvalidQuery { param: "order", message })
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod deletions;
 pub mod keys;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 pub mod replicas;
 pub mod store;

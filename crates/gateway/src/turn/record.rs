@@ -47,10 +47,15 @@ impl Finished {
             parts.status.as_deref().and_then(|status| status.parse().ok()).unwrap_or(Status::Completed);
         let output = match parts.output.filter(|output| items.is_empty() || !is_empty_array(output)) {
             Some(output) => Bytes::copy_from_slice(output),
-            None => array(items).into(),
+            None => output_of(items),
         };
         Self { status, response, output, upstream_id: parts.id, usage: parts.usage }
     }
+}
+
+/// An array of finished items, without those that are no valid JSON.
+pub fn output_of(items: &[Bytes]) -> Bytes {
+    array(items.iter().filter(|item| json::validate(item).is_ok())).into()
 }
 
 impl Turn {

@@ -11,11 +11,12 @@ use antiphon_protocol::event::{Event, EventKind, sequence_number};
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::response::{self, Ending, Owned};
 use antiphon_protocol::sse::FrameTooLarge;
+use antiphon_store::Status;
 use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
 
 use super::framing::Framing;
-use super::record::Finished;
+use super::record::{Finished, output_of};
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
@@ -198,10 +199,19 @@ impl Relay {
         let rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
         let original = object.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
-        let data = Bytes::from(rewritten.data);
-        let response = data.slice(rewritten.response);
-        let finished = Finished::from_upstream(response, &original, &self.items);
-        Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
+        let (data, span) = (Bytes::from(rewritten.data), rewritten.response);
+        let mut finished = Finished::from_upstream(data.slice(span.clone()), &original, &self.items);
+        let mut sent = data.clone();
+        let output = json::member(&finished.response, "output");
+        // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
+        let is_kept = self.max_kept_bytes.is_some();
+        if is_kept && finished.status == Status::Failed && output != Some(&*finished.output) {
+            let whole = response::with_output(&finished.response, &finished.output);
+            let whole = whole.map_err(|_| BadStream::Malformed)?;
+            sent = [&data[..span.start], &whole, &data[span.end..]].concat().into();
+            finished.response = sent.slice(span.start..span.start + whole.len());
+        }
+        Ok(Terminal { error: None, frame: self.render(event, &object, sent), finished })
     }
 
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
@@ -267,21 +277,14 @@ impl Relay {
     }
 
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
-        let whole = self.items.iter().filter(|item| json::validate(item).is_ok());
-        let output = response::array(whole);
+        let output = output_of(&self.items);
         let snapshot = self.snapshot.as_ref().filter(|snapshot| json::validate(snapshot).is_ok());
         let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &output).ok());
         let response = ended.unwrap_or_else(|| {
             response::end(&skeleton(), ending, &output).expect("the skeleton is an object")
         });
         let status = ending.status.parse().expect("a known status");
-        Finished {
-            status,
-            response: response.into(),
-            output: output.into(),
-            upstream_id: None,
-            usage: Default::default(),
-        }
+        Finished { status, response: response.into(), output, upstream_id: None, usage: Default::default() }
     }
 
     fn next_sequence_number(&self) -> u64 {

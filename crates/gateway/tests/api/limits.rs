@@ -1,6 +1,7 @@
 //! Limits of keys and projects, through the front door: which turns are rejected, and what clients see.
 
 use std::collections::BTreeMap;
+use std::ops::Index;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,20 +39,38 @@ pub(crate) async fn limited_over(upstream: Simulator, setup: Setup, limits: Valu
     Limited { upstream, gateway, client, secret, key }
 }
 
+/// Used and reserved amounts, by rule. The gateway purges counters of concurrent turns when none runs, at any time: a counter of
+/// zero is as good as none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Standing(BTreeMap<String, (u64, u64)>);
+
+impl FromIterator<(String, (u64, u64))> for Standing {
+    fn from_iter<I: IntoIterator<Item = (String, (u64, u64))>>(counters: I) -> Self {
+        Self(counters.into_iter().filter(|(_, amounts)| *amounts != (0, 0)).collect())
+    }
+}
+
+impl Index<&str> for Standing {
+    type Output = (u64, u64);
+
+    fn index(&self, rule: &str) -> &(u64, u64) {
+        self.0.get(rule).unwrap_or(&(0, 0))
+    }
+}
+
 impl Limited {
-    /// Used and reserved amounts, by rule.
-    pub(crate) async fn standing(&self) -> BTreeMap<String, (u64, u64)> {
+    pub(crate) async fn standing(&self) -> Standing {
         standing(&self.gateway, &self.key).await
     }
 
     /// Once no turn runs.
-    pub(crate) async fn settled(&self) -> BTreeMap<String, (u64, u64)> {
+    pub(crate) async fn settled(&self) -> Standing {
         settled(&self.gateway).await;
         self.standing().await
     }
 }
 
-pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> BTreeMap<String, (u64, u64)> {
+pub(crate) async fn standing(gateway: &Gateway, scope: &str) -> Standing {
     let (store, now) = (gateway.app.chains.store(), gateway.app.env.clock.now());
     let counters = store.list_counters(scope, now).await.unwrap();
     counters.into_iter().map(|(id, count)| (id.rule.to_string(), (count.used, count.held))).collect()
@@ -64,7 +83,7 @@ pub(crate) async fn settled(gateway: &Gateway) {
     eventually("nothing is held", async || store.count_reservations().await.unwrap() == 0).await;
 }
 
-pub(crate) fn of(rules: &[(&str, u64)]) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn of(rules: &[(&str, u64)]) -> Standing {
     rules.iter().map(|&(rule, used)| (rule.to_owned(), (used, 0))).collect()
 }
 

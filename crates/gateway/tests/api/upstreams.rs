@@ -3,8 +3,38 @@
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Gateway, Setup};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::{gateway, simulator};
+
+/// Accepts connections and never says anything on them.
+async fn silent_peer() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/v1", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut accepted = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            accepted.push(stream);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_answer_the_tls_handshake_is_replaced() {
+    let (upstream, silent) = (simulator().await, silent_peer().await);
+    let connect = "timeouts.connect = \"200ms\"\nrouting.strategy = \"fill_first\"";
+    for transport in ["http", "websocket", "auto"] {
+        let accounts = [("silent", silent.as_str()), ("good", &upstream.url())];
+        let setup = Setup::with_accounts(accounts).config(connect);
+        let gateway = setup.account(0, &format!("transport = \"{transport}\"")).start().await;
+        gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    }
+    assert_eq!(upstream.counts().requests, 3);
+    let gateway = Setup::with_accounts([("silent", silent.as_str())]).config(connect).start().await;
+    let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!(reply.refusal(), (504, Some("upstream_timeout".to_owned()), None));
+}
 
 #[tokio::test]
 async fn upstream_errors_are_passed_on_with_status_body_and_headers() {

@@ -8,6 +8,7 @@ mod damage;
 mod keys;
 mod killing;
 mod logging;
+mod memory;
 mod moving;
 mod reloading;
 mod serving;

@@ -60,11 +60,17 @@ use exchange::Shared;
 use received::lock;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// Longer than anything that a test waits for takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running upstream. Dropping it stops it and aborts its connections.
 pub struct Simulator {
@@ -178,10 +184,26 @@ impl Simulator {
     }
 
     /// Waits until the condition holds. It is checked whenever a request arrives or a turn ends.
-    pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
-        let mut counts = self.shared.ledger.subscribe();
-        while !condition(self) {
-            counts.changed().await.expect("the simulator keeps the sender alive");
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long, and names the caller.
+    #[track_caller]
+    pub fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) -> impl Future<Output = ()> {
+        let caller = Location::caller();
+        async move {
+            let mut counts = self.shared.ledger.subscribe();
+            let waiting = async {
+                while !condition(self) {
+                    counts.changed().await.expect("the simulator keeps the sender alive");
+                }
+            };
+            if timeout(PATIENCE, waiting).await.is_err() {
+                panic!(
+                    "{caller}: what is awaited of the upstream did not happen within {PATIENCE:?}: {:?}",
+                    self.counts()
+                );
+            }
         }
     }
 

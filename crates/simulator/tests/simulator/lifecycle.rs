@@ -18,6 +18,13 @@ async fn shutdown_cuts_what_is_running_and_frees_the_port() {
     assert_eq!(post(&again, &ask("hello")).await.status, 200);
 }
 
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "lifecycle.rs:")]
+async fn waiting_for_what_never_happens_names_the_test() {
+    let simulator = simulator(Options::default()).await;
+    simulator.wait_until(|simulator| simulator.counts().requests == 1).await;
+}
+
 #[tokio::test]
 async fn a_dropped_simulator_stops() {
     let simulator = scripted(Script::answer("x").hang_after(2)).await;

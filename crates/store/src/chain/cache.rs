@@ -29,7 +29,7 @@ pub struct CacheStats {
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    max_bytes: usize,
+    max_bytes: AtomicUsize,
     live_bytes: AtomicUsize,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -65,7 +65,7 @@ pub(super) struct Entry {
 impl Cache {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            max_bytes,
+            max_bytes: AtomicUsize::new(max_bytes),
             live_bytes: AtomicUsize::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -74,7 +74,13 @@ impl Cache {
     }
 
     pub(super) fn keeps_any(&self) -> bool {
-        self.max_bytes > 0
+        self.max_bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Changes the size, and releases what has no room any more.
+    pub(super) fn resize(&self, max_bytes: usize) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.release_surplus();
     }
 
     /// Call this before a read, and pass the result to [`insert`](Self::insert) with what was read.
@@ -141,7 +147,12 @@ impl Cache {
             parent
         };
         drop(released);
-        while self.live_bytes.load(Ordering::Relaxed) > self.max_bytes {
+        self.release_surplus();
+    }
+
+    /// Releases the least recently used branches until the others have room.
+    fn release_surplus(&self) {
+        while self.live_bytes.load(Ordering::Relaxed) > self.max_bytes.load(Ordering::Relaxed) {
             let Some(oldest) = self.lock().release_oldest() else { break };
             drop(oldest);
         }

@@ -37,6 +37,27 @@ async fn unused_turns_are_released_when_there_is_no_room() {
 }
 
 #[tokio::test]
+async fn a_smaller_cache_releases_unused_turns_at_once_and_a_larger_one_keeps_them_again() {
+    const ROOM: usize = 1 << 20;
+    let store = InMemory::new().open().await;
+    record_chain(&store, 0, 50, None).await;
+    let chains = Chains::new(store, ROOM);
+    let in_use = load(&chains, 9).await.unwrap();
+    load(&chains, 49).await.unwrap();
+    let whole = chains.cache_stats().live_bytes;
+    chains.set_cache_size(0);
+    let needed = chains.cache_stats().live_bytes;
+    assert!(needed > 0 && needed < whole / 2, "what is in use stays: {needed} of {whole}");
+    drop(in_use);
+    assert_eq!(chains.cache_stats().live_bytes, 0);
+    load(&chains, 49).await.unwrap();
+    assert_eq!(chains.cache_stats().live_bytes, 0, "there is no room");
+    chains.set_cache_size(ROOM);
+    load(&chains, 49).await.unwrap();
+    assert_eq!(chains.cache_stats().live_bytes, whole);
+}
+
+#[tokio::test]
 async fn dropped_turns_give_back_all_their_memory() {
     let chains = Chains::new(InMemory::new().open().await, 0);
     chains.record(record(0, None), None).await.unwrap();

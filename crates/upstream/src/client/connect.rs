@@ -22,6 +22,8 @@ type WireConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> Wire>;
 
 #[derive(Clone)]
 pub struct Connector {
+    /// For TCP and TLS together.
+    timeout: Duration,
     /// Negotiates HTTP/1.1 or HTTP/2 with the upstream.
     any: HttpsConnector<WireConnector>,
     /// HTTP/1.1 only: the WebSocket handshake upgrades the connection, which HTTP/2 does not allow.
@@ -40,7 +42,7 @@ impl Connector {
         http.set_keepalive(Some(Duration::from_secs(60)));
         let http1 = tls().https_or_http().enable_http1().wrap_connector(http.clone());
         let wires = MapResponse::new(http, Wire::new as fn(TokioIo<TcpStream>) -> Wire);
-        Self { any: tls().https_or_http().enable_all_versions().wrap_connector(wires), http1 }
+        Self { timeout, any: tls().https_or_http().enable_all_versions().wrap_connector(wires), http1 }
     }
 
     pub fn http1(&self) -> HttpsConnector<HttpConnector> {
@@ -48,8 +50,11 @@ impl Connector {
     }
 
     pub async fn connect(&self, origin: &Origin) -> Result<Stream, SendError> {
-        let connected = self.any.clone().oneshot(origin.uri()).await;
-        connected.map_err(|error| connect_error(error.as_ref()))
+        let connecting = self.any.clone().oneshot(origin.uri());
+        match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(connected) => connected.map_err(|error| connect_error(error.as_ref())),
+            Err(_elapsed) => Err(SendError::ConnectTimeout),
+        }
     }
 }
 

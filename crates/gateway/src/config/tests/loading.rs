@@ -71,6 +71,7 @@ probe_interval = "3s"
 
 [limits]
 max_body = "10 MB"
+memory = "3GiB"
 body_memory = 20000000
 max_chain_depth = 7
 max_history = "1GiB"

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use antiphon_protocol::model::ModelPattern;
 
+use super::super::MemoryLimit;
 use super::super::values::{format_bytes, format_duration};
 use super::Case;
 
@@ -30,6 +31,24 @@ fn sizes_are_numbers_or_strings_with_a_unit() {
         ["0", "-1", "1.5", "\"\"", "\"MiB\"", "\"1.5MiB\"", "\"-1B\"", "\"1TB\"", "\"99999999999GiB\"", "[1]"]
     {
         assert_eq!(max_history(refused), None, "{refused}");
+    }
+}
+
+#[test]
+fn the_memory_of_the_process_is_a_size_or_found_out() {
+    let memory = |written: &str| Case::file(&format!("limits.memory = {written}")).load().limits.memory;
+    assert_eq!(Case::empty().load().limits.memory, MemoryLimit::Auto);
+    assert_eq!(memory("\"auto\""), MemoryLimit::Auto);
+    assert_eq!(memory("\"2GiB\""), MemoryLimit::Bytes(2 << 30));
+    assert_eq!(memory("1048576"), MemoryLimit::Bytes(1 << 20));
+    for refused in ["0", "\"0B\"", "\"most\"", "true"] {
+        assert_eq!(
+            Case::file(&format!("limits.memory = {refused}")).error(),
+            format!(
+                "limits.memory = {refused} (in antiphon.toml): must be \"auto\", or a size in bytes such as 1073741824 or \
+                 \"2GiB\", above zero"
+            )
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::app_state::AppState;
-use crate::http::body::Received;
+use crate::http::body::{Received, discard_unread};
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::parsing::parse;
@@ -50,16 +50,7 @@ async fn serve(
 ) -> Result<Response, ErrorReply> {
     let incoming = match read_request(&state, caller, operation, headers, body).await {
         Ok(incoming) => incoming,
-        Err(error) => {
-            let row = error.row();
-            state.count_rejected(&row);
-            tracing::info!(
-                http.status = row.status.as_u16(),
-                error.code = row.error.code.as_deref(),
-                "request rejected before parsing"
-            );
-            return Err(row.into());
-        }
+        Err(error) => return Err(state.reject("request", &error).into()),
     };
     Ok(match incoming.door {
         Door::Collected => render_collected(state.turns.collect(incoming).await?),
@@ -74,6 +65,10 @@ async fn read_request(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Incoming, RequestError> {
+    if state.memory.refuses_turn() {
+        discard_unread(&headers, body).await;
+        return Err(RequestError::MemoryShort);
+    }
     let Received { bytes, permit } = state.body_limits.receive(&headers, body).await?;
     let size_bytes = bytes.len();
     let read = move |wanted: Wanted<'_>| CreateRequest::parse_while(operation, bytes, wanted);

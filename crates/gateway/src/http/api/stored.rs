@@ -4,7 +4,7 @@ use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
 use antiphon_store::StoredResponse;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 
@@ -12,25 +12,16 @@ use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::http::query::{parse_limit, query_pairs};
+use crate::http::query::{ListQuery, ResponseQuery};
 use antiphon_access::keys::Caller;
-
-const DEFAULT_LIMIT: usize = 20;
-
-/// Which part of a list to show.
-struct ItemPage {
-    limit: usize,
-    descending: bool,
-    after: Option<String>,
-}
 
 pub async fn get(
     State(state): State<AppState>,
     caller: Caller,
     PathSegment(name): PathSegment,
-    RawQuery(query): RawQuery,
+    query: ResponseQuery,
 ) -> Result<Response, ErrorReply> {
-    if query_pairs(query.as_deref()).any(|(key, value)| key == "stream" && value == "true") {
+    if query.stream {
         let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
         return Err(RequestError::InvalidQuery { param: "stream", message }.into());
     }
@@ -69,11 +60,10 @@ pub async fn input_items(
     State(state): State<AppState>,
     caller: Caller,
     PathSegment(name): PathSegment,
-    RawQuery(query): RawQuery,
+    query: ListQuery,
 ) -> Result<Response, ErrorReply> {
-    let page = ItemPage::parse(query.as_deref())?;
     let stored = load(&state, &caller, &name).await?;
-    Ok(json_reply(page.render(&stored)?))
+    Ok(json_reply(render_items(&query, &stored)?))
 }
 
 async fn load(state: &AppState, caller: &Caller, name: &str) -> Result<StoredResponse, RequestError> {
@@ -89,68 +79,39 @@ fn json_reply(body: Vec<u8>) -> Response {
     reply
 }
 
-// === impl Page ===
-
-impl ItemPage {
-    fn parse(query: Option<&str>) -> Result<Self, RequestError> {
-        let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
-        for (key, value) in query_pairs(query) {
-            match key.as_str() {
-                "limit" => page.limit = parse_limit(&value)?,
-                "order" => page.descending = parse_order(&value)?,
-                "after" => page.after = Some(value).filter(|after| !after.is_empty()),
-                _ => {}
-            }
-        }
-        Ok(page)
+/// The response's input items, as the page of a list.
+fn render_items(query: &ListQuery, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
+    let input = &stored.turn.input;
+    let derived_id = |position| ItemId::derived(stored.turn.id, position);
+    let mut items: Vec<(String, &[u8], u32)> = (0..)
+        .zip(json::elements(input).map_while(Result::ok))
+        .map(|(position, range)| {
+            let item = &input[range];
+            let id = item::id(item).unwrap_or_else(|| derived_id(position));
+            (id.as_str().to_owned(), item, position)
+        })
+        .collect();
+    if query.descending {
+        items.reverse();
     }
-
-    fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
-        let input = &stored.turn.input;
-        let derived_id = |position| ItemId::derived(stored.turn.id, position);
-        let mut items: Vec<(String, &[u8], u32)> = (0..)
-            .zip(json::elements(input).map_while(Result::ok))
-            .map(|(position, range)| {
-                let item = &input[range];
-                let id = item::id(item).unwrap_or_else(|| derived_id(position));
-                (id.as_str().to_owned(), item, position)
-            })
-            .collect();
-        if self.descending {
-            items.reverse();
+    let from = match &query.after {
+        None => 0,
+        Some(after) => {
+            1 + items.iter().position(|(id, ..)| id == after).ok_or_else(|| unknown_cursor(after))?
         }
-        let from = match &self.after {
-            None => 0,
-            Some(after) => {
-                1 + items.iter().position(|(id, ..)| id == after).ok_or_else(|| unknown_cursor(after))?
-            }
-        };
-        let shown = &items[from..items.len().min(from.saturating_add(self.limit))];
-        let data =
-            array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
-        let id_of =
-            |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
-        let mut out = br#"{"object":"list","data":"#.to_vec();
-        out.extend(data);
-        out.extend(br#","first_id":"#);
-        json::write_string(&mut out, &id_of(shown.first()));
-        out.extend(br#","last_id":"#);
-        json::write_string(&mut out, &id_of(shown.last()));
-        let has_more = from + shown.len() < items.len();
-        out.extend(format!(r#","has_more":{has_more}}}"#).into_bytes());
-        Ok(out)
-    }
-}
-
-fn parse_order(value: &str) -> Result<bool, RequestError> {
-    match value {
-        "desc" => Ok(true),
-        "asc" => Ok(false),
-        _ => {
-            let message = format!("Invalid 'order': expected 'asc' or 'desc', but got '{value}'.");
-            Err(RequestError::InvalidQuery { param: "order", message })
-        }
-    }
+    };
+    let shown = &items[from..items.len().min(from.saturating_add(query.limit))];
+    let data = array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
+    let id_of = |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
+    let mut out = br#"{"object":"list","data":"#.to_vec();
+    out.extend(data);
+    out.extend(br#","first_id":"#);
+    json::write_string(&mut out, &id_of(shown.first()));
+    out.extend(br#","last_id":"#);
+    json::write_string(&mut out, &id_of(shown.last()));
+    let has_more = from + shown.len() < items.len();
+    out.extend(format!(r#","has_more":{has_more}}}"#).into_bytes());
+    Ok(out)
 }
 
 fn unknown_cursor(after: &str) -> RequestError {

@@ -163,6 +163,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::UnsupportedEncoding("br".to_owned()),
         RequestError::Overloaded,
         RequestError::InvalidKey,
+        RequestError::MemoryShort,
         RequestError::BadHost,
         RequestError::HostNotAllowed(id()),
         RequestError::CrossSite,
@@ -188,8 +189,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
     match error {
         RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
         RequestError::BodyTooLarge { .. } => {
-            "413 | client | request_too_large | null | \
-             The request body is too large: the limit is 1 bytes, after decompression."
+            "413 | client | request_too_large | null | The request body is too large: the limit is 1 bytes, after decompression."
         }
         RequestError::BodyUnreadable(_) => {
             "400 | client | invalid_body | null | The request body could not be read: why."
@@ -202,8 +202,10 @@ fn line_of_request(error: &RequestError) -> &'static str {
              Unsupported content-encoding 'br': use gzip, zstd or none."
         }
         RequestError::Overloaded => {
-            "503 | gateway | server_is_overloaded | null | \
-             The gateway has no memory left for request bodies. Please retry in a moment."
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        RequestError::MemoryShort => {
+            "503 | gateway | server_is_overloaded | null | The gateway is short of memory. Please retry in a moment."
         }
         RequestError::BadHost => {
             "400 | client | invalid_host | null | A request needs one Host header that names the gateway."

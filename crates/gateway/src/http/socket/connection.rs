@@ -26,9 +26,10 @@ use super::lanes::{Lanes, MAX_NAMED_LANES, QueuedFrame};
 use super::metered::Metered;
 use super::metrics::SocketMetrics;
 use super::timers::{SocketTimers, Tick};
-use super::turn::{SocketTurn, reject_frame};
+use super::turn::SocketTurn;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
 use crate::http::parsing;
 use crate::http::stall::StallGuard;
 use crate::turn::{Lane, LaneMemory};
@@ -306,7 +307,8 @@ impl Connection {
     }
 
     fn send_error(&mut self, error: &RequestError, stream_id: Option<&StreamId>) {
-        self.outbox.extend(text_message(reject_frame(&self.state, error).frame(stream_id)));
+        let error = ErrorReply::from(self.state.reject("frame", error));
+        self.outbox.extend(text_message(error.frame(stream_id)));
     }
 
     fn start_turns(&mut self) -> bool {

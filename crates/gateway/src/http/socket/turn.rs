@@ -48,10 +48,14 @@ impl SocketTurn {
         let QueuedFrame { frame, permit } = queued;
         let CreateFrame { previous_response_id, request, .. } = *frame;
         let parent = previous_response_id.and_then(|id| id.parse().ok());
+        let request = match request {
+            Ok(_) if state.memory.refuses_turn() => Err(RequestError::MemoryShort),
+            request => request.map_err(RequestError::from),
+        };
         let create = match request {
             Ok(create) => create,
             Err(error) => {
-                return Self { lane, parent, stage: Stage::Failed(reject_frame(state, &error.into())) };
+                return Self { lane, parent, stage: Stage::Failed(state.reject("frame", &error).into()) };
             }
         };
         let mut headers = headers.clone();
@@ -106,12 +110,4 @@ fn take_metadata(create: &CreateRequest, headers: &mut HeaderMap) {
             taken += 1;
         }
     }
-}
-
-/// Counts a frame that did not become a turn.
-pub fn reject_frame(state: &AppState, error: &RequestError) -> ErrorReply {
-    let row = error.row();
-    state.count_rejected(&row);
-    tracing::info!(error.code = row.error.code.as_deref(), "frame rejected before parsing");
-    row.into()
 }

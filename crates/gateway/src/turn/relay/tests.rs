@@ -3,7 +3,6 @@
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::socket::StreamId;
-use antiphon_store::Status;
 use antiphon_upstream::dialect::{Dialect, Piece};
 use proptest::prelude::*;
 
@@ -89,6 +88,27 @@ fn the_terminal_event_is_held_back_with_the_response_to_store() {
 fn finished_items_stand_for_the_output_that_a_terminal_event_leaves_out() {
     let end = END.replace(r#"[{"id":"msg_1","type":"message"}]"#, "[]");
     let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), end.as_bytes()]);
+    assert_eq!(terminal.unwrap().finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
+}
+
+#[test]
+fn a_failed_response_without_output_goes_out_with_the_finished_items() {
+    for output in ["[]", "null"] {
+        let failed = END.replace("completed", "failed");
+        let failed = failed.replace(r#"[{"id":"msg_1","type":"message"}]"#, output);
+        let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), failed.as_bytes()]);
+        let Terminal { frame, finished, .. } = terminal.unwrap();
+        assert_eq!(finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
+        assert_eq!(json::member(&finished.response, "output"), Some(&*finished.output));
+        assert!(text(&[frame].into()).contains(&text(&[finished.response].into())));
+    }
+}
+
+#[test]
+fn finished_items_that_are_no_valid_json_are_left_out() {
+    let broken = STREAM.replace(r#""type":"message"}"#, r#""type":nothing}"#);
+    let end = END.replace(r#"[{"id":"msg_1","type":"message"}]"#, "[]");
+    let (_, terminal) = relayed(Framing::Sse, [broken.as_bytes(), STREAM.as_bytes(), end.as_bytes()]);
     assert_eq!(terminal.unwrap().finished.output, br#"[{"id":"msg_1","type":"message"}]"#[..]);
 }
 

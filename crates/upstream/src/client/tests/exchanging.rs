@@ -30,6 +30,16 @@ async fn a_request_goes_out_with_its_host_and_length() {
 }
 
 #[tokio::test]
+async fn a_peer_that_never_answers_the_tls_handshake_is_left_after_the_connect_timeout() {
+    let upstream = Upstream::with_clients(Clients::new(Duration::from_millis(100), 1, || 0)).await;
+    let mut request = upstream.request("x");
+    *request.uri_mut() = upstream.url().replace("http:", "https:").parse().unwrap();
+    let (sent, mut peer) = tokio::join!(upstream.clients.send(request), upstream.accept());
+    assert!(matches!(sent, Err(SendError::ConnectTimeout)));
+    peer.closed().await;
+}
+
+#[tokio::test]
 async fn pieces_that_have_arrived_are_joined_without_waiting_for_more() {
     let upstream = Upstream::start().await;
     let sending = upstream.send("x");
