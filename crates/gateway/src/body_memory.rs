@@ -142,10 +142,6 @@ impl Reservation {
         std::mem::replace(self, empty)
     }
 
-    pub fn share(&self) -> &Arc<Share> {
-        &self.share
-    }
-
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -170,7 +166,7 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// [`NoMemory`] if they are not free in time.
+    /// [`NoMemory`] if they are not free in time, or if too much is held by others who wait.
     pub async fn grow(&mut self, bytes: usize, patience: &mut Duration) -> Result<(), NoMemory> {
         if self.try_grow(bytes) {
             return Ok(());
@@ -178,9 +174,10 @@ impl Reservation {
         let until = Instant::now() + *patience;
         let Share { tenant, own, pool } = &*self.share;
         let taken = async {
-            let of_share =
-                timeout_at(until, own.take(bytes)).await.map_err(|_| NoMemory::Share(tenant.kind()))?;
-            let of_pool = timeout_at(until, pool.take(bytes)).await.map_err(|_| NoMemory::Pool)?;
+            let of_share = timeout_at(until, own.take(bytes, self.bytes)).await.ok().flatten();
+            let of_share = of_share.ok_or(NoMemory::Share(tenant.kind()))?;
+            let of_pool = timeout_at(until, pool.take(bytes, self.bytes)).await.ok().flatten();
+            let of_pool = of_pool.ok_or(NoMemory::Pool)?;
             of_share.keep();
             of_pool.keep();
             Ok(())
@@ -200,11 +197,6 @@ impl Reservation {
         self.bytes -= released;
         self.share.own.give_back(released);
         self.share.pool.give_back(released);
-    }
-
-    /// Takes over what another reservation of the same tenant holds.
-    pub fn merge(&mut self, mut other: Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
     }
 }
 
@@ -246,9 +238,8 @@ mod tests {
         assert_eq!(grow(&mut others[1], 1).await, Err(NoMemory::Pool));
         one.shrink_to(10);
         grow(&mut others[1], 20).await.unwrap();
-        same.merge(one);
-        assert_eq!((same.bytes(), memory.used_bytes()), (10, 90));
-        drop((same, others));
+        assert_eq!((one.bytes(), memory.used_bytes()), (10, 90));
+        drop((one, others));
         assert_eq!(memory.used_bytes(), 0);
     }
 
@@ -272,7 +263,9 @@ mod tests {
         let memory = BodyMemory::new(100, 100);
         let share = memory.share(project("a"));
         let (mut one, mut two) = (Reservation::empty(&share), Reservation::empty(&share));
-        assert!(one.try_grow(50) && two.try_grow(50));
+        assert!(one.try_grow(10) && two.try_grow(40));
+        let mut turn = Reservation::empty(&share);
+        assert!(turn.try_grow(50));
         let mut short = PATIENCE / 2;
         let first = async {
             let result = one.grow(10, &mut short).await;

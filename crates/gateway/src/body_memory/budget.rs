@@ -9,8 +9,9 @@ use tokio::sync::{Mutex, Notify};
 pub struct Budget {
     total: usize,
     free: AtomicUsize,
-    /// How many stand in line.
+    /// How many stand in line, and what they hold already.
     waiting: AtomicUsize,
+    held_in_line: AtomicUsize,
     /// Held by the first in line.
     line: Mutex<()>,
     /// Wakes the first in line.
@@ -23,8 +24,11 @@ pub struct Taken<'a> {
     bytes: usize,
 }
 
-/// Counts one that stands in line.
-struct InLine<'a>(&'a AtomicUsize);
+/// Counts one that stands in line, and what it holds.
+struct InLine<'a> {
+    budget: &'a Budget,
+    held: usize,
+}
 
 // === impl Budget ===
 
@@ -34,6 +38,7 @@ impl Budget {
             total,
             free: AtomicUsize::new(total),
             waiting: AtomicUsize::new(0),
+            held_in_line: AtomicUsize::new(0),
             line: Mutex::new(()),
             freed: Notify::new(),
         }
@@ -53,13 +58,17 @@ impl Budget {
         is_next.then(|| self.take_free(bytes)).flatten()
     }
 
-    /// Waits in line until the bytes are free.
-    pub async fn take(&self, bytes: usize) -> Taken<'_> {
-        let _in_line = InLine::new(&self.waiting);
+    /// Waits in line until the bytes are free, for somebody who holds some already. `None` if those in line would hold more
+    /// than half of the budget: they would wait for each other.
+    pub async fn take(&self, bytes: usize, held: usize) -> Option<Taken<'_>> {
+        let (_in_line, all_held) = InLine::enter(self, held);
+        if all_held > held && all_held > self.total / 2 {
+            return None;
+        }
         let _first = self.line.lock().await;
         loop {
             if let Some(taken) = self.take_free(bytes) {
-                return taken;
+                return Some(taken);
             }
             self.freed.notified().await;
         }
@@ -101,15 +110,18 @@ impl Drop for Taken<'_> {
 // === impl InLine ===
 
 impl<'a> InLine<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::SeqCst);
-        Self(waiting)
+    /// Also yields what all in line hold.
+    fn enter(budget: &'a Budget, held: usize) -> (Self, usize) {
+        budget.waiting.fetch_add(1, Ordering::SeqCst);
+        let all_held = held + budget.held_in_line.fetch_add(held, Ordering::SeqCst);
+        (Self { budget, held }, all_held)
     }
 }
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.budget.held_in_line.fetch_sub(self.held, Ordering::SeqCst);
+        self.budget.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -125,17 +137,17 @@ mod tests {
     async fn a_large_reservation_is_not_overtaken_by_small_ones() {
         let budget = Budget::new(10);
         budget.try_take(8).unwrap().keep();
-        let mut large = Box::pin(budget.take(6));
+        let mut large = Box::pin(budget.take(6, 0));
         assert!(large.as_mut().now_or_never().is_none());
         assert!(budget.try_take(1).is_none(), "somebody waits");
-        let mut small = Box::pin(budget.take(1));
+        let mut small = Box::pin(budget.take(1, 0));
         budget.give_back(3);
         assert!(small.as_mut().now_or_never().is_none() && large.as_mut().now_or_never().is_none());
         budget.give_back(1);
-        large.await.keep();
+        large.await.unwrap().keep();
         assert!(small.as_mut().now_or_never().is_none());
         budget.give_back(6);
-        small.await.keep();
+        small.await.unwrap().keep();
         assert_eq!(budget.used_bytes(), 5);
     }
 
@@ -145,12 +157,25 @@ mod tests {
         budget.try_take(9).unwrap().keep();
         let second = Duration::from_secs(1);
         let (first, next) = tokio::join!(
-            tokio::time::timeout(second, budget.take(2)),
-            tokio::time::timeout(2 * second, budget.take(1)),
+            tokio::time::timeout(second, budget.take(2, 0)),
+            tokio::time::timeout(2 * second, budget.take(1, 0)),
         );
         assert!(first.is_err());
-        drop(next.unwrap());
+        drop(next.unwrap().unwrap());
         assert_eq!(budget.used_bytes(), 9);
         assert!(budget.try_take(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn those_in_line_hold_at_most_half_of_the_budget() {
+        let budget = Budget::new(10);
+        budget.try_take(10).unwrap().keep();
+        let mut first = Box::pin(budget.take(1, 8));
+        assert!(first.as_mut().now_or_never().is_none(), "alone it may wait");
+        assert!(budget.take(1, 1).await.is_none());
+        drop(first);
+        let mut others: Vec<_> = (0..5).map(|_| Box::pin(budget.take(1, 1))).collect();
+        assert!(others.iter_mut().all(|other| other.as_mut().now_or_never().is_none()));
+        assert!(budget.take(1, 1).await.is_none());
     }
 }

@@ -21,7 +21,7 @@ const MIN_STEP_BYTES: usize = MAX_PIECE_BYTES as usize;
 const MAX_STEP_BYTES: usize = 256 * 1024;
 const DISCARDED_BYTES: usize = 16 * 1024;
 
-/// Yields what was reserved, and how long the message may still wait for memory.
+/// Yields the message's memory, and how long it may still wait for more.
 type Reserving = Pin<Box<dyn Future<Output = (Result<Reservation, NoMemory>, Duration)> + Send>>;
 
 /// Reads frame by frame, so that the decoder buffers nothing between two messages. Large frames are split, so that the
@@ -120,7 +120,7 @@ impl<S: AsyncRead + Unpin> Metered<S> {
             let max_bytes = self.limits.max_bytes;
             return Poll::Ready(Err(rejected(RequestError::BodyTooLarge { max_bytes })));
         }
-        if self.memory.bytes() == self.message_bytes {
+        if self.reserving.is_some() || self.memory.bytes() == self.message_bytes {
             let step = left.min(self.message_bytes.clamp(MIN_STEP_BYTES, MAX_STEP_BYTES));
             ready!(self.poll_reserve(cx, step))?;
         }
@@ -131,24 +131,19 @@ impl<S: AsyncRead + Unpin> Metered<S> {
         if self.reserving.is_none() && self.memory.try_grow(bytes) {
             return Poll::Ready(Ok(()));
         }
-        let (share, mut patience) = (self.memory.share(), self.patience);
+        let (memory, mut patience) = (&mut self.memory, self.patience);
         let reserving = self.reserving.get_or_insert_with(|| {
-            let mut more = Reservation::empty(share);
+            let mut memory = memory.take();
             Box::pin(async move {
-                let grown = more.grow(bytes, &mut patience).await;
-                (grown.map(|()| more), patience)
+                let grown = memory.grow(bytes, &mut patience).await;
+                (grown.map(|()| memory), patience)
             })
         });
         let (reserved, patience) = ready!(reserving.as_mut().poll(cx));
         self.reserving = None;
         self.patience = patience;
-        Poll::Ready(match reserved {
-            Ok(more) => {
-                self.memory.merge(more);
-                Ok(())
-            }
-            Err(error) => Err(rejected(error.into())),
-        })
+        self.memory = reserved.map_err(|error| rejected(error.into()))?;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what has arrived. In the middle of a message, the wait for more is limited.
