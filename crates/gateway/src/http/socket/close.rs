@@ -44,10 +44,10 @@ impl CloseReason {
         match error {
             Error::Io(error) => match error.downcast::<MessageRejected>() {
                 Ok(MessageRejected(error)) => Self::MessageRejected(error),
-                Err(error) if error.get_ref().is_some_and(|error| error.is::<OversizedControlFrame>()) => {
-                    Self::ProtocolError(CloseCode::Protocol)
-                }
-                Err(_) => Self::ConnectionLost,
+                Err(error) => match error.downcast() {
+                    Ok(OversizedControlFrame) => Self::ProtocolError(CloseCode::Protocol),
+                    Err(_) => Self::ConnectionLost,
+                },
             },
             Error::Capacity(CapacityError::MessageTooLong { .. }) => {
                 Self::MessageRejected(RequestError::BodyTooLarge { max_bytes })
