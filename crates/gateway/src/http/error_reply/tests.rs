@@ -190,6 +190,19 @@ fn failures_of_requests() -> Vec<RequestError> {
     ]
 }
 
+fn line_of_memory(error: NoMemory) -> &'static str {
+    match error {
+        NoMemory::Pool => {
+            "503 | gateway | server_is_overloaded | null | \
+             The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        NoMemory::Share(_) => {
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
+             project: its other requests hold its share. Please retry in a moment."
+        }
+    }
+}
+
 fn line_of_request(error: &RequestError) -> &'static str {
     match error {
         RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
@@ -208,14 +221,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "415 | client | unsupported_content_encoding | null | \
              Unsupported content-encoding 'br': use gzip, zstd or none."
         }
-        RequestError::Overloaded(NoMemory::Pool) => {
-            "503 | gateway | server_is_overloaded | null | \
-             The gateway has no memory left for request bodies. Please retry in a moment."
-        }
-        RequestError::Overloaded(NoMemory::Share(_)) => {
-            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
-             project: its other requests hold its share. Please retry in a moment."
-        }
+        RequestError::Overloaded(error) => line_of_memory(*error),
         RequestError::BadHost => {
             "400 | client | invalid_host | null | A request needs one Host header that names the gateway."
         }
