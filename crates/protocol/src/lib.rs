@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod id;
 pub mod item;
 pub mod json;

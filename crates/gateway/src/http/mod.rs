@@ -12,6 +12,7 @@ mod error_reply;
 mod fallback;
 mod operator;
 pub mod origin;
+mod pace;
 mod parsing;
 mod path_segment;
 mod query;

@@ -11,6 +11,7 @@ use antiphon_upstream::pool::Verdict;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use crate::body_memory::NoMemory;
 use crate::errors::{
     self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
@@ -21,9 +22,9 @@ pub enum Failure {
     /// All accounts are busy, and the queue is full or the wait was too long.
     #[error("All upstream accounts are busy. Please retry in a moment.")]
     AllBusy,
-    /// The memory for referenced items is used up.
-    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
-    Overloaded,
+    /// For the items that the input references.
+    #[error("{0}")]
+    Overloaded(NoMemory),
     /// The turn would exceed a limit of the caller's key or project.
     #[error("{0}")]
     LimitReached(Box<Exceeded>),
@@ -107,7 +108,7 @@ impl Failure {
         use Fault::{Client, Limits, Upstream};
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
-            Self::AllBusy | Self::Overloaded => errors::OVERLOADED,
+            Self::AllBusy | Self::Overloaded(_) => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }

@@ -178,7 +178,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 22] = [
+    const KNOWN: [&str; 24] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -199,6 +199,8 @@ fn metric_code(code: Option<&str>) -> &str {
         "no_account_available",
         "upstream_unreachable",
         "upstream_timeout",
+        "request_too_large",
+        "request_timeout",
         "server_error",
         "server_is_overloaded",
     ];

@@ -4,7 +4,6 @@
 //! the copy that is stored repeats them. Memory for that is reserved before anything is loaded.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
@@ -13,7 +12,6 @@ use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
 use antiphon_store::{FoundItems, IndexedItem};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::{Failure, Turn, quoted};
 
@@ -73,12 +71,12 @@ impl Turn {
         let unknown = |reference: &Reference| Failure::ItemNotFound(quoted(&reference.id));
         let ids = references.iter().map(|named| ItemId::new(&named.id).ok_or_else(|| unknown(named)));
         let ids: Vec<ItemId> = ids.collect::<Result<_, _>>()?;
-        let own_kib = self.memory.num_permits();
+        let own_bytes = self.memory.bytes();
         let settings = &self.turns.settings;
-        let limit = settings.max_history_bytes.min(settings.body_memory_bytes.saturating_sub(own_kib * 1024));
+        let limit = settings.max_history_bytes.min(self.memory.max_bytes().saturating_sub(own_bytes));
         let mut allowance = limit.min(FIRST_ALLOWANCE);
         let found = loop {
-            self.reserve_memory(own_kib + allowance.div_ceil(1024)).await?;
+            self.reserve_memory(own_bytes + allowance).await?;
             let (project, now) = (&self.facts.project, self.facts.started_at);
             match self.turns.chains.load_items(project, &ids, now, allowance).await? {
                 FoundItems::All(found) => break found,
@@ -91,21 +89,16 @@ impl Turn {
         let found = references.iter().zip(found).map(|(named, found)| found.ok_or_else(|| unknown(named)));
         let found: Vec<IndexedItem> = found.collect::<Result<_, _>>()?;
         let size_bytes: usize = found.iter().map(|found| found.item.len()).sum();
-        let needed = own_kib + size_bytes.div_ceil(1024);
-        drop(self.memory.split(self.memory.num_permits().saturating_sub(needed)));
+        self.memory.shrink_to(own_bytes + size_bytes);
         Ok(found)
     }
 
-    /// Increases the turn's share of the body memory to this size.
-    async fn reserve_memory(&mut self, kib: usize) -> Result<(), Failure> {
-        let missing = u32::try_from(kib.saturating_sub(self.memory.num_permits())).unwrap_or(u32::MAX);
-        let acquiring = Semaphore::acquire_many_owned(Arc::clone(self.memory.semaphore()), missing);
-        let acquiring = self.cancellation.or_cancelled(tokio::time::timeout(MEMORY_TIMEOUT, acquiring));
-        match acquiring.await.map_err(|_| Failure::ClientGone)? {
-            Ok(Ok(more)) => self.memory.merge(more),
-            Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded),
-        }
-        Ok(())
+    /// Increases the memory that the turn has reserved to this size.
+    async fn reserve_memory(&mut self, bytes: usize) -> Result<(), Failure> {
+        let missing = bytes.saturating_sub(self.memory.bytes());
+        let mut patience = MEMORY_TIMEOUT;
+        let growing = self.cancellation.or_cancelled(self.memory.grow(missing, &mut patience));
+        growing.await.map_err(|_| Failure::ClientGone)?.map_err(Failure::Overloaded)
     }
 }
 

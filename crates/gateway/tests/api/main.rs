@@ -37,6 +37,7 @@ mod states;
 mod streaming;
 mod tokens;
 mod trust;
+mod uploading;
 mod upstream_sockets;
 mod upstreams;
 mod usage;

@@ -14,6 +14,7 @@ mod reloading;
 mod serving;
 mod sockets;
 mod stalling;
+mod uploading;
 mod usage;
 
 use std::path::Path;

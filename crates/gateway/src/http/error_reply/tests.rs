@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::body_memory::NoMemory;
 
 const REST: Duration = Duration::from_millis(1_001);
 
@@ -40,7 +41,7 @@ fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
         Failure::AllBusy,
-        Failure::Overloaded,
+        Failure::Overloaded(NoMemory::Pool),
         Failure::InputTooLarge { limit: 1, size: 2 },
         limit_reached(&json!({"requests_per_minute": 1})),
         limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
@@ -109,7 +110,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
-        Failure::Overloaded => {
+        Failure::Overloaded(_) => {
             "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
         }
         Failure::InputTooLarge { .. } => {
@@ -159,9 +160,14 @@ fn failures_of_requests() -> Vec<RequestError> {
         parse("[]"),
         RequestError::BodyTooLarge { max_bytes: 1 },
         RequestError::BodyUnreadable("why".to_owned()),
-        RequestError::BodyTimeout(Duration::from_secs(30)),
+        RequestError::BodyTimeout {
+            received_bytes: 16_384,
+            waited: Duration::from_secs(31),
+            limit: Duration::from_secs(30),
+        },
         RequestError::UnsupportedEncoding("br".to_owned()),
-        RequestError::Overloaded,
+        RequestError::Overloaded(NoMemory::Pool),
+        RequestError::Overloaded(NoMemory::Share("project")),
         RequestError::InvalidKey,
         RequestError::MemoryShort,
         RequestError::BadHost,
@@ -185,6 +191,19 @@ fn failures_of_requests() -> Vec<RequestError> {
     ]
 }
 
+fn line_of_memory(error: NoMemory) -> &'static str {
+    match error {
+        NoMemory::Pool => {
+            "503 | gateway | server_is_overloaded | null | \
+             The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        NoMemory::Share(_) => {
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
+             project: its other requests hold its share. Please retry in a moment."
+        }
+    }
+}
+
 fn line_of_request(error: &RequestError) -> &'static str {
     match error {
         RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
@@ -194,16 +213,15 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::BodyUnreadable(_) => {
             "400 | client | invalid_body | null | The request body could not be read: why."
         }
-        RequestError::BodyTimeout(_) => {
-            "408 | client | request_timeout | null | Timed out reading the request body: no data for 30 s."
+        RequestError::BodyTimeout { .. } => {
+            "408 | client | request_timeout | null | Timed out reading the request body: 16384 bytes arrived in 31 s of \
+             waiting. The limit is 30 s, and 1 s more for every 16 KiB."
         }
         RequestError::UnsupportedEncoding(_) => {
             "415 | client | unsupported_content_encoding | null | \
              Unsupported content-encoding 'br': use gzip, zstd or none."
         }
-        RequestError::Overloaded => {
-            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
-        }
+        RequestError::Overloaded(error) => line_of_memory(*error),
         RequestError::MemoryShort => {
             "503 | gateway | server_is_overloaded | null | The gateway is short of memory. Please retry in a moment."
         }

@@ -75,7 +75,7 @@ impl SocketBody {
         if let (Some("completed" | "incomplete"), Some(id)) =
             (status.as_deref(), json::string_member(response, "id"))
         {
-            self.idle.insert(socket, std::mem::take(&mut self.account), id.into_owned());
+            self.idle.insert(socket.shrunk(), std::mem::take(&mut self.account), id.into_owned());
         }
     }
 }
