@@ -6,6 +6,7 @@
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod include;
 pub mod item;
 pub mod json;
 pub mod model;

@@ -1,5 +1,7 @@
 //! Query parameters of lists.
 
+use antiphon_protocol::include::HiddenParts;
+
 use super::error::RequestError;
 
 const MAX_LIMIT: usize = 100;
@@ -9,6 +11,13 @@ pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)
         .into_owned()
         .collect::<Vec<_>>()
         .into_iter()
+}
+
+/// What a reader does not get of items: the parts that no `include` of the query names.
+pub fn hidden_parts(query: Option<&str>) -> HiddenParts {
+    let pairs: Vec<_> = query_pairs(query).collect();
+    let names = pairs.iter().filter(|(key, _)| key == "include" || key.starts_with("include["));
+    HiddenParts::unless_included(names.map(|(_, name)| name.as_str()))
 }
 
 pub fn parse_limit(value: &str) -> Result<usize, RequestError> {

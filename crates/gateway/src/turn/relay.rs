@@ -3,13 +3,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::{Event, EventKind, sequence_number};
-use antiphon_protocol::json::{self, Object};
-use antiphon_protocol::response::{self, Ending, Owned};
+use antiphon_protocol::include::HiddenParts;
+use antiphon_protocol::json::{self, Object, Set};
+use antiphon_protocol::response::{self, Ending, Owned, RewrittenEvent};
 use antiphon_protocol::sse::FrameTooLarge;
 use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
@@ -21,6 +23,8 @@ use super::record::Finished;
 pub struct Relay {
     framing: Framing,
     owned: Owned,
+    /// What the client does not get of items; they are kept whole.
+    hidden: HiddenParts,
     /// Finished output items, in the order of their arrival; none if nobody needs them.
     items: Vec<Bytes>,
     /// What keeping them takes.
@@ -71,6 +75,7 @@ impl Relay {
         Self {
             framing,
             owned,
+            hidden: HiddenParts::NOTHING,
             items: Vec::new(),
             kept_bytes: 0,
             max_kept_bytes,
@@ -79,6 +84,12 @@ impl Relay {
             last: None,
             error: None,
         }
+    }
+
+    /// Leaves these parts out of the items that the client gets.
+    #[must_use]
+    pub fn hiding(self, hidden: HiddenParts) -> Self {
+        Self { hidden, ..self }
     }
 
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -156,9 +167,10 @@ impl Relay {
         let rewritten = match kind {
             EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
             EventKind::Snapshot => self.rewrite_snapshot(event),
+            EventKind::ItemAdded => self.rewrite_item(event),
             EventKind::ItemDone => {
                 self.keep_item(event)?;
-                None
+                self.rewrite_item(event)
             }
             EventKind::Error => {
                 self.keep_error(event);
@@ -198,8 +210,7 @@ impl Relay {
         let rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
         let original = object.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
-        let data = Bytes::from(rewritten.data);
-        let response = data.slice(rewritten.response);
+        let (data, response) = self.shown(rewritten);
         let finished = Finished::from_upstream(response, &original, &self.items);
         Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
     }
@@ -208,9 +219,35 @@ impl Relay {
         let data = event.data()?;
         let object = Object::scan(&data).ok()?;
         let rewritten = self.owned.rewrite_event(&object).ok()?;
-        let data = Bytes::from(rewritten.data);
-        self.snapshot = Some(data.slice(rewritten.response));
+        let (data, response) = self.shown(rewritten);
+        self.snapshot = Some(response);
         Some(self.render(event, &object, data))
+    }
+
+    /// An event that carries the response, and that response, as the client gets them.
+    fn shown(&self, event: RewrittenEvent) -> (Bytes, Bytes) {
+        let RewrittenEvent { mut data, mut response } = event;
+        if let Some(shown) = self.hidden.hide_in_response(&data[response.clone()]) {
+            let end = response.start + shown.len();
+            data.splice(response.clone(), shown);
+            response.end = end;
+        }
+        let data = Bytes::from(data);
+        let response = data.slice(response);
+        (data, response)
+    }
+
+    /// The event of an item of which the client does not get all.
+    fn rewrite_item(&self, event: &Event) -> Option<Bytes> {
+        let data = event.data()?;
+        if !self.hidden.may_be_in(&data) {
+            return None;
+        }
+        let object = Object::scan(&data).ok()?;
+        let Cow::Owned(shown) = self.hidden.hide(object.get("item")?) else { return None };
+        let mut out = Vec::with_capacity(data.len());
+        object.set(&[Set { name: "item", value: &shown, add: false }], &mut out);
+        Some(self.render(event, &object, out.into()))
     }
 
     /// Renders an event under its name, or under its type if it has none.
@@ -269,10 +306,11 @@ impl Relay {
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
         let whole = self.items.iter().filter(|item| json::validate(item).is_ok());
         let output = response::array(whole);
+        let shown = self.hidden.hide_in_array(&output);
         let snapshot = self.snapshot.as_ref().filter(|snapshot| json::validate(snapshot).is_ok());
-        let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &output).ok());
+        let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &shown).ok());
         let response = ended.unwrap_or_else(|| {
-            response::end(&skeleton(), ending, &output).expect("the skeleton is an object")
+            response::end(&skeleton(), ending, &shown).expect("the skeleton is an object")
         });
         let status = ending.status.parse().expect("a known status");
         Finished {

@@ -117,10 +117,11 @@ impl ReplyStart for OpeningStream {
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
-        let is_kept = turn.facts.create.store || door.lane().is_some();
+        let is_kept = turn.may_be_continued();
         let mut this = Self {
             events: reply.events(max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
+            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
+                .hiding(turn.hidden_parts()),
             pending: VecDeque::new(),
             phase: Phase::Relaying,
             last_event_at: Instant::now(),
@@ -194,7 +195,7 @@ impl ActiveStream {
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
-        if self.turn.facts.door.has_codex_events() {
+        if self.turn.facts.door.has_codex_events() && codex::is_codex(&self.turn.headers) {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
             events.into_iter().rev().for_each(|event| self.pending.push_front(event));
         }

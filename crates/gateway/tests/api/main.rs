@@ -17,6 +17,7 @@ mod creating;
 mod doors;
 mod failing;
 mod failover;
+mod including;
 mod isolation;
 mod keys;
 mod leaving;

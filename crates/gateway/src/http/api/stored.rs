@@ -1,6 +1,7 @@
 //! Stored responses: reading, input items, deletion.
 
 use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
 use antiphon_store::StoredResponse;
@@ -12,7 +13,7 @@ use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::http::query::{parse_limit, query_pairs};
+use crate::http::query::{hidden_parts, parse_limit, query_pairs};
 use antiphon_access::keys::Caller;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -22,6 +23,7 @@ struct ItemPage {
     limit: usize,
     descending: bool,
     after: Option<String>,
+    hidden: HiddenParts,
 }
 
 pub async fn get(
@@ -35,7 +37,8 @@ pub async fn get(
         return Err(RequestError::InvalidQuery { param: "stream", message }.into());
     }
     let stored = load(&state, &caller, &name).await?;
-    let response = with_output(&stored.body, &stored.turn.output).map_err(|_| RequestError::Internal)?;
+    let output = hidden_parts(query.as_deref()).hide_in_array(&stored.turn.output);
+    let response = with_output(&stored.body, &output).map_err(|_| RequestError::Internal)?;
     Ok(json_reply(response))
 }
 
@@ -93,7 +96,8 @@ fn json_reply(body: Vec<u8>) -> Response {
 
 impl ItemPage {
     fn parse(query: Option<&str>) -> Result<Self, RequestError> {
-        let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None };
+        let hidden = hidden_parts(query);
+        let mut page = Self { limit: DEFAULT_LIMIT, descending: true, after: None, hidden };
         for (key, value) in query_pairs(query) {
             match key.as_str() {
                 "limit" => page.limit = parse_limit(&value)?,
@@ -126,8 +130,11 @@ impl ItemPage {
             }
         };
         let shown = &items[from..items.len().min(from.saturating_add(self.limit))];
-        let data =
-            array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
+        let data = array(
+            shown
+                .iter()
+                .map(|(_, item, position)| item::listed(&self.hidden.hide(item), || derived_id(*position))),
+        );
         let id_of =
             |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
         let mut out = br#"{"object":"list","data":"#.to_vec();
