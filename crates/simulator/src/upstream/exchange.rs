@@ -285,7 +285,12 @@ impl Shared {
             let model = Object::new().value("id", id).value("object", "model");
             model.value("created", &1_741_391_161_u64).value("owned_by", "system").finish()
         });
-        Object::new().value("object", "list").raw("data", &array(models)).finish()
+        let list = Object::new().value("object", "list").raw("data", &array(models));
+        match &self.options.codex_models {
+            entries if entries.is_empty() => list,
+            entries => list.raw("models", &array(entries.iter().cloned())),
+        }
+        .finish()
     }
 
     pub(super) fn refuse(&self, refusal: &Refusal, turn: Option<InFlight>) -> Response<ReplyBody> {

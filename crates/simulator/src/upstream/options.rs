@@ -15,6 +15,8 @@ pub struct Options {
     pub boundary: String,
     /// What `GET …/models` lists.
     pub models: Vec<String>,
+    /// What it says of models to Codex: the JSON objects in `models` beside the list. Empty: there is no `models`.
+    pub codex_models: Vec<String>,
     /// Replies 404 `model_not_found` for models that are not listed.
     pub listed_models_only: bool,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
@@ -41,6 +43,7 @@ impl Default for Options {
             strict: true,
             boundary: String::from("simulator"),
             models: ["gpt-5.4", "gpt-4.1-mini", "sim"].map(String::from).to_vec(),
+            codex_models: Vec::new(),
             listed_models_only: false,
             no_encrypted_models: Vec::new(),
             answer: String::from("Hello from the simulator."),
