@@ -167,7 +167,9 @@ impl Turn {
                 self.hidden_parts().hide_in_response(&response).unwrap_or(response).into()
             }
             // The reply is not a response that the gateway gives an id to.
-            Operation::Compact | Operation::CountInput => body.clone(),
+            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => {
+                body.clone()
+            }
         };
         Ok(Finished::from_upstream(response, &object, &[]))
     }

@@ -13,6 +13,7 @@ mod framing;
 mod limit;
 mod memory;
 mod metrics;
+mod passage;
 mod progress;
 mod record;
 mod references;

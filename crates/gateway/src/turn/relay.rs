@@ -17,6 +17,7 @@ use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
 
 use super::framing::Framing;
+use super::passage::Passage;
 use super::record::Finished;
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
@@ -39,6 +40,8 @@ pub struct Relay {
     last: Option<Event>,
     /// The upstream's own `error` event, if it sent one: code and message.
     error: Option<(String, String)>,
+    /// Set for a stream whose events are not those of a response.
+    passage: Option<Passage>,
 }
 
 /// The event that ends the stream. It is sent once the turn is durable.
@@ -83,7 +86,14 @@ impl Relay {
             events: 0,
             last: None,
             error: None,
+            passage: None,
         }
+    }
+
+    /// Passes on a stream of another API.
+    #[must_use]
+    pub fn passing_through(self) -> Self {
+        Self { passage: Some(Passage::default()), ..self }
     }
 
     /// Leaves these parts out of the items that the client gets.
@@ -148,23 +158,44 @@ impl Relay {
         events: &mut Decoder,
         out: &mut VecDeque<Bytes>,
     ) -> Result<Option<Terminal>, BadStream> {
-        let Some(event) = events.finish() else { return Ok(None) };
+        let Some(event) = events.finish() else { return Ok(self.end_of_passage()) };
         match self.take(&event)? {
             Step::Pass => out.extend(self.framing.pass(&event)),
             Step::Send(rendered) => out.push_back(rendered),
             Step::End(terminal) => return Ok(Some(*terminal)),
         }
         self.last = Some(event);
-        Ok(None)
+        Ok(self.end_of_passage())
+    }
+
+    /// The end of a stream that may end without a terminal event.
+    fn end_of_passage(&self) -> Option<Terminal> {
+        let passage = self.passage.as_ref()?;
+        Some(Terminal { error: None, frame: Bytes::new(), finished: passage.finished() })
+    }
+
+    /// As [`take`](Self::take), for a stream of another API.
+    fn take_passed(passage: &mut Passage, event: &Event) -> Step {
+        let data = event.data().unwrap_or_default();
+        if !Passage::is_end(&data) {
+            passage.look_at(&data);
+            return Step::Pass;
+        }
+        let frame = Framing::Sse.pass(event).unwrap_or_default();
+        Step::End(Box::new(Terminal { error: None, frame, finished: passage.finished() }))
     }
 
     /// Counts an event, keeps what has to be stored of it, and decides what goes to the client.
     fn take(&mut self, event: &Event) -> Result<Step, BadStream> {
-        let kind = event.kind();
         if event.data().is_some() {
             self.events += 1;
         }
-        let rewritten = match kind {
+        if let Some(passage) = &mut self.passage {
+            let step = Self::take_passed(passage, event);
+            self.error = passage.error();
+            return Ok(step);
+        }
+        let rewritten = match event.kind() {
             EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
             EventKind::Snapshot => self.rewrite_snapshot(event),
             EventKind::ItemAdded => self.rewrite_item(event),
@@ -279,6 +310,10 @@ impl Relay {
 
     /// Ends the stream in place of the upstream: with an `error` event, unless the upstream sent one, and `response.failed`.
     pub fn fail(&self, error: &ApiError, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
+        if let Some(passage) = &self.passage {
+            let frame = passage.failure_event(error);
+            return Terminal { error: None, frame, finished: passage.finished() };
+        }
         let mut sequence = self.next_sequence_number();
         let code = error.code.as_deref().unwrap_or("server_error");
         let mut event = None;

@@ -105,7 +105,7 @@ impl Turn {
         let upstream_parent = match self.facts.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),
-            Operation::Compact | Operation::CountInput => None,
+            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => None,
         };
         RequestVariant {
             upstream_parent,

@@ -23,6 +23,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod operating;
+mod passing;
 mod readiness;
 mod reading;
 mod recorded;

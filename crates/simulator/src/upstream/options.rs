@@ -19,6 +19,8 @@ pub struct Options {
     pub codex_models: Vec<String>,
     /// Replies 404 `model_not_found` for models that are not listed.
     pub listed_models_only: bool,
+    /// Whether it has `…/chat/completions` and `…/embeddings`.
+    pub other_endpoints: bool,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
     pub no_encrypted_models: Vec<String>,
     /// The text of a reply without a script.
@@ -45,6 +47,7 @@ impl Default for Options {
             models: ["gpt-5.4", "gpt-4.1-mini", "sim"].map(String::from).to_vec(),
             codex_models: Vec::new(),
             listed_models_only: false,
+            other_endpoints: true,
             no_encrypted_models: Vec::new(),
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,

@@ -1,6 +1,7 @@
 //! The failure table: what an attempt says about its account, and whether the turn may go to another one.
 
 use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, StatusCode};
 
@@ -27,6 +28,8 @@ pub enum Verdict {
     CredentialInvalid,
     /// It does not have the model, or may not use it.
     ModelMissing,
+    /// It does not have the endpoint, or not for the model.
+    EndpointMissing(Operation),
     /// Nothing: the request is at fault, or nothing is.
     Neutral,
 }
@@ -49,6 +52,15 @@ impl Verdict {
             403 if is_credential_error(error) => Self::CredentialRefused,
             _ if status.is_server_error() => Self::Failed,
             _ => Self::Neutral,
+        }
+    }
+
+    /// As [`from_reply`](Self::from_reply), for an endpoint that not every upstream has: a 404 that says nothing of the model
+    /// says that the upstream lacks it.
+    pub fn from_passed_reply(self, status: StatusCode, operation: Operation) -> Self {
+        match self {
+            Self::Neutral if status == StatusCode::NOT_FOUND => Self::EndpointMissing(operation),
+            verdict => verdict,
         }
     }
 
@@ -76,6 +88,7 @@ impl Verdict {
             Self::OutOfQuota { .. } => "out_of_quota",
             Self::CredentialRefused | Self::CredentialInvalid => "credential_refused",
             Self::ModelMissing => "model_missing",
+            Self::EndpointMissing(_) => "endpoint_missing",
             Self::Neutral => "refused",
         }
     }

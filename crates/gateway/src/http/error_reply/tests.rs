@@ -53,6 +53,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
+        Failure::EndpointMissing { path: "/embeddings", model: id() },
         Failure::NoAccount,
         upstream_error(StatusCode::IM_A_TEAPOT),
         upstream_error(StatusCode::BAD_GATEWAY),
@@ -105,6 +106,10 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::AllFailing(_) => {
             "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
+        }
+        Failure::EndpointMissing { .. } => {
+            "404 | client | endpoint_not_available | null | \
+             No upstream account has '/embeddings' for the model 'X'."
         }
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
