@@ -325,12 +325,14 @@ impl Inner {
         self.queue = waiting;
     }
 
-    /// Whether an account other than this one could serve the model now, and has not failed since it last served a turn.
+    /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
     fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
         let mut offering = others.filter(|slot| slot.account.offers(model));
         offering.any(|slot| {
-            slot.state.readiness_for(model, caller, now) == Readiness::Ready && !slot.state.has_failed()
+            slot.state.readiness_for(model, caller, now) == Readiness::Ready
+                && !slot.state.has_failed()
+                && slot.state.missing_endpoints(model, now).next().is_none()
         })
     }
 
@@ -347,7 +349,8 @@ impl Inner {
             if !slot.account.offers(wanted.model) || wanted.tried.contains(&slot.account.name) {
                 continue;
             }
-            if slot.state.lacks_endpoint(wanted.operation, wanted.model, now) {
+            let mut missing_endpoints = slot.state.missing_endpoints(wanted.model, now);
+            if missing_endpoints.any(|missing| missing == wanted.operation) {
                 lacks_endpoint = true;
                 continue;
             }

@@ -114,10 +114,10 @@ impl AccountState {
         }
     }
 
-    /// Whether its upstream does not have an endpoint for a model.
-    pub fn lacks_endpoint(&self, operation: Operation, model: &str, now: Timestamp) -> bool {
+    /// The endpoints that its upstream does not have for a model.
+    pub fn missing_endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
         let missing = self.missing_endpoints.get(model).into_iter().flatten();
-        missing.copied().any(|(missing, until)| missing == operation && until > now)
+        missing.filter(move |(_, until)| *until > now).map(|(operation, _)| *operation)
     }
 
     /// The state's name in metrics and lists, whatever the model.
