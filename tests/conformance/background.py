@@ -23,7 +23,9 @@ def finished(api, response):
 def background_polls(api):
     """A background response is answered at once, and completed by polling."""
     created = api.create(background=True)
-    checks.is_response(created)
+    checks.same((created["object"], created["output"]), ("response", []), "object and output")
+    for name in ("error", "incomplete_details", "usage", "completed_at"):
+        checks.same(created.get(name), None, name)
     assert created["status"] in RUNNING and created["background"] is True, created["status"]
     done = finished(api, created)
     checks.is_completed(done)
