@@ -215,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn a_404_that_says_nothing_of_the_model_says_that_the_endpoint_is_missing() {
+        let passed = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            verdict(status.as_u16(), body).from_passed_reply(status, Operation::Embed)
+        };
+        let missing = Verdict::EndpointMissing(Operation::Embed);
+        assert!(missing.allows_failover());
+        for body in
+            [String::new(), "<html>".to_owned(), r#"{"detail":"Not Found"}"#.to_owned(), coded("unknown_url")]
+        {
+            assert_eq!(passed(404, &body), missing, "{body}");
+        }
+        assert_eq!(passed(404, &coded("model_not_found")), Verdict::ModelMissing);
+        assert_eq!(passed(400, &worded("no")), Verdict::Neutral);
+        assert_eq!(passed(500, ""), Verdict::Failed);
+    }
+
+    #[test]
     fn a_failed_response_is_judged_by_its_code() {
         for (code, expected) in [
             ("server_error", Verdict::Failed),
