@@ -1,7 +1,7 @@
 //! `include`: the store keeps all of an item, and only those clients get all of it that ask for it.
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Client, Fault, Faults, Setup};
+use antiphon_testkit::{Client, Event, Fault, Faults, Setup};
 use serde_json::{Value, json};
 
 use crate::{gateway, simulator};
@@ -37,7 +37,7 @@ async fn encrypted_reasoning_is_shown_only_to_a_client_that_asks_for_it() {
 
         upstream.script(thinking());
         let mut events = gateway.client.stream(with(&body, "stream", true.into())).await;
-        let shown: Vec<Value> = events.rest().await.iter().map(|event| event.json()).collect();
+        let shown: Vec<Value> = events.rest().await.iter().map(Event::json).collect();
         let with_it = shown.iter().filter(|event| has_encrypted(event));
         let names: Vec<_> = with_it.map(|event| event["type"].as_str().unwrap()).collect();
         let expected: &[_] = match is_asked_for {

@@ -203,7 +203,7 @@ impl Shared {
                 }
                 Endpoint::Chat => self.complete_chat(&request, &script, turn),
                 Endpoint::Embeddings => {
-                    self.deliver(chat::embeddings(&request, &script).into(), &script, turn)
+                    self.deliver(&chat::embeddings(&request, &script).into(), &script, turn)
                 }
             },
         };
@@ -226,7 +226,7 @@ impl Shared {
         if request.wants_stream() {
             return self.stream(self.events(&reply, script, Framing::Sse), script, turn);
         }
-        self.deliver(reply.collected().into(), script, turn)
+        self.deliver(&reply.collected().into(), script, turn)
     }
 
     fn complete_chat(&self, request: &TurnRequest, script: &Script, turn: InFlight) -> Response<ReplyBody> {
@@ -238,12 +238,12 @@ impl Shared {
             let deltas = script.deltas.unwrap_or(self.options.text_deltas);
             return self.stream(completion.events(deltas), script, turn);
         }
-        self.deliver(completion.collected().into(), script, turn)
+        self.deliver(&completion.collected().into(), script, turn)
     }
 
     /// A collected reply, as scripted.
-    fn deliver(&self, body: Bytes, script: &Script, turn: InFlight) -> Response<ReplyBody> {
-        let steps = delivery::collected(&body, &script.delivery);
+    fn deliver(&self, body: &Bytes, script: &Script, turn: InFlight) -> Response<ReplyBody> {
+        let steps = delivery::collected(body, &script.delivery);
         let body = ReplyBody::new(steps, Some(body.len() as u64), Some(turn));
         self.respond(StatusCode::OK, "application/json", body)
     }
