@@ -35,7 +35,8 @@ async fn the_openai_python_sdk_works() {
 #[tokio::test]
 async fn the_conformance_cases_pass() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let gateway = Process::start(binary(), &Setup::over(&upstream)).await;
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
     let output = Command::new(client_tool("python/bin/python"))
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance"))
         .args(["--base-url", &format!("{}/v1", gateway.url), "--model", "sim"])
