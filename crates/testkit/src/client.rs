@@ -116,7 +116,16 @@ impl Client {
 
     /// As [`stream`](Self::stream), from a gateway that may be gone.
     pub async fn try_stream(&self, body: impl ToString) -> Option<Events> {
-        let reply = self.send(Method::POST, "/v1/responses", &[], body.to_string()).await?;
+        self.try_stream_from("/v1/responses", body).await
+    }
+
+    /// As [`stream`](Self::stream), from another path.
+    pub async fn stream_from(&self, path: &str, body: impl ToString) -> Events {
+        self.try_stream_from(path, body).await.expect("the gateway answers")
+    }
+
+    async fn try_stream_from(&self, path: &str, body: impl ToString) -> Option<Events> {
+        let reply = self.send(Method::POST, path, &[], body.to_string()).await?;
         let (head, body) = reply.into_parts();
         let decoder = Decoder::new(1 << 30);
         Some(Events { status: head.status, headers: head.headers, body, decoder, raw: Vec::new() })

@@ -57,6 +57,9 @@ pub enum Failure {
     ItemNotFound(String),
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
+    /// No account that offers the model has the endpoint.
+    #[error("No upstream account has '{path}' for the model '{model}'.")]
+    EndpointMissing { path: &'static str, model: String },
     #[error("No upstream account can serve this request.")]
     NoAccount,
     /// The upstream's own error, passed on unchanged.
@@ -139,6 +142,9 @@ impl Failure {
             }
             Self::ItemNotFound(_) => (StatusCode::NOT_FOUND, Client, None, Some("input")),
             Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
+            Self::EndpointMissing { .. } => {
+                (StatusCode::NOT_FOUND, Client, Some("endpoint_not_available"), None)
+            }
             Self::NoAccount => {
                 (StatusCode::SERVICE_UNAVAILABLE, Upstream, Some("no_account_available"), None)
             }

@@ -13,6 +13,7 @@ mod framing;
 mod limit;
 mod memory;
 mod metrics;
+mod passage;
 mod progress;
 mod record;
 mod references;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::Owned;
 use antiphon_store::Timestamp;
@@ -219,6 +221,19 @@ impl Turn {
     fn stopped(&self) -> Failure {
         self.turns.metrics.turn_cut_off();
         Failure::Stopped
+    }
+
+    /// Whether the response can be continued from here: it is stored, or the lane of a socket remembers it.
+    fn may_be_continued(&self) -> bool {
+        self.facts.create.store || self.facts.door.lane().is_some()
+    }
+
+    /// What the client does not get of output items: the encrypted reasoning that only the gateway asked for.
+    fn hidden_parts(&self) -> HiddenParts {
+        match self.may_be_continued() && !self.facts.create.includes_encrypted_reasoning() {
+            true => HiddenParts::ENCRYPTED_REASONING,
+            false => HiddenParts::NOTHING,
+        }
     }
 
     fn owned(&self, resolved: &Resolved) -> Owned {

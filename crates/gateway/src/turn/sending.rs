@@ -101,12 +101,11 @@ impl Turn {
         has_socket: bool,
     ) -> RequestVariant<'a> {
         // A response that may be continued needs its reasoning in a form that can be replayed.
-        let may_be_continued = self.facts.create.store || self.facts.door.lane().is_some();
-        let wants_reasoning = may_be_continued && !self.facts.create.includes_encrypted_reasoning();
+        let wants_reasoning = self.may_be_continued() && !self.facts.create.includes_encrypted_reasoning();
         let upstream_parent = match self.facts.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),
-            Operation::Compact | Operation::CountInput => None,
+            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => None,
         };
         RequestVariant {
             upstream_parent,

@@ -117,10 +117,12 @@ impl ReplyStart for OpeningStream {
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
-        let is_kept = turn.facts.create.store || door.lane().is_some();
+        let is_kept = turn.may_be_continued();
+        let relay = Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
+            .hiding(turn.hidden_parts());
         let mut this = Self {
             events: reply.events(max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
+            relay: if turn.facts.create.operation.passes_through() { relay.passing_through() } else { relay },
             pending: VecDeque::new(),
             phase: Phase::Relaying,
             last_event_at: Instant::now(),
@@ -194,7 +196,7 @@ impl ActiveStream {
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
-        if self.turn.facts.door.has_codex_events() {
+        if self.turn.facts.door.has_codex_events() && codex::is_codex(&self.turn.headers) {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
             events.into_iter().rev().for_each(|event| self.pending.push_front(event));
         }
@@ -270,11 +272,14 @@ impl ActiveStream {
     /// Records the turn, and only then sends its terminal event.
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
+        if self.turn.facts.create.operation.passes_through() {
+            self.turn.progress.relayed_events = self.relay.events();
+        }
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, &resolved, Some(account)).await {
-            Ok(()) => self.pending.push_back(terminal.frame),
+            Ok(()) => self.pending.extend(Some(terminal.frame).filter(|frame| !frame.is_empty())),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
                 let failed = self.failed_terminal(&failure.api_error());
@@ -310,7 +315,7 @@ impl ActiveStream {
                 (failed.error, failed.frame)
             }
         };
-        self.pending.extend(error.into_iter().chain([frame]));
+        self.pending.extend(error.into_iter().chain([frame]).filter(|frame| !frame.is_empty()));
         self.turn.settle();
         self.phase = Phase::Done;
     }

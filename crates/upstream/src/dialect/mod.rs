@@ -40,7 +40,7 @@ impl Dialect {
     /// The path of an operation below an account's base URL.
     pub(crate) fn path(self, operation: Operation) -> &'static str {
         match self {
-            Self::Responses => responses::path(operation),
+            Self::Responses => operation.path(),
         }
     }
 

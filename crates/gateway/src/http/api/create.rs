@@ -1,4 +1,5 @@
-//! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it.
+//! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it, and the endpoints
+//! of other APIs that are passed through.
 
 use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
 use axum::body::Body;
@@ -39,6 +40,24 @@ pub async fn count_input(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     serve(state, client, Operation::CountInput, headers, body).await
+}
+
+pub async fn complete_chat(
+    State(state): State<AppState>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ErrorReply> {
+    serve(state, client, Operation::ChatCompletion, headers, body).await
+}
+
+pub async fn embed(
+    State(state): State<AppState>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ErrorReply> {
+    serve(state, client, Operation::Embed, headers, body).await
 }
 
 async fn serve(

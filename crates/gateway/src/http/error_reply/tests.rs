@@ -54,6 +54,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
+        Failure::EndpointMissing { path: "/embeddings", model: id() },
         Failure::NoAccount,
         upstream_error(StatusCode::IM_A_TEAPOT),
         upstream_error(StatusCode::BAD_GATEWAY),
@@ -101,11 +102,13 @@ fn line_of_turn(failure: &Failure) -> &'static str {
              by running requests, and this request may need 1. The limit resets in 2 s, at 1970-01-01T00:00:00Z."
         }
         Failure::AllCoolingDown(_) => {
-            "429 | upstream | rate_limit_exceeded | null | \
-             All upstream accounts are rate limited or failing. Please retry in 2 s."
+            "429 | upstream | rate_limit_exceeded | null | All upstream accounts are rate limited or failing. Please retry in 2 s."
         }
         Failure::AllFailing(_) => {
             "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
+        }
+        Failure::EndpointMissing { .. } => {
+            "404 | client | endpoint_not_available | null | No upstream account has '/embeddings' for the model 'X'."
         }
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
@@ -117,8 +120,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "400 | client | context_too_large | input | The items that the input references are too large: at least 2 bytes, the limit is 1."
         }
         Failure::AllBusy => {
-            "503 | gateway | server_is_overloaded | null | \
-             All upstream accounts are busy. Please retry in a moment."
+            "503 | gateway | server_is_overloaded | null | All upstream accounts are busy. Please retry in a moment."
         }
         Failure::UpstreamError(reply) if reply.status.is_client_error() => {
             "418 | client | upstream_error | null | The upstream replied with status 418."

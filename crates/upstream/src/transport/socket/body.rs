@@ -61,7 +61,7 @@ impl SocketBody {
                 event = Event::Message { kind: EventKind::Error, data };
             }
             EventKind::Terminal => self.return_to_idle(&data),
-            EventKind::Snapshot | EventKind::ItemDone | EventKind::Other => {}
+            EventKind::Snapshot | EventKind::ItemAdded | EventKind::ItemDone | EventKind::Other => {}
         }
         self.last = data;
         event
