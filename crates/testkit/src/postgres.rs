@@ -146,6 +146,12 @@ impl Postgres {
         self.running = None;
     }
 
+    /// Freezes every process of the cluster (SIGSTOP), or lets them go on (SIGCONT).
+    pub fn signal_all(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        server::signal_all(running, signal);
+    }
+
     /// How large a file of the server may grow; a write beyond that fails as on a full disk. `None` lifts the limit.
     pub fn limit_files(&self, max_bytes: Option<u64>) {
         let running = self.running.as_ref().expect("the server runs");

@@ -191,6 +191,13 @@ pub(super) fn is_ready(folder: &Path, pid: u32) -> bool {
     lines.next() == Some(&pid.to_string()) && lines.next_back() == Some("ready")
 }
 
+/// The server and its children; nothing happens to one that has ended.
+pub(super) fn signal_all(running: &Child, sent: Signal) {
+    for pid in std::iter::once(running.id()).chain(children(running.id())) {
+        signal(sent, pid);
+    }
+}
+
 fn children(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).collect()

@@ -1,0 +1,143 @@
+//! Bits that flip on disk: what is read afterwards is what was written, or an error.
+
+use std::path::Path;
+
+use antiphon_testkit::{Process, Setup};
+use http::Method;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::door::{Connection, Door, Outcome};
+use crate::history;
+use crate::ledger::Ledger;
+use crate::stand::{self, Stand};
+use crate::worker::turn_after;
+
+const MAX_FLIPS: usize = 64;
+/// Responses that are read and continued in each copy.
+const READ: usize = 60;
+
+/// What came of damaged copies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Damaged {
+    pub copies: u64,
+    pub flipped_bits: u64,
+    /// Copies that the gateway did not start on.
+    pub refused: u64,
+    /// Copies that `antiphon store check` found damaged.
+    pub found_by_check: u64,
+    /// Responses that were read or continued as they should be.
+    pub right: u64,
+    /// Those that ended with an error.
+    pub errors: u64,
+}
+
+/// How a request to a damaged copy ended.
+enum Found {
+    Right,
+    /// The error says that the store is damaged.
+    Told,
+    /// Another error, which `store check` has to explain.
+    Untold(String),
+    Wrong(String),
+}
+
+/// Flips bits in copies of the database of a stand whose gateway has been stopped.
+pub async fn damage(stand: &Stand, database: &Path, copies: usize, ledger: &Ledger, rng: &mut StdRng) -> Damaged {
+    let mut damaged = Damaged::default();
+    for _ in 0..copies {
+        damage_copy(stand, database, ledger, rng, &mut damaged).await;
+    }
+    damaged
+}
+
+async fn damage_copy(stand: &Stand, database: &Path, ledger: &Ledger, rng: &mut StdRng, damaged: &mut Damaged) {
+    let setup = stand.setup();
+    let mut bytes = std::fs::read(database).expect("the database is ours");
+    let flips = rng.random_range(1..=MAX_FLIPS);
+    for _ in 0..flips {
+        let at = rng.random_range(0..bytes.len());
+        bytes[at] ^= 1 << rng.random_range(0..8);
+    }
+    std::fs::write(setup.database(), bytes).expect("a writable folder");
+    damaged.copies += 1;
+    damaged.flipped_bits += flips as u64;
+    let mut untold = Vec::new();
+    match Process::try_start(stand.binary(), &setup).await {
+        Err(_) => damaged.refused += 1,
+        Ok(gateway) => {
+            untold = read(stand, &setup, &gateway, ledger, rng, damaged).await;
+            gateway.terminate().await;
+        }
+    }
+    let (code, said) = stand.command_at(&setup, &["store", "check", "--json"]).await;
+    damaged.found_by_check += u64::from(code != 0);
+    if let (0, Some(first)) = (code, untold.first()) {
+        let what = format!("a damaged copy: {first}, but store check finds nothing: {said}");
+        stand.violations.add(what);
+    }
+}
+
+/// Reads and continues some responses; returns the errors that do not speak of damage.
+async fn read(
+    stand: &Stand,
+    setup: &Setup,
+    gateway: &Process,
+    ledger: &Ledger,
+    rng: &mut StdRng,
+    damaged: &mut Damaged,
+) -> Vec<String> {
+    let mut untold = Vec::new();
+    for n in 0..READ.min(ledger.len()) {
+        let index = rng.random_range(0..ledger.len());
+        let found = if n % 2 == 0 {
+            get(stand, gateway, ledger, index).await
+        } else {
+            go_on(stand, gateway, ledger, index, rng).await
+        };
+        match found {
+            Found::Right => damaged.right += 1,
+            Found::Told => damaged.errors += 1,
+            Found::Untold(error) => {
+                damaged.errors += 1;
+                untold.push(error);
+            }
+            Found::Wrong(what) => {
+                let kept = setup.database().with_extension("wrong");
+                std::fs::copy(setup.database(), &kept).ok();
+                stand.violations.add(format!("a damaged copy: {what}"));
+            }
+        }
+    }
+    untold
+}
+
+async fn get(stand: &Stand, gateway: &Process, ledger: &Ledger, index: usize) -> Found {
+    let known = ledger.get(index);
+    let client = gateway.client.with_secret(&stand.secrets[known.project]);
+    let path = format!("/v1/responses/{}", known.id);
+    let Some(reply) = client.try_request(Method::GET, &path, &[], "").await else {
+        return Found::Untold(format!("{} is not answered", known.id));
+    };
+    let json = stand::json(&reply.body);
+    match reply.status.as_u16() {
+        200 if history::is_output_of(known.history, &json["output"]) => Found::Right,
+        200 => Found::Wrong(format!("{} is read as {json}", known.id)),
+        500 if json["error"]["code"] == "store_damaged" => Found::Told,
+        status => Found::Untold(format!("{} is read as {status} {}", known.id, json["error"]["code"])),
+    }
+}
+
+async fn go_on(stand: &Stand, gateway: &Process, ledger: &Ledger, index: usize, rng: &mut StdRng) -> Found {
+    let known = ledger.get(index);
+    let mut connection = Connection::new(&gateway.url, &stand.secrets[known.project]);
+    let turn = turn_after(ledger, known.project, Some(index), rng);
+    match connection.turn(Door::Json, turn.body).await {
+        Outcome::Acknowledged(response) if history::is_output_of(turn.history, &response["output"]) => Found::Right,
+        Outcome::Acknowledged(_) => Found::Wrong(format!("{} goes on with a wrong history", known.id)),
+        Outcome::Refused(code) if code.ends_with("store_damaged") => Found::Told,
+        Outcome::Refused(code) => Found::Untold(format!("{} cannot be continued: {code}", known.id)),
+        Outcome::Cut => Found::Untold(format!("{} cannot be continued: the connection was cut", known.id)),
+        Outcome::Violation(violation) => Found::Wrong(violation),
+    }
+}

@@ -1,0 +1,134 @@
+//! The faults, and how each is brought about while the load goes on.
+
+use std::time::Duration;
+
+use antiphon_testkit::Signal;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::time::sleep;
+
+use crate::hostile_clients;
+use crate::stand::{Engine, Stand};
+use crate::worker::Load;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    KillGateway,
+    KillPostgres,
+    StopPostgres,
+    FreezeGateway,
+    FreezePostgres,
+    FreezeUpstream,
+    FullDisk,
+    ClientsLeave,
+    HostileClients,
+    HostileUpstream,
+}
+
+/// Of a hundred turns, while clients leave.
+const ABORTS_PERCENT: u32 = 60;
+
+impl Fault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillGateway => "gateway killed",
+            Self::KillPostgres => "PostgreSQL killed",
+            Self::StopPostgres => "PostgreSQL restarted",
+            Self::FreezeGateway => "gateway frozen",
+            Self::FreezePostgres => "PostgreSQL frozen",
+            Self::FreezeUpstream => "upstreams frozen",
+            Self::FullDisk => "disk full",
+            Self::ClientsLeave => "clients leave",
+            Self::HostileClients => "hostile clients",
+            Self::HostileUpstream => "hostile upstream",
+        }
+    }
+
+    /// What can happen to this engine, each as often as it is listed.
+    pub fn all(engine: Engine) -> &'static [Self] {
+        use Fault::{
+            ClientsLeave, FreezeGateway, FreezePostgres, FreezeUpstream, FullDisk, HostileClients, HostileUpstream,
+            KillGateway, KillPostgres, StopPostgres,
+        };
+        match engine {
+            Engine::Sqlite => &[
+                KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway,
+                FreezeGateway, FreezeUpstream, FullDisk, ClientsLeave, HostileClients, HostileUpstream,
+            ],
+            Engine::Postgres => &[
+                KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillPostgres,
+                KillPostgres, StopPostgres, FreezeGateway, FreezePostgres, FreezeUpstream, FullDisk, ClientsLeave,
+                HostileClients, HostileUpstream,
+            ],
+        }
+    }
+
+    /// Every fault of this engine once.
+    pub fn each_once(engine: Engine) -> Vec<Self> {
+        let mut faults = Self::all(engine).to_vec();
+        faults.dedup();
+        faults
+    }
+
+    /// Lets it happen; afterwards everything is as it was.
+    pub async fn happen(self, stand: &mut Stand, load: &Load, rng: &mut StdRng) {
+        let time = Duration::from_millis(rng.random_range(100..1500));
+        match self {
+            Self::KillGateway => stand.kill_gateway(rng.random_range(0..stand.gateways.len())).await,
+            Self::KillPostgres | Self::StopPostgres => {
+                let Some(postgres) = &mut stand.postgres else { return };
+                tokio::task::block_in_place(|| {
+                    if self == Self::KillPostgres {
+                        postgres.kill9();
+                    }
+                    postgres.restart();
+                });
+            }
+            Self::FreezeGateway => {
+                let process = &stand.gateways[rng.random_range(0..stand.gateways.len())].process;
+                process.signal(Signal::STOP);
+                sleep(time).await;
+                process.signal(Signal::CONT);
+            }
+            Self::FreezePostgres => {
+                let Some(postgres) = &stand.postgres else { return };
+                postgres.signal_all(Signal::STOP);
+                sleep(time).await;
+                postgres.signal_all(Signal::CONT);
+            }
+            Self::FreezeUpstream => {
+                stand.upstreams.iter().for_each(|upstream| upstream.freeze(time));
+                sleep(time).await;
+            }
+            Self::FullDisk => full_disk(stand, time).await,
+            Self::ClientsLeave => {
+                load.set_aborts(Some(ABORTS_PERCENT));
+                sleep(time).await;
+                load.set_aborts(None);
+            }
+            Self::HostileClients => hostile_clients::attack(stand, time, rng).await,
+            Self::HostileUpstream => {
+                stand.upstreams[1].set_hostile(true);
+                sleep(time).await;
+                stand.upstreams[1].set_hostile(false);
+            }
+        }
+    }
+}
+
+/// No file of the process that writes the database can grow beyond half of the largest one's size.
+async fn full_disk(stand: &Stand, time: Duration) {
+    match (&stand.postgres, stand.engine) {
+        (Some(postgres), Engine::Postgres) => {
+            postgres.limit_files(Some(8 << 10));
+            sleep(time).await;
+            postgres.limit_files(None);
+        }
+        _ => {
+            let process = &stand.gateways[0].process;
+            process.limit_files(Some(4 << 10));
+            sleep(time).await;
+            process.limit_files(None);
+        }
+    }
+}

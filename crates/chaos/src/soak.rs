@@ -1,0 +1,191 @@
+//! Modest load for a long time: what a gateway holds must not grow.
+
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep_until};
+
+use crate::fault::Fault;
+use crate::ledger::Ledger;
+use crate::stand::{Engine, Stand, gauges, idle};
+use crate::verify;
+use crate::violations::Violations;
+use crate::worker::{Load, Volume};
+
+/// As many clients as it takes turns a second: each pauses for a second between two turns.
+const CLIENTS: usize = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+const SAMPLES: u32 = 120;
+/// The share of the time after which the first figures are taken.
+const WARM_UP_OF: u32 = 6;
+/// In this time every fault happens about three times during the warm-up.
+const FAULTS: u32 = 120;
+/// Samples that a figure is the median of, as a single one may be taken in the middle of a large turn.
+const WINDOW: usize = 8;
+const MAX_GROWTH_PERCENT: u64 = 110;
+/// Connections to upstreams come and go.
+const SPARE_FILES: u64 = 8;
+/// Threads for work that blocks end some seconds after it.
+const SPARE_THREADS: u64 = 8;
+
+/// Everything but what ends the gateway or its database: what is measured is one process.
+const RARE: [Fault; 7] = [
+    Fault::ClientsLeave,
+    Fault::HostileUpstream,
+    Fault::HostileClients,
+    Fault::FreezeUpstream,
+    Fault::FreezeGateway,
+    Fault::KillPostgres,
+    Fault::FreezePostgres,
+];
+
+/// What a gateway holds at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    pub memory_bytes: u64,
+    pub open_files: u64,
+    pub threads: u64,
+    pub database_bytes: u64,
+    pub turns: u64,
+    pub reservations: u64,
+    pub connections: u64,
+}
+
+/// What a soak has found.
+pub struct Soaked {
+    pub engine: Engine,
+    pub time: Duration,
+    pub acknowledged: usize,
+    pub faults: usize,
+    pub warm: Sample,
+    pub end: Sample,
+    pub max_memory_bytes: u64,
+}
+
+/// Runs for this long, and says what the gateway held after the warm-up and at the end.
+pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64, violations: &Violations) -> Soaked {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut stand = Stand::start(binary, engine, seed, violations).await;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let started = Instant::now();
+    let (mut samples, mut faults, mut verified) = (Vec::new(), 0, 0);
+    for n in 1..=SAMPLES {
+        sleep_until(started + time * n / SAMPLES).await;
+        samples.push(sample(&stand).await);
+        if n % (SAMPLES / FAULTS) == 0 && n < SAMPLES - WINDOW as u32 {
+            let fault = RARE[faults % RARE.len()];
+            faults += 1;
+            fault.happen(&mut stand, &load, &mut rng).await;
+            stand.ready().await;
+            verified = verify::after_fault(&stand, &ledger, verified, &mut rng).await;
+        }
+        let now = samples[samples.len() - 1];
+        println!("{:>6} s  {}  {}", started.elapsed().as_secs(), engine.name(), now);
+    }
+    load.stop().await;
+    let warm_up = (SAMPLES / WARM_UP_OF) as usize;
+    let (warm, end) = (median(&samples[warm_up..warm_up + WINDOW]), median(&samples[samples.len() - WINDOW..]));
+    check(&stand, warm, end).await;
+    verify::at_end(&stand, &ledger, &mut rng).await;
+    stand.measure();
+    let (acknowledged, max_memory_bytes) = (ledger.len(), stand.max_memory_bytes);
+    Soaked { engine, time, acknowledged, faults, warm, end, max_memory_bytes }
+}
+
+async fn check(stand: &Stand, warm: Sample, end: Sample) {
+    let name = stand.engine.name();
+    if end.memory_bytes * 100 > warm.memory_bytes * MAX_GROWTH_PERCENT {
+        stand.violations.add(format!("{name}: memory grew from {} to {} bytes", warm.memory_bytes, end.memory_bytes));
+    }
+    if end.open_files > warm.open_files + SPARE_FILES {
+        stand.violations.add(format!("{name}: open files grew from {} to {}", warm.open_files, end.open_files));
+    }
+    if end.threads > warm.threads + SPARE_THREADS {
+        stand.violations.add(format!("{name}: threads grew from {} to {}", warm.threads, end.threads));
+    }
+    idle(stand).await;
+}
+
+async fn sample(stand: &Stand) -> Sample {
+    let process = &stand.gateways[0].process;
+    let folder = stand.postgres.as_ref().map_or_else(|| stand.folder(), |server| server.folder().join("data/base"));
+    let gauges = gauges(&process.client).await;
+    let gauge = |name: &str| gauges.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value);
+    Sample {
+        memory_bytes: process.memory_bytes(),
+        open_files: process.open_files() as u64,
+        threads: process.threads() as u64,
+        database_bytes: size(&folder),
+        turns: gauge("antiphon_turns_in_flight"),
+        reservations: gauge("antiphon_reservations"),
+        connections: gauge("antiphon_connections"),
+    }
+}
+
+/// The bytes of all files below a folder.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size_of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(size_of).sum()
+}
+
+fn median(samples: &[Sample]) -> Sample {
+    let of = |figure: fn(&Sample) -> u64| {
+        let mut figures: Vec<u64> = samples.iter().map(figure).collect();
+        figures.sort_unstable();
+        figures[figures.len() / 2]
+    };
+    Sample {
+        memory_bytes: of(|sample| sample.memory_bytes),
+        open_files: of(|sample| sample.open_files),
+        threads: of(|sample| sample.threads),
+        database_bytes: of(|sample| sample.database_bytes),
+        turns: of(|sample| sample.turns),
+        reservations: of(|sample| sample.reservations),
+        connections: of(|sample| sample.connections),
+    }
+}
+
+const MIB: f64 = 1_048_576.0;
+
+impl Display for Sample {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / MIB;
+        write!(
+            f,
+            "{:.1} MiB resident, {} files, {} threads, {} connections, {} turns, {} reservations, database {:.1} MiB",
+            mib(self.memory_bytes),
+            self.open_files,
+            self.threads,
+            self.connections,
+            self.turns,
+            self.reservations,
+            mib(self.database_bytes)
+        )
+    }
+}
+
+impl Display for Soaked {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}, {} s: {} turns acknowledged, {} faults, at most {:.1} MiB resident",
+            self.engine.name(),
+            self.time.as_secs(),
+            self.acknowledged,
+            self.faults,
+            self.max_memory_bytes as f64 / MIB
+        )?;
+        writeln!(f, "  after the warm-up: {}", self.warm)?;
+        write!(f, "  at the end:        {}", self.end)
+    }
+}

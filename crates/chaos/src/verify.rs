@@ -1,0 +1,133 @@
+//! What must be true after every fault, and at the end.
+
+use std::time::Duration;
+
+use antiphon_testkit::Client;
+use futures_util::StreamExt;
+use futures_util::stream;
+use http::Method;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::door::{Connection, Door};
+use crate::history;
+use crate::ledger::Ledger;
+use crate::stand::{self, PATIENCE, PROJECTS, Stand};
+use crate::worker::{judge, turn_after};
+
+const AT_ONCE: usize = 8;
+/// Responses that are read again after a fault, besides the newest.
+const OLD_ONES: usize = 20;
+const FOREIGN: usize = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads what was acknowledged since `from`, and some older responses. Returns where to begin the next time.
+pub async fn after_fault(stand: &Stand, ledger: &Ledger, from: usize, rng: &mut StdRng) -> usize {
+    let end = ledger.len();
+    let old = (0..OLD_ONES.min(from)).map(|_| rng.random_range(0..from));
+    let indices: Vec<usize> = (from..end).chain(old).collect();
+    read(stand, ledger, &indices).await;
+    for _ in 0..FOREIGN.min(end) {
+        foreign(stand, ledger, rng.random_range(0..end)).await;
+    }
+    end
+}
+
+/// Reads every acknowledged response, and continues every chain and branch at its end.
+pub async fn at_end(stand: &Stand, ledger: &Ledger, rng: &mut StdRng) {
+    let all: Vec<usize> = (0..ledger.len()).collect();
+    read(stand, ledger, &all).await;
+    let leaves = ledger.leaves();
+    stream::iter(leaves.into_iter().enumerate())
+        .for_each_concurrent(AT_ONCE, |(n, leaf)| {
+            let rng = StdRng::seed_from_u64(rng.random());
+            async move { continue_leaf(stand, ledger, n, leaf, rng).await }
+        })
+        .await;
+}
+
+async fn read(stand: &Stand, ledger: &Ledger, indices: &[usize]) {
+    let clients: Vec<Vec<Client>> = stand.gateways.iter().map(|gateway| {
+        stand.secrets.iter().map(|secret| gateway.process.client.with_secret(secret)).collect()
+    }).collect();
+    let clients = &clients;
+    stream::iter(indices.iter().enumerate())
+        .for_each_concurrent(AT_ONCE, |(n, index)| async move {
+            let project = ledger.get(*index).project;
+            if let Err(violation) = read_one(&clients[n % clients.len()][project], ledger, *index).await {
+                stand.violations.add(violation);
+            }
+        })
+        .await;
+}
+
+/// An acknowledged response has to be there, exactly as it was.
+async fn read_one(client: &Client, ledger: &Ledger, index: usize) -> Result<(), String> {
+    let known = ledger.get(index);
+    let path = format!("/v1/responses/{}", known.id);
+    let mut last = String::from("nothing");
+    let found = stand::within(PATIENCE, async || {
+        let Some(reply) = client.try_request(Method::GET, &path, &[], "").await else { return false };
+        last = format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body));
+        // While a fault goes on, a store that cannot be reached is no loss.
+        if reply.status == 503 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        reply.status != 503
+    });
+    if !found.await {
+        return Err(format!("{} could not be read in {PATIENCE:?}: {last}", known.id));
+    }
+    let Some(json) = last.strip_prefix("200 OK ").map(|body| stand::json(body.as_bytes())) else {
+        return Err(format!("lost: {} was acknowledged, but is read as {last}", known.id));
+    };
+    let parent = known.parent.map(|parent| ledger.get(parent).id);
+    let is_same = json["id"] == known.id.as_str()
+        && json["status"] == "completed"
+        && json["previous_response_id"].as_str() == parent.as_deref();
+    if !is_same || !history::is_output_of(known.history, &json["output"]) {
+        return Err(format!("wrong content: {} is read as {json}", known.id));
+    }
+    Ok(())
+}
+
+/// Nobody sees, or continues, what belongs to another project.
+async fn foreign(stand: &Stand, ledger: &Ledger, index: usize) {
+    let known = ledger.get(index);
+    let secret = &stand.secrets[(known.project + 1) % PROJECTS];
+    let client = stand.gateways[index % stand.gateways.len()].process.client.with_secret(secret);
+    let read = client.try_request(Method::GET, &format!("/v1/responses/{}", known.id), &[], "").await;
+    let body = format!(r#"{{"model":"sim","input":"x","previous_response_id":"{}"}}"#, known.id);
+    let continued = client.try_request(Method::POST, "/v1/responses", &[], body).await;
+    for (reply, expected) in [(read, 404), (continued, 400)] {
+        // Refused for another reason, or not answered: nothing was seen.
+        let Some(reply) = reply.filter(|reply| reply.status != 503) else { continue };
+        if reply.status != expected {
+            let body = String::from_utf8_lossy(&reply.body);
+            stand.violations.add(format!("another project gets {} of {}: {body}", reply.status, known.id));
+        }
+    }
+}
+
+/// A chain has to go on from its end, through any door.
+async fn continue_leaf(stand: &Stand, ledger: &Ledger, n: usize, leaf: usize, mut rng: StdRng) {
+    let project = ledger.get(leaf).project;
+    let door = Door::ALL[n % Door::ALL.len()];
+    let gateway = &stand.gateways[n % stand.gateways.len()];
+    let mut connection = Connection::new(&gateway.process.url, &stand.secrets[project]);
+    let turn = turn_after(ledger, project, Some(leaf), &mut rng);
+    let continued = stand::within(PATIENCE, async || {
+        let outcome = connection.turn(door, turn.body.clone()).await;
+        match judge(ledger, door, project, &turn, outcome) {
+            Ok(acknowledged) => acknowledged.is_some(),
+            Err(violation) => {
+                stand.violations.add(format!("{}: {violation}", door.name()));
+                true
+            }
+        }
+    });
+    if !continued.await {
+        let id = ledger.get(leaf).id;
+        stand.violations.add(format!("{id} could not be continued in {PATIENCE:?}"));
+    }
+}
