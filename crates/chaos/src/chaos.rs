@@ -20,8 +20,10 @@ use crate::worker::{Load, Volume};
 
 const CLIENTS: usize = 12;
 const PAUSE: Duration = Duration::from_millis(5);
-/// What a gateway may hold at most, under every attack: three times what it holds under load.
-const MAX_MEMORY_BYTES: u64 = 384 << 20;
+/// Afterwards a gateway has opened what it keeps open.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// What a gateway may hold at most, under every attack.
+const MAX_MEMORY_BYTES: u64 = 256 << 20;
 /// Connections to upstreams come and go.
 const SPARE_FILES: usize = 16;
 
@@ -50,9 +52,14 @@ pub struct Report {
 pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64, violations: &Violations) -> Report {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut stand = Stand::start(binary, engine, seed, violations).await;
-    let files_at_start = open_files(&stand);
     let ledger = Arc::new(Ledger::default());
-    let load = Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let load = || Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let warm_up = load();
+    sleep(WARM_UP).await;
+    warm_up.stop().await;
+    idle(&stand).await;
+    let files_at_start = open_files(&stand);
+    let load = load();
     let faults = break_things(&mut stand, &load, &ledger, amount, &mut rng).await;
     load.stop().await;
     stand.ready().await;

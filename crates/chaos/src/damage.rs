@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::stand::{self, Stand};
 use crate::worker::turn_after;
 
-const MAX_FLIPS: usize = 64;
+const MAX_FLIPS: usize = 1000;
 /// Responses that are read and continued in each copy.
 const READ: usize = 60;
 

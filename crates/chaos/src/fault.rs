@@ -27,6 +27,9 @@ pub enum Fault {
 
 /// Of a hundred turns, while clients leave.
 const ABORTS_PERCENT: u32 = 60;
+const SQLITE_FILE_BYTES: u64 = 4 << 10;
+/// Above the files of its write-ahead log, whose loss would end it.
+const POSTGRES_FILE_BYTES: u64 = (1 << 20) + 1000;
 
 impl Fault {
     pub fn name(self) -> &'static str {
@@ -116,19 +119,16 @@ impl Fault {
     }
 }
 
-/// No file of the process that writes the database can grow beyond half of the largest one's size.
+/// The process that writes the database can let no file grow, or not beyond a size that its tables soon reach.
 async fn full_disk(stand: &Stand, time: Duration) {
-    match (&stand.postgres, stand.engine) {
-        (Some(postgres), Engine::Postgres) => {
-            postgres.limit_files(Some(8 << 10));
-            sleep(time).await;
-            postgres.limit_files(None);
-        }
-        _ => {
-            let process = &stand.gateways[0].process;
-            process.limit_files(Some(4 << 10));
-            sleep(time).await;
-            process.limit_files(None);
-        }
+    if let Some(postgres) = &stand.postgres {
+        postgres.limit_files(Some(POSTGRES_FILE_BYTES));
+        sleep(time).await;
+        postgres.limit_files(None);
+    } else {
+        let process = &stand.gateways[0].process;
+        process.limit_files(Some(SQLITE_FILE_BYTES));
+        sleep(time).await;
+        process.limit_files(None);
     }
 }

@@ -105,7 +105,7 @@ impl Stand {
         let setups = match engine {
             Engine::Sqlite => vec![setup()],
             Engine::Postgres => {
-                let server = Postgres::start(PostgresOptions::default());
+                let server = Postgres::start(PostgresOptions { wal_segment_mib: 1, ..PostgresOptions::default() });
                 let url = server.create_database("chaos").await;
                 postgres = Some(server);
                 vec![setup().database_url(&url), setup().database_url(&url)]

@@ -117,7 +117,7 @@ impl Server {
         let data = folder.join("data");
         let mut command = self.command("initdb", folder);
         command.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", "--pgdata"]);
-        command.arg(&data);
+        command.arg(&data).arg(format!("--wal-segsize={}", options.wal_segment_mib));
         if let Some(password) = &options.password {
             let file = folder.join("password");
             std::fs::write(&file, password).expect("the folder is ours");
