@@ -1,11 +1,13 @@
 # `make` alone lists what there is.
-.PHONY: help test lint deny bench
+.PHONY: help test lint deny bench chaos soak
 
 help:
 	@echo "make test   install what the tests need, and run them all"
 	@echo "make lint   formatting, lints, size caps"
 	@echo "make deny   licences, bans and sources of dependencies"
 	@echo "make bench  the figures of docs/benchmarks.md"
+	@echo "make chaos  faults under load, for SECONDS (120), from SEED (random): docs/reliability.md"
+	@echo "make soak   modest load for SECONDS (600): nothing may grow"
 
 test:
 	scripts/test
@@ -18,3 +20,9 @@ deny:
 
 bench:
 	scripts/bench
+
+chaos:
+	scripts/chaos $(if $(SEED),--seed $(SEED)) faults $(if $(SECONDS),--seconds $(SECONDS))
+
+soak:
+	scripts/chaos $(if $(SEED),--seed $(SEED)) soak $(if $(SECONDS),--seconds $(SECONDS))

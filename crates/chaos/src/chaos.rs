@@ -15,17 +15,18 @@ use crate::fault::Fault;
 use crate::ledger::{Ledger, Tally};
 use crate::stand::{Engine, Stand, idle};
 use crate::verify;
-use crate::violations::Violations;
+use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
 
 const CLIENTS: usize = 12;
+const FEW_CLIENTS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Afterwards a gateway has opened what it keeps open.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// What a gateway may hold at most, under every attack.
 const MAX_MEMORY_BYTES: u64 = 256 << 20;
-/// Connections to upstreams come and go.
-const SPARE_FILES: usize = 16;
+/// For each gateway: it keeps as many connections to upstreams as there were turns at once.
+const SPARE_FILES: usize = 24;
 
 /// How much happens.
 #[derive(Debug, Clone, Copy)]
@@ -36,24 +37,34 @@ pub enum Amount {
     EachOnce,
 }
 
+/// A fault, over a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Happened {
+    pub times: u64,
+    /// The longest time until all gateways were ready again.
+    pub slowest_recovery: Duration,
+}
+
 /// What a run has found.
 pub struct Report {
     pub engine: Engine,
-    pub faults: BTreeMap<Fault, u64>,
+    pub faults: BTreeMap<Fault, Happened>,
     pub doors: BTreeMap<Door, Tally>,
     pub verified: usize,
     pub damaged: Damaged,
     pub gauges: Vec<(String, u64)>,
     pub max_memory_bytes: u64,
     pub files: (usize, usize),
+    pub violations: Violations,
 }
 
-/// Runs faults on one engine. What is violated is in `violations` afterwards.
-pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64, violations: &Violations) -> Report {
+/// Runs faults on one engine.
+pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Report {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut stand = Stand::start(binary, engine, seed, violations).await;
+    let mut stand = Stand::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let load = || Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let clients = if matches!(amount, Amount::EachOnce) { FEW_CLIENTS } else { CLIENTS };
+    let load = || Load::start(&stand, &ledger, Volume { clients, pause: PAUSE }, seed);
     let warm_up = load();
     sleep(WARM_UP).await;
     warm_up.stop().await;
@@ -70,7 +81,9 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64, viola
     check(&stand, files);
     let (code, said) = stand.command(&["store", "check", "--json"]).await;
     if code != 0 {
-        violations.add(format!("{}: store check ends with {code}: {said}", engine.name()));
+        stand
+            .violations
+            .add(Promise::Damage, format!("{}: store check ends with {code}: {said}", engine.name()));
     }
     let (doors, verified, max_memory_bytes) = (ledger.tallies(), ledger.len(), stand.max_memory_bytes);
     let copies = match (engine, amount) {
@@ -80,33 +93,37 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64, viola
     };
     let database = stand.stop_gateways().await;
     let damaged = damage(&stand, &database, copies, &ledger, &mut rng).await;
-    Report { engine, faults, doors, verified, damaged, gauges, max_memory_bytes, files }
+    let violations = stand.violations.clone();
+    Report { engine, faults, doors, verified, damaged, gauges, max_memory_bytes, files, violations }
 }
 
-/// Lets faults happen, and verifies after each of them; returns how many of each there were.
+/// Lets faults happen, and verifies after each of them.
 async fn break_things(
     stand: &mut Stand,
     load: &Load,
     ledger: &Ledger,
     amount: Amount,
     rng: &mut StdRng,
-) -> BTreeMap<Fault, u64> {
-    let (started, possible) = (Instant::now(), Fault::all(stand.engine));
-    let mut once = Fault::each_once(stand.engine).into_iter();
+) -> BTreeMap<Fault, Happened> {
+    let started = Instant::now();
+    let mut once = Fault::possible(stand.engine);
     let (mut faults, mut verified) = (BTreeMap::new(), 0);
     loop {
         sleep(Duration::from_millis(rng.random_range(20..400))).await;
         let fault = match amount {
-            Amount::Time(time) if started.elapsed() < time => possible[rng.random_range(0..possible.len())],
+            Amount::Time(time) if started.elapsed() < time => Fault::random(stand.engine, rng),
             Amount::EachOnce => match once.next() {
                 Some(fault) => fault,
                 None => return faults,
             },
             Amount::Time(_) => return faults,
         };
-        *faults.entry(fault).or_default() += 1;
         fault.happen(stand, load, rng).await;
+        let over = Instant::now();
         stand.ready().await;
+        let happened: &mut Happened = faults.entry(fault).or_default();
+        happened.times += 1;
+        happened.slowest_recovery = happened.slowest_recovery.max(over.elapsed());
         verified = verify::after_fault(stand, ledger, verified, rng).await;
     }
 }
@@ -118,9 +135,13 @@ fn open_files(stand: &Stand) -> usize {
 fn check(stand: &Stand, files: (usize, usize)) {
     let name = stand.engine.name();
     if stand.max_memory_bytes > MAX_MEMORY_BYTES {
-        stand.violations.add(format!("{name}: a gateway held {} bytes", stand.max_memory_bytes));
+        stand
+            .violations
+            .add(Promise::Bounds, format!("{name}: a gateway held {} bytes", stand.max_memory_bytes));
     }
-    if files.1 > files.0 + SPARE_FILES {
-        stand.violations.add(format!("{name}: open files grew from {} to {}", files.0, files.1));
+    if files.1 > files.0 + SPARE_FILES * stand.gateways.len() {
+        stand
+            .violations
+            .add(Promise::Bounds, format!("{name}: open files grew from {} to {}", files.0, files.1));
     }
 }

@@ -11,6 +11,7 @@ use crate::door::{Connection, Door, Outcome};
 use crate::history;
 use crate::ledger::Ledger;
 use crate::stand::{self, Stand};
+use crate::violations::Promise;
 use crate::worker::turn_after;
 
 const MAX_FLIPS: usize = 1000;
@@ -43,7 +44,13 @@ enum Found {
 }
 
 /// Flips bits in copies of the database of a stand whose gateway has been stopped.
-pub async fn damage(stand: &Stand, database: &Path, copies: usize, ledger: &Ledger, rng: &mut StdRng) -> Damaged {
+pub async fn damage(
+    stand: &Stand,
+    database: &Path,
+    copies: usize,
+    ledger: &Ledger,
+    rng: &mut StdRng,
+) -> Damaged {
     let mut damaged = Damaged::default();
     for _ in 0..copies {
         damage_copy(stand, database, ledger, rng, &mut damaged).await;
@@ -51,7 +58,13 @@ pub async fn damage(stand: &Stand, database: &Path, copies: usize, ledger: &Ledg
     damaged
 }
 
-async fn damage_copy(stand: &Stand, database: &Path, ledger: &Ledger, rng: &mut StdRng, damaged: &mut Damaged) {
+async fn damage_copy(
+    stand: &Stand,
+    database: &Path,
+    ledger: &Ledger,
+    rng: &mut StdRng,
+    damaged: &mut Damaged,
+) {
     let setup = stand.setup();
     let mut bytes = std::fs::read(database).expect("the database is ours");
     let flips = rng.random_range(1..=MAX_FLIPS);
@@ -74,7 +87,7 @@ async fn damage_copy(stand: &Stand, database: &Path, ledger: &Ledger, rng: &mut 
     damaged.found_by_check += u64::from(code != 0);
     if let (0, Some(first)) = (code, untold.first()) {
         let what = format!("a damaged copy: {first}, but store check finds nothing: {said}");
-        stand.violations.add(what);
+        stand.violations.add(Promise::Damage, what);
     }
 }
 
@@ -105,7 +118,7 @@ async fn read(
             Found::Wrong(what) => {
                 let kept = setup.database().with_extension("wrong");
                 std::fs::copy(setup.database(), &kept).ok();
-                stand.violations.add(format!("a damaged copy: {what}"));
+                stand.violations.add(Promise::Damage, format!("a damaged copy: {what}"));
             }
         }
     }
@@ -133,7 +146,9 @@ async fn go_on(stand: &Stand, gateway: &Process, ledger: &Ledger, index: usize, 
     let mut connection = Connection::new(&gateway.url, &stand.secrets[known.project]);
     let turn = turn_after(ledger, known.project, Some(index), rng);
     match connection.turn(Door::Json, turn.body).await {
-        Outcome::Acknowledged(response) if history::is_output_of(turn.history, &response["output"]) => Found::Right,
+        Outcome::Acknowledged(response) if history::is_output_of(turn.history, &response["output"]) => {
+            Found::Right
+        }
         Outcome::Acknowledged(_) => Found::Wrong(format!("{} goes on with a wrong history", known.id)),
         Outcome::Refused(code) if code.ends_with("store_damaged") => Found::Told,
         Outcome::Refused(code) => Found::Untold(format!("{} cannot be continued: {code}", known.id)),

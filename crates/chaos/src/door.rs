@@ -81,7 +81,8 @@ impl Connection {
     }
 
     async fn collected(&self, body: &Value) -> Outcome {
-        let Some(reply) = self.http.try_request(Method::POST, "/v1/responses", &[], body.to_string()).await else {
+        let Some(reply) = self.http.try_request(Method::POST, "/v1/responses", &[], body.to_string()).await
+        else {
             return Outcome::Cut;
         };
         let Ok(json) = serde_json::from_slice::<Value>(&reply.body) else {
@@ -108,7 +109,10 @@ impl Connection {
             events.raw.clear();
             let json = serde_json::from_slice::<Value>(&event.data).unwrap_or_default();
             if json["type"] != event.name.as_str() {
-                return Outcome::Violation(format!("an event is named {}, but is a {}", event.name, json["type"]));
+                return Outcome::Violation(format!(
+                    "an event is named {}, but is a {}",
+                    event.name, json["type"]
+                ));
             }
             if let Err(violation) = stream.push(json) {
                 return Outcome::Violation(violation);

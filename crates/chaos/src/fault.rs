@@ -32,6 +32,19 @@ const SQLITE_FILE_BYTES: u64 = 4 << 10;
 const POSTGRES_FILE_BYTES: u64 = (1 << 20) + 1000;
 
 impl Fault {
+    const ALL: [Self; 10] = [
+        Self::KillGateway,
+        Self::KillPostgres,
+        Self::StopPostgres,
+        Self::FreezeGateway,
+        Self::FreezePostgres,
+        Self::FreezeUpstream,
+        Self::FullDisk,
+        Self::ClientsLeave,
+        Self::HostileClients,
+        Self::HostileUpstream,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::KillGateway => "gateway killed",
@@ -47,30 +60,25 @@ impl Fault {
         }
     }
 
-    /// What can happen to this engine, each as often as it is listed.
-    pub fn all(engine: Engine) -> &'static [Self] {
-        use Fault::{
-            ClientsLeave, FreezeGateway, FreezePostgres, FreezeUpstream, FullDisk, HostileClients, HostileUpstream,
-            KillGateway, KillPostgres, StopPostgres,
-        };
-        match engine {
-            Engine::Sqlite => &[
-                KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway,
-                FreezeGateway, FreezeUpstream, FullDisk, ClientsLeave, HostileClients, HostileUpstream,
-            ],
-            Engine::Postgres => &[
-                KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillGateway, KillPostgres,
-                KillPostgres, StopPostgres, FreezeGateway, FreezePostgres, FreezeUpstream, FullDisk, ClientsLeave,
-                HostileClients, HostileUpstream,
-            ],
+    /// How often it happens, compared with the others.
+    fn weight(self, engine: Engine) -> usize {
+        match (self, engine) {
+            (Self::KillPostgres | Self::StopPostgres | Self::FreezePostgres, Engine::Sqlite) => 0,
+            (Self::KillGateway, _) => 8,
+            (Self::KillPostgres, _) => 2,
+            _ => 1,
         }
     }
 
-    /// Every fault of this engine once.
-    pub fn each_once(engine: Engine) -> Vec<Self> {
-        let mut faults = Self::all(engine).to_vec();
-        faults.dedup();
-        faults
+    /// Every fault that this engine can have.
+    pub fn possible(engine: Engine) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |fault| fault.weight(engine) > 0)
+    }
+
+    pub fn random(engine: Engine, rng: &mut StdRng) -> Self {
+        let weighted = |fault: Self| std::iter::repeat_n(fault, fault.weight(engine));
+        let faults: Vec<Self> = Self::ALL.into_iter().flat_map(weighted).collect();
+        faults[rng.random_range(0..faults.len())]
     }
 
     /// Lets it happen; afterwards everything is as it was.

@@ -104,11 +104,14 @@ pub fn verify(input: &Value) -> Result<History, String> {
     let mut at = 0;
     let mut call = None;
     while let Some(item) = items.get(at) {
-        let is_output = item["role"] == "assistant" || item["type"] == "reasoning" || item["type"] == "function_call";
+        let is_output =
+            item["role"] == "assistant" || item["type"] == "reasoning" || item["type"] == "function_call";
         if is_output {
             let expected = history.output();
             let found = items.get(at..at + expected.len()).unwrap_or_default();
-            if expected.len() != found.len() || expected.iter().zip(found).any(|(a, b)| canonical(a) != canonical(b)) {
+            if expected.len() != found.len()
+                || expected.iter().zip(found).any(|(a, b)| canonical(a) != canonical(b))
+            {
                 return Err(format!("item {at} of {} does not follow from the items before it", items.len()));
             }
             call = history.open_call();
@@ -160,7 +163,8 @@ mod tests {
         }
         items.push(user("last"));
         if let Some(call) = open(&items[..items.len() - 1]) {
-            *items.last_mut().unwrap() = json!({"type": "function_call_output", "call_id": call, "output": "seen"});
+            *items.last_mut().unwrap() =
+                json!({"type": "function_call_output", "call_id": call, "output": "seen"});
         }
         let history = history.and(items.last().unwrap());
         (items, history)

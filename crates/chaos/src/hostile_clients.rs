@@ -45,7 +45,9 @@ async fn attacker(address: String, secret: String, mut rng: StdRng, end: Instant
 async fn attempt(address: &str, secret: &str, rng: &mut StdRng) -> Option<()> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let head = |secret: &str, rest: &str| {
-        format!("POST /v1/responses HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {secret}\r\n{rest}\r\n")
+        format!(
+            "POST /v1/responses HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {secret}\r\n{rest}\r\n"
+        )
     };
     let sized = |body: &str| head(secret, &format!("content-length: {}\r\n", body.len())) + body;
     let text = match rng.random_range(0..KINDS) {
@@ -73,7 +75,10 @@ async fn attempt(address: &str, secret: &str, rng: &mut StdRng) -> Option<()> {
         // A frame that announces more than there is memory.
         4 => {
             stream.write_all(socket_head(secret).as_bytes()).await.ok()?;
-            stream.write_all(&[0x81, 0xff, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4, b'x']).await.ok()?;
+            stream
+                .write_all(&[0x81, 0xff, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4, b'x'])
+                .await
+                .ok()?;
             String::new()
         }
         5 => {

@@ -98,6 +98,8 @@ impl Ledger {
 
     /// The ends of all chains and branches.
     pub fn leaves(&self) -> Vec<usize> {
-        self.state(|state| (0..state.acknowledged.len()).filter(|index| !state.is_continued[*index]).collect())
+        self.state(|state| {
+            (0..state.acknowledged.len()).filter(|index| !state.is_continued[*index]).collect()
+        })
     }
 }

@@ -18,4 +18,4 @@ mod wire;
 mod worker;
 
 pub use self::stand::Engine;
-pub use self::violations::Violations;
+pub use self::violations::{Violation, Violations};

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use antiphon_chaos::chaos::{self, Amount};
-use antiphon_chaos::{Engine, Violations, soak};
+use antiphon_chaos::{Engine, Violation, Violations, soak};
 use clap::{Parser, Subcommand};
 
 /// Long fault tests of the real gateway, on SQLite and on PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example: antiphon-chaos --binary target/release/antiphon soak --seconds 7200")]
+#[command(
+    version,
+    after_help = "Example: antiphon-chaos --binary target/release/antiphon soak --seconds 7200"
+)]
 struct Cli {
     /// The gateway.
     #[arg(long, default_value = "target/release/antiphon")]
@@ -40,30 +43,34 @@ fn main() -> std::io::Result<ExitCode> {
     let cli = Cli::parse();
     let seed = cli.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
-    let violations = Violations::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(&cli, seed, &violations));
-    let list = violations.list();
-    for violation in &list {
-        println!("violated (seed {seed}): {violation}");
+    let violations: Vec<_> = runtime.block_on(run(&cli, seed)).iter().flat_map(Violations::list).collect();
+    for Violation { promise, what } in &violations {
+        println!("violated (seed {seed}): {}: {what}", promise.broken());
     }
-    Ok(if list.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn run(cli: &Cli, seed: u64, violations: &Violations) {
+/// Returns what was violated on each engine.
+async fn run(cli: &Cli, seed: u64) -> Vec<Violations> {
     let binary = std::path::absolute(&cli.binary).unwrap_or_else(|_| cli.binary.clone());
     match cli.command {
         Command::Faults { seconds } => {
+            let mut violations = Vec::new();
             for engine in [Engine::Sqlite, Engine::Postgres] {
                 let amount = Amount::Time(Duration::from_secs(seconds) / 2);
-                println!("{}", chaos::run(&binary, engine, amount, seed, violations).await);
+                let report = chaos::run(&binary, engine, amount, seed).await;
+                println!("{report}");
+                violations.push(report.violations);
             }
+            violations
         }
         Command::Soak { seconds } => {
             let time = Duration::from_secs(seconds);
-            let soak = |engine| soak::run(&binary, engine, time, seed, violations);
+            let soak = |engine| soak::run(&binary, engine, time, seed);
             let (sqlite, postgres) = tokio::join!(soak(Engine::Sqlite), soak(Engine::Postgres));
             println!("{sqlite}\n{postgres}");
+            vec![sqlite.violations, postgres.violations]
         }
     }
 }

@@ -2,25 +2,35 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::chaos::Report;
+use crate::chaos::{Happened, Report};
 use crate::ledger::Tally;
+use crate::violations::Promise;
 
 const MIB: f64 = 1_048_576.0;
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}\n", self.engine.name())?;
-        writeln!(f, "| Fault | Times |\n| --- | --- |")?;
-        for (fault, times) in &self.faults {
-            writeln!(f, "| {} | {times} |", fault.name())?;
+        writeln!(f, "| Fault | Times | Slowest recovery |\n| --- | --- | --- |")?;
+        for (fault, Happened { times, slowest_recovery }) in &self.faults {
+            writeln!(f, "| {} | {times} | {:.1} s |", fault.name(), slowest_recovery.as_secs_f64())?;
         }
         writeln!(f, "\n| Door | Acknowledged | Retried | Left by the client | Cut | Refused |")?;
         writeln!(f, "| --- | --- | --- | --- | --- | --- |")?;
         for (door, tally) in &self.doors {
             let Tally { acknowledged, retried, aborted, cut, refused } = tally;
-            let refused: Vec<String> = refused.iter().map(|(code, times)| format!("{code} {times}")).collect();
+            let refused: Vec<String> =
+                refused.iter().map(|(code, times)| format!("{code} {times}")).collect();
             let name = door.name();
-            writeln!(f, "| {name} | {acknowledged} | {retried} | {aborted} | {cut} | {} |", refused.join(", "))?;
+            writeln!(
+                f,
+                "| {name} | {acknowledged} | {retried} | {aborted} | {cut} | {} |",
+                refused.join(", ")
+            )?;
+        }
+        writeln!(f, "\n| Violations | |\n| --- | --- |")?;
+        for promise in Promise::ALL {
+            writeln!(f, "| {} | {} |", promise.broken(), self.violations.count(promise))?;
         }
         let damaged = &self.damaged;
         writeln!(f, "\n{} responses read again and continued at their ends", self.verified)?;

@@ -13,11 +13,11 @@ use crate::fault::Fault;
 use crate::ledger::Ledger;
 use crate::stand::{Engine, Stand, gauges, idle};
 use crate::verify;
-use crate::violations::Violations;
+use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
 
-/// As many clients as it takes turns a second: each pauses for a second between two turns.
-const CLIENTS: usize = 3;
+/// As many as turns a second: each client pauses for a second between two turns.
+const CLIENTS: usize = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 const SAMPLES: u32 = 120;
 /// The share of the time after which the first figures are taken.
@@ -64,12 +64,13 @@ pub struct Soaked {
     pub warm: Sample,
     pub end: Sample,
     pub max_memory_bytes: u64,
+    pub violations: Violations,
 }
 
 /// Runs for this long, and says what the gateway held after the warm-up and at the end.
-pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64, violations: &Violations) -> Soaked {
+pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> Soaked {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut stand = Stand::start(binary, engine, seed, violations).await;
+    let mut stand = Stand::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
     let started = Instant::now();
@@ -89,31 +90,42 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64, viola
     }
     load.stop().await;
     let warm_up = (SAMPLES / WARM_UP_OF) as usize;
-    let (warm, end) = (median(&samples[warm_up..warm_up + WINDOW]), median(&samples[samples.len() - WINDOW..]));
+    let (warm, end) =
+        (median(&samples[warm_up..warm_up + WINDOW]), median(&samples[samples.len() - WINDOW..]));
     check(&stand, warm, end).await;
     verify::at_end(&stand, &ledger, &mut rng).await;
     stand.measure();
     let (acknowledged, max_memory_bytes) = (ledger.len(), stand.max_memory_bytes);
-    Soaked { engine, time, acknowledged, faults, warm, end, max_memory_bytes }
+    let violations = stand.violations.clone();
+    Soaked { engine, time, acknowledged, faults, warm, end, max_memory_bytes, violations }
 }
 
 async fn check(stand: &Stand, warm: Sample, end: Sample) {
     let name = stand.engine.name();
     if end.memory_bytes * 100 > warm.memory_bytes * MAX_GROWTH_PERCENT {
-        stand.violations.add(format!("{name}: memory grew from {} to {} bytes", warm.memory_bytes, end.memory_bytes));
+        stand.violations.add(
+            Promise::Bounds,
+            format!("{name}: memory grew from {} to {} bytes", warm.memory_bytes, end.memory_bytes),
+        );
     }
     if end.open_files > warm.open_files + SPARE_FILES {
-        stand.violations.add(format!("{name}: open files grew from {} to {}", warm.open_files, end.open_files));
+        stand.violations.add(
+            Promise::Bounds,
+            format!("{name}: open files grew from {} to {}", warm.open_files, end.open_files),
+        );
     }
     if end.threads > warm.threads + SPARE_THREADS {
-        stand.violations.add(format!("{name}: threads grew from {} to {}", warm.threads, end.threads));
+        stand
+            .violations
+            .add(Promise::Bounds, format!("{name}: threads grew from {} to {}", warm.threads, end.threads));
     }
     idle(stand).await;
 }
 
 async fn sample(stand: &Stand) -> Sample {
     let process = &stand.gateways[0].process;
-    let folder = stand.postgres.as_ref().map_or_else(|| stand.folder(), |server| server.folder().join("data/base"));
+    let folder =
+        stand.postgres.as_ref().map_or_else(|| stand.folder(), |server| server.folder().join("data/base"));
     let gauges = gauges(&process.client).await;
     let gauge = |name: &str| gauges.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value);
     Sample {

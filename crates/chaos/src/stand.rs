@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::upstream::Upstream;
-use crate::violations::Violations;
+use crate::violations::{Promise, Violations};
 
 pub const PROJECTS: usize = 3;
 /// A gateway that does not get ready again in this time has failed.
@@ -92,7 +92,8 @@ impl Targets {
 
 impl Stand {
     /// Starts everything: one gateway on SQLite, two on PostgreSQL.
-    pub async fn start(binary: &Path, engine: Engine, seed: u64, violations: &Violations) -> Self {
+    pub async fn start(binary: &Path, engine: Engine, seed: u64) -> Self {
+        let violations = Violations::default();
         let upstream = |n| {
             let rng = StdRng::seed_from_u64(seed.wrapping_add(n));
             let violations = violations.clone();
@@ -105,7 +106,8 @@ impl Stand {
         let setups = match engine {
             Engine::Sqlite => vec![setup()],
             Engine::Postgres => {
-                let server = Postgres::start(PostgresOptions { wal_segment_mib: 1, ..PostgresOptions::default() });
+                let server =
+                    Postgres::start(PostgresOptions { wal_segment_mib: 1, ..PostgresOptions::default() });
                 let url = server.create_database("chaos").await;
                 postgres = Some(server);
                 vec![setup().database_url(&url), setup().database_url(&url)]
@@ -124,7 +126,7 @@ impl Stand {
             upstreams,
             gateways,
             postgres,
-            violations: violations.clone(),
+            violations,
             max_memory_bytes: 0,
             stopped: Vec::new(),
             wrapper,
@@ -190,7 +192,8 @@ impl Stand {
             if !within(PATIENCE, is_ready).await {
                 let reply = client.try_request(Method::GET, "/readyz", &[], "").await;
                 let said = reply.map(|reply| String::from_utf8_lossy(&reply.body).into_owned());
-                self.violations.add(format!("a gateway was not ready after {PATIENCE:?}: {said:?}"));
+                self.violations
+                    .add(Promise::Recovery, format!("a gateway was not ready after {PATIENCE:?}: {said:?}"));
             }
         }
     }
@@ -201,7 +204,8 @@ impl Stand {
         for gateway in std::mem::take(&mut self.gateways) {
             let (lines, is_success) = gateway.process.terminate().await;
             if !is_success {
-                self.violations.add(format!("a gateway did not stop in good order: {lines:?}"));
+                self.violations
+                    .add(Promise::Recovery, format!("a gateway did not stop in good order: {lines:?}"));
             }
             self.stopped.push(gateway.setup);
         }
@@ -233,7 +237,7 @@ pub async fn idle(stand: &Stand) -> Vec<(String, u64)> {
             !last.is_empty() && last.iter().all(|(_, value)| *value == 0)
         });
         if !is_idle.await {
-            stand.violations.add(format!("{} still holds {last:?}", stand.engine.name()));
+            stand.violations.add(Promise::Bounds, format!("{} still holds {last:?}", stand.engine.name()));
         }
     }
     last
@@ -304,4 +308,3 @@ pub async fn gauges(client: &Client) -> Vec<(String, u64)> {
 pub fn json(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_default()
 }
-

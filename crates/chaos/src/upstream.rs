@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 
 use crate::history::{self, History};
 use crate::hostility::{Hostility, Reply};
-use crate::violations::Violations;
+use crate::violations::{Promise, Violations};
 use crate::wire::{chunk, collected, event_chunk, head_of_stream, read_request};
 
 /// Pieces of a stream that are written at once.
@@ -107,7 +107,8 @@ impl Shared {
             Ok(history) if request["stream"] == true => stream(history),
             Ok(history) => vec![collected(200, &response(history, "completed"))],
             Err(problem) => {
-                self.violations.add(format!("the upstream was sent a wrong request: {problem}"));
+                self.violations
+                    .add(Promise::History, format!("the upstream was sent a wrong request: {problem}"));
                 let error = json!({"error": {"message": problem, "type": "invalid_request_error", "param": null, "code": "wrong"}});
                 vec![collected(400, &error)]
             }

@@ -13,6 +13,7 @@ use crate::door::{Connection, Door};
 use crate::history;
 use crate::ledger::Ledger;
 use crate::stand::{self, PATIENCE, PROJECTS, Stand};
+use crate::violations::Promise;
 use crate::worker::{judge, turn_after};
 
 const AT_ONCE: usize = 8;
@@ -47,15 +48,19 @@ pub async fn at_end(stand: &Stand, ledger: &Ledger, rng: &mut StdRng) {
 }
 
 async fn read(stand: &Stand, ledger: &Ledger, indices: &[usize]) {
-    let clients: Vec<Vec<Client>> = stand.gateways.iter().map(|gateway| {
-        stand.secrets.iter().map(|secret| gateway.process.client.with_secret(secret)).collect()
-    }).collect();
+    let clients: Vec<Vec<Client>> = stand
+        .gateways
+        .iter()
+        .map(|gateway| {
+            stand.secrets.iter().map(|secret| gateway.process.client.with_secret(secret)).collect()
+        })
+        .collect();
     let clients = &clients;
     stream::iter(indices.iter().enumerate())
         .for_each_concurrent(AT_ONCE, |(n, index)| async move {
             let project = ledger.get(*index).project;
-            if let Err(violation) = read_one(&clients[n % clients.len()][project], ledger, *index).await {
-                stand.violations.add(violation);
+            if let Err(what) = read_one(&clients[n % clients.len()][project], ledger, *index).await {
+                stand.violations.add(Promise::Durable, what);
             }
         })
         .await;
@@ -79,14 +84,14 @@ async fn read_one(client: &Client, ledger: &Ledger, index: usize) -> Result<(), 
         return Err(format!("{} could not be read in {PATIENCE:?}: {last}", known.id));
     }
     let Some(json) = last.strip_prefix("200 OK ").map(|body| stand::json(body.as_bytes())) else {
-        return Err(format!("lost: {} was acknowledged, but is read as {last}", known.id));
+        return Err(format!("{} was acknowledged, but is read as {last}", known.id));
     };
     let parent = known.parent.map(|parent| ledger.get(parent).id);
     let is_same = json["id"] == known.id.as_str()
         && json["status"] == "completed"
         && json["previous_response_id"].as_str() == parent.as_deref();
     if !is_same || !history::is_output_of(known.history, &json["output"]) {
-        return Err(format!("wrong content: {} is read as {json}", known.id));
+        return Err(format!("{} is read as {json}", known.id));
     }
     Ok(())
 }
@@ -104,7 +109,10 @@ async fn foreign(stand: &Stand, ledger: &Ledger, index: usize) {
         let Some(reply) = reply.filter(|reply| reply.status != 503) else { continue };
         if reply.status != expected {
             let body = String::from_utf8_lossy(&reply.body);
-            stand.violations.add(format!("another project gets {} of {}: {body}", reply.status, known.id));
+            stand.violations.add(
+                Promise::Isolation,
+                format!("another project gets {} of {}: {body}", reply.status, known.id),
+            );
         }
     }
 }
@@ -121,13 +129,13 @@ async fn continue_leaf(stand: &Stand, ledger: &Ledger, n: usize, leaf: usize, mu
         match judge(ledger, door, project, &turn, outcome) {
             Ok(acknowledged) => acknowledged.is_some(),
             Err(violation) => {
-                stand.violations.add(format!("{}: {violation}", door.name()));
+                stand.violations.push(violation);
                 true
             }
         }
     });
     if !continued.await {
         let id = ledger.get(leaf).id;
-        stand.violations.add(format!("{id} could not be continued in {PATIENCE:?}"));
+        stand.violations.add(Promise::Durable, format!("{id} could not be continued in {PATIENCE:?}"));
     }
 }

@@ -37,7 +37,8 @@ pub async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> 
 pub fn collected(status: u16, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
-    format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+    format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+        .into_bytes()
 }
 
 pub fn head_of_stream() -> Vec<u8> {

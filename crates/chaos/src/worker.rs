@@ -13,7 +13,7 @@ use crate::door::{Connection, Door, Outcome};
 use crate::history::{History, user};
 use crate::ledger::{Acknowledged, Ledger};
 use crate::stand::{Stand, Targets};
-use crate::violations::Violations;
+use crate::violations::{Promise, Violation, Violations};
 
 /// Before a turn is tried again.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -22,20 +22,16 @@ const USUAL_ABORTS: u32 = 2;
 const MAX_ABORT_MS: u64 = 60;
 /// Of a wrong output.
 const MAX_SHOWN_CHARS: usize = 300;
-/// What a turn may be refused with while something is broken, without being lost.
-const EXPECTED: [&str; 12] = [
+/// The codes that a turn may be refused with while something is broken.
+const EXPECTED: [&str; 8] = [
     "store_unavailable",
+    "server_error",
     "upstream_unreachable",
     "upstream_timeout",
     "no_account_available",
     "rate_limit_exceeded",
-    "server_error",
+    "server_is_overloaded",
     "hostile",
-    "server_overloaded",
-    "previous_response_not_completed",
-    "upstream_error",
-    "conversation_locked",
-    "request_timeout",
 ];
 
 /// All clients of a stand. They share the ledger.
@@ -98,7 +94,7 @@ impl Load {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.running {
             if let Err(error) = client.await {
-                self.shared.violations.add(format!("a client panicked: {error}"));
+                self.shared.violations.add(Promise::Events, format!("a client panicked: {error}"));
             }
         }
     }
@@ -119,7 +115,8 @@ impl Shared {
             if rng.random_range(0..100) < self.abort_percent.load(Ordering::Relaxed) {
                 let time = Duration::from_millis(rng.random_range(0..MAX_ABORT_MS));
                 // What is dropped half-way closes its connection, and nobody learns how the turn ended.
-                let left = tokio::time::timeout(time, connection.turn(door, turn.body.clone())).await.is_err();
+                let left =
+                    tokio::time::timeout(time, connection.turn(door, turn.body.clone())).await.is_err();
                 self.ledger.tally(door, |tally| tally.aborted += u64::from(left));
                 continue;
             }
@@ -150,7 +147,7 @@ impl Shared {
         match judge(&self.ledger, door, project, turn, outcome) {
             Ok(acknowledged) => acknowledged,
             Err(violation) => {
-                self.violations.add(format!("{}: {violation}", door.name()));
+                self.violations.push(violation);
                 None
             }
         }
@@ -164,14 +161,16 @@ pub fn judge(
     project: usize,
     turn: &Turn,
     outcome: Outcome,
-) -> Result<Option<usize>, String> {
+) -> Result<Option<usize>, Violation> {
     match outcome {
         Outcome::Acknowledged(response) => {
             ledger.tally(door, |tally| tally.acknowledged += 1);
             let id = response["id"].as_str().unwrap_or_default().to_owned();
             if !crate::history::is_output_of(turn.history, &response["output"]) {
                 let output: String = response["output"].to_string().chars().take(MAX_SHOWN_CHARS).collect();
-                return Err(format!("wrong history: {id} does not reply to {}: {output}", turn.history.hex()));
+                let what =
+                    format!("{}: {id} does not reply to {}: {output}", door.name(), turn.history.hex());
+                return Err(Violation::new(Promise::History, what));
             }
             let Turn { parent, history, depth, .. } = *turn;
             let index = ledger.acknowledge(Acknowledged { id, parent, project, history, depth });
@@ -179,15 +178,15 @@ pub fn judge(
         }
         Outcome::Refused(code) => {
             let is_expected = EXPECTED.iter().any(|expected| code.ends_with(expected));
-            let told = (!is_expected).then(|| format!("a turn was refused with {code}"));
+            let what = format!("{}: a turn was refused with {code}", door.name());
             ledger.tally(door, |tally| *tally.refused.entry(code).or_default() += 1);
-            told.map_or(Ok(None), Err)
+            if is_expected { Ok(None) } else { Err(Violation::new(Promise::Refusals, what)) }
         }
         Outcome::Cut => {
             ledger.tally(door, |tally| tally.cut += 1);
             Ok(None)
         }
-        Outcome::Violation(violation) => Err(violation),
+        Outcome::Violation(what) => Err(Violation::new(Promise::Events, format!("{}: {what}", door.name()))),
     }
 }
 

@@ -95,7 +95,9 @@ impl Client {
         headers: &[(&'static str, HeaderValue)],
         body: impl Into<Bytes>,
     ) -> Reply {
-        self.try_request(method, path, headers, body).await.expect("the gateway answers, and the reply comes whole")
+        self.try_request(method, path, headers, body)
+            .await
+            .expect("the gateway answers, and the reply comes whole")
     }
 
     /// As [`request`](Self::request), to a gateway that may be gone: `None` if the reply does not come whole.

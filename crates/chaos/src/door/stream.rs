@@ -60,7 +60,8 @@ impl Stream {
         match text(&end["type"]) {
             "response.completed" => Outcome::Acknowledged(end["response"].take()),
             name => {
-                let code = self.error_code.unwrap_or_else(|| text(&end["response"]["error"]["code"]).to_owned());
+                let code =
+                    self.error_code.unwrap_or_else(|| text(&end["response"]["error"]["code"]).to_owned());
                 Outcome::Refused(format!("{} {code}", name.trim_start_matches("response.")))
             }
         }
