@@ -152,7 +152,7 @@ mod tests {
     fn replayed(turns: usize) -> (Vec<Value>, History) {
         let (mut items, mut history) = (Vec::new(), History::EMPTY);
         for turn in 0..turns {
-            let input = match items.is_empty().then_some(None).unwrap_or_else(|| open(&items)) {
+            let input = match open(&items) {
                 Some(call) => json!({"type": "function_call_output", "call_id": call, "output": "seen"}),
                 None => user(&format!("turn {turn}")),
             };

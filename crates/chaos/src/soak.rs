@@ -19,11 +19,10 @@ use crate::worker::{Load, Volume};
 /// As many as turns a second: each client pauses for a second between two turns.
 const CLIENTS: usize = 10;
 const PAUSE: Duration = Duration::from_secs(1);
+/// After each of them, a fault happens.
 const SAMPLES: u32 = 120;
 /// The share of the time after which the first figures are taken.
 const WARM_UP_OF: u32 = 6;
-/// In this time every fault happens about three times during the warm-up.
-const FAULTS: u32 = 120;
 /// Samples that a figure is the median of, as a single one may be taken in the middle of a large turn.
 const WINDOW: usize = 8;
 const MAX_GROWTH_PERCENT: u64 = 110;
@@ -78,7 +77,8 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> So
     for n in 1..=SAMPLES {
         sleep_until(started + time * n / SAMPLES).await;
         samples.push(sample(&stand).await);
-        if n % (SAMPLES / FAULTS) == 0 && n < SAMPLES - WINDOW as u32 {
+        // The last samples are taken in peace.
+        if n < SAMPLES - WINDOW as u32 {
             let fault = RARE[faults % RARE.len()];
             faults += 1;
             fault.happen(&mut stand, &load, &mut rng).await;

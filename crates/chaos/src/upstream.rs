@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -32,7 +31,6 @@ pub struct Upstream {
 struct Shared {
     hostility: Hostility,
     violations: Violations,
-    replies: AtomicU64,
 }
 
 impl Upstream {
@@ -44,7 +42,6 @@ impl Upstream {
         let shared = Arc::new(Shared {
             hostility: Hostility::new(rng),
             violations: violations.clone(),
-            replies: AtomicU64::new(0),
         });
         let serving = serve(listener, Arc::clone(&shared));
         std::thread::spawn(move || runtime.block_on(serving));
@@ -59,11 +56,6 @@ impl Upstream {
     /// Nothing is accepted, read or written for this time, as with SIGSTOP.
     pub fn freeze(&self, time: Duration) {
         self.thread.spawn(async move { std::thread::sleep(time) });
-    }
-
-    /// How many turns it has replied to as it should.
-    pub fn replies(&self) -> u64 {
-        self.shared.replies.load(Ordering::Relaxed)
     }
 }
 
@@ -96,7 +88,6 @@ impl Shared {
             for piece in wire.chunks(EVENTS_PER_WRITE) {
                 stream.write_all(&piece.concat()).await.ok()?;
             }
-            self.replies.fetch_add(1, Ordering::Relaxed);
         }
     }
 

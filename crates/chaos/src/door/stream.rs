@@ -67,3 +67,41 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is said of events with these names, numbers and ids.
+    fn said(events: &[(&str, u64, &str)]) -> Result<Outcome, String> {
+        let mut stream = Stream::default();
+        for (name, number, id) in events {
+            let response = json!({"id": id, "output": []});
+            stream.push(json!({"type": name, "sequence_number": number, "response": response}))?;
+        }
+        Ok(stream.end(false))
+    }
+
+    #[test]
+    fn whole_events_are_acknowledged() {
+        let events = [("response.created", 0, "a"), ("response.completed", 1, "a")];
+        assert!(matches!(said(&events), Ok(Outcome::Acknowledged(_))));
+    }
+
+    #[test]
+    fn broken_sequences_are_found() {
+        let created = ("response.created", 0, "a");
+        let completed = ("response.completed", 1, "a");
+        for (events, found) in [
+            (vec![created, ("response.completed", 2, "a")], "instead of 1"),
+            (vec![created, ("response.completed", 0, "a")], "instead of 1"),
+            (vec![created, completed, ("response.completed", 2, "a")], "came after"),
+            (vec![created, ("response.completed", 1, "b")], "the events before it were of a"),
+        ] {
+            assert!(said(&events).is_err_and(|said| said.contains(found)), "{events:?}");
+        }
+        assert!(matches!(said(&[created]), Ok(Outcome::Violation(_))), "it has no end");
+    }
+}
