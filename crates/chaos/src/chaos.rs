@@ -13,7 +13,7 @@ use crate::damage::{Damaged, damage};
 use crate::door::Door;
 use crate::fault::Fault;
 use crate::ledger::{Ledger, Tally};
-use crate::stand::{Engine, Stand, idle};
+use crate::rig::{Engine, Rig, idle};
 use crate::verify;
 use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
@@ -61,87 +61,83 @@ pub struct Report {
 /// Runs faults on one engine.
 pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Report {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut stand = Stand::start(binary, engine, seed).await;
+    let mut rig = Rig::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
     let clients = if matches!(amount, Amount::EachOnce) { FEW_CLIENTS } else { CLIENTS };
-    let load = || Load::start(&stand, &ledger, Volume { clients, pause: PAUSE }, seed);
-    let warm_up = load();
+    let load = |seed| Load::start(&rig, &ledger, Volume { clients, pause: PAUSE }, seed);
+    let warm_up = load(!seed);
     sleep(WARM_UP).await;
     warm_up.stop().await;
-    idle(&stand).await;
-    let files_at_start = open_files(&stand);
-    let load = load();
-    let faults = break_things(&mut stand, &load, &ledger, amount, &mut rng).await;
+    idle(&rig).await;
+    let files_at_start = open_files(&rig);
+    let load = load(seed);
+    let faults = inject_faults(&mut rig, &load, &ledger, amount, &mut rng).await;
     load.stop().await;
-    stand.ready().await;
-    verify::at_end(&stand, &ledger, &mut rng).await;
-    let gauges = idle(&stand).await;
-    stand.measure();
-    let files = (files_at_start, open_files(&stand));
-    check(&stand, files);
-    let (code, said) = stand.command(&["store", "check", "--json"]).await;
+    rig.ready().await;
+    verify::at_end(&rig, &ledger, &mut rng).await;
+    let gauges = idle(&rig).await;
+    rig.measure();
+    let files = (files_at_start, open_files(&rig));
+    check(&rig, files);
+    let (code, said) = rig.command(&["store", "check", "--json"]).await;
     if code != 0 {
-        stand
-            .violations
+        rig.violations
             .add(Promise::Damage, format!("{}: store check ends with {code}: {said}", engine.name()));
     }
-    let (doors, verified, max_memory_bytes) = (ledger.tallies(), ledger.len(), stand.max_memory_bytes);
+    let (doors, verified, max_memory_bytes) = (ledger.tallies(), ledger.len(), rig.max_memory_bytes);
     let copies = match (engine, amount) {
         (Engine::Postgres, _) => 0,
         (Engine::Sqlite, Amount::EachOnce) => 1,
         (Engine::Sqlite, Amount::Time(time)) => 2 + time.as_secs() as usize / 30,
     };
-    let database = stand.stop_gateways().await;
-    let damaged = damage(&stand, &database, copies, &ledger, &mut rng).await;
-    let violations = stand.violations.clone();
+    let database = rig.stop_gateways().await;
+    let damaged = damage(&rig, &database, copies, &ledger, &mut rng).await;
+    let violations = rig.violations.clone();
     Report { engine, faults, doors, verified, damaged, gauges, max_memory_bytes, files, violations }
 }
 
 /// Lets faults happen, and verifies after each of them.
-async fn break_things(
-    stand: &mut Stand,
+async fn inject_faults(
+    rig: &mut Rig,
     load: &Load,
     ledger: &Ledger,
     amount: Amount,
     rng: &mut StdRng,
 ) -> BTreeMap<Fault, Happened> {
     let started = Instant::now();
-    let mut once = Fault::possible(stand.engine);
+    let mut once = Fault::possible(rig.engine);
     let (mut faults, mut verified) = (BTreeMap::new(), 0);
     loop {
         sleep(Duration::from_millis(rng.random_range(20..400))).await;
         let fault = match amount {
-            Amount::Time(time) if started.elapsed() < time => Fault::random(stand.engine, rng),
+            Amount::Time(time) if started.elapsed() < time => Fault::random(rig.engine, rng),
             Amount::EachOnce => match once.next() {
                 Some(fault) => fault,
                 None => return faults,
             },
             Amount::Time(_) => return faults,
         };
-        fault.happen(stand, load, rng).await;
+        fault.inject(rig, load, rng).await;
         let over = Instant::now();
-        stand.ready().await;
+        rig.ready().await;
         let happened: &mut Happened = faults.entry(fault).or_default();
         happened.times += 1;
         happened.slowest_recovery = happened.slowest_recovery.max(over.elapsed());
-        verified = verify::after_fault(stand, ledger, verified, rng).await;
+        verified = verify::after_fault(rig, ledger, verified, rng).await;
     }
 }
 
-fn open_files(stand: &Stand) -> usize {
-    stand.gateways.iter().map(|gateway| gateway.process.open_files()).sum()
+fn open_files(rig: &Rig) -> usize {
+    rig.gateways.iter().map(|gateway| gateway.process.open_files()).sum()
 }
 
-fn check(stand: &Stand, files: (usize, usize)) {
-    let name = stand.engine.name();
-    if stand.max_memory_bytes > MAX_MEMORY_BYTES {
-        stand
-            .violations
-            .add(Promise::Bounds, format!("{name}: a gateway held {} bytes", stand.max_memory_bytes));
+fn check(rig: &Rig, files: (usize, usize)) {
+    let name = rig.engine.name();
+    if rig.max_memory_bytes > MAX_MEMORY_BYTES {
+        rig.violations.add(Promise::Bounds, format!("{name}: a gateway held {} bytes", rig.max_memory_bytes));
     }
-    if files.1 > files.0 + SPARE_FILES * stand.gateways.len() {
-        stand
-            .violations
+    if files.1 > files.0 + SPARE_FILES * rig.gateways.len() {
+        rig.violations
             .add(Promise::Bounds, format!("{name}: open files grew from {} to {}", files.0, files.1));
     }
 }

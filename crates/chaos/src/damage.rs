@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use crate::door::{Connection, Door, Outcome};
 use crate::history;
 use crate::ledger::Ledger;
-use crate::stand::{self, Stand};
+use crate::rig::{self, Rig};
 use crate::violations::Promise;
 use crate::worker::turn_after;
 
@@ -37,35 +37,23 @@ pub struct Damaged {
 enum Found {
     Right,
     /// The error says that the store is damaged.
-    Told,
+    Reported,
     /// Another error, which `store check` has to explain.
-    Untold(String),
+    Unreported(String),
     Wrong(String),
 }
 
-/// Flips bits in copies of the database of a stand whose gateway has been stopped.
-pub async fn damage(
-    stand: &Stand,
-    database: &Path,
-    copies: usize,
-    ledger: &Ledger,
-    rng: &mut StdRng,
-) -> Damaged {
+/// Flips bits in copies of the database; its gateway has been stopped.
+pub async fn damage(rig: &Rig, database: &Path, copies: usize, ledger: &Ledger, rng: &mut StdRng) -> Damaged {
     let mut damaged = Damaged::default();
     for _ in 0..copies {
-        damage_copy(stand, database, ledger, rng, &mut damaged).await;
+        damage_copy(rig, database, ledger, rng, &mut damaged).await;
     }
     damaged
 }
 
-async fn damage_copy(
-    stand: &Stand,
-    database: &Path,
-    ledger: &Ledger,
-    rng: &mut StdRng,
-    damaged: &mut Damaged,
-) {
-    let setup = stand.setup();
+async fn damage_copy(rig: &Rig, database: &Path, ledger: &Ledger, rng: &mut StdRng, damaged: &mut Damaged) {
+    let setup = rig.setup();
     let mut bytes = std::fs::read(database).expect("the database is ours");
     let flips = rng.random_range(1..=MAX_FLIPS);
     for _ in 0..flips {
@@ -75,84 +63,92 @@ async fn damage_copy(
     std::fs::write(setup.database(), bytes).expect("a writable folder");
     damaged.copies += 1;
     damaged.flipped_bits += flips as u64;
-    let mut untold = Vec::new();
-    match Process::try_start(stand.binary(), &setup).await {
+    let mut unreported = Vec::new();
+    match Process::try_start(rig.binary(), &setup).await {
         Err(_) => damaged.refused += 1,
         Ok(gateway) => {
-            untold = read(stand, &setup, &gateway, ledger, rng, damaged).await;
+            unreported = read(rig, &setup, &gateway, ledger, rng, damaged).await;
             gateway.terminate().await;
         }
     }
-    let (code, said) = stand.command_at(&setup, &["store", "check", "--json"]).await;
+    let (code, said) = rig.command_at(&setup, &["store", "check", "--json"]).await;
     damaged.found_by_check += u64::from(code != 0);
-    if let (0, Some(first)) = (code, untold.first()) {
+    if let (0, Some(first)) = (code, unreported.first()) {
         let what = format!("a damaged copy: {first}, but store check finds nothing: {said}");
-        stand.violations.add(Promise::Damage, what);
+        rig.violations.add(Promise::Damage, what);
     }
 }
 
 /// Reads and continues some responses; returns the errors that do not speak of damage.
 async fn read(
-    stand: &Stand,
+    rig: &Rig,
     setup: &Setup,
     gateway: &Process,
     ledger: &Ledger,
     rng: &mut StdRng,
     damaged: &mut Damaged,
 ) -> Vec<String> {
-    let mut untold = Vec::new();
+    let mut unreported = Vec::new();
     for n in 0..READ.min(ledger.len()) {
         let index = rng.random_range(0..ledger.len());
         let found = if n % 2 == 0 {
-            get(stand, gateway, ledger, index).await
+            get(rig, gateway, ledger, index).await
         } else {
-            go_on(stand, gateway, ledger, index, rng).await
+            continue_from(rig, gateway, ledger, index, rng).await
         };
         match found {
             Found::Right => damaged.right += 1,
-            Found::Told => damaged.errors += 1,
-            Found::Untold(error) => {
+            Found::Reported => damaged.errors += 1,
+            Found::Unreported(error) => {
                 damaged.errors += 1;
-                untold.push(error);
+                unreported.push(error);
             }
             Found::Wrong(what) => {
                 let kept = setup.database().with_extension("wrong");
                 std::fs::copy(setup.database(), &kept).ok();
-                stand.violations.add(Promise::Damage, format!("a damaged copy: {what}"));
+                rig.violations.add(Promise::Damage, format!("a damaged copy: {what}"));
             }
         }
     }
-    untold
+    unreported
 }
 
-async fn get(stand: &Stand, gateway: &Process, ledger: &Ledger, index: usize) -> Found {
+async fn get(rig: &Rig, gateway: &Process, ledger: &Ledger, index: usize) -> Found {
     let known = ledger.get(index);
-    let client = gateway.client.with_secret(&stand.secrets[known.project]);
+    let client = gateway.client.with_secret(&rig.secrets[known.project]);
     let path = format!("/v1/responses/{}", known.id);
     let Some(reply) = client.try_request(Method::GET, &path, &[], "").await else {
-        return Found::Untold(format!("{} is not answered", known.id));
+        return Found::Unreported(format!("{} is not answered", known.id));
     };
-    let json = stand::json(&reply.body);
+    let json = rig::json(&reply.body);
     match reply.status.as_u16() {
         200 if history::is_output_of(known.history, &json["output"]) => Found::Right,
         200 => Found::Wrong(format!("{} is read as {json}", known.id)),
-        500 if json["error"]["code"] == "store_damaged" => Found::Told,
-        status => Found::Untold(format!("{} is read as {status} {}", known.id, json["error"]["code"])),
+        500 if json["error"]["code"] == "store_damaged" => Found::Reported,
+        status => Found::Unreported(format!("{} is read as {status} {}", known.id, json["error"]["code"])),
     }
 }
 
-async fn go_on(stand: &Stand, gateway: &Process, ledger: &Ledger, index: usize, rng: &mut StdRng) -> Found {
+async fn continue_from(
+    rig: &Rig,
+    gateway: &Process,
+    ledger: &Ledger,
+    index: usize,
+    rng: &mut StdRng,
+) -> Found {
     let known = ledger.get(index);
-    let mut connection = Connection::new(&gateway.url, &stand.secrets[known.project]);
+    let mut connection = Connection::new(&gateway.url, &rig.secrets[known.project]);
     let turn = turn_after(ledger, known.project, Some(index), rng);
     match connection.turn(Door::Json, turn.body).await {
         Outcome::Acknowledged(response) if history::is_output_of(turn.history, &response["output"]) => {
             Found::Right
         }
         Outcome::Acknowledged(_) => Found::Wrong(format!("{} goes on with a wrong history", known.id)),
-        Outcome::Refused(code) if code.ends_with("store_damaged") => Found::Told,
-        Outcome::Refused(code) => Found::Untold(format!("{} cannot be continued: {code}", known.id)),
-        Outcome::Cut => Found::Untold(format!("{} cannot be continued: the connection was cut", known.id)),
+        Outcome::Refused(code) if code.ends_with("store_damaged") => Found::Reported,
+        Outcome::Refused(code) => Found::Unreported(format!("{} cannot be continued: {code}", known.id)),
+        Outcome::Cut => {
+            Found::Unreported(format!("{} cannot be continued: the connection was cut", known.id))
+        }
         Outcome::Violation(violation) => Found::Wrong(violation),
     }
 }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use crate::hostile_clients;
-use crate::stand::{Engine, Stand};
+use crate::rig::{Engine, Rig};
 use crate::worker::Load;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,12 +82,12 @@ impl Fault {
     }
 
     /// Lets it happen; afterwards everything is as it was.
-    pub async fn happen(self, stand: &mut Stand, load: &Load, rng: &mut StdRng) {
+    pub async fn inject(self, rig: &mut Rig, load: &Load, rng: &mut StdRng) {
         let time = Duration::from_millis(rng.random_range(100..1500));
         match self {
-            Self::KillGateway => stand.kill_gateway(rng.random_range(0..stand.gateways.len())).await,
+            Self::KillGateway => rig.kill_gateway(rng.random_range(0..rig.gateways.len())).await,
             Self::KillPostgres | Self::StopPostgres => {
-                let Some(postgres) = &mut stand.postgres else { return };
+                let Some(postgres) = &mut rig.postgres else { return };
                 tokio::task::block_in_place(|| {
                     if self == Self::KillPostgres {
                         postgres.kill9();
@@ -96,45 +96,45 @@ impl Fault {
                 });
             }
             Self::FreezeGateway => {
-                let process = &stand.gateways[rng.random_range(0..stand.gateways.len())].process;
+                let process = &rig.gateways[rng.random_range(0..rig.gateways.len())].process;
                 process.signal(Signal::STOP);
                 sleep(time).await;
                 process.signal(Signal::CONT);
             }
             Self::FreezePostgres => {
-                let Some(postgres) = &stand.postgres else { return };
+                let Some(postgres) = &rig.postgres else { return };
                 postgres.signal_all(Signal::STOP);
                 sleep(time).await;
                 postgres.signal_all(Signal::CONT);
             }
             Self::FreezeUpstream => {
-                stand.upstreams.iter().for_each(|upstream| upstream.freeze(time));
+                rig.upstreams.iter().for_each(|upstream| upstream.freeze(time));
                 sleep(time).await;
             }
-            Self::FullDisk => full_disk(stand, time).await,
+            Self::FullDisk => full_disk(rig, time).await,
             Self::ClientsLeave => {
                 load.set_aborts(Some(ABORTS_PERCENT));
                 sleep(time).await;
                 load.set_aborts(None);
             }
-            Self::HostileClients => hostile_clients::attack(stand, time, rng).await,
+            Self::HostileClients => hostile_clients::attack(rig, time, rng).await,
             Self::HostileUpstream => {
-                stand.upstreams[1].set_hostile(true);
+                rig.upstreams[1].set_hostile(true);
                 sleep(time).await;
-                stand.upstreams[1].set_hostile(false);
+                rig.upstreams[1].set_hostile(false);
             }
         }
     }
 }
 
 /// The process that writes the database can let no file grow, or not beyond a size that its tables soon reach.
-async fn full_disk(stand: &Stand, time: Duration) {
-    if let Some(postgres) = &stand.postgres {
+async fn full_disk(rig: &Rig, time: Duration) {
+    if let Some(postgres) = &rig.postgres {
         postgres.limit_files(Some(POSTGRES_FILE_BYTES));
         sleep(time).await;
         postgres.limit_files(None);
     } else {
-        let process = &stand.gateways[0].process;
+        let process = &rig.gateways[0].process;
         process.limit_files(Some(SQLITE_FILE_BYTES));
         sleep(time).await;
         process.limit_files(None);

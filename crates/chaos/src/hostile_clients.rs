@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::stand::Stand;
+use crate::rig::Rig;
 use crate::wire::garbage;
 
 const ATTACKERS: u64 = 12;
@@ -19,12 +19,12 @@ const SLOW: Duration = Duration::from_millis(20);
 const MEMBERS: usize = 200_000;
 
 /// Lets some of them loose on all gateways for this time.
-pub async fn attack(stand: &Stand, time: Duration, rng: &mut StdRng) {
+pub async fn attack(rig: &Rig, time: Duration, rng: &mut StdRng) {
     let end = Instant::now() + time;
-    let targets = stand.targets.list();
+    let targets = rig.targets.list();
     let attackers = (0..ATTACKERS).map(|n| {
         let address = targets[n as usize % targets.len()].trim_start_matches("http://").to_owned();
-        let secret = stand.secrets[n as usize % stand.secrets.len()].clone();
+        let secret = rig.secrets[n as usize % rig.secrets.len()].clone();
         let rng = StdRng::seed_from_u64(rng.random());
         attacker(address, secret, rng, end)
     });

@@ -9,13 +9,13 @@ mod hostile_clients;
 mod hostility;
 mod ledger;
 mod report;
+mod rig;
 pub mod soak;
-mod stand;
 mod upstream;
 mod verify;
 mod violations;
 mod wire;
 mod worker;
 
-pub use self::stand::Engine;
+pub use self::rig::Engine;
 pub use self::violations::{Violation, Violations};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::fault::Fault;
 use crate::ledger::Ledger;
-use crate::stand::{Engine, Stand, gauges, idle};
+use crate::rig::{Engine, Rig, gauges, idle};
 use crate::verify;
 use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
@@ -55,7 +55,7 @@ pub struct Sample {
 }
 
 /// What a soak has found.
-pub struct Soaked {
+pub struct SoakReport {
     pub engine: Engine,
     pub time: Duration,
     pub acknowledged: usize,
@@ -67,23 +67,23 @@ pub struct Soaked {
 }
 
 /// Runs for this long, and says what the gateway held after the warm-up and at the end.
-pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> Soaked {
+pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> SoakReport {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut stand = Stand::start(binary, engine, seed).await;
+    let mut rig = Rig::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let load = Load::start(&stand, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let load = Load::start(&rig, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
     let started = Instant::now();
     let (mut samples, mut faults, mut verified) = (Vec::new(), 0, 0);
     for n in 1..=SAMPLES {
         sleep_until(started + time * n / SAMPLES).await;
-        samples.push(sample(&stand).await);
+        samples.push(sample(&rig).await);
         // The last samples are taken in peace.
         if n < SAMPLES - WINDOW as u32 {
             let fault = RARE[faults % RARE.len()];
             faults += 1;
-            fault.happen(&mut stand, &load, &mut rng).await;
-            stand.ready().await;
-            verified = verify::after_fault(&stand, &ledger, verified, &mut rng).await;
+            fault.inject(&mut rig, &load, &mut rng).await;
+            rig.ready().await;
+            verified = verify::after_fault(&rig, &ledger, verified, &mut rng).await;
         }
         let now = samples[samples.len() - 1];
         println!("{:>6} s  {}  {}", started.elapsed().as_secs(), engine.name(), now);
@@ -92,40 +92,39 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> So
     let warm_up = (SAMPLES / WARM_UP_OF) as usize;
     let (warm, end) =
         (median(&samples[warm_up..warm_up + WINDOW]), median(&samples[samples.len() - WINDOW..]));
-    check(&stand, warm, end).await;
-    verify::at_end(&stand, &ledger, &mut rng).await;
-    stand.measure();
-    let (acknowledged, max_memory_bytes) = (ledger.len(), stand.max_memory_bytes);
-    let violations = stand.violations.clone();
-    Soaked { engine, time, acknowledged, faults, warm, end, max_memory_bytes, violations }
+    check(&rig, warm, end).await;
+    verify::at_end(&rig, &ledger, &mut rng).await;
+    rig.measure();
+    let (acknowledged, max_memory_bytes) = (ledger.len(), rig.max_memory_bytes);
+    let violations = rig.violations.clone();
+    SoakReport { engine, time, acknowledged, faults, warm, end, max_memory_bytes, violations }
 }
 
-async fn check(stand: &Stand, warm: Sample, end: Sample) {
-    let name = stand.engine.name();
+async fn check(rig: &Rig, warm: Sample, end: Sample) {
+    let name = rig.engine.name();
     if end.memory_bytes * 100 > warm.memory_bytes * MAX_GROWTH_PERCENT {
-        stand.violations.add(
+        rig.violations.add(
             Promise::Bounds,
             format!("{name}: memory grew from {} to {} bytes", warm.memory_bytes, end.memory_bytes),
         );
     }
     if end.open_files > warm.open_files + SPARE_FILES {
-        stand.violations.add(
+        rig.violations.add(
             Promise::Bounds,
             format!("{name}: open files grew from {} to {}", warm.open_files, end.open_files),
         );
     }
     if end.threads > warm.threads + SPARE_THREADS {
-        stand
-            .violations
+        rig.violations
             .add(Promise::Bounds, format!("{name}: threads grew from {} to {}", warm.threads, end.threads));
     }
-    idle(stand).await;
+    idle(rig).await;
 }
 
-async fn sample(stand: &Stand) -> Sample {
-    let process = &stand.gateways[0].process;
+async fn sample(rig: &Rig) -> Sample {
+    let process = &rig.gateways[0].process;
     let folder =
-        stand.postgres.as_ref().map_or_else(|| stand.folder(), |server| server.folder().join("data/base"));
+        rig.postgres.as_ref().map_or_else(|| rig.folder(), |server| server.folder().join("data/base"));
     let gauges = gauges(&process.client).await;
     let gauge = |name: &str| gauges.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value);
     Sample {
@@ -186,7 +185,7 @@ impl Display for Sample {
     }
 }
 
-impl Display for Soaked {
+impl Display for SoakReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

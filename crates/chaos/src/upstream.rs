@@ -39,10 +39,7 @@ impl Upstream {
         let thread = runtime.handle().clone();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            hostility: Hostility::new(rng),
-            violations: violations.clone(),
-        });
+        let shared = Arc::new(Shared { hostility: Hostility::new(rng), violations: violations.clone() });
         let serving = serve(listener, Arc::clone(&shared));
         std::thread::spawn(move || runtime.block_on(serving));
         Ok(Self { address, shared, thread })

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use crate::door::{Connection, Door};
 use crate::history;
 use crate::ledger::Ledger;
-use crate::stand::{self, PATIENCE, PROJECTS, Stand};
+use crate::rig::{self, PATIENCE, PROJECTS, Rig};
 use crate::violations::Promise;
 use crate::worker::{judge, turn_after};
 
@@ -23,44 +23,42 @@ const FOREIGN: usize = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Reads what was acknowledged since `from`, and some older responses. Returns where to begin the next time.
-pub async fn after_fault(stand: &Stand, ledger: &Ledger, from: usize, rng: &mut StdRng) -> usize {
+pub async fn after_fault(rig: &Rig, ledger: &Ledger, from: usize, rng: &mut StdRng) -> usize {
     let end = ledger.len();
     let old = (0..OLD_ONES.min(from)).map(|_| rng.random_range(0..from));
     let indices: Vec<usize> = (from..end).chain(old).collect();
-    read(stand, ledger, &indices).await;
+    read(rig, ledger, &indices).await;
     for _ in 0..FOREIGN.min(end) {
-        foreign(stand, ledger, rng.random_range(0..end)).await;
+        foreign(rig, ledger, rng.random_range(0..end)).await;
     }
     end
 }
 
 /// Reads every acknowledged response, and continues every chain and branch at its end.
-pub async fn at_end(stand: &Stand, ledger: &Ledger, rng: &mut StdRng) {
+pub async fn at_end(rig: &Rig, ledger: &Ledger, rng: &mut StdRng) {
     let all: Vec<usize> = (0..ledger.len()).collect();
-    read(stand, ledger, &all).await;
+    read(rig, ledger, &all).await;
     let leaves = ledger.leaves();
     stream::iter(leaves.into_iter().enumerate())
         .for_each_concurrent(AT_ONCE, |(n, leaf)| {
             let rng = StdRng::seed_from_u64(rng.random());
-            async move { continue_leaf(stand, ledger, n, leaf, rng).await }
+            async move { continue_leaf(rig, ledger, n, leaf, rng).await }
         })
         .await;
 }
 
-async fn read(stand: &Stand, ledger: &Ledger, indices: &[usize]) {
-    let clients: Vec<Vec<Client>> = stand
+async fn read(rig: &Rig, ledger: &Ledger, indices: &[usize]) {
+    let clients: Vec<Vec<Client>> = rig
         .gateways
         .iter()
-        .map(|gateway| {
-            stand.secrets.iter().map(|secret| gateway.process.client.with_secret(secret)).collect()
-        })
+        .map(|gateway| rig.secrets.iter().map(|secret| gateway.process.client.with_secret(secret)).collect())
         .collect();
     let clients = &clients;
     stream::iter(indices.iter().enumerate())
         .for_each_concurrent(AT_ONCE, |(n, index)| async move {
             let project = ledger.get(*index).project;
             if let Err(what) = read_one(&clients[n % clients.len()][project], ledger, *index).await {
-                stand.violations.add(Promise::Durable, what);
+                rig.violations.add(Promise::Durable, what);
             }
         })
         .await;
@@ -71,7 +69,7 @@ async fn read_one(client: &Client, ledger: &Ledger, index: usize) -> Result<(), 
     let known = ledger.get(index);
     let path = format!("/v1/responses/{}", known.id);
     let mut last = String::from("nothing");
-    let found = stand::within(PATIENCE, async || {
+    let found = rig::within(PATIENCE, async || {
         let Some(reply) = client.try_request(Method::GET, &path, &[], "").await else { return false };
         last = format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body));
         // While a fault goes on, a store that cannot be reached is no loss.
@@ -83,7 +81,7 @@ async fn read_one(client: &Client, ledger: &Ledger, index: usize) -> Result<(), 
     if !found.await {
         return Err(format!("{} could not be read in {PATIENCE:?}: {last}", known.id));
     }
-    let Some(json) = last.strip_prefix("200 OK ").map(|body| stand::json(body.as_bytes())) else {
+    let Some(json) = last.strip_prefix("200 OK ").map(|body| rig::json(body.as_bytes())) else {
         return Err(format!("{} was acknowledged, but is read as {last}", known.id));
     };
     let parent = known.parent.map(|parent| ledger.get(parent).id);
@@ -97,10 +95,10 @@ async fn read_one(client: &Client, ledger: &Ledger, index: usize) -> Result<(), 
 }
 
 /// Nobody sees, or continues, what belongs to another project.
-async fn foreign(stand: &Stand, ledger: &Ledger, index: usize) {
+async fn foreign(rig: &Rig, ledger: &Ledger, index: usize) {
     let known = ledger.get(index);
-    let secret = &stand.secrets[(known.project + 1) % PROJECTS];
-    let client = stand.gateways[index % stand.gateways.len()].process.client.with_secret(secret);
+    let secret = &rig.secrets[(known.project + 1) % PROJECTS];
+    let client = rig.gateways[index % rig.gateways.len()].process.client.with_secret(secret);
     let read = client.try_request(Method::GET, &format!("/v1/responses/{}", known.id), &[], "").await;
     let body = format!(r#"{{"model":"sim","input":"x","previous_response_id":"{}"}}"#, known.id);
     let continued = client.try_request(Method::POST, "/v1/responses", &[], body).await;
@@ -109,7 +107,7 @@ async fn foreign(stand: &Stand, ledger: &Ledger, index: usize) {
         let Some(reply) = reply.filter(|reply| reply.status != 503) else { continue };
         if reply.status != expected {
             let body = String::from_utf8_lossy(&reply.body);
-            stand.violations.add(
+            rig.violations.add(
                 Promise::Isolation,
                 format!("another project gets {} of {}: {body}", reply.status, known.id),
             );
@@ -118,24 +116,24 @@ async fn foreign(stand: &Stand, ledger: &Ledger, index: usize) {
 }
 
 /// A chain has to go on from its end, through any door.
-async fn continue_leaf(stand: &Stand, ledger: &Ledger, n: usize, leaf: usize, mut rng: StdRng) {
+async fn continue_leaf(rig: &Rig, ledger: &Ledger, n: usize, leaf: usize, mut rng: StdRng) {
     let project = ledger.get(leaf).project;
     let door = Door::ALL[n % Door::ALL.len()];
-    let gateway = &stand.gateways[n % stand.gateways.len()];
-    let mut connection = Connection::new(&gateway.process.url, &stand.secrets[project]);
+    let gateway = &rig.gateways[n % rig.gateways.len()];
+    let mut connection = Connection::new(&gateway.process.url, &rig.secrets[project]);
     let turn = turn_after(ledger, project, Some(leaf), &mut rng);
-    let continued = stand::within(PATIENCE, async || {
+    let continued = rig::within(PATIENCE, async || {
         let outcome = connection.turn(door, turn.body.clone()).await;
         match judge(ledger, door, project, &turn, outcome) {
             Ok(acknowledged) => acknowledged.is_some(),
             Err(violation) => {
-                stand.violations.push(violation);
+                rig.violations.push(violation);
                 true
             }
         }
     });
     if !continued.await {
         let id = ledger.get(leaf).id;
-        stand.violations.add(Promise::Durable, format!("{id} could not be continued in {PATIENCE:?}"));
+        rig.violations.add(Promise::Durable, format!("{id} could not be continued in {PATIENCE:?}"));
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::door::{Connection, Door, Outcome};
 use crate::history::{History, user};
 use crate::ledger::{Acknowledged, Ledger};
-use crate::stand::{Stand, Targets};
+use crate::rig::{Rig, Targets};
 use crate::violations::{Promise, Violation, Violations};
 
 /// Before a turn is tried again.
@@ -34,7 +34,7 @@ const EXPECTED: [&str; 8] = [
     "hostile",
 ];
 
-/// All clients of a stand. They share the ledger.
+/// All clients. They share the ledger.
 pub struct Load {
     shared: Arc<Shared>,
     running: Vec<JoinHandle<()>>,
@@ -66,12 +66,12 @@ pub struct Turn {
 }
 
 impl Load {
-    pub fn start(stand: &Stand, ledger: &Arc<Ledger>, volume: Volume, seed: u64) -> Self {
+    pub fn start(rig: &Rig, ledger: &Arc<Ledger>, volume: Volume, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             ledger: Arc::clone(ledger),
-            targets: stand.targets.clone(),
-            secrets: stand.secrets.clone(),
-            violations: stand.violations.clone(),
+            targets: rig.targets.clone(),
+            secrets: rig.secrets.clone(),
+            violations: rig.violations.clone(),
             stop: AtomicBool::new(false),
             abort_percent: AtomicU32::new(USUAL_ABORTS),
         });
@@ -112,16 +112,11 @@ impl Shared {
                 connection = self.connect(project, &mut rng);
             }
             let door = Door::ALL[rng.random_range(0..Door::ALL.len())];
-            if rng.random_range(0..100) < self.abort_percent.load(Ordering::Relaxed) {
-                let time = Duration::from_millis(rng.random_range(0..MAX_ABORT_MS));
-                // What is dropped half-way closes its connection, and nobody learns how the turn ended.
-                let left =
-                    tokio::time::timeout(time, connection.turn(door, turn.body.clone())).await.is_err();
-                self.ledger.tally(door, |tally| tally.aborted += u64::from(left));
-                continue;
-            }
             self.ledger.tally(door, |tally| tally.retried += u64::from(tries > 0));
-            let outcome = connection.turn(door, turn.body.clone()).await;
+            let Some(outcome) = self.turn(&mut connection, door, turn.body.clone(), &mut rng).await else {
+                self.ledger.tally(door, |tally| tally.aborted += 1);
+                continue;
+            };
             match self.judge(door, project, &turn, outcome) {
                 Some(acknowledged) => {
                     tip = Some(acknowledged);
@@ -140,6 +135,22 @@ impl Shared {
     fn connect(&self, project: usize, rng: &mut StdRng) -> Connection {
         let targets = self.targets.list();
         Connection::new(&targets[rng.random_range(0..targets.len())], &self.secrets[project])
+    }
+
+    /// How a turn ended; `None` if its client leaves half-way, which closes the connection.
+    async fn turn(
+        &self,
+        connection: &mut Connection,
+        door: Door,
+        body: Value,
+        rng: &mut StdRng,
+    ) -> Option<Outcome> {
+        let turn = connection.turn(door, body);
+        if rng.random_range(0..100) >= self.abort_percent.load(Ordering::Relaxed) {
+            return Some(turn.await);
+        }
+        let time = Duration::from_millis(rng.random_range(0..MAX_ABORT_MS));
+        tokio::time::timeout(time, turn).await.ok()
     }
 
     /// Counts how a turn ended; returns its index if it was acknowledged.

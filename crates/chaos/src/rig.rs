@@ -49,7 +49,7 @@ pub enum Engine {
 #[derive(Clone, Default)]
 pub struct Targets(Arc<RwLock<Vec<String>>>);
 
-pub struct Stand {
+pub struct Rig {
     pub engine: Engine,
     pub targets: Targets,
     /// One secret for each project.
@@ -90,7 +90,7 @@ impl Targets {
     }
 }
 
-impl Stand {
+impl Rig {
     /// Starts everything: one gateway on SQLite, two on PostgreSQL.
     pub async fn start(binary: &Path, engine: Engine, seed: u64) -> Self {
         let violations = Violations::default();
@@ -119,7 +119,7 @@ impl Stand {
             let process = Process::start(&wrapper, &setup).await;
             gateways.push(Gateway { setup, process });
         }
-        let mut stand = Self {
+        let mut rig = Self {
             engine,
             targets: Targets::default(),
             secrets: Vec::new(),
@@ -132,15 +132,15 @@ impl Stand {
             wrapper,
             binary: binary.to_owned(),
         };
-        stand.announce();
+        rig.announce();
         for project in 0..PROJECTS {
             let (name, project) = (format!("key-{project}"), format!("project-{project}"));
             let args = ["keys", "create", &name, "--project", &project, "--limits", LIMITS];
-            let (_, secret) = stand.command(&args).await;
-            stand.secrets.push(secret.trim().to_owned());
+            let (_, secret) = rig.command(&args).await;
+            rig.secrets.push(secret.trim().to_owned());
         }
-        stand.ready().await;
-        stand
+        rig.ready().await;
+        rig
     }
 
     /// Runs a command of the binary on the same database; returns its exit code and what it printed.
@@ -229,15 +229,15 @@ impl Stand {
 }
 
 /// Nothing may be held when nothing runs.
-pub async fn idle(stand: &Stand) -> Vec<(String, u64)> {
+pub async fn idle(rig: &Rig) -> Vec<(String, u64)> {
     let mut last = Vec::new();
-    for gateway in &stand.gateways {
+    for gateway in &rig.gateways {
         let is_idle = within(PATIENCE, async || {
             last = gauges(&gateway.process.client).await;
             !last.is_empty() && last.iter().all(|(_, value)| *value == 0)
         });
         if !is_idle.await {
-            stand.violations.add(Promise::Bounds, format!("{} still holds {last:?}", stand.engine.name()));
+            rig.violations.add(Promise::Bounds, format!("{} still holds {last:?}", rig.engine.name()));
         }
     }
     last
