@@ -14,7 +14,8 @@ use crate::rig::{self, Rig};
 use crate::violations::Promise;
 use crate::worker::turn_after;
 
-const MAX_FLIPS: usize = 1000;
+/// One bit of so many bytes at most: a gateway starts on most copies.
+const BYTES_PER_FLIP: usize = 32 << 10;
 /// Responses that are read and continued in each copy.
 const READ: usize = 60;
 
@@ -55,7 +56,7 @@ pub async fn damage(rig: &Rig, database: &Path, copies: usize, ledger: &Ledger, 
 async fn damage_copy(rig: &Rig, database: &Path, ledger: &Ledger, rng: &mut StdRng, damaged: &mut Damaged) {
     let setup = rig.setup();
     let mut bytes = std::fs::read(database).expect("the database is ours");
-    let flips = rng.random_range(1..=MAX_FLIPS);
+    let flips = rng.random_range(1..=bytes.len() / BYTES_PER_FLIP + 1);
     for _ in 0..flips {
         let at = rng.random_range(0..bytes.len());
         bytes[at] ^= 1 << rng.random_range(0..8);
