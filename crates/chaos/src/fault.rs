@@ -14,6 +14,7 @@ use crate::worker::Load;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     KillGateway,
+    RestartGateway,
     KillPostgres,
     StopPostgres,
     FreezeGateway,
@@ -32,8 +33,9 @@ const SQLITE_FILE_BYTES: u64 = 4 << 10;
 const POSTGRES_FILE_BYTES: u64 = (1 << 20) + 1000;
 
 impl Fault {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::KillGateway,
+        Self::RestartGateway,
         Self::KillPostgres,
         Self::StopPostgres,
         Self::FreezeGateway,
@@ -48,6 +50,7 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::KillGateway => "gateway killed",
+            Self::RestartGateway => "gateway restarted",
             Self::KillPostgres => "PostgreSQL killed",
             Self::StopPostgres => "PostgreSQL restarted",
             Self::FreezeGateway => "gateway frozen",
@@ -85,7 +88,10 @@ impl Fault {
     pub async fn inject(self, rig: &mut Rig, load: &Load, rng: &mut StdRng) {
         let time = Duration::from_millis(rng.random_range(100..1500));
         match self {
-            Self::KillGateway => rig.kill_gateway(rng.random_range(0..rig.gateways.len())).await,
+            Self::KillGateway | Self::RestartGateway => {
+                let index = rng.random_range(0..rig.gateways.len());
+                rig.restart_gateway(index, self == Self::KillGateway).await;
+            }
             Self::KillPostgres | Self::StopPostgres => {
                 let Some(postgres) = &mut rig.postgres else { return };
                 tokio::task::block_in_place(|| {

@@ -161,14 +161,19 @@ impl Rig {
         self.gateways[0].setup.database().parent().map(Path::to_owned).unwrap_or_default()
     }
 
-    /// `kill -9` for a gateway, which is then started again.
-    pub async fn kill_gateway(&mut self, index: usize) {
+    /// `kill -9` for a gateway, or else SIGTERM; then it is started again.
+    pub async fn restart_gateway(&mut self, index: usize, is_killed: bool) {
         let gateway = self.gateways.swap_remove(index);
         self.max_memory_bytes = self.max_memory_bytes.max(gateway.process.peak_memory_bytes());
-        gateway.process.kill().await;
-        let started = tokio::time::timeout(PATIENCE, Process::start(&self.wrapper, &gateway.setup));
+        let Gateway { setup, process } = gateway;
+        if is_killed {
+            process.kill().await;
+        } else {
+            self.terminate(process).await;
+        }
+        let started = tokio::time::timeout(PATIENCE, Process::start(&self.wrapper, &setup));
         let process = started.await.expect("a gateway starts in time");
-        self.gateways.push(Gateway { process, ..gateway });
+        self.gateways.push(Gateway { setup, process });
         self.announce();
     }
 
@@ -202,14 +207,18 @@ impl Rig {
     pub async fn stop_gateways(&mut self) -> PathBuf {
         let database = self.folder().join("antiphon.db");
         for gateway in std::mem::take(&mut self.gateways) {
-            let (lines, is_success) = gateway.process.terminate().await;
-            if !is_success {
-                self.violations
-                    .add(Promise::Recovery, format!("a gateway did not stop in good order: {lines:?}"));
-            }
+            self.terminate(gateway.process).await;
             self.stopped.push(gateway.setup);
         }
         database
+    }
+
+    async fn terminate(&self, process: Process) {
+        let (lines, is_success) = process.terminate().await;
+        if !is_success {
+            self.violations
+                .add(Promise::Recovery, format!("a gateway did not stop in good order: {lines:?}"));
+        }
     }
 
     /// For one more gateway in front of the same upstreams, over a file of its own.
