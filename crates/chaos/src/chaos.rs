@@ -76,6 +76,7 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Re
     rig.ready().await;
     verify::at_end(&rig, &ledger, &mut rng).await;
     let gauges = idle(&rig).await;
+    verify::settled(&rig, &ledger).await;
     rig.measure();
     let files = (files_at_start, open_files(&rig));
     check(&rig, files);

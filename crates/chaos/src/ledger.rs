@@ -80,6 +80,11 @@ impl Ledger {
         self.state(|state| state.acknowledged.len())
     }
 
+    /// How many of the project's.
+    pub fn count(&self, project: usize) -> usize {
+        self.state(|state| state.acknowledged.iter().filter(|response| response.project == project).count())
+    }
+
     pub fn get(&self, index: usize) -> Acknowledged {
         self.state(|state| state.acknowledged[index].clone())
     }

@@ -37,7 +37,8 @@ timeouts.shutdown = "5s"
 turns.finish_timeout = "10s"
 "#;
 /// Large enough that no turn is refused, so that every turn has a reservation.
-const LIMITS: &str = r#"{"tokens_per_minute": 1000000000, "concurrent_turns": 10000}"#;
+const LIMITS: &str =
+    r#"{"concurrent_turns": 10000, "budgets": [{"tokens": 1000000000000, "window": "month"}]}"#;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
@@ -134,7 +135,7 @@ impl Rig {
         };
         rig.announce();
         for project in 0..PROJECTS {
-            let (name, project) = (format!("key-{project}"), format!("project-{project}"));
+            let (name, project) = (key_name(project), format!("project-{project}"));
             let args = ["keys", "create", &name, "--project", &project, "--limits", LIMITS];
             let (_, secret) = rig.command(&args).await;
             rig.secrets.push(secret.trim().to_owned());
@@ -260,6 +261,10 @@ pub async fn within(time: Duration, mut ask: impl AsyncFnMut() -> bool) -> bool 
         }
     };
     tokio::time::timeout(time, asking).await.is_ok()
+}
+
+pub fn key_name(project: usize) -> String {
+    format!("key-{project}")
 }
 
 fn setup_over(upstreams: &[Upstream; 2]) -> Setup {

@@ -94,6 +94,7 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> So
         (median(&samples[warm_up..warm_up + WINDOW]), median(&samples[samples.len() - WINDOW..]));
     check(&rig, warm, end).await;
     verify::at_end(&rig, &ledger, &mut rng).await;
+    verify::settled(&rig, &ledger).await;
     rig.measure();
     let (acknowledged, max_memory_bytes) = (ledger.len(), rig.max_memory_bytes);
     let violations = rig.violations.clone();

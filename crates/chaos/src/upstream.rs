@@ -21,6 +21,9 @@ const EVENTS_PER_WRITE: usize = 3;
 const BETWEEN_PIECES: Duration = Duration::from_millis(1);
 const GIANT_PIECE_BYTES: usize = 64 << 10;
 
+/// What every turn takes.
+pub const TOKENS: u64 = 15;
+
 /// A running upstream; it ends with the process.
 pub struct Upstream {
     pub address: SocketAddr,
@@ -119,8 +122,8 @@ fn response(history: History, status: &str) -> Value {
     let is_over = status == "completed";
     let output = if is_over { history.output() } else { Vec::new() };
     let usage = json!({
-        "input_tokens": 10, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 5,
-        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 15,
+        "input_tokens": TOKENS - 5, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": TOKENS,
     });
     json!({
         "id": format!("up_{}", history.hex()), "object": "response", "created_at": 1_790_000_000, "status": status,

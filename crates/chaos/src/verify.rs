@@ -8,11 +8,13 @@ use futures_util::stream;
 use http::Method;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 
 use crate::door::{Connection, Door};
 use crate::history;
 use crate::ledger::Ledger;
-use crate::rig::{self, PATIENCE, PROJECTS, Rig};
+use crate::rig::{self, PATIENCE, PROJECTS, Rig, key_name};
+use crate::upstream;
 use crate::violations::Promise;
 use crate::worker::{judge, turn_after};
 
@@ -45,6 +47,29 @@ pub async fn at_end(rig: &Rig, ledger: &Ledger, rng: &mut StdRng) {
             async move { continue_leaf(rig, ledger, n, leaf, rng).await }
         })
         .await;
+}
+
+/// Nothing is reserved any more, and every acknowledged turn has been counted.
+pub async fn settled(rig: &Rig, ledger: &Ledger) {
+    let (_, token) = rig.command(&["admin", "token"]).await;
+    let client = rig.gateways[0].process.client.with_secret(token.trim());
+    for project in 0..PROJECTS {
+        let path = format!("/api/keys/{}/limits", key_name(project));
+        let mut limits = Value::Null;
+        let is_released = rig::within(PATIENCE, async || {
+            let reply = client.try_request(Method::GET, &path, &[], "").await;
+            limits = reply.map_or(Value::Null, |reply| rig::json(&reply.body)["limits"].take());
+            limits.as_array().is_some_and(|limits| limits.iter().all(|limit| limit["held"] == 0.0))
+        });
+        if !is_released.await {
+            rig.violations.add(Promise::Bounds, format!("reservations are left: {limits}"));
+        }
+        let counted = limits.as_array().into_iter().flatten().filter_map(|limit| limit["used"].as_f64());
+        let expected = ledger.count(project) as f64 * upstream::TOKENS as f64;
+        if counted.fold(0.0, f64::max) < expected {
+            rig.violations.add(Promise::Usage, format!("{expected} tokens were acknowledged, but: {limits}"));
+        }
+    }
 }
 
 async fn read(rig: &Rig, ledger: &Ledger, indices: &[usize]) {

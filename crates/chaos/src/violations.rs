@@ -22,6 +22,8 @@ pub enum Promise {
     Recovery,
     /// What is held is bounded, and given back.
     Bounds,
+    /// Every acknowledged turn is in the usage of its key.
+    Usage,
     /// Damage on disk is an error that names it.
     Damage,
 }
@@ -38,7 +40,7 @@ pub struct Violation {
 pub struct Violations(Arc<Mutex<Vec<Violation>>>);
 
 impl Promise {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Durable,
         Self::History,
         Self::Isolation,
@@ -46,6 +48,7 @@ impl Promise {
         Self::Refusals,
         Self::Recovery,
         Self::Bounds,
+        Self::Usage,
         Self::Damage,
     ];
 
@@ -59,6 +62,7 @@ impl Promise {
             Self::Refusals => "unexplained refusals",
             Self::Recovery => "failed recoveries",
             Self::Bounds => "resources above their bound or not released",
+            Self::Usage => "usage not counted",
             Self::Damage => "unreported damage",
         }
     }
