@@ -18,6 +18,8 @@ const WATCHDOG: &str = r#"
     [ -e "$1/pooler.pid" ] && kill -KILL "$(cat "$1/pooler.pid")" 2>/dev/null
     pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
     if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
+        # They may be frozen.
+        kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
         for _ in $(seq 200); do
             [ -e "$1/data/postmaster.pid" ] || break
             sleep 0.02
