@@ -21,6 +21,8 @@ use crate::worker::{Load, Volume};
 const CLIENTS: usize = 12;
 const FEW_CLIENTS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a fault goes on if each happens once.
+const SHORT: Duration = Duration::from_millis(300);
 /// Afterwards a gateway has opened what it keeps open.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// What a gateway may hold at most, under every attack.
@@ -110,15 +112,13 @@ async fn inject_faults(
     let (mut faults, mut verified) = (BTreeMap::new(), 0);
     loop {
         sleep(Duration::from_millis(rng.random_range(20..400))).await;
-        let fault = match amount {
-            Amount::Time(time) if started.elapsed() < time => Fault::random(rig.engine, rng),
-            Amount::EachOnce => match once.next() {
-                Some(fault) => fault,
-                None => return faults,
-            },
-            Amount::Time(_) => return faults,
+        let next = match amount {
+            Amount::Time(time) if started.elapsed() >= time => None,
+            Amount::Time(_) => Some((Fault::random(rig.engine, rng), Fault::random_time(rng))),
+            Amount::EachOnce => once.next().map(|fault| (fault, SHORT)),
         };
-        fault.inject(rig, load, rng).await;
+        let Some((fault, time)) = next else { return faults };
+        fault.inject(rig, load, time, rng).await;
         let over = Instant::now();
         rig.ready().await;
         let happened: &mut Happened = faults.entry(fault).or_default();

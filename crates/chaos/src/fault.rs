@@ -84,9 +84,13 @@ impl Fault {
         faults[rng.random_range(0..faults.len())]
     }
 
-    /// Lets it happen; afterwards everything is as it was.
-    pub async fn inject(self, rig: &mut Rig, load: &Load, rng: &mut StdRng) {
-        let time = Duration::from_millis(rng.random_range(100..1500));
+    /// How long it goes on, if it is not over at once.
+    pub fn random_time(rng: &mut StdRng) -> Duration {
+        Duration::from_millis(rng.random_range(100..1500))
+    }
+
+    /// Lets it happen for this time; afterwards everything is as it was.
+    pub async fn inject(self, rig: &mut Rig, load: &Load, time: Duration, rng: &mut StdRng) {
         match self {
             Self::KillGateway | Self::RestartGateway => {
                 let index = rng.random_range(0..rig.gateways.len());

@@ -81,7 +81,7 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> So
         if n < SAMPLES - WINDOW as u32 {
             let fault = RARE[faults % RARE.len()];
             faults += 1;
-            fault.inject(&mut rig, &load, &mut rng).await;
+            fault.inject(&mut rig, &load, Fault::random_time(&mut rng), &mut rng).await;
             rig.ready().await;
             verified = verify::after_fault(&rig, &ledger, verified, &mut rng).await;
         }
