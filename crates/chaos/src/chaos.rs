@@ -13,7 +13,7 @@ use crate::damage::{Damaged, damage};
 use crate::door::Door;
 use crate::fault::Fault;
 use crate::ledger::{Ledger, Tally};
-use crate::rig::{Engine, Rig, idle};
+use crate::rig::{Engine, PATIENCE, Rig, idle, within};
 use crate::verify;
 use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const WARM_UP: Duration = Duration::from_millis(500);
 /// What a gateway may hold at most, under every attack.
 const MAX_MEMORY_BYTES: u64 = 256 << 20;
-/// For each gateway: it keeps as many connections to upstreams as there were turns at once.
+/// For each gateway: it keeps connections to upstreams for half a minute.
 const SPARE_FILES: usize = 24;
 
 /// How much happens.
@@ -80,6 +80,8 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Re
     let gauges = idle(&rig).await;
     verify::settled(&rig, &ledger).await;
     rig.measure();
+    let may_be_open = files_at_start + SPARE_FILES * rig.gateways.len();
+    within(PATIENCE, async || open_files(&rig) <= may_be_open).await;
     let files = (files_at_start, open_files(&rig));
     check(&rig, files);
     let (code, said) = rig.command(&["store", "check", "--json"]).await;
