@@ -6,6 +6,7 @@ pub mod background;
 mod clock;
 mod gauge;
 pub mod hex;
+mod signal;
 mod tasks;
 mod time;
 pub mod workers;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::gauge::GaugeGuard;
+pub use self::signal::{Listener, Signal};
 pub use self::tasks::Tasks;
 pub use self::time::{parse_rfc3339, rfc3339, whole_seconds};
 

@@ -234,7 +234,7 @@ impl ActiveStream {
         let Some(events) = &mut self.events else { return };
         let outcome = {
             let reading = pin!(read_events(&self.turn, events, &mut self.last_event_at, limit));
-            self.turn.turns.env.tasks.or_interrupted(reading).await
+            self.turn.turns.env.tasks.interruption().or(reading).await
         };
         let Some(outcome) = outcome else {
             let failure = self.turn.stopped();
