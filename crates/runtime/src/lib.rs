@@ -4,6 +4,7 @@
 
 pub mod background;
 mod clock;
+mod deadline;
 mod gauge;
 pub mod hex;
 mod signal;
@@ -14,6 +15,7 @@ pub mod workers;
 use std::sync::Arc;
 
 pub use self::clock::{Clock, SystemClock, Timestamp};
+pub use self::deadline::Deadline;
 pub use self::gauge::GaugeGuard;
 pub use self::signal::{Listener, Signal};
 pub use self::tasks::Tasks;

@@ -14,6 +14,7 @@ mod limit;
 mod memory;
 mod metrics;
 mod progress;
+mod reading;
 mod record;
 mod references;
 mod relay;
