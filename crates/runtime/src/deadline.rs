@@ -140,20 +140,16 @@ mod tests {
         let at = Instant::now() + 2 * SECOND;
         let mut deadline = Deadline::new(at - SECOND);
         assert!(!is_reached(&mut deadline, at));
-        let waiting = tokio::spawn(async move { reached(&mut deadline, at).await });
-        assert_eq!(waiting.await.unwrap(), at);
+        assert_eq!(reached(&mut deadline, at).await, at);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_used_up_its_budget_is_woken_as_well() {
         let at = Instant::now() + SECOND;
         let mut deadline = Deadline::new(at);
-        let waiting = tokio::spawn(async move {
-            while tokio::task::coop::has_budget_remaining() {
-                tokio::task::coop::consume_budget().await;
-            }
-            reached(&mut deadline, at).await
-        });
-        assert_eq!(waiting.await.unwrap(), at);
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert_eq!(reached(&mut deadline, at).await, at);
     }
 }
