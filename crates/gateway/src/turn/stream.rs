@@ -207,7 +207,8 @@ impl ActiveStream {
             }
             match std::mem::replace(&mut self.phase, Phase::Done) {
                 Phase::Done => return None,
-                Phase::Ending(terminal) => self.end(*terminal).await,
+                // Boxed, here and below: it comes once, and every stream would have room for it.
+                Phase::Ending(terminal) => Box::pin(self.end(*terminal)).await,
                 Phase::Relaying => {
                     self.phase = Phase::Relaying;
                     self.advance().await;
@@ -231,7 +232,7 @@ impl ActiveStream {
         };
         let Some(outcome) = outcome else {
             let failure = self.turn.stopped();
-            return self.interrupt(failure).await;
+            return Box::pin(self.interrupt(failure)).await;
         };
         let why = match outcome {
             ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
@@ -252,12 +253,12 @@ impl ActiveStream {
             ReadOutcome::Silent => "it was silent for too long".to_owned(),
             ReadOutcome::TurnTooLong => {
                 let failure = Failure::StreamInterrupted("the turn exceeded its time limit".to_owned());
-                return self.interrupt(failure).await;
+                return Box::pin(self.interrupt(failure)).await;
             }
-            ReadOutcome::Cancelled => return self.cancel().await,
+            ReadOutcome::Cancelled => return Box::pin(self.cancel()).await,
         };
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.interrupt(Failure::StreamInterrupted(why)).await;
+        Box::pin(self.interrupt(Failure::StreamInterrupted(why))).await;
     }
 
     /// Records the turn, and only then sends its terminal event.
