@@ -63,7 +63,7 @@ impl Turn {
         let turns = Arc::clone(&self.turns);
         let outcome = {
             let attempting = pin!(self.attempt_on_accounts(resolved));
-            turns.env.tasks.or_interrupted(attempting).await
+            turns.env.tasks.interruption().or(attempting).await
         };
         outcome.unwrap_or_else(|| Err(self.stopped()))
     }

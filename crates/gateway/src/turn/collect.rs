@@ -13,10 +13,10 @@ use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::framing::Framing;
+use super::reading::{ReadOutcome, Silence, read_events};
 use super::record::Finished;
 use super::relay::{BadStream, Relay};
 use super::resolve::Resolved;
-use super::stream::{ReadOutcome, read_events};
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
@@ -69,12 +69,12 @@ async fn collect_stream(
         .hiding(turn.hidden_parts());
     let mut events = reply.events(settings.max_reply_bytes);
     let mut passed = VecDeque::new();
-    let mut last_event_at = Instant::now();
+    let mut silence = Silence::begin(settings.first_byte_timeout);
     let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamUnreachable(why.into()));
     let terminal = loop {
-        let silence = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
-        let silent_at = last_event_at + silence;
-        let terminal = match read_events(turn, &mut events, &mut last_event_at, silent_at).await {
+        let limit = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
+        let silent_at = silence.since + limit;
+        let terminal = match read_events(turn, &mut events, &mut silence, silent_at).await {
             ReadOutcome::Events if events.received_bytes() > settings.max_reply_bytes => {
                 return Err(unreachable(TOO_LARGE));
             }

@@ -15,6 +15,7 @@ mod memory;
 mod metrics;
 mod passage;
 mod progress;
+mod reading;
 mod record;
 mod references;
 mod relay;
