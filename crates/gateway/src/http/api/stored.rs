@@ -12,7 +12,7 @@ use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::http::query::{parse_limit, query_pairs};
+use crate::http::query::{parse_limit, parse_order, query_pairs};
 use antiphon_access::keys::Caller;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -107,13 +107,13 @@ impl ItemPage {
 
     fn render(&self, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
         let input = &stored.turn.input;
-        let derived_id = |position| ItemId::derived(stored.turn.id, position);
-        let mut items: Vec<(String, &[u8], u32)> = (0..)
+        let mut items: Vec<(ItemId, &[u8])> = (0..)
             .zip(json::elements(input).map_while(Result::ok))
             .map(|(position, range)| {
                 let item = &input[range];
-                let id = item::id(item).unwrap_or_else(|| derived_id(position));
-                (id.as_str().to_owned(), item, position)
+                let id =
+                    item::id(item).unwrap_or_else(|| item::derived_id(item, stored.turn.id, position));
+                (id, item)
             })
             .collect();
         if self.descending {
@@ -122,14 +122,14 @@ impl ItemPage {
         let from = match &self.after {
             None => 0,
             Some(after) => {
-                1 + items.iter().position(|(id, ..)| id == after).ok_or_else(|| unknown_cursor(after))?
+                1 + items.iter().position(|(id, _)| id.as_str() == after).ok_or_else(|| unknown_cursor(after))?
             }
         };
         let shown = &items[from..items.len().min(from.saturating_add(self.limit))];
-        let data =
-            array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
-        let id_of =
-            |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
+        let data = array(shown.iter().map(|(id, item)| item::listed(item, id)));
+        let id_of = |entry: Option<&(ItemId, &[u8])>| {
+            entry.map_or_else(String::new, |(id, _)| id.as_str().to_owned())
+        };
         let mut out = br#"{"object":"list","data":"#.to_vec();
         out.extend(data);
         out.extend(br#","first_id":"#);
@@ -139,17 +139,6 @@ impl ItemPage {
         let has_more = from + shown.len() < items.len();
         out.extend(format!(r#","has_more":{has_more}}}"#).into_bytes());
         Ok(out)
-    }
-}
-
-fn parse_order(value: &str) -> Result<bool, RequestError> {
-    match value {
-        "desc" => Ok(true),
-        "asc" => Ok(false),
-        _ => {
-            let message = format!("Invalid 'order': expected 'asc' or 'desc', but got '{value}'.");
-            Err(RequestError::InvalidQuery { param: "order", message })
-        }
     }
 }
 

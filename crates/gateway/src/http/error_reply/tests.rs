@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const CONVERSATION_LOCKED: &str = "400 | client | conversation_locked | conversation | \
+     Another process is currently operating on this conversation. Please retry in a few seconds.";
 const REST: Duration = Duration::from_millis(1_001);
 
 /// A limit that resets in two seconds.
@@ -50,6 +52,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::PreviousNotCompleted(id()),
         Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
         Failure::ConversationNotFound(id()),
+        Failure::ConversationLocked,
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
@@ -84,6 +87,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::ConversationNotFound(_) => {
             "404 | client | null | null | Conversation with id 'X' not found."
         }
+        Failure::ConversationLocked => CONVERSATION_LOCKED,
         Failure::ItemNotFound(_) => "404 | client | null | input | Item with id 'X' not found.",
         Failure::ModelNotAllowed(_) => {
             "403 | client | model_not_allowed | model | This API key may not use the model 'X'."
@@ -169,6 +173,9 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::TooManyAttempts(REST),
         RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
         RequestError::ResponseNotFound(id()),
+        RequestError::ConversationNotFound(id()),
+        RequestError::ConversationLocked,
+        RequestError::ItemNotFound(id()),
         RequestError::NotInBackground,
         RequestError::ModelNotFound(id()),
         RequestError::UnknownRoute("GET /v1/x".to_owned()),
@@ -226,12 +233,17 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
+        RequestError::ConversationNotFound(_) => {
+            "404 | client | null | null | Conversation with id 'X' not found."
+        }
+        RequestError::ConversationLocked => CONVERSATION_LOCKED,
+        RequestError::ItemNotFound(_) => "404 | client | null | null | Item with id 'X' not found.",
         RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
         RequestError::ModelNotFound(_) => {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
         RequestError::UnknownRoute(_) => {
-            "404 | client | unknown_url | null | Unknown request URL: GET /v1/x."
+            "404 | client | unknown_url | null | Invalid URL (GET /v1/x)"
         }
         RequestError::MethodNotAllowed(_) => {
             "405 | client | method_not_allowed | null | Method not allowed: PUT /v1/models."
