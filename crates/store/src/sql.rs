@@ -126,6 +126,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::probe::STATEMENTS,
         &crate::verify::RESPONSES,
         &crate::verify::ITEMS,
+        &crate::verify::CONVERSATIONS,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

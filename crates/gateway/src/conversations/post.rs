@@ -131,8 +131,8 @@ impl Conversations {
         ResponseId::mint(self.clock.now().unix_ms().unsigned_abs(), &rand::rng().random())
     }
 
-    /// The drafts that are to be added. An item that the conversation has already, byte for byte, is not added again; the
-    /// places of the others in the reply are still empty.
+    /// The drafts that are to be added. An item that the conversation has already is not added again; the places of the others
+    /// in the reply are still empty.
     async fn without_known<'a>(
         &self,
         conversation: &StoredConversation,
@@ -157,7 +157,7 @@ impl Conversations {
                     own.insert(&draft.id, &draft.item);
                     fresh.push((n, draft));
                 }
-                Some(earlier) if *earlier == draft.item || item::listed(earlier, &draft.id) == draft.item => {
+                Some(earlier) if draft.says_the_same_as(earlier) => {
                     shown[n] = known.get(&draft.id).map(|known| (*known).clone());
                 }
                 Some(_) => return Err(ConversationError::duplicate(draft.id.as_str())),
@@ -263,6 +263,12 @@ fn turn_len(drafts: &[(usize, &Draft)]) -> usize {
 // === impl Draft ===
 
 impl Draft {
+    /// Whether another item with its id says the same, be it as it was sent or as it is listed.
+    fn says_the_same_as(&self, other: &Bytes) -> bool {
+        let parsed = |item: &[u8]| serde_json::from_slice::<serde_json::Value>(&item::listed(item, &self.id)).ok();
+        self.item == *other || parsed(&self.item).is_some_and(|item| Some(item) == parsed(other))
+    }
+
     /// All items of an array; `replaced` has those that stand in for references, by their positions. Ids are derived from
     /// `mint`, which belongs to no turn.
     fn all(array: &Bytes, replaced: &HashMap<u32, Bytes>, mint: ResponseId) -> Vec<Self> {

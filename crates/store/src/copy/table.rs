@@ -50,36 +50,6 @@ pub(crate) static TABLES: [Table; 14] = [
         ],
     },
     Table {
-        name: "conversations",
-        key: 2,
-        columns: &[
-            ("id", Kind::Id),
-            ("project", Kind::Text),
-            ("created_at", Kind::Number),
-            ("metadata", Kind::Bytes),
-            ("head_id", Kind::Id),
-            ("depth", Kind::Number),
-            ("version", Kind::Number),
-            ("next_position", Kind::Number),
-            ("locked_by", Kind::Id),
-            ("locked_until", Kind::Number),
-            ("deleted_at", Kind::Number),
-            ("retention_ms", Kind::Number),
-        ],
-    },
-    Table {
-        name: "conversation_items",
-        key: 3,
-        columns: &[
-            ("conversation_id", Kind::Id),
-            ("project", Kind::Text),
-            ("position", Kind::Number),
-            ("item_id", Kind::Text),
-            ("response_id", Kind::Id),
-            ("item_position", Kind::Number),
-        ],
-    },
-    Table {
         name: "items",
         key: 2,
         columns: &[
@@ -219,6 +189,36 @@ pub(crate) static TABLES: [Table; 14] = [
         ],
     },
     Table { name: "changes", key: 1, columns: &[("topic", Kind::Text), ("number", Kind::Number)] },
+    Table {
+        name: "conversations",
+        key: 2,
+        columns: &[
+            ("id", Kind::Id),
+            ("project", Kind::Text),
+            ("created_at", Kind::Number),
+            ("metadata", Kind::Bytes),
+            ("head_id", Kind::Id),
+            ("depth", Kind::Number),
+            ("version", Kind::Number),
+            ("next_position", Kind::Number),
+            ("locked_by", Kind::Id),
+            ("locked_until", Kind::Number),
+            ("deleted_at", Kind::Number),
+            ("retention_ms", Kind::Number),
+        ],
+    },
+    Table {
+        name: "conversation_items",
+        key: 3,
+        columns: &[
+            ("conversation_id", Kind::Id),
+            ("project", Kind::Text),
+            ("position", Kind::Number),
+            ("item_id", Kind::Text),
+            ("response_id", Kind::Id),
+            ("item_position", Kind::Number),
+        ],
+    },
 ];
 
 // === impl Table ===

@@ -18,7 +18,7 @@ fn conversation_id(n: u8) -> ConversationId {
     ConversationId::mint(NOW.unix_ms().unsigned_abs() + u64::from(n), &[n; 10])
 }
 
-async fn begin(store: &Arc<dyn Store>, n: u8) -> StoredConversation {
+pub(crate) async fn begin(store: &Arc<dyn Store>, n: u8) -> StoredConversation {
     let new = StoredConversation::new(conversation_id(n), &project("p"), NOW, r#"{"a":"b"}"#.into());
     store.add_conversation(new.clone()).await.unwrap();
     new
@@ -60,7 +60,7 @@ fn turn_in(conversation: &StoredConversation, turn: StoredTurn) -> Record {
 }
 
 /// Items that are posted, each turn with one.
-fn post(conversation: &StoredConversation, numbers: impl IntoIterator<Item = u64>) -> Post {
+pub(crate) fn post(conversation: &StoredConversation, numbers: impl IntoIterator<Item = u64>) -> Post {
     let mut turns: Vec<StoredTurn> = Vec::new();
     for n in numbers {
         let mut turn = StoredTurn { output: "[]".into(), deletes: Some(Vec::new()), ..next(n, conversation) };
