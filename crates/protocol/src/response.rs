@@ -193,7 +193,8 @@ mod tests {
         let owned = owned().in_conversation(Some(id));
         let expected = format!(r#""conversation":{{"id":"{id}"}}"#);
         for response in [r#"{"id":"up"}"#, r#"{"conversation":{"id":"c"},"id":"up"}"#] {
-            let rewritten = String::from_utf8(owned.rewrite(&Object::parse(response.as_bytes()).unwrap())).unwrap();
+            let rewritten =
+                String::from_utf8(owned.rewrite(&Object::parse(response.as_bytes()).unwrap())).unwrap();
             assert_eq!(rewritten.matches("\"conversation\"").count(), 1);
             assert!(rewritten.contains(&expected), "{rewritten}");
         }

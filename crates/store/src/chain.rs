@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::cache::Cache;
 pub use self::cache::CacheStats;
 use crate::{
-    Appended, ChainQuery, FoundItems, IndexedItem, ItemLocation, LogRow, Post, Record, Status, Store, StoreError,
-    StoredTurn, Timestamp,
+    Appended, ChainQuery, FoundItems, IndexedItem, ItemLocation, LogRow, Post, Record, Status, Store,
+    StoreError, StoredTurn, Timestamp,
 };
 
 /// How many turns a cache miss loads before it looks for the rest of the chain in memory.
@@ -364,7 +364,12 @@ impl Turn {
     fn size_bytes(&self) -> usize {
         let names = self.account.len() + self.boundary.len() + self.model.len();
         let upstream_id = self.upstream_id.as_ref().map_or(0, String::len);
-        size_of::<Self>() + cache::BYTES_BESIDE_A_TURN + self.segment.size_bytes() + names + upstream_id + size_of_val(&*self.deletes)
+        size_of::<Self>()
+            + cache::BYTES_BESIDE_A_TURN
+            + self.segment.size_bytes()
+            + names
+            + upstream_id
+            + size_of_val(&*self.deletes)
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
     Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, ChainQuery, ConversationItem, ConversationLock,
-    ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock,
-    FoundItems, ItemPage, Json, Keys, Limits, LogRow, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
-    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
+    ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock, FoundItems, ItemPage, Json,
+    Keys, Limits, LogRow, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog, Reservation,
+    Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount, StoredConversation,
+    StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
     UsageQuery,
 };
 use async_trait::async_trait;

@@ -55,7 +55,8 @@ impl Conversations {
             let conversation = self.load(project, name).await?;
             let now = self.clock.now();
             if conversation.locked_until.is_none_or(|until| until <= now) {
-                let lock = ConversationLock { project: project.clone(), conversation: conversation.id, holder };
+                let lock =
+                    ConversationLock { project: project.clone(), conversation: conversation.id, holder };
                 // If this future is dropped, the lock may have been taken.
                 let held = self.locks.hold(lock.clone());
                 let until = now.plus(LEASE);

@@ -64,7 +64,11 @@ impl Conversations {
     }
 
     /// The conversation that a client has named.
-    pub async fn load(&self, project: &ProjectId, name: &str) -> Result<StoredConversation, ConversationError> {
+    pub async fn load(
+        &self,
+        project: &ProjectId,
+        name: &str,
+    ) -> Result<StoredConversation, ConversationError> {
         let not_found = || ConversationError::not_found(name);
         let id: ConversationId = name.parse().map_err(|_| not_found())?;
         self.store().load_conversation(project, id).await?.ok_or_else(not_found)
@@ -103,7 +107,8 @@ impl Conversations {
     ) -> Result<ConversationItem, ConversationError> {
         let not_found = || ConversationError::item_not_found(name);
         let id = ItemId::new(name).ok_or_else(not_found)?;
-        let found = self.store().find_conversation_items(&conversation.project, conversation.id, &[id]).await?;
+        let found =
+            self.store().find_conversation_items(&conversation.project, conversation.id, &[id]).await?;
         found.into_iter().next().ok_or_else(not_found)
     }
 }

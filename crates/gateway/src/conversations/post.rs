@@ -96,7 +96,11 @@ impl Conversations {
     }
 
     /// Gives each item an id, and replaces references by what they name.
-    async fn drafts(&self, project: &ProjectId, posted: PostedItems) -> Result<Vec<Draft>, ConversationError> {
+    async fn drafts(
+        &self,
+        project: &ProjectId,
+        posted: PostedItems,
+    ) -> Result<Vec<Draft>, ConversationError> {
         let named = &posted.scan.references;
         let unknown = |id: &str| ConversationError::item_not_found(id);
         let ids = named.iter().map(|named| ItemId::new(&named.id).ok_or_else(|| unknown(&named.id)));
@@ -226,7 +230,12 @@ impl Conversations {
         }
     }
 
-    fn to_post(&self, conversation: &StoredConversation, turns: Vec<StoredTurn>, items: Vec<AppendedItem>) -> Post {
+    fn to_post(
+        &self,
+        conversation: &StoredConversation,
+        turns: Vec<StoredTurn>,
+        items: Vec<AppendedItem>,
+    ) -> Post {
         let now = self.clock.now();
         let append = Append {
             conversation: conversation.id,
@@ -240,7 +249,11 @@ impl Conversations {
         Post { project, created_at: now, begins: None, turns, deletes: None, append }
     }
 
-    async fn is_done(&self, post: Post, conversation: &StoredConversation) -> Result<bool, ConversationError> {
+    async fn is_done(
+        &self,
+        post: Post,
+        conversation: &StoredConversation,
+    ) -> Result<bool, ConversationError> {
         match self.chains.post(post).await? {
             Appended::Done => Ok(true),
             Appended::Conflict => Ok(false),
@@ -265,7 +278,8 @@ fn turn_len(drafts: &[(usize, &Draft)]) -> usize {
 impl Draft {
     /// Whether another item with its id says the same, be it as it was sent or as it is listed.
     fn says_the_same_as(&self, other: &Bytes) -> bool {
-        let parsed = |item: &[u8]| serde_json::from_slice::<serde_json::Value>(&item::listed(item, &self.id)).ok();
+        let parsed =
+            |item: &[u8]| serde_json::from_slice::<serde_json::Value>(&item::listed(item, &self.id)).ok();
         self.item == *other || parsed(&self.item).is_some_and(|item| Some(item) == parsed(other))
     }
 

@@ -10,7 +10,8 @@ use http::StatusCode;
 
 use crate::conversations::ConversationError;
 use crate::errors::{
-    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
 /// Why a request is rejected. The text is the message that its client gets.

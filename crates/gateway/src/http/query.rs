@@ -27,7 +27,9 @@ pub fn parse_item_limit(value: &str) -> Result<u32, RequestError> {
         Ok(limit) if (1..=MAX_LIMIT).contains(&(limit as usize)) => Ok(limit),
         _ if limit < 1 => Err(invalid(
             "integer_below_min_value",
-            format!("Invalid 'limit': integer below minimum value. Expected a value >= 1, but got {limit} instead."),
+            format!(
+                "Invalid 'limit': integer below minimum value. Expected a value >= 1, but got {limit} instead."
+            ),
         )),
         _ => Err(invalid(
             "integer_above_max_value",

@@ -67,7 +67,9 @@ async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics:
         match store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS).await {
             Ok(true) => {}
             Ok(false) => break,
-            Err(error) => return tracing::warn!(%error, "deleted conversations could not be purged; retrying later"),
+            Err(error) => {
+                return tracing::warn!(%error, "deleted conversations could not be purged; retrying later");
+            }
         }
     }
     loop {

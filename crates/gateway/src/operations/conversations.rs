@@ -69,7 +69,8 @@ impl Operations {
 }
 
 fn parse_cursor(id: &str) -> Result<ConversationId, OperationError> {
-    id.parse().map_err(|_| InvalidRequest::value("after", format_args!("the list has no entry '{id}'")).into())
+    id.parse()
+        .map_err(|_| InvalidRequest::value("after", format_args!("the list has no entry '{id}'")).into())
 }
 
 // === impl Conversation ===

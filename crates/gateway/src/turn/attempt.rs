@@ -165,7 +165,9 @@ impl Turn {
     }
 
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
-        let origin = resolved.served_parent().map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
+        let origin = resolved
+            .served_parent()
+            .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         let preference = Preference { origin, key };
         Wanted { model: &self.facts.create.model, caller: self.caller(), preference, tried }
     }

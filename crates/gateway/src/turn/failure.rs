@@ -12,7 +12,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::errors::{
-    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
 /// Why a turn yields no response. The text is the message that its client gets.

@@ -74,8 +74,7 @@ impl Turn {
                 ..Estimate::default()
             };
         }
-        let input_tokens =
-            input_tokens(history.iter().map(|replayed| replayed.segment.items()).chain(own));
+        let input_tokens = input_tokens(history.iter().map(|replayed| replayed.segment.items()).chain(own));
         let output_tokens = self.facts.create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost_nano_usd = settings.prices.cost_nano_usd(&self.facts.create.model, &usage);

@@ -78,7 +78,8 @@ async fn v2_items_are_stored_in_order_and_written_out() {
     let (_upstream, gateway) = gateway().await;
     let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"});
     let output = json!({"type": "function_call_output", "call_id": "c", "output": "x"});
-    let body = json!({"metadata": {"a": "b"}, "items": [user("hi"), call, output, {"type": "new_kind", "n": 1e30}]});
+    let body =
+        json!({"metadata": {"a": "b"}, "items": [user("hi"), call, output, {"type": "new_kind", "n": 1e30}]});
     let made = post(&gateway.client, PATH, &body).await.ok();
     assert_eq!(made["metadata"], json!({"a": "b"}));
     let items = items(&gateway.client, made["id"].as_str().unwrap()).await;
@@ -88,7 +89,10 @@ async fn v2_items_are_stored_in_order_and_written_out() {
     let expected = json!({"id": items[0]["id"], "type": "message", "status": "completed", "role": "user",
         "content": [{"type": "input_text", "text": "hi"}]});
     assert_eq!(items[0], expected);
-    assert_eq!((&items[1]["name"], &items[2]["output"], &items[3]["n"]), (&json!("f"), &json!("x"), &json!(1e30)));
+    assert_eq!(
+        (&items[1]["name"], &items[2]["output"], &items[3]["n"]),
+        (&json!("f"), &json!("x"), &json!(1e30))
+    );
 }
 
 #[tokio::test]
@@ -168,7 +172,10 @@ async fn v7_a_conversation_is_deleted_once() {
     assert_not_found(&gateway.client.delete(&path).await, &expected);
     assert_not_found(&gateway.client.get(&path).await, &expected);
     assert_not_found(&gateway.client.get(&items_path(&id)).await, &expected);
-    assert_not_found(&post(&gateway.client, &items_path(&id), &json!({"items": [user("y")]})).await, &expected);
+    assert_not_found(
+        &post(&gateway.client, &items_path(&id), &json!({"items": [user("y")]})).await,
+        &expected,
+    );
 }
 
 #[tokio::test]
@@ -197,7 +204,10 @@ async fn an_item_that_comes_again_is_kept_once_and_another_one_with_its_id_is_re
     let listed = first["data"][0].clone();
     assert_eq!(add(&gateway.client, &id, &json!([listed])).await["data"][0], first["data"][0]);
     assert_eq!(texts(&items(&gateway.client, &id).await), ["a", "b", "c"]);
-    for refused in [json!([own("x")]), json!([{"type": "message", "id": "n", "x": 1}, {"type": "message", "id": "n", "x": 2}])] {
+    for refused in [
+        json!([own("x")]),
+        json!([{"type": "message", "id": "n", "x": 1}, {"type": "message", "id": "n", "x": 2}]),
+    ] {
         let refusal = post(&gateway.client, &items_path(&id), &json!({ "items": refused })).await.refusal();
         assert_eq!(refusal, (400, Some("duplicate_item".into()), Some("items".into())));
     }
@@ -209,7 +219,8 @@ async fn v9_items_are_listed_in_pages() {
     let (_upstream, gateway) = gateway().await;
     let empty = begin(&gateway.client, &json!([])).await;
     let list = gateway.client.get(&items_path(&empty)).await.ok();
-    let expected = json!({"object": "list", "data": [], "first_id": null, "last_id": null, "has_more": false});
+    let expected =
+        json!({"object": "list", "data": [], "first_id": null, "last_id": null, "has_more": false});
     assert_eq!(list, expected);
     let many: Vec<Value> = (0..45).map(|n| user(&n.to_string())).collect();
     let id = begin(&gateway.client, &json!(many)).await;
@@ -267,7 +278,10 @@ async fn v13_deleting_an_item_returns_the_conversation() {
     let id = begin(&gateway.client, &json!([user("a"), user("b"), user("c")])).await;
     let name = items(&gateway.client, &id).await[1]["id"].as_str().unwrap().to_owned();
     let path = format!("{}/{name}", items_path(&id));
-    assert_eq!(gateway.client.delete(&path).await.ok(), gateway.client.get(&format!("{PATH}/{id}")).await.ok());
+    assert_eq!(
+        gateway.client.delete(&path).await.ok(),
+        gateway.client.get(&format!("{PATH}/{id}")).await.ok()
+    );
     assert_eq!(texts(&items(&gateway.client, &id).await), ["a", "c"]);
     let expected = format!("Item with id '{name}' not found.");
     assert_not_found(&gateway.client.delete(&path).await, &expected);

@@ -21,7 +21,8 @@ fn turn(conversation: &str, input: &str) -> Value {
 
 /// The texts of the messages that the upstream got last.
 fn asked(upstream: &Simulator) -> Vec<String> {
-    let text = |item: &Value| item["content"][0]["text"].as_str().or(item["content"].as_str()).map(str::to_owned);
+    let text =
+        |item: &Value| item["content"][0]["text"].as_str().or(item["content"].as_str()).map(str::to_owned);
     upstream.last_request().unwrap().input().iter().filter_map(text).collect()
 }
 
@@ -44,14 +45,25 @@ async fn v20_a_response_shows_its_conversation_and_no_previous_response() {
     let id = begin(&gateway.client, &json!([user("zero")])).await;
     for (n, named) in [json!(id), json!({"id": id})].into_iter().enumerate() {
         let made = gateway.client.created(json!({"model": "sim", "input": "x", "conversation": named})).await;
-        assert_eq!((&made["conversation"], &made["previous_response_id"]), (&json!({"id": id}), &Value::Null));
+        assert_eq!(
+            (&made["conversation"], &made["previous_response_id"]),
+            (&json!({"id": id}), &Value::Null)
+        );
         let path = format!("/v1/responses/{}", made["id"].as_str().unwrap());
         assert_eq!(gateway.client.get(&path).await.ok(), made);
         assert_eq!(asked(&upstream).len(), 2 + 2 * n);
     }
-    let mut events = gateway.client.stream(json!({"model": "sim", "input": "y", "conversation": id, "stream": true})).await;
-    let with_response: Vec<Value> =
-        events.rest().await.iter().map(|event| event.json()["response"].clone()).filter(|r| !r.is_null()).collect();
+    let mut events = gateway
+        .client
+        .stream(json!({"model": "sim", "input": "y", "conversation": id, "stream": true}))
+        .await;
+    let with_response: Vec<Value> = events
+        .rest()
+        .await
+        .iter()
+        .map(|event| event.json()["response"].clone())
+        .filter(|r| !r.is_null())
+        .collect();
     assert!(with_response.len() >= 3);
     assert!(with_response.iter().all(|response| response["conversation"] == json!({"id": id})));
     assert_eq!(asked(&upstream), ["zero", "x", ANSWER, "x", ANSWER, "y"]);
@@ -286,7 +298,10 @@ async fn v34_a_conversation_does_not_expire() {
     clock.advance(Duration::from_hours(100 * 24));
     let path = |response: &Value| format!("/v1/responses/{}", response["id"].as_str().unwrap());
     let store = gateway.app.chains.store();
-    eventually("the other response is purged", async || store.stats(clock.now()).await.unwrap()[0].responses == 1).await;
+    eventually("the other response is purged", async || {
+        store.stats(clock.now()).await.unwrap()[0].responses == 1
+    })
+    .await;
     assert_eq!(gateway.client.get(&path(&other)).await.status, 404);
     assert_eq!(gateway.client.get(&path(&made)).await.ok(), made);
     gateway.client.created(turn(&id, "two")).await;
@@ -343,9 +358,15 @@ async fn a_deleted_item_is_not_replayed_from_then_on_and_earlier_responses_keep_
     for restarts in [false, true] {
         let after = gateway.client.created(turn(&id, "two")).await;
         assert_eq!(asked(&upstream)[..3], ["zero", "one", "two"], "{restarts}");
-        gateway.client.created(json!({"model": "sim", "input": "x", "previous_response_id": after["id"]})).await;
+        gateway
+            .client
+            .created(json!({"model": "sim", "input": "x", "previous_response_id": after["id"]}))
+            .await;
         assert!(!asked(&upstream).contains(&"secret".to_owned()));
-        gateway.client.created(json!({"model": "sim", "input": "x", "previous_response_id": before["id"]})).await;
+        gateway
+            .client
+            .created(json!({"model": "sim", "input": "x", "previous_response_id": before["id"]}))
+            .await;
         assert_eq!(asked(&upstream), ["zero", "secret", "one", ANSWER, "x"]);
     }
     let gateway = gateway.restart().await;
@@ -391,7 +412,11 @@ async fn a_conversation_moves_to_another_account_and_its_reasoning_stays_behind(
     assert_eq!(moved.header("x-antiphon-reasoning"), Some("stripped"));
     assert!(asked(&upstreams[1]).contains(&"posted".to_owned()));
     let again = gateway.client.create(turn(&id, "three")).await;
-    assert_eq!(again.header("x-antiphon-reasoning"), Some("stripped"), "it stays with the account that served it last");
+    assert_eq!(
+        again.header("x-antiphon-reasoning"),
+        Some("stripped"),
+        "it stays with the account that served it last"
+    );
 }
 
 #[tokio::test]

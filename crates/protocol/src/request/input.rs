@@ -117,8 +117,9 @@ fn is_derived(id: &[u8]) -> bool {
 }
 
 fn too_many(name: &str, what: &str, count: usize, limit: usize) -> ApiError {
-    let message =
-        format!("Invalid '{name}': array too long. Expected at most {limit} {what}, but got {count} instead.");
+    let message = format!(
+        "Invalid '{name}': array too long. Expected at most {limit} {what}, but got {count} instead."
+    );
     invalid("array_above_max_length", Some(name), message)
 }
 

@@ -115,7 +115,8 @@ async fn read<D: Responses>(
             found.extend(read_turn(database, project, location.turn, wanted).await?);
         }
         let item = found.remove(&location).ok_or_else(|| {
-            StoreError::Corrupt(format!("item {id} of a conversation is not in its turn")).of_response(location.turn)
+            StoreError::Corrupt(format!("item {id} of a conversation is not in its turn"))
+                .of_response(location.turn)
         })?;
         size_bytes += item.len();
         items.push(ConversationItem { id, position, location, item });
@@ -139,9 +140,9 @@ async fn read_turn<D: Responses>(
     };
     wanted.sort_unstable();
     let arrays = [&stored.input, &stored.output];
-    let items = arrays.into_iter().flat_map(|array| {
-        json::elements(array).map_while(Result::ok).map(move |range| &array[range])
-    });
+    let items = arrays
+        .into_iter()
+        .flat_map(|array| json::elements(array).map_while(Result::ok).map(move |range| &array[range]));
     let is_wanted = |(position, _): &(u32, &[u8])| wanted.binary_search(position).is_ok();
     let located = |(position, item)| (ItemLocation { turn, position }, Bytes::copy_from_slice(item));
     Ok((0..).zip(items).filter(is_wanted).map(located).collect())

@@ -15,8 +15,8 @@ use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-pub(crate) use self::append::{Pending, is_live, remove_item};
 pub use self::append::{Append, Appended, AppendedItem, ItemLocation, Post};
+pub(crate) use self::append::{Pending, is_live, remove_item};
 #[cfg(test)]
 pub(crate) use self::statements::{ALL as STATEMENTS, INDEXED};
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, optional_id, text};
@@ -248,8 +248,7 @@ impl ConversationLock {
     }
 
     fn release(self) -> Statement {
-        let arguments =
-            vec![id(self.conversation.uuid()), text(self.project.as_str()), id(self.holder)];
+        let arguments = vec![id(self.conversation.uuid()), text(self.project.as_str()), id(self.holder)];
         Statement::new(statements::UNLOCK, arguments)
     }
 }

@@ -22,13 +22,8 @@ pub(super) async fn purge<D: Database>(
     let (deleted_at, retention_ms) = (row.number()?, row.optional_number());
     let max_rows = number(i64::from(max_rows));
     let name = ConversationId::from_uuid(conversation).to_string();
-    let release = vec![
-        number(retention_ms),
-        number(deleted_at),
-        text(name),
-        text(project.clone()),
-        max_rows.clone(),
-    ];
+    let release =
+        vec![number(retention_ms), number(deleted_at), text(name), text(project.clone()), max_rows.clone()];
     let items = vec![id(conversation), text(project.clone()), max_rows];
     let statements = vec![
         Statement::new(statements::RELEASE_TURNS, release),

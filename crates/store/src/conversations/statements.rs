@@ -76,7 +76,8 @@ pub(super) const PURGE_ITEMS: &str = "DELETE FROM conversation_items WHERE (conv
      (SELECT conversation_id, project, position FROM conversation_items \
      WHERE conversation_id = $1 AND project = $2 LIMIT $3)";
 
-pub(super) const PURGE: &str = "DELETE FROM conversations WHERE id = $1 AND project = $2 AND deleted_at IS NOT NULL";
+pub(super) const PURGE: &str =
+    "DELETE FROM conversations WHERE id = $1 AND project = $2 AND deleted_at IS NOT NULL";
 
 /// For the tests of both engines.
 #[cfg(test)]

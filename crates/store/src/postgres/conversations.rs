@@ -32,7 +32,8 @@ impl<'a> Appends<'a> {
             Operation::Post(post) => Some(Pending::of_post(post)),
             _ => None,
         };
-        let all = batch.iter().enumerate().filter_map(|(index, operation)| Some((index, pending(operation)?)));
+        let all =
+            batch.iter().enumerate().filter_map(|(index, operation)| Some((index, pending(operation)?)));
         let mut all: Vec<_> = all.collect();
         all.sort_by_key(|(index, pending)| (pending.append.conversation, *index));
         Self(all)

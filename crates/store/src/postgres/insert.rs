@@ -6,7 +6,9 @@ use antiphon_protocol::id::{ConversationId, ProjectId, ResponseId};
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use crate::assemble::{encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul};
+use crate::assemble::{
+    encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul,
+};
 use crate::body::Encoder;
 use crate::group::Operation;
 use crate::{Appended, LogRow, Post, Record, StoredTurn, Timestamp, checksum};

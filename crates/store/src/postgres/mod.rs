@@ -37,8 +37,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
-    StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
+    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in a PostgreSQL database.

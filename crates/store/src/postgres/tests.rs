@@ -9,8 +9,8 @@ use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEM
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
-use crate::{conversations, responses};
 use crate::usage::PURGE_ROLLED_UP;
+use crate::{conversations, responses};
 
 /// Statements that must use an index.
 const INDEXED: [&str; 14] = [

@@ -135,6 +135,8 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
             let all = statements.iter().map(|statement| statement::execute(client, statement));
             try_join_all(all).await.map(|changes| Outcome::Changed(changes.contains(&true)))
         }
-        Operation::ExecuteSoon(statement) => statement::execute(client, statement).await.map(Outcome::Changed),
+        Operation::ExecuteSoon(statement) => {
+            statement::execute(client, statement).await.map(Outcome::Changed)
+        }
     }
 }

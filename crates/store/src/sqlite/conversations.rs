@@ -8,8 +8,7 @@ use crate::body::Encoder;
 use crate::conversations::{Pending, is_live, remove_item};
 use crate::{Appended, Post, Record};
 
-pub(super) const INSERT_ITEM: &str =
-    "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position) \
+pub(super) const INSERT_ITEM: &str = "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position) \
      SELECT ?1, ?2, ?3, CASE WHEN EXISTS (SELECT 1 FROM conversation_items WHERE item_id = ?4 AND conversation_id = ?1 \
      AND project = ?2) THEN ?5 ELSE ?4 END, ?6, ?7";
 
@@ -31,7 +30,11 @@ pub(super) fn record(
 }
 
 /// Appends turns that nobody served.
-pub(super) fn post(connection: &Connection, post: &Post, encoder: &mut Encoder) -> rusqlite::Result<Appended> {
+pub(super) fn post(
+    connection: &Connection,
+    post: &Post,
+    encoder: &mut Encoder,
+) -> rusqlite::Result<Appended> {
     let Post { project, created_at, begins, turns, deletes, append: to } = post;
     if let Some(conversation) = begins {
         statement::execute(connection, &conversation.insert())?;
@@ -56,8 +59,7 @@ fn append(connection: &Connection, pending: &Pending<'_>) -> rusqlite::Result<Ap
     if !statement::execute(connection, &pending.advance())? {
         let query = is_live(project, conversation);
         let arguments = query.arguments.iter().map(|(value, _)| value);
-        let is_live =
-            connection.prepare_cached(query.text)?.exists(rusqlite::params_from_iter(arguments))?;
+        let is_live = connection.prepare_cached(query.text)?.exists(rusqlite::params_from_iter(arguments))?;
         return Ok(if is_live { Appended::Conflict } else { Appended::Deleted });
     }
     let mut insert = connection.prepare_cached(INSERT_ITEM)?;

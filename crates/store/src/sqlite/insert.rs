@@ -3,7 +3,9 @@
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use rusqlite::{Connection, params};
 
-use crate::assemble::{encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul};
+use crate::assemble::{
+    encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul,
+};
 use crate::body::Encoder;
 use crate::{LogRow, Record, StoredTurn, Timestamp, checksum};
 

@@ -38,8 +38,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
-    StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
+    StoreOptions, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.

@@ -52,7 +52,8 @@ impl Verifier<'_> {
             Ok(rows) => {
                 for mut row in rows {
                     let (conversation, project) = (ConversationId::from_uuid(row.id()?), row.text()?);
-                    let problem = format!("the newest turn of {conversation} of project {project} is missing");
+                    let problem =
+                        format!("the newest turn of {conversation} of project {project} is missing");
                     self.add(None, problem);
                 }
             }
@@ -68,8 +69,7 @@ impl Verifier<'_> {
         let mut turn = LastTurn::default();
         loop {
             let arguments = vec![id(last.0), text(last.1.clone()), number(last.2), number(PAGE)];
-            let columns =
-                &[Kind::Id, Kind::Text, Kind::Number, Kind::Text, Kind::Id, Kind::Number];
+            let columns = &[Kind::Id, Kind::Text, Kind::Number, Kind::Text, Kind::Id, Kind::Number];
             let entries = match self.select(Query { text: PAGE_OF_ITEMS, arguments, columns }).await {
                 Ok(rows) => rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?,
                 Err(error) => {
@@ -86,7 +86,11 @@ impl Verifier<'_> {
         }
     }
 
-    async fn verify_conversation_item(&mut self, entry: &Entry, last: &mut LastTurn) -> Result<(), StoreError> {
+    async fn verify_conversation_item(
+        &mut self,
+        entry: &Entry,
+        last: &mut LastTurn,
+    ) -> Result<(), StoreError> {
         let key = (entry.turn, entry.project.clone());
         if last.key.as_ref() != Some(&key) {
             let arguments = vec![id(entry.turn), text(entry.project.clone())];

@@ -36,7 +36,8 @@ fn next(n: u64, conversation: &StoredConversation) -> StoredTurn {
 fn append(conversation: &StoredConversation, turns: &[&StoredTurn]) -> Append {
     let items = turns.iter().flat_map(|turn| {
         let arrays = [&turn.input, &turn.output];
-        let items = arrays.into_iter().flat_map(|array| json::elements(array).map(|range| &array[range.unwrap()]));
+        let items =
+            arrays.into_iter().flat_map(|array| json::elements(array).map(|range| &array[range.unwrap()]));
         (0..).zip(items).map(|(position, item)| {
             let otherwise = item::derived_id(item, turn.id, position);
             let id = item::id(item).unwrap_or_else(|| otherwise.clone());
@@ -104,7 +105,10 @@ pub(crate) async fn a_turn_moves_the_head_and_adds_its_items(fixture: impl Fixtu
     let two = load(&store, 1).await;
     assert_eq!((two.head, two.depth, two.next_position), (Some(id(3)), 3, 4));
     store.record(turn_in(&two, next(4, &two))).await.unwrap();
-    assert_eq!(ids(&store, 1).await, [derived(1), "msg_1".into(), derived(2), derived(3), derived(4), "msg_4".into()]);
+    assert_eq!(
+        ids(&store, 1).await,
+        [derived(1), "msg_1".into(), derived(2), derived(3), derived(4), "msg_4".into()]
+    );
     assert!(numbers(&store.load_chain(&project("p"), whole(4)).await.unwrap(), [4, 3, 2, 1]));
     assert_eq!(store.load_conversation(&project("q"), conversation_id(1)).await.unwrap(), None);
 }
@@ -143,9 +147,8 @@ pub(crate) async fn a_lock_keeps_others_out_until_its_lease_ends(fixture: impl F
         conversation: conversation_id(1),
         holder: Uuid::from_u128(n),
     };
-    let take = async |n, now: Timestamp, until| {
-        store.lock_conversation(&lock(n), 0, now, until).await.unwrap()
-    };
+    let take =
+        async |n, now: Timestamp, until| store.lock_conversation(&lock(n), 0, now, until).await.unwrap();
     assert!(take(1, NOW, after(30)).await);
     assert!(!take(2, after(29), after(60)).await);
     assert_eq!(store.post(post(&new, [1])).await.unwrap(), Appended::Conflict);
@@ -155,7 +158,10 @@ pub(crate) async fn a_lock_keeps_others_out_until_its_lease_ends(fixture: impl F
     // The first holder has lost it, and knows nothing of that.
     let of = |holder, n| {
         let record = turn_in(&new, next(n, &new));
-        Record { append: record.append.map(|append| Append { holder: Some(Uuid::from_u128(holder)), ..append }), ..record }
+        Record {
+            append: record.append.map(|append| Append { holder: Some(Uuid::from_u128(holder)), ..append }),
+            ..record
+        }
     };
     assert_eq!(store.record(of(1, 2)).await.unwrap(), Appended::Conflict);
     assert_eq!(store.record(of(2, 3)).await.unwrap(), Appended::Done);
@@ -173,7 +179,8 @@ pub(crate) async fn a_deleted_item_is_left_out_from_then_on(fixture: impl Fixtur
         store.record(turn_in(&now, next(n, &now))).await.unwrap();
         now = load(&store, 1).await;
     }
-    let found = store.find_conversation_items(&project("p"), now.id, &[ItemId::new("msg_2").unwrap()]).await.unwrap();
+    let found =
+        store.find_conversation_items(&project("p"), now.id, &[ItemId::new("msg_2").unwrap()]).await.unwrap();
     let tombstone = StoredTurn {
         input: "[]".into(),
         output: "[]".into(),
@@ -259,7 +266,11 @@ pub(crate) async fn turns_of_a_conversation_live_as_long_as_it_does(fixture: imp
     assert!(store.load(&project("p"), id(1), after(1_999)).await.unwrap().is_some());
     assert!(store.load(&project("p"), id(1), after(2_000)).await.unwrap().is_none());
     assert!(numbers(&store.load_chain(&project("p"), whole(5)).await.unwrap(), [5, 4, 3, 2, 1]));
-    assert_eq!(store.purge(after(3_000), None, 100).await.unwrap().responses, 0, "the last one was recorded without it");
+    assert_eq!(
+        store.purge(after(3_000), None, 100).await.unwrap().responses,
+        0,
+        "the last one was recorded without it"
+    );
     assert!(store.delete(&project("p"), id(5), after(3_000)).await.unwrap());
     assert_eq!(store.purge(after(3_000), None, 100).await.unwrap().responses, 5);
 }
@@ -278,9 +289,13 @@ pub(crate) async fn conversations_are_listed_by_project(fixture: impl Fixture) {
     assert_eq!(listed(Some(3), 9).await, [2, 1].map(conversation_id));
     assert_eq!(store.list_conversations(&project("q"), None, 9).await.unwrap(), []);
     let metadata = r#"{"c":"d"}"#;
-    assert!(store.set_conversation_metadata(&project("p"), conversation_id(1), metadata.into()).await.unwrap());
+    assert!(
+        store.set_conversation_metadata(&project("p"), conversation_id(1), metadata.into()).await.unwrap()
+    );
     assert_eq!(load(&store, 1).await.metadata, metadata);
-    assert!(!store.set_conversation_metadata(&project("p"), conversation_id(4), metadata.into()).await.unwrap());
+    assert!(
+        !store.set_conversation_metadata(&project("p"), conversation_id(4), metadata.into()).await.unwrap()
+    );
     let stats = store.stats(NOW).await.unwrap();
     assert_eq!((stats.len(), stats[0].conversations, stats[0].responses), (1, 4, 0));
 }

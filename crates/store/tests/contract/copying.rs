@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Appended, CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions, StoreUrl,
-    StoredCredential,
+    Appended, CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions,
+    StoreUrl, StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;

@@ -79,7 +79,8 @@ pub(crate) async fn items_of_hidden_responses_are_not_found(fixture: impl Fixtur
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
     store.record(record_of("p", StoredTurn { expires_at: Some(after(10)), ..turn(2, None) })).await.unwrap();
-    let ids = [item("msg_1"), item("msg_2"), ItemId::derived("msg_", id(1), 0), ItemId::derived("msg_", id(2), 0)];
+    let ids =
+        [item("msg_1"), item("msg_2"), ItemId::derived("msg_", id(1), 0), ItemId::derived("msg_", id(2), 0)];
     let are_found = async |seconds| {
         let loaded = load(&store, "p", &ids, after(seconds)).await;
         loaded.iter().map(Option::is_some).collect::<Vec<_>>()

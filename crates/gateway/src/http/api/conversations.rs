@@ -148,8 +148,10 @@ fn includes_encrypted_content(query: Option<&str>) -> bool {
 
 fn shown(conversation: &StoredConversation) -> Response {
     let StoredConversation { id, created_at, metadata, .. } = conversation;
-    let head =
-        format!(r#"{{"id":"{id}","object":"conversation","created_at":{},"metadata":"#, created_at.unix_seconds());
+    let head = format!(
+        r#"{{"id":"{id}","object":"conversation","created_at":{},"metadata":"#,
+        created_at.unix_seconds()
+    );
     json_reply([head.as_bytes(), metadata, b"}"].concat())
 }
 

@@ -111,8 +111,7 @@ impl ItemPage {
             .zip(json::elements(input).map_while(Result::ok))
             .map(|(position, range)| {
                 let item = &input[range];
-                let id =
-                    item::id(item).unwrap_or_else(|| item::derived_id(item, stored.turn.id, position));
+                let id = item::id(item).unwrap_or_else(|| item::derived_id(item, stored.turn.id, position));
                 (id, item)
             })
             .collect();
@@ -122,7 +121,10 @@ impl ItemPage {
         let from = match &self.after {
             None => 0,
             Some(after) => {
-                1 + items.iter().position(|(id, _)| id.as_str() == after).ok_or_else(|| unknown_cursor(after))?
+                1 + items
+                    .iter()
+                    .position(|(id, _)| id.as_str() == after)
+                    .ok_or_else(|| unknown_cursor(after))?
             }
         };
         let shown = &items[from..items.len().min(from.saturating_add(self.limit))];

@@ -242,9 +242,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::ModelNotFound(_) => {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
-        RequestError::UnknownRoute(_) => {
-            "404 | client | unknown_url | null | Invalid URL (GET /v1/x)"
-        }
+        RequestError::UnknownRoute(_) => "404 | client | unknown_url | null | Invalid URL (GET /v1/x)",
         RequestError::MethodNotAllowed(_) => {
             "405 | client | method_not_allowed | null | Method not allowed: PUT /v1/models."
         }
