@@ -64,7 +64,7 @@ impl Operations {
         let mut rows = self.store.list_conversations(&ProjectId::new(project), after, limit + 1).await?;
         let has_more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
-        Ok(ConversationList { conversations: rows.into_iter().map(Conversation::new).collect(), has_more })
+        Ok(ConversationList { conversations: rows.iter().map(Conversation::new).collect(), has_more })
     }
 }
 
@@ -76,7 +76,7 @@ fn parse_cursor(id: &str) -> Result<ConversationId, OperationError> {
 // === impl Conversation ===
 
 impl Conversation {
-    fn new(row: StoredConversation) -> Self {
+    fn new(row: &StoredConversation) -> Self {
         Self {
             id: row.id.to_string(),
             project: row.project.to_string(),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const CONVERSATION_NOT_FOUND: &str = "404 | client | null | null | Conversation with id 'X' not found.";
 const CONVERSATION_LOCKED: &str = "400 | client | conversation_locked | conversation | \
      Another process is currently operating on this conversation. Please retry in a few seconds.";
 const REST: Duration = Duration::from_millis(1_001);
@@ -84,9 +85,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "400 | client | context_too_large | previous_response_id | \
              The chain of the previous response is too large: 2 turns, the limit is 1."
         }
-        Failure::ConversationNotFound(_) => {
-            "404 | client | null | null | Conversation with id 'X' not found."
-        }
+        Failure::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
         Failure::ConversationLocked => CONVERSATION_LOCKED,
         Failure::ItemNotFound(_) => "404 | client | null | input | Item with id 'X' not found.",
         Failure::ModelNotAllowed(_) => {
@@ -233,9 +232,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
-        RequestError::ConversationNotFound(_) => {
-            "404 | client | null | null | Conversation with id 'X' not found."
-        }
+        RequestError::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
         RequestError::ConversationLocked => CONVERSATION_LOCKED,
         RequestError::ItemNotFound(_) => "404 | client | null | null | Item with id 'X' not found.",
         RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
