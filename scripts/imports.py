@@ -26,6 +26,7 @@ LAYERS = {
         ["http/error"],
         ["http/socket/metrics", "http/socket/settings", "jobs", "metrics"],
         ["operations", "turn", "reload"],
+        ["conversations"],
         ["memory", "telemetry"],
         ["body_memory", "config", "errors"],
     ],

@@ -208,10 +208,12 @@ impl App {
                 );
             }
         };
-        // Heartbeats go on until the last turn has ended: without them, other replicas would release its reservations.
+        // Heartbeats go on until the last turn has ended: without them, other replicas would release its reservations. So do the
+        // renewals of locks.
         tokio::select! {
             () = serving => {}
             () = self.send_heartbeats(&store) => {}
+            () = jobs::conversations::renew_locks(Arc::clone(&self.turns.conversations)) => {}
         }
         store.close().await;
         tracing::info!("stopped");

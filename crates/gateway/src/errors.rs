@@ -12,6 +12,10 @@ use http::StatusCode;
 /// How long a client should wait after a failure of the store or the gateway.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+pub const CONVERSATION_LOCKED: Class =
+    (StatusCode::BAD_REQUEST, Fault::Client, Some("conversation_locked"), Some("conversation"));
+pub const CONVERSATION_LOCKED_TEXT: &str =
+    "Another process is currently operating on this conversation. Please retry in a few seconds.";
 pub const INTERNAL: Class = (StatusCode::INTERNAL_SERVER_ERROR, Fault::Gateway, Some("internal_error"), None);
 pub const INTERNAL_TEXT: &str = "Internal error. The gateway's log has the cause.";
 pub const MODEL_NOT_FOUND: Class =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 const PREFIX: &str = "resp_";
+const CONVERSATION_PREFIX: &str = "conv_";
 
 /// The id of a response: `resp_` and the 32 lower-case hex digits of a UUIDv7.
 ///
@@ -15,10 +16,14 @@ const PREFIX: &str = "resp_";
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResponseId(Uuid);
 
-/// A string that is not the id of any response.
+/// A string that is not the id of any response or conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a response id")]
+#[error("not an id")]
 pub struct NotAnId;
+
+/// The id of a conversation: `conv_` and the 32 lower-case hex digits of a UUIDv7.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversationId(Uuid);
 
 /// Who owns stored responses; part of every key in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +81,44 @@ impl fmt::Display for ResponseId {
 }
 
 impl fmt::Debug for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl ConversationId ===
+
+impl ConversationId {
+    /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
+    pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
+    }
+
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl FromStr for ConversationId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let hex = text.strip_prefix(CONVERSATION_PREFIX).ok_or(NotAnId)?;
+        parse_hex(hex).map(Self)
+    }
+}
+
+impl fmt::Display for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CONVERSATION_PREFIX}{}", self.0.as_simple())
+    }
+}
+
+impl fmt::Debug for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -143,19 +186,23 @@ impl ItemId {
         is_usable.then(|| Self(text.into()))
     }
 
-    /// The stable id of an input item without one: `msg_`, the response's hex digits, and the item's position among the
-    /// turn's input items.
-    pub fn derived(response: ResponseId, position: u32) -> Self {
-        Self(format!("msg_{}{position:08x}", response.uuid().as_simple()).into())
+    /// The stable id of an item without one: a prefix such as `msg_`, which tells its type, the hex digits of the turn that has
+    /// it, and its position among that turn's items.
+    pub fn derived(prefix: &str, turn: ResponseId, position: u32) -> Self {
+        Self(format!("{prefix}{}{position:08x}", turn.uuid().as_simple()).into())
     }
 
-    /// The response and position of a [derived](Self::derived) id.
+    /// The turn and the position of a [derived](Self::derived) id. Upstreams mint ids of another length.
     pub fn as_derived(&self) -> Option<(ResponseId, u32)> {
-        let hex = self.0.strip_prefix("msg_").filter(|hex| hex.len() == 40 && hex.is_ascii())?;
-        let (response, position) = hex.split_at(32);
-        let response = parse_hex(response).ok().map(ResponseId)?;
+        let (prefix, hex) = self.0.rsplit_once('_').filter(|(_, hex)| hex.len() == 40 && hex.is_ascii())?;
+        if prefix.is_empty() || !prefix.bytes().all(|letter| letter.is_ascii_lowercase()) {
+            return None;
+        }
+        let (turn, position) = hex.split_at(32);
+        let turn = parse_hex(turn).ok().filter(|turn| turn.get_version_num() == 7).map(ResponseId)?;
         let position = u32::from_str_radix(position, 16).ok()?;
-        (Self::derived(response, position) == *self).then_some((response, position))
+        let is_canonical = *hex == *format!("{}{position:08x}", turn.uuid().as_simple());
+        is_canonical.then_some((turn, position))
     }
 
     pub fn as_str(&self) -> &str {
@@ -199,7 +246,7 @@ mod tests {
     #[test]
     fn a_derived_item_id_contains_its_response_and_position() {
         let response = ResponseId::mint(1, &[9; 10]);
-        let id = ItemId::derived(response, 17);
+        let id = ItemId::derived("fco_", response, 17);
         assert_eq!(id.as_derived(), Some((response, 17)));
         assert_eq!(ItemId::new("msg_0").unwrap().as_derived(), None);
         assert_eq!(ItemId::new(&id.as_str().to_uppercase()).unwrap().as_derived(), None);

@@ -115,6 +115,11 @@ impl HiddenParts {
         Self { bits }
     }
 
+    /// Those that are also among others.
+    pub fn only(self, others: Self) -> Self {
+        Self { bits: self.bits & others.bits }
+    }
+
     /// Whether a text may hold one of the parts. This costs one search of the text for each of them.
     pub fn may_be_in(self, text: &[u8]) -> bool {
         self.parts().any(|part| memchr::memmem::find(text, part.marker.as_bytes()).is_some())

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::id::ItemId;
+use crate::id::{ItemId, ResponseId};
 use crate::json;
 
 /// What an input item says of itself, in one look at its members.
@@ -23,6 +23,42 @@ pub struct Glance<'a> {
 /// An item's own id.
 pub fn id(item: &[u8]) -> Option<ItemId> {
     json::string_member(item, "id").and_then(|id| ItemId::new(&id))
+}
+
+/// The id of an item without one: by its type, its turn and its position among that turn's items.
+pub fn derived_id(item: &[u8], turn: ResponseId, position: u32) -> ItemId {
+    let kind = json::string_member(item, "type").unwrap_or_default();
+    ItemId::derived(id_prefix(&kind), turn, position)
+}
+
+/// As the API's own ids begin.
+fn id_prefix(kind: &str) -> &'static str {
+    match kind {
+        "" | "message" => "msg_",
+        "reasoning" => "rs_",
+        "compaction" => "cmp_",
+        "function_call" => "fc_",
+        "function_call_output" => "fco_",
+        "custom_tool_call" => "ctc_",
+        "custom_tool_call_output" => "ctco_",
+        "web_search_call" => "ws_",
+        "file_search_call" => "fs_",
+        "image_generation_call" => "ig_",
+        "code_interpreter_call" => "ci_",
+        "computer_call" => "cu_",
+        "computer_call_output" => "cuo_",
+        "local_shell_call" => "lsh_",
+        "local_shell_call_output" => "lsho_",
+        "shell_call" => "sh_",
+        "shell_call_output" => "sho_",
+        "apply_patch_call" => "apc_",
+        "apply_patch_call_output" => "apco_",
+        "mcp_list_tools" => "mcpl_",
+        "mcp_approval_request" => "mcpr_",
+        "mcp_approval_response" => "mcpa_",
+        "mcp_call" => "mcp_",
+        _ => "item_",
+    }
 }
 
 /// Whether this is an item whose content replaces everything before it.
@@ -110,19 +146,38 @@ pub fn user_message(text: &[u8]) -> Vec<u8> {
     [BEFORE, text, AFTER].concat()
 }
 
-/// An input item as the API lists it: with an id, and a short-hand message written out.
-pub fn listed(item: &[u8], derived_id: impl FnOnce() -> ItemId) -> Vec<u8> {
+/// An item with this id in place of its own.
+pub fn with_id(item: &[u8], id: &ItemId) -> Vec<u8> {
+    let mut rest = Vec::with_capacity(item.len());
+    let mut kept = 0;
+    for span in id_spans(item) {
+        rest.extend_from_slice(&item[kept..span.start]);
+        kept = span.end;
+    }
+    rest.extend_from_slice(&item[kept..]);
+    let members = rest.trim_ascii().strip_prefix(b"{").unwrap_or_default().trim_ascii_start();
+    let mut out = Vec::with_capacity(item.len() + 64);
+    out.extend_from_slice(b"{\"id\":");
+    json::write_string(&mut out, id.as_str());
+    if members != b"}" {
+        out.push(b',');
+    }
+    out.extend_from_slice(members);
+    out
+}
+
+/// An item as the API lists it: with this id, and a short-hand message written out.
+pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
     let own_id = id(item);
     let type_missing = json::member(item, "type").is_none_or(|kind| kind == b"null");
     let is_message = json::member(item, "role").is_some() && (type_missing || is_type(item, "message"));
-    if own_id.is_some() && !is_message {
+    if own_id.as_ref() == Some(shown_id) && !is_message {
         return item.to_vec();
     }
     let mut out = Vec::with_capacity(item.len() + 160);
     out.push(b'{');
-    let id = own_id.unwrap_or_else(derived_id);
     out.extend_from_slice(b"\"id\":");
-    json::write_string(&mut out, id.as_str());
+    json::write_string(&mut out, shown_id.as_str());
     if is_message {
         out.extend_from_slice(br#","type":"message""#);
         if json::member(item, "status").is_none_or(|status| status == b"null") {
@@ -220,7 +275,6 @@ fn write_text_content(out: &mut Vec<u8>, item: &[u8], text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ResponseId;
 
     fn without_id(item: &str) -> String {
         let span = id_spans(item.as_bytes()).next().unwrap();
@@ -271,9 +325,12 @@ mod tests {
 
     #[test]
     fn a_shorthand_message_is_listed_written_out() {
-        let derived = || ItemId::derived(ResponseId::mint(1, &[1; 10]), 0);
-        let list = |item: &str| String::from_utf8(listed(item.as_bytes(), derived)).unwrap();
-        let id = derived();
+        let turn = ResponseId::mint(1, &[1; 10]);
+        let list = |item: &str| {
+            let shown_id = id(item.as_bytes()).unwrap_or_else(|| derived_id(item.as_bytes(), turn, 0));
+            String::from_utf8(listed(item.as_bytes(), &shown_id)).unwrap()
+        };
+        let id = ItemId::derived("msg_", turn, 0);
         assert_eq!(
             list(r#"{"role":"user","content":"p\n0"}"#),
             format!(
@@ -282,9 +339,37 @@ mod tests {
         );
         assert_eq!(
             list(r#"{"type":"function_call_output","call_id":"c","output":"x"}"#),
-            format!(r#"{{"id":"{id}","type":"function_call_output","call_id":"c","output":"x"}}"#)
+            format!(
+                r#"{{"id":"{}","type":"function_call_output","call_id":"c","output":"x"}}"#,
+                ItemId::derived("fco_", turn, 0)
+            )
         );
         let own = r#"{"type":"reasoning","id":"rs_1","big":1e999}"#;
         assert_eq!(list(own), own);
+    }
+
+    #[test]
+    fn an_item_gets_an_id_in_place_of_its_own() {
+        let id = ItemId::new("a").unwrap();
+        for (item, expected) in [
+            (r#"{"x":1e999}"#, r#"{"id":"a","x":1e999}"#),
+            (r#"{ "id" : null , "x":1 }"#, r#"{"id":"a","x":1 }"#),
+            (r#"{"x":1,"id":null}"#, r#"{"id":"a","x":1}"#),
+            (r#"{"id":null}"#, r#"{"id":"a"}"#),
+            ("{ }", r#"{"id":"a"}"#),
+        ] {
+            assert_eq!(String::from_utf8(with_id(item.as_bytes(), &id)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn encrypted_content_is_left_out_of_reasoning_alone() {
+        let shown = |item: &str| String::from_utf8(without_encrypted_content(item.into())).unwrap();
+        assert_eq!(
+            shown(r#"{"type":"reasoning","encrypted_content":"x","s":[]}"#),
+            r#"{"type":"reasoning","s":[]}"#
+        );
+        let other = r#"{"type":"compaction","encrypted_content":"x"}"#;
+        assert_eq!(shown(other), other);
     }
 }

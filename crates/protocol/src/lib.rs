@@ -3,6 +3,7 @@
 //! Nothing here does I/O, is async, or knows SQL. JSON is not decoded and re-encoded: [`json`] finds the byte ranges of an
 //! object's members, and everything else splices them, so numbers, key order and escapes survive.
 
+pub mod conversation;
 pub mod error;
 pub mod event;
 pub mod frame;

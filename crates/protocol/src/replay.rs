@@ -74,6 +74,36 @@ impl Segment {
         Ok(Self { bytes: bytes.into(), ids: ids.into(), sealed: sealed.into() })
     }
 
+    /// Copies the turn without the items at these positions, in ascending order.
+    pub fn without(&self, positions: &[u32]) -> Self {
+        let mut array = Vec::with_capacity(self.bytes.len() + 2);
+        array.push(b'[');
+        array.extend_from_slice(&self.bytes);
+        array.push(b']');
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let (mut ids, mut sealed) = (Vec::new(), Vec::new());
+        let (mut old_ids, mut old_sealed) = (self.ids.iter().peekable(), self.sealed.iter().peekable());
+        for (position, range) in (0_u32..).zip(json::elements(&array).map_while(Result::ok)) {
+            let (start, end) = (offset(range.start - 1), offset(range.end - 1));
+            let is_left_out = positions.binary_search(&position).is_ok();
+            if !is_left_out && !bytes.is_empty() {
+                bytes.push(b',');
+            }
+            let to = offset(bytes.len());
+            let moved = |span: &Range<u32>| span.start - start + to..span.end - start + to;
+            while let Some(id) = old_ids.next_if(|id| id.start < end) {
+                ids.extend((!is_left_out).then(|| moved(id)));
+            }
+            while let Some((span, kind)) = old_sealed.next_if(|(span, _)| span.start < end) {
+                sealed.extend((!is_left_out).then(|| (moved(span), *kind)));
+            }
+            if !is_left_out {
+                bytes.extend_from_slice(&array[range]);
+            }
+        }
+        Self { bytes: bytes.into(), ids: ids.into(), sealed: sealed.into() }
+    }
+
     /// Whether the context starts in this turn for accounts that can read it, so that its ancestors are not replayed.
     pub fn starts_context(&self) -> bool {
         self.context_start().is_some()
@@ -171,7 +201,7 @@ fn offset(n: usize) -> u32 {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use proptest::prelude::{Strategy, prop_assert_eq, proptest};
+    use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
     use serde_json::{Value, json};
 
     use super::*;
@@ -331,6 +361,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_turn_without_some_items_is_as_if_it_never_had_them(
+            input in items(), output in items(), is_kept in proptest::collection::vec(any::<bool>(), 14),
+        ) {
+            let build = |input: &[Value], output: &[Value]| {
+                let text = |items: &[Value]| serde_json::to_string(items).unwrap();
+                Segment::build(text(input).as_bytes(), &[], text(output).as_bytes()).unwrap()
+            };
+            let kept = |items: &[Value], is_kept: &[bool]| -> Vec<Value> {
+                items.iter().zip(is_kept).filter(|(_, kept)| **kept).map(|(item, _)| item.clone()).collect()
+            };
+            let left_out: Vec<u32> =
+                (0..14).filter(|n| !is_kept[*n as usize] && (*n as usize) < input.len() + output.len()).collect();
+            let expected = build(&kept(&input, &is_kept), &kept(&output, &is_kept[input.len()..]));
+            prop_assert_eq!(build(&input, &output).without(&left_out), expected);
+        }
+
         #[test]
         fn any_turn_is_rendered_as_its_parsed_items_say(input in items(), output in items()) {
             let text = |items: &[Value]| serde_json::to_string(items).unwrap();

@@ -9,7 +9,7 @@ use crate::json;
 
 mod fields;
 mod input;
-mod metadata;
+pub(crate) mod metadata;
 mod upstream;
 
 pub(crate) use self::fields::{Field, Members};
@@ -286,11 +286,11 @@ pub(crate) fn invalid(code: &'static str, param: Option<&str>, message: String) 
     }
 }
 
-fn invalid_json(why: &str) -> ApiError {
+pub(crate) fn invalid_json(why: &str) -> ApiError {
     invalid("invalid_json", None, format!("We could not parse the JSON body of your request: {why}"))
 }
 
-fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
+pub(crate) fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
     if json::validate(body).is_ok() {
         let got = json::kind(body.trim_ascii_start());
         return invalid_json(&format!("Expected an object, but got {got} instead."));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::id::ResponseId;
+use crate::id::{ConversationId, ResponseId};
 use crate::json::{self, Malformed, Object, Set};
 use crate::usage::Usage;
 
@@ -11,6 +11,8 @@ use crate::usage::Usage;
 pub struct Owned {
     id: String,
     previous_response_id: String,
+    /// An object with its id; `None` for a response that is in no conversation.
+    conversation: Option<String>,
     store: bool,
 }
 
@@ -50,7 +52,12 @@ impl Owned {
     pub fn new(id: ResponseId, previous: Option<ResponseId>, store: bool) -> Self {
         let previous_response_id =
             previous.map_or_else(|| "null".to_owned(), |previous| format!("\"{previous}\""));
-        Self { id: format!("\"{id}\""), previous_response_id, store }
+        Self { id: format!("\"{id}\""), previous_response_id, conversation: None, store }
+    }
+
+    #[must_use]
+    pub fn in_conversation(self, id: Option<ConversationId>) -> Self {
+        Self { conversation: id.map(|id| format!(r#"{{"id":"{id}"}}"#)), ..self }
     }
 
     /// Copies a response object with the gateway's own members put in.
@@ -78,7 +85,11 @@ impl Owned {
             Set { name: "previous_response_id", value: self.previous_response_id.as_bytes(), add: true },
             Set { name: "store", value: if self.store { b"true" } else { b"false" }, add: true },
             Set { name: "background", value: b"false", add: true },
-            Set { name: "conversation", value: b"null", add: false },
+            Set {
+                name: "conversation",
+                value: self.conversation.as_deref().unwrap_or("null").as_bytes(),
+                add: self.conversation.is_some(),
+            },
         ]
     }
 
@@ -187,6 +198,19 @@ mod tests {
                 r#"{{"sequence_number":3, "response": {{"id":"{id}","x":1.50,"store":true,"conversation":null,"output":[{{"id":"up"}}],"previous_response_id":"{previous}","background":false}} ,"type":"response.created"}}"#
             )
         );
+    }
+
+    #[test]
+    fn a_response_shows_its_conversation() {
+        let id = ConversationId::mint(1, &[3; 10]);
+        let owned = owned().in_conversation(Some(id));
+        let expected = format!(r#""conversation":{{"id":"{id}"}}"#);
+        for response in [r#"{"id":"up"}"#, r#"{"conversation":{"id":"c"},"id":"up"}"#] {
+            let rewritten =
+                String::from_utf8(owned.rewrite(&Object::parse(response.as_bytes()).unwrap())).unwrap();
+            assert_eq!(rewritten.matches("\"conversation\"").count(), 1);
+            assert!(rewritten.contains(&expected), "{rewritten}");
+        }
     }
 
     #[test]

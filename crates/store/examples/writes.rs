@@ -110,6 +110,7 @@ fn record(project: &ProjectId, task: u64, number: u64, parent: Option<&Turn>) ->
         input: input.into(),
         referenced: Vec::new(),
         output: output.into(),
+        deletes: None,
     };
     let item_id = ItemId::new(&item_id).expect("the id is short");
     Record {
@@ -118,6 +119,7 @@ fn record(project: &ProjectId, task: u64, number: u64, parent: Option<&Turn>) ->
         items: vec![(item_id, 1)],
         log: log_row(project, id, now, depth),
         settlement: None,
+        append: None,
     }
 }
 

@@ -3,18 +3,18 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use antiphon_protocol::id::ItemId;
+use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::{item, json};
 
-use crate::{ChainQuery, Status, StoreError, StoredTurn};
+use crate::{ChainQuery, ItemLocation, Status, StoreError, StoredTurn};
 
 /// The columns of a turn, from a table named `r`. Both engines read them in this order. A deleted response reads as expired
-/// since forever.
+/// since forever, and so does a turn in a conversation: whether it is visible, the row has to say each time.
 macro_rules! turn_columns {
     () => {
         "r.id, r.parent_id, r.depth, r.status, r.account, r.boundary, r.upstream_id, r.model, \
-         CASE WHEN r.deleted_at IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, r.output, \
-         r.checksum"
+         CASE WHEN r.deleted_at IS NULL AND r.conversation_id IS NULL THEN r.expires_at ELSE 0 END, r.input, r.referenced, \
+         r.output, r.deletes, r.checksum"
     };
 }
 
@@ -45,6 +45,32 @@ pub(crate) fn decode_positions(array: Option<&[u8]>) -> Result<Vec<u32>, StoreEr
         .ok_or_else(|| {
             StoreError::Corrupt("the positions of referenced items are not a list of numbers".into())
         })
+}
+
+/// What one deleted item takes: the turn's id and a position.
+const LOCATION_BYTES: usize = 20;
+
+pub(crate) fn encode_locations(locations: &[ItemLocation]) -> Vec<u8> {
+    let encoded = |location: &ItemLocation| {
+        let mut bytes = [0; LOCATION_BYTES];
+        bytes[..16].copy_from_slice(location.turn.uuid().as_bytes());
+        bytes[16..].copy_from_slice(&location.position.to_be_bytes());
+        bytes
+    };
+    locations.iter().flat_map(encoded).collect()
+}
+
+pub(crate) fn decode_locations(bytes: &[u8]) -> Result<Vec<ItemLocation>, StoreError> {
+    let (locations, rest) = bytes.as_chunks::<LOCATION_BYTES>();
+    if !rest.is_empty() {
+        return Err(StoreError::Corrupt("the list of deleted items is cut off".into()));
+    }
+    let decoded = |bytes: &[u8; LOCATION_BYTES]| {
+        let (turn, position) = bytes.split_first_chunk::<16>()?;
+        let turn = ResponseId::from_uuid(uuid::Uuid::from_bytes(*turn));
+        Some(ItemLocation { turn, position: u32::from_be_bytes(position.try_into().ok()?) })
+    };
+    Ok(locations.iter().filter_map(decoded).collect())
 }
 
 /// A count of tokens as it is stored, bounded so that sums can't overflow: upstreams report any number.

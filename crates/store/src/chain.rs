@@ -2,6 +2,7 @@
 
 mod cache;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
 pub use self::cache::CacheStats;
-use crate::{ChainQuery, FoundItems, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
+use crate::{
+    Appended, ChainQuery, FoundItems, IndexedItem, ItemLocation, LogRow, Post, Record, Status, Store,
+    StoreError, StoredTurn, Timestamp,
+};
 
 /// How many turns a cache miss loads before it looks for the rest of the chain in memory.
 const NEWEST_TURNS: u32 = 8;
+
+/// In memory, a turn of a conversation can't be named: only its row says how long it is visible.
+const NEVER_VISIBLE: Timestamp = Timestamp::from_unix_ms(0);
 
 /// One turn of a chain, ready for replay, with all its ancestors.
 #[derive(Debug)]
@@ -29,6 +36,8 @@ pub struct Turn {
     pub model: String,
     pub expires_at: Option<Timestamp>,
     pub segment: Segment,
+    /// Of a turn that nobody served: items of earlier turns that are not replayed with it.
+    pub deletes: Box<[ItemLocation]>,
     pub parent: Option<Arc<Turn>>,
     /// Its entry in the cache, for as long as it lives.
     entry: Option<cache::Entry>,
@@ -101,8 +110,38 @@ impl Chains {
         {
             return Ok(Some(turn));
         }
+        self.load_from(project, id, Some(now), max_depth).await
+    }
+
+    /// The newest turn of a conversation with all its ancestors, whether or not clients can name it. If it is deeper than
+    /// `max_depth` it comes without them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn load_head(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        max_depth: u32,
+    ) -> Result<Option<Arc<Turn>>, StoreError> {
+        match self.cache.find_ancestor(project, id) {
+            Some(turn) => {
+                self.cache.hold(project, &turn);
+                Ok(Some(turn))
+            }
+            None => self.load_from(project, id, None, max_depth).await,
+        }
+    }
+
+    async fn load_from(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        visible_at: Option<Timestamp>,
+        max_depth: u32,
+    ) -> Result<Option<Arc<Turn>>, StoreError> {
         let read_at = self.cache.deletions();
-        let query = ChainQuery { from: id, visible_at: Some(now), max_turns: NEWEST_TURNS };
+        let query = ChainQuery { from: id, visible_at, max_turns: NEWEST_TURNS };
         let newest = self.store.load_chain(project, query).await?;
         let Some(named) = newest.first() else { return Ok(None) };
         if named.depth > max_depth {
@@ -150,7 +189,7 @@ impl Chains {
     ///
     /// # Errors
     /// Those of [`Responses::record`](crate::Responses::record).
-    pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<(), StoreError> {
+    pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<Appended, StoreError> {
         let project = record.project.clone();
         let stored = &record.response.turn;
         let parent = match stored.parent {
@@ -162,12 +201,40 @@ impl Chains {
         let is_whole = stored.parent.is_none() || parent.is_some();
         let turn = if is_whole && self.cache.keeps_any() { Some(Turn::new(stored, parent)?) } else { None };
         let read_at = self.cache.deletions();
-        self.store.record(record).await?;
-        if let Some(turn) = turn {
+        let is_in_conversation = record.append.is_some();
+        let appended = self.store.record(record).await?;
+        if let Some(mut turn) = turn.filter(|_| appended != Appended::Conflict) {
+            if is_in_conversation {
+                turn.expires_at = Some(NEVER_VISIBLE);
+            }
             let turn = self.cache.insert(&project, turn, &read_at);
             self.cache.hold(&project, &turn);
         }
-        Ok(())
+        Ok(appended)
+    }
+
+    /// Appends turns that nobody served to a conversation, and keeps them in memory if what they continue is there.
+    ///
+    /// # Errors
+    /// Those of [`Conversations::post`](crate::Conversations::post).
+    pub async fn post(&self, post: Post) -> Result<Appended, StoreError> {
+        let project = post.project.clone();
+        let parent = post.turns.first().and_then(|first| first.parent);
+        let mut newest = parent.and_then(|parent| self.cache.find_ancestor(&project, parent));
+        let turns = if newest.is_some() { post.turns.clone() } else { Vec::new() };
+        let read_at = self.cache.deletions();
+        let appended = self.store.post(post).await?;
+        if appended != Appended::Done {
+            return Ok(appended);
+        }
+        for turn in &turns {
+            let mut turn = Turn::new(turn, newest)?;
+            turn.expires_at = Some(NEVER_VISIBLE);
+            let turn = self.cache.insert(&project, turn, &read_at);
+            self.cache.hold(&project, &turn);
+            newest = Some(turn);
+        }
+        Ok(appended)
     }
 
     /// Hides a response at once. `false` if there is no live response with this id.
@@ -189,7 +256,7 @@ impl Chains {
         result
     }
 
-    /// The items with these ids, if they come to no more than `max_bytes`.
+    /// The items with these ids, of responses and of conversations, if they come to no more than `max_bytes`.
     ///
     /// # Errors
     /// A [read error](StoreError#read-errors).
@@ -200,7 +267,28 @@ impl Chains {
         now: Timestamp,
         max_bytes: usize,
     ) -> Result<FoundItems, StoreError> {
-        self.store.load_items(project, ids, now, max_bytes).await
+        let mut found = match self.store.load_items(project, ids, now, max_bytes).await? {
+            FoundItems::All(found) => found,
+            too_large @ FoundItems::TooLarge { .. } => return Ok(too_large),
+        };
+        let missing: Vec<ItemId> =
+            ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
+        if missing.is_empty() {
+            return Ok(FoundItems::All(found));
+        }
+        let of_conversations =
+            self.store.find_items_of_conversations(project, &missing, max_bytes.saturating_add(1)).await?;
+        let of_conversations: HashMap<_, _> =
+            of_conversations.into_iter().map(|found| (found.id, found.item)).collect();
+        for (id, found) in ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            // To an upstream, its id is like that of an output item.
+            *found = of_conversations.get(id).map(|item| IndexedItem { item: item.clone(), is_output: true });
+        }
+        let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
+        match size_bytes > max_bytes {
+            true => Ok(FoundItems::TooLarge { size_bytes }),
+            false => Ok(FoundItems::All(found)),
+        }
     }
 
     /// Queues a row of the request log.
@@ -240,6 +328,7 @@ impl Turn {
             model: stored.model.clone(),
             expires_at: stored.expires_at,
             segment,
+            deletes: stored.deletes.as_deref().unwrap_or_default().into(),
             parent,
             entry: None,
             room: None,
@@ -280,7 +369,12 @@ impl Turn {
     fn size_bytes(&self) -> usize {
         let names = self.account.len() + self.boundary.len() + self.model.len();
         let upstream_id = self.upstream_id.as_ref().map_or(0, String::len);
-        size_of::<Self>() + cache::BYTES_BESIDE_A_TURN + self.segment.size_bytes() + names + upstream_id
+        size_of::<Self>()
+            + cache::BYTES_BESIDE_A_TURN
+            + self.segment.size_bytes()
+            + names
+            + upstream_id
+            + size_of_val(&*self.deletes)
     }
 }
 

@@ -5,7 +5,7 @@
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use crc32fast::Hasher;
 
-use crate::assemble::status_code;
+use crate::assemble::{encode_locations, status_code};
 use crate::{StoreError, StoredTurn, Timestamp};
 
 /// The checksum of a row without its body.
@@ -23,6 +23,9 @@ pub(crate) fn of_turn(project: &ProjectId, turn: &StoredTurn) -> i64 {
         sum.add(&position.to_le_bytes());
     }
     sum.add(&turn.output);
+    if let Some(deletes) = &turn.deletes {
+        sum.add(&encode_locations(deletes));
+    }
     sum.finish()
 }
 

@@ -23,7 +23,7 @@ pub(crate) use self::operation::{Operation, Outcome};
 use self::log::LogRows;
 use self::writer::{Health, Shared, Writer};
 use crate::sql::Statement;
-use crate::{LogRow, Purged, Record, StoreError, Timestamp};
+use crate::{Appended, LogRow, Post, Purged, Record, StoreError, Timestamp};
 
 /// The capacity of the queue. Callers wait when it is full.
 const QUEUE_OPERATIONS: usize = 4096;
@@ -128,8 +128,19 @@ impl Group {
         }
     }
 
-    pub(crate) async fn record(&self, record: Record) -> Result<(), StoreError> {
-        self.write(Operation::Record(Box::new(record))).await.map(|_| ())
+    pub(crate) async fn record(&self, record: Record) -> Result<Appended, StoreError> {
+        self.append(Operation::Record(Box::new(record))).await
+    }
+
+    pub(crate) async fn post(&self, post: Post) -> Result<Appended, StoreError> {
+        self.append(Operation::Post(Box::new(post))).await
+    }
+
+    async fn append(&self, operation: Operation) -> Result<Appended, StoreError> {
+        match self.write(operation).await? {
+            Outcome::Appended(appended) => Ok(appended),
+            _ => Ok(Appended::Done),
+        }
     }
 
     pub(crate) async fn purge(
@@ -152,6 +163,11 @@ impl Group {
     /// Runs all of them in one transaction. Whether any changed a row.
     pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<bool, StoreError> {
         Ok(self.write(Operation::Execute(statements)).await? == Outcome::Changed(true))
+    }
+
+    /// Takes a statement that nobody waits for.
+    pub(crate) fn execute_unawaited(&self, statement: Statement) {
+        self.log.push(Operation::ExecuteSoon(Box::new(statement)));
     }
 
     /// Takes a row of the request log that nobody waits for.

@@ -17,6 +17,7 @@ mod audit;
 mod body;
 pub mod chain;
 mod checksum;
+mod conversations;
 mod copy;
 mod error;
 mod group;
@@ -41,6 +42,10 @@ mod verify;
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
+pub use self::conversations::{
+    Append, Appended, AppendedItem, ConversationItem, ConversationLock, ConversationQuery, Conversations,
+    ItemLocation, ItemPage, PageEnd, Post, StoredConversation,
+};
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
 pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};

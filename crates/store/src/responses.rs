@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::assemble::turn_columns;
 use crate::sql::{Statement, id, number, text};
-use crate::{Json, LogRow, Settlement, StoreError, Timestamp};
+use crate::{Append, Appended, ItemLocation, Json, LogRow, Settlement, StoreError, Timestamp};
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +50,9 @@ pub struct StoredTurn {
     pub referenced: Vec<u32>,
     /// The turn's own output items, a JSON array.
     pub output: Json,
+    /// Of a turn that nobody served: the items that it deletes from its conversation, in the order of [`ItemLocation`]; none if it
+    /// only adds some. `None` for a response.
+    pub deletes: Option<Vec<ItemLocation>>,
 }
 
 /// A finished turn to make durable. Apart from JSON, its texts must not hold a NUL, which PostgreSQL can't store.
@@ -62,6 +65,8 @@ pub struct Record {
     pub log: LogRow,
     /// What the turn used, if it holds a reservation.
     pub settlement: Option<Settlement>,
+    /// What the turn adds to its conversation. As long as that lives, the response does not expire.
+    pub append: Option<Append>,
 }
 
 /// An item found by its id.
@@ -105,11 +110,12 @@ pub struct Purged {
 #[async_trait]
 pub trait Responses: Send + Sync {
     /// Makes a finished turn durable: its response, where its items are found, and its row in the request log, in one
-    /// transaction. When this returns `Ok` the turn survives a power cut (with [`Durability::Full`](crate::Durability)).
+    /// transaction. When this returns `Ok` the turn survives a power cut (with [`Durability::Full`](crate::Durability)). After
+    /// [`Appended::Conflict`], nothing was written.
     ///
     /// # Errors
     /// [`StoreError::Refused`] also when the project has a response with this id, or PostgreSQL is given a text with a NUL.
-    async fn record(&self, record: Record) -> Result<(), StoreError>;
+    async fn record(&self, record: Record) -> Result<Appended, StoreError>;
 
     /// A response that is neither deleted nor expired.
     async fn load(
@@ -160,11 +166,12 @@ pub(crate) const LOAD: &str = concat!(
     "SELECT ",
     turn_columns!(),
     ", r.created_at, r.body, r.body_checksum FROM responses r WHERE r.id = $1 AND r.project = $2 \
-     AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3)"
+     AND r.deletes IS NULL AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > $3)"
 );
 
 const DELETE: &str = "UPDATE responses SET deleted_at = $1, expires_at = $1 \
-     WHERE id = $2 AND project = $3 AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $1)";
+     WHERE id = $2 AND project = $3 AND deletes IS NULL AND deleted_at IS NULL \
+     AND (expires_at IS NULL OR expires_at > $1)";
 
 /// For the tests of both engines.
 #[cfg(test)]

@@ -80,6 +80,10 @@ pub(crate) fn id(id: Uuid) -> Argument {
     (Cell::Id(id), Kind::Id)
 }
 
+pub(crate) fn optional_id(id: Option<Uuid>) -> Argument {
+    (id.map_or(Cell::Null, Cell::Id), Kind::Id)
+}
+
 // === impl Statement ===
 
 impl Statement {
@@ -108,6 +112,8 @@ impl Statement {
 pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
     [
         crate::responses::STATEMENTS.as_slice(),
+        &crate::conversations::STATEMENTS,
+        &crate::conversations::INDEXED,
         &crate::request_log::STATEMENTS,
         &crate::usage::STATEMENTS,
         &crate::limits::STATEMENTS,
@@ -120,6 +126,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::probe::STATEMENTS,
         &crate::verify::RESPONSES,
         &crate::verify::ITEMS,
+        &crate::verify::CONVERSATIONS,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

@@ -1,12 +1,14 @@
 //! The store: the sum of its narrow traits, and what concerns it as a whole.
 
+use std::collections::BTreeMap;
+
 use antiphon_protocol::id::ProjectId;
 use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Counters, Keys, Limits, Replicas, RequestLog, Responses, StoreError, Timestamp,
-    Usage,
+    Accounts, Admin, Audit, Conversations, Counters, Keys, Limits, Replicas, RequestLog, Responses,
+    StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -14,6 +16,8 @@ use crate::{
 pub struct ProjectStats {
     pub project: ProjectId,
     pub responses: u64,
+    /// Conversations that are not deleted.
+    pub conversations: u64,
     /// Responses without a parent.
     pub chains: u64,
     /// The stored size of items and bodies, without indexes.
@@ -26,7 +30,17 @@ pub struct ProjectStats {
 /// A storage engine, or a decorator of one.
 #[async_trait]
 pub trait Store:
-    Responses + RequestLog + Limits + Counters + Replicas + Usage + Accounts + Keys + Admin + Audit
+    Responses
+    + Conversations
+    + RequestLog
+    + Limits
+    + Counters
+    + Replicas
+    + Usage
+    + Accounts
+    + Keys
+    + Admin
+    + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
@@ -54,13 +68,17 @@ pub trait Store:
 }
 
 /// PostgreSQL's sum of bigints is wider than a bigint.
-const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
+const STATS: &str = "SELECT project, count(*) FILTER (WHERE deletes IS NULL), \
+     count(*) FILTER (WHERE parent_id IS NULL AND deletes IS NULL), \
      CAST(sum(CAST(length(input) AS bigint) + length(output) + length(body)) AS bigint), min(created_at), \
-     count(*) FILTER (WHERE expires_at <= $1) FROM responses GROUP BY project ORDER BY project";
+     count(*) FILTER (WHERE expires_at <= $1) FROM responses GROUP BY project";
+
+const CONVERSATION_STATS: &str = "SELECT project, count(*), min(created_at) FROM conversations \
+     WHERE deleted_at IS NULL GROUP BY project";
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 1] = [STATS];
+pub(crate) const STATEMENTS: [&str; 2] = [STATS, CONVERSATION_STATS];
 
 pub(crate) async fn stats<D: Database>(
     database: &D,
@@ -69,15 +87,38 @@ pub(crate) async fn stats<D: Database>(
     const COLUMNS: [Kind; 6] =
         [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
     let query = Query { text: STATS, arguments: vec![number(now.unix_ms())], columns: &COLUMNS };
-    let stats = |mut row: Columns| {
-        Ok(ProjectStats {
+    let of_responses = |mut row: Columns| {
+        Ok::<_, StoreError>(ProjectStats {
             project: ProjectId::new(&row.text()?),
             responses: row.integer()?,
+            conversations: 0,
             chains: row.integer()?,
             bytes: row.integer()?,
             oldest: Timestamp::from_unix_ms(row.number()?),
             expired: row.integer()?,
         })
     };
-    database.query(query).await?.into_iter().map(stats).collect()
+    let mut stats = BTreeMap::new();
+    for row in database.query(query).await? {
+        let of_project = of_responses(row)?;
+        stats.insert(of_project.project.clone(), of_project);
+    }
+    let columns = &[Kind::Text, Kind::Number, Kind::Number];
+    let query = Query { text: CONVERSATION_STATS, arguments: Vec::new(), columns };
+    for mut row in database.query(query).await? {
+        let (project, conversations) = (ProjectId::new(&row.text()?), row.integer()?);
+        let oldest = Timestamp::from_unix_ms(row.number()?);
+        let of_project = stats.entry(project.clone()).or_insert(ProjectStats {
+            project,
+            responses: 0,
+            conversations,
+            chains: 0,
+            bytes: 0,
+            oldest,
+            expired: 0,
+        });
+        of_project.conversations = conversations;
+        of_project.oldest = of_project.oldest.min(oldest);
+    }
+    Ok(stats.into_values().collect())
 }

@@ -1,10 +1,13 @@
-//! Verifies a store: reads every response and the index of items from one snapshot, and reports what is damaged.
+//! Verifies a store: reads every response and the indices of items from one snapshot, and reports what is damaged.
 //!
 //! Memory is bounded by a few responses. A row that can't be read is reported, and the others are still verified.
 
+mod conversations;
 mod items;
 mod responses;
 
+#[cfg(test)]
+pub(crate) use self::conversations::STATEMENTS as CONVERSATIONS;
 #[cfg(test)]
 pub(crate) use self::items::STATEMENTS as ITEMS;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub enum VerifyStep {
     Pages,
     Responses,
     Items,
+    ConversationItems,
 }
 
 /// The result of a verification.
@@ -45,6 +49,8 @@ pub struct VerifyReport {
     pub without_checksum: u64,
     /// Entries of the index of items.
     pub items: u64,
+    /// Entries of the index of conversations' items.
+    pub conversation_items: u64,
     /// How much is damaged; the first of it is listed.
     pub damages: u64,
     pub listed: Vec<Damage>,
@@ -94,7 +100,8 @@ impl Verifier<'_> {
             Err(error) => self.unreadable(None, "the database", &error).await?,
         }
         let matched = self.verify_responses().await?;
-        self.verify_items(matched).await
+        self.verify_items(matched).await?;
+        self.verify_conversations().await
     }
 
     async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

@@ -1,12 +1,14 @@
 //! A decorator of stores: it lets something happen around the calls, and otherwise does what the store behind it does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
+use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, Accounts, Admin, Audit, AuditEntry, ChainQuery, Count, CounterId, Counters, CredentialLock,
-    FoundItems, Keys, Limits, LogRow, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
+    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, ChainQuery, ConversationItem, ConversationLock,
+    ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock, FoundItems, ItemPage, Json,
+    Keys, Limits, LogRow, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog, Reservation,
+    Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount, StoredConversation,
     StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
     UsageQuery,
 };
@@ -64,27 +66,54 @@ impl<I: Interceptor> Decorated<I> {
     }
 }
 
-/// Implements a trait of the store whose methods are all asynchronous. The word before each method says what the interceptor
-/// takes it for.
+/// Implements a trait of the store. The word before each method says what the interceptor takes it for; it does not see those
+/// after an arrow, which nobody waits for.
 macro_rules! intercept {
-    ($trait:ident { $($access:ident $method:ident($($name:ident: $type:ty),*) -> $result:ty;)+ }) => {
+    ($trait:ident {
+        $($access:ident $method:ident($($name:ident: $type:ty),*) -> $result:ty;)+
+        $(=> $unseen:ident($argument:ident: $of:ty);)*
+    }) => {
         #[async_trait]
         impl<I: Interceptor> $trait for Decorated<I> {
             $(async fn $method(&self, $($name: $type),*) -> Result<$result, StoreError> {
                 self.$access(self.inner.$method($($name),*)).await
             })+
+
+            $(fn $unseen(&self, $argument: $of) {
+                self.inner.$unseen($argument);
+            })*
         }
     };
 }
 
 intercept!(Responses {
-    write record(record: Record) -> ();
+    write record(record: Record) -> Appended;
     read load(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<StoredResponse>;
     read load_chain(project: &ProjectId, query: ChainQuery) -> Vec<StoredTurn>;
     read load_items(project: &ProjectId, ids: &[ItemId], now: Timestamp, max_bytes: usize) -> FoundItems;
     write delete(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
     read list_deleted(since: Timestamp) -> Vec<(ProjectId, ResponseId)>;
     write purge(now: Timestamp, log_before: Option<Timestamp>, max_rows: u32) -> Purged;
+});
+
+intercept!(Conversations {
+    write add_conversation(conversation: StoredConversation) -> ();
+    read load_conversation(project: &ProjectId, conversation: ConversationId) -> Option<StoredConversation>;
+    read list_conversations(project: &ProjectId, after: Option<ConversationId>, max_rows: u32)
+        -> Vec<StoredConversation>;
+    write set_conversation_metadata(project: &ProjectId, conversation: ConversationId, metadata: Json) -> bool;
+    write delete_conversation(project: &ProjectId, conversation: ConversationId, now: Timestamp,
+        retention: Option<Duration>) -> bool;
+    write post(post: Post) -> Appended;
+    write lock_conversation(lock: &ConversationLock, version: u64, now: Timestamp, until: Timestamp) -> bool;
+    write renew_conversation_locks(locks: Vec<ConversationLock>, until: Timestamp) -> ();
+    read list_conversation_items(query: ConversationQuery) -> ItemPage;
+    read find_conversation_items(project: &ProjectId, conversation: ConversationId, ids: &[ItemId])
+        -> Vec<ConversationItem>;
+    read find_items_of_conversations(project: &ProjectId, ids: &[ItemId], max_bytes: usize)
+        -> Vec<ConversationItem>;
+    write purge_conversations(deleted_by: Timestamp, max_rows: u32) -> bool;
+    => unlock_conversation(lock: ConversationLock);
 });
 
 intercept!(Accounts {

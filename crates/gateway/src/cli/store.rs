@@ -82,6 +82,7 @@ fn print_json(stats: &[ProjectStats]) {
                 "project": stats.project.as_str(),
                 "responses": stats.responses,
                 "chains": stats.chains,
+                "conversations": stats.conversations,
                 "bytes": stats.bytes,
                 "oldest": rfc3339(stats.oldest),
                 "expired": stats.expired,
@@ -97,13 +98,13 @@ fn print_table(url: &str, stats: &[ProjectStats]) {
         return println!("no responses");
     }
     println!(
-        "{:<24} {:>12} {:>12} {:>16} {:>10}  oldest",
-        "project", "responses", "chains", "bytes", "expired"
+        "{:<24} {:>12} {:>12} {:>14} {:>16} {:>10}  oldest",
+        "project", "responses", "chains", "conversations", "bytes", "expired"
     );
     for row in stats {
-        let ProjectStats { project, responses, chains, bytes, expired, .. } = row;
+        let ProjectStats { project, responses, chains, conversations, bytes, expired, .. } = row;
         println!(
-            "{:<24} {responses:>12} {chains:>12} {bytes:>16} {expired:>10}  {}",
+            "{:<24} {responses:>12} {chains:>12} {conversations:>14} {bytes:>16} {expired:>10}  {}",
             project.as_str(),
             rfc3339(row.oldest)
         );

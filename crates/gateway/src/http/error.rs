@@ -9,8 +9,10 @@ use antiphon_store::StoreError;
 use http::StatusCode;
 
 use crate::body_memory::NoMemory;
+use crate::conversations::ConversationError;
 use crate::errors::{
-    self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
 /// Why a request is rejected. The text is the message that its client gets.
@@ -60,11 +62,18 @@ pub enum RequestError {
     InvalidQuery { param: &'static str, message: String },
     #[error("Response with id '{0}' not found.")]
     ResponseNotFound(String),
+    #[error("Conversation with id '{0}' not found.")]
+    ConversationNotFound(String),
+    /// Another turn runs in the conversation.
+    #[error("{}", CONVERSATION_LOCKED_TEXT)]
+    ConversationLocked,
+    #[error("Item with id '{0}' not found.")]
+    ItemNotFound(String),
     #[error("Cannot cancel a synchronous response.")]
     NotInBackground,
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
-    #[error("Unknown request URL: {0}.")]
+    #[error("Invalid URL ({0})")]
     UnknownRoute(String),
     #[error("Method not allowed: {0}.")]
     MethodNotAllowed(String),
@@ -116,7 +125,10 @@ impl RequestError {
             Self::HostNotAllowed(_) => client(StatusCode::FORBIDDEN, Some("host_not_allowed")),
             Self::CrossSite => client(StatusCode::FORBIDDEN, Some("cross_site_request")),
             Self::InvalidQuery { param, .. } => invalid(Some("invalid_value"), Some(*param)),
-            Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, None),
+            Self::ResponseNotFound(_) | Self::ConversationNotFound(_) | Self::ItemNotFound(_) => {
+                client(StatusCode::NOT_FOUND, None)
+            }
+            Self::ConversationLocked => errors::CONVERSATION_LOCKED,
             Self::NotInBackground => invalid(None, None),
             Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
             Self::UnknownRoute(_) => client(StatusCode::NOT_FOUND, Some("unknown_url")),
@@ -153,6 +165,19 @@ impl From<Denied> for RequestError {
             Denied::NoValidKey => Self::InvalidKey,
             Denied::TooManyAttempts(wait) => Self::TooManyAttempts(wait),
             Denied::KeysUnavailable => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<ConversationError> for RequestError {
+    fn from(error: ConversationError) -> Self {
+        match error {
+            ConversationError::NotFound(name) => Self::ConversationNotFound(name),
+            ConversationError::ItemNotFound(name) => Self::ItemNotFound(name),
+            ConversationError::Locked => Self::ConversationLocked,
+            ConversationError::Invalid(error) => Self::Invalid(error),
+            ConversationError::Store(error) => error.into(),
+            ConversationError::Internal => Self::Internal,
         }
     }
 }

@@ -24,7 +24,7 @@ mod stall;
 use axum::Router;
 use axum::routing::{get, post};
 
-use self::api::{create, models, stored};
+use self::api::{conversations, create, models, stored};
 use self::app_state::AppState;
 use self::fallback::{method_not_allowed, unknown_route};
 use self::operator::health;
@@ -51,8 +51,23 @@ pub fn router(state: &AppState, endpoints: Endpoints) -> Router {
 fn api() -> Router<AppState> {
     responses("/v1")
         .merge(responses("/backend-api/codex"))
+        .merge(conversation_routes())
         .route("/v1/chat/completions", post(create::complete_chat))
         .route("/v1/embeddings", post(create::embed))
+}
+
+fn conversation_routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/conversations", post(conversations::create))
+        .route(
+            "/v1/conversations/{id}",
+            get(conversations::get).post(conversations::update).delete(conversations::delete),
+        )
+        .route("/v1/conversations/{id}/items", get(conversations::list_items).post(conversations::add_items))
+        .route(
+            "/v1/conversations/{id}/items/{item}",
+            get(conversations::get_item).delete(conversations::delete_item),
+        )
 }
 
 fn responses(prefix: &str) -> Router<AppState> {

@@ -6,10 +6,12 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use url::form_urlencoded;
 
+use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::include::HiddenParts;
 
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
+use crate::conversations::ItemQuery;
 
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
@@ -26,6 +28,17 @@ pub struct ListQuery {
 /// How to show a response.
 pub struct ResponseQuery {
     pub stream: bool,
+    pub hidden: HiddenParts,
+}
+
+/// Which items of a conversation to show.
+pub struct ItemsQuery {
+    pub page: ItemQuery,
+    pub hidden: HiddenParts,
+}
+
+/// What to show of the items of a conversation.
+pub struct Shown {
     pub hidden: HiddenParts,
 }
 
@@ -62,6 +75,31 @@ impl<S: Sync> FromRequestParts<S> for ResponseQuery {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for ItemsQuery {
+    type Rejection = ErrorReply;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorReply> {
+        let mut page = ItemQuery { limit: DEFAULT_LIMIT as u32, descending: true, after: None };
+        for (key, value) in pairs(parts) {
+            match key.as_str() {
+                "limit" => page.limit = parse_item_limit(&value)?,
+                "order" => page.descending = parse_order(&value)?,
+                "after" => page.after = Some(value).filter(|after| !after.is_empty()),
+                _ => {}
+            }
+        }
+        Ok(Self { page, hidden: hidden_in_conversations(parts) })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Shown {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { hidden: hidden_in_conversations(parts) })
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for ModelsQuery {
     type Rejection = Infallible;
 
@@ -79,6 +117,39 @@ fn hidden_parts(parts: &Parts) -> HiddenParts {
     let pairs: Vec<_> = pairs(parts).collect();
     let names = pairs.iter().filter(|(key, _)| key == "include" || key.starts_with("include["));
     HiddenParts::unless_included(names.map(|(_, name)| name.as_str()))
+}
+
+/// Sessions of the Agents SDKs list the items of a conversation and send them again as input, without asking for any part. What a
+/// model cannot do without, such as the URL of an image, is therefore shown; encrypted reasoning is looked up by its id.
+fn hidden_in_conversations(parts: &Parts) -> HiddenParts {
+    hidden_parts(parts).only(HiddenParts::ENCRYPTED_REASONING)
+}
+
+/// The limit of a list of conversation items.
+fn parse_item_limit(value: &str) -> Result<u32, RequestError> {
+    let invalid = |code: &'static str, message: String| {
+        let (code, param) = (Some(code.into()), Some("limit".into()));
+        RequestError::Invalid(ApiError { kind: ErrorKind::InvalidRequest, code, param, message })
+    };
+    let limit: i64 = value.parse().map_err(|_| {
+        let message = format!("Invalid type for 'limit': expected an integer, but got '{value}' instead.");
+        invalid("invalid_type", message)
+    })?;
+    match u32::try_from(limit) {
+        Ok(limit) if (1..=MAX_LIMIT).contains(&(limit as usize)) => Ok(limit),
+        _ if limit < 1 => Err(invalid(
+            "integer_below_min_value",
+            format!(
+                "Invalid 'limit': integer below minimum value. Expected a value >= 1, but got {limit} instead."
+            ),
+        )),
+        _ => Err(invalid(
+            "integer_above_max_value",
+            format!(
+                "Invalid 'limit': integer above maximum value. Expected a value <= {MAX_LIMIT}, but got {limit} instead."
+            ),
+        )),
+    }
 }
 
 fn parse_limit(value: &str) -> Result<usize, RequestError> {

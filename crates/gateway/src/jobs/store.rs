@@ -62,6 +62,16 @@ impl Outage {
 }
 
 async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics: &JobMetrics) {
+    // First, as it releases responses that then expire.
+    loop {
+        match store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                return tracing::warn!(%error, "deleted conversations could not be purged; retrying later");
+            }
+        }
+    }
     loop {
         let now = clock.now();
         let log_before = rules.log_retention.map(|retention| now.minus(retention));

@@ -5,6 +5,7 @@
 mod accounts;
 mod admin;
 mod audit;
+mod conversations;
 mod error;
 mod keys;
 mod page;
@@ -22,6 +23,7 @@ use antiphon_upstream::transport::Upstream;
 
 pub use self::accounts::{Account, AccountList, TestedAccount};
 pub use self::audit::AuditList;
+pub use self::conversations::{ConversationList, ConversationParameters};
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
 pub use self::page::Page;

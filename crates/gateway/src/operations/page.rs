@@ -6,8 +6,8 @@ use utoipa::IntoParams;
 
 use super::{InvalidRequest, OperationError};
 
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 100;
+pub(super) const DEFAULT_LIMIT: u32 = 100;
+pub(super) const MAX_LIMIT: u32 = 100;
 
 /// Which part of a list to return.
 #[derive(Debug, Clone, Deserialize, IntoParams)]

@@ -180,8 +180,9 @@ impl Turn {
     }
 
     fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
-        let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
-        let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
+        let origin = resolved
+            .served_parent()
+            .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         let preference = Preference { origin, key };
         let CreateRequest { operation, model, .. } = &self.facts.create;
         Wanted { operation: *operation, model, caller: self.caller(), preference, tried }

@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::body_memory::NoMemory;
 use crate::errors::{
-    self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
+    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
 /// Why a turn yields no response. The text is the message that its client gets.
@@ -51,6 +52,9 @@ pub enum Failure {
     InputTooLarge { limit: usize, size: usize },
     #[error("Conversation with id '{0}' not found.")]
     ConversationNotFound(String),
+    /// Another turn runs in the conversation.
+    #[error("{}", CONVERSATION_LOCKED_TEXT)]
+    ConversationLocked,
     #[error("This API key may not use the model '{0}'.")]
     ModelNotAllowed(String),
     #[error("Item with id '{0}' not found.")]
@@ -137,6 +141,7 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), Some("input"))
             }
             Self::ConversationNotFound(_) => (StatusCode::NOT_FOUND, Client, None, None),
+            Self::ConversationLocked => errors::CONVERSATION_LOCKED,
             Self::ModelNotAllowed(_) => {
                 (StatusCode::FORBIDDEN, Client, Some("model_not_allowed"), Some("model"))
             }

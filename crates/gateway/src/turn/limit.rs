@@ -6,6 +6,7 @@ use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
 use http::HeaderMap;
 
+use super::context::Replayed;
 use super::resolve::Resolved;
 use super::{Failure, Turn, TurnError, TurnSettings};
 use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
@@ -63,6 +64,7 @@ impl Turn {
             return Estimate { cost_nano_usd: Some(0), ..Estimate::default() };
         }
         let settings = &self.turns.settings;
+        let history: Vec<Replayed<'_>> = resolved.history().collect();
         let own = [self.facts.create.body()].into_iter().chain(resolved.own.replaced_items());
         // A turn that generates nothing uses what it stores.
         if !self.facts.create.generate {
@@ -72,7 +74,7 @@ impl Turn {
                 ..Estimate::default()
             };
         }
-        let input_tokens = input_tokens(resolved.history().chain(own));
+        let input_tokens = input_tokens(history.iter().map(|replayed| replayed.segment.items()).chain(own));
         let output_tokens = self.facts.create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost_nano_usd = settings.prices.cost_nano_usd(&self.facts.create.model, &usage);

@@ -6,6 +6,8 @@
 mod attempt;
 mod codex;
 mod collect;
+mod context;
+mod conversation;
 mod detach;
 mod door;
 mod failure;
@@ -48,11 +50,13 @@ pub use self::memory::{Lane, LaneMemory};
 pub use self::metrics::TurnMetrics;
 pub use self::resolve::Reasoning;
 
+use self::conversation::Joined;
 use self::detach::{Cancellation, DetachPolicy};
 use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
 use crate::body_memory::Reservation;
+use crate::conversations::Conversations;
 use antiphon_access::keys::{Caller, Key};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
@@ -71,6 +75,7 @@ pub struct Turns {
     pub settings: TurnSettings,
     pub env: Env,
     pub metrics: TurnMetrics,
+    pub conversations: Arc<Conversations>,
     running: RunningTurns,
 }
 
@@ -157,7 +162,10 @@ impl Turns {
         env: Env,
     ) -> Self {
         let (metrics, running) = (TurnMetrics::default(), RunningTurns::default());
-        Self { chains, pool, upstream, limits, settings, env, metrics, running }
+        let conversations =
+            Conversations::new(Arc::clone(&chains), Arc::clone(&env.clock), settings.retention);
+        let conversations = Arc::new(conversations);
+        Self { chains, pool, upstream, limits, settings, env, metrics, conversations, running }
     }
 
     /// Runs a turn to its end, for a client that wants one JSON object.
@@ -239,6 +247,8 @@ impl Turn {
 
     fn owned(&self, resolved: &Resolved) -> Owned {
         let Facts { id, create, .. } = &self.facts;
-        Owned::new(*id, resolved.parent.as_ref().map(|parent| parent.id), create.store)
+        let joined = resolved.joined.as_ref().map(Joined::id);
+        let previous = resolved.parent.as_ref().filter(|_| joined.is_none()).map(|parent| parent.id);
+        Owned::new(*id, previous, create.store).in_conversation(joined)
     }
 }

@@ -5,7 +5,7 @@ use antiphon_protocol::request::{Input, item_ids};
 use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::chain::Turn as ChainTurn;
-use antiphon_store::{Record, Status, StoredResponse, StoredTurn};
+use antiphon_store::{Appended, Record, Status, StoredResponse, StoredTurn};
 use bytes::Bytes;
 
 use super::memory::LatestResponse;
@@ -81,7 +81,12 @@ impl Turn {
             return Ok(());
         }
         let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
-        self.turns.chains.record(record, parent).await?;
+        if self.turns.chains.record(record, parent).await? == Appended::Conflict {
+            return Err(Failure::ConversationLocked);
+        }
+        if let Some(joined) = resolved.joined.as_ref().filter(|_| is_continuable) {
+            joined.end();
+        }
         self.progress.is_recorded = true;
         self.running = None;
         if let Some(lane) = self.facts.door.lane().filter(|_| is_continuable) {
@@ -111,6 +116,7 @@ impl Turn {
             input: resolved.own.array(),
             referenced: resolved.own.referenced(),
             output: finished.output.clone(),
+            deletes: None,
         }
     }
 
@@ -128,6 +134,10 @@ impl Turn {
         };
         let input_items = u32::try_from(self.facts.create.scan.items).unwrap_or(u32::MAX);
         items.extend(item_ids(&turn.output, input_items));
+        let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
+        let now = self.turns.env.clock.now();
+        let joined = resolved.joined.as_ref().filter(|_| is_continuable);
+        let append = joined.and_then(|joined| joined.append(&turn, now));
         let response = StoredResponse { turn, created_at: self.facts.started_at, body };
         Ok(Record {
             project: self.facts.project.clone(),
@@ -135,6 +145,7 @@ impl Turn {
             items,
             log: self.row(),
             settlement: self.settlement(),
+            append,
         })
     }
 }

@@ -27,7 +27,7 @@ const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct OwnInput {
     /// An array, as the client sent it.
     sent: Bytes,
-    /// The items that replace references, in order.
+    /// The items that replace references, and those with an id that only the gateway knows, in order.
     replaced: Vec<Replacement>,
 }
 
@@ -41,6 +41,8 @@ struct Replacement {
     upstream_ids: Vec<Range<usize>>,
     is_output: bool,
     is_compaction: bool,
+    /// Whether it is the client's own item, and stands for itself.
+    is_sent: bool,
 }
 
 impl Turn {
@@ -48,8 +50,11 @@ impl Turn {
     pub(super) async fn own_input(&mut self) -> Result<OwnInput, Failure> {
         let sent = self.facts.create.input.items();
         let references = std::mem::take(&mut self.facts.create.scan.references);
+        let derived = std::mem::take(&mut self.facts.create.scan.derived);
+        let own = derived.into_iter().map(|(position, span)| Replacement::of_sent(position, span, &sent));
+        let own: Vec<Replacement> = own.collect();
         if references.is_empty() {
-            return Ok(OwnInput { sent, replaced: Vec::new() });
+            return Ok(OwnInput { sent, replaced: own });
         }
         let found = self.load_references(&references).await?;
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
@@ -57,10 +62,12 @@ impl Turn {
             let named = references.into_iter().zip(found);
             named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?))).collect()
         };
-        let replaced = match size_bytes <= INLINE_BYTES {
+        let mut replaced: Vec<Replacement> = match size_bytes <= INLINE_BYTES {
             true => replaced(),
             false => tokio::task::spawn_blocking(replaced).await.map_err(|_| Failure::Internal)?,
         };
+        replaced.extend(own);
+        replaced.sort_by_key(|replaced| replaced.position);
         Ok(OwnInput { sent, replaced })
     }
 
@@ -119,14 +126,14 @@ impl Turn {
 // === impl OwnInput ===
 
 impl OwnInput {
-    /// Whether this is not what the client sent.
+    /// Whether this is not what goes upstream as the client sent it.
     pub fn has_replaced_items(&self) -> bool {
         !self.replaced.is_empty()
     }
 
     /// The referenced items.
     pub fn replaced_items(&self) -> impl Iterator<Item = &[u8]> {
-        self.replaced.iter().map(|replaced| &replaced.item[..])
+        self.replaced.iter().filter(|replaced| !replaced.is_sent).map(|replaced| &replaced.item[..])
     }
 
     pub fn has_replaced_compaction(&self) -> bool {
@@ -140,7 +147,7 @@ impl OwnInput {
 
     /// The whole array in one piece, to be stored.
     pub fn array(&self) -> Bytes {
-        if !self.has_replaced_items() {
+        if self.replaced.iter().all(|replaced| replaced.is_sent) {
             return self.sent.clone();
         }
         let (open, close) = (Bytes::from_static(b"["), Bytes::from_static(b"]"));
@@ -178,6 +185,13 @@ impl Replacement {
         let is_output = is_output || is_partial;
         let upstream_ids = if is_output { item::id_spans(&item).collect() } else { Vec::new() };
         let is_compaction = item::is_compaction(&item);
-        Self { position, span, item, upstream_ids, is_output, is_compaction }
+        Self { position, span, item, upstream_ids, is_output, is_compaction, is_sent: false }
+    }
+
+    /// An item with an id that the gateway derived: it goes upstream as if it came from there.
+    fn of_sent(position: u32, span: Range<usize>, sent: &Bytes) -> Self {
+        let item = sent.slice(span.clone());
+        let upstream_ids = item::id_spans(&item).collect();
+        Self { position, span, item, upstream_ids, is_output: true, is_compaction: false, is_sent: true }
     }
 }

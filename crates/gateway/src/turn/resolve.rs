@@ -1,13 +1,16 @@
-//! Resolve: from `previous_response_id` to the items that go upstream. References are [`references`](super::references)'.
+//! Resolve: from `previous_response_id` or `conversation` to the items that go upstream. References are
+//! [`references`](super::references)'.
 
 use std::sync::Arc;
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
-use antiphon_store::Status;
 use antiphon_store::chain::Turn as StoredTurn;
+use antiphon_store::{Status, StoreError};
 
+use super::context::{Context, Replayed};
+use super::conversation::Joined;
 use super::memory::LatestResponse;
 use super::references::OwnInput;
 use super::{Failure, Turn, quoted};
@@ -16,6 +19,7 @@ use antiphon_upstream::account::Account;
 /// What a turn continues and what it adds.
 pub struct Resolved {
     pub parent: Option<Arc<StoredTurn>>,
+    pub joined: Option<Joined>,
     pub own: OwnInput,
     /// Whether the turn's own items contain a compaction, which replaces everything before it.
     starts_context: bool,
@@ -42,20 +46,23 @@ impl Turn {
     /// Loads what the request refers to, and checks the limits on chains.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
         self.check_key()?;
-        if let Some(id) = &self.facts.create.conversation {
-            return Err(Failure::ConversationNotFound(quoted(id)));
-        }
         if self.facts.create.store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
-        let parent = match self.facts.create.previous_response_id.clone() {
+        let joined = match &self.facts.create.conversation {
             None => None,
-            Some(id) => Some(self.load_parent(id).await?),
+            Some(name) => Some(Box::pin(self.join(name)).await?),
+        };
+        let head = joined.as_ref().and_then(|joined| joined.conversation().head);
+        let parent = match (head, self.facts.create.previous_response_id.clone()) {
+            (Some(head), _) => Some(self.load_head(head).await?),
+            (None, Some(id)) => Some(self.load_parent(id).await?),
+            (None, None) => None,
         };
         self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
         let own = self.own_input().await?;
         let starts_context = self.facts.create.scan.has_compaction || own.has_replaced_compaction();
-        Ok(Resolved { parent, own, starts_context })
+        Ok(Resolved { parent, joined, own, starts_context })
     }
 
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
@@ -72,18 +79,30 @@ impl Turn {
             }
         };
         match parent {
-            Some(parent) if parent.depth >= limit => Err(Failure::ContextTooLarge {
-                what: "turns",
-                limit: limit as usize,
-                size: parent.depth as usize,
-            }),
-            Some(parent) => Ok(parent),
+            Some(parent) => within_depth(parent, limit),
             None if self.turns.running.contains(&self.facts.project, id) => {
                 Err(Failure::PreviousNotCompleted(name))
             }
             None => Err(Failure::PreviousNotFound(name)),
         }
     }
+
+    /// Loads the newest turn of a conversation.
+    async fn load_head(&self, head: ResponseId) -> Result<Arc<StoredTurn>, Failure> {
+        let limit = self.turns.settings.max_chain_depth;
+        let load = self.turns.chains.load_head(&self.facts.project, head, limit);
+        match self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)?? {
+            Some(head) => within_depth(head, limit),
+            None => Err(StoreError::BrokenChain { response: head }.into()),
+        }
+    }
+}
+
+fn within_depth(parent: Arc<StoredTurn>, limit: u32) -> Result<Arc<StoredTurn>, Failure> {
+    if parent.depth < limit {
+        return Ok(parent);
+    }
+    Err(Failure::ContextTooLarge { what: "turns", limit: limit as usize, size: parent.depth as usize })
 }
 
 // === impl Reasoning ===
@@ -120,13 +139,13 @@ impl Resolved {
         let mut history = Vec::with_capacity(replayed.len() * 3);
         let mut omitted = Omitted::default();
         let mut is_rebuilt = false;
-        for turn in replayed {
+        for Replayed { turn, segment } in replayed {
             let mut parts = Vec::new();
             let is_first = history.is_empty();
             if reads(turn) {
-                turn.segment.parts(replay_ids, &mut parts);
+                segment.parts(replay_ids, &mut parts);
             } else {
-                let omitted_here = turn.segment.readable_parts(replay_ids, &mut parts);
+                let omitted_here = segment.readable_parts(replay_ids, &mut parts);
                 is_rebuilt |=
                     omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !is_first);
                 omitted += omitted_here;
@@ -153,14 +172,20 @@ impl Resolved {
         Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning })
     }
 
-    /// The items of the chain as an account gets them that can read them all, newest turn first.
-    pub fn history(&self) -> impl Iterator<Item = &[u8]> {
-        let mut next = self.parent.as_deref().filter(|_| !self.starts_context);
-        std::iter::from_fn(move || {
-            let turn = next?;
-            next = turn.parent.as_deref().filter(|_| !turn.segment.starts_context());
-            Some(turn.segment.items())
+    /// The turns of the chain whose items an account gets that can read them all, newest first.
+    pub fn history(&self) -> impl Iterator<Item = Replayed<'_>> {
+        let mut is_over = self.starts_context;
+        Context::from(self.parent.as_deref()).take_while(move |replayed| {
+            let is_before = is_over;
+            is_over |= replayed.segment.starts_context();
+            !is_before
         })
+    }
+
+    /// The newest turn of the chain that an account has served.
+    pub fn served_parent(&self) -> Option<&StoredTurn> {
+        let mut turns = std::iter::successors(self.parent.as_deref(), |turn| turn.parent.as_deref());
+        turns.find(|turn| !turn.account.is_empty())
     }
 
     /// The id of the parent at an upstream that stores responses, if it stored this one.
@@ -188,14 +213,17 @@ impl Resolved {
         can_read: bool,
         reads: impl Fn(&StoredTurn) -> bool,
         max_bytes: usize,
-    ) -> Result<Vec<&StoredTurn>, Failure> {
-        let mut next = self.parent.as_deref().filter(|_| !(self.starts_context && can_read));
-        let mut replayed = Vec::with_capacity(next.map_or(0, |parent| parent.depth as usize));
+    ) -> Result<Vec<Replayed<'_>>, Failure> {
+        let newest = self.parent.as_deref().filter(|_| !(self.starts_context && can_read));
+        let mut replayed = Vec::with_capacity(newest.map_or(0, |parent| parent.depth as usize));
         let mut size = 0;
-        while let Some(turn) = next {
-            size += turn.segment.size_bytes();
-            replayed.push(turn);
-            next = turn.parent.as_deref().filter(|_| !(reads(turn) && turn.segment.starts_context()));
+        for next in Context::from(newest) {
+            size += next.segment.size_bytes();
+            let is_start = reads(next.turn) && next.segment.starts_context();
+            replayed.push(next);
+            if is_start {
+                break;
+            }
         }
         if size > max_bytes {
             return Err(Failure::ContextTooLarge { what: "bytes", limit: max_bytes, size });

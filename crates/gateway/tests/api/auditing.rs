@@ -99,6 +99,7 @@ async fn the_admin_api_describes_itself() {
             "GET /api/accounts",
             "GET /api/accounts/{name}",
             "GET /api/audit",
+            "GET /api/conversations",
             "GET /api/keys",
             "GET /api/keys/{name}",
             "GET /api/keys/{name}/limits",

@@ -66,6 +66,7 @@ at_every_door! {
     an_unstored_turn_can_be_neither_read_nor_continued
     an_invalid_request_gets_the_same_error
     unknown_responses_items_and_conversations_are_rejected
+    a_turn_in_a_conversation_is_appended_to_it
     a_chain_that_is_too_long_is_rejected
     an_item_reference_is_replaced_by_its_item
     an_upstream_error_is_passed_on_unchanged
@@ -240,6 +241,19 @@ async fn a_chain_is_replayed_in_order_and_forks_share_their_trunk(door: Door) {
     let input = visit.upstream().last_request().unwrap().input();
     assert_eq!(input[1]["content"], trunk["output"][0]["content"]);
     assert!(input[1].get("id").is_none(), "the id of an output item went upstream");
+}
+
+async fn a_turn_in_a_conversation_is_appended_to_it(door: Door) {
+    let mut visit = Visit::begin(door).await;
+    let conversation = crate::conversations::begin(&visit.gateway.client, &json!([])).await;
+    let within = |input: &str| json!({"model": "sim", "input": input, "conversation": conversation});
+    visit.created(within("one")).await;
+    let response = visit.created(within("two")).await;
+    assert_eq!(visit.asked(), ["one", "two"]);
+    assert_eq!(response["conversation"], json!({ "id": conversation }));
+    assert_eq!(visit.get(&response).await.ok(), response);
+    let items = crate::conversations::items(&visit.gateway.client, &conversation).await;
+    assert_eq!((items.len(), &items[3]), (4, &response["output"][0]));
 }
 
 async fn an_unstored_turn_can_be_neither_read_nor_continued(door: Door) {

@@ -14,6 +14,8 @@ mod chains;
 mod closing;
 mod compacting;
 mod connections;
+mod conversations;
+mod conversing;
 mod creating;
 mod doors;
 mod failed;

@@ -1,4 +1,4 @@
-//! Real clients: the OpenAI SDKs for Python and Node.js, and Codex CLI.
+//! Real clients: the OpenAI and Agents SDKs for Python and Node.js, and Codex CLI.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -186,6 +186,24 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
         let known = turns.filter(|turn| turn["previous_response_id"].is_string()).count();
         assert_eq!(known, if transport == "http" { 0 } else { 3 }, "branches are replayed, the rest goes on");
     }
+}
+
+#[tokio::test]
+async fn conversations_work_with_the_openai_and_agents_sdks_for_node() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/conversations.mjs");
+    let running = Command::new("node")
+        .arg(script)
+        .env("ANTIPHON_URL", &gateway.url)
+        .env("CLIENTS", client_tool(""))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+    let (log, _) = gateway.terminate().await;
+    let shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success() && shown[0] == "ok\n", "{shown:?}\n{log:#?}");
 }
 
 /// How many turns a gateway has served on sockets, and how many over HTTP.

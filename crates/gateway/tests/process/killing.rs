@@ -1,7 +1,10 @@
 //! Acknowledged responses survive a kill.
 
-use antiphon_simulator::upstream::{Options, Simulator};
+use std::time::{Duration, Instant};
+
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Process, Setup};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::binary;
@@ -66,4 +69,33 @@ async fn worker(client: antiphon_testkit::Client, n: usize) -> Vec<String> {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_conversation_of_a_killed_turn_is_free_again_when_its_lease_ends() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let made = gateway.client.request(Method::POST, "/v1/conversations", &[], "").await.ok();
+    let turn = json!({"model": "sim", "input": "x", "conversation": made["id"]});
+    gateway.client.create(&turn).await.ok();
+    upstream.script(Script::answer("never").hang());
+    let client = gateway.client.clone();
+    let killed = turn.clone();
+    let running = tokio::spawn(async move {
+        let body = json!({"model": killed["model"], "input": "y", "conversation": killed["conversation"], "stream": true});
+        client.try_stream(body).await.is_some()
+    });
+    upstream.wait_until(|upstream| upstream.counts().requests == 2).await;
+    let locked_at = Instant::now();
+    gateway.kill().await;
+    running.await.unwrap();
+    let gateway = Process::start(binary(), &setup).await;
+    let refused = gateway.client.create(&turn).await;
+    assert_eq!(refused.refusal().1.as_deref(), Some("conversation_locked"));
+    while gateway.client.create(&turn).await.status != 200 {
+        assert!(locked_at.elapsed() < Duration::from_secs(40), "the lease is 30 seconds long");
+    }
+    assert!(locked_at.elapsed() > Duration::from_secs(20), "{:?}", locked_at.elapsed());
+    assert_eq!(upstream.last_request().unwrap().input().len(), 3, "of the killed turn, nothing was appended");
 }

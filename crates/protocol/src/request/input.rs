@@ -32,6 +32,8 @@ pub struct InputScan {
     pub items: usize,
     /// Items that stand for stored ones, in order.
     pub references: Vec<Reference>,
+    /// Items with an id that was derived here, in order: no upstream knows it.
+    pub derived: Vec<(u32, Range<usize>)>,
     /// Whether an item replaces everything before it.
     pub has_compaction: bool,
 }
@@ -65,7 +67,7 @@ impl Input {
     pub(super) fn scan(&self, wanted: Wanted<'_>) -> Result<InputScan, ApiError> {
         match self {
             Self::Text(_) => Ok(InputScan { items: 1, ..InputScan::default() }),
-            Self::Items(items) => InputScan::of(items, wanted),
+            Self::Items(items) => InputScan::of("input", items, wanted),
         }
     }
 }
@@ -73,7 +75,8 @@ impl Input {
 // === impl InputScan ===
 
 impl InputScan {
-    fn of(items: &[u8], wanted: Wanted<'_>) -> Result<Self, ApiError> {
+    /// `name` is the array's, for errors.
+    pub(crate) fn of(name: &str, items: &[u8], wanted: Wanted<'_>) -> Result<Self, ApiError> {
         let mut scan = Self::default();
         let mut references = 0;
         for span in json::elements(items).map_while(Result::ok).take_while(|_| wanted()) {
@@ -82,13 +85,15 @@ impl InputScan {
             let glance = Glance::at(&items[span.clone()]);
             scan.has_compaction |= glance.is_compaction();
             if let Some(key) = glance.misspelled() {
-                return Err(unknown_parameter(&format!("input[{position}].{key}")));
+                return Err(unknown_parameter(&format!("{name}[{position}].{key}")));
             }
             if !glance.is_reference() {
+                let position = u32::try_from(position).unwrap_or(u32::MAX);
                 let partial = glance.partial_reasoning(&items[span.clone()]);
                 if let Some(id) = partial.filter(|_| scan.references.len() < MAX_REFERENCES) {
-                    let position = u32::try_from(position).unwrap_or(u32::MAX);
                     scan.references.push(Reference { position, span, id, is_partial: true });
+                } else if scan.items <= MAX_ITEMS && glance.id().is_some_and(is_derived) {
+                    scan.derived.push((position, span));
                 }
                 continue;
             }
@@ -97,27 +102,32 @@ impl InputScan {
                 continue;
             }
             let position = u32::try_from(position).unwrap_or(u32::MAX);
-            let id = reference_id(&glance, position)?;
+            let id = reference_id(&glance, &format!("{name}[{position}].id"))?;
             scan.references.push(Reference { position, span, id, is_partial: false });
         }
         let what = [("items", scan.items, MAX_ITEMS), ("item references", references, MAX_REFERENCES)];
         match what.into_iter().find(|(_, count, limit)| count > limit) {
-            Some((what, count, limit)) => Err(too_many(what, count, limit)),
+            Some((what, count, limit)) => Err(too_many(name, what, count, limit)),
             None => Ok(scan),
         }
     }
 }
 
-fn reference_id(reference: &Glance<'_>, position: u32) -> Result<String, ApiError> {
-    let name = || format!("input[{position}].id");
-    let id = reference.id().ok_or_else(|| missing(&name()))?;
-    json::string(id).map(Into::into).ok_or_else(|| wrong_type(&name(), "a string", id))
+fn reference_id(reference: &Glance<'_>, name: &str) -> Result<String, ApiError> {
+    let id = reference.id().ok_or_else(|| missing(name))?;
+    json::string(id).map(Into::into).ok_or_else(|| wrong_type(name, "a string", id))
 }
 
-fn too_many(what: &str, count: usize, limit: usize) -> ApiError {
-    let message =
-        format!("Invalid 'input': array too long. Expected at most {limit} {what}, but got {count} instead.");
-    invalid("array_above_max_length", Some("input"), message)
+fn is_derived(id: &[u8]) -> bool {
+    let id = json::string(id).and_then(|id| ItemId::new(&id));
+    id.is_some_and(|id| id.as_derived().is_some())
+}
+
+fn too_many(name: &str, what: &str, count: usize, limit: usize) -> ApiError {
+    let message = format!(
+        "Invalid '{name}': array too long. Expected at most {limit} {what}, but got {count} instead."
+    );
+    invalid("array_above_max_length", Some(name), message)
 }
 
 /// The ids that items of an array came with, and their positions counted from `first`. An upstream may send any number: items

@@ -9,9 +9,9 @@ const MAX_PAIRS: usize = 16;
 const MAX_KEY_CHARS: usize = 64;
 const MAX_VALUE_CHARS: usize = 512;
 
-pub(super) fn check(metadata: &[u8]) -> Result<(), ApiError> {
+pub(crate) fn check(metadata: &[u8]) -> Result<(), ApiError> {
     if metadata.first() != Some(&b'{') {
-        return Err(wrong_type("metadata", "an object", metadata));
+        return Err(wrong_type("metadata", "a metadata object", metadata));
     }
     let pairs = || json::members(metadata).map_while(Result::ok);
     let count = pairs().count();
@@ -30,6 +30,21 @@ pub(super) fn check(metadata: &[u8]) -> Result<(), ApiError> {
         within(&name, &text, MAX_VALUE_CHARS)?;
     }
     Ok(())
+}
+
+/// Metadata that follow the rules, without anything between their members.
+pub(crate) fn compact(metadata: &[u8]) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    for pair in json::members(metadata).map_while(Result::ok) {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        json::write_string(&mut out, &json::string(&metadata[pair.key]).unwrap_or_default());
+        out.push(b':');
+        json::write_string(&mut out, &json::string(&metadata[pair.value]).unwrap_or_default());
+    }
+    out.push(b'}');
+    out
 }
 
 fn within(name: &str, text: &str, max_chars: usize) -> Result<(), ApiError> {

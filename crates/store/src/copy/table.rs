@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied: those of the source do not serve the target.
-pub(crate) static TABLES: [Table; 12] = [
+pub(crate) static TABLES: [Table; 14] = [
     Table {
         name: "responses",
         key: 2,
@@ -46,6 +46,7 @@ pub(crate) static TABLES: [Table; 12] = [
             ("body", Kind::Bytes),
             ("checksum", Kind::Number),
             ("body_checksum", Kind::Number),
+            ("deletes", Kind::Bytes),
         ],
     },
     Table {
@@ -188,6 +189,36 @@ pub(crate) static TABLES: [Table; 12] = [
         ],
     },
     Table { name: "changes", key: 1, columns: &[("topic", Kind::Text), ("number", Kind::Number)] },
+    Table {
+        name: "conversations",
+        key: 2,
+        columns: &[
+            ("id", Kind::Id),
+            ("project", Kind::Text),
+            ("created_at", Kind::Number),
+            ("metadata", Kind::Bytes),
+            ("head_id", Kind::Id),
+            ("depth", Kind::Number),
+            ("version", Kind::Number),
+            ("next_position", Kind::Number),
+            ("locked_by", Kind::Id),
+            ("locked_until", Kind::Number),
+            ("deleted_at", Kind::Number),
+            ("retention_ms", Kind::Number),
+        ],
+    },
+    Table {
+        name: "conversation_items",
+        key: 3,
+        columns: &[
+            ("conversation_id", Kind::Id),
+            ("project", Kind::Text),
+            ("position", Kind::Number),
+            ("item_id", Kind::Text),
+            ("response_id", Kind::Id),
+            ("item_position", Kind::Number),
+        ],
+    },
 ];
 
 // === impl Table ===

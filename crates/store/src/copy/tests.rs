@@ -10,8 +10,10 @@ use crate::sql::{Cell, Kind};
 /// A row with this number in its key, some text or bytes of this size, and this depth.
 fn row(table: &Table, n: u32, size_bytes: usize, depth: i64) -> Row {
     let cell = |(name, kind): &(&str, Kind)| match (*name, kind) {
-        ("depth" | "position", _) => Cell::Number(depth),
-        ("parent_id" | "conversation_id" | "code" | "first_event_us" | "referenced", _) => Cell::Null,
+        ("position", _) if table.name == "conversation_items" => Cell::Number(n.into()),
+        ("depth" | "position" | "item_position", _) => Cell::Number(depth),
+        ("conversation_id", Kind::Text) => Cell::Null,
+        ("parent_id" | "code" | "first_event_us" | "referenced", _) => Cell::Null,
         ("model", _) if table.name == "request_log" => Cell::Text("m".repeat(size_bytes)),
         ("input", _) => Cell::Bytes(vec![0xff; size_bytes]),
         (_, Kind::Id) => Cell::Id(Uuid::from_u128(n.into())),

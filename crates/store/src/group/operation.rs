@@ -2,12 +2,13 @@
 
 use crate::limits::Sweep;
 use crate::sql::Statement;
-use crate::{LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
+use crate::{Appended, LogRow, Post, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
 
 /// A write.
 #[derive(Debug)]
 pub(crate) enum Operation {
     Record(Box<Record>),
+    Post(Box<Post>),
     Purge {
         now: Timestamp,
         log_before: Option<Timestamp>,
@@ -20,6 +21,8 @@ pub(crate) enum Operation {
     Sweep(Sweep),
     /// Statements that all engines understand.
     Execute(Vec<Statement>),
+    /// The same, if nobody waits for it.
+    ExecuteSoon(Box<Statement>),
 }
 
 /// What a write has done.
@@ -30,6 +33,7 @@ pub(crate) enum Outcome {
     Changed(bool),
     Purged(Purged),
     Reserved(Box<Reserved>),
+    Appended(Appended),
     /// How many reservations were released.
     Swept(u64),
 }
@@ -43,7 +47,12 @@ impl Operation {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
-            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep(_) | Self::Execute(_) => None,
+            Self::Post(_)
+            | Self::Purge { .. }
+            | Self::Reserve(_)
+            | Self::Sweep(_)
+            | Self::Execute(_)
+            | Self::ExecuteSoon(_) => None,
         }
     }
 
@@ -58,7 +67,7 @@ impl Operation {
 
     /// Whether nobody waits for it: then it is kept while the store is unavailable.
     pub(super) fn is_unawaited(&self) -> bool {
-        matches!(self, Self::Log(..) | Self::Settle(_))
+        matches!(self, Self::Log(..) | Self::Settle(_) | Self::ExecuteSoon(_))
     }
 
     /// Roughly how much it writes.
@@ -68,12 +77,14 @@ impl Operation {
                 let response = &record.response;
                 response.turn.input.len() + response.turn.output.len() + response.body.len()
             }
+            Self::Post(post) => post.turns.iter().map(|turn| turn.input.len()).sum(),
             Self::Purge { .. }
             | Self::Log(..)
             | Self::Reserve(_)
             | Self::Settle(_)
             | Self::Sweep(_)
-            | Self::Execute(_) => 0,
+            | Self::Execute(_)
+            | Self::ExecuteSoon(_) => 0,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! The server's `synchronous_commit` decides how durable a commit is, not [`Durability`](crate::Durability).
 
 mod connect;
+mod conversations;
 mod copy;
 mod error;
 mod insert;
@@ -36,8 +37,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
-    StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
+    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in a PostgreSQL database.
@@ -107,7 +108,7 @@ impl fmt::Debug for PostgresStore {
 
 #[async_trait]
 impl Responses for PostgresStore {
-    async fn record(&self, record: Record) -> Result<(), StoreError> {
+    async fn record(&self, record: Record) -> Result<Appended, StoreError> {
         if texts_of(&record).any(has_nul) {
             return Err(StoreError::Refused(
                 "a text contains a NUL character, which PostgreSQL can't store".into(),

@@ -17,19 +17,20 @@ const PURGE_LOCK: i64 = 0x416e_7469_7075_7267;
 pub(super) const TRY_LOCK: &str =
     "SELECT pg_try_advisory_xact_lock($1::bigint), set_config('jit', 'off', true)";
 
-/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child. Parents
+/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child, unless their conversation lives.
+/// Parents
 /// come after their children, so any prefix of the result may be removed. The planner misjudges a recursion; `OFFSET 0` keeps it
 /// from scanning the whole table instead of using an index.
 pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE purgeable (id, project, parent_id) AS (
        SELECT id, project, parent_id FROM (
          SELECT r.id, r.project, r.parent_id FROM responses r
-         WHERE r.expires_at <= $1::bigint
+         WHERE r.expires_at <= $1::bigint AND r.conversation_id IS NULL
            AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project OFFSET 0)
          ORDER BY r.expires_at LIMIT $2::bigint) leaves
        UNION ALL
        SELECT p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN LATERAL (SELECT * FROM responses p WHERE p.id = d.parent_id AND p.project = d.project OFFSET 0) p
-       WHERE p.expires_at <= $1::bigint AND NOT EXISTS (SELECT 1 FROM responses c
+       WHERE p.expires_at <= $1::bigint AND p.conversation_id IS NULL AND NOT EXISTS (SELECT 1 FROM responses c
          WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id OFFSET 0))
      DELETE FROM responses r USING (SELECT id, project FROM purgeable LIMIT $2::bigint) d
      WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output";

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::error::{QueryError, corrupt};
 use super::link::{Link, Session};
 use super::statement::{Argument, argument, columns};
-use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_locations, decode_positions, status_of, turn_columns, whole_chain};
 use crate::items::Gathering;
 use crate::responses::LOAD;
 use crate::sql::{Columns, Query};
@@ -23,7 +23,7 @@ use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Time
 pub(super) const LOAD_CHAIN: &str = concat!(
     "WITH RECURSIVE chain (id, parent_id, turns) AS (
        SELECT id, parent_id, 1::bigint FROM responses WHERE id = $1::uuid AND project = $2::text
-         AND ($3::bigint IS NULL OR (deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)))
+         AND ($3::bigint IS NULL OR (deletes IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3::bigint)))
        UNION ALL
        SELECT p.id, p.parent_id, child.turns + 1 FROM chain child
        LEFT JOIN responses p ON p.id = child.parent_id AND p.project = $2::text
@@ -217,9 +217,9 @@ fn number<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<T, StoreError> {
 }
 
 fn response(row: &Row, project: &ProjectId, turn: StoredTurn) -> Result<StoredResponse, StoreError> {
-    let created_at = Timestamp::from_unix_ms(get(row, 13)?);
-    let stored: &[u8] = get(row, 14)?;
-    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), get(row, 15)?)?;
+    let created_at = Timestamp::from_unix_ms(get(row, 14)?);
+    let stored: &[u8] = get(row, 15)?;
+    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), get(row, 16)?)?;
     Ok(StoredResponse { turn, created_at, body: body::decode(stored)? })
 }
 
@@ -227,7 +227,7 @@ fn turn(row: &Row, project: &ProjectId) -> Result<StoredTurn, StoreError> {
     let id = ResponseId::from_uuid(get(row, 0)?);
     let verified = || {
         let turn = unverified(row, id)?;
-        checksum::verify(checksum::of_turn(project, &turn), get(row, 12)?)?;
+        checksum::verify(checksum::of_turn(project, &turn), get(row, 13)?)?;
         Ok(turn)
     };
     verified().map_err(|error: StoreError| error.of_response(id))
@@ -247,5 +247,6 @@ fn unverified(row: &Row, id: ResponseId) -> Result<StoredTurn, StoreError> {
         input: bytes(row, 9)?,
         referenced: decode_positions(get(row, 10)?)?,
         output: bytes(row, 11)?,
+        deletes: get::<Option<&[u8]>>(row, 12)?.map(decode_locations).transpose()?,
     })
 }

@@ -1,6 +1,7 @@
 use antiphon_testkit::Postgres;
 use tokio_postgres::NoTls;
 
+use super::conversations::INSERT_ITEMS;
 use super::insert::INSERT;
 use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
@@ -8,11 +9,12 @@ use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEM
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
-use crate::responses;
 use crate::usage::PURGE_ROLLED_UP;
+use crate::{conversations, responses};
 
 /// Statements that must use an index.
-const INDEXED: [&str; 13] = [
+const INDEXED: [&str; 14] = [
+    INSERT_ITEMS,
     SETTLE,
     SWEEP_EXPIRED,
     SWEEP_OTHERS,
@@ -43,7 +45,8 @@ async fn client() -> tokio_postgres::Client {
             "0005_usage",
             "0006_limits",
             "0007_replicas",
-            "0008_checksums"
+            "0008_checksums",
+            "0010_conversations"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());
@@ -137,6 +140,7 @@ async fn no_statement_needs_to_read_a_table_from_end_to_end() {
     let client = client().await;
     client.batch_execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan").await.unwrap();
     let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP].into_iter().chain(responses::STATEMENTS);
+    let shared = shared.chain(conversations::INDEXED);
     for (n, text) in INDEXED.into_iter().chain(shared).enumerate() {
         let types = client.prepare(text).await.unwrap().params().len();
         let nulls = vec!["NULL"; types].join(", ");

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
+use super::conversations::Appends;
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
 use super::limits::LimitOperations;
@@ -59,25 +60,28 @@ impl PostgresEngine {
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
-        let (inserts, limiting) = (Inserts::of(batch), LimitOperations::of(batch));
-        let columns = if inserts.is_empty() { Vec::new() } else { inserts.columns(&mut self.encoder) };
+        let (mut inserts, limiting) = (Inserts::of(batch, &mut self.encoder), LimitOperations::of(batch));
+        let appends = Appends::of(batch);
         let (session, _held) = self.acquire().await?;
         let client = session.client();
         let is_inserted =
             |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));
-        if limiting.is_empty() && batch.iter().all(is_inserted) {
-            session.run(self.limit, insert(client, columns)).await?;
+        if limiting.is_empty() && appends.is_empty() && batch.iter().all(is_inserted) {
+            session.run(self.limit, insert(client, inserts.columns())).await?;
             return Ok(vec![Outcome::Done; batch.len()]);
         }
         let transaction = async {
             client.batch_execute("BEGIN").await?;
-            if !columns.is_empty() {
-                insert(client, columns).await?;
+            let appended = appends.advance(client, batch).await?;
+            inserts.leave_out(&appended);
+            if !inserts.is_empty() {
+                insert(client, inserts.columns()).await?;
             }
             let mut outcomes = Vec::with_capacity(batch.len());
             for operation in batch {
                 outcomes.push(run_one(client, operation).await?);
             }
+            appends.finish(client, batch, &appended, &mut outcomes).await?;
             limiting.run(client, &mut outcomes).await?;
             client.batch_execute("COMMIT").await?;
             Ok(outcomes)
@@ -118,6 +122,7 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
     match operation {
         // Written with the others of their kind.
         Operation::Record(_)
+        | Operation::Post(_)
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)
@@ -129,6 +134,9 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
             // Pipelined: none waits for the reply to another.
             let all = statements.iter().map(|statement| statement::execute(client, statement));
             try_join_all(all).await.map(|changes| Outcome::Changed(changes.contains(&true)))
+        }
+        Operation::ExecuteSoon(statement) => {
+            statement::execute(client, statement).await.map(Outcome::Changed)
         }
     }
 }

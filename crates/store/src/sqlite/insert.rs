@@ -1,15 +1,17 @@
 //! What a turn adds: its response, where its items are found, and its row in the request log.
 
-use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use rusqlite::{Connection, params};
 
-use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
+use crate::assemble::{
+    encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul,
+};
 use crate::body::Encoder;
-use crate::{LogRow, Record, Timestamp, checksum};
+use crate::{LogRow, Record, StoredTurn, Timestamp, checksum};
 
 pub(super) const INSERT_RESPONSE: &str = "INSERT INTO responses (id, project, parent_id, account, boundary, \
      upstream_id, model, status, depth, created_at, expires_at, input, referenced, output, body, checksum, \
-     body_checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+     body_checksum, conversation_id, deletes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 
 pub(super) const INSERT_ITEM: &str = "INSERT INTO items (item_id, project, response_id, position) VALUES (?,?,?,?) \
      ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position";
@@ -18,25 +20,48 @@ pub(super) const INSERT_LOG: &str = "INSERT INTO request_log (at, response_id, p
      outcome, http_status, code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, \
      first_event_us, key_id, attempts, cost_nano_usd) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING";
 
+/// A turn with its row's other columns.
+pub(super) struct TurnRow<'a> {
+    pub(super) project: &'a ProjectId,
+    pub(super) turn: &'a StoredTurn,
+    pub(super) created_at: Timestamp,
+    /// Empty for a turn that is no response.
+    pub(super) body: &'a [u8],
+    /// The conversation that has it: it doesn't expire.
+    pub(super) conversation: Option<ConversationId>,
+}
+
 pub(super) fn insert_record(
     connection: &Connection,
     record: &Record,
+    conversation: Option<ConversationId>,
     encoder: &mut Encoder,
 ) -> rusqlite::Result<()> {
-    insert_response(connection, record, encoder)?;
+    let response = &record.response;
+    let row = TurnRow {
+        project: &record.project,
+        turn: &response.turn,
+        created_at: response.created_at,
+        body: &response.body,
+        conversation,
+    };
+    insert_turn(connection, &row, encoder)?;
     for item in &record.items {
         insert_item(connection, record, item)?;
     }
     insert_log(connection, &record.log)
 }
 
-fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encoder) -> rusqlite::Result<()> {
-    let response = &record.response;
-    let turn = &response.turn;
-    let body = encoder.encode(&response.body);
+pub(super) fn insert_turn(
+    connection: &Connection,
+    row: &TurnRow<'_>,
+    encoder: &mut Encoder,
+) -> rusqlite::Result<()> {
+    let TurnRow { project, turn, created_at, body, conversation } = row;
+    let body = encoder.encode(body);
     connection.prepare_cached(INSERT_RESPONSE)?.execute(params![
         turn.id.uuid(),
-        record.project.as_str(),
+        project.as_str(),
         turn.parent.map(ResponseId::uuid),
         turn.account,
         turn.boundary,
@@ -44,14 +69,16 @@ fn insert_response(connection: &Connection, record: &Record, encoder: &mut Encod
         turn.model,
         status_code(turn.status),
         turn.depth,
-        response.created_at.unix_ms(),
-        turn.expires_at.map(Timestamp::unix_ms),
+        created_at.unix_ms(),
+        turn.expires_at.filter(|_| conversation.is_none()).map(Timestamp::unix_ms),
         &*turn.input,
         encode_positions(&turn.referenced),
         &*turn.output,
         body,
-        checksum::of_turn(&record.project, turn),
-        checksum::of_body(&record.project, turn.id, response.created_at, &body),
+        checksum::of_turn(project, turn),
+        checksum::of_body(project, turn.id, *created_at, &body),
+        conversation.map(|id| id.to_string()),
+        turn.deletes.as_deref().map(encode_locations),
     ])?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The embedded engine: one SQLite database, one connection that writes, and a few that read.
 
+mod conversations;
 mod copy;
 mod error;
 mod file_identity;
@@ -37,8 +38,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError, StoreOptions,
-    StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
+    StoreOptions, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.
@@ -105,7 +106,7 @@ impl fmt::Debug for SqliteStore {
 
 #[async_trait]
 impl Responses for SqliteStore {
-    async fn record(&self, record: Record) -> Result<(), StoreError> {
+    async fn record(&self, record: Record) -> Result<Appended, StoreError> {
         self.group.record(record).await
     }
 

@@ -8,18 +8,19 @@ use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{DAY_MS, HOUR_MS, Purged, Timestamp};
 
-/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child. Parents
+/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child, unless their conversation lives.
+/// Parents
 /// come after their children, so any prefix of the result may be removed.
 pub(super) const PURGEABLE: &str = "WITH RECURSIVE purgeable (row, id, project, parent_id) AS (
        SELECT rowid, id, project, parent_id FROM (
          SELECT r.rowid, r.id, r.project, r.parent_id FROM responses r
-         WHERE r.expires_at <= ?1
+         WHERE r.expires_at <= ?1 AND r.conversation_id IS NULL
            AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
          ORDER BY r.expires_at LIMIT ?2)
        UNION ALL
        SELECT p.rowid, p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN responses p ON p.id = d.parent_id AND p.project = d.project
-       WHERE p.expires_at <= ?1
+       WHERE p.expires_at <= ?1 AND p.conversation_id IS NULL
          AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id)
        LIMIT ?2)
      SELECT d.row, d.project, d.id, r.input, r.output FROM purgeable d CROSS JOIN responses r ON r.rowid = d.row";

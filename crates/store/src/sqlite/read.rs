@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::assemble::{decode_positions, status_of, turn_columns, whole_chain};
+use crate::assemble::{decode_locations, decode_positions, status_of, turn_columns, whole_chain};
 use crate::items::Gathering;
 use crate::responses::LOAD;
 use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Timestamp, body, checksum};
@@ -16,7 +16,7 @@ use crate::{ChainQuery, FoundItems, StoreError, StoredResponse, StoredTurn, Time
 pub(super) const LOAD_CHAIN: &str = concat!(
     "WITH RECURSIVE chain (row, parent_id, turns) AS (
        SELECT rowid, parent_id, 1 FROM responses WHERE id = ?1 AND project = ?2
-         AND (?3 IS NULL OR (deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?3)))
+         AND (?3 IS NULL OR (deletes IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?3)))
        UNION ALL
        SELECT p.rowid, p.parent_id, child.turns + 1 FROM chain child
        LEFT JOIN responses p ON p.id = child.parent_id AND p.project = ?2
@@ -55,9 +55,9 @@ pub(super) fn load(
 }
 
 fn response(row: &Row<'_>, project: &ProjectId, turn: StoredTurn) -> Result<StoredResponse, StoreError> {
-    let created_at = Timestamp::from_unix_ms(row.get(13)?);
-    let stored = row.get_ref(14)?.as_blob().map_err(rusqlite::Error::from)?;
-    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), row.get(15)?)?;
+    let created_at = Timestamp::from_unix_ms(row.get(14)?);
+    let stored = row.get_ref(15)?.as_blob().map_err(rusqlite::Error::from)?;
+    checksum::verify(checksum::of_body(project, turn.id, created_at, stored), row.get(16)?)?;
     Ok(StoredResponse { turn, created_at, body: body::decode(stored)? })
 }
 
@@ -85,7 +85,7 @@ fn turn(row: &Row<'_>, project: &ProjectId) -> Result<StoredTurn, StoreError> {
     let id = ResponseId::from_uuid(row.get(0)?);
     let verified = || {
         let turn = unverified(row, id)?;
-        checksum::verify(checksum::of_turn(project, &turn), row.get(12)?)?;
+        checksum::verify(checksum::of_turn(project, &turn), row.get(13)?)?;
         Ok(turn)
     };
     verified().map_err(|error: StoreError| error.of_response(id))
@@ -105,6 +105,7 @@ fn unverified(row: &Row<'_>, id: ResponseId) -> Result<StoredTurn, StoreError> {
         input: bytes(row, 9)?,
         referenced: decode_positions(row.get::<_, Option<Vec<u8>>>(10)?.as_deref())?,
         output: bytes(row, 11)?,
+        deletes: row.get::<_, Option<Vec<u8>>>(12)?.as_deref().map(decode_locations).transpose()?,
     })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ResponseId;
 
+use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE};
@@ -15,7 +16,8 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
+    INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
     CHANGE,
     LOOK,
@@ -99,6 +101,8 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "responses",
         "items",
         "request_log",
+        "conversations",
+        "conversation_items",
         "usage_rollups",
         "counters",
         "reservations",
@@ -108,6 +112,7 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "i",
     ];
     let shared = crate::responses::STATEMENTS.into_iter().chain(crate::usage::STATEMENTS);
+    let shared = shared.chain(crate::conversations::INDEXED);
     for text in ALL.into_iter().chain(shared).chain([NEWEST_TO_PURGE]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
         // Arguments that are not bound are null.
@@ -136,10 +141,11 @@ fn record(n: u8) -> Record {
         input: vec![b'x'; 12_000].into(),
         referenced: Vec::new(),
         output: "[]".into(),
+        deletes: None,
     };
     let log = LogRow::bare(NOW, id);
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project, response, items: Vec::new(), log, settlement: None }
+    Record { project, response, items: Vec::new(), log, settlement: None, append: None }
 }
 
 /// A store on a disk of this many pages. A change applies to connections opened after it.
@@ -167,7 +173,7 @@ fn schema_pages() -> u32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_work_again_when_a_full_disk_has_space() {
     let directory = tempfile::tempdir().unwrap();
-    let pages = Arc::new(AtomicU32::new(schema_pages() + 50));
+    let pages = Arc::new(AtomicU32::new(schema_pages() + 51));
     let store = store_on_small_disk(&directory.path().join("a.db"), &pages);
     let mut written = 0;
     while store.record(record(written)).await.is_ok() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::file_identity::FileIdentity;
-use super::insert::{insert_log, insert_record};
+use super::insert::insert_log;
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
 use super::readers::{Readers, Shared, lock};
-use super::{limits, purge, statement};
+use super::{conversations, limits, purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
@@ -103,7 +103,10 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
         limits::settle(connection, settlement)?;
     }
     match operation {
-        Operation::Record(record) => insert_record(connection, record, encoder).map(|()| Outcome::Done),
+        Operation::Record(record) => {
+            conversations::record(connection, record, encoder).map(Outcome::Appended)
+        }
+        Operation::Post(post) => conversations::post(connection, post, encoder).map(Outcome::Appended),
         Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
         Operation::Settle(_) => Ok(Outcome::Done),
         Operation::Reserve(reservation) => {
@@ -120,5 +123,6 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             }
             Ok(Outcome::Changed(is_changed))
         }
+        Operation::ExecuteSoon(statement) => statement::execute(connection, statement).map(Outcome::Changed),
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::{PAGE, Verifier, VerifyProgress, VerifyStep};
-use crate::assemble::{decode_positions, status_of};
+use crate::assemble::{decode_locations, decode_positions, status_of};
 use crate::sql::{Columns, Kind, Query, id, number, text};
 use crate::{StoreError, StoredTurn, Timestamp, body, checksum};
 
@@ -17,7 +17,7 @@ const KEYS: &str =
     "SELECT id, project FROM responses WHERE (id, project) > ($1, $2) ORDER BY id, project LIMIT $3";
 
 const ROW: &str = "SELECT r.parent_id, r.depth, CAST(r.status AS bigint), r.account, r.boundary, r.upstream_id, r.model, \
-     r.input, r.referenced, r.output, r.checksum, r.created_at, r.body, r.body_checksum, \
+     r.input, r.referenced, r.output, r.deletes, r.checksum, r.created_at, r.body, r.body_checksum, \
      (SELECT p.depth FROM responses p WHERE p.id = r.parent_id AND p.project = r.project) \
      FROM responses r WHERE r.id = $1 AND r.project = $2";
 
@@ -100,9 +100,9 @@ impl Verifier<'_> {
 
     async fn row(&self, (project, response): &Key) -> Result<Option<Columns>, StoreError> {
         use Kind::{Bytes, Id, Number, Text};
-        const COLUMNS: [Kind; 15] = [
-            Id, Number, Number, Text, Text, Text, Text, Bytes, Bytes, Bytes, Number, Number, Bytes, Number,
-            Number,
+        const COLUMNS: [Kind; 16] = [
+            Id, Number, Number, Text, Text, Text, Text, Bytes, Bytes, Bytes, Bytes, Number, Number, Bytes,
+            Number, Number,
         ];
         let arguments = vec![id(response.uuid()), text(project.as_str())];
         let rows = self.select(Query { text: ROW, arguments, columns: &COLUMNS }).await?;
@@ -165,6 +165,7 @@ fn verify_row((project, id): &Key, mut row: Columns) -> Result<Verified, StoreEr
         input: row.optional_bytes().unwrap_or_default().into(),
         referenced: decode_positions(row.optional_bytes().as_deref())?,
         output: row.optional_bytes().unwrap_or_default().into(),
+        deletes: row.optional_bytes().as_deref().map(decode_locations).transpose()?,
     };
     let stored = row.optional_number();
     let created_at = Timestamp::from_unix_ms(row.number()?);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions, StoreUrl,
-    StoredCredential,
+    Appended, CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions,
+    StoreUrl, StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::conversations::{begin, post};
 use crate::fixture::{
     NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
     record_of, turn, whole,
@@ -96,6 +97,8 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.put_credential("two", credential, lock).await.unwrap());
     assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
+    let conversation = begin(store, 1).await;
+    assert_eq!(store.post(post(&conversation, [400])).await.unwrap(), Appended::Done);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +112,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
         assert_eq!(
             counts(&report),
             [
-                ("responses", [59, 0, 0, 0]),
+                ("responses", [60, 0, 0, 0]),
                 ("items", [60, 0, 0, 0]),
                 ("request_log", [98, 0, 0, 0]),
                 ("usage_rollups", [3, 0, 0, 0]),
@@ -121,6 +124,8 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("keys", [1, 0, 0, 0]),
                 ("audit", [3, 0, 0, 0]),
                 ("changes", [1, 0, 0, 0]),
+                ("conversations", [1, 0, 0, 0]),
+                ("conversation_items", [1, 0, 0, 0]),
             ]
         );
         let (source, target) = (open(&pair.from).await, open(&pair.to).await);

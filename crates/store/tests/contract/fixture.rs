@@ -164,6 +164,7 @@ pub(crate) fn turn(n: u64, parent: Option<(u64, u32)>) -> StoredTurn {
         input: format!(r#"[{{"role":"user","content":"{n}"}}]"#).into(),
         referenced: Vec::new(),
         output: format!(r#"[{{"id":"msg_{n}","type":"message","n":{n}}}]"#).into(),
+        deletes: None,
     }
 }
 
@@ -182,6 +183,7 @@ pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
         items,
         log,
         settlement: None,
+        append: None,
     }
 }
 

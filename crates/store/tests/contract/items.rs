@@ -60,11 +60,11 @@ pub(crate) async fn a_derived_id_finds_an_input_item(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
     let ids = [
-        ItemId::derived(id(1), 0),
+        ItemId::derived("msg_", id(1), 0),
         // An output item has no derived id, and there is no third item.
-        ItemId::derived(id(1), 1),
-        ItemId::derived(id(1), u32::MAX),
-        ItemId::derived(id(2), 0),
+        ItemId::derived("msg_", id(1), 1),
+        ItemId::derived("msg_", id(1), u32::MAX),
+        ItemId::derived("msg_", id(2), 0),
     ];
     let loaded = load(&store, "p", &ids, NOW).await;
     assert_eq!(loaded, [found(r#"{"role":"user","content":"1"}"#, false), None, None, None]);
@@ -79,7 +79,8 @@ pub(crate) async fn items_of_hidden_responses_are_not_found(fixture: impl Fixtur
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
     store.record(record_of("p", StoredTurn { expires_at: Some(after(10)), ..turn(2, None) })).await.unwrap();
-    let ids = [item("msg_1"), item("msg_2"), ItemId::derived(id(1), 0), ItemId::derived(id(2), 0)];
+    let ids =
+        [item("msg_1"), item("msg_2"), ItemId::derived("msg_", id(1), 0), ItemId::derived("msg_", id(2), 0)];
     let are_found = async |seconds| {
         let loaded = load(&store, "p", &ids, after(seconds)).await;
         loaded.iter().map(Option::is_some).collect::<Vec<_>>()
@@ -103,7 +104,7 @@ pub(crate) async fn many_items_come_in_the_order_asked_for(fixture: impl Fixture
 pub(crate) async fn projects_do_not_see_each_others_items(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
-    let ids = [item("msg_1"), ItemId::derived(id(1), 0)];
+    let ids = [item("msg_1"), ItemId::derived("msg_", id(1), 0)];
     assert_eq!(load(&store, "q", &ids, NOW).await, [None, None]);
     let other = StoredTurn { output: r#"[{"id":"msg_1","of":"q"}]"#.into(), ..turn(1, None) };
     store.record(record_of("q", other)).await.unwrap();

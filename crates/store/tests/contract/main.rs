@@ -8,6 +8,7 @@
 mod accounts;
 mod cache;
 mod chains;
+mod conversations;
 mod copying;
 mod damage;
 mod deletion;
@@ -79,6 +80,11 @@ macro_rules! contract {
                 old_counters_are_purged, random_histories_of_reservations_add_up;
             replicas: a_replica_is_listed_until_it_is_forgotten, what_a_dead_replica_held_is_released_once,
                 a_replica_that_is_alone_releases_what_all_others_held;
+            conversations: a_turn_moves_the_head_and_adds_its_items, what_was_posted_is_no_response,
+                an_append_to_another_version_changes_nothing, a_lock_keeps_others_out_until_its_lease_ends,
+                a_deleted_item_is_left_out_from_then_on, items_come_in_pages_both_ways,
+                an_id_that_comes_again_is_replaced, turns_of_a_conversation_live_as_long_as_it_does,
+                conversations_are_listed_by_project;
             model: random_histories_match_the_model;
         ]);)+
     };

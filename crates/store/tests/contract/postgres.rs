@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 8"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 10"), "{reason}");
     }
     execute(
         &url,
@@ -80,7 +80,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0005_usage",
             "0006_limits",
             "0007_replicas",
-            "0008_checksums"
+            "0008_checksums",
+            "0010_conversations"
         ]
     );
     assert_eq!(
@@ -93,7 +94,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0005_usage",
             "0006_limits",
             "0007_replicas",
-            "0008_checksums"
+            "0008_checksums",
+            "0010_conversations"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -110,13 +112,14 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas; \
-         ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum; \
+        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
+         conversations, conversation_items; DROP INDEX responses_by_conversation; \
+         ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 8"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 10"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));
@@ -232,7 +235,7 @@ async fn cut_connections_come_back_and_nothing_acknowledged_is_missing() {
         cut(&url).await;
         while let Some(written) = writing.join_next().await {
             match written.unwrap() {
-                (n, Ok(())) => acknowledged.push(n),
+                (n, Ok(_)) => acknowledged.push(n),
                 (_, Err(StoreError::Unavailable(_))) => failed += 1,
                 (n, Err(error)) => panic!("{n}: {error}"),
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::{Store, StoreError, StoreUrl, VerifyProgress, VerifyReport, VerifyStep};
 
+use crate::conversations::{begin, post};
 use crate::damage::Database;
 use crate::fixture::{NOW, after, id, project, record, record_all, record_chain, record_of, turn};
 
@@ -157,5 +158,24 @@ async fn what_is_no_store_can_not_be_verified() {
         let verified = antiphon_store::verify(&url.parse().unwrap(), &mut |_| {}).await;
         let Err(StoreError::Unusable(reason)) = verified else { panic!("{verified:?}") };
         assert!(reason.contains(says), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_that_leads_nowhere_is_reported() {
+    for database in Database::each().await {
+        let store = database.open().await;
+        let conversation = begin(&store, 1).await;
+        store.post(post(&conversation, 1..=3)).await.unwrap();
+        let report = verify(&database).await;
+        assert!(report.is_intact() && report.conversation_items == 3, "{report:?}");
+        database.execute("UPDATE conversation_items SET item_position = 9 WHERE position = 1").await;
+        database.execute("UPDATE conversations SET depth = 7").await;
+        let report = verify(&database).await;
+        let problems: Vec<&str> = report.listed.iter().map(|damage| damage.problem.as_str()).collect();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("the newest turn of conv_"), "{problems:?}");
+        assert!(problems[1].ends_with("to position 9, where another item is"), "{problems:?}");
+        store.close().await;
     }
 }

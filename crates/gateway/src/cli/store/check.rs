@@ -37,6 +37,7 @@ fn show(VerifyProgress { step, rows, of_rows }: VerifyProgress) {
         VerifyStep::Pages => return eprintln!("checking the database's own structure"),
         VerifyStep::Responses => "responses",
         VerifyStep::Items => "items",
+        VerifyStep::ConversationItems => "items of conversations",
     };
     let percent = (rows * 100).checked_div(of_rows).unwrap_or(100).min(100);
     eprintln!("checking {step}: {rows} of {of_rows} rows ({percent} %)");
@@ -52,6 +53,7 @@ fn to_json(report: &VerifyReport) -> Value {
         "responses": report.responses,
         "without_checksum": report.without_checksum,
         "items": report.items,
+        "conversation_items": report.conversation_items,
         "damages": report.damages,
         "damaged": report.listed.iter().map(damage).collect::<Vec<_>>(),
     })
@@ -64,8 +66,11 @@ fn print_text(report: &VerifyReport) {
             None => println!("{problem}"),
         }
     }
-    let VerifyReport { responses, without_checksum, items, .. } = report;
-    println!("{responses} responses ({without_checksum} without a checksum), {items} indexed items");
+    let VerifyReport { responses, without_checksum, items, conversation_items, .. } = report;
+    println!(
+        "{responses} responses ({without_checksum} without a checksum), {items} indexed items, {conversation_items} items of \
+         conversations"
+    );
     if report.is_intact() {
         println!("Nothing is damaged.");
     }

@@ -83,13 +83,12 @@ fn json_reply(body: Vec<u8>) -> Response {
 /// The response's input items, as the page of a list.
 fn render_items(query: &ListQuery, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
     let input = &stored.turn.input;
-    let derived_id = |position| ItemId::derived(stored.turn.id, position);
-    let mut items: Vec<(String, &[u8], u32)> = (0..)
+    let mut items: Vec<(ItemId, &[u8])> = (0..)
         .zip(json::elements(input).map_while(Result::ok))
         .map(|(position, range)| {
             let item = &input[range];
-            let id = item::id(item).unwrap_or_else(|| derived_id(position));
-            (id.as_str().to_owned(), item, position)
+            let id = item::id(item).unwrap_or_else(|| item::derived_id(item, stored.turn.id, position));
+            (id, item)
         })
         .collect();
     if query.descending {
@@ -98,13 +97,13 @@ fn render_items(query: &ListQuery, stored: &StoredResponse) -> Result<Vec<u8>, R
     let from = match &query.after {
         None => 0,
         Some(after) => {
-            1 + items.iter().position(|(id, ..)| id == after).ok_or_else(|| unknown_cursor(after))?
+            1 + items.iter().position(|(id, _)| id.as_str() == after).ok_or_else(|| unknown_cursor(after))?
         }
     };
     let shown = &items[from..items.len().min(from.saturating_add(query.limit))];
-    let listed = |item, position| item::listed(&query.hidden.hide(item), || derived_id(position));
-    let data = array(shown.iter().map(|(_, item, position)| listed(item, *position)));
-    let id_of = |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
+    let data = array(shown.iter().map(|(id, item)| item::listed(&query.hidden.hide(item), id)));
+    let id_of =
+        |entry: Option<&(ItemId, &[u8])>| entry.map_or_else(String::new, |(id, _)| id.as_str().to_owned());
     let mut out = br#"{"object":"list","data":"#.to_vec();
     out.extend(data);
     out.extend(br#","first_id":"#);

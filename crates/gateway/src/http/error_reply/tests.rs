@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::body_memory::NoMemory;
 
+const CONVERSATION_NOT_FOUND: &str = "404 | client | null | null | Conversation with id 'X' not found.";
+const CONVERSATION_LOCKED: &str = "400 | client | conversation_locked | conversation | \
+     Another process is currently operating on this conversation. Please retry in a few seconds.";
 const REST: Duration = Duration::from_millis(1_001);
 
 /// A limit that resets in two seconds.
@@ -51,6 +54,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::PreviousNotCompleted(id()),
         Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
         Failure::ConversationNotFound(id()),
+        Failure::ConversationLocked,
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
@@ -83,9 +87,8 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "400 | client | context_too_large | previous_response_id | \
              The chain of the previous response is too large: 2 turns, the limit is 1."
         }
-        Failure::ConversationNotFound(_) => {
-            "404 | client | null | null | Conversation with id 'X' not found."
-        }
+        Failure::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
+        Failure::ConversationLocked => CONVERSATION_LOCKED,
         Failure::ItemNotFound(_) => "404 | client | null | input | Item with id 'X' not found.",
         Failure::ModelNotAllowed(_) => {
             "403 | client | model_not_allowed | model | This API key may not use the model 'X'."
@@ -178,6 +181,9 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::TooManyAttempts(REST),
         RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
         RequestError::ResponseNotFound(id()),
+        RequestError::ConversationNotFound(id()),
+        RequestError::ConversationLocked,
+        RequestError::ItemNotFound(id()),
         RequestError::NotInBackground,
         RequestError::ModelNotFound(id()),
         RequestError::UnknownRoute("GET /v1/x".to_owned()),
@@ -248,13 +254,14 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
+        RequestError::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
+        RequestError::ConversationLocked => CONVERSATION_LOCKED,
+        RequestError::ItemNotFound(_) => "404 | client | null | null | Item with id 'X' not found.",
         RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
         RequestError::ModelNotFound(_) => {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
-        RequestError::UnknownRoute(_) => {
-            "404 | client | unknown_url | null | Unknown request URL: GET /v1/x."
-        }
+        RequestError::UnknownRoute(_) => "404 | client | unknown_url | null | Invalid URL (GET /v1/x)",
         RequestError::MethodNotAllowed(_) => {
             "405 | client | method_not_allowed | null | Method not allowed: PUT /v1/models."
         }

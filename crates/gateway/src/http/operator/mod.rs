@@ -4,6 +4,7 @@
 
 mod accounts;
 mod audit;
+mod conversations;
 mod document;
 pub mod health;
 mod keys;
@@ -40,6 +41,7 @@ fn described_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(accounts::test))
         .routes(routes!(usage::get))
         .routes(routes!(audit::list))
+        .routes(routes!(conversations::list))
         .routes(routes!(document::get))
 }
 

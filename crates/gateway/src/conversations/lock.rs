@@ -1,0 +1,139 @@
+//! Locks: one turn at a time runs in a conversation.
+//!
+//! A lock is in the store, where all replicas see it, and lasts for a lease. A job renews the leases of the turns that run here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use antiphon_protocol::id::ProjectId;
+use antiphon_store::{ConversationLock, Store, StoreError, StoredConversation};
+use uuid::Uuid;
+
+use super::{ConversationError, Conversations};
+
+/// How long a lock lasts after it was renewed: until then nobody else appends to the conversation of a replica that has died.
+const LEASE: Duration = Duration::from_secs(30);
+/// How long a turn waits for the one before it. Clients retry after one second, then two and four.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+
+/// The locks of turns that run in this process.
+pub(super) struct Locks {
+    store: Arc<dyn Store>,
+    held: Mutex<HashMap<Uuid, ConversationLock>>,
+}
+
+/// A lock that is renewed as long as this lives, and released when it is dropped.
+pub struct HeldLock {
+    lock: ConversationLock,
+    locks: Arc<Locks>,
+    /// Nothing is left to release: the append has ended it.
+    is_over: AtomicBool,
+}
+
+/// Waits between two attempts to change a conversation.
+pub(super) struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+// === impl Conversations ===
+
+impl Conversations {
+    /// Waits for the turn that runs in a conversation, and locks it for another. `holder` identifies that one.
+    pub async fn lock(
+        &self,
+        project: &ProjectId,
+        name: &str,
+        holder: Uuid,
+    ) -> Result<(StoredConversation, HeldLock), ConversationError> {
+        let mut patience = Patience::new();
+        loop {
+            let conversation = self.load(project, name).await?;
+            let now = self.clock.now();
+            if conversation.locked_until.is_none_or(|until| until <= now) {
+                let lock =
+                    ConversationLock { project: project.clone(), conversation: conversation.id, holder };
+                // If this future is dropped, the lock may have been taken.
+                let held = self.locks.hold(lock.clone());
+                let until = now.plus(LEASE);
+                if self.store().lock_conversation(&lock, conversation.version, now, until).await? {
+                    return Ok((conversation, held));
+                }
+                held.end();
+            }
+            patience.wait().await?;
+        }
+    }
+
+    /// Renews the locks of the turns that run here.
+    pub async fn renew_locks(&self) -> Result<(), StoreError> {
+        let held: Vec<ConversationLock> = self.locks.held().values().cloned().collect();
+        match held.is_empty() {
+            true => Ok(()),
+            false => self.store().renew_conversation_locks(held, self.clock.now().plus(LEASE)).await,
+        }
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { until: Instant::now() + PATIENCE, pause: FIRST_PAUSE }
+    }
+
+    /// Waits for a moment; fails once that has taken too long.
+    pub(super) async fn wait(&mut self) -> Result<(), ConversationError> {
+        let rest = self.until.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return Err(ConversationError::Locked);
+        }
+        tokio::time::sleep(self.pause.min(rest)).await;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        Ok(())
+    }
+}
+
+// === impl Locks ===
+
+impl Locks {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, held: Mutex::default() }
+    }
+
+    fn hold(self: &Arc<Self>, lock: ConversationLock) -> HeldLock {
+        self.held().insert(lock.holder, lock.clone());
+        HeldLock { lock, locks: Arc::clone(self), is_over: AtomicBool::new(false) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, ConversationLock>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl HeldLock ===
+
+impl HeldLock {
+    /// The turn that holds it.
+    pub fn holder(&self) -> Uuid {
+        self.lock.holder
+    }
+
+    /// Notes that the lock has ended in the store.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        self.locks.held().remove(&self.lock.holder);
+        if !self.is_over.load(Ordering::Relaxed) {
+            self.locks.store.unlock_conversation(self.lock.clone());
+        }
+    }
+}

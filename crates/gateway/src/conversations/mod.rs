@@ -1,0 +1,114 @@
+//! Conversations: what the endpoints do with them, and the lock that a turn in one holds.
+//!
+//! A change of a conversation's items is a turn that nobody served. It waits while a turn runs there, as a second turn does.
+
+mod error;
+mod lock;
+mod page;
+mod post;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::conversation::NewConversation;
+use antiphon_protocol::id::{ConversationId, ItemId, ProjectId};
+use antiphon_runtime::Clock;
+use antiphon_store::chain::Chains;
+use antiphon_store::{ConversationItem, Store, StoredConversation};
+use bytes::Bytes;
+use rand::RngExt;
+
+pub use self::error::ConversationError;
+pub use self::lock::HeldLock;
+pub use self::page::{ItemQuery, ShownItems, item_to_json};
+pub use self::post::PostRequest;
+
+use self::lock::Locks;
+
+/// Everything that the endpoints of conversations share with turns.
+pub struct Conversations {
+    chains: Arc<Chains>,
+    clock: Arc<dyn Clock>,
+    /// How long responses of deleted conversations live; `None` means for ever.
+    retention: Option<Duration>,
+    locks: Arc<Locks>,
+}
+
+// === impl Conversations ===
+
+impl Conversations {
+    pub fn new(chains: Arc<Chains>, clock: Arc<dyn Clock>, retention: Option<Duration>) -> Self {
+        let locks = Arc::new(Locks::new(Arc::clone(chains.store())));
+        Self { chains, clock, retention, locks }
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        self.chains.store()
+    }
+
+    /// Creates a conversation, with its first items if there are any.
+    pub async fn create(
+        &self,
+        project: &ProjectId,
+        request: NewConversation,
+    ) -> Result<StoredConversation, ConversationError> {
+        let now = self.clock.now();
+        let id = ConversationId::mint(now.unix_ms().unsigned_abs(), &rand::rng().random());
+        let conversation = StoredConversation::new(id, project, now, request.metadata);
+        if request.items.scan.items == 0 {
+            self.store().add_conversation(conversation.clone()).await?;
+        } else {
+            self.begin_with(&conversation, request.items).await?;
+        }
+        Ok(conversation)
+    }
+
+    /// The conversation that a client has named.
+    pub async fn load(
+        &self,
+        project: &ProjectId,
+        name: &str,
+    ) -> Result<StoredConversation, ConversationError> {
+        let not_found = || ConversationError::not_found(name);
+        let id: ConversationId = name.parse().map_err(|_| not_found())?;
+        self.store().load_conversation(project, id).await?.ok_or_else(not_found)
+    }
+
+    /// Replaces the metadata.
+    pub async fn update(
+        &self,
+        project: &ProjectId,
+        name: &str,
+        metadata: Bytes,
+    ) -> Result<StoredConversation, ConversationError> {
+        let conversation = self.load(project, name).await?;
+        match self.store().set_conversation_metadata(project, conversation.id, metadata.clone()).await? {
+            true => Ok(StoredConversation { metadata, ..conversation }),
+            false => Err(ConversationError::not_found(name)),
+        }
+    }
+
+    /// Deletes a conversation. A turn that runs in it is not appended any more.
+    pub async fn delete(&self, project: &ProjectId, name: &str) -> Result<ConversationId, ConversationError> {
+        let not_found = || ConversationError::not_found(name);
+        let id: ConversationId = name.parse().map_err(|_| not_found())?;
+        let now = self.clock.now();
+        match self.store().delete_conversation(project, id, now, self.retention).await? {
+            true => Ok(id),
+            false => Err(not_found()),
+        }
+    }
+
+    /// An item of a conversation.
+    pub async fn item(
+        &self,
+        conversation: &StoredConversation,
+        name: &str,
+    ) -> Result<ConversationItem, ConversationError> {
+        let not_found = || ConversationError::item_not_found(name);
+        let id = ItemId::new(name).ok_or_else(not_found)?;
+        let found =
+            self.store().find_conversation_items(&conversation.project, conversation.id, &[id]).await?;
+        found.into_iter().next().ok_or_else(not_found)
+    }
+}

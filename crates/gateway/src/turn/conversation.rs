@@ -1,0 +1,107 @@
+//! A turn in a conversation: it continues the head, and its items are appended when it is recorded.
+
+use antiphon_protocol::id::{ConversationId, ItemId};
+use antiphon_protocol::{item, json};
+use antiphon_store::{Append, AppendedItem, ItemLocation, StoredConversation, StoredTurn as NewTurn};
+
+use super::{Failure, Turn, quoted};
+use crate::conversations::{ConversationError, HeldLock};
+
+/// More items of an input or an output are not listed. No input has more.
+const MAX_LISTED_ITEMS: usize = 100_000;
+
+/// The conversation of a turn, as it is when the turn begins.
+pub struct Joined {
+    conversation: StoredConversation,
+    /// `None` for a turn that only reads.
+    lock: Option<HeldLock>,
+}
+
+impl Turn {
+    /// Loads the conversation that the request names. Waits for the turn that runs in it, unless nothing is to be appended.
+    pub(super) async fn join(&self, name: &str) -> Result<Joined, Failure> {
+        let (conversations, project) = (&self.turns.conversations, &self.facts.project);
+        let joining = async {
+            if self.facts.create.store {
+                let holder = self.facts.id.uuid();
+                let (conversation, lock) = conversations.lock(project, name, holder).await?;
+                return Ok(Joined { conversation, lock: Some(lock) });
+            }
+            Ok(Joined { conversation: conversations.load(project, name).await?, lock: None })
+        };
+        let joined = self.cancellation.or_cancelled(joining).await.map_err(|_| Failure::ClientGone)?;
+        joined.map_err(|error: ConversationError| error.into())
+    }
+}
+
+// === impl Joined ===
+
+impl Joined {
+    pub fn id(&self) -> ConversationId {
+        self.conversation.id
+    }
+
+    pub fn conversation(&self) -> &StoredConversation {
+        &self.conversation
+    }
+
+    /// What a turn that is recorded now appends; `None` for one that only reads.
+    pub fn append(&self, turn: &NewTurn, now: antiphon_store::Timestamp) -> Option<Append> {
+        let lock = self.lock.as_ref()?;
+        Some(Append {
+            conversation: self.conversation.id,
+            holder: Some(lock.holder()),
+            now,
+            version: self.conversation.version,
+            first_position: self.conversation.next_position,
+            items: appended_items(turn),
+        })
+    }
+
+    /// Notes that the lock has ended with the append.
+    pub fn end(&self) {
+        if let Some(lock) = &self.lock {
+            lock.end();
+        }
+    }
+}
+
+fn appended_items(turn: &NewTurn) -> Vec<AppendedItem> {
+    let input_items = u32::try_from(json::elements(&turn.input).count()).unwrap_or(u32::MAX);
+    let appended = |array: &[u8], first: u32| -> Vec<AppendedItem> {
+        let items = (first..).zip(json::elements(array).map_while(Result::ok).take(MAX_LISTED_ITEMS));
+        let appended = |(position, range)| {
+            let item = &array[range];
+            let otherwise: ItemId = item::derived_id(item, turn.id, position);
+            let id = item::id(item).unwrap_or_else(|| otherwise.clone());
+            AppendedItem { id, otherwise, location: ItemLocation { turn: turn.id, position } }
+        };
+        items.map(appended).collect()
+    };
+    let mut items = appended(&turn.input, 0);
+    items.extend(appended(&turn.output, input_items));
+    without_repeated_ids(items)
+}
+
+/// Of items with one id, only the first keeps it.
+fn without_repeated_ids(mut items: Vec<AppendedItem>) -> Vec<AppendedItem> {
+    let mut seen = std::collections::HashSet::with_capacity(items.len());
+    for item in &mut items {
+        if !seen.insert(item.id.clone()) {
+            item.id = item.otherwise.clone();
+        }
+    }
+    items
+}
+
+impl From<ConversationError> for Failure {
+    fn from(error: ConversationError) -> Self {
+        match error {
+            ConversationError::NotFound(name) => Self::ConversationNotFound(quoted(&name)),
+            ConversationError::ItemNotFound(name) => Self::ItemNotFound(quoted(&name)),
+            ConversationError::Locked => Self::ConversationLocked,
+            ConversationError::Store(error) => error.into(),
+            ConversationError::Invalid(_) | ConversationError::Internal => Self::Internal,
+        }
+    }
+}

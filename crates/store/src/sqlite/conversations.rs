@@ -1,0 +1,78 @@
+//! Appending to conversations.
+
+use rusqlite::{Connection, params};
+
+use super::insert::{TurnRow, insert_record, insert_turn};
+use super::statement;
+use crate::body::Encoder;
+use crate::conversations::{Pending, is_live, remove_item};
+use crate::{Appended, Post, Record};
+
+pub(super) const INSERT_ITEM: &str = "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position) \
+     SELECT ?1, ?2, ?3, CASE WHEN EXISTS (SELECT 1 FROM conversation_items WHERE item_id = ?4 AND conversation_id = ?1 \
+     AND project = ?2) THEN ?5 ELSE ?4 END, ?6, ?7";
+
+/// Records a turn, and moves the head of its conversation if it has one.
+pub(super) fn record(
+    connection: &Connection,
+    record: &Record,
+    encoder: &mut Encoder,
+) -> rusqlite::Result<Appended> {
+    let Some(pending) = Pending::of_record(record) else {
+        return insert_record(connection, record, None, encoder).map(|()| Appended::Done);
+    };
+    let appended = append(connection, &pending)?;
+    if appended != Appended::Conflict {
+        let conversation = (appended == Appended::Done).then_some(pending.append.conversation);
+        insert_record(connection, record, conversation, encoder)?;
+    }
+    Ok(appended)
+}
+
+/// Appends turns that nobody served.
+pub(super) fn post(
+    connection: &Connection,
+    post: &Post,
+    encoder: &mut Encoder,
+) -> rusqlite::Result<Appended> {
+    let Post { project, created_at, begins, turns, deletes, append: to } = post;
+    if let Some(conversation) = begins {
+        statement::execute(connection, &conversation.insert())?;
+    }
+    let appended = append(connection, &Pending::of_post(post))?;
+    if appended != Appended::Done {
+        return Ok(appended);
+    }
+    for turn in turns {
+        let conversation = Some(to.conversation);
+        let row = TurnRow { project, turn, created_at: *created_at, body: b"", conversation };
+        insert_turn(connection, &row, encoder)?;
+    }
+    if let Some(position) = deletes {
+        statement::execute(connection, &remove_item(project, to.conversation, *position))?;
+    }
+    Ok(appended)
+}
+
+fn append(connection: &Connection, pending: &Pending<'_>) -> rusqlite::Result<Appended> {
+    let (project, conversation) = (pending.project, pending.append.conversation);
+    if !statement::execute(connection, &pending.advance())? {
+        let query = is_live(project, conversation);
+        let arguments = query.arguments.iter().map(|(value, _)| value);
+        let is_live = connection.prepare_cached(query.text)?.exists(rusqlite::params_from_iter(arguments))?;
+        return Ok(if is_live { Appended::Conflict } else { Appended::Deleted });
+    }
+    let mut insert = connection.prepare_cached(INSERT_ITEM)?;
+    for (position, item) in pending.items() {
+        insert.execute(params![
+            conversation.uuid(),
+            project.as_str(),
+            i64::try_from(position).unwrap_or(i64::MAX),
+            item.id.as_str(),
+            item.otherwise.as_str(),
+            item.location.turn.uuid(),
+            item.location.position,
+        ])?;
+    }
+    Ok(Appended::Done)
+}
