@@ -12,6 +12,7 @@ pub struct Owned {
     id: String,
     previous_response_id: String,
     store: bool,
+    background: bool,
 }
 
 /// What there is to know of a response object; borrowed from it.
@@ -37,7 +38,13 @@ impl Owned {
     pub fn new(id: ResponseId, previous: Option<ResponseId>, store: bool) -> Self {
         let previous_response_id =
             previous.map_or_else(|| "null".to_owned(), |previous| format!("\"{previous}\""));
-        Self { id: format!("\"{id}\""), previous_response_id, store }
+        Self { id: format!("\"{id}\""), previous_response_id, store, background: false }
+    }
+
+    /// Whether the turn runs in the background.
+    #[must_use]
+    pub fn background(self, background: bool) -> Self {
+        Self { background, ..self }
     }
 
     /// Copies a response object with the gateway's own members put in.
@@ -64,7 +71,7 @@ impl Owned {
             Set { name: "id", value: self.id.as_bytes(), add: true },
             Set { name: "previous_response_id", value: self.previous_response_id.as_bytes(), add: true },
             Set { name: "store", value: if self.store { b"true" } else { b"false" }, add: true },
-            Set { name: "background", value: b"false", add: true },
+            Set { name: "background", value: if self.background { b"true" } else { b"false" }, add: true },
             Set { name: "conversation", value: b"null", add: false },
         ]
     }

@@ -11,7 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
 pub use self::cache::CacheStats;
-use crate::{ChainQuery, FoundItems, LogRow, Record, Status, Store, StoreError, StoredTurn, Timestamp};
+use crate::{
+    BackgroundEnd, BackgroundResult, ChainQuery, FoundItems, LogRow, Record, Status, Store, StoreError,
+    StoredTurn, Timestamp,
+};
 
 /// How many turns a cache miss loads before it looks for the rest of the chain in memory.
 const NEWEST_TURNS: u32 = 8;
@@ -151,23 +154,60 @@ impl Chains {
     /// # Errors
     /// Those of [`Responses::record`](crate::Responses::record).
     pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<(), StoreError> {
+        let prepared = self.prepare(&record, parent)?;
         let project = record.project.clone();
+        self.store.record(record).await?;
+        self.keep(&project, prepared);
+        Ok(())
+    }
+
+    /// Ends a background turn, as [`record`](Self::record) does others. `false` if its lease has been lost.
+    ///
+    /// # Errors
+    /// Those of [`Background::end_background`](crate::Background::end_background).
+    pub async fn end_background(
+        &self,
+        end: BackgroundEnd,
+        parent: Option<Arc<Turn>>,
+    ) -> Result<bool, StoreError> {
+        let prepared = match &end.result {
+            BackgroundResult::Stored(record) => self.prepare(record, parent)?,
+            BackgroundResult::Kept { .. } => None,
+        };
+        let project = end.lease.project.clone();
+        let holds = self.store.end_background(end).await?;
+        if holds {
+            self.keep(&project, prepared);
+        }
+        Ok(holds)
+    }
+
+    /// The turn for the cache, and what the cache had forgotten by now.
+    fn prepare(
+        &self,
+        record: &Record,
+        parent: Option<Arc<Turn>>,
+    ) -> Result<Option<(Turn, cache::Deletions)>, StoreError> {
+        let project = &record.project;
         let stored = &record.response.turn;
         let parent = match stored.parent {
             None => None,
             Some(id) => {
-                parent.filter(|parent| parent.id == id).or_else(|| self.cache.find_ancestor(&project, id))
+                parent.filter(|parent| parent.id == id).or_else(|| self.cache.find_ancestor(project, id))
             }
         };
         let is_whole = stored.parent.is_none() || parent.is_some();
-        let turn = if is_whole && self.cache.keeps_any() { Some(Turn::new(stored, parent)?) } else { None };
-        let read_at = self.cache.deletions();
-        self.store.record(record).await?;
-        if let Some(turn) = turn {
-            let turn = self.cache.insert(&project, turn, &read_at);
-            self.cache.hold(&project, &turn);
+        if !is_whole || !self.cache.keeps_any() {
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some((Turn::new(stored, parent)?, self.cache.deletions())))
+    }
+
+    fn keep(&self, project: &ProjectId, prepared: Option<(Turn, cache::Deletions)>) {
+        if let Some((turn, read_at)) = prepared {
+            let turn = self.cache.insert(project, turn, &read_at);
+            self.cache.hold(project, &turn);
+        }
     }
 
     /// Hides a response at once. `false` if there is no live response with this id.

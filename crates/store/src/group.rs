@@ -23,7 +23,7 @@ pub(crate) use self::operation::{Operation, Outcome};
 use self::log::LogRows;
 use self::writer::{Health, Shared, Writer};
 use crate::sql::Statement;
-use crate::{LogRow, Purged, Record, StoreError, Timestamp};
+use crate::{BackgroundEnd, LogRow, Purged, Record, StoreError, Timestamp};
 
 /// The capacity of the queue. Callers wait when it is full.
 const QUEUE_OPERATIONS: usize = 4096;
@@ -130,6 +130,11 @@ impl Group {
 
     pub(crate) async fn record(&self, record: Record) -> Result<(), StoreError> {
         self.write(Operation::Record(Box::new(record))).await.map(|_| ())
+    }
+
+    /// Whether the lease still held.
+    pub(crate) async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
+        Ok(self.write(Operation::EndBackground(Box::new(end))).await? == Outcome::Changed(true))
     }
 
     pub(crate) async fn purge(

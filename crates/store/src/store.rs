@@ -5,8 +5,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Counters, Keys, Limits, Replicas, RequestLog, Responses, StoreError, Timestamp,
-    Usage,
+    Accounts, Admin, Audit, Background, Counters, Keys, Limits, Replicas, RequestLog, Responses, StoreError,
+    Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -26,7 +26,7 @@ pub struct ProjectStats {
 /// A storage engine, or a decorator of one.
 #[async_trait]
 pub trait Store:
-    Responses + RequestLog + Limits + Counters + Replicas + Usage + Accounts + Keys + Admin + Audit
+    Responses + Background + RequestLog + Limits + Counters + Replicas + Usage + Accounts + Keys + Admin + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;

@@ -23,7 +23,7 @@ const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
 /// Tells the client whether the account could read all encrypted items of the chain.
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
 /// Headers that name a client's session, for requests without a `prompt_cache_key`.
-const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
+pub const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
 /// The reply of an upstream that has accepted the turn.
 pub struct Reply {
@@ -164,7 +164,12 @@ impl Turn {
         }
     }
 
-    fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
+    pub(super) fn wanted<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+        key: Option<&'a str>,
+        tried: &'a [String],
+    ) -> Wanted<'a> {
         let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         let preference = Preference { origin, key };

@@ -89,6 +89,9 @@ async fn collect_stream(
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
         passed.clear();
+        if let Some(run) = turn.facts.door.run() {
+            run.note_received(relay.events());
+        }
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
@@ -118,13 +121,17 @@ fn missing_terminal(relay: &Relay) -> FailedAttempt {
 impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
-        let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
+        self.collect_resolved(&resolved).await
+    }
+
+    pub(super) async fn collect_resolved(&mut self, resolved: &Resolved) -> Result<Collected, Failure> {
+        let (mut reply, finished) = self.attempt::<Finished>(resolved).await?;
         self.reply_started(&reply);
         self.apply_rate_limit_headers(&mut reply.headers);
         self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
-        self.record(finished, &resolved, Some(reply.lease.account())).await?;
+        self.record(finished, resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 

@@ -254,16 +254,25 @@ impl Relay {
             }
         };
         let finished = self.ended(Ending { status: "failed", error: Some(cause) }, skeleton);
-        let mut data =
-            format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
-        data.extend_from_slice(&finished.response);
-        data.push(b'}');
-        Terminal { error: event, frame: self.framing.render(b"response.failed", data.into()), finished }
+        let frame = self.failed_event(sequence, &finished.response);
+        Terminal { error: event, frame, finished }
     }
 
-    /// The response of a cancelled turn.
-    pub fn cancel(&self, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
-        self.ended(Ending { status: "cancelled", error: None }, skeleton)
+    /// Ends the stream of a cancelled turn. Its event shows no output.
+    pub fn cancel(&self, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
+        let finished = self.ended(Ending { status: "cancelled", error: None }, skeleton);
+        let shown = response::with_output(&finished.response, b"[]").unwrap_or_default();
+        let frame = self.failed_event(self.next_sequence_number(), &shown);
+        Terminal { error: None, frame, finished }
+    }
+
+    /// There is no event for a cancelled response: the one of a failed response stands for it.
+    fn failed_event(&self, sequence: u64, response: &[u8]) -> Bytes {
+        let mut data =
+            format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
+        data.extend_from_slice(response);
+        data.push(b'}');
+        self.framing.render(b"response.failed", data.into())
     }
 
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {

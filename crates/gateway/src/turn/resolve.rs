@@ -1,6 +1,7 @@
 //! Resolve: from `previous_response_id` to the items that go upstream. References are [`references`](super::references)'.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
@@ -12,6 +13,11 @@ use super::memory::LatestResponse;
 use super::references::OwnInput;
 use super::{Failure, Turn, quoted};
 use antiphon_upstream::account::Account;
+
+/// How long a turn waits for a parent that is still running.
+const PARENT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const PARENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a turn continues and what it adds.
 pub struct Resolved {
@@ -45,7 +51,8 @@ impl Turn {
         if let Some(id) = &self.facts.create.conversation {
             return Err(Failure::ConversationNotFound(quoted(id)));
         }
-        if self.facts.create.store && !self.turns.chains.is_available() {
+        let needs_store = self.facts.create.store || self.facts.create.background;
+        if needs_store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
         let parent = match self.facts.create.previous_response_id.clone() {
@@ -58,14 +65,36 @@ impl Turn {
         Ok(Resolved { parent, own, starts_context })
     }
 
+    /// The turn without its parent, and with its references as they are, because what it refers to is gone.
+    pub(super) async fn resolve_alone(&mut self) -> Result<Resolved, Failure> {
+        self.facts.create.scan.references.clear();
+        self.progress.depth = 1;
+        let starts_context = self.facts.create.scan.has_compaction;
+        Ok(Resolved { parent: None, own: self.own_input().await?, starts_context })
+    }
+
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(quoted(&name))) };
+        let give_up_at = Instant::now() + PARENT_PATIENCE;
+        loop {
+            match self.try_load_parent(id, &name).await {
+                Err(Failure::PreviousNotCompleted(_)) if Instant::now() < give_up_at => {
+                    let pause = tokio::time::sleep(PARENT_PAUSE);
+                    self.cancellation.or_cancelled(pause).await.map_err(|_| Failure::ClientGone)?;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    async fn try_load_parent(&self, id: ResponseId, name: &str) -> Result<Arc<StoredTurn>, Failure> {
+        let name = || name.to_owned();
         let limit = self.turns.settings.max_chain_depth;
         let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
             Some(Some(LatestResponse::InMemory(parent))) if !self.facts.create.store => Some(parent),
             // A stored response must not continue one that is not stored: it could not be replayed later.
-            Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name)),
-            Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name)),
+            Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name())),
+            Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name())),
             _ => {
                 let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
                 self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??
@@ -78,10 +107,10 @@ impl Turn {
                 size: parent.depth as usize,
             }),
             Some(parent) => Ok(parent),
-            None if self.turns.running.contains(&self.facts.project, id) => {
-                Err(Failure::PreviousNotCompleted(name))
+            None if self.turns.is_running(&self.facts.project, id).await? => {
+                Err(Failure::PreviousNotCompleted(name()))
             }
-            None => Err(Failure::PreviousNotFound(name)),
+            None => Err(Failure::PreviousNotFound(name())),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Turn {
             previous: variant.upstream_parent,
             include_encrypted_reasoning: variant.include_encrypted,
             model: account.alias(&self.facts.create.model),
-            streams: account.settings.stream_only,
+            streams: account.settings.stream_only || self.facts.create.background,
             is_frame: variant.over_socket,
         }
     }

@@ -25,7 +25,7 @@ use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
 /// A comment: clients skip it, and proxies see that the stream is alive.
-const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+pub const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How long an upstream may take to end its reply after its terminal event.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -35,7 +35,7 @@ pub struct EventStream {
     chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
 }
 
-struct ActiveStream {
+pub struct ActiveStream {
     turn: Turn,
     resolved: Option<Resolved>,
     reply: Reply,
@@ -51,7 +51,7 @@ struct ActiveStream {
 }
 
 /// A stream whose first event has arrived, and of which nothing was sent to the client.
-struct OpeningStream {
+pub struct OpeningStream {
     events: EventReader,
     relay: Relay,
     pending: VecDeque<Bytes>,
@@ -117,7 +117,7 @@ impl ReplyStart for OpeningStream {
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
-        let is_kept = turn.facts.create.store || door.lane().is_some();
+        let is_kept = turn.facts.create.store || door.lane().is_some() || door.run().is_some();
         let mut this = Self {
             events: reply.events(max_reply_bytes),
             relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
@@ -174,7 +174,7 @@ impl OpeningStream {
 // === impl ActiveStream ===
 
 impl ActiveStream {
-    fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
+    pub fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
         turn.reply_started(&reply);
         turn.apply_rate_limit_headers(&mut reply.headers);
         let OpeningStream { events, relay, pending, phase, last_event_at } = opening;
@@ -192,7 +192,7 @@ impl ActiveStream {
         }
     }
 
-    fn into_events(mut self) -> EventStream {
+    pub fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
         if self.turn.facts.door.has_codex_events() {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
@@ -272,6 +272,7 @@ impl ActiveStream {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
+        self.turn.log_terminal(&terminal);
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => self.pending.push_back(terminal.frame),
@@ -301,6 +302,11 @@ impl ActiveStream {
         let terminal = self.failed_terminal(&failure.api_error());
         self.turn.progress.interrupt(&failure);
         let Some(resolved) = self.resolved.take() else { return };
+        if matches!(failure, Failure::Stopped) && self.turn.may_run_again() {
+            self.turn.leave();
+            return self.phase = Phase::Done;
+        }
+        self.turn.log_terminal(&terminal);
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
@@ -318,11 +324,12 @@ impl ActiveStream {
     /// Ends a turn that is not to be finished without its client.
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
-        let finished = self.relay.cancel(|| self.skeleton());
+        let terminal = self.relay.cancel(|| self.skeleton());
+        self.turn.log_terminal(&terminal);
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.interrupt(&Failure::ClientGone);
         // Nobody is left to get the error; the store has logged and counted it.
-        self.turn.record(finished, &resolved, Some(self.reply.lease.account())).await.ok();
+        self.turn.record(terminal.finished, &resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
         self.phase = Phase::Done;
     }

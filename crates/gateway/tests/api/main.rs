@@ -5,6 +5,7 @@
 mod administering;
 mod auditing;
 mod auth;
+mod background;
 mod blame;
 mod bodies;
 mod boundaries;
@@ -27,6 +28,7 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
+mod resuming;
 mod settling;
 mod socket_faults;
 mod sockets;

@@ -2,12 +2,16 @@
 
 use crate::limits::Sweep;
 use crate::sql::Statement;
-use crate::{LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
+use crate::{
+    BackgroundEnd, BackgroundResult, LogRow, Purged, Record, Reservation, Reserved, Settlement, Timestamp,
+};
 
 /// A write.
 #[derive(Debug)]
 pub(crate) enum Operation {
     Record(Box<Record>),
+    /// Written only if the turn's lease still holds.
+    EndBackground(Box<BackgroundEnd>),
     Purge {
         now: Timestamp,
         log_before: Option<Timestamp>,
@@ -37,13 +41,17 @@ pub(crate) enum Outcome {
 // === impl Operation ===
 
 impl Operation {
-    /// The settlement that is written with it.
+    /// The settlement that is written with it in any case.
     pub(crate) fn settlement(&self) -> Option<&Settlement> {
         match self {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
-            Self::Purge { .. } | Self::Reserve(_) | Self::Sweep(_) | Self::Execute(_) => None,
+            Self::EndBackground(_)
+            | Self::Purge { .. }
+            | Self::Reserve(_)
+            | Self::Sweep(_)
+            | Self::Execute(_) => None,
         }
     }
 
@@ -51,6 +59,7 @@ impl Operation {
     pub(super) fn logged_at(&self) -> Option<Timestamp> {
         match self {
             Self::Record(record) => Some(record.log.at),
+            Self::EndBackground(end) => Some(end.log().at),
             Self::Log(row, _) => Some(row.at),
             _ => None,
         }
@@ -64,16 +73,18 @@ impl Operation {
     /// Roughly how much it writes.
     pub(super) fn size_bytes(&self) -> usize {
         match self {
-            Self::Record(record) => {
-                let response = &record.response;
-                response.turn.input.len() + response.turn.output.len() + response.body.len()
-            }
-            Self::Purge { .. }
-            | Self::Log(..)
-            | Self::Reserve(_)
-            | Self::Settle(_)
-            | Self::Sweep(_)
-            | Self::Execute(_) => 0,
+            Self::Record(record) => size_of_record(record),
+            Self::EndBackground(end) => match &end.result {
+                BackgroundResult::Stored(record) => size_of_record(record),
+                BackgroundResult::Kept { response, .. } => response.len(),
+            },
+            Self::Execute(statements) => statements.iter().map(Statement::size_bytes).sum(),
+            Self::Purge { .. } | Self::Log(..) | Self::Reserve(_) | Self::Settle(_) | Self::Sweep(_) => 0,
         }
     }
+}
+
+fn size_of_record(record: &Record) -> usize {
+    let response = &record.response;
+    response.turn.input.len() + response.turn.output.len() + response.body.len()
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::assemble::{encode_positions, micros, nano_usd, status_code, tokens, without_nul};
 use crate::body::Encoder;
 use crate::group::Operation;
-use crate::{LogRow, Record, Timestamp, checksum};
+use crate::{BackgroundEnd, BackgroundResult, LogRow, Record, Timestamp, checksum};
 
 /// One statement for any number of rows: one round trip, and its own transaction if there is no other.
 pub(super) const INSERT: &str = "WITH added AS (
@@ -48,21 +48,33 @@ impl<'a> Inserts<'a> {
         let mut all = Self { records: Vec::new(), items: BTreeMap::new(), log: BTreeMap::new() };
         for operation in batch {
             match operation {
-                Operation::Record(record) => {
-                    all.records.push(record);
-                    let response = record.response.turn.id.uuid();
-                    let items = record.items.iter();
-                    all.items.extend(items.map(|(item, position)| {
-                        ((item.as_str(), record.project.as_str()), (response, *position))
-                    }));
-                    all.add_log(&record.log);
-                }
+                Operation::Record(record) => all.add_record(record),
                 Operation::Log(row, _) => all.add_log(row),
                 _ => {}
             }
         }
         all.records.sort_by_key(|record| (record.response.turn.id.uuid(), record.project.as_str()));
         all
+    }
+
+    /// What the end of a background turn inserts.
+    pub(super) fn of_end(end: &'a BackgroundEnd) -> Self {
+        let mut all = Self { records: Vec::new(), items: BTreeMap::new(), log: BTreeMap::new() };
+        match &end.result {
+            BackgroundResult::Stored(record) => all.add_record(record),
+            BackgroundResult::Kept { log, .. } => all.add_log(log),
+        }
+        all
+    }
+
+    fn add_record(&mut self, record: &'a Record) {
+        self.records.push(record);
+        let response = record.response.turn.id.uuid();
+        let items = record.items.iter();
+        self.items.extend(
+            items.map(|(item, position)| ((item.as_str(), record.project.as_str()), (response, *position))),
+        );
+        self.add_log(&record.log);
     }
 
     fn add_log(&mut self, row: &'a LogRow) {

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
+use super::background::Ending;
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
 use super::limits::LimitOperations;
@@ -59,8 +60,9 @@ impl PostgresEngine {
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
-        let (inserts, limiting) = (Inserts::of(batch), LimitOperations::of(batch));
+        let (inserts, mut limiting) = (Inserts::of(batch), LimitOperations::of(batch));
         let columns = if inserts.is_empty() { Vec::new() } else { inserts.columns(&mut self.encoder) };
+        let endings = Ending::all(batch, &mut self.encoder);
         let (session, _held) = self.acquire().await?;
         let client = session.client();
         let is_inserted =
@@ -77,6 +79,9 @@ impl PostgresEngine {
             let mut outcomes = Vec::with_capacity(batch.len());
             for operation in batch {
                 outcomes.push(run_one(client, operation).await?);
+            }
+            for ending in endings {
+                ending.run(client, &mut limiting, &mut outcomes).await?;
             }
             limiting.run(client, &mut outcomes).await?;
             client.batch_execute("COMMIT").await?;
@@ -109,7 +114,7 @@ impl Engine for PostgresEngine {
     async fn close(&mut self) {}
 }
 
-async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
+pub(super) async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
     let rows = client.query_typed_raw(INSERT, columns).await?;
     rows.try_collect::<Vec<_>>().await.map(|_| ())
 }
@@ -118,6 +123,7 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
     match operation {
         // Written with the others of their kind.
         Operation::Record(_)
+        | Operation::EndBackground(_)
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)

@@ -10,7 +10,7 @@ use super::insert::{insert_log, insert_record};
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
 use super::readers::{Readers, Shared, lock};
-use super::{limits, purge, statement};
+use super::{background, limits, purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
@@ -104,6 +104,7 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
     }
     match operation {
         Operation::Record(record) => insert_record(connection, record, encoder).map(|()| Outcome::Done),
+        Operation::EndBackground(end) => background::end(connection, end, encoder).map(Outcome::Changed),
         Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
         Operation::Settle(_) => Ok(Outcome::Done),
         Operation::Reserve(reservation) => {

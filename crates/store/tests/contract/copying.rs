@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::background::queued;
 use crate::fixture::{
     NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
     record_of, turn, whole,
@@ -96,6 +97,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.put_credential("two", credential, lock).await.unwrap());
     assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
+    assert!(store.queue_background(queued(400), 9).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,6 +114,8 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("responses", [59, 0, 0, 0]),
                 ("items", [60, 0, 0, 0]),
                 ("request_log", [98, 0, 0, 0]),
+                ("background_turns", [1, 0, 0, 0]),
+                ("background_events", [1, 0, 0, 0]),
                 ("usage_rollups", [3, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),

@@ -244,6 +244,11 @@ impl Pool {
         }
     }
 
+    /// Whether any account offers the model, ready or not.
+    pub fn offers(&self, wanted: Wanted<'_>) -> bool {
+        !matches!(self.lock().pick_slot(wanted, self.clock.now()), Err(Shortage::NotOffered))
+    }
+
     /// Whether [`choose`](Self::choose) would find an account, at once or after a wait.
     pub fn has_candidate(&self, wanted: Wanted<'_>) -> bool {
         let (inner, now) = (self.lock(), self.clock.now());
