@@ -262,7 +262,7 @@ async fn a_turn_stops_that_cannot_be_logged_for_longer_than_its_lease() {
     let faults = Faults::default();
     let config = "background.lease = \"300ms\"";
     let gateway = Setup::over(&upstream).faults(&faults).config(config).start().await;
-    let (script, gate) = Script::answer("a b c d").gated_after(6);
+    let (script, gate) = Script::answer("a b c d").hang_after(9).gated_after(6);
     upstream.script(script);
     let mut events = gateway.client.stream(streamed("x")).await;
     let mut seen = vec![events.next().await.unwrap()];
