@@ -290,6 +290,12 @@ impl Reply {
         EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
     }
 
+    /// Continues with another body.
+    pub fn continued(&mut self, body: ReplyBody, max_event_bytes: usize) -> EventReader {
+        self.body = Some(body);
+        self.events(max_event_bytes)
+    }
+
     pub fn is_event_stream(&self) -> bool {
         self.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/event-stream"))
     }

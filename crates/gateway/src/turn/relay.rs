@@ -27,6 +27,8 @@ pub struct Relay {
     kept_bytes: usize,
     /// How much it may take; `None` keeps none.
     max_kept_bytes: Option<usize>,
+    /// The upstream's own id of the response, once it is known.
+    upstream_id: Option<String>,
     /// The latest response object, rewritten.
     snapshot: Option<Bytes>,
     /// How many events have arrived.
@@ -74,6 +76,7 @@ impl Relay {
             items: Vec::new(),
             kept_bytes: 0,
             max_kept_bytes,
+            upstream_id: None,
             snapshot: None,
             events: 0,
             last: None,
@@ -84,6 +87,15 @@ impl Relay {
     /// The upstream's own `error` event, if it sent one: code and message.
     pub fn error(&self) -> Option<&(String, String)> {
         self.error.as_ref()
+    }
+
+    pub fn upstream_id(&self) -> Option<&str> {
+        self.upstream_id.as_deref()
+    }
+
+    /// The number of the last event that was passed on.
+    pub fn last_number(&self) -> Option<u64> {
+        self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
     }
 
     /// How many events have arrived; comments do not count.
@@ -207,6 +219,10 @@ impl Relay {
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
         let data = event.data()?;
         let object = Object::scan(&data).ok()?;
+        if self.upstream_id.is_none() {
+            let original = object.get("response").unwrap_or_default();
+            self.upstream_id = json::string_member(original, "id").map(Into::into);
+        }
         let rewritten = self.owned.rewrite_event(&object).ok()?;
         let data = Bytes::from(rewritten.data);
         self.snapshot = Some(data.slice(rewritten.response));
@@ -294,8 +310,7 @@ impl Relay {
     }
 
     fn next_sequence_number(&self) -> u64 {
-        let last = self.last.as_ref().and_then(|event| sequence_number(&event.data()?));
-        last.map_or(0, |last| last + 1)
+        self.last_number().map_or(0, |last| last + 1)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
-use antiphon_upstream::transport::EventReader;
+use antiphon_upstream::transport::{EventReader, ReplyBody};
 use bytes::Bytes;
 use futures_util::stream::{iter, unfold};
 use futures_util::{FutureExt, Stream};
@@ -129,11 +129,23 @@ impl ReplyStart for OpeningStream {
             this.advance(turn).await?;
         }
         this.check_first_event()?;
+        turn.note_upstream_turn(reply.lease.account(), this.relay.upstream_id()).await;
         Ok(this)
     }
 }
 
 impl OpeningStream {
+    /// A stream that is read on where an earlier owner of the turn has stopped.
+    pub fn continued(events: EventReader, relay: Relay) -> Self {
+        Self {
+            events,
+            relay,
+            pending: VecDeque::new(),
+            phase: Phase::Relaying,
+            last_event_at: Instant::now(),
+        }
+    }
+
     async fn advance(&mut self, turn: &Turn) -> Result<(), FailedAttempt> {
         let limit = self.last_event_at + turn.turns.settings.first_byte_timeout;
         let failure = match read_events(turn, &mut self.events, &mut self.last_event_at, limit).await {
@@ -263,8 +275,31 @@ impl ActiveStream {
             }
             ReadOutcome::Cancelled => return self.cancel().await,
         };
+        match self.read_on().await {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(body))) => {
+                self.events = Some(self.reply.continued(body, self.turn.turns.settings.max_reply_bytes));
+                return self.last_event_at = Instant::now();
+            }
+            Some(Err(Cancelled)) => return self.cancel().await,
+            None => {
+                let failure = self.turn.stopped();
+                return self.interrupt(failure).await;
+            }
+        }
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
         self.interrupt(Failure::StreamInterrupted(why)).await;
+    }
+
+    /// The rest of a stream that has broken off, if the upstream goes on with the turn. The outer `None` says that the process
+    /// stops.
+    async fn read_on(&self) -> Option<Result<Option<ReplyBody>, Cancelled>> {
+        if self.turn.facts.door.run().is_none() {
+            return Some(Ok(None));
+        }
+        let reattaching = self.turn.reattach(self.relay.last_number());
+        let reattaching = pin!(self.turn.cancellation.or_cancelled(reattaching));
+        self.turn.turns.env.tasks.or_interrupted(reattaching).await
     }
 
     /// Records the turn, and only then sends its terminal event.
@@ -306,6 +341,7 @@ impl ActiveStream {
             self.turn.leave();
             return self.phase = Phase::Done;
         }
+        self.turn.cancel_upstream();
         self.turn.log_terminal(&terminal);
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
@@ -324,6 +360,7 @@ impl ActiveStream {
     /// Ends a turn that is not to be finished without its client.
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
+        self.turn.cancel_upstream();
         let terminal = self.relay.cancel(|| self.skeleton());
         self.turn.log_terminal(&terminal);
         self.turn.progress.relayed_events = self.relay.events();

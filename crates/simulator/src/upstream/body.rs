@@ -3,6 +3,7 @@
 use super::gate::Gate;
 use super::received::InFlight;
 use bytes::Bytes;
+use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -31,12 +32,14 @@ pub(super) struct ReplyBody {
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     length: Option<u64>,
     turn: Option<InFlight>,
+    /// What comes after the steps.
+    rest: Option<Pin<Box<dyn Stream<Item = Result<Bytes, Cut>> + Send>>>,
 }
 
 impl ReplyBody {
     /// Without a length, the body is sent chunked.
     pub(super) fn new(steps: VecDeque<Step>, length: Option<u64>, turn: Option<InFlight>) -> Self {
-        let mut body = Self { steps, waiting: None, length, turn };
+        let mut body = Self { steps, waiting: None, length, turn, rest: None };
         body.finish_if_done();
         body
     }
@@ -44,6 +47,11 @@ impl ReplyBody {
     pub(super) fn whole(bytes: Bytes, turn: Option<InFlight>) -> Self {
         let length = bytes.len() as u64;
         Self::new(VecDeque::from([Step::Data(bytes)]), Some(length), turn)
+    }
+
+    /// A body that goes on as the stream does.
+    pub(super) fn following(rest: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Self {
+        Self { rest: Some(Box::pin(rest)), ..Self::new(VecDeque::new(), None, None) }
     }
 
     fn finish_if_done(&mut self) {
@@ -75,7 +83,13 @@ impl Body for ReplyBody {
                 self.finish_if_done();
             }
             match step {
-                None => return Poll::Ready(None),
+                None => {
+                    let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+                    return rest
+                        .as_mut()
+                        .poll_next(context)
+                        .map(|next| next.map(|next| next.map(Frame::data)));
+                }
                 Some(Step::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Some(Step::Cut) => return Poll::Ready(Some(Err(Cut))),
                 Some(Step::Flush) => {
@@ -90,7 +104,7 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.steps.is_empty() && self.waiting.is_none()
+        self.steps.is_empty() && self.waiting.is_none() && self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

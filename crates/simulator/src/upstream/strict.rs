@@ -58,6 +58,10 @@ pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<
         value.is_string() || value.is_array()
     })?;
     check_type(request, "previous_response_id", "a string", Value::is_string)?;
+    if request.wants_background() && !(options.background && request.wants_storing()) {
+        let message = String::from("Unsupported parameter: 'background' is not supported with this model.");
+        return Err(Refusal::invalid(message).param("background").code("unsupported_parameter"));
+    }
     let model = request.model();
     if options.listed_models_only && !options.models.contains(&model) {
         let message = format!("The model '{model}' does not exist or you do not have access to it.");

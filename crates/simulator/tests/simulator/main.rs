@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod background;
 mod compaction;
 mod directive;
 mod lifecycle;

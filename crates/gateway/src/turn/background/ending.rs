@@ -27,9 +27,9 @@ const RECORD_PATIENCE: Duration = Duration::from_mins(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Turn {
-    /// Whether another owner would run the turn again: its client has seen nothing of it.
+    /// Whether another owner would go on with the turn: its client has seen nothing of it, or its upstream runs it.
     pub(in crate::turn) fn may_run_again(&self) -> bool {
-        self.facts.door.run().is_some_and(|run| !run.unwritten().has_content())
+        self.facts.door.run().is_some_and(|run| run.upstream().is_some() || !run.unwritten().has_content())
     }
 
     /// Adds the events that end a background turn to its log. They are written with its record.
@@ -61,6 +61,7 @@ impl Turn {
     async fn end_with(&mut self, relay: &Relay, failure: &Failure, resolved: &Resolved) {
         let Some(run) = self.facts.door.run().cloned() else { return };
         let skeleton = || run.queued_response.to_vec();
+        self.cancel_upstream();
         let terminal = match failure {
             Failure::ClientGone => relay.cancel(skeleton),
             failure => relay.fail(&error_of(failure), skeleton),
@@ -74,7 +75,7 @@ impl Turn {
     }
 
     /// What a relay knows that has seen the events in the log.
-    async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
+    pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
         let max_bytes = self.turns.settings.max_reply_bytes;
         let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
         let mut decoder = Dialect::Responses.decoder(max_bytes);

@@ -9,6 +9,7 @@ mod ending;
 mod log;
 mod manage;
 mod metrics;
+mod native;
 mod reader;
 mod run;
 mod runner;

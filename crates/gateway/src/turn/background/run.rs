@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antiphon_store::{BackgroundTurn, EventChunk, Store, StoreError, TurnLease};
+use antiphon_upstream::account::Account;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,10 @@ pub struct Run {
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
     unwritten: Mutex<UnwrittenEvents>,
+    /// Where the upstream itself runs the turn, with its own id.
+    upstream: Mutex<Option<(Arc<Account>, String)>>,
+    /// After which event reading on was tried, and how often.
+    reattached: Mutex<(Option<u64>, u32)>,
     /// Events of a reply that is not streamed.
     received_events: AtomicU64,
     has_ended: AtomicBool,
@@ -69,6 +74,8 @@ impl Run {
             live: LiveEvents::new(),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
+            upstream: Mutex::default(),
+            reattached: Mutex::default(),
             received_events: AtomicU64::new(0),
             has_ended: AtomicBool::new(false),
             is_left: AtomicBool::new(false),
@@ -84,6 +91,18 @@ impl Run {
         if self.is_streamed {
             self.unwritten().push(events);
         }
+    }
+
+    pub(super) fn lock_upstream(&self) -> MutexGuard<'_, Option<(Arc<Account>, String)>> {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to read on after this event once more.
+    pub fn may_reattach(&self, after: Option<u64>, max_tries: u32) -> bool {
+        let mut reattached = self.reattached.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = if reattached.0 == after { reattached.1 + 1 } else { 1 };
+        *reattached = (after, tries);
+        tries <= max_tries
     }
 
     pub fn note_received(&self, events: u64) {

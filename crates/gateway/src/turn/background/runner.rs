@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use antiphon_access::keys::Caller;
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
-use antiphon_store::{BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease};
+use antiphon_store::{
+    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn,
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::create::decode_headers;
@@ -25,6 +27,8 @@ const MAX_CLAIMED: u32 = 100;
 /// What is to be done with a turn.
 enum Plan {
     Run,
+    /// The upstream runs it.
+    Attach(UpstreamTurn),
     /// It ends without a result.
     End(Failure),
 }
@@ -96,7 +100,7 @@ impl Turns {
         let TurnLease { project, id, .. } = &run.lease;
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let _permit = match self.plan(run, &row) {
-            Plan::Run => match self.wait_in_queue(run).await {
+            Plan::Run | Plan::Attach(_) => match self.wait_in_queue(run).await {
                 Ok(permit) => permit,
                 Err(Stopping) => return Ok(()),
             },
@@ -105,6 +109,12 @@ impl Turns {
         let _running = GaugeGuard::new(&self.background.metrics.running);
         let Some(request) = store.load_background_request(project, *id).await? else { return Ok(()) };
         let plan = self.plan(run, &row);
+        if let Some(upstream) = &row.upstream
+            && let Some(account) =
+                self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
+        {
+            run.set_upstream(account, &upstream.id);
+        }
         let cancellation = Cancellation::default();
         let Some(turn) = self.revive(run, &row, request).await else { return Ok(()) };
         if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
@@ -128,6 +138,9 @@ impl Turns {
             return Plan::End(too_long());
         }
         let has_begun = row.status == BackgroundStatus::InProgress;
+        if let Some(upstream) = row.upstream.clone().filter(|_| has_begun) {
+            return Plan::Attach(upstream);
+        }
         let may_run = row.attempts <= self.background.settings.retries && !run.unwritten().has_content();
         if has_begun && !may_run { Plan::End(Failure::Stopped) } else { Plan::Run }
     }
@@ -192,7 +205,7 @@ impl Turn {
             (Err(Failure::StoreUnavailable | Failure::Overloaded), _) => return self.leave(),
             // What it refers to is gone since: it is stored without that.
             (Err(failure), plan) => match self.resolve_alone().await {
-                Ok(resolved) if matches!(plan, Plan::Run) => (resolved, Plan::End(failure)),
+                Ok(resolved) if !matches!(plan, Plan::End(_)) => (resolved, Plan::End(failure)),
                 Ok(resolved) => (resolved, plan),
                 Err(_) => return self.leave(),
             },
@@ -202,6 +215,7 @@ impl Turn {
         self.adopt_reservation(&resolved);
         match plan {
             Plan::End(failure) => self.end_taken_over(&failure, &resolved).await,
+            Plan::Attach(upstream) => self.attach(upstream, resolved, cancellation).await,
             Plan::Run if self.is_logged() => self.run_streamed(resolved, cancellation).await,
             Plan::Run => {
                 if let Err(failure) = self.collect_resolved(&resolved).await {
@@ -234,7 +248,7 @@ impl Turn {
 
 impl Turns {
     /// Reads a turn's events into its log.
-    async fn log_events(&self, events: &mut EventStream, run: &Run, cancellation: &Cancellation) {
+    pub(super) async fn log_events(&self, events: &mut EventStream, run: &Run, cancellation: &Cancellation) {
         let patience: Duration = self.background.settings.lease;
         loop {
             let due_at = run.unwritten().due_at();
