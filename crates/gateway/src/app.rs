@@ -218,9 +218,10 @@ impl App {
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
         tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
+        let longest_turn = settings.turn_timeout.max(settings.background.max_duration);
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
-            longest_turn: settings.turn_timeout,
+            longest_turn,
             log_retention: self.config.usage.raw_retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
@@ -233,7 +234,7 @@ impl App {
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
         tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {
-            longest_turn: settings.turn_timeout,
+            longest_turn,
             hour_retention: self.config.usage.hour_retention.as_duration(),
             day_retention: self.config.usage.day_retention.as_duration(),
         };

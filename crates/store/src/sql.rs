@@ -130,6 +130,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::probe::STATEMENTS,
         &crate::verify::RESPONSES,
         &crate::verify::ITEMS,
+        &crate::verify::BACKGROUND,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

@@ -21,6 +21,8 @@ pub struct ProjectStats {
     pub oldest: Timestamp,
     /// Responses that are deleted or expired and not yet purged.
     pub expired: u64,
+    /// Background turns that run, or whose log is kept.
+    pub background: u64,
 }
 
 /// A storage engine, or a decorator of one.
@@ -56,7 +58,8 @@ pub trait Store:
 /// PostgreSQL's sum of bigints is wider than a bigint.
 const STATS: &str = "SELECT project, count(*), count(*) FILTER (WHERE parent_id IS NULL), \
      CAST(sum(CAST(length(input) AS bigint) + length(output) + length(body)) AS bigint), min(created_at), \
-     count(*) FILTER (WHERE expires_at <= $1) FROM responses GROUP BY project ORDER BY project";
+     count(*) FILTER (WHERE expires_at <= $1), \
+     (SELECT count(*) FROM background_turns b WHERE b.project = responses.project) FROM responses GROUP BY project ORDER BY project";
 
 /// For the tests of both engines.
 #[cfg(test)]
@@ -66,8 +69,8 @@ pub(crate) async fn stats<D: Database>(
     database: &D,
     now: Timestamp,
 ) -> Result<Vec<ProjectStats>, StoreError> {
-    const COLUMNS: [Kind; 6] =
-        [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
+    const COLUMNS: [Kind; 7] =
+        [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
     let query = Query { text: STATS, arguments: vec![number(now.unix_ms())], columns: &COLUMNS };
     let stats = |mut row: Columns| {
         Ok(ProjectStats {
@@ -77,6 +80,7 @@ pub(crate) async fn stats<D: Database>(
             bytes: row.integer()?,
             oldest: Timestamp::from_unix_ms(row.number()?),
             expired: row.integer()?,
+            background: row.integer()?,
         })
     };
     database.query(query).await?.into_iter().map(stats).collect()

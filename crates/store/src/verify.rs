@@ -1,10 +1,13 @@
-//! Verifies a store: reads every response and the index of items from one snapshot, and reports what is damaged.
+//! Verifies a store: reads every response, the index of items and the logs of background turns from one snapshot, and reports what is damaged.
 //!
 //! Memory is bounded by a few responses. A row that can't be read is reported, and the others are still verified.
 
+mod background;
 mod items;
 mod responses;
 
+#[cfg(test)]
+pub(crate) use self::background::STATEMENTS as BACKGROUND;
 #[cfg(test)]
 pub(crate) use self::items::STATEMENTS as ITEMS;
 #[cfg(test)]
@@ -94,7 +97,8 @@ impl Verifier<'_> {
             Err(error) => self.unreadable(None, "the database", &error).await?,
         }
         let matched = self.verify_responses().await?;
-        self.verify_items(matched).await
+        self.verify_items(matched).await?;
+        self.verify_logs().await
     }
 
     async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

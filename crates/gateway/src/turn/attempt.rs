@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::UpstreamError;
 use bytes::Bytes;
@@ -24,6 +24,9 @@ const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
 /// Headers that name a client's session, for requests without a `prompt_cache_key`.
 pub const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
+
+/// How long a background turn waits before it queues for an account again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply of an upstream that has accepted the turn.
 pub struct Reply {
@@ -147,12 +150,19 @@ impl Turn {
         let key = self.affinity_key();
         let wanted = self.wanted(resolved, key.as_deref(), tried);
         let choosing = async {
-            match pool.choose(wanted).await {
-                Err(Shortage::NotOffered) => {
-                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now())).await;
-                    pool.choose(wanted).await
+            loop {
+                match pool.choose(wanted).await {
+                    Err(Shortage::NotOffered) => {
+                        Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now()))
+                            .await;
+                        return pool.choose(wanted).await;
+                    }
+                    // Nobody waits for a background turn.
+                    Err(Shortage::Busy) if self.facts.door.run().is_some() => {
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    chosen => return chosen,
                 }
-                chosen => chosen,
             }
         };
         let chosen =

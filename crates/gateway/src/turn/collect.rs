@@ -85,7 +85,7 @@ async fn collect_stream(
                         events = reply.continued(body, settings.max_reply_bytes);
                         continue;
                     }
-                    None => return Err(missing_terminal(&relay)),
+                    None => return Err(missing_terminal(turn, &relay)),
                 },
                 ended => ended,
             },
@@ -94,7 +94,7 @@ async fn collect_stream(
                     events = reply.continued(body, settings.max_reply_bytes);
                     continue;
                 }
-                None => return Err(missing_terminal(&relay)),
+                None => return Err(missing_terminal(turn, &relay)),
             },
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => {
                 return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
@@ -131,7 +131,12 @@ async fn read_on(turn: &Turn, relay: &Relay) -> Result<Option<ReplyBody>, Failed
     reattached.map_err(|_cancelled| FailedAttempt::client_gone())
 }
 
-fn missing_terminal(relay: &Relay) -> FailedAttempt {
+fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
+    if turn.facts.door.run().is_some_and(|run| run.upstream().is_some()) {
+        // The upstream has the turn: on another account it would be paid twice.
+        let failure = Failure::StreamInterrupted("the upstream has lost the turn".to_owned());
+        return FailedAttempt { failure, verdict: Verdict::Neutral };
+    }
     match relay.error().cloned() {
         Some((code, message)) => FailedAttempt::from_error_event(code, message),
         None => Failure::UpstreamUnreachable("its stream ended without a response".into()).into(),

@@ -39,6 +39,10 @@ struct State {
 
 /// What a run will yield.
 pub(super) struct Outcome {
+    pub(super) is_streamed: bool,
+    pub(super) delivery: Delivery,
+    /// Between two events, unless the script says otherwise.
+    pub(super) pause: Duration,
     pub(super) events: Vec<Bytes>,
     /// The response while it runs.
     pub(super) running: String,
@@ -49,20 +53,13 @@ pub(super) struct Outcome {
 
 impl Background {
     /// Starts a response; it ends by itself.
-    pub(super) fn start(
-        &self,
-        id: &str,
-        is_streamed: bool,
-        outcome: Outcome,
-        delivery: Delivery,
-        pause: Duration,
-        turn: InFlight,
-    ) -> Arc<Run> {
+    pub(super) fn start(&self, id: &str, outcome: Outcome, turn: InFlight) -> Arc<Run> {
+        let is_streamed = outcome.is_streamed;
         let response = with_status(&outcome.running, "queued");
         let state = State { response, ..State::default() };
         let run = Arc::new(Run { is_streamed, state: watch::Sender::new(state) });
         lock(&self.runs).insert(id.to_owned(), Arc::clone(&run));
-        tokio::spawn(Arc::clone(&run).play(outcome, delivery, pause, turn));
+        tokio::spawn(Arc::clone(&run).play(outcome, turn));
         run
     }
 
@@ -73,18 +70,13 @@ impl Background {
 }
 
 impl Run {
-    async fn play(
-        self: Arc<Self>,
-        outcome: Outcome,
-        delivery: Delivery,
-        pause: Duration,
-        mut turn: InFlight,
-    ) {
+    async fn play(self: Arc<Self>, outcome: Outcome, mut turn: InFlight) {
         let mut states = self.state.subscribe();
         let cancelled = states.wait_for(|state| state.ended.is_some());
         let played = async {
             self.state.send_modify(|state| state.response = outcome.running.clone());
-            let pause = delivery.between_events.unwrap_or(pause);
+            let delivery = outcome.delivery;
+            let pause = delivery.between_events.unwrap_or(outcome.pause);
             for (number, event) in outcome.events.into_iter().enumerate() {
                 if let Some((GateAt::Event(at), gate)) = &delivery.gate
                     && *at == number

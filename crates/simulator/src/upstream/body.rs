@@ -4,6 +4,7 @@ use super::gate::Gate;
 use super::received::InFlight;
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -33,7 +34,7 @@ pub(super) struct ReplyBody {
     length: Option<u64>,
     turn: Option<InFlight>,
     /// What comes after the steps.
-    rest: Option<Pin<Box<dyn Stream<Item = Result<Bytes, Cut>> + Send>>>,
+    rest: Option<BoxStream<'static, Result<Bytes, Cut>>>,
 }
 
 impl ReplyBody {

@@ -239,11 +239,17 @@ impl Shared {
 
     fn run_in_background(&self, reply: &Reply<'_>, script: &Script, turn: InFlight) -> Response<ReplyBody> {
         let events = self.events(reply, script, Framing::Sse);
-        let outcome =
-            Outcome { events, running: reply.running(), over: reply.over(), status: reply.status() };
-        let (delivery, pause) = (script.delivery.clone(), self.options.between_events);
         let is_streamed = reply.request.wants_stream();
-        let run = self.background.start(&reply.id, is_streamed, outcome, delivery, pause, turn);
+        let outcome = Outcome {
+            is_streamed,
+            delivery: script.delivery.clone(),
+            pause: self.options.between_events,
+            events,
+            running: reply.running(),
+            over: reply.over(),
+            status: reply.status(),
+        };
+        let run = self.background.start(&reply.id, outcome, turn);
         if !is_streamed {
             return self.json(StatusCode::OK, run.response().into(), None);
         }

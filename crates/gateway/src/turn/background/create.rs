@@ -76,7 +76,7 @@ impl Turn {
             response: response.clone(),
             event: event.clone(),
         };
-        let run = Arc::new(Run::queued(lease, response.clone(), event));
+        let run = Arc::new(Run::queued(lease, event.as_ref()));
         let guard = RunGuard { turns: Arc::clone(&turns), run: Arc::clone(&run) };
         background.insert(&run);
         match turns.chains.store().queue_background(new, background.settings.max_queued).await {

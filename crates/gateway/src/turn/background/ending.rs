@@ -60,7 +60,7 @@ impl Turn {
 
     async fn end_with(&mut self, relay: &Relay, failure: &Failure, resolved: &Resolved) {
         let Some(run) = self.facts.door.run().cloned() else { return };
-        let skeleton = || run.queued_response.to_vec();
+        let skeleton = || run.queued_response.get().map_or_else(Vec::new, |response| response.to_vec());
         self.cancel_upstream();
         let terminal = match failure {
             Failure::ClientGone => relay.cancel(skeleton),

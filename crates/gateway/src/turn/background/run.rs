@@ -1,7 +1,7 @@
 //! A background turn that this process owns, from its creation or its takeover to its end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use antiphon_store::{BackgroundTurn, EventChunk, Store, StoreError, TurnLease};
@@ -21,8 +21,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct Run {
     pub lease: TurnLease,
     pub is_streamed: bool,
-    /// The response as it was queued.
-    pub queued_response: Bytes,
+    /// The response as it was queued, once the turn is begun.
+    pub queued_response: OnceLock<Bytes>,
     pub live: LiveEvents,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
@@ -51,26 +51,22 @@ pub struct RunGuard {
 
 impl Run {
     /// A turn that is about to be queued. Its first event, if there is one, is written along with it.
-    pub fn queued(lease: TurnLease, response: Bytes, event: Option<EventChunk>) -> Self {
-        let (is_streamed, last) = (event.is_some(), event.as_ref().map(|event| event.last));
-        let run = Self::new(lease, is_streamed, response, UnwrittenEvents::after(last, false));
-        if let Some(event) = event {
-            run.live.publish(event);
-        }
-        run
+    pub fn queued(lease: TurnLease, event: Option<&EventChunk>) -> Self {
+        let unwritten = UnwrittenEvents::after(event.map(|event| event.last), false);
+        Self::new(lease, event.is_some(), unwritten)
     }
 
     /// A turn that was taken over.
     pub fn taken_over(row: &BackgroundTurn, has_content: bool) -> Self {
         let unwritten = UnwrittenEvents::after(row.last_sequence, has_content);
-        Self::new(row.lease.clone(), row.is_streamed, row.response.clone(), unwritten)
+        Self::new(row.lease.clone(), row.is_streamed, unwritten)
     }
 
-    fn new(lease: TurnLease, is_streamed: bool, queued_response: Bytes, unwritten: UnwrittenEvents) -> Self {
+    fn new(lease: TurnLease, is_streamed: bool, unwritten: UnwrittenEvents) -> Self {
         Self {
             lease,
             is_streamed,
-            queued_response,
+            queued_response: OnceLock::new(),
             live: LiveEvents::new(),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
@@ -88,7 +84,7 @@ impl Run {
 
     /// Adds events to the log, which is written soon. Does nothing for a turn without a log.
     pub fn log(&self, events: &Bytes) {
-        if self.is_streamed {
+        if self.is_streamed && !self.has_ended() {
             self.unwritten().push(events);
         }
     }

@@ -44,7 +44,12 @@ impl Turns {
         let which = if store.is_shared() { Claimable::Expired } else { Claimable::NotOwn };
         let owner = self.background.owner;
         for from in store.list_claimable(owner, which, self.env.clock.now(), MAX_CLAIMED).await? {
-            self.claim(&from, which).await?;
+            // Its lease may have expired while the store was unavailable, but it still runs.
+            let runs_here =
+                self.background.find(from.id).is_some_and(|run| run.lease == from && !run.is_left());
+            if !runs_here {
+                self.claim(&from, which).await?;
+            }
         }
         Ok(())
     }
@@ -109,6 +114,7 @@ impl Turns {
         let _running = GaugeGuard::new(&self.background.metrics.running);
         let Some(request) = store.load_background_request(project, *id).await? else { return Ok(()) };
         let plan = self.plan(run, &row);
+        run.queued_response.get_or_init(|| row.response.clone());
         if let Some(upstream) = &row.upstream
             && let Some(account) =
                 self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
