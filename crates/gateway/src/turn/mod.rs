@@ -143,6 +143,7 @@ struct Facts {
 }
 
 /// What identifies a turn, and bounds it.
+#[derive(Clone, Copy)]
 struct Admission {
     id: ResponseId,
     started_at: Timestamp,

@@ -68,6 +68,8 @@ fn failures_of_turns() -> Vec<Failure> {
     ]
 }
 
+const QUEUE_FULL: &str = "429 | limits | rate_limit_exceeded | null | Too many background responses are queued. Please retry in 10 s.";
+
 /// Status, fault, code, param and message. A new failure needs its line here.
 fn line_of_turn(failure: &Failure) -> &'static str {
     match failure {
@@ -78,9 +80,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "409 | client | previous_response_not_completed | previous_response_id | \
              Previous response with id 'X' is still in progress. Wait for it to complete."
         }
-        Failure::QueueFull => {
-            "429 | limits | rate_limit_exceeded | null | Too many background responses are queued. Please retry in 10 s."
-        }
+        Failure::QueueFull => QUEUE_FULL,
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
              The chain of the previous response is too large: 2 turns, the limit is 1."
@@ -194,6 +194,34 @@ fn failures_of_requests() -> Vec<RequestError> {
     ]
 }
 
+/// The lines about background responses.
+fn line_of_background(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::HasEnded(Status::Completed) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a completed response."
+        }
+        RequestError::HasEnded(Status::Failed) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a failed response."
+        }
+        RequestError::HasEnded(Status::Incomplete | Status::Cancelled) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a response in terminal state."
+        }
+        RequestError::NotStreamed => {
+            "400 | client | invalid_request_error | stream | \
+             This response cannot be streamed because it was not created with stream=true."
+        }
+        RequestError::NotStreamedInBackground => {
+            "400 | client | invalid_request_error | stream | \
+             This response cannot be streamed because it was not created with background=true."
+        }
+        RequestError::LogExpired(_) => {
+            "400 | client | invalid_request_error | stream | \
+             This response can no longer be streamed because it is more than 60 minutes old."
+        }
+        _ => "not about background responses",
+    }
+}
+
 fn line_of_request(error: &RequestError) -> &'static str {
     match error {
         RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
@@ -237,27 +265,6 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::InvalidQuery { .. } => "400 | client | invalid_value | limit | Invalid 'limit'.",
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
         RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
-        RequestError::HasEnded(Status::Completed) => {
-            "400 | client | invalid_request_error | response_id | Cannot cancel a completed response."
-        }
-        RequestError::HasEnded(Status::Failed) => {
-            "400 | client | invalid_request_error | response_id | Cannot cancel a failed response."
-        }
-        RequestError::HasEnded(Status::Incomplete | Status::Cancelled) => {
-            "400 | client | invalid_request_error | response_id | Cannot cancel a response in terminal state."
-        }
-        RequestError::NotStreamed => {
-            "400 | client | invalid_request_error | stream | \
-             This response cannot be streamed because it was not created with stream=true."
-        }
-        RequestError::NotStreamedInBackground => {
-            "400 | client | invalid_request_error | stream | \
-             This response cannot be streamed because it was not created with background=true."
-        }
-        RequestError::LogExpired(_) => {
-            "400 | client | invalid_request_error | stream | \
-             This response can no longer be streamed because it is more than 60 minutes old."
-        }
         RequestError::ModelNotFound(_) => {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
@@ -294,6 +301,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::Internal => {
             "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
+        _ => line_of_background(error),
     }
 }
 

@@ -92,7 +92,7 @@ impl Reading {
                 Ok(Progress::End) => return None,
                 Ok(Progress::NothingYet) => {}
                 Err(error) => {
-                    tracing::debug!(response.id = %self.id, %error, "the event log cannot be read; retrying")
+                    tracing::debug!(response.id = %self.id, %error, "the event log cannot be read; retrying");
                 }
             }
             if Instant::now() >= keep_alive_at {
