@@ -110,6 +110,8 @@ impl Run {
         let states = self.state.subscribe();
         unfold((Arc::clone(self), states, from), move |(run, mut states, at)| async move {
             if cut_after == Some(at) {
+                // The events before it are flushed first.
+                tokio::task::yield_now().await;
                 return Some((Err(Cut), (run, states, at + 1)));
             }
             let event = {

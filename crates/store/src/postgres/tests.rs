@@ -8,8 +8,8 @@ use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEM
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
-use crate::responses;
 use crate::usage::PURGE_ROLLED_UP;
+use crate::{background, responses};
 
 /// Statements that must use an index.
 const INDEXED: [&str; 13] = [
@@ -43,7 +43,8 @@ async fn client() -> tokio_postgres::Client {
             "0005_usage",
             "0006_limits",
             "0007_replicas",
-            "0008_checksums"
+            "0008_checksums",
+            "0009_background"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());
@@ -136,7 +137,10 @@ async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
 async fn no_statement_needs_to_read_a_table_from_end_to_end() {
     let client = client().await;
     client.batch_execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan").await.unwrap();
-    let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP].into_iter().chain(responses::STATEMENTS);
+    let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP]
+        .into_iter()
+        .chain(responses::STATEMENTS)
+        .chain(background::STATEMENTS);
     for (n, text) in INDEXED.into_iter().chain(shared).enumerate() {
         let types = client.prepare(text).await.unwrap().params().len();
         let nulls = vec!["NULL"; types].join(", ");
