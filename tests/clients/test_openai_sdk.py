@@ -259,3 +259,41 @@ def test_encrypted_reasoning_comes_only_if_it_is_included(client):
     assert client.responses.create(model=MODEL, input=context).status == "completed"
     asked = client.responses.create(model=MODEL, input="Please REASON", include=included)
     assert asked.output[0].encrypted_content
+def test_a_background_response_is_polled(client):
+    response = client.responses.create(model=MODEL, input="SAY{later}", background=True)
+    assert response.status == "queued"
+    assert response.background is True
+    while response.status in ("queued", "in_progress"):
+        raw = client.responses.with_raw_response.retrieve(response.id)
+        response = raw.parse()
+        assert_is("Response", json.loads(raw.text))
+    assert response.status == "completed"
+    assert response.output_text == "later"
+    with pytest.raises(openai.BadRequestError, match="Cannot cancel a completed response."):
+        client.responses.cancel(response.id)
+
+
+def test_a_background_stream_is_resumed(client):
+    seen = []
+    with client.responses.create(model=MODEL, input="SAY{one two three}", background=True, stream=True) as stream:
+        for event in stream:
+            seen.append(event)
+            if event.sequence_number >= 3:
+                break
+    response_id = seen[0].response.id
+    after = seen[-1].sequence_number
+    rest = list(client.responses.retrieve(response_id, stream=True, starting_after=after))
+    assert [event.sequence_number for event in rest] == list(range(after + 1, after + 1 + len(rest)))
+    assert rest[-1].type == "response.completed"
+    assert rest[-1].response.output_text == "one two three"
+    with client.responses.stream(response_id=response_id, starting_after=after) as stream:
+        assert stream.get_final_response().output_text == "one two three"
+
+
+def test_a_background_response_is_cancelled(client):
+    response = client.responses.create(model=MODEL, input="DELAY{60000}", background=True)
+    cancelled = client.responses.cancel(response.id)
+    assert cancelled.status == "cancelled"
+    assert cancelled.output == []
+    assert client.responses.cancel(response.id).status == "cancelled"
+    assert client.responses.retrieve(response.id).status == "cancelled"

@@ -41,7 +41,7 @@ use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
-use crate::turn::{TurnSettings, Turns};
+use crate::turn::{BackgroundSettings, TurnSettings, Turns};
 
 /// How long the start waits for the stored account state.
 const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,21 +106,23 @@ impl App {
         let keys = load_keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
         let operations = Arc::new(operations(&config, accounts, store, keys, &env));
+        let body_limits = Arc::new(body_limits(&config));
+        let background = background_settings(&config, &operations.keys, &body_limits.memory);
         let turns = Arc::new(Turns::new(
             Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
             Arc::clone(&operations.pool),
             operations.upstream.clone(),
             Arc::clone(&operations.limits),
-            turn_settings(&config),
+            turn_settings(&config, background),
             env,
         ));
         let connections = Gauge::default();
         let (job_metrics, reload_metrics) = (JobMetrics::default(), ReloadMetrics::default());
         let socket_metrics = Arc::new(SocketMetrics::default());
         let memory = Arc::new(MemoryCeiling::default());
-        let body_limits = Arc::new(body_limits(&config));
         let metrics = Metrics::gather(Arc::clone(&turns.chains), |registry: &mut Registry| {
             turns.metrics.register(registry);
+            turns.background.metrics.register(registry);
             registry.register("connections", "Open client connections", connections.clone());
             socket_metrics.register(registry);
             body_limits.memory.register(registry);
@@ -208,11 +210,12 @@ impl App {
                 );
             }
         };
-        // Heartbeats go on until the last turn has ended: without them, other replicas would release its reservations. So do the
-        // renewals of locks.
+        // These go on until the last turn has ended: without heartbeats other replicas would release its reservations, and without
+        // renewals they would take over its lease or its conversation.
         tokio::select! {
             () = serving => {}
             () = self.send_heartbeats(&store) => {}
+            () = self.renew_leases(&store) => {}
             () = jobs::conversations::renew_locks(Arc::clone(&self.turns.conversations)) => {}
         }
         store.close().await;
@@ -228,19 +231,30 @@ impl App {
         std::future::pending::<()>().await;
     }
 
+    /// Never returns.
+    async fn renew_leases(&self, store: &Arc<dyn Store>) {
+        let Turns { env, background, .. } = &*self.turns;
+        let (store, clock) = (Arc::clone(store), Arc::clone(&env.clock));
+        jobs::background::renew_leases(store, clock, background.owner, background.settings.lease).await;
+    }
+
     /// Starts the background jobs. Must be called before the first turn.
     fn start_jobs(&mut self, store: &Arc<dyn Store>) {
         let Turns { chains, pool, upstream, limits, settings, env, .. } = &*self.turns;
         let (store, clock) = (|| Arc::clone(store), || Arc::clone(&env.clock));
         let tasks = &env.tasks;
         tasks.spawn_background(jobs::limits::sweep(Arc::clone(limits), store(), clock()));
+        let longest_turn = settings.turn_timeout.max(settings.background.max_duration);
         let purge = PurgeRules {
             interval: self.config.store.purge_interval,
-            longest_turn: settings.turn_timeout,
+            longest_turn,
             log_retention: self.config.usage.raw_retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
+        tasks.spawn_background(jobs::background::take_over(Arc::clone(&self.turns)));
+        tasks.spawn_background(jobs::background::purge(store(), clock(), self.config.store.purge_interval));
         if store().is_shared() {
+            tasks.spawn_background(jobs::background::obey_cancellations(Arc::clone(&self.turns)));
             tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
         }
         let memory = MemoryWatch {
@@ -257,7 +271,7 @@ impl App {
         tasks.spawn_background(jobs::keys::watch(Arc::clone(&self.state.keys), store()));
         tasks.spawn_background(jobs::keys::write_last_uses(Arc::clone(&self.state.keys), store()));
         let rollup = RollupRules {
-            longest_turn: settings.turn_timeout,
+            longest_turn,
             hour_retention: self.config.usage.hour_retention.as_duration(),
             day_retention: self.config.usage.day_retention.as_duration(),
         };
@@ -369,7 +383,25 @@ fn socket_settings(config: &Config) -> SocketSettings {
     }
 }
 
-fn turn_settings(config: &Config) -> TurnSettings {
+fn background_settings(
+    config: &Config,
+    keys: &Arc<Keys>,
+    request_memory: &Arc<BodyMemory>,
+) -> BackgroundSettings {
+    let background = &config.background;
+    BackgroundSettings {
+        max_running: background.max_running,
+        max_queued: background.max_queued,
+        max_duration: background.max_duration,
+        log_retention: background.log_retention,
+        retries: background.retries,
+        lease: background.lease,
+        keys: Arc::clone(keys),
+        request_memory: Arc::clone(request_memory),
+    }
+}
+
+fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSettings {
     TurnSettings {
         retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
@@ -385,6 +417,7 @@ fn turn_settings(config: &Config) -> TurnSettings {
         },
         prices: Arc::new(Prices::new(&config.prices)),
         assumed_output_tokens: config.limits.assumed_output_tokens,
+        background,
     }
 }
 

@@ -162,6 +162,14 @@ impl KeyId {
     }
 }
 
+impl FromStr for KeyId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        parse_hex(text.strip_prefix("key_").ok_or(NotAnId)?).map(Self)
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key_{}", self.0.as_simple())

@@ -361,15 +361,4 @@ mod tests {
             assert_eq!(String::from_utf8(with_id(item.as_bytes(), &id)).unwrap(), expected);
         }
     }
-
-    #[test]
-    fn encrypted_content_is_left_out_of_reasoning_alone() {
-        let shown = |item: &str| String::from_utf8(without_encrypted_content(item.into())).unwrap();
-        assert_eq!(
-            shown(r#"{"type":"reasoning","encrypted_content":"x","s":[]}"#),
-            r#"{"type":"reasoning","s":[]}"#
-        );
-        let other = r#"{"type":"compaction","encrypted_content":"x"}"#;
-        assert_eq!(shown(other), other);
-    }
 }

@@ -83,6 +83,8 @@ pub struct CreateRequest {
     pub conversation: Option<String>,
     pub store: bool,
     pub stream: bool,
+    /// Whether the turn runs without its client, who asks for the response later.
+    pub background: bool,
     /// Whether the model is to respond; a frame on a WebSocket may only put the context in place.
     pub generate: bool,
     /// Whether this came as a frame, so that the upstream streams whatever it says.
@@ -102,16 +104,26 @@ impl CreateRequest {
     pub fn parse_while(operation: Operation, body: Bytes, wanted: Wanted<'_>) -> Result<Self, ApiError> {
         let members = Members::parse(body, wanted)?;
         let stream = flag(&members, Field::Stream, "stream", false)? && operation.can_stream();
-        let request = match operation.passes_through() {
-            true => Self::passed(operation, members)?,
-            false => Self::of_members(operation, members, wanted)?,
-        };
-        Ok(Self { stream, ..request })
+        if operation.passes_through() {
+            return Ok(Self { stream, ..Self::passed(operation, members)? });
+        }
+        let request = Self::of_members(operation, members, wanted)?;
+        let background = request.background()?;
+        if background && operation != Operation::Create {
+            return Err(background_refused());
+        }
+        if background && request.conversation.is_some() {
+            return Err(background_in_conversation());
+        }
+        Ok(Self { stream, background, ..request })
     }
 
     /// From a frame of a WebSocket: it streams in any case.
     pub(crate) fn of_frame(members: Members, wanted: Wanted<'_>) -> Result<Self, ApiError> {
         let request = Self::of_members(Operation::Create, members, wanted)?;
+        if request.background()? {
+            return Err(background_refused());
+        }
         let generate = flag(&request.members, Field::Generate, "generate", true)?;
         Ok(Self { stream: true, is_frame: true, generate, ..request })
     }
@@ -123,6 +135,7 @@ impl CreateRequest {
         let model = json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned();
         check_model(&model)?;
         Ok(Self {
+            background: false,
             operation,
             model,
             input: Input::Items(Bytes::from_static(b"[]")),
@@ -173,9 +186,6 @@ impl CreateRequest {
         if previous_response_id.is_some() && conversation.is_some() {
             return Err(mutually_exclusive());
         }
-        if flag(&members, Field::Background, "background", false)? {
-            return Err(background_refused());
-        }
         if let Some(include) = value(Field::Include).filter(|value| value.first() != Some(&b'[')) {
             return Err(wrong_type("include", "an array of strings", include));
         }
@@ -192,10 +202,15 @@ impl CreateRequest {
             conversation,
             store,
             stream: false,
+            background: false,
             generate: true,
             is_frame: false,
             members,
         })
+    }
+
+    fn background(&self) -> Result<bool, ApiError> {
+        flag(&self.members, Field::Background, "background", false)
     }
 
     /// Whether there is an input, be it an empty one.
@@ -314,7 +329,12 @@ fn mutually_exclusive() -> ApiError {
 }
 
 fn background_refused() -> ApiError {
-    let message = "Unsupported value: 'background' is true, but background responses are not supported here. Leave it out or set it to false.";
+    let message = "Unsupported value: 'background' is true, but only POST /v1/responses creates background responses. Leave it out or set it to false.";
+    invalid("unsupported_value", Some("background"), message.to_owned())
+}
+
+fn background_in_conversation() -> ApiError {
+    let message = "Unsupported value: 'background' is true in a request with 'conversation', which this gateway cannot do yet. Continue a background response with 'previous_response_id', or leave 'background' out.";
     invalid("unsupported_value", Some("background"), message.to_owned())
 }
 
@@ -354,7 +374,7 @@ mod tests {
             (r#"{"model":"m\u0000","input":"x"}"#, "invalid_value", Some("model")),
             (r#"{"model":"m","input":{}}"#, "invalid_type", Some("input")),
             (r#"{"model":"m","input":"x","store":"no"}"#, "invalid_type", Some("store")),
-            (r#"{"model":"m","input":"x","background":true}"#, "unsupported_value", Some("background")),
+            (r#"{"model":"m","input":"x","background":"yes"}"#, "invalid_type", Some("background")),
             (r#"{"model":"m","input":"x","include":"all"}"#, "invalid_type", Some("include")),
             (
                 r#"{"model":"m","input":"x","previous_response_id":"a","conversation":{"id":"c"}}"#,

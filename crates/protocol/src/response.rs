@@ -14,6 +14,7 @@ pub struct Owned {
     /// An object with its id; `None` for a response that is in no conversation.
     conversation: Option<String>,
     store: bool,
+    background: bool,
 }
 
 /// What there is to know of a response object; borrowed from it.
@@ -52,12 +53,18 @@ impl Owned {
     pub fn new(id: ResponseId, previous: Option<ResponseId>, store: bool) -> Self {
         let previous_response_id =
             previous.map_or_else(|| "null".to_owned(), |previous| format!("\"{previous}\""));
-        Self { id: format!("\"{id}\""), previous_response_id, conversation: None, store }
+        Self { id: format!("\"{id}\""), previous_response_id, conversation: None, store, background: false }
     }
 
     #[must_use]
     pub fn in_conversation(self, id: Option<ConversationId>) -> Self {
         Self { conversation: id.map(|id| format!(r#"{{"id":"{id}"}}"#)), ..self }
+    }
+
+    /// Whether the turn runs in the background.
+    #[must_use]
+    pub fn background(self, background: bool) -> Self {
+        Self { background, ..self }
     }
 
     /// Copies a response object with the gateway's own members put in.
@@ -84,7 +91,7 @@ impl Owned {
             Set { name: "id", value: self.id.as_bytes(), add: true },
             Set { name: "previous_response_id", value: self.previous_response_id.as_bytes(), add: true },
             Set { name: "store", value: if self.store { b"true" } else { b"false" }, add: true },
-            Set { name: "background", value: b"false", add: true },
+            Set { name: "background", value: if self.background { b"true" } else { b"false" }, add: true },
             Set {
                 name: "conversation",
                 value: self.conversation.as_deref().unwrap_or("null").as_bytes(),

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::cache::Cache;
 pub use self::cache::CacheStats;
 use crate::{
-    Appended, ChainQuery, FoundItems, IndexedItem, ItemLocation, LogRow, Post, Record, Status, Store,
-    StoreError, StoredTurn, Timestamp,
+    Appended, BackgroundEnd, BackgroundResult, ChainQuery, FoundItems, IndexedItem, ItemLocation, LogRow,
+    Post, Record, Status, Store, StoreError, StoredTurn, Timestamp,
 };
 
 /// How many turns a cache miss loads before it looks for the rest of the chain in memory.
@@ -190,27 +190,64 @@ impl Chains {
     /// # Errors
     /// Those of [`Responses::record`](crate::Responses::record).
     pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<Appended, StoreError> {
+        let prepared = self.prepare(&record, parent)?;
         let project = record.project.clone();
+        let appended = self.store.record(record).await?;
+        self.keep(&project, prepared.filter(|_| appended != Appended::Conflict));
+        Ok(appended)
+    }
+
+    /// Ends a background turn, as [`record`](Self::record) does others. `false` if its lease has been lost.
+    ///
+    /// # Errors
+    /// Those of [`Background::end_background`](crate::Background::end_background).
+    pub async fn end_background(
+        &self,
+        end: BackgroundEnd,
+        parent: Option<Arc<Turn>>,
+    ) -> Result<bool, StoreError> {
+        let prepared = match &end.result {
+            BackgroundResult::Stored(record) => self.prepare(record, parent)?,
+            BackgroundResult::Kept { .. } => None,
+        };
+        let project = end.lease.project.clone();
+        let holds = self.store.end_background(end).await?;
+        if holds {
+            self.keep(&project, prepared);
+        }
+        Ok(holds)
+    }
+
+    /// The turn for the cache, and what the cache had forgotten by now.
+    fn prepare(
+        &self,
+        record: &Record,
+        parent: Option<Arc<Turn>>,
+    ) -> Result<Option<(Turn, cache::Deletions)>, StoreError> {
+        let project = &record.project;
         let stored = &record.response.turn;
         let parent = match stored.parent {
             None => None,
             Some(id) => {
-                parent.filter(|parent| parent.id == id).or_else(|| self.cache.find_ancestor(&project, id))
+                parent.filter(|parent| parent.id == id).or_else(|| self.cache.find_ancestor(project, id))
             }
         };
         let is_whole = stored.parent.is_none() || parent.is_some();
-        let turn = if is_whole && self.cache.keeps_any() { Some(Turn::new(stored, parent)?) } else { None };
-        let read_at = self.cache.deletions();
-        let is_in_conversation = record.append.is_some();
-        let appended = self.store.record(record).await?;
-        if let Some(mut turn) = turn.filter(|_| appended != Appended::Conflict) {
-            if is_in_conversation {
-                turn.expires_at = Some(NEVER_VISIBLE);
-            }
-            let turn = self.cache.insert(&project, turn, &read_at);
-            self.cache.hold(&project, &turn);
+        if !is_whole || !self.cache.keeps_any() {
+            return Ok(None);
         }
-        Ok(appended)
+        let mut turn = Turn::new(stored, parent)?;
+        if record.append.is_some() {
+            turn.expires_at = Some(NEVER_VISIBLE);
+        }
+        Ok(Some((turn, self.cache.deletions())))
+    }
+
+    fn keep(&self, project: &ProjectId, prepared: Option<(Turn, cache::Deletions)>) {
+        if let Some((turn, read_at)) = prepared {
+            let turn = self.cache.insert(project, turn, &read_at);
+            self.cache.hold(project, &turn);
+        }
     }
 
     /// Appends turns that nobody served to a conversation, and keeps them in memory if what they continue is there.

@@ -23,7 +23,7 @@ pub(crate) use self::operation::{Operation, Outcome};
 use self::log::LogRows;
 use self::writer::{Health, Shared, Writer};
 use crate::sql::Statement;
-use crate::{Appended, LogRow, Post, Purged, Record, StoreError, Timestamp};
+use crate::{Appended, BackgroundEnd, LogRow, Post, Purged, Record, StoreError, Timestamp};
 
 /// The capacity of the queue. Callers wait when it is full.
 const QUEUE_OPERATIONS: usize = 4096;
@@ -141,6 +141,11 @@ impl Group {
             Outcome::Appended(appended) => Ok(appended),
             _ => Ok(Appended::Done),
         }
+    }
+
+    /// Whether the lease still held.
+    pub(crate) async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
+        Ok(self.write(Operation::EndBackground(Box::new(end))).await? == Outcome::Changed(true))
     }
 
     pub(crate) async fn purge(

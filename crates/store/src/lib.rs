@@ -14,6 +14,7 @@ mod accounts;
 mod admin;
 mod assemble;
 mod audit;
+mod background;
 mod body;
 pub mod chain;
 mod checksum;
@@ -42,6 +43,10 @@ mod verify;
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
+pub use self::background::{
+    Background, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, BackgroundTurn,
+    Claimable, EventChunk, NewBackgroundTurn, TurnLease, UpstreamTurn,
+};
 pub use self::conversations::{
     Append, Appended, AppendedItem, ConversationItem, ConversationLock, ConversationQuery, Conversations,
     ItemLocation, ItemPage, PageEnd, Post, StoredConversation,

@@ -36,6 +36,7 @@ const BEAT: &str = "INSERT INTO replicas (id, started_at, seen_at, beats) VALUES
 
 const LIST: &str = "SELECT id, beats FROM replicas UNION ALL \
      SELECT DISTINCT r.replica, 0 FROM reservations r WHERE r.swept_at IS NULL AND r.replica IS NOT NULL \
+     AND NOT EXISTS (SELECT 1 FROM background_turns b WHERE b.id = r.id AND b.ended_at IS NULL) \
      AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = r.replica)";
 
 const FORGET: &str = "DELETE FROM replicas WHERE id = $1 AND beats <= $2";

@@ -76,6 +76,10 @@ pub(crate) fn bytes(bytes: Vec<u8>) -> Argument {
     (Cell::Bytes(bytes), Kind::Bytes)
 }
 
+pub(crate) fn optional_bytes(bytes: Option<Vec<u8>>) -> Argument {
+    (bytes.map_or(Cell::Null, Cell::Bytes), Kind::Bytes)
+}
+
 pub(crate) fn id(id: Uuid) -> Argument {
     (Cell::Id(id), Kind::Id)
 }
@@ -101,6 +105,11 @@ impl Statement {
         self
     }
 
+    pub(crate) fn size_bytes(&self) -> usize {
+        let arguments = self.with_followers().flat_map(|statement| &statement.arguments);
+        arguments.map(|(value, _)| value.size_bytes()).sum()
+    }
+
     /// This statement, then those that follow it.
     pub(crate) fn with_followers(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |statement| statement.then.as_deref())
@@ -118,6 +127,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::usage::STATEMENTS,
         &crate::limits::STATEMENTS,
         &crate::replicas::STATEMENTS,
+        &crate::background::STATEMENTS,
         &crate::accounts::STATEMENTS,
         &crate::keys::STATEMENTS,
         &crate::admin::STATEMENTS,
@@ -127,6 +137,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::verify::RESPONSES,
         &crate::verify::ITEMS,
         &crate::verify::CONVERSATIONS,
+        &crate::verify::BACKGROUND,
         &crate::migration::STATEMENTS,
     ]
     .into_iter()

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Conversations, Counters, Keys, Limits, Replicas, RequestLog, Responses,
-    StoreError, Timestamp, Usage,
+    Accounts, Admin, Audit, Background, Conversations, Counters, Keys, Limits, Replicas, RequestLog,
+    Responses, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -25,12 +25,15 @@ pub struct ProjectStats {
     pub oldest: Timestamp,
     /// Responses that are deleted or expired and not yet purged.
     pub expired: u64,
+    /// Background turns that run, or whose log is kept.
+    pub background: u64,
 }
 
 /// A storage engine, or a decorator of one.
 #[async_trait]
 pub trait Store:
     Responses
+    + Background
     + Conversations
     + RequestLog
     + Limits
@@ -71,7 +74,8 @@ pub trait Store:
 const STATS: &str = "SELECT project, count(*) FILTER (WHERE deletes IS NULL), \
      count(*) FILTER (WHERE parent_id IS NULL AND deletes IS NULL), \
      CAST(sum(CAST(length(input) AS bigint) + length(output) + length(body)) AS bigint), min(created_at), \
-     count(*) FILTER (WHERE expires_at <= $1) FROM responses GROUP BY project";
+     count(*) FILTER (WHERE expires_at <= $1), \
+     (SELECT count(*) FROM background_turns b WHERE b.project = responses.project) FROM responses GROUP BY project";
 
 const CONVERSATION_STATS: &str = "SELECT project, count(*), min(created_at) FROM conversations \
      WHERE deleted_at IS NULL GROUP BY project";
@@ -84,8 +88,8 @@ pub(crate) async fn stats<D: Database>(
     database: &D,
     now: Timestamp,
 ) -> Result<Vec<ProjectStats>, StoreError> {
-    const COLUMNS: [Kind; 6] =
-        [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
+    const COLUMNS: [Kind; 7] =
+        [Kind::Text, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number, Kind::Number];
     let query = Query { text: STATS, arguments: vec![number(now.unix_ms())], columns: &COLUMNS };
     let of_responses = |mut row: Columns| {
         Ok::<_, StoreError>(ProjectStats {
@@ -96,6 +100,7 @@ pub(crate) async fn stats<D: Database>(
             bytes: row.integer()?,
             oldest: Timestamp::from_unix_ms(row.number()?),
             expired: row.integer()?,
+            background: row.integer()?,
         })
     };
     let mut stats = BTreeMap::new();
@@ -116,6 +121,7 @@ pub(crate) async fn stats<D: Database>(
             bytes: 0,
             oldest,
             expired: 0,
+            background: 0,
         });
         of_project.conversations = conversations;
         of_project.oldest = of_project.oldest.min(oldest);

@@ -1,11 +1,15 @@
-//! Verifies a store: reads every response and the indices of items from one snapshot, and reports what is damaged.
+//! Verifies a store: reads every response, the indices of items, and the logs of background turns from one snapshot, and reports
+//! what is damaged.
 //!
 //! Memory is bounded by a few responses. A row that can't be read is reported, and the others are still verified.
 
+mod background;
 mod conversations;
 mod items;
 mod responses;
 
+#[cfg(test)]
+pub(crate) use self::background::STATEMENTS as BACKGROUND;
 #[cfg(test)]
 pub(crate) use self::conversations::STATEMENTS as CONVERSATIONS;
 #[cfg(test)]
@@ -101,7 +105,8 @@ impl Verifier<'_> {
         }
         let matched = self.verify_responses().await?;
         self.verify_items(matched).await?;
-        self.verify_conversations().await
+        self.verify_conversations().await?;
+        self.verify_logs().await
     }
 
     async fn select(&self, query: Query) -> Result<Vec<Columns>, StoreError> {

@@ -139,11 +139,12 @@ impl Client {
     }
 
     async fn try_stream_from(&self, path: &str, body: impl ToString) -> Option<Events> {
-        let reply = self.send(Method::POST, path, &[], body.to_string()).await?;
-        let (head, body) = reply.into_parts();
-        let decoder = Decoder::new(1 << 30);
-        let (status, headers) = (head.status, head.headers);
-        Some(Events { status, headers, body, decoder, raw: Vec::new(), is_cut: false })
+        Some(self.send(Method::POST, path, &[], body.to_string()).await?.into())
+    }
+
+    /// GET, read event by event.
+    pub async fn follow(&self, path: &str) -> Events {
+        self.send(Method::GET, path, &[], "").await.expect("the gateway answers").into()
     }
 
     pub async fn get(&self, path: &str) -> Reply {
@@ -198,6 +199,14 @@ impl Reply {
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+impl From<http::Response<Incoming>> for Events {
+    fn from(reply: http::Response<Incoming>) -> Self {
+        let (head, body) = reply.into_parts();
+        let decoder = Decoder::new(1 << 30);
+        Self { status: head.status, headers: head.headers, body, decoder, raw: Vec::new(), is_cut: false }
     }
 }
 

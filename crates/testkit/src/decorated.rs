@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, ChainQuery, ConversationItem, ConversationLock,
-    ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock, FoundItems, ItemPage, Json,
-    Keys, Limits, LogRow, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog, Reservation,
-    Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount, StoredConversation,
-    StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals, Usage, UsageGroup,
-    UsageQuery,
+    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
+    BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
+    Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
+    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
+    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
+    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals,
+    TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -160,6 +161,25 @@ intercept!(Counters {
     read list_counters(scope: &str, now: Timestamp) -> Vec<(CounterId, Count)>;
     read count_reservations() -> u64;
     write purge_counters(before: Timestamp, max_rows: u32) -> bool;
+});
+
+intercept!(Background {
+    write queue_background(turn: NewBackgroundTurn, max_queued: u64) -> bool;
+    read load_background(project: &ProjectId, id: ResponseId) -> Option<BackgroundTurn>;
+    read load_background_request(project: &ProjectId, id: ResponseId) -> Option<BackgroundRequest>;
+    write begin_background(lease: &TurnLease) -> bool;
+    write renew_leases(owner: Uuid, until: Timestamp) -> ();
+    write release_lease(lease: &TurnLease) -> bool;
+    read list_claimable(owner: Uuid, which: Claimable, now: Timestamp, max_rows: u32) -> Vec<TurnLease>;
+    write claim_background(from: &TurnLease, owner: Uuid, which: Claimable, term: (Timestamp, Timestamp)) -> Option<TurnLease>;
+    write append_events(lease: &TurnLease, events: EventChunk) -> bool;
+    read list_events(project: &ProjectId, id: ResponseId, after: Option<u64>) -> Vec<EventChunk>;
+    write set_upstream_turn(lease: &TurnLease, upstream: UpstreamTurn) -> bool;
+    write request_cancel(project: &ProjectId, id: ResponseId) -> bool;
+    read list_cancel_requested(owner: Uuid) -> Vec<ResponseId>;
+    write end_background(end: BackgroundEnd) -> bool;
+    write hide_background(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
+    write purge_background(now: Timestamp, max_rows: u32) -> bool;
 });
 
 intercept!(Replicas {

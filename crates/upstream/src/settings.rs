@@ -35,6 +35,7 @@ pub struct AccountSettings {
     /// Whether its upstream only streams. Collected replies are assembled by the gateway then.
     pub stream_only: bool,
     pub state: UpstreamState,
+    pub background: UpstreamBackground,
     pub replay_ids: ReplayIds,
     /// The account with the highest priority goes first.
     pub priority: u32,
@@ -112,6 +113,16 @@ pub enum UpstreamState {
     #[default]
     Replay,
     /// A chain whose last turn the account served continues by the upstream's own id, with only the new items.
+    Native,
+}
+
+/// Who runs background turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamBackground {
+    /// The gateway, as turns like any other.
+    #[default]
+    Gateway,
+    /// The upstream, which goes on with a turn when the gateway dies.
     Native,
 }
 

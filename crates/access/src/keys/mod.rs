@@ -170,6 +170,11 @@ impl Keys {
         Ok(Caller { project: key.project.clone(), key: Some(Arc::clone(key)), hash })
     }
 
+    /// A key that is not deleted.
+    pub fn find(&self, id: KeyId) -> Option<Arc<Key>> {
+        self.table.load().by_id.get(&id).cloned()
+    }
+
     /// Whether callers can be identified.
     pub fn is_ready(&self) -> bool {
         self.access == Access::Open || self.is_fresh(Instant::now())
@@ -282,6 +287,11 @@ impl Key {
 // === impl Caller ===
 
 impl Caller {
+    /// Whoever created a turn earlier. Its key may have ended since.
+    pub fn of_turn(project: ProjectId, key: Option<Arc<Key>>) -> Self {
+        Self { project, key, hash: None }
+    }
+
     pub fn allows(&self, model: &str) -> bool {
         self.key.as_ref().is_none_or(|key| key.allows(model))
     }

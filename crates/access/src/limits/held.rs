@@ -43,7 +43,7 @@ impl HeldReservation {
         self.store.settle(self.settlement(spent), Some(row));
     }
 
-    /// Notes that another write settled it.
+    /// Notes that another write settles it.
     pub fn mark_settled(mut self) {
         self.is_settled = true;
     }

@@ -167,6 +167,12 @@ impl Limits {
         })))
     }
 
+    /// The reservation that another process, or an earlier attempt, has made for this turn, if it has made one.
+    pub fn adopt(&self, id: ResponseId, estimate: Estimate) -> HeldReservation {
+        let store = Arc::clone(&self.store);
+        HeldReservation::new(id, store, Rates::default(), estimate, self.metrics.reservation_guard())
+    }
+
     fn planned_holds<'a>(
         &'a self,
         request: &ReservationRequest<'a>,

@@ -86,6 +86,7 @@ fn print_json(stats: &[ProjectStats]) {
                 "bytes": stats.bytes,
                 "oldest": rfc3339(stats.oldest),
                 "expired": stats.expired,
+                "background": stats.background,
             })
         })
         .collect();
@@ -98,13 +99,13 @@ fn print_table(url: &str, stats: &[ProjectStats]) {
         return println!("no responses");
     }
     println!(
-        "{:<24} {:>12} {:>12} {:>14} {:>16} {:>10}  oldest",
-        "project", "responses", "chains", "conversations", "bytes", "expired"
+        "{:<24} {:>12} {:>12} {:>14} {:>16} {:>10} {:>10}  oldest",
+        "project", "responses", "chains", "conversations", "bytes", "expired", "background"
     );
     for row in stats {
-        let ProjectStats { project, responses, chains, conversations, bytes, expired, .. } = row;
+        let ProjectStats { project, responses, chains, conversations, bytes, expired, background, .. } = row;
         println!(
-            "{:<24} {responses:>12} {chains:>12} {conversations:>14} {bytes:>16} {expired:>10}  {}",
+            "{:<24} {responses:>12} {chains:>12} {conversations:>14} {bytes:>16} {expired:>10} {background:>10}  {}",
             project.as_str(),
             rfc3339(row.oldest)
         );

@@ -6,7 +6,9 @@ use std::path::Path;
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_upstream::dialect::Dialect;
-use antiphon_upstream::settings::{AccountSettings, CredentialSettings, UpstreamState, UpstreamTransport};
+use antiphon_upstream::settings::{
+    AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
+};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
@@ -68,6 +70,10 @@ pub struct AccountConfig {
     #[serde(serialize_with = "word::serialize")]
     pub state: UpstreamState,
 
+    /// Whether its upstream runs background turns itself. Default: gateway.
+    #[serde(serialize_with = "word::serialize")]
+    pub background: UpstreamBackground,
+
     /// Whether replayed output items are sent with their ids. Default: drop.
     #[serde(serialize_with = "word::serialize")]
     pub replay_ids: ReplayIds,
@@ -85,6 +91,10 @@ pub struct AccountConfig {
 
 impl Word for UpstreamState {
     const WORDS: &[(&str, Self)] = &[("replay", Self::Replay), ("native", Self::Native)];
+}
+
+impl Word for UpstreamBackground {
+    const WORDS: &[(&str, Self)] = &[("gateway", Self::Gateway), ("native", Self::Native)];
 }
 
 impl Word for UpstreamTransport {
@@ -115,6 +125,8 @@ pub(super) struct AccountDraft {
     #[serde(deserialize_with = "word::deserialize")]
     state: UpstreamState,
     #[serde(deserialize_with = "word::deserialize")]
+    background: UpstreamBackground,
+    #[serde(deserialize_with = "word::deserialize")]
     replay_ids: ReplayIds,
     #[serde(deserialize_with = "count_or_zero::deserialize")]
     priority: u32,
@@ -143,6 +155,7 @@ impl AccountConfig {
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
+            background: self.background,
             replay_ids: self.replay_ids,
             priority: self.priority,
             weight: self.weight,
@@ -232,6 +245,7 @@ impl AccountDraft {
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
+            background: self.background,
             replay_ids: self.replay_ids,
             priority: self.priority,
             weight: self.weight.unwrap_or(1),

@@ -6,6 +6,7 @@
 //! if there are none, all broken rules.
 
 mod accounts;
+mod background;
 mod credential;
 mod environment;
 mod error;
@@ -36,6 +37,7 @@ use antiphon_access::prices::ModelPrice;
 use serde::{Deserialize, Serialize};
 
 pub use self::accounts::AccountConfig;
+pub use self::background::BackgroundConfig;
 pub use self::credential::ApiKey;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
@@ -86,6 +88,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub turns: TurnsConfig,
+    pub background: BackgroundConfig,
     pub sockets: SocketsConfig,
     pub usage: UsageConfig,
     pub log: LogConfig,
@@ -145,6 +148,8 @@ struct Draft {
     timeouts: TimeoutsConfig,
     #[serde(default)]
     turns: TurnsConfig,
+    #[serde(default)]
+    background: BackgroundConfig,
     #[serde(default)]
     sockets: SocketsConfig,
     #[serde(default)]
@@ -238,6 +243,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             turns: TurnsConfig::default(),
+            background: BackgroundConfig::default(),
             sockets: SocketsConfig::default(),
             usage: UsageConfig::default(),
             log: LogConfig::default(),
@@ -260,6 +266,7 @@ impl Draft {
             limits: self.limits,
             timeouts: self.timeouts,
             turns: self.turns,
+            background: self.background,
             sockets: self.sockets,
             usage: self.usage,
             log: self.log,

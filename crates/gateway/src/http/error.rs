@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_access::keys::Denied;
 use antiphon_protocol::error::ApiError;
 use antiphon_runtime::whole_seconds;
-use antiphon_store::StoreError;
+use antiphon_store::{Status, StoreError};
 use http::StatusCode;
 
 use crate::body_memory::NoMemory;
@@ -71,6 +71,16 @@ pub enum RequestError {
     ItemNotFound(String),
     #[error("Cannot cancel a synchronous response.")]
     NotInBackground,
+    /// How the response has ended.
+    #[error("{}", ended_text(*.0))]
+    HasEnded(Status),
+    #[error("This response cannot be streamed because it was not created with stream=true.")]
+    NotStreamed,
+    #[error("This response cannot be streamed because it was not created with background=true.")]
+    NotStreamedInBackground,
+    /// The event log is no longer kept. Holds the age of the response.
+    #[error("This response can no longer be streamed because it is more than {} minutes old.", .0.as_secs() / 60)]
+    LogExpired(Duration),
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
     #[error("Invalid URL ({0})")]
@@ -104,6 +114,14 @@ pub enum RequestError {
     Internal,
 }
 
+fn ended_text(status: Status) -> &'static str {
+    match status {
+        Status::Completed => "Cannot cancel a completed response.",
+        Status::Failed => "Cannot cancel a failed response.",
+        Status::Incomplete | Status::Cancelled => "Cannot cancel a response in terminal state.",
+    }
+}
+
 // === impl RequestError ===
 
 impl RequestError {
@@ -130,6 +148,10 @@ impl RequestError {
             }
             Self::ConversationLocked => errors::CONVERSATION_LOCKED,
             Self::NotInBackground => invalid(None, None),
+            Self::HasEnded(_) => invalid(Some("invalid_request_error"), Some("response_id")),
+            Self::NotStreamed | Self::NotStreamedInBackground | Self::LogExpired(_) => {
+                invalid(Some("invalid_request_error"), Some("stream"))
+            }
             Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
             Self::UnknownRoute(_) => client(StatusCode::NOT_FOUND, Some("unknown_url")),
             Self::MethodNotAllowed(_) => client(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed")),

@@ -28,6 +28,8 @@ pub struct ListQuery {
 /// How to show a response.
 pub struct ResponseQuery {
     pub stream: bool,
+    /// The number of the event before the first one of a stream.
+    pub starting_after: Option<String>,
     pub hidden: HiddenParts,
 }
 
@@ -71,7 +73,8 @@ impl<S: Sync> FromRequestParts<S> for ResponseQuery {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let stream = pairs(parts).any(|(key, value)| key == "stream" && value == "true");
-        Ok(Self { stream, hidden: hidden_parts(parts) })
+        let starting_after = pairs(parts).find(|(key, _)| key == "starting_after").map(|(_, value)| value);
+        Ok(Self { stream, starting_after, hidden: hidden_parts(parts) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Background jobs, one per file. Each takes only what it needs and runs as long as the gateway does.
 
 pub mod accounts;
+pub mod background;
 pub mod conversations;
 pub mod deletions;
 pub mod keys;

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::CreateRequest;
@@ -24,7 +24,10 @@ const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
 /// Tells the client whether the account could read all encrypted items of the chain.
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
 /// Headers that name a client's session, for requests without a `prompt_cache_key`.
-const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
+pub const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
+
+/// How long a background turn waits before it queues for an account again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply of an upstream that has accepted the turn.
 pub struct Reply {
@@ -162,12 +165,19 @@ impl Turn {
         let key = self.affinity_key();
         let wanted = self.wanted(resolved, key.as_deref(), tried);
         let choosing = async {
-            match pool.choose(wanted).await {
-                Err(Shortage::NotOffered) => {
-                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now())).await;
-                    pool.choose(wanted).await
+            loop {
+                match pool.choose(wanted).await {
+                    Err(Shortage::NotOffered) => {
+                        Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now()))
+                            .await;
+                        return pool.choose(wanted).await;
+                    }
+                    // Nobody waits for a background turn.
+                    Err(Shortage::Busy) if self.facts.door.run().is_some() => {
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    chosen => return chosen,
                 }
-                chosen => chosen,
             }
         };
         let chosen =
@@ -179,7 +189,12 @@ impl Turn {
         }
     }
 
-    fn wanted<'a>(&'a self, resolved: &'a Resolved, key: Option<&'a str>, tried: &'a [String]) -> Wanted<'a> {
+    pub(super) fn wanted<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+        key: Option<&'a str>,
+        tried: &'a [String],
+    ) -> Wanted<'a> {
         let origin = resolved
             .served_parent()
             .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
@@ -310,6 +325,12 @@ impl Reply {
     pub fn events(&mut self, max_event_bytes: usize) -> EventReader {
         let body = self.body.take().unwrap_or_else(ReplyBody::empty);
         EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
+    }
+
+    /// Continues with another body.
+    pub fn continued(&mut self, body: ReplyBody, max_event_bytes: usize) -> EventReader {
+        self.body = Some(body);
+        self.events(max_event_bytes)
     }
 
     pub fn is_event_stream(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::with_output;
-use antiphon_upstream::transport::ReadError;
+use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -68,6 +68,7 @@ async fn collect_stream(
     let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(settings.max_reply_bytes))
         .hiding(turn.hidden_parts());
     let mut events = reply.events(settings.max_reply_bytes);
+    let account = Arc::clone(reply.lease.account());
     let mut passed = VecDeque::new();
     let mut silence = Silence::begin(settings.first_byte_timeout);
     let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamUnreachable(why.into()));
@@ -80,16 +81,32 @@ async fn collect_stream(
             }
             ReadOutcome::Events => relay.push(events.decoder(), &mut passed),
             ReadOutcome::End => match relay.finish(events.decoder(), &mut passed) {
-                Ok(None) => return Err(missing_terminal(&relay)),
+                Ok(None) => match read_on(turn, &relay).await? {
+                    Some(body) => {
+                        events = reply.continued(body, settings.max_reply_bytes);
+                        continue;
+                    }
+                    None => return Err(missing_terminal(turn, &relay)),
+                },
                 ended => ended,
             },
-            ReadOutcome::Broken(_) => return Err(missing_terminal(&relay)),
+            ReadOutcome::Broken(_) => match read_on(turn, &relay).await? {
+                Some(body) => {
+                    events = reply.continued(body, settings.max_reply_bytes);
+                    continue;
+                }
+                None => return Err(missing_terminal(turn, &relay)),
+            },
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => {
                 return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
             }
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
         passed.clear();
+        if let Some(run) = turn.facts.door.run() {
+            run.note_received(relay.events());
+            turn.note_upstream_turn(&account, relay.upstream_id()).await;
+        }
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
@@ -109,7 +126,18 @@ async fn collect_stream(
     Ok(finished)
 }
 
-fn missing_terminal(relay: &Relay) -> FailedAttempt {
+/// The rest of a stream that has broken off, from an upstream that goes on with the turn.
+async fn read_on(turn: &Turn, relay: &Relay) -> Result<Option<ReplyBody>, FailedAttempt> {
+    let reattached = turn.cancellation.or_cancelled(turn.reattach(relay.last_number())).await;
+    reattached.map_err(|_cancelled| FailedAttempt::client_gone())
+}
+
+fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
+    if turn.facts.door.run().is_some_and(|run| run.upstream().is_some()) {
+        // The upstream has the turn: on another account it would be paid twice.
+        let failure = Failure::StreamInterrupted("the upstream has lost the turn".to_owned());
+        return FailedAttempt { failure, verdict: Verdict::Neutral };
+    }
     match relay.error().cloned() {
         Some((code, message)) => FailedAttempt::from_error_event(code, message),
         None => Failure::UpstreamUnreachable("its stream ended without a response".into()).into(),
@@ -119,13 +147,37 @@ fn missing_terminal(relay: &Relay) -> FailedAttempt {
 impl Turn {
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
-        let (mut reply, finished) = self.attempt::<Finished>(&resolved).await?;
+        self.collect_resolved(&resolved).await
+    }
+
+    pub(super) async fn collect_resolved(&mut self, resolved: &Resolved) -> Result<Collected, Failure> {
+        let (reply, finished) = self.attempt::<Finished>(resolved).await?;
+        self.record_collected(reply, finished, resolved).await
+    }
+
+    /// Collects what an upstream still has of a turn.
+    pub(super) async fn collect_rest(
+        &mut self,
+        resolved: &Resolved,
+        mut reply: Reply,
+    ) -> Result<Collected, Failure> {
+        let collected = collect_stream(self, resolved, &mut reply).await;
+        let finished = collected.map_err(|failed| failed.failure)?;
+        self.record_collected(reply, finished, resolved).await
+    }
+
+    async fn record_collected(
+        &mut self,
+        mut reply: Reply,
+        finished: Finished,
+        resolved: &Resolved,
+    ) -> Result<Collected, Failure> {
         self.reply_started(&reply);
         self.apply_rate_limit_headers(&mut reply.headers);
         self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
-        self.record(finished, &resolved, Some(reply.lease.account())).await?;
+        self.record(finished, resolved, Some(reply.lease.account())).await?;
         Ok(Collected { headers: reply.headers, body: response })
     }
 

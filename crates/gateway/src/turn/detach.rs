@@ -67,7 +67,7 @@ impl Cancellation {
         .await
     }
 
-    fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         self.is_cancelled.store(true, Ordering::Relaxed);
     }
 }

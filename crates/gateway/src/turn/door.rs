@@ -1,5 +1,8 @@
 //! The door by which a turn came in, and what depends on it.
 
+use std::sync::Arc;
+
+use super::background::Run;
 use super::framing::Framing;
 use super::memory::Lane;
 
@@ -12,6 +15,8 @@ pub enum Door {
     Sse,
     /// Each event is a text frame on a lane of a WebSocket.
     WebSocket(Lane),
+    /// The client asks for the response later.
+    Background(Arc<Run>),
 }
 
 // === impl Door ===
@@ -23,10 +28,12 @@ impl Door {
             Self::Collected => "http",
             Self::Sse => "sse",
             Self::WebSocket(_) => "websocket",
+            Self::Background(_) => "background",
         }
     }
 
-    /// Whether the client gets events rather than one object.
+    /// Whether the upstream is asked for events rather than one object. A background turn may take longer than an upstream
+    /// may be silent.
     pub fn streams(&self) -> bool {
         !matches!(self, Self::Collected)
     }
@@ -35,14 +42,19 @@ impl Door {
     pub fn lane(&self) -> Option<&Lane> {
         match self {
             Self::WebSocket(lane) => Some(lane),
-            Self::Collected | Self::Sse => None,
+            Self::Collected | Self::Sse | Self::Background(_) => None,
         }
+    }
+
+    /// The background turn that is run.
+    pub fn run(&self) -> Option<&Arc<Run>> {
+        if let Self::Background(run) = self { Some(run) } else { None }
     }
 
     /// How events are written.
     pub fn framing(&self) -> Framing {
         match self {
-            Self::Collected | Self::Sse => Framing::Sse,
+            Self::Collected | Self::Sse | Self::Background(_) => Framing::Sse,
             Self::WebSocket(lane) => Framing::Socket(lane.stream_id.clone()),
         }
     }

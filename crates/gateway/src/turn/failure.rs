@@ -17,6 +17,11 @@ use crate::errors::{
     STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
 
+/// How long a client should wait when the queue of background turns is full.
+const QUEUE_RETRY_AFTER: Duration = Duration::from_secs(10);
+/// How long it should wait for a response that is still in progress.
+const PARENT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Why a turn yields no response. The text is the message that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
@@ -43,6 +48,12 @@ pub enum Failure {
     PreviousNotFound(String),
     #[error("Previous response with id '{0}' is still in progress. Wait for it to complete.")]
     PreviousNotCompleted(String),
+    /// The project has the most queued background turns.
+    #[error(
+        "Too many background responses are queued. Please retry in {} s.",
+        whole_seconds(QUEUE_RETRY_AFTER)
+    )]
+    QueueFull,
     #[error("The chain of the previous response is too large: {size} {what}, the limit is {limit}.")]
     ContextTooLarge { what: &'static str, limit: usize, size: usize },
     /// The stored items that the input references. Holds their least size in bytes.
@@ -119,7 +130,7 @@ impl Failure {
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }
-            Self::LimitReached(_) => {
+            Self::LimitReached(_) | Self::QueueFull => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("rate_limit_exceeded"), None)
             }
             Self::AllFailing(_) => {
@@ -132,7 +143,7 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, Client, Some("previous_response_not_found"), PARENT)
             }
             Self::PreviousNotCompleted(_) => {
-                (StatusCode::BAD_REQUEST, Client, Some("previous_response_not_completed"), PARENT)
+                (StatusCode::CONFLICT, Client, Some("previous_response_not_completed"), PARENT)
             }
             Self::ContextTooLarge { .. } => {
                 (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), PARENT)
@@ -178,6 +189,8 @@ impl Failure {
         match self {
             Self::LimitReached(exceeded) => Some(exceeded.retry_after()),
             Self::AllCoolingDown(wait) | Self::AllFailing(wait) => Some(*wait),
+            Self::QueueFull => Some(QUEUE_RETRY_AFTER),
+            Self::PreviousNotCompleted(_) => Some(PARENT_RETRY_AFTER),
             _ => None,
         }
     }

@@ -8,23 +8,17 @@ use http::HeaderMap;
 
 use super::context::Replayed;
 use super::resolve::Resolved;
-use super::{Failure, Turn, TurnError, TurnSettings};
+use super::{Failure, Turn, TurnError};
 use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
 
 /// How long a turn may take to settle after its time limit.
 const SETTLE_GRACE: Duration = Duration::from_mins(10);
 
-impl TurnSettings {
-    /// When a reservation expires, if its replica is never found dead.
-    fn reservation_lifetime(&self) -> Duration {
-        self.turn_timeout + SETTLE_GRACE
-    }
-}
-
 impl Turn {
     /// Reserves the turn's estimated usage. Does no work for a caller without limits.
     pub(super) async fn reserve(&mut self, resolved: &Resolved) -> Result<(), Failure> {
-        if !self.turns.limits.apply_to(&self.facts.project, self.key_rules()) {
+        if self.progress.held.is_some() || !self.turns.limits.apply_to(&self.facts.project, self.key_rules())
+        {
             return Ok(());
         }
         if !self.turns.chains.is_available() {
@@ -36,7 +30,8 @@ impl Turn {
             key: self.key_rules(),
             model: &self.facts.create.model,
             now: self.turns.env.clock.now(),
-            expires_at: self.facts.started_at.plus(self.turns.settings.reservation_lifetime()),
+            // If its replica is never found dead.
+            expires_at: self.facts.started_at.plus(self.deadline - self.facts.started + SETTLE_GRACE),
         };
         let reserving = Box::pin(self.turns.limits.reserve(request, self.estimate(resolved)));
         match self.cancellation.or_cancelled(reserving).await {
@@ -52,6 +47,12 @@ impl Turn {
             }
             Ok(Err(ReserveError::Store(error))) => Err(error.into()),
         }
+    }
+
+    /// Holds the reservation that was made when the turn was created.
+    pub(super) fn adopt_reservation(&mut self, resolved: &Resolved) {
+        let estimate = self.estimate(resolved);
+        self.progress.held = Some(self.turns.limits.adopt(self.facts.id, estimate));
     }
 
     fn key_rules(&self) -> Option<KeyRules<'_>> {

@@ -4,6 +4,7 @@
 //! always reaches `settle`: when it succeeds, when it fails, and when its client leaves.
 
 mod attempt;
+mod background;
 mod codex;
 mod collect;
 mod context;
@@ -42,6 +43,9 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use rand::RngExt;
 
+pub use self::background::{
+    BackgroundSettings, BackgroundTurns, Cancelled, Found, Queued, ReplayRefused, is_background,
+};
 pub use self::collect::Collected;
 pub use self::detach::{DetachOnDrop, DrainOnDrop};
 pub use self::door::Door;
@@ -75,12 +79,13 @@ pub struct Turns {
     pub settings: TurnSettings,
     pub env: Env,
     pub metrics: TurnMetrics,
+    pub background: BackgroundTurns,
     pub conversations: Arc<Conversations>,
     running: RunningTurns,
 }
 
 /// What the operator configured about turns.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TurnSettings {
     /// How long stored responses live; `None` means for ever.
     pub retention: Option<Duration>,
@@ -101,6 +106,7 @@ pub struct TurnSettings {
     pub prices: Arc<Prices>,
     /// The output that is reserved for a turn without `max_output_tokens`.
     pub assumed_output_tokens: u64,
+    pub background: BackgroundSettings,
 }
 
 /// A request that a door has parsed.
@@ -142,6 +148,15 @@ struct Facts {
     started: Instant,
 }
 
+/// What identifies a turn, and bounds it.
+#[derive(Clone, Copy)]
+struct Admission {
+    id: ResponseId,
+    started_at: Timestamp,
+    started: Instant,
+    deadline: Instant,
+}
+
 /// Shortens a name from a client for an error message.
 fn quoted(name: &str) -> String {
     match name.char_indices().nth(MAX_QUOTED_CHARS) {
@@ -162,10 +177,11 @@ impl Turns {
         env: Env,
     ) -> Self {
         let (metrics, running) = (TurnMetrics::default(), RunningTurns::default());
+        let background = BackgroundTurns::new(settings.background.clone(), limits.replica());
         let conversations =
             Conversations::new(Arc::clone(&chains), Arc::clone(&env.clock), settings.retention);
         let conversations = Arc::new(conversations);
-        Self { chains, pool, upstream, limits, settings, env, metrics, conversations, running }
+        Self { chains, pool, upstream, limits, settings, env, metrics, background, conversations, running }
     }
 
     /// Runs a turn to its end, for a client that wants one JSON object.
@@ -196,17 +212,32 @@ impl Turns {
 
     /// Admits a turn: it gets an id, and from now on it is settled in any case.
     fn admit(self: &Arc<Self>, incoming: Incoming, cancellation: Cancellation) -> Turn {
-        let Incoming { create, headers, caller, door, memory } = incoming;
-        let Caller { project, key, .. } = caller;
+        self.admit_as(incoming, self.admission(self.settings.turn_timeout), cancellation)
+    }
+
+    /// For a turn that starts now.
+    fn admission(&self, limit: Duration) -> Admission {
         let (started_at, started) = (self.env.clock.now(), Instant::now());
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
+        Admission { id, started_at, started, deadline: started + limit }
+    }
+
+    fn admit_as(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        admission: Admission,
+        cancellation: Cancellation,
+    ) -> Turn {
+        let Incoming { create, headers, caller, door, memory } = incoming;
+        let Caller { project, key, .. } = caller;
+        let Admission { id, started_at, started, deadline } = admission;
         self.metrics.in_flight.inc();
         Turn {
             turns: Arc::clone(self),
             progress: Progress::default(),
             headers,
             cancellation,
-            deadline: started + self.settings.turn_timeout,
+            deadline,
             running: create.store.then(|| self.running.insert(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
             memory,
@@ -221,6 +252,8 @@ impl Turn {
     fn check_key(&self) -> Result<(), Failure> {
         let Facts { key, create, .. } = &self.facts;
         match key {
+            // The key allowed it when the turn was created.
+            Some(_) if self.facts.door.run().is_some() => Ok(()),
             Some(key) if !key.allows(&create.model) => Err(Failure::ModelNotAllowed(create.model.clone())),
             _ => Ok(()),
         }
@@ -249,6 +282,6 @@ impl Turn {
         let Facts { id, create, .. } = &self.facts;
         let joined = resolved.joined.as_ref().map(Joined::id);
         let previous = resolved.parent.as_ref().filter(|_| joined.is_none()).map(|parent| parent.id);
-        Owned::new(*id, previous, create.store).in_conversation(joined)
+        Owned::new(*id, previous, create.store).in_conversation(joined).background(create.background)
     }
 }

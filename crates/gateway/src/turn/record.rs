@@ -72,6 +72,9 @@ impl Turn {
     ) -> Result<(), Failure> {
         let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
         let parent = resolved.parent.clone();
+        if let Some(run) = self.facts.door.run().cloned() {
+            return self.record_background(&run, finished, resolved, served_by).await;
+        }
         if !self.facts.create.store {
             if let Some(lane) = self.facts.door.lane().filter(|_| is_continuable) {
                 let turn = self.to_turn(resolved, &finished, served_by);
@@ -120,7 +123,7 @@ impl Turn {
         }
     }
 
-    fn to_record(
+    pub(super) fn to_record(
         &self,
         finished: &Finished,
         resolved: &Resolved,

@@ -33,6 +33,8 @@ pub struct Relay {
     kept_bytes: usize,
     /// How much it may take; `None` keeps none.
     max_kept_bytes: Option<usize>,
+    /// The upstream's own id of the response, once it is known.
+    upstream_id: Option<String>,
     /// The latest response object, rewritten.
     snapshot: Option<Bytes>,
     /// How many events have arrived.
@@ -83,6 +85,7 @@ impl Relay {
             items: Vec::new(),
             kept_bytes: 0,
             max_kept_bytes,
+            upstream_id: None,
             snapshot: None,
             events: 0,
             last: None,
@@ -106,6 +109,15 @@ impl Relay {
     /// The upstream's own `error` event, if it sent one: code and message.
     pub fn error(&self) -> Option<&(String, String)> {
         self.error.as_ref()
+    }
+
+    pub fn upstream_id(&self) -> Option<&str> {
+        self.upstream_id.as_deref()
+    }
+
+    /// The number of the last event that was passed on.
+    pub fn last_number(&self) -> Option<u64> {
+        self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
     }
 
     /// How many events have arrived; comments do not count.
@@ -257,6 +269,10 @@ impl Relay {
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
         let data = event.data()?;
         let object = Object::scan(&data).ok()?;
+        if self.upstream_id.is_none() {
+            let original = object.get("response").unwrap_or_default();
+            self.upstream_id = json::string_member(original, "id").map(Into::into);
+        }
         let rewritten = self.owned.rewrite_event(&object).ok()?;
         let (data, response) = self.shown(rewritten);
         self.snapshot = Some(response);
@@ -329,16 +345,25 @@ impl Relay {
             }
         };
         let finished = self.ended(Ending { status: "failed", error: Some(cause) }, skeleton);
-        let mut data =
-            format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
-        data.extend_from_slice(&finished.response);
-        data.push(b'}');
-        Terminal { error: event, frame: self.framing.render(b"response.failed", data.into()), finished }
+        let frame = self.failed_event(sequence, &finished.response);
+        Terminal { error: event, frame, finished }
     }
 
-    /// The response of a cancelled turn.
-    pub fn cancel(&self, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
-        self.ended(Ending { status: "cancelled", error: None }, skeleton)
+    /// Ends the stream of a cancelled turn. Its event shows no output.
+    pub fn cancel(&self, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
+        let finished = self.ended(Ending { status: "cancelled", error: None }, skeleton);
+        let shown = response::with_output(&finished.response, b"[]").unwrap_or_default();
+        let frame = self.failed_event(self.next_sequence_number(), &shown);
+        Terminal { error: None, frame, finished }
+    }
+
+    /// There is no event for a cancelled response: the one of a failed response stands for it.
+    fn failed_event(&self, sequence: u64, response: &[u8]) -> Bytes {
+        let mut data =
+            format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
+        data.extend_from_slice(response);
+        data.push(b'}');
+        self.framing.render(b"response.failed", data.into())
     }
 
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
@@ -354,8 +379,7 @@ impl Relay {
     }
 
     fn next_sequence_number(&self) -> u64 {
-        let last = self.last.as_ref().and_then(|event| sequence_number(&event.data()?));
-        last.map_or(0, |last| last + 1)
+        self.last_number().map_or(0, |last| last + 1)
     }
 }
 

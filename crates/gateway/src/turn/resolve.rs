@@ -2,6 +2,7 @@
 //! [`references`](super::references)'.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
@@ -15,6 +16,11 @@ use super::memory::LatestResponse;
 use super::references::OwnInput;
 use super::{Failure, Turn, quoted};
 use antiphon_upstream::account::Account;
+
+/// How long a turn waits for a parent that is still running.
+const PARENT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const PARENT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a turn continues and what it adds.
 pub struct Resolved {
@@ -46,7 +52,8 @@ impl Turn {
     /// Loads what the request refers to, and checks the limits on chains.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
         self.check_key()?;
-        if self.facts.create.store && !self.turns.chains.is_available() {
+        let needs_store = self.facts.create.store || self.facts.create.background;
+        if needs_store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
         let joined = match &self.facts.create.conversation {
@@ -65,14 +72,36 @@ impl Turn {
         Ok(Resolved { parent, joined, own, starts_context })
     }
 
+    /// The turn without its parent, and with its references as they are, because what it refers to is gone.
+    pub(super) async fn resolve_alone(&mut self) -> Result<Resolved, Failure> {
+        self.facts.create.scan.references.clear();
+        self.progress.depth = 1;
+        let starts_context = self.facts.create.scan.has_compaction;
+        Ok(Resolved { parent: None, joined: None, own: self.own_input().await?, starts_context })
+    }
+
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
         let Ok(id) = name.parse::<ResponseId>() else { return Err(Failure::PreviousNotFound(quoted(&name))) };
+        let give_up_at = Instant::now() + PARENT_PATIENCE;
+        loop {
+            match self.try_load_parent(id, &name).await {
+                Err(Failure::PreviousNotCompleted(_)) if Instant::now() < give_up_at => {
+                    let pause = tokio::time::sleep(PARENT_PAUSE);
+                    self.cancellation.or_cancelled(pause).await.map_err(|_| Failure::ClientGone)?;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    async fn try_load_parent(&self, id: ResponseId, name: &str) -> Result<Arc<StoredTurn>, Failure> {
+        let name = || name.to_owned();
         let limit = self.turns.settings.max_chain_depth;
         let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
             Some(Some(LatestResponse::InMemory(parent))) if !self.facts.create.store => Some(parent),
             // A stored response must not continue one that is not stored: it could not be replayed later.
-            Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name)),
-            Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name)),
+            Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name())),
+            Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name())),
             _ => {
                 let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
                 self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??
@@ -80,10 +109,10 @@ impl Turn {
         };
         match parent {
             Some(parent) => within_depth(parent, limit),
-            None if self.turns.running.contains(&self.facts.project, id) => {
-                Err(Failure::PreviousNotCompleted(name))
+            None if self.turns.is_running(&self.facts.project, id).await? => {
+                Err(Failure::PreviousNotCompleted(name()))
             }
-            None => Err(Failure::PreviousNotFound(name)),
+            None => Err(Failure::PreviousNotFound(name())),
         }
     }
 

@@ -85,7 +85,9 @@ impl Turn {
     }
 
     fn uses_socket(&self, account: &Account) -> bool {
-        self.facts.create.operation == Operation::Create && account.uses_sockets(self.turns.env.clock.now())
+        self.facts.create.operation == Operation::Create
+            && !self.runs_natively(account)
+            && account.uses_sockets(self.turns.env.clock.now())
     }
 
     /// The socket on which the upstream remembers the parent.
@@ -118,11 +120,12 @@ impl Turn {
 
     fn body_changes<'a>(&self, account: &'a Account, variant: &RequestVariant<'a>) -> Changes<'a> {
         Changes {
-            store: account.is_native() && self.facts.create.store,
+            store: (account.is_native() && self.facts.create.store) || self.runs_natively(account),
+            background: self.runs_natively(account),
             previous: variant.upstream_parent,
             include_encrypted_reasoning: variant.include_encrypted,
             model: account.alias(&self.facts.create.model),
-            streams: account.settings.stream_only,
+            streams: account.settings.stream_only || self.facts.create.background,
             is_frame: variant.over_socket,
         }
     }

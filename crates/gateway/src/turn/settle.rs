@@ -17,6 +17,9 @@ const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Turn {
     pub(super) fn settle(&mut self) {
+        if self.facts.door.run().is_some_and(|run| run.is_left()) {
+            self.leave();
+        }
         if std::mem::replace(&mut self.progress.is_settled, true) {
             return;
         }
@@ -34,6 +37,20 @@ impl Turn {
         // After the counters, so that they are complete once no turn is in flight.
         self.turns.metrics.in_flight.dec();
         self.log(duration);
+    }
+
+    /// Leaves the turn to whoever runs it later, who settles it.
+    pub(super) fn leave(&mut self) {
+        if let Some(run) = self.facts.door.run() {
+            run.leave();
+        }
+        if std::mem::replace(&mut self.progress.is_settled, true) {
+            return;
+        }
+        if let Some(held) = self.progress.held.take() {
+            held.mark_settled();
+        }
+        self.turns.metrics.in_flight.dec();
     }
 
     /// The turn's row in the request log.

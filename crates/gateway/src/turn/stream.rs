@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
 use antiphon_runtime::Listener;
-use antiphon_upstream::transport::EventReader;
+use antiphon_upstream::transport::{EventReader, ReplyBody};
 use bytes::Bytes;
 use futures_util::stream::{iter, unfold};
 use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::detach::Cancelled;
 use super::reading::{ReadOutcome, Silence, read_events};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
@@ -26,7 +27,7 @@ use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
 /// A comment: clients skip it, and proxies see that the stream is alive.
-const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+pub const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How long an upstream may take to end its reply after its terminal event.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -36,7 +37,7 @@ pub struct EventStream {
     chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
 }
 
-struct ActiveStream {
+pub struct ActiveStream {
     turn: Turn,
     resolved: Option<Resolved>,
     reply: Reply,
@@ -53,7 +54,7 @@ struct ActiveStream {
 }
 
 /// A stream whose first event has arrived, and of which nothing was sent to the client.
-struct OpeningStream {
+pub struct OpeningStream {
     events: EventReader,
     relay: Relay,
     pending: VecDeque<Bytes>,
@@ -108,7 +109,7 @@ impl ReplyStart for OpeningStream {
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
-        let is_kept = turn.may_be_continued();
+        let is_kept = turn.may_be_continued() || door.run().is_some();
         let relay = Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
             .hiding(turn.hidden_parts());
         let mut this = Self {
@@ -122,11 +123,17 @@ impl ReplyStart for OpeningStream {
             this.advance(turn).await?;
         }
         this.check_first_event()?;
+        turn.note_upstream_turn(reply.lease.account(), this.relay.upstream_id()).await;
         Ok(this)
     }
 }
 
 impl OpeningStream {
+    /// A stream that is read on where an earlier owner of the turn has stopped.
+    pub fn continued(events: EventReader, relay: Relay, silence: Silence) -> Self {
+        Self { events, relay, pending: VecDeque::new(), phase: Phase::Relaying, silence }
+    }
+
     async fn advance(&mut self, turn: &Turn) -> Result<(), FailedAttempt> {
         let limit = self.silence.since + turn.turns.settings.first_byte_timeout;
         let failure = match read_events(turn, &mut self.events, &mut self.silence, limit).await {
@@ -167,7 +174,7 @@ impl OpeningStream {
 // === impl ActiveStream ===
 
 impl ActiveStream {
-    fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
+    pub fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
         turn.reply_started(&reply);
         turn.apply_rate_limit_headers(&mut reply.headers);
         let OpeningStream { events, relay, pending, phase, silence } = opening;
@@ -187,7 +194,7 @@ impl ActiveStream {
         }
     }
 
-    fn into_events(mut self) -> EventStream {
+    pub fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
         if self.turn.facts.door.has_codex_events() && codex::is_codex(&self.turn.headers) {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
@@ -259,8 +266,31 @@ impl ActiveStream {
             }
             ReadOutcome::Cancelled => return Box::pin(self.cancel()).await,
         };
+        match self.read_on().await {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(body))) => {
+                self.events = Some(self.reply.continued(body, self.turn.turns.settings.max_reply_bytes));
+                return self.silence.since = Instant::now();
+            }
+            Some(Err(Cancelled)) => return Box::pin(self.cancel()).await,
+            None => {
+                let failure = self.turn.stopped();
+                return Box::pin(self.interrupt(failure)).await;
+            }
+        }
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
         Box::pin(self.interrupt(Failure::StreamInterrupted(why))).await;
+    }
+
+    /// The rest of a stream that has broken off, if the upstream goes on with the turn. The outer `None` says that the process
+    /// stops.
+    async fn read_on(&self) -> Option<Result<Option<ReplyBody>, Cancelled>> {
+        if self.turn.facts.door.run().is_none() {
+            return Some(Ok(None));
+        }
+        let reattaching = self.turn.reattach(self.relay.last_number());
+        let reattaching = pin!(self.turn.cancellation.or_cancelled(reattaching));
+        self.turn.turns.env.tasks.interruption().or(reattaching).await
     }
 
     /// Records the turn, and only then sends its terminal event.
@@ -271,6 +301,7 @@ impl ActiveStream {
         }
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
+        self.turn.log_terminal(&terminal);
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => self.pending.extend(Some(terminal.frame).filter(|frame| !frame.is_empty())),
@@ -300,6 +331,12 @@ impl ActiveStream {
         let terminal = self.failed_terminal(&failure.api_error());
         self.turn.progress.interrupt(&failure);
         let Some(resolved) = self.resolved.take() else { return };
+        if matches!(failure, Failure::Stopped) && self.turn.may_run_again() {
+            self.turn.leave();
+            return self.phase = Phase::Done;
+        }
+        self.turn.cancel_upstream();
+        self.turn.log_terminal(&terminal);
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
@@ -317,11 +354,13 @@ impl ActiveStream {
     /// Ends a turn that is not to be finished without its client.
     async fn cancel(&mut self) {
         let Some(resolved) = self.resolved.take() else { return };
-        let finished = self.relay.cancel(|| self.skeleton());
+        self.turn.cancel_upstream();
+        let terminal = self.relay.cancel(|| self.skeleton());
+        self.turn.log_terminal(&terminal);
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.interrupt(&Failure::ClientGone);
         // Nobody is left to get the error; the store has logged and counted it.
-        self.turn.record(finished, &resolved, Some(self.reply.lease.account())).await.ok();
+        self.turn.record(terminal.finished, &resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
         self.phase = Phase::Done;
     }

@@ -67,7 +67,7 @@ impl Turn {
         Ok(EventStream::from_frames(frames))
     }
 
-    fn started_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
+    pub(super) fn started_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
         let skeleton =
             self.owned(resolved).skeleton(&self.facts.create.model, self.facts.started_at.unix_seconds());
         let echoed = ECHOED_MEMBERS.iter().filter_map(|name| Some((*name, self.facts.create.shown(name)?)));

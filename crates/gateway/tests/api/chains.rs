@@ -116,7 +116,7 @@ async fn a_running_parent_is_reported_as_in_progress() {
     let (status, code, param) = gateway.client.create(&body).await.refusal();
     assert_eq!(
         (status, code.as_deref(), param.as_deref()),
-        (400, Some("previous_response_not_completed"), Some("previous_response_id"))
+        (409, Some("previous_response_not_completed"), Some("previous_response_id"))
     );
     gate.open();
     events.rest().await;

@@ -277,7 +277,7 @@ async fn an_invalid_request_gets_the_same_error(door: Door) {
         (json!({"model": "sim"}), "missing_required_parameter", Some("input")),
         (json!({"model": "sim", "input": 7}), "invalid_type", Some("input")),
         (json!({"model": "sim", "input": "x", "store": "no"}), "invalid_type", Some("store")),
-        (json!({"model": "sim", "input": "x", "background": true}), "unsupported_value", Some("background")),
+        (json!({"model": "sim", "input": "x", "background": 1}), "invalid_type", Some("background")),
         (
             json!({"model": "sim", "input": "x", "previous_response_id": 7}),
             "invalid_type",

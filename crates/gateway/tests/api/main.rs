@@ -5,6 +5,9 @@
 mod administering;
 mod auditing;
 mod auth;
+mod background;
+mod background_native;
+mod background_replicas;
 mod blame;
 mod bodies;
 mod boundaries;
@@ -33,6 +36,7 @@ mod reading;
 mod recorded;
 mod replaying;
 mod replicas;
+mod resuming;
 mod settling;
 mod socket_faults;
 mod sockets;

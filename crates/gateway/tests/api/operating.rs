@@ -158,7 +158,8 @@ async fn turns_are_aborted_at_the_shutdown_timeout() {
 async fn a_purge_keeps_the_parent_of_a_running_turn() {
     let upstream = simulator().await;
     let clock = Arc::default();
-    let config = "store.retention = \"60m\"\nstore.purge_interval = \"20ms\"\ntimeouts.turn = \"30m\"";
+    let config = "store.retention = \"60m\"\nstore.purge_interval = \"20ms\"\ntimeouts.turn = \"30m\"\n\
+                  background.max_duration = \"30m\"";
     let gateway = Setup::over(&upstream).clock(&clock).config(config).start().await;
     let minutes = |n| clock.advance(Duration::from_mins(n));
     let create = |input: &str| gateway.client.created(json!({"model": "sim", "input": input}));

@@ -35,6 +35,8 @@ pub struct Changes<'a> {
     pub is_frame: bool,
     /// Whether its upstream is to keep the response.
     pub store: bool,
+    /// Whether its upstream is to run the turn in the background.
+    pub background: bool,
     /// The upstream's own response that the turn continues there.
     pub previous: Option<&'a str>,
 }
@@ -151,6 +153,9 @@ impl CreateRequest {
         if let Some(previous) = changes.previous.filter(|_| creates) {
             out.extend_from_slice(b",\"previous_response_id\":");
             json::write_string(out, previous);
+        }
+        if creates && changes.background {
+            out.extend_from_slice(b",\"background\":true");
         }
         out.extend_from_slice(match (creates, changes.store) {
             (true, true) => b",\"store\":true}",

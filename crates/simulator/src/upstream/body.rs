@@ -4,6 +4,8 @@ use super::gate::Gate;
 use super::received::InFlight;
 use super::stamp;
 use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -34,12 +36,14 @@ pub(super) struct ReplyBody {
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     length: Option<u64>,
     turn: Option<InFlight>,
+    /// What comes after the steps.
+    rest: Option<BoxStream<'static, Result<Bytes, Cut>>>,
 }
 
 impl ReplyBody {
     /// Without a length, the body is sent chunked.
     pub(super) fn new(steps: VecDeque<Step>, length: Option<u64>, turn: Option<InFlight>) -> Self {
-        let mut body = Self { steps, waiting: None, length, turn };
+        let mut body = Self { steps, waiting: None, length, turn, rest: None };
         body.finish_if_done();
         body
     }
@@ -47,6 +51,11 @@ impl ReplyBody {
     pub(super) fn whole(bytes: Bytes, turn: Option<InFlight>) -> Self {
         let length = bytes.len() as u64;
         Self::new(VecDeque::from([Step::Data(bytes)]), Some(length), turn)
+    }
+
+    /// A body that goes on as the stream does.
+    pub(super) fn following(rest: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Self {
+        Self { rest: Some(Box::pin(rest)), ..Self::new(VecDeque::new(), None, None) }
     }
 
     fn finish_if_done(&mut self) {
@@ -78,7 +87,13 @@ impl Body for ReplyBody {
                 self.finish_if_done();
             }
             match step {
-                None => return Poll::Ready(None),
+                None => {
+                    let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+                    return rest
+                        .as_mut()
+                        .poll_next(context)
+                        .map(|next| next.map(|next| next.map(Frame::data)));
+                }
                 Some(Step::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Some(Step::Stamped(event)) => {
                     return Poll::Ready(Some(Ok(Frame::data(stamp::stamped(&event)))));
@@ -96,7 +111,7 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.steps.is_empty() && self.waiting.is_none()
+        self.steps.is_empty() && self.waiting.is_none() && self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,5 +1,6 @@
 //! One request and its reply.
 
+use super::background::{Background, Outcome};
 use super::body::{Cut, ReplyBody};
 use super::chat;
 use super::clock::unix_seconds;
@@ -19,7 +20,7 @@ use super::received::{InFlight, Ledger, Received, lock};
 use super::refusal::Refusal;
 use super::reply::Reply;
 use super::request::{Endpoint, Items, TurnRequest};
-use super::script::{Close, Ending, Instead, Script};
+use super::script::{Close, Ending, Instead, Script, Stop};
 use super::seal::seal;
 use super::strict;
 use bytes::Bytes;
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     /// Tells every socket to close now.
     pub(super) closing: watch::Sender<Option<Close>>,
     pub(super) memory: Memory,
+    pub(super) background: Background,
     pub(super) mint: Mint,
     pub(super) headers: Headers,
     pub(super) prepared: Option<Prepared>,
@@ -70,6 +72,7 @@ impl Shared {
             scripts: Mutex::default(),
             closing: watch::Sender::new(None),
             memory: Memory::default(),
+            background: Background::default(),
             mint: Mint::new(),
             headers: Headers::new(options.api_key.as_deref()),
             prepared: options.prepared.then(|| Prepared::new(&options, unix_seconds())),
@@ -92,10 +95,12 @@ impl Shared {
         }
         let is_models = parts.method == Method::GET && path.ends_with("/models");
         let refused = self.headers.check_bearer(&parts.headers).err();
-        let reply = match refused {
-            Some(refusal) => self.refuse(&refusal, None),
-            None if is_models => self.json(StatusCode::OK, self.models().into(), None),
-            None => {
+        let about = self.answer_about_response(&parts.method, path, parts.uri.query());
+        let reply = match (refused, about) {
+            (Some(refusal), _) => self.refuse(&refusal, None),
+            (None, Some(about)) => about,
+            (None, None) if is_models => self.json(StatusCode::OK, self.models().into(), None),
+            (None, None) => {
                 let message = format!("Invalid URL ({} {})", parts.method, parts.uri.path());
                 self.refuse(&Refusal::invalid(message).status(404), None)
             }
@@ -223,6 +228,9 @@ impl Shared {
             let items = input.into_iter().chain(reply.output_items()).collect();
             self.memory.keep(reply.id.clone(), request.get("previous_response_id"), items);
         }
+        if request.wants_background() {
+            return self.run_in_background(&reply, script, turn);
+        }
         if request.wants_stream() {
             return self.stream(self.events(&reply, script, Framing::Sse), script, turn);
         }
@@ -246,6 +254,30 @@ impl Shared {
         let steps = delivery::collected(body, &script.delivery);
         let body = ReplyBody::new(steps, Some(body.len() as u64), Some(turn));
         self.respond(StatusCode::OK, "application/json", body)
+    }
+
+    fn run_in_background(&self, reply: &Reply<'_>, script: &Script, turn: InFlight) -> Response<ReplyBody> {
+        let events = self.events(reply, script, Framing::Sse);
+        let is_streamed = reply.request.wants_stream();
+        let outcome = Outcome {
+            is_streamed,
+            delivery: script.delivery.clone(),
+            pause: self.options.between_events,
+            events,
+            running: reply.running(),
+            over: reply.over(),
+            status: reply.status(),
+        };
+        let run = self.background.start(&reply.id, outcome, turn);
+        if !is_streamed {
+            return self.json(StatusCode::OK, run.response().into(), None);
+        }
+        let cut_after = match script.delivery.stop {
+            Some(Stop::Cut { events, .. }) => Some(events),
+            _ => None,
+        };
+        let body = ReplyBody::following(run.follow(0, cut_after));
+        self.respond(StatusCode::OK, "text/event-stream; charset=utf-8", body)
     }
 
     pub(super) fn reply<'r>(&self, request: &'r TurnRequest, script: &Script) -> Reply<'r> {

@@ -24,7 +24,10 @@
 //! headers; a cut or dropped connection is a TCP reset; a stream without a terminal event ends with close code 1000; each
 //! event is one message, whatever the script says about writes. A warm-up (`generate: false`) uses no script. The newest
 //! response of each lane can be continued on its socket, stored or not, even if the simulator stores nothing.
+//!
+//! With [`Options::background`], `background: true` runs a response without its client. A cut ends the stream of its creator only.
 
+mod background;
 mod body;
 mod chat;
 mod clock;

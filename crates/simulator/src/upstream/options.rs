@@ -9,6 +9,8 @@ pub struct Options {
     pub api_key: Option<String>,
     /// Stores responses and continues them by `previous_response_id`.
     pub stateful: bool,
+    /// Runs responses in the background; else `background: true` is refused.
+    pub background: bool,
     /// Refuse what the real API refuses.
     pub strict: bool,
     /// The boundary of encrypted content: simulators with the same boundary can read each other's.
@@ -42,6 +44,7 @@ impl Default for Options {
         Self {
             api_key: None,
             stateful: false,
+            background: false,
             strict: true,
             boundary: String::from("simulator"),
             models: ["gpt-5.4", "gpt-4.1-mini", "sim"].map(String::from).to_vec(),

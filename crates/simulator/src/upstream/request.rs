@@ -90,6 +90,10 @@ impl TurnRequest {
         self.endpoint == Endpoint::Socket && self.get("generate") == Some(false)
     }
 
+    pub(super) fn wants_background(&self) -> bool {
+        self.get("background").unwrap_or(false)
+    }
+
     pub(super) fn wants_storing(&self) -> bool {
         self.get("store").unwrap_or(true)
     }

@@ -61,6 +61,10 @@ pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<
     })?;
     check_type(request, "previous_response_id", "a string", Value::is_string)?;
     check_model(request, options)?;
+    if request.wants_background() && !(options.background && request.wants_storing()) {
+        let message = String::from("Unsupported parameter: 'background' is not supported with this model.");
+        return Err(Refusal::invalid(message).param("background").code("unsupported_parameter"));
+    }
     if request.wants_encrypted_content() && options.no_encrypted_models.contains(&request.model()) {
         let message = String::from("Encrypted content is not supported with this model.");
         return Err(Refusal::invalid(message).param("include"));

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod background;
 mod chat;
 mod compaction;
 mod directive;

@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied: those of the source do not serve the target.
-pub(crate) static TABLES: [Table; 14] = [
+pub(crate) static TABLES: [Table; 16] = [
     Table {
         name: "responses",
         key: 2,
@@ -82,6 +82,45 @@ pub(crate) static TABLES: [Table; 14] = [
             ("key_id", Kind::Text),
             ("attempts", Kind::Number),
             ("cost_nano_usd", Kind::Number),
+        ],
+    },
+    Table {
+        name: "background_turns",
+        key: 2,
+        columns: &[
+            ("id", Kind::Id),
+            ("project", Kind::Text),
+            ("status", Kind::Number),
+            ("streamed", Kind::Number),
+            ("stored", Kind::Number),
+            ("key_id", Kind::Text),
+            ("created_at", Kind::Number),
+            ("deadline", Kind::Number),
+            ("request", Kind::Bytes),
+            ("headers", Kind::Text),
+            ("input", Kind::Bytes),
+            ("response", Kind::Bytes),
+            ("owner", Kind::Id),
+            ("epoch", Kind::Number),
+            ("lease_until", Kind::Number),
+            ("attempts", Kind::Number),
+            ("cancel_requested", Kind::Number),
+            ("last_sequence", Kind::Number),
+            ("upstream_account", Kind::Text),
+            ("upstream_id", Kind::Text),
+            ("ended_at", Kind::Number),
+            ("kept_until", Kind::Number),
+        ],
+    },
+    Table {
+        name: "background_events",
+        key: 3,
+        columns: &[
+            ("id", Kind::Id),
+            ("project", Kind::Text),
+            ("first_sequence", Kind::Number),
+            ("last_sequence", Kind::Number),
+            ("bytes", Kind::Bytes),
         ],
     },
     Table {

@@ -2,13 +2,18 @@
 
 use crate::limits::Sweep;
 use crate::sql::Statement;
-use crate::{Appended, LogRow, Post, Purged, Record, Reservation, Reserved, Settlement, Timestamp};
+use crate::{
+    Appended, BackgroundEnd, BackgroundResult, LogRow, Post, Purged, Record, Reservation, Reserved,
+    Settlement, Timestamp,
+};
 
 /// A write.
 #[derive(Debug)]
 pub(crate) enum Operation {
     Record(Box<Record>),
     Post(Box<Post>),
+    /// Written only if the turn's lease still holds.
+    EndBackground(Box<BackgroundEnd>),
     Purge {
         now: Timestamp,
         log_before: Option<Timestamp>,
@@ -41,13 +46,14 @@ pub(crate) enum Outcome {
 // === impl Operation ===
 
 impl Operation {
-    /// The settlement that is written with it.
+    /// The settlement that is written with it in any case.
     pub(crate) fn settlement(&self) -> Option<&Settlement> {
         match self {
             Self::Record(record) => record.settlement.as_ref(),
             Self::Log(_, settlement) => settlement.as_ref(),
             Self::Settle(settlement) => Some(settlement),
             Self::Post(_)
+            | Self::EndBackground(_)
             | Self::Purge { .. }
             | Self::Reserve(_)
             | Self::Sweep(_)
@@ -60,6 +66,7 @@ impl Operation {
     pub(super) fn logged_at(&self) -> Option<Timestamp> {
         match self {
             Self::Record(record) => Some(record.log.at),
+            Self::EndBackground(end) => Some(end.log().at),
             Self::Log(row, _) => Some(row.at),
             _ => None,
         }
@@ -73,18 +80,24 @@ impl Operation {
     /// Roughly how much it writes.
     pub(super) fn size_bytes(&self) -> usize {
         match self {
-            Self::Record(record) => {
-                let response = &record.response;
-                response.turn.input.len() + response.turn.output.len() + response.body.len()
-            }
+            Self::Record(record) => size_of_record(record),
             Self::Post(post) => post.turns.iter().map(|turn| turn.input.len()).sum(),
+            Self::EndBackground(end) => match &end.result {
+                BackgroundResult::Stored(record) => size_of_record(record),
+                BackgroundResult::Kept { response, .. } => response.len(),
+            },
+            Self::Execute(statements) => statements.iter().map(Statement::size_bytes).sum(),
             Self::Purge { .. }
             | Self::Log(..)
             | Self::Reserve(_)
             | Self::Settle(_)
             | Self::Sweep(_)
-            | Self::Execute(_)
             | Self::ExecuteSoon(_) => 0,
         }
     }
+}
+
+fn size_of_record(record: &Record) -> usize {
+    let response = &record.response;
+    response.turn.input.len() + response.turn.output.len() + response.body.len()
 }

@@ -11,7 +11,9 @@ use crate::assemble::{
 };
 use crate::body::Encoder;
 use crate::group::Operation;
-use crate::{Appended, LogRow, Post, Record, StoredTurn, Timestamp, checksum};
+use crate::{
+    Appended, BackgroundEnd, BackgroundResult, LogRow, Post, Record, StoredTurn, Timestamp, checksum,
+};
 
 /// One statement for any number of rows: one round trip, and its own transaction if there is no other.
 pub(super) const INSERT: &str = "WITH added AS (
@@ -83,15 +85,7 @@ impl<'a> Inserts<'a> {
         let mut all = Self { turns: Vec::new(), items: BTreeMap::new(), log: BTreeMap::new() };
         for (index, operation) in batch.iter().enumerate() {
             match operation {
-                Operation::Record(record) => {
-                    all.turns.push(TurnRow::of_record(index, record, encoder));
-                    let response = record.response.turn.id.uuid();
-                    let items = record.items.iter();
-                    all.items.extend(items.map(|(item, position)| {
-                        ((item.as_str(), record.project.as_str()), (response, *position))
-                    }));
-                    all.add_log(&record.log);
-                }
+                Operation::Record(record) => all.add_record(index, record, encoder),
                 Operation::Post(post) => {
                     let Post { project, created_at, append, .. } = &**post;
                     let row = |turn| TurnRow {
@@ -112,6 +106,16 @@ impl<'a> Inserts<'a> {
         all
     }
 
+    /// What the end of a background turn inserts.
+    pub(super) fn of_end(end: &'a BackgroundEnd, encoder: &mut Encoder) -> Self {
+        let mut all = Self { turns: Vec::new(), items: BTreeMap::new(), log: BTreeMap::new() };
+        match &end.result {
+            BackgroundResult::Stored(record) => all.add_record(0, record, encoder),
+            BackgroundResult::Kept { log, .. } => all.add_log(log),
+        }
+        all
+    }
+
     /// Leaves out what is not to be written as a conversation could not be appended to.
     pub(super) fn leave_out(&mut self, refused: &BTreeMap<usize, Appended>) {
         let mut left_out = BTreeSet::new();
@@ -128,6 +132,16 @@ impl<'a> Inserts<'a> {
         });
         self.items.retain(|_, (response, _)| !left_out.contains(response));
         self.log.retain(|(_, response), _| !left_out.contains(response));
+    }
+
+    fn add_record(&mut self, operation: usize, record: &'a Record, encoder: &mut Encoder) {
+        self.turns.push(TurnRow::of_record(operation, record, encoder));
+        let response = record.response.turn.id.uuid();
+        let items = record.items.iter();
+        self.items.extend(
+            items.map(|(item, position)| ((item.as_str(), record.project.as_str()), (response, *position))),
+        );
+        self.add_log(&record.log);
     }
 
     fn add_log(&mut self, row: &'a LogRow) {

@@ -43,10 +43,15 @@ macro_rules! sweep {
 
 pub(super) const SWEEP_EXPIRED: &str = sweep!("expires_at <= $1::bigint");
 
-pub(super) const SWEEP_OTHERS: &str = sweep!("replica IS DISTINCT FROM $3::uuid");
+/// Whoever takes over a background turn settles it.
+pub(super) const SWEEP_OTHERS: &str = sweep!(
+    "replica IS DISTINCT FROM $3::uuid AND NOT EXISTS \
+     (SELECT 1 FROM background_turns b WHERE b.id = reservations.id AND b.ended_at IS NULL)"
+);
 
 pub(super) const SWEEP_REPLICA: &str = sweep!(
-    "replica = $3::uuid AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = $3::uuid AND beats > $4::bigint)"
+    "replica = $3::uuid AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = $3::uuid AND beats > $4::bigint) \
+     AND NOT EXISTS (SELECT 1 FROM background_turns b WHERE b.id = reservations.id AND b.ended_at IS NULL)"
 );
 
 /// The operations of a batch on limits, each with its position in the batch.
@@ -75,6 +80,11 @@ impl<'a> LimitOperations<'a> {
         let reserved: HashSet<Uuid> = all.reservations.iter().map(|(_, new)| new.id.uuid()).collect();
         all.abandoned = all.settlements.extract_if(.., |id, _| reserved.contains(id)).collect();
         all
+    }
+
+    /// Settles one more turn.
+    pub(super) fn settle(&mut self, settlement: Option<&'a Settlement>) {
+        self.settlements.extend(settlement.map(|settlement| (settlement.id.uuid(), settlement)));
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! The server's `synchronous_commit` decides how durable a commit is, not [`Durability`](crate::Durability).
 
+mod background;
 mod connect;
 mod conversations;
 mod copy;

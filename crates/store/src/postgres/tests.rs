@@ -10,7 +10,7 @@ use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::PURGE_ROLLED_UP;
-use crate::{conversations, responses};
+use crate::{background, conversations, responses};
 
 /// Statements that must use an index.
 const INDEXED: [&str; 14] = [
@@ -46,6 +46,7 @@ async fn client() -> tokio_postgres::Client {
             "0006_limits",
             "0007_replicas",
             "0008_checksums",
+            "0009_background",
             "0010_conversations"
         ]
     );
@@ -139,8 +140,11 @@ async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
 async fn no_statement_needs_to_read_a_table_from_end_to_end() {
     let client = client().await;
     client.batch_execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan").await.unwrap();
-    let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP].into_iter().chain(responses::STATEMENTS);
-    let shared = shared.chain(conversations::INDEXED);
+    let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP]
+        .into_iter()
+        .chain(responses::STATEMENTS)
+        .chain(background::STATEMENTS)
+        .chain(conversations::INDEXED);
     for (n, text) in INDEXED.into_iter().chain(shared).enumerate() {
         let types = client.prepare(text).await.unwrap().params().len();
         let nulls = vec!["NULL"; types].join(", ");

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
+use super::background::Ending;
 use super::conversations::Appends;
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
@@ -60,8 +61,9 @@ impl PostgresEngine {
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
-        let (mut inserts, limiting) = (Inserts::of(batch, &mut self.encoder), LimitOperations::of(batch));
+        let (mut inserts, mut limiting) = (Inserts::of(batch, &mut self.encoder), LimitOperations::of(batch));
         let appends = Appends::of(batch);
+        let endings = Ending::all(batch, &mut self.encoder);
         let (session, _held) = self.acquire().await?;
         let client = session.client();
         let is_inserted =
@@ -82,6 +84,9 @@ impl PostgresEngine {
                 outcomes.push(run_one(client, operation).await?);
             }
             appends.finish(client, batch, &appended, &mut outcomes).await?;
+            for ending in endings {
+                ending.run(client, &mut limiting, &mut outcomes).await?;
+            }
             limiting.run(client, &mut outcomes).await?;
             client.batch_execute("COMMIT").await?;
             Ok(outcomes)
@@ -113,7 +118,7 @@ impl Engine for PostgresEngine {
     async fn close(&mut self) {}
 }
 
-async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
+pub(super) async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
     let rows = client.query_typed_raw(INSERT, columns).await?;
     rows.try_collect::<Vec<_>>().await.map(|_| ())
 }
@@ -123,6 +128,7 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
         // Written with the others of their kind.
         Operation::Record(_)
         | Operation::Post(_)
+        | Operation::EndBackground(_)
         | Operation::Log(..)
         | Operation::Reserve(_)
         | Operation::Settle(_)

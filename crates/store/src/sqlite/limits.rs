@@ -30,10 +30,15 @@ macro_rules! sweep {
 
 pub(super) const SWEEP_EXPIRED: &str = sweep!("expires_at <= ?1");
 
-pub(super) const SWEEP_OTHERS: &str = sweep!("replica IS NOT ?3");
+/// Whoever takes over a background turn settles it.
+pub(super) const SWEEP_OTHERS: &str = sweep!(
+    "replica IS NOT ?3 AND NOT EXISTS (SELECT 1 FROM background_turns b WHERE b.id = reservations.id AND b.ended_at IS NULL)"
+);
 
-pub(super) const SWEEP_REPLICA: &str =
-    sweep!("replica = ?3 AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = ?3 AND beats > ?4)");
+pub(super) const SWEEP_REPLICA: &str = sweep!(
+    "replica = ?3 AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = ?3 AND beats > ?4) \
+     AND NOT EXISTS (SELECT 1 FROM background_turns b WHERE b.id = reservations.id AND b.ended_at IS NULL)"
+);
 
 pub(super) fn reserve(connection: &Connection, reservation: &Reservation) -> rusqlite::Result<Reserved> {
     let mut look = connection.prepare_cached(LOOK)?;

@@ -1,5 +1,6 @@
 //! The embedded engine: one SQLite database, one connection that writes, and a few that read.
 
+mod background;
 mod conversations;
 mod copy;
 mod error;

@@ -10,7 +10,7 @@ use super::insert::insert_log;
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
 use super::readers::{Readers, Shared, lock};
-use super::{conversations, limits, purge, statement};
+use super::{background, conversations, limits, purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
@@ -107,6 +107,7 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             conversations::record(connection, record, encoder).map(Outcome::Appended)
         }
         Operation::Post(post) => conversations::post(connection, post, encoder).map(Outcome::Appended),
+        Operation::EndBackground(end) => background::end(connection, end, encoder).map(Outcome::Changed),
         Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
         Operation::Settle(_) => Ok(Outcome::Done),
         Operation::Reserve(reservation) => {

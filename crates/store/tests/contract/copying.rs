@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::background::queued;
 use crate::conversations::{begin, post};
 use crate::fixture::{
     NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
@@ -99,6 +100,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
     let conversation = begin(store, 1).await;
     assert_eq!(store.post(post(&conversation, [400])).await.unwrap(), Appended::Done);
+    assert!(store.queue_background(queued(500), 9).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,6 +117,8 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("responses", [60, 0, 0, 0]),
                 ("items", [60, 0, 0, 0]),
                 ("request_log", [98, 0, 0, 0]),
+                ("background_turns", [1, 0, 0, 0]),
+                ("background_events", [1, 0, 0, 0]),
                 ("usage_rollups", [3, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),

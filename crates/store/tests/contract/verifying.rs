@@ -1,10 +1,12 @@
 //! Verifying a store: what is damaged is reported, each once, and nothing else.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ProjectId;
-use antiphon_store::{Store, StoreError, StoreUrl, VerifyProgress, VerifyReport, VerifyStep};
+use antiphon_store::{EventChunk, Store, StoreError, StoreUrl, VerifyProgress, VerifyReport, VerifyStep};
 
+use crate::background::queued;
 use crate::conversations::{begin, post};
 use crate::damage::Database;
 use crate::fixture::{NOW, after, id, project, record, record_all, record_chain, record_of, turn};
@@ -26,6 +28,18 @@ async fn fill(store: &Arc<dyn Store>) {
     record_all(store, records.into()).await;
     assert!(store.delete(&project("p"), id(1_004), NOW).await.unwrap());
     assert!(store.delete(&project("p"), id(2), NOW).await.unwrap());
+    let mut streamed = queued(3_000);
+    streamed.event = Some(events(0..=4));
+    let lease = streamed.lease.clone();
+    assert!(store.queue_background(streamed, 9).await.unwrap());
+    assert!(store.append_events(&lease, events(5..=9)).await.unwrap());
+}
+
+/// A chunk of a log.
+fn events(numbers: RangeInclusive<u64>) -> EventChunk {
+    let event = |number| format!("event: x\ndata: {{\"sequence_number\":{number}}}\n\n");
+    let (first, last) = (*numbers.start(), *numbers.end());
+    EventChunk { first, last, bytes: numbers.map(event).collect::<String>().into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,12 +89,13 @@ async fn every_damage_is_reported_with_its_response() {
             .execute(&format!("DELETE FROM responses WHERE project = 'p' AND {}", database.is(300)))
             .await;
         database.execute("UPDATE items SET position = 7 WHERE item_id = 'msg_5'").await;
+        database.execute("UPDATE background_events SET last_sequence = 8 WHERE first_sequence = 5").await;
         let report = verify(&database).await;
         let mut found: Vec<(u64, &str)> = Vec::new();
         for damage in &report.listed {
             let (of, response) = damage.of.clone().unwrap();
             assert_eq!(of, ProjectId::new("p"));
-            let n = (1..2_000).find(|n| id(*n) == response).unwrap();
+            let n = (1..4_000).find(|n| id(*n) == response).unwrap();
             found.push((n, &damage.problem));
         }
         found.sort_unstable();
@@ -92,6 +107,7 @@ async fn every_damage_is_reported_with_its_response() {
             (301, "its chain is broken: its parent"),
             (1_002, "its chain is broken: its parent"),
             (1_003, "its chain is broken: its parent"),
+            (3_000, "its event log is damaged from event 5 on"),
         ];
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for ((n, problem), (expected_n, begin)) in found.iter().zip(expected) {

@@ -17,7 +17,9 @@ pub(crate) use self::catalog::Catalog;
 pub use self::catalog::{Model, ModelList, NotAList};
 use crate::credential::OAuth;
 use crate::metrics::{AccountMetrics, UpstreamMetrics};
-use crate::settings::{AccountSettings, CredentialSettings, UpstreamState, UpstreamTransport};
+use crate::settings::{
+    AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
+};
 
 /// After an upstream has refused a socket, turns use HTTP for this long.
 const SOCKET_RETRY_DELAY: Duration = Duration::from_mins(10);
@@ -137,6 +139,24 @@ impl Account {
     /// Whether its upstream stores responses.
     pub fn is_native(&self) -> bool {
         self.settings.state == UpstreamState::Native
+    }
+
+    /// Whether its upstream runs background turns itself.
+    pub fn runs_background(&self) -> bool {
+        self.settings.background == UpstreamBackground::Native
+    }
+
+    /// The address of a response at its upstream, with a path below it and parameters. `None` for an id that no address can hold.
+    pub(crate) fn response_uri(&self, id: &str, below: &str, parameters: &[(&str, String)]) -> Option<Uri> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if id.is_empty() || !id.bytes().all(is_plain) {
+            return None;
+        }
+        let base = self.settings.base_url.as_str().trim_end_matches('/');
+        let path = self.settings.dialect.path(Operation::Create);
+        let mut query = self.settings.query.clone();
+        query.extend(parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        format!("{base}{path}/{id}{below}{}", query_string(&query)).parse().ok()
     }
 
     /// Whether turns go over WebSockets now.

@@ -248,6 +248,18 @@ impl Pool {
         }
     }
 
+    /// A lease on this account, ready or not: its upstream has the turn already.
+    pub fn lease_of(self: &Arc<Self>, name: &str) -> Option<Lease> {
+        let mut inner = self.lock();
+        let index = inner.slots.iter().position(|slot| slot.account.name == name)?;
+        Some(inner.lease(self, index))
+    }
+
+    /// Whether any account offers the model, ready or not.
+    pub fn offers(&self, wanted: Wanted<'_>) -> bool {
+        !matches!(self.lock().pick_slot(wanted, self.clock.now()), Err(Shortage::NotOffered))
+    }
+
     /// Whether [`choose`](Self::choose) would find an account, at once or after a wait.
     pub fn has_candidate(&self, wanted: Wanted<'_>) -> bool {
         let (inner, now) = (self.lock(), self.clock.now());

@@ -49,6 +49,7 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountSettings {
         dialect: Dialect::Responses,
         transport: UpstreamTransport::Http,
         stream_only: false,
+        background: Default::default(),
         state: UpstreamState::Replay,
         replay_ids: ReplayIds::Drop,
         priority: 0,

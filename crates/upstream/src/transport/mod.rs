@@ -57,6 +57,18 @@ pub enum Accept {
     Events,
 }
 
+/// A request about a response that an upstream runs in the background.
+#[derive(Debug, Clone, Copy)]
+pub enum About {
+    /// Its events after this number.
+    Events {
+        after: Option<u64>,
+    },
+    /// The response object.
+    Response,
+    Cancel,
+}
+
 /// Why an account's list of models could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -180,6 +192,34 @@ impl Upstream {
         *request.uri_mut() = account.uri(operation).clone();
         *request.headers_mut() = headers;
         Ok(self.clients.send(request).await?.map(ReplyBody::Http))
+    }
+
+    /// A request about a response that the account's upstream runs. `None` if its id cannot be one.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if there is no reply.
+    pub async fn ask_about(
+        &self,
+        account: &Account,
+        authorization: Option<&HeaderValue>,
+        response: &str,
+        about: About,
+    ) -> Result<Option<Response<ReplyBody>>, SendError> {
+        let (method, below, parameters) = match about {
+            About::Events { after } => {
+                let after = after.map(|after| ("starting_after", after.to_string()));
+                (Method::GET, "", [("stream", "true".to_owned())].into_iter().chain(after).collect())
+            }
+            About::Response => (Method::GET, "", Vec::new()),
+            About::Cancel => (Method::POST, "/cancel", Vec::new()),
+        };
+        let Some(uri) = account.response_uri(response, below, &parameters) else { return Ok(None) };
+        let mut request = Request::new(PartsBody::new(Vec::new()));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        account.add_headers(authorization, request.headers_mut());
+        Ok(Some(self.clients.send(request).await?.map(ReplyBody::Http)))
     }
 
     /// Requests the list of models of the account's upstream, unless the list is fresh.

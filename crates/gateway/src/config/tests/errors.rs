@@ -29,7 +29,7 @@ fn an_unknown_key_is_reported_with_the_known_keys() {
     assert_eq!(
         Case::file("colour = 1").error(),
         "colour (in antiphon.toml): unknown key. Known keys: listen, admin_listen, auth, allowed_hosts, store, accounts, routing, limits, \
-         timeouts, turns, sockets, usage, log, prices, projects"
+         timeouts, turns, background, sockets, usage, log, prices, projects"
     );
 }
 
@@ -38,7 +38,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
     assert_eq!(
         Case::empty().variable("ANTIPHON_STORE_URL", "sqlite://x").error(),
         "store_url (environment variable ANTIPHON_STORE_URL): unknown key; did you mean store.url (as a variable \
-         ANTIPHON_STORE__URL)? Known keys: listen, admin_listen, auth, allowed_hosts, store, accounts, routing, limits, timeouts, turns, sockets, usage, log, prices, projects"
+         ANTIPHON_STORE__URL)? Known keys: listen, admin_listen, auth, allowed_hosts, store, accounts, routing, limits, timeouts, turns, background, sockets, usage, log, prices, projects"
     );
 }
 
@@ -91,7 +91,7 @@ fn all_problems_are_reported_at_once() {
         Case::file(text).error(),
         "6 problems in the configuration:
   accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
-oauth, models, boundary, aliases, headers, query, transport, stream_only, state, replay_ids, priority, weight, max_in_flight
+oauth, models, boundary, aliases, headers, query, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
   accounts[1].models[1] = 2 (in antiphon.toml): must be a string
   auth = \"open\" (in antiphon.toml): must be \"none\"
   listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"

@@ -45,6 +45,7 @@ query = { "api.version" = "1 2" }
 transport = "auto"
 stream_only = true
 state = "native"
+background = "native"
 replay_ids = "keep"
 priority = 2
 weight = 3
@@ -92,6 +93,14 @@ shutdown = "1d"
 [turns]
 on_disconnect = "cancel"
 finish_timeout = "9s"
+
+[background]
+max_running = 5
+max_queued = 6
+max_duration = "7h"
+log_retention = "8h"
+retries = 0
+lease = "9s"
 
 [sockets]
 enabled = false
@@ -266,7 +275,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_define_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nbackground = \"gateway\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 

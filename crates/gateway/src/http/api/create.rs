@@ -13,7 +13,7 @@ use crate::http::body::{Received, discard_unread};
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::parsing::parse;
-use crate::turn::{Collected, Door, DrainOnDrop, Incoming};
+use crate::turn::{Collected, Door, DrainOnDrop, Incoming, Queued};
 
 pub async fn create(
     State(state): State<AppState>,
@@ -71,9 +71,14 @@ async fn serve(
         Ok(incoming) => incoming,
         Err(error) => return Err(state.reject("request", &error).into()),
     };
+    if incoming.create.background {
+        return Ok(render_queued(state.turns.queue(incoming).await?));
+    }
     Ok(match incoming.door {
         Door::Collected => render_collected(state.turns.collect(incoming).await?),
-        Door::Sse | Door::WebSocket(_) => render_events(state.turns.stream(incoming).await?),
+        Door::Sse | Door::WebSocket(_) | Door::Background(_) => {
+            render_events(state.turns.stream(incoming).await?)
+        }
     })
 }
 
@@ -106,11 +111,22 @@ fn render_collected(collected: Collected) -> Response {
     reply
 }
 
+fn render_queued(queued: Queued) -> Response {
+    match queued.events {
+        Some(events) => render_stream(Body::new(events), queued.headers),
+        None => render_collected(Collected { headers: queued.headers, body: queued.response }),
+    }
+}
+
 fn render_events(mut events: DrainOnDrop) -> Response {
     let upstream_headers = events.take_headers();
-    let mut reply = Response::new(Body::new(events));
+    render_stream(Body::new(events), upstream_headers)
+}
+
+pub(super) fn render_stream(events: Body, reply_headers: HeaderMap) -> Response {
+    let mut reply = Response::new(events);
     let headers = reply.headers_mut();
-    headers.extend(upstream_headers);
+    headers.extend(reply_headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     reply

@@ -1,19 +1,29 @@
-//! Stored responses: reading, input items, deletion.
+//! Responses after their creation: reading, resuming, cancelling, input items, deletion.
+
+use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
-use antiphon_store::StoredResponse;
+use antiphon_store::{Status, StoredResponse};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::create::render_stream;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
 use crate::http::query::{ListQuery, ResponseQuery};
+use crate::turn::{Cancelled, Found, ReplayRefused, is_background};
 use antiphon_access::keys::Caller;
+
+/// Read by the helpers of the OpenAI SDKs.
+const POLL_AFTER: HeaderName = HeaderName::from_static("openai-poll-after-ms");
 
 pub async fn get(
     State(state): State<AppState>,
@@ -22,13 +32,39 @@ pub async fn get(
     query: ResponseQuery,
 ) -> Result<Response, ErrorReply> {
     if query.stream {
-        let message = "Only a background response can be streamed again: leave 'stream' out.".to_owned();
-        return Err(RequestError::InvalidQuery { param: "stream", message }.into());
+        return resume(&state, &caller, &name, query.starting_after.as_deref()).await;
     }
-    let stored = load(&state, &caller, &name).await?;
-    let output = query.hidden.hide_in_array(&stored.turn.output);
-    let response = with_output(&stored.body, &output).map_err(|_| RequestError::Internal)?;
-    Ok(json_reply(response))
+    let hidden =
+        |response: Bytes| query.hidden.hide_in_response(&response).unwrap_or_else(|| response.into());
+    Ok(match find(&state, &caller, &name).await? {
+        Found::Stored(stored) => json_reply(whole_response(&stored, query.hidden)?),
+        Found::Kept(response) => json_reply(hidden(response)),
+        Found::Running { response, age } => {
+            let mut reply = json_reply(response.into());
+            reply.headers_mut().insert(POLL_AFTER, poll_after_ms(age).into());
+            reply
+        }
+    })
+}
+
+/// The events of a background response.
+async fn resume(
+    state: &AppState,
+    caller: &Caller,
+    name: &str,
+    after: Option<&str>,
+) -> Result<Response, ErrorReply> {
+    let after = after.map(parse_starting_after).transpose()?;
+    let not_found = || RequestError::ResponseNotFound(name.to_owned());
+    let id: ResponseId = name.parse().map_err(|_| not_found())?;
+    let events = state.turns.replay(&caller.project, id, after).await.map_err(|refused| match refused {
+        ReplayRefused::NotFound => not_found(),
+        ReplayRefused::NotStreamed => RequestError::NotStreamed,
+        ReplayRefused::NotInBackground => RequestError::NotStreamedInBackground,
+        ReplayRefused::Expired(age) => RequestError::LogExpired(age),
+        ReplayRefused::Store(error) => error.into(),
+    })?;
+    Ok(render_stream(Body::new(events), HeaderMap::new()))
 }
 
 pub async fn delete(
@@ -38,23 +74,25 @@ pub async fn delete(
 ) -> Result<Response, ErrorReply> {
     let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let turns = &state.turns;
-    let deleted =
-        turns.chains.delete(&caller.project, id, turns.env.clock.now()).await.map_err(RequestError::from)?;
-    if !deleted {
+    if !state.turns.delete(&caller.project, id).await.map_err(RequestError::from)? {
         return Err(not_found().into());
     }
     Ok(json_reply(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#).into()))
 }
 
-/// No response runs in the background yet, so there is none to cancel.
 pub async fn cancel(
     State(state): State<AppState>,
     caller: Caller,
     PathSegment(name): PathSegment,
 ) -> Result<Response, ErrorReply> {
-    load(&state, &caller, &name).await?;
-    Err(RequestError::NotInBackground.into())
+    let not_found = || RequestError::ResponseNotFound(name.clone());
+    let id: ResponseId = name.parse().map_err(|_| not_found())?;
+    match state.turns.cancel(&caller.project, id).await.map_err(RequestError::from)? {
+        Cancelled::Done(response) => Ok(json_reply(response.into())),
+        Cancelled::Ended(status) => Err(RequestError::HasEnded(status).into()),
+        Cancelled::NotInBackground => Err(RequestError::NotInBackground.into()),
+        Cancelled::NotFound => Err(not_found().into()),
+    }
 }
 
 pub async fn input_items(
@@ -63,15 +101,44 @@ pub async fn input_items(
     PathSegment(name): PathSegment,
     query: ListQuery,
 ) -> Result<Response, ErrorReply> {
-    let stored = load(&state, &caller, &name).await?;
-    Ok(json_reply(render_items(&query, &stored)?))
+    let not_found = || RequestError::ResponseNotFound(name.clone());
+    let id: ResponseId = name.parse().map_err(|_| not_found())?;
+    let input = match find(&state, &caller, &name).await? {
+        Found::Stored(stored) => Some(stored.turn.input),
+        Found::Running { .. } | Found::Kept(_) => {
+            state.turns.running_input(&caller.project, id).await.map_err(RequestError::from)?
+        }
+    };
+    Ok(json_reply(render_items(&query, id, &input.ok_or_else(not_found)?)?))
 }
 
-async fn load(state: &AppState, caller: &Caller, name: &str) -> Result<StoredResponse, RequestError> {
+async fn find(state: &AppState, caller: &Caller, name: &str) -> Result<Found, RequestError> {
     let not_found = || RequestError::ResponseNotFound(name.to_owned());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let turns = &state.turns;
-    turns.chains.store().load(&caller.project, id, turns.env.clock.now()).await?.ok_or_else(not_found)
+    state.turns.find(&caller.project, id).await?.ok_or_else(not_found)
+}
+
+/// A background response that was cancelled shows no output.
+fn whole_response(stored: &StoredResponse, hidden: HiddenParts) -> Result<Vec<u8>, RequestError> {
+    let hides_output = stored.turn.status == Status::Cancelled && is_background(stored);
+    let output: &[u8] = if hides_output { b"[]" } else { &stored.turn.output };
+    with_output(&stored.body, &hidden.hide_in_array(output)).map_err(|_| RequestError::Internal)
+}
+
+/// When a client should look again: the longer it has waited, the later.
+fn poll_after_ms(age: Duration) -> u64 {
+    match age.as_secs() {
+        0..10 => 1_000,
+        10..60 => 2_000,
+        _ => 5_000,
+    }
+}
+
+fn parse_starting_after(value: &str) -> Result<u64, RequestError> {
+    value.parse().map_err(|_| {
+        let message = format!("Invalid 'starting_after': expected a sequence number, but got '{value}'.");
+        RequestError::InvalidQuery { param: "starting_after", message }
+    })
 }
 
 fn json_reply(body: Vec<u8>) -> Response {
@@ -81,13 +148,12 @@ fn json_reply(body: Vec<u8>) -> Response {
 }
 
 /// The response's input items, as the page of a list.
-fn render_items(query: &ListQuery, stored: &StoredResponse) -> Result<Vec<u8>, RequestError> {
-    let input = &stored.turn.input;
+fn render_items(query: &ListQuery, response: ResponseId, input: &[u8]) -> Result<Vec<u8>, RequestError> {
     let mut items: Vec<(ItemId, &[u8])> = (0..)
         .zip(json::elements(input).map_while(Result::ok))
         .map(|(position, range)| {
             let item = &input[range];
-            let id = item::id(item).unwrap_or_else(|| item::derived_id(item, stored.turn.id, position));
+            let id = item::id(item).unwrap_or_else(|| item::derived_id(item, response, position));
             (id, item)
         })
         .collect();

@@ -6,7 +6,7 @@ use antiphon_access::keys::KeyState;
 use antiphon_access::limits::{Exceeded, Owner, Rate, Rules};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::request::{CreateRequest, Operation};
-use antiphon_store::{Count, StoreError, Timestamp};
+use antiphon_store::{Count, Status, StoreError, Timestamp};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
@@ -52,6 +52,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::AllFailing(REST),
         Failure::PreviousNotFound(id()),
         Failure::PreviousNotCompleted(id()),
+        Failure::QueueFull,
         Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
         Failure::ConversationNotFound(id()),
         Failure::ConversationLocked,
@@ -73,6 +74,8 @@ fn failures_of_turns() -> Vec<Failure> {
     ]
 }
 
+const QUEUE_FULL: &str = "429 | limits | rate_limit_exceeded | null | Too many background responses are queued. Please retry in 10 s.";
+
 /// Status, fault, code, param and message. A new failure needs its line here.
 fn line_of_turn(failure: &Failure) -> &'static str {
     match failure {
@@ -80,9 +83,10 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "400 | client | previous_response_not_found | previous_response_id | Previous response with id 'X' not found."
         }
         Failure::PreviousNotCompleted(_) => {
-            "400 | client | previous_response_not_completed | previous_response_id | \
+            "409 | client | previous_response_not_completed | previous_response_id | \
              Previous response with id 'X' is still in progress. Wait for it to complete."
         }
+        Failure::QueueFull => QUEUE_FULL,
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
              The chain of the previous response is too large: 2 turns, the limit is 1."
@@ -185,6 +189,12 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::ConversationLocked,
         RequestError::ItemNotFound(id()),
         RequestError::NotInBackground,
+        RequestError::HasEnded(Status::Completed),
+        RequestError::HasEnded(Status::Failed),
+        RequestError::HasEnded(Status::Incomplete),
+        RequestError::NotStreamed,
+        RequestError::NotStreamedInBackground,
+        RequestError::LogExpired(Duration::from_secs(3_601)),
         RequestError::ModelNotFound(id()),
         RequestError::UnknownRoute("GET /v1/x".to_owned()),
         RequestError::MethodNotAllowed("PUT /v1/models".to_owned()),
@@ -209,6 +219,34 @@ fn line_of_memory(error: NoMemory) -> &'static str {
             "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
              project: its other requests hold its share. Please retry in a moment."
         }
+    }
+}
+
+/// The lines about background responses.
+fn line_of_background(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::HasEnded(Status::Completed) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a completed response."
+        }
+        RequestError::HasEnded(Status::Failed) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a failed response."
+        }
+        RequestError::HasEnded(Status::Incomplete | Status::Cancelled) => {
+            "400 | client | invalid_request_error | response_id | Cannot cancel a response in terminal state."
+        }
+        RequestError::NotStreamed => {
+            "400 | client | invalid_request_error | stream | \
+             This response cannot be streamed because it was not created with stream=true."
+        }
+        RequestError::NotStreamedInBackground => {
+            "400 | client | invalid_request_error | stream | \
+             This response cannot be streamed because it was not created with background=true."
+        }
+        RequestError::LogExpired(_) => {
+            "400 | client | invalid_request_error | stream | \
+             This response can no longer be streamed because it is more than 60 minutes old."
+        }
+        _ => "not about background responses",
     }
 }
 
@@ -292,6 +330,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::Internal => {
             "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
         }
+        _ => line_of_background(error),
     }
 }
 
@@ -371,7 +410,9 @@ fn every_failure_matches_its_row_of_the_contract() {
         assert!(told == expected || is_worded_elsewhere, "{told}\n{expected}");
         assert_eq!(row.error.kind.as_str(), kind(row.status.as_u16(), row.error.code.as_deref()), "{told}");
         let rest = match row.status.as_u16() {
+            429 if expected.contains("Please retry in 10 s.") => Some(Duration::from_secs(10)),
             429 => Some(REST),
+            409 if expected.contains("still in progress") => Some(Duration::from_secs(1)),
             503 if expected.contains("Please retry in 2 s.") => Some(REST),
             503 => Some(Duration::from_secs(1)),
             _ => None,
@@ -432,11 +473,15 @@ async fn every_row_renders_the_same_error_as_a_reply_and_as_a_frame() {
         let (mut expected, mut in_frame) = (vec!["content-type"], Value::Null);
         match status.as_u16() {
             408 | 413 => expected.push("connection"),
-            429 | 503 => {
+            409 if !told.contains("still in progress") => {}
+            409 | 429 | 503 => {
                 expected.push("retry-after");
-                let is_told =
-                    status == StatusCode::TOO_MANY_REQUESTS || told.contains("Please retry in 2 s.");
-                let seconds = if is_told { "2" } else { "1" };
+                let seconds = match status {
+                    _ if told.contains("Please retry in 10 s.") => "10",
+                    StatusCode::TOO_MANY_REQUESTS => "2",
+                    _ if told.contains("Please retry in 2 s.") => "2",
+                    _ => "1",
+                };
                 in_frame = json!({ "retry-after": seconds });
             }
             _ => {}

@@ -1,0 +1,196 @@
+//! The end of a background turn: its result and the last events of its log are one transaction, if its lease still holds.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_protocol::error::{ApiError, UpstreamError};
+use antiphon_protocol::response::with_output;
+use antiphon_store::{BackgroundEnd, BackgroundResult, Status, StoreError};
+use antiphon_upstream::account::Account;
+use antiphon_upstream::dialect::{Dialect, Piece};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::run::{Run, is_transient};
+use crate::turn::framing::Framing;
+use crate::turn::record::Finished;
+use crate::turn::relay::{Relay, Terminal};
+use crate::turn::resolve::Resolved;
+use crate::turn::{Failure, Turn};
+
+/// How long a response that is not to be stored is kept.
+const UNSTORED_RETENTION: Duration = Duration::from_mins(10);
+/// How long the end of a turn waits for an unavailable store.
+const RECORD_PATIENCE: Duration = Duration::from_mins(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+impl Turn {
+    /// Whether another owner would go on with the turn: its client has seen nothing of it, or its upstream runs it.
+    pub(in crate::turn) fn may_run_again(&self) -> bool {
+        self.facts.door.run().is_some_and(|run| run.upstream().is_some() || !run.unwritten().has_content())
+    }
+
+    /// Adds the events that end a background turn to its log. They are written with its record.
+    pub(in crate::turn) fn log_terminal(&self, terminal: &Terminal) {
+        let Some(run) = self.facts.door.run() else { return };
+        terminal.error.iter().chain([&terminal.frame]).for_each(|event| run.log(event));
+    }
+
+    /// Ends a turn whose upstream has not begun a reply, or has not finished a collected one.
+    pub(super) async fn end_without_reply(&mut self, failure: Failure, resolved: &Resolved) {
+        if matches!(failure, Failure::Stopped) && self.may_run_again() {
+            return self.leave();
+        }
+        let relay = Relay::new(self.owned(resolved), Framing::Sse, None);
+        self.end_with(&relay, &failure, resolved).await;
+    }
+
+    /// Ends a turn that another owner has begun, with what its log has of it.
+    pub(super) async fn end_taken_over(&mut self, failure: &Failure, resolved: &Resolved) {
+        match self.relay_log(resolved).await {
+            Ok(relay) => self.end_with(&relay, failure, resolved).await,
+            Err(error) => {
+                tracing::warn!(response.id = %self.facts.id, %error, "the log of a background turn cannot be read");
+                self.leave();
+            }
+        }
+    }
+
+    async fn end_with(&mut self, relay: &Relay, failure: &Failure, resolved: &Resolved) {
+        let Some(run) = self.facts.door.run().cloned() else { return };
+        let skeleton = || run.queued_response.get().map_or_else(Vec::new, |response| response.to_vec());
+        self.cancel_upstream();
+        let terminal = match failure {
+            Failure::ClientGone => relay.cancel(skeleton),
+            failure => relay.fail(&error_of(failure), skeleton),
+        };
+        self.progress.relayed_events = relay.events().max(run.received_events());
+        self.progress.interrupt(failure);
+        self.log_terminal(&terminal);
+        // A turn that could not be recorded is left to its next owner.
+        self.record(terminal.finished, resolved, None).await.ok();
+        self.settle();
+    }
+
+    /// What a relay knows that has seen the events in the log.
+    pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
+        let max_bytes = self.turns.settings.max_reply_bytes;
+        let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
+        let mut decoder = Dialect::Responses.decoder(max_bytes);
+        let (mut after, mut passed) = (None, VecDeque::new());
+        let store = self.turns.chains.store();
+        loop {
+            let chunks = store.list_events(&self.facts.project, self.facts.id, after).await?;
+            let Some(last) = chunks.last() else { return Ok(relay) };
+            after = Some(last.last);
+            for chunk in chunks {
+                decoder.push(Piece::Bytes(chunk.bytes));
+                if relay.push(&mut decoder, &mut passed).is_err() {
+                    return Ok(relay);
+                }
+                passed.clear();
+            }
+        }
+    }
+
+    /// Ends the turn in the store. While that is unavailable it is tried again, as nobody else has the result.
+    pub(in crate::turn) async fn record_background(
+        &mut self,
+        run: &Arc<Run>,
+        finished: Finished,
+        resolved: &Resolved,
+        served_by: Option<&Account>,
+    ) -> Result<(), Failure> {
+        if run.is_left() {
+            return Err(Failure::Stopped);
+        }
+        let end = self.background_end(run, finished, resolved, served_by)?;
+        let events = end.events.clone();
+        let turns = Arc::clone(&self.turns);
+        let ending = pin!(turns.end_background(end, resolved));
+        match turns.env.tasks.interruption().or(ending).await {
+            Some(Ok(true)) => {
+                run.end(events);
+                self.progress.is_recorded = true;
+                self.running = None;
+                Ok(())
+            }
+            Some(Ok(false)) => {
+                tracing::info!(response.id = %self.facts.id, "background turn was ended or taken over elsewhere");
+                run.leave();
+                Err(Failure::Stopped)
+            }
+            Some(Err(error)) => {
+                run.leave();
+                Err(error.into())
+            }
+            None => {
+                run.leave();
+                Err(Failure::Stopped)
+            }
+        }
+    }
+
+    fn background_end(
+        &self,
+        run: &Run,
+        mut finished: Finished,
+        resolved: &Resolved,
+        served_by: Option<&Account>,
+    ) -> Result<BackgroundEnd, Failure> {
+        let settings = &self.turns.background.settings;
+        let (at, status) = (self.turns.env.clock.now(), finished.status);
+        let events = run.unwritten().take();
+        let is_stored = self.facts.create.store;
+        let retention = if is_stored { settings.log_retention } else { UNSTORED_RETENTION };
+        let result = if is_stored {
+            let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
+            BackgroundResult::Stored(Box::new(record))
+        } else {
+            let output = match status {
+                Status::Cancelled => Bytes::from_static(b"[]"),
+                _ => std::mem::take(&mut finished.output),
+            };
+            let response = with_output(&finished.response, &output).map_err(|_| Failure::Internal)?;
+            BackgroundResult::Kept {
+                response: response.into(),
+                log: Box::new(self.row()),
+                settlement: self.settlement(),
+            }
+        };
+        let lease = run.lease.clone();
+        Ok(BackgroundEnd { lease, at, status, kept_until: at.plus(retention), events, result })
+    }
+}
+
+impl crate::turn::Turns {
+    async fn end_background(&self, end: BackgroundEnd, resolved: &Resolved) -> Result<bool, StoreError> {
+        let give_up_at = Instant::now() + RECORD_PATIENCE;
+        loop {
+            match self.chains.end_background(end.clone(), resolved.parent.clone()).await {
+                Err(error) if is_transient(&error) && Instant::now() < give_up_at => {
+                    tracing::warn!(response.id = %end.lease.id, %error, "background turn cannot be recorded; retrying");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+}
+
+/// The error of the response. An upstream's own error tells most.
+fn error_of(failure: &Failure) -> ApiError {
+    let mut error = failure.api_error();
+    if let Failure::UpstreamError(reply) = failure {
+        let upstream = UpstreamError::parse(&reply.body);
+        if let Some(message) = upstream.message {
+            error.message = message;
+        }
+        if let Some(code) = upstream.code {
+            error.code = Some(code.into());
+        }
+    }
+    error
+}

@@ -1,0 +1,239 @@
+//! The event log of a running background turn: its events get their numbers here, and are written before anybody reads them.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
+use antiphon_protocol::json::{Set, set_members};
+use antiphon_protocol::sse::{Decoder, Frame};
+use antiphon_store::EventChunk;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// A chunk is written once it holds so many events or bytes, or its first event is so old. Readers see events this late.
+const CHUNK_EVENTS: usize = 64;
+const CHUNK_BYTES: usize = 32 * 1024;
+const CHUNK_AGE: Duration = Duration::from_millis(50);
+/// How far an upstream's numbers may jump.
+const MAX_GAP: u64 = 1_000_000;
+/// How much of a log stays in memory for readers that follow it.
+const LIVE_BYTES: usize = 256 * 1024;
+
+/// Events that are not written yet.
+#[derive(Debug, Default)]
+pub struct UnwrittenEvents {
+    /// The number of the last event, written or not.
+    last: Option<u64>,
+    first: u64,
+    events: usize,
+    bytes: Vec<u8>,
+    since: Option<Instant>,
+    /// Whether any event is more than the start of the response.
+    has_content: bool,
+}
+
+/// The newest written events, for readers in this process.
+#[derive(Debug)]
+pub struct LiveEvents {
+    chunks: Mutex<VecDeque<EventChunk>>,
+    /// Changes with every chunk.
+    published: watch::Sender<u64>,
+}
+
+/// The frames of server-sent events that are whole.
+pub fn frames(bytes: &Bytes) -> impl Iterator<Item = Frame> {
+    let mut decoder = Decoder::new(usize::MAX);
+    decoder.push(bytes.clone());
+    std::iter::from_fn(move || decoder.next_frame().ok().flatten())
+}
+
+/// Whether an event is more than the start of the response.
+pub fn is_content(frame: &Frame) -> bool {
+    frame.data().is_some_and(|data| EventKind::of_event(frame.event(), &data) != EventKind::Snapshot)
+}
+
+// === impl UnwrittenEvents ===
+
+impl UnwrittenEvents {
+    /// Continues a log.
+    pub fn after(last: Option<u64>, has_content: bool) -> Self {
+        Self { last, has_content, ..Self::default() }
+    }
+
+    pub fn last(&self) -> Option<u64> {
+        self.last
+    }
+
+    pub fn has_content(&self) -> bool {
+        self.has_content
+    }
+
+    /// Adds whole events. They keep their numbers unless those are taken. Comments are left out, and so is the start of the
+    /// response if the log has one.
+    pub fn push(&mut self, bytes: &Bytes) {
+        for frame in frames(bytes) {
+            self.push_frame(&frame);
+        }
+    }
+
+    fn push_frame(&mut self, frame: &Frame) {
+        let Some(data) = frame.data().filter(|data| data.trim_ascii_start().starts_with(b"{")) else {
+            return;
+        };
+        let is_start = [&b"response.created"[..], b"response.queued"].contains(&&name(frame, &data)[..]);
+        if self.last.is_some() && is_start {
+            return;
+        }
+        self.has_content |= is_content(frame);
+        let next = self.last.map_or(0, |last| last + 1);
+        let own = sequence_number(&data).filter(|own| *own <= next + MAX_GAP);
+        let number = own.unwrap_or(next).max(next);
+        if self.events == 0 {
+            self.first = number;
+            self.since = Some(Instant::now());
+        }
+        if own == Some(number) {
+            self.bytes.extend_from_slice(&frame.raw);
+        } else {
+            let value = number.to_string();
+            let set = [Set { name: "sequence_number", value: value.as_bytes(), add: true }];
+            let mut numbered = Vec::with_capacity(data.len() + 32);
+            if set_members(&data, &set, &mut numbered).is_err() {
+                return;
+            }
+            write_sse(&mut self.bytes, &name(frame, &data), &numbered);
+        }
+        self.last = Some(number);
+        self.events += 1;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.events >= CHUNK_EVENTS || self.bytes.len() >= CHUNK_BYTES
+    }
+
+    /// When the events are to be written; `None` if there are none.
+    pub fn due_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + CHUNK_AGE)
+    }
+
+    /// Takes the events as a chunk.
+    pub fn take(&mut self) -> Option<EventChunk> {
+        self.since = None;
+        self.events = 0;
+        let last = self.last?;
+        let bytes = std::mem::take(&mut self.bytes);
+        (!bytes.is_empty()).then(|| EventChunk { first: self.first, last, bytes: bytes.into() })
+    }
+}
+
+fn name(frame: &Frame, data: &[u8]) -> Vec<u8> {
+    let kind = || antiphon_protocol::json::string_member(data, "type").unwrap_or_default().into_owned();
+    frame.event().map_or_else(|| kind().into_bytes(), <[u8]>::to_vec)
+}
+
+// === impl LiveEvents ===
+
+impl LiveEvents {
+    pub fn new() -> Self {
+        Self { chunks: Mutex::default(), published: watch::Sender::new(0) }
+    }
+
+    /// Shows a chunk that has been written to readers.
+    pub fn publish(&self, chunk: EventChunk) {
+        let mut chunks = self.lock();
+        chunks.push_back(chunk);
+        let mut bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        while bytes > LIVE_BYTES && chunks.len() > 1 {
+            bytes -= chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
+        }
+        drop(chunks);
+        self.published.send_modify(|number| *number += 1);
+    }
+
+    /// Tells when there is more to read.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// The chunks with events after this number; `None` if memory does not reach back so far.
+    pub fn after(&self, number: Option<u64>) -> Option<Vec<EventChunk>> {
+        let next = number.map_or(0, |number| number.saturating_add(1));
+        let chunks = self.lock();
+        chunks.front().filter(|oldest| oldest.first <= next)?;
+        Some(chunks.iter().filter(|chunk| chunk.last >= next).cloned().collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<EventChunk>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, number: Option<u64>) -> Bytes {
+        let number = number.map_or_else(String::new, |number| format!(r#","sequence_number":{number}"#));
+        format!("event: {name}\ndata: {{\"type\":\"{name}\"{number}}}\n\n").into()
+    }
+
+    fn numbers(log: &mut UnwrittenEvents) -> Vec<u64> {
+        let chunk = log.take().unwrap();
+        let numbers: Vec<_> =
+            frames(&chunk.bytes).map(|frame| sequence_number(&frame.data().unwrap()).unwrap()).collect();
+        assert_eq!((Some(&chunk.first), Some(&chunk.last)), (numbers.first(), numbers.last()));
+        numbers
+    }
+
+    #[test]
+    fn numbers_stay_if_they_grow_and_are_replaced_if_they_do_not() {
+        let mut log = UnwrittenEvents::default();
+        for number in [Some(0), Some(1), Some(4), Some(2), None, Some(u64::MAX), Some(9)] {
+            log.push(&event("response.output_text.delta", number));
+        }
+        assert_eq!(numbers(&mut log), [0, 1, 4, 5, 6, 7, 9]);
+        assert!(log.take().is_none());
+        log.push(&event("x", Some(3)));
+        assert_eq!(numbers(&mut log), [10]);
+    }
+
+    #[test]
+    fn an_event_that_keeps_its_number_keeps_its_bytes() {
+        let mut log = UnwrittenEvents::default();
+        let odd = Bytes::from_static(b"event:x\r\ndata:{ \"sequence_number\":0, \"n\":1.50 }\r\n\r\n");
+        log.push(&odd);
+        assert_eq!(log.take().unwrap().bytes, odd);
+    }
+
+    #[test]
+    fn the_response_starts_once_and_comments_are_left_out() {
+        let mut log = UnwrittenEvents::default();
+        log.push(&event("response.created", Some(0)));
+        assert_eq!(log.take().unwrap().last, 0);
+        log.push(&Bytes::from_static(b": keep-alive\n\ndata: [DONE]\n\n"));
+        log.push(&event("response.created", Some(0)));
+        log.push(&event("response.queued", Some(1)));
+        assert!(log.take().is_none() && !log.has_content());
+        log.push(&event("response.in_progress", Some(2)));
+        assert!(!log.has_content());
+        log.push(&event("response.output_item.added", Some(3)));
+        assert!(log.has_content());
+        assert_eq!(numbers(&mut log), [2, 3]);
+    }
+
+    #[test]
+    fn memory_serves_readers_that_are_not_too_far_behind() {
+        let live = LiveEvents::new();
+        assert_eq!(live.after(None), None);
+        let chunk = |first: u64, last, size| EventChunk { first, last, bytes: Bytes::from(vec![0; size]) };
+        live.publish(chunk(0, 3, 10));
+        live.publish(chunk(4, 8, 10));
+        assert_eq!(live.after(None).unwrap().len(), 2);
+        assert_eq!(live.after(Some(3)).unwrap(), [chunk(4, 8, 10)]);
+        assert_eq!(live.after(Some(8)).unwrap(), []);
+        live.publish(chunk(9, 9, LIVE_BYTES));
+        assert_eq!(live.after(Some(7)), None);
+        assert_eq!(live.after(Some(8)).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading the log of a background turn, from any event on, while it grows.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use antiphon_protocol::event::sequence_number;
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_store::{BackgroundStatus, EventChunk, StoreError, TurnLease};
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http_body::Frame;
+use tokio::time::Instant;
+
+use super::log::frames;
+use super::run::Run;
+use crate::turn::Turns;
+use crate::turn::stream::KEEP_ALIVE;
+
+/// How often the store is asked for the events of a turn that another process runs.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The events of a background turn after some number, then those that follow, until its end. The turn does not depend on it.
+pub struct EventLog {
+    chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+}
+
+struct Reading {
+    turns: Arc<Turns>,
+    project: ProjectId,
+    id: ResponseId,
+    /// The number of the last event that was read.
+    after: Option<u64>,
+    /// The turn, if this process runs it.
+    run: Option<Arc<Run>>,
+    last_sent_at: Instant,
+}
+
+/// What there is to read.
+enum Progress {
+    Events(Bytes),
+    NothingYet,
+    End,
+}
+
+// === impl EventLog ===
+
+impl EventLog {
+    pub fn new(turns: Arc<Turns>, lease: &TurnLease, after: Option<u64>) -> Self {
+        let run = turns.background.find(lease.id);
+        let (project, id) = (lease.project.clone(), lease.id);
+        let reading = Reading { turns, project, id, after, run, last_sent_at: Instant::now() };
+        let chunks = unfold(reading, |mut reading| async move {
+            let chunk = reading.next().await?;
+            reading.last_sent_at = Instant::now();
+            Some((chunk, reading))
+        });
+        Self { chunks: Box::pin(chunks) }
+    }
+}
+
+impl http_body::Body for EventLog {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.chunks.as_mut().poll_next(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// The next events, or a comment if there are none for long. `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let keep_alive_at = self.last_sent_at + self.turns.settings.keep_alive_interval;
+        let stopping = self.turns.env.tasks.stopping().clone();
+        loop {
+            if self.run.as_ref().is_none_or(|run| run.is_left()) {
+                self.run = self.turns.background.find(self.id).filter(|run| !run.is_left());
+            }
+            // Before the read, or what comes between would be missed.
+            let mut published = self.run.as_ref().map(|run| run.live.subscribe());
+            match self.read().await {
+                Ok(Progress::Events(events)) => return Some(events),
+                Ok(Progress::End) => return None,
+                Ok(Progress::NothingYet) => {}
+                Err(error) => {
+                    tracing::debug!(response.id = %self.id, %error, "the event log cannot be read; retrying");
+                }
+            }
+            if Instant::now() >= keep_alive_at {
+                return Some(KEEP_ALIVE);
+            }
+            // A turn that is left at a shutdown goes on elsewhere: so does its reader.
+            if self.run.is_none() && stopping.is_given() {
+                return None;
+            }
+            let wait = async {
+                match &mut published {
+                    Some(published) => drop(published.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            let limit = keep_alive_at.min(Instant::now() + POLL_INTERVAL);
+            tokio::time::timeout_at(limit, wait).await.ok();
+        }
+    }
+
+    async fn read(&mut self) -> Result<Progress, StoreError> {
+        if let Some(run) = &self.run {
+            let has_ended = run.has_ended();
+            match run.live.after(self.after) {
+                Some(chunks) if !chunks.is_empty() => return Ok(self.pass(chunks)),
+                Some(_) if has_ended => return Ok(Progress::End),
+                Some(_) => return Ok(Progress::NothingYet),
+                None => {}
+            }
+        }
+        let store = Arc::clone(self.turns.chains.store());
+        // In this order: a turn that has ended logs nothing more.
+        let row = store.load_background(&self.project, self.id).await?;
+        let chunks = store.list_events(&self.project, self.id, self.after).await?;
+        if !chunks.is_empty() {
+            return Ok(self.pass(chunks));
+        }
+        let has_ended = row.is_none_or(|row| matches!(row.status, BackgroundStatus::Ended(_)));
+        Ok(if has_ended { Progress::End } else { Progress::NothingYet })
+    }
+
+    /// The events of these chunks that were not read yet.
+    fn pass(&mut self, chunks: Vec<EventChunk>) -> Progress {
+        let mut events = Vec::with_capacity(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
+        for chunk in chunks {
+            match self.after {
+                Some(after) if chunk.first <= after => {
+                    let number = |data: &[u8]| sequence_number(data).unwrap_or_default();
+                    let unread = frames(&chunk.bytes)
+                        .filter(|frame| frame.data().is_some_and(|data| number(&data) > after));
+                    unread.for_each(|frame| events.extend_from_slice(&frame.raw));
+                }
+                _ => events.extend_from_slice(&chunk.bytes),
+            }
+            self.after = Some(chunk.last);
+        }
+        Progress::Events(events.into())
+    }
+}

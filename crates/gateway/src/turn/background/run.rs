@@ -1,0 +1,186 @@
+//! A background turn that this process owns, from its creation or its takeover to its end.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use antiphon_store::{BackgroundTurn, EventChunk, Store, StoreError, TurnLease};
+use antiphon_upstream::account::Account;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::log::{LiveEvents, UnwrittenEvents};
+use crate::turn::Turns;
+
+/// How long to wait before a write is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// A background turn that this process owns.
+#[derive(Debug)]
+pub struct Run {
+    pub lease: TurnLease,
+    pub is_streamed: bool,
+    /// The response as it was queued, once the turn is begun.
+    pub queued_response: OnceLock<Bytes>,
+    pub live: LiveEvents,
+    /// Cancelled when the turn is to end without a result.
+    pub stop: CancellationToken,
+    unwritten: Mutex<UnwrittenEvents>,
+    /// Where the upstream itself runs the turn, with its own id.
+    upstream: Mutex<Option<(Arc<Account>, String)>>,
+    /// After which event reading on was tried, and how often.
+    reattached: Mutex<(Option<u64>, u32)>,
+    /// Events of a reply that is not streamed.
+    received_events: AtomicU64,
+    has_ended: AtomicBool,
+    is_left: AtomicBool,
+}
+
+/// The turn is no longer this process's to write.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseLost;
+
+/// Takes the run off the list of runs on drop. A turn that has not ended is left to whoever claims it.
+pub struct RunGuard {
+    pub turns: Arc<Turns>,
+    pub run: Arc<Run>,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// A turn that is about to be queued. Its first event, if there is one, is written along with it.
+    pub fn queued(lease: TurnLease, event: Option<&EventChunk>) -> Self {
+        let unwritten = UnwrittenEvents::after(event.map(|event| event.last), false);
+        Self::new(lease, event.is_some(), unwritten)
+    }
+
+    /// A turn that was taken over.
+    pub fn taken_over(row: &BackgroundTurn, has_content: bool) -> Self {
+        let unwritten = UnwrittenEvents::after(row.last_sequence, has_content);
+        Self::new(row.lease.clone(), row.is_streamed, unwritten)
+    }
+
+    fn new(lease: TurnLease, is_streamed: bool, unwritten: UnwrittenEvents) -> Self {
+        Self {
+            lease,
+            is_streamed,
+            queued_response: OnceLock::new(),
+            live: LiveEvents::new(),
+            stop: CancellationToken::new(),
+            unwritten: Mutex::new(unwritten),
+            upstream: Mutex::default(),
+            reattached: Mutex::default(),
+            received_events: AtomicU64::new(0),
+            has_ended: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+        }
+    }
+
+    pub fn unwritten(&self) -> MutexGuard<'_, UnwrittenEvents> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds events to the log, which is written soon. Does nothing for a turn without a log.
+    pub fn log(&self, events: &Bytes) {
+        if self.is_streamed && !self.has_ended() {
+            self.unwritten().push(events);
+        }
+    }
+
+    pub(super) fn lock_upstream(&self) -> MutexGuard<'_, Option<(Arc<Account>, String)>> {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to read on after this event once more.
+    pub fn may_reattach(&self, after: Option<u64>, max_tries: u32) -> bool {
+        let mut reattached = self.reattached.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = if reattached.0 == after { reattached.1 + 1 } else { 1 };
+        *reattached = (after, tries);
+        tries <= max_tries
+    }
+
+    pub fn note_received(&self, events: u64) {
+        self.received_events.store(events, Ordering::Relaxed);
+    }
+
+    pub fn received_events(&self) -> u64 {
+        self.received_events.load(Ordering::Relaxed)
+    }
+
+    /// Writes the events that wait, and shows them to readers. While the store is unavailable they wait, and the upstream with
+    /// them, for as long as the lease holds.
+    pub async fn flush(&self, store: &dyn Store, patience: Duration) -> Result<(), LeaseLost> {
+        let Some(chunk) = self.unwritten().take() else { return Ok(()) };
+        let give_up_at = Instant::now() + patience;
+        loop {
+            match store.append_events(&self.lease, chunk.clone()).await {
+                Ok(true) => {
+                    self.live.publish(chunk);
+                    return Ok(());
+                }
+                Ok(false) => return Err(LeaseLost),
+                Err(error) if is_transient(&error) && Instant::now() < give_up_at => {
+                    tracing::debug!(response.id = %self.lease.id, %error, "events could not be logged; retrying");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::warn!(response.id = %self.lease.id, %error, "events could not be logged; the turn stops");
+                    return Err(LeaseLost);
+                }
+            }
+        }
+    }
+
+    /// Notes that the turn has ended; its last events are in the log.
+    pub fn end(&self, events: Option<EventChunk>) {
+        self.has_ended.store(true, Ordering::Release);
+        if let Some(events) = events {
+            self.live.publish(events);
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Leaves the turn to whoever claims it: nothing more of it is written here.
+    pub fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+    }
+
+    pub fn is_left(&self) -> bool {
+        self.is_left.load(Ordering::Acquire)
+    }
+}
+
+/// Whether a write may succeed later.
+pub fn is_transient(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_) | StoreError::Deadline(_))
+}
+
+// === impl RunGuard ===
+
+impl Drop for RunGuard {
+    fn drop(&mut self) {
+        let Self { turns, run } = self;
+        turns.background.remove(run);
+        if run.has_ended() {
+            return;
+        }
+        let (store, run) = (Arc::clone(turns.chains.store()), Arc::clone(run));
+        turns.env.tasks.spawn(async move {
+            let TurnLease { project, id, .. } = &run.lease;
+            // Its client has heard of no response, or was told that it would be cancelled.
+            while run.stop.is_cancelled()
+                && store.request_cancel(project, *id).await.is_err_and(|error| is_transient(&error))
+            {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            while store.release_lease(&run.lease).await.is_err_and(|error| is_transient(&error)) {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,281 @@
+//! Runs background turns: in the order of their creation, so many at once, each from what the store has of it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antiphon_access::keys::Caller;
+use antiphon_protocol::request::{CreateRequest, Operation};
+use antiphon_runtime::GaugeGuard;
+use antiphon_store::{
+    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn,
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::create::decode_headers;
+use super::log::{frames, is_content};
+use super::run::{Run, RunGuard};
+use crate::body_memory::{Reservation, Tenant};
+use crate::turn::detach::Cancellation;
+use crate::turn::resolve::Resolved;
+use crate::turn::stream::{ActiveStream, EventStream, OpeningStream};
+use crate::turn::{Admission, Door, Failure, Incoming, Turn, Turns};
+
+/// How many turns are claimed at once.
+const MAX_CLAIMED: u32 = 100;
+
+/// What is to be done with a turn.
+enum Plan {
+    Run,
+    /// The upstream runs it.
+    Attach(UpstreamTurn),
+    /// It ends without a result.
+    End(Failure),
+}
+
+/// The process stops: turns that wait are left.
+struct Stopping;
+
+impl Turns {
+    /// Claims turns that nobody runs, and runs them.
+    pub async fn take_over(self: &Arc<Self>) -> Result<(), StoreError> {
+        let store = self.chains.store();
+        // Without other processes over the store, an owner that is not this process is dead.
+        let which = if store.is_shared() { Claimable::Expired } else { Claimable::NotOwn };
+        let owner = self.background.owner;
+        for from in store.list_claimable(owner, which, self.env.clock.now(), MAX_CLAIMED).await? {
+            // Its lease may have expired while the store was unavailable, but it still runs.
+            let runs_here =
+                self.background.find(from.id).is_some_and(|run| run.lease == from && !run.is_left());
+            if !runs_here {
+                self.claim(&from, which).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a turn from its owner and runs or ends it. `false` if it is not claimable any more.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        from: &TurnLease,
+        which: Claimable,
+    ) -> Result<bool, StoreError> {
+        let (store, background, now) = (self.chains.store(), &self.background, self.env.clock.now());
+        let term = (now, now.plus(background.settings.lease));
+        let Some(lease) = store.claim_background(from, background.owner, which, term).await? else {
+            return Ok(false);
+        };
+        let Some(row) = store.load_background(&lease.project, lease.id).await? else { return Ok(false) };
+        let run = Arc::new(Run::taken_over(&row, self.has_content(&row).await?));
+        background.insert(&run);
+        background.metrics.taken_over.inc();
+        tracing::info!(response.id = %lease.id, previous.owner = %from.owner, "background turn taken over");
+        self.spawn_run(RunGuard { turns: Arc::clone(self), run });
+        Ok(true)
+    }
+
+    /// Whether the log has more than the start of the response.
+    async fn has_content(&self, row: &BackgroundTurn) -> Result<bool, StoreError> {
+        let TurnLease { project, id, .. } = &row.lease;
+        let mut after = None;
+        loop {
+            let chunks = self.chains.store().list_events(project, *id, after).await?;
+            let Some(last) = chunks.last() else { return Ok(false) };
+            after = Some(last.last);
+            if chunks.iter().any(|chunk| frames(&chunk.bytes).any(|frame| is_content(&frame))) {
+                return Ok(true);
+            }
+        }
+    }
+
+    pub(super) fn spawn_run(self: &Arc<Self>, guard: RunGuard) {
+        let turns = Arc::clone(self);
+        self.env.tasks.spawn(async move {
+            let run = Arc::clone(&guard.run);
+            if let Err(error) = turns.drive(&run).await {
+                tracing::warn!(response.id = %run.lease.id, %error, "background turn cannot run now; it is left to the next owner");
+            }
+            drop(guard);
+        });
+    }
+
+    /// Runs a turn to its end, or leaves it. Fails if the store does not yield it.
+    async fn drive(self: &Arc<Self>, run: &Arc<Run>) -> Result<(), StoreError> {
+        let store = self.chains.store();
+        let TurnLease { project, id, .. } = &run.lease;
+        let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
+        let _permit = match self.plan(run, &row) {
+            Plan::Run | Plan::Attach(_) => match self.wait_in_queue(run).await {
+                Ok(permit) => permit,
+                Err(Stopping) => return Ok(()),
+            },
+            Plan::End(_) => None,
+        };
+        let _running = GaugeGuard::new(&self.background.metrics.running);
+        let Some(request) = store.load_background_request(project, *id).await? else { return Ok(()) };
+        let plan = self.plan(run, &row);
+        run.queued_response.get_or_init(|| row.response.clone());
+        if let Some(upstream) = &row.upstream
+            && let Some(account) =
+                self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
+        {
+            run.set_upstream(account, &upstream.id);
+        }
+        let cancellation = Cancellation::default();
+        let Some(turn) = self.revive(run, &row, request).await else { return Ok(()) };
+        if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
+            run.leave();
+            return Ok(());
+        }
+        let mut work = pin!(turn.run_in_background(plan, cancellation.clone()));
+        tokio::select! {
+            () = &mut work => return Ok(()),
+            () = run.stop.cancelled() => cancellation.cancel(),
+        }
+        work.await;
+        Ok(())
+    }
+
+    fn plan(&self, run: &Run, row: &BackgroundTurn) -> Plan {
+        if row.is_cancel_requested || run.stop.is_cancelled() {
+            return Plan::End(Failure::ClientGone);
+        }
+        if self.env.clock.now() >= row.deadline {
+            return Plan::End(too_long());
+        }
+        let has_begun = row.status == BackgroundStatus::InProgress;
+        if let Some(upstream) = row.upstream.clone().filter(|_| has_begun) {
+            return Plan::Attach(upstream);
+        }
+        let may_run = row.attempts <= self.background.settings.retries && !run.unwritten().has_content();
+        if has_begun && !may_run { Plan::End(Failure::Stopped) } else { Plan::Run }
+    }
+
+    /// Waits until fewer turns run. A turn that is to be cancelled needs no room. Fails if the process stops.
+    async fn wait_in_queue(&self, run: &Run) -> Result<Option<OwnedSemaphorePermit>, Stopping> {
+        let _queued = GaugeGuard::new(&self.background.metrics.queued);
+        let stopping = self.env.tasks.stopping();
+        tokio::select! {
+            biased;
+            () = stopping.listen() => Err(Stopping),
+            () = run.stop.cancelled() => Ok(None),
+            permit = Arc::clone(&self.background.running).acquire_owned() => Ok(permit.ok()),
+        }
+    }
+
+    /// The turn, from what the store has of it.
+    async fn revive(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        row: &BackgroundTurn,
+        request: BackgroundRequest,
+    ) -> Option<Turn> {
+        let settings = &self.background.settings;
+        let project = run.lease.project.clone();
+        let mut memory = Reservation::empty(&settings.request_memory.share(Tenant::Project(project)));
+        memory.grow(request.body.len(), &mut settings.max_duration.clone()).await.ok()?;
+        let create = match CreateRequest::parse(Operation::Create, request.body) {
+            Ok(create) => create,
+            Err(error) => {
+                tracing::error!(response.id = %run.lease.id, error = error.message, "a stored request cannot be parsed");
+                return None;
+            }
+        };
+        let key = row.key.as_deref().and_then(|key| settings.keys.find(key.parse().ok()?));
+        let incoming = Incoming {
+            create,
+            headers: decode_headers(&request.headers),
+            caller: Caller::of_turn(run.lease.project.clone(), key),
+            door: Door::Background(Arc::clone(run)),
+            memory,
+        };
+        let now = self.env.clock.now();
+        let admission = Admission {
+            id: run.lease.id,
+            started_at: row.created_at,
+            started: Instant::now().checked_sub(now.since(row.created_at)).unwrap_or_else(Instant::now),
+            deadline: Instant::now() + row.deadline.since(now),
+        };
+        Some(self.admit_as(incoming, admission, Cancellation::default()))
+    }
+}
+
+/// A turn that has reached its time limit.
+fn too_long() -> Failure {
+    Failure::StreamInterrupted("the turn exceeded its time limit".to_owned())
+}
+
+impl Turn {
+    async fn run_in_background(mut self, plan: Plan, cancellation: Cancellation) {
+        let (resolved, plan) = match (self.resolve().await, plan) {
+            (Ok(resolved), plan) => (resolved, plan),
+            (Err(Failure::StoreUnavailable | Failure::Overloaded(_)), _) => return self.leave(),
+            // What it refers to is gone since: it is stored without that.
+            (Err(failure), plan) => match self.resolve_alone().await {
+                Ok(resolved) if !matches!(plan, Plan::End(_)) => (resolved, Plan::End(failure)),
+                Ok(resolved) => (resolved, plan),
+                Err(_) => return self.leave(),
+            },
+        };
+        // Only now: a cancelled turn is stored with its parent, too.
+        self.cancellation = cancellation.clone();
+        self.adopt_reservation(&resolved);
+        match plan {
+            Plan::End(failure) => self.end_taken_over(&failure, &resolved).await,
+            Plan::Attach(upstream) => self.attach(upstream, resolved, cancellation).await,
+            Plan::Run if self.is_logged() => self.run_streamed(resolved, cancellation).await,
+            Plan::Run => {
+                if let Err(failure) = self.collect_resolved(&resolved).await {
+                    self.end_without_reply(failure, &resolved).await;
+                }
+                self.settle();
+            }
+        }
+    }
+
+    fn is_logged(&self) -> bool {
+        self.facts.door.run().is_some_and(|run| run.is_streamed)
+    }
+
+    async fn run_streamed(mut self, resolved: Resolved, cancellation: Cancellation) {
+        let turns = Arc::clone(&self.turns);
+        let Some(run) = self.facts.door.run().cloned() else { return };
+        match self.attempt::<OpeningStream>(&resolved).await {
+            Ok((reply, opening)) => {
+                let mut events = ActiveStream::new(self, resolved, reply, opening).into_events();
+                turns.log_events(&mut events, &run, &cancellation).await;
+            }
+            Err(failure) => {
+                self.end_without_reply(failure, &resolved).await;
+                self.settle();
+            }
+        }
+    }
+}
+
+impl Turns {
+    /// Reads a turn's events into its log.
+    pub(super) async fn log_events(&self, events: &mut EventStream, run: &Run, cancellation: &Cancellation) {
+        let patience: Duration = self.background.settings.lease;
+        loop {
+            let due_at = run.unwritten().due_at();
+            let next = poll_fn(|cx| events.poll_chunk(cx));
+            let chunk = match due_at {
+                None => Some(next.await),
+                Some(due_at) => tokio::time::timeout_at(due_at.into(), next).await.ok(),
+            };
+            match &chunk {
+                Some(Some(bytes)) => run.log(bytes),
+                Some(None) => return,
+                None => {}
+            }
+            let is_due = chunk.is_none() || run.unwritten().is_full();
+            if is_due && !run.is_left() && run.flush(&**self.chains.store(), patience).await.is_err() {
+                self.background.metrics.log_failures.inc();
+                run.leave();
+                cancellation.cancel();
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Background responses over one PostgreSQL database, with several gateways.
+
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_testkit::{Event, Gateway, Postgres, Setup};
+use serde_json::{Value, json};
+
+use crate::background::{body, cancel, ended, in_progress, path, queue};
+use crate::simulator;
+
+async fn two_replicas(config: &str) -> (Simulator, [Gateway; 2]) {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let start = || Setup::over(&upstream).database_url(&url).config(config).start();
+    let (one, two) = tokio::join!(start(), start());
+    (upstream, [one, two])
+}
+
+fn streamed() -> Value {
+    let mut request = body("x");
+    request["stream"] = json!(true);
+    request
+}
+
+fn raw(events: &[Event]) -> Vec<u8> {
+    events.iter().flat_map(|event| event.raw.to_vec()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_events_are_read_on_any_replica_while_they_come() {
+    let (upstream, [one, two]) = two_replicas("").await;
+    let (script, gate) = Script::answer("word ".repeat(100)).deltas(100).gated_after(4);
+    upstream.script(script);
+    let mut creator = one.client.stream(streamed()).await;
+    let first = creator.next().await.unwrap();
+    let id = first.response_id();
+    let mut reader = two.client.follow(&format!("{}?stream=true&starting_after=0", path(&id))).await;
+    assert_eq!(reader.next().await.unwrap().name, "response.in_progress");
+    gate.open();
+    let (of_creator, of_reader) = tokio::join!(creator.rest(), reader.rest());
+    assert_eq!(raw(&of_creator[1..]), raw(&of_reader));
+    assert_eq!(of_reader.last().unwrap().name, "response.completed");
+    for replica in [&one, &two] {
+        assert_eq!(replica.client.get(&path(&id)).await.ok()["status"], "completed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_is_cancelled_and_deleted_from_any_replica() {
+    let (upstream, [one, two]) = two_replicas("").await;
+    upstream.always(Script::answer("a b c d").hang_after(6));
+    let id = queue(&one, &body("x")).await;
+    in_progress(&two.client, &id).await;
+    let cancelled = cancel(&two.client, &id).await.ok();
+    assert_eq!(cancelled["status"], "cancelled");
+    assert_eq!(one.client.get(&path(&id)).await.ok(), cancelled);
+    upstream.wait_until(|upstream| upstream.aborted() == 1).await;
+
+    let mut events = one.client.stream(streamed()).await;
+    let id = events.next().await.unwrap().response_id();
+    let mut reader = two.client.follow(&format!("{}?stream=true", path(&id))).await;
+    two.client.delete(&path(&id)).await.ok();
+    for events in [&mut events, &mut reader] {
+        let last = events.rest().await.pop().unwrap();
+        assert_eq!(last.json()["response"]["status"], "cancelled");
+    }
+    for replica in [&one, &two] {
+        assert_eq!(replica.client.get(&path(&id)).await.refusal(), (404, None, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_hands_its_turns_over_at_once() {
+    let config = "background.lease = \"1200ms\"\ntimeouts.shutdown = \"100ms\"\nbackground.max_running = 1";
+    let (upstream, [one, two]) = two_replicas(config).await;
+    let (script, gate) = Script::answer("a b c d").gated();
+    upstream.script(script);
+    let running = queue(&one, &body("running")).await;
+    gate.arrived(1).await;
+    let queued = queue(&one, &body("queued")).await;
+    one.stop().await;
+    for id in [&running, &queued] {
+        assert_eq!(ended(&two.client, id).await["status"], "completed");
+    }
+    assert_eq!(two.client.metric("antiphon_background_taken_over_total").await, 2);
+    let rows = two.logged(2).await;
+    assert!(rows.iter().all(|row| &*row.outcome == "completed"), "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_continuation_on_another_replica_waits_for_its_parent() {
+    let (upstream, [one, two]) = two_replicas("").await;
+    let (script, gate) = Script::answer("first").gated();
+    upstream.script(script);
+    let id = queue(&one, &body("x")).await;
+    let on = json!({"model": "sim", "input": "on", "previous_response_id": id});
+    assert_eq!(two.client.create(&on).await.refusal().0, 409);
+    let (continued, ()) = tokio::join!(two.client.create(&on), async { gate.open() });
+    continued.ok();
+}

@@ -1,0 +1,436 @@
+//! Background turns: who runs them, and the log of their events.
+//!
+//! A running turn has a lease: its owner, and an epoch that grows with each owner. Every write of a running turn is conditional
+//! on its epoch, so that an owner that has lost the lease changes nothing any more.
+
+mod statements;
+
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+#[cfg(test)]
+pub(crate) use self::statements::STATEMENTS;
+pub(crate) use self::statements::{end, log_events};
+
+use self::statements::{
+    BEGIN, CLAIM, EVENTS, HIDE, LIST_ABANDONED, LIST_CANCELLED, LOAD, PURGE_EVENTS, PURGE_TURNS, QUEUE,
+    RELEASE, RENEW, REQUEST, REQUEST_CANCEL, SET_UPSTREAM, TURN_COLUMNS, of_lease, row,
+};
+use crate::sql::{
+    Columns, Database, Kind, Query, Statement, bytes, id, number, optional_bytes, optional_text, text,
+};
+use crate::{Json, LogRow, Record, Settlement, Status, StoreError, Timestamp};
+
+/// How many chunks of events are read at once.
+const EVENT_CHUNKS: i64 = 32;
+
+/// What the client of a background turn is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackgroundStatus {
+    Queued,
+    InProgress,
+    Ended(Status),
+}
+
+/// Names the owner of a background turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnLease {
+    pub project: ProjectId,
+    pub id: ResponseId,
+    pub owner: Uuid,
+    pub epoch: u64,
+}
+
+/// A background turn to be queued, with epoch 1.
+#[derive(Debug, Clone)]
+pub struct NewBackgroundTurn {
+    pub lease: TurnLease,
+    pub lease_until: Timestamp,
+    /// Whether its events are logged.
+    pub is_streamed: bool,
+    /// Whether its response is stored at the end, as opposed to kept for a while.
+    pub is_stored: bool,
+    pub key: Option<String>,
+    pub created_at: Timestamp,
+    pub deadline: Timestamp,
+    pub request: BackgroundRequest,
+    /// The response as its client gets it now.
+    pub response: Json,
+    /// The first event of its log.
+    pub event: Option<EventChunk>,
+}
+
+/// What a background turn is run from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackgroundRequest {
+    pub body: Json,
+    /// The headers that an upstream gets, a JSON array of pairs.
+    pub headers: String,
+    /// The input items, if references among them were replaced.
+    pub input: Option<Json>,
+}
+
+/// A background turn as it is stored, without its request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackgroundTurn {
+    pub lease: TurnLease,
+    pub lease_until: Timestamp,
+    pub status: BackgroundStatus,
+    pub is_streamed: bool,
+    pub is_stored: bool,
+    pub key: Option<String>,
+    pub created_at: Timestamp,
+    pub deadline: Timestamp,
+    /// The response as it was queued; at the end the finished one, or empty if that is stored.
+    pub response: Json,
+    /// How often it was begun.
+    pub attempts: u32,
+    pub is_cancel_requested: bool,
+    /// The number of the last event in its log.
+    pub last_sequence: Option<u64>,
+    /// Where the upstream itself runs the turn in the background.
+    pub upstream: Option<UpstreamTurn>,
+    pub ended_at: Option<Timestamp>,
+    /// Until when an ended turn and its log are kept.
+    pub kept_until: Option<Timestamp>,
+}
+
+/// A turn that an upstream runs in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTurn {
+    /// The account's name.
+    pub account: String,
+    /// The upstream's own id of the response.
+    pub id: String,
+}
+
+/// Neighbouring events of a log, as server-sent events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventChunk {
+    /// The number of the first event.
+    pub first: u64,
+    /// The number of the last event.
+    pub last: u64,
+    pub bytes: Json,
+}
+
+/// Which background turns may be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimable {
+    /// Those whose lease has expired.
+    Expired,
+    /// Those of every other owner: nobody else uses the store, or the owner does not do what it is asked to.
+    NotOwn,
+}
+
+/// The end of a background turn.
+#[derive(Debug, Clone)]
+pub struct BackgroundEnd {
+    pub lease: TurnLease,
+    pub at: Timestamp,
+    pub status: Status,
+    pub kept_until: Timestamp,
+    /// The last events of the log.
+    pub events: Option<EventChunk>,
+    pub result: BackgroundResult,
+}
+
+/// What becomes durable with the end of a background turn.
+#[derive(Debug, Clone)]
+pub enum BackgroundResult {
+    Stored(Box<Record>),
+    /// The response is kept for a while, and can't be continued.
+    Kept {
+        response: Json,
+        log: Box<LogRow>,
+        settlement: Option<Settlement>,
+    },
+}
+
+/// Background turns.
+///
+/// # Errors
+/// Methods that load or list fail with a [read error](StoreError#read-errors), the others with a
+/// [write error](StoreError#write-errors). Writes under a [`TurnLease`] return `false` if it has been lost, or the turn has ended.
+#[async_trait]
+pub trait Background: Send + Sync {
+    /// `false` if the project has `max_queued` queued turns already.
+    async fn queue_background(&self, turn: NewBackgroundTurn, max_queued: u64) -> Result<bool, StoreError>;
+
+    async fn load_background(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+    ) -> Result<Option<BackgroundTurn>, StoreError>;
+
+    /// `None` once the turn has ended.
+    async fn load_background_request(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+    ) -> Result<Option<BackgroundRequest>, StoreError>;
+
+    /// Sets the turn in progress, and counts an attempt.
+    async fn begin_background(&self, lease: &TurnLease) -> Result<bool, StoreError>;
+
+    /// Renews the leases of all turns of this owner.
+    async fn renew_leases(&self, owner: Uuid, until: Timestamp) -> Result<(), StoreError>;
+
+    /// Lets everybody claim the turn at once.
+    async fn release_lease(&self, lease: &TurnLease) -> Result<bool, StoreError>;
+
+    /// Turns that this owner may claim.
+    async fn list_claimable(
+        &self,
+        owner: Uuid,
+        which: Claimable,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<Vec<TurnLease>, StoreError>;
+
+    /// Takes a turn from its owner. `None` if somebody else was faster, or the turn is not claimable any more.
+    async fn claim_background(
+        &self,
+        from: &TurnLease,
+        owner: Uuid,
+        which: Claimable,
+        term: (Timestamp, Timestamp),
+    ) -> Result<Option<TurnLease>, StoreError>;
+
+    /// Appends to the log. Does no harm if it is repeated.
+    async fn append_events(&self, lease: &TurnLease, events: EventChunk) -> Result<bool, StoreError>;
+
+    /// The next chunks that contain events after this number, or from the first one on. Not all of them, if there are many.
+    async fn list_events(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        after: Option<u64>,
+    ) -> Result<Vec<EventChunk>, StoreError>;
+
+    /// Notes where the upstream runs the turn.
+    async fn set_upstream_turn(&self, lease: &TurnLease, upstream: UpstreamTurn) -> Result<bool, StoreError>;
+
+    /// Asks the owner to cancel the turn. `false` if it has ended.
+    async fn request_cancel(&self, project: &ProjectId, id: ResponseId) -> Result<bool, StoreError>;
+
+    /// The turns that this owner is asked to cancel.
+    async fn list_cancel_requested(&self, owner: Uuid) -> Result<Vec<ResponseId>, StoreError>;
+
+    /// Ends a turn, in one transaction with its result.
+    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError>;
+
+    /// Hides a turn that has ended at once: it is no longer kept, but readers can still read its log to the end.
+    async fn hide_background(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Removes up to `max_rows` ended turns that are no longer kept, with their logs. `false` if there were none.
+    async fn purge_background(&self, now: Timestamp, max_rows: u32) -> Result<bool, StoreError>;
+}
+
+#[async_trait]
+impl<D: Database> Background for D {
+    async fn queue_background(&self, turn: NewBackgroundTurn, max_queued: u64) -> Result<bool, StoreError> {
+        let TurnLease { project, id: response, owner, .. } = turn.lease.clone();
+        let last = turn.event.as_ref().map_or(-1, |event| sequence(event.last));
+        let arguments = vec![
+            id(response.uuid()),
+            text(project.as_str()),
+            number(i64::from(turn.is_streamed)),
+            number(i64::from(turn.is_stored)),
+            optional_text(turn.key),
+            number(turn.created_at.unix_ms()),
+            number(turn.deadline.unix_ms()),
+            bytes(turn.request.body.into()),
+            text(turn.request.headers),
+            optional_bytes(turn.request.input.map(Into::into)),
+            bytes(turn.response.into()),
+            id(owner),
+            number(turn.lease_until.unix_ms()),
+            number(last),
+            number(sequence(max_queued)),
+        ];
+        let mut queue = Statement::new(QUEUE, arguments);
+        if let Some(event) = &turn.event {
+            queue = queue.then(log_events(&turn.lease, event));
+        }
+        self.group().execute(queue).await
+    }
+
+    async fn load_background(
+        &self,
+        project: &ProjectId,
+        response: ResponseId,
+    ) -> Result<Option<BackgroundTurn>, StoreError> {
+        let arguments = vec![id(response.uuid()), text(project.as_str())];
+        let rows = self.query(Query { text: LOAD, arguments, columns: &TURN_COLUMNS }).await?;
+        rows.into_iter().next().map(|columns| row(project, response, columns)).transpose()
+    }
+
+    async fn load_background_request(
+        &self,
+        project: &ProjectId,
+        response: ResponseId,
+    ) -> Result<Option<BackgroundRequest>, StoreError> {
+        let arguments = vec![id(response.uuid()), text(project.as_str())];
+        let columns = &[Kind::Bytes, Kind::Text, Kind::Bytes];
+        let rows = self.query(Query { text: REQUEST, arguments, columns }).await?;
+        let request = |mut row: Columns| {
+            let body = row.optional_bytes().unwrap_or_default().into();
+            let headers = row.text()?;
+            Ok(BackgroundRequest { body, headers, input: row.optional_bytes().map(Into::into) })
+        };
+        rows.into_iter().next().map(request).transpose()
+    }
+
+    async fn begin_background(&self, lease: &TurnLease) -> Result<bool, StoreError> {
+        self.group().execute(Statement::new(BEGIN, of_lease(lease))).await
+    }
+
+    async fn renew_leases(&self, owner: Uuid, until: Timestamp) -> Result<(), StoreError> {
+        let arguments = vec![number(until.unix_ms()), id(owner)];
+        self.group().execute(Statement::new(RENEW, arguments)).await.map(|_| ())
+    }
+
+    async fn release_lease(&self, lease: &TurnLease) -> Result<bool, StoreError> {
+        self.group().execute(Statement::new(RELEASE, of_lease(lease))).await
+    }
+
+    async fn list_claimable(
+        &self,
+        owner: Uuid,
+        which: Claimable,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<Vec<TurnLease>, StoreError> {
+        let arguments =
+            vec![number(now.unix_ms()), number(which.flag()), id(owner), number(i64::from(max_rows))];
+        let columns = &[Kind::Text, Kind::Id, Kind::Id, Kind::Number];
+        let rows = self.query(Query { text: LIST_ABANDONED, arguments, columns }).await?;
+        let lease = |mut row: Columns| {
+            Ok(TurnLease {
+                project: ProjectId::new(&row.text()?),
+                id: ResponseId::from_uuid(row.id()?),
+                owner: row.id()?,
+                epoch: row.integer()?,
+            })
+        };
+        rows.into_iter().map(lease).collect()
+    }
+
+    async fn claim_background(
+        &self,
+        from: &TurnLease,
+        owner: Uuid,
+        which: Claimable,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<Option<TurnLease>, StoreError> {
+        let mut arguments = vec![id(owner), number(until.unix_ms())];
+        arguments.extend(of_lease(from));
+        arguments.extend([number(now.unix_ms()), number(which.flag())]);
+        let is_claimed = self.group().execute(Statement::new(CLAIM, arguments)).await?;
+        Ok(is_claimed.then(|| TurnLease { owner, epoch: from.epoch + 1, ..from.clone() }))
+    }
+
+    async fn append_events(&self, lease: &TurnLease, events: EventChunk) -> Result<bool, StoreError> {
+        let mut arguments = vec![number(sequence(events.last))];
+        arguments.extend(of_lease(lease));
+        let append = Statement::new(statements::APPEND, arguments).then(log_events(lease, &events));
+        self.group().execute(append).await
+    }
+
+    async fn list_events(
+        &self,
+        project: &ProjectId,
+        response: ResponseId,
+        after: Option<u64>,
+    ) -> Result<Vec<EventChunk>, StoreError> {
+        let arguments = vec![
+            id(response.uuid()),
+            text(project.as_str()),
+            number(after.map_or(-1, sequence)),
+            number(EVENT_CHUNKS),
+        ];
+        let columns = &[Kind::Number, Kind::Number, Kind::Bytes];
+        let rows = self.query(Query { text: EVENTS, arguments, columns }).await?;
+        let chunk = |mut row: Columns| {
+            let (first, last) = (row.integer()?, row.integer()?);
+            Ok(EventChunk { first, last, bytes: row.optional_bytes().unwrap_or_default().into() })
+        };
+        rows.into_iter().map(chunk).collect()
+    }
+
+    async fn set_upstream_turn(&self, lease: &TurnLease, upstream: UpstreamTurn) -> Result<bool, StoreError> {
+        let mut arguments = vec![text(upstream.account), text(upstream.id)];
+        arguments.extend(of_lease(lease));
+        self.group().execute(Statement::new(SET_UPSTREAM, arguments)).await
+    }
+
+    async fn request_cancel(&self, project: &ProjectId, response: ResponseId) -> Result<bool, StoreError> {
+        let arguments = vec![id(response.uuid()), text(project.as_str())];
+        self.group().execute(Statement::new(REQUEST_CANCEL, arguments)).await
+    }
+
+    async fn list_cancel_requested(&self, owner: Uuid) -> Result<Vec<ResponseId>, StoreError> {
+        let query = Query { text: LIST_CANCELLED, arguments: vec![id(owner)], columns: &[Kind::Id] };
+        let rows = self.query(query).await?;
+        rows.into_iter().map(|mut row| row.id().map(ResponseId::from_uuid)).collect()
+    }
+
+    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
+        self.group().end_background(end).await
+    }
+
+    async fn hide_background(
+        &self,
+        project: &ProjectId,
+        response: ResponseId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let arguments = vec![number(now.unix_ms()), id(response.uuid()), text(project.as_str())];
+        self.group().execute(Statement::new(HIDE, arguments)).await
+    }
+
+    async fn purge_background(&self, now: Timestamp, max_rows: u32) -> Result<bool, StoreError> {
+        let arguments = vec![number(now.unix_ms()), number(i64::from(max_rows))];
+        // Both choose the same turns: which are no longer kept depends on the time alone.
+        let purge = [PURGE_EVENTS, PURGE_TURNS].map(|text| Statement::new(text, arguments.clone()));
+        self.group().execute_all(purge.into()).await
+    }
+}
+
+fn sequence(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+// === impl Claimable ===
+
+impl Claimable {
+    fn flag(self) -> i64 {
+        i64::from(self == Self::NotOwn)
+    }
+}
+
+// === impl BackgroundEnd ===
+
+impl BackgroundEnd {
+    /// The turn's row in the request log.
+    pub(crate) fn log(&self) -> &LogRow {
+        match &self.result {
+            BackgroundResult::Stored(record) => &record.log,
+            BackgroundResult::Kept { log, .. } => log,
+        }
+    }
+
+    pub(crate) fn settlement(&self) -> Option<&Settlement> {
+        match &self.result {
+            BackgroundResult::Stored(record) => record.settlement.as_ref(),
+            BackgroundResult::Kept { settlement, .. } => settlement.as_ref(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The statements on background turns, and what their rows hold.
+
+use antiphon_protocol::id::{ProjectId, ResponseId};
+
+use super::{
+    BackgroundEnd, BackgroundResult, BackgroundStatus, BackgroundTurn, EventChunk, TurnLease, UpstreamTurn,
+    sequence,
+};
+use crate::assemble::{status_code, status_of};
+use crate::sql::{Argument, Columns, Kind, Statement, bytes, id, number, text};
+use crate::{StoreError, Timestamp};
+
+/// The codes of a status that is no end.
+const QUEUED: i64 = 4;
+const IN_PROGRESS: i64 = 5;
+
+pub(super) const QUEUE: &str = "INSERT INTO background_turns (id, project, status, streamed, stored, key_id, created_at, \
+     deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence) \
+     SELECT $1, $2, 4, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, 0, 0, $14 \
+     WHERE (SELECT count(*) FROM background_turns WHERE project = $2 AND status = 4) < $15";
+
+pub(super) const LOAD: &str = "SELECT status, streamed, stored, key_id, created_at, deadline, response, owner, epoch, \
+     lease_until, attempts, cancel_requested, last_sequence, upstream_account, upstream_id, ended_at, kept_until \
+     FROM background_turns WHERE id = $1 AND project = $2";
+
+/// The columns of [`LOAD`].
+pub(super) const TURN_COLUMNS: [Kind; 17] = [
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Text,
+    Kind::Number,
+    Kind::Number,
+    Kind::Bytes,
+    Kind::Id,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
+    Kind::Text,
+    Kind::Text,
+    Kind::Number,
+    Kind::Number,
+];
+
+pub(super) const REQUEST: &str = "SELECT request, headers, input FROM background_turns \
+     WHERE id = $1 AND project = $2 AND ended_at IS NULL";
+
+pub(super) const BEGIN: &str = "UPDATE background_turns SET status = 5, attempts = attempts + 1 \
+     WHERE id = $1 AND project = $2 AND epoch = $3 AND ended_at IS NULL";
+
+pub(super) const RENEW: &str =
+    "UPDATE background_turns SET lease_until = $1 WHERE owner = $2 AND ended_at IS NULL";
+
+pub(super) const RELEASE: &str = "UPDATE background_turns SET lease_until = 0 \
+     WHERE id = $1 AND project = $2 AND epoch = $3 AND ended_at IS NULL";
+
+pub(super) const LIST_ABANDONED: &str = "SELECT project, id, owner, epoch FROM background_turns \
+     WHERE ended_at IS NULL AND (lease_until <= $1 OR ($2 = 1 AND owner <> $3)) ORDER BY lease_until, id LIMIT $4";
+
+pub(super) const CLAIM: &str = "UPDATE background_turns SET owner = $1, lease_until = $2, epoch = epoch + 1 \
+     WHERE id = $3 AND project = $4 AND epoch = $5 AND ended_at IS NULL AND (lease_until <= $6 OR $7 = 1)";
+
+pub(super) const APPEND: &str = "UPDATE background_turns SET last_sequence = $1 \
+     WHERE id = $2 AND project = $3 AND epoch = $4 AND ended_at IS NULL";
+
+const LOG: &str = "INSERT INTO background_events (id, project, first_sequence, last_sequence, bytes) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+
+pub(super) const EVENTS: &str = "SELECT first_sequence, last_sequence, bytes FROM background_events \
+     WHERE id = $1 AND project = $2 AND last_sequence > $3 ORDER BY first_sequence LIMIT $4";
+
+pub(super) const SET_UPSTREAM: &str = "UPDATE background_turns SET upstream_account = $1, upstream_id = $2 \
+     WHERE id = $3 AND project = $4 AND epoch = $5 AND ended_at IS NULL";
+
+pub(super) const REQUEST_CANCEL: &str =
+    "UPDATE background_turns SET cancel_requested = 1 WHERE id = $1 AND project = $2 AND ended_at IS NULL";
+
+pub(super) const LIST_CANCELLED: &str =
+    "SELECT id FROM background_turns WHERE owner = $1 AND cancel_requested = 1 AND ended_at IS NULL";
+
+/// The request is no longer needed.
+const END: &str = "UPDATE background_turns SET status = $1, ended_at = $2, kept_until = $3, response = $4, \
+     last_sequence = CASE WHEN $5 < 0 THEN last_sequence ELSE $5 END, request = $6, headers = '', input = NULL \
+     WHERE id = $7 AND project = $8 AND epoch = $9 AND ended_at IS NULL";
+
+pub(super) const HIDE: &str = "UPDATE background_turns SET kept_until = $1 \
+     WHERE id = $2 AND project = $3 AND ended_at IS NOT NULL AND kept_until > $1";
+
+pub(super) const PURGE_EVENTS: &str = "DELETE FROM background_events WHERE (id, project) IN \
+     (SELECT id, project FROM background_turns WHERE kept_until <= $1 ORDER BY kept_until, id LIMIT $2)";
+pub(super) const PURGE_TURNS: &str = "DELETE FROM background_turns WHERE (id, project) IN \
+     (SELECT id, project FROM background_turns WHERE kept_until <= $1 ORDER BY kept_until, id LIMIT $2)";
+
+/// For the tests of both engines.
+#[cfg(test)]
+pub(crate) const STATEMENTS: [&str; 18] = [
+    QUEUE,
+    LOAD,
+    REQUEST,
+    BEGIN,
+    RENEW,
+    RELEASE,
+    LIST_ABANDONED,
+    CLAIM,
+    APPEND,
+    LOG,
+    EVENTS,
+    SET_UPSTREAM,
+    REQUEST_CANCEL,
+    LIST_CANCELLED,
+    END,
+    HIDE,
+    PURGE_EVENTS,
+    PURGE_TURNS,
+];
+
+/// Id, project and epoch.
+pub(super) fn of_lease(lease: &TurnLease) -> Vec<Argument> {
+    vec![id(lease.id.uuid()), text(lease.project.as_str()), number(sequence(lease.epoch))]
+}
+
+/// Adds a chunk to the log, unless it is there.
+pub(crate) fn log_events(lease: &TurnLease, events: &EventChunk) -> Statement {
+    let arguments = vec![
+        id(lease.id.uuid()),
+        text(lease.project.as_str()),
+        number(sequence(events.first)),
+        number(sequence(events.last)),
+        bytes(events.bytes.to_vec()),
+    ];
+    Statement::new(LOG, arguments)
+}
+
+/// Ends a turn and adds its last events. What belongs to the end must be written only if this changes a row.
+pub(crate) fn end(end: &BackgroundEnd) -> Statement {
+    let response = match &end.result {
+        BackgroundResult::Stored(_) => Vec::new(),
+        BackgroundResult::Kept { response, .. } => response.to_vec(),
+    };
+    let mut arguments = vec![
+        number(i64::from(status_code(end.status))),
+        number(end.at.unix_ms()),
+        number(end.kept_until.unix_ms()),
+        bytes(response),
+        number(end.events.as_ref().map_or(-1, |events| sequence(events.last))),
+        bytes(Vec::new()),
+    ];
+    arguments.extend(of_lease(&end.lease));
+    let ending = Statement::new(END, arguments);
+    match &end.events {
+        Some(events) => ending.then(log_events(&end.lease, events)),
+        None => ending,
+    }
+}
+
+pub(super) fn row(
+    project: &ProjectId,
+    response: ResponseId,
+    mut row: Columns,
+) -> Result<BackgroundTurn, StoreError> {
+    let status = match row.number()? {
+        QUEUED => BackgroundStatus::Queued,
+        IN_PROGRESS => BackgroundStatus::InProgress,
+        ended => BackgroundStatus::Ended(status_of(i16::try_from(ended).unwrap_or(i16::MAX))?),
+    };
+    let (is_streamed, is_stored) = (row.number()? != 0, row.number()? != 0);
+    let key = row.optional_text();
+    let created_at = Timestamp::from_unix_ms(row.number()?);
+    let deadline = Timestamp::from_unix_ms(row.number()?);
+    let response_object = row.optional_bytes().unwrap_or_default().into();
+    let (owner, epoch) = (row.id()?, row.integer()?);
+    let lease = TurnLease { project: project.clone(), id: response, owner, epoch };
+    Ok(BackgroundTurn {
+        lease,
+        lease_until: Timestamp::from_unix_ms(row.number()?),
+        status,
+        is_streamed,
+        is_stored,
+        key,
+        created_at,
+        deadline,
+        response: response_object,
+        attempts: row.integer()?,
+        is_cancel_requested: row.number()? != 0,
+        last_sequence: u64::try_from(row.number()?).ok(),
+        upstream: match (row.optional_text(), row.optional_text()) {
+            (Some(account), Some(id)) => Some(UpstreamTurn { account, id }),
+            _ => None,
+        },
+        ended_at: row.optional_number().map(Timestamp::from_unix_ms),
+        kept_until: row.optional_number().map(Timestamp::from_unix_ms),
+    })
+}
