@@ -8,6 +8,7 @@ mod failures;
 mod metrics;
 mod probe;
 mod queue;
+mod replace;
 mod reset;
 mod select;
 mod state;
@@ -32,7 +33,7 @@ use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
 use self::state::Attempt;
 use self::sync::SyncState;
-use crate::account::{Account, AccountError, ModelList};
+use crate::account::{Account, ModelList};
 use crate::settings::{AccountSettings, RoutingSettings};
 
 /// All accounts of the configuration.
@@ -116,37 +117,6 @@ impl Pool {
         let slots = accounts.into_iter().map(Slot::new).collect();
         let inner = Inner { slots, routing, share_floor: 0.0, queue: Queue::default() };
         Self { inner: Mutex::new(inner), clock, changed: Notify::new(), doubted: Notify::new() }
-    }
-
-    /// Takes over another configuration. Turns keep the account that they hold, even if it is removed. An account keeps its
-    /// state unless its upstream or its credential has changed.
-    ///
-    /// # Errors
-    ///
-    /// [`AccountError`] if an account can't be used. Nothing is changed then.
-    pub fn replace(
-        self: &Arc<Self>,
-        accounts: Vec<AccountSettings>,
-        routing: RoutingSettings,
-    ) -> Result<(), AccountError> {
-        let fresh = accounts.into_iter().map(Account::new).collect::<Result<Vec<_>, _>>()?;
-        let mut inner = self.lock();
-        let mut old = std::mem::take(&mut inner.slots);
-        inner.slots = fresh
-            .into_iter()
-            .map(|account| {
-                let index = old.iter().position(|slot| slot.account.name == account.name);
-                match index.map(|index| old.swap_remove(index)) {
-                    Some(slot) if slot.account.settings == account.settings => slot,
-                    Some(slot) => slot.with_account(account),
-                    None => Slot::new(account),
-                }
-            })
-            .collect();
-        inner.routing = routing;
-        drop(inner);
-        self.dispatch();
-        Ok(())
     }
 
     /// An account for a turn. Turns wait, first come first served, while the accounts that could serve them are busy or soon
@@ -428,11 +398,6 @@ impl Slot {
     }
 
     /// Running turns hold the old account, so they are not counted here.
-    fn with_account(self, account: Account) -> Self {
-        let state = self.state.after_reconfiguration(self.account.identity == account.identity);
-        Self { account: Arc::new(account), state, sync: self.sync.forgetting_last_seen(), ..self }
-    }
-
     fn has_room(&self) -> bool {
         self.account.settings.max_in_flight.is_none_or(|max| self.state.in_flight < max)
     }
