@@ -24,9 +24,10 @@ pub(crate) struct Limited {
     pub(crate) key: String,
 }
 
+/// The clock stands still, so that no window ends during a test.
 pub(crate) async fn limited(limits: Value) -> Limited {
     let upstream = simulator().await;
-    let setup = Setup::over(&upstream);
+    let setup = Setup::over(&upstream).clock(&half_past());
     limited_over(upstream, setup, limits).await
 }
 
