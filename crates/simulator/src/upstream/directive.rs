@@ -84,6 +84,9 @@ fn newest_user_text(items: &[Box<RawValue>]) -> String {
 fn call(request: &TurnRequest, arguments: Option<&str>) -> Said {
     let tools: Vec<Value> = request.get("tools").unwrap_or_default();
     let functions: Vec<&Value> = tools.iter().filter(|tool| tool["type"] == "function").collect();
+    // The tools of a chat hold their function as a member.
+    let functions: Vec<&Value> =
+        functions.into_iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
     let known = functions.iter().find(|tool| tool["name"] == "exec_command");
     let Some(tool) = known.or_else(|| functions.first()) else {
         return Said::Text(String::from("No function tool is offered."));

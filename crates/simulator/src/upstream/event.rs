@@ -134,7 +134,7 @@ impl ItemEvents<'_> {
 }
 
 /// Splits text into at most `count` pieces of nearly equal length, none of them empty.
-fn split(text: &str, count: usize) -> Vec<&str> {
+pub(super) fn split(text: &str, count: usize) -> Vec<&str> {
     let letters = text.chars().count();
     let count = count.clamp(1, letters.max(1));
     let mut pieces = Vec::with_capacity(count);

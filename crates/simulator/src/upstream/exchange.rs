@@ -1,6 +1,7 @@
 //! One request and its reply.
 
 use super::body::{Cut, ReplyBody};
+use super::chat;
 use super::clock::unix_seconds;
 use super::compaction;
 use super::delivery;
@@ -85,7 +86,8 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
         let path = parts.uri.path().trim_end_matches('/');
-        if let Some(endpoint) = Endpoint::of(path).filter(|_| parts.method == Method::POST) {
+        let endpoint = Endpoint::of(path).filter(|_| parts.method == Method::POST);
+        if let Some(endpoint) = endpoint.filter(|of| of.has_items() || self.options.other_endpoints) {
             return self.answer_turn(endpoint, parts, body).await;
         }
         let is_models = parts.method == Method::GET && path.ends_with("/models");
@@ -147,7 +149,7 @@ impl Shared {
         let mut items = recent.map_or_else(|| self.history(&request), |items| Ok(items.clone()))?;
         let kept = items.len();
         items.extend(input.iter().cloned());
-        if self.options.strict {
+        if self.options.strict && request.endpoint.has_items() {
             let recent = ids(recent);
             let knows = |id: &str| recent.contains(id) || self.memory.knows_item(id);
             strict::check_items(&items, kept, &self.options.boundary, knows)?;
@@ -199,6 +201,10 @@ impl Shared {
                     let body = compaction::count(&items, &script);
                     self.json(StatusCode::OK, body.into(), Some(turn))
                 }
+                Endpoint::Chat => self.complete_chat(&request, &script, turn),
+                Endpoint::Embeddings => {
+                    self.deliver(&chat::embeddings(&request, &script).into(), &script, turn)
+                }
             },
         };
         Headers::overwrite(&mut response, &script.headers);
@@ -220,13 +226,26 @@ impl Shared {
         if request.wants_stream() {
             return self.stream(self.events(&reply, script, Framing::Sse), script, turn);
         }
-        let body = Bytes::from(reply.collected());
-        let steps = delivery::collected(&body, &script.delivery);
-        self.respond(
-            StatusCode::OK,
-            "application/json",
-            ReplyBody::new(steps, Some(body.len() as u64), Some(turn)),
-        )
+        self.deliver(&reply.collected().into(), script, turn)
+    }
+
+    fn complete_chat(&self, request: &TurnRequest, script: &Script, turn: InFlight) -> Response<ReplyBody> {
+        let created_at = unix_seconds();
+        let family = self.mint.family(created_at);
+        let (id, call_id) = (family.id("chatcmpl"), family.call_id());
+        let completion = chat::Completion { request, script, id, created_at, call_id };
+        if request.wants_stream() {
+            let deltas = script.deltas.unwrap_or(self.options.text_deltas);
+            return self.stream(completion.events(deltas), script, turn);
+        }
+        self.deliver(&completion.collected().into(), script, turn)
+    }
+
+    /// A collected reply, as scripted.
+    fn deliver(&self, body: &Bytes, script: &Script, turn: InFlight) -> Response<ReplyBody> {
+        let steps = delivery::collected(body, &script.delivery);
+        let body = ReplyBody::new(steps, Some(body.len() as u64), Some(turn));
+        self.respond(StatusCode::OK, "application/json", body)
     }
 
     pub(super) fn reply<'r>(&self, request: &'r TurnRequest, script: &Script) -> Reply<'r> {
@@ -285,7 +304,12 @@ impl Shared {
             let model = Object::new().value("id", id).value("object", "model");
             model.value("created", &1_741_391_161_u64).value("owned_by", "system").finish()
         });
-        Object::new().value("object", "list").raw("data", &array(models)).finish()
+        let list = Object::new().value("object", "list").raw("data", &array(models));
+        match &self.options.codex_models {
+            entries if entries.is_empty() => list,
+            entries => list.raw("models", &array(entries.iter().cloned())),
+        }
+        .finish()
     }
 
     pub(super) fn refuse(&self, refusal: &Refusal, turn: Option<InFlight>) -> Response<ReplyBody> {

@@ -33,7 +33,7 @@ impl Glance {
     }
 
     pub(super) fn is_tool_output(&self) -> bool {
-        self.kind().ends_with("_call_output")
+        self.kind().ends_with("_call_output") || self.role.as_deref() == Some("tool")
     }
 
     pub(super) fn text(&self) -> String {

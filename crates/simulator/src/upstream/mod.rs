@@ -17,6 +17,8 @@
 //! | `CUT{n}` | cuts the connection after n events |
 //! | `CLOSE{n,code}` | closes the socket after n events with a close frame |
 //!
+//! Chat completions and embeddings take the same scripts and words: texts and calls become the message of a completion.
+//!
 //! The same scripts and words work over a socket (a GET of …/responses with an upgrade). Its turns use the same queue and
 //! are recorded among the same requests, with these differences: an HTTP reply becomes an error event with its status and
 //! headers; a cut or dropped connection is a TCP reset; a stream without a terminal event ends with close code 1000; each
@@ -24,6 +26,7 @@
 //! response of each lane can be continued on its socket, stored or not, even if the simulator stores nothing.
 
 mod body;
+mod chat;
 mod clock;
 mod compaction;
 mod delivery;
@@ -139,8 +142,8 @@ impl Simulator {
         self.shared.closing.send_replace(Some(close));
     }
 
-    /// The newest 1,000 turns (POST …/responses, …/responses/compact and …/responses/input_tokens, and the turns of
-    /// sockets), including rejected ones, oldest first.
+    /// The newest 1,000 turns (POST …/responses, …/responses/compact, …/responses/input_tokens, …/chat/completions and
+    /// …/embeddings, and the turns of sockets), including rejected ones, oldest first.
     pub fn requests(&self) -> Vec<Received> {
         self.shared.ledger.turns()
     }

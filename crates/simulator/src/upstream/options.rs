@@ -15,8 +15,12 @@ pub struct Options {
     pub boundary: String,
     /// What `GET …/models` lists.
     pub models: Vec<String>,
+    /// What it says of models to Codex: the JSON objects in `models` beside the list. Empty: there is no `models`.
+    pub codex_models: Vec<String>,
     /// Replies 404 `model_not_found` for models that are not listed.
     pub listed_models_only: bool,
+    /// Whether it has `…/chat/completions` and `…/embeddings`.
+    pub other_endpoints: bool,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
     pub no_encrypted_models: Vec<String>,
     /// The text of a reply without a script.
@@ -41,7 +45,9 @@ impl Default for Options {
             strict: true,
             boundary: String::from("simulator"),
             models: ["gpt-5.4", "gpt-4.1-mini", "sim"].map(String::from).to_vec(),
+            codex_models: Vec::new(),
             listed_models_only: false,
+            other_endpoints: true,
             no_encrypted_models: Vec::new(),
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,

@@ -18,11 +18,25 @@ pub(super) enum Endpoint {
     InputTokens,
     /// `response.create` on a socket
     Socket,
+    /// `…/chat/completions`
+    Chat,
+    /// `…/embeddings`
+    Embeddings,
 }
 
 impl Endpoint {
+    /// Whether it belongs to the Responses API.
+    pub(super) fn has_items(self) -> bool {
+        !matches!(self, Self::Chat | Self::Embeddings)
+    }
+
     /// The endpoint of a POST; trailing slashes are ignored.
     pub(super) fn of(path: &str) -> Option<Self> {
+        match path {
+            path if path.ends_with("/chat/completions") => return Some(Self::Chat),
+            path if path.ends_with("/embeddings") => return Some(Self::Embeddings),
+            _ => {}
+        }
         match path.rsplit_once("/responses")?.1 {
             "" => Some(Self::Create),
             "/compact" => Some(Self::Compact),
@@ -85,8 +99,11 @@ impl TurnRequest {
         include.iter().any(|wish| wish == "reasoning.encrypted_content")
     }
 
-    /// The items of `input`; a string becomes the one user message that it stands for.
+    /// The items of `input`, or the messages of a chat; a string becomes the one user message that it stands for.
     pub(super) fn input_items(&self) -> Items {
+        if !self.endpoint.has_items() {
+            return self.get("messages").unwrap_or_default();
+        }
         if let Some(text) = self.get::<String>("input") {
             let content = serde_json::json!([{"type": "input_text", "text": text}]);
             let message = serde_json::json!({"type": "message", "role": "user", "content": content});

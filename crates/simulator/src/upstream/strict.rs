@@ -1,5 +1,6 @@
 //! The errors of the real API, with its messages.
 
+use super::chat;
 use super::glance::Glance;
 use super::options::Options;
 use super::refusal::Refusal;
@@ -45,6 +46,7 @@ pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<
         Endpoint::Socket => (|_| true, &["model", "input"]),
         Endpoint::Compact => (|field| OF_COMPACT.contains(&field), &["model"]),
         Endpoint::InputTokens => (|field| OF_INPUT_TOKENS.contains(&field), &[]),
+        Endpoint::Chat | Endpoint::Embeddings => return chat::check(request, options),
     };
     if let Some(field) = request.names().find(|field| !is_known(field)) {
         return Err(Refusal::invalid(format!("Unknown parameter: '{field}'."))
@@ -58,18 +60,23 @@ pub(super) fn check_request(request: &TurnRequest, options: &Options) -> Result<
         value.is_string() || value.is_array()
     })?;
     check_type(request, "previous_response_id", "a string", Value::is_string)?;
-    let model = request.model();
-    if options.listed_models_only && !options.models.contains(&model) {
-        let message = format!("The model '{model}' does not exist or you do not have access to it.");
-        return Err(Refusal::invalid(message).status(404).param("model").code("model_not_found"));
-    }
-    if request.wants_encrypted_content() && options.no_encrypted_models.contains(&model) {
+    check_model(request, options)?;
+    if request.wants_encrypted_content() && options.no_encrypted_models.contains(&request.model()) {
         let message = String::from("Encrypted content is not supported with this model.");
         return Err(Refusal::invalid(message).param("include"));
     }
     if let Some(conversation) = request.get::<Value>("conversation") {
         let id = conversation.as_str().or_else(|| conversation["id"].as_str()).unwrap_or_default();
         return Err(Refusal::invalid(format!("Conversation with id '{id}' not found.")).status(404));
+    }
+    Ok(())
+}
+
+pub(super) fn check_model(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
+    let model = request.model();
+    if options.listed_models_only && !options.models.contains(&model) {
+        let message = format!("The model '{model}' does not exist or you do not have access to it.");
+        return Err(Refusal::invalid(message).status(404).param("model").code("model_not_found"));
     }
     Ok(())
 }
@@ -179,7 +186,7 @@ fn check_pairs(glances: &[Glance], call: &str, name: &str) -> Result<(), Refusal
     }
 }
 
-fn missing(field: &str) -> Refusal {
+pub(super) fn missing(field: &str) -> Refusal {
     Refusal::invalid(format!("Missing required parameter: '{field}'."))
         .param(field)
         .code("missing_required_parameter")

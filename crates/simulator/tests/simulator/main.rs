@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod chat;
 mod compaction;
 mod directive;
 mod lifecycle;

@@ -133,7 +133,12 @@ pub(crate) async fn post(simulator: &Simulator, body: &Value) -> Reply {
 
 /// POST to an endpoint below `…/responses`.
 pub(crate) async fn post_below(simulator: &Simulator, endpoint: &str, body: &Value) -> Reply {
-    let uri = format!("{}/responses/{endpoint}", simulator.url());
+    post_to(simulator, &format!("/responses/{endpoint}"), body).await
+}
+
+/// POST to a path below the base URL.
+pub(crate) async fn post_to(simulator: &Simulator, path: &str, body: &Value) -> Reply {
+    let uri = format!("{}{path}", simulator.url());
     let request = Request::builder().method(Method::POST).uri(uri);
     let request = request.body(Full::from(body.to_string())).unwrap();
     read(client().request(request).await.unwrap()).await

@@ -1,0 +1,298 @@
+//! The endpoints beside the Responses API: chat completions and embeddings.
+
+use super::event::split;
+use super::json::{Object, array, to_json};
+use super::options::Options;
+use super::refusal::Refusal;
+use super::request::{Endpoint, TurnRequest};
+use super::script::{Ending, Output, Script};
+use super::strict::{check_model, missing};
+use bytes::Bytes;
+use serde_json::Value;
+
+const OF_CHAT: [&str; 36] = [
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "metadata",
+    "modalities",
+    "model",
+    "moderation",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "user",
+    "verbosity",
+];
+const OF_EMBEDDINGS: [&str; 5] = ["dimensions", "encoding_format", "input", "model", "user"];
+const ROLES: [&str; 6] = ["assistant", "developer", "function", "system", "tool", "user"];
+const DIMENSIONS: usize = 8;
+
+/// Checks a request as the real API does.
+pub(super) fn check(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
+    let known: &[&str] = if request.endpoint == Endpoint::Chat { &OF_CHAT } else { &OF_EMBEDDINGS };
+    if let Some(field) = request.names().find(|field| !known.contains(field)) {
+        return Err(Refusal::invalid(format!("Unrecognized request argument supplied: {field}")));
+    }
+    let needed = if request.endpoint == Endpoint::Chat { "messages" } else { "input" };
+    if let Some(field) = ["model", needed].into_iter().find(|field| request.raw(field).is_none()) {
+        return Err(missing(field));
+    }
+    check_model(request, options)?;
+    if request.endpoint == Endpoint::Chat { check_chat(request) } else { check_embeddings(request) }
+}
+
+fn check_chat(request: &TurnRequest) -> Result<(), Refusal> {
+    let messages: Vec<Value> = request.get("messages").unwrap_or_default();
+    if messages.is_empty() {
+        let message = "Invalid 'messages': empty array. Expected an array with minimum length 1.";
+        return Err(Refusal::invalid(message.to_owned()).param("messages").code("empty_array"));
+    }
+    for (index, message) in messages.iter().enumerate() {
+        let role = message["role"].as_str().unwrap_or_default();
+        if !ROLES.contains(&role) {
+            let message = format!("Invalid value: '{role}'.");
+            return Err(Refusal::invalid(message)
+                .param(format!("messages[{index}].role"))
+                .code("invalid_value"));
+        }
+        if role == "tool" && !message["tool_call_id"].is_string() {
+            return Err(missing(&format!("messages[{index}].tool_call_id")));
+        }
+    }
+    if request.raw("stream_options").is_some() && !request.wants_stream() {
+        let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
+        return Err(Refusal::invalid(message.to_owned()).param("stream_options"));
+    }
+    Ok(())
+}
+
+fn check_embeddings(request: &TurnRequest) -> Result<(), Refusal> {
+    let input: Value = request.get("input").unwrap_or_default();
+    let is_filled = input.as_str().is_some_and(|text| !text.is_empty())
+        || input.as_array().is_some_and(|all| {
+            !all.is_empty() && all.iter().all(|one| one.is_string() || one.is_number() || one.is_array())
+        });
+    if !is_filled {
+        return Err(Refusal::invalid("'$.input' is invalid.".to_owned()));
+    }
+    let format: Option<Value> = request.get("encoding_format");
+    if format.is_some_and(|format| format != "float" && format != "base64") {
+        let message = "Invalid value for 'encoding_format'. Supported values are: 'float' and 'base64'.";
+        return Err(Refusal::invalid(message.to_owned()).param("encoding_format"));
+    }
+    Ok(())
+}
+
+/// A chat completion.
+pub(super) struct Completion<'r> {
+    pub(super) request: &'r TurnRequest,
+    pub(super) script: &'r Script,
+    pub(super) id: String,
+    pub(super) created_at: u64,
+    /// For a call that the script names no id for.
+    pub(super) call_id: String,
+}
+
+impl Completion<'_> {
+    pub(super) fn collected(&self) -> String {
+        let calls = self.calls();
+        let message = Object::new().value("role", "assistant");
+        let message = match calls.is_empty() {
+            true => message.value("content", &self.text()),
+            false => message.raw("content", "null").raw("tool_calls", &array(calls)),
+        };
+        let message = message.raw("refusal", "null").raw("annotations", "[]").finish();
+        let choice = Object::new()
+            .raw("index", "0")
+            .raw("message", &message)
+            .raw("logprobs", "null")
+            .value("finish_reason", self.finish_reason());
+        self.object("chat.completion")
+            .raw("choices", &array([choice.finish()]))
+            .raw("usage", &self.usage())
+            .value("service_tier", "default")
+            .finish()
+    }
+
+    /// The events of a stream, with the mark at its end.
+    pub(super) fn events(&self, deltas: usize) -> Vec<Bytes> {
+        let mut events = vec![self.chunk(r#"{"role":"assistant","content":"","refusal":null}"#, None)];
+        for piece in split(&self.text(), deltas) {
+            events.push(self.chunk(&Object::new().value("content", piece).finish(), None));
+        }
+        let calls = self.calls();
+        if !calls.is_empty() {
+            events.push(self.chunk(&Object::new().raw("tool_calls", &array(calls)).finish(), None));
+        }
+        if let Some((code, message)) = &self.script.error_event {
+            let refusal = Refusal::new(500, code, message);
+            events.push(event(&refusal.envelope()));
+        }
+        if self.script.ending == Ending::Silent {
+            return events;
+        }
+        events.push(self.chunk("{}", Some(self.finish_reason())));
+        let options: Value = self.request.get("stream_options").unwrap_or_default();
+        if options["include_usage"] == true {
+            let last = self.object("chat.completion.chunk").raw("choices", "[]").raw("usage", &self.usage());
+            events.push(event(&last.finish()));
+        }
+        events.push(event("[DONE]"));
+        events
+    }
+
+    fn chunk(&self, delta: &str, finish_reason: Option<&str>) -> Bytes {
+        let choice = Object::new()
+            .raw("index", "0")
+            .raw("delta", delta)
+            .raw("logprobs", "null")
+            .value("finish_reason", &finish_reason);
+        event(&self.object("chat.completion.chunk").raw("choices", &array([choice.finish()])).finish())
+    }
+
+    fn object(&self, kind: &str) -> Object {
+        Object::new()
+            .value("id", &self.id)
+            .value("object", kind)
+            .value("created", &self.created_at)
+            .value("model", &self.request.model())
+    }
+
+    fn text(&self) -> String {
+        let texts = self.script.output.iter().filter_map(|output| match output {
+            Output::Message { text } => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let calls = self.script.output.iter().filter_map(|output| match output {
+            Output::Call { call_id, name, arguments } => Some((call_id, name, arguments)),
+            _ => None,
+        });
+        let call = |(index, (call_id, name, arguments)): (usize, (&Option<String>, &String, &String))| {
+            let function = Object::new().value("name", name).value("arguments", arguments).finish();
+            Object::new()
+                .value("index", &index)
+                .value("id", call_id.as_ref().unwrap_or(&self.call_id))
+                .value("type", "function")
+                .raw("function", &function)
+                .finish()
+        };
+        calls.enumerate().map(call).collect()
+    }
+
+    fn finish_reason(&self) -> &'static str {
+        match self.script.ending {
+            Ending::Incomplete { .. } => "length",
+            _ if !self.calls().is_empty() => "tool_calls",
+            _ => "stop",
+        }
+    }
+
+    fn usage(&self) -> String {
+        let estimated = (1 + self.request.size_bytes as u64 / 4, 1 + self.text().len() as u64 / 4);
+        let (input, output) = self.script.usage.unwrap_or(estimated);
+        Object::new()
+            .value("prompt_tokens", &input)
+            .value("completion_tokens", &output)
+            .value("total_tokens", &(input + output))
+            .raw("prompt_tokens_details", r#"{"cached_tokens":0,"audio_tokens":0}"#)
+            .raw("completion_tokens_details", r#"{"reasoning_tokens":0,"audio_tokens":0}"#)
+            .finish()
+    }
+}
+
+fn event(data: &str) -> Bytes {
+    format!("data: {data}\n\n").into()
+}
+
+/// A vector for each input, made of its bytes.
+pub(super) fn embeddings(request: &TurnRequest, script: &Script) -> String {
+    let input: Value = request.get("input").unwrap_or_default();
+    let inputs = match input {
+        Value::Array(all) if !all.first().is_some_and(Value::is_number) => all,
+        one => vec![one],
+    };
+    let is_base64 = request.get::<String>("encoding_format").as_deref() == Some("base64");
+    let data = inputs.iter().enumerate().map(|(index, input)| {
+        let vector = vector(to_json(input).as_bytes());
+        let entry = Object::new().value("object", "embedding").value("index", &index);
+        match is_base64 {
+            true => {
+                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                entry.value("embedding", &base64(&bytes))
+            }
+            false => entry.value("embedding", &vector),
+        }
+        .finish()
+    });
+    let tokens = script.usage.map_or(1 + request.size_bytes as u64 / 4, |(input, _)| input);
+    Object::new()
+        .value("object", "list")
+        .raw("data", &array(data))
+        .value("model", &request.model())
+        .raw("usage", &Object::new().value("prompt_tokens", &tokens).value("total_tokens", &tokens).finish())
+        .finish()
+}
+
+fn vector(text: &[u8]) -> Vec<f32> {
+    let mut sums = [0_u16; DIMENSIONS];
+    for (index, byte) in text.iter().enumerate() {
+        sums[index % DIMENSIONS] = sums[index % DIMENSIONS].wrapping_add(u16::from(*byte));
+    }
+    sums.map(|sum| f32::from(sum) / 1024.0).to_vec()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits =
+            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place > three.len() { '=' } else { char::from(letter) });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn bytes_are_written_in_base64() {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}
