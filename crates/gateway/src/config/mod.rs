@@ -6,6 +6,7 @@
 //! if there are none, all broken rules.
 
 mod accounts;
+mod chat;
 mod credential;
 mod environment;
 mod error;

@@ -4,15 +4,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::error::{ApiError, UpstreamError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::resolve::{Reasoning, Resolved};
+use super::sending::Accepted;
 use super::{Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
+use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
 
@@ -22,6 +24,8 @@ const MAX_ATTEMPTS: u32 = 3;
 const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
 /// Tells the client whether the account could read all encrypted items of the chain.
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
+/// Names what the account's upstream can't have and was left out of the request.
+const OMITTED_HEADER: HeaderName = HeaderName::from_static("x-antiphon-omitted");
 /// Headers that name a client's session, for requests without a `prompt_cache_key`.
 const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
@@ -34,6 +38,7 @@ pub struct Reply {
     /// `None` once it has been taken to be read.
     pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
+    format: ReplyFormat,
 }
 
 /// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
@@ -137,7 +142,7 @@ impl Turn {
     ) -> Result<Reply, (Lease, FailedAttempt)> {
         let account = Arc::clone(lease.account());
         match self.send_with_retries(&account, resolved).await {
-            Ok((reply, reasoning)) => Ok(into_reply(lease, reply, reasoning)),
+            Ok(accepted) => Ok(Reply::new(lease, accepted)),
             Err(failed) => Err((lease, failed)),
         }
     }
@@ -279,10 +284,23 @@ impl Turn {
 // === impl Reply ===
 
 impl Reply {
+    fn new(lease: Lease, accepted: Accepted) -> Self {
+        let Accepted { reply, reasoning, format, omitted } = accepted;
+        let (head, body) = reply.into_parts();
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let mut headers = headers::for_client(&head.headers);
+        headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
+        if let Some(omitted) = omitted {
+            headers.insert(OMITTED_HEADER, omitted);
+        }
+        let content_type = content_type.map(str::to_owned);
+        Self { lease, headers, content_type, body: Some(body), reasoning, format }
+    }
+
     /// Takes the body, to read it event by event.
     pub fn events(&mut self, max_event_bytes: usize) -> EventReader {
         let body = self.body.take().unwrap_or_else(ReplyBody::empty);
-        EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
+        EventReader::new(body, &self.format, max_event_bytes)
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -301,6 +319,11 @@ impl FailedAttempt {
         Self { failure, verdict }
     }
 
+    /// The account's upstream speaks an API that can't express the request.
+    pub fn unsupported(error: ApiError) -> Self {
+        Self { failure: Failure::Unsupported(Box::new(error)), verdict: Verdict::Unsupported }
+    }
+
     /// No connection to the account's upstream.
     pub fn unreachable(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Unreachable }
@@ -316,14 +339,6 @@ impl From<Failure> for FailedAttempt {
     fn from(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Failed }
     }
-}
-
-fn into_reply(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
-    let (head, body) = reply.into_parts();
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let mut headers = headers::for_client(&head.headers);
-    headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
-    Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
 }
 
 /// Whether the body is an error object of the API, which clients understand.

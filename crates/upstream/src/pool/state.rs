@@ -149,7 +149,7 @@ impl AccountState {
                 self.missing_models.retain(|_, until| *until > now);
                 self.missing_models.insert(attempt.model.to_owned(), now.plus(MODEL_COOLDOWN));
             }
-            Verdict::Neutral => {}
+            Verdict::Unsupported | Verdict::Neutral => {}
         }
     }
 
