@@ -45,7 +45,8 @@ pub fn sealed(item: &[u8]) -> Option<Sealed> {
     match json::string_member(item, "type")?.as_ref() {
         kind if names_compaction(kind) => Some(Sealed::Compaction),
         "reasoning" => {
-            let is_encrypted = json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty());
+            let is_encrypted =
+                json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty());
             (is_encrypted || has_minted_id(item)).then_some(Sealed::Reasoning)
         }
         _ => None,

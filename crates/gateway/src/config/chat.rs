@@ -69,7 +69,8 @@ impl ChatConfig {
 /// Checks what accounts with chat completions can't have.
 pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
     for (index, account) in accounts.iter().enumerate() {
-        let mut reject = |field: &str, rule: String| problems.reject(format!("accounts[{index}].{field}"), rule);
+        let mut reject =
+            |field: &str, rule: String| problems.reject(format!("accounts[{index}].{field}"), rule);
         if account.api == Api::Responses {
             if !account.chat.is_default() {
                 reject("chat", r#"needs api = "chat""#.to_owned());
@@ -80,12 +81,20 @@ pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
             reject("transport", r#"must be "http" with api = "chat""#.to_owned());
         }
         if account.state != UpstreamState::Replay {
-            reject("state", r#"must be "replay" with api = "chat": the upstream stores no responses"#.to_owned());
+            reject(
+                "state",
+                r#"must be "replay" with api = "chat": the upstream stores no responses"#.to_owned(),
+            );
         }
         let shares = |other: &&AccountConfig| other.api != account.api && other.boundary == account.boundary;
         if let Some(other) = accounts.iter().find(shares) {
             let name = &other.name;
-            reject("boundary", format!(r#"must differ from that of {name:?}, whose encrypted items an account with api = "chat" can't read"#));
+            reject(
+                "boundary",
+                format!(
+                    r#"must differ from that of {name:?}, whose encrypted items an account with api = "chat" can't read"#
+                ),
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ mod boundaries;
 mod bounds;
 mod ceiling;
 mod chains;
+mod chat;
 mod closing;
 mod compacting;
 mod connections;

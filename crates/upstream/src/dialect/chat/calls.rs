@@ -178,7 +178,10 @@ impl Call {
         let own = match self.stand(echo) {
             Some(Stand::Custom) => {
                 let input = written(&self.custom_input(echo).unwrap_or_default());
-                Some(("custom_tool_call", [br#""name":""#, self.name(echo), br#"","input":""#, &input, b"\""].concat()))
+                Some((
+                    "custom_tool_call",
+                    [br#""name":""#, self.name(echo), br#"","input":""#, &input, b"\""].concat(),
+                ))
             }
             Some(stand) if !self.is_plain => stand.item(&self.arguments),
             _ => None,
@@ -191,7 +194,8 @@ impl Call {
             put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
             ("function_call", members)
         });
-        let mut out = format!(r#"{{"id":"{}","type":"{kind}","status":"{status}","call_id":""#, self.item_id).into_bytes();
+        let mut out = format!(r#"{{"id":"{}","type":"{kind}","status":"{status}","call_id":""#, self.item_id)
+            .into_bytes();
         put(&mut out, &[&self.call_id, b"\",", &members, b"}"]);
         out
     }

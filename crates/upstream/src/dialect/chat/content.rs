@@ -78,9 +78,8 @@ impl Content {
         let attachment = match &*kind {
             "input_image" => image(get("image_url"), get("detail")),
             "input_file" => file(get("file_data"), get("filename")),
-            "input_audio" => get("input_audio").map(|audio| {
-                [br#"{"type":"input_audio","input_audio":"#, audio, b"}"].concat()
-            }),
+            "input_audio" => get("input_audio")
+                .map(|audio| [br#"{"type":"input_audio","input_audio":"#, audio, b"}"].concat()),
             _ => None,
         };
         let attachment = attachment.ok_or_else(|| {
@@ -116,6 +115,9 @@ fn file(data: Option<&[u8]>, name: Option<&[u8]>) -> Option<Vec<u8>> {
 fn not_a_string() -> ApiError {
     ApiError {
         code: Some("invalid_type".into()),
-        ..unsupported("input", "Invalid type in 'input': content must be a string or an array of parts.".to_owned())
+        ..unsupported(
+            "input",
+            "Invalid type in 'input': content must be a string or an array of parts.".to_owned(),
+        )
     }
 }

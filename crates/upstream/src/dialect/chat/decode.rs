@@ -110,7 +110,9 @@ impl Decoder {
     fn take_choice(&mut self, choice: &Object<'_>) {
         let get = |name| choice.get(name).filter(|value| *value != b"null");
         // A server that streams the whole message at once may call it so.
-        if let Some(delta) = get("delta").or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok()) {
+        if let Some(delta) =
+            get("delta").or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok())
+        {
             let logprobs = get("logprobs").and_then(|logprobs| json::member(logprobs, "content"));
             let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
             self.take_delta(&delta, logprobs.unwrap_or_default().trim_ascii());
@@ -145,7 +147,10 @@ impl Decoder {
     }
 
     fn take_content(&mut self, content: &[u8], logprobs: &[u8]) {
-        let decoded = self.tags.as_ref().and_then(|_| json::string(&[b"\"", content, b"\""].concat()).map(|text| text.into_owned()));
+        let decoded = self
+            .tags
+            .as_ref()
+            .and_then(|_| json::string(&[b"\"", content, b"\""].concat()).map(|text| text.into_owned()));
         let (Some(tags), Some(decoded)) = (&mut self.tags, decoded) else {
             return self.events.text(TextKind::Output, content, logprobs);
         };

@@ -115,13 +115,19 @@ impl Echo {
             "completed" => out.extend_from_slice(self.clock.now().unix_seconds().to_string().as_bytes()),
             _ => out.extend_from_slice(b"null"),
         }
-        put(&mut out, &[br#","error":"#, progress.error, br#","incomplete_details":"#, progress.incomplete_details]);
+        put(
+            &mut out,
+            &[br#","error":"#, progress.error, br#","incomplete_details":"#, progress.incomplete_details],
+        );
         out.extend_from_slice(br#","model":"#);
         match progress.model {
             Some(model) => out.extend_from_slice(model),
             None => json::write_string(&mut out, &self.model),
         }
-        put(&mut out, &[br#","output":"#, progress.output, br#","usage":"#, progress.usage, &self.shown, b"}"]);
+        put(
+            &mut out,
+            &[br#","output":"#, progress.output, br#","usage":"#, progress.usage, &self.shown, b"}"],
+        );
         out
     }
 }

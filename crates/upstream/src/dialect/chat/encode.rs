@@ -26,11 +26,40 @@ const OF_OPENAI: [&str; 5] =
 /// Members that are handled elsewhere, mean nothing in a chat, or would contradict what is written here. All others are passed
 /// on, because servers have parameters of their own.
 const NOT_PASSED: [&str; 34] = [
-    "model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "previous_response_id",
-    "conversation", "store", "stream", "stream_options", "background", "include", "metadata", "max_output_tokens",
-    "generate", "stream_id", "client_metadata", "type", "text", "reasoning", "truncation", "context_management",
-    "max_tool_calls", "prompt", "prompt_cache_options", "top_logprobs", "messages", "n", "logprobs", "functions",
-    "function_call", "max_tokens", "max_completion_tokens",
+    "model",
+    "input",
+    "instructions",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "conversation",
+    "store",
+    "stream",
+    "stream_options",
+    "background",
+    "include",
+    "metadata",
+    "max_output_tokens",
+    "generate",
+    "stream_id",
+    "client_metadata",
+    "type",
+    "text",
+    "reasoning",
+    "truncation",
+    "context_management",
+    "max_tool_calls",
+    "prompt",
+    "prompt_cache_options",
+    "top_logprobs",
+    "messages",
+    "n",
+    "logprobs",
+    "functions",
+    "function_call",
+    "max_tokens",
+    "max_completion_tokens",
 ];
 
 /// Encodes a turn.
@@ -46,10 +75,12 @@ pub fn encode(
     facts: &TurnFacts<'_>,
 ) -> Result<Encoded, ApiError> {
     if create.operation != Operation::Create {
-        let message = "The upstream has chat completions only, which can neither compact nor count a context.";
+        let message =
+            "The upstream has chat completions only, which can neither compact nor count a context.";
         return Err(unsupported("model", message.to_owned()));
     }
-    let request = Object::scan(create.body()).map_err(|_| unsupported("input", "The request is malformed.".to_owned()))?;
+    let request = Object::scan(create.body())
+        .map_err(|_| unsupported("input", "The request is malformed.".to_owned()))?;
     let get = |name| request.get(name).filter(|value| *value != b"null");
     if get("prompt").is_some() {
         let message = "The upstream has no stored prompts: send 'instructions' and 'input' instead.";
@@ -87,14 +118,18 @@ fn write_parameters(request: &Object<'_>, settings: &ChatSettings, out: &mut Vec
     if let Some(max) = get("max_output_tokens") {
         write(if settings.is_openai { "max_completion_tokens" } else { "max_tokens" }, max);
     }
-    if let Some(effort) = get("reasoning").and_then(|value| json::member(value, "effort")).filter(|value| *value != b"null") {
+    if let Some(effort) =
+        get("reasoning").and_then(|value| json::member(value, "effort")).filter(|value| *value != b"null")
+    {
         write("reasoning_effort", effort);
     }
     if let Some(text) = get("text") {
         if let Some(format) = json::member(text, "format").and_then(response_format) {
             write("response_format", &format);
         }
-        if let Some(verbosity) = json::member(text, "verbosity").filter(|value| settings.is_openai && *value != b"null") {
+        if let Some(verbosity) =
+            json::member(text, "verbosity").filter(|value| settings.is_openai && *value != b"null")
+        {
             write("verbosity", verbosity);
         }
     }
@@ -140,7 +175,9 @@ fn response_format(format: &[u8]) -> Option<Vec<u8>> {
 fn includes_logprobs(include: Option<&[u8]>) -> bool {
     let include = include.unwrap_or(b"[]");
     let mut values = json::elements(include).map_while(Result::ok);
-    values.any(|value| json::string(&include[value]).is_some_and(|value| value == "message.output_text.logprobs"))
+    values.any(|value| {
+        json::string(&include[value]).is_some_and(|value| value == "message.output_text.logprobs")
+    })
 }
 
 /// What was left out, each once, as it may stand in a header.
@@ -148,7 +185,8 @@ fn omitted(tools: &Tools, messages: &Messages<'_>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in tools.omitted().chain(messages.unknown.iter().map(String::as_str)) {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let name = if !name.is_empty() && name.len() <= 64 && name.bytes().all(is_plain) { name } else { "unknown" };
+        let name =
+            if !name.is_empty() && name.len() <= 64 && name.bytes().all(is_plain) { name } else { "unknown" };
         if names.len() < MAX_OMITTED && !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }

@@ -37,7 +37,9 @@ pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
         401 => ErrorKind::Authentication,
         403 => ErrorKind::Permission,
         402 => ErrorKind::InsufficientQuota,
-        429 if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => ErrorKind::InsufficientQuota,
+        429 if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => {
+            ErrorKind::InsufficientQuota
+        }
         429 => ErrorKind::RateLimit,
         400..=499 => ErrorKind::InvalidRequest,
         _ => ErrorKind::Server,
@@ -145,23 +147,45 @@ mod tests {
         };
         let rows = [
             // llama.cpp
-            (400, json!({"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error", "n_ctx": 256}}),
-             json!(["invalid_request_error", "context_length_exceeded", "input"])),
+            (
+                400,
+                json!({"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error", "n_ctx": 256}}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
             // vLLM
-            (400, json!({"object": "error", "message": "This model's maximum context length is 10 tokens.", "type": "BadRequestError", "param": null, "code": 400}),
-             json!(["invalid_request_error", "context_length_exceeded", "input"])),
+            (
+                400,
+                json!({"object": "error", "message": "This model's maximum context length is 10 tokens.", "type": "BadRequestError", "param": null, "code": 400}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
             // OpenAI
-            (400, json!({"error": {"message": "no", "type": "invalid_request_error", "param": "messages[3].role", "code": "invalid_value"}}),
-             json!(["invalid_request_error", "invalid_value", "input"])),
-            (400, json!({"error": {"message": "no", "type": "invalid_request_error", "param": "max_tokens", "code": null}}),
-             json!(["invalid_request_error", null, "max_output_tokens"])),
+            (
+                400,
+                json!({"error": {"message": "no", "type": "invalid_request_error", "param": "messages[3].role", "code": "invalid_value"}}),
+                json!(["invalid_request_error", "invalid_value", "input"]),
+            ),
+            (
+                400,
+                json!({"error": {"message": "no", "type": "invalid_request_error", "param": "max_tokens", "code": null}}),
+                json!(["invalid_request_error", null, "max_output_tokens"]),
+            ),
             // Ollama
-            (400, json!({"error": {"message": "model does not support tools", "type": "api_error", "param": null, "code": null}}),
-             json!(["invalid_request_error", null, null])),
+            (
+                400,
+                json!({"error": {"message": "model does not support tools", "type": "api_error", "param": null, "code": null}}),
+                json!(["invalid_request_error", null, null]),
+            ),
             (500, json!({"error": "out of memory"}), json!(["server_error", null, null])),
-            (429, json!({"error": {"message": "slow", "code": "rate_limit_exceeded"}}), json!(["rate_limit_error", "rate_limit_exceeded", null])),
-            (402, json!({"error": {"message": "Insufficient Balance", "code": "invalid_request_error"}}),
-             json!(["insufficient_quota", "invalid_request_error", null])),
+            (
+                429,
+                json!({"error": {"message": "slow", "code": "rate_limit_exceeded"}}),
+                json!(["rate_limit_error", "rate_limit_exceeded", null]),
+            ),
+            (
+                402,
+                json!({"error": {"message": "Insufficient Balance", "code": "invalid_request_error"}}),
+                json!(["insufficient_quota", "invalid_request_error", null]),
+            ),
             (422, json!({"detail": "odd"}), json!(["invalid_request_error", null, null])),
         ];
         for (status, body, expected) in rows {

@@ -8,7 +8,10 @@ use super::{escaped, inner};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stand {
     /// A function in a namespace: its own name and the namespace, as they stand in a JSON string.
-    Namespaced { name: Vec<u8>, namespace: Vec<u8> },
+    Namespaced {
+        name: Vec<u8>,
+        namespace: Vec<u8>,
+    },
     Custom,
     LocalShell,
     Shell,
@@ -18,8 +21,15 @@ pub enum Stand {
 /// A call or an output in the context.
 pub enum Past<'a> {
     /// Name and arguments are JSON strings.
-    Call { id: &'a [u8], name: Vec<u8>, arguments: Vec<u8> },
-    Output { id: &'a [u8], output: &'a [u8] },
+    Call {
+        id: &'a [u8],
+        name: Vec<u8>,
+        arguments: Vec<u8>,
+    },
+    Output {
+        id: &'a [u8],
+        output: &'a [u8],
+    },
 }
 
 // === impl Stand ===

@@ -129,7 +129,8 @@ impl<'s> Messages<'s> {
     }
 
     fn add_reasoning(&mut self, item: &Object<'_>) {
-        let texts = |name| item.get(name).and_then(|parts| Content::parse(parts).ok()).map(|content| content.text);
+        let texts =
+            |name| item.get(name).and_then(|parts| Content::parse(parts).ok()).map(|content| content.text);
         let text = texts("content").filter(|text| !text.is_empty()).or_else(|| texts("summary"));
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             self.push_assistant().reasoning = text;
@@ -137,7 +138,8 @@ impl<'s> Messages<'s> {
     }
 
     fn add_call(&mut self, id: &[u8], name: &[u8], arguments: &[u8]) {
-        let is_open = |message: &Message| matches!(message, Message::Assistant(last) if last.outputs.is_empty());
+        let is_open =
+            |message: &Message| matches!(message, Message::Assistant(last) if last.outputs.is_empty());
         if !self.all.last().is_some_and(is_open) {
             self.push_assistant();
         }
@@ -155,7 +157,8 @@ impl<'s> Messages<'s> {
             return Err(orphaned(kind, id));
         };
         let content = match output.first() {
-            Some(b'"' | b'[') => Content::parse(output)?,
+            Some(b'"') => Content::parse(output)?,
+            Some(b'[') if kind != "shell_call_output" => Content::parse(output)?,
             _ => Content { text: super::escaped(&String::from_utf8_lossy(output)), ..Content::default() },
         };
         let message = [br#"{"role":"tool","tool_call_id":"#, id, br#","content":""#, &content.text, b"\"}"];
@@ -226,7 +229,13 @@ fn key(id: &[u8]) -> Vec<u8> {
 /// Whether items of this type only tell what an upstream has done, and mean nothing to another one.
 fn is_past_metadata(kind: &str) -> bool {
     const PREFIXES: [&str; 8] = [
-        "web_search", "file_search", "code_interpreter", "image_generation", "computer_", "mcp_", "tool_search",
+        "web_search",
+        "file_search",
+        "code_interpreter",
+        "image_generation",
+        "computer_",
+        "mcp_",
+        "tool_search",
         "item_reference",
     ];
     PREFIXES.iter().any(|prefix| kind.starts_with(prefix))

@@ -5,8 +5,8 @@
 mod calls;
 mod content;
 mod decode;
-mod encode;
 mod echo;
+mod encode;
 mod event;
 mod failure;
 mod items;

@@ -66,7 +66,8 @@ impl ThinkTags {
         if self.state == State::After {
             pieces.push(Piece::Text(std::mem::take(&mut self.held)));
         }
-        pieces.retain(|piece| !matches!(piece, Piece::Reasoning(text) | Piece::Text(text) if text.is_empty()));
+        pieces
+            .retain(|piece| !matches!(piece, Piece::Reasoning(text) | Piece::Text(text) if text.is_empty()));
         pieces
     }
 
@@ -74,7 +75,8 @@ impl ThinkTags {
     pub fn finish(&mut self) -> Option<Piece> {
         let held = std::mem::take(&mut self.held);
         let state = std::mem::replace(&mut self.state, State::After);
-        (!held.is_empty()).then(|| if state == State::Inside { Piece::Reasoning(held) } else { Piece::Text(held) })
+        (!held.is_empty())
+            .then(|| if state == State::Inside { Piece::Reasoning(held) } else { Piece::Text(held) })
     }
 }
 

@@ -54,7 +54,8 @@ impl Tools {
         if self.functions.is_empty() {
             return;
         }
-        let functions = antiphon_protocol::response::array(self.functions.iter().map(|function| &function.json));
+        let functions =
+            antiphon_protocol::response::array(self.functions.iter().map(|function| &function.json));
         put(out, &[br#","tools":"#, &functions]);
         if let Some(choice) = &self.choice {
             put(out, &[br#","tool_choice":"#, choice]);
@@ -81,7 +82,9 @@ impl Tools {
             }
             kind => match Stand::of_type(kind).filter(|_| !self.has(kind)) {
                 Some(stand) => self.add_stand(kind.to_owned(), stand, b""),
-                None if settings.unsupported_tools == UnsupportedTools::Reject => return Err(rejected(index, kind)),
+                None if settings.unsupported_tools == UnsupportedTools::Reject => {
+                    return Err(rejected(index, kind));
+                }
                 None => self.omitted.push((index, kind.to_owned())),
             },
         }
@@ -107,7 +110,10 @@ impl Tools {
             }
         }
         let parameters = tool.get("parameters").filter(|value| *value != b"null");
-        put(&mut json, &[br#","parameters":"#, parameters.unwrap_or(br#"{"type":"object","properties":{}}"#), b"}}"]);
+        put(
+            &mut json,
+            &[br#","parameters":"#, parameters.unwrap_or(br#"{"type":"object","properties":{}}"#), b"}}"],
+        );
         self.functions.push(Function { name: key, json });
     }
 
@@ -125,7 +131,10 @@ impl Tools {
         if let Some(format) = tool.get("format").and_then(|format| Object::scan(format).ok()) {
             let text = |name| format.get(name).and_then(super::inner);
             if let (Some(syntax), Some(definition)) = (text("syntax"), text("definition")) {
-                put(&mut description, &[b"\\n\\nThe input must match this ", syntax, b" grammar:\\n", definition]);
+                put(
+                    &mut description,
+                    &[b"\\n\\nThe input must match this ", syntax, b" grammar:\\n", definition],
+                );
             }
         }
         self.add_stand(name.into_owned(), Stand::Custom, &description);
@@ -159,7 +168,10 @@ impl Tools {
             kind if self.has(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
-                Err(index.map_or_else(|| unsupported("tool_choice", unavailable(kind)), |index| rejected(index, kind)))
+                Err(index.map_or_else(
+                    || unsupported("tool_choice", unavailable(kind)),
+                    |index| rejected(index, kind),
+                ))
             }
         }
     }
