@@ -92,6 +92,8 @@ impl Turn {
                 Err(failed) => failed,
             };
             self.record_attempt(verdict.as_str());
+            // Nothing was sent.
+            attempts -= u32::from(verdict == Verdict::Unsupported);
             // A turn that fails on several accounts may itself be the cause: it does not count against the later ones.
             let is_suspect = has_failed && verdict == Verdict::Failed;
             has_failed |= verdict == Verdict::Failed;

@@ -3,7 +3,7 @@
 use antiphon_protocol::json::{self, Object};
 
 use super::echo::Echo;
-use super::items::Stand;
+use super::stand_in::StandIn;
 use super::{escaped, inner, put};
 
 /// A part of a call in a chunk. Names, ids and arguments are as they stand in a JSON string.
@@ -32,7 +32,7 @@ pub struct Call {
     /// How many bytes of the arguments the client has got.
     passed: usize,
     pub is_announced: bool,
-    /// Whether the arguments do not fit the call that the function stands for, so that the client gets a function call.
+    /// Whether the arguments do not fit the call that the function stands in for, so that the client gets a function call.
     is_plain: bool,
     place: usize,
     item_id: String,
@@ -104,7 +104,7 @@ impl Call {
         // Some servers repeat the name in every fragment.
         if let (None, Some(name)) = (&self.name, fragment.name) {
             self.name = Some(name.to_vec());
-            self.item_id = echo.item_id(self.stand(echo).map_or("fc", Stand::id_prefix), self.place);
+            self.item_id = echo.item_id(self.stand_in(echo).map_or("fc", StandIn::id_prefix), self.place);
         }
         self.arguments.extend_from_slice(&fragment.arguments);
         fragment.arguments.len() + fragment.name.map_or(0, <[u8]>::len)
@@ -116,8 +116,8 @@ impl Call {
         if self.arguments.is_empty() {
             self.arguments.extend_from_slice(b"{}");
         }
-        let stand = self.stand(echo).filter(|stand| !stand.is_streamed());
-        self.is_plain = stand.is_some_and(|stand| stand.item(&self.arguments).is_none());
+        let stand_in = self.stand_in(echo).filter(|stand_in| !stand_in.is_streamed());
+        self.is_plain = stand_in.is_some_and(|stand_in| stand_in.item(&self.arguments).is_none());
     }
 
     pub fn has_name(&self) -> bool {
@@ -139,12 +139,12 @@ impl Call {
 
     /// Whether the item is announced before its arguments are complete. A call that holds an object is not.
     pub fn is_announced_early(&self, echo: &Echo) -> bool {
-        self.is_plain || self.stand(echo).is_none_or(Stand::is_streamed)
+        self.is_plain || self.stand_in(echo).is_none_or(StandIn::is_streamed)
     }
 
     /// The arguments that the client has not got yet; `None` for a tool that streams none.
     pub fn take_new_arguments(&mut self, echo: &Echo) -> Option<Vec<u8>> {
-        let is_streamed = self.is_announced && !matches!(self.stand(echo), Some(Stand::Custom));
+        let is_streamed = self.is_announced && !matches!(self.stand_in(echo), Some(StandIn::Custom));
         let new = self.arguments.get(self.passed..).filter(|new| is_streamed && !new.is_empty())?.to_vec();
         self.passed = self.arguments.len();
         Some(new)
@@ -152,15 +152,15 @@ impl Call {
 
     /// The function's own name.
     pub fn name<'a>(&'a self, echo: &'a Echo) -> &'a [u8] {
-        match self.stand(echo) {
-            Some(Stand::Namespaced { name, .. }) => name,
+        match self.stand_in(echo) {
+            Some(StandIn::Namespaced { name, .. }) => name,
             _ => self.name.as_deref().unwrap_or_default(),
         }
     }
 
     /// The input of a custom tool, as it stands in a JSON string.
     pub fn custom_input(&self, echo: &Echo) -> Option<Vec<u8>> {
-        if !matches!(self.stand(echo), Some(Stand::Custom)) {
+        if !matches!(self.stand_in(echo), Some(StandIn::Custom)) {
             return None;
         }
         let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(|text| text.into_owned());
@@ -175,20 +175,20 @@ impl Call {
     /// The item, with or without what the model wrote.
     pub fn item(&self, echo: &Echo, status: &str, is_whole: bool) -> Vec<u8> {
         let written = |text: &[u8]| if is_whole { text.to_vec() } else { Vec::new() };
-        let own = match self.stand(echo) {
-            Some(Stand::Custom) => {
+        let own = match self.stand_in(echo) {
+            Some(StandIn::Custom) => {
                 let input = written(&self.custom_input(echo).unwrap_or_default());
                 Some((
                     "custom_tool_call",
                     [br#""name":""#, self.name(echo), br#"","input":""#, &input, b"\""].concat(),
                 ))
             }
-            Some(stand) if !self.is_plain => stand.item(&self.arguments),
+            Some(stand_in) if !self.is_plain => stand_in.item(&self.arguments),
             _ => None,
         };
         let (kind, members) = own.unwrap_or_else(|| {
             let mut members = [br#""name":""#, self.name(echo), b"\""].concat();
-            if let Some(Stand::Namespaced { namespace, .. }) = self.stand(echo) {
+            if let Some(StandIn::Namespaced { namespace, .. }) = self.stand_in(echo) {
                 put(&mut members, &[br#","namespace":""#, namespace, b"\""]);
             }
             put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
@@ -200,12 +200,12 @@ impl Call {
         out
     }
 
-    fn stand<'e>(&self, echo: &'e Echo) -> Option<&'e Stand> {
-        if echo.stands.is_empty() {
+    fn stand_in<'e>(&self, echo: &'e Echo) -> Option<&'e StandIn> {
+        if echo.stand_ins.is_empty() {
             return None;
         }
         let name = self.name.as_deref()?;
         let name = json::string(&[b"\"", name, b"\""].concat())?.into_owned();
-        echo.stands.get(&name)
+        echo.stand_ins.get(&name)
     }
 }

@@ -7,7 +7,7 @@ use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::CreateRequest;
 use antiphon_runtime::Clock;
 
-use super::tools::Stands;
+use super::tools::StandIns;
 use super::{ChatSettings, put};
 use crate::dialect::TurnFacts;
 
@@ -40,7 +40,7 @@ const SHOWN: [(&str, Option<&str>); 21] = [
 #[derive(Debug)]
 pub struct Echo {
     pub settings: ChatSettings,
-    pub stands: Stands,
+    pub stand_ins: StandIns,
     /// The size of the request, from which its tokens are estimated.
     pub request_bytes: usize,
     id: ResponseId,
@@ -72,7 +72,7 @@ impl Echo {
         create: &CreateRequest,
         request: &Object<'_>,
         settings: ChatSettings,
-        stands: Stands,
+        stand_ins: StandIns,
         facts: &TurnFacts<'_>,
         request_bytes: usize,
     ) -> Self {
@@ -85,7 +85,7 @@ impl Echo {
         }
         Self {
             settings,
-            stands,
+            stand_ins,
             request_bytes,
             id: facts.id,
             created_at: facts.started_at.unix_seconds(),

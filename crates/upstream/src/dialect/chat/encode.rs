@@ -103,7 +103,7 @@ pub fn encode(
     out.push(b'}');
 
     let omitted = omitted(&tools, &messages);
-    let echo = Echo::new(create, &request, *settings, tools.stands, facts, out.len());
+    let echo = Echo::new(create, &request, *settings, tools.stand_ins, facts, out.len());
     Ok(Encoded { parts: vec![Bytes::from(out)], format: ReplyFormat::Chat(Arc::new(echo)), omitted })
 }
 
@@ -145,7 +145,7 @@ fn write_parameters(request: &Object<'_>, settings: &ChatSettings, out: &mut Vec
     }
     for member in &request.members {
         let Some(name) = json::string(&request.text[member.key.clone()]) else { continue };
-        let is_handled = [&SHARED[..], &OF_OPENAI, &NOT_PASSED].concat().contains(&&*name);
+        let is_handled = [&SHARED[..], &OF_OPENAI, &NOT_PASSED].iter().any(|names| names.contains(&&*name));
         let is_written = matches!(&*name, "response_format" | "reasoning_effort" | "verbosity");
         if !is_handled && !is_written {
             write(&name, request.value(member));

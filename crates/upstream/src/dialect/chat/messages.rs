@@ -9,7 +9,7 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
-use super::items::{self, Past};
+use super::stand_in::{self, Past};
 use super::{ChatSettings, inner, put};
 
 /// The messages so far.
@@ -79,7 +79,7 @@ impl<'s> Messages<'s> {
     fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
         let Ok(item) = Object::scan(item) else { return Ok(()) };
         let kind = item.get("type").and_then(json::string).unwrap_or_else(|| "message".into());
-        if let Some(call) = items::past(&kind, &item) {
+        if let Some(call) = stand_in::past(&kind, &item) {
             match call {
                 Past::Call { id, name, arguments } => self.add_call(id, &name, &arguments),
                 Past::Output { id, output } => return self.add_output(&kind, id, output),

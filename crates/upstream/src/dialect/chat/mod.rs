@@ -9,8 +9,8 @@ mod echo;
 mod encode;
 mod event;
 mod failure;
-mod items;
 mod messages;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 mod think;

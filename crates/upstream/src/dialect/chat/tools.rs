@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
 
-use super::items::{Stand, flat_name};
+use super::stand_in::{StandIn, flat_name};
 use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
 
-/// The functions that stand for other tools, by name.
-pub type Stands = HashMap<String, Stand>;
+/// The functions that stand in for other tools, by name.
+pub type StandIns = HashMap<String, StandIn>;
 
 /// The tools of a request.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Tools {
     functions: Vec<Function>,
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
-    pub stands: Stands,
+    pub stand_ins: StandIns,
     /// The types of the tools that were left out, and where they stood.
     omitted: Vec<(usize, String)>,
 }
@@ -80,8 +80,8 @@ impl Tools {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
                 return Err(unsupported(&param(index), message.to_owned()));
             }
-            kind => match Stand::of_type(kind).filter(|_| !self.has(kind)) {
-                Some(stand) => self.add_stand(kind.to_owned(), stand, b""),
+            kind => match StandIn::of_type(kind).filter(|_| !self.has(kind)) {
+                Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
                     return Err(rejected(index, kind));
                 }
@@ -101,7 +101,7 @@ impl Tools {
         let key = json::string(&flat).map(|name| name.into_owned()).unwrap_or_default();
         if let Some(namespace) = namespace.and_then(super::inner) {
             let name = super::inner(name).unwrap_or_default().to_vec();
-            self.stands.insert(key.clone(), Stand::Namespaced { name, namespace: namespace.to_vec() });
+            self.stand_ins.insert(key.clone(), StandIn::Namespaced { name, namespace: namespace.to_vec() });
         }
         let mut json = [br#"{"type":"function","function":{"name":"#, &flat[..]].concat();
         for member in ["description", "strict"] {
@@ -137,12 +137,12 @@ impl Tools {
                 );
             }
         }
-        self.add_stand(name.into_owned(), Stand::Custom, &description);
+        self.add_stand_in(name.into_owned(), StandIn::Custom, &description);
     }
 
-    /// `description` is as it stands in a JSON string; empty: the stand's own.
-    fn add_stand(&mut self, name: String, stand: Stand, description: &[u8]) {
-        let Some((own, parameters)) = stand.function() else { return };
+    /// `description` is as it stands in a JSON string; empty: its own.
+    fn add_stand_in(&mut self, name: String, stand_in: StandIn, description: &[u8]) {
+        let Some((own, parameters)) = stand_in.function() else { return };
         let description = if description.is_empty() { own.as_bytes() } else { description };
         let mut json = [br#"{"type":"function","function":{"name":""#, &escaped(&name)[..], b"\""].concat();
         if !description.is_empty() {
@@ -150,7 +150,7 @@ impl Tools {
         }
         put(&mut json, &[br#","parameters":"#, parameters.as_bytes(), b"}}"]);
         self.functions.push(Function { name: name.clone(), json });
-        self.stands.insert(name, stand);
+        self.stand_ins.insert(name, stand_in);
     }
 
     fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {

@@ -1,4 +1,4 @@
-//! The calls that are no function calls, and what stands for them in a chat: functions with reserved names.
+//! Functions that stand in for the tools that a chat does not have, and the calls of those tools.
 
 use antiphon_protocol::json::{self, Object, Set};
 
@@ -6,7 +6,7 @@ use super::{escaped, inner};
 
 /// A tool that the model calls as a function, and the client gets as a call of another type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stand {
+pub enum StandIn {
     /// A function in a namespace: its own name and the namespace, as they stand in a JSON string.
     Namespaced {
         name: Vec<u8>,
@@ -32,9 +32,9 @@ pub enum Past<'a> {
     },
 }
 
-// === impl Stand ===
+// === impl StandIn ===
 
-impl Stand {
+impl StandIn {
     /// Of a tool that has no name of its own.
     pub fn of_type(kind: &str) -> Option<Self> {
         match kind {
