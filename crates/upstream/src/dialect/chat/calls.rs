@@ -1,5 +1,7 @@
 //! One call of a tool, put together from its fragments.
 
+use std::borrow::Cow;
+
 use antiphon_protocol::json::{self, Object};
 
 use super::echo::Echo;
@@ -163,7 +165,7 @@ impl Call {
         if !matches!(self.stand_in(echo), Some(StandIn::Custom)) {
             return None;
         }
-        let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(|text| text.into_owned());
+        let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(Cow::into_owned);
         let input = text.as_deref().and_then(|text| {
             json::validate(text.as_bytes()).ok()?;
             json::member(text.as_bytes(), "input").and_then(inner).map(<[u8]>::to_vec)

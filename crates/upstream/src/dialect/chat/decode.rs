@@ -1,5 +1,6 @@
 //! From the chunks of a stream to events.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use antiphon_protocol::event::Event;
@@ -63,10 +64,9 @@ impl Decoder {
     /// Each of the last events: the last chunk may lack its blank line, and the stream its `[DONE]`.
     pub fn finish(&mut self) -> Option<Event> {
         let frame = self.sse.finish();
-        if let Some(data) = frame.as_ref().and_then(sse::Frame::data) {
-            if *data == *DONE || json::validate(&data).is_ok() {
-                self.take(&data);
-            }
+        let data = frame.as_ref().and_then(sse::Frame::data);
+        if let Some(data) = data.filter(|data| **data == *DONE || json::validate(data).is_ok()) {
+            self.take(&data);
         }
         if self.finish.is_some() {
             self.complete();
@@ -140,7 +140,7 @@ impl Decoder {
         for call in json::elements(calls).map_while(Result::ok) {
             self.flush_tags();
             let Some(fragment) = Fragment::parse(&calls[call]) else { continue };
-            if self.events.call(fragment).is_err() {
+            if self.events.call(&fragment).is_err() {
                 return self.fail("server_error", "The upstream went back to a tool call that it had ended.");
             }
         }
@@ -150,7 +150,7 @@ impl Decoder {
         let decoded = self
             .tags
             .as_ref()
-            .and_then(|_| json::string(&[b"\"", content, b"\""].concat()).map(|text| text.into_owned()));
+            .and_then(|_| json::string(&[b"\"", content, b"\""].concat()).map(Cow::into_owned));
         let (Some(tags), Some(decoded)) = (&mut self.tags, decoded) else {
             return self.events.text(TextKind::Output, content, logprobs);
         };

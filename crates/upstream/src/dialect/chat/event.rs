@@ -131,8 +131,8 @@ impl Events {
     }
 
     /// More of a call.
-    pub fn call(&mut self, fragment: Fragment<'_>) -> Result<(), Interleaved> {
-        let continues = matches!(&self.open, Some(Open::Call(open)) if open.is_continued_by(&fragment));
+    pub fn call(&mut self, fragment: &Fragment<'_>) -> Result<(), Interleaved> {
+        let continues = matches!(&self.open, Some(Open::Call(open)) if open.is_continued_by(fragment));
         if !continues {
             let is_closed = match (fragment.index, fragment.id) {
                 (index, Some(id)) => self.closed_calls.contains(&(index, Some(id.to_vec()))),
@@ -145,10 +145,10 @@ impl Events {
                 return Err(Interleaved);
             }
             self.close("completed");
-            self.open = Some(Open::Call(Call::new(&fragment, &self.echo, self.items.len())));
+            self.open = Some(Open::Call(Call::new(fragment, &self.echo, self.items.len())));
         }
         let Some(Open::Call(mut call)) = self.open.take() else { return Ok(()) };
-        self.output_bytes += call.extend(&fragment, &self.echo);
+        self.output_bytes += call.extend(fragment, &self.echo);
         self.announce(&mut call);
         self.emit_arguments(&mut call);
         self.open = Some(Open::Call(call));

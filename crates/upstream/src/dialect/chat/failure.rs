@@ -1,5 +1,7 @@
 //! The errors of chat upstreams, as errors of the Responses API.
 
+use std::borrow::Cow;
+
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json;
 use bytes::Bytes;
@@ -92,7 +94,7 @@ impl Parts {
         let text = |name| {
             let value = json::member(error, name)?;
             let number = || std::str::from_utf8(value).ok().filter(|value| value.parse::<u16>().is_ok());
-            json::string(value).map(|text| text.into_owned()).or_else(|| number().map(str::to_owned))
+            json::string(value).map(Cow::into_owned).or_else(|| number().map(str::to_owned))
         };
         Self {
             code: text("code").unwrap_or_default(),

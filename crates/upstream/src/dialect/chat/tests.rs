@@ -65,7 +65,8 @@ fn sse(chunks: &[Value]) -> String {
     chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect()
 }
 
-fn chunk(delta: Value) -> Value {
+fn chunk(delta: impl Into<Value>) -> Value {
+    let delta: Value = delta.into();
     json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "up", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
 }
 

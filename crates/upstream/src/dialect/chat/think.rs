@@ -37,8 +37,8 @@ impl ThinkTags {
         let mut pieces = Vec::new();
         if self.state == State::Before {
             let begun = self.held.trim_start();
-            if begun.starts_with(OPEN) {
-                self.held = begun[OPEN.len()..].to_owned();
+            if let Some(reasoning) = begun.strip_prefix(OPEN) {
+                self.held = reasoning.to_owned();
                 self.state = State::Inside;
             } else if !OPEN.starts_with(begun) {
                 self.state = State::After;

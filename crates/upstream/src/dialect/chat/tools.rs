@@ -1,5 +1,6 @@
 //! The tools of a request as functions, which are all that a chat knows.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use antiphon_protocol::error::ApiError;
@@ -98,7 +99,7 @@ impl Tools {
     fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
         let Some(name) = tool.get("name").filter(|name| super::inner(name).is_some()) else { return };
         let flat = flat_name(name, namespace);
-        let key = json::string(&flat).map(|name| name.into_owned()).unwrap_or_default();
+        let key = json::string(&flat).map(Cow::into_owned).unwrap_or_default();
         if let Some(namespace) = namespace.and_then(super::inner) {
             let name = super::inner(name).unwrap_or_default().to_vec();
             self.stand_ins.insert(key.clone(), StandIn::Namespaced { name, namespace: namespace.to_vec() });

@@ -274,7 +274,10 @@ fn a_cut_stream_has_no_terminal_event() {
 #[test]
 fn an_error_at_the_start_is_the_only_event_and_later_the_response_fails() {
     let error = json!({"error": {"message": "slow down", "code": 429}});
-    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&[error.clone()]).as_bytes()]);
+    let events = events_of(
+        decoder(ChatSettings::default(), &request()),
+        [sse(std::slice::from_ref(&error)).as_bytes()],
+    );
     assert_eq!((names(&events), &events[0]["code"]), (vec!["error"], &json!("rate_limit_exceeded")));
     let stream = sse(&[chunk(json!({"content": "a"})), error]) + "data: [DONE]\n\n";
     let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);

@@ -2,12 +2,13 @@
 
 use super::*;
 
-fn messages(items: Value) -> Value {
+fn messages(items: impl Into<Value>) -> Value {
+    let items: Value = items.into();
     encoded(ChatSettings::default(), &json!({"model": "m", "input": items}))["messages"].clone()
 }
 
-fn rejected(request: Value) -> (Option<String>, Option<String>) {
-    let error = try_encode(ChatSettings::default(), &request).unwrap_err();
+fn rejected(request: impl Into<Value>) -> (Option<String>, Option<String>) {
+    let error = try_encode(ChatSettings::default(), &request.into()).unwrap_err();
     (error.code.map(Into::into), error.param.map(Into::into))
 }
 
