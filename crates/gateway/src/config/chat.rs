@@ -68,15 +68,10 @@ impl ChatConfig {
 
 /// Checks what accounts with chat completions can't have.
 pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
-    for (index, account) in accounts.iter().enumerate() {
+    let with_chat = accounts.iter().enumerate().filter(|(_, account)| account.api == Api::Chat);
+    for (index, account) in with_chat {
         let mut reject =
             |field: &str, rule: String| problems.reject(format!("accounts[{index}].{field}"), rule);
-        if account.api == Api::Responses {
-            if !account.chat.is_default() {
-                reject("chat", r#"needs api = "chat""#.to_owned());
-            }
-            continue;
-        }
         if account.transport != UpstreamTransport::Http {
             reject("transport", r#"must be "http" with api = "chat""#.to_owned());
         }

@@ -153,6 +153,11 @@ impl Resolved {
         Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning })
     }
 
+    /// Whether the chain has the items for which the turn's own compaction stands.
+    pub fn can_rebuild_context(&self) -> bool {
+        self.starts_context && self.parent.is_some()
+    }
+
     /// The items of the chain as an account gets them that can read them all, newest turn first.
     pub fn history(&self) -> impl Iterator<Item = &[u8]> {
         let mut next = self.parent.as_deref().filter(|_| !self.starts_context);

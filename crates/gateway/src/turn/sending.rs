@@ -148,7 +148,8 @@ impl Turn {
         };
         RequestVariant {
             upstream_parent,
-            send_encrypted: true,
+            send_encrypted: account.settings.dialect.reads_encrypted_items()
+                || !resolved.can_rebuild_context(),
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),

@@ -164,6 +164,22 @@ async fn what_a_chat_cannot_express_goes_to_another_account_or_is_rejected() {
 }
 
 #[tokio::test]
+async fn a_compaction_is_replaced_by_the_items_for_which_it_stands() {
+    let (upstream, gateway) = over_chat().await;
+    let first = gateway.client.created(json!({"model": "sim", "input": "a"})).await;
+    let compacted =
+        json!([{"type": "compaction", "encrypted_content": "x"}, {"role": "user", "content": "b"}]);
+    let reply = gateway.client.create(after(&first, compacted.clone())).await;
+    assert_eq!(reply.header("x-antiphon-reasoning"), Some("rebuilt"));
+    assert_eq!(reply.ok()["status"], "completed");
+    let texts: Vec<Value> =
+        messages(&upstream).as_array().unwrap().iter().map(|sent| sent["content"].clone()).collect();
+    assert_eq!(texts, [json!("a"), json!(text_of(&first)), json!("b")]);
+    let alone = gateway.client.create(json!({"model": "sim", "input": compacted})).await;
+    assert_eq!(alone.refusal(), (400, Some("unsupported_parameter".to_owned()), Some("input".to_owned())));
+}
+
+#[tokio::test]
 async fn hosted_tools_are_left_out_and_named_unless_they_are_to_be_rejected() {
     let request = json!({"model": "sim", "input": "a", "tools": [{"type": "web_search"}, {"type": "function", "name": "f"}]});
     let (upstream, gateway) = over_chat().await;

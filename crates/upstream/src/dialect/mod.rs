@@ -89,6 +89,11 @@ impl Dialect {
         matches!(self, Self::Chat(_))
     }
 
+    /// Whether there are encrypted items that the upstream can read.
+    pub fn reads_encrypted_items(self) -> bool {
+        matches!(self, Self::Responses)
+    }
+
     /// # Errors
     ///
     /// What the upstream's API can't express, as an error for the client if no other account can.

@@ -228,3 +228,21 @@ fn an_account_has_one_credential_and_oauth_requires_a_key_file_and_all_its_field
     assert_eq!(config.store.key_file().unwrap(), Path::new("/home/ada/.local/share/antiphon/antiphon.key"));
     assert!(!config.show().contains("\"r\""), "{}", config.show());
 }
+
+#[test]
+fn an_account_with_chat_completions_has_neither_sockets_nor_state_nor_encrypted_items() {
+    let text = "[[accounts]]\nname = \"a\"\nbase_url = \"https://x/v1\"\nboundary = \"one\"\n\
+                [[accounts]]\nname = \"b\"\nbase_url = \"https://y/v1\"\nboundary = \"one\"\napi = \"chat\"\n\
+                transport = \"auto\"\nstate = \"native\"\n\
+                [[accounts]]\nname = \"c\"\nbase_url = \"https://z/v1/chat/completions\"\n";
+    assert_eq!(
+        Case::file(text).error(),
+        "4 problems in the configuration:
+  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml): must not include /chat/completions: Antiphon \
+appends it
+  accounts[1].transport = \"auto\" (in antiphon.toml): must be \"http\" with api = \"chat\"
+  accounts[1].state = \"native\" (in antiphon.toml): must be \"replay\" with api = \"chat\": the upstream stores no responses
+  accounts[1].boundary = \"one\" (in antiphon.toml): must differ from that of \"a\", whose encrypted items an account with \
+api = \"chat\" can't read"
+    );
+}

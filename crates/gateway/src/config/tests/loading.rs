@@ -341,5 +341,5 @@ fn accounts_in_the_documentation_are_valid() {
         }
         count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 6);
 }

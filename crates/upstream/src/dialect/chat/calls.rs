@@ -196,6 +196,8 @@ impl Call {
             put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
             ("function_call", members)
         });
+        // A patch that is whole is complete: there is no other status for it.
+        let status = if kind == "apply_patch_call" && status == "incomplete" { "completed" } else { status };
         let mut out = format!(r#"{{"id":"{}","type":"{kind}","status":"{status}","call_id":""#, self.item_id)
             .into_bytes();
         put(&mut out, &[&self.call_id, b"\",", &members, b"}"]);

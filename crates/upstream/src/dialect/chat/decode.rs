@@ -55,7 +55,7 @@ impl Decoder {
             if let Some(data) = frame.data() {
                 self.take(&data);
             }
-            if self.events.output_bytes() > self.max_bytes {
+            if self.events.held_bytes() > self.max_bytes {
                 return Err(FrameTooLarge { max_bytes: self.max_bytes });
             }
         }

@@ -44,6 +44,8 @@ pub struct Events {
     closed_indexes: HashSet<u64>,
     /// How much the model has written.
     output_bytes: usize,
+    /// What the finished items take.
+    kept_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Events {
             closed_calls: HashSet::new(),
             closed_indexes: HashSet::new(),
             output_bytes: 0,
+            kept_bytes: 0,
         }
     }
 
@@ -87,9 +90,9 @@ impl Events {
         self.queue.pop_front()
     }
 
-    /// How much the model has written.
-    pub fn output_bytes(&self) -> usize {
-        self.output_bytes
+    /// How much is held: what the model has written, or the items that were made of it.
+    pub fn held_bytes(&self) -> usize {
+        self.output_bytes.max(self.kept_bytes)
     }
 
     /// How reasoning is shown.
@@ -260,6 +263,7 @@ impl Events {
 
     fn finish_item(&mut self, item: Vec<u8>) {
         self.emit_item("response.output_item.done", &item);
+        self.kept_bytes += item.len();
         self.items.push(item);
     }
 

@@ -92,7 +92,7 @@ impl<'s> Messages<'s> {
                 self.add_reasoning(&item);
                 Ok(())
             }
-            "compaction" => Err(super::unsupported(
+            "compaction" | "compaction_summary" => Err(super::unsupported(
                 "input",
                 "The upstream's chat completions can't read a compaction item.".to_owned(),
             )),
@@ -113,9 +113,7 @@ impl<'s> Messages<'s> {
             return Ok(());
         }
         match self.all.last_mut() {
-            Some(Message::Assistant(last)) if last.content.is_none() && last.calls.is_empty() => {
-                last.content = Some(content);
-            }
+            Some(Message::Assistant(last)) if last.is_only_reasoning() => last.content = Some(content),
             _ => self.push_assistant().content = Some(content),
         }
         Ok(())
@@ -132,8 +130,12 @@ impl<'s> Messages<'s> {
         let texts =
             |name| item.get(name).and_then(|parts| Content::parse(parts).ok()).map(|content| content.text);
         let text = texts("content").filter(|text| !text.is_empty()).or_else(|| texts("summary"));
-        if let Some(text) = text.filter(|text| !text.is_empty()) {
-            self.push_assistant().reasoning = text;
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+        match self.all.last_mut() {
+            Some(Message::Assistant(last)) if last.is_only_reasoning() => {
+                put(&mut last.reasoning, &[b"\\n\\n", &text]);
+            }
+            _ => self.push_assistant().reasoning = text,
         }
     }
 
@@ -179,9 +181,13 @@ impl<'s> Messages<'s> {
 // === impl Assistant ===
 
 impl Assistant {
+    fn is_only_reasoning(&self) -> bool {
+        self.content.is_none() && self.calls.is_empty()
+    }
+
+    /// Writes the messages; none for reasoning alone.
     fn write(&self, settings: &ChatSettings, out: &mut Vec<u8>) {
-        if self.content.is_none() && self.calls.is_empty() {
-            // Reasoning alone is no message.
+        if self.is_only_reasoning() {
             return;
         }
         let mut message = br#"{"role":"assistant","content":""#.to_vec();

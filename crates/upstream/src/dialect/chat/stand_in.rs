@@ -35,11 +35,13 @@ pub enum Past<'a> {
 // === impl StandIn ===
 
 impl StandIn {
-    /// Of a tool that has no name of its own.
-    pub fn of_type(kind: &str) -> Option<Self> {
+    /// Of a tool that has no name of its own, if the client runs it.
+    pub fn of_tool(kind: &str, tool: &Object<'_>) -> Option<Self> {
+        let environment =
+            tool.get("environment").and_then(|environment| json::string_member(environment, "type"));
         match kind {
             "local_shell" => Some(Self::LocalShell),
-            "shell" => Some(Self::Shell),
+            "shell" if environment.is_none_or(|kind| kind == "local") => Some(Self::Shell),
             "apply_patch" => Some(Self::ApplyPatch),
             _ => None,
         }
@@ -90,35 +92,40 @@ impl StandIn {
         let object = Object::parse(text.as_bytes()).ok()?;
         match self {
             Self::Namespaced { .. } | Self::Custom => None,
-            Self::LocalShell => {
-                object.get("command").filter(|command| command.first() == Some(&b'['))?;
-                let mut action = Vec::new();
-                let has_env = object.get("env").is_some_and(|env| env.first() == Some(&b'{'));
-                let set = [
-                    Set { name: "type", value: br#""exec""#, add: true },
-                    Set { name: "env", value: b"{}", add: true },
-                ];
-                object.set(&set[..if has_env { 1 } else { 2 }], &mut action);
-                Some(("local_shell_call", [&br#""action":"#[..], &action].concat()))
-            }
-            Self::Shell => {
-                object.get("commands").filter(|commands| commands.first() == Some(&b'['))?;
-                let mut action = Vec::new();
-                let absent = |name| object.get(name).is_none();
-                let set: Vec<_> = ["timeout_ms", "max_output_length"]
-                    .into_iter()
-                    .filter(|name| absent(name))
-                    .map(|name| Set { name, value: b"null", add: true })
-                    .collect();
-                object.set(&set, &mut action);
-                Some(("shell_call", [&br#""action":"#[..], &action].concat()))
-            }
-            Self::ApplyPatch => {
-                object.get("path").filter(|path| path.first() == Some(&b'"'))?;
-                Some(("apply_patch_call", [&br#""operation":"#[..], text.trim().as_bytes()].concat()))
-            }
+            Self::LocalShell => Some(("local_shell_call", local_shell_action(&object)?)),
+            Self::Shell => Some(("shell_call", shell_action(&object)?)),
+            Self::ApplyPatch => Some(("apply_patch_call", patch_operation(&object)?)),
         }
     }
+}
+
+fn local_shell_action(arguments: &Object<'_>) -> Option<Vec<u8>> {
+    arguments.get("command").filter(|command| command.first() == Some(&b'['))?;
+    let mut action = br#""action":"#.to_vec();
+    let has_env = arguments.get("env").is_some_and(|env| env.first() == Some(&b'{'));
+    let set =
+        [Set { name: "type", value: br#""exec""#, add: true }, Set { name: "env", value: b"{}", add: true }];
+    arguments.set(&set[..if has_env { 1 } else { 2 }], &mut action);
+    Some(action)
+}
+
+fn shell_action(arguments: &Object<'_>) -> Option<Vec<u8>> {
+    arguments.get("commands").filter(|commands| commands.first() == Some(&b'['))?;
+    let mut members = br#""environment":{"type":"local"},"action":"#.to_vec();
+    let absent = ["timeout_ms", "max_output_length"].into_iter().filter(|name| arguments.get(name).is_none());
+    let set: Vec<_> = absent.map(|name| Set { name, value: b"null", add: true }).collect();
+    arguments.set(&set, &mut members);
+    Some(members)
+}
+
+fn patch_operation(arguments: &Object<'_>) -> Option<Vec<u8>> {
+    let is_text = |name| arguments.get(name).is_some_and(|value| value.first() == Some(&b'"'));
+    let is_whole = match &*arguments.get("type").and_then(json::string)? {
+        "create_file" | "update_file" => is_text("path") && is_text("diff"),
+        "delete_file" => is_text("path"),
+        _ => false,
+    };
+    is_whole.then(|| [br#""operation":"#, arguments.text].concat())
 }
 
 /// The call or the output that an item is; `None` for every other item.

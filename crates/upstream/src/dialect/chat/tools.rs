@@ -81,7 +81,7 @@ impl Tools {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
                 return Err(unsupported(&param(index), message.to_owned()));
             }
-            kind => match StandIn::of_type(kind).filter(|_| !self.has(kind)) {
+            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.has(kind)) {
                 Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
                     return Err(rejected(index, kind));

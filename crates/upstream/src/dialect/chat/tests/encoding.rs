@@ -152,9 +152,10 @@ fn tools_are_functions_and_those_that_cannot_be_are_named() {
         {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": null},
         {"type": "custom", "name": "apply", "description": "patches", "format": {"type": "grammar", "syntax": "lark", "definition": "start: A"}},
         {"type": "web_search"}, {"type": "web_search"}, {"type": "image_generation"}, {"type": "a b"},
+        {"type": "shell", "environment": {"type": "container_auto"}},
     ]});
     let encoded = try_encode(ChatSettings::default(), &request).unwrap();
-    assert_eq!(encoded.omitted, ["web_search", "image_generation", "unknown"]);
+    assert_eq!(encoded.omitted, ["web_search", "image_generation", "unknown", "shell"]);
     let chat: Value = serde_json::from_slice(&encoded.parts.concat()).unwrap();
     assert_eq!(
         chat["tools"][0],
