@@ -1,5 +1,5 @@
 # `make` alone lists what there is.
-.PHONY: help test lint deny fuzz bench
+.PHONY: help test lint deny fuzz bench chaos soak
 
 help:
 	@echo "make test   install what the tests need, and run them all"
@@ -7,6 +7,8 @@ help:
 	@echo "make deny   licences, bans and sources of dependencies"
 	@echo "make fuzz   each fuzz target for a minute (scripts/fuzz SECONDS for longer)"
 	@echo "make bench  the figures of docs/benchmarks.md"
+	@echo "make chaos  faults under load, for SECONDS (120), from SEED (random): docs/reliability.md"
+	@echo "make soak   modest load for SECONDS (600): nothing may grow"
 
 test:
 	scripts/test
@@ -22,3 +24,9 @@ fuzz:
 
 bench:
 	scripts/bench
+
+chaos:
+	scripts/chaos $(if $(SEED),--seed $(SEED)) faults $(if $(SECONDS),--seconds $(SECONDS))
+
+soak:
+	scripts/chaos $(if $(SEED),--seed $(SEED)) soak $(if $(SECONDS),--seconds $(SECONDS))

@@ -13,7 +13,7 @@ ONLY_IN = [
     (r"\btokio::spawn\b", r"cli/signals\.rs$|/tests(/|\.rs$)", r"^crates/(gateway|access|upstream|runtime)/src/"),
     (r"\banyhow\b", r"^crates/(gateway/src/(cli/|main)|testkit)", r"^crates/.*/src/"),
     (r"\bfn test_", r"$^", r"^crates/"),
-    (r"TcpListener::bind", r"cli/|/tests/|^crates/(testkit|simulator)", r"^crates/.*/src/"),
+    (r"TcpListener::bind", r"cli/|/tests/|^crates/(chaos|testkit|simulator)", r"^crates/.*/src/"),
 ]
 
 

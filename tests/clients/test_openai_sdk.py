@@ -209,3 +209,53 @@ def test_errors_have_the_published_shape(client):
         reply = httpx2.post(BASE_URL + path, json=body)
         assert 400 <= reply.status_code < 500
         assert_is("ErrorResponse", reply.json())
+
+
+def test_a_chat_completion_passes_through(client):
+    messages = [{"role": "user", "content": "SAY{hello}"}]
+    completion = client.chat.completions.create(model=MODEL, messages=messages)
+    assert completion.choices[0].message.content == "hello"
+    assert completion.usage.total_tokens > 0
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    call = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "TOOLCALL"}], tools=tools
+    ).choices[0]
+    assert (call.finish_reason, call.message.tool_calls[0].function.name) == ("tool_calls", "f")
+
+
+def test_a_chat_completion_streams(client):
+    messages = [{"role": "user", "content": "SAY{hello there}"}]
+    options = {"include_usage": True}
+    chunks = list(
+        client.chat.completions.create(model=MODEL, messages=messages, stream=True, stream_options=options)
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "hello there"
+    assert chunks[-1].usage.prompt_tokens > 0
+
+
+def test_a_chat_completion_that_breaks_off_raises(client):
+    messages = [{"role": "user", "content": "CUT{2}"}]
+    with pytest.raises(openai.APIError, match="interrupted"):
+        list(client.chat.completions.create(model=MODEL, messages=messages, stream=True))
+
+
+def test_embeddings_pass_through(client):
+    embeddings = client.embeddings.create(model=MODEL, input=["one", "two"])
+    assert [len(entry.embedding) for entry in embeddings.data] == [8, 8]
+    assert embeddings.data[0].embedding != embeddings.data[1].embedding
+    floats = client.embeddings.create(model=MODEL, input="one", encoding_format="float")
+    assert floats.data[0].embedding == pytest.approx(embeddings.data[0].embedding)
+
+
+def test_encrypted_reasoning_comes_only_if_it_is_included(client):
+    plain = client.responses.create(model=MODEL, input="Please REASON")
+    assert plain.output[0].encrypted_content is None
+    included = ["reasoning.encrypted_content"]
+    assert client.responses.retrieve(plain.id, include=included).output[0].encrypted_content
+    assert client.responses.retrieve(plain.id).output[0].encrypted_content is None
+    # What came without it can be sent back with the rest of the output.
+    context = [{"role": "user", "content": "Please REASON"}, *plain.output, {"role": "user", "content": "Go on"}]
+    assert client.responses.create(model=MODEL, input=context).status == "completed"
+    asked = client.responses.create(model=MODEL, input="Please REASON", include=included)
+    assert asked.output[0].encrypted_content

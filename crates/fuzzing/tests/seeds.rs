@@ -1,5 +1,7 @@
 //! Every seed, and every input that the fuzzer has found here and left in `fuzz/artifacts`, keeps the properties.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use antiphon_fuzzing::{config, json, replay, request, socket, sse, store_url};

@@ -24,6 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::body_memory::BodyMemory;
 use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
 use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::origin::LocalOnly;
@@ -117,10 +118,12 @@ impl App {
         let (job_metrics, reload_metrics) = (JobMetrics::default(), ReloadMetrics::default());
         let socket_metrics = Arc::new(SocketMetrics::default());
         let memory = Arc::new(MemoryCeiling::default());
+        let body_limits = Arc::new(body_limits(&config));
         let metrics = Metrics::gather(Arc::clone(&turns.chains), |registry: &mut Registry| {
             turns.metrics.register(registry);
             registry.register("connections", "Open client connections", connections.clone());
             socket_metrics.register(registry);
+            body_limits.memory.register(registry);
             turns.limits.register_metrics(registry);
             turns.upstream.metrics().register(registry);
             turns.pool.register_metrics(registry);
@@ -133,8 +136,8 @@ impl App {
             keys: Arc::clone(&operations.keys),
             local_only: local_only(&config),
             operations,
-            body_limits: Arc::new(body_limits(&config)),
             memory,
+            body_limits,
             sockets: Arc::new(socket_settings(&config)),
             metrics: Arc::new(metrics),
             readiness: Arc::default(),
@@ -347,10 +350,11 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
 }
 
 fn body_limits(config: &Config) -> BodyLimits {
+    let limits = &config.limits;
     BodyLimits {
-        max_bytes: config.limits.max_body,
+        max_bytes: limits.max_body,
         read_timeout: config.timeouts.body_read,
-        memory: Arc::new(Semaphore::new(config.limits.body_memory / 1024)),
+        memory: Arc::new(BodyMemory::new(limits.body_memory, limits.body_memory_share())),
     }
 }
 
@@ -368,7 +372,6 @@ fn turn_settings(config: &Config) -> TurnSettings {
         retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
         max_history_bytes: config.limits.max_history,
-        body_memory_bytes: config.limits.body_memory,
         max_reply_bytes: config.limits.max_body,
         first_byte_timeout: config.timeouts.first_byte,
         idle_timeout: config.timeouts.idle,

@@ -5,6 +5,7 @@
 //! and fails on any other import.
 
 pub mod app;
+mod body_memory;
 pub mod cli;
 pub mod config;
 mod errors;

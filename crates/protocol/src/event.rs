@@ -23,6 +23,8 @@ pub enum EventKind {
     Snapshot,
     /// Carries the finished response: `response.completed`, `.incomplete`, `.failed`.
     Terminal,
+    /// Carries an output item that begins: `response.output_item.added`.
+    ItemAdded,
     /// Carries a finished output item: `response.output_item.done`.
     ItemDone,
     /// Ends the stream without a response.
@@ -36,6 +38,7 @@ impl EventKind {
         match name {
             b"response.created" | b"response.queued" | b"response.in_progress" => Self::Snapshot,
             b"response.completed" | b"response.incomplete" | b"response.failed" => Self::Terminal,
+            b"response.output_item.added" => Self::ItemAdded,
             b"response.output_item.done" => Self::ItemDone,
             b"error" => Self::Error,
             _ => Self::Other,

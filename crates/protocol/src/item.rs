@@ -196,6 +196,15 @@ impl<'a> Glance<'a> {
         self.kind.and_then(json::string).is_some_and(|kind| names_compaction(&kind))
     }
 
+    /// The id of reasoning that has neither encrypted content nor text. `item` is what was looked at.
+    pub fn partial_reasoning(&self, item: &[u8]) -> Option<String> {
+        let is_reasoning = self.kind.and_then(json::string).is_some_and(|kind| kind == "reasoning");
+        let id = self.id.filter(|_| is_reasoning).and_then(json::string)?;
+        let is_empty = |name| json::member(item, name).is_none_or(|value| matches!(value, b"null" | b"[]"));
+        let is_partial = is_empty("content") && sealed(item).is_none() && ItemId::new(&id).is_some();
+        is_partial.then(|| id.into_owned())
+    }
+
     /// The value of its `id`, unless it is null.
     pub fn id(&self) -> Option<&'a [u8]> {
         self.id.filter(|id| *id != b"null")

@@ -152,12 +152,11 @@ impl Member {
     pub fn is(&self, text: &[u8], name: &str) -> bool {
         let key = &text[self.key.clone()];
         let inner = &key[1..key.len() - 1];
-        if inner == name.as_bytes() {
-            return true;
+        if inner.len() <= name.len() {
+            // An escape takes more bytes than what it stands for.
+            return inner == name.as_bytes();
         }
-        self.may_be(name.len())
-            && memchr::memchr(b'\\', inner).is_some()
-            && string(key).is_some_and(|key| key == name)
+        self.may_be(name.len()) && inner.contains(&b'\\') && string(key).is_some_and(|key| key == name)
     }
 
     /// The key, unless it is too long to be a name of this many ASCII letters: a long key is not decoded for nothing.

@@ -5,7 +5,9 @@
 
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod id;
+pub mod include;
 pub mod item;
 pub mod json;
 pub mod model;

@@ -25,8 +25,8 @@ const MAX_CLIENT_METADATA: usize = 1_000;
 /// Whether what is being parsed is still wanted; asked for each part of it.
 pub type Wanted<'a> = &'a dyn Fn() -> bool;
 
-/// What is to be done with a context: the input, and the history before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What is to be done with a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// POST `/v1/responses`: the model responds.
     #[default]
@@ -35,6 +35,35 @@ pub enum Operation {
     Compact,
     /// POST `/v1/responses/input_tokens`: the context is counted.
     CountInput,
+    /// POST `/v1/chat/completions`, passed through.
+    ChatCompletion,
+    /// POST `/v1/embeddings`, passed through.
+    Embed,
+}
+
+impl Operation {
+    pub const ALL: [Self; 5] =
+        [Self::Create, Self::Compact, Self::CountInput, Self::ChatCompletion, Self::Embed];
+
+    /// Its path below the base URL of an upstream that has it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Create => "/responses",
+            Self::Compact => "/responses/compact",
+            Self::CountInput => "/responses/input_tokens",
+            Self::ChatCompletion => "/chat/completions",
+            Self::Embed => "/embeddings",
+        }
+    }
+
+    /// Whether request and reply belong to another API and pass as they are: nothing is resolved and nothing is stored.
+    pub fn passes_through(self) -> bool {
+        matches!(self, Self::ChatCompletion | Self::Embed)
+    }
+
+    fn can_stream(self) -> bool {
+        matches!(self, Self::Create | Self::ChatCompletion)
+    }
 }
 
 /// What a client asks for with POST `/v1/responses`, or with one of the endpoints below it, which take a part of the same
@@ -72,8 +101,12 @@ impl CreateRequest {
     /// As [`parse`](Self::parse), but gives up once the request is no longer wanted: what comes out then is of no use.
     pub fn parse_while(operation: Operation, body: Bytes, wanted: Wanted<'_>) -> Result<Self, ApiError> {
         let members = Members::parse(body, wanted)?;
-        let stream = flag(&members, Field::Stream, "stream", false)? && operation == Operation::Create;
-        Ok(Self { stream, ..Self::of_members(operation, members, wanted)? })
+        let stream = flag(&members, Field::Stream, "stream", false)? && operation.can_stream();
+        let request = match operation.passes_through() {
+            true => Self::passed(operation, members)?,
+            false => Self::of_members(operation, members, wanted)?,
+        };
+        Ok(Self { stream, ..request })
     }
 
     /// From a frame of a WebSocket: it streams in any case.
@@ -81,6 +114,27 @@ impl CreateRequest {
         let request = Self::of_members(Operation::Create, members, wanted)?;
         let generate = flag(&request.members, Field::Generate, "generate", true)?;
         Ok(Self { stream: true, is_frame: true, generate, ..request })
+    }
+
+    /// A request that passes through: only its model is looked at.
+    fn passed(operation: Operation, members: Members) -> Result<Self, ApiError> {
+        members.check_spelling()?;
+        let model = members.value(Field::Model).ok_or_else(|| missing("model"))?;
+        let model = json::string(model).ok_or_else(|| wrong_type("model", "a string", model))?.into_owned();
+        check_model(&model)?;
+        Ok(Self {
+            operation,
+            model,
+            input: Input::Items(Bytes::from_static(b"[]")),
+            scan: InputScan::default(),
+            previous_response_id: None,
+            conversation: None,
+            store: false,
+            stream: false,
+            generate: true,
+            is_frame: false,
+            members,
+        })
     }
 
     fn of_members(operation: Operation, members: Members, wanted: Wanted<'_>) -> Result<Self, ApiError> {
@@ -151,7 +205,17 @@ impl CreateRequest {
 
     /// The most output tokens that the client asks for.
     pub fn max_output_tokens(&self) -> Option<u64> {
-        std::str::from_utf8(self.members.get(Field::MaxOutputTokens)?).ok()?.parse().ok()
+        let asked = match self.operation {
+            Operation::Embed => return Some(0),
+            Operation::ChatCompletion => {
+                let member = |name| json::member(self.body(), name);
+                member("max_completion_tokens").or_else(|| member("max_tokens"))
+            }
+            Operation::Create | Operation::Compact | Operation::CountInput => {
+                self.members.get(Field::MaxOutputTokens)
+            }
+        };
+        std::str::from_utf8(asked?).ok()?.parse().ok()
     }
 
     /// The request as it came, but for members that were repeated.
@@ -345,6 +409,22 @@ mod tests {
                 Some("invalid_type")
             );
         }
+    }
+
+    #[test]
+    fn of_a_request_that_passes_through_only_the_model_is_checked() {
+        let chat = |body: &'static str| {
+            CreateRequest::parse(Operation::ChatCompletion, Bytes::from_static(body.as_bytes()))
+        };
+        let request =
+            chat(r#"{"model":"m","stream":true,"store":true,"input":7,"background":true,"max_tokens":9}"#)
+                .unwrap();
+        assert_eq!((request.store, request.stream, request.max_output_tokens()), (false, true, Some(9)));
+        assert_eq!(chat(r#"{"messages":[]}"#).unwrap_err().param.as_deref(), Some("model"));
+        assert_eq!(chat(r#"{"model":1}"#).unwrap_err().code.as_deref(), Some("invalid_type"));
+        let body = Bytes::from_static(br#"{"model":"m","input":["a"],"stream":true}"#);
+        let embed = CreateRequest::parse(Operation::Embed, body).unwrap();
+        assert_eq!((embed.stream, embed.max_output_tokens()), (false, Some(0)));
     }
 
     #[test]

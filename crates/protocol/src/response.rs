@@ -31,6 +31,19 @@ pub struct RewrittenEvent {
     pub response: Range<usize>,
 }
 
+// === impl RewrittenEvent ===
+
+impl RewrittenEvent {
+    /// Puts another response in its place, if there is one.
+    pub fn replace_response(&mut self, other: impl FnOnce(&[u8]) -> Option<Vec<u8>>) {
+        if let Some(other) = other(&self.data[self.response.clone()]) {
+            let end = self.response.start + other.len();
+            self.data.splice(self.response.clone(), other);
+            self.response.end = end;
+        }
+    }
+}
+
 // === impl Owned ===
 
 impl Owned {

@@ -2,7 +2,7 @@
 
 use crate::json::{self, Object};
 
-/// The `usage` of a response; counts that the upstream leaves out are zero.
+/// The `usage` of a response, or of a chat completion or embeddings, which name the counts otherwise; counts that the upstream leaves out are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub input_tokens: u64,
@@ -16,15 +16,19 @@ impl Usage {
     pub fn parse(usage: &[u8]) -> Self {
         let Ok(usage) = Object::scan(usage) else { return Self::default() };
         let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
-        let count = |name: &str| usage.get(name).and_then(number).unwrap_or(0);
-        let detail = |name: &str, key: &str| {
-            usage.get(name).and_then(|details| json::member(details, key)).and_then(number).unwrap_or(0)
+        let first = |names: [&str; 2]| names.into_iter().find_map(|name| usage.get(name));
+        let count = |names| first(names).and_then(number).unwrap_or(0);
+        let detail = |names, key: &str| {
+            first(names).and_then(|details| json::member(details, key)).and_then(number).unwrap_or(0)
         };
         Self {
-            input_tokens: count("input_tokens"),
-            cached_tokens: detail("input_tokens_details", "cached_tokens"),
-            output_tokens: count("output_tokens"),
-            reasoning_tokens: detail("output_tokens_details", "reasoning_tokens"),
+            input_tokens: count(["input_tokens", "prompt_tokens"]),
+            cached_tokens: detail(["input_tokens_details", "prompt_tokens_details"], "cached_tokens"),
+            output_tokens: count(["output_tokens", "completion_tokens"]),
+            reasoning_tokens: detail(
+                ["output_tokens_details", "completion_tokens_details"],
+                "reasoning_tokens",
+            ),
         }
     }
 }
@@ -42,6 +46,10 @@ mod tests {
             usage,
             Usage { input_tokens: 17, cached_tokens: 3, output_tokens: 2, reasoning_tokens: 0 }
         );
+        let chat = Usage::parse(
+            br#"{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens":3,"completion_tokens_details":{"reasoning_tokens":1}}"#,
+        );
+        assert_eq!(chat, Usage { input_tokens: 9, cached_tokens: 4, output_tokens: 3, reasoning_tokens: 1 });
         assert_eq!(Usage::parse(b"null"), Usage::default());
     }
 }

@@ -4,9 +4,11 @@
 
 pub mod background;
 mod clock;
+mod deadline;
 mod gauge;
 pub mod hex;
 pub mod memory;
+mod signal;
 mod tasks;
 mod time;
 pub mod workers;
@@ -14,7 +16,9 @@ pub mod workers;
 use std::sync::Arc;
 
 pub use self::clock::{Clock, SystemClock, Timestamp};
+pub use self::deadline::Deadline;
 pub use self::gauge::GaugeGuard;
+pub use self::signal::{Listener, Signal};
 pub use self::tasks::Tasks;
 pub use self::time::{parse_rfc3339, rfc3339, whole_seconds};
 

@@ -35,6 +35,8 @@ pub struct Events {
     body: Incoming,
     decoder: Decoder,
     pub raw: Vec<u8>,
+    /// Whether the connection ended before the reply did.
+    pub is_cut: bool,
 }
 
 /// One server-sent event.
@@ -93,10 +95,22 @@ impl Client {
         headers: &[(&'static str, HeaderValue)],
         body: impl Into<Bytes>,
     ) -> Reply {
-        let reply = self.send(method, path, headers, body).await.expect("the gateway answers");
-        let (head, body) = reply.into_parts();
-        let body = body.collect().await.expect("the reply comes whole").to_bytes();
-        Reply { status: head.status, headers: head.headers, body }
+        self.try_request(method, path, headers, body)
+            .await
+            .expect("the gateway answers, and the reply comes whole")
+    }
+
+    /// As [`request`](Self::request), to a gateway that may be gone: `None` if the reply does not come whole.
+    pub async fn try_request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: impl Into<Bytes>,
+    ) -> Option<Reply> {
+        let (head, body) = self.send(method, path, headers, body).await?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Reply { status: head.status, headers: head.headers, body })
     }
 
     /// POST `/v1/responses` with this body.
@@ -116,10 +130,20 @@ impl Client {
 
     /// As [`stream`](Self::stream), from a gateway that may be gone.
     pub async fn try_stream(&self, body: impl ToString) -> Option<Events> {
-        let reply = self.send(Method::POST, "/v1/responses", &[], body.to_string()).await?;
+        self.try_stream_from("/v1/responses", body).await
+    }
+
+    /// As [`stream`](Self::stream), from another path.
+    pub async fn stream_from(&self, path: &str, body: impl ToString) -> Events {
+        self.try_stream_from(path, body).await.expect("the gateway answers")
+    }
+
+    async fn try_stream_from(&self, path: &str, body: impl ToString) -> Option<Events> {
+        let reply = self.send(Method::POST, path, &[], body.to_string()).await?;
         let (head, body) = reply.into_parts();
         let decoder = Decoder::new(1 << 30);
-        Some(Events { status: head.status, headers: head.headers, body, decoder, raw: Vec::new() })
+        let (status, headers) = (head.status, head.headers);
+        Some(Events { status, headers, body, decoder, raw: Vec::new(), is_cut: false })
     }
 
     pub async fn get(&self, path: &str) -> Reply {
@@ -186,7 +210,11 @@ impl Events {
                 let name = String::from_utf8_lossy(frame.event().unwrap_or_default()).into_owned();
                 return Some(Event { name, data: data.into_owned().into(), raw: frame.raw.clone() });
             }
-            let chunk = self.body.frame().await?.ok()?.into_data().unwrap_or_default();
+            let Ok(frame) = self.body.frame().await? else {
+                self.is_cut = true;
+                return None;
+            };
+            let chunk = frame.into_data().unwrap_or_default();
             self.raw.extend_from_slice(&chunk);
             self.decoder.push(chunk);
         }

@@ -26,6 +26,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PostgresOptions {
     /// Whether commits wait for the disk. Without it tests are faster; nothing but a power cut can tell.
     pub fsync: bool,
+    /// The size of a file of its write-ahead log. Limits of files must be above it.
+    pub wal_segment_mib: u32,
     /// Lines of `postgresql.conf`.
     pub conf: String,
     /// `pg_hba.conf`, without a line for the cluster's own administrator.
@@ -53,7 +55,14 @@ pub struct Postgres {
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { fsync: true, conf: String::new(), hba: None, password: None, files: Vec::new() }
+        Self {
+            fsync: true,
+            wal_segment_mib: 16,
+            conf: String::new(),
+            hba: None,
+            password: None,
+            files: Vec::new(),
+        }
     }
 }
 
@@ -144,6 +153,12 @@ impl Postgres {
             server::kill9(running);
         }
         self.running = None;
+    }
+
+    /// Freezes every process of the cluster (SIGSTOP), or lets them go on (SIGCONT).
+    pub fn signal_all(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        server::signal_all(running, signal);
     }
 
     /// How large a file of the server may grow; a write beyond that fails as on a full disk. `None` lifts the limit.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
@@ -32,13 +32,19 @@ impl Process {
     /// Starts the binary with the setup's configuration, and waits until it listens. The setup owns the folder of its
     /// database, and has to outlive the process.
     pub async fn start(binary: &Path, setup: &Setup) -> Self {
-        let (url, child, log) = spawn(binary, setup).await;
-        Self { client: Client::new(&url), url, child, log: Log::Read(tokio::spawn(rest(log))) }
+        Self::try_start(binary, setup).await.unwrap_or_else(|seen| panic!("it ended: {seen:?}"))
+    }
+
+    /// As [`start`](Self::start), for a gateway that may refuse to start; returns what it logged then.
+    pub async fn try_start(binary: &Path, setup: &Setup) -> Result<Self, Vec<String>> {
+        let (url, child, log) = spawn(binary, setup).await?;
+        Ok(Self { client: Client::new(&url), url, child, log: Log::Read(tokio::spawn(rest(log))) })
     }
 
     /// As [`start`](Self::start), but nobody reads the log: its pipe fills up.
     pub async fn start_unread(binary: &Path, setup: &Setup) -> Self {
-        let (url, child, log) = spawn(binary, setup).await;
+        let spawned = spawn(binary, setup).await;
+        let (url, child, log) = spawned.unwrap_or_else(|seen| panic!("it ended: {seen:?}"));
         Self { client: Client::new(&url), url, child, log: Log::Left(log) }
     }
 
@@ -55,6 +61,22 @@ impl Process {
     /// The memory that it holds now.
     pub fn memory_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
+    }
+
+    /// How many files and sockets it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("Linux tells").count()
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("Linux tells").count()
+    }
+
+    /// How large a file of it may grow; a write beyond that fails as on a full disk, if it ignores SIGXFSZ. `None` lifts
+    /// the limit.
+    pub fn limit_files(&self, max_bytes: Option<u64>) {
+        let limit = Rlimit { current: max_bytes, maximum: None };
+        rustix::process::prlimit(Some(pid(self.id())), Resource::Fsize, limit).expect("the process is ours");
     }
 
     fn status_bytes(&self, name: &str) -> u64 {
@@ -89,7 +111,8 @@ impl Process {
     }
 }
 
-async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
+/// Fails with what was logged if the process ends before it listens.
+async fn spawn(binary: &Path, setup: &Setup) -> Result<(String, Child, Stderr), Vec<String>> {
     let file = write_config(setup);
     let mut child = Command::new(binary)
         .arg("serve")
@@ -105,13 +128,13 @@ async fn spawn(binary: &Path, setup: &Setup) -> (String, Child, Stderr) {
     let mut log = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
     let mut seen = Vec::new();
     let url = loop {
-        let line = log.next_line().await.expect("readable").unwrap_or_else(|| panic!("it ended: {seen:?}"));
+        let Some(line) = log.next_line().await.expect("readable") else { return Err(seen) };
         if let Some((_, url)) = line.split_once("listening on ") {
             break url.to_owned();
         }
         seen.push(line);
     };
-    (url, child, log)
+    Ok((url, child, log))
 }
 
 fn write_config(setup: &Setup) -> PathBuf {

@@ -59,7 +59,7 @@ fn bucket_for(empty_at: &mut HashMap<IpAddr, i64>, address: IpAddr, now: i64) ->
 }
 
 /// The /64 network of an IPv6 address: a client with one address of it has all of them.
-fn network_of(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -22,6 +22,7 @@ use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredKey, Timestamp}
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
+pub use self::attempts::network_of;
 pub use self::issue::{Issuer, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};

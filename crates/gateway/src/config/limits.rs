@@ -17,7 +17,8 @@ pub struct LimitsConfig {
     /// The memory that the process may take: past 80 % of it, new turns are refused. Default: auto.
     pub memory: MemoryLimit,
 
-    /// Memory for request bodies, over all connections; further requests wait. Default: 1 GiB.
+    /// Memory for request bodies, over all connections; further requests wait. One project can hold a quarter of it, or one
+    /// body of the maximum size if that is more. Default: 1 GiB.
     #[serde(with = "bytes")]
     pub body_memory: usize,
 
@@ -60,6 +61,11 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// What one tenant may hold of `body_memory`: a quarter, and at least enough for one body.
+    pub fn body_memory_share(&self) -> usize {
+        self.max_body.max(self.body_memory / 4)
+    }
+
     pub(super) fn validate(&self, problems: &mut Problems) {
         for (key, size) in [("limits.max_body", self.max_body), ("limits.max_history", self.max_history)] {
             if size == 0 {

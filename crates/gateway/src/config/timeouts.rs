@@ -34,7 +34,7 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub header_read: Duration,
 
-    /// Between two pieces of a client's request body. Default: 30s.
+    /// To wait for a client in the middle of a request body, beside 1 s for every 16 KiB of it. Default: 30s.
     #[serde(with = "duration")]
     pub body_read: Duration,
 

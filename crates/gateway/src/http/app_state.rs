@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use antiphon_access::keys::Keys;
 use axum::extract::FromRef;
-use tokio::sync::Semaphore;
 
 use super::error::RequestError;
 use super::origin::LocalOnly;
 use super::readiness::Readiness;
 use super::socket::metrics::SocketMetrics;
 use super::socket::settings::SocketSettings;
+use crate::body_memory::BodyMemory;
 use crate::errors::ErrorRow;
 use crate::memory::MemoryCeiling;
 use crate::metrics::Metrics;
@@ -37,10 +37,9 @@ pub struct AppState {
 #[derive(Debug)]
 pub struct BodyLimits {
     pub max_bytes: usize,
-    /// How long to wait for the next piece of a body.
+    /// How long to wait for a client in the middle of a body, and for memory.
     pub read_timeout: Duration,
-    /// One permit per KiB, shared by all connections.
-    pub memory: Arc<Semaphore>,
+    pub memory: Arc<BodyMemory>,
 }
 
 impl AppState {

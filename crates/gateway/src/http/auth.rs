@@ -3,6 +3,7 @@
 //! A handler that works on a project takes a [`Caller`]; there is no other way to obtain a project.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -11,6 +12,7 @@ use http::{Extensions, HeaderMap, HeaderName, header};
 use super::app_state::AppState;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
+use crate::body_memory::{Share, Tenant};
 use antiphon_access::keys::{Caller, Denied};
 
 /// Headers in which other clients than OpenAI's send their key.
@@ -31,6 +33,28 @@ impl FromRequestParts<AppState> for Caller {
             row.into()
         })
     }
+}
+
+/// A caller that may send a large body.
+pub struct Client {
+    pub caller: Caller,
+    /// Of the memory for bodies.
+    pub share: Arc<Share>,
+}
+
+impl FromRequestParts<AppState> for Client {
+    type Rejection = ErrorReply;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ErrorReply> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let share = share_of(state, &caller, &parts.extensions);
+        Ok(Self { caller, share })
+    }
+}
+
+/// The caller's share of the memory for bodies.
+pub fn share_of(state: &AppState, caller: &Caller, extensions: &Extensions) -> Arc<Share> {
+    state.body_limits.memory.share(Tenant::new(caller, client_address(extensions)))
 }
 
 /// The caller, by the headers of a request.

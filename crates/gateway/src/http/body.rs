@@ -1,19 +1,27 @@
 //! Reads a request's body within its limits and decompresses it.
 
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::app_state::BodyLimits;
 use super::error::RequestError;
+use super::pace::Pace;
+use crate::body_memory::{Reservation, Share};
 
 /// How much is decompressed in one step. The first step runs in place, the others on blocking threads.
 const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
+/// How much memory is reserved at most before as much has arrived.
+const MAX_STEP_BYTES: usize = 256 * 1024;
+/// Binary logarithms of a decoder's window: every decoder should support 8 MiB, and ours never uses more than 128 MiB.
+const MIN_WINDOW_LOG: u32 = 23;
+const MAX_WINDOW_LOG: u32 = 27;
 /// How much of a rejected body is read before the error is sent: most clients read no reply before they have sent
 /// everything.
 const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
@@ -22,7 +30,16 @@ const MAX_DISCARDING: Duration = Duration::from_secs(20);
 /// A whole body and the memory reserved for it.
 pub struct Received {
     pub bytes: Bytes,
-    pub permit: OwnedSemaphorePermit,
+    pub memory: Reservation,
+}
+
+/// Reads one body.
+struct Reader<'a> {
+    limits: &'a BodyLimits,
+    memory: Reservation,
+    pace: Pace,
+    /// How long it may still wait for memory.
+    patience: Duration,
 }
 
 enum Encoding {
@@ -34,106 +51,128 @@ enum Encoding {
 type Decoder = Box<dyn Read + Send>;
 
 impl BodyLimits {
-    /// Reads a body to its end. Reserves memory as the body grows, and waits while none is left.
-    pub async fn receive(&self, headers: &HeaderMap, mut body: Body) -> Result<Received, RequestError> {
-        let (encoding, mut permit) = match self.entitle(headers).await {
-            Ok(entitled) => entitled,
+    /// Reads a body to its end. Reserves memory of the share as the body arrives, and waits while none is left.
+    pub async fn receive(
+        &self,
+        headers: &HeaderMap,
+        mut body: Body,
+        share: &Arc<Share>,
+    ) -> Result<Received, RequestError> {
+        let (encoding, announced) = match self.check(headers) {
+            Ok(checked) => checked,
             Err(error) => {
                 discard_unread(headers, body).await;
                 return Err(error);
             }
         };
-        let received = self.read(&mut body, &mut permit).await;
-        if matches!(received, Err(RequestError::BodyTooLarge { .. } | RequestError::Overloaded)) {
+        let mut reader = Reader {
+            limits: self,
+            memory: Reservation::empty(share),
+            pace: Pace::new(self.read_timeout),
+            patience: self.read_timeout,
+        };
+        let received = reader.read(&mut body, announced).await;
+        if matches!(received, Err(RequestError::BodyTooLarge { .. } | RequestError::Overloaded(_))) {
+            // The client may take its time; what arrived is gone.
+            reader.memory.shrink_to(0);
             discard(body).await;
         }
         let received = received?;
-        let decoder: Decoder = match encoding {
-            Encoding::Identity => return Ok(Received { bytes: received, permit }),
-            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(Cursor::new(received))),
-            Encoding::Zstd => Box::new(
-                zstd::stream::read::Decoder::with_buffer(Cursor::new(received))
-                    .map_err(|error| RequestError::BodyUnreadable(error.to_string()))?,
-            ),
+        let bytes = match encoding {
+            Encoding::Identity => received,
+            Encoding::Gzip => {
+                let decoder = flate2::bufread::MultiGzDecoder::new(Cursor::new(received));
+                reader.decompress(Box::new(decoder)).await?
+            }
+            Encoding::Zstd => reader.decompress(self.zstd_decoder(received)?).await?,
         };
-        let bytes = self.decompress(decoder, &mut permit).await?;
-        Ok(Received { bytes, permit })
+        reader.memory.shrink_to(bytes.len());
+        Ok(Received { bytes, memory: reader.memory })
     }
 
-    /// Checks the headers, and reserves memory for the length that they announce.
-    async fn entitle(&self, headers: &HeaderMap) -> Result<(Encoding, OwnedSemaphorePermit), RequestError> {
+    /// Checks the headers. Yields the encoding and the length that they announce.
+    fn check(&self, headers: &HeaderMap) -> Result<(Encoding, Option<usize>), RequestError> {
         let encoding = encoding(headers)?;
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let announced: usize = announced.unwrap_or_default();
-        if announced > self.max_bytes {
+        if announced.is_some_and(|announced| announced > self.max_bytes) {
             return Err(self.too_large());
         }
-        Ok((encoding, self.reserve(announced).await?))
-    }
-
-    async fn read(&self, body: &mut Body, permit: &mut OwnedSemaphorePermit) -> Result<Bytes, RequestError> {
-        let mut whole = Bytes::new();
-        let mut pieces = BytesMut::new();
-        while let Some(piece) = self.next_piece(body).await? {
-            let size = whole.len() + pieces.len() + piece.len();
-            if size > self.max_bytes {
-                return Err(self.too_large());
-            }
-            self.extend(permit, size).await?;
-            if size == piece.len() {
-                whole = piece;
-                continue;
-            }
-            pieces.extend_from_slice(&std::mem::take(&mut whole));
-            pieces.extend_from_slice(&piece);
-        }
-        Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
-    }
-
-    async fn next_piece(&self, body: &mut Body) -> Result<Option<Bytes>, RequestError> {
-        match tokio::time::timeout(self.read_timeout, body.frame()).await {
-            Err(_elapsed) => Err(RequestError::BodyTimeout(self.read_timeout)),
-            Ok(None) => Ok(None),
-            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection was closed".to_owned())),
-            Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
-        }
+        Ok((encoding, announced))
     }
 
     fn too_large(&self) -> RequestError {
         RequestError::BodyTooLarge { max_bytes: self.max_bytes }
     }
 
-    pub(super) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RequestError> {
-        let acquiring = Semaphore::acquire_many_owned(self.memory.clone(), kib(bytes));
-        match tokio::time::timeout(self.read_timeout, acquiring).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(RequestError::Overloaded),
+    /// A frame announces how much memory its decoder needs: at most as much as the largest body.
+    fn zstd_decoder(&self, compressed: Bytes) -> Result<Decoder, RequestError> {
+        let unreadable = |error: io::Error| RequestError::BodyUnreadable(error.to_string());
+        let mut decoder =
+            zstd::stream::read::Decoder::with_buffer(Cursor::new(compressed)).map_err(unreadable)?;
+        let window_log = usize::BITS - self.max_bytes.leading_zeros();
+        decoder.window_log_max(window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)).map_err(unreadable)?;
+        Ok(Box::new(decoder))
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    async fn read(&mut self, body: &mut Body, announced: Option<usize>) -> Result<Bytes, RequestError> {
+        let mut whole = Bytes::new();
+        let mut pieces = Vec::new();
+        while let Some(piece) = self.next_piece(body).await? {
+            let size = whole.len() + pieces.len() + piece.len();
+            self.reserve(size).await?;
+            if size == piece.len() {
+                whole = piece;
+                continue;
+            }
+            make_room(&mut pieces, size, announced);
+            pieces.extend_from_slice(&std::mem::take(&mut whole));
+            pieces.extend_from_slice(&piece);
+        }
+        Ok(if pieces.is_empty() { whole } else { pieces.into() })
+    }
+
+    async fn next_piece(&mut self, body: &mut Body) -> Result<Option<Bytes>, RequestError> {
+        let since = Instant::now();
+        match tokio::time::timeout(self.pace.left(), body.frame()).await {
+            Err(_elapsed) => Err(self.pace.too_slow()),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection was closed".to_owned())),
+            Ok(Some(Ok(frame))) => {
+                let piece = frame.into_data().unwrap_or_default();
+                self.pace.count(piece.len(), since.elapsed());
+                Ok(Some(piece))
+            }
         }
     }
 
-    /// Makes the permit cover this many bytes.
-    async fn extend(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), RequestError> {
-        let missing = (kib(bytes) as usize).saturating_sub(permit.num_permits());
-        if missing > 0 {
-            permit.merge(self.reserve(missing * 1024).await?);
+    /// Makes the reservation cover a body of this size: exactly at first, in steps when it grows.
+    async fn reserve(&mut self, size: usize) -> Result<(), RequestError> {
+        if size > self.limits.max_bytes {
+            return Err(self.limits.too_large());
+        }
+        let reserved = self.memory.bytes();
+        let missing = size.saturating_sub(reserved);
+        if missing == 0 {
+            return Ok(());
+        }
+        let step = missing.max(reserved.min(MAX_STEP_BYTES));
+        if !self.memory.try_grow(step) {
+            self.memory.grow(missing, &mut self.patience).await?;
         }
         Ok(())
     }
 
     /// A small body may decompress into a huge one: memory is reserved step by step.
-    async fn decompress(
-        &self,
-        mut decoder: Decoder,
-        permit: &mut OwnedSemaphorePermit,
-    ) -> Result<Bytes, RequestError> {
+    async fn decompress(&mut self, mut decoder: Decoder) -> Result<Bytes, RequestError> {
         let mut bytes = Vec::new();
         let mut is_over = decompress_step(&mut decoder, &mut bytes)?;
         loop {
-            if bytes.len() > self.max_bytes {
-                return Err(self.too_large());
-            }
-            self.extend(permit, bytes.len()).await?;
+            self.reserve(bytes.len()).await?;
             if is_over {
                 return Ok(bytes.into());
             }
@@ -143,6 +182,14 @@ impl BodyLimits {
             });
             (decoder, bytes, is_over) = step.await.map_err(|_| RequestError::Internal)??;
         }
+    }
+}
+
+/// Makes room for a body that has grown to this size: at most twice as much, and not beyond the announced length.
+fn make_room(pieces: &mut Vec<u8>, size: usize, announced: Option<usize>) {
+    if size > pieces.capacity() {
+        let capacity = size.max((2 * pieces.capacity()).min(announced.unwrap_or(usize::MAX)));
+        pieces.reserve_exact(capacity - pieces.len());
     }
 }
 
@@ -187,8 +234,4 @@ async fn discard(mut body: Body) {
         }
     };
     tokio::time::timeout(MAX_DISCARDING, discarding).await.ok();
-}
-
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }

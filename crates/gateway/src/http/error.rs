@@ -8,6 +8,7 @@ use antiphon_runtime::whole_seconds;
 use antiphon_store::StoreError;
 use http::StatusCode;
 
+use crate::body_memory::NoMemory;
 use crate::errors::{
     self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
@@ -22,13 +23,17 @@ pub enum RequestError {
     BodyTooLarge { max_bytes: usize },
     #[error("The request body could not be read: {0}.")]
     BodyUnreadable(String),
-    #[error("Timed out reading the request body: no data for {} s.", .0.as_secs())]
-    BodyTimeout(Duration),
+    /// Holds what arrived while the gateway waited, and the wait that is always allowed.
+    #[error(
+        "Timed out reading the request body: {received_bytes} bytes arrived in {} s of waiting. The limit is {} s, and 1 s \
+         more for every 16 KiB.",
+        .waited.as_secs(), .limit.as_secs()
+    )]
+    BodyTimeout { received_bytes: usize, waited: Duration, limit: Duration },
     #[error("Unsupported content-encoding '{0}': use gzip, zstd or none.")]
     UnsupportedEncoding(String),
-    /// The memory for request bodies is used up.
-    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
-    Overloaded,
+    #[error("{0}")]
+    Overloaded(NoMemory),
     /// The memory ceiling is reached.
     #[error("The gateway is short of memory. Please retry in a moment.")]
     MemoryShort,
@@ -100,11 +105,11 @@ impl RequestError {
             Self::Invalid(error) => return ErrorRow::invalid(error.clone()),
             Self::BodyTooLarge { .. } => client(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large")),
             Self::BodyUnreadable(_) => invalid(Some("invalid_body"), None),
-            Self::BodyTimeout(_) => client(StatusCode::REQUEST_TIMEOUT, Some("request_timeout")),
+            Self::BodyTimeout { .. } => client(StatusCode::REQUEST_TIMEOUT, Some("request_timeout")),
             Self::UnsupportedEncoding(_) => {
                 client(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_content_encoding"))
             }
-            Self::Overloaded | Self::MemoryShort => errors::OVERLOADED,
+            Self::Overloaded(_) | Self::MemoryShort => errors::OVERLOADED,
             Self::InvalidKey => client(StatusCode::UNAUTHORIZED, Some("invalid_api_key")),
             Self::TooManyAttempts(_) => client(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
             Self::BadHost => invalid(Some("invalid_host"), None),
@@ -127,6 +132,12 @@ impl RequestError {
         };
         let wait = if let Self::TooManyAttempts(wait) = self { Some(*wait) } else { None };
         ErrorRow::new(class, self.to_string()).retry_after(wait)
+    }
+}
+
+impl From<NoMemory> for RequestError {
+    fn from(error: NoMemory) -> Self {
+        Self::Overloaded(error)
     }
 }
 

@@ -12,6 +12,7 @@ mod error_reply;
 mod fallback;
 mod operator;
 pub mod origin;
+mod pace;
 mod parsing;
 mod path_segment;
 mod query;
@@ -48,7 +49,10 @@ pub fn router(state: &AppState, endpoints: Endpoints) -> Router {
 }
 
 fn api() -> Router<AppState> {
-    responses("/v1").merge(responses("/backend-api/codex"))
+    responses("/v1")
+        .merge(responses("/backend-api/codex"))
+        .route("/v1/chat/completions", post(create::complete_chat))
+        .route("/v1/embeddings", post(create::embed))
 }
 
 fn responses(prefix: &str) -> Router<AppState> {

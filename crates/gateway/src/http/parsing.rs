@@ -4,27 +4,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_protocol::request::Wanted;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::RequestError;
+use crate::body_memory::Reservation;
 
 /// A larger text is parsed on a blocking thread, so that it does not delay the worker's other turns. The worst texts take
 /// about 30 ns per byte.
 const INLINE_BYTES: usize = 128 * 1024;
 
-/// Parses a text of this size. The permit holds its memory until parsing has ended. When the client leaves and drops the
+/// Parses a text of this size. Its memory stays reserved until parsing has ended. When the client leaves and drops the
 /// future, the parsing of a long text stops.
 pub async fn parse<T: Send + 'static>(
     size_bytes: usize,
-    permit: OwnedSemaphorePermit,
+    memory: Reservation,
     parse: impl FnOnce(Wanted<'_>) -> T + Send + 'static,
-) -> Result<(T, OwnedSemaphorePermit), RequestError> {
+) -> Result<(T, Reservation), RequestError> {
     if is_short(size_bytes) {
-        return Ok((parse(&|| true), permit));
+        return Ok((parse(&|| true), memory));
     }
     let is_wanted = Arc::new(AtomicBool::new(true));
     let _stop = StopOnDrop(Arc::clone(&is_wanted));
-    let parsing = tokio::task::spawn_blocking(move || (parse(&|| is_wanted.load(Ordering::Relaxed)), permit));
+    let parsing = tokio::task::spawn_blocking(move || (parse(&|| is_wanted.load(Ordering::Relaxed)), memory));
     parsing.await.map_err(|_| RequestError::Internal)
 }
 
@@ -43,20 +43,24 @@ impl Drop for StopOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
-    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::body_memory::{BodyMemory, Tenant};
 
     #[tokio::test]
     async fn parsing_stops_and_releases_its_memory_when_the_client_leaves() {
-        let memory = Arc::new(Semaphore::new(1));
-        let permit = Arc::clone(&memory).try_acquire_owned().unwrap();
+        let memory = BodyMemory::new(1, 1);
+        let mut reservation = Reservation::empty(&memory.share(Tenant::Operators));
+        assert!(reservation.try_grow(1));
         let forever = |wanted: Wanted<'_>| while wanted() {};
-        let mut parsing = Box::pin(parse(INLINE_BYTES + 1, permit, forever));
+        let mut parsing = Box::pin(parse(INLINE_BYTES + 1, reservation, forever));
         assert!(parsing.as_mut().now_or_never().is_none());
-        assert_eq!(memory.available_permits(), 0);
+        assert_eq!(memory.used_bytes(), 1);
         drop(parsing);
-        drop(memory.acquire().await.unwrap());
+        let mut next = Reservation::empty(&memory.share(Tenant::Operators));
+        next.grow(1, &mut Duration::from_secs(20)).await.unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The accept loop: connections with their timeouts, and a graceful stop.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,14 +47,12 @@ impl Server {
     /// Accepts connections until the process stops. Connections then finish their current request.
     pub async fn serve(self, listener: TcpListener) {
         let slots = Arc::new(Semaphore::new(self.max_connections));
-        let stopping = self.tasks.stopping();
+        let mut stopping = self.tasks.stopping().listen();
         loop {
-            let accepted = tokio::select! {
-                accepted = accept(&listener, &slots) => accepted,
-                () = stopping.cancelled() => return,
-            };
+            let Some(accepted) = stopping.or(pin!(accept(&listener, &slots))).await else { return };
             let Some((stream, peer, slot)) = accepted else { continue };
-            let connection = self.connection(stream, peer);
+            // Boxed because the tasks around it would hold it several times.
+            let connection = Box::pin(self.connection(stream, peer));
             let open = GaugeGuard::new(&self.connections);
             self.workers.spawn_connection(&self.tasks, async move {
                 connection.await;
@@ -79,7 +78,7 @@ impl Server {
             request_begun.notify_one();
             handle(router.clone(), peer, &slot_of_requests, request)
         });
-        let stopping = self.tasks.stopping();
+        let mut stopping = self.tasks.stopping().listen();
         let (header_read_timeout, write_stall_timeout) = (self.header_read_timeout, self.write_stall_timeout);
         async move {
             // Created here, as a stream belongs to the runtime that it is created on.
@@ -88,9 +87,10 @@ impl Server {
             // Boxed, so that its memory is released before a WebSocket takes over.
             let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
             let served = tokio::select! {
+                biased;
                 served = connection.as_mut() => served,
                 () = first_request_timeout(&first_request, header_read_timeout) => return,
-                () = stopping.cancelled() => {
+                () = &mut stopping => {
                     connection.as_mut().graceful_shutdown();
                     connection.as_mut().await
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
+use antiphon_protocol::request::CreateRequest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -67,7 +68,7 @@ impl Turn {
         let turns = Arc::clone(&self.turns);
         let outcome = {
             let attempting = pin!(self.attempt_on_accounts(resolved));
-            turns.env.tasks.or_interrupted(attempting).await
+            turns.env.tasks.interruption().or(attempting).await
         };
         outcome.unwrap_or_else(|| Err(self.stopped()))
     }
@@ -80,7 +81,6 @@ impl Turn {
         let mut last: Option<Failure> = None;
         let (mut attempts, mut has_failed) = (0, false);
         loop {
-            attempts += 1;
             let lease = match self.choose(resolved, &tried).await {
                 Ok(lease) => lease,
                 // The error of an upstream tells the client more than that no account is left.
@@ -102,6 +102,9 @@ impl Turn {
             } else {
                 self.learn(&lease, &verdict);
             }
+            let lacks_endpoint = matches!(verdict, Verdict::EndpointMissing(_));
+            // Nothing was tried where there is no endpoint.
+            attempts += u32::from(!lacks_endpoint);
             tried.push(lease.account().name.clone());
             if matches!(verdict, Verdict::RateLimited { .. }) {
                 rate_limited.push(lease.account().name.clone());
@@ -111,6 +114,11 @@ impl Turn {
                 // No other account is left, but a rate limited one may be ready again soon.
                 tried.retain(|name| !rate_limited.contains(name));
             }
+            // What went wrong at an account that has the endpoint tells the client more.
+            let failure = match last.take() {
+                Some(earlier) if lacks_endpoint => earlier,
+                _ => failure,
+            };
             if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
             {
                 return Err(self.with_retry_after(failure));
@@ -144,7 +152,14 @@ impl Turn {
     ) -> Result<Reply, (Lease, FailedAttempt)> {
         let account = Arc::clone(lease.account());
         match self.send_with_retries(&account, resolved).await {
-            Ok(accepted) => Ok(Reply::new(lease, accepted)),
+            Ok(accepted) => {
+                let reasoning = HeaderValue::from_static(accepted.reasoning.as_str());
+                let mut reply = Reply::new(lease, accepted);
+                if !self.facts.create.operation.passes_through() {
+                    reply.headers.insert(REASONING_HEADER, reasoning);
+                }
+                Ok(reply)
+            }
             Err(failed) => Err((lease, failed)),
         }
     }
@@ -175,7 +190,8 @@ impl Turn {
         let parent = resolved.parent.as_deref().filter(|parent| !parent.account.is_empty());
         let origin = parent.map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         let preference = Preference { origin, key };
-        Wanted { model: &self.facts.create.model, caller: self.caller(), preference, tried }
+        let CreateRequest { operation, model, .. } = &self.facts.create;
+        Wanted { operation: *operation, model, caller: self.caller(), preference, tried }
     }
 
     /// Turns with the same key prefer the same account, so that they share its upstream's cache.
@@ -205,7 +221,13 @@ impl Turn {
             }
             Shortage::Unusable => Failure::NoAccount,
             Shortage::NotOffered => Failure::ModelNotFound(self.facts.create.model.clone()),
+            Shortage::EndpointMissing => self.endpoint_missing(),
         }
+    }
+
+    fn endpoint_missing(&self) -> Failure {
+        let CreateRequest { operation, model, .. } = &self.facts.create;
+        Failure::EndpointMissing { path: operation.path(), model: model.clone() }
     }
 
     /// Sets `Retry-After` on an upstream's error: after a rate limit, to when the first account is ready again. Clients may
@@ -258,11 +280,15 @@ impl Turn {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
         let model = account.alias(model).unwrap_or(model);
-        let verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, model, now);
+        let mut verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, model, now);
+        if self.facts.create.operation.passes_through() {
+            verdict = verdict.from_passed_reply(error_reply.status, self.facts.create.operation);
+        }
         let has_api_error = is_api_error(&error_reply.body);
         let failure = match error_reply.status {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
+            _ if matches!(verdict, Verdict::EndpointMissing(_)) => self.endpoint_missing(),
             status if status.is_client_error() => Failure::UpstreamError(Box::new(error_reply)),
             status if status.is_server_error() && has_api_error => {
                 Failure::UpstreamError(Box::new(error_reply))
@@ -291,7 +317,6 @@ impl Reply {
         let (head, body) = reply.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let mut headers = headers::for_client(&head.headers);
-        headers.insert(REASONING_HEADER, HeaderValue::from_static(reasoning.as_str()));
         if let Some(omitted) = omitted {
             headers.insert(OMITTED_HEADER, omitted);
         }

@@ -2,12 +2,25 @@
 
 use antiphon_protocol::json;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::framing::Framing;
 
 const HEADER_PREFIX: &str = "x-codex-";
+/// Headers in which clients name themselves.
+const CLIENT_HEADERS: [&str; 2] = ["originator", "user-agent"];
+const NAME: &[u8] = b"codex";
 const WINDOWS: [&str; 2] = ["primary", "secondary"];
+
+/// Whether the client is Codex, by what only Codex sends: its name in `originator` or `user-agent` (`codex_cli_rs`,
+/// `codex_exec`, `Codex Desktop`, …), or a header that begins with `x-codex-`.
+pub fn is_codex(headers: &HeaderMap) -> bool {
+    let names_codex = |value: &HeaderValue| {
+        value.as_bytes().get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
+    };
+    CLIENT_HEADERS.iter().any(|name| headers.get(*name).is_some_and(names_codex))
+        || headers.keys().any(|name| name.as_str().starts_with(HEADER_PREFIX))
+}
 
 /// The events that stand for the headers of an upstream that serves Codex; empty for other upstreams.
 pub fn events(headers: &HeaderMap, framing: &Framing) -> Vec<Bytes> {
@@ -87,7 +100,7 @@ fn number<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     use super::*;
 
@@ -98,6 +111,21 @@ mod tests {
             .collect();
         let events = events(&headers, &Framing::Socket(None));
         events.into_iter().map(|event| String::from_utf8(event.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn codex_is_known_by_its_headers() {
+        let sends = |name: &'static str, value: &'static str| {
+            is_codex(&HeaderMap::from_iter([(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert!(sends("originator", "codex_exec") && sends("originator", "Codex Desktop"));
+        assert!(sends("user-agent", "codex_cli_rs/0.169.0 (Debian 12.0.0; x86_64)"));
+        assert!(sends("x-codex-window-id", "w"));
+        assert!(!sends("user-agent", "OpenAI/Python 3.52.0") && !sends("originator", "opencode"));
+        assert!(!sends("session-id", "codex") && !sends("user-agent", "cod"));
     }
 
     #[test]

@@ -13,10 +13,10 @@ use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::framing::Framing;
+use super::reading::{ReadOutcome, Silence, read_events};
 use super::record::Finished;
 use super::relay::{BadStream, Relay};
 use super::resolve::Resolved;
-use super::stream::{ReadOutcome, read_events};
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
@@ -65,15 +65,16 @@ async fn collect_stream(
     reply: &mut Reply,
 ) -> Result<Finished, FailedAttempt> {
     let settings = &turn.turns.settings;
-    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(settings.max_reply_bytes));
+    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(settings.max_reply_bytes))
+        .hiding(turn.hidden_parts());
     let mut events = reply.events(settings.max_reply_bytes);
     let mut passed = VecDeque::new();
-    let mut last_event_at = Instant::now();
+    let mut silence = Silence::begin(settings.first_byte_timeout);
     let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamUnreachable(why.into()));
     let terminal = loop {
-        let silence = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
-        let silent_at = last_event_at + silence;
-        let terminal = match read_events(turn, &mut events, &mut last_event_at, silent_at).await {
+        let limit = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
+        let silent_at = silence.since + limit;
+        let terminal = match read_events(turn, &mut events, &mut silence, silent_at).await {
             ReadOutcome::Events if events.received_bytes() > settings.max_reply_bytes => {
                 return Err(unreachable(TOO_LARGE));
             }
@@ -103,7 +104,7 @@ async fn collect_stream(
             return Err(failed);
         }
     }
-    let whole = with_output(&finished.response, &finished.output);
+    let whole = with_output(&finished.response, &turn.hidden_parts().hide_in_array(&finished.output));
     finished.response = whole.map_err(|_| unreachable("its reply is not a response object"))?.into();
     Ok(finished)
 }
@@ -161,9 +162,14 @@ impl Turn {
         };
         let object = Object::parse(body).map_err(|_| no_response())?;
         let response = match self.facts.create.operation {
-            Operation::Create => self.owned(resolved).rewrite(&object).into(),
+            Operation::Create => {
+                let response = self.owned(resolved).rewrite(&object);
+                self.hidden_parts().hide_in_response(&response).unwrap_or(response).into()
+            }
             // The reply is not a response that the gateway gives an id to.
-            Operation::Compact | Operation::CountInput => body.clone(),
+            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => {
+                body.clone()
+            }
         };
         Ok(Finished::from_upstream(response, &object, &[]))
     }

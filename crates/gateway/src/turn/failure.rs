@@ -11,6 +11,7 @@ use antiphon_upstream::pool::Verdict;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use crate::body_memory::NoMemory;
 use crate::errors::{
     self, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT, STORE_UNAVAILABLE_TEXT, StoreFailure,
 };
@@ -21,9 +22,9 @@ pub enum Failure {
     /// All accounts are busy, and the queue is full or the wait was too long.
     #[error("All upstream accounts are busy. Please retry in a moment.")]
     AllBusy,
-    /// The memory for referenced items is used up.
-    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
-    Overloaded,
+    /// For the items that the input references.
+    #[error("{0}")]
+    Overloaded(NoMemory),
     /// The turn would exceed a limit of the caller's key or project.
     #[error("{0}")]
     LimitReached(Box<Exceeded>),
@@ -56,6 +57,9 @@ pub enum Failure {
     ItemNotFound(String),
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
+    /// No account that offers the model has the endpoint.
+    #[error("No upstream account has '{path}' for the model '{model}'.")]
+    EndpointMissing { path: &'static str, model: String },
     #[error("No upstream account can serve this request.")]
     NoAccount,
     /// No upstream that is left can have what the request asks for. The dialect has written the message.
@@ -111,7 +115,7 @@ impl Failure {
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
             Self::Unsupported(error) => return ErrorRow::invalid(ApiError::clone(error)),
-            Self::AllBusy | Self::Overloaded => errors::OVERLOADED,
+            Self::AllBusy | Self::Overloaded(_) => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }
@@ -142,6 +146,9 @@ impl Failure {
             }
             Self::ItemNotFound(_) => (StatusCode::NOT_FOUND, Client, None, Some("input")),
             Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
+            Self::EndpointMissing { .. } => {
+                (StatusCode::NOT_FOUND, Client, Some("endpoint_not_available"), None)
+            }
             Self::NoAccount => {
                 (StatusCode::SERVICE_UNAVAILABLE, Upstream, Some("no_account_available"), None)
             }

@@ -48,6 +48,7 @@ pub struct TurnMetrics {
     cost_usd: Counter<f64, AtomicU64>,
     unpriced: Counter,
     cut_off: Counter,
+    usage_estimated: Counter,
     duration: Histogram,
     first_event: Histogram,
     by_reasoning: Family<ReasoningLabels, Counter>,
@@ -87,6 +88,11 @@ impl TurnMetrics {
     /// A turn was cut off at the shutdown timeout.
     pub fn turn_cut_off(&self) {
         self.cut_off.inc();
+    }
+
+    /// A turn was served whose upstream reported no usage.
+    pub fn usage_estimated(&self) {
+        self.usage_estimated.inc();
     }
 
     pub fn count_tokens(&self, usage: &Usage) {
@@ -147,6 +153,11 @@ impl TurnMetrics {
             self.cut_off.clone(),
         );
         registry.register(
+            "turns_usage_estimated",
+            "Chat completions and embeddings whose usage is estimated, as the upstream reported none",
+            self.usage_estimated.clone(),
+        );
+        registry.register(
             "turns_reasoning",
             "Turns by the state of the encrypted items in their chain: full, stripped or rebuilt",
             self.by_reasoning.clone(),
@@ -168,6 +179,7 @@ impl Default for TurnMetrics {
             cost_usd: Counter::default(),
             unpriced: Counter::default(),
             cut_off: Counter::default(),
+            usage_estimated: Counter::default(),
             duration: Histogram::new(DURATION_BUCKETS),
             first_event: Histogram::new(DURATION_BUCKETS),
             by_reasoning,
@@ -178,7 +190,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 22] = [
+    const KNOWN: [&str; 24] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -199,6 +211,8 @@ fn metric_code(code: Option<&str>) -> &str {
         "no_account_available",
         "upstream_unreachable",
         "upstream_timeout",
+        "request_too_large",
+        "request_timeout",
         "server_error",
         "server_is_overloaded",
     ];

@@ -13,7 +13,9 @@ mod framing;
 mod limit;
 mod memory;
 mod metrics;
+mod passage;
 mod progress;
+mod reading;
 mod record;
 mod references;
 mod relay;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::Owned;
 use antiphon_store::Timestamp;
@@ -36,7 +39,6 @@ use antiphon_store::chain::Chains;
 use futures_util::FutureExt;
 use http::HeaderMap;
 use rand::RngExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::collect::Collected;
 pub use self::detach::{DetachOnDrop, DrainOnDrop};
@@ -50,6 +52,7 @@ use self::detach::{Cancellation, DetachPolicy};
 use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
+use crate::body_memory::Reservation;
 use antiphon_access::keys::{Caller, Key};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
@@ -78,8 +81,6 @@ pub struct TurnSettings {
     pub retention: Option<Duration>,
     pub max_chain_depth: u32,
     pub max_history_bytes: usize,
-    /// The memory for request bodies and the stored items that they reference, over all turns.
-    pub body_memory_bytes: usize,
     /// The largest reply of an upstream, and the largest of its events.
     pub max_reply_bytes: usize,
     /// How long the upstream may take to send its headers, and then its first event.
@@ -105,7 +106,7 @@ pub struct Incoming {
     pub caller: Caller,
     pub door: Door,
     /// Reserves the memory of the request's body while the turn runs.
-    pub body_permit: OwnedSemaphorePermit,
+    pub memory: Reservation,
 }
 
 /// One running turn.
@@ -120,7 +121,7 @@ struct Turn {
     /// Set until a turn that is to be stored has been recorded.
     running: Option<RunningGuard>,
     /// Memory of the request's body and of the stored items that it references.
-    memory: OwnedSemaphorePermit,
+    memory: Reservation,
 }
 
 /// What is fixed when a turn is admitted.
@@ -187,7 +188,7 @@ impl Turns {
 
     /// Admits a turn: it gets an id, and from now on it is settled in any case.
     fn admit(self: &Arc<Self>, incoming: Incoming, cancellation: Cancellation) -> Turn {
-        let Incoming { create, headers, caller, door, body_permit } = incoming;
+        let Incoming { create, headers, caller, door, memory } = incoming;
         let Caller { project, key, .. } = caller;
         let (started_at, started) = (self.env.clock.now(), Instant::now());
         let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
@@ -200,7 +201,7 @@ impl Turns {
             deadline: started + self.settings.turn_timeout,
             running: create.store.then(|| self.running.insert(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
-            memory: body_permit,
+            memory,
         }
     }
 }
@@ -221,6 +222,19 @@ impl Turn {
     fn stopped(&self) -> Failure {
         self.turns.metrics.turn_cut_off();
         Failure::Stopped
+    }
+
+    /// Whether the response can be continued from here: it is stored, or the lane of a socket remembers it.
+    fn may_be_continued(&self) -> bool {
+        self.facts.create.store || self.facts.door.lane().is_some()
+    }
+
+    /// What the client does not get of output items: the encrypted reasoning that only the gateway asked for.
+    fn hidden_parts(&self) -> HiddenParts {
+        match self.may_be_continued() && !self.facts.create.includes_encrypted_reasoning() {
+            true => HiddenParts::ENCRYPTED_REASONING,
+            false => HiddenParts::NOTHING,
+        }
     }
 
     fn owned(&self, resolved: &Resolved) -> Owned {

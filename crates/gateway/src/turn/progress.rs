@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_access::limits::{HeldReservation, Rates};
+use antiphon_access::limits::{HeldReservation, Rates, input_tokens};
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
+use antiphon_store::Status;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::metrics::ANSWERED;
 
@@ -25,6 +26,8 @@ pub struct Progress {
     pub reasoning: Option<Reasoning>,
     pub first_event: Option<Duration>,
     pub usage: Usage,
+    /// Whether the upstream reported no usage, although it served a request that passes through.
+    pub is_usage_estimated: bool,
     /// `None` for tokens of a model without a price.
     pub cost_nano_usd: Option<u64>,
     pub sent_bytes: usize,
@@ -86,11 +89,26 @@ impl Turn {
     /// Notes the turn's result: a response of any status, or the result of another operation.
     pub(super) fn end(&mut self, finished: &Finished, sent_bytes: usize) {
         let create = &self.facts.create;
+        let is_reported = finished.usage != Usage::default();
+        let is_estimated =
+            !is_reported && create.operation.passes_through() && finished.status == Status::Completed;
+        let usage = if is_estimated { self.estimated_usage(finished) } else { finished.usage };
         let progress = &mut self.progress;
         progress.outcome = Outcome::from_response(create.operation, finished);
-        progress.usage = finished.usage;
-        progress.cost_nano_usd = self.turns.settings.prices.cost_nano_usd(&create.model, &finished.usage);
+        progress.usage = usage;
+        progress.is_usage_estimated = is_estimated;
+        progress.cost_nano_usd = self.turns.settings.prices.cost_nano_usd(&create.model, &usage);
         progress.sent_bytes += sent_bytes;
+    }
+
+    /// The usage of a request that passes through, by the size of request and reply; each event of a stream is about a token.
+    fn estimated_usage(&self, finished: &Finished) -> Usage {
+        let output_tokens = match (self.facts.create.operation, self.progress.relayed_events) {
+            (Operation::Embed, _) => 0,
+            (_, 0) => input_tokens([&finished.response[..]]),
+            (_, events) => events,
+        };
+        Usage { input_tokens: input_tokens([self.facts.create.body()]), output_tokens, ..Usage::default() }
     }
 }
 
@@ -117,6 +135,7 @@ impl Default for Progress {
             reasoning: None,
             first_event: None,
             usage: Usage::default(),
+            is_usage_estimated: false,
             cost_nano_usd: Some(0),
             sent_bytes: 0,
             relayed_events: 0,
@@ -138,7 +157,7 @@ impl Outcome {
 
     fn from_response(operation: Operation, finished: &Finished) -> Self {
         let name = match operation {
-            Operation::Create => finished.status.as_str(),
+            Operation::Create | Operation::ChatCompletion | Operation::Embed => finished.status.as_str(),
             Operation::Compact => "compacted",
             Operation::CountInput => "counted",
         };

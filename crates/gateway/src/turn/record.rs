@@ -34,9 +34,12 @@ impl Finished {
 
     /// The code and the message of a response that failed.
     pub fn error(&self) -> Option<(String, String)> {
+        if self.status != Status::Failed {
+            return None;
+        }
         let error = json::member(&self.response, "error").unwrap_or_default();
         let text = |name| json::string_member(error, name).unwrap_or_default().into_owned();
-        (self.status == Status::Failed).then(|| (text("code"), text("message")))
+        Some((text("code"), text("message")))
     }
 
     /// From a response as it was rewritten, and the original of the upstream. `items` stand for the output of an upstream

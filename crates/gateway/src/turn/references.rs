@@ -1,10 +1,10 @@
-//! Item references: replaces each of them by the stored item.
+//! Item references: replaces each of them by the stored item. Reasoning that a client sends back without its encrypted content
+//! stands for the stored item as well.
 //!
 //! A stored item may be large and referenced often. What goes upstream shares its bytes, however often it is referenced. Only
 //! the copy that is stored repeats them. Memory for that is reserved before anything is loaded.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
@@ -13,7 +13,6 @@ use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
 use antiphon_store::{FoundItems, IndexedItem};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::{Failure, Turn, quoted};
 
@@ -53,13 +52,10 @@ impl Turn {
             return Ok(OwnInput { sent, replaced: Vec::new() });
         }
         let found = self.load_references(&references).await?;
-        let size_bytes: usize = found.iter().map(|found| found.item.len()).sum();
+        let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
         let replaced = move || {
-            references
-                .into_iter()
-                .zip(found)
-                .map(|(reference, found)| Replacement::new(reference, found))
-                .collect()
+            let named = references.into_iter().zip(found);
+            named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?))).collect()
         };
         let replaced = match size_bytes <= INLINE_BYTES {
             true => replaced(),
@@ -69,18 +65,29 @@ impl Turn {
     }
 
     /// Loads the referenced items, in the order of the references. Keeps the memory reserved that the stored copy takes.
-    async fn load_references(&mut self, references: &[Reference]) -> Result<Vec<IndexedItem>, Failure> {
+    async fn load_references(
+        &mut self,
+        references: &[Reference],
+    ) -> Result<Vec<Option<IndexedItem>>, Failure> {
         let unknown = |reference: &Reference| Failure::ItemNotFound(quoted(&reference.id));
         let ids = references.iter().map(|named| ItemId::new(&named.id).ok_or_else(|| unknown(named)));
         let ids: Vec<ItemId> = ids.collect::<Result<_, _>>()?;
-        let own_kib = self.memory.num_permits();
+        let own_bytes = self.memory.bytes();
         let settings = &self.turns.settings;
-        let limit = settings.max_history_bytes.min(settings.body_memory_bytes.saturating_sub(own_kib * 1024));
+        let limit = settings.max_history_bytes.min(self.memory.max_bytes().saturating_sub(own_bytes));
         let mut allowance = limit.min(FIRST_ALLOWANCE);
         let found = loop {
-            self.reserve_memory(own_kib + allowance.div_ceil(1024)).await?;
+            self.reserve_memory(own_bytes + allowance).await?;
             let (project, now) = (&self.facts.project, self.facts.started_at);
-            match self.turns.chains.load_items(project, &ids, now, allowance).await? {
+            let found = match self.turns.chains.load_items(project, &ids, now, allowance).await {
+                // The turn needs none of them.
+                Err(error) if references.iter().all(|named| named.is_partial) => {
+                    tracing::warn!(%error, "could not look up reasoning items; they go upstream as they are");
+                    FoundItems::All(vec![None; ids.len()])
+                }
+                found => found?,
+            };
+            match found {
                 FoundItems::All(found) => break found,
                 FoundItems::TooLarge { .. } if allowance < limit => allowance = limit,
                 FoundItems::TooLarge { size_bytes } => {
@@ -88,24 +95,24 @@ impl Turn {
                 }
             }
         };
-        let found = references.iter().zip(found).map(|(named, found)| found.ok_or_else(|| unknown(named)));
-        let found: Vec<IndexedItem> = found.collect::<Result<_, _>>()?;
-        let size_bytes: usize = found.iter().map(|found| found.item.len()).sum();
-        let needed = own_kib + size_bytes.div_ceil(1024);
-        drop(self.memory.split(self.memory.num_permits().saturating_sub(needed)));
+        let found = references.iter().zip(found).map(|(named, found)| match found {
+            // A stored item that holds no more than the client sent replaces nothing.
+            found if named.is_partial => Ok(found.filter(|found| item::sealed(&found.item).is_some())),
+            Some(found) => Ok(Some(found)),
+            None => Err(unknown(named)),
+        });
+        let found: Vec<Option<IndexedItem>> = found.collect::<Result<_, _>>()?;
+        let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
+        self.memory.shrink_to(own_bytes + size_bytes);
         Ok(found)
     }
 
-    /// Increases the turn's share of the body memory to this size.
-    async fn reserve_memory(&mut self, kib: usize) -> Result<(), Failure> {
-        let missing = u32::try_from(kib.saturating_sub(self.memory.num_permits())).unwrap_or(u32::MAX);
-        let acquiring = Semaphore::acquire_many_owned(Arc::clone(self.memory.semaphore()), missing);
-        let acquiring = self.cancellation.or_cancelled(tokio::time::timeout(MEMORY_TIMEOUT, acquiring));
-        match acquiring.await.map_err(|_| Failure::ClientGone)? {
-            Ok(Ok(more)) => self.memory.merge(more),
-            Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded),
-        }
-        Ok(())
+    /// Increases the memory that the turn has reserved to this size.
+    async fn reserve_memory(&mut self, bytes: usize) -> Result<(), Failure> {
+        let missing = bytes.saturating_sub(self.memory.bytes());
+        let mut patience = MEMORY_TIMEOUT;
+        let growing = self.cancellation.or_cancelled(self.memory.grow(missing, &mut patience));
+        growing.await.map_err(|_| Failure::ClientGone)?.map_err(Failure::Overloaded)
     }
 }
 
@@ -165,8 +172,10 @@ impl OwnInput {
 
 impl Replacement {
     fn new(reference: Reference, found: IndexedItem) -> Self {
-        let Reference { position, span, .. } = reference;
+        let Reference { position, span, is_partial, .. } = reference;
         let IndexedItem { item, is_output } = found;
+        // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
+        let is_output = is_output || is_partial;
         let upstream_ids = if is_output { item::id_spans(&item).collect() } else { Vec::new() };
         let is_compaction = item::is_compaction(&item);
         Self { position, span, item, upstream_ids, is_output, is_compaction }

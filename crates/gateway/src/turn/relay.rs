@@ -3,25 +3,30 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::{Event, EventKind, sequence_number};
-use antiphon_protocol::json::{self, Object};
-use antiphon_protocol::response::{self, Ending, Owned};
+use antiphon_protocol::include::HiddenParts;
+use antiphon_protocol::json::{self, Object, Set};
+use antiphon_protocol::response::{self, Ending, Owned, RewrittenEvent};
 use antiphon_protocol::sse::FrameTooLarge;
 use antiphon_store::Status;
 use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
 
 use super::framing::Framing;
+use super::passage::Passage;
 use super::record::{Finished, output_of};
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
     framing: Framing,
     owned: Owned,
+    /// What the client does not get of items; they are kept whole.
+    hidden: HiddenParts,
     /// Finished output items, in the order of their arrival; none if nobody needs them.
     items: Vec<Bytes>,
     /// What keeping them takes.
@@ -36,6 +41,8 @@ pub struct Relay {
     last: Option<Event>,
     /// The upstream's own `error` event, if it sent one: code and message.
     error: Option<(String, String)>,
+    /// Set for a stream whose events are not those of a response.
+    passage: Option<Passage>,
 }
 
 /// The event that ends the stream. It is sent once the turn is durable.
@@ -72,6 +79,7 @@ impl Relay {
         Self {
             framing,
             owned,
+            hidden: HiddenParts::NOTHING,
             items: Vec::new(),
             kept_bytes: 0,
             max_kept_bytes,
@@ -79,7 +87,20 @@ impl Relay {
             events: 0,
             last: None,
             error: None,
+            passage: None,
         }
+    }
+
+    /// Passes on a stream of another API.
+    #[must_use]
+    pub fn passing_through(self) -> Self {
+        Self { passage: Some(Passage::default()), ..self }
+    }
+
+    /// Leaves these parts out of the items that the client gets.
+    #[must_use]
+    pub fn hiding(self, hidden: HiddenParts) -> Self {
+        Self { hidden, ..self }
     }
 
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -146,21 +167,43 @@ impl Relay {
             }
             self.last = Some(event);
         }
-        Ok(None)
+        Ok(self.end_of_passage())
+    }
+
+    /// The end of a stream that may end without a terminal event.
+    fn end_of_passage(&self) -> Option<Terminal> {
+        let passage = self.passage.as_ref()?;
+        Some(Terminal { error: None, frame: Bytes::new(), finished: passage.finished() })
+    }
+
+    /// As [`take`](Self::take), for a stream of another API.
+    fn take_passed(passage: &mut Passage, event: &Event) -> Step {
+        let data = event.data().unwrap_or_default();
+        if !Passage::is_end(&data) {
+            passage.look_at(&data);
+            return Step::Pass;
+        }
+        let frame = Framing::Sse.pass(event).unwrap_or_default();
+        Step::End(Box::new(Terminal { error: None, frame, finished: passage.finished() }))
     }
 
     /// Counts an event, keeps what has to be stored of it, and decides what goes to the client.
     fn take(&mut self, event: &Event) -> Result<Step, BadStream> {
-        let kind = event.kind();
         if event.data().is_some() {
             self.events += 1;
         }
-        let rewritten = match kind {
+        if let Some(passage) = &mut self.passage {
+            let step = Self::take_passed(passage, event);
+            self.error = passage.error();
+            return Ok(step);
+        }
+        let rewritten = match event.kind() {
             EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
             EventKind::Snapshot => self.rewrite_snapshot(event),
+            EventKind::ItemAdded => self.rewrite_item(event),
             EventKind::ItemDone => {
                 self.keep_item(event)?;
-                None
+                self.rewrite_item(event)
             }
             EventKind::Error => {
                 self.keep_error(event);
@@ -197,31 +240,49 @@ impl Relay {
     fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
         let data = event.data().ok_or(BadStream::Malformed)?;
         let object = Object::parse(&data).map_err(|_| BadStream::Malformed)?;
-        let rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
+        let mut rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
         let original = object.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
-        let (data, span) = (Bytes::from(rewritten.data), rewritten.response);
-        let mut finished = Finished::from_upstream(data.slice(span.clone()), &original, &self.items);
-        let mut sent = data.clone();
-        let output = json::member(&finished.response, "output");
+        let mut finished = Finished::from_upstream(Bytes::new(), &original, &self.items);
+        let output = json::member(&rewritten.data[rewritten.response.clone()], "output");
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
         let is_kept = self.max_kept_bytes.is_some();
         if is_kept && finished.status == Status::Failed && output != Some(&*finished.output) {
-            let whole = response::with_output(&finished.response, &finished.output);
-            let whole = whole.map_err(|_| BadStream::Malformed)?;
-            sent = [&data[..span.start], &whole, &data[span.end..]].concat().into();
-            finished.response = sent.slice(span.start..span.start + whole.len());
+            rewritten.replace_response(|response| response::with_output(response, &finished.output).ok());
         }
-        Ok(Terminal { error: None, frame: self.render(event, &object, sent), finished })
+        let (data, response) = self.shown(rewritten);
+        finished.response = response;
+        Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
     }
 
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
         let data = event.data()?;
         let object = Object::scan(&data).ok()?;
         let rewritten = self.owned.rewrite_event(&object).ok()?;
-        let data = Bytes::from(rewritten.data);
-        self.snapshot = Some(data.slice(rewritten.response));
+        let (data, response) = self.shown(rewritten);
+        self.snapshot = Some(response);
         Some(self.render(event, &object, data))
+    }
+
+    /// An event that carries the response, and that response, as the client gets them.
+    fn shown(&self, mut event: RewrittenEvent) -> (Bytes, Bytes) {
+        event.replace_response(|response| self.hidden.hide_in_response(response));
+        let data = Bytes::from(event.data);
+        let response = data.slice(event.response);
+        (data, response)
+    }
+
+    /// The event of an item of which the client does not get all.
+    fn rewrite_item(&self, event: &Event) -> Option<Bytes> {
+        let data = event.data()?;
+        if !self.hidden.may_be_in(&data) {
+            return None;
+        }
+        let object = Object::scan(&data).ok()?;
+        let Cow::Owned(shown) = self.hidden.hide(object.get("item")?) else { return None };
+        let mut out = Vec::with_capacity(data.len());
+        object.set(&[Set { name: "item", value: &shown, add: false }], &mut out);
+        Some(self.render(event, &object, out.into()))
     }
 
     /// Renders an event under its name, or under its type if it has none.
@@ -253,6 +314,10 @@ impl Relay {
 
     /// Ends the stream in place of the upstream: with an `error` event, unless the upstream sent one, and `response.failed`.
     pub fn fail(&self, error: &ApiError, skeleton: impl FnOnce() -> Vec<u8>) -> Terminal {
+        if let Some(passage) = &self.passage {
+            let frame = passage.failure_event(error);
+            return Terminal { error: None, frame, finished: passage.finished() };
+        }
         let mut sequence = self.next_sequence_number();
         let code = error.code.as_deref().unwrap_or("server_error");
         let mut event = None;
@@ -279,10 +344,11 @@ impl Relay {
 
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
         let output = output_of(&self.items);
+        let shown = self.hidden.hide_in_array(&output);
         let snapshot = self.snapshot.as_ref().filter(|snapshot| json::validate(snapshot).is_ok());
-        let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &output).ok());
+        let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &shown).ok());
         let response = ended.unwrap_or_else(|| {
-            response::end(&skeleton(), ending, &output).expect("the skeleton is an object")
+            response::end(&skeleton(), ending, &shown).expect("the skeleton is an object")
         });
         let status = ending.status.parse().expect("a known status");
         Finished { status, response: response.into(), output, upstream_id: None, usage: Default::default() }

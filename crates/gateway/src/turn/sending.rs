@@ -68,14 +68,14 @@ impl Turn {
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
             if reply.status().is_success() {
-                return match account.settings.dialect.always_streams() && !is_event_stream(&reply) {
-                    true => Err(self.explain_missing_stream(account, reply).await),
+                return match format.is_stream() && !is_event_stream(&reply) {
+                    true => Err(self.explain_missing_stream(&format, reply).await),
                     false => Ok(Accepted { reply, reasoning, format, omitted: header_of(account, &omitted) }),
                 };
             }
             let mut error_reply = self.read_error_reply(reply).await?;
             let body = secrets.redact(error_reply.body);
-            error_reply.body = account.settings.dialect.decode_error(error_reply.status, body);
+            error_reply.body = format.decode_error(error_reply.status, body);
             let error = UpstreamError::parse(&error_reply.body);
             let asked_for_encrypted = variant.include_encrypted;
             if let Some(reduction) = variant.reduce(error_reply.status, &error) {
@@ -111,12 +111,16 @@ impl Turn {
     }
 
     /// Some upstreams report errors with status 200.
-    async fn explain_missing_stream(&self, account: &Account, reply: Response<ReplyBody>) -> FailedAttempt {
+    async fn explain_missing_stream(
+        &self,
+        format: &ReplyFormat,
+        reply: Response<ReplyBody>,
+    ) -> FailedAttempt {
         let error_reply = match self.read_error_reply(reply).await {
             Ok(error_reply) => error_reply,
             Err(failed) => return failed,
         };
-        match account.settings.dialect.error_in(&error_reply.body) {
+        match format.error_in(&error_reply.body) {
             Some((code, message)) => FailedAttempt::from_error_event(code.to_owned(), message),
             None => Failure::UpstreamUnreachable("its reply is not an event stream".into()).into(),
         }
@@ -139,12 +143,11 @@ impl Turn {
         has_socket: bool,
     ) -> RequestVariant<'a> {
         // A response that may be continued needs its reasoning in a form that can be replayed.
-        let may_be_continued = self.facts.create.store || self.facts.door.lane().is_some();
-        let wants_reasoning = may_be_continued && !self.facts.create.includes_encrypted_reasoning();
+        let wants_reasoning = self.may_be_continued() && !self.facts.create.includes_encrypted_reasoning();
         let upstream_parent = match self.facts.create.operation {
             Operation::Create if has_socket => resolved.upstream_parent(account),
             Operation::Create => resolved.native_parent(account),
-            Operation::Compact | Operation::CountInput => None,
+            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => None,
         };
         RequestVariant {
             upstream_parent,

@@ -109,6 +109,9 @@ impl Turn {
         let outcome = &progress.outcome;
         metrics.turn_ended(&self.facts.door, outcome.name, duration, progress.first_event);
         metrics.count_tokens(&progress.usage);
+        if progress.is_usage_estimated {
+            metrics.usage_estimated();
+        }
         metrics.count_cost(progress.cost_nano_usd);
         if let Some(fault) = outcome.fault {
             metrics.turn_failed(fault.as_str(), outcome.code.as_deref());
@@ -139,6 +142,7 @@ impl Turn {
                 sent_bytes = progress.sent_bytes,
                 input_tokens = progress.usage.input_tokens,
                 output_tokens = progress.usage.output_tokens,
+                usage.estimated = progress.is_usage_estimated.then_some(true),
                 duration_ms = duration.as_secs_f64() * 1e3,
                 first_event_ms = progress.first_event.map(|first| first.as_secs_f64() * 1e3),
             },
@@ -172,5 +176,7 @@ fn operation_name(operation: Operation) -> &'static str {
         Operation::Create => "create",
         Operation::Compact => "compact",
         Operation::CountInput => "input_tokens",
+        Operation::ChatCompletion => "chat_completion",
+        Operation::Embed => "embed",
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
+use antiphon_runtime::Listener;
 use antiphon_upstream::transport::EventReader;
 use bytes::Bytes;
 use futures_util::stream::{iter, unfold};
@@ -18,7 +19,7 @@ use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
-use super::detach::Cancelled;
+use super::reading::{ReadOutcome, Silence, read_events};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
@@ -45,7 +46,8 @@ struct ActiveStream {
     relay: Relay,
     pending: VecDeque<Bytes>,
     phase: Phase,
-    last_event_at: Instant,
+    silence: Silence,
+    interruption: Listener,
     /// When the client last got a chunk.
     last_sent_at: Instant,
 }
@@ -56,7 +58,7 @@ struct OpeningStream {
     relay: Relay,
     pending: VecDeque<Bytes>,
     phase: Phase,
-    last_event_at: Instant,
+    silence: Silence,
 }
 
 enum Phase {
@@ -64,17 +66,6 @@ enum Phase {
     /// Everything before the terminal event was sent; the turn is not recorded yet.
     Ending(Box<Terminal>),
     Done,
-}
-
-/// What reading from the upstream's stream yielded.
-pub enum ReadOutcome {
-    /// New events can be decoded.
-    Events,
-    End,
-    Broken(String),
-    Silent,
-    TurnTooLong,
-    Cancelled,
 }
 
 impl Turns {
@@ -117,13 +108,15 @@ impl ReplyStart for OpeningStream {
             return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
-        let is_kept = turn.facts.create.store || door.lane().is_some();
+        let is_kept = turn.may_be_continued();
+        let relay = Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
+            .hiding(turn.hidden_parts());
         let mut this = Self {
             events: reply.events(max_reply_bytes),
-            relay: Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes)),
+            relay: if turn.facts.create.operation.passes_through() { relay.passing_through() } else { relay },
             pending: VecDeque::new(),
             phase: Phase::Relaying,
-            last_event_at: Instant::now(),
+            silence: Silence::begin(turn.turns.settings.first_byte_timeout),
         };
         while this.relay.events() == 0 {
             this.advance(turn).await?;
@@ -135,8 +128,8 @@ impl ReplyStart for OpeningStream {
 
 impl OpeningStream {
     async fn advance(&mut self, turn: &Turn) -> Result<(), FailedAttempt> {
-        let limit = self.last_event_at + turn.turns.settings.first_byte_timeout;
-        let failure = match read_events(turn, &mut self.events, &mut self.last_event_at, limit).await {
+        let limit = self.silence.since + turn.turns.settings.first_byte_timeout;
+        let failure = match read_events(turn, &mut self.events, &mut self.silence, limit).await {
             ReadOutcome::Events => match self.relay.push(self.events.decoder(), &mut self.pending) {
                 Ok(None) => return Ok(()),
                 Ok(Some(terminal)) => {
@@ -177,7 +170,8 @@ impl ActiveStream {
     fn new(mut turn: Turn, resolved: Resolved, mut reply: Reply, opening: OpeningStream) -> Self {
         turn.reply_started(&reply);
         turn.apply_rate_limit_headers(&mut reply.headers);
-        let OpeningStream { events, relay, pending, phase, last_event_at } = opening;
+        let OpeningStream { events, relay, pending, phase, silence } = opening;
+        let interruption = turn.turns.env.tasks.interruption();
         Self {
             owned: turn.owned(&resolved),
             turn,
@@ -187,14 +181,15 @@ impl ActiveStream {
             relay,
             pending,
             phase,
-            last_event_at,
+            silence,
+            interruption,
             last_sent_at: Instant::now(),
         }
     }
 
     fn into_events(mut self) -> EventStream {
         let headers = std::mem::take(&mut self.reply.headers);
-        if self.turn.facts.door.has_codex_events() {
+        if self.turn.facts.door.has_codex_events() && codex::is_codex(&self.turn.headers) {
             let events = codex::events(&headers, &self.turn.facts.door.framing());
             events.into_iter().rev().for_each(|event| self.pending.push_front(event));
         }
@@ -214,7 +209,8 @@ impl ActiveStream {
             }
             match std::mem::replace(&mut self.phase, Phase::Done) {
                 Phase::Done => return None,
-                Phase::Ending(terminal) => self.end(*terminal).await,
+                // Boxed, here and below: it comes once, and every stream would have room for it.
+                Phase::Ending(terminal) => Box::pin(self.end(*terminal)).await,
                 Phase::Relaying => {
                     self.phase = Phase::Relaying;
                     self.advance().await;
@@ -226,19 +222,19 @@ impl ActiveStream {
     /// Reads from the upstream once, and handles what came.
     async fn advance(&mut self) {
         let settings = &self.turn.turns.settings;
-        let silent_at = self.last_event_at + settings.idle_timeout;
+        let silent_at = self.silence.since + settings.idle_timeout;
         let limit = match self.turn.facts.door.needs_keep_alive() {
             true => silent_at.min(self.last_sent_at + settings.keep_alive_interval),
             false => silent_at,
         };
         let Some(events) = &mut self.events else { return };
         let outcome = {
-            let reading = pin!(read_events(&self.turn, events, &mut self.last_event_at, limit));
-            self.turn.turns.env.tasks.or_interrupted(reading).await
+            let reading = pin!(read_events(&self.turn, events, &mut self.silence, limit));
+            self.interruption.or(reading).await
         };
         let Some(outcome) = outcome else {
             let failure = self.turn.stopped();
-            return self.interrupt(failure).await;
+            return Box::pin(self.interrupt(failure)).await;
         };
         let why = match outcome {
             ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
@@ -259,22 +255,25 @@ impl ActiveStream {
             ReadOutcome::Silent => "it was silent for too long".to_owned(),
             ReadOutcome::TurnTooLong => {
                 let failure = Failure::StreamInterrupted("the turn exceeded its time limit".to_owned());
-                return self.interrupt(failure).await;
+                return Box::pin(self.interrupt(failure)).await;
             }
-            ReadOutcome::Cancelled => return self.cancel().await,
+            ReadOutcome::Cancelled => return Box::pin(self.cancel()).await,
         };
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.interrupt(Failure::StreamInterrupted(why)).await;
+        Box::pin(self.interrupt(Failure::StreamInterrupted(why))).await;
     }
 
     /// Records the turn, and only then sends its terminal event.
     async fn end(&mut self, terminal: Terminal) {
         let Some(resolved) = self.resolved.take() else { return };
+        if self.turn.facts.create.operation.passes_through() {
+            self.turn.progress.relayed_events = self.relay.events();
+        }
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         let account = self.reply.lease.account();
         match self.turn.record(terminal.finished, &resolved, Some(account)).await {
-            Ok(()) => self.pending.push_back(terminal.frame),
+            Ok(()) => self.pending.extend(Some(terminal.frame).filter(|frame| !frame.is_empty())),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
                 let failed = self.failed_terminal(&failure.api_error());
@@ -310,7 +309,7 @@ impl ActiveStream {
                 (failed.error, failed.frame)
             }
         };
-        self.pending.extend(error.into_iter().chain([frame]));
+        self.pending.extend(error.into_iter().chain([frame]).filter(|frame| !frame.is_empty()));
         self.turn.settle();
         self.phase = Phase::Done;
     }
@@ -333,28 +332,6 @@ impl ActiveStream {
 
     fn skeleton(&self) -> Vec<u8> {
         self.owned.skeleton(&self.turn.facts.create.model, self.turn.facts.started_at.unix_seconds())
-    }
-}
-
-/// Waits for the upstream until `silent_at`, or the end of the turn's time.
-pub async fn read_events(
-    turn: &Turn,
-    events: &mut EventReader,
-    last_event_at: &mut Instant,
-    silent_at: Instant,
-) -> ReadOutcome {
-    let limit = turn.deadline.min(silent_at);
-    let reading = turn.cancellation.or_cancelled(events.read());
-    match tokio::time::timeout_at(limit.into(), reading).await {
-        Err(_elapsed) if limit == turn.deadline => ReadOutcome::TurnTooLong,
-        Err(_elapsed) => ReadOutcome::Silent,
-        Ok(Err(Cancelled)) => ReadOutcome::Cancelled,
-        Ok(Ok(Ok(false))) => ReadOutcome::End,
-        Ok(Ok(Err(error))) => ReadOutcome::Broken(error),
-        Ok(Ok(Ok(true))) => {
-            *last_event_at = Instant::now();
-            ReadOutcome::Events
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::administering::Operator;
 use crate::{gateway, simulator};
 
 /// The error for a missing or invalid key, which is the same everywhere.
-const DOORS: [(Method, &str); 12] = [
+const DOORS: [(Method, &str); 14] = [
     (Method::POST, "/v1/responses"),
     (Method::POST, "/v1/responses/compact"),
     (Method::POST, "/v1/responses/input_tokens"),
@@ -23,6 +23,8 @@ const DOORS: [(Method, &str); 12] = [
     (Method::DELETE, "/v1/responses/resp_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b"),
     (Method::POST, "/v1/responses/resp_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b/cancel"),
     (Method::GET, "/v1/responses/resp_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b/input_items"),
+    (Method::POST, "/v1/chat/completions"),
+    (Method::POST, "/v1/embeddings"),
     (Method::GET, "/v1/models"),
     (Method::GET, "/v1/models/sim"),
     (Method::POST, "/backend-api/codex/responses"),

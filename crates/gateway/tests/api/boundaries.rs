@@ -43,7 +43,9 @@ async fn reasoning_is_stripped_for_another_boundary_and_complete_at_its_own() {
     let first = gateway.client.create(json!({"model": "sim", "input": "question"})).await;
     assert_eq!(first.header("x-antiphon-reasoning"), Some("full"));
     let first = first.ok();
-    let sealed = first["output"][0]["encrypted_content"].clone();
+    let path =
+        format!("/v1/responses/{}?include[]=reasoning.encrypted_content", first["id"].as_str().unwrap());
+    let sealed = gateway.client.get(&path).await.ok()["output"][0]["encrypted_content"].clone();
     assert!(sealed.is_string());
 
     fail_once(&one);

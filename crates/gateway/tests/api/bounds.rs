@@ -109,7 +109,7 @@ async fn no_spelling_of_a_reference_reaches_an_upstream_that_keeps_items() {
 #[tokio::test]
 async fn items_that_are_named_often_are_bounded_before_memory_is_used() {
     let upstream = simulator().await;
-    let limits = "limits.max_body = \"2MiB\"\nlimits.max_history = \"4MiB\"\nlimits.body_memory = \"8MiB\"";
+    let limits = "limits.max_body = \"2MiB\"\nlimits.max_history = \"4MiB\"\nlimits.body_memory = \"32MiB\"";
     let gateway = Setup::over(&upstream).config(limits).start().await;
     let ids = ["msg_1", "msg_2", "msg_3"];
     for id in ids {

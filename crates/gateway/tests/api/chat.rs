@@ -232,3 +232,17 @@ async fn an_upstreams_error_is_one_of_the_responses_api() {
     let reply = gateway.client.create(json!({"model": "sim", "input": "a", "stream": true})).await;
     assert_eq!(refused(&reply), (422, None, None));
 }
+
+#[tokio::test]
+async fn requests_of_the_upstreams_own_api_pass_through() {
+    let (upstream, gateway) = over_chat().await;
+    let request = json!({"model": "sim", "messages": [{"role": "user", "content": "a"}]});
+    let body = request.to_string();
+    let reply = gateway.client.request(http::Method::POST, "/v1/chat/completions", &[], body).await;
+    assert_eq!(reply.ok()["object"], "chat.completion");
+    assert_eq!(upstream.last_request().unwrap().json(), request);
+    upstream.script(Script::http(400, r#"{"error":"as it is"}"#));
+    let reply =
+        gateway.client.request(http::Method::POST, "/v1/chat/completions", &[], request.to_string()).await;
+    assert_eq!(&reply.body[..], br#"{"error":"as it is"}"#);
+}

@@ -450,9 +450,10 @@ async fn reasoning_comes_in_a_form_that_can_be_replayed(door: Door) {
         visit.upstream().last_request().unwrap().json()["include"],
         json!(["reasoning.encrypted_content"])
     );
+    assert!(!first.to_string().contains("encrypted_content"), "the client did not ask for it");
     visit.created(after(&first, "two")).await;
     let input = visit.upstream().last_request().unwrap().input();
-    assert_eq!(input[1]["encrypted_content"], first["output"][0]["encrypted_content"]);
+    assert!(input[1]["encrypted_content"].is_string());
 }
 
 async fn headers_that_belong_to_the_turn_go_upstream(door: Door) {

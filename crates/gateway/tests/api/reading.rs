@@ -1,6 +1,7 @@
 //! Reading back: GET, DELETE, input items, references, models.
 
-use antiphon_simulator::upstream::Script;
+use antiphon_simulator::upstream::{Options, Script, Simulator};
+use antiphon_testkit::{Setup, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -117,6 +118,28 @@ async fn item_references_are_replaced_by_their_items() {
     gateway.client.created(&third).await;
     let replayed = upstream.last_request().unwrap().json()["input"].clone();
     assert_eq!(replayed.as_array().unwrap()[..4], input.as_array().unwrap()[..]);
+}
+
+#[tokio::test]
+async fn codex_gets_its_list_of_models_with_a_tag() {
+    let entry = json!({"slug": "gpt-5.4", "display_name": "GPT", "n": 1.5});
+    let options = Options { codex_models: vec![entry.to_string()], ..Options::default() };
+    let upstream = Simulator::bind(options).await.unwrap();
+    let gateway = Setup::over(&upstream).start().await;
+    for path in ["/v1/models", "/backend-api/codex/models", "/v1/models/"] {
+        let path = format!("{path}?client_version=0.169.0");
+        let reply = gateway.client.get(&path).await;
+        let list = reply.ok();
+        assert_eq!((&list["object"], &list["models"]), (&json!("list"), &json!([entry])));
+        assert!(list["data"].as_array().unwrap().iter().any(|model| model["id"] == "sim"));
+        let tag = reply.headers["etag"].clone();
+        let again = gateway.client.request(Method::GET, &path, &[("if-none-match", tag.clone())], "").await;
+        assert_eq!((again.status.as_u16(), &again.body[..], &again.headers["etag"]), (304, &b""[..], &tag));
+        let other = gateway.client.request(Method::GET, &path, &[header("if-none-match", "\"x\"")], "").await;
+        assert_eq!(other.ok(), list);
+    }
+    let plain = gateway.client.get("/v1/models").await.ok();
+    assert_eq!(plain.get("models"), None);
 }
 
 #[tokio::test]

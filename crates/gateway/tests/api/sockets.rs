@@ -346,7 +346,8 @@ async fn headers_that_codex_reads_become_events() {
             .header("x-codex-primary-used-percent", "12.5")
             .header("set-cookie", "a=b"),
     );
-    let mut socket = gateway.socket().await;
+    let codex = [header("originator", "codex_exec")];
+    let mut socket = Socket::connect(gateway.address(), "/v1/responses", &codex).await.unwrap();
     socket.create(on(unstored("x"), "a")).await;
     let frames = socket.turn().await;
     assert_eq!(types(&frames)[..3], ["codex.rate_limits", "response.metadata", "response.created"]);
@@ -356,6 +357,30 @@ async fn headers_that_codex_reads_become_events() {
         (&frames[1]["headers"]["x-codex-turn-state"], frames[1]["headers"].get("set-cookie")),
         (&json!("s-1"), None)
     );
+    let numbers: Vec<_> = frames.iter().map(|frame| frame["sequence_number"].as_u64()).collect();
+    assert_eq!(numbers[..3], [None, None, Some(0)]);
+}
+
+#[tokio::test]
+async fn only_codex_gets_its_headers_as_events() {
+    let (upstream, gateway) = gateway().await;
+    upstream.always(Script::answer("x").header("x-codex-turn-state", "s-1"));
+    let first_types = async |name: &'static str, value: &'static str| {
+        let headers = [header(name, value)];
+        let mut socket = Socket::connect(gateway.address(), "/v1/responses", &headers).await.unwrap();
+        socket.create(unstored("x")).await;
+        types(&socket.turn().await)[0].to_owned()
+    };
+    assert_eq!(first_types("user-agent", "OpenAI/Python 3.52.0").await, "response.created");
+    assert_eq!(first_types("originator", "opencode").await, "response.created");
+    assert_eq!(first_types("user-agent", "codex_cli_rs/0.169.0 (Debian)").await, "response.metadata");
+    assert_eq!(first_types("x-codex-window-id", "w").await, "response.metadata");
+    // Over HTTP the headers are headers.
+    let body = json!({"model": "sim", "input": "x", "stream": true}).to_string();
+    let headers = [header("originator", "codex_exec")];
+    let reply = gateway.client.request(Method::POST, "/v1/responses", &headers, body).await;
+    assert_eq!(reply.header("x-codex-turn-state"), Some("s-1"));
+    assert!(!String::from_utf8_lossy(&reply.body).contains("response.metadata"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chaos;
 mod clients;
 mod command;
 mod damage;
@@ -14,6 +15,7 @@ mod reloading;
 mod serving;
 mod sockets;
 mod stalling;
+mod uploading;
 mod usage;
 
 use std::path::Path;

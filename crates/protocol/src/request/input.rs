@@ -36,7 +36,7 @@ pub struct InputScan {
     pub has_compaction: bool,
 }
 
-/// An item that stands for a stored one.
+/// An item that stands for a stored one, or may do so.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reference {
     /// Among the items.
@@ -45,6 +45,9 @@ pub struct Reference {
     pub span: Range<usize>,
     /// Of the stored item.
     pub id: String,
+    /// Whether this is reasoning without its encrypted content: the client got it so if it had not asked for more. If it is
+    /// not stored, it goes upstream as it is.
+    pub is_partial: bool,
 }
 
 // === impl Input ===
@@ -82,6 +85,11 @@ impl InputScan {
                 return Err(unknown_parameter(&format!("input[{position}].{key}")));
             }
             if !glance.is_reference() {
+                let partial = glance.partial_reasoning(&items[span.clone()]);
+                if let Some(id) = partial.filter(|_| scan.references.len() < MAX_REFERENCES) {
+                    let position = u32::try_from(position).unwrap_or(u32::MAX);
+                    scan.references.push(Reference { position, span, id, is_partial: true });
+                }
                 continue;
             }
             references += 1;
@@ -90,7 +98,7 @@ impl InputScan {
             }
             let position = u32::try_from(position).unwrap_or(u32::MAX);
             let id = reference_id(&glance, position)?;
-            scan.references.push(Reference { position, span, id });
+            scan.references.push(Reference { position, span, id, is_partial: false });
         }
         let what = [("items", scan.items, MAX_ITEMS), ("item references", references, MAX_REFERENCES)];
         match what.into_iter().find(|(_, count, limit)| count > limit) {
@@ -142,6 +150,18 @@ mod tests {
         assert_eq!(&items[found.references[0].span.clone()], r#"{"type":"item_reference","id":"a"}"#);
         assert!(found.has_compaction);
         assert_eq!(item_ids(items.as_bytes(), 5).len(), 3);
+    }
+
+    #[test]
+    fn reasoning_without_its_content_may_stand_for_a_stored_item() {
+        let items = r#"[{"type":"reasoning","id":"a","summary":[]},
+            {"type":"reasoning","id":"b","encrypted_content":null,"content":[]},
+            {"type":"reasoning","id":"c","encrypted_content":"x"},
+            {"type":"reasoning","id":"d","content":[{"type":"reasoning_text","text":"x"}]},
+            {"type":"reasoning","id":""},{"type":"reasoning"},{"type":"message","id":"e"}]"#;
+        let found = scan(items).unwrap().references;
+        let ids: Vec<_> = found.iter().map(|found| (found.id.as_str(), found.is_partial)).collect();
+        assert_eq!(ids, [("a", true), ("b", true)]);
     }
 
     #[test]

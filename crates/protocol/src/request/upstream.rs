@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::fields::Stretch;
 use super::{CreateRequest, Field, Input, Operation};
-use crate::json;
+use crate::json::{self, Set};
 
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 
@@ -42,6 +42,9 @@ pub struct Changes<'a> {
 impl CreateRequest {
     /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
     pub fn upstream_body(&self, input: &UpstreamInput, changes: Changes<'_>) -> UpstreamBody {
+        if self.operation.passes_through() {
+            return UpstreamBody { parts: vec![self.passed_body(changes.model)] };
+        }
         let sends_input = self.has_input() || !input.history.is_empty();
         let (head, tail) = self.members_around_input(sends_input, changes);
         if !sends_input {
@@ -78,6 +81,19 @@ impl CreateRequest {
         };
         push_turn(parts, own, input.history.is_empty());
         parts.push(Bytes::from_static(b"]"));
+    }
+
+    /// The body as it came, but for the model where the account has another name for it.
+    fn passed_body(&self, model: Option<&str>) -> Bytes {
+        let body = self.members.text();
+        let Some(model) = model else { return body.clone() };
+        let (mut name, mut out) = (Vec::new(), Vec::with_capacity(body.len() + model.len()));
+        json::write_string(&mut name, model);
+        // The body was parsed: it is an object.
+        match json::set_members(body, &[Set { name: "model", value: &name, add: false }], &mut out) {
+            Ok(()) => out.into(),
+            Err(_) => body.clone(),
+        }
     }
 
     /// The members before and after the place where the input goes.
@@ -290,6 +306,20 @@ mod tests {
         ] {
             assert_eq!(upstream_of(Operation::Compact, body, input, false), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn a_body_passes_through_as_it_came_but_for_an_alias() {
+        let text = r#" {"messages":[], "model" : "m","input":null,"store":true,"x":1.50}"#;
+        let request =
+            CreateRequest::parse(Operation::ChatCompletion, Bytes::from_static(text.as_bytes())).unwrap();
+        let sent = |model| {
+            let body =
+                request.upstream_body(&UpstreamInput::default(), Changes { model, ..Changes::default() });
+            String::from_utf8(body.parts.concat()).unwrap()
+        };
+        assert_eq!(sent(None), text);
+        assert_eq!(sent(Some("an\"other")), text.replace(r#""m""#, r#""an\"other""#));
     }
 
     #[test]

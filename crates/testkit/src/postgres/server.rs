@@ -18,6 +18,8 @@ const WATCHDOG: &str = r#"
     [ -e "$1/pooler.pid" ] && kill -KILL "$(cat "$1/pooler.pid")" 2>/dev/null
     pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
     if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
+        # They may be frozen.
+        kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
         for _ in $(seq 200); do
             [ -e "$1/data/postmaster.pid" ] || break
             sleep 0.02
@@ -117,7 +119,7 @@ impl Server {
         let data = folder.join("data");
         let mut command = self.command("initdb", folder);
         command.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", "--pgdata"]);
-        command.arg(&data);
+        command.arg(&data).arg(format!("--wal-segsize={}", options.wal_segment_mib));
         if let Some(password) = &options.password {
             let file = folder.join("password");
             std::fs::write(&file, password).expect("the folder is ours");
@@ -189,6 +191,13 @@ pub(super) fn is_ready(folder: &Path, pid: u32) -> bool {
     let lock = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap_or_default();
     let mut lines = lock.lines().map(str::trim);
     lines.next() == Some(&pid.to_string()) && lines.next_back() == Some("ready")
+}
+
+/// The server and its children; nothing happens to one that has ended.
+pub(super) fn signal_all(running: &Child, sent: Signal) {
+    for pid in std::iter::once(running.id()).chain(children(running.id())) {
+        signal(sent, pid);
+    }
 }
 
 fn children(pid: u32) -> Vec<u32> {

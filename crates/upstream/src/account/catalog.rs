@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use antiphon_protocol::json;
+use antiphon_protocol::response::array;
 use antiphon_store::Timestamp;
 use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
@@ -36,6 +37,8 @@ pub struct Model {
     pub id: String,
     /// The model object, byte for byte as the upstream sent it.
     pub object: Bytes,
+    /// How its upstream describes it to Codex, if it does.
+    pub for_codex: Option<Bytes>,
 }
 
 /// The models of all accounts, each id once.
@@ -74,27 +77,44 @@ impl Catalog {
 // === impl Refresh ===
 
 impl Refresh<'_> {
-    /// Keeps the list in the upstream's reply.
+    /// Keeps the list in the reply of an account's upstream.
     ///
     /// # Errors
     ///
     /// [`NotAList`] if the reply is not a list of models.
-    pub fn finish(&self, body: &Bytes) -> Result<(), NotAList> {
-        let models = parse(body).ok_or(NotAList)?;
+    pub fn finish(&self, body: &Bytes, account: &str) -> Result<(), NotAList> {
+        let models = parse(body, account).ok_or(NotAList)?;
         *self.catalog.models.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into());
         Ok(())
     }
 }
 
-fn parse(body: &Bytes) -> Option<Vec<Model>> {
+/// Reads the API's list in `data`, and the list for Codex in `models`; one of them may be missing.
+fn parse(body: &Bytes, account: &str) -> Option<Vec<Model>> {
     json::validate(body).ok()?;
-    let data = json::member(body, "data").filter(|data| data.first() == Some(&b'['))?;
-    let models = json::elements(data).map_while(Result::ok).filter_map(|range| {
-        let object = &data[range];
-        let id = json::string_member(object, "id")?.into_owned();
-        Some(Model { id, object: Bytes::copy_from_slice(object) })
-    });
-    Some(models.collect())
+    let list = |name| json::member(body, name).filter(|list| list.first() == Some(&b'['));
+    let (data, for_codex) = (list("data"), list("models"));
+    data.or(for_codex)?;
+    let mut models: Vec<Model> = entries(data, "id")
+        .map(|(id, object)| Model { id, object: Bytes::copy_from_slice(object), for_codex: None })
+        .collect();
+    for (id, entry) in entries(for_codex, "slug") {
+        let entry = Some(Bytes::copy_from_slice(entry));
+        match models.iter_mut().find(|model| model.id == id) {
+            Some(model) => model.for_codex = entry,
+            None => models.push(Model { for_codex: entry, ..Model::configured(&id, account) }),
+        }
+    }
+    Some(models)
+}
+
+/// The objects of a list, with the names of their models.
+fn entries<'a>(list: Option<&'a [u8]>, name: &'a str) -> impl Iterator<Item = (String, &'a [u8])> {
+    let list = list.unwrap_or(b"[]");
+    json::elements(list).map_while(Result::ok).filter_map(move |range| {
+        let object = &list[range];
+        Some((json::string_member(object, name)?.into_owned(), object))
+    })
 }
 
 // === impl Model ===
@@ -103,7 +123,7 @@ impl Model {
     /// A model that only the configuration names.
     pub fn configured(id: &str, owner: &str) -> Self {
         let object = serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
-        Self { id: id.to_owned(), object: object.to_string().into() }
+        Self { id: id.to_owned(), object: object.to_string().into(), for_codex: None }
     }
 }
 
@@ -127,10 +147,15 @@ impl ModelList {
         self.models.iter().find(|model| model.id == id)
     }
 
-    /// The API's list object.
-    pub fn to_json(&self) -> Vec<u8> {
+    /// The API's list object. For Codex it also holds, in `models`, what upstreams say to Codex about theirs. Codex knows most
+    /// models itself and keeps what it knows of those that are not there.
+    pub fn to_json(&self, for_codex: bool) -> Vec<u8> {
         let mut out = br#"{"object":"list","data":"#.to_vec();
-        out.extend(antiphon_protocol::response::array(self.models.iter().map(|model| &model.object)));
+        out.extend(array(self.models.iter().map(|model| &model.object)));
+        if for_codex {
+            out.extend_from_slice(b",\"models\":");
+            out.extend(array(self.models.iter().filter_map(|model| model.for_codex.as_ref())));
+        }
         out.push(b'}');
         out
     }
@@ -142,16 +167,30 @@ mod tests {
 
     #[test]
     fn lists_are_merged_and_model_objects_are_unchanged() {
-        let first =
-            parse(&Bytes::from_static(br#"{"data":[{"id":"a","x":1.0},{"id":"b"},{"no":"id"}]}"#)).unwrap();
+        let parse = |text: &'static str| parse(&Bytes::from_static(text.as_bytes()), "acc");
+        let first = parse(r#"{"data":[{"id":"a","x":1.0},{"id":"b"},{"no":"id"}]}"#).unwrap();
         let list = ModelList::merge(
             first.into_iter().chain([Model::configured("b", "acc"), Model::configured("c", "acc")]),
         );
         assert_eq!(
-            String::from_utf8(list.to_json()).unwrap(),
+            String::from_utf8(list.to_json(false)).unwrap(),
             r#"{"object":"list","data":[{"id":"a","x":1.0},{"id":"b"},{"created":0,"id":"c","object":"model","owned_by":"acc"}]}"#
         );
         assert!(list.find("c").is_some() && list.find("d").is_none());
-        assert!(parse(&Bytes::from_static(b"<html>")).is_none());
+        assert!(parse("<html>").is_none() && parse("{}").is_none());
+    }
+
+    #[test]
+    fn entries_for_codex_are_those_of_upstreams_that_have_them() {
+        let list = |text: &'static str| parse(&Bytes::from_static(text.as_bytes()), "acc").unwrap();
+        let both = list(r#"{"data":[{"id":"a"}],"models":[{"slug":"a","n":1.0},{"name":"no slug"}]}"#);
+        let only_for_codex = list(r#"{"models":[{"slug":"b"}]}"#);
+        let list = ModelList::merge(both.into_iter().chain(only_for_codex));
+        assert_eq!(
+            String::from_utf8(list.to_json(true)).unwrap(),
+            r#"{"object":"list","data":[{"id":"a"},{"created":0,"id":"b","object":"model","owned_by":"acc"}],"models":[{"slug":"a","n":1.0},{"slug":"b"}]}"#
+        );
+        let none = ModelList::merge([Model::configured("c", "acc")]).to_json(true);
+        assert!(none.ends_with(br#","models":[]}"#));
     }
 }

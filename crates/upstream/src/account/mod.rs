@@ -29,9 +29,8 @@ pub struct Account {
     pub name: String,
     /// A hash of its upstream and its credential: account state in the store applies only to these.
     pub(crate) identity: String,
-    responses_uri: Uri,
-    compact_uri: Uri,
-    input_tokens_uri: Uri,
+    /// In the order of [`Operation::ALL`].
+    uris: Vec<Uri>,
     pub(crate) models_uri: Uri,
     pub credential: Credential,
     /// Until when its upstream is assumed not to accept WebSockets.
@@ -74,9 +73,10 @@ impl Account {
         Ok(Self {
             name: settings.name.clone(),
             identity: identity_hash(&settings),
-            responses_uri: uri(settings.dialect.path(Operation::Create))?,
-            compact_uri: uri(settings.dialect.path(Operation::Compact))?,
-            input_tokens_uri: uri(settings.dialect.path(Operation::CountInput))?,
+            uris: Operation::ALL
+                .into_iter()
+                .map(|operation| uri(settings.dialect.path(operation)))
+                .collect::<Result<_, _>>()?,
             models_uri: uri("/models")?,
             credential: Credential::new(&settings)?,
             settings,
@@ -89,11 +89,7 @@ impl Account {
 
     /// The address of an operation.
     pub fn uri(&self, operation: Operation) -> &Uri {
-        match operation {
-            Operation::Create => &self.responses_uri,
-            Operation::Compact => &self.compact_uri,
-            Operation::CountInput => &self.input_tokens_uri,
-        }
+        &self.uris[operation as usize]
     }
 
     /// Adds the configured headers, and the credential if there is one.

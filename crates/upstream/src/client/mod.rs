@@ -2,7 +2,6 @@
 
 mod body;
 mod connect;
-mod driver;
 mod http1;
 mod http2;
 mod origin;
@@ -108,12 +107,12 @@ impl Clients {
 
     async fn connect(&self, origin: &Origin, pool: &Arc<Pool>) -> Result<Pooled, SendError> {
         let stream = self.connector.connect(origin).await?;
-        let connect_error = |error: hyper::Error| SendError::Connect(error_chain_text(&error));
-        if connect::is_http2(&stream) {
-            let connection = Http2::open(stream).await.map_err(connect_error)?;
-            return Ok(Pooled::Http2(pool.share(origin.clone(), connection)));
+        if !connect::is_http2(&stream) {
+            return Ok(Pooled::Http1(Box::new(Http1::new(stream))));
         }
-        Ok(Pooled::Http1(Box::new(Http1::open(stream).await.map_err(connect_error)?)))
+        let opened = Http2::open(stream).await;
+        let connection = opened.map_err(|error| SendError::Connect(error_chain_text(&error)))?;
+        Ok(Pooled::Http2(pool.share(origin.clone(), connection)))
     }
 }
 
@@ -128,11 +127,11 @@ impl Pooled {
                 origin.make_relative(&mut request);
                 let reply = connection.send(request).await?;
                 let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
-                Ok(reply.map(|incoming| ReplyBody::new(incoming, Some(link))))
+                Ok(reply.map(|()| ReplyBody::http1(link)))
             }
             Self::Http2(mut connection) => {
                 let reply = connection.send(request).await?;
-                Ok(reply.map(|incoming| ReplyBody::new(incoming, None)))
+                Ok(reply.map(ReplyBody::http2))
             }
         }
     }

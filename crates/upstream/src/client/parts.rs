@@ -28,7 +28,19 @@ impl PartsBody {
         Self { parts: parts.into(), sent: 0, remaining }
     }
 
-    fn next_frame(&mut self) -> Option<Bytes> {
+    /// How many bytes were not sent yet.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// The next parts, and `None` after the last.
+    pub fn next_frame(&mut self) -> Option<Bytes> {
+        let frame = self.join_parts()?;
+        self.remaining -= frame.len() as u64;
+        Some(frame)
+    }
+
+    fn join_parts(&mut self) -> Option<Bytes> {
         let unsent = &self.parts[self.sent..];
         let (first, others) = unsent.split_first()?;
         self.sent += 1;
@@ -57,9 +69,7 @@ impl Body for PartsBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = self.next_frame();
-        self.remaining -= frame.as_ref().map_or(0, |frame| frame.len() as u64);
-        Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
+        Poll::Ready(self.next_frame().map(|frame| Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -77,7 +77,8 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.log.probe_requested.swap(false, Ordering::Relaxed) {
+        if self.log.probe_requested.load(Ordering::Relaxed) {
+            self.log.probe_requested.store(false, Ordering::Relaxed);
             let mut bytes = [0; PROBE_BYTES];
             let room = buf.remaining().min(PROBE_BYTES);
             match (&mut &*SockRef::from(self.tcp.inner())).read(&mut bytes[..room]) {

@@ -41,6 +41,7 @@ pub struct Encoded {
 /// What a reply is decoded with.
 #[derive(Debug, Clone)]
 pub enum ReplyFormat {
+    /// Nothing has to be decoded: the reply is what the client expects.
     Responses,
     Chat(Arc<chat::Echo>),
 }
@@ -78,9 +79,10 @@ impl Dialect {
     /// The path of an operation below an account's base URL.
     pub(crate) fn path(self, operation: Operation) -> &'static str {
         match self {
-            Self::Responses => responses::path(operation),
-            // No other operation is ever sent.
-            Self::Chat(_) => chat::PATH,
+            Self::Responses => operation.path(),
+            // Nothing else is ever sent.
+            Self::Chat(_) if operation != Operation::Embed => Operation::ChatCompletion.path(),
+            Self::Chat(_) => operation.path(),
         }
     }
 
@@ -105,28 +107,14 @@ impl Dialect {
         facts: &TurnFacts<'_>,
     ) -> Result<Encoded, ApiError> {
         match self {
-            Self::Responses => Ok(Encoded {
+            Self::Chat(settings) if !create.operation.passes_through() => {
+                chat::encode(create, input, changes, &settings, facts)
+            }
+            Self::Responses | Self::Chat(_) => Ok(Encoded {
                 parts: create.upstream_body(input, changes).parts,
                 format: ReplyFormat::Responses,
                 omitted: Vec::new(),
             }),
-            Self::Chat(settings) => chat::encode(create, input, changes, &settings, facts),
-        }
-    }
-
-    /// Code and message of an error that came with a status of success.
-    pub fn error_in(self, body: &[u8]) -> Option<(&'static str, String)> {
-        match self {
-            Self::Responses => None,
-            Self::Chat(_) => chat::error_in(body),
-        }
-    }
-
-    /// The error reply in the format of the Responses API.
-    pub fn decode_error(self, status: StatusCode, body: Bytes) -> Bytes {
-        match self {
-            Self::Responses => body,
-            Self::Chat(_) => chat::translate_error(status, &body).unwrap_or(body),
         }
     }
 }
@@ -134,6 +122,27 @@ impl Dialect {
 // === impl ReplyFormat ===
 
 impl ReplyFormat {
+    /// Whether the reply has to be a stream, whatever the client wants.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Chat(_))
+    }
+
+    /// Code and message of an error that came with a status of success.
+    pub fn error_in(&self, body: &[u8]) -> Option<(&'static str, String)> {
+        match self {
+            Self::Responses => None,
+            Self::Chat(_) => chat::error_in(body),
+        }
+    }
+
+    /// The error reply in the format of the API that the client uses.
+    pub fn decode_error(&self, status: StatusCode, body: Bytes) -> Bytes {
+        match self {
+            Self::Responses => body,
+            Self::Chat(_) => chat::translate_error(status, &body).unwrap_or(body),
+        }
+    }
+
     pub fn decoder(&self, max_event_bytes: usize) -> Decoder {
         Decoder(match self {
             Self::Responses => Inner::Responses(responses::Decoder::new(max_event_bytes)),

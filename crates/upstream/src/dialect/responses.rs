@@ -2,19 +2,13 @@
 
 use antiphon_protocol::event::Event;
 use antiphon_protocol::json;
-use antiphon_protocol::request::Operation;
 use antiphon_protocol::sse::{self, FrameTooLarge};
 use bytes::Bytes;
 
 use super::Piece;
 
-pub fn path(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "/responses",
-        Operation::Compact => "/responses/compact",
-        Operation::CountInput => "/responses/input_tokens",
-    }
-}
+/// Ends streams of some servers.
+const DONE: &[u8] = b"[DONE]";
 
 /// Decodes server-sent events from bytes. WebSocket messages are events already.
 #[derive(Debug)]
@@ -44,10 +38,10 @@ impl Decoder {
         }
     }
 
-    /// The bytes after the last blank line are an event if their data is valid JSON.
+    /// The bytes after the last blank line are an event if their data is valid JSON, or the mark at the end.
     pub fn finish(&mut self) -> Option<Event> {
         let frame = self.sse.finish()?;
-        let is_whole = frame.data().is_some_and(|data| json::validate(&data).is_ok());
+        let is_whole = frame.data().is_some_and(|data| *data == *DONE || json::validate(&data).is_ok());
         is_whole.then_some(Event::Sse(frame))
     }
 
@@ -94,9 +88,12 @@ mod tests {
 
     #[test]
     fn the_last_event_may_lack_its_blank_line_but_no_part_of_its_data() {
-        for (text, is_whole) in
-            [("data: {\"a\":1}", true), ("data: {\"a\":1}\n", true), ("data: {\"a\":", false)]
-        {
+        for (text, is_whole) in [
+            ("data: {\"a\":1}", true),
+            ("data: {\"a\":1}\n", true),
+            ("data: [DONE]", true),
+            ("data: {\"a\":", false),
+        ] {
             let mut decoder = Decoder::new(1 << 10);
             decoder.push(Piece::Bytes(Bytes::copy_from_slice(text.as_bytes())));
             assert!(events(&mut decoder).is_empty());

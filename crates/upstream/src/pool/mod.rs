@@ -20,6 +20,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use antiphon_protocol::request::Operation;
 use antiphon_store::{Clock, Timestamp};
 use tokio::sync::Notify;
 
@@ -73,6 +74,7 @@ pub struct Lease {
 /// What a turn requires of an account, and what it prefers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted<'a> {
+    pub operation: Operation,
     pub model: &'a str,
     /// Whose turn it is; `None` if callers are not known.
     pub caller: Option<&'a str>,
@@ -96,6 +98,8 @@ pub enum Shortage {
     Unusable,
     /// No account offers the model.
     NotOffered,
+    /// No account that offers the model has the endpoint.
+    EndpointMissing,
 }
 
 /// An account and its state.
@@ -321,12 +325,14 @@ impl Inner {
         self.queue = waiting;
     }
 
-    /// Whether an account other than this one could serve the model now, and has not failed since it last served a turn.
+    /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
     fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
         let mut offering = others.filter(|slot| slot.account.offers(model));
         offering.any(|slot| {
-            slot.state.readiness_for(model, caller, now) == Readiness::Ready && !slot.state.has_failed()
+            slot.state.readiness_for(model, caller, now) == Readiness::Ready
+                && !slot.state.has_failed()
+                && slot.state.missing_endpoints(model, now).next().is_none()
         })
     }
 
@@ -337,9 +343,15 @@ impl Inner {
         let mut until: Option<Timestamp> = None;
         let mut is_limited = false;
         let mut is_missing_everywhere = true;
+        let mut lacks_endpoint = false;
         let mut ready = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
             if !slot.account.offers(wanted.model) || wanted.tried.contains(&slot.account.name) {
+                continue;
+            }
+            let mut missing_endpoints = slot.state.missing_endpoints(wanted.model, now);
+            if missing_endpoints.any(|missing| missing == wanted.operation) {
+                lacks_endpoint = true;
                 continue;
             }
             is_offered = true;
@@ -359,6 +371,7 @@ impl Inner {
             ready.iter().map(|index| self.slots[*index].candidate()).collect();
         match select(&candidates, wanted.preference, self.routing.strategy) {
             Some(chosen) => Ok(ready[chosen]),
+            None if !is_offered && lacks_endpoint => Err(Shortage::EndpointMissing),
             None if !is_offered || is_missing_everywhere => Err(Shortage::NotOffered),
             None if is_busy => Err(Shortage::Busy),
             None => Err(until.map_or(Shortage::Unusable, |until| Shortage::Cooling { until, is_limited })),

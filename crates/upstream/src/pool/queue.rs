@@ -1,5 +1,6 @@
 //! Turns that wait for an account, in the order of their arrival.
 
+use antiphon_protocol::request::Operation;
 use tokio::sync::oneshot;
 
 use super::{Lease, Origin, Preference, Shortage, Wanted};
@@ -12,6 +13,7 @@ pub struct Queue {
 
 #[derive(Debug)]
 pub struct Waiter {
+    operation: Operation,
     model: String,
     caller: Option<String>,
     /// The name and the boundary of the account that served the chain.
@@ -34,6 +36,7 @@ impl Queue {
         let (sender, receiver) = oneshot::channel();
         let origin = wanted.preference.origin;
         self.waiters.push(Waiter {
+            operation: wanted.operation,
             model: wanted.model.to_owned(),
             caller: wanted.caller.map(str::to_owned),
             origin: origin.map(|origin| (origin.account.to_owned(), origin.boundary.to_owned())),
@@ -60,7 +63,8 @@ impl Waiter {
     pub fn wanted(&self) -> Wanted<'_> {
         let origin = self.origin.as_ref().map(|(account, boundary)| Origin { account, boundary });
         let preference = Preference { origin, key: self.key.as_deref() };
-        Wanted { model: &self.model, caller: self.caller.as_deref(), preference, tried: &self.tried }
+        let (operation, caller) = (self.operation, self.caller.as_deref());
+        Wanted { operation, model: &self.model, caller, preference, tried: &self.tried }
     }
 
     /// Ends the wait. Returns the lease if the turn has left.

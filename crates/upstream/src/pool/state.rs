@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 
 use super::failures::{Consequence, Failures, next_cooldown};
@@ -12,7 +13,7 @@ use super::verdict::Verdict;
 const MAX_REQUESTED_COOLDOWN: Duration = Duration::from_hours(8 * 24);
 /// For a quota whose reset is not known.
 const QUOTA_COOLDOWN: Duration = Duration::from_hours(1);
-/// How long an upstream's statement that it lacks a model is believed.
+/// How long an upstream's statement that it lacks a model or an endpoint is believed.
 const MODEL_COOLDOWN: Duration = Duration::from_mins(5);
 
 /// One account's state.
@@ -33,6 +34,8 @@ pub struct AccountState {
     cooldowns: u32,
     /// Models that it does not have, and until when that is believed.
     missing_models: HashMap<String, Timestamp>,
+    /// By model: endpoints that it does not have, and until when that is believed.
+    missing_endpoints: HashMap<String, Vec<(Operation, Timestamp)>>,
 }
 
 /// Why an account is doubted.
@@ -111,6 +114,12 @@ impl AccountState {
         }
     }
 
+    /// The endpoints that its upstream does not have for a model.
+    pub fn missing_endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
+        let missing = self.missing_endpoints.get(model).into_iter().flatten();
+        missing.filter(move |(_, until)| *until > now).map(|(operation, _)| *operation)
+    }
+
     /// The state's name in metrics and lists, whatever the model.
     pub fn label(&self, now: Timestamp) -> &'static str {
         match self.readiness("", now) {
@@ -148,6 +157,14 @@ impl AccountState {
             Verdict::ModelMissing => {
                 self.missing_models.retain(|_, until| *until > now);
                 self.missing_models.insert(attempt.model.to_owned(), now.plus(MODEL_COOLDOWN));
+            }
+            Verdict::EndpointMissing(operation) => {
+                self.missing_endpoints.retain(|_, missing| {
+                    missing.retain(|(_, until)| *until > now);
+                    !missing.is_empty()
+                });
+                let missing = self.missing_endpoints.entry(attempt.model.to_owned()).or_default();
+                missing.push((*operation, now.plus(MODEL_COOLDOWN)));
             }
             Verdict::Unsupported | Verdict::Neutral => {}
         }

@@ -29,10 +29,11 @@ impl Pool {
     pub async fn sync(self: &Arc<Self>, store: &dyn Store) -> Result<(), StoreError> {
         let now = self.now();
         for (account, changes) in self.unwritten(now) {
-            let name = account.name.clone();
-            store.put_account(account).await?;
-            if let Some(slot) = self.lock().slots.iter_mut().find(|slot| slot.account.name == name) {
+            store.put_account(account.clone()).await?;
+            if let Some(slot) = self.lock().slots.iter_mut().find(|slot| slot.account.name == account.name) {
                 slot.sync.written = changes;
+                // Reading it back is no change: by then, the account may have failed again.
+                slot.sync.last_seen = Some(account);
             }
         }
         self.apply_all_stored(store.list_accounts().await?, now);

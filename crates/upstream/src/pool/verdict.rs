@@ -1,6 +1,7 @@
 //! The failure table: what an attempt says about its account, and whether the turn may go to another one.
 
 use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, StatusCode};
 
@@ -29,6 +30,8 @@ pub enum Verdict {
     ModelMissing,
     /// Nothing, but its upstream's API can't express the request, and another one may.
     Unsupported,
+    /// It does not have the endpoint, or not for the model.
+    EndpointMissing(Operation),
     /// Nothing: the request is at fault, or nothing is.
     Neutral,
 }
@@ -53,6 +56,15 @@ impl Verdict {
             403 if is_credential_error(error) => Self::CredentialRefused,
             _ if status.is_server_error() => Self::Failed,
             _ => Self::Neutral,
+        }
+    }
+
+    /// As [`from_reply`](Self::from_reply), for an endpoint that not every upstream has: a 404 that says nothing of the model
+    /// says that the upstream lacks it.
+    pub fn from_passed_reply(self, status: StatusCode, operation: Operation) -> Self {
+        match self {
+            Self::Neutral if status == StatusCode::NOT_FOUND => Self::EndpointMissing(operation),
+            verdict => verdict,
         }
     }
 
@@ -81,6 +93,7 @@ impl Verdict {
             Self::CredentialRefused | Self::CredentialInvalid => "credential_refused",
             Self::ModelMissing => "model_missing",
             Self::Unsupported => "unsupported",
+            Self::EndpointMissing(_) => "endpoint_missing",
             Self::Neutral => "refused",
         }
     }
@@ -205,6 +218,24 @@ mod tests {
         ] {
             assert_eq!(verdict(status, &body), expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_404_that_says_nothing_of_the_model_says_that_the_endpoint_is_missing() {
+        let passed = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            verdict(status.as_u16(), body).from_passed_reply(status, Operation::Embed)
+        };
+        let missing = Verdict::EndpointMissing(Operation::Embed);
+        assert!(missing.allows_failover());
+        for body in
+            [String::new(), "<html>".to_owned(), r#"{"detail":"Not Found"}"#.to_owned(), coded("unknown_url")]
+        {
+            assert_eq!(passed(404, &body), missing, "{body}");
+        }
+        assert_eq!(passed(404, &coded("model_not_found")), Verdict::ModelMissing);
+        assert_eq!(passed(400, &worded("no")), Verdict::Neutral);
+        assert_eq!(passed(500, ""), Verdict::Failed);
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Upstream {
     pub async fn refresh_catalog(&self, account: &Account, now: Timestamp) {
         let Some(refresh) = account.catalog.begin_refresh(now).await else { return };
         let listed = self.list_models(account).await;
-        if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body)?)) {
+        if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body, &account.name)?)) {
             tracing::warn!(account.id = %account.name, %error, "could not list the upstream's models");
         }
     }

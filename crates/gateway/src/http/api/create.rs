@@ -1,4 +1,5 @@
-//! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it.
+//! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it, and the endpoints
+//! of other APIs that are passed through.
 
 use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
 use axum::body::Body;
@@ -7,48 +8,66 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::app_state::AppState;
+use crate::http::auth::Client;
 use crate::http::body::{Received, discard_unread};
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::parsing::parse;
 use crate::turn::{Collected, Door, DrainOnDrop, Incoming};
-use antiphon_access::keys::Caller;
 
 pub async fn create(
     State(state): State<AppState>,
-    caller: Caller,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(state, caller, Operation::Create, headers, body).await
+    serve(state, client, Operation::Create, headers, body).await
 }
 
 pub async fn compact(
     State(state): State<AppState>,
-    caller: Caller,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(state, caller, Operation::Compact, headers, body).await
+    serve(state, client, Operation::Compact, headers, body).await
 }
 
 pub async fn count_input(
     State(state): State<AppState>,
-    caller: Caller,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    serve(state, caller, Operation::CountInput, headers, body).await
+    serve(state, client, Operation::CountInput, headers, body).await
+}
+
+pub async fn complete_chat(
+    State(state): State<AppState>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ErrorReply> {
+    serve(state, client, Operation::ChatCompletion, headers, body).await
+}
+
+pub async fn embed(
+    State(state): State<AppState>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ErrorReply> {
+    serve(state, client, Operation::Embed, headers, body).await
 }
 
 async fn serve(
     state: AppState,
-    caller: Caller,
+    client: Client,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    let incoming = match read_request(&state, caller, operation, headers, body).await {
+    let incoming = match read_request(&state, client, operation, headers, body).await {
         Ok(incoming) => incoming,
         Err(error) => return Err(state.reject("request", &error).into()),
     };
@@ -60,7 +79,7 @@ async fn serve(
 
 async fn read_request(
     state: &AppState,
-    caller: Caller,
+    client: Client,
     operation: Operation,
     headers: HeaderMap,
     body: Body,
@@ -69,13 +88,14 @@ async fn read_request(
         discard_unread(&headers, body).await;
         return Err(RequestError::MemoryShort);
     }
-    let Received { bytes, permit } = state.body_limits.receive(&headers, body).await?;
+    let Client { caller, share } = client;
+    let Received { bytes, memory } = state.body_limits.receive(&headers, body, &share).await?;
     let size_bytes = bytes.len();
     let read = move |wanted: Wanted<'_>| CreateRequest::parse_while(operation, bytes, wanted);
-    let (create, body_permit) = parse(size_bytes, permit, read).await?;
+    let (create, memory) = parse(size_bytes, memory, read).await?;
     let create = create?;
     let door = if create.stream { Door::Sse } else { Door::Collected };
-    Ok(Incoming { create, headers, caller, door, body_permit })
+    Ok(Incoming { create, headers, caller, door, memory })
 }
 
 fn render_collected(collected: Collected) -> Response {

@@ -26,7 +26,8 @@ pub async fn get(
         return Err(RequestError::InvalidQuery { param: "stream", message }.into());
     }
     let stored = load(&state, &caller, &name).await?;
-    let response = with_output(&stored.body, &stored.turn.output).map_err(|_| RequestError::Internal)?;
+    let output = query.hidden.hide_in_array(&stored.turn.output);
+    let response = with_output(&stored.body, &output).map_err(|_| RequestError::Internal)?;
     Ok(json_reply(response))
 }
 
@@ -101,7 +102,8 @@ fn render_items(query: &ListQuery, stored: &StoredResponse) -> Result<Vec<u8>, R
         }
     };
     let shown = &items[from..items.len().min(from.saturating_add(query.limit))];
-    let data = array(shown.iter().map(|(_, item, position)| item::listed(item, || derived_id(*position))));
+    let listed = |item, position| item::listed(&query.hidden.hide(item), || derived_id(position));
+    let data = array(shown.iter().map(|(_, item, position)| listed(item, *position)));
     let id_of = |entry: Option<&(String, &[u8], u32)>| entry.map_or_else(String::new, |(id, ..)| id.clone());
     let mut out = br#"{"object":"list","data":"#.to_vec();
     out.extend(data);

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::body_memory::NoMemory;
 
 const REST: Duration = Duration::from_millis(1_001);
 
@@ -49,7 +50,7 @@ fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
         Failure::AllBusy,
-        Failure::Overloaded,
+        Failure::Overloaded(NoMemory::Pool),
         Failure::InputTooLarge { limit: 1, size: 2 },
         limit_reached(&json!({"requests_per_minute": 1})),
         limit_reached(&json!({"budgets": [{"tokens": 1, "window": "month"}]})),
@@ -62,6 +63,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
+        Failure::EndpointMissing { path: "/embeddings", model: id() },
         Failure::NoAccount,
         Failure::Unsupported(Box::new(unsupported_tool())),
         upstream_error(StatusCode::IM_A_TEAPOT),
@@ -84,8 +86,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "400 | client | previous_response_not_found | previous_response_id | Previous response with id 'X' not found."
         }
         Failure::PreviousNotCompleted(_) => {
-            "400 | client | previous_response_not_completed | previous_response_id | \
-             Previous response with id 'X' is still in progress. Wait for it to complete."
+            "400 | client | previous_response_not_completed | previous_response_id | Previous response with id 'X' is still in progress. Wait for it to complete."
         }
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
@@ -110,25 +111,26 @@ fn line_of_turn(failure: &Failure) -> &'static str {
              by running requests, and this request may need 1. The limit resets in 2 s, at 1970-01-01T00:00:00Z."
         }
         Failure::AllCoolingDown(_) => {
-            "429 | upstream | rate_limit_exceeded | null | \
-             All upstream accounts are rate limited or failing. Please retry in 2 s."
+            "429 | upstream | rate_limit_exceeded | null | All upstream accounts are rate limited or failing. Please retry in 2 s."
         }
         Failure::AllFailing(_) => {
             "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
         }
         Failure::Unsupported(_) => "400 | client | unsupported_parameter | tools[0] | No such tool.",
+        Failure::EndpointMissing { .. } => {
+            "404 | client | endpoint_not_available | null | No upstream account has '/embeddings' for the model 'X'."
+        }
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
-        Failure::Overloaded => {
+        Failure::Overloaded(_) => {
             "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
         }
         Failure::InputTooLarge { .. } => {
             "400 | client | context_too_large | input | The items that the input references are too large: at least 2 bytes, the limit is 1."
         }
         Failure::AllBusy => {
-            "503 | gateway | server_is_overloaded | null | \
-             All upstream accounts are busy. Please retry in a moment."
+            "503 | gateway | server_is_overloaded | null | All upstream accounts are busy. Please retry in a moment."
         }
         Failure::UpstreamError(reply) if reply.status.is_client_error() => {
             "418 | client | upstream_error | null | The upstream replied with status 418."
@@ -170,9 +172,14 @@ fn failures_of_requests() -> Vec<RequestError> {
         parse("[]"),
         RequestError::BodyTooLarge { max_bytes: 1 },
         RequestError::BodyUnreadable("why".to_owned()),
-        RequestError::BodyTimeout(Duration::from_secs(30)),
+        RequestError::BodyTimeout {
+            received_bytes: 16_384,
+            waited: Duration::from_secs(31),
+            limit: Duration::from_secs(30),
+        },
         RequestError::UnsupportedEncoding("br".to_owned()),
-        RequestError::Overloaded,
+        RequestError::Overloaded(NoMemory::Pool),
+        RequestError::Overloaded(NoMemory::Share("project")),
         RequestError::InvalidKey,
         RequestError::MemoryShort,
         RequestError::BadHost,
@@ -196,6 +203,19 @@ fn failures_of_requests() -> Vec<RequestError> {
     ]
 }
 
+fn line_of_memory(error: NoMemory) -> &'static str {
+    match error {
+        NoMemory::Pool => {
+            "503 | gateway | server_is_overloaded | null | \
+             The gateway has no memory left for request bodies. Please retry in a moment."
+        }
+        NoMemory::Share(_) => {
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
+             project: its other requests hold its share. Please retry in a moment."
+        }
+    }
+}
+
 fn line_of_request(error: &RequestError) -> &'static str {
     match error {
         RequestError::Invalid(_) => "400 | client | invalid_json | null | ",
@@ -205,16 +225,15 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::BodyUnreadable(_) => {
             "400 | client | invalid_body | null | The request body could not be read: why."
         }
-        RequestError::BodyTimeout(_) => {
-            "408 | client | request_timeout | null | Timed out reading the request body: no data for 30 s."
+        RequestError::BodyTimeout { .. } => {
+            "408 | client | request_timeout | null | Timed out reading the request body: 16384 bytes arrived in 31 s of \
+             waiting. The limit is 30 s, and 1 s more for every 16 KiB."
         }
         RequestError::UnsupportedEncoding(_) => {
             "415 | client | unsupported_content_encoding | null | \
              Unsupported content-encoding 'br': use gzip, zstd or none."
         }
-        RequestError::Overloaded => {
-            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
-        }
+        RequestError::Overloaded(error) => line_of_memory(*error),
         RequestError::MemoryShort => {
             "503 | gateway | server_is_overloaded | null | The gateway is short of memory. Please retry in a moment."
         }

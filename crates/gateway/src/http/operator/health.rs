@@ -17,7 +17,7 @@ pub async fn healthz() -> Json<serde_json::Value> {
 
 /// The process can serve and store a turn, and no shutdown has begun.
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    if state.turns.env.tasks.stopping().is_cancelled() {
+    if state.turns.env.tasks.stopping().is_given() {
         return not_ready("stopping");
     }
     match state.readiness.check(&state.turns, &state.keys).await {

@@ -6,6 +6,7 @@ use http::Request;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
+use crate::body_memory::Tenant;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
@@ -33,7 +34,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
 
     async fn from_request(request: Request<Body>, state: &AppState) -> Result<Self, ErrorReply> {
         let (parts, body) = request.into_parts();
-        let body = state.body_limits.receive(&parts.headers, body).await?.bytes;
+        let share = state.body_limits.memory.share(Tenant::Operators);
+        let body = state.body_limits.receive(&parts.headers, body, &share).await?.bytes;
         if body.len() > MAX_BODY_BYTES {
             return Err(RequestError::BodyTooLarge { max_bytes: MAX_BODY_BYTES }.into());
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use antiphon_protocol::frame::OversizedControlFrame;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -43,7 +44,10 @@ impl CloseReason {
         match error {
             Error::Io(error) => match error.downcast::<MessageRejected>() {
                 Ok(MessageRejected(error)) => Self::MessageRejected(error),
-                Err(_) => Self::ConnectionLost,
+                Err(error) => match error.downcast() {
+                    Ok(OversizedControlFrame) => Self::ProtocolError(CloseCode::Protocol),
+                    Err(_) => Self::ConnectionLost,
+                },
             },
             Error::Capacity(CapacityError::MessageTooLong { .. }) => {
                 Self::MessageRejected(RequestError::BodyTooLarge { max_bytes })
@@ -73,7 +77,7 @@ impl CloseReason {
             Self::MessageRejected(RequestError::BodyTooLarge { .. }) => {
                 Some((CloseCode::Size, "message too large"))
             }
-            Self::MessageRejected(RequestError::BodyTimeout(_)) => {
+            Self::MessageRejected(RequestError::BodyTimeout { .. }) => {
                 Some((CloseCode::Policy, "message incomplete"))
             }
             Self::MessageRejected(_) => Some((CloseCode::Again, "try again later")),

@@ -16,7 +16,6 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
 use http::HeaderMap;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -27,6 +26,7 @@ use super::metered::Metered;
 use super::metrics::SocketMetrics;
 use super::timers::{SocketTimers, Tick};
 use super::turn::SocketTurn;
+use crate::body_memory::{Reservation, Share};
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
@@ -45,7 +45,7 @@ const MAX_PONGS: u32 = 16;
 const SHRINK_THRESHOLD_BYTES: usize = 4 * 1024;
 
 pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
-type Parsed = Result<(Result<ClientFrame, ApiError>, OwnedSemaphorePermit), RequestError>;
+type Parsed = Result<(Result<ClientFrame, ApiError>, Reservation), RequestError>;
 
 pub struct Connection {
     socket: Socket,
@@ -92,9 +92,10 @@ impl Connection {
         state: AppState,
         headers: HeaderMap,
         caller: Caller,
+        share: &Arc<Share>,
     ) -> Box<Self> {
         let metrics = &state.socket_metrics;
-        let metered = Metered::new(stream, early, Arc::clone(&state.body_limits));
+        let metered = Metered::new(stream, early, Arc::clone(&state.body_limits), share);
         Box::new(Self {
             socket: websocket(metered, state.body_limits.max_bytes),
             memory: LaneMemory::new(Arc::clone(&state.sockets.memory)),
@@ -126,6 +127,9 @@ impl Connection {
                 }
             }
         };
+        if let CloseReason::MessageRejected(error) = &close_reason {
+            self.state.reject("frame", error);
+        }
         self.metrics_guard.code = close_reason.code();
         tracing::debug!(
             close.code = self.metrics_guard.code,
@@ -241,7 +245,7 @@ impl Connection {
             let Poll::Ready(parsed) = parsing.as_mut().poll(cx) else { return Ok(false) };
             self.parsing = None;
             match parsed {
-                Ok((parsed, permit)) => self.handle_frame(parsed.map_err(RequestError::from), permit),
+                Ok((parsed, memory)) => self.handle_frame(parsed.map_err(RequestError::from), memory),
                 Err(error) => self.send_error(&error, None),
             }
             return Ok(true);
@@ -265,18 +269,18 @@ impl Connection {
         self.has_large_buffers |= message.len() > SHRINK_THRESHOLD_BYTES;
         match message {
             Message::Text(text) => {
-                let (text, permit) = (Bytes::from(text), self.socket.get_mut().take_permit());
+                let (text, memory) = (Bytes::from(text), self.socket.get_mut().take_memory());
                 if parsing::is_short(text.len()) {
                     let parsed = ClientFrame::parse(text, &|| true);
-                    self.handle_frame(parsed.map_err(RequestError::from), permit);
+                    self.handle_frame(parsed.map_err(RequestError::from), memory);
                 } else {
                     let size_bytes = text.len();
                     let read = move |wanted: Wanted<'_>| ClientFrame::parse(text, wanted);
-                    self.parsing = Some(Box::pin(parsing::parse(size_bytes, permit, read)));
+                    self.parsing = Some(Box::pin(parsing::parse(size_bytes, memory, read)));
                 }
             }
             Message::Binary(_) => {
-                drop(self.socket.get_mut().take_permit());
+                drop(self.socket.get_mut().take_memory());
                 self.send_error(&RequestError::BinaryMessage, None);
             }
             // The pong is in the write buffer already.
@@ -290,7 +294,7 @@ impl Connection {
         Ok(())
     }
 
-    fn handle_frame(&mut self, parsed: Result<ClientFrame, RequestError>, permit: OwnedSemaphorePermit) {
+    fn handle_frame(&mut self, parsed: Result<ClientFrame, RequestError>, memory: Reservation) {
         match parsed {
             Err(error) => self.send_error(&error, None),
             Ok(ClientFrame::Other(kind)) => {
@@ -298,7 +302,7 @@ impl Connection {
             }
             Ok(ClientFrame::Create(_)) if matches!(self.close_reason, Some(CloseReason::Shutdown)) => {}
             Ok(ClientFrame::Create(frame)) => {
-                if let Err(queued) = self.lanes.enqueue(QueuedFrame { frame, permit }) {
+                if let Err(queued) = self.lanes.enqueue(QueuedFrame { frame, memory }) {
                     let error = RequestError::TooManyLanes { max_lanes: MAX_NAMED_LANES };
                     self.send_error(&error, queued.frame.stream_id.as_ref());
                 }

@@ -4,9 +4,9 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use antiphon_protocol::socket::{CreateFrame, StreamId};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::metrics::SocketMetrics;
+use crate::body_memory::Reservation;
 
 /// How many turns of a connection run at once.
 pub const MAX_RUNNING_TURNS: usize = 16;
@@ -18,7 +18,7 @@ pub const MAX_NAMED_LANES: usize = 32;
 /// A request for a turn that has not begun.
 pub struct QueuedFrame {
     pub frame: Box<CreateFrame>,
-    pub permit: OwnedSemaphorePermit,
+    pub memory: Reservation,
 }
 
 /// The lanes of one connection.

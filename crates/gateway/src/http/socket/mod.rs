@@ -28,11 +28,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
 use super::app_state::AppState;
-use super::auth::{ALTERNATIVE_KEY_HEADERS, authenticate};
+use super::auth::{ALTERNATIVE_KEY_HEADERS, authenticate, share_of};
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use super::fallback::method_not_allowed;
 use super::stall::StallGuard;
+use crate::body_memory::Share;
 use antiphon_access::keys::Caller;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -47,6 +48,8 @@ pub struct AcceptedUpgrade {
     state: AppState,
     headers: HeaderMap,
     caller: Caller,
+    /// Of the memory for messages.
+    share: Arc<Share>,
 }
 
 pub async fn open(State(state): State<AppState>, mut request: Request<Body>) -> Response {
@@ -99,7 +102,8 @@ fn accept_handshake(state: &AppState, request: &mut Request<Body>) -> Result<Hea
     let upgrade_slot = upgrade_slot.ok_or(RequestError::BadHandshake("requires HTTP/1.1"))?;
     let upgrade = hyper::upgrade::on(&mut *request);
     let headers = turn_headers(request.headers());
-    upgrade_slot.put(AcceptedUpgrade { upgrade, state: state.clone(), headers, caller });
+    let share = share_of(state, &caller, request.extensions());
+    upgrade_slot.put(AcceptedUpgrade { upgrade, state: state.clone(), headers, caller, share });
     Ok(accept)
 }
 
@@ -177,9 +181,9 @@ impl UpgradeSlot {
 impl AcceptedUpgrade {
     /// Serves the WebSocket until it is closed. To be called after HTTP has released the connection.
     pub async fn serve(self) {
-        let Self { upgrade, state, headers, caller } = self;
+        let Self { upgrade, state, headers, caller, share } = self;
         let Some((stream, early)) = take_upgraded_stream(upgrade).await else { return };
-        Connection::open(stream, early, state, headers, caller).run().await;
+        Connection::open(stream, early, state, headers, caller, &share).run().await;
     }
 }
 

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use antiphon_runtime::Listener;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::http::app_state::AppState;
 
@@ -24,7 +24,7 @@ pub struct SocketTimers {
     max_age_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     /// `None` once it has been reported.
-    stopping: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    stopping: Option<Listener>,
 }
 
 impl SocketTimers {
@@ -32,19 +32,19 @@ impl SocketTimers {
         let settings = &state.sockets;
         let now = Instant::now();
         let (next_ping, max_age_at) = (now + settings.ping_interval, now + settings.max_age);
-        let stopping = state.turns.env.tasks.stopping().cancelled_owned();
+        let stopping = state.turns.env.tasks.stopping().listen();
         Self {
             next_ping,
             ping_interval: settings.ping_interval,
             max_age_at: Some(max_age_at),
             timer: Box::pin(tokio::time::sleep_until(next_ping.min(max_age_at))),
-            stopping: Some(Box::pin(stopping)),
+            stopping: Some(stopping),
         }
     }
 
     /// What is due now. To be called until it is pending.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        if self.stopping.as_mut().is_some_and(|stopping| stopping.as_mut().poll(cx).is_ready()) {
+        if self.stopping.as_mut().is_some_and(|stopping| Pin::new(stopping).poll(cx).is_ready()) {
             self.stopping = None;
             return Poll::Ready(Tick::Shutdown);
         }

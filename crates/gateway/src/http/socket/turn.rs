@@ -45,7 +45,7 @@ impl SocketTurn {
         lane: Lane,
         queued: QueuedFrame,
     ) -> Self {
-        let QueuedFrame { frame, permit } = queued;
+        let QueuedFrame { frame, memory } = queued;
         let CreateFrame { previous_response_id, request, .. } = *frame;
         let parent = previous_response_id.and_then(|id| id.parse().ok());
         let request = match request {
@@ -60,13 +60,8 @@ impl SocketTurn {
         };
         let mut headers = headers.clone();
         take_metadata(&create, &mut headers);
-        let incoming = Incoming {
-            create,
-            headers,
-            caller: caller.clone(),
-            door: Door::WebSocket(lane.clone()),
-            body_permit: permit,
-        };
+        let incoming =
+            Incoming { create, headers, caller: caller.clone(), door: Door::WebSocket(lane.clone()), memory };
         Self { lane, parent, stage: Stage::Starting(state.turns.stream(incoming)) }
     }
 

@@ -15,7 +15,7 @@ async fn opening(stream: &str) -> OpeningStream {
         relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse, None),
         pending: VecDeque::new(),
         phase: Phase::Relaying,
-        last_event_at: Instant::now(),
+        silence: Silence::begin(Duration::from_secs(1)),
     };
     assert!(opening.events.read().await.unwrap());
     if let Some(terminal) = opening.relay.push(opening.events.decoder(), &mut opening.pending).unwrap() {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use http::StatusCode;
 use http_body::Body;
 
 use super::*;
@@ -54,6 +55,65 @@ async fn pieces_that_have_arrived_are_joined_without_waiting_for_more() {
     peer.write("0\r\n\r\n").await;
     assert_eq!(next(&mut body).await, None);
     assert!(body.is_end_stream());
+}
+
+#[tokio::test]
+async fn interim_replies_are_skipped() {
+    let upstream = Upstream::start().await;
+    let sending = upstream.send("x");
+    let mut peer = upstream.accept().await;
+    peer.reply("x", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n").await;
+    peer.write(&format!("\r\n{OK}")).await;
+    let reply = sending.await.unwrap().unwrap();
+    assert_eq!((reply.status(), reply.headers().contains_key("link")), (StatusCode::OK, false));
+    assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "ok");
+}
+
+#[tokio::test]
+async fn a_reply_without_a_length_ends_with_its_connection() {
+    let upstream = Upstream::start().await;
+    let sending = upstream.send("x");
+    let mut peer = upstream.accept().await;
+    peer.reply("x", "HTTP/1.1 200 OK\r\n\r\nall of it").await;
+    drop(peer);
+    assert_eq!(read(sending).await, "all of it");
+    assert_eq!(upstream.clients.pools[0].idle(), 0);
+}
+
+#[tokio::test]
+async fn a_reply_may_begin_before_its_request_has_ended() {
+    let upstream = Upstream::start().await;
+    let request = upstream.request(vec![b'x'; 20_000_000]);
+    let clients = upstream.clients.clone();
+    let sending = tokio::spawn(async move { clients.send(request).await });
+    let mut peer = upstream.accept().await;
+    peer.write(&format!("{CHUNKED}{}", chunk("one"))).await;
+    let mut body = sending.await.unwrap().unwrap().into_body();
+    assert_eq!(next(&mut body).await.unwrap(), "one");
+    let receiving = async {
+        let mut left = 20_000_000;
+        let mut buffer = vec![0; 1 << 16];
+        while left > 0 {
+            let read = peer.0.read(&mut buffer).await.unwrap();
+            left -= buffer[..read].iter().filter(|&&byte| byte == b'x').count();
+        }
+        peer.write("0\r\n\r\n").await;
+    };
+    assert_eq!(tokio::join!(next(&mut body), receiving).0, None);
+    assert_eq!(upstream.clients.pools[0].idle(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_http_breaks_the_exchange() {
+    for reply in ["SSH-2.0-OpenSSH\r\n\r\n", &format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(70_000)), ""] {
+        let upstream = Upstream::start().await;
+        let sending = upstream.send("x");
+        let mut peer = upstream.accept().await;
+        peer.reply("x", reply).await;
+        peer.0.shutdown().await.unwrap();
+        assert!(matches!(sending.await.unwrap(), Err(SendError::Broken(_))), "{reply}");
+        peer.closed().await;
+    }
 }
 
 #[tokio::test]

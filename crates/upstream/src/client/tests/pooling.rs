@@ -86,7 +86,7 @@ async fn a_request_is_unsent_only_if_nothing_of_it_was_written() {
     let mut connections = Vec::new();
     for _ in 0..2 {
         let stream = upstream.clients.connector.connect(&origin).await.unwrap();
-        connections.push((Http1::open(stream).await.unwrap(), upstream.accept().await));
+        connections.push((Http1::new(stream), upstream.accept().await));
     }
     let [(closed, peer), (read, reader)] = &mut connections[..] else { panic!("two connections") };
     peer.0.shutdown().await.unwrap();

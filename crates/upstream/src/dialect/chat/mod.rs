@@ -24,8 +24,6 @@ pub use self::echo::Echo;
 pub(super) use self::encode::encode;
 pub(super) use self::failure::{error_in, translate as translate_error};
 
-pub(super) const PATH: &str = "/chat/completions";
-
 /// What an upstream's chat completions are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChatSettings {

@@ -61,7 +61,7 @@ impl SocketBody {
                 event = Event::Message { kind: EventKind::Error, data };
             }
             EventKind::Terminal => self.return_to_idle(&data),
-            EventKind::Snapshot | EventKind::ItemDone | EventKind::Other => {}
+            EventKind::Snapshot | EventKind::ItemAdded | EventKind::ItemDone | EventKind::Other => {}
         }
         self.last = data;
         event
@@ -75,7 +75,7 @@ impl SocketBody {
         if let (Some("completed" | "incomplete"), Some(id)) =
             (status.as_deref(), json::string_member(response, "id"))
         {
-            self.idle.insert(socket, std::mem::take(&mut self.account), id.into_owned());
+            self.idle.insert(socket.shrunk(), std::mem::take(&mut self.account), id.into_owned());
         }
     }
 }

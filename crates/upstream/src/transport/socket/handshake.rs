@@ -12,11 +12,12 @@ use tokio_tungstenite::tungstenite::{Error, protocol::WebSocketConfig};
 use tower::ServiceExt;
 
 use super::Socket;
+use super::split::SplitFrames;
 use crate::metrics::UpstreamMetrics;
 use crate::transport::headers;
 
 /// Small, because most messages are, and many sockets are idle.
-const BUFFER_BYTES: usize = 8 * 1024;
+const BUFFER_BYTES: usize = 4 * 1024;
 const BETA: &str = "openai-beta";
 const BETA_VALUE: HeaderValue = HeaderValue::from_static("responses_websockets=2026-02-06");
 
@@ -67,6 +68,7 @@ impl Handshake {
     async fn try_open(&self, uri: &Uri, headers: HeaderMap) -> Result<Socket, NotOpened> {
         let connected = self.connector.clone().oneshot(uri.clone()).await;
         let stream = connected.map_err(|error| NotOpened::Failed(error.to_string()))?;
+        let stream = SplitFrames::new(TokioIo::new(stream), self.max_message_bytes);
         let mut request = socket_uri(uri).into_client_request().map_err(not_opened)?;
         request.headers_mut().extend(headers);
         request.headers_mut().entry(BETA).or_insert(BETA_VALUE);
@@ -75,7 +77,7 @@ impl Handshake {
             .write_buffer_size(0)
             .max_message_size(Some(self.max_message_bytes))
             .max_frame_size(Some(self.max_message_bytes));
-        let opened = client_async_with_config(request, TokioIo::new(stream), Some(config)).await;
+        let opened = client_async_with_config(request, stream, Some(config)).await;
         let (wire, reply) = opened.map_err(not_opened)?;
         let open = self.metrics.socket_opened();
         Ok(Socket::new(wire, headers::for_client(reply.headers()), open))

@@ -6,6 +6,7 @@
 mod body;
 mod handshake;
 mod idle;
+mod split;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,13 +15,14 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::event::EventKind;
 use antiphon_protocol::json;
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
@@ -29,18 +31,23 @@ pub(crate) use self::handshake::Handshake;
 pub use self::handshake::NotOpened;
 pub(crate) use self::idle::IdleSockets;
 
+use self::split::SplitFrames;
 use super::reply::ReplyBody;
 use antiphon_runtime::GaugeGuard;
 
-type Wire = WebSocketStream<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
+type Wire = WebSocketStream<SplitFrames<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
 
 /// Upstreams close a socket after an hour. This is less, so that no turn is cut off.
 const MAX_AGE: Duration = Duration::from_mins(55);
+/// After a request larger than this, an idle socket shrinks its buffers.
+const SHRINK_THRESHOLD_BYTES: usize = 8 * 1024;
 
 /// An open socket on which no turn is running.
 pub struct Socket {
     wire: Wire,
     opened_at: Instant,
+    /// Whether buffers may be larger than an idle socket should keep.
+    has_large_buffers: bool,
     /// The headers of the handshake's reply, for the first turn.
     headers: HeaderMap,
     _gauge: GaugeGuard,
@@ -55,7 +62,7 @@ pub struct SocketLost(String);
 
 impl Socket {
     fn new(wire: Wire, headers: HeaderMap, gauge: GaugeGuard) -> Self {
-        Self { wire, opened_at: Instant::now(), headers, _gauge: gauge }
+        Self { wire, opened_at: Instant::now(), has_large_buffers: false, headers, _gauge: gauge }
     }
 
     fn is_expired(&self) -> bool {
@@ -74,7 +81,9 @@ impl Socket {
         account: &str,
         idle: &Arc<IdleSockets>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
-        let message = Frame::message(frame.concat(), OpCode::Data(Data::Text), true);
+        let frame = frame.concat();
+        self.has_large_buffers |= frame.len() > SHRINK_THRESHOLD_BYTES;
+        let message = Frame::message(frame, OpCode::Data(Data::Text), true);
         let lost = |why: String| SocketLost(why);
         self.wire.send(Message::Frame(message)).await.map_err(|error| lost(error.to_string()))?;
         let first = loop {
@@ -107,6 +116,17 @@ impl Socket {
         *reply.headers_mut() = headers;
         reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         Ok(reply)
+    }
+
+    /// The socket with small buffers. No frame may be partly read or written.
+    fn shrunk(self) -> Self {
+        if !self.has_large_buffers {
+            return self;
+        }
+        let config = *self.wire.get_config();
+        let wire = WebSocketStream::from_raw_socket(self.wire.into_inner(), Role::Client, Some(config));
+        let wire = wire.now_or_never().expect("no handshake takes place");
+        Self { wire, has_large_buffers: false, ..self }
     }
 
     fn wire(&mut self) -> Pin<&mut Wire> {

@@ -105,5 +105,6 @@ fn start(authority: &Authority, server: &Issued) -> Postgres {
         hba: Some(HBA.into()),
         password: Some(PASSWORD.into()),
         files: files.map(|(name, content)| (name.to_owned(), content.clone().into_bytes())).into(),
+        ..PostgresOptions::default()
     })
 }

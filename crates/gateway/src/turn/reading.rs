@@ -1,0 +1,57 @@
+//! Reading the events of an upstream, until it is silent for too long.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use antiphon_runtime::Deadline;
+use antiphon_upstream::transport::EventReader;
+
+use super::Turn;
+use super::detach::Cancelled;
+
+/// The silence of an upstream, and the only timer of its stream.
+pub struct Silence {
+    pub since: Instant,
+    deadline: Deadline,
+}
+
+/// What reading from the upstream's stream yielded.
+pub enum ReadOutcome {
+    /// New events can be decoded.
+    Events,
+    End,
+    Broken(String),
+    Silent,
+    TurnTooLong,
+    Cancelled,
+}
+
+impl Silence {
+    /// Begins now. `limit` is how long it may last at first.
+    pub fn begin(limit: Duration) -> Self {
+        let since = Instant::now();
+        Self { since, deadline: Deadline::new((since + limit).into()) }
+    }
+}
+
+/// Waits for the upstream until `silent_at`, or the end of the turn's time.
+pub async fn read_events(
+    turn: &Turn,
+    events: &mut EventReader,
+    silence: &mut Silence,
+    silent_at: Instant,
+) -> ReadOutcome {
+    let limit = turn.deadline.min(silent_at);
+    let reading = pin!(turn.cancellation.or_cancelled(events.read()));
+    match silence.deadline.before(limit.into(), reading).await {
+        None if limit == turn.deadline => ReadOutcome::TurnTooLong,
+        None => ReadOutcome::Silent,
+        Some(Err(Cancelled)) => ReadOutcome::Cancelled,
+        Some(Ok(Ok(false))) => ReadOutcome::End,
+        Some(Ok(Err(error))) => ReadOutcome::Broken(error),
+        Some(Ok(Ok(true))) => {
+            silence.since = Instant::now();
+            ReadOutcome::Events
+        }
+    }
+}
