@@ -92,8 +92,6 @@ impl Turn {
                 Err(failed) => failed,
             };
             self.record_attempt(verdict.as_str());
-            // Nothing was sent.
-            attempts -= u32::from(verdict == Verdict::Unsupported);
             // A turn that fails on several accounts may itself be the cause: it does not count against the later ones.
             let is_suspect = has_failed && verdict == Verdict::Failed;
             has_failed |= verdict == Verdict::Failed;
@@ -102,9 +100,9 @@ impl Turn {
             } else {
                 self.learn(&lease, &verdict);
             }
-            let lacks_endpoint = matches!(verdict, Verdict::EndpointMissing(_));
-            // Nothing was tried where there is no endpoint.
-            attempts += u32::from(!lacks_endpoint);
+            let cannot_serve = matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported);
+            // Nothing was tried where there is no endpoint, or where the API has no words for the request.
+            attempts += u32::from(!cannot_serve);
             tried.push(lease.account().name.clone());
             if matches!(verdict, Verdict::RateLimited { .. }) {
                 rate_limited.push(lease.account().name.clone());
@@ -114,9 +112,9 @@ impl Turn {
                 // No other account is left, but a rate limited one may be ready again soon.
                 tried.retain(|name| !rate_limited.contains(name));
             }
-            // What went wrong at an account that has the endpoint tells the client more.
+            // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(earlier) if lacks_endpoint => earlier,
+                Some(earlier) if cannot_serve => earlier,
                 _ => failure,
             };
             if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)

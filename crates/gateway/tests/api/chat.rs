@@ -209,6 +209,19 @@ async fn an_early_end_is_incomplete_and_a_cut_one_fails() {
 }
 
 #[tokio::test]
+async fn usage_that_is_not_reported_is_estimated_and_counted_as_such() {
+    let (upstream, gateway) = over_chat().await;
+    let delta = r#"{"choices":[{"index":0,"delta":{"content":"12345678"},"finish_reason":"stop"}]}"#;
+    upstream.script(Script::stream_bytes(format!("data: {delta}\n\ndata: [DONE]\n\n")));
+    let response = gateway.client.created(json!({"model": "sim", "input": "a"})).await;
+    assert_eq!(json!([response["usage"]["estimated"], response["usage"]["output_tokens"]]), json!([true, 2]));
+    gateway.idle().await;
+    assert_eq!(gateway.client.metric("antiphon_turns_usage_estimated_total").await, 1);
+    let logged = &gateway.logged(1).await[0];
+    assert_eq!(logged.output_tokens, 2);
+}
+
+#[tokio::test]
 async fn a_stream_that_begins_with_an_error_goes_to_another_account() {
     let pair = Pair::new().await;
     let limited = r#"{"error":{"message":"slow down","code":429}}"#;
