@@ -70,7 +70,9 @@ impl Turn {
             if reply.status().is_success() {
                 return match format.is_stream() && !is_event_stream(&reply) {
                     true => Err(self.explain_missing_stream(&format, reply).await),
-                    false => Ok(Accepted { reply, reasoning, format, omitted: header_of(account, &omitted) }),
+                    false => {
+                        Ok(Accepted { reply, reasoning, format, omitted: omitted_header(account, &omitted) })
+                    }
                 };
             }
             let mut error_reply = self.read_error_reply(reply).await?;
@@ -328,7 +330,7 @@ fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
 }
 
 /// Logs what was left out of a request, and names it for the client.
-fn header_of(account: &Account, omitted: &[String]) -> Option<HeaderValue> {
+fn omitted_header(account: &Account, omitted: &[String]) -> Option<HeaderValue> {
     if omitted.is_empty() {
         return None;
     }
