@@ -8,7 +8,7 @@ use antiphon_protocol::event::{Event, EventKind, write_sse};
 use antiphon_protocol::json;
 use antiphon_protocol::request::{Changes, CreateRequest, Operation, UpstreamInput};
 use antiphon_protocol::socket::{ClientFrame, CreateFrame, StreamId, error_frame};
-use antiphon_upstream::dialect::{Dialect, Piece};
+use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -100,7 +100,7 @@ fn check_event(data: &[u8]) {
     let name = json::string_member(data, "type").unwrap_or_default();
     let mut sse = Vec::new();
     write_sse(&mut sse, name.as_bytes(), data);
-    let mut decoder = Dialect::Responses.decoder(usize::MAX);
+    let mut decoder = ReplyFormat::Responses.decoder(usize::MAX);
     decoder.push(Piece::Bytes(sse.into()));
     let event = decoder.next_event().ok().flatten().expect("a written event is read again");
     let next = decoder.next_event().expect("no event is too large");

@@ -1,7 +1,7 @@
 //! Server-sent events: however the network cuts a stream, its events are those of the specification.
 
 use antiphon_protocol::event::Event;
-use antiphon_upstream::dialect::{Decoder, Dialect, Piece};
+use antiphon_upstream::dialect::{Decoder, Piece, ReplyFormat};
 use bytes::Bytes;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -64,7 +64,7 @@ fn check_limit(stream: &[u8], whole: &Decoded) {
 }
 
 fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, max_event_bytes: usize) -> Decoded {
-    let mut decoder = Dialect::Responses.decoder(max_event_bytes);
+    let mut decoder = ReplyFormat::Responses.decoder(max_event_bytes);
     let mut decoded = Decoded::default();
     for chunk in chunks {
         decoder.push(Piece::Bytes(Bytes::copy_from_slice(chunk)));

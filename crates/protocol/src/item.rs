@@ -69,7 +69,8 @@ pub fn is_compaction(item: &[u8]) -> bool {
 /// What an account of another boundary can't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
-    /// A reasoning item with encrypted content.
+    /// A reasoning item with encrypted content, or one that the gateway made from a chat completion: no upstream of the
+    /// Responses API accepts it.
     Reasoning,
     /// An item that stands for everything before it.
     Compaction,
@@ -80,11 +81,20 @@ pub fn sealed(item: &[u8]) -> Option<Sealed> {
     match json::string_member(item, "type")?.as_ref() {
         kind if names_compaction(kind) => Some(Sealed::Compaction),
         "reasoning" => {
-            let content = json::string_member(item, "encrypted_content")?;
-            (!content.is_empty()).then_some(Sealed::Reasoning)
+            let is_encrypted =
+                json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty());
+            (is_encrypted || has_minted_id(item)).then_some(Sealed::Reasoning)
         }
         _ => None,
     }
+}
+
+/// Whether a reasoning item's id was minted by the gateway: the hex digits of its response, and its place in the output.
+fn has_minted_id(item: &[u8]) -> bool {
+    let id = json::string_member(item, "id").unwrap_or_default();
+    id.strip_prefix("rs_").is_some_and(|hex| {
+        (36..40).contains(&hex.len()) && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 fn names_compaction(kind: &str) -> bool {

@@ -9,6 +9,8 @@ pub struct Usage {
     pub cached_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    /// Whether this is no report but an estimate.
+    pub is_estimated: bool,
 }
 
 impl Usage {
@@ -29,6 +31,7 @@ impl Usage {
                 ["output_tokens_details", "completion_tokens_details"],
                 "reasoning_tokens",
             ),
+            is_estimated: usage.get("estimated") == Some(b"true"),
         }
     }
 }
@@ -44,12 +47,28 @@ mod tests {
         );
         assert_eq!(
             usage,
-            Usage { input_tokens: 17, cached_tokens: 3, output_tokens: 2, reasoning_tokens: 0 }
+            Usage {
+                input_tokens: 17,
+                cached_tokens: 3,
+                output_tokens: 2,
+                reasoning_tokens: 0,
+                is_estimated: false
+            }
         );
         let chat = Usage::parse(
             br#"{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens":3,"completion_tokens_details":{"reasoning_tokens":1}}"#,
         );
-        assert_eq!(chat, Usage { input_tokens: 9, cached_tokens: 4, output_tokens: 3, reasoning_tokens: 1 });
+        assert_eq!(
+            chat,
+            Usage {
+                input_tokens: 9,
+                cached_tokens: 4,
+                output_tokens: 3,
+                reasoning_tokens: 1,
+                is_estimated: false
+            }
+        );
+        assert!(Usage::parse(br#"{"input_tokens":1,"estimated":true}"#).is_estimated);
         assert_eq!(Usage::parse(b"null"), Usage::default());
     }
 }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn usage(input_tokens: u64, cached_tokens: u64, output_tokens: u64, reasoning_tokens: u64) -> Usage {
-        Usage { input_tokens, cached_tokens, output_tokens, reasoning_tokens }
+        Usage { input_tokens, cached_tokens, output_tokens, reasoning_tokens, is_estimated: false }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::replay::ReplayIds;
-use antiphon_upstream::dialect::Dialect;
 use antiphon_upstream::settings::{
     AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
 };
@@ -13,6 +12,7 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
+use super::chat::{self, Api, ChatConfig};
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
@@ -58,6 +58,14 @@ pub struct AccountConfig {
     /// Query parameters that are added to the URL of each of its requests.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
+
+    /// The API that its upstream speaks. Default: responses.
+    #[serde(serialize_with = "word::serialize")]
+    pub api: Api,
+
+    /// What its chat completions are like.
+    #[serde(skip_serializing_if = "ChatConfig::is_default")]
+    pub chat: ChatConfig,
 
     /// How turns are sent to its upstream. Default: http.
     #[serde(serialize_with = "word::serialize")]
@@ -120,6 +128,9 @@ pub(super) struct AccountDraft {
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
     #[serde(deserialize_with = "word::deserialize")]
+    api: Api,
+    chat: ChatConfig,
+    #[serde(deserialize_with = "word::deserialize")]
     transport: UpstreamTransport,
     stream_only: bool,
     #[serde(deserialize_with = "word::deserialize")]
@@ -151,7 +162,7 @@ impl AccountConfig {
             aliases: self.aliases.clone(),
             headers: self.headers.to_map(),
             query: self.query.clone(),
-            dialect: Dialect::Responses,
+            dialect: self.api.dialect(&self.base_url, &self.chat),
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
@@ -181,7 +192,10 @@ pub(super) fn resolve(
         }
     }
     let numbered = drafts.into_iter().enumerate();
-    numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect()
+    let accounts: Vec<_> =
+        numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect();
+    chat::check(&accounts, problems);
+    accounts
 }
 
 /// The account of the variables that every OpenAI client reads, and the names of those that are set.
@@ -242,6 +256,8 @@ impl AccountDraft {
             aliases: self.aliases,
             headers,
             query: self.query,
+            api: self.api,
+            chat: self.chat,
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
@@ -279,6 +295,9 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
     let path = url.path().trim_end_matches('/').to_owned();
     if path.ends_with("/responses") {
         return Err("must not include /responses: Antiphon appends it");
+    }
+    if path.ends_with("/chat/completions") {
+        return Err("must not include /chat/completions: Antiphon appends it");
     }
     url.set_path(&path);
     Ok(url)

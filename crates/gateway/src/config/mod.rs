@@ -7,6 +7,7 @@
 
 mod accounts;
 mod background;
+mod chat;
 mod credential;
 mod environment;
 mod error;

@@ -4,16 +4,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use antiphon_protocol::error::UpstreamError;
+use antiphon_protocol::error::{ApiError, UpstreamError};
 use antiphon_protocol::request::CreateRequest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::resolve::{Reasoning, Resolved};
+use super::sending::Accepted;
 use super::{Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
+use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
 
@@ -23,6 +25,8 @@ const MAX_ATTEMPTS: u32 = 3;
 const MAX_ERROR_REPLY_BYTES: usize = 1024 * 1024;
 /// Tells the client whether the account could read all encrypted items of the chain.
 const REASONING_HEADER: HeaderName = HeaderName::from_static("x-antiphon-reasoning");
+/// Names what the account's upstream can't have and was left out of the request.
+const OMITTED_HEADER: HeaderName = HeaderName::from_static("x-antiphon-omitted");
 /// Headers that name a client's session, for requests without a `prompt_cache_key`.
 pub const SESSION_HEADERS: [&str; 2] = ["session-id", "x-session-affinity"];
 
@@ -38,6 +42,7 @@ pub struct Reply {
     /// `None` once it has been taken to be read.
     pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
+    pub format: ReplyFormat,
 }
 
 /// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
@@ -98,9 +103,9 @@ impl Turn {
             } else {
                 self.learn(&lease, &verdict);
             }
-            let lacks_endpoint = matches!(verdict, Verdict::EndpointMissing(_));
-            // Nothing was tried where there is no endpoint.
-            attempts += u32::from(!lacks_endpoint);
+            let cannot_serve = matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported);
+            // Nothing was tried where there is no endpoint, or where the API has no words for the request.
+            attempts += u32::from(!cannot_serve);
             tried.push(lease.account().name.clone());
             if matches!(verdict, Verdict::RateLimited { .. }) {
                 rate_limited.push(lease.account().name.clone());
@@ -110,9 +115,9 @@ impl Turn {
                 // No other account is left, but a rate limited one may be ready again soon.
                 tried.retain(|name| !rate_limited.contains(name));
             }
-            // What went wrong at an account that has the endpoint tells the client more.
+            // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(earlier) if lacks_endpoint => earlier,
+                Some(earlier) if cannot_serve => earlier,
                 _ => failure,
             };
             if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
@@ -148,10 +153,10 @@ impl Turn {
     ) -> Result<Reply, (Lease, FailedAttempt)> {
         let account = Arc::clone(lease.account());
         match self.send_with_retries(&account, resolved).await {
-            Ok((reply, reasoning)) => {
-                let mut reply = into_reply(lease, reply, reasoning);
+            Ok(accepted) => {
+                let reasoning = HeaderValue::from_static(accepted.reasoning.as_str());
+                let mut reply = Reply::new(lease, accepted);
                 if !self.facts.create.operation.passes_through() {
-                    let reasoning = HeaderValue::from_static(reasoning.as_str());
                     reply.headers.insert(REASONING_HEADER, reasoning);
                 }
                 Ok(reply)
@@ -321,10 +326,22 @@ impl Turn {
 // === impl Reply ===
 
 impl Reply {
+    fn new(lease: Lease, accepted: Accepted) -> Self {
+        let Accepted { reply, reasoning, format, omitted } = accepted;
+        let (head, body) = reply.into_parts();
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let mut headers = headers::for_client(&head.headers);
+        if let Some(omitted) = omitted {
+            headers.insert(OMITTED_HEADER, omitted);
+        }
+        let content_type = content_type.map(str::to_owned);
+        Self { lease, headers, content_type, body: Some(body), reasoning, format }
+    }
+
     /// Takes the body, to read it event by event.
     pub fn events(&mut self, max_event_bytes: usize) -> EventReader {
         let body = self.body.take().unwrap_or_else(ReplyBody::empty);
-        EventReader::new(body, self.lease.account().settings.dialect, max_event_bytes)
+        EventReader::new(body, &self.format, max_event_bytes)
     }
 
     /// Continues with another body.
@@ -349,6 +366,11 @@ impl FailedAttempt {
         Self { failure, verdict }
     }
 
+    /// The account's upstream speaks an API that can't express the request.
+    pub fn unsupported(error: ApiError) -> Self {
+        Self { failure: Failure::Unsupported(Box::new(error)), verdict: Verdict::Unsupported }
+    }
+
     /// No connection to the account's upstream.
     pub fn unreachable(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Unreachable }
@@ -364,13 +386,6 @@ impl From<Failure> for FailedAttempt {
     fn from(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Failed }
     }
-}
-
-fn into_reply(lease: Lease, reply: http::Response<ReplyBody>, reasoning: Reasoning) -> Reply {
-    let (head, body) = reply.into_parts();
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let headers = headers::for_client(&head.headers);
-    Reply { lease, headers, content_type: content_type.map(str::to_owned), body: Some(body), reasoning }
 }
 
 /// Whether the body is an error object of the API, which clients understand.

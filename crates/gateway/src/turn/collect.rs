@@ -186,7 +186,7 @@ impl Turn {
         let reading = body.collect(self.turns.settings.max_reply_bytes);
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
         match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await {
-            Ok(Ok(Ok(body))) => Ok(reply.lease.account().settings.dialect.decode_collected(body)),
+            Ok(Ok(Ok(body))) => Ok(body),
             Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its reply did not end in time").into()),
             Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(FailedAttempt {

@@ -77,6 +77,9 @@ pub enum Failure {
     EndpointMissing { path: &'static str, model: String },
     #[error("No upstream account can serve this request.")]
     NoAccount,
+    /// No upstream that is left can have what the request asks for. The dialect has written the message.
+    #[error("{}", .0.message)]
+    Unsupported(Box<ApiError>),
     /// The upstream's own error, passed on unchanged.
     #[error("The upstream replied with status {}.", .0.status.as_u16())]
     UpstreamError(Box<UpstreamErrorReply>),
@@ -126,6 +129,7 @@ impl Failure {
         use Fault::{Client, Limits, Upstream};
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
+            Self::Unsupported(error) => return ErrorRow::invalid(ApiError::clone(error)),
             Self::AllBusy | Self::Overloaded(_) => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)

@@ -154,7 +154,7 @@ impl TurnMetrics {
         );
         registry.register(
             "turns_usage_estimated",
-            "Chat completions and embeddings whose usage is estimated, as the upstream reported none",
+            "Turns whose usage is estimated, as a chat or embeddings upstream reported none",
             self.usage_estimated.clone(),
         );
         registry.register(

@@ -96,7 +96,7 @@ impl Turn {
         let progress = &mut self.progress;
         progress.outcome = Outcome::from_response(create.operation, finished);
         progress.usage = usage;
-        progress.is_usage_estimated = is_estimated;
+        progress.is_usage_estimated = is_estimated || usage.is_estimated;
         progress.cost_nano_usd = self.turns.settings.prices.cost_nano_usd(&create.model, &usage);
         progress.sent_bytes += sent_bytes;
     }

@@ -161,7 +161,7 @@ impl Relay {
         outcome
     }
 
-    /// Handles the last event of a stream that ended without the blank line after it.
+    /// Handles the last events of a stream that has ended.
     ///
     /// # Errors
     ///
@@ -171,13 +171,14 @@ impl Relay {
         events: &mut Decoder,
         out: &mut VecDeque<Bytes>,
     ) -> Result<Option<Terminal>, BadStream> {
-        let Some(event) = events.finish() else { return Ok(self.end_of_passage()) };
-        match self.take(&event)? {
-            Step::Pass => out.extend(self.framing.pass(&event)),
-            Step::Send(rendered) => out.push_back(rendered),
-            Step::End(terminal) => return Ok(Some(*terminal)),
+        while let Some(event) = events.finish() {
+            match self.take(&event)? {
+                Step::Pass => out.extend(self.framing.pass(&event)),
+                Step::Send(rendered) => out.push_back(rendered),
+                Step::End(terminal) => return Ok(Some(*terminal)),
+            }
+            self.last = Some(event);
         }
-        self.last = Some(event);
         Ok(self.end_of_passage())
     }
 

@@ -201,6 +201,11 @@ impl Resolved {
         Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning })
     }
 
+    /// Whether the chain has the items for which the turn's own compaction stands.
+    pub fn can_rebuild_context(&self) -> bool {
+        self.starts_context && self.parent.is_some()
+    }
+
     /// The turns of the chain whose items an account gets that can read them all, newest first.
     pub fn history(&self) -> impl Iterator<Item = Replayed<'_>> {
         let mut is_over = self.starts_context;

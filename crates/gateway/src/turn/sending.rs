@@ -3,21 +3,31 @@
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
-use antiphon_protocol::request::{Changes, Operation};
+use antiphon_protocol::request::{Changes, Operation, UpstreamInput};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use super::attempt::FailedAttempt;
 use super::resolve::{AccountInput, Reasoning, Resolved};
 use super::variant::{RequestVariant, SOCKET_STALE};
-use super::{Failure, Turn};
+use super::{Facts, Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
+use antiphon_upstream::dialect::{Encoded, ReplyFormat, TurnFacts};
 use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
 use antiphon_upstream::transport::{Accept, Post, ReplyBody, Secrets};
+
+/// The reply of an upstream that has accepted a turn.
+pub struct Accepted {
+    pub reply: Response<ReplyBody>,
+    pub reasoning: Reasoning,
+    pub format: ReplyFormat,
+    /// Names what was left out of the request.
+    pub omitted: Option<HeaderValue>,
+}
 
 /// The upstream's reply, or why the turn left its socket and has to be sent again.
 type SendOutcome = Result<Response<ReplyBody>, &'static str>;
@@ -28,7 +38,7 @@ impl Turn {
         &mut self,
         account: &Account,
         resolved: &Resolved,
-    ) -> Result<(Response<ReplyBody>, Reasoning), FailedAttempt> {
+    ) -> Result<Accepted, FailedAttempt> {
         // Boxed, as it is rare and large: otherwise every turn's future would reserve space for it.
         let mut socket = match self.uses_socket(account) {
             true => Box::pin(self.socket_of_parent(account, resolved)).await,
@@ -40,7 +50,7 @@ impl Turn {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
             let changes = self.body_changes(account, &variant);
-            let body = account.settings.dialect.encode(&self.facts.create, &input, changes);
+            let Encoded { parts: body, format, omitted } = self.encode(account, &input, changes)?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -58,10 +68,16 @@ impl Turn {
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
             if reply.status().is_success() {
-                return Ok((reply, reasoning));
+                return match format.is_stream() && !is_event_stream(&reply) {
+                    true => Err(self.explain_missing_stream(&format, reply).await),
+                    false => {
+                        Ok(Accepted { reply, reasoning, format, omitted: omitted_header(account, &omitted) })
+                    }
+                };
             }
             let mut error_reply = self.read_error_reply(reply).await?;
-            error_reply.body = secrets.redact(error_reply.body);
+            let body = secrets.redact(error_reply.body);
+            error_reply.body = format.decode_error(error_reply.status, body);
             let error = UpstreamError::parse(&error_reply.body);
             let asked_for_encrypted = variant.include_encrypted;
             if let Some(reduction) = variant.reduce(error_reply.status, &error) {
@@ -81,6 +97,34 @@ impl Turn {
             }
             self.record_attempt("token_refused");
             has_refreshed_token = true;
+        }
+    }
+
+    fn encode(
+        &self,
+        account: &Account,
+        input: &UpstreamInput,
+        changes: Changes<'_>,
+    ) -> Result<Encoded, FailedAttempt> {
+        let Facts { id, started_at, create, .. } = &self.facts;
+        let facts = TurnFacts { id: *id, started_at: *started_at, clock: &self.turns.env.clock };
+        let encoded = account.settings.dialect.encode(create, input, changes, &facts);
+        encoded.map_err(FailedAttempt::unsupported)
+    }
+
+    /// Some upstreams report errors with status 200.
+    async fn explain_missing_stream(
+        &self,
+        format: &ReplyFormat,
+        reply: Response<ReplyBody>,
+    ) -> FailedAttempt {
+        let error_reply = match self.read_error_reply(reply).await {
+            Ok(error_reply) => error_reply,
+            Err(failed) => return failed,
+        };
+        match format.error_in(&error_reply.body) {
+            Some((code, message)) => FailedAttempt::from_error_event(code.to_owned(), message),
+            None => Failure::UpstreamUnreachable("its reply is not an event stream".into()).into(),
         }
     }
 
@@ -111,7 +155,8 @@ impl Turn {
         };
         RequestVariant {
             upstream_parent,
-            send_encrypted: true,
+            send_encrypted: account.settings.dialect.reads_encrypted_items()
+                || !resolved.can_rebuild_context(),
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),
@@ -174,7 +219,8 @@ impl Turn {
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let operation = self.facts.create.operation;
-        let is_stream_only = account.settings.stream_only && operation == Operation::Create;
+        let is_stream_only = operation == Operation::Create
+            && (account.settings.stream_only || account.settings.dialect.always_streams());
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
         let post = Post { operation, authorization, client_headers: &self.headers, accept, body };
         Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {
@@ -279,4 +325,19 @@ impl Turn {
             Err(_elapsed) => Err(Failure::UpstreamTimeout("no reply in time").into()),
         }
     }
+}
+
+fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
+    let content_type = reply.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|kind| kind.starts_with("text/event-stream"))
+}
+
+/// Logs what was left out of a request, and names it for the client.
+fn omitted_header(account: &Account, omitted: &[String]) -> Option<HeaderValue> {
+    if omitted.is_empty() {
+        return None;
+    }
+    let omitted = omitted.join(",");
+    tracing::warn!(account.id = %account.name, omitted, "the upstream cannot have all of the request");
+    HeaderValue::try_from(omitted).ok()
 }

@@ -14,6 +14,7 @@ mod boundaries;
 mod bounds;
 mod ceiling;
 mod chains;
+mod chat;
 mod closing;
 mod compacting;
 mod connections;

@@ -61,17 +61,28 @@ impl CreateRequest {
         if let Some(text) = plain_text {
             parts.push(text.clone());
         } else {
-            parts.push(Bytes::from_static(b"["));
-            parts.extend_from_slice(&input.history);
-            let own = match &input.resolved {
-                Some(resolved) => resolved.clone(),
-                None => vec![inner(&self.input.items())],
-            };
-            push_turn(&mut parts, own, input.history.is_empty());
-            parts.push(Bytes::from_static(b"]"));
+            self.push_items(input, &mut parts);
         }
         parts.push(tail.into());
         UpstreamBody { parts }
+    }
+
+    /// The items that go upstream: an array in parts.
+    pub fn upstream_items(&self, input: &UpstreamInput) -> Vec<Bytes> {
+        let mut parts = Vec::with_capacity(4 + input.history.len());
+        self.push_items(input, &mut parts);
+        parts
+    }
+
+    fn push_items(&self, input: &UpstreamInput, parts: &mut Vec<Bytes>) {
+        parts.push(Bytes::from_static(b"["));
+        parts.extend_from_slice(&input.history);
+        let own = match &input.resolved {
+            Some(resolved) => resolved.clone(),
+            None => vec![inner(&self.input.items())],
+        };
+        push_turn(parts, own, input.history.is_empty());
+        parts.push(Bytes::from_static(b"]"));
     }
 
     /// The body as it came, but for the model where the account has another name for it.

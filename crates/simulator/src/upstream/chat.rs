@@ -84,11 +84,42 @@ fn check_chat(request: &TurnRequest) -> Result<(), Refusal> {
             return Err(missing(&format!("messages[{index}].tool_call_id")));
         }
     }
+    check_calls(&messages)?;
     if request.raw("stream_options").is_some() && !request.wants_stream() {
         let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
         return Err(Refusal::invalid(message.to_owned()).param("stream_options"));
     }
     Ok(())
+}
+
+/// Checks that the outputs of all calls follow directly after them.
+fn check_calls(messages: &[Value]) -> Result<(), Refusal> {
+    let mut open: Vec<&str> = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        if let Some(id) = message["tool_call_id"].as_str() {
+            let Some(place) = open.iter().position(|call| *call == id) else {
+                let message = "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.";
+                return Err(Refusal::invalid(message.to_owned()).param(format!("messages[{index}].role")));
+            };
+            open.remove(place);
+            continue;
+        }
+        check_answered(&open)?;
+        let calls = message["tool_calls"].as_array().into_iter().flatten();
+        open = calls.filter_map(|call| call["id"].as_str()).collect();
+    }
+    check_answered(&open)
+}
+
+fn check_answered(open: &[&str]) -> Result<(), Refusal> {
+    if open.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The following tool_call_ids did not have response messages: {}",
+        open.join(", ")
+    );
+    Err(Refusal::invalid(message).param("messages"))
 }
 
 fn check_embeddings(request: &TurnRequest) -> Result<(), Refusal> {
@@ -142,6 +173,9 @@ impl Completion<'_> {
     /// The events of a stream, with the mark at its end.
     pub(super) fn events(&self, deltas: usize) -> Vec<Bytes> {
         let mut events = vec![self.chunk(r#"{"role":"assistant","content":"","refusal":null}"#, None)];
+        for thought in self.thoughts() {
+            events.push(self.chunk(&Object::new().value("reasoning_content", thought).finish(), None));
+        }
         for piece in split(&self.text(), deltas) {
             events.push(self.chunk(&Object::new().value("content", piece).finish(), None));
         }
@@ -181,6 +215,14 @@ impl Completion<'_> {
             .value("object", kind)
             .value("created", &self.created_at)
             .value("model", &self.request.model())
+    }
+
+    /// What a server sends that shows its model's reasoning.
+    fn thoughts(&self) -> impl Iterator<Item = &str> {
+        self.script.output.iter().filter_map(|output| match output {
+            Output::Reasoning { summary } => Some(summary.as_str()),
+            _ => None,
+        })
     }
 
     fn text(&self) -> String {

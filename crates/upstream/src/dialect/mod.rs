@@ -1,19 +1,57 @@
 //! The API that an upstream speaks: a dialect encodes turns and decodes replies, whatever transport carries them. No I/O.
 //!
 //! A turn passes in a request of the Responses API and gets its events back, whichever API the upstream speaks. To add a
-//! dialect: a file beside [`responses`], a variant of [`Dialect`], and an arm in each of its methods; the compiler asks for them.
+//! dialect: a file beside [`responses`], a variant of [`Dialect`] and of [`ReplyFormat`], and an arm in each of their methods;
+//! the compiler asks for them.
 
+pub mod chat;
 mod responses;
 
+use std::sync::Arc;
+
+use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::Event;
+use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::request::{Changes, CreateRequest, Operation, UpstreamInput};
 use antiphon_protocol::sse::FrameTooLarge;
+use antiphon_runtime::{Clock, Timestamp};
 use bytes::Bytes;
+use http::StatusCode;
+
+use self::chat::ChatSettings;
 
 /// The API that an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     Responses,
+    Chat(ChatSettings),
+}
+
+/// A turn as its upstream gets it.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The body of a request, or the frame for a WebSocket. Its parts share memory with the request and the chain.
+    pub parts: Vec<Bytes>,
+    /// How to read the reply.
+    pub format: ReplyFormat,
+    /// What the upstream can't have and was left out, by type.
+    pub omitted: Vec<String>,
+}
+
+/// What a reply is decoded with.
+#[derive(Debug, Clone)]
+pub enum ReplyFormat {
+    /// Nothing has to be decoded: the reply is what the client expects.
+    Responses,
+    Chat(Arc<chat::Echo>),
+}
+
+/// What a response shows of its turn, if its upstream knows nothing of it.
+#[derive(Debug, Clone, Copy)]
+pub struct TurnFacts<'a> {
+    pub id: ResponseId,
+    pub started_at: Timestamp,
+    pub clock: &'a Arc<dyn Clock>,
 }
 
 /// A part of a reply, as a transport delivers it.
@@ -32,6 +70,7 @@ pub struct Decoder(Inner);
 #[derive(Debug)]
 enum Inner {
     Responses(responses::Decoder),
+    Chat(Box<chat::Decoder>),
 }
 
 // === impl Dialect ===
@@ -41,26 +80,73 @@ impl Dialect {
     pub(crate) fn path(self, operation: Operation) -> &'static str {
         match self {
             Self::Responses => operation.path(),
+            // Nothing else is ever sent.
+            Self::Chat(_) if operation != Operation::Embed => Operation::ChatCompletion.path(),
+            Self::Chat(_) => operation.path(),
         }
     }
 
-    /// The body of a request, or the frame for a WebSocket. Its parts share memory with the request and the chain.
-    pub fn encode(self, create: &CreateRequest, input: &UpstreamInput, changes: Changes<'_>) -> Vec<Bytes> {
+    /// Whether the upstream is asked for a stream, whatever the client wants.
+    pub fn always_streams(self) -> bool {
+        matches!(self, Self::Chat(_))
+    }
+
+    /// Whether there are encrypted items that the upstream can read.
+    pub fn reads_encrypted_items(self) -> bool {
+        matches!(self, Self::Responses)
+    }
+
+    /// # Errors
+    ///
+    /// What the upstream's API can't express, as an error for the client if no other account can.
+    pub fn encode(
+        self,
+        create: &CreateRequest,
+        input: &UpstreamInput,
+        changes: Changes<'_>,
+        facts: &TurnFacts<'_>,
+    ) -> Result<Encoded, ApiError> {
         match self {
-            Self::Responses => create.upstream_body(input, changes).parts,
+            Self::Chat(settings) if !create.operation.passes_through() => {
+                chat::encode(create, input, changes, &settings, facts)
+            }
+            Self::Responses | Self::Chat(_) => Ok(Encoded {
+                parts: create.upstream_body(input, changes).parts,
+                format: ReplyFormat::Responses,
+                omitted: Vec::new(),
+            }),
+        }
+    }
+}
+
+// === impl ReplyFormat ===
+
+impl ReplyFormat {
+    /// Whether the reply has to be a stream, whatever the client wants.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Chat(_))
+    }
+
+    /// Code and message of an error that came with a status of success.
+    pub fn error_in(&self, body: &[u8]) -> Option<(&'static str, String)> {
+        match self {
+            Self::Responses => None,
+            Self::Chat(_) => chat::error_in(body),
         }
     }
 
-    /// The response object in a collected reply. The caller checks whether it is one.
-    pub fn decode_collected(self, body: Bytes) -> Bytes {
+    /// The error reply in the format of the API that the client uses.
+    pub fn decode_error(&self, status: StatusCode, body: Bytes) -> Bytes {
         match self {
             Self::Responses => body,
+            Self::Chat(_) => chat::translate_error(status, &body).unwrap_or(body),
         }
     }
 
-    pub fn decoder(self, max_event_bytes: usize) -> Decoder {
+    pub fn decoder(&self, max_event_bytes: usize) -> Decoder {
         Decoder(match self {
             Self::Responses => Inner::Responses(responses::Decoder::new(max_event_bytes)),
+            Self::Chat(echo) => Inner::Chat(Box::new(chat::Decoder::new(Arc::clone(echo), max_event_bytes))),
         })
     }
 }
@@ -72,6 +158,7 @@ impl Decoder {
     pub fn push(&mut self, piece: Piece) {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.push(piece),
+            Inner::Chat(decoder) => decoder.push(piece),
         }
     }
 
@@ -83,13 +170,15 @@ impl Decoder {
     pub fn next_event(&mut self) -> Result<Option<Event>, FrameTooLarge> {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.next_event(),
+            Inner::Chat(decoder) => decoder.next_event(),
         }
     }
 
-    /// At the end of the reply: the last event, if only its blank line is missing.
+    /// At the end of the reply: what is left of it, event by event. The last blank line may be missing.
     pub fn finish(&mut self) -> Option<Event> {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.finish(),
+            Inner::Chat(decoder) => decoder.finish(),
         }
     }
 
@@ -97,6 +186,7 @@ impl Decoder {
     pub fn bytes(&self) -> &Bytes {
         match &self.0 {
             Inner::Responses(decoder) => decoder.bytes(),
+            Inner::Chat(decoder) => decoder.bytes(),
         }
     }
 }

@@ -166,7 +166,7 @@ impl AccountState {
                 let missing = self.missing_endpoints.entry(attempt.model.to_owned()).or_default();
                 missing.push((*operation, now.plus(MODEL_COOLDOWN)));
             }
-            Verdict::Neutral => {}
+            Verdict::Unsupported | Verdict::Neutral => {}
         }
     }
 

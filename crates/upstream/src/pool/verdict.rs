@@ -28,6 +28,8 @@ pub enum Verdict {
     CredentialInvalid,
     /// It does not have the model, or may not use it.
     ModelMissing,
+    /// Nothing, but its upstream's API can't express the request, and another one may.
+    Unsupported,
     /// It does not have the endpoint, or not for the model.
     EndpointMissing(Operation),
     /// Nothing: the request is at fault, or nothing is.
@@ -47,6 +49,8 @@ impl Verdict {
         match status.as_u16() {
             429 if is_quota_error(error) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
+            // Prepaid credit is used up.
+            402 => Self::OutOfQuota { until: until() },
             401 => Self::CredentialRefused,
             403 | 404 if is_model_error(error, model) => Self::ModelMissing,
             403 if is_credential_error(error) => Self::CredentialRefused,
@@ -88,6 +92,7 @@ impl Verdict {
             Self::OutOfQuota { .. } => "out_of_quota",
             Self::CredentialRefused | Self::CredentialInvalid => "credential_refused",
             Self::ModelMissing => "model_missing",
+            Self::Unsupported => "unsupported",
             Self::EndpointMissing(_) => "endpoint_missing",
             Self::Neutral => "refused",
         }
@@ -190,6 +195,7 @@ mod tests {
             (429, String::new(), RateLimited { until: None }),
             (429, coded("insufficient_quota"), OutOfQuota { until: None }),
             (429, coded("usage_limit_reached"), OutOfQuota { until: None }),
+            (402, worded("Insufficient Balance"), OutOfQuota { until: None }),
             (401, coded("invalid_api_key"), CredentialRefused),
             (401, String::new(), CredentialRefused),
             (403, coded("account_deactivated"), CredentialRefused),

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::socket::SocketBody;
 use crate::client;
-use crate::dialect::{Decoder, Dialect, Piece};
+use crate::dialect::{Decoder, Piece, ReplyFormat};
 
 /// The body of an upstream's reply.
 pub enum ReplyBody {
@@ -85,8 +85,8 @@ impl ReplyBody {
 // === impl EventReader ===
 
 impl EventReader {
-    pub fn new(body: ReplyBody, dialect: Dialect, max_event_bytes: usize) -> Self {
-        Self { body: Some(body), decoder: dialect.decoder(max_event_bytes), received_bytes: 0 }
+    pub fn new(body: ReplyBody, format: &ReplyFormat, max_event_bytes: usize) -> Self {
+        Self { body: Some(body), decoder: format.decoder(max_event_bytes), received_bytes: 0 }
     }
 
     /// Waits for the next piece of the reply; [`decoder`](Self::decoder) has its events then. `false` at the end. Cancel safe.

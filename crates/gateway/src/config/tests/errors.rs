@@ -91,7 +91,7 @@ fn all_problems_are_reported_at_once() {
         Case::file(text).error(),
         "6 problems in the configuration:
   accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
-oauth, models, boundary, aliases, headers, query, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
+oauth, models, boundary, aliases, headers, query, api, chat, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
   accounts[1].models[1] = 2 (in antiphon.toml): must be a string
   auth = \"open\" (in antiphon.toml): must be \"none\"
   listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
@@ -227,4 +227,24 @@ fn an_account_has_one_credential_and_oauth_requires_a_key_file_and_all_its_field
     let config = Case::file(&account(oauth)).load();
     assert_eq!(config.store.key_file().unwrap(), Path::new("/home/ada/.local/share/antiphon/antiphon.key"));
     assert!(!config.show().contains("\"r\""), "{}", config.show());
+}
+
+#[test]
+fn an_account_with_chat_completions_has_neither_sockets_nor_state_nor_encrypted_items() {
+    let text = "[[accounts]]\nname = \"a\"\nbase_url = \"https://x/v1\"\nboundary = \"one\"\n\
+                [[accounts]]\nname = \"b\"\nbase_url = \"https://y/v1\"\nboundary = \"one\"\napi = \"chat\"\n\
+                transport = \"auto\"\nstate = \"native\"\nbackground = \"native\"\n\
+                [[accounts]]\nname = \"c\"\nbase_url = \"https://z/v1/chat/completions\"\n";
+    assert_eq!(
+        Case::file(text).error(),
+        "5 problems in the configuration:
+  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml): must not include /chat/completions: Antiphon \
+appends it
+  accounts[1].transport = \"auto\" (in antiphon.toml): must be \"http\" with api = \"chat\"
+  accounts[1].state = \"native\" (in antiphon.toml): must be \"replay\" with api = \"chat\": the upstream stores no responses
+  accounts[1].background = \"native\" (in antiphon.toml): must be \"gateway\" with api = \"chat\": the upstream runs nothing in \
+the background
+  accounts[1].boundary = \"one\" (in antiphon.toml): must differ from that of \"a\", whose encrypted items an account with \
+api = \"chat\" can't read"
+    );
 }

@@ -44,6 +44,7 @@ headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "
 query = { "api.version" = "1 2" }
 transport = "auto"
 stream_only = true
+chat = { unsupported_tools = "reject", reasoning_as = "summary", think_tags = true }
 state = "native"
 background = "native"
 replay_ids = "keep"
@@ -275,7 +276,7 @@ fn the_file_is_named_by_the_flag_or_else_by_a_variable() {
 fn without_accounts_the_variables_of_openai_clients_define_one() {
     let case = Case::empty().variable("OPENAI_API_KEY", "sk-env");
     let shown = "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\n\
-                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nbackground = \"gateway\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
+                 api_key = { env = \"OPENAI_API_KEY\" }\nboundary = \"openai\"\napi = \"responses\"\ntransport = \"http\"\nstream_only = false\nstate = \"replay\"\nbackground = \"gateway\"\nreplay_ids = \"drop\"\npriority = 0\nweight = 1\n";
     assert!(case.load().show().contains(shown), "{}", case.load().show());
     case.load().require_accounts().unwrap();
 
@@ -350,5 +351,5 @@ fn accounts_in_the_documentation_are_valid() {
         }
         count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 6);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use antiphon_access::keys::KeyState;
 use antiphon_access::limits::{Exceeded, Owner, Rate, Rules};
-use antiphon_protocol::error::ApiError;
+use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_store::{Count, Status, StoreError, Timestamp};
 use http_body_util::BodyExt;
@@ -40,6 +40,15 @@ fn upstream_error(status: StatusCode) -> Failure {
     Failure::UpstreamError(Box::new(UpstreamErrorReply { status, headers, body }))
 }
 
+fn unsupported_tool() -> ApiError {
+    ApiError {
+        kind: ErrorKind::InvalidRequest,
+        code: Some("unsupported_parameter".into()),
+        param: Some("tools[0]".into()),
+        message: "No such tool.".to_owned(),
+    }
+}
+
 fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
@@ -61,6 +70,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::ModelNotFound(id()),
         Failure::EndpointMissing { path: "/embeddings", model: id() },
         Failure::NoAccount,
+        Failure::Unsupported(Box::new(unsupported_tool())),
         upstream_error(StatusCode::IM_A_TEAPOT),
         upstream_error(StatusCode::BAD_GATEWAY),
         Failure::UpstreamUnreachable("no connection".into()),
@@ -114,6 +124,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::AllFailing(_) => {
             "503 | upstream | no_account_available | null | All upstream accounts are failing. Please retry in 2 s."
         }
+        Failure::Unsupported(_) => "400 | client | unsupported_parameter | tools[0] | No such tool.",
         Failure::EndpointMissing { .. } => {
             "404 | client | endpoint_not_available | null | No upstream account has '/embeddings' for the model 'X'."
         }

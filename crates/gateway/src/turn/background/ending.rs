@@ -9,7 +9,7 @@ use antiphon_protocol::error::{ApiError, UpstreamError};
 use antiphon_protocol::response::with_output;
 use antiphon_store::{BackgroundEnd, BackgroundResult, Status, StoreError};
 use antiphon_upstream::account::Account;
-use antiphon_upstream::dialect::{Dialect, Piece};
+use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -78,7 +78,7 @@ impl Turn {
     pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
         let max_bytes = self.turns.settings.max_reply_bytes;
         let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
-        let mut decoder = Dialect::Responses.decoder(max_bytes);
+        let mut decoder = ReplyFormat::Responses.decoder(max_bytes);
         let (mut after, mut passed) = (None, VecDeque::new());
         let store = self.turns.chains.store();
         loop {

@@ -8,6 +8,7 @@ use antiphon_protocol::event::write_sse;
 use antiphon_protocol::json::{string_member, validate};
 use antiphon_store::UpstreamTurn;
 use antiphon_upstream::account::Account;
+use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::transport::{About, ReplyBody};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -158,6 +159,7 @@ impl Turn {
             content_type: Some("text/event-stream".to_owned()),
             body: Some(body),
             reasoning: Reasoning::Full,
+            format: ReplyFormat::Responses,
         };
         if !run.is_streamed {
             if let Err(failure) = self.collect_rest(&resolved, reply).await {

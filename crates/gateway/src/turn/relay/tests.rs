@@ -3,7 +3,7 @@
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::socket::StreamId;
-use antiphon_upstream::dialect::{Dialect, Piece};
+use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +28,7 @@ fn relay(framing: Framing) -> Relay {
 }
 
 fn decoder() -> Decoder {
-    Dialect::Responses.decoder(1 << 16)
+    ReplyFormat::Responses.decoder(1 << 16)
 }
 
 fn text(out: &VecDeque<Bytes>) -> String {
@@ -193,7 +193,7 @@ fn an_error_of_the_upstream_is_not_repeated() {
 #[test]
 fn events_before_one_that_is_too_large_still_go_out() {
     let (mut relay, mut out) = (relay(Framing::Sse), VecDeque::new());
-    let mut events = Dialect::Responses.decoder(64);
+    let mut events = ReplyFormat::Responses.decoder(64);
     events.push(Piece::Bytes(Bytes::from(format!("data: {{}}\n\ndata: {}", "x".repeat(100)))));
     assert!(matches!(relay.push(&mut events, &mut out), Err(BadStream::TooLarge(_))));
     assert_eq!(text(&out), "data: {}\n\n");
@@ -275,7 +275,7 @@ fn a_snapshot_of_as_many_members_as_there_may_be_can_still_be_ended() {
     let created = format!(
         "event: response.created\ndata: {{\"type\":\"response.created\",\"response\":{{{many}}}}}\n\n"
     );
-    let mut events = Dialect::Responses.decoder(1 << 20);
+    let mut events = ReplyFormat::Responses.decoder(1 << 20);
     let (mut relay, mut out) = (relay(Framing::Sse), VecDeque::new());
     events.push(Piece::Bytes(Bytes::from(created)));
     assert!(relay.push(&mut events, &mut out).unwrap().is_none());

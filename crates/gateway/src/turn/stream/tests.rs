@@ -1,7 +1,7 @@
 //! The first event decides whether a turn stays with its account.
 
 use antiphon_protocol::id::ResponseId;
-use antiphon_upstream::dialect::Dialect;
+use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::transport::ReplyBody;
 
 use super::super::framing::Framing;
@@ -11,7 +11,7 @@ use super::*;
 async fn opening(stream: &str) -> OpeningStream {
     let body = ReplyBody::Whole(Bytes::copy_from_slice(stream.as_bytes()));
     let mut opening = OpeningStream {
-        events: EventReader::new(body, Dialect::Responses, 1 << 16),
+        events: EventReader::new(body, &ReplyFormat::Responses, 1 << 16),
         relay: Relay::new(Owned::new(ResponseId::mint(1, &[7; 10]), None, true), Framing::Sse, None),
         pending: VecDeque::new(),
         phase: Phase::Relaying,

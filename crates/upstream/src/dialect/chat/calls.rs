@@ -1,0 +1,215 @@
+//! One call of a tool, put together from its fragments.
+
+use std::borrow::Cow;
+
+use antiphon_protocol::json::{self, Object};
+
+use super::echo::Echo;
+use super::stand_in::StandIn;
+use super::{escaped, inner, put};
+
+/// A part of a call in a chunk. Names, ids and arguments are as they stand in a JSON string.
+#[derive(Debug)]
+pub struct Fragment<'a> {
+    pub index: Option<u64>,
+    pub id: Option<&'a [u8]>,
+    pub name: Option<&'a [u8]>,
+    arguments: Vec<u8>,
+}
+
+/// The upstream went back to a call after it had begun another item.
+#[derive(Debug)]
+pub struct Interleaved;
+
+/// An open call.
+#[derive(Debug)]
+pub struct Call {
+    index: Option<u64>,
+    /// The upstream's id, if it gave one.
+    id: Option<Vec<u8>>,
+    /// That id, or a minted one.
+    call_id: Vec<u8>,
+    name: Option<Vec<u8>>,
+    arguments: Vec<u8>,
+    /// How many bytes of the arguments the client has got.
+    passed: usize,
+    pub is_announced: bool,
+    /// Whether the arguments do not fit the call that the function stands in for, so that the client gets a function call.
+    is_plain: bool,
+    place: usize,
+    item_id: String,
+}
+
+// === impl Fragment ===
+
+impl<'a> Fragment<'a> {
+    /// From an element of `tool_calls`.
+    pub fn parse(fragment: &'a [u8]) -> Option<Self> {
+        let fragment = Object::scan(fragment).ok()?;
+        let text = |value: Option<&'a [u8]>| value.and_then(inner).filter(|text| !text.is_empty());
+        let function = fragment.get("function").and_then(|function| Object::scan(function).ok());
+        let member = |name| function.as_ref().and_then(|function| function.get(name));
+        let arguments = match member("arguments") {
+            None | Some(b"null") => Vec::new(),
+            // Some servers send the arguments as the object that they are.
+            Some(object) if object.first() == Some(&b'{') => escaped(&String::from_utf8_lossy(object)),
+            Some(value) => inner(value).unwrap_or_default().to_vec(),
+        };
+        Some(Self {
+            index: fragment.get("index").and_then(|index| std::str::from_utf8(index).ok()?.parse().ok()),
+            id: text(fragment.get("id")),
+            name: text(member("name")),
+            arguments,
+        })
+    }
+
+    /// Whether it adds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none() && self.arguments.is_empty()
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// The call that this fragment begins; `place` is that of its item in the output.
+    pub fn new(fragment: &Fragment<'_>, echo: &Echo, place: usize) -> Self {
+        let call_id = fragment.id.map_or_else(|| echo.call_id(place).into_bytes(), <[u8]>::to_vec);
+        Self {
+            index: fragment.index,
+            id: fragment.id.map(<[u8]>::to_vec),
+            call_id,
+            name: None,
+            arguments: Vec::new(),
+            passed: 0,
+            is_announced: false,
+            is_plain: false,
+            place,
+            item_id: echo.item_id("fc", place),
+        }
+    }
+
+    /// Whether a fragment belongs to this call: by its index and its id, as far as there are any. A new id under the same
+    /// index begins another call.
+    pub fn is_continued_by(&self, fragment: &Fragment<'_>) -> bool {
+        let has_index = fragment.index.is_none() || self.index.is_none() || fragment.index == self.index;
+        let has_id = match (fragment.id, &self.id) {
+            (Some(id), Some(own)) => id == own,
+            (Some(_), None) => fragment.index.is_some(),
+            (None, _) => true,
+        };
+        has_index && has_id
+    }
+
+    /// Adds a fragment; returns the size of what it added.
+    pub fn extend(&mut self, fragment: &Fragment<'_>, echo: &Echo) -> usize {
+        // Some servers repeat the name in every fragment.
+        if let (None, Some(name)) = (&self.name, fragment.name) {
+            self.name = Some(name.to_vec());
+            self.item_id = echo.item_id(self.stand_in(echo).map_or("fc", StandIn::id_prefix), self.place);
+        }
+        self.arguments.extend_from_slice(&fragment.arguments);
+        fragment.arguments.len() + fragment.name.map_or(0, <[u8]>::len)
+    }
+
+    /// Nothing more will come.
+    pub fn settle(&mut self, echo: &Echo) {
+        self.name.get_or_insert_default();
+        if self.arguments.is_empty() {
+            self.arguments.extend_from_slice(b"{}");
+        }
+        let stand_in = self.stand_in(echo).filter(|stand_in| !stand_in.is_streamed());
+        self.is_plain = stand_in.is_some_and(|stand_in| stand_in.item(&self.arguments).is_none());
+    }
+
+    pub fn has_name(&self) -> bool {
+        self.name.is_some()
+    }
+
+    pub fn item_id(&self) -> &str {
+        &self.item_id
+    }
+
+    pub fn arguments(&self) -> &[u8] {
+        &self.arguments
+    }
+
+    /// How later fragments could name it.
+    pub fn key(&self) -> (Option<u64>, Option<Vec<u8>>) {
+        (self.index, self.id.clone())
+    }
+
+    /// Whether the item is announced before its arguments are complete. A call that holds an object is not.
+    pub fn is_announced_early(&self, echo: &Echo) -> bool {
+        self.is_plain || self.stand_in(echo).is_none_or(StandIn::is_streamed)
+    }
+
+    /// The arguments that the client has not got yet; `None` for a tool that streams none.
+    pub fn take_new_arguments(&mut self, echo: &Echo) -> Option<Vec<u8>> {
+        let is_streamed = self.is_announced && !matches!(self.stand_in(echo), Some(StandIn::Custom));
+        let new = self.arguments.get(self.passed..).filter(|new| is_streamed && !new.is_empty())?.to_vec();
+        self.passed = self.arguments.len();
+        Some(new)
+    }
+
+    /// The function's own name.
+    pub fn name<'a>(&'a self, echo: &'a Echo) -> &'a [u8] {
+        match self.stand_in(echo) {
+            Some(StandIn::Namespaced { name, .. }) => name,
+            _ => self.name.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// The input of a custom tool, as it stands in a JSON string.
+    pub fn custom_input(&self, echo: &Echo) -> Option<Vec<u8>> {
+        if !matches!(self.stand_in(echo), Some(StandIn::Custom)) {
+            return None;
+        }
+        let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(Cow::into_owned);
+        let input = text.as_deref().and_then(|text| {
+            json::validate(text.as_bytes()).ok()?;
+            json::member(text.as_bytes(), "input").and_then(inner).map(<[u8]>::to_vec)
+        });
+        // A model that writes no such object has written the input itself.
+        Some(input.unwrap_or_else(|| self.arguments.clone()))
+    }
+
+    /// The item, with or without what the model wrote.
+    pub fn item(&self, echo: &Echo, status: &str, is_whole: bool) -> Vec<u8> {
+        let written = |text: &[u8]| if is_whole { text.to_vec() } else { Vec::new() };
+        let own = match self.stand_in(echo) {
+            Some(StandIn::Custom) => {
+                let input = written(&self.custom_input(echo).unwrap_or_default());
+                Some((
+                    "custom_tool_call",
+                    [br#""name":""#, self.name(echo), br#"","input":""#, &input, b"\""].concat(),
+                ))
+            }
+            Some(stand_in) if !self.is_plain => stand_in.item(&self.arguments),
+            _ => None,
+        };
+        let (kind, members) = own.unwrap_or_else(|| {
+            let mut members = [br#""name":""#, self.name(echo), b"\""].concat();
+            if let Some(StandIn::Namespaced { namespace, .. }) = self.stand_in(echo) {
+                put(&mut members, &[br#","namespace":""#, namespace, b"\""]);
+            }
+            put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
+            ("function_call", members)
+        });
+        // A patch that is whole is complete: there is no other status for it.
+        let status = if kind == "apply_patch_call" && status == "incomplete" { "completed" } else { status };
+        let mut out = format!(r#"{{"id":"{}","type":"{kind}","status":"{status}","call_id":""#, self.item_id)
+            .into_bytes();
+        put(&mut out, &[&self.call_id, b"\",", &members, b"}"]);
+        out
+    }
+
+    fn stand_in<'e>(&self, echo: &'e Echo) -> Option<&'e StandIn> {
+        if echo.stand_ins.is_empty() {
+            return None;
+        }
+        let name = self.name.as_deref()?;
+        let name = json::string(&[b"\"", name, b"\""].concat())?.into_owned();
+        echo.stand_ins.get(&name)
+    }
+}

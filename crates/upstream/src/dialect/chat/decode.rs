@@ -1,0 +1,206 @@
+//! From the chunks of a stream to events.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use antiphon_protocol::event::Event;
+use antiphon_protocol::json::{self, Object};
+use antiphon_protocol::sse::{self, FrameTooLarge};
+
+use super::calls::Fragment;
+use super::echo::Echo;
+use super::event::{CONTENT_FILTER, Events, MAX_OUTPUT_TOKENS, TextKind};
+use super::think::{self, ThinkTags};
+use super::{escaped, failure, inner};
+use crate::dialect::Piece;
+
+const DONE: &[u8] = b"[DONE]";
+
+/// Decodes the stream of one chat completion.
+#[derive(Debug)]
+pub struct Decoder {
+    sse: sse::Decoder,
+    events: Events,
+    tags: Option<ThinkTags>,
+    /// Why the model ended, once it has.
+    finish: Option<String>,
+    /// Whether the last event has been made.
+    is_over: bool,
+    max_bytes: usize,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// `max_bytes` bounds a chunk, and all that the model writes.
+    pub fn new(echo: Arc<Echo>, max_bytes: usize) -> Self {
+        let tags = echo.settings.think_tags.then(ThinkTags::default);
+        let sse = sse::Decoder::new(max_bytes);
+        Self { sse, events: Events::new(echo), tags, finish: None, is_over: false, max_bytes }
+    }
+
+    pub fn push(&mut self, piece: Piece) {
+        // There are no chat completions over WebSockets.
+        if let Piece::Bytes(bytes) = piece {
+            self.sse.push(bytes);
+        }
+    }
+
+    pub fn next_event(&mut self) -> Result<Option<Event>, FrameTooLarge> {
+        loop {
+            if let Some(event) = self.events.pop() {
+                return Ok(Some(event));
+            }
+            let Some(frame) = self.sse.next_frame()? else { return Ok(None) };
+            if let Some(data) = frame.data() {
+                self.take(&data);
+            }
+            if self.events.held_bytes() > self.max_bytes {
+                return Err(FrameTooLarge { max_bytes: self.max_bytes });
+            }
+        }
+    }
+
+    /// Each of the last events: the last chunk may lack its blank line, and the stream its `[DONE]`.
+    pub fn finish(&mut self) -> Option<Event> {
+        let frame = self.sse.finish();
+        let data = frame.as_ref().and_then(sse::Frame::data);
+        if let Some(data) = data.filter(|data| **data == *DONE || json::validate(data).is_ok()) {
+            self.take(&data);
+        }
+        if self.finish.is_some() {
+            self.complete();
+        }
+        self.events.pop()
+    }
+
+    pub fn bytes(&self) -> &bytes::Bytes {
+        self.sse.chunk()
+    }
+
+    fn take(&mut self, data: &[u8]) {
+        let data = data.trim_ascii();
+        if self.is_over || data.is_empty() {
+            return;
+        }
+        if data == DONE {
+            return self.complete();
+        }
+        let Ok(chunk) = Object::parse(data) else {
+            return self.fail("server_error", "The upstream sent an event that is not a JSON object.");
+        };
+        let get = |name| chunk.get(name).filter(|value| *value != b"null");
+        if let Some(error) = get("error") {
+            let (code, message) = failure::of_stream(error);
+            return self.fail(code, &message);
+        }
+        let text = |name| get(name).filter(|value| inner(value).is_some_and(|text| !text.is_empty()));
+        let events = &mut self.events;
+        events.id = events.id.take().or_else(|| text("id").map(<[u8]>::to_vec));
+        events.model = events.model.take().or_else(|| text("model").map(<[u8]>::to_vec));
+        if let Some(usage) = get("usage").filter(|usage| usage.first() == Some(&b'{')) {
+            events.usage = Some(usage.to_vec());
+        }
+        events.start();
+        if let Some(choice) = get("choices").and_then(first_choice).filter(|_| self.finish.is_none()) {
+            self.take_choice(&choice);
+        }
+    }
+
+    fn take_choice(&mut self, choice: &Object<'_>) {
+        let get = |name| choice.get(name).filter(|value| *value != b"null");
+        // A server that streams the whole message at once may call it so.
+        if let Some(delta) =
+            get("delta").or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok())
+        {
+            let logprobs = get("logprobs").and_then(|logprobs| json::member(logprobs, "content"));
+            let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
+            self.take_delta(&delta, logprobs.unwrap_or_default().trim_ascii());
+        }
+        if let Some(reason) = get("finish_reason").and_then(json::string) {
+            self.flush_tags();
+            self.events.close(if incomplete_reason(&reason).is_some() { "incomplete" } else { "completed" });
+            self.finish = Some(reason.into_owned());
+        }
+    }
+
+    fn take_delta(&mut self, delta: &Object<'_>, logprobs: &[u8]) {
+        let text = |name| delta.get(name).and_then(inner).filter(|text| !text.is_empty());
+        if let Some(reasoning) = text("reasoning_content").or_else(|| text("reasoning")) {
+            self.events.text(self.events.reasoning_kind(), reasoning, b"");
+        }
+        if let Some(content) = text("content") {
+            self.take_content(content, logprobs);
+        }
+        if let Some(refusal) = text("refusal") {
+            self.flush_tags();
+            self.events.text(TextKind::Refusal, refusal, b"");
+        }
+        let calls = delta.get("tool_calls").filter(|calls| calls.first() == Some(&b'[')).unwrap_or(b"[]");
+        for call in json::elements(calls).map_while(Result::ok) {
+            self.flush_tags();
+            let Some(fragment) = Fragment::parse(&calls[call]) else { continue };
+            if self.events.call(&fragment).is_err() {
+                return self.fail("server_error", "The upstream went back to a tool call that it had ended.");
+            }
+        }
+    }
+
+    fn take_content(&mut self, content: &[u8], logprobs: &[u8]) {
+        let decoded = self
+            .tags
+            .as_ref()
+            .and_then(|_| json::string(&[b"\"", content, b"\""].concat()).map(Cow::into_owned));
+        let (Some(tags), Some(decoded)) = (&mut self.tags, decoded) else {
+            return self.events.text(TextKind::Output, content, logprobs);
+        };
+        for piece in tags.push(&decoded) {
+            self.take_piece(piece);
+        }
+    }
+
+    fn take_piece(&mut self, piece: think::Piece) {
+        match piece {
+            think::Piece::Reasoning(text) => {
+                self.events.text(self.events.reasoning_kind(), &escaped(&text), b"");
+            }
+            think::Piece::Text(text) => self.events.text(TextKind::Output, &escaped(&text), b""),
+        }
+    }
+
+    fn flush_tags(&mut self) {
+        if let Some(piece) = self.tags.as_mut().and_then(ThinkTags::finish) {
+            self.take_piece(piece);
+        }
+    }
+
+    /// A stream that ends before its first chunk has been cut, whatever it says.
+    fn complete(&mut self) {
+        if self.is_over || !self.events.is_started {
+            return;
+        }
+        self.flush_tags();
+        self.events.complete(self.finish.as_deref().and_then(incomplete_reason));
+        self.is_over = true;
+    }
+
+    fn fail(&mut self, code: &str, message: &str) {
+        self.events.fail(code, message);
+        self.is_over = true;
+    }
+}
+
+/// The choice that a response shows, should there be several.
+fn first_choice(choices: &[u8]) -> Option<Object<'_>> {
+    let choice = json::elements(choices).next()?.ok()?;
+    let choice = Object::scan(&choices[choice]).ok()?;
+    Some(choice).filter(|choice| choice.get("index").is_none_or(|index| index == b"0" || index == b"null"))
+}
+
+fn incomplete_reason(finish_reason: &str) -> Option<&'static str> {
+    match finish_reason {
+        "length" | "max_tokens" => Some(MAX_OUTPUT_TOKENS),
+        "content_filter" => Some(CONTENT_FILTER),
+        _ => None,
+    }
+}

@@ -1,0 +1,133 @@
+//! The response object: what the client's request says of it, and what the upstream's chunks add.
+
+use std::sync::Arc;
+
+use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::json::{self, Object};
+use antiphon_protocol::request::CreateRequest;
+use antiphon_runtime::Clock;
+
+use super::tools::StandIns;
+use super::{ChatSettings, put};
+use crate::dialect::TurnFacts;
+
+/// Members that show the request's value, and what they show when it has none; those without are left out then.
+const SHOWN: [(&str, Option<&str>); 21] = [
+    ("instructions", Some("null")),
+    ("max_output_tokens", Some("null")),
+    ("max_tool_calls", Some("null")),
+    ("metadata", Some("{}")),
+    ("parallel_tool_calls", Some("true")),
+    ("presence_penalty", Some("0.0")),
+    ("frequency_penalty", Some("0.0")),
+    ("prompt_cache_key", None),
+    ("prompt_cache_retention", None),
+    ("reasoning", Some(r#"{"effort":null,"summary":null}"#)),
+    ("safety_identifier", None),
+    ("seed", None),
+    ("service_tier", Some("\"default\"")),
+    ("temperature", Some("1.0")),
+    ("text", Some(r#"{"format":{"type":"text"}}"#)),
+    ("tool_choice", Some("\"auto\"")),
+    ("tools", Some("[]")),
+    ("top_logprobs", Some("0")),
+    ("top_p", Some("1.0")),
+    ("truncation", Some("\"disabled\"")),
+    ("user", None),
+];
+
+/// What is known of a turn before its upstream replies.
+#[derive(Debug)]
+pub struct Echo {
+    pub settings: ChatSettings,
+    pub stand_ins: StandIns,
+    /// The size of the request, from which its tokens are estimated.
+    pub request_bytes: usize,
+    id: ResponseId,
+    created_at: i64,
+    model: String,
+    clock: Arc<dyn Clock>,
+    /// The members that show the request, each with a comma before it.
+    shown: Vec<u8>,
+}
+
+/// The part of a response that changes while it is generated.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// The upstream's id and model as JSON strings, if it has named them.
+    pub id: Option<&'a [u8]>,
+    pub model: Option<&'a [u8]>,
+    pub status: &'a str,
+    /// JSON: an array, and objects or null.
+    pub output: &'a [u8],
+    pub error: &'a [u8],
+    pub incomplete_details: &'a [u8],
+    pub usage: &'a [u8],
+}
+
+// === impl Echo ===
+
+impl Echo {
+    pub fn new(
+        create: &CreateRequest,
+        request: &Object<'_>,
+        settings: ChatSettings,
+        stand_ins: StandIns,
+        facts: &TurnFacts<'_>,
+        request_bytes: usize,
+    ) -> Self {
+        let mut shown = Vec::with_capacity(512);
+        for (name, default) in SHOWN {
+            let asked = request.get(name).filter(|value| *value != b"null");
+            if let Some(value) = asked.or(default.map(str::as_bytes)) {
+                put(&mut shown, &[b",\"", name.as_bytes(), b"\":", value]);
+            }
+        }
+        Self {
+            settings,
+            stand_ins,
+            request_bytes,
+            id: facts.id,
+            created_at: facts.started_at.unix_seconds(),
+            model: create.model.clone(),
+            clock: Arc::clone(facts.clock),
+            shown,
+        }
+    }
+
+    /// An id that no other item has.
+    pub fn item_id(&self, prefix: &str, index: usize) -> String {
+        format!("{prefix}_{}{index:04x}", self.id.uuid().as_simple())
+    }
+
+    /// The id of a call to which the upstream gave none.
+    pub fn call_id(&self, index: usize) -> String {
+        self.item_id("call", index)
+    }
+
+    /// The response object. The gateway's own members are put into it later.
+    pub fn response(&self, progress: Progress<'_>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512 + self.shown.len() + progress.output.len());
+        put(&mut out, &[br#"{"id":"#, progress.id.unwrap_or(b"\"\"")]);
+        put(&mut out, &[br#","object":"response","created_at":"#, self.created_at.to_string().as_bytes()]);
+        put(&mut out, &[br#","status":""#, progress.status.as_bytes(), br#"","completed_at":"#]);
+        match progress.status {
+            "completed" => out.extend_from_slice(self.clock.now().unix_seconds().to_string().as_bytes()),
+            _ => out.extend_from_slice(b"null"),
+        }
+        put(
+            &mut out,
+            &[br#","error":"#, progress.error, br#","incomplete_details":"#, progress.incomplete_details],
+        );
+        out.extend_from_slice(br#","model":"#);
+        match progress.model {
+            Some(model) => out.extend_from_slice(model),
+            None => json::write_string(&mut out, &self.model),
+        }
+        put(
+            &mut out,
+            &[br#","output":"#, progress.output, br#","usage":"#, progress.usage, &self.shown, b"}"],
+        );
+        out
+    }
+}

@@ -1,0 +1,378 @@
+//! The events of the Responses API, made from what the chunks of a chat say.
+//!
+//! At most one item is open. Whatever begins another one closes it, so items come in the order in which they were opened.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use antiphon_protocol::event::{Event, EventKind};
+use antiphon_protocol::json;
+use antiphon_protocol::response::array;
+
+use super::calls::{Call, Fragment, Interleaved};
+use super::echo::{Echo, Progress};
+use super::{ReasoningAs, put, usage};
+
+/// Why a response is not complete.
+pub const MAX_OUTPUT_TOKENS: &str = "max_output_tokens";
+pub const CONTENT_FILTER: &str = "content_filter";
+
+/// The kinds of text that a model writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextKind {
+    Output,
+    Refusal,
+    Reasoning,
+    Summary,
+}
+
+/// The stream so far.
+#[derive(Debug)]
+pub struct Events {
+    pub echo: Arc<Echo>,
+    queue: VecDeque<Event>,
+    sequence: u64,
+    pub is_started: bool,
+    /// The upstream's id, model and usage, as JSON.
+    pub id: Option<Vec<u8>>,
+    pub model: Option<Vec<u8>>,
+    pub usage: Option<Vec<u8>>,
+    open: Option<Open>,
+    /// The finished items.
+    items: Vec<Vec<u8>>,
+    closed_calls: HashSet<(Option<u64>, Option<Vec<u8>>)>,
+    closed_indexes: HashSet<u64>,
+    /// How much the model has written.
+    output_bytes: usize,
+    /// What the finished items take.
+    kept_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Open {
+    Text(Text),
+    Call(Call),
+}
+
+/// An open item of text.
+#[derive(Debug)]
+struct Text {
+    kind: TextKind,
+    id: String,
+    /// As it stands in a JSON string.
+    text: Vec<u8>,
+    /// The elements of an array.
+    logprobs: Vec<u8>,
+}
+
+// === impl Events ===
+
+impl Events {
+    pub fn new(echo: Arc<Echo>) -> Self {
+        Self {
+            echo,
+            queue: VecDeque::new(),
+            sequence: 0,
+            is_started: false,
+            id: None,
+            model: None,
+            usage: None,
+            open: None,
+            items: Vec::new(),
+            closed_calls: HashSet::new(),
+            closed_indexes: HashSet::new(),
+            output_bytes: 0,
+            kept_bytes: 0,
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Event> {
+        self.queue.pop_front()
+    }
+
+    /// How much is held: what the model has written, or the items that were made of it.
+    pub fn held_bytes(&self) -> usize {
+        self.output_bytes.max(self.kept_bytes)
+    }
+
+    /// How reasoning is shown.
+    pub fn reasoning_kind(&self) -> TextKind {
+        match self.echo.settings.reasoning_as {
+            ReasoningAs::Text => TextKind::Reasoning,
+            ReasoningAs::Summary => TextKind::Summary,
+        }
+    }
+
+    /// The events before all others.
+    pub fn start(&mut self) {
+        if !std::mem::replace(&mut self.is_started, true) {
+            self.emit_response("response.created", "in_progress", b"null", b"null");
+            self.emit_response("response.in_progress", "in_progress", b"null", b"null");
+        }
+    }
+
+    /// More text, as it stands in a JSON string. `logprobs` are the elements of an array.
+    pub fn text(&mut self, kind: TextKind, text: &[u8], logprobs: &[u8]) {
+        if !matches!(&self.open, Some(Open::Text(open)) if open.kind == kind) {
+            self.close("completed");
+            self.open_text(kind);
+        }
+        let Some(Open::Text(mut open)) = self.open.take() else { return };
+        self.output_bytes += text.len() + logprobs.len();
+        open.text.extend_from_slice(text);
+        if !logprobs.is_empty() {
+            let comma: &[u8] = if open.logprobs.is_empty() { b"" } else { b"," };
+            put(&mut open.logprobs, &[comma, logprobs]);
+        }
+        let mut delta = self.place(&open.id);
+        put(&mut delta, &[open.kind.part_index(), br#","delta":""#, text, b"\""]);
+        if kind == TextKind::Output {
+            put(&mut delta, &[br#","logprobs":["#, logprobs, b"]"]);
+        }
+        self.emit(&open.kind.event("delta"), &delta);
+        self.open = Some(Open::Text(open));
+    }
+
+    /// More of a call.
+    pub fn call(&mut self, fragment: &Fragment<'_>) -> Result<(), Interleaved> {
+        let continues = matches!(&self.open, Some(Open::Call(open)) if open.is_continued_by(fragment));
+        if !continues {
+            let is_closed = match (fragment.index, fragment.id) {
+                (index, Some(id)) => self.closed_calls.contains(&(index, Some(id.to_vec()))),
+                (Some(index), None) => fragment.name.is_none() && self.closed_indexes.contains(&index),
+                (None, None) => false,
+            };
+            if fragment.is_empty() {
+                return Ok(());
+            } else if is_closed {
+                return Err(Interleaved);
+            }
+            self.close("completed");
+            self.open = Some(Open::Call(Call::new(fragment, &self.echo, self.items.len())));
+        }
+        let Some(Open::Call(mut call)) = self.open.take() else { return Ok(()) };
+        self.output_bytes += call.extend(fragment, &self.echo);
+        self.announce(&mut call);
+        self.emit_arguments(&mut call);
+        self.open = Some(Open::Call(call));
+        Ok(())
+    }
+
+    /// Ends the open item.
+    pub fn close(&mut self, status: &str) {
+        match self.open.take() {
+            Some(Open::Text(text)) => self.close_text(text, status),
+            Some(Open::Call(call)) => self.close_call(call, status),
+            None => {}
+        }
+    }
+
+    /// Ends the response.
+    pub fn complete(&mut self, incomplete: Option<&'static str>) {
+        self.close(if incomplete.is_some() { "incomplete" } else { "completed" });
+        match incomplete {
+            None => self.emit_response("response.completed", "completed", b"null", b"null"),
+            Some(reason) => {
+                let details = format!(r#"{{"reason":"{reason}"}}"#);
+                self.emit_response("response.incomplete", "incomplete", b"null", details.as_bytes());
+            }
+        }
+    }
+
+    /// Ends the stream with an error. Before the first event that is all, and the turn may go to another account.
+    pub fn fail(&mut self, code: &str, message: &str) {
+        let mut error = br#","code":"#.to_vec();
+        json::write_string(&mut error, code);
+        error.extend_from_slice(br#","message":"#);
+        json::write_string(&mut error, message);
+        let object = [b"{", &error[1..], b"}"].concat();
+        error.extend_from_slice(br#","param":null"#);
+        self.emit("error", &error);
+        if self.is_started {
+            self.open = None;
+            self.emit_response("response.failed", "failed", &object, b"null");
+        }
+    }
+
+    fn open_text(&mut self, kind: TextKind) {
+        let id = self.echo.item_id(kind.id_prefix(), self.items.len());
+        self.emit_item("response.output_item.added", &kind.item(&id, "in_progress", b""));
+        let mut part = self.place(&id);
+        put(&mut part, &[kind.part_index(), br#","part":"#, &kind.part(b"", b"")]);
+        self.emit(kind.part_event("added"), &part);
+        self.open = Some(Open::Text(Text { kind, id, text: Vec::new(), logprobs: Vec::new() }));
+    }
+
+    fn close_text(&mut self, open: Text, status: &str) {
+        let Text { kind, id, text, logprobs } = open;
+        let mut done = self.place(&id);
+        put(&mut done, &[kind.part_index(), b",\"", kind.member(), b"\":\"", &text, b"\""]);
+        if kind == TextKind::Output {
+            put(&mut done, &[br#","logprobs":["#, &logprobs, b"]"]);
+        }
+        self.emit(&kind.event("done"), &done);
+        let part = kind.part(&text, &logprobs);
+        let mut part_done = self.place(&id);
+        put(&mut part_done, &[kind.part_index(), br#","part":"#, &part]);
+        self.emit(kind.part_event("done"), &part_done);
+        self.finish_item(kind.item(&id, status, &part));
+    }
+
+    /// Announces a call once its name is known, if its arguments are streamed.
+    fn announce(&mut self, call: &mut Call) {
+        if call.is_announced || !call.has_name() || !call.is_announced_early(&self.echo) {
+            return;
+        }
+        call.is_announced = true;
+        self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", false));
+    }
+
+    /// Passes on the arguments of a function that have not been passed on yet.
+    fn emit_arguments(&mut self, call: &mut Call) {
+        let Some(arguments) = call.take_new_arguments(&self.echo) else { return };
+        let mut delta = self.place(call.item_id());
+        put(&mut delta, &[br#","delta":""#, &arguments, b"\""]);
+        self.emit("response.function_call_arguments.delta", &delta);
+    }
+
+    fn close_call(&mut self, mut call: Call, status: &str) {
+        call.settle(&self.echo);
+        self.announce(&mut call);
+        self.emit_arguments(&mut call);
+        let done = call.item(&self.echo, status, true);
+        let place = self.place(call.item_id());
+        if !call.is_announced {
+            self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", true));
+        } else if let Some(input) = call.custom_input(&self.echo) {
+            for (name, member) in [("delta", "delta"), ("done", "input")] {
+                let event = format!("response.custom_tool_call_input.{name}");
+                let input = [&place[..], b",\"", member.as_bytes(), b"\":\"", &input, b"\""].concat();
+                self.emit(&event, &input);
+            }
+        } else {
+            let name = call.name(&self.echo);
+            let arguments =
+                [&place, &br#","name":""#[..], name, br#"","arguments":""#, call.arguments(), b"\""].concat();
+            self.emit("response.function_call_arguments.done", &arguments);
+        }
+        let key = call.key();
+        self.closed_indexes.extend(key.0);
+        self.closed_calls.insert(key);
+        self.finish_item(done);
+    }
+
+    fn finish_item(&mut self, item: Vec<u8>) {
+        self.emit_item("response.output_item.done", &item);
+        self.kept_bytes += item.len();
+        self.items.push(item);
+    }
+
+    /// The members that say which item an event is of.
+    fn place(&self, id: &str) -> Vec<u8> {
+        format!(r#","item_id":"{id}","output_index":{}"#, self.items.len()).into_bytes()
+    }
+
+    fn emit_item(&mut self, name: &str, item: &[u8]) {
+        let index = self.items.len().to_string();
+        self.emit(name, &[br#","output_index":"#, index.as_bytes(), br#","item":"#, item].concat());
+    }
+
+    fn emit_response(&mut self, name: &str, status: &str, error: &[u8], incomplete_details: &[u8]) {
+        let usage = match (status, &self.usage) {
+            ("in_progress", _) => b"null".to_vec(),
+            (_, Some(usage)) => usage::from_chat(usage),
+            (_, None) => usage::estimated(self.echo.request_bytes, self.output_bytes),
+        };
+        let response = self.echo.response(Progress {
+            id: self.id.as_deref(),
+            model: self.model.as_deref(),
+            status,
+            output: &array(&self.items),
+            error,
+            incomplete_details,
+            usage: &usage,
+        });
+        self.emit(name, &[br#","response":"#, &response[..]].concat());
+    }
+
+    /// `members` has a comma before each member.
+    fn emit(&mut self, name: &str, members: &[u8]) {
+        let mut data = Vec::with_capacity(members.len() + name.len() + 48);
+        put(&mut data, &[br#"{"type":""#, name.as_bytes(), br#"","sequence_number":"#]);
+        put(&mut data, &[self.sequence.to_string().as_bytes(), members, b"}"]);
+        self.sequence += 1;
+        self.queue.push_back(Event::Message { kind: EventKind::of(name.as_bytes()), data: data.into() });
+    }
+}
+
+// === impl TextKind ===
+
+impl TextKind {
+    fn id_prefix(self) -> &'static str {
+        match self {
+            Self::Output | Self::Refusal => "msg",
+            Self::Reasoning | Self::Summary => "rs",
+        }
+    }
+
+    fn event(self, end: &str) -> String {
+        let name = match self {
+            Self::Output => "output_text",
+            Self::Refusal => "refusal",
+            Self::Reasoning => "reasoning_text",
+            Self::Summary => "reasoning_summary_text",
+        };
+        format!("response.{name}.{end}")
+    }
+
+    fn part_event(self, end: &str) -> &'static str {
+        match (self, end) {
+            (Self::Summary, "added") => "response.reasoning_summary_part.added",
+            (Self::Summary, _) => "response.reasoning_summary_part.done",
+            (_, "added") => "response.content_part.added",
+            (..) => "response.content_part.done",
+        }
+    }
+
+    fn part_index(self) -> &'static [u8] {
+        if self == Self::Summary { br#","summary_index":0"# } else { br#","content_index":0"# }
+    }
+
+    /// The member of the part and of the `done` event that holds the text.
+    fn member(self) -> &'static [u8] {
+        if self == Self::Refusal { b"refusal" } else { b"text" }
+    }
+
+    fn part(self, text: &[u8], logprobs: &[u8]) -> Vec<u8> {
+        let start: &[u8] = match self {
+            Self::Output => br#"{"type":"output_text","annotations":[],"logprobs":["#,
+            Self::Refusal => br#"{"type":"refusal","refusal":""#,
+            Self::Reasoning => br#"{"type":"reasoning_text","text":""#,
+            Self::Summary => br#"{"type":"summary_text","text":""#,
+        };
+        match self {
+            Self::Output => [start, logprobs, br#"],"text":""#, text, b"\"}"].concat(),
+            _ => [start, text, b"\"}"].concat(),
+        }
+    }
+
+    /// `part` is empty as long as the item is.
+    fn item(self, id: &str, status: &str, part: &[u8]) -> Vec<u8> {
+        let mut out = format!(r#"{{"id":"{id}","#).into_bytes();
+        match self {
+            Self::Output | Self::Refusal => {
+                put(&mut out, &[br#""type":"message","status":""#, status.as_bytes()]);
+                put(&mut out, &[br#"","role":"assistant","content":["#, part, b"]}"]);
+            }
+            Self::Reasoning => {
+                put(&mut out, &[br#""type":"reasoning","summary":[],"content":["#, part]);
+                put(&mut out, &[br#"],"status":""#, status.as_bytes(), b"\"}"]);
+            }
+            Self::Summary => {
+                put(&mut out, &[br#""type":"reasoning","summary":["#, part]);
+                put(&mut out, &[br#"],"status":""#, status.as_bytes(), b"\"}"]);
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,224 @@
+//! The errors of chat upstreams, as errors of the Responses API.
+
+use std::borrow::Cow;
+
+use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_protocol::json;
+use bytes::Bytes;
+use http::StatusCode;
+
+pub const CONTEXT_LENGTH: &str = "context_length_exceeded";
+
+/// Parts of messages that say that the context is too long, in lower case.
+const CONTEXT_PHRASES: [&str; 6] = [
+    "maximum context length",
+    "exceeds the available context size",
+    "context window",
+    "context length",
+    "maximum model length",
+    "prompt is too long",
+];
+
+/// An upstream's error, whatever its form.
+#[derive(Debug, Default)]
+struct Parts {
+    code: String,
+    kind: String,
+    param: Option<String>,
+    message: String,
+}
+
+/// The error reply that a client gets instead of the upstream's; `None` if that is not an error in a known form.
+pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
+    json::validate(body).ok()?;
+    let error = Parts::parse(json::member(body, "error").filter(|error| *error != b"null").unwrap_or(body));
+    if error.message.is_empty() {
+        return None;
+    }
+    let kind = match status.as_u16() {
+        401 => ErrorKind::Authentication,
+        403 => ErrorKind::Permission,
+        402 => ErrorKind::InsufficientQuota,
+        429 if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => {
+            ErrorKind::InsufficientQuota
+        }
+        429 => ErrorKind::RateLimit,
+        400..=499 => ErrorKind::InvalidRequest,
+        _ => ErrorKind::Server,
+    };
+    let (code, param, message) = if status == StatusCode::BAD_REQUEST && error.is_context_length() {
+        (Some(CONTEXT_LENGTH.to_owned()), Some("input".to_owned()), error.message)
+    } else if let Some(call_id) = open_call(&error.message).filter(|_| status == StatusCode::BAD_REQUEST) {
+        (None, Some("input".to_owned()), format!("No tool output found for function call {call_id}."))
+    } else {
+        (error.named_code(), error.param.map(|param| responses_param(&param)), error.message)
+    };
+    let error = ApiError { kind, code: code.map(Into::into), param: param.map(Into::into), message };
+    Some(error.envelope().into())
+}
+
+/// The error in a reply whose status says that there is none.
+pub fn error_in(body: &[u8]) -> Option<(&'static str, String)> {
+    json::validate(body).ok()?;
+    json::member(body, "error").filter(|error| *error != b"null").map(of_stream)
+}
+
+/// Code and message of an error in the stream.
+pub fn of_stream(error: &[u8]) -> (&'static str, String) {
+    let parts = Parts::parse(error);
+    let names = [parts.code.as_str(), parts.kind.as_str()];
+    let has = |wanted: &[&str]| names.iter().any(|name| wanted.contains(name));
+    let code = if has(&["insufficient_quota", "402"]) {
+        "insufficient_quota"
+    } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
+        "rate_limit_exceeded"
+    } else if parts.is_context_length() {
+        CONTEXT_LENGTH
+    } else if has(&["invalid_request_error", "BadRequestError", "400"]) {
+        "invalid_prompt"
+    } else {
+        "server_error"
+    };
+    let message = if parts.message.is_empty() { "The upstream failed.".to_owned() } else { parts.message };
+    (code, message)
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// From an error object, or a text that stands for one.
+    fn parse(error: &[u8]) -> Self {
+        if let Some(message) = json::string(error) {
+            return Self { message: message.into_owned(), ..Self::default() };
+        }
+        let text = |name| {
+            let value = json::member(error, name)?;
+            let number = || std::str::from_utf8(value).ok().filter(|value| value.parse::<u16>().is_ok());
+            json::string(value).map(Cow::into_owned).or_else(|| number().map(str::to_owned))
+        };
+        Self {
+            code: text("code").unwrap_or_default(),
+            kind: text("type").unwrap_or_default(),
+            param: text("param"),
+            message: text("message").or_else(|| text("detail")).unwrap_or_default(),
+        }
+    }
+
+    fn is_context_length(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        self.code == CONTEXT_LENGTH
+            || self.kind == "exceed_context_size_error"
+            || CONTEXT_PHRASES.iter().any(|phrase| message.contains(phrase))
+    }
+
+    /// The code, unless it only repeats the status.
+    fn named_code(&self) -> Option<String> {
+        Some(self.code.clone()).filter(|code| !code.is_empty() && code.parse::<u16>().is_err())
+    }
+}
+
+/// What a client calls a parameter of a chat.
+fn responses_param(param: &str) -> String {
+    let top = param.split(['.', '[']).next().unwrap_or(param);
+    match top {
+        "messages" => "input".to_owned(),
+        "max_tokens" | "max_completion_tokens" => "max_output_tokens".to_owned(),
+        "response_format" => "text.format".to_owned(),
+        "reasoning_effort" => "reasoning.effort".to_owned(),
+        _ => param.to_owned(),
+    }
+}
+
+/// The call whose output OpenAI's API misses.
+fn open_call(message: &str) -> Option<&str> {
+    let (_, ids) = message.split_once("did not have response messages: ")?;
+    ids.split([',', ' ']).next().map(|id| id.trim_end_matches('.')).filter(|id| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn each_upstreams_error_becomes_one_of_the_api() {
+        let translated = |status, body: Value| -> Value {
+            let status = StatusCode::from_u16(status).unwrap();
+            serde_json::from_slice(&translate(status, body.to_string().as_bytes()).unwrap()).unwrap()
+        };
+        let rows = [
+            // llama.cpp
+            (
+                400,
+                json!({"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error", "n_ctx": 256}}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
+            // vLLM
+            (
+                400,
+                json!({"object": "error", "message": "This model's maximum context length is 10 tokens.", "type": "BadRequestError", "param": null, "code": 400}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
+            // OpenAI
+            (
+                400,
+                json!({"error": {"message": "no", "type": "invalid_request_error", "param": "messages[3].role", "code": "invalid_value"}}),
+                json!(["invalid_request_error", "invalid_value", "input"]),
+            ),
+            (
+                400,
+                json!({"error": {"message": "no", "type": "invalid_request_error", "param": "max_tokens", "code": null}}),
+                json!(["invalid_request_error", null, "max_output_tokens"]),
+            ),
+            // Ollama
+            (
+                400,
+                json!({"error": {"message": "model does not support tools", "type": "api_error", "param": null, "code": null}}),
+                json!(["invalid_request_error", null, null]),
+            ),
+            (500, json!({"error": "out of memory"}), json!(["server_error", null, null])),
+            (
+                429,
+                json!({"error": {"message": "slow", "code": "rate_limit_exceeded"}}),
+                json!(["rate_limit_error", "rate_limit_exceeded", null]),
+            ),
+            (
+                402,
+                json!({"error": {"message": "Insufficient Balance", "code": "invalid_request_error"}}),
+                json!(["insufficient_quota", "invalid_request_error", null]),
+            ),
+            (422, json!({"detail": "odd"}), json!(["invalid_request_error", null, null])),
+        ];
+        for (status, body, expected) in rows {
+            let error = &translated(status, body.clone())["error"];
+            assert_eq!(json!([error["type"], error["code"], error["param"]]), expected, "{body}");
+            assert!(error["message"].is_string());
+        }
+        for body in ["", "<html>", "{}", "[]"] {
+            assert!(translate(StatusCode::BAD_REQUEST, body.as_bytes()).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_open_call_is_named_as_the_api_does() {
+        let body = json!({"error": {"message": "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The following tool_call_ids did not have response messages: call_1, call_2"}});
+        let reply = translate(StatusCode::BAD_REQUEST, body.to_string().as_bytes()).unwrap();
+        let reply: Value = serde_json::from_slice(&reply).unwrap();
+        assert_eq!(reply["error"]["message"], "No tool output found for function call call_1.");
+    }
+
+    #[test]
+    fn an_error_in_the_stream_has_a_code_of_the_api() {
+        for (error, code) in [
+            (json!({"code": 429, "message": "slow"}), "rate_limit_exceeded"),
+            (json!({"type": "insufficient_quota", "message": "no"}), "insufficient_quota"),
+            (json!({"code": 400, "message": "maximum context length"}), "context_length_exceeded"),
+            (json!({"type": "BadRequestError", "message": "no"}), "invalid_prompt"),
+            (json!({"code": 502, "message": "bad"}), "server_error"),
+            (json!("text"), "server_error"),
+        ] {
+            assert_eq!(of_stream(error.to_string().as_bytes()).0, code, "{error}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! From the items of a context to the messages of a chat.
+//!
+//! Calls, and the text and reasoning before them, are one assistant message, and their outputs follow it directly: templates
+//! and strict upstreams accept nothing else.
+
+use std::collections::HashMap;
+
+use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_protocol::json::{self, Object};
+
+use super::content::Content;
+use super::stand_in::{self, Past};
+use super::{ChatSettings, inner, put};
+
+/// The messages so far.
+pub struct Messages<'s> {
+    settings: &'s ChatSettings,
+    all: Vec<Message>,
+    /// The place of the message with the latest call of each id.
+    calls: HashMap<Vec<u8>, usize>,
+    /// Types of items that were left out because nobody here knows them.
+    pub unknown: Vec<String>,
+}
+
+enum Message {
+    /// Of a user or the system, complete.
+    Plain(Vec<u8>),
+    Assistant(Assistant),
+}
+
+/// All texts are as they stand in a JSON string.
+#[derive(Default)]
+struct Assistant {
+    reasoning: Vec<u8>,
+    content: Option<Content>,
+    calls: Vec<Vec<u8>>,
+    /// Complete tool messages.
+    outputs: Vec<Vec<u8>>,
+    /// What tools returned that is no text. It goes into a user message, because tool messages hold only text.
+    attachments: Vec<Vec<u8>>,
+}
+
+// === impl Messages ===
+
+impl<'s> Messages<'s> {
+    pub fn new(settings: &'s ChatSettings) -> Self {
+        Self { settings, all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
+    }
+
+    /// Adds the request's `instructions`: a string, or items.
+    pub fn add_instructions(&mut self, instructions: &[u8]) -> Result<(), ApiError> {
+        if instructions.first() == Some(&b'[') {
+            return self.add_items(instructions);
+        }
+        let content = Content::parse(instructions)?;
+        self.add_plain(b"\"system\"", &content);
+        Ok(())
+    }
+
+    /// Adds an array of items.
+    pub fn add_items(&mut self, items: &[u8]) -> Result<(), ApiError> {
+        for item in json::elements(items).map_while(Result::ok) {
+            self.add(&items[item])?;
+        }
+        Ok(())
+    }
+
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for message in &self.all {
+            match message {
+                Message::Plain(message) => separated(out, message),
+                Message::Assistant(assistant) => assistant.write(self.settings, out),
+            }
+        }
+        out.push(b']');
+    }
+
+    fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
+        let Ok(item) = Object::scan(item) else { return Ok(()) };
+        let kind = item.get("type").and_then(json::string).unwrap_or_else(|| "message".into());
+        if let Some(call) = stand_in::past(&kind, &item) {
+            match call {
+                Past::Call { id, name, arguments } => self.add_call(id, &name, &arguments),
+                Past::Output { id, output } => return self.add_output(&kind, id, output),
+            }
+            return Ok(());
+        }
+        match &*kind {
+            "message" => self.add_message(&item),
+            "reasoning" => {
+                self.add_reasoning(&item);
+                Ok(())
+            }
+            "compaction" | "compaction_summary" => Err(super::unsupported(
+                "input",
+                "The upstream's chat completions can't read a compaction item.".to_owned(),
+            )),
+            kind if !is_past_metadata(kind) => {
+                self.unknown.push(kind.to_owned());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add_message(&mut self, item: &Object<'_>) -> Result<(), ApiError> {
+        let content = Content::parse(item.get("content").unwrap_or_default())?;
+        let role = item.get("role").unwrap_or(b"\"user\"");
+        if role != b"\"assistant\"" {
+            let is_developer = role == b"\"developer\"" && !self.settings.is_openai;
+            self.add_plain(if is_developer { b"\"system\"" } else { role }, &content);
+            return Ok(());
+        }
+        match self.all.last_mut() {
+            Some(Message::Assistant(last)) if last.is_only_reasoning() => last.content = Some(content),
+            _ => self.push_assistant().content = Some(content),
+        }
+        Ok(())
+    }
+
+    fn add_plain(&mut self, role: &[u8], content: &Content) {
+        let mut out = [br#"{"role":"#, role, br#","content":"#].concat();
+        content.write(&mut out);
+        out.push(b'}');
+        self.all.push(Message::Plain(out));
+    }
+
+    fn add_reasoning(&mut self, item: &Object<'_>) {
+        let texts =
+            |name| item.get(name).and_then(|parts| Content::parse(parts).ok()).map(|content| content.text);
+        let text = texts("content").filter(|text| !text.is_empty()).or_else(|| texts("summary"));
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+        match self.all.last_mut() {
+            Some(Message::Assistant(last)) if last.is_only_reasoning() => {
+                put(&mut last.reasoning, &[b"\\n\\n", &text]);
+            }
+            _ => self.push_assistant().reasoning = text,
+        }
+    }
+
+    fn add_call(&mut self, id: &[u8], name: &[u8], arguments: &[u8]) {
+        let is_open =
+            |message: &Message| matches!(message, Message::Assistant(last) if last.outputs.is_empty());
+        if !self.all.last().is_some_and(is_open) {
+            self.push_assistant();
+        }
+        let place = self.all.len() - 1;
+        self.calls.insert(key(id), place);
+        if let Some(Message::Assistant(last)) = self.all.last_mut() {
+            let function = [br#""function":{"name":"#, name, br#","arguments":"#, arguments, b"}}"].concat();
+            last.calls.push([br#"{"id":"#, id, br#","type":"function","#, &function].concat());
+        }
+    }
+
+    fn add_output(&mut self, kind: &str, id: &[u8], output: &[u8]) -> Result<(), ApiError> {
+        let place = self.calls.get(&key(id)).copied();
+        let Some(Message::Assistant(caller)) = place.and_then(|place| self.all.get_mut(place)) else {
+            return Err(orphaned(kind, id));
+        };
+        let content = match output.first() {
+            Some(b'"') => Content::parse(output)?,
+            Some(b'[') if kind != "shell_call_output" => Content::parse(output)?,
+            _ => Content { text: super::escaped(&String::from_utf8_lossy(output)), ..Content::default() },
+        };
+        let message = [br#"{"role":"tool","tool_call_id":"#, id, br#","content":""#, &content.text, b"\"}"];
+        caller.outputs.push(message.concat());
+        caller.attachments.extend(content.attachments);
+        Ok(())
+    }
+
+    fn push_assistant(&mut self) -> &mut Assistant {
+        self.all.push(Message::Assistant(Assistant::default()));
+        match self.all.last_mut() {
+            Some(Message::Assistant(last)) => last,
+            _ => unreachable!("it was pushed above"),
+        }
+    }
+}
+
+// === impl Assistant ===
+
+impl Assistant {
+    fn is_only_reasoning(&self) -> bool {
+        self.content.is_none() && self.calls.is_empty()
+    }
+
+    /// Writes the messages; none for reasoning alone.
+    fn write(&self, settings: &ChatSettings, out: &mut Vec<u8>) {
+        if self.is_only_reasoning() {
+            return;
+        }
+        let mut message = br#"{"role":"assistant","content":""#.to_vec();
+        if let Some(content) = &self.content {
+            message.extend_from_slice(&content.text);
+            if !settings.is_openai {
+                message.extend_from_slice(&content.refusal);
+            }
+        }
+        message.push(b'"');
+        let refusal = self.content.as_ref().map(|content| &content.refusal).filter(|text| !text.is_empty());
+        if let Some(refusal) = refusal.filter(|_| settings.is_openai) {
+            put(&mut message, &[br#","refusal":""#, refusal, b"\""]);
+        }
+        if !self.reasoning.is_empty() && !settings.is_openai {
+            let text = &self.reasoning;
+            put(&mut message, &[br#","reasoning_content":""#, text, br#"","reasoning":""#, text, b"\""]);
+        }
+        if !self.calls.is_empty() {
+            put(&mut message, &[br#","tool_calls":"#, &antiphon_protocol::response::array(&self.calls)]);
+        }
+        message.push(b'}');
+        separated(out, &message);
+        self.outputs.iter().for_each(|output| separated(out, output));
+        if !self.attachments.is_empty() {
+            let parts = antiphon_protocol::response::array(&self.attachments);
+            separated(out, &[br#"{"role":"user","content":"#, &parts[..], b"}"].concat());
+        }
+    }
+}
+
+/// Appends an element of an array.
+fn separated(out: &mut Vec<u8>, element: &[u8]) {
+    if out.last() != Some(&b'[') {
+        out.push(b',');
+    }
+    out.extend_from_slice(element);
+}
+
+/// An id as it is compared, however it is escaped.
+fn key(id: &[u8]) -> Vec<u8> {
+    json::string(id).map_or_else(|| id.to_vec(), |id| id.into_owned().into_bytes())
+}
+
+/// Whether items of this type only tell what an upstream has done, and mean nothing to another one.
+fn is_past_metadata(kind: &str) -> bool {
+    const PREFIXES: [&str; 8] = [
+        "web_search",
+        "file_search",
+        "code_interpreter",
+        "image_generation",
+        "computer_",
+        "mcp_",
+        "tool_search",
+        "item_reference",
+    ];
+    PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
+}
+
+/// As the API words it.
+fn orphaned(kind: &str, id: &[u8]) -> ApiError {
+    let call = kind.trim_end_matches("_call_output").trim_end_matches("_output").replace('_', " ");
+    let id = String::from_utf8_lossy(inner(id).unwrap_or_default());
+    ApiError {
+        kind: ErrorKind::InvalidRequest,
+        code: None,
+        param: Some("input".into()),
+        message: format!("No tool call found for {call} call output with call_id {id}."),
+    }
+}

@@ -1,0 +1,214 @@
+//! The tools of a request as functions, which are all that a chat knows.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use antiphon_protocol::error::ApiError;
+use antiphon_protocol::json::{self, Object};
+
+use super::stand_in::{StandIn, flat_name};
+use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
+
+/// The functions that stand in for other tools, by name.
+pub type StandIns = HashMap<String, StandIn>;
+
+/// The tools of a request.
+#[derive(Debug, Default)]
+pub struct Tools {
+    functions: Vec<Function>,
+    /// The value of `tool_choice`, if there is one.
+    choice: Option<Vec<u8>>,
+    pub stand_ins: StandIns,
+    /// The types of the tools that were left out, and where they stood.
+    omitted: Vec<(usize, String)>,
+}
+
+#[derive(Debug)]
+struct Function {
+    name: String,
+    /// The whole tool.
+    json: Vec<u8>,
+}
+
+// === impl Tools ===
+
+impl Tools {
+    pub fn parse(
+        tools: Option<&[u8]>,
+        choice: Option<&[u8]>,
+        settings: &ChatSettings,
+    ) -> Result<Self, ApiError> {
+        let mut this = Self::default();
+        let tools = tools.filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
+        for (index, tool) in json::elements(tools).map_while(Result::ok).enumerate() {
+            let Ok(tool) = Object::scan(&tools[tool]) else { continue };
+            this.add(index, &tool, settings)?;
+        }
+        if let Some(choice) = choice {
+            this.choose(choice)?;
+        }
+        Ok(this)
+    }
+
+    /// The members of the request: the tools, the choice among them, and whether calls may be parallel.
+    pub fn write(&self, parallel: Option<&[u8]>, out: &mut Vec<u8>) {
+        if self.functions.is_empty() {
+            return;
+        }
+        let functions =
+            antiphon_protocol::response::array(self.functions.iter().map(|function| &function.json));
+        put(out, &[br#","tools":"#, &functions]);
+        if let Some(choice) = &self.choice {
+            put(out, &[br#","tool_choice":"#, choice]);
+        }
+        if let Some(parallel) = parallel {
+            put(out, &[br#","parallel_tool_calls":"#, parallel]);
+        }
+    }
+
+    /// The types of the tools that were left out.
+    pub fn omitted(&self) -> impl Iterator<Item = &str> {
+        self.omitted.iter().map(|(_, kind)| kind.as_str())
+    }
+
+    fn add(&mut self, index: usize, tool: &Object<'_>, settings: &ChatSettings) -> Result<(), ApiError> {
+        let kind = tool.get("type").and_then(json::string).unwrap_or_default();
+        match &*kind {
+            "function" => self.add_function(tool, None),
+            "custom" => self.add_custom(tool),
+            "namespace" => self.add_namespace(tool),
+            "mcp" if tool.get("require_approval") != Some(b"\"never\"") => {
+                let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
+                return Err(unsupported(&param(index), message.to_owned()));
+            }
+            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.has(kind)) {
+                Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
+                None if settings.unsupported_tools == UnsupportedTools::Reject => {
+                    return Err(rejected(index, kind));
+                }
+                None => self.omitted.push((index, kind.to_owned())),
+            },
+        }
+        Ok(())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.functions.iter().any(|function| function.name == name)
+    }
+
+    fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
+        let Some(name) = tool.get("name").filter(|name| super::inner(name).is_some()) else { return };
+        let flat = flat_name(name, namespace);
+        let key = json::string(&flat).map(Cow::into_owned).unwrap_or_default();
+        if let Some(namespace) = namespace.and_then(super::inner) {
+            let name = super::inner(name).unwrap_or_default().to_vec();
+            self.stand_ins.insert(key.clone(), StandIn::Namespaced { name, namespace: namespace.to_vec() });
+        }
+        let mut json = [br#"{"type":"function","function":{"name":"#, &flat[..]].concat();
+        for member in ["description", "strict"] {
+            if let Some(value) = tool.get(member).filter(|value| *value != b"null") {
+                put(&mut json, &[b",\"", member.as_bytes(), b"\":", value]);
+            }
+        }
+        let parameters = tool.get("parameters").filter(|value| *value != b"null");
+        put(
+            &mut json,
+            &[br#","parameters":"#, parameters.unwrap_or(br#"{"type":"object","properties":{}}"#), b"}}"],
+        );
+        self.functions.push(Function { name: key, json });
+    }
+
+    fn add_namespace(&mut self, namespace: &Object<'_>) {
+        let tools = namespace.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
+        for tool in json::elements(tools).map_while(Result::ok) {
+            let Ok(tool) = Object::scan(&tools[tool]) else { continue };
+            self.add_function(&tool, namespace.get("name"));
+        }
+    }
+
+    fn add_custom(&mut self, tool: &Object<'_>) {
+        let Some(name) = tool.get("name").and_then(json::string) else { return };
+        let mut description = tool.get("description").and_then(super::inner).unwrap_or_default().to_vec();
+        if let Some(format) = tool.get("format").and_then(|format| Object::scan(format).ok()) {
+            let text = |name| format.get(name).and_then(super::inner);
+            if let (Some(syntax), Some(definition)) = (text("syntax"), text("definition")) {
+                put(
+                    &mut description,
+                    &[b"\\n\\nThe input must match this ", syntax, b" grammar:\\n", definition],
+                );
+            }
+        }
+        self.add_stand_in(name.into_owned(), StandIn::Custom, &description);
+    }
+
+    /// `description` is as it stands in a JSON string; empty: its own.
+    fn add_stand_in(&mut self, name: String, stand_in: StandIn, description: &[u8]) {
+        let Some((own, parameters)) = stand_in.function() else { return };
+        let description = if description.is_empty() { own.as_bytes() } else { description };
+        let mut json = [br#"{"type":"function","function":{"name":""#, &escaped(&name)[..], b"\""].concat();
+        if !description.is_empty() {
+            put(&mut json, &[br#","description":""#, description, b"\""]);
+        }
+        put(&mut json, &[br#","parameters":"#, parameters.as_bytes(), b"}}"]);
+        self.functions.push(Function { name: name.clone(), json });
+        self.stand_ins.insert(name, stand_in);
+    }
+
+    fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {
+        if let Some(mode) = json::string(choice) {
+            return match self.omitted.first().filter(|_| mode == "required" && self.functions.is_empty()) {
+                Some((index, kind)) => Err(rejected(*index, kind)),
+                None => self.set_choice(choice.to_vec()),
+            };
+        }
+        let Ok(choice) = Object::scan(choice) else { return Ok(()) };
+        let kind = choice.get("type").and_then(json::string).unwrap_or_default();
+        match &*kind {
+            "allowed_tools" => self.allow_only(&choice),
+            "function" | "custom" => self.force(choice.get("name").unwrap_or(b"\"\"")),
+            kind if self.has(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
+            kind => {
+                let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
+                Err(index.map_or_else(
+                    || unsupported("tool_choice", unavailable(kind)),
+                    |index| rejected(index, kind),
+                ))
+            }
+        }
+    }
+
+    fn set_choice(&mut self, choice: Vec<u8>) -> Result<(), ApiError> {
+        self.choice = Some(choice);
+        Ok(())
+    }
+
+    /// `name` is a JSON string.
+    fn force(&mut self, name: &[u8]) -> Result<(), ApiError> {
+        self.set_choice([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat())
+    }
+
+    /// Keeps the tools that are named, and chooses among them as the mode says.
+    fn allow_only(&mut self, choice: &Object<'_>) -> Result<(), ApiError> {
+        let allowed = choice.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
+        let named = json::elements(allowed).map_while(Result::ok).filter_map(|tool| {
+            let tool = &allowed[tool];
+            json::string_member(tool, "name").or_else(|| json::string_member(tool, "type"))
+        });
+        let names: Vec<_> = named.collect();
+        self.functions.retain(|function| names.iter().any(|name| *name == function.name));
+        let mode = choice.get("mode").unwrap_or(b"\"auto\"").to_vec();
+        self.choose(&mode)
+    }
+}
+
+fn param(index: usize) -> String {
+    format!("tools[{index}]")
+}
+
+fn unavailable(kind: &str) -> String {
+    format!("The upstream's chat completions have no tool of type '{kind}'.")
+}
+
+fn rejected(index: usize, kind: &str) -> ApiError {
+    unsupported(&param(index), unavailable(kind))
+}
