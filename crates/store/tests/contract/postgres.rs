@@ -81,6 +81,7 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0006_limits",
             "0007_replicas",
             "0008_checksums",
+            "0009_background",
             "0010_conversations"
         ]
     );
@@ -95,6 +96,7 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0006_limits",
             "0007_replicas",
             "0008_checksums",
+            "0009_background",
             "0010_conversations"
         ]
     );
@@ -113,7 +115,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     execute(
         &url,
         "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
-         conversations, conversation_items; DROP INDEX responses_by_conversation; \
+         background_turns, background_events, conversations, conversation_items; DROP INDEX responses_by_conversation; \
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd; \
          DELETE FROM antiphon_schema WHERE version > 1",
