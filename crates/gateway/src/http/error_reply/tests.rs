@@ -84,6 +84,11 @@ fn failures_of_turns() -> Vec<Failure> {
     ]
 }
 
+const STORE_UNAVAILABLE: &str =
+    "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment.";
+const STORE_DAMAGED: &str = "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it.";
+const INTERNAL: &str =
+    "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause.";
 const QUEUE_FULL: &str = "429 | limits | rate_limit_exceeded | null | Too many background responses are queued. Please retry in 10 s.";
 
 /// Status, fault, code, param and message. A new failure needs its line here.
@@ -158,15 +163,9 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::Stopped => {
             "503 | gateway | server_error | null | The gateway stopped before the response was complete. Please retry."
         }
-        Failure::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
-        }
-        Failure::StoreDamaged => {
-            "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
-        }
-        Failure::Internal => {
-            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
-        }
+        Failure::StoreUnavailable => STORE_UNAVAILABLE,
+        Failure::StoreDamaged => STORE_DAMAGED,
+        Failure::Internal => INTERNAL,
         Failure::ClientGone => "500 | client | internal_error | null | The client is gone.",
     }
 }
@@ -332,15 +331,9 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "400 | client | websocket_connection_limit_reached | null | Responses websocket connection limit reached \
              (60 minutes). Create a new websocket connection to continue."
         }
-        RequestError::StoreUnavailable => {
-            "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."
-        }
-        RequestError::StoreDamaged => {
-            "500 | store | store_damaged | null | A stored response that this request needs is damaged. The gateway's log names it."
-        }
-        RequestError::Internal => {
-            "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause."
-        }
+        RequestError::StoreUnavailable => STORE_UNAVAILABLE,
+        RequestError::StoreDamaged => STORE_DAMAGED,
+        RequestError::Internal => INTERNAL,
         _ => line_of_background(error),
     }
 }
