@@ -1,11 +1,14 @@
 //! Several gateways over one PostgreSQL database, and failures of that database.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Simulator;
 use antiphon_testkit::{Gateway, Postgres, PostgresOptions, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::simulator;
 
@@ -110,11 +113,16 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
     let url = server.create_database("killed").await;
     let start = || Setup::over(&upstream).database_url(&url).start();
     let (one, two) = tokio::join!(start(), start());
+    let is_over = Arc::new(AtomicBool::new(false));
     let chains = (0..8).map(|n| {
         let replicas = [one.client.clone(), two.client.clone()];
+        let is_over = Arc::clone(&is_over);
         tokio::spawn(async move {
             let (mut acknowledged, mut refused, mut parent) = (Vec::new(), 0, Value::Null);
-            for turns in 0..60 {
+            for turns in 0.. {
+                if acknowledged.len() >= 2 && is_over.load(Ordering::Relaxed) {
+                    break;
+                }
                 let body = turn(&format!("chain {n}, turn {turns}"), &parent);
                 let reply = replicas[turns % 2].create(&body).await;
                 if reply.status == 200 {
@@ -135,9 +143,11 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
         server.kill9();
         server.restart();
     }
+    is_over.store(true, Ordering::Relaxed);
     let (mut acknowledged, mut refused) = (Vec::new(), 0);
     for chain in chains {
-        let (responses, failures) = chain.await.unwrap();
+        let ended = timeout(Duration::from_secs(60), chain).await;
+        let (responses, failures) = ended.expect("turns are served again").unwrap();
         acknowledged.extend(responses);
         refused += failures;
     }
@@ -149,7 +159,6 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
     }
     println!("{} acknowledged, {lost} lost, {refused} refused", acknowledged.len());
     assert_eq!(lost, 0);
-    assert!(acknowledged.len() > 8);
 }
 
 /// A limit on file sizes that ends within a page: the last write is partial, as on a full disk.
