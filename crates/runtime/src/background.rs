@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | `worker-N`, one per core ([`workers`](crate::workers)) | client connections with their turns and sockets, connections to upstreams, turns that continue without their client |
 //! | `background`, two, started here | accepting connections, background jobs, PostgreSQL's connections and writers |
-//! | blocking threads | reads from SQLite, large bodies |
-//! | `sqlite-writer` | SQLite's writer, which blocks |
+//! | blocking threads, one per core ([`offload`](crate::offload)) | large bodies |
+//! | `sqlite-writer`, `sqlite-reader`, one per connection | SQLite, which blocks |
 //!
 //! There are two background threads, so that a slow job, or compressing a batch for the store, does not delay connections.
 //! There are no more, because the workers use the cores.

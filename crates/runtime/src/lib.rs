@@ -8,6 +8,7 @@ mod deadline;
 mod gauge;
 pub mod hex;
 pub mod memory;
+pub mod offload;
 mod signal;
 mod tasks;
 mod time;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use antiphon_protocol::conversation::PostedItems;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::{item, json};
+use antiphon_runtime::offload::offload;
 use antiphon_store::{
     Append, Appended, AppendedItem, ConversationItem, FoundItems, ItemLocation, Post, Status,
     StoredConversation, StoredTurn,
@@ -125,7 +126,7 @@ impl Conversations {
             true => Ok(Draft::all(&array, &replaced, mint)),
             false => {
                 let prepare = move || Draft::all(&array, &replaced, mint);
-                tokio::task::spawn_blocking(prepare).await.map_err(|_| ConversationError::Internal)
+                offload(prepare).await.map_err(|_| ConversationError::Internal)
             }
         }
     }

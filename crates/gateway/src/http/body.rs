@@ -4,6 +4,7 @@ use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_runtime::offload::offload;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -176,7 +177,7 @@ impl Reader<'_> {
             if is_over {
                 return Ok(bytes.into());
             }
-            let step = tokio::task::spawn_blocking(move || {
+            let step = offload(move || {
                 let is_over = decompress_step(&mut decoder, &mut bytes);
                 is_over.map(|is_over| (decoder, bytes, is_over))
             });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_protocol::request::Wanted;
+use antiphon_runtime::offload::offload;
 
 use super::error::RequestError;
 use crate::body_memory::Reservation;
@@ -24,7 +25,7 @@ pub async fn parse<T: Send + 'static>(
     }
     let is_wanted = Arc::new(AtomicBool::new(true));
     let _stop = StopOnDrop(Arc::clone(&is_wanted));
-    let parsing = tokio::task::spawn_blocking(move || (parse(&|| is_wanted.load(Ordering::Relaxed)), memory));
+    let parsing = offload(move || (parse(&|| is_wanted.load(Ordering::Relaxed)), memory));
     parsing.await.map_err(|_| RequestError::Internal)
 }
 

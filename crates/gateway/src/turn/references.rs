@@ -11,6 +11,7 @@ use antiphon_protocol::id::ItemId;
 use antiphon_protocol::item;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
+use antiphon_runtime::offload::offload;
 use antiphon_store::{FoundItems, IndexedItem};
 use bytes::Bytes;
 
@@ -64,7 +65,7 @@ impl Turn {
         };
         let mut replaced: Vec<Replacement> = match size_bytes <= INLINE_BYTES {
             true => replaced(),
-            false => tokio::task::spawn_blocking(replaced).await.map_err(|_| Failure::Internal)?,
+            false => offload(replaced).await.map_err(|_| Failure::Internal)?,
         };
         replaced.extend(own);
         replaced.sort_by_key(|replaced| replaced.position);

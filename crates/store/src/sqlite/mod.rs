@@ -88,7 +88,7 @@ impl SqliteStore {
     }
 
     fn start(mut opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
-        let readers = Arc::new(Readers::new(std::mem::take(&mut opened.readers), commit_timeout));
+        let readers = Arc::new(Readers::start(std::mem::take(&mut opened.readers), commit_timeout)?);
         let file_identity = opened.file_identity.clone();
         let engine = SqliteEngine::new(opened, Arc::clone(&readers));
         Ok(Self {

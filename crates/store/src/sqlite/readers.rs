@@ -1,10 +1,13 @@
-//! Connections for reading. SQLite blocks, so reads run on threads for blocking work.
+//! Connections for reading. SQLite blocks, so each has a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::StoreError;
@@ -12,13 +15,21 @@ use crate::StoreError;
 /// The writer and the readers of a database in memory share one connection.
 pub(super) type Shared = Arc<Mutex<Connection>>;
 
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
 /// The connections for reading. Each serves one read at a time.
 pub(super) struct Readers {
-    idle: Mutex<Vec<Shared>>,
     /// One per connection; closed with them.
     permits: Arc<Semaphore>,
+    threads: Mutex<Option<Threads>>,
     connections: u32,
     patience: Duration,
+}
+
+/// They end when `reads` is dropped.
+struct Threads {
+    reads: Sender<Read>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 /// A panic in one read or write leaves SQLite's own state whole: an open transaction is rolled back by its destructor.
@@ -30,15 +41,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Readers {
     /// `patience` is how long a read waits for a connection.
-    pub(super) fn new(connections: Vec<Shared>, patience: Duration) -> Self {
+    pub(super) fn start(connections: Vec<Shared>, patience: Duration) -> Result<Self, StoreError> {
         let permits = Arc::new(Semaphore::new(connections.len()));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Mutex::new(connections), permits, connections: count, patience }
+        let threads = Mutex::new(Some(Threads::start(connections)?));
+        Ok(Self { permits, threads, connections: count, patience })
     }
 
     /// Runs the read to its end, even if its caller goes away.
     pub(super) async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = match timeout(self.patience, Arc::clone(&self.permits).acquire_owned()).await {
@@ -48,15 +60,19 @@ impl Readers {
                 return Err(StoreError::Unavailable(reason));
             }
         };
-        let readers = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
-            // Returned after the connection.
+        let (sender, result) = oneshot::channel();
+        self.send(Box::new(move |connection| {
             let _permit = permit;
-            let borrowed = Borrowed::take(&readers)?;
-            read(&lock(&borrowed.connection))
-        });
-        done.await
-            .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("a read was aborted: {error}"))))
+            // Nobody may be waiting any more.
+            sender.send(read(connection)).ok();
+        }))?;
+        result.await.unwrap_or_else(|_| Err(StoreError::Unavailable("a read was aborted".into())))
+    }
+
+    fn send(&self, read: Read) -> Result<(), StoreError> {
+        let threads = lock(&self.threads);
+        let reads = threads.as_ref().map(|threads| &threads.reads).ok_or_else(StoreError::closed)?;
+        reads.send(read).map_err(|_| StoreError::closed())
     }
 
     /// Waits for the running reads, and closes the connections.
@@ -64,28 +80,41 @@ impl Readers {
         // An error means that they are closed already.
         let all = self.permits.acquire_many(self.connections).await;
         self.permits.close();
-        lock(&self.idle).clear();
+        if let Some(Threads { reads, handles }) = lock(&self.threads).take() {
+            drop(reads);
+            // They are idle, so that they end at once, and their connections with them.
+            for handle in handles {
+                handle.join().ok();
+            }
+        }
         drop(all);
     }
 }
 
-/// A connection in use. Dropping it returns it.
-struct Borrowed<'a> {
-    connection: Shared,
-    readers: &'a Readers,
-}
+// === impl Threads ===
 
-// === impl Borrowed ===
-
-impl<'a> Borrowed<'a> {
-    fn take(readers: &'a Readers) -> Result<Self, StoreError> {
-        let connection = lock(&readers.idle).pop().ok_or_else(StoreError::closed)?;
-        Ok(Self { connection, readers })
+impl Threads {
+    fn start(connections: Vec<Shared>) -> Result<Self, StoreError> {
+        let (reads, next) = channel();
+        let next = Arc::new(Mutex::new(next));
+        let start = |connection: Shared| {
+            let next = Arc::clone(&next);
+            let thread = std::thread::Builder::new().name("sqlite-reader".into());
+            thread.spawn(move || serve(&connection, &next))
+        };
+        let handles: Result<_, _> = connections.into_iter().map(start).collect();
+        let handles =
+            handles.map_err(|error| StoreError::Unusable(format!("a thread can't be started: {error}")))?;
+        Ok(Self { reads, handles })
     }
 }
 
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        lock(&self.readers.idle).push(Arc::clone(&self.connection));
+fn serve(connection: &Shared, next: &Mutex<Receiver<Read>>) {
+    loop {
+        // Released before the read, so that the next thread can wait.
+        let received = lock(next).recv();
+        let Ok(read) = received else { return };
+        // A read that panics must not take the thread away from those after it. Its caller is told.
+        catch_unwind(AssertUnwindSafe(|| read(&lock(connection)))).ok();
     }
 }
