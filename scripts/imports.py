@@ -27,7 +27,7 @@ LAYERS = {
         ["http/socket/metrics", "http/socket/settings", "jobs", "metrics"],
         ["operations", "turn", "reload"],
         ["conversations"],
-        ["memory", "telemetry"],
+        ["memory", "telemetry", "tls"],
         ["body_memory", "config", "errors"],
     ],
     "upstream": [

@@ -41,6 +41,7 @@ use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
+use crate::tls::{Tls, TlsError};
 use crate::turn::{BackgroundSettings, TurnSettings, Turns};
 
 /// How long the start waits for the stored account state.
@@ -52,6 +53,7 @@ pub struct App {
     state: AppState,
     workers: Arc<Workers>,
     connections: Gauge,
+    tls: Option<Arc<Tls>>,
     job_metrics: JobMetrics,
     reload_metrics: ReloadMetrics,
     read_memory: ReadMemory,
@@ -68,6 +70,8 @@ pub enum BuildError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(
         "refusing to listen on {0} without a key, as other machines can reach this address: create a key with \
          `antiphon keys create`, or set auth = \"none\" if something in front of Antiphon authenticates clients"
@@ -103,6 +107,8 @@ impl App {
         accounts: Vec<Account>,
         store: Arc<dyn Store>,
     ) -> Result<Self, BuildError> {
+        let tls =
+            config.tls.clone().map(|files| Tls::load(files, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let keys = load_keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
         let operations = Arc::new(operations(&config, accounts, store, keys, &env));
@@ -130,6 +136,9 @@ impl App {
             turns.upstream.metrics().register(registry);
             turns.pool.register_metrics(registry);
             memory.register(registry);
+            if let Some(tls) = &tls {
+                tls.register_metrics(registry);
+            }
             job_metrics.register(registry);
             reload_metrics.register(registry);
         });
@@ -151,6 +160,7 @@ impl App {
             state,
             workers,
             connections,
+            tls,
             job_metrics,
             reload_metrics,
             read_memory: Arc::new(memory::resident_bytes),
@@ -280,6 +290,12 @@ impl App {
         tasks.spawn_background(jobs::accounts::verify(Arc::clone(pool), upstream.clone()));
         tasks.spawn_background(jobs::accounts::share(Arc::clone(pool), store()));
         tasks.spawn_background(jobs::accounts::load_catalogs(Arc::clone(pool), upstream.clone(), clock()));
+        if let Some(interval) = sd_notify::watchdog_enabled() {
+            tasks.spawn_background(jobs::watchdog::notify(Arc::clone(&self.workers), interval));
+        }
+        if let Some(tls) = &self.tls {
+            tasks.spawn_background(jobs::tls::watch(Arc::clone(tls)));
+        }
         if let Some((file, loader)) = self.reload.take() {
             let (pool, config) = (Arc::clone(pool), self.config.clone());
             let reloader = Reloader { pool, metrics: self.reload_metrics.clone(), config, file, loader };
@@ -290,6 +306,7 @@ impl App {
     fn server(&self, endpoints: Endpoints) -> Server {
         Server {
             router: router(&self.state, endpoints),
+            tls: self.tls.clone(),
             max_connections: self.config.limits.max_connections,
             header_read_timeout: self.config.timeouts.header_read,
             write_stall_timeout: self.config.timeouts.write_stall,

@@ -17,4 +17,5 @@ mod metrics;
 mod operations;
 mod reload;
 mod telemetry;
+mod tls;
 pub mod turn;

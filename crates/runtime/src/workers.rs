@@ -72,6 +72,14 @@ impl Workers {
             drop(guard);
         });
     }
+
+    /// Resolves once every worker has run a task.
+    pub async fn respond(&self) {
+        let tasks: Vec<_> = self.workers.iter().map(|worker| worker.handle.spawn(async {})).collect();
+        for task in tasks {
+            task.await.ok();
+        }
+    }
 }
 
 impl Drop for Workers {

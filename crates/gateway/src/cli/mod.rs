@@ -4,6 +4,7 @@ mod accounts;
 mod admin;
 mod config;
 mod demo;
+mod generate;
 mod keys;
 mod migrate;
 mod operations;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use antiphon_runtime::background;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use serde::Serialize;
 
 use crate::config::{Config, Environment, Loaded, Overrides};
@@ -83,6 +85,12 @@ enum Command {
     /// Check or print the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  antiphon completions bash > /etc/bash_completion.d/antiphon")]
+    Completions { shell: Shell },
+    /// Write the man pages
+    #[command(after_help = "Example:\n  antiphon man /usr/local/share/man/man1")]
+    Man { directory: PathBuf },
 }
 
 impl Cli {
@@ -102,6 +110,11 @@ impl Cli {
             Command::Admin(command) => command.run(&self.load(Overrides::default())?),
             Command::Usage(arguments) => arguments.run(&self.load(Overrides::default())?),
             Command::Config(command) => command.run(&self.load(Overrides::default())?),
+            Command::Completions { shell } => {
+                generate::completions(*shell);
+                Ok(())
+            }
+            Command::Man { directory } => generate::man_pages(directory),
         }
     }
 

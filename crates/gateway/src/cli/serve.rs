@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use antiphon_store::SystemClock;
 use anyhow::Context;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
 use super::serve_on_threads;
@@ -27,8 +28,13 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
         };
         let store = config.store.url.to_string();
         let accounts = config.accounts.len();
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
         let app = App::build(config, Arc::new(SystemClock)).await?;
-        eprintln!("Antiphon {} listening on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
+        eprintln!(
+            "Antiphon {} listening on {scheme}://{}",
+            env!("CARGO_PKG_VERSION"),
+            listener.local_addr()?
+        );
         eprintln!("  store: {store}");
         match &source {
             Some(path) => eprintln!("  {accounts} account(s), configuration: {}", path.display()),
@@ -41,9 +47,21 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
                 tracing::warn!(%error, "could not create the admin token; run `antiphon admin token`");
             }
         }
-        app.with_reload(source, reload).run(listener, admin, stop_requested()).await;
+        tell_service_manager(NotifyState::Ready);
+        let stop = async {
+            stop_requested().await;
+            tell_service_manager(NotifyState::Stopping);
+        };
+        app.with_reload(source, reload).run(listener, admin, stop).await;
         Ok(())
     })
+}
+
+/// Does nothing unless systemd, or a manager like it, waits to be told.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be notified");
+    }
 }
 
 pub async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

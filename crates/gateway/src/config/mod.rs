@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tls;
 mod turns;
 mod usage;
 mod values;
@@ -51,6 +52,7 @@ pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
+pub use self::tls::TlsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
 pub use self::usage::UsageConfig;
 
@@ -93,6 +95,10 @@ pub struct Config {
     pub sockets: SocketsConfig,
     pub usage: UsageConfig,
     pub log: LogConfig,
+
+    /// TLS on both addresses. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
 
     /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -157,6 +163,8 @@ struct Draft {
     usage: UsageConfig,
     #[serde(default)]
     log: LogConfig,
+    #[serde(default)]
+    tls: Option<TlsConfig>,
     #[serde(default)]
     prices: Vec<PriceDraft>,
     #[serde(default)]
@@ -248,6 +256,7 @@ impl Default for Config {
             sockets: SocketsConfig::default(),
             usage: UsageConfig::default(),
             log: LogConfig::default(),
+            tls: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
         }
@@ -271,6 +280,7 @@ impl Draft {
             sockets: self.sockets,
             usage: self.usage,
             log: self.log,
+            tls: self.tls,
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
         }

@@ -50,6 +50,8 @@ pub enum RequestError {
     TooManyAttempts(Duration),
     #[error("A request needs one Host header that names the gateway.")]
     BadHost,
+    #[error("This address is served over TLS: use https:// instead of http:// in the base URL.")]
+    HttpsRequired,
     /// Nobody has to have a key yet, and the request does not look like one of this machine.
     #[error(
         "Without a key, this gateway is served to this machine only, and not as '{0}': create a key, or add the name to \
@@ -140,6 +142,7 @@ impl RequestError {
             Self::InvalidKey => client(StatusCode::UNAUTHORIZED, Some("invalid_api_key")),
             Self::TooManyAttempts(_) => client(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
             Self::BadHost => invalid(Some("invalid_host"), None),
+            Self::HttpsRequired => invalid(Some("https_required"), None),
             Self::HostNotAllowed(_) => client(StatusCode::FORBIDDEN, Some("host_not_allowed")),
             Self::CrossSite => client(StatusCode::FORBIDDEN, Some("cross_site_request")),
             Self::InvalidQuery { param, .. } => invalid(Some("invalid_value"), Some(*param)),

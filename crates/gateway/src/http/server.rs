@@ -1,6 +1,7 @@
 //! The accept loop: connections with their timeouts, and a graceful stop.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::either::Either;
 use tower::ServiceExt;
 
 use super::auth::Peer;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use super::socket::UpgradeSlot;
-use super::stall::StallGuard;
+use super::stall::{ClientStream, StallGuard};
+use crate::tls::Tls;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{GaugeGuard, Tasks};
 use prometheus_client::metrics::gauge::Gauge;
@@ -30,9 +33,14 @@ use prometheus_client::metrics::gauge::Gauge;
 /// The pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// What every TLS handshake begins with: the type of its record.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Serves one listener.
 pub struct Server {
     pub router: Router,
+    /// If set, clients are served over TLS only.
+    pub tls: Option<Arc<Tls>>,
     pub max_connections: usize,
     /// How long a client may take to send the headers of a request, and how long a connection may be idle between two
     /// requests. Longer than clients keep idle connections: otherwise they would write to one that is being closed.
@@ -74,18 +82,28 @@ impl Server {
         let first_request = Arc::clone(&request_begun);
         let upgrade_slot = UpgradeSlot::default();
         let slot_of_requests = upgrade_slot.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            request_begun.notify_one();
-            handle(router.clone(), peer, &slot_of_requests, request)
-        });
+        let tls = self.tls.clone();
         let mut stopping = self.tasks.stopping().listen();
         let (header_read_timeout, write_stall_timeout) = (self.header_read_timeout, self.write_stall_timeout);
         async move {
             // Created here, as a stream belongs to the runtime that it is created on.
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let io = TokioIo::new(StallGuard::new(stream, write_stall_timeout));
+            let handshake =
+                tokio::time::timeout(header_read_timeout, open(tls.as_deref(), stream, write_stall_timeout));
+            let Some(Ok(opened)) = stopping.or(pin!(handshake)).await else { return };
+            let stream = match opened {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
+            };
+            let is_refused = tls.is_some() && matches!(stream, Either::Left(_));
+            let service = service_fn(move |request: Request<Incoming>| {
+                request_begun.notify_one();
+                let router = (!is_refused).then(|| router.clone());
+                handle(router, peer, &slot_of_requests, request)
+            });
             // Boxed, so that its memory is released before a WebSocket takes over.
-            let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
+            let mut connection =
+                Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
             let served = tokio::select! {
                 biased;
                 served = connection.as_mut() => served,
@@ -104,6 +122,26 @@ impl Server {
             }
         }
     }
+}
+
+/// The stream to a client. With TLS, that of a client that speaks plain HTTP is not encrypted: it is told so.
+async fn open(
+    tls: Option<&Tls>,
+    stream: TcpStream,
+    write_stall_timeout: Duration,
+) -> io::Result<ClientStream> {
+    let is_tls = match tls {
+        Some(_) => {
+            let mut first = [0];
+            stream.peek(&mut first).await? == 0 || first == [TLS_HANDSHAKE]
+        }
+        None => false,
+    };
+    let stream = StallGuard::new(stream, write_stall_timeout);
+    Ok(match tls {
+        Some(tls) if is_tls => Either::Right(Box::new(Box::pin(tls.accept(stream)).await?)),
+        _ => Either::Left(stream),
+    })
 }
 
 /// Resolves if no first request begins in time. The builder's own limit starts only when the peer has shown which version
@@ -133,8 +171,9 @@ async fn accept(
     }
 }
 
+/// `router` is `None` for a client that must use HTTPS.
 fn handle(
-    router: Router,
+    router: Option<Router>,
     peer: Peer,
     upgrade_slot: &UpgradeSlot,
     mut request: Request<Incoming>,
@@ -147,11 +186,15 @@ fn handle(
         *request.uri_mut() = uri;
     }
     request.extensions_mut().insert(peer);
-    let reply = has_host.then(|| router.oneshot(request.map(Body::new)));
+    let reply = match router {
+        Some(router) if has_host => Ok(router.oneshot(request.map(Body::new))),
+        Some(_) => Err(RequestError::BadHost),
+        None => Err(RequestError::HttpsRequired),
+    };
     async {
         match reply {
-            Some(reply) => reply.await,
-            None => Ok(ErrorReply::from(RequestError::BadHost.row()).into_response()),
+            Ok(reply) => reply.await,
+            Err(error) => Ok(ErrorReply::from(error.row()).into_response()),
         }
     }
 }

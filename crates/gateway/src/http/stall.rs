@@ -6,7 +6,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+/// A client's connection, with or without TLS. Boxed, so that connections without it do not take its memory.
+pub type ClientStream = Either<StallGuard<TcpStream>, Box<TlsStream<StallGuard<TcpStream>>>>;
 
 /// Fails a write that made no progress for the whole limit. A slow peer is fine: every byte that it reads resets the timer.
 #[derive(Debug)]

@@ -10,4 +10,6 @@ pub mod memory;
 pub mod metrics;
 pub mod replicas;
 pub mod store;
+pub mod tls;
 pub mod usage;
+pub mod watchdog;

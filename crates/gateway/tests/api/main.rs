@@ -44,6 +44,7 @@ mod sockets;
 mod stalling;
 mod states;
 mod streaming;
+mod tls;
 mod tokens;
 mod trust;
 mod uploading;

@@ -16,6 +16,7 @@ mod reloading;
 mod serving;
 mod sockets;
 mod stalling;
+mod systemd;
 mod uploading;
 mod usage;
 

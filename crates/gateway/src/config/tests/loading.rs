@@ -127,6 +127,11 @@ limits = { requests_per_minute = 6, budgets = [{ cost = 2.5, window = "month" }]
 [log]
 format = "json"
 filter = "debug,hyper=\"info\""
+
+[tls]
+certificate = "/etc/antiphon/fullchain.pem"
+key = "/etc/antiphon/key.pem"
+client_ca = "/etc/antiphon/clients.pem"
 "#;
 
 fn keys(config: &Config) -> BTreeSet<String> {

@@ -190,6 +190,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::InvalidKey,
         RequestError::MemoryShort,
         RequestError::BadHost,
+        RequestError::HttpsRequired,
         RequestError::HostNotAllowed(id()),
         RequestError::CrossSite,
         RequestError::TooManyAttempts(REST),
@@ -283,6 +284,10 @@ fn line_of_request(error: &RequestError) -> &'static str {
         }
         RequestError::BadHost => {
             "400 | client | invalid_host | null | A request needs one Host header that names the gateway."
+        }
+        RequestError::HttpsRequired => {
+            "400 | client | https_required | null | This address is served over TLS: use https:// instead of http:// in the \
+             base URL."
         }
         RequestError::HostNotAllowed(_) => {
             "403 | client | host_not_allowed | null | Without a key, this gateway is served to this machine only, and not as \

@@ -15,7 +15,6 @@ use antiphon_protocol::socket::{ClientFrame, StreamId};
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
 use http::HeaderMap;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -31,7 +30,7 @@ use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::parsing;
-use crate::http::stall::StallGuard;
+use crate::http::stall::ClientStream;
 use crate::turn::{Lane, LaneMemory};
 use antiphon_access::keys::Caller;
 
@@ -44,7 +43,7 @@ const MAX_PONGS: u32 = 16;
 /// After a message larger than this, an idle socket shrinks its buffers.
 const SHRINK_THRESHOLD_BYTES: usize = 4 * 1024;
 
-pub type Socket = WebSocketStream<Metered<StallGuard<TcpStream>>>;
+pub type Socket = WebSocketStream<Metered<ClientStream>>;
 type Parsed = Result<(Result<ClientFrame, ApiError>, Reservation), RequestError>;
 
 pub struct Connection {
@@ -87,7 +86,7 @@ enum Step {
 
 impl Connection {
     pub fn open(
-        stream: StallGuard<TcpStream>,
+        stream: ClientStream,
         early: Bytes,
         state: AppState,
         headers: HeaderMap,
@@ -339,7 +338,7 @@ impl Connection {
 }
 
 /// The WebSocket over a connection on which no frame is partly read or written.
-fn websocket(metered: Metered<StallGuard<TcpStream>>, max_bytes: usize) -> Socket {
+fn websocket(metered: Metered<ClientStream>, max_bytes: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)

@@ -23,7 +23,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, hea
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::connection::Connection;
@@ -32,7 +31,7 @@ use super::auth::{ALTERNATIVE_KEY_HEADERS, authenticate, share_of};
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use super::fallback::method_not_allowed;
-use super::stall::StallGuard;
+use super::stall::ClientStream;
 use crate::body_memory::Share;
 use antiphon_access::keys::Caller;
 
@@ -188,8 +187,8 @@ impl AcceptedUpgrade {
 }
 
 /// The connection, and the bytes that arrived right after the handshake.
-async fn take_upgraded_stream(upgrade: OnUpgrade) -> Option<(StallGuard<TcpStream>, Bytes)> {
-    let parts = downcast::<TokioIo<StallGuard<TcpStream>>>(upgrade.await.ok()?).ok()?;
+async fn take_upgraded_stream(upgrade: OnUpgrade) -> Option<(ClientStream, Bytes)> {
+    let parts = downcast::<TokioIo<ClientStream>>(upgrade.await.ok()?).ok()?;
     // Copied, as it would keep the whole buffer of the handshake in memory.
     Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
