@@ -1,5 +1,5 @@
 # `make` alone lists what there is.
-.PHONY: help test lint deny fuzz bench chaos soak
+.PHONY: help test lint deny fuzz bench chaos soak dist dist-test
 
 help:
 	@echo "make test   install what the tests need, and run them all"
@@ -8,6 +8,7 @@ help:
 	@echo "make fuzz   each fuzz target for a minute (scripts/fuzz SECONDS for longer)"
 	@echo "make bench  the figures of docs/benchmarks.md"
 	@echo "make chaos  faults under load, for SECONDS (120), from SEED (random): docs/reliability.md"
+	@echo "make dist   packages, image and tarball in target/packages; make dist-test uses them"
 	@echo "make soak   modest load for SECONDS (600): nothing may grow"
 
 test:
@@ -30,3 +31,9 @@ chaos:
 
 soak:
 	scripts/chaos $(if $(SEED),--seed $(SEED)) soak $(if $(SECONDS),--seconds $(SECONDS))
+
+dist:
+	scripts/dist
+
+dist-test:
+	scripts/dist-test
