@@ -150,8 +150,7 @@ async fn a_failed_or_lost_socket_falls_back_to_http() {
 #[tokio::test]
 async fn a_slow_handshake_falls_back_to_http() {
     let upstream = simulator().await;
-    let setup =
-        Setup::over(&upstream).account(0, "transport = \"auto\"").config("timeouts.connect = \"200ms\"");
+    let setup = Setup::over(&upstream).account(0, "transport = \"auto\"").config("timeouts.connect = \"2s\"");
     let gateway = setup.start().await;
     upstream.handshake(Script::new().hang());
     let first = gateway.client.create(turn(None)).await.ok_id();
