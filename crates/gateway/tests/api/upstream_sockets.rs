@@ -159,12 +159,13 @@ async fn a_slow_handshake_falls_back_to_http() {
     assert_eq!(upstream.sockets().len(), 1, "the failed handshake is remembered");
 }
 
-/// `a` uses only sockets, and `b` takes over.
+/// `a` uses only sockets, and `b` takes over. The clock stands still: no cooldown ends.
 async fn socket_account_and_another() -> (Simulator, Simulator, Gateway) {
     let (first, second) = (simulator().await, simulator().await);
     let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
         .account(0, "transport = \"websocket\"")
         .config("routing.strategy = \"fill_first\"")
+        .clock(&Arc::new(ManualClock::default()))
         .start()
         .await;
     (first, second, gateway)
