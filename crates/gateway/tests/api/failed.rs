@@ -154,7 +154,7 @@ async fn a_failed_response_of_the_upstream_with_any_output_of_its_own() {
 #[tokio::test]
 async fn a_stream_that_becomes_silent_or_takes_too_long() {
     // Long enough for the turns that do not fail, and for what comes before the silence.
-    let cases = ["timeouts.idle = \"3s\"", "timeouts.turn = \"3s\""]
+    let cases = ["timeouts.idle = \"10s\"", "timeouts.turn = \"10s\""]
         .into_iter()
         .flat_map(|config| [1, 5, 9].map(|n| (config, n)));
     join_all(cases.map(async |(config, n)| {
