@@ -48,12 +48,13 @@ impl MemoryCeiling {
 
     /// Takes over a reading. Only one task may call this.
     pub fn update(&self, resident_bytes: u64, ceiling_bytes: u64) -> Option<Crossing> {
-        self.resident.set(i64::try_from(resident_bytes).unwrap_or(i64::MAX));
         self.ceiling.set(i64::try_from(ceiling_bytes).unwrap_or(i64::MAX));
         let was_refusing = self.is_refusing.load(Ordering::Relaxed);
         let percent = if was_refusing { ACCEPT_PERCENT } else { REFUSE_PERCENT };
         let is_refusing = resident_bytes >= percent_of(ceiling_bytes, percent);
         self.is_refusing.store(is_refusing, Ordering::Relaxed);
+        // Whoever sees the reading in the metrics meets what it has decided.
+        self.resident.set(i64::try_from(resident_bytes).unwrap_or(i64::MAX));
         match (was_refusing, is_refusing) {
             (false, true) => Some(Crossing::Above),
             (true, false) => Some(Crossing::Below),

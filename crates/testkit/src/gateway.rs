@@ -32,6 +32,9 @@ pub struct Setup {
 /// With `postgres` in it, gateways keep their responses on a PostgreSQL server unless a test says where.
 const STORE_VARIABLE: &str = "ANTIPHON_TEST_STORE";
 
+/// That the machine is busy is no failure of the store: only tests about deadlines have short ones.
+const DEADLINES: [&str; 2] = ["store.commit_timeout", "store.read_timeout"];
+
 /// A running gateway; stopped when it is dropped.
 pub struct Gateway {
     pub client: Client,
@@ -139,7 +142,9 @@ impl Setup {
     pub fn toml(&self) -> String {
         let file = || format!("sqlite://{}", self.database().display());
         let url = self.database_url.clone().unwrap_or_else(file);
-        format!("store.url = \"{url}\"\n{}\n{}", self.config, self.accounts.concat())
+        let unset = DEADLINES.iter().filter(|key| !self.config.contains(**key));
+        let patience: String = unset.map(|key| format!("{key} = \"3m\"\n")).collect();
+        format!("store.url = \"{url}\"\n{patience}{}\n{}", self.config, self.accounts.concat())
     }
 
     pub async fn start(mut self) -> Gateway {

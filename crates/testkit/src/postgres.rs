@@ -2,9 +2,9 @@
 //! nothing behind however the test process ends.
 
 mod pooler;
+mod port;
 mod server;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin};
 use std::sync::OnceLock;
@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
+use self::port::Port;
 use self::server::Server;
 
-/// How often another port is tried when somebody else takes the one that was free.
-const PORTS: u32 = 10;
 /// Recovery after a kill included, on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How a cluster is made. Everybody who comes from this machine is trusted, unless told otherwise.
 #[derive(Debug, Clone)]
@@ -43,7 +42,7 @@ pub struct PostgresOptions {
 pub struct Postgres {
     server: Server,
     folder: PathBuf,
-    port: u16,
+    port: Port,
     options: PostgresOptions,
     running: Option<Child>,
     watchdog: Child,
@@ -76,14 +75,10 @@ impl Postgres {
         let mut watchdog = server.watch(&folder);
         let life = watchdog.stdin.take();
         server.initialise(&folder, &options);
-        let mut cluster = Self { server, folder, port: 0, options, running: None, watchdog, life };
-        for _ in 0..PORTS {
-            cluster.port = free_port();
-            if cluster.run() {
-                return cluster;
-            }
-        }
-        panic!("no port is free for PostgreSQL: {}", cluster.log());
+        let port = Port::reserve();
+        let mut cluster = Self { server, folder, port, options, running: None, watchdog, life };
+        cluster.run();
+        cluster
     }
 
     /// The cluster that the tests of one process share. It does not wait for the disk.
@@ -108,7 +103,7 @@ impl Postgres {
     /// Runs statements in a database as its administrator, whatever the cluster asks of others.
     pub async fn execute(&self, database: &str, sql: &str) {
         let mut config = tokio_postgres::Config::new();
-        config.user("postgres").dbname(database).host_path(self.socket_folder()).port(self.port);
+        config.user("postgres").dbname(database).host_path(self.socket_folder()).port(self.port());
         let (client, connection) =
             config.connect(NoTls).await.expect("the cluster accepts its administrator");
         let driven = tokio::spawn(connection);
@@ -120,17 +115,17 @@ impl Postgres {
     /// A database by its name, over TCP.
     pub fn url(&self, database: &str) -> String {
         let password = self.options.password.as_ref().map(|password| format!(":{password}"));
-        format!("postgres://postgres{}@127.0.0.1:{}/{database}", password.unwrap_or_default(), self.port)
+        format!("postgres://postgres{}@127.0.0.1:{}/{database}", password.unwrap_or_default(), self.port())
     }
 
     /// A database by its name, over the Unix socket.
     pub fn socket_url(&self, database: &str) -> String {
         let folder = self.socket_folder().display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{folder}:{}/{database}", self.port)
+        format!("postgres://postgres@{folder}:{}/{database}", self.port())
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The cluster's folder. Files that a test writes here are removed with the cluster.
@@ -178,33 +173,25 @@ impl Postgres {
     /// Starts what was killed or stopped, or else stops it first, on the same port; waits until it accepts connections.
     pub fn restart(&mut self) {
         self.stop();
-        assert!(self.run(), "PostgreSQL does not come back: {}", self.log());
+        self.run();
     }
 
-    /// `false` if somebody else has the port.
-    fn run(&mut self) -> bool {
+    fn run(&mut self) {
         let started = Instant::now();
-        let mut child = self.server.run(&self.folder, self.port, &self.options);
+        let mut child = self.server.run(&self.folder, self.port(), &self.options);
         while started.elapsed() < START_TIMEOUT {
             if let Some(status) = child.try_wait().expect("the server can be waited for") {
-                let log = self.log();
-                assert!(log.contains("Address already in use"), "PostgreSQL ended with {status}: {log}");
-                return false;
+                panic!("PostgreSQL ended with {status}: {}", self.log());
             }
             if server::is_ready(&self.folder, child.id()) {
                 self.running = Some(child);
-                return true;
+                return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         server::kill9(&mut child);
         panic!("PostgreSQL does not start within {START_TIMEOUT:?}: {}", self.log());
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// The watchdog does it, in the same way as after the end of the process.

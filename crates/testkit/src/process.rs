@@ -139,7 +139,10 @@ async fn spawn(binary: &Path, setup: &Setup) -> Result<(String, Child, Stderr), 
 
 fn write_config(setup: &Setup) -> PathBuf {
     let file = setup.database().with_file_name("process.toml");
-    std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml())).expect("a writable folder");
+    // At once: a running gateway may look at the file at any time.
+    let new = file.with_extension("new");
+    std::fs::write(&new, format!("listen = \"127.0.0.1:0\"\n{}", setup.toml())).expect("a writable folder");
+    std::fs::rename(new, &file).expect("a writable folder");
     file
 }
 

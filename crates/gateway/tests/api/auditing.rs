@@ -1,26 +1,36 @@
 //! The audit log, and the OpenAPI document of the admin API.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use antiphon_testkit::{ManualClock, Setup};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::administering::Operator;
-use crate::gateway;
+use crate::{gateway, simulator};
 
 #[tokio::test]
 async fn the_audit_log_has_every_change_and_no_failed_ones() {
-    let (_upstream, gateway) = gateway().await;
+    let upstream = simulator().await;
+    let clock = Arc::new(ManualClock::default());
+    let gateway = Setup::over(&upstream).clock(&clock).start().await;
     let operator = Operator::of(&gateway).await;
-    let secret = operator.key(json!({"name": "one"})).await;
-    operator.send(Method::POST, "/api/keys", json!({"name": "one"})).await;
-    let rotated = operator.post("/api/keys/one/rotate").await;
-    operator.post("/api/keys/one/revoke").await;
-    operator.post("/api/keys/one/revoke").await;
-    operator.call(Method::DELETE, "/api/keys/one").await;
-    operator.call(Method::DELETE, "/api/keys/one").await;
-    operator.post("/api/accounts/one/pause").await;
-    operator.post("/api/accounts/one/resume").await;
+    // Entries of one millisecond are in no particular order.
+    let next = || {
+        clock.advance(Duration::from_millis(1));
+        &operator
+    };
+    let secret = next().key(json!({"name": "one"})).await;
+    next().send(Method::POST, "/api/keys", json!({"name": "one"})).await;
+    let rotated = next().post("/api/keys/one/rotate").await;
+    next().post("/api/keys/one/revoke").await;
+    next().post("/api/keys/one/revoke").await;
+    next().call(Method::DELETE, "/api/keys/one").await;
+    next().call(Method::DELETE, "/api/keys/one").await;
+    next().post("/api/accounts/one/pause").await;
+    next().post("/api/accounts/one/resume").await;
     let log = operator.get("/api/audit").await;
     let entries = log["entries"].as_array().unwrap();
     let told: Vec<[&str; 3]> = entries

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Gateway, Setup, header};
+use antiphon_testkit::{Gateway, Setup, eventually, header};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::{gateway, simulator};
 
 /// Longer than any step takes, unless the gateway waits where it should not.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn connect(gateway: &Gateway) -> TcpStream {
     TcpStream::connect(gateway.address()).await.unwrap()
@@ -52,14 +52,14 @@ async fn a_connection_without_request_headers_is_closed_after_the_timeout() {
 #[tokio::test]
 async fn an_idle_connection_is_kept_for_the_configured_time_and_then_closed() {
     let upstream = simulator().await;
-    let gateway = Setup::over(&upstream).config("timeouts.header_read = \"2s\"").start().await;
+    let gateway = Setup::over(&upstream).config("timeouts.header_read = \"5s\"").start().await;
     let mut stream = connect(&gateway).await;
     for _ in 0..3 {
         assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200 "));
     }
     let idle_since = Instant::now();
     assert_eq!(closed(&mut stream).await, "");
-    assert!(idle_since.elapsed() > Duration::from_secs(1), "closed after {:?}", idle_since.elapsed());
+    assert!(idle_since.elapsed() > Duration::from_secs(2), "closed after {:?}", idle_since.elapsed());
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_body_waits_for_memory_and_is_rejected_when_none_is_freed() {
     // The compressed body is small and has to wait as well.
     let compressed = zstd::encode_all(large.as_bytes(), 1).unwrap();
     let bodies = [("identity", large.into_bytes()), ("zstd", compressed)];
-    for (patience, status, second) in [("20s", 200, 0), ("1s", 503, 0), ("20s", 200, 1), ("1s", 503, 1)] {
+    for (patience, status, second) in [("60s", 200, 0), ("4s", 503, 0), ("60s", 200, 1), ("4s", 503, 1)] {
         let limits = format!("{limits}\ntimeouts.body_read = \"{patience}\"");
         let gateway = Setup::over(&upstream).config(&limits).start().await;
         let (script, gate) = Script::answer("slow").gated();
@@ -140,7 +140,7 @@ async fn a_shutdown_finishes_streams_and_rejects_new_connections() {
     events.next().await.unwrap();
     let stopping = tokio::spawn(gateway.stop());
     assert_eq!(closed(&mut idle).await, "", "an idle connection is closed at once");
-    TcpStream::connect(address).await.expect_err("it still listens");
+    eventually("it does not listen", async || TcpStream::connect(address).await.is_err()).await;
     assert!(!stopping.is_finished());
     gate.open();
     assert_eq!(events.rest().await.last().unwrap().name, "response.completed");

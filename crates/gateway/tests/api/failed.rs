@@ -4,6 +4,7 @@ use antiphon_protocol::json;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_testkit::{Came, Client, Gateway, Setup, Socket, eventually};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::simulator;
@@ -152,12 +153,15 @@ async fn a_failed_response_of_the_upstream_with_any_output_of_its_own() {
 
 #[tokio::test]
 async fn a_stream_that_becomes_silent_or_takes_too_long() {
-    for config in ["timeouts.idle = \"200ms\"", "timeouts.turn = \"400ms\""] {
+    // Long enough for the turns that do not fail, and for what comes before the silence.
+    let cases = ["timeouts.idle = \"10s\"", "timeouts.turn = \"10s\""]
+        .into_iter()
+        .flat_map(|config| [1, 5, 9].map(|n| (config, n)));
+    join_all(cases.map(async |(config, n)| {
         let failing = Failing::start(config).await;
-        for n in [1, 5, 9] {
-            failing.check(&long_answer().hang_after(n)).await;
-        }
-    }
+        failing.check(&long_answer().hang_after(n)).await;
+    }))
+    .await;
 }
 
 #[tokio::test]

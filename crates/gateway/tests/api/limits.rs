@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
-use antiphon_store::{Clock, SystemClock};
+use antiphon_store::Clock;
 use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, Socket, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ fn rates(reply: &Reply, of: &str) -> [String; 2] {
 }
 
 /// A clock at the thirtieth second of a minute.
-fn half_past() -> Arc<ManualClock> {
+pub(crate) fn half_past() -> Arc<ManualClock> {
     let clock = Arc::new(ManualClock::default());
     let into_minute = clock.now().unix_ms().rem_euclid(60_000);
     clock.advance(Duration::from_millis((90_000 - into_minute).unsigned_abs()));
@@ -291,7 +291,9 @@ async fn a_clock_set_back_finds_windows_unchanged() {
 #[tokio::test]
 async fn keys_of_a_project_share_its_limits_and_have_their_own() {
     let upstream = simulator().await;
-    let setup = Setup::over(&upstream).config("[projects.team]\nlimits = { requests_per_minute = 3 }");
+    let setup = Setup::over(&upstream)
+        .clock(&half_past())
+        .config("[projects.team]\nlimits = { requests_per_minute = 3 }");
     let limited = limited_over(upstream, setup, json!({"requests_per_minute": 2})).await;
     let operator = Operator::of(&limited.gateway).await;
     let other = operator.key(json!({"name": "two", "project": "team"})).await;
@@ -313,7 +315,9 @@ async fn keys_of_a_project_share_its_limits_and_have_their_own() {
 #[tokio::test]
 async fn operators_see_the_state_of_limits() {
     let upstream = simulator().await;
+    let clock = half_past();
     let setup = Setup::over(&upstream)
+        .clock(&clock)
         .config("prices = [{ model = \"sim\", input = 1000, output = 2000 }]")
         .config("[projects.team]\nlimits = { tokens_per_minute = 9000 }");
     let limits = json!({"concurrent_turns": 2, "budgets": [{"cost": 2.5, "window": "month"}]});
@@ -333,7 +337,7 @@ async fn operators_see_the_state_of_limits() {
         (&json!("US dollars per month"), &json!(2.5), &json!(0.25))
     );
     assert!(cost["held"].as_f64().unwrap() > 1.9, "{cost}");
-    let now = antiphon_runtime::rfc3339(SystemClock.now());
+    let now = antiphon_runtime::rfc3339(clock.now());
     assert!(cost["resets_at"].as_str().unwrap() > now.as_str());
     assert_eq!((&tokens["owner"], &tokens["limit"]), (&json!("project"), &json!(9000.0)));
     gate.open();

@@ -146,7 +146,7 @@ async fn no_acknowledged_response_is_lost_when_the_database_is_killed() {
     is_over.store(true, Ordering::Relaxed);
     let (mut acknowledged, mut refused) = (Vec::new(), 0);
     for chain in chains {
-        let ended = timeout(Duration::from_secs(60), chain).await;
+        let ended = timeout(Duration::from_secs(180), chain).await;
         let (responses, failures) = ended.expect("turns are served again").unwrap();
         acknowledged.extend(responses);
         refused += failures;

@@ -260,7 +260,7 @@ async fn events_are_not_read_before_they_are_written_and_wait_for_the_store() {
 async fn a_turn_stops_that_cannot_be_logged_for_longer_than_its_lease() {
     let upstream = simulator().await;
     let faults = Faults::default();
-    let config = "background.lease = \"300ms\"";
+    let config = "background.lease = \"3s\"";
     let gateway = Setup::over(&upstream).faults(&faults).config(config).start().await;
     let (script, gate) = Script::answer("a b c d").hang_after(9).gated_after(6);
     upstream.script(script);

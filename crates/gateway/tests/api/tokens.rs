@@ -182,7 +182,7 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_fails_over() {
 #[tokio::test]
 async fn turns_do_not_wait_forever_for_a_slow_refresh_and_use_its_token_later() {
     let mut tokens = tokens(2).await;
-    tokens.setup = tokens.setup.config("timeouts.connect = \"300ms\"");
+    tokens.setup = tokens.setup.config("timeouts.connect = \"2s\"");
     let gateway = tokens.setup.clone().start().await;
     tokens.server.hold();
     gateway.client.created(plain()).await;

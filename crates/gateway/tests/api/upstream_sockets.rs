@@ -150,8 +150,7 @@ async fn a_failed_or_lost_socket_falls_back_to_http() {
 #[tokio::test]
 async fn a_slow_handshake_falls_back_to_http() {
     let upstream = simulator().await;
-    let setup =
-        Setup::over(&upstream).account(0, "transport = \"auto\"").config("timeouts.connect = \"200ms\"");
+    let setup = Setup::over(&upstream).account(0, "transport = \"auto\"").config("timeouts.connect = \"2s\"");
     let gateway = setup.start().await;
     upstream.handshake(Script::new().hang());
     let first = gateway.client.create(turn(None)).await.ok_id();
@@ -160,12 +159,13 @@ async fn a_slow_handshake_falls_back_to_http() {
     assert_eq!(upstream.sockets().len(), 1, "the failed handshake is remembered");
 }
 
-/// `a` uses only sockets, and `b` takes over.
+/// `a` uses only sockets, and `b` takes over. The clock stands still: no cooldown ends.
 async fn socket_account_and_another() -> (Simulator, Simulator, Gateway) {
     let (first, second) = (simulator().await, simulator().await);
     let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
         .account(0, "transport = \"websocket\"")
         .config("routing.strategy = \"fill_first\"")
+        .clock(&Arc::new(ManualClock::default()))
         .start()
         .await;
     (first, second, gateway)

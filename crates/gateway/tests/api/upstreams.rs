@@ -23,7 +23,7 @@ async fn silent_peer() -> String {
 #[tokio::test]
 async fn an_upstream_that_does_not_answer_the_tls_handshake_is_replaced() {
     let (upstream, silent) = (simulator().await, silent_peer().await);
-    let connect = "timeouts.connect = \"200ms\"\nrouting.strategy = \"fill_first\"";
+    let connect = "timeouts.connect = \"2s\"\nrouting.strategy = \"fill_first\"";
     for transport in ["http", "websocket", "auto"] {
         let accounts = [("silent", silent.as_str()), ("good", &upstream.url())];
         let setup = Setup::with_accounts(accounts).config(connect);

@@ -18,7 +18,7 @@ enum Store {
 }
 
 async fn setup(upstream: &Simulator, store: Store) -> Setup {
-    let setup = Setup::over(upstream).config("background.lease = \"600ms\"");
+    let setup = Setup::over(upstream).config("background.lease = \"3s\"");
     match store {
         Store::File => setup,
         Store::Postgres => setup.database_url(&Postgres::shared_database().await),

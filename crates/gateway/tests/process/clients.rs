@@ -12,6 +12,9 @@ use tokio::process::Command;
 use crate::binary;
 use crate::command::antiphon;
 
+/// Node.js alone takes seconds to load the SDKs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 #[tokio::test]
 async fn the_openai_python_sdk_works() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
@@ -176,7 +179,7 @@ async fn the_openai_node_sdk_works_over_a_socket_over_either_kind_of_upstream() 
             .env("REPLAYS", if transport == "http" { "yes" } else { "" })
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+        let output = tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
         let (log, _) = gateway.terminate().await;
         let shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         assert!(output.status.success() && shown[0] == "ok\n", "{transport}: {shown:?}\n{log:#?}");
@@ -200,7 +203,7 @@ async fn conversations_work_with_the_openai_and_agents_sdks_for_node() {
         .env("CLIENTS", client_tool(""))
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+    let output = tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
     let (log, _) = gateway.terminate().await;
     let shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     assert!(output.status.success() && shown[0] == "ok\n", "{shown:?}\n{log:#?}");

@@ -189,7 +189,7 @@ async fn acknowledged_turns_survive_a_crash() {
 async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
-    let options = StoreOptions { commit_timeout: Duration::from_secs(2), ..StoreOptions::default() };
+    let options = StoreOptions { commit_timeout: Duration::from_secs(4), ..StoreOptions::default() };
     let store = open_with(&path, options).await.unwrap();
     let other = connect(&path);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -5,27 +5,31 @@ use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::{Postgres, free_port};
+use super::Postgres;
+use super::port::Port;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 impl Postgres {
     /// The URL of a new, empty database in the [shared](Self::shared) cluster, behind PgBouncer in transaction mode.
     pub async fn shared_pooled_database() -> String {
-        static POOLER: OnceLock<(Child, u16)> = OnceLock::new();
+        static POOLER: OnceLock<(Child, Port)> = OnceLock::new();
         let shared = Self::shared();
         let (_, port) = POOLER.get_or_init(|| shared.start_pooler());
-        Self::shared_database().await.replace(&format!(":{}/", shared.port), &format!(":{port}/"))
+        Self::shared_database()
+            .await
+            .replace(&format!(":{}/", shared.port()), &format!(":{}/", port.number()))
     }
 
     /// Starts PgBouncer, which ends with the cluster. Returns its port, too.
-    fn start_pooler(&self) -> (Child, u16) {
-        let port = free_port();
+    fn start_pooler(&self) -> (Child, Port) {
+        let reserved = Port::reserve();
+        let port = reserved.number();
         let config = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = trust\nauth_file = users\npool_mode = transaction\npidfile = pooler.pid\n\
              max_client_conn = 2000\ndefault_pool_size = 2\n",
-            self.port
+            self.port()
         );
         for (name, content) in [("pooler.ini", config.as_str()), ("users", "\"postgres\" \"\"\n")] {
             std::fs::write(self.folder.join(name), content).expect("the folder is ours");
@@ -40,6 +44,6 @@ impl Postgres {
             assert!(ended.is_none() && Instant::now() < deadline, "PgBouncer does not start: {ended:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
-        (pooler, port)
+        (pooler, reserved)
     }
 }

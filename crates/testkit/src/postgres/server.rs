@@ -98,10 +98,11 @@ impl Server {
         command
     }
 
-    /// Of the running server and its children; those that are still to be born have the server's limit.
+    /// Of the running server and its children; those that are born after the server got its limit have the same.
     pub(super) fn limit_files(&self, running: &Child, max_bytes: Option<u64>) {
         let limit = max_bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
-        for pid in std::iter::once(running.id()).chain(children(running.id())) {
+        let then_children = std::iter::once_with(|| children(running.id())).flatten();
+        for pid in std::iter::once(running.id()).chain(then_children) {
             let mut command = Command::new("prlimit");
             command
                 .arg(format!("--pid={pid}"))
@@ -139,7 +140,7 @@ impl Server {
     pub(super) fn run(&self, folder: &Path, port: u16, options: &PostgresOptions) -> Child {
         let conf = format!(
             "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nfsync = {}\n\
-             max_connections = 300\nshared_buffers = '64MB'\nautovacuum = off\n{}\n",
+             max_connections = 1000\nshared_buffers = '64MB'\nautovacuum = off\n{}\n",
             folder.join("socket").display(),
             if options.fsync { "on" } else { "off" },
             options.conf,
@@ -193,10 +194,11 @@ pub(super) fn is_ready(folder: &Path, pid: u32) -> bool {
     lines.next() == Some(&pid.to_string()) && lines.next_back() == Some("ready")
 }
 
-/// The server and its children; nothing happens to one that has ended.
+/// The server, which then has no further ones if it is frozen, and its children; nothing happens to one that has ended.
 pub(super) fn signal_all(running: &Child, sent: Signal) {
-    for pid in std::iter::once(running.id()).chain(children(running.id())) {
-        signal(sent, pid);
+    signal(sent, running.id());
+    for child in children(running.id()) {
+        signal(sent, child);
     }
 }
 

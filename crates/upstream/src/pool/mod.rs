@@ -2,7 +2,7 @@
 //!
 //! [`verdict`] is the failure table, [`state`] is what verdicts make of an account, [`select`] is the choice, and in [`queue`]
 //! turns wait while all accounts are busy. All state is behind one lock, which is held for microseconds and never across an
-//! await.
+//! await. What is exchanged with the store has a lock of its own.
 
 mod failures;
 mod metrics;
@@ -45,6 +45,9 @@ pub struct Pool {
     changed: Notify,
     /// Notified when an account becomes doubted.
     doubted: Notify,
+    /// Held by whoever exchanges account state with the store: an exchange that began earlier must not undo what a later one,
+    /// or an operator after it, has written.
+    exchanging: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -116,7 +119,13 @@ impl Pool {
     pub fn new(accounts: Vec<Account>, routing: RoutingSettings, clock: Arc<dyn Clock>) -> Self {
         let slots = accounts.into_iter().map(Slot::new).collect();
         let inner = Inner { slots, routing, share_floor: 0.0, queue: Queue::default() };
-        Self { inner: Mutex::new(inner), clock, changed: Notify::new(), doubted: Notify::new() }
+        Self {
+            inner: Mutex::new(inner),
+            clock,
+            changed: Notify::new(),
+            doubted: Notify::new(),
+            exchanging: tokio::sync::Mutex::default(),
+        }
     }
 
     /// An account for a turn. Turns wait, first come first served, while the accounts that could serve them are busy or soon

@@ -27,6 +27,7 @@ impl Pool {
     ///
     /// [`StoreError`] if the store can't be read or written.
     pub async fn sync(self: &Arc<Self>, store: &dyn Store) -> Result<(), StoreError> {
+        let _exchange = self.exchanging.lock().await;
         let now = self.now();
         for (account, changes) in self.unwritten(now) {
             store.put_account(account.clone()).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 
@@ -94,10 +94,13 @@ async fn a_name_is_resolved_once_for_a_connect_and_checked_anew_for_the_next() {
 #[tokio::test]
 async fn the_addresses_of_a_name_are_tried_in_their_order() {
     let (silent, count) = counting().await;
-    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // Nobody else can listen on it.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = bound.local_addr().unwrap().to_string();
     let (silent, server) =
         (format!("127.0.0.1:{silent}"), format!("127.0.0.1:{}", Postgres::shared().port()));
-    let place = "db.example.com/postgres?sslmode=disable&connect_timeout=3";
+    let place = "db.example.com/postgres?sslmode=disable&connect_timeout=8";
     let first: [&[&str]; 1] = [&[&refused, &silent, &server, "127.0.0.1:1"]];
     assert!(connector(place, Network::Any, in_turn(&first)).connect().await.is_ok());
     assert_eq!(count.load(Ordering::SeqCst), 1);

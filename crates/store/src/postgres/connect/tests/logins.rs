@@ -1,7 +1,7 @@
 //! The errors of failed logins, and whether a login may succeed later.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 
@@ -83,7 +83,10 @@ async fn the_server_sees_the_application_name() {
 async fn a_missing_server_is_unavailable() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closing = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    // Nobody else can listen on it.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = bound.local_addr().unwrap().port();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
     let (silent_port, closing_port) = (port(&silent), port(&closing));
     tokio::spawn(async move {
