@@ -50,4 +50,43 @@ const echo = await agents.run(agent, "ECHO two", { session });
 assert.deepEqual(texts(JSON.parse(echo.finalOutput)), [...many.map((item) => item.content), "one", "ECHO two"]);
 await session.clearSession();
 
+// A run with thirty items of its own: they are posted at once.
+const large = new agents.OpenAIConversationsSession({ client });
+const together = (history, items) => [...history, ...items];
+for (const _ of [1, 2]) await agents.run(agent, many, { session: large, sessionInputCallback: together });
+const kept = await large.getItems();
+assert.equal(kept.length, 62);
+assert.deepEqual(texts(kept.filter((item) => item.role === "user")), [...many, ...many].map((item) => item.content));
+
+// A session that is compacted, by the id of its last response and by its items.
+for (const compactionMode of ["previous_response_id", "input"]) {
+  const compacted = new agents.OpenAIResponsesCompactionSession({
+    client,
+    model: "gpt-5.4",
+    compactionMode,
+    shouldTriggerCompaction: () => false,
+  });
+  await agents.run(agent, "one", { session: compacted });
+  const last = await agents.run(agent, "two", { session: compacted });
+  await compacted.runCompaction({ force: true, responseId: last.lastResponseId });
+  assert.equal((await compacted.getItems()).at(-1).type, "compaction");
+  const said = JSON.parse((await agents.run(agent, "ECHO three", { session: compacted })).finalOutput);
+  assert.equal(said.filter((item) => item.type === "compaction").length, 1);
+  assert.equal(texts(said).at(-1), "ECHO three");
+}
+
+// A second run while a turn is there for longer than the gateway waits is told so, and works after it.
+const busy = await client.conversations.create({});
+const isLocked = (error) => error instanceof OpenAI.BadRequestError && error.code === "conversation_locked";
+for (let locked = false; !locked; ) {
+  const slow = client.responses.create({ model: "sim", input: "DELAY{3500} SAY{slow}", conversation: busy.id });
+  const posted = client.conversations.items.create(busy.id, { items: [{ role: "user", content: "early" }] });
+  const refused = await posted.then(() => undefined, (error) => error);
+  assert.ok(refused === undefined || isLocked(refused), `${refused}`);
+  locked = refused !== undefined;
+  await slow;
+}
+const after = await agents.run(agent, "ECHO after", { conversationId: busy.id });
+assert.deepEqual(texts(JSON.parse(after.finalOutput)).slice(-2), ["slow", "ECHO after"]);
+
 console.log("ok");

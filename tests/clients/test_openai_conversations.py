@@ -9,6 +9,7 @@ import agents
 import httpx2
 import openai
 import pytest
+from agents.memory import OpenAIResponsesCompactionSession
 
 from test_openai_sdk import BASE_URL, MODEL, assert_is, client, echoed, texts  # noqa: F401
 
@@ -120,3 +121,54 @@ def test_an_agent_tries_again_when_its_conversation_is_locked(client):
     result = asyncio.run(agents.Runner.run(agent(), "ECHO two", conversation_id=made.id))
     slow.join()
     assert texts(json.loads(result.final_output))[-2:] == ["slow", "ECHO two"]
+
+
+def test_a_run_with_thirty_items_fills_a_session(client):
+    session = agents.OpenAIConversationsSession()
+    many = [{"role": "user", "content": f"p{n}"} for n in range(30)]
+    together = agents.RunConfig(session_input_callback=lambda history, new: history + new)
+
+    async def run():
+        for _ in range(2):
+            await agents.Runner.run(agent(), many, session=session, run_config=together)
+        return await session.get_items()
+
+    items = asyncio.run(run())
+    users = [item for item in items if item["role"] == "user"]
+    assert texts(users) == [item["content"] for item in many] * 2
+    assert len(items) == 62
+
+
+@pytest.mark.parametrize("mode", ["previous_response_id", "input"])
+def test_a_session_of_an_agent_is_compacted(client, mode):
+    session = OpenAIResponsesCompactionSession(
+        "compacted", agents.SQLiteSession("compacted"), model="gpt-5.4", should_trigger_compaction=lambda _: False
+    )
+
+    async def run():
+        first = await agents.Runner.run(agent(), "one", session=session)
+        second = await agents.Runner.run(agent(), "two", session=session)
+        assert len(await session.get_items()) == 4
+        await session.run_compaction(
+            {"force": True, "compaction_mode": mode, "response_id": second.last_response_id}
+        )
+        items = await session.get_items()
+        echo = await agents.Runner.run(agent(), "ECHO three", session=session)
+        return first, items, json.loads(echo.final_output)
+
+    _, items, said = asyncio.run(run())
+    assert items[-1]["type"] == "compaction" and items[-1]["encrypted_content"]
+    assert [item["type"] for item in said if item.get("type") == "compaction"] == ["compaction"]
+    assert texts(said)[-1] == "ECHO three"
+
+
+def test_a_conversation_is_compacted(client):
+    made = client.conversations.create(items=[USER])
+    client.responses.create(model=MODEL, input="one", conversation=made.id)
+    items = [item.to_dict() for item in client.conversations.items.list(made.id, order="asc")]
+    compacted = client.responses.compact(model=MODEL, input=items)
+    last = compacted.output[-1]
+    assert last.type == "compaction"
+    client.conversations.items.create(made.id, items=[last.to_dict()])
+    echo = client.responses.create(model=MODEL, input="ECHO two", conversation=made.id)
+    assert [item.get("type", "message") for item in echoed(echo)] == ["compaction", "message"]

@@ -26,6 +26,15 @@ def groups(text):
         raise argparse.ArgumentTypeError(f"unknown groups: {', '.join(sorted(unknown))}")
     return chosen
 
+def positive(kind):
+    def parse(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        return value
+
+    return parse
+
 def arguments():
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__.split(":")[0] + ".")
     parser.add_argument("--base-url", required=True, help="of the API, with /v1")
@@ -33,8 +42,8 @@ def arguments():
     parser.add_argument("--model", required=True, help="the model that all requests name")
     parser.add_argument("--with", dest="extra", type=groups, default=[], help="more groups: background,conversations")
     parser.add_argument("--case", action="append", default=[], help="run only this case; can be repeated")
-    parser.add_argument("--parallel", type=int, default=4, help="cases at the same time (4)")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds for each request (60)")
+    parser.add_argument("--parallel", type=positive(int), default=4, help="cases at the same time (4)")
+    parser.add_argument("--timeout", type=positive(float), default=60, help="seconds for each request (60)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args()
     unknown = set(options.case) - {case.name for case in CASES}

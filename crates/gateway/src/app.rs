@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::body_memory::BodyMemory;
 use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
+use crate::conversations::ConversationLimits;
 use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
@@ -259,6 +260,8 @@ impl App {
             interval: self.config.store.purge_interval,
             longest_turn,
             log_retention: self.config.usage.raw_retention.as_duration(),
+            conversation_retention: self.config.store.conversation_retention.as_duration(),
+            retention: self.config.store.retention.as_duration(),
         };
         tasks.spawn_background(jobs::store::maintain(store(), clock(), purge, self.job_metrics.clone()));
         tasks.spawn_background(jobs::background::take_over(Arc::clone(&self.turns)));
@@ -422,6 +425,11 @@ fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSetting
     TurnSettings {
         retention: config.store.retention.as_duration(),
         max_chain_depth: config.limits.max_chain_depth,
+        conversations: ConversationLimits {
+            max_items: config.limits.max_conversation_items.into(),
+            max_bytes: config.limits.max_conversation as u64,
+            max_project_bytes: config.limits.max_project_conversations as u64,
+        },
         max_history_bytes: config.limits.max_history,
         max_reply_bytes: config.limits.max_body,
         first_byte_timeout: config.timeouts.first_byte,

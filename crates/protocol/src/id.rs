@@ -6,122 +6,90 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-const PREFIX: &str = "resp_";
-const CONVERSATION_PREFIX: &str = "conv_";
+/// Declares an id: a prefix, and the 32 lower-case hex digits of a UUIDv7.
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
 
-/// The id of a response: `resp_` and the 32 lower-case hex digits of a UUIDv7.
-///
-/// A string of any other form cannot be the id of a stored response, so parsing rejects most unknown ids without asking the
-/// store.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResponseId(Uuid);
+        impl $name {
+            /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
+            pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
+                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
+            }
 
-/// A string that is not the id of any response or conversation.
+            pub fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            pub fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAnId;
+
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                parse_hex(text.strip_prefix($prefix).ok_or(NotAnId)?).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut buffer = [0; 32];
+                f.write_str($prefix)?;
+                f.write_str(self.0.as_simple().encode_lower(&mut buffer))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// The id of a response.
+    ///
+    /// A string of any other form cannot be the id of a stored response, so parsing rejects most unknown ids without asking the
+    /// store.
+    ResponseId, "resp_"
+}
+
+uuid_id! {
+    /// The id of a conversation.
+    ConversationId, "conv_"
+}
+
+uuid_id! {
+    /// The id of a client's key.
+    KeyId, "key_"
+}
+
+/// A string that is not an id of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct NotAnId;
-
-/// The id of a conversation: `conv_` and the 32 lower-case hex digits of a UUIDv7.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConversationId(Uuid);
 
 /// Who owns stored responses; part of every key in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProjectId(Arc<str>);
 
-/// The id of a client's key: `key_` and the 32 lower-case hex digits of a UUIDv7.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId(Uuid);
-
 /// The id of an item, chosen by the upstream or the client; up to [`ItemId::MAX_BYTES`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ItemId(Box<str>);
 
-// === impl ResponseId ===
-
-impl ResponseId {
-    /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
-    pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
-        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
-    }
-
-    pub fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    pub fn uuid(self) -> Uuid {
-        self.0
-    }
-}
-
-impl FromStr for ResponseId {
-    type Err = NotAnId;
-
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        let hex = text.strip_prefix(PREFIX).ok_or(NotAnId)?;
-        parse_hex(hex).map(Self)
-    }
-}
-
-/// Accepts lower case only, so that a response has exactly one id.
+/// Accepts lower case only, so that nothing has two ids.
 fn parse_hex(hex: &str) -> Result<Uuid, NotAnId> {
     let canonical = hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !canonical {
         return Err(NotAnId);
     }
     Uuid::try_parse(hex).map_err(|_| NotAnId)
-}
-
-impl fmt::Display for ResponseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = [0; 32];
-        f.write_str(PREFIX)?;
-        f.write_str(self.0.as_simple().encode_lower(&mut buffer))
-    }
-}
-
-impl fmt::Debug for ResponseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-// === impl ConversationId ===
-
-impl ConversationId {
-    /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
-    pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
-        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
-    }
-
-    pub fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    pub fn uuid(self) -> Uuid {
-        self.0
-    }
-}
-
-impl FromStr for ConversationId {
-    type Err = NotAnId;
-
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        let hex = text.strip_prefix(CONVERSATION_PREFIX).ok_or(NotAnId)?;
-        parse_hex(hex).map(Self)
-    }
-}
-
-impl fmt::Display for ConversationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{CONVERSATION_PREFIX}{}", self.0.as_simple())
-    }
-}
-
-impl fmt::Debug for ConversationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 // === impl ProjectId ===
@@ -142,43 +110,6 @@ impl ProjectId {
 impl fmt::Display for ProjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-// === impl KeyId ===
-
-impl KeyId {
-    /// Mints an id from the time in milliseconds since the epoch (UTC) and ten random bytes.
-    pub fn mint(unix_ms: u64, random: &[u8; 10]) -> Self {
-        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid())
-    }
-
-    pub fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    pub fn uuid(self) -> Uuid {
-        self.0
-    }
-}
-
-impl FromStr for KeyId {
-    type Err = NotAnId;
-
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        parse_hex(text.strip_prefix("key_").ok_or(NotAnId)?).map(Self)
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "key_{}", self.0.as_simple())
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -229,11 +160,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minted_id_parses_as_itself() {
+    fn a_minted_id_parses_as_itself_and_as_no_other_kind() {
         let id = ResponseId::mint(1_795_210_024_000, &[7; 10]);
         let text = id.to_string();
-        assert_eq!(text.len(), 37);
+        assert_eq!((text.len(), &text[..5]), (37, "resp_"));
         assert_eq!(text.parse(), Ok(id));
+        assert_eq!(text.parse::<ConversationId>(), Err(NotAnId));
+        let conversation = ConversationId::from_uuid(id.uuid()).to_string();
+        assert_eq!(conversation, text.replace("resp_", "conv_"));
+        assert_eq!(KeyId::from_uuid(id.uuid()).to_string(), text.replace("resp_", "key_"));
     }
 
     #[test]

@@ -142,6 +142,7 @@ fn log_row(project: &ProjectId, response: ResponseId, at: Timestamp, depth: u32)
         output_tokens: 345,
         reasoning_tokens: 128,
         cost_nano_usd: None,
+        is_estimated: false,
         duration: Duration::from_micros(1_234_567),
         first_event: Some(Duration::from_micros(345_678)),
     }

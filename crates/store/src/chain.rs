@@ -113,8 +113,7 @@ impl Chains {
         self.load_from(project, id, Some(now), max_depth).await
     }
 
-    /// The newest turn of a conversation with all its ancestors, whether or not clients can name it. If it is deeper than
-    /// `max_depth` it comes without them.
+    /// The newest turn of a conversation with all its ancestors, whether or not clients can name it.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -122,14 +121,13 @@ impl Chains {
         &self,
         project: &ProjectId,
         id: ResponseId,
-        max_depth: u32,
     ) -> Result<Option<Arc<Turn>>, StoreError> {
         match self.cache.find_ancestor(project, id) {
             Some(turn) => {
                 self.cache.hold(project, &turn);
                 Ok(Some(turn))
             }
-            None => self.load_from(project, id, None, max_depth).await,
+            None => self.load_from(project, id, None, u32::MAX).await,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct LogRow {
     pub cached_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    /// Whether the tokens were estimated, because the upstream reported none.
+    pub is_estimated: bool,
     /// In billionths of a US dollar; `None` for tokens of a model without a price.
     pub cost_nano_usd: Option<u64>,
     pub duration: Duration,
@@ -63,7 +65,7 @@ pub trait RequestLog: Send + Sync {
 
 const LIST: &str = "SELECT at, response_id, project, key_id, account, model, transport, outcome, http_status, code, \
      depth, attempts, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, duration_us, \
-     first_event_us FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1";
+     first_event_us, estimated FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1";
 
 /// The time of the newest row to purge.
 pub(crate) const NEWEST_TO_PURGE: &str =
@@ -73,11 +75,11 @@ pub(crate) const NEWEST_TO_PURGE: &str =
 #[cfg(test)]
 pub(crate) const STATEMENTS: [&str; 2] = [LIST, NEWEST_TO_PURGE];
 
-const COLUMNS: [Kind; 19] = {
+const COLUMNS: [Kind; 20] = {
     use Kind::{Id, Number, Text};
     [
         Number, Id, Text, Text, Text, Text, Text, Text, Number, Text, Number, Number, Number, Number, Number,
-        Number, Number, Number, Number,
+        Number, Number, Number, Number, Number,
     ]
 };
 
@@ -124,6 +126,7 @@ fn log_row(mut row: Columns) -> Result<LogRow, StoreError> {
         cost_nano_usd: row.optional_number().map(i64::unsigned_abs),
         duration: micros(row.number()?),
         first_event: row.optional_number().map(micros),
+        is_estimated: row.number()? != 0,
     })
 }
 
@@ -150,6 +153,7 @@ impl LogRow {
             cached_tokens: 0,
             output_tokens: 0,
             reasoning_tokens: 0,
+            is_estimated: false,
             cost_nano_usd: None,
             duration: Duration::ZERO,
             first_event: None,

@@ -18,6 +18,8 @@ pub struct ProjectStats {
     pub responses: u64,
     /// Conversations that are not deleted.
     pub conversations: u64,
+    /// What they have added to the store, uncompressed.
+    pub conversation_bytes: u64,
     /// Responses without a parent.
     pub chains: u64,
     /// The stored size of items and bodies, without indexes.
@@ -77,8 +79,8 @@ const STATS: &str = "SELECT project, count(*) FILTER (WHERE deletes IS NULL), \
      count(*) FILTER (WHERE expires_at <= $1), \
      (SELECT count(*) FROM background_turns b WHERE b.project = responses.project) FROM responses GROUP BY project";
 
-const CONVERSATION_STATS: &str = "SELECT project, count(*), min(created_at) FROM conversations \
-     WHERE deleted_at IS NULL GROUP BY project";
+const CONVERSATION_STATS: &str = "SELECT project, count(*), min(created_at), CAST(sum(size_bytes) AS bigint) \
+     FROM conversations WHERE deleted_at IS NULL GROUP BY project";
 
 /// For the tests of both engines.
 #[cfg(test)]
@@ -96,6 +98,7 @@ pub(crate) async fn stats<D: Database>(
             project: ProjectId::new(&row.text()?),
             responses: row.integer()?,
             conversations: 0,
+            conversation_bytes: 0,
             chains: row.integer()?,
             bytes: row.integer()?,
             oldest: Timestamp::from_unix_ms(row.number()?),
@@ -108,15 +111,17 @@ pub(crate) async fn stats<D: Database>(
         let of_project = of_responses(row)?;
         stats.insert(of_project.project.clone(), of_project);
     }
-    let columns = &[Kind::Text, Kind::Number, Kind::Number];
+    let columns = &[Kind::Text, Kind::Number, Kind::Number, Kind::Number];
     let query = Query { text: CONVERSATION_STATS, arguments: Vec::new(), columns };
     for mut row in database.query(query).await? {
         let (project, conversations) = (ProjectId::new(&row.text()?), row.integer()?);
         let oldest = Timestamp::from_unix_ms(row.number()?);
+        let conversation_bytes = row.integer()?;
         let of_project = stats.entry(project.clone()).or_insert(ProjectStats {
             project,
             responses: 0,
             conversations,
+            conversation_bytes,
             chains: 0,
             bytes: 0,
             oldest,
@@ -124,6 +129,7 @@ pub(crate) async fn stats<D: Database>(
             background: 0,
         });
         of_project.conversations = conversations;
+        of_project.conversation_bytes = conversation_bytes;
         of_project.oldest = of_project.oldest.min(oldest);
     }
     Ok(stats.into_values().collect())

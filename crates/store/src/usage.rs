@@ -25,6 +25,8 @@ pub struct Totals {
     pub failed_turns: u64,
     /// Turns with tokens whose model had no price. Their cost is missing from the sum.
     pub unpriced_turns: u64,
+    /// Turns whose tokens were estimated, because the upstream reported none.
+    pub estimated_turns: u64,
     pub input_tokens: u64,
     pub cached_tokens: u64,
     pub output_tokens: u64,
@@ -112,8 +114,8 @@ pub trait Usage: Send + Sync {
 /// The key of a sum, and its figures.
 macro_rules! usage_columns {
     () => {
-        "starts_at, project, key_id, account, model, turns, failed_turns, unpriced_turns, input_tokens, cached_tokens, \
-         output_tokens, reasoning_tokens, cost_nano_usd"
+        "starts_at, project, key_id, account, model, turns, failed_turns, unpriced_turns, estimated_turns, input_tokens, \
+         cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd"
     };
 }
 
@@ -124,7 +126,7 @@ macro_rules! turn_as_usage {
          coalesce(account, '') AS account, CASE WHEN account IS NULL THEN '' ELSE model END AS model, 1 AS turns, \
          CASE WHEN outcome IN ('failed', 'refused', 'lost') THEN 1 ELSE 0 END AS failed_turns, \
          CASE WHEN cost_nano_usd IS NULL AND input_tokens + output_tokens > 0 THEN 1 ELSE 0 END AS unpriced_turns, \
-         input_tokens, cached_tokens, output_tokens, reasoning_tokens, coalesce(cost_nano_usd, 0) AS cost_nano_usd "
+         estimated AS estimated_turns, input_tokens, cached_tokens, output_tokens, reasoning_tokens, coalesce(cost_nano_usd, 0) AS cost_nano_usd "
     };
 }
 
@@ -132,7 +134,8 @@ macro_rules! turn_as_usage {
 macro_rules! sums {
     () => {
         "CAST(sum(turns) AS bigint) AS turns, CAST(sum(failed_turns) AS bigint) AS failed_turns, \
-         CAST(sum(unpriced_turns) AS bigint) AS unpriced_turns, CAST(sum(input_tokens) AS bigint) AS input_tokens, \
+         CAST(sum(unpriced_turns) AS bigint) AS unpriced_turns, \
+         CAST(sum(estimated_turns) AS bigint) AS estimated_turns, CAST(sum(input_tokens) AS bigint) AS input_tokens, \
          CAST(sum(cached_tokens) AS bigint) AS cached_tokens, CAST(sum(output_tokens) AS bigint) AS output_tokens, \
          CAST(sum(reasoning_tokens) AS bigint) AS reasoning_tokens, \
          CAST(sum(cost_nano_usd) AS bigint) AS cost_nano_usd "
@@ -147,6 +150,7 @@ macro_rules! add_up {
          turns = usage_rollups.turns + excluded.turns, \
          failed_turns = usage_rollups.failed_turns + excluded.failed_turns, \
          unpriced_turns = usage_rollups.unpriced_turns + excluded.unpriced_turns, \
+         estimated_turns = usage_rollups.estimated_turns + excluded.estimated_turns, \
          input_tokens = usage_rollups.input_tokens + excluded.input_tokens, \
          cached_tokens = usage_rollups.cached_tokens + excluded.cached_tokens, \
          output_tokens = usage_rollups.output_tokens + excluded.output_tokens, \
@@ -170,9 +174,10 @@ const READ_HOUR: &str = concat!(
 const PUT_SUMS: &str = concat!(
     "INSERT INTO usage_rollups (part, ",
     usage_columns!(),
-    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
      ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET turns = excluded.turns, \
      failed_turns = excluded.failed_turns, unpriced_turns = excluded.unpriced_turns, \
+     estimated_turns = excluded.estimated_turns, \
      input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
      output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, \
      cost_nano_usd = excluded.cost_nano_usd WHERE excluded.turns > usage_rollups.turns"
@@ -228,12 +233,13 @@ pub(crate) const STATEMENTS: [&str; 7] =
     [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE, PURGE_ROLLED_UP];
 
 /// The types of [`usage_columns!`].
-const SUMS: [Kind; 13] = [
+const SUMS: [Kind; 14] = [
     Kind::Number,
     Kind::Text,
     Kind::Text,
     Kind::Text,
     Kind::Text,
+    Kind::Number,
     Kind::Number,
     Kind::Number,
     Kind::Number,
@@ -367,6 +373,7 @@ impl UsageQuery {
             turns: count()?,
             failed_turns: count()?,
             unpriced_turns: count()?,
+            estimated_turns: count()?,
             input_tokens: count()?,
             cached_tokens: count()?,
             output_tokens: count()?,

@@ -102,9 +102,13 @@ intercept!(Conversations {
     read load_conversation(project: &ProjectId, conversation: ConversationId) -> Option<StoredConversation>;
     read list_conversations(project: &ProjectId, after: Option<ConversationId>, max_rows: u32)
         -> Vec<StoredConversation>;
-    write set_conversation_metadata(project: &ProjectId, conversation: ConversationId, metadata: Json) -> bool;
+    write set_conversation_metadata(project: &ProjectId, conversation: ConversationId, metadata: Json,
+        now: Timestamp) -> bool;
     write delete_conversation(project: &ProjectId, conversation: ConversationId, now: Timestamp,
         retention: Option<Duration>) -> bool;
+    write expire_conversations(unused_since: Timestamp, now: Timestamp, retention: Option<Duration>, max_rows: u32)
+        -> bool;
+    read size_of_conversations(project: &ProjectId) -> u64;
     write post(post: Post) -> Appended;
     write lock_conversation(lock: &ConversationLock, version: u64, now: Timestamp, until: Timestamp) -> bool;
     write renew_conversation_locks(locks: Vec<ConversationLock>, until: Timestamp) -> ();

@@ -37,10 +37,10 @@ impl HeldReservation {
         Settlement { id: self.id, spent }
     }
 
-    /// Settles it with the turn's row in the request log.
-    pub fn settle(mut self, spent: Spent, row: LogRow) {
+    /// Settles it, with the row in the request log that a turn has.
+    pub fn settle(mut self, spent: Spent, row: Option<LogRow>) {
         self.is_settled = true;
-        self.store.settle(self.settlement(spent), Some(row));
+        self.store.settle(self.settlement(spent), row);
     }
 
     /// Notes that another write settles it.

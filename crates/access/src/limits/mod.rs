@@ -59,12 +59,11 @@ pub enum Owner {
     Project,
 }
 
-/// A turn that is about to start, with the key and project whose limits apply.
+/// A turn or another request that is about to start, with the key and project whose limits apply.
 pub struct ReservationRequest<'a> {
     pub id: ResponseId,
     pub project: &'a ProjectId,
     pub key: Option<KeyRules<'a>>,
-    pub model: &'a str,
     pub now: Timestamp,
     /// When the reservation may be released without being settled: the turn has ended by then.
     pub expires_at: Timestamp,
@@ -130,13 +129,34 @@ impl Limits {
             || (!self.projects.is_empty() && self.projects.contains_key(project))
     }
 
-    /// Reserves the turn's estimated use, or reports the limit that it would exceed. `None` if no limit applies to it.
+    /// Reserves the estimated use of a turn with this model, or reports the limit that it would exceed. `None` if no limit applies
+    /// to it.
     pub async fn reserve(
         &self,
         request: ReservationRequest<'_>,
+        model: &str,
         estimate: Estimate,
     ) -> Result<Option<HeldReservation>, ReserveError> {
-        let planned = self.planned_holds(&request, &estimate);
+        let planned = self.planned_holds(&request, &estimate, |rule| rule.applies_to(model));
+        self.hold(request, planned, estimate).await
+    }
+
+    /// Reserves a request that is no turn: of the limits, those on requests with any model apply to it.
+    pub async fn reserve_request(
+        &self,
+        request: ReservationRequest<'_>,
+    ) -> Result<Option<HeldReservation>, ReserveError> {
+        let estimate = Estimate::default();
+        let planned = self.planned_holds(&request, &estimate, Rule::counts_all_requests);
+        self.hold(request, planned, estimate).await
+    }
+
+    async fn hold(
+        &self,
+        request: ReservationRequest<'_>,
+        planned: Vec<PlannedHold<'_>>,
+        estimate: Estimate,
+    ) -> Result<Option<HeldReservation>, ReserveError> {
         if planned.is_empty() {
             return Ok(None);
         }
@@ -177,10 +197,11 @@ impl Limits {
         &'a self,
         request: &ReservationRequest<'a>,
         estimate: &Estimate,
+        applies: impl Fn(&Rule) -> bool,
     ) -> Vec<PlannedHold<'a>> {
         let mut planned = Vec::new();
         let mut add = |owner, scope: Arc<str>, rules: &'a Rules| {
-            for rule in rules.for_model(request.model) {
+            for rule in rules.all().filter(|rule| applies(rule)) {
                 // A limit of which the turn needs nothing cannot reject it.
                 let Some(amount) = amount_to_hold(rule, estimate) else { continue };
                 let (window_start, window_end) =

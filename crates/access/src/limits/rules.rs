@@ -186,8 +186,13 @@ impl Rule {
         Ok(Self { name: name.into(), measure, window, models, limit })
     }
 
-    fn applies_to(&self, model: &str) -> bool {
+    pub(crate) fn applies_to(&self, model: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|glob| glob.matches(model))
+    }
+
+    /// Whether it is on requests, whatever their model.
+    pub(crate) fn counts_all_requests(&self) -> bool {
+        self.measure == Measure::Requests && self.models.is_empty()
     }
 
     /// Whether its window is longer than a minute: errors report such a limit as an exhausted quota.

@@ -42,6 +42,8 @@ pub struct Group {
     failed_turns: u64,
     /// Turns without a known price; their cost is not included.
     unpriced_turns: u64,
+    /// Turns whose tokens were estimated, because the upstream reported none.
+    estimated_turns: u64,
     input_tokens: u64,
     /// Included in `input_tokens`.
     cached_tokens: u64,
@@ -58,7 +60,7 @@ pub struct Group {
 
 impl Report {
     /// The names of the columns.
-    pub const HEADER: [&str; 13] = [
+    pub const HEADER: [&str; 14] = [
         "start",
         "project",
         "key",
@@ -67,6 +69,7 @@ impl Report {
         "turns",
         "failed_turns",
         "unpriced_turns",
+        "estimated_turns",
         "input_tokens",
         "cached_tokens",
         "output_tokens",
@@ -150,6 +153,7 @@ impl Group {
             turns: totals.turns,
             failed_turns: totals.failed_turns,
             unpriced_turns: totals.unpriced_turns,
+            estimated_turns: totals.estimated_turns,
             input_tokens: totals.input_tokens,
             cached_tokens: totals.cached_tokens,
             output_tokens: totals.output_tokens,
@@ -160,7 +164,7 @@ impl Group {
     }
 
     /// In the order of [`Report::HEADER`]; `null` becomes an empty cell.
-    pub fn cells(&self) -> [String; 13] {
+    pub fn cells(&self) -> [String; 14] {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         [
             name(&self.start),
@@ -171,6 +175,7 @@ impl Group {
             self.turns.to_string(),
             self.failed_turns.to_string(),
             self.unpriced_turns.to_string(),
+            self.estimated_turns.to_string(),
             self.input_tokens.to_string(),
             self.cached_tokens.to_string(),
             self.output_tokens.to_string(),

@@ -83,6 +83,7 @@ fn print_json(stats: &[ProjectStats]) {
                 "responses": stats.responses,
                 "chains": stats.chains,
                 "conversations": stats.conversations,
+                "conversation_bytes": stats.conversation_bytes,
                 "bytes": stats.bytes,
                 "oldest": rfc3339(stats.oldest),
                 "expired": stats.expired,

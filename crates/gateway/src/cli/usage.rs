@@ -86,13 +86,15 @@ fn print_table(report: &Report) {
     if report.groups().is_empty() {
         return println!("no turns");
     }
-    let rows: Vec<[String; 13]> = report.groups().iter().map(Group::cells).collect();
+    let rows: Vec<_> = report.groups().iter().map(Group::cells).collect();
     let lines = || std::iter::once(Report::HEADER.map(str::to_owned)).chain(rows.iter().cloned());
     // Empty columns are left out.
     let is_shown = |column: usize| column >= 5 || rows.iter().any(|row| !row[column].is_empty());
     let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let columns: Vec<(usize, usize)> =
-        (0..13).filter(|column| is_shown(*column)).map(|column| (column, width(column))).collect();
+    let columns: Vec<(usize, usize)> = (0..Report::HEADER.len())
+        .filter(|column| is_shown(*column))
+        .map(|column| (column, width(column)))
+        .collect();
     for row in lines() {
         let cell = |&(column, width): &(usize, usize)| match column {
             0..5 => format!("{:<width$}", row[column]),

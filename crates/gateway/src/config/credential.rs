@@ -1,5 +1,7 @@
 //! `api_key`: a secret and its source.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -7,6 +9,9 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::environment::Environment;
+
+/// No key is as long. The file may be one that never ends.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// A credential, read from its source. Printing it shows the source, never the secret.
 #[derive(Debug, Clone)]
@@ -91,8 +96,13 @@ fn from_variable(name: &str, environment: &Environment) -> Result<SecretString, 
 }
 
 fn from_file(path: &Path) -> Result<SecretString, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read file {}: {error}", path.display()))?;
+    let unreadable = |error: std::io::Error| format!("cannot read file {}: {error}", path.display());
+    let file = File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("file {} is larger than {} KiB", path.display(), MAX_FILE_BYTES >> 10));
+    }
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("file {} is empty", path.display())),
         secret => Ok(secret.into()),

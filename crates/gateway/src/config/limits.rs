@@ -30,6 +30,18 @@ pub struct LimitsConfig {
     #[serde(with = "bytes")]
     pub max_history: usize,
 
+    /// The most items of a conversation. Default: 100,000.
+    #[serde(deserialize_with = "count::deserialize")]
+    pub max_conversation_items: u32,
+
+    /// The most that a conversation may add to the store, in bytes. Default: 256 MiB.
+    #[serde(with = "bytes")]
+    pub max_conversation: usize,
+
+    /// The most that the conversations of a project may add to the store together, in bytes. Default: 10 GiB.
+    #[serde(with = "bytes")]
+    pub max_project_conversations: usize,
+
     /// The maximum number of open client connections. Default: 10,000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_connections: usize,
@@ -54,6 +66,9 @@ impl Default for LimitsConfig {
             body_memory: 1024 * MIB,
             max_chain_depth: 10_000,
             max_history: 64 * MIB,
+            max_conversation_items: 100_000,
+            max_conversation: 256 * MIB,
+            max_project_conversations: 10 * 1024 * MIB,
             max_connections: 10_000,
             assumed_output_tokens: 1_000,
         }
@@ -67,7 +82,12 @@ impl LimitsConfig {
     }
 
     pub(super) fn validate(&self, problems: &mut Problems) {
-        for (key, size) in [("limits.max_body", self.max_body), ("limits.max_history", self.max_history)] {
+        for (key, size) in [
+            ("limits.max_body", self.max_body),
+            ("limits.max_history", self.max_history),
+            ("limits.max_conversation", self.max_conversation),
+            ("limits.max_project_conversations", self.max_project_conversations),
+        ] {
             if size == 0 {
                 problems.reject(key, "must be above zero");
             }

@@ -35,6 +35,9 @@ pub struct StoreConfig {
     /// How long stored responses live. Default: 30d.
     pub retention: Retention,
 
+    /// How long a conversation lives that nobody changes, with the responses in it. Default: forever.
+    pub conversation_retention: Retention,
+
     /// What a turn survives once its client has received its end. Default: full.
     pub durability: Durability,
 
@@ -126,6 +129,7 @@ impl Default for StoreConfig {
             key_file: None,
             network: Network::Any,
             retention: Retention::For(Duration::from_hours(30 * 24)),
+            conversation_retention: Retention::Forever,
             durability: Durability::Full,
             commit_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(10),

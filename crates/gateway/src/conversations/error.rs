@@ -3,6 +3,8 @@
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
 
+use super::NoRoom;
+
 const MAX_QUOTED_CHARS: usize = 200;
 
 #[derive(Debug, Clone)]
@@ -11,6 +13,8 @@ pub enum ConversationError {
     ItemNotFound(String),
     /// A turn runs in it, and has not ended in time.
     Locked,
+    /// It would exceed a limit.
+    NoRoom(NoRoom),
     /// What the request says of its items is wrong.
     Invalid(ApiError),
     Store(StoreError),

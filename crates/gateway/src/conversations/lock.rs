@@ -11,6 +11,7 @@ use antiphon_protocol::id::ProjectId;
 use antiphon_store::{ConversationLock, Store, StoreError, StoredConversation};
 use uuid::Uuid;
 
+use super::room::Grown;
 use super::{ConversationError, Conversations};
 
 /// How long a lock lasts after it was renewed: until then nobody else appends to the conversation of a replica that has died.
@@ -61,6 +62,7 @@ impl Conversations {
                 let held = self.locks.hold(lock.clone());
                 let until = now.plus(LEASE);
                 if self.store().lock_conversation(&lock, conversation.version, now, until).await? {
+                    self.check_room(project, one_more(&conversation)).await?;
                     return Ok((conversation, held));
                 }
                 held.end();
@@ -77,6 +79,11 @@ impl Conversations {
             false => self.store().renew_conversation_locks(held, self.clock.now().plus(LEASE)).await,
         }
     }
+}
+
+/// Before a turn has run, nobody knows how much it adds.
+fn one_more(conversation: &StoredConversation) -> Grown {
+    Grown { items: conversation.items + 1, bytes: conversation.size_bytes + 1, added_bytes: 1 }
 }
 
 // === impl Patience ===

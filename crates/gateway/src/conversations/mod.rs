@@ -6,6 +6,7 @@ mod error;
 mod lock;
 mod page;
 mod post;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,10 @@ pub use self::error::ConversationError;
 pub use self::lock::HeldLock;
 pub use self::page::{ItemQuery, ShownItems, item_to_json};
 pub use self::post::PostRequest;
+pub use self::room::{ConversationLimits, NoRoom};
 
 use self::lock::Locks;
+use self::room::{Grown, ProjectSizes};
 
 /// Everything that the endpoints of conversations share with turns.
 pub struct Conversations {
@@ -31,15 +34,22 @@ pub struct Conversations {
     clock: Arc<dyn Clock>,
     /// How long responses of deleted conversations live; `None` means for ever.
     retention: Option<Duration>,
+    limits: ConversationLimits,
     locks: Arc<Locks>,
+    sizes: ProjectSizes,
 }
 
 // === impl Conversations ===
 
 impl Conversations {
-    pub fn new(chains: Arc<Chains>, clock: Arc<dyn Clock>, retention: Option<Duration>) -> Self {
+    pub fn new(
+        chains: Arc<Chains>,
+        clock: Arc<dyn Clock>,
+        retention: Option<Duration>,
+        limits: ConversationLimits,
+    ) -> Self {
         let locks = Arc::new(Locks::new(Arc::clone(chains.store())));
-        Self { chains, clock, retention, locks }
+        Self { chains, clock, retention, limits, locks, sizes: ProjectSizes::default() }
     }
 
     fn store(&self) -> &Arc<dyn Store> {
@@ -56,6 +66,8 @@ impl Conversations {
         let id = ConversationId::mint(now.unix_ms().unsigned_abs(), &rand::rng().random());
         let conversation = StoredConversation::new(id, project, now, request.metadata);
         if request.items.scan.items == 0 {
+            let bytes = conversation.size_bytes;
+            self.check_room(project, Grown { items: 0, bytes, added_bytes: bytes }).await?;
             self.store().add_conversation(conversation.clone()).await?;
         } else {
             self.begin_with(&conversation, request.items).await?;
@@ -82,7 +94,11 @@ impl Conversations {
         metadata: Bytes,
     ) -> Result<StoredConversation, ConversationError> {
         let conversation = self.load(project, name).await?;
-        match self.store().set_conversation_metadata(project, conversation.id, metadata.clone()).await? {
+        match self
+            .store()
+            .set_conversation_metadata(project, conversation.id, metadata.clone(), self.clock.now())
+            .await?
+        {
             true => Ok(StoredConversation { metadata, ..conversation }),
             false => Err(ConversationError::not_found(name)),
         }

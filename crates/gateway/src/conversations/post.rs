@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::lock::Patience;
+use super::room::Grown;
 use super::{ConversationError, Conversations, ShownItems};
 
 /// A turn that nobody served ends with the item that reaches one of these, so that a page of items reads little beside them.
@@ -182,6 +183,13 @@ impl Conversations {
         if drafts.is_empty() {
             return Ok(true);
         }
+        let size_bytes = drafts.iter().map(|(_, draft)| draft.item.len() as u64).sum::<u64>();
+        let grown = Grown {
+            items: conversation.items + drafts.len() as u64,
+            bytes: conversation.size_bytes + size_bytes,
+            added_bytes: size_bytes + begins.map_or(0, |begun| begun.size_bytes),
+        };
+        self.check_room(&conversation.project, grown).await?;
         let (mut turns, mut items): (Vec<StoredTurn>, _) = (Vec::new(), Vec::with_capacity(drafts.len()));
         let mut rest = drafts;
         while !rest.is_empty() {

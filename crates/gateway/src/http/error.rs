@@ -9,7 +9,7 @@ use antiphon_store::{Status, StoreError};
 use http::StatusCode;
 
 use crate::body_memory::NoMemory;
-use crate::conversations::ConversationError;
+use crate::conversations::{ConversationError, NoRoom};
 use crate::errors::{
     self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
     STORE_UNAVAILABLE_TEXT, StoreFailure,
@@ -69,6 +69,8 @@ pub enum RequestError {
     /// Another turn runs in the conversation.
     #[error("{}", CONVERSATION_LOCKED_TEXT)]
     ConversationLocked,
+    #[error("{0}")]
+    NoRoom(NoRoom),
     #[error("Item with id '{0}' not found.")]
     ItemNotFound(String),
     #[error("Cannot cancel a synchronous response.")]
@@ -150,6 +152,7 @@ impl RequestError {
                 client(StatusCode::NOT_FOUND, None)
             }
             Self::ConversationLocked => errors::CONVERSATION_LOCKED,
+            Self::NoRoom(no_room) => no_room.class(),
             Self::NotInBackground => invalid(None, None),
             Self::HasEnded(_) => invalid(Some("invalid_request_error"), Some("response_id")),
             Self::NotStreamed | Self::NotStreamedInBackground | Self::LogExpired(_) => {
@@ -200,6 +203,7 @@ impl From<ConversationError> for RequestError {
             ConversationError::NotFound(name) => Self::ConversationNotFound(name),
             ConversationError::ItemNotFound(name) => Self::ItemNotFound(name),
             ConversationError::Locked => Self::ConversationLocked,
+            ConversationError::NoRoom(no_room) => Self::NoRoom(no_room),
             ConversationError::Invalid(error) => Self::Invalid(error),
             ConversationError::Store(error) => error.into(),
             ConversationError::Internal => Self::Internal,

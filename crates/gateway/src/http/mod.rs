@@ -21,6 +21,7 @@ pub mod server;
 pub mod socket;
 mod stall;
 
+use antiphon_protocol::request::Operation;
 use axum::Router;
 use axum::routing::{get, post};
 
@@ -52,8 +53,8 @@ fn api() -> Router<AppState> {
     responses("/v1")
         .merge(responses("/backend-api/codex"))
         .merge(conversation_routes())
-        .route("/v1/chat/completions", post(create::complete_chat))
-        .route("/v1/embeddings", post(create::embed))
+        .route("/v1/chat/completions", create::serve(Operation::ChatCompletion))
+        .route("/v1/embeddings", create::serve(Operation::Embed))
 }
 
 fn conversation_routes() -> Router<AppState> {
@@ -72,9 +73,9 @@ fn conversation_routes() -> Router<AppState> {
 
 fn responses(prefix: &str) -> Router<AppState> {
     Router::new()
-        .route(&format!("{prefix}/responses"), post(create::create).get(socket::open))
-        .route(&format!("{prefix}/responses/compact"), post(create::compact))
-        .route(&format!("{prefix}/responses/input_tokens"), post(create::count_input))
+        .route(&format!("{prefix}/responses"), create::serve(Operation::Create).get(socket::open))
+        .route(&format!("{prefix}/responses/compact"), create::serve(Operation::Compact))
+        .route(&format!("{prefix}/responses/input_tokens"), create::serve(Operation::CountInput))
         .route(&format!("{prefix}/responses/{{id}}"), get(stored::get).delete(stored::delete))
         .route(&format!("{prefix}/responses/{{id}}/cancel"), post(stored::cancel))
         .route(&format!("{prefix}/responses/{{id}}/input_items"), get(stored::input_items))

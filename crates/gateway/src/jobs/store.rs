@@ -23,6 +23,10 @@ pub struct PurgeRules {
     pub longest_turn: Duration,
     /// How long rows of the request log are kept; `None` keeps them for ever.
     pub log_retention: Option<Duration>,
+    /// How long a conversation is kept that nobody changes; `None` keeps it for ever.
+    pub conversation_retention: Option<Duration>,
+    /// How long the responses of deleted conversations live; `None` means for ever.
+    pub retention: Option<Duration>,
 }
 
 pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: PurgeRules, metrics: JobMetrics) {
@@ -61,16 +65,24 @@ impl Outage {
     }
 }
 
+/// Deletes conversations that have expired, and releases the responses of deleted ones, which then expire.
+async fn purge_conversations(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    rules: PurgeRules,
+) -> Result<(), StoreError> {
+    if let Some(kept) = rules.conversation_retention {
+        let now = clock.now();
+        while store.expire_conversations(now.minus(kept), now, rules.retention, BATCH_ROWS).await? {}
+    }
+    while store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS).await? {}
+    Ok(())
+}
+
 async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics: &JobMetrics) {
-    // First, as it releases responses that then expire.
-    loop {
-        match store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS).await {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(error) => {
-                return tracing::warn!(%error, "deleted conversations could not be purged; retrying later");
-            }
-        }
+    // First, because of the responses that it releases.
+    if let Err(error) = purge_conversations(store, clock, rules).await {
+        return tracing::warn!(%error, "conversations could not be purged; retrying later");
     }
     loop {
         let now = clock.now();

@@ -43,6 +43,12 @@ pub struct Conversation {
     pub created_at: String,
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
+    /// The number of its items.
+    pub items: u64,
+    /// What it has added to the store, with its deleted items.
+    pub size_bytes: u64,
+    /// When it was last changed, in RFC 3339, in UTC.
+    pub used_at: String,
     /// How long its chain is: responses, and turns of items that were posted or deleted.
     pub turns: u32,
 }
@@ -82,6 +88,9 @@ impl Conversation {
             project: row.project.to_string(),
             created_at: rfc3339(row.created_at),
             metadata: serde_json::from_slice(&row.metadata).unwrap_or_default(),
+            items: row.items,
+            size_bytes: row.size_bytes,
+            used_at: rfc3339(row.used_at),
             turns: row.depth,
         }
     }

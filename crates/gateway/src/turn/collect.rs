@@ -223,6 +223,6 @@ impl Turn {
                 body.clone()
             }
         };
-        Ok(Finished::from_upstream(response, &object, &[]))
+        Ok(Finished::from_upstream(response, &object, &[], None))
     }
 }

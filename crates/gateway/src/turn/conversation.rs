@@ -100,6 +100,7 @@ impl From<ConversationError> for Failure {
             ConversationError::NotFound(name) => Self::ConversationNotFound(quoted(&name)),
             ConversationError::ItemNotFound(name) => Self::ItemNotFound(quoted(&name)),
             ConversationError::Locked => Self::ConversationLocked,
+            ConversationError::NoRoom(no_room) => Self::NoRoom(no_room),
             ConversationError::Store(error) => error.into(),
             ConversationError::Invalid(_) | ConversationError::Internal => Self::Internal,
         }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::body_memory::NoMemory;
+use crate::conversations::NoRoom;
 use crate::errors::{
     self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
     STORE_UNAVAILABLE_TEXT, StoreFailure,
@@ -56,6 +57,11 @@ pub enum Failure {
     QueueFull,
     #[error("The chain of the previous response is too large: {size} {what}, the limit is {limit}.")]
     ContextTooLarge { what: &'static str, limit: usize, size: usize },
+    #[error(
+        "The history of the conversation is too large: {size} bytes, the limit is {limit}. Delete items, or continue \
+         in another conversation."
+    )]
+    ConversationTooLarge { limit: usize, size: usize },
     /// The stored items that the input references. Holds their least size in bytes.
     #[error(
         "The items that the input references are too large: at least {size} bytes, the limit is {limit}."
@@ -66,6 +72,9 @@ pub enum Failure {
     /// Another turn runs in the conversation.
     #[error("{}", CONVERSATION_LOCKED_TEXT)]
     ConversationLocked,
+    /// The conversation, or its project, may not hold more.
+    #[error("{0}")]
+    NoRoom(NoRoom),
     #[error("This API key may not use the model '{0}'.")]
     ModelNotAllowed(String),
     #[error("Item with id '{0}' not found.")]
@@ -152,11 +161,15 @@ impl Failure {
             Self::ContextTooLarge { .. } => {
                 (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), PARENT)
             }
+            Self::ConversationTooLarge { .. } => {
+                (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), Some("conversation"))
+            }
             Self::InputTooLarge { .. } => {
                 (StatusCode::BAD_REQUEST, Client, Some("context_too_large"), Some("input"))
             }
             Self::ConversationNotFound(_) => (StatusCode::NOT_FOUND, Client, None, None),
             Self::ConversationLocked => errors::CONVERSATION_LOCKED,
+            Self::NoRoom(no_room) => no_room.class(),
             Self::ModelNotAllowed(_) => {
                 (StatusCode::FORBIDDEN, Client, Some("model_not_allowed"), Some("model"))
             }

@@ -28,12 +28,12 @@ impl Turn {
             id: self.facts.id,
             project: &self.facts.project,
             key: self.key_rules(),
-            model: &self.facts.create.model,
             now: self.turns.env.clock.now(),
             // If its replica is never found dead.
             expires_at: self.facts.started_at.plus(self.deadline - self.facts.started + SETTLE_GRACE),
         };
-        let reserving = Box::pin(self.turns.limits.reserve(request, self.estimate(resolved)));
+        let reserving =
+            Box::pin(self.turns.limits.reserve(request, &self.facts.create.model, self.estimate(resolved)));
         match self.cancellation.or_cancelled(reserving).await {
             Err(_cancelled) => Err(Failure::ClientGone),
             Ok(Ok(held)) => {

@@ -60,7 +60,7 @@ use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
 use crate::body_memory::Reservation;
-use crate::conversations::Conversations;
+use crate::conversations::{ConversationLimits, Conversations};
 use antiphon_access::keys::{Caller, Key};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
@@ -90,6 +90,7 @@ pub struct TurnSettings {
     /// How long stored responses live; `None` means for ever.
     pub retention: Option<Duration>,
     pub max_chain_depth: u32,
+    pub conversations: ConversationLimits,
     pub max_history_bytes: usize,
     /// The largest reply of an upstream, and the largest of its events.
     pub max_reply_bytes: usize,
@@ -178,8 +179,12 @@ impl Turns {
     ) -> Self {
         let (metrics, running) = (TurnMetrics::default(), RunningTurns::default());
         let background = BackgroundTurns::new(settings.background.clone(), limits.replica());
-        let conversations =
-            Conversations::new(Arc::clone(&chains), Arc::clone(&env.clock), settings.retention);
+        let conversations = Conversations::new(
+            Arc::clone(&chains),
+            Arc::clone(&env.clock),
+            settings.retention,
+            settings.conversations,
+        );
         let conversations = Arc::new(conversations);
         Self { chains, pool, upstream, limits, settings, env, metrics, background, conversations, running }
     }

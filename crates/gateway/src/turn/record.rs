@@ -42,12 +42,20 @@ impl Finished {
         Some((text("code"), text("message")))
     }
 
-    /// From a response as it was rewritten, and the original of the upstream. `items` stand for the output of an upstream
-    /// that leaves it out of its terminal event.
-    pub fn from_upstream(response: Bytes, original: &Object<'_>, items: &[Bytes]) -> Self {
+    /// From a response as it was rewritten, and the original of the upstream. `implied` stands for the status and `items` for
+    /// the output of an upstream that leaves them out.
+    pub fn from_upstream(
+        response: Bytes,
+        original: &Object<'_>,
+        items: &[Bytes],
+        implied: Option<Status>,
+    ) -> Self {
         let parts = Parts::of(original);
-        let status =
-            parts.status.as_deref().and_then(|status| status.parse().ok()).unwrap_or(Status::Completed);
+        let status = parts.status.as_deref().and_then(|status| status.parse().ok());
+        let has_error = || original.get("error").is_some_and(|error| error.first() == Some(&b'{'));
+        let status = status
+            .or(implied)
+            .unwrap_or_else(|| if has_error() { Status::Failed } else { Status::Completed });
         let output = match parts.output.filter(|output| items.is_empty() || !is_empty_array(output)) {
             Some(output) => Bytes::copy_from_slice(output),
             None => output_of(items),

@@ -255,7 +255,8 @@ impl Relay {
         let mut rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
         let original = object.get("response").unwrap_or_default();
         let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
-        let mut finished = Finished::from_upstream(Bytes::new(), &original, &self.items);
+        let implied = object.get("type").and_then(json::string).and_then(|kind| implied_status(&kind));
+        let mut finished = Finished::from_upstream(Bytes::new(), &original, &self.items, implied);
         let output = json::member(&rewritten.data[rewritten.response.clone()], "output");
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
         let is_kept = self.max_kept_bytes.is_some();
@@ -385,6 +386,11 @@ impl Relay {
 }
 
 /// The position of an event in the bytes it came in, if it came as bytes and in one piece.
+/// The status that the type of a terminal event says.
+fn implied_status(kind: &str) -> Option<Status> {
+    kind.strip_prefix("response.")?.parse().ok()
+}
+
 fn span(event: &Event) -> Option<Range<usize>> {
     match event {
         Event::Sse(frame) => frame.span.clone(),

@@ -116,14 +116,12 @@ impl Turn {
         }
     }
 
-    /// Loads the newest turn of a conversation.
+    /// Loads the newest turn of a conversation. Of those, any number may be continued: what limits them is the history that is
+    /// replayed, and the size of the conversation.
     async fn load_head(&self, head: ResponseId) -> Result<Arc<StoredTurn>, Failure> {
-        let limit = self.turns.settings.max_chain_depth;
-        let load = self.turns.chains.load_head(&self.facts.project, head, limit);
-        match self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)?? {
-            Some(head) => within_depth(head, limit),
-            None => Err(StoreError::BrokenChain { response: head }.into()),
-        }
+        let load = self.turns.chains.load_head(&self.facts.project, head);
+        let loaded = self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??;
+        loaded.ok_or_else(|| StoreError::BrokenChain { response: head }.into())
     }
 }
 
@@ -260,7 +258,10 @@ impl Resolved {
             }
         }
         if size > max_bytes {
-            return Err(Failure::ContextTooLarge { what: "bytes", limit: max_bytes, size });
+            return Err(match self.joined {
+                Some(_) => Failure::ConversationTooLarge { limit: max_bytes, size },
+                None => Failure::ContextTooLarge { what: "bytes", limit: max_bytes, size },
+            });
         }
         replayed.reverse();
         Ok(replayed)

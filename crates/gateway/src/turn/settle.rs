@@ -29,7 +29,7 @@ impl Turn {
             Some(held) if self.progress.is_recorded => held.mark_settled(),
             Some(held) => {
                 let spent = self.spent(&held);
-                held.settle(spent, self.row());
+                held.settle(spent, Some(self.row()));
             }
             None if self.progress.is_recorded => {}
             None => self.turns.chains.append_log(self.row()),
@@ -73,6 +73,7 @@ impl Turn {
             cached_tokens: progress.usage.cached_tokens,
             output_tokens: progress.usage.output_tokens,
             reasoning_tokens: progress.usage.reasoning_tokens,
+            is_estimated: progress.is_usage_estimated,
             cost_nano_usd: progress.cost_nano_usd,
             duration: facts.started.elapsed(),
             first_event: progress.first_event,

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_store::Clock;
-use antiphon_testkit::{Client, ManualClock, Postgres, Reply, Setup, eventually};
-use futures_util::future::join_all;
+use antiphon_testkit::{Client, ManualClock, Reply, Setup, eventually};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -462,63 +461,6 @@ async fn without_the_store_a_turn_in_a_conversation_is_refused() {
     assert_eq!(items(&gateway.client, &id).await, [] as [Value; 0]);
     gateway.client.created(turn(&id, "y")).await;
     assert_eq!(asked(&upstream), ["y"]);
-}
-
-/// Any number of clients at two replicas: what a conversation has is whole turns, each continuing the one before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_turns_of_two_replicas_are_appended_one_after_the_other() {
-    let upstream = simulator().await;
-    let url = Postgres::shared_database().await;
-    let start = || Setup::over(&upstream).database_url(&url).start();
-    let (one, two) = tokio::join!(start(), start());
-    let mut conversations = Vec::new();
-    for _ in 0..3 {
-        conversations.push(begun(&one.client).await);
-    }
-    let clients = (0..12).map(|n| {
-        let (client, id) = ([&one, &two][n % 2].client.clone(), conversations[n % 3].clone());
-        async move {
-            let mut served = Vec::new();
-            for round in 0..6 {
-                let text = format!("{n}-{round}");
-                let ask = async || match round % 3 {
-                    2 => post(&client, &items_path(&id), &json!({"items": [user(&text), user(&text)]})).await,
-                    _ => client.create(turn(&id, &text)).await,
-                };
-                // Those that wait too long for the others are refused, and ask again.
-                eventually("the conversation is free", async || {
-                    let reply = ask().await;
-                    if reply.status != 200 {
-                        assert_locked(&reply);
-                    }
-                    reply.status == 200
-                })
-                .await;
-                served.push(text);
-            }
-            served
-        }
-    });
-    let mut served: Vec<String> = join_all(clients).await.into_iter().flatten().collect();
-    assert_eq!(served.len(), 72);
-    let mut found = Vec::new();
-    for id in &conversations {
-        let listed = items(&two.client, id).await;
-        assert_eq!(listed, items(&one.client, id).await);
-        for pair in listed.chunks(2) {
-            let (first, second) = (&pair[0], &pair[1]);
-            assert_eq!(first["role"], "user");
-            let is_posted = second["content"] == first["content"];
-            assert!(is_posted || second["role"] == "assistant", "{pair:?}");
-            found.push(first["content"][0]["text"].as_str().unwrap().to_owned());
-        }
-        // The next turn gets exactly what is listed.
-        one.client.created(turn(id, "last")).await;
-        assert_eq!(asked(&upstream).len(), listed.len() + 1);
-    }
-    served.sort();
-    found.sort();
-    assert_eq!(found, served);
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ async fn a_stream_passes_byte_for_byte_and_its_usage_is_counted() {
         assert_eq!((row.input_tokens, row.cached_tokens, row.output_tokens), (100, 50, 20));
         assert_eq!(row.cost_nano_usd, Some(50_000 + 5_000 + 80_000));
         assert_eq!(row.account.as_deref(), Some("one"));
+        assert!(!row.is_estimated);
     }
     assert_eq!(gateway.client.metric("antiphon_turns_usage_estimated_total").await, 0);
 }
@@ -152,7 +153,12 @@ async fn usage_that_is_not_reported_is_estimated_and_marked() {
     tokens(6..10, streamed.output_tokens);
     tokens(1_000..1_010, collected.output_tokens);
     tokens(1_000..1_050, embedded.input_tokens);
-    assert!(rows.iter().all(|row| row.cost_nano_usd > Some(0)));
+    assert!(rows.iter().all(|row| row.cost_nano_usd > Some(0) && row.is_estimated));
+    let operator = Operator::of(&gateway).await;
+    let usage = operator.get("/api/usage").await;
+    assert_eq!((&usage["data"][0]["turns"], &usage["data"][0]["estimated_turns"]), (&json!(3), &json!(3)));
+    let csv = operator.call(Method::GET, "/api/usage?format=csv").await.body;
+    assert!(String::from_utf8_lossy(&csv).lines().nth(1).unwrap().starts_with(",,,,,3,0,0,3,"), "{csv:?}");
     assert_eq!(gateway.client.metric("antiphon_turns_usage_estimated_total").await, 3);
 }
 

@@ -247,8 +247,8 @@ async fn a_panicking_turn_releases_its_reservation() {
         let now = turns.env.clock.now();
         let id = ResponseId::mint(1, &[id; 10]);
         let expires_at = now.plus(Duration::from_hours(2));
-        let request = ReservationRequest { id, project: &project, key: None, model: "sim", now, expires_at };
-        turns.limits.reserve(request, Estimate::default()).await
+        let request = ReservationRequest { id, project: &project, key: None, now, expires_at };
+        turns.limits.reserve(request, "sim", Estimate::default()).await
     };
     let held = reserve(1).await.unwrap().unwrap();
     assert!(matches!(reserve(2).await, Err(ReserveError::Exceeded(_))));

@@ -35,23 +35,6 @@ async fn the_openai_python_sdk_works() {
     assert!(output.status.success(), "{text}{}\n{log:#?}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test]
-async fn the_conformance_cases_pass() {
-    let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let setup = Setup::over(&upstream);
-    let gateway = Process::start(binary(), &setup).await;
-    let output = Command::new(client_tool("python/bin/python"))
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance"))
-        .args(["--base-url", &format!("{}/v1", gateway.url), "--model", "sim"])
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env_remove("HTTP_PROXY")
-        .output()
-        .await
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Requests of every kind that the OpenAPI document allows, and many that it does not. Each reply must match the document,
 /// and none may be a server error.
 #[tokio::test]

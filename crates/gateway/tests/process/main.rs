@@ -6,6 +6,7 @@ mod background;
 mod chaos;
 mod clients;
 mod command;
+mod conformance;
 mod damage;
 mod keys;
 mod killing;

@@ -3,7 +3,7 @@
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use uuid::Uuid;
 
-use super::{StoredConversation, statements, stored};
+use super::{BYTES_BESIDE_JSON, StoredConversation, statements, stored};
 use crate::sql::{Argument, Kind, Query, Statement, id, number, text};
 use crate::{Record, StoredTurn, Timestamp};
 
@@ -67,6 +67,9 @@ pub(crate) struct Pending<'a> {
     pub(crate) project: &'a ProjectId,
     pub(crate) append: &'a Append,
     head: Option<&'a StoredTurn>,
+    /// What it adds to the number of items.
+    items: i64,
+    size_bytes: usize,
 }
 
 // === impl Pending ===
@@ -74,26 +77,33 @@ pub(crate) struct Pending<'a> {
 impl<'a> Pending<'a> {
     pub(crate) fn of_record(record: &'a Record) -> Option<Self> {
         let append = record.append.as_ref()?;
-        Some(Self { project: &record.project, append, head: Some(&record.response.turn) })
+        let (turn, body) = (&record.response.turn, &record.response.body);
+        let size_bytes = size_bytes(turn) + body.len();
+        Some(Self { project: &record.project, append, head: Some(turn), items: count(append), size_bytes })
     }
 
     pub(crate) fn of_post(post: &'a Post) -> Self {
-        Self { project: &post.project, append: &post.append, head: post.turns.last() }
+        let Post { project, turns, deletes, append, .. } = post;
+        let size_bytes = turns.iter().map(size_bytes).sum();
+        let items = count(append) - i64::from(deletes.is_some());
+        Self { project, append, head: turns.last(), items, size_bytes }
     }
 
     /// Moves the head. Changes nothing if it can't be moved.
     pub(crate) fn advance(&self) -> Statement {
-        let Self { project, append, head } = self;
+        let Self { project, append, head, items, size_bytes } = self;
         let next = append.first_position.saturating_add(append.items.len() as u64);
         let arguments = vec![
             crate::sql::optional_id(head.map(|head| head.id.uuid())),
             number(i64::from(head.map_or(0, |head| head.depth))),
             number(stored(next)),
+            number(*items),
+            number(stored(*size_bytes as u64)),
+            number(append.now.unix_ms()),
             id(append.conversation.uuid()),
             text(project.as_str()),
             number(stored(append.version)),
             id(append.holder.unwrap_or_default()),
-            number(append.now.unix_ms()),
         ];
         Statement::new(statements::ADVANCE, arguments)
     }
@@ -102,6 +112,15 @@ impl<'a> Pending<'a> {
     pub(crate) fn items(&self) -> impl Iterator<Item = (u64, &'a AppendedItem)> + use<'a> {
         (self.append.first_position..).zip(&self.append.items)
     }
+}
+
+fn count(append: &Append) -> i64 {
+    stored(append.items.len() as u64)
+}
+
+/// What a turn adds to the store, without the body of a response.
+fn size_bytes(turn: &StoredTurn) -> usize {
+    BYTES_BESIDE_JSON + turn.input.len() + turn.output.len()
 }
 
 /// Yields a row if the conversation is not deleted.

@@ -40,6 +40,12 @@ pub struct StoredConversation {
     pub next_position: u64,
     /// Until when it is locked, unless the lock is renewed.
     pub locked_until: Option<Timestamp>,
+    /// How many items it has now.
+    pub items: u64,
+    /// How many bytes it has added to the store, those of deleted items included: earlier responses keep them.
+    pub size_bytes: u64,
+    /// When it was last changed.
+    pub used_at: Timestamp,
 }
 
 /// The right of one turn to append to a conversation. It lasts for a lease, which its holder renews.
@@ -117,6 +123,7 @@ pub trait Conversations: Send + Sync {
         project: &ProjectId,
         conversation: ConversationId,
         metadata: Json,
+        now: Timestamp,
     ) -> Result<bool, StoreError>;
 
     /// Hides a conversation at once. Its responses stay until they are older than `retention`; `None` keeps them for ever.
@@ -128,6 +135,19 @@ pub trait Conversations: Send + Sync {
         now: Timestamp,
         retention: Option<Duration>,
     ) -> Result<bool, StoreError>;
+
+    /// Deletes up to `max_rows` conversations that were last changed by `unused_since` and in which no turn runs, as
+    /// [`delete_conversation`](Self::delete_conversation) does. `true` if there may be more.
+    async fn expire_conversations(
+        &self,
+        unused_since: Timestamp,
+        now: Timestamp,
+        retention: Option<Duration>,
+        max_rows: u32,
+    ) -> Result<bool, StoreError>;
+
+    /// How many bytes the conversations of a project have added to the store.
+    async fn size_of_conversations(&self, project: &ProjectId) -> Result<u64, StoreError>;
 
     /// Appends turns that nobody served, all or none.
     async fn post(&self, post: Post) -> Result<Appended, StoreError>;
@@ -175,12 +195,18 @@ pub trait Conversations: Send + Sync {
     async fn purge_conversations(&self, deleted_by: Timestamp, max_rows: u32) -> Result<bool, StoreError>;
 }
 
-const COLUMNS: [Kind; 9] = [
+/// What a row takes on disk beside its JSON, about.
+pub(crate) const BYTES_BESIDE_JSON: usize = 1024;
+
+const COLUMNS: [Kind; 12] = [
     Kind::Id,
     Kind::Text,
     Kind::Number,
     Kind::Bytes,
     Kind::Id,
+    Kind::Number,
+    Kind::Number,
+    Kind::Number,
     Kind::Number,
     Kind::Number,
     Kind::Number,
@@ -198,6 +224,9 @@ fn conversation(mut row: Columns) -> Result<StoredConversation, StoreError> {
         version: row.integer()?,
         next_position: row.integer()?,
         locked_until: row.optional_number().map(Timestamp::from_unix_ms),
+        items: row.integer()?,
+        size_bytes: row.integer()?,
+        used_at: Timestamp::from_unix_ms(row.number()?),
     })
 }
 
@@ -206,6 +235,7 @@ fn conversation(mut row: Columns) -> Result<StoredConversation, StoreError> {
 impl StoredConversation {
     /// A conversation without items.
     pub fn new(id: ConversationId, project: &ProjectId, created_at: Timestamp, metadata: Json) -> Self {
+        let size_bytes = (BYTES_BESIDE_JSON + metadata.len()) as u64;
         Self {
             id,
             project: project.clone(),
@@ -216,6 +246,9 @@ impl StoredConversation {
             version: 0,
             next_position: 0,
             locked_until: None,
+            items: 0,
+            size_bytes,
+            used_at: created_at,
         }
     }
 
@@ -229,6 +262,9 @@ impl StoredConversation {
             number(i64::from(self.depth)),
             number(stored(self.version)),
             number(stored(self.next_position)),
+            number(stored(self.items)),
+            number(stored(self.size_bytes)),
+            number(self.used_at.unix_ms()),
         ];
         Statement::new(statements::INSERT, arguments)
     }
@@ -251,6 +287,10 @@ impl ConversationLock {
         let arguments = vec![id(self.conversation.uuid()), text(self.project.as_str()), id(self.holder)];
         Statement::new(statements::UNLOCK, arguments)
     }
+}
+
+fn milliseconds(retention: Option<Duration>) -> Option<i64> {
+    retention.map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 2))
 }
 
 /// A count as a column holds it.
@@ -291,8 +331,15 @@ impl<D: Database + Responses> Conversations for D {
         project: &ProjectId,
         conversation: ConversationId,
         metadata: Json,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let arguments = vec![bytes(metadata.to_vec()), id(conversation.uuid()), text(project.as_str())];
+        let arguments = vec![
+            number(stored(metadata.len() as u64)),
+            bytes(metadata.to_vec()),
+            number(now.unix_ms()),
+            id(conversation.uuid()),
+            text(project.as_str()),
+        ];
         self.group().execute(Statement::new(statements::SET_METADATA, arguments)).await
     }
 
@@ -303,14 +350,36 @@ impl<D: Database + Responses> Conversations for D {
         now: Timestamp,
         retention: Option<Duration>,
     ) -> Result<bool, StoreError> {
-        let retention_ms = retention.map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 2));
         let arguments = vec![
             number(now.unix_ms()),
-            number(retention_ms),
+            number(milliseconds(retention)),
             id(conversation.uuid()),
             text(project.as_str()),
         ];
         self.group().execute(Statement::new(statements::DELETE, arguments)).await
+    }
+
+    async fn expire_conversations(
+        &self,
+        unused_since: Timestamp,
+        now: Timestamp,
+        retention: Option<Duration>,
+        max_rows: u32,
+    ) -> Result<bool, StoreError> {
+        let arguments = vec![
+            number(now.unix_ms()),
+            number(milliseconds(retention)),
+            number(unused_since.unix_ms()),
+            number(i64::from(max_rows)),
+        ];
+        self.group().execute(Statement::new(statements::EXPIRE, arguments)).await
+    }
+
+    async fn size_of_conversations(&self, project: &ProjectId) -> Result<u64, StoreError> {
+        let arguments = vec![text(project.as_str())];
+        let query = Query { text: statements::SIZE_OF_PROJECT, arguments, columns: &[Kind::Number] };
+        let rows = self.query(query).await?;
+        rows.into_iter().next().map_or(Ok(0), |mut row| row.integer())
     }
 
     async fn post(&self, post: Post) -> Result<Appended, StoreError> {

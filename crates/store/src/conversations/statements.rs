@@ -2,12 +2,13 @@
 
 macro_rules! columns {
     () => {
-        "id, project, created_at, metadata, head_id, depth, version, next_position, locked_until"
+        "id, project, created_at, metadata, head_id, depth, version, next_position, locked_until, item_count, size_bytes, \
+         used_at"
     };
 }
 
 pub(super) const INSERT: &str = "INSERT INTO conversations (id, project, created_at, metadata, head_id, depth, version, \
-     next_position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+     next_position, item_count, size_bytes, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 pub(super) const LOAD: &str = concat!(
     "SELECT ",
@@ -21,8 +22,8 @@ pub(super) const LIST: &str = concat!(
     " FROM conversations WHERE project = $1 AND id < $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT $3"
 );
 
-pub(super) const SET_METADATA: &str =
-    "UPDATE conversations SET metadata = $1 WHERE id = $2 AND project = $3 AND deleted_at IS NULL";
+pub(super) const SET_METADATA: &str = "UPDATE conversations SET size_bytes = size_bytes - length(metadata) + $1, metadata = $2, used_at = $3 \
+     WHERE id = $4 AND project = $5 AND deleted_at IS NULL";
 
 pub(super) const DELETE: &str = "UPDATE conversations SET deleted_at = $1, retention_ms = $2, locked_by = NULL, \
      locked_until = NULL WHERE id = $3 AND project = $4 AND deleted_at IS NULL";
@@ -39,9 +40,9 @@ pub(super) const UNLOCK: &str = "UPDATE conversations SET locked_by = NULL, lock
 
 /// Also ends the lock of the turn that it is for.
 pub(super) const ADVANCE: &str = "UPDATE conversations SET head_id = $1, depth = $2, version = version + 1, \
-     next_position = $3, locked_by = NULL, locked_until = NULL \
-     WHERE id = $4 AND project = $5 AND version = $6 AND deleted_at IS NULL \
-     AND (locked_by IS NULL OR locked_by = $7 OR locked_until <= $8)";
+     next_position = $3, item_count = item_count + $4, size_bytes = size_bytes + $5, used_at = $6, \
+     locked_by = NULL, locked_until = NULL WHERE id = $7 AND project = $8 AND version = $9 AND deleted_at IS NULL \
+     AND (locked_by IS NULL OR locked_by = $10 OR locked_until <= $6)";
 
 pub(super) const IS_LIVE: &str =
     "SELECT version FROM conversations WHERE id = $1 AND project = $2 AND deleted_at IS NULL";
@@ -62,6 +63,17 @@ pub(super) const FIND_ITEMS_ANYWHERE: &str = "SELECT i.item_id, i.position, i.re
 
 pub(super) const REMOVE_ITEM: &str =
     "DELETE FROM conversation_items WHERE conversation_id = $1 AND project = $2 AND position = $3";
+
+/// The size of a project's conversations. PostgreSQL's sum of bigints is wider than a bigint.
+pub(super) const SIZE_OF_PROJECT: &str = "SELECT CAST(coalesce(sum(size_bytes), 0) AS bigint) FROM conversations \
+     WHERE project = $1 AND deleted_at IS NULL";
+
+/// Deletes those that nobody has used since $3 and no turn runs in. The outer condition is checked again on a row that another
+/// transaction has just changed. A row that an earlier build has added has no time of use.
+pub(super) const EXPIRE: &str = "UPDATE conversations SET deleted_at = $1, retention_ms = $2, locked_by = NULL, \
+     locked_until = NULL WHERE used_at <= $3 AND deleted_at IS NULL AND (locked_by IS NULL OR locked_until <= $1) \
+     AND (id, project) IN (SELECT id, project FROM conversations WHERE used_at <= $3 AND created_at <= $3 \
+     AND deleted_at IS NULL AND (locked_by IS NULL OR locked_until <= $1) ORDER BY used_at LIMIT $4)";
 
 pub(super) const OLDEST_DELETED: &str = "SELECT id, project, deleted_at, retention_ms FROM conversations \
      WHERE deleted_at <= $1 ORDER BY deleted_at LIMIT 1";
@@ -85,7 +97,7 @@ pub(crate) const ALL: [&str; 1] = [INSERT];
 
 /// For the tests of both engines: those that must use an index.
 #[cfg(test)]
-pub(crate) const INDEXED: [&str; 18] = [
+pub(crate) const INDEXED: [&str; 20] = [
     LOAD,
     LIST,
     SET_METADATA,
@@ -100,6 +112,8 @@ pub(crate) const INDEXED: [&str; 18] = [
     FIND_ITEMS,
     FIND_ITEMS_ANYWHERE,
     REMOVE_ITEM,
+    SIZE_OF_PROJECT,
+    EXPIRE,
     OLDEST_DELETED,
     RELEASE_TURNS,
     PURGE_ITEMS,

@@ -82,6 +82,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("key_id", Kind::Text),
             ("attempts", Kind::Number),
             ("cost_nano_usd", Kind::Number),
+            ("estimated", Kind::Number),
         ],
     },
     Table {
@@ -141,6 +142,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("output_tokens", Kind::Number),
             ("reasoning_tokens", Kind::Number),
             ("cost_nano_usd", Kind::Number),
+            ("estimated_turns", Kind::Number),
         ],
     },
     Table {
@@ -244,6 +246,9 @@ pub(crate) static TABLES: [Table; 16] = [
             ("locked_until", Kind::Number),
             ("deleted_at", Kind::Number),
             ("retention_ms", Kind::Number),
+            ("item_count", Kind::Number),
+            ("size_bytes", Kind::Number),
+            ("used_at", Kind::Number),
         ],
     },
     Table {

@@ -44,7 +44,7 @@ pub(super) const DELETE_ITEMS: &str =
 /// others are being inserted.
 pub(super) const DELETE_LOG: &str = concat!(
     "WITH gone AS (DELETE FROM request_log WHERE at <= $1::bigint RETURNING at, project, key_id, account, model, \
-       outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd),
+       outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, estimated),
      turn AS (",
     turn_as_usage!(),
     "FROM gone),

@@ -120,7 +120,7 @@ pub(crate) async fn what_was_posted_is_no_response(fixture: impl Fixture) {
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     assert!(!store.delete(&project("p"), id(1), NOW).await.unwrap());
     let chains = Chains::new(Arc::clone(&store), 1 << 20);
-    assert!(chains.load_head(&project("p"), id(1), 10).await.unwrap().is_some());
+    assert!(chains.load_head(&project("p"), id(1)).await.unwrap().is_some());
     assert!(chains.load(&project("p"), id(1), NOW, 10).await.unwrap().is_none(), "it is in memory by now");
 }
 
@@ -290,12 +290,87 @@ pub(crate) async fn conversations_are_listed_by_project(fixture: impl Fixture) {
     assert_eq!(store.list_conversations(&project("q"), None, 9).await.unwrap(), []);
     let metadata = r#"{"c":"d"}"#;
     assert!(
-        store.set_conversation_metadata(&project("p"), conversation_id(1), metadata.into()).await.unwrap()
+        store
+            .set_conversation_metadata(&project("p"), conversation_id(1), metadata.into(), NOW)
+            .await
+            .unwrap()
     );
     assert_eq!(load(&store, 1).await.metadata, metadata);
     assert!(
-        !store.set_conversation_metadata(&project("p"), conversation_id(4), metadata.into()).await.unwrap()
+        !store
+            .set_conversation_metadata(&project("p"), conversation_id(4), metadata.into(), NOW)
+            .await
+            .unwrap()
     );
     let stats = store.stats(NOW).await.unwrap();
     assert_eq!((stats.len(), stats[0].conversations, stats[0].responses), (1, 4, 0));
+}
+
+pub(crate) async fn a_conversation_counts_its_items_and_bytes(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let new = begin(&store, 1).await;
+    let size = async || store.size_of_conversations(&project("p")).await.unwrap();
+    assert_eq!((new.items, new.size_bytes, size().await), (0, 1024 + 9, 1024 + 9));
+    let (response, record) = (next(1, &new), turn_in(&new, next(1, &new)));
+    let added = response.input.len() + response.output.len() + record.response.body.len();
+    let later = Append { now: after(5), ..record.append.clone().unwrap() };
+    store.record(Record { append: Some(later), ..record }).await.unwrap();
+    let one = load(&store, 1).await;
+    assert_eq!((one.items, one.used_at), (2, after(5)));
+    assert_eq!(one.size_bytes - new.size_bytes, 1024 + added as u64);
+
+    let deletion = Post { deletes: Some(0), ..post(&one, []) };
+    let turn =
+        StoredTurn { input: "[]".into(), output: "[]".into(), deletes: Some(Vec::new()), ..next(2, &one) };
+    store.post(Post { turns: vec![turn], ..deletion }).await.unwrap();
+    let two = load(&store, 1).await;
+    assert_eq!((two.items, two.size_bytes - one.size_bytes), (1, 1024 + 4), "what it takes on disk stays");
+    begin(&store, 2).await;
+    assert_eq!(size().await, two.size_bytes + new.size_bytes);
+    assert_eq!(store.size_of_conversations(&project("q")).await.unwrap(), 0);
+    let longer = r#"{"a":"bcd"}"#;
+    store
+        .set_conversation_metadata(&project("p"), conversation_id(2), longer.into(), after(7))
+        .await
+        .unwrap();
+    let changed = load(&store, 2).await;
+    assert_eq!((changed.size_bytes, changed.used_at), (1024 + 11, after(7)));
+    assert_eq!(store.stats(NOW).await.unwrap()[0].conversation_bytes, size().await);
+    store.delete_conversation(&project("p"), conversation_id(1), NOW, None).await.unwrap();
+    assert_eq!(size().await, 1024 + 11);
+}
+
+pub(crate) async fn an_unused_conversation_expires_with_its_trunk(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    for n in 1..=3 {
+        let new = begin(&store, n).await;
+        store.post(post(&new, [u64::from(n)])).await.unwrap();
+    }
+    // A turn in it has ended, and another one runs.
+    let used = load(&store, 2).await;
+    let turn = StoredTurn { expires_at: Some(after(10)), ..next(20, &used) };
+    let record = turn_in(&used, turn);
+    let later = Append { now: after(100), ..record.append.clone().unwrap() };
+    store.record(Record { append: Some(later), ..record }).await.unwrap();
+    let busy = load(&store, 3).await;
+    let lock = ConversationLock { project: project("p"), conversation: busy.id, holder: Uuid::from_u128(1) };
+    assert!(store.lock_conversation(&lock, busy.version, after(50), after(80)).await.unwrap());
+
+    let expire = async |unused_since: Timestamp, now| {
+        let kept = Some(Duration::from_secs(1));
+        while store.expire_conversations(unused_since, after(now), kept, 1).await.unwrap() {}
+        let listed = store.list_conversations(&project("p"), None, 9).await.unwrap();
+        listed.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        expire(NOW.minus(Duration::from_secs(1)), 60).await,
+        [3, 2, 1].map(conversation_id),
+        "none is as old as that"
+    );
+    assert_eq!(expire(after(20), 60).await, [3, 2].map(conversation_id));
+    assert_eq!(expire(after(20), 90).await, [2].map(conversation_id), "its lock has ended");
+    assert_eq!(expire(after(150), 200).await, []);
+    while store.purge_conversations(after(200), 100).await.unwrap() {}
+    assert_eq!(store.purge(after(200), None, 100).await.unwrap().responses, 4);
+    assert!(store.stats(NOW).await.unwrap().is_empty());
 }

@@ -211,6 +211,7 @@ pub(crate) fn log_row(project: &str, response: ResponseId, at: Timestamp) -> Log
         output_tokens: 5,
         reasoning_tokens: u64::from(u32::MAX) + 1,
         cost_nano_usd: Some(1_234),
+        is_estimated: false,
         duration: Duration::from_micros(1_500_250),
         first_event: None,
     }

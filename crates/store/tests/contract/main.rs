@@ -89,7 +89,8 @@ macro_rules! contract {
                 an_append_to_another_version_changes_nothing, a_lock_keeps_others_out_until_its_lease_ends,
                 a_deleted_item_is_left_out_from_then_on, items_come_in_pages_both_ways,
                 an_id_that_comes_again_is_replaced, turns_of_a_conversation_live_as_long_as_it_does,
-                conversations_are_listed_by_project;
+                conversations_are_listed_by_project, a_conversation_counts_its_items_and_bytes,
+                an_unused_conversation_expires_with_its_trunk;
             model: random_histories_match_the_model;
         ]);)+
     };

@@ -58,6 +58,7 @@ pub(crate) async fn written_rows_count_at_once(fixture: impl Fixture) {
         turns: 1,
         failed_turns: 0,
         unpriced_turns: 0,
+        estimated_turns: 0,
         input_tokens: 11,
         cached_tokens: 7,
         output_tokens: 5,
@@ -213,6 +214,7 @@ fn log_of(n: u64, row: &Row) -> LogRow {
         input_tokens: row.tokens.into(),
         output_tokens: 0,
         cost_nano_usd: row.cost.map(u64::from),
+        is_estimated: row.tokens % 3 == 1,
         ..log_row(&format!("p{project}"), id(n), at(row.hour, i64::from(row.tokens) * 3_000))
     }
 }
@@ -221,6 +223,7 @@ fn add(totals: &mut Totals, row: &LogRow) {
     totals.turns += 1;
     totals.failed_turns += u64::from(["failed", "refused", "lost"].contains(&&*row.outcome));
     totals.unpriced_turns += u64::from(row.cost_nano_usd.is_none() && row.input_tokens > 0);
+    totals.estimated_turns += u64::from(row.is_estimated);
     totals.input_tokens += row.input_tokens;
     totals.cached_tokens += row.cached_tokens;
     totals.output_tokens += row.output_tokens;

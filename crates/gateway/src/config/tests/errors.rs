@@ -23,7 +23,7 @@ fn an_unknown_key_is_reported_with_the_known_keys() {
     assert_eq!(
         Case::file("[store]\nretentoin = \"1d\"").error(),
         "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known keys: url, \
-         migration_url, migrate, key_file, network, retention, durability, commit_timeout, read_timeout, read_connections, \
+         migration_url, migrate, key_file, network, retention, conversation_retention, durability, commit_timeout, read_timeout, read_connections, \
          write_connections, cache, purge_interval"
     );
     assert_eq!(

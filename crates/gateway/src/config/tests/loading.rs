@@ -22,6 +22,7 @@ allowed_hosts = ["box.lan"]
 url = "sqlite://other.db"
 network = "private"
 retention = "forever"
+conversation_retention = "90d"
 durability = "normal"
 commit_timeout = "1500ms"
 migration_url = "postgres://u@h/d"
@@ -77,6 +78,9 @@ memory = "3GiB"
 body_memory = 20000000
 max_chain_depth = 7
 max_history = "1GiB"
+max_conversation_items = 7
+max_conversation = "7MiB"
+max_project_conversations = "8MiB"
 max_connections = 8
 assumed_output_tokens = 7
 
@@ -113,6 +117,7 @@ memory = "1MiB"
 raw_retention = "10d"
 hour_retention = "20d"
 day_retention = "forever"
+conversation_retention = "90d"
 
 [[prices]]
 model = "my-*"

@@ -38,6 +38,13 @@ fn a_credential_that_cannot_be_read_is_reported_with_account_and_source() {
     let case = with_api_key(r#"{ file = "key.txt" }"#);
     case.write("key.txt", "\n");
     assert_eq!(case.error(), format!("{start}file key.txt is empty"));
+    case.write("key.txt", &"k".repeat((64 << 10) + 1));
+    assert_eq!(case.error(), format!("{start}file key.txt is larger than 64 KiB"));
+    for broken in ["sk\u{0}", "sk\u{1b}[2J", "sk\u{7f}", "sk\n1", "sk\u{a0}"] {
+        case.write("key.txt", broken);
+        let rule = "not a valid key; a key consists of visible ASCII characters without spaces";
+        assert_eq!(case.error(), format!("{start}file key.txt: {rule}"));
+    }
     assert_eq!(
         api_key_error(r#"{ env = "A", value = "sk-secret" }"#),
         format!("{start}needs exactly one of env, file and value")

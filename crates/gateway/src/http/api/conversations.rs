@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, header};
 
+use super::counted::Counted;
 use crate::body_memory::{Reservation, Share};
 use crate::conversations::{Conversations, PostRequest, item_to_json};
 use crate::http::app_state::AppState;
@@ -29,7 +30,9 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (request, _memory) = receive(&state, &share, &headers, body, NewConversation::parse).await?;
-    Ok(shown(&conversations(&state).create(&caller.project, request).await.map_err(RequestError::from)?))
+    let counted = Counted::reserve(&state, &caller).await?;
+    let created = conversations(&state).create(&caller.project, request).await.map_err(RequestError::from)?;
+    Ok(counted.settle(shown(&created)))
 }
 
 pub async fn get(
@@ -48,8 +51,9 @@ pub async fn update(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (metadata, _memory) = receive(&state, &share, &headers, body, |body, _| parse_update(body)).await?;
+    let counted = Counted::reserve(&state, &caller).await?;
     let updated = conversations(&state).update(&caller.project, &name, metadata).await;
-    Ok(shown(&updated.map_err(RequestError::from)?))
+    Ok(counted.settle(shown(&updated.map_err(RequestError::from)?)))
 }
 
 pub async fn delete(
@@ -70,9 +74,10 @@ pub async fn add_items(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (items, _memory) = receive(&state, &share, &headers, body, PostedItems::parse).await?;
+    let counted = Counted::reserve(&state, &caller).await?;
     let request = PostRequest { project: caller.project, conversation, items };
     let posted = conversations(&state).post(request).await.map_err(RequestError::from)?;
-    Ok(json_reply(posted.to_json(hidden)))
+    Ok(counted.settle(json_reply(posted.to_json(hidden))))
 }
 
 pub async fn list_items(
@@ -102,8 +107,9 @@ pub async fn delete_item(
     caller: Caller,
     PathSegments(name, item): PathSegments,
 ) -> Result<Response, ErrorReply> {
+    let counted = Counted::reserve(&state, &caller).await?;
     let conversation = conversations(&state).delete_item(&caller.project, &name, &item).await;
-    Ok(shown(&conversation.map_err(RequestError::from)?))
+    Ok(counted.settle(shown(&conversation.map_err(RequestError::from)?)))
 }
 
 fn conversations(state: &AppState) -> &Conversations {

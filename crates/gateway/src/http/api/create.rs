@@ -5,6 +5,7 @@ use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::http::app_state::AppState;
@@ -15,52 +16,14 @@ use crate::http::error_reply::ErrorReply;
 use crate::http::parsing::parse;
 use crate::turn::{Collected, Door, DrainOnDrop, Incoming, Queued};
 
-pub async fn create(
-    State(state): State<AppState>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ErrorReply> {
-    serve(state, client, Operation::Create, headers, body).await
+/// Serves an operation: POST, at whatever path.
+pub fn serve(operation: Operation) -> MethodRouter<AppState> {
+    post(move |State(state): State<AppState>, client: Client, headers: HeaderMap, body: Body| {
+        run(state, client, operation, headers, body)
+    })
 }
 
-pub async fn compact(
-    State(state): State<AppState>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ErrorReply> {
-    serve(state, client, Operation::Compact, headers, body).await
-}
-
-pub async fn count_input(
-    State(state): State<AppState>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ErrorReply> {
-    serve(state, client, Operation::CountInput, headers, body).await
-}
-
-pub async fn complete_chat(
-    State(state): State<AppState>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ErrorReply> {
-    serve(state, client, Operation::ChatCompletion, headers, body).await
-}
-
-pub async fn embed(
-    State(state): State<AppState>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ErrorReply> {
-    serve(state, client, Operation::Embed, headers, body).await
-}
-
-async fn serve(
+async fn run(
     state: AppState,
     client: Client,
     operation: Operation,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::body_memory::NoMemory;
+use crate::conversations::NoRoom;
 
 const CONVERSATION_NOT_FOUND: &str = "404 | client | null | null | Conversation with id 'X' not found.";
 const CONVERSATION_LOCKED: &str = "400 | client | conversation_locked | conversation | \
@@ -65,6 +66,10 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::ContextTooLarge { what: "turns", limit: 1, size: 2 },
         Failure::ConversationNotFound(id()),
         Failure::ConversationLocked,
+        Failure::ConversationTooLarge { limit: 1, size: 2 },
+        Failure::NoRoom(NoRoom::Items { items: 2, limit: 1 }),
+        Failure::NoRoom(NoRoom::Bytes { bytes: 2, limit: 1 }),
+        Failure::NoRoom(NoRoom::Project { bytes: 2, limit: 1 }),
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
         Failure::ModelNotFound(id()),
@@ -91,6 +96,23 @@ const INTERNAL: &str =
     "500 | gateway | internal_error | null | Internal error. The gateway's log has the cause.";
 const QUEUE_FULL: &str = "429 | limits | rate_limit_exceeded | null | Too many background responses are queued. Please retry in 10 s.";
 
+fn line_of_room(no_room: NoRoom) -> &'static str {
+    match no_room {
+        NoRoom::Items { .. } => {
+            "400 | limits | conversation_too_large | conversation | The conversation would have 2 items, the limit is 1. \
+             Delete items, or continue in another conversation."
+        }
+        NoRoom::Bytes { .. } => {
+            "400 | limits | conversation_too_large | conversation | The conversation would take 2 bytes, the limit is 1. \
+             Continue in another conversation."
+        }
+        NoRoom::Project { .. } => {
+            "400 | limits | conversation_storage_exceeded | conversation | The conversations of this project would take 2 bytes, \
+             the limit is 1. Delete conversations that are not needed any more."
+        }
+    }
+}
+
 /// Status, fault, code, param and message. A new failure needs its line here.
 fn line_of_turn(failure: &Failure) -> &'static str {
     match failure {
@@ -108,6 +130,11 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
         Failure::ConversationLocked => CONVERSATION_LOCKED,
+        Failure::ConversationTooLarge { .. } => {
+            "400 | client | context_too_large | conversation | The history of the conversation is too large: 2 bytes, the limit \
+             is 1. Delete items, or continue in another conversation."
+        }
+        Failure::NoRoom(no_room) => line_of_room(*no_room),
         Failure::ItemNotFound(_) => "404 | client | null | input | Item with id 'X' not found.",
         Failure::ModelNotAllowed(_) => {
             "403 | client | model_not_allowed | model | This API key may not use the model 'X'."
@@ -198,6 +225,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::ResponseNotFound(id()),
         RequestError::ConversationNotFound(id()),
         RequestError::ConversationLocked,
+        RequestError::NoRoom(NoRoom::Items { items: 2, limit: 1 }),
         RequestError::ItemNotFound(id()),
         RequestError::NotInBackground,
         RequestError::HasEnded(Status::Completed),
@@ -309,6 +337,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
         RequestError::ResponseNotFound(_) => "404 | client | null | null | Response with id 'X' not found.",
         RequestError::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
         RequestError::ConversationLocked => CONVERSATION_LOCKED,
+        RequestError::NoRoom(no_room) => line_of_room(*no_room),
         RequestError::ItemNotFound(_) => "404 | client | null | null | Item with id 'X' not found.",
         RequestError::NotInBackground => "400 | client | null | null | Cannot cancel a synchronous response.",
         RequestError::ModelNotFound(_) => {

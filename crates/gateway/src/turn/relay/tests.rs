@@ -105,6 +105,18 @@ fn a_failed_response_without_output_goes_out_with_the_finished_items() {
 }
 
 #[test]
+fn a_response_without_a_status_has_that_of_its_event() {
+    for (kind, status) in
+        [("completed", Status::Completed), ("incomplete", Status::Incomplete), ("failed", Status::Failed)]
+    {
+        let end = END.replace(r#""status":"completed","#, "").replace("completed", kind);
+        assert!(!end.contains("status"), "{end}");
+        let (_, terminal) = relayed(Framing::Sse, [STREAM.as_bytes(), end.as_bytes()]);
+        assert_eq!(terminal.unwrap().finished.status, status);
+    }
+}
+
+#[test]
 fn finished_items_that_are_no_valid_json_are_left_out() {
     let broken = STREAM.replace(r#""type":"message"}"#, r#""type":nothing}"#);
     let end = END.replace(r#"[{"id":"msg_1","type":"message"}]"#, "[]");

@@ -1,0 +1,185 @@
+//! Every id of an item that a client ever got leads back to that item, wherever the API reads items by their ids.
+
+use std::collections::BTreeSet;
+
+use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_testkit::{Client, Event, Gateway};
+use serde_json::{Value, json};
+
+use crate::conversations::{add, begin, items, items_path, post, user};
+use crate::gateway;
+
+const IMAGE: &str = "data:image/png;base64,iVBORw0KGgo=";
+
+/// A client that notes every id of an item that it gets.
+struct Session {
+    client: Client,
+    conversation: String,
+    responses: Vec<String>,
+    ids: BTreeSet<String>,
+}
+
+/// Notes the ids of items in a reply or an event: members `id` of objects that are no response or conversation, and `item_id`.
+fn note(value: &Value, ids: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| note(value, ids)),
+        Value::Object(members) => {
+            let is_item = !members.contains_key("object");
+            let named = members.get("id").filter(|_| is_item).into_iter().chain(members.get("item_id"));
+            ids.extend(named.filter_map(Value::as_str).map(str::to_owned));
+            let inner = members.iter().filter(|(name, _)| *name != "conversation");
+            inner.for_each(|(_, value)| note(value, ids));
+        }
+        _ => {}
+    }
+}
+
+impl Session {
+    fn seen(&mut self, value: Value) -> Value {
+        note(&value, &mut self.ids);
+        value
+    }
+
+    /// A turn in the conversation.
+    async fn turn(&mut self, input: Value) -> Value {
+        let body = json!({"model": "sim", "input": input, "conversation": self.conversation});
+        let created = self.client.created(body).await;
+        self.responses.push(created["id"].as_str().unwrap().to_owned());
+        self.seen(created)
+    }
+
+    async fn streamed_turn(&mut self, input: Value) {
+        let body = json!({"model": "sim", "input": input, "conversation": self.conversation, "stream": true});
+        let events: Vec<Value> =
+            self.client.stream(body).await.rest().await.iter().map(Event::json).collect();
+        self.responses.push(events[0]["response"]["id"].as_str().unwrap().to_owned());
+        self.seen(events.into());
+    }
+
+    async fn add(&mut self, new: Value) {
+        let added = add(&self.client, &self.conversation, &new).await;
+        self.seen(added);
+    }
+
+    /// Everything that the API lists of the session, each with its id.
+    async fn listed(&mut self) -> Vec<Value> {
+        let mut all = items(&self.client, &self.conversation).await;
+        for id in &self.responses {
+            let path = format!("/v1/responses/{id}");
+            all.extend(self.client.get(&path).await.ok()["output"].as_array().unwrap().clone());
+            let input = self.client.get(&format!("{path}/input_items?limit=100")).await.ok();
+            all.extend(input["data"].as_array().unwrap().clone());
+        }
+        note(&json!(all), &mut self.ids);
+        all
+    }
+}
+
+/// Posts, tool calls, reasoning, images, streams, a chain that leaves the conversation, and a compaction.
+async fn mixed_session(upstream: &Simulator, gateway: &Gateway) -> Session {
+    let client = gateway.client.clone();
+    let image = json!({"role": "user", "content": [
+        {"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": IMAGE, "detail": "auto"}]});
+    let call = json!({"type": "function_call", "call_id": "call_0", "name": "f", "arguments": "{}"});
+    let output = json!({"type": "function_call_output", "call_id": "call_0", "output": "0"});
+    let own = json!({"type": "message", "id": "msg_mine", "role": "user", "content": "mine"});
+    let conversation = begin(&client, &json!([image, own, call, output])).await;
+    let mut session = Session { client, conversation, responses: Vec::new(), ids: BTreeSet::new() };
+
+    upstream.script(Script::new().reasoning("I thought.").tool_call_as("call_1", "f", "{}"));
+    session.turn(json!([user("use the tool"), {"type": "new_thing", "data": [1, 2]}])).await;
+    upstream.script(Script::new().reasoning("Again.").text("the answer"));
+    session
+        .streamed_turn(json!([{"type": "function_call_output", "call_id": "call_1", "output": "1"}]))
+        .await;
+    session.add(json!([user("posted"), {"type": "reasoning", "id": "rs_mine", "summary": []}])).await;
+
+    let last = session.responses.last().cloned();
+    let chained = session.client.created(json!({"model": "sim", "previous_response_id": last, "input": [
+        {"type": "item_reference", "id": "msg_mine"}, user("outside")]}));
+    let chained = chained.await;
+    session.responses.push(chained["id"].as_str().unwrap().to_owned());
+    session.seen(chained);
+
+    let compacting = json!({"model": "sim", "conversation": session.conversation});
+    let compacted = post(&session.client, "/v1/responses/compact", &compacting).await.ok();
+    session.add(compacted["output"].clone()).await;
+    session.turn(json!("after the compaction")).await;
+    session
+}
+
+#[tokio::test]
+async fn every_id_that_a_client_got_leads_to_its_item() {
+    let (upstream, gateway) = gateway().await;
+    let mut session = mixed_session(&upstream, &gateway).await;
+    let listed = session.listed().await;
+    let of_listed: BTreeSet<String> =
+        listed.iter().map(|item| item["id"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!(session.ids, of_listed, "no id is shown that nothing has, and none is missing");
+    for kind in ["message", "reasoning", "function_call", "function_call_output", "new_thing", "compaction"] {
+        assert!(listed.iter().any(|item| item["type"] == kind), "{kind}");
+    }
+
+    let gateway = gateway.restart().await;
+    session.client = gateway.client.clone();
+    let of_conversation = items_path(&session.conversation);
+    for item in items(&session.client, &session.conversation).await {
+        let path = format!("{of_conversation}/{}", item["id"].as_str().unwrap());
+        assert_eq!(session.client.get(&path).await.ok(), item);
+    }
+    for id in &session.responses {
+        let path = format!("/v1/responses/{id}/input_items?order=asc&limit=100");
+        let input = session.client.get(&path).await.ok()["data"].as_array().unwrap().clone();
+        for (n, item) in input.iter().enumerate() {
+            let after = format!("{path}&after={}", item["id"].as_str().unwrap());
+            let rest = session.client.get(&after).await.ok();
+            assert_eq!(rest["data"].as_array().unwrap()[..], input[n + 1..], "{item}");
+        }
+    }
+    // A reference takes the item into another conversation, as it is.
+    let other = begin(&session.client, &json!([])).await;
+    for id in &session.ids {
+        let reference = json!({"items": [{"type": "item_reference", "id": id}]});
+        let posted = post(&session.client, &items_path(&other), &reference).await.ok();
+        let posted = &posted["data"][0];
+        let same: Vec<&Value> = listed.iter().filter(|item| item["id"] == **id).collect();
+        assert!(same.iter().any(|item| item["type"] == posted["type"]), "{id}: {posted}");
+    }
+    assert_eq!(items(&session.client, &other).await.len(), session.ids.len());
+    // In a turn, too: all of the conversation's items up to the compaction, by their ids alone.
+    let references: Vec<Value> = items(&session.client, &session.conversation)
+        .await
+        .iter()
+        .take_while(|item| item["type"] != "compaction")
+        .map(|item| json!({"type": "item_reference", "id": item["id"]}))
+        .collect();
+    session.client.created(json!({"model": "sim", "input": references})).await;
+    let sent = upstream.last_request().unwrap().input();
+    assert_eq!(sent.len(), references.len());
+    assert!(sent.iter().all(|item| item["type"] != "item_reference"));
+}
+
+/// Responses and conversations that are deleted take nothing with them that another one lists.
+#[tokio::test]
+async fn what_is_still_listed_is_still_read() {
+    let (upstream, gateway) = gateway().await;
+    let session = mixed_session(&upstream, &gateway).await;
+    let before = items(&session.client, &session.conversation).await;
+    for id in &session.responses {
+        session.client.delete(&format!("/v1/responses/{id}")).await.ok();
+    }
+    for item in &before {
+        let path = format!("{}/{}", items_path(&session.conversation), item["id"].as_str().unwrap());
+        assert_eq!(session.client.get(&path).await.ok(), *item);
+    }
+    let mut session = mixed_session(&upstream, &gateway).await;
+    let of_response = session.client.get(&format!("/v1/responses/{}", session.responses[0])).await.ok();
+    session.client.delete(&format!("/v1/conversations/{}", session.conversation)).await.ok();
+    session.conversation = begin(&session.client, &json!([])).await;
+    for item in session.listed().await {
+        let reference = json!({"items": [{"type": "item_reference", "id": item["id"]}]});
+        post(&session.client, &items_path(&session.conversation), &reference).await.ok();
+    }
+    let again = session.client.get(&format!("/v1/responses/{}", session.responses[0])).await.ok();
+    assert_eq!(again, of_response);
+}
