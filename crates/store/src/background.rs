@@ -20,7 +20,9 @@ use self::statements::{
 use crate::sql::{
     Columns, Database, Kind, Query, Statement, bytes, id, number, optional_bytes, optional_text, text,
 };
-use crate::{Json, LogRow, Record, Settlement, Status, StoreError, Timestamp};
+use crate::{
+    Appended, ConversationLock, Json, LogRow, Record, Settlement, Status, StoreError, Timestamp,
+};
 
 /// How many chunks of events are read at once.
 const EVENT_CHUNKS: i64 = 32;
@@ -59,6 +61,8 @@ pub struct NewBackgroundTurn {
     pub response: Json,
     /// The first event of its log.
     pub event: Option<EventChunk>,
+    /// The lock of its conversation, which it has until its deadline once it is queued.
+    pub lock: Option<ConversationLock>,
 }
 
 /// What a background turn is run from.
@@ -134,6 +138,8 @@ pub struct BackgroundEnd {
     /// The last events of the log.
     pub events: Option<EventChunk>,
     pub result: BackgroundResult,
+    /// The lock of its conversation, if nothing is appended there.
+    pub unlocks: Option<ConversationLock>,
 }
 
 /// What becomes durable with the end of a background turn.
@@ -218,8 +224,9 @@ pub trait Background: Send + Sync {
     /// The turns that this owner is asked to cancel.
     async fn list_cancel_requested(&self, owner: Uuid) -> Result<Vec<ResponseId>, StoreError>;
 
-    /// Ends a turn, in one transaction with its result.
-    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError>;
+    /// Ends a turn, in one transaction with its result and what that appends to a conversation. `None` if the lease has been lost,
+    /// or the turn has ended. After a [conflict](Appended::Conflict) the turn has not ended.
+    async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError>;
 
     /// Hides a turn that has ended at once: it is no longer kept, but readers can still read its log to the end.
     async fn hide_background(
@@ -258,6 +265,9 @@ impl<D: Database> Background for D {
         let mut queue = Statement::new(QUEUE, arguments);
         if let Some(event) = &turn.event {
             queue = queue.then(log_events(&turn.lease, event));
+        }
+        if let Some(lock) = turn.lock {
+            queue = queue.then(lock.renewal(turn.deadline));
         }
         self.group().execute(queue).await
     }
@@ -382,7 +392,7 @@ impl<D: Database> Background for D {
         rows.into_iter().map(|mut row| row.id().map(ResponseId::from_uuid)).collect()
     }
 
-    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
+    async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError> {
         self.group().end_background(end).await
     }
 
@@ -419,6 +429,11 @@ impl Claimable {
 // === impl BackgroundEnd ===
 
 impl BackgroundEnd {
+    /// Whether it appends to a conversation.
+    pub(crate) fn appends(&self) -> bool {
+        matches!(&self.result, BackgroundResult::Stored(record) if record.append.is_some())
+    }
+
     /// The turn's row in the request log.
     pub(crate) fn log(&self) -> &LogRow {
         match &self.result {

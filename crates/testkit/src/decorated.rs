@@ -100,6 +100,8 @@ intercept!(Responses {
 intercept!(Conversations {
     write add_conversation(conversation: StoredConversation) -> ();
     read load_conversation(project: &ProjectId, conversation: ConversationId) -> Option<StoredConversation>;
+    read load_conversation_of_turn(project: &ProjectId, conversation: ConversationId)
+        -> Option<StoredConversation>;
     read list_conversations(project: &ProjectId, after: Option<ConversationId>, max_rows: u32)
         -> Vec<StoredConversation>;
     write set_conversation_metadata(project: &ProjectId, conversation: ConversationId, metadata: Json) -> bool;
@@ -177,7 +179,7 @@ intercept!(Background {
     write set_upstream_turn(lease: &TurnLease, upstream: UpstreamTurn) -> bool;
     write request_cancel(project: &ProjectId, id: ResponseId) -> bool;
     read list_cancel_requested(owner: Uuid) -> Vec<ResponseId>;
-    write end_background(end: BackgroundEnd) -> bool;
+    write end_background(end: BackgroundEnd) -> Option<Appended>;
     write hide_background(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
     write purge_background(now: Timestamp, max_rows: u32) -> bool;
 });

@@ -6,6 +6,7 @@ mod administering;
 mod auditing;
 mod auth;
 mod background;
+mod background_conversations;
 mod background_native;
 mod background_replicas;
 mod blame;

@@ -148,7 +148,10 @@ pub(crate) fn end(end: &BackgroundEnd) -> Statement {
         bytes(Vec::new()),
     ];
     arguments.extend(of_lease(&end.lease));
-    let ending = Statement::new(END, arguments);
+    let mut ending = Statement::new(END, arguments);
+    if let Some(lock) = end.unlocks.clone() {
+        ending = ending.then(lock.release());
+    }
     match &end.events {
         Some(events) => ending.then(log_events(&end.lease, events)),
         None => ending,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_store::{
-    Abandoned, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable, EventChunk,
+    Abandoned, Appended, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable, EventChunk,
     NewBackgroundTurn, Replica, Reservation, Status, Store, TurnLease, UpstreamTurn,
 };
 use bytes::Bytes;
@@ -38,6 +38,7 @@ pub(crate) fn queued(n: u64) -> NewBackgroundTurn {
         },
         response: Bytes::from_static(b"{\"status\":\"queued\"}"),
         event: Some(chunk(0, 0)),
+        lock: None,
     }
 }
 
@@ -48,7 +49,7 @@ async fn queue(store: &Arc<dyn Store>, n: u64) -> TurnLease {
     lease
 }
 
-fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
+pub(crate) fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
     let mut record = record(n, None);
     record.response.turn.status = status;
     BackgroundEnd {
@@ -58,10 +59,11 @@ fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
         kept_until: after(100),
         events: Some(chunk(5, 6)),
         result: BackgroundResult::Stored(Box::new(record)),
+        unlocks: None,
     }
 }
 
-async fn status(store: &Arc<dyn Store>, of: ResponseId) -> Option<BackgroundStatus> {
+pub(crate) async fn status(store: &Arc<dyn Store>, of: ResponseId) -> Option<BackgroundStatus> {
     store.load_background(&project("p"), of).await.unwrap().map(|turn| turn.status)
 }
 
@@ -122,7 +124,7 @@ pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
     assert!(!store.release_lease(&old).await.unwrap());
     let upstream = UpstreamTurn { account: "a".into(), id: "resp_up".into() };
     assert!(!store.set_upstream_turn(&old, upstream.clone()).await.unwrap());
-    assert!(!store.end_background(end(&old, 1, Status::Completed)).await.unwrap());
+    assert_eq!(store.end_background(end(&old, 1, Status::Completed)).await.unwrap(), None);
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     assert!(store.list_log(9).await.unwrap().is_empty());
     assert_eq!(logged(&store, 1, None).await, [(0, 0)]);
@@ -196,7 +198,7 @@ pub(crate) async fn an_ended_turn_and_its_record_are_one_transaction(fixture: im
     let mut ending = end(&lease, 1, Status::Completed);
     let BackgroundResult::Stored(record) = &mut ending.result else { unreachable!() };
     record.settlement = Some(settlement(1, 1, 30));
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     let stored = store.load(&project("p"), id(1), NOW).await.unwrap().unwrap();
     assert_eq!(stored.turn.status, Status::Completed);
     assert_eq!(store.list_log(9).await.unwrap().len(), 1);
@@ -226,13 +228,13 @@ pub(crate) async fn one_of_two_ends_wins(fixture: impl Fixture) {
         [Status::Completed, Status::Cancelled].map(|status| store.end_background(end(&lease, 1, status)));
     let [one, two] = ends;
     let (completed, cancelled) = tokio::join!(one, two);
-    let (completed, cancelled) = (completed.unwrap(), cancelled.unwrap());
+    let (completed, cancelled) = (completed.unwrap().is_some(), cancelled.unwrap().is_some());
     assert!(completed != cancelled);
     let stored = store.load(&project("p"), id(1), NOW).await.unwrap().unwrap();
     assert_eq!(stored.turn.status == Status::Completed, completed);
     assert_eq!(status(&store, id(1)).await, Some(BackgroundStatus::Ended(stored.turn.status)));
     assert_eq!(store.list_log(9).await.unwrap().len(), 1);
-    assert!(!store.end_background(end(&lease, 1, Status::Failed)).await.unwrap());
+    assert_eq!(store.end_background(end(&lease, 1, Status::Failed)).await.unwrap(), None);
     assert!(!store.append_events(&lease, chunk(7, 7)).await.unwrap());
     assert!(!store.request_cancel(&project("p"), id(1)).await.unwrap());
     assert!(store.list_claimable(TWO, Claimable::NotOwn, after(900), 9).await.unwrap().is_empty());
@@ -247,7 +249,7 @@ pub(crate) async fn an_unstored_response_is_kept_for_a_while(fixture: impl Fixtu
         settlement: None,
     };
     let ending = BackgroundEnd { result, events: None, ..end(&lease, 1, Status::Completed) };
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     let found = store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
     assert_eq!(&found.response[..], b"{\"status\":\"completed\"}");
@@ -271,7 +273,7 @@ pub(crate) async fn a_cancellation_reaches_the_owner(fixture: impl Fixture) {
     assert_eq!(store.list_cancel_requested(ONE).await.unwrap(), [id(1)]);
     assert!(store.list_cancel_requested(TWO).await.unwrap().is_empty());
     assert!(!store.hide_background(&project("p"), id(1), NOW).await.unwrap(), "it runs");
-    assert!(store.end_background(end(&lease, 1, Status::Cancelled)).await.unwrap());
+    assert_eq!(store.end_background(end(&lease, 1, Status::Cancelled)).await.unwrap(), Some(Appended::Done));
     assert!(store.list_cancel_requested(ONE).await.unwrap().is_empty());
 }
 
@@ -293,6 +295,6 @@ pub(crate) async fn the_reservation_of_a_background_turn_outlives_its_owner(fixt
     let mut ending = end(&lease, 1, Status::Failed);
     let BackgroundResult::Stored(record) = &mut ending.result else { unreachable!() };
     record.settlement = Some(settlement(1, 1, 12));
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 12, 0)]));
 }
