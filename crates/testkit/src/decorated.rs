@@ -8,8 +8,8 @@ use antiphon_store::{
     Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
     BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
     Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
-    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
+    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas,
+    RequestLog, Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
     StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals,
     TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
@@ -166,9 +166,9 @@ intercept!(Counters {
 });
 
 intercept!(Background {
-    write queue_background(turn: NewBackgroundTurn, max_queued: u64) -> bool;
+    write queue_background(turn: NewBackgroundTurn, limits: QueueLimits) -> bool;
     read load_background(project: &ProjectId, id: ResponseId) -> Option<BackgroundTurn>;
-    read load_background_request(project: &ProjectId, id: ResponseId) -> Option<BackgroundRequest>;
+    read load_background_request(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<BackgroundRequest>;
     write begin_background(lease: &TurnLease) -> bool;
     write renew_leases(owner: Uuid, until: Timestamp) -> ();
     write release_lease(lease: &TurnLease) -> bool;

@@ -3,7 +3,8 @@
 use antiphon_protocol::id::{ConversationId, ItemId};
 use antiphon_protocol::{item, json};
 use antiphon_store::{
-    Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, StoredTurn as NewTurn, Timestamp,
+    Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, StoredTurn as NewTurn,
+    Timestamp,
 };
 
 use super::{Failure, Turn, quoted};

@@ -8,6 +8,7 @@ mod auth;
 mod background;
 mod background_conversations;
 mod background_native;
+mod background_queue;
 mod background_replicas;
 mod blame;
 mod bodies;

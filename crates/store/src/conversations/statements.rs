@@ -34,8 +34,7 @@ pub(super) const LOCK: &str = "UPDATE conversations SET locked_by = $1, locked_u
      WHERE id = $3 AND project = $4 AND version = $5 AND deleted_at IS NULL \
      AND (locked_by IS NULL OR locked_until <= $6)";
 
-pub(super) const RENEW: &str =
-    "UPDATE conversations SET locked_until = $1 WHERE id = $2 AND project = $3 AND locked_by = $4 \
+pub(super) const RENEW: &str = "UPDATE conversations SET locked_until = $1 WHERE id = $2 AND project = $3 AND locked_by = $4 \
      AND locked_until < $1";
 
 pub(super) const UNLOCK: &str = "UPDATE conversations SET locked_by = NULL, locked_until = NULL \

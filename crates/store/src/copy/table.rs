@@ -110,6 +110,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("upstream_id", Kind::Text),
             ("ended_at", Kind::Number),
             ("kept_until", Kind::Number),
+            ("size_bytes", Kind::Number),
         ],
     },
     Table {
@@ -121,6 +122,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("first_sequence", Kind::Number),
             ("last_sequence", Kind::Number),
             ("bytes", Kind::Bytes),
+            ("checksum", Kind::Number),
         ],
     },
     Table {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_store::{
-    Abandoned, Appended, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable, EventChunk,
-    NewBackgroundTurn, Replica, Reservation, Status, Store, TurnLease, UpstreamTurn,
+    Abandoned, Appended, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable,
+    EventChunk, NewBackgroundTurn, QueueLimits, Replica, Reservation, Status, Store, TurnLease, UpstreamTurn,
 };
 use bytes::Bytes;
 use uuid::Uuid;
@@ -42,10 +42,14 @@ pub(crate) fn queued(n: u64) -> NewBackgroundTurn {
     }
 }
 
+pub(crate) fn limits(turns: u64) -> QueueLimits {
+    QueueLimits { turns, bytes: u64::MAX }
+}
+
 async fn queue(store: &Arc<dyn Store>, n: u64) -> TurnLease {
     let turn = queued(n);
     let lease = turn.lease.clone();
-    assert!(store.queue_background(turn, 100).await.unwrap());
+    assert!(store.queue_background(turn, limits(100)).await.unwrap());
     lease
 }
 
@@ -82,7 +86,7 @@ pub(crate) async fn a_queued_turn_comes_back_unchanged(fixture: impl Fixture) {
     bare.event = None;
     bare.request.input = Some(Bytes::from_static(b"[1]"));
     for new in [new, bare] {
-        assert!(store.queue_background(new.clone(), 10).await.unwrap());
+        assert!(store.queue_background(new.clone(), limits(10)).await.unwrap());
         let found = store.load_background(&project("p"), new.lease.id).await.unwrap().unwrap();
         assert_eq!((found.lease.clone(), found.lease_until), (new.lease.clone(), new.lease_until));
         assert_eq!((found.is_streamed, found.is_stored), (new.is_streamed, new.is_stored));
@@ -90,26 +94,50 @@ pub(crate) async fn a_queued_turn_comes_back_unchanged(fixture: impl Fixture) {
         assert_eq!((found.created_at, found.deadline), (new.created_at, new.deadline));
         assert_eq!((found.status, found.attempts), (BackgroundStatus::Queued, 0));
         assert_eq!((found.last_sequence, found.ended_at), (new.event.map(|event| event.last), None));
-        let request = store.load_background_request(&project("p"), new.lease.id).await.unwrap();
+        let request = store.load_background_request(&project("p"), new.lease.id, NOW).await.unwrap();
         assert_eq!(request, Some(new.request));
     }
     assert_eq!(store.load_background(&project("q"), id(1)).await.unwrap(), None);
-    assert_eq!(store.load_background_request(&project("q"), id(1)).await.unwrap(), None);
+    assert_eq!(store.load_background_request(&project("q"), id(1), NOW).await.unwrap(), None);
 }
 
 pub(crate) async fn a_project_has_so_many_queued_turns_at_most(fixture: impl Fixture) {
     let store = fixture.open().await;
     let lease = queue(&store, 1).await;
     queue(&store, 2).await;
-    assert!(!store.queue_background(queued(3), 2).await.unwrap());
+    assert!(!store.queue_background(queued(3), limits(2)).await.unwrap());
     assert_eq!(status(&store, id(3)).await, None);
     assert!(logged(&store, 3, None).await.is_empty());
     let mut elsewhere = queued(3);
     elsewhere.lease.project = project("q");
-    assert!(store.queue_background(elsewhere, 2).await.unwrap());
+    assert!(store.queue_background(elsewhere, limits(2)).await.unwrap());
     // Running turns do not count.
     assert!(store.begin_background(&lease).await.unwrap());
-    assert!(store.queue_background(queued(3), 2).await.unwrap());
+    assert!(store.queue_background(queued(3), limits(2)).await.unwrap());
+}
+
+pub(crate) async fn a_project_has_so_many_queued_bytes_at_most(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let turn = |n| {
+        let mut turn = queued(n);
+        turn.request.body = vec![b'x'; 1_000].into();
+        turn.request.input = Some(vec![b'y'; 500].into());
+        turn
+    };
+    let up_to = |bytes| QueueLimits { turns: 100, bytes };
+    assert!(store.queue_background(turn(1), up_to(10)).await.unwrap(), "it is the only one");
+    let lease = turn(1).lease;
+    let size = store.load_background(&lease.project, lease.id).await.unwrap().unwrap().size_bytes;
+    assert!((1_500..2_000).contains(&size), "{size}");
+    assert!(!store.queue_background(turn(2), up_to(2 * size - 1)).await.unwrap());
+    assert!(store.queue_background(turn(2), up_to(2 * size)).await.unwrap());
+    let mut elsewhere = turn(3);
+    elsewhere.lease.project = project("q");
+    assert!(store.queue_background(elsewhere, up_to(size)).await.unwrap());
+    // Running turns do not count.
+    assert!(store.begin_background(&lease).await.unwrap());
+    assert!(!store.queue_background(turn(3), up_to(2 * size - 1)).await.unwrap());
+    assert!(store.queue_background(turn(3), up_to(2 * size)).await.unwrap());
 }
 
 pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
@@ -207,7 +235,7 @@ pub(crate) async fn an_ended_turn_and_its_record_are_one_transaction(fixture: im
     assert_eq!(found.status, BackgroundStatus::Ended(Status::Completed));
     assert_eq!((found.ended_at, found.kept_until), (Some(after(9)), Some(after(100))));
     assert_eq!((found.last_sequence, &found.response[..]), (Some(6), &b""[..]));
-    assert_eq!(store.load_background_request(&project("p"), id(1)).await.unwrap(), None);
+    assert_eq!(store.load_background_request(&project("p"), id(1), NOW).await.unwrap(), None);
     assert_eq!(logged(&store, 1, Some(0)).await, [(5, 6)]);
     // A response that the store refuses keeps its turn running.
     let other = queue(&store, 2).await;
@@ -242,7 +270,9 @@ pub(crate) async fn one_of_two_ends_wins(fixture: impl Fixture) {
 
 pub(crate) async fn an_unstored_response_is_kept_for_a_while(fixture: impl Fixture) {
     let store = fixture.open().await;
-    let lease = queue(&store, 1).await;
+    let turn = NewBackgroundTurn { is_stored: false, ..queued(1) };
+    let lease = turn.lease.clone();
+    assert!(store.queue_background(turn, limits(1)).await.unwrap());
     let result = BackgroundResult::Kept {
         response: Bytes::from_static(b"{\"status\":\"completed\"}"),
         log: Box::new(log_row("p", id(1), NOW)),
@@ -253,6 +283,12 @@ pub(crate) async fn an_unstored_response_is_kept_for_a_while(fixture: impl Fixtu
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     let found = store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
     assert_eq!(&found.response[..], b"{\"status\":\"completed\"}");
+    let request = async |now| {
+        let request = store.load_background_request(&project("p"), id(1), now).await.unwrap();
+        request.map(|request| request.body)
+    };
+    assert_eq!(request(after(99)).await, Some(queued(1).request.body), "its input items can be read");
+    assert_eq!(request(after(100)).await, None);
     assert_eq!((found.last_sequence, store.list_log(9).await.unwrap().len()), (Some(0), 1));
     assert!(!store.hide_background(&project("q"), id(1), after(20)).await.unwrap());
     assert!(store.hide_background(&project("p"), id(1), after(20)).await.unwrap());

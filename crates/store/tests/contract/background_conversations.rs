@@ -7,7 +7,7 @@ use antiphon_store::{
     Status, Store, StoredConversation, TurnLease,
 };
 
-use crate::background::{end, queued, status};
+use crate::background::{end, limits, queued, status};
 use crate::conversations::{begin, conversation_id, ids, load, next, post, turn_in};
 use crate::fixture::{Fixture, NOW, after, id, project};
 
@@ -20,7 +20,7 @@ async fn queue(store: &Arc<dyn Store>, n: u64, now: &StoredConversation) -> Turn
     assert!(store.lock_conversation(&lock(n), now.version, NOW, after(30)).await.unwrap());
     let turn = NewBackgroundTurn { lock: Some(lock(n)), ..queued(n) };
     let lease = turn.lease.clone();
-    assert!(store.queue_background(turn, 100).await.unwrap());
+    assert!(store.queue_background(turn, limits(100)).await.unwrap());
     lease
 }
 
@@ -28,10 +28,7 @@ async fn queue(store: &Arc<dyn Store>, n: u64, now: &StoredConversation) -> Turn
 fn appending(lease: &TurnLease, n: u64, to: &StoredConversation) -> BackgroundEnd {
     let mut record = turn_in(to, next(n, to));
     record.append = record.append.map(|append| Append { holder: Some(lock(n).holder), ..append });
-    BackgroundEnd {
-        result: BackgroundResult::Stored(Box::new(record)),
-        ..end(lease, n, Status::Completed)
-    }
+    BackgroundEnd { result: BackgroundResult::Stored(Box::new(record)), ..end(lease, n, Status::Completed) }
 }
 
 pub(crate) async fn a_queued_turn_keeps_its_lock_until_its_deadline_or_its_end(fixture: impl Fixture) {
@@ -48,7 +45,10 @@ pub(crate) async fn a_queued_turn_keeps_its_lock_until_its_deadline_or_its_end(f
     let one = load(&store, 1).await;
     assert_eq!((one.head, one.depth, one.locked_until), (Some(id(1)), 1, None));
     assert_eq!(ids(&store, 1).await.len(), 2);
-    assert!(store.load(&project("p"), id(1), after(1_000_000)).await.unwrap().is_some(), "it does not expire");
+    assert!(
+        store.load(&project("p"), id(1), after(1_000_000)).await.unwrap().is_some(),
+        "it does not expire"
+    );
 
     let lease = queue(&store, 2, &one).await;
     let failed = BackgroundEnd { unlocks: Some(lock(2)), ..end(&lease, 2, Status::Failed) };
@@ -82,7 +82,7 @@ pub(crate) async fn an_end_that_can_not_append_writes_nothing(fixture: impl Fixt
 async fn queue_elsewhere(store: &Arc<dyn Store>) -> TurnLease {
     let turn = queued(9);
     let lease = turn.lease.clone();
-    assert!(store.queue_background(turn, 100).await.unwrap());
+    assert!(store.queue_background(turn, limits(100)).await.unwrap());
     lease
 }
 

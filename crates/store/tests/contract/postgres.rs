@@ -82,7 +82,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0014_background_sizes"
         ]
     );
     assert_eq!(
@@ -97,7 +98,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0014_background_sizes"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());

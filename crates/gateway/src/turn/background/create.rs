@@ -78,10 +78,10 @@ impl Turn {
             event: event.clone(),
             lock: resolved.joined.as_ref().and_then(Joined::lock).cloned(),
         };
-        let run = Arc::new(Run::queued(lease, event.as_ref()));
+        let run = Arc::new(Run::queued(&new));
         let guard = RunGuard { turns: Arc::clone(&turns), run: Arc::clone(&run) };
         background.insert(&run);
-        match turns.chains.store().queue_background(new, background.settings.max_queued).await {
+        match turns.chains.store().queue_background(new, background.settings.queue).await {
             Ok(true) => resolved.joined.iter().for_each(Joined::end),
             Ok(false) => {
                 run.end(None);
