@@ -74,7 +74,7 @@ impl Turn {
         self.settle();
     }
 
-    /// What a relay knows that has seen the events in the log.
+    /// What a relay knows that has seen the events in the log, as far as they can be read.
     pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
         let max_bytes = self.turns.settings.max_reply_bytes;
         let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
@@ -82,7 +82,13 @@ impl Turn {
         let (mut after, mut passed) = (None, VecDeque::new());
         let store = self.turns.chains.store();
         loop {
-            let chunks = store.list_events(&self.facts.project, self.facts.id, after).await?;
+            let chunks = match store.list_events(&self.facts.project, self.facts.id, after).await {
+                Err(StoreError::Corrupt(damage)) => {
+                    tracing::error!(damage, "a background turn lacks events of its log");
+                    return Ok(relay);
+                }
+                listed => listed?,
+            };
             let Some(last) = chunks.last() else { return Ok(relay) };
             after = Some(last.last);
             for chunk in chunks {

@@ -185,6 +185,7 @@ mod tests {
 
     use futures_util::FutureExt;
     use tokio::sync::mpsc;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -197,6 +198,7 @@ mod tests {
         let room = Arc::new(Room::new(1));
         let first = room.try_enter(&project("first"));
         let (said, mut served) = mpsc::unbounded_channel();
+        let mut turns = JoinSet::new();
         for name in waiting {
             let (room, said, name) = (Arc::clone(&room), said.clone(), (*name).to_owned());
             let mut turn = Box::pin(async move {
@@ -204,7 +206,7 @@ mod tests {
                 said.send((name, place)).ok();
             });
             assert!(turn.as_mut().now_or_never().is_none(), "it joins the line");
-            tokio::spawn(turn);
+            turns.spawn(turn);
         }
         drop((first, said));
         let mut order = Vec::new();

@@ -77,12 +77,15 @@ impl Turns {
         Ok(true)
     }
 
-    /// Whether the log has more than the start of the response.
+    /// Whether the log has more than the start of the response. A damaged one may have.
     async fn has_content(&self, row: &BackgroundTurn) -> Result<bool, StoreError> {
         let TurnLease { project, id, .. } = &row.lease;
         let mut after = None;
         loop {
-            let chunks = self.chains.store().list_events(project, *id, after).await?;
+            let chunks = match self.chains.store().list_events(project, *id, after).await {
+                Err(StoreError::Corrupt(_)) => return Ok(true),
+                listed => listed?,
+            };
             let Some(last) = chunks.last() else { return Ok(false) };
             after = Some(last.last);
             if chunks.iter().any(|chunk| frames(&chunk.bytes).any(|frame| is_content(&frame))) {
