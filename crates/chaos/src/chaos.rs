@@ -35,6 +35,8 @@ const SPARE_FILES: usize = 24;
 pub enum Amount {
     /// Random faults for this long.
     Time(Duration),
+    /// So many deaths of gateways, one after the other.
+    Kills(u64),
     /// Each fault once, the gateway's end first, and one damaged copy.
     EachOnce,
 }
@@ -92,7 +94,7 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Re
     let (doors, verified, max_memory_bytes) = (ledger.tallies(), ledger.len(), rig.max_memory_bytes);
     let copies = match (engine, amount) {
         (Engine::Postgres, _) => 0,
-        (Engine::Sqlite, Amount::EachOnce) => 1,
+        (Engine::Sqlite, Amount::EachOnce | Amount::Kills(_)) => 1,
         (Engine::Sqlite, Amount::Time(time)) => 2 + time.as_secs() as usize / 30,
     };
     let database = rig.stop_gateways().await;
@@ -111,21 +113,23 @@ async fn inject_faults(
 ) -> BTreeMap<Fault, Happened> {
     let started = Instant::now();
     let mut once = Fault::possible(rig.engine);
-    let (mut faults, mut verified) = (BTreeMap::new(), 0);
+    let (mut faults, mut verified, mut happened) = (BTreeMap::new(), 0, 0);
     loop {
         sleep(Duration::from_millis(rng.random_range(20..400))).await;
         let next = match amount {
             Amount::Time(time) if started.elapsed() >= time => None,
             Amount::Time(_) => Some((Fault::random(rig.engine, rng), Fault::random_time(rng))),
+            Amount::Kills(times) => (happened < times).then_some((Fault::KillGateway, SHORT)),
             Amount::EachOnce => once.next().map(|fault| (fault, SHORT)),
         };
         let Some((fault, time)) = next else { return faults };
+        happened += 1;
         fault.inject(rig, load, time, rng).await;
         let over = Instant::now();
         rig.ready().await;
-        let happened: &mut Happened = faults.entry(fault).or_default();
-        happened.times += 1;
-        happened.slowest_recovery = happened.slowest_recovery.max(over.elapsed());
+        let of_fault: &mut Happened = faults.entry(fault).or_default();
+        of_fault.times += 1;
+        of_fault.slowest_recovery = of_fault.slowest_recovery.max(over.elapsed());
         verified = verify::after_fault(rig, ledger, verified, rng).await;
     }
 }

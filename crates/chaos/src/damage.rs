@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use crate::door::{Connection, Door, Outcome};
 use crate::history;
 use crate::ledger::Ledger;
-use crate::rig::{self, Rig};
+use crate::rig::{self, Rig, Targets};
 use crate::violations::Promise;
 use crate::worker::turn_after;
 
@@ -147,7 +147,7 @@ async fn continue_from(
     rng: &mut StdRng,
 ) -> Found {
     let known = ledger.get(index);
-    let mut connection = Connection::new(&gateway.url, &rig.secrets[known.project]);
+    let mut connection = Connection::new(&gateway.url, &rig.secrets[known.project], &Targets::default());
     let turn = turn_after(ledger, known.project, Some(index), rng);
     match connection.turn(Door::Json, turn.body).await {
         Outcome::Acknowledged(response) if history::is_output_of(turn.history, &response["output"]) => {

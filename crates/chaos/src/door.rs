@@ -1,5 +1,6 @@
-//! One turn through one of the three doors, as a client sees it.
+//! One turn through one of the doors, as a client sees it.
 
+mod background;
 mod socket;
 mod stream;
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use self::socket::Socket;
 use self::stream::Stream;
+use crate::rig::Targets;
 
 /// No turn takes longer, whatever happens.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,6 +22,10 @@ pub enum Door {
     Json,
     Sse,
     Socket,
+    /// In the background, polled.
+    Polled,
+    /// In the background, streamed, and read on after each cut.
+    ReadOn,
 }
 
 /// How a turn ended.
@@ -41,24 +47,29 @@ pub struct Connection {
     secret: String,
     http: Client,
     socket: Option<Socket>,
+    /// All gateways.
+    targets: Targets,
 }
 
 impl Door {
-    pub const ALL: [Self; 3] = [Self::Json, Self::Sse, Self::Socket];
+    pub const ALL: [Self; 5] = [Self::Json, Self::Sse, Self::Socket, Self::Polled, Self::ReadOn];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "JSON",
             Self::Sse => "SSE",
             Self::Socket => "WebSocket",
+            Self::Polled => "background, polled",
+            Self::ReadOn => "background, streamed",
         }
     }
 }
 
 impl Connection {
-    pub fn new(url: &str, secret: &str) -> Self {
+    pub fn new(url: &str, secret: &str, targets: &Targets) -> Self {
         let http = Client::new(url).with_secret(secret);
-        Self { url: url.to_owned(), secret: secret.to_owned(), http, socket: None }
+        let (url, secret, targets) = (url.to_owned(), secret.to_owned(), targets.clone());
+        Self { url, secret, http, socket: None, targets }
     }
 
     pub fn url(&self) -> &str {
@@ -74,6 +85,14 @@ impl Connection {
                     self.streamed(&body).await
                 }
                 Door::Socket => self.over_socket(body).await,
+                Door::Polled => {
+                    body["background"] = Value::Bool(true);
+                    self.polled(&body).await
+                }
+                Door::ReadOn => {
+                    (body["background"], body["stream"]) = (Value::Bool(true), Value::Bool(true));
+                    self.read_on(&body).await
+                }
             }
         };
         let waited = tokio::time::timeout(PATIENCE, turn).await;

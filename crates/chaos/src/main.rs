@@ -1,6 +1,6 @@
 //! `make chaos` and `make soak`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +32,11 @@ enum Command {
         #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
+    /// Gateways are killed under load, so many times.
+    Kills {
+        #[arg(long, default_value_t = 100)]
+        times: u64,
+    },
     /// Modest load for a long time, with rare faults: what a gateway holds must not grow.
     Soak {
         #[arg(long, default_value_t = 600)]
@@ -56,15 +61,9 @@ async fn run(cli: &Cli, seed: u64) -> Vec<Violations> {
     let binary = std::path::absolute(&cli.binary).unwrap_or_else(|_| cli.binary.clone());
     match cli.command {
         Command::Faults { seconds } => {
-            let mut violations = Vec::new();
-            for engine in [Engine::Sqlite, Engine::Postgres] {
-                let amount = Amount::Time(Duration::from_secs(seconds) / 2);
-                let report = chaos::run(&binary, engine, amount, seed).await;
-                println!("{report}");
-                violations.push(report.violations);
-            }
-            violations
+            on_each_engine(&binary, Amount::Time(Duration::from_secs(seconds) / 2), seed).await
         }
+        Command::Kills { times } => on_each_engine(&binary, Amount::Kills(times), seed).await,
         Command::Soak { seconds } => {
             let time = Duration::from_secs(seconds);
             let soak = |engine| soak::run(&binary, engine, time, seed);
@@ -73,4 +72,14 @@ async fn run(cli: &Cli, seed: u64) -> Vec<Violations> {
             vec![sqlite.violations, postgres.violations]
         }
     }
+}
+
+async fn on_each_engine(binary: &Path, amount: Amount, seed: u64) -> Vec<Violations> {
+    let mut violations = Vec::new();
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let report = chaos::run(binary, engine, amount, seed).await;
+        println!("{report}");
+        violations.push(report.violations);
+    }
+    violations
 }

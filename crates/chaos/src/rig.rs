@@ -34,6 +34,8 @@ timeouts.header_read = "3s"
 timeouts.body_read = "2s"
 timeouts.write_stall = "3s"
 timeouts.shutdown = "5s"
+background.lease = "5s"
+background.max_duration = "20s"
 turns.finish_timeout = "10s"
 "#;
 /// Large enough that no turn is refused, so that every turn has a reservation.
@@ -286,7 +288,7 @@ fn write_wrapper(binary: &Path, setup: &Setup) -> PathBuf {
 
 /// A gateway's gauges of what it holds, by their names, and what they say.
 pub async fn gauges(client: &Client) -> Vec<(String, u64)> {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 9] = [
         "antiphon_turns_in_flight",
         "antiphon_turns_queued",
         "antiphon_account_in_flight",
@@ -294,6 +296,8 @@ pub async fn gauges(client: &Client) -> Vec<(String, u64)> {
         "antiphon_connections",
         "antiphon_sockets",
         "antiphon_socket_lanes",
+        "antiphon_background_queued",
+        "antiphon_background_running",
     ];
     let Some(reply) = client.try_request(Method::GET, "/metrics", &[], "").await else { return Vec::new() };
     let text = String::from_utf8_lossy(&reply.body).into_owned();

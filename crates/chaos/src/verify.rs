@@ -145,7 +145,7 @@ async fn continue_leaf(rig: &Rig, ledger: &Ledger, n: usize, leaf: usize, mut rn
     let project = ledger.get(leaf).project;
     let door = Door::ALL[n % Door::ALL.len()];
     let gateway = &rig.gateways[n % rig.gateways.len()];
-    let mut connection = Connection::new(&gateway.process.url, &rig.secrets[project]);
+    let mut connection = Connection::new(&gateway.process.url, &rig.secrets[project], &rig.targets);
     let turn = turn_after(ledger, project, Some(leaf), &mut rng);
     let continued = rig::within(PATIENCE, async || {
         let outcome = connection.turn(door, turn.body.clone()).await;

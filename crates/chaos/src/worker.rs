@@ -134,7 +134,8 @@ impl Shared {
 
     fn connect(&self, project: usize, rng: &mut StdRng) -> Connection {
         let targets = self.targets.list();
-        Connection::new(&targets[rng.random_range(0..targets.len())], &self.secrets[project])
+        let url = &targets[rng.random_range(0..targets.len())];
+        Connection::new(url, &self.secrets[project], &self.targets)
     }
 
     /// How a turn ended; `None` if its client leaves half-way, which closes the connection.

@@ -14,7 +14,7 @@ use antiphon_protocol::id::ProjectId;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks, memory};
 use antiphon_store::chain::Chains;
-use antiphon_store::{Store, StoreError, StoreOptions, StoreUrlError};
+use antiphon_store::{QueueLimits, Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::settings::UpstreamSettings;
@@ -411,7 +411,7 @@ fn background_settings(
     let background = &config.background;
     BackgroundSettings {
         max_running: background.max_running,
-        max_queued: background.max_queued,
+        queue: QueueLimits { turns: background.max_queued, bytes: background.max_queued_bytes as u64 },
         max_duration: background.max_duration,
         log_retention: background.log_retention,
         retries: background.retries,

@@ -112,9 +112,6 @@ impl CreateRequest {
         if background && operation != Operation::Create {
             return Err(background_refused());
         }
-        if background && request.conversation.is_some() {
-            return Err(background_in_conversation());
-        }
         Ok(Self { stream, background, ..request })
     }
 
@@ -330,11 +327,6 @@ fn mutually_exclusive() -> ApiError {
 
 fn background_refused() -> ApiError {
     let message = "Unsupported value: 'background' is true, but only POST /v1/responses creates background responses. Leave it out or set it to false.";
-    invalid("unsupported_value", Some("background"), message.to_owned())
-}
-
-fn background_in_conversation() -> ApiError {
-    let message = "Unsupported value: 'background' is true in a request with 'conversation', which this gateway cannot do yet. Continue a background response with 'previous_response_id', or leave 'background' out.";
     invalid("unsupported_value", Some("background"), message.to_owned())
 }
 

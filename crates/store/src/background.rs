@@ -3,6 +3,7 @@
 //! A running turn has a lease: its owner, and an epoch that grows with each owner. Every write of a running turn is conditional
 //! on its epoch, so that an owner that has lost the lease changes nothing any more.
 
+pub(crate) mod events;
 mod statements;
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 pub(crate) use self::statements::STATEMENTS;
 pub(crate) use self::statements::{end, log_events};
 
+use self::events::StoredEvents;
 use self::statements::{
     BEGIN, CLAIM, EVENTS, HIDE, LIST_ABANDONED, LIST_CANCELLED, LOAD, PURGE_EVENTS, PURGE_TURNS, QUEUE,
     RELEASE, RENEW, REQUEST, REQUEST_CANCEL, SET_UPSTREAM, TURN_COLUMNS, of_lease, row,
@@ -20,7 +22,7 @@ use self::statements::{
 use crate::sql::{
     Columns, Database, Kind, Query, Statement, bytes, id, number, optional_bytes, optional_text, text,
 };
-use crate::{Json, LogRow, Record, Settlement, Status, StoreError, Timestamp};
+use crate::{Appended, ConversationLock, Json, LogRow, Record, Settlement, Status, StoreError, Timestamp};
 
 /// How many chunks of events are read at once.
 const EVENT_CHUNKS: i64 = 32;
@@ -59,6 +61,15 @@ pub struct NewBackgroundTurn {
     pub response: Json,
     /// The first event of its log.
     pub event: Option<EventChunk>,
+    /// The lock of its conversation, which it has until its deadline once it is queued.
+    pub lock: Option<ConversationLock>,
+}
+
+/// How much of a project may be queued. A turn that is larger than all of it has to be the only one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub turns: u64,
+    pub bytes: u64,
 }
 
 /// What a background turn is run from.
@@ -82,6 +93,8 @@ pub struct BackgroundTurn {
     pub key: Option<String>,
     pub created_at: Timestamp,
     pub deadline: Timestamp,
+    /// How much it stored when it was queued.
+    pub size_bytes: u64,
     /// The response as it was queued; at the end the finished one, or empty if that is stored.
     pub response: Json,
     /// How often it was begun.
@@ -134,6 +147,8 @@ pub struct BackgroundEnd {
     /// The last events of the log.
     pub events: Option<EventChunk>,
     pub result: BackgroundResult,
+    /// The lock of its conversation, if nothing is appended there.
+    pub unlocks: Option<ConversationLock>,
 }
 
 /// What becomes durable with the end of a background turn.
@@ -155,8 +170,12 @@ pub enum BackgroundResult {
 /// [write error](StoreError#write-errors). Writes under a [`TurnLease`] return `false` if it has been lost, or the turn has ended.
 #[async_trait]
 pub trait Background: Send + Sync {
-    /// `false` if the project has `max_queued` queued turns already.
-    async fn queue_background(&self, turn: NewBackgroundTurn, max_queued: u64) -> Result<bool, StoreError>;
+    /// `false` if the project has so much queued already that the limits leave no room.
+    async fn queue_background(
+        &self,
+        turn: NewBackgroundTurn,
+        limits: QueueLimits,
+    ) -> Result<bool, StoreError>;
 
     async fn load_background(
         &self,
@@ -164,11 +183,12 @@ pub trait Background: Send + Sync {
         id: ResponseId,
     ) -> Result<Option<BackgroundTurn>, StoreError>;
 
-    /// `None` once the turn has ended.
+    /// `None` once the turn has ended, or is no longer kept if its response is not stored.
     async fn load_background_request(
         &self,
         project: &ProjectId,
         id: ResponseId,
+        now: Timestamp,
     ) -> Result<Option<BackgroundRequest>, StoreError>;
 
     /// Sets the turn in progress, and counts an attempt.
@@ -218,8 +238,9 @@ pub trait Background: Send + Sync {
     /// The turns that this owner is asked to cancel.
     async fn list_cancel_requested(&self, owner: Uuid) -> Result<Vec<ResponseId>, StoreError>;
 
-    /// Ends a turn, in one transaction with its result.
-    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError>;
+    /// Ends a turn, in one transaction with its result and what that appends to a conversation. `None` if the lease has been lost,
+    /// or the turn has ended. After a [conflict](Appended::Conflict) the turn has not ended.
+    async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError>;
 
     /// Hides a turn that has ended at once: it is no longer kept, but readers can still read its log to the end.
     async fn hide_background(
@@ -235,7 +256,12 @@ pub trait Background: Send + Sync {
 
 #[async_trait]
 impl<D: Database> Background for D {
-    async fn queue_background(&self, turn: NewBackgroundTurn, max_queued: u64) -> Result<bool, StoreError> {
+    async fn queue_background(
+        &self,
+        turn: NewBackgroundTurn,
+        limits: QueueLimits,
+    ) -> Result<bool, StoreError> {
+        let size_bytes = turn.size_bytes();
         let TurnLease { project, id: response, owner, .. } = turn.lease.clone();
         let last = turn.event.as_ref().map_or(-1, |event| sequence(event.last));
         let arguments = vec![
@@ -253,11 +279,16 @@ impl<D: Database> Background for D {
             id(owner),
             number(turn.lease_until.unix_ms()),
             number(last),
-            number(sequence(max_queued)),
+            number(sequence(size_bytes)),
+            number(sequence(limits.turns)),
+            number(sequence(limits.bytes.saturating_sub(size_bytes))),
         ];
         let mut queue = Statement::new(QUEUE, arguments);
         if let Some(event) = &turn.event {
             queue = queue.then(log_events(&turn.lease, event));
+        }
+        if let Some(lock) = turn.lock {
+            queue = queue.then(lock.renewal(turn.deadline));
         }
         self.group().execute(queue).await
     }
@@ -276,8 +307,9 @@ impl<D: Database> Background for D {
         &self,
         project: &ProjectId,
         response: ResponseId,
+        now: Timestamp,
     ) -> Result<Option<BackgroundRequest>, StoreError> {
-        let arguments = vec![id(response.uuid()), text(project.as_str())];
+        let arguments = vec![id(response.uuid()), text(project.as_str()), number(now.unix_ms())];
         let columns = &[Kind::Bytes, Kind::Text, Kind::Bytes];
         let rows = self.query(Query { text: REQUEST, arguments, columns }).await?;
         let request = |mut row: Columns| {
@@ -356,13 +388,9 @@ impl<D: Database> Background for D {
             number(after.map_or(-1, sequence)),
             number(EVENT_CHUNKS),
         ];
-        let columns = &[Kind::Number, Kind::Number, Kind::Bytes];
+        let columns = &[Kind::Number, Kind::Number, Kind::Bytes, Kind::Number];
         let rows = self.query(Query { text: EVENTS, arguments, columns }).await?;
-        let chunk = |mut row: Columns| {
-            let (first, last) = (row.integer()?, row.integer()?);
-            Ok(EventChunk { first, last, bytes: row.optional_bytes().unwrap_or_default().into() })
-        };
-        rows.into_iter().map(chunk).collect()
+        rows.into_iter().map(|row| StoredEvents::of(row)?.decode(project, response)).collect()
     }
 
     async fn set_upstream_turn(&self, lease: &TurnLease, upstream: UpstreamTurn) -> Result<bool, StoreError> {
@@ -382,7 +410,7 @@ impl<D: Database> Background for D {
         rows.into_iter().map(|mut row| row.id().map(ResponseId::from_uuid)).collect()
     }
 
-    async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
+    async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError> {
         self.group().end_background(end).await
     }
 
@@ -404,6 +432,16 @@ impl<D: Database> Background for D {
     }
 }
 
+// === impl NewBackgroundTurn ===
+
+impl NewBackgroundTurn {
+    fn size_bytes(&self) -> u64 {
+        let BackgroundRequest { body, headers, input } = &self.request;
+        let input = input.as_ref().map_or(0, Json::len);
+        (body.len() + headers.len() + input + self.response.len()) as u64
+    }
+}
+
 fn sequence(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -419,6 +457,11 @@ impl Claimable {
 // === impl BackgroundEnd ===
 
 impl BackgroundEnd {
+    /// Whether it appends to a conversation.
+    pub(crate) fn appends(&self) -> bool {
+        matches!(&self.result, BackgroundResult::Stored(record) if record.append.is_some())
+    }
+
     /// The turn's row in the request log.
     pub(crate) fn log(&self) -> &LogRow {
         match &self.result {

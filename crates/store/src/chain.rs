@@ -195,7 +195,7 @@ impl Chains {
         Ok(appended)
     }
 
-    /// Ends a background turn, as [`record`](Self::record) does others. `false` if its lease has been lost.
+    /// Ends a background turn, as [`record`](Self::record) does others. `None` if its lease has been lost.
     ///
     /// # Errors
     /// Those of [`Background::end_background`](crate::Background::end_background).
@@ -203,17 +203,17 @@ impl Chains {
         &self,
         end: BackgroundEnd,
         parent: Option<Arc<Turn>>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Appended>, StoreError> {
         let prepared = match &end.result {
             BackgroundResult::Stored(record) => self.prepare(record, parent)?,
             BackgroundResult::Kept { .. } => None,
         };
         let project = end.lease.project.clone();
-        let holds = self.store.end_background(end).await?;
-        if holds {
+        let ended = self.store.end_background(end).await?;
+        if ended.is_some_and(|appended| appended != Appended::Conflict) {
             self.keep(&project, prepared);
         }
-        Ok(holds)
+        Ok(ended)
     }
 
     /// The turn for the cache, and what the cache had forgotten by now.

@@ -1,4 +1,4 @@
-//! Checksums of responses: a row that is damaged on disk is an error instead of a wrong answer.
+//! Checksums of responses and of event logs: a row that is damaged on disk is an error instead of a wrong answer.
 //!
 //! They cover all that a row is written with. What a deletion changes is left out.
 
@@ -34,6 +34,20 @@ pub(crate) fn of_body(project: &ProjectId, id: ResponseId, created_at: Timestamp
     let mut sum = Sum::of_key(project, id);
     sum.add(&created_at.unix_ms().to_le_bytes());
     sum.add(body);
+    sum.finish()
+}
+
+/// The checksum of neighbouring events of a log, as they are stored.
+pub(crate) fn of_events(
+    project: &ProjectId,
+    id: ResponseId,
+    (first, last): (u64, u64),
+    stored: &[u8],
+) -> i64 {
+    let mut sum = Sum::of_key(project, id);
+    sum.add(&first.to_le_bytes());
+    sum.add(&last.to_le_bytes());
+    sum.add(stored);
     sum.finish()
 }
 

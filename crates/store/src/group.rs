@@ -143,9 +143,12 @@ impl Group {
         }
     }
 
-    /// Whether the lease still held.
-    pub(crate) async fn end_background(&self, end: BackgroundEnd) -> Result<bool, StoreError> {
-        Ok(self.write(Operation::EndBackground(Box::new(end))).await? == Outcome::Changed(true))
+    /// What became of its append; `None` if the lease no longer held.
+    pub(crate) async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError> {
+        match self.write(Operation::EndBackground(Box::new(end))).await? {
+            Outcome::Ended(appended) => Ok(appended),
+            _ => Ok(None),
+        }
     }
 
     pub(crate) async fn purge(

@@ -45,7 +45,7 @@ pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
 pub use self::background::{
     Background, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, BackgroundTurn,
-    Claimable, EventChunk, NewBackgroundTurn, TurnLease, UpstreamTurn,
+    Claimable, EventChunk, NewBackgroundTurn, QueueLimits, TurnLease, UpstreamTurn,
 };
 pub use self::conversations::{
     Append, Appended, AppendedItem, ConversationItem, ConversationLock, ConversationQuery, Conversations,

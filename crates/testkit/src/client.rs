@@ -144,7 +144,12 @@ impl Client {
 
     /// GET, read event by event.
     pub async fn follow(&self, path: &str) -> Events {
-        self.send(Method::GET, path, &[], "").await.expect("the gateway answers").into()
+        self.try_follow(path).await.expect("the gateway answers")
+    }
+
+    /// As [`follow`](Self::follow), from a gateway that may be gone.
+    pub async fn try_follow(&self, path: &str) -> Option<Events> {
+        Some(self.send(Method::GET, path, &[], "").await?.into())
     }
 
     pub async fn get(&self, path: &str) -> Reply {

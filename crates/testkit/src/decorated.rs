@@ -8,8 +8,8 @@ use antiphon_store::{
     Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
     BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
     Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
-    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
+    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas,
+    RequestLog, Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
     StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals,
     TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
@@ -100,6 +100,8 @@ intercept!(Responses {
 intercept!(Conversations {
     write add_conversation(conversation: StoredConversation) -> ();
     read load_conversation(project: &ProjectId, conversation: ConversationId) -> Option<StoredConversation>;
+    read load_conversation_of_turn(project: &ProjectId, conversation: ConversationId)
+        -> Option<StoredConversation>;
     read list_conversations(project: &ProjectId, after: Option<ConversationId>, max_rows: u32)
         -> Vec<StoredConversation>;
     write set_conversation_metadata(project: &ProjectId, conversation: ConversationId, metadata: Json,
@@ -168,9 +170,9 @@ intercept!(Counters {
 });
 
 intercept!(Background {
-    write queue_background(turn: NewBackgroundTurn, max_queued: u64) -> bool;
+    write queue_background(turn: NewBackgroundTurn, limits: QueueLimits) -> bool;
     read load_background(project: &ProjectId, id: ResponseId) -> Option<BackgroundTurn>;
-    read load_background_request(project: &ProjectId, id: ResponseId) -> Option<BackgroundRequest>;
+    read load_background_request(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<BackgroundRequest>;
     write begin_background(lease: &TurnLease) -> bool;
     write renew_leases(owner: Uuid, until: Timestamp) -> ();
     write release_lease(lease: &TurnLease) -> bool;
@@ -181,7 +183,7 @@ intercept!(Background {
     write set_upstream_turn(lease: &TurnLease, upstream: UpstreamTurn) -> bool;
     write request_cancel(project: &ProjectId, id: ResponseId) -> bool;
     read list_cancel_requested(owner: Uuid) -> Vec<ResponseId>;
-    write end_background(end: BackgroundEnd) -> bool;
+    write end_background(end: BackgroundEnd) -> Option<Appended>;
     write hide_background(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
     write purge_background(now: Timestamp, max_rows: u32) -> bool;
 });

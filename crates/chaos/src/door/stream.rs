@@ -44,6 +44,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Where the rest of a background response can be read.
+    pub fn path(&self) -> Option<String> {
+        let (id, last) = (self.id.as_ref()?, self.next_number.checked_sub(1)?);
+        Some(format!("/v1/responses/{id}?stream=true&starting_after={last}"))
+    }
+
     pub fn is_over(&self) -> bool {
         self.end.is_some()
     }

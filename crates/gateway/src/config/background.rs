@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{count, count_or_zero, duration};
+use super::values::{bytes, count, count_or_zero, duration};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
@@ -16,6 +16,10 @@ pub struct BackgroundConfig {
     /// How many background turns of a project may be queued. Default: 1,000.
     #[serde(deserialize_with = "count::deserialize")]
     pub max_queued: u64,
+
+    /// How much the queued background turns of a project may store, in bytes. Default: 1 GiB.
+    #[serde(with = "bytes")]
+    pub max_queued_bytes: usize,
 
     /// From the creation of a background turn to its end. Default: 1h.
     #[serde(with = "duration")]
@@ -39,6 +43,7 @@ impl Default for BackgroundConfig {
         Self {
             max_running: 64,
             max_queued: 1_000,
+            max_queued_bytes: 1 << 30,
             max_duration: Duration::from_hours(1),
             log_retention: Duration::from_hours(1),
             retries: 1,

@@ -31,7 +31,7 @@ pub(super) struct Locks {
 pub struct HeldLock {
     lock: ConversationLock,
     locks: Arc<Locks>,
-    /// Nothing is left to release: the append has ended it.
+    /// Nothing is left to release here.
     is_over: AtomicBool,
 }
 
@@ -125,12 +125,12 @@ impl Locks {
 // === impl HeldLock ===
 
 impl HeldLock {
-    /// The turn that holds it.
-    pub fn holder(&self) -> Uuid {
-        self.lock.holder
+    /// The lock as it is in the store.
+    pub fn lock(&self) -> &ConversationLock {
+        &self.lock
     }
 
-    /// Notes that the lock has ended in the store.
+    /// Notes that the lock has ended in the store, or that its turn was queued with it.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }

@@ -86,6 +86,17 @@ impl Conversations {
         self.store().load_conversation(project, id).await?.ok_or_else(not_found)
     }
 
+    /// The conversation of a turn that was queued with its lock. It may have been deleted meanwhile.
+    pub async fn load_of_turn(
+        &self,
+        project: &ProjectId,
+        name: &str,
+    ) -> Result<StoredConversation, ConversationError> {
+        let not_found = || ConversationError::not_found(name);
+        let id: ConversationId = name.parse().map_err(|_| not_found())?;
+        self.store().load_conversation_of_turn(project, id).await?.ok_or_else(not_found)
+    }
+
     /// Replaces the metadata.
     pub async fn update(
         &self,

@@ -2,7 +2,10 @@
 
 use antiphon_protocol::id::{ConversationId, ItemId};
 use antiphon_protocol::{item, json};
-use antiphon_store::{Append, AppendedItem, ItemLocation, StoredConversation, StoredTurn as NewTurn};
+use antiphon_store::{
+    Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, StoredTurn as NewTurn,
+    Timestamp,
+};
 
 use super::{Failure, Turn, quoted};
 use crate::conversations::{ConversationError, HeldLock};
@@ -13,8 +16,15 @@ const MAX_LISTED_ITEMS: usize = 100_000;
 /// The conversation of a turn, as it is when the turn begins.
 pub struct Joined {
     conversation: StoredConversation,
-    /// `None` for a turn that only reads.
-    lock: Option<HeldLock>,
+    right: Right,
+}
+
+/// What a turn may do in its conversation.
+enum Right {
+    Read,
+    Append(HeldLock),
+    /// The turn was queued with this lock, which lasts until the turn ends.
+    AppendQueued(ConversationLock),
 }
 
 impl Turn {
@@ -22,15 +32,27 @@ impl Turn {
     pub(super) async fn join(&self, name: &str) -> Result<Joined, Failure> {
         let (conversations, project) = (&self.turns.conversations, &self.facts.project);
         let joining = async {
+            if let Some(lock) = self.queued_lock() {
+                let conversation = conversations.load_of_turn(project, name).await?;
+                return Ok(Joined { conversation, right: Right::AppendQueued(lock) });
+            }
             if self.facts.create.store {
                 let holder = self.facts.id.uuid();
                 let (conversation, lock) = conversations.lock(project, name, holder).await?;
-                return Ok(Joined { conversation, lock: Some(lock) });
+                return Ok(Joined { conversation, right: Right::Append(lock) });
             }
-            Ok(Joined { conversation: conversations.load(project, name).await?, lock: None })
+            Ok(Joined { conversation: conversations.load(project, name).await?, right: Right::Read })
         };
         let joined = self.cancellation.or_cancelled(joining).await.map_err(|_| Failure::ClientGone)?;
         joined.map_err(|error: ConversationError| error.into())
+    }
+
+    /// The lock that a background turn was queued with.
+    pub(super) fn queued_lock(&self) -> Option<ConversationLock> {
+        self.facts.door.run().filter(|_| self.facts.create.store)?;
+        let conversation = self.facts.create.conversation.as_ref()?.parse().ok()?;
+        let (project, holder) = (self.facts.project.clone(), self.facts.id.uuid());
+        Some(ConversationLock { project, conversation, holder })
     }
 }
 
@@ -46,11 +68,11 @@ impl Joined {
     }
 
     /// What a turn that is recorded now appends; `None` for one that only reads.
-    pub fn append(&self, turn: &NewTurn, now: antiphon_store::Timestamp) -> Option<Append> {
-        let lock = self.lock.as_ref()?;
+    pub fn append(&self, turn: &NewTurn, now: Timestamp) -> Option<Append> {
+        let lock = self.lock()?;
         Some(Append {
             conversation: self.conversation.id,
-            holder: Some(lock.holder()),
+            holder: Some(lock.holder),
             now,
             version: self.conversation.version,
             first_position: self.conversation.next_position,
@@ -58,9 +80,18 @@ impl Joined {
         })
     }
 
-    /// Notes that the lock has ended with the append.
+    /// The lock of a turn that may append.
+    pub fn lock(&self) -> Option<&ConversationLock> {
+        match &self.right {
+            Right::Read => None,
+            Right::Append(held) => Some(held.lock()),
+            Right::AppendQueued(lock) => Some(lock),
+        }
+    }
+
+    /// Notes that the lock has ended with the append, or that the turn was queued with it.
     pub fn end(&self) {
-        if let Some(lock) = &self.lock {
+        if let Right::Append(lock) = &self.right {
             lock.end();
         }
     }

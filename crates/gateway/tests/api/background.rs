@@ -115,15 +115,21 @@ async fn a3_an_unstored_response_is_kept_for_ten_minutes_and_cannot_be_continued
     let refusal = gateway.client.create(&on).await.refusal();
     assert_eq!((refusal.0, refusal.1.as_deref()), (400, Some("previous_response_not_found")));
     assert_eq!(cancel(&gateway.client, id).await.refusal().0, 400);
+    let input = format!("{}/input_items", path(id));
     clock.advance(Duration::from_secs(599));
     gateway.client.get(&path(id)).await.ok();
+    assert_eq!(gateway.client.get(&input).await.ok()["data"][0]["content"][0]["text"], "x");
     clock.advance(Duration::from_secs(2));
-    assert_eq!(gateway.client.get(&path(id)).await.refusal(), (404, None, None));
+    for gone in [path(id), input] {
+        assert_eq!(gateway.client.get(&gone).await.refusal(), (404, None, None));
+    }
     assert_eq!(cancel(&gateway.client, id).await.refusal(), (404, None, None));
     let other = queue(&gateway, &request).await;
     ended(&gateway.client, &other).await;
     gateway.client.delete(&path(&other)).await.ok();
-    assert_eq!(gateway.client.get(&path(&other)).await.refusal(), (404, None, None));
+    for gone in [path(&other), format!("{}/input_items", path(&other))] {
+        assert_eq!(gateway.client.get(&gone).await.refusal(), (404, None, None));
+    }
     assert_eq!(gateway.client.delete(&path(&other)).await.refusal(), (404, None, None));
 }
 

@@ -42,7 +42,7 @@ async fn begun(client: &Client) -> String {
 }
 
 #[track_caller]
-fn assert_locked(reply: &Reply) {
+pub(crate) fn assert_locked(reply: &Reply) {
     let expected = json!({"error": {
         "message": "Another process is currently operating on this conversation. Please retry in a few seconds.",
         "type": "invalid_request_error", "param": "conversation", "code": "conversation_locked"}});

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod background;
+mod background_native;
 mod chaos;
 mod clients;
 mod command;

@@ -11,6 +11,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use http::{Method, Response, StatusCode};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub(super) struct Background {
     runs: Mutex<HashMap<String, Arc<Run>>>,
+    refuses_streams: AtomicBool,
 }
 
 /// One response.
@@ -61,6 +63,16 @@ impl Background {
         lock(&self.runs).insert(id.to_owned(), Arc::clone(&run));
         tokio::spawn(Arc::clone(&run).play(outcome, turn));
         run
+    }
+
+    /// Forgets all responses.
+    pub(super) fn forget(&self) {
+        lock(&self.runs).clear();
+    }
+
+    /// From now on responses can only be polled.
+    pub(super) fn refuse_streams(&self) {
+        self.refuses_streams.store(true, Ordering::Relaxed);
     }
 
     fn find(&self, id: &str) -> Result<Arc<Run>, Refusal> {
@@ -156,7 +168,9 @@ impl Shared {
         let answer = match (method, rest.strip_suffix("/cancel")) {
             (&Method::POST, Some(id)) => self.background.find(id).and_then(|run| run.cancel()),
             (&Method::GET, None) if has(query, "stream", "true") => {
-                return Some(match self.background.find(rest).and_then(|run| run.resumed(query)) {
+                let is_refused = self.background.refuses_streams.load(Ordering::Relaxed);
+                let found = self.background.find(rest);
+                return Some(match found.and_then(|run| run.resumed(query, is_refused)) {
                     Ok(body) => self.respond(StatusCode::OK, "text/event-stream; charset=utf-8", body),
                     Err(refusal) => self.refuse(&refusal, None),
                 });
@@ -174,8 +188,8 @@ impl Shared {
 }
 
 impl Run {
-    fn resumed(self: &Arc<Self>, query: Option<&str>) -> Result<ReplyBody, Refusal> {
-        if !self.is_streamed {
+    fn resumed(self: &Arc<Self>, query: Option<&str>, is_refused: bool) -> Result<ReplyBody, Refusal> {
+        if is_refused || !self.is_streamed {
             let message = "This response cannot be streamed because it was not created with stream=true.";
             return Err(Refusal::invalid(String::from(message)).param("stream"));
         }

@@ -135,6 +135,16 @@ impl Simulator {
         self
     }
 
+    /// Forgets all responses that were created in the background.
+    pub fn forget_background(&self) {
+        self.shared.background.forget();
+    }
+
+    /// From now on, responses that were created in the background can only be polled.
+    pub fn refuse_resuming(&self) {
+        self.shared.background.refuse_streams();
+    }
+
     /// Refuses every credential from now on, or takes them again: also for the list of models, whatever scripts say.
     pub fn revoke_credentials(&self, is_revoked: bool) {
         self.shared.headers.is_revoked.store(is_revoked, Ordering::Relaxed);

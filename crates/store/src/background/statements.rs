@@ -4,7 +4,7 @@ use antiphon_protocol::id::{ProjectId, ResponseId};
 
 use super::{
     BackgroundEnd, BackgroundResult, BackgroundStatus, BackgroundTurn, EventChunk, TurnLease, UpstreamTurn,
-    sequence,
+    events, sequence,
 };
 use crate::assemble::{status_code, status_of};
 use crate::sql::{Argument, Columns, Kind, Statement, bytes, id, number, text};
@@ -15,16 +15,17 @@ const QUEUED: i64 = 4;
 const IN_PROGRESS: i64 = 5;
 
 pub(super) const QUEUE: &str = "INSERT INTO background_turns (id, project, status, streamed, stored, key_id, created_at, \
-     deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence) \
-     SELECT $1, $2, 4, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, 0, 0, $14 \
-     WHERE (SELECT count(*) FROM background_turns WHERE project = $2 AND status = 4) < $15";
+     deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence, size_bytes) \
+     SELECT $1, $2, 4, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, 0, 0, $14, $15 \
+     WHERE (SELECT count(*) FROM background_turns WHERE project = $2 AND status = 4) < $16 \
+     AND (SELECT coalesce(sum(size_bytes), 0) FROM background_turns WHERE project = $2 AND status = 4) <= $17";
 
 pub(super) const LOAD: &str = "SELECT status, streamed, stored, key_id, created_at, deadline, response, owner, epoch, \
-     lease_until, attempts, cancel_requested, last_sequence, upstream_account, upstream_id, ended_at, kept_until \
+     lease_until, attempts, cancel_requested, last_sequence, upstream_account, upstream_id, ended_at, kept_until, size_bytes \
      FROM background_turns WHERE id = $1 AND project = $2";
 
 /// The columns of [`LOAD`].
-pub(super) const TURN_COLUMNS: [Kind; 17] = [
+pub(super) const TURN_COLUMNS: [Kind; 18] = [
     Kind::Number,
     Kind::Number,
     Kind::Number,
@@ -42,10 +43,11 @@ pub(super) const TURN_COLUMNS: [Kind; 17] = [
     Kind::Text,
     Kind::Number,
     Kind::Number,
+    Kind::Number,
 ];
 
 pub(super) const REQUEST: &str = "SELECT request, headers, input FROM background_turns \
-     WHERE id = $1 AND project = $2 AND ended_at IS NULL";
+     WHERE id = $1 AND project = $2 AND (ended_at IS NULL OR (stored = 0 AND kept_until > $3))";
 
 pub(super) const BEGIN: &str = "UPDATE background_turns SET status = 5, attempts = attempts + 1 \
      WHERE id = $1 AND project = $2 AND epoch = $3 AND ended_at IS NULL";
@@ -65,10 +67,10 @@ pub(super) const CLAIM: &str = "UPDATE background_turns SET owner = $1, lease_un
 pub(super) const APPEND: &str = "UPDATE background_turns SET last_sequence = $1 \
      WHERE id = $2 AND project = $3 AND epoch = $4 AND ended_at IS NULL";
 
-const LOG: &str = "INSERT INTO background_events (id, project, first_sequence, last_sequence, bytes) \
-     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+const LOG: &str = "INSERT INTO background_events (id, project, first_sequence, last_sequence, bytes, checksum) \
+     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
-pub(super) const EVENTS: &str = "SELECT first_sequence, last_sequence, bytes FROM background_events \
+pub(super) const EVENTS: &str = "SELECT first_sequence, last_sequence, bytes, checksum FROM background_events \
      WHERE id = $1 AND project = $2 AND last_sequence > $3 ORDER BY first_sequence LIMIT $4";
 
 pub(super) const SET_UPSTREAM: &str = "UPDATE background_turns SET upstream_account = $1, upstream_id = $2 \
@@ -80,9 +82,10 @@ pub(super) const REQUEST_CANCEL: &str =
 pub(super) const LIST_CANCELLED: &str =
     "SELECT id FROM background_turns WHERE owner = $1 AND cancel_requested = 1 AND ended_at IS NULL";
 
-/// The request is no longer needed.
+/// The request is no longer needed, unless all that is kept of the turn is here.
 const END: &str = "UPDATE background_turns SET status = $1, ended_at = $2, kept_until = $3, response = $4, \
-     last_sequence = CASE WHEN $5 < 0 THEN last_sequence ELSE $5 END, request = $6, headers = '', input = NULL \
+     last_sequence = CASE WHEN $5 < 0 THEN last_sequence ELSE $5 END, headers = '', \
+     request = CASE WHEN stored = 1 THEN $6 ELSE request END, input = CASE WHEN stored = 1 THEN NULL ELSE input END \
      WHERE id = $7 AND project = $8 AND epoch = $9 AND ended_at IS NULL";
 
 pub(super) const HIDE: &str = "UPDATE background_turns SET kept_until = $1 \
@@ -122,13 +125,15 @@ pub(super) fn of_lease(lease: &TurnLease) -> Vec<Argument> {
 }
 
 /// Adds a chunk to the log, unless it is there.
-pub(crate) fn log_events(lease: &TurnLease, events: &EventChunk) -> Statement {
+pub(crate) fn log_events(lease: &TurnLease, chunk: &EventChunk) -> Statement {
+    let (stored, checksum) = events::encode(lease, chunk);
     let arguments = vec![
         id(lease.id.uuid()),
         text(lease.project.as_str()),
-        number(sequence(events.first)),
-        number(sequence(events.last)),
-        bytes(events.bytes.to_vec()),
+        number(sequence(chunk.first)),
+        number(sequence(chunk.last)),
+        bytes(stored),
+        number(checksum),
     ];
     Statement::new(LOG, arguments)
 }
@@ -148,7 +153,10 @@ pub(crate) fn end(end: &BackgroundEnd) -> Statement {
         bytes(Vec::new()),
     ];
     arguments.extend(of_lease(&end.lease));
-    let ending = Statement::new(END, arguments);
+    let mut ending = Statement::new(END, arguments);
+    if let Some(lock) = end.unlocks.clone() {
+        ending = ending.then(lock.release());
+    }
     match &end.events {
         Some(events) => ending.then(log_events(&end.lease, events)),
         None => ending,
@@ -191,5 +199,6 @@ pub(super) fn row(
         },
         ended_at: row.optional_number().map(Timestamp::from_unix_ms),
         kept_until: row.optional_number().map(Timestamp::from_unix_ms),
+        size_bytes: row.integer()?,
     })
 }

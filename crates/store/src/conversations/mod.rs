@@ -109,6 +109,13 @@ pub trait Conversations: Send + Sync {
         conversation: ConversationId,
     ) -> Result<Option<StoredConversation>, StoreError>;
 
+    /// The same, of a conversation that may have been deleted while one of its turns runs.
+    async fn load_conversation_of_turn(
+        &self,
+        project: &ProjectId,
+        conversation: ConversationId,
+    ) -> Result<Option<StoredConversation>, StoreError>;
+
     /// The newest first; with `after`, those older than that one.
     async fn list_conversations(
         &self,
@@ -161,7 +168,7 @@ pub trait Conversations: Send + Sync {
         until: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Makes locks last until that time, unless they were lost.
+    /// Makes locks last until that time, unless they last longer or were lost.
     async fn renew_conversation_locks(
         &self,
         locks: Vec<ConversationLock>,
@@ -273,7 +280,8 @@ impl StoredConversation {
 // === impl ConversationLock ===
 
 impl ConversationLock {
-    fn renewal(self, until: Timestamp) -> Statement {
+    /// Makes it last until that time, unless it lasts longer or was lost.
+    pub(crate) fn renewal(self, until: Timestamp) -> Statement {
         let arguments = vec![
             number(until.unix_ms()),
             id(self.conversation.uuid()),
@@ -283,7 +291,7 @@ impl ConversationLock {
         Statement::new(statements::RENEW, arguments)
     }
 
-    fn release(self) -> Statement {
+    pub(crate) fn release(self) -> Statement {
         let arguments = vec![id(self.conversation.uuid()), text(self.project.as_str()), id(self.holder)];
         Statement::new(statements::UNLOCK, arguments)
     }
@@ -311,6 +319,16 @@ impl<D: Database + Responses> Conversations for D {
     ) -> Result<Option<StoredConversation>, StoreError> {
         let arguments = vec![id(conversation_id.uuid()), text(project.as_str())];
         let rows = self.query(Query { text: statements::LOAD, arguments, columns: &COLUMNS }).await?;
+        rows.into_iter().next().map(conversation).transpose()
+    }
+
+    async fn load_conversation_of_turn(
+        &self,
+        project: &ProjectId,
+        conversation_id: ConversationId,
+    ) -> Result<Option<StoredConversation>, StoreError> {
+        let arguments = vec![id(conversation_id.uuid()), text(project.as_str())];
+        let rows = self.query(Query { text: statements::LOAD_OF_TURN, arguments, columns: &COLUMNS }).await?;
         rows.into_iter().next().map(conversation).transpose()
     }
 

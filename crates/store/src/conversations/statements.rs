@@ -16,6 +16,9 @@ pub(super) const LOAD: &str = concat!(
     " FROM conversations WHERE id = $1 AND project = $2 AND deleted_at IS NULL"
 );
 
+pub(super) const LOAD_OF_TURN: &str =
+    concat!("SELECT ", columns!(), " FROM conversations WHERE id = $1 AND project = $2");
+
 pub(super) const LIST: &str = concat!(
     "SELECT ",
     columns!(),
@@ -32,8 +35,8 @@ pub(super) const LOCK: &str = "UPDATE conversations SET locked_by = $1, locked_u
      WHERE id = $3 AND project = $4 AND version = $5 AND deleted_at IS NULL \
      AND (locked_by IS NULL OR locked_until <= $6)";
 
-pub(super) const RENEW: &str =
-    "UPDATE conversations SET locked_until = $1 WHERE id = $2 AND project = $3 AND locked_by = $4";
+pub(super) const RENEW: &str = "UPDATE conversations SET locked_until = $1 WHERE id = $2 AND project = $3 AND locked_by = $4 \
+     AND locked_until < $1";
 
 pub(super) const UNLOCK: &str = "UPDATE conversations SET locked_by = NULL, locked_until = NULL \
      WHERE id = $1 AND project = $2 AND locked_by = $3";
@@ -97,8 +100,9 @@ pub(crate) const ALL: [&str; 1] = [INSERT];
 
 /// For the tests of both engines: those that must use an index.
 #[cfg(test)]
-pub(crate) const INDEXED: [&str; 20] = [
+pub(crate) const INDEXED: [&str; 21] = [
     LOAD,
+    LOAD_OF_TURN,
     LIST,
     SET_METADATA,
     DELETE,

@@ -111,6 +111,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("upstream_id", Kind::Text),
             ("ended_at", Kind::Number),
             ("kept_until", Kind::Number),
+            ("size_bytes", Kind::Number),
         ],
     },
     Table {
@@ -122,6 +123,7 @@ pub(crate) static TABLES: [Table; 16] = [
             ("first_sequence", Kind::Number),
             ("last_sequence", Kind::Number),
             ("bytes", Kind::Bytes),
+            ("checksum", Kind::Number),
         ],
     },
     Table {

@@ -39,6 +39,8 @@ pub(crate) enum Outcome {
     Purged(Purged),
     Reserved(Box<Reserved>),
     Appended(Appended),
+    /// What became of the append; `None` if the turn's lease no longer held.
+    Ended(Option<Appended>),
     /// How many reservations were released.
     Swept(u64),
 }

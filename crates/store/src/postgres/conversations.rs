@@ -56,16 +56,7 @@ impl<'a> Appends<'a> {
             {
                 statement::execute(client, &conversation.insert()).await?;
             }
-            let outcome = match statement::execute(client, &pending.advance()).await? {
-                true => Appended::Done,
-                false => {
-                    let query = is_live(pending.project, pending.append.conversation);
-                    let arguments: Vec<Argument<'_>> = query.arguments.iter().map(argument).collect();
-                    let rows = client.query_typed(query.text, &arguments).await?;
-                    if rows.is_empty() { Appended::Deleted } else { Appended::Conflict }
-                }
-            };
-            appended.insert(*index, outcome);
+            appended.insert(*index, advance(client, pending).await?);
         }
         Ok(appended)
     }
@@ -95,7 +86,18 @@ impl<'a> Appends<'a> {
     }
 }
 
-async fn insert_items<'a: 'b, 'b>(
+/// Moves the head of a conversation.
+pub(super) async fn advance(client: &Client, pending: &Pending<'_>) -> Result<Appended, Error> {
+    if statement::execute(client, &pending.advance()).await? {
+        return Ok(Appended::Done);
+    }
+    let query = is_live(pending.project, pending.append.conversation);
+    let arguments: Vec<Argument<'_>> = query.arguments.iter().map(argument).collect();
+    let rows = client.query_typed(query.text, &arguments).await?;
+    Ok(if rows.is_empty() { Appended::Deleted } else { Appended::Conflict })
+}
+
+pub(super) async fn insert_items<'a: 'b, 'b>(
     client: &Client,
     appends: impl Iterator<Item = &'b Pending<'a>>,
 ) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 11] = [
+static MIGRATIONS: [Migration; 12] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
@@ -28,6 +28,11 @@ static MIGRATIONS: [Migration; 11] = [
         13,
         "conversation_bounds",
         include_str!("../../migrations/postgres/0013_conversation_bounds.sql"),
+    ),
+    Migration::new(
+        14,
+        "background_sizes",
+        include_str!("../../migrations/postgres/0014_background_sizes.sql"),
     ),
 ];
 

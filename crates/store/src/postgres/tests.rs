@@ -48,7 +48,8 @@ async fn client() -> tokio_postgres::Client {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
-            "0013_conversation_bounds"
+            "0013_conversation_bounds",
+            "0014_background_sizes"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

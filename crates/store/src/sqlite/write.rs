@@ -107,7 +107,7 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             conversations::record(connection, record, encoder).map(Outcome::Appended)
         }
         Operation::Post(post) => conversations::post(connection, post, encoder).map(Outcome::Appended),
-        Operation::EndBackground(end) => background::end(connection, end, encoder).map(Outcome::Changed),
+        Operation::EndBackground(end) => background::end(connection, end, encoder).map(Outcome::Ended),
         Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
         Operation::Settle(_) => Ok(Outcome::Done),
         Operation::Reserve(reservation) => {

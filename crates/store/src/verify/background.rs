@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use super::Verifier;
 use crate::StoreError;
+use crate::background::events::StoredEvents;
 use crate::sql::{Columns, Kind, Query, id, number, text};
 
-const CHUNKS: &str = "SELECT id, project, first_sequence, last_sequence, bytes FROM background_events \
+const CHUNKS: &str = "SELECT id, project, first_sequence, last_sequence, bytes, checksum FROM background_events \
      WHERE (id, project, first_sequence) > ($1, $2, $3) ORDER BY id, project, first_sequence LIMIT $4";
 
 /// For the tests of both engines.
@@ -21,7 +22,8 @@ const PAGE: i64 = 32;
 
 impl Verifier<'_> {
     pub(super) async fn verify_logs(&mut self) -> Result<(), StoreError> {
-        const COLUMNS: [Kind; 5] = [Kind::Id, Kind::Text, Kind::Number, Kind::Number, Kind::Bytes];
+        const COLUMNS: [Kind; 6] =
+            [Kind::Id, Kind::Text, Kind::Number, Kind::Number, Kind::Bytes, Kind::Number];
         let mut last = (Uuid::nil(), String::new(), -1);
         loop {
             let arguments = vec![id(last.0), text(last.1.clone()), number(last.2), number(PAGE)];
@@ -33,30 +35,32 @@ impl Verifier<'_> {
                 return Ok(());
             }
             for row in rows {
-                let (key, is_intact) = verify_chunk(row)?;
+                let (of, first, is_intact) = verify_chunk(row)?;
+                last = (of.1.uuid(), of.0.as_str().to_owned(), first);
                 if !is_intact {
-                    let of = (ProjectId::new(&key.1), ResponseId::from_uuid(key.0));
-                    self.add(Some(of), format!("its event log is damaged from event {} on", key.2));
+                    self.add(Some(of), format!("its event log is damaged from event {first} on"));
                 }
-                last = key;
             }
         }
     }
 }
 
-/// The chunk's key, and whether it holds the events that it should.
-fn verify_chunk(mut row: Columns) -> Result<((Uuid, String, i64), bool), StoreError> {
-    let key = (row.id()?, row.text()?, row.number()?);
-    let last: u64 = row.integer()?;
-    let mut decoder = Decoder::new(usize::MAX);
-    decoder.push(row.optional_bytes().unwrap_or_default().into());
-    let numbers: Vec<u64> = std::iter::from_fn(|| decoder.next_frame().ok().flatten())
-        .filter_map(|frame| sequence_number(&frame.data()?))
-        .collect();
-    let first = u64::try_from(key.2).ok();
-    let is_intact = numbers.first().copied() == first
-        && numbers.last() == Some(&last)
-        && numbers.is_sorted_by(|a, b| a < b)
-        && decoder.finish().is_none();
-    Ok((key, is_intact))
+/// Whose chunk it is, its first number, and whether it holds the events that it should.
+fn verify_chunk(mut row: Columns) -> Result<((ProjectId, ResponseId), i64, bool), StoreError> {
+    let id = ResponseId::from_uuid(row.id()?);
+    let project = ProjectId::new(&row.text()?);
+    let stored = StoredEvents::of(row)?;
+    let first = stored.first;
+    let is_intact = stored.decode(&project, id).is_ok_and(|chunk| {
+        let mut decoder = Decoder::new(usize::MAX);
+        decoder.push(chunk.bytes);
+        let numbers: Vec<u64> = std::iter::from_fn(|| decoder.next_frame().ok().flatten())
+            .filter_map(|frame| sequence_number(&frame.data()?))
+            .collect();
+        numbers.first() == Some(&chunk.first)
+            && numbers.last() == Some(&chunk.last)
+            && numbers.is_sorted_by(|a, b| a < b)
+            && decoder.finish().is_none()
+    });
+    Ok(((project, id), first, is_intact))
 }

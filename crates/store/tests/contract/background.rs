@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_store::{
-    Abandoned, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable, EventChunk,
-    NewBackgroundTurn, Replica, Reservation, Status, Store, TurnLease, UpstreamTurn,
+    Abandoned, Appended, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, Claimable,
+    EventChunk, NewBackgroundTurn, QueueLimits, Replica, Reservation, Status, Store, TurnLease, UpstreamTurn,
 };
 use bytes::Bytes;
 use uuid::Uuid;
@@ -38,17 +38,22 @@ pub(crate) fn queued(n: u64) -> NewBackgroundTurn {
         },
         response: Bytes::from_static(b"{\"status\":\"queued\"}"),
         event: Some(chunk(0, 0)),
+        lock: None,
     }
+}
+
+pub(crate) fn limits(turns: u64) -> QueueLimits {
+    QueueLimits { turns, bytes: u64::MAX }
 }
 
 async fn queue(store: &Arc<dyn Store>, n: u64) -> TurnLease {
     let turn = queued(n);
     let lease = turn.lease.clone();
-    assert!(store.queue_background(turn, 100).await.unwrap());
+    assert!(store.queue_background(turn, limits(100)).await.unwrap());
     lease
 }
 
-fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
+pub(crate) fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
     let mut record = record(n, None);
     record.response.turn.status = status;
     BackgroundEnd {
@@ -58,10 +63,11 @@ fn end(lease: &TurnLease, n: u64, status: Status) -> BackgroundEnd {
         kept_until: after(100),
         events: Some(chunk(5, 6)),
         result: BackgroundResult::Stored(Box::new(record)),
+        unlocks: None,
     }
 }
 
-async fn status(store: &Arc<dyn Store>, of: ResponseId) -> Option<BackgroundStatus> {
+pub(crate) async fn status(store: &Arc<dyn Store>, of: ResponseId) -> Option<BackgroundStatus> {
     store.load_background(&project("p"), of).await.unwrap().map(|turn| turn.status)
 }
 
@@ -80,7 +86,7 @@ pub(crate) async fn a_queued_turn_comes_back_unchanged(fixture: impl Fixture) {
     bare.event = None;
     bare.request.input = Some(Bytes::from_static(b"[1]"));
     for new in [new, bare] {
-        assert!(store.queue_background(new.clone(), 10).await.unwrap());
+        assert!(store.queue_background(new.clone(), limits(10)).await.unwrap());
         let found = store.load_background(&project("p"), new.lease.id).await.unwrap().unwrap();
         assert_eq!((found.lease.clone(), found.lease_until), (new.lease.clone(), new.lease_until));
         assert_eq!((found.is_streamed, found.is_stored), (new.is_streamed, new.is_stored));
@@ -88,26 +94,50 @@ pub(crate) async fn a_queued_turn_comes_back_unchanged(fixture: impl Fixture) {
         assert_eq!((found.created_at, found.deadline), (new.created_at, new.deadline));
         assert_eq!((found.status, found.attempts), (BackgroundStatus::Queued, 0));
         assert_eq!((found.last_sequence, found.ended_at), (new.event.map(|event| event.last), None));
-        let request = store.load_background_request(&project("p"), new.lease.id).await.unwrap();
+        let request = store.load_background_request(&project("p"), new.lease.id, NOW).await.unwrap();
         assert_eq!(request, Some(new.request));
     }
     assert_eq!(store.load_background(&project("q"), id(1)).await.unwrap(), None);
-    assert_eq!(store.load_background_request(&project("q"), id(1)).await.unwrap(), None);
+    assert_eq!(store.load_background_request(&project("q"), id(1), NOW).await.unwrap(), None);
 }
 
 pub(crate) async fn a_project_has_so_many_queued_turns_at_most(fixture: impl Fixture) {
     let store = fixture.open().await;
     let lease = queue(&store, 1).await;
     queue(&store, 2).await;
-    assert!(!store.queue_background(queued(3), 2).await.unwrap());
+    assert!(!store.queue_background(queued(3), limits(2)).await.unwrap());
     assert_eq!(status(&store, id(3)).await, None);
     assert!(logged(&store, 3, None).await.is_empty());
     let mut elsewhere = queued(3);
     elsewhere.lease.project = project("q");
-    assert!(store.queue_background(elsewhere, 2).await.unwrap());
+    assert!(store.queue_background(elsewhere, limits(2)).await.unwrap());
     // Running turns do not count.
     assert!(store.begin_background(&lease).await.unwrap());
-    assert!(store.queue_background(queued(3), 2).await.unwrap());
+    assert!(store.queue_background(queued(3), limits(2)).await.unwrap());
+}
+
+pub(crate) async fn a_project_has_so_many_queued_bytes_at_most(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let turn = |n| {
+        let mut turn = queued(n);
+        turn.request.body = vec![b'x'; 1_000].into();
+        turn.request.input = Some(vec![b'y'; 500].into());
+        turn
+    };
+    let up_to = |bytes| QueueLimits { turns: 100, bytes };
+    assert!(store.queue_background(turn(1), up_to(10)).await.unwrap(), "it is the only one");
+    let lease = turn(1).lease;
+    let size = store.load_background(&lease.project, lease.id).await.unwrap().unwrap().size_bytes;
+    assert!((1_500..2_000).contains(&size), "{size}");
+    assert!(!store.queue_background(turn(2), up_to(2 * size - 1)).await.unwrap());
+    assert!(store.queue_background(turn(2), up_to(2 * size)).await.unwrap());
+    let mut elsewhere = turn(3);
+    elsewhere.lease.project = project("q");
+    assert!(store.queue_background(elsewhere, up_to(size)).await.unwrap());
+    // Running turns do not count.
+    assert!(store.begin_background(&lease).await.unwrap());
+    assert!(!store.queue_background(turn(3), up_to(2 * size - 1)).await.unwrap());
+    assert!(store.queue_background(turn(3), up_to(2 * size)).await.unwrap());
 }
 
 pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
@@ -122,7 +152,7 @@ pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
     assert!(!store.release_lease(&old).await.unwrap());
     let upstream = UpstreamTurn { account: "a".into(), id: "resp_up".into() };
     assert!(!store.set_upstream_turn(&old, upstream.clone()).await.unwrap());
-    assert!(!store.end_background(end(&old, 1, Status::Completed)).await.unwrap());
+    assert_eq!(store.end_background(end(&old, 1, Status::Completed)).await.unwrap(), None);
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     assert!(store.list_log(9).await.unwrap().is_empty());
     assert_eq!(logged(&store, 1, None).await, [(0, 0)]);
@@ -196,7 +226,7 @@ pub(crate) async fn an_ended_turn_and_its_record_are_one_transaction(fixture: im
     let mut ending = end(&lease, 1, Status::Completed);
     let BackgroundResult::Stored(record) = &mut ending.result else { unreachable!() };
     record.settlement = Some(settlement(1, 1, 30));
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     let stored = store.load(&project("p"), id(1), NOW).await.unwrap().unwrap();
     assert_eq!(stored.turn.status, Status::Completed);
     assert_eq!(store.list_log(9).await.unwrap().len(), 1);
@@ -205,7 +235,7 @@ pub(crate) async fn an_ended_turn_and_its_record_are_one_transaction(fixture: im
     assert_eq!(found.status, BackgroundStatus::Ended(Status::Completed));
     assert_eq!((found.ended_at, found.kept_until), (Some(after(9)), Some(after(100))));
     assert_eq!((found.last_sequence, &found.response[..]), (Some(6), &b""[..]));
-    assert_eq!(store.load_background_request(&project("p"), id(1)).await.unwrap(), None);
+    assert_eq!(store.load_background_request(&project("p"), id(1), NOW).await.unwrap(), None);
     assert_eq!(logged(&store, 1, Some(0)).await, [(5, 6)]);
     // A response that the store refuses keeps its turn running.
     let other = queue(&store, 2).await;
@@ -226,13 +256,13 @@ pub(crate) async fn one_of_two_ends_wins(fixture: impl Fixture) {
         [Status::Completed, Status::Cancelled].map(|status| store.end_background(end(&lease, 1, status)));
     let [one, two] = ends;
     let (completed, cancelled) = tokio::join!(one, two);
-    let (completed, cancelled) = (completed.unwrap(), cancelled.unwrap());
+    let (completed, cancelled) = (completed.unwrap().is_some(), cancelled.unwrap().is_some());
     assert!(completed != cancelled);
     let stored = store.load(&project("p"), id(1), NOW).await.unwrap().unwrap();
     assert_eq!(stored.turn.status == Status::Completed, completed);
     assert_eq!(status(&store, id(1)).await, Some(BackgroundStatus::Ended(stored.turn.status)));
     assert_eq!(store.list_log(9).await.unwrap().len(), 1);
-    assert!(!store.end_background(end(&lease, 1, Status::Failed)).await.unwrap());
+    assert_eq!(store.end_background(end(&lease, 1, Status::Failed)).await.unwrap(), None);
     assert!(!store.append_events(&lease, chunk(7, 7)).await.unwrap());
     assert!(!store.request_cancel(&project("p"), id(1)).await.unwrap());
     assert!(store.list_claimable(TWO, Claimable::NotOwn, after(900), 9).await.unwrap().is_empty());
@@ -240,17 +270,25 @@ pub(crate) async fn one_of_two_ends_wins(fixture: impl Fixture) {
 
 pub(crate) async fn an_unstored_response_is_kept_for_a_while(fixture: impl Fixture) {
     let store = fixture.open().await;
-    let lease = queue(&store, 1).await;
+    let turn = NewBackgroundTurn { is_stored: false, ..queued(1) };
+    let lease = turn.lease.clone();
+    assert!(store.queue_background(turn, limits(1)).await.unwrap());
     let result = BackgroundResult::Kept {
         response: Bytes::from_static(b"{\"status\":\"completed\"}"),
         log: Box::new(log_row("p", id(1), NOW)),
         settlement: None,
     };
     let ending = BackgroundEnd { result, events: None, ..end(&lease, 1, Status::Completed) };
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     let found = store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
     assert_eq!(&found.response[..], b"{\"status\":\"completed\"}");
+    let request = async |now| {
+        let request = store.load_background_request(&project("p"), id(1), now).await.unwrap();
+        request.map(|request| request.body)
+    };
+    assert_eq!(request(after(99)).await, Some(queued(1).request.body), "its input items can be read");
+    assert_eq!(request(after(100)).await, None);
     assert_eq!((found.last_sequence, store.list_log(9).await.unwrap().len()), (Some(0), 1));
     assert!(!store.hide_background(&project("q"), id(1), after(20)).await.unwrap());
     assert!(store.hide_background(&project("p"), id(1), after(20)).await.unwrap());
@@ -271,7 +309,7 @@ pub(crate) async fn a_cancellation_reaches_the_owner(fixture: impl Fixture) {
     assert_eq!(store.list_cancel_requested(ONE).await.unwrap(), [id(1)]);
     assert!(store.list_cancel_requested(TWO).await.unwrap().is_empty());
     assert!(!store.hide_background(&project("p"), id(1), NOW).await.unwrap(), "it runs");
-    assert!(store.end_background(end(&lease, 1, Status::Cancelled)).await.unwrap());
+    assert_eq!(store.end_background(end(&lease, 1, Status::Cancelled)).await.unwrap(), Some(Appended::Done));
     assert!(store.list_cancel_requested(ONE).await.unwrap().is_empty());
 }
 
@@ -293,6 +331,6 @@ pub(crate) async fn the_reservation_of_a_background_turn_outlives_its_owner(fixt
     let mut ending = end(&lease, 1, Status::Failed);
     let BackgroundResult::Stored(record) = &mut ending.result else { unreachable!() };
     record.settlement = Some(settlement(1, 1, 12));
-    assert!(store.end_background(ending).await.unwrap());
+    assert_eq!(store.end_background(ending).await.unwrap(), Some(Appended::Done));
     assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 12, 0)]));
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::fixture::{Fixture, NOW, after, id, numbers, project, record_of, turn, whole};
 
-fn conversation_id(n: u8) -> ConversationId {
+pub(crate) fn conversation_id(n: u8) -> ConversationId {
     ConversationId::mint(NOW.unix_ms().unsigned_abs() + u64::from(n), &[n; 10])
 }
 
@@ -24,12 +24,12 @@ pub(crate) async fn begin(store: &Arc<dyn Store>, n: u8) -> StoredConversation {
     new
 }
 
-async fn load(store: &Arc<dyn Store>, n: u8) -> StoredConversation {
+pub(crate) async fn load(store: &Arc<dyn Store>, n: u8) -> StoredConversation {
     store.load_conversation(&project("p"), conversation_id(n)).await.unwrap().unwrap()
 }
 
 /// A turn that continues the head of a conversation.
-fn next(n: u64, conversation: &StoredConversation) -> StoredTurn {
+pub(crate) fn next(n: u64, conversation: &StoredConversation) -> StoredTurn {
     StoredTurn { parent: conversation.head, depth: conversation.depth + 1, ..turn(n, None) }
 }
 
@@ -55,7 +55,7 @@ fn append(conversation: &StoredConversation, turns: &[&StoredTurn]) -> Append {
 }
 
 /// A response in a conversation.
-fn turn_in(conversation: &StoredConversation, turn: StoredTurn) -> Record {
+pub(crate) fn turn_in(conversation: &StoredConversation, turn: StoredTurn) -> Record {
     let append = append(conversation, &[&turn]);
     Record { append: Some(append), ..record_of("p", turn) }
 }
@@ -74,7 +74,7 @@ pub(crate) fn post(conversation: &StoredConversation, numbers: impl IntoIterator
     Post { project: project("p"), created_at: NOW, begins: None, turns, deletes: None, append }
 }
 
-async fn ids(store: &Arc<dyn Store>, n: u8) -> Vec<String> {
+pub(crate) async fn ids(store: &Arc<dyn Store>, n: u8) -> Vec<String> {
     let page = store.list_conversation_items(query(n)).await.unwrap();
     page.items.into_iter().map(|item| item.id.as_str().to_owned()).collect()
 }

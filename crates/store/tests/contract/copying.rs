@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::background::queued;
+use crate::background::{limits, queued};
 use crate::conversations::{begin, post};
 use crate::fixture::{
     NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
@@ -100,7 +100,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
     let conversation = begin(store, 1).await;
     assert_eq!(store.post(post(&conversation, [400])).await.unwrap(), Appended::Done);
-    assert!(store.queue_background(queued(500), 9).await.unwrap());
+    assert!(store.queue_background(queued(500), limits(9)).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{FoundItems, Store, StoreError, StoreOptions, StoredResponse, StoredTurn};
+use antiphon_store::{EventChunk, FoundItems, Store, StoreError, StoreOptions, StoredResponse, StoredTurn};
 use antiphon_testkit::Postgres;
 use tempfile::TempDir;
 
+use crate::background::{limits, queued};
 use crate::fixture::{NOW, id, project, record, record_all, record_chain, record_of, turn, whole};
 
 /// A database that others can change.
@@ -212,4 +213,31 @@ async fn a_flipped_bit_in_a_file_never_changes_what_is_read() {
     }
     println!("{FLIPS} flips: {errors} errors, {missing} missing, none wrong");
     assert!(errors > 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_events_are_an_error_that_names_them() {
+    for database in Database::each().await {
+        let store = database.open().await;
+        let turn = queued(1);
+        let lease = turn.lease.clone();
+        assert!(store.queue_background(turn, limits(1)).await.unwrap());
+        let text = "event: x\ndata: {\"sequence_number\":1}\n\n".repeat(20);
+        let events = EventChunk { first: 1, last: 1, bytes: text.clone().into() };
+        assert!(store.append_events(&lease, events.clone()).await.unwrap());
+        assert_eq!(store.list_events(&lease.project, lease.id, Some(0)).await.unwrap(), [events]);
+        let moved = "UPDATE background_events SET last_sequence = 2 WHERE first_sequence = 1".to_owned();
+        let (plain, row) = (database.bytes(&text), "first_sequence = 1");
+        let changed = format!("UPDATE background_events SET last_sequence = 1, bytes = {plain} WHERE {row}");
+        for change in [moved, changed] {
+            database.execute(&change).await;
+            let result = store.list_events(&lease.project, lease.id, Some(0)).await;
+            assert_names(&result, 1, &change);
+            assert!(format!("{result:?}").contains("from event 1 on"));
+        }
+        // Events of earlier versions have no checksum, and are as they were sent.
+        database.execute("UPDATE background_events SET checksum = NULL WHERE first_sequence = 1").await;
+        let found = store.list_events(&lease.project, lease.id, Some(0)).await.unwrap();
+        assert_eq!(found[0].bytes, text);
+    }
 }

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod background;
+mod background_conversations;
 mod cache;
 mod chains;
 mod conversations;
@@ -82,9 +83,12 @@ macro_rules! contract {
             replicas: a_replica_is_listed_until_it_is_forgotten, what_a_dead_replica_held_is_released_once,
                 a_replica_that_is_alone_releases_what_all_others_held;
             background: a_queued_turn_comes_back_unchanged, a_project_has_so_many_queued_turns_at_most,
+                a_project_has_so_many_queued_bytes_at_most,
                 a_lost_lease_writes_nothing, an_expired_lease_is_claimed_once, the_log_comes_back_in_order_and_from_any_number,
                 an_ended_turn_and_its_record_are_one_transaction, one_of_two_ends_wins, an_unstored_response_is_kept_for_a_while,
                 a_cancellation_reaches_the_owner, the_reservation_of_a_background_turn_outlives_its_owner;
+            background_conversations: a_queued_turn_keeps_its_lock_until_its_deadline_or_its_end,
+                an_end_that_can_not_append_writes_nothing, an_end_is_stored_without_its_deleted_conversation;
             conversations: a_turn_moves_the_head_and_adds_its_items, what_was_posted_is_no_response,
                 an_append_to_another_version_changes_nothing, a_lock_keeps_others_out_until_its_lease_ends,
                 a_deleted_item_is_left_out_from_then_on, items_come_in_pages_both_ways,

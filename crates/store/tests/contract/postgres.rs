@@ -83,7 +83,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
-            "0013_conversation_bounds"
+            "0013_conversation_bounds",
+            "0014_background_sizes"
         ]
     );
     assert_eq!(
@@ -99,7 +100,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
-            "0013_conversation_bounds"
+            "0013_conversation_bounds",
+            "0014_background_sizes"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());

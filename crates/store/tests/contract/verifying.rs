@@ -6,7 +6,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::{EventChunk, Store, StoreError, StoreUrl, VerifyProgress, VerifyReport, VerifyStep};
 
-use crate::background::queued;
+use crate::background::{limits, queued};
 use crate::conversations::{begin, post};
 use crate::damage::Database;
 use crate::fixture::{NOW, after, id, project, record, record_all, record_chain, record_of, turn};
@@ -31,7 +31,7 @@ async fn fill(store: &Arc<dyn Store>) {
     let mut streamed = queued(3_000);
     streamed.event = Some(events(0..=4));
     let lease = streamed.lease.clone();
-    assert!(store.queue_background(streamed, 9).await.unwrap());
+    assert!(store.queue_background(streamed, limits(9)).await.unwrap());
     assert!(store.append_events(&lease, events(5..=9)).await.unwrap());
 }
 

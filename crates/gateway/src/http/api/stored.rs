@@ -106,7 +106,7 @@ pub async fn input_items(
     let input = match find(&state, &caller, &name).await? {
         Found::Stored(stored) => Some(stored.turn.input),
         Found::Running { .. } | Found::Kept(_) => {
-            state.turns.running_input(&caller.project, id).await.map_err(RequestError::from)?
+            state.turns.background_input(&caller.project, id).await.map_err(RequestError::from)?
         }
     };
     Ok(json_reply(render_items(&query, id, &input.ok_or_else(not_found)?)?))

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::reader::EventLog;
 use super::run::{Run, RunGuard};
 use crate::turn::attempt::SESSION_HEADERS;
+use crate::turn::conversation::Joined;
 use crate::turn::detach::Cancellation;
 use crate::turn::resolve::Resolved;
 use crate::turn::{DetachOnDrop, Failure, Incoming, Turn, TurnError, Turns};
@@ -75,12 +76,13 @@ impl Turn {
             request: self.background_request(&resolved),
             response: response.clone(),
             event: event.clone(),
+            lock: resolved.joined.as_ref().and_then(Joined::lock).cloned(),
         };
-        let run = Arc::new(Run::queued(lease, event.as_ref()));
+        let run = Arc::new(Run::queued(&new));
         let guard = RunGuard { turns: Arc::clone(&turns), run: Arc::clone(&run) };
         background.insert(&run);
-        match turns.chains.store().queue_background(new, background.settings.max_queued).await {
-            Ok(true) => {}
+        match turns.chains.store().queue_background(new, background.settings.queue).await {
+            Ok(true) => resolved.joined.iter().for_each(Joined::end),
             Ok(false) => {
                 run.end(None);
                 return Err(Failure::QueueFull);

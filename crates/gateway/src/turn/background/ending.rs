@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
 use antiphon_protocol::response::with_output;
-use antiphon_store::{BackgroundEnd, BackgroundResult, Status, StoreError};
+use antiphon_store::{Appended, BackgroundEnd, BackgroundResult, Status, StoreError};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
@@ -74,7 +74,7 @@ impl Turn {
         self.settle();
     }
 
-    /// What a relay knows that has seen the events in the log.
+    /// What a relay knows that has seen the events in the log, as far as they can be read.
     pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
         let max_bytes = self.turns.settings.max_reply_bytes;
         let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
@@ -82,7 +82,13 @@ impl Turn {
         let (mut after, mut passed) = (None, VecDeque::new());
         let store = self.turns.chains.store();
         loop {
-            let chunks = store.list_events(&self.facts.project, self.facts.id, after).await?;
+            let chunks = match store.list_events(&self.facts.project, self.facts.id, after).await {
+                Err(StoreError::Corrupt(damage)) => {
+                    tracing::error!(damage, "a background turn lacks events of its log");
+                    return Ok(relay);
+                }
+                listed => listed?,
+            };
             let Some(last) = chunks.last() else { return Ok(relay) };
             after = Some(last.last);
             for chunk in chunks {
@@ -111,13 +117,19 @@ impl Turn {
         let turns = Arc::clone(&self.turns);
         let ending = pin!(turns.end_background(end, resolved));
         match turns.env.tasks.interruption().or(ending).await {
-            Some(Ok(true)) => {
+            Some(Ok(Some(Appended::Done | Appended::Deleted))) => {
                 run.end(events);
                 self.progress.is_recorded = true;
                 self.running = None;
                 Ok(())
             }
-            Some(Ok(false)) => {
+            // It has lost the lock, and may be run again after what has come between.
+            Some(Ok(Some(Appended::Conflict))) => {
+                tracing::warn!(response.id = %self.facts.id, "the conversation of a background turn has changed meanwhile");
+                run.leave();
+                Err(Failure::ConversationLocked)
+            }
+            Some(Ok(None)) => {
                 tracing::info!(response.id = %self.facts.id, "background turn was ended or taken over elsewhere");
                 run.leave();
                 Err(Failure::Stopped)
@@ -160,13 +172,19 @@ impl Turn {
                 settlement: self.settlement(),
             }
         };
+        let appends = matches!(&result, BackgroundResult::Stored(record) if record.append.is_some());
+        let unlocks = self.queued_lock().filter(|_| !appends);
         let lease = run.lease.clone();
-        Ok(BackgroundEnd { lease, at, status, kept_until: at.plus(retention), events, result })
+        Ok(BackgroundEnd { lease, at, status, kept_until: at.plus(retention), events, result, unlocks })
     }
 }
 
 impl crate::turn::Turns {
-    async fn end_background(&self, end: BackgroundEnd, resolved: &Resolved) -> Result<bool, StoreError> {
+    async fn end_background(
+        &self,
+        end: BackgroundEnd,
+        resolved: &Resolved,
+    ) -> Result<Option<Appended>, StoreError> {
         let give_up_at = Instant::now() + RECORD_PATIENCE;
         loop {
             match self.chains.end_background(end.clone(), resolved.parent.clone()).await {

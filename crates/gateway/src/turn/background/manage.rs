@@ -94,15 +94,14 @@ impl Turns {
         })
     }
 
-    /// The input items of a background response that is still running.
-    pub async fn running_input(
+    /// The input items of a background response that is still running, or is kept without being stored.
+    pub async fn background_input(
         &self,
         project: &ProjectId,
         id: ResponseId,
     ) -> Result<Option<Bytes>, StoreError> {
-        let Some(request) = self.chains.store().load_background_request(project, id).await? else {
-            return Ok(None);
-        };
+        let (store, now) = (self.chains.store(), self.env.clock.now());
+        let Some(request) = store.load_background_request(project, id, now).await? else { return Ok(None) };
         if request.input.is_some() {
             return Ok(request.input);
         }

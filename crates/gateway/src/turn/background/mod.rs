@@ -11,8 +11,10 @@ mod manage;
 mod metrics;
 mod native;
 mod reader;
+mod room;
 mod run;
 mod runner;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,23 +22,24 @@ use std::time::Duration;
 
 use antiphon_access::keys::Keys;
 use antiphon_protocol::id::ResponseId;
-use tokio::sync::Semaphore;
+use antiphon_store::QueueLimits;
 use uuid::Uuid;
-
-use crate::body_memory::BodyMemory;
 
 pub use self::create::Queued;
 pub use self::manage::{Cancelled, Found, ReplayRefused, is_background};
 pub use self::metrics::BackgroundMetrics;
 pub use self::run::Run;
 
+use self::room::Room;
+use crate::body_memory::BodyMemory;
+
 /// What the operator configured about background turns.
 #[derive(Clone)]
 pub struct BackgroundSettings {
     /// How many turns this process runs at once.
     pub max_running: usize,
-    /// How many turns of a project may be queued.
-    pub max_queued: u64,
+    /// How much of a project may be queued.
+    pub queue: QueueLimits,
     /// From the creation of a turn to its end.
     pub max_duration: Duration,
     /// How long a turn's events can be read after its end.
@@ -57,7 +60,7 @@ pub struct BackgroundTurns {
     /// Identifies this process in leases.
     pub owner: Uuid,
     runs: Mutex<HashMap<ResponseId, Arc<Run>>>,
-    running: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 // === impl BackgroundTurns ===
@@ -65,7 +68,7 @@ pub struct BackgroundTurns {
 impl BackgroundTurns {
     pub fn new(settings: BackgroundSettings, owner: Uuid) -> Self {
         Self {
-            running: Arc::new(Semaphore::new(settings.max_running)),
+            room: Arc::new(Room::new(settings.max_running)),
             metrics: BackgroundMetrics::default(),
             owner,
             runs: Mutex::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use antiphon_protocol::event::sequence_number;
+use antiphon_protocol::event::{sequence_number, write_sse};
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_store::{BackgroundStatus, EventChunk, StoreError, TurnLease};
 use bytes::Bytes;
@@ -37,6 +37,7 @@ struct Reading {
     /// The turn, if this process runs it.
     run: Option<Arc<Run>>,
     last_sent_at: Instant,
+    is_damaged: bool,
 }
 
 /// What there is to read.
@@ -52,7 +53,8 @@ impl EventLog {
     pub fn new(turns: Arc<Turns>, lease: &TurnLease, after: Option<u64>) -> Self {
         let run = turns.background.find(lease.id);
         let (project, id) = (lease.project.clone(), lease.id);
-        let reading = Reading { turns, project, id, after, run, last_sent_at: Instant::now() };
+        let reading =
+            Reading { turns, project, id, after, run, last_sent_at: Instant::now(), is_damaged: false };
         let chunks = unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;
             reading.last_sent_at = Instant::now();
@@ -79,6 +81,9 @@ impl http_body::Body for EventLog {
 impl Reading {
     /// The next events, or a comment if there are none for long. `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
+        if self.is_damaged {
+            return None;
+        }
         let keep_alive_at = self.last_sent_at + self.turns.settings.keep_alive_interval;
         let stopping = self.turns.env.tasks.stopping().clone();
         loop {
@@ -91,6 +96,11 @@ impl Reading {
                 Ok(Progress::Events(events)) => return Some(events),
                 Ok(Progress::End) => return None,
                 Ok(Progress::NothingYet) => {}
+                Err(StoreError::Corrupt(damage)) => {
+                    tracing::error!(damage, "events cannot be read");
+                    self.is_damaged = true;
+                    return Some(damage_event(self.after));
+                }
                 Err(error) => {
                     tracing::debug!(response.id = %self.id, %error, "the event log cannot be read; retrying");
                 }
@@ -151,4 +161,15 @@ impl Reading {
         }
         Progress::Events(events.into())
     }
+}
+
+/// The last event that a client gets of a log whose next one is damaged.
+fn damage_event(after: Option<u64>) -> Bytes {
+    let number = after.map_or(0, |after| after + 1);
+    let data = format!(
+        r#"{{"type":"error","code":"server_error","message":"The events of this response are damaged.","param":null,"sequence_number":{number}}}"#
+    );
+    let mut event = Vec::with_capacity(data.len() + 32);
+    write_sse(&mut event, b"error", data.as_bytes());
+    event.into()
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use antiphon_store::{BackgroundTurn, EventChunk, Store, StoreError, TurnLease};
+use antiphon_store::{
+    BackgroundTurn, EventChunk, NewBackgroundTurn, Store, StoreError, Timestamp, TurnLease,
+};
 use antiphon_upstream::account::Account;
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -21,6 +23,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct Run {
     pub lease: TurnLease,
     pub is_streamed: bool,
+    pub deadline: Timestamp,
     /// The response as it was queued, once the turn is begun.
     pub queued_response: OnceLock<Bytes>,
     pub live: LiveEvents,
@@ -51,21 +54,22 @@ pub struct RunGuard {
 
 impl Run {
     /// A turn that is about to be queued. Its first event, if there is one, is written along with it.
-    pub fn queued(lease: TurnLease, event: Option<&EventChunk>) -> Self {
-        let unwritten = UnwrittenEvents::after(event.map(|event| event.last), false);
-        Self::new(lease, event.is_some(), unwritten)
+    pub fn queued(turn: &NewBackgroundTurn) -> Self {
+        let unwritten = UnwrittenEvents::after(turn.event.as_ref().map(|event| event.last), false);
+        Self::new(turn.lease.clone(), turn.is_streamed, turn.deadline, unwritten)
     }
 
     /// A turn that was taken over.
     pub fn taken_over(row: &BackgroundTurn, has_content: bool) -> Self {
         let unwritten = UnwrittenEvents::after(row.last_sequence, has_content);
-        Self::new(row.lease.clone(), row.is_streamed, unwritten)
+        Self::new(row.lease.clone(), row.is_streamed, row.deadline, unwritten)
     }
 
-    fn new(lease: TurnLease, is_streamed: bool, unwritten: UnwrittenEvents) -> Self {
+    fn new(lease: TurnLease, is_streamed: bool, deadline: Timestamp, unwritten: UnwrittenEvents) -> Self {
         Self {
             lease,
             is_streamed,
+            deadline,
             queued_response: OnceLock::new(),
             live: LiveEvents::new(),
             stop: CancellationToken::new(),

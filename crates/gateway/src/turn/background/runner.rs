@@ -11,12 +11,11 @@ use antiphon_runtime::GaugeGuard;
 use antiphon_store::{
     BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn,
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::create::decode_headers;
 use super::log::{frames, is_content};
 use super::run::{Run, RunGuard};
-use crate::body_memory::{Reservation, Tenant};
+use crate::body_memory::Reservation;
 use crate::turn::detach::Cancellation;
 use crate::turn::resolve::Resolved;
 use crate::turn::stream::{ActiveStream, EventStream, OpeningStream};
@@ -34,9 +33,6 @@ enum Plan {
     End(Failure),
 }
 
-/// The process stops: turns that wait are left.
-struct Stopping;
-
 impl Turns {
     /// Claims turns that nobody runs, and runs them.
     pub async fn take_over(self: &Arc<Self>) -> Result<(), StoreError> {
@@ -44,15 +40,21 @@ impl Turns {
         // Without other processes over the store, an owner that is not this process is dead.
         let which = if store.is_shared() { Claimable::Expired } else { Claimable::NotOwn };
         let owner = self.background.owner;
-        for from in store.list_claimable(owner, which, self.env.clock.now(), MAX_CLAIMED).await? {
-            // Its lease may have expired while the store was unavailable, but it still runs.
-            let runs_here =
-                self.background.find(from.id).is_some_and(|run| run.lease == from && !run.is_left());
-            if !runs_here {
-                self.claim(&from, which).await?;
+        loop {
+            let listed = store.list_claimable(owner, which, self.env.clock.now(), MAX_CLAIMED).await?;
+            let mut is_any_claimed = false;
+            for from in &listed {
+                // Its lease may have expired while the store was unavailable, but it still runs.
+                let runs_here =
+                    self.background.find(from.id).is_some_and(|run| run.lease == *from && !run.is_left());
+                if !runs_here {
+                    is_any_claimed |= self.claim(from, which).await?;
+                }
+            }
+            if listed.len() < MAX_CLAIMED as usize || !is_any_claimed {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Takes a turn from its owner and runs or ends it. `false` if it is not claimable any more.
@@ -75,12 +77,15 @@ impl Turns {
         Ok(true)
     }
 
-    /// Whether the log has more than the start of the response.
+    /// Whether the log has more than the start of the response. A damaged one may have.
     async fn has_content(&self, row: &BackgroundTurn) -> Result<bool, StoreError> {
         let TurnLease { project, id, .. } = &row.lease;
         let mut after = None;
         loop {
-            let chunks = self.chains.store().list_events(project, *id, after).await?;
+            let chunks = match self.chains.store().list_events(project, *id, after).await {
+                Err(StoreError::Corrupt(_)) => return Ok(true),
+                listed => listed?,
+            };
             let Some(last) = chunks.last() else { return Ok(false) };
             after = Some(last.last);
             if chunks.iter().any(|chunk| frames(&chunk.bytes).any(|frame| is_content(&frame))) {
@@ -105,15 +110,15 @@ impl Turns {
         let store = self.chains.store();
         let TurnLease { project, id, .. } = &run.lease;
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
-        let _permit = match self.plan(run, &row) {
-            Plan::Run | Plan::Attach(_) => match self.wait_in_queue(run).await {
-                Ok(permit) => permit,
-                Err(Stopping) => return Ok(()),
-            },
-            Plan::End(_) => None,
-        };
+        let runs = !matches!(self.plan(run, &row), Plan::End(_));
+        let size_bytes = usize::try_from(row.size_bytes).unwrap_or(usize::MAX);
+        // While it waits it is in the store only.
+        drop(row);
+        let Some((_place, memory)) = self.wait_in_queue(run, runs, size_bytes).await else { return Ok(()) };
         let _running = GaugeGuard::new(&self.background.metrics.running);
-        let Some(request) = store.load_background_request(project, *id).await? else { return Ok(()) };
+        let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
+        let now = self.env.clock.now();
+        let Some(request) = store.load_background_request(project, *id, now).await? else { return Ok(()) };
         let plan = self.plan(run, &row);
         run.queued_response.get_or_init(|| row.response.clone());
         if let Some(upstream) = &row.upstream
@@ -123,7 +128,7 @@ impl Turns {
             run.set_upstream(account, &upstream.id);
         }
         let cancellation = Cancellation::default();
-        let Some(turn) = self.revive(run, &row, request).await else { return Ok(()) };
+        let Some(turn) = self.revive(run, &row, request, memory) else { return Ok(()) };
         if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
             run.leave();
             return Ok(());
@@ -152,29 +157,14 @@ impl Turns {
         if has_begun && !may_run { Plan::End(Failure::Stopped) } else { Plan::Run }
     }
 
-    /// Waits until fewer turns run. A turn that is to be cancelled needs no room. Fails if the process stops.
-    async fn wait_in_queue(&self, run: &Run) -> Result<Option<OwnedSemaphorePermit>, Stopping> {
-        let _queued = GaugeGuard::new(&self.background.metrics.queued);
-        let stopping = self.env.tasks.stopping();
-        tokio::select! {
-            biased;
-            () = stopping.listen() => Err(Stopping),
-            () = run.stop.cancelled() => Ok(None),
-            permit = Arc::clone(&self.background.running).acquire_owned() => Ok(permit.ok()),
-        }
-    }
-
     /// The turn, from what the store has of it.
-    async fn revive(
+    fn revive(
         self: &Arc<Self>,
         run: &Arc<Run>,
         row: &BackgroundTurn,
         request: BackgroundRequest,
+        memory: Reservation,
     ) -> Option<Turn> {
-        let settings = &self.background.settings;
-        let project = run.lease.project.clone();
-        let mut memory = Reservation::empty(&settings.request_memory.share(Tenant::Project(project)));
-        memory.grow(request.body.len(), &mut settings.max_duration.clone()).await.ok()?;
         let create = match CreateRequest::parse(Operation::Create, request.body) {
             Ok(create) => create,
             Err(error) => {
@@ -182,7 +172,7 @@ impl Turns {
                 return None;
             }
         };
-        let key = row.key.as_deref().and_then(|key| settings.keys.find(key.parse().ok()?));
+        let key = row.key.as_deref().and_then(|key| self.background.settings.keys.find(key.parse().ok()?));
         let incoming = Incoming {
             create,
             headers: decode_headers(&request.headers),
