@@ -139,7 +139,8 @@ impl Setup {
     pub fn toml(&self) -> String {
         let file = || format!("sqlite://{}", self.database().display());
         let url = self.database_url.clone().unwrap_or_else(file);
-        format!("store.url = \"{url}\"\n{}\n{}", self.config, self.accounts.concat())
+        let accounts: String = self.accounts.iter().map(|lines| with_api(lines)).collect();
+        format!("store.url = \"{url}\"\n{}\n{accounts}", self.config)
     }
 
     pub async fn start(mut self) -> Gateway {
@@ -180,6 +181,12 @@ impl Setup {
             running,
         }
     }
+}
+
+/// Names the API of an account that leaves it open, so that the gateway does not ask the upstream for it.
+fn with_api(lines: &str) -> String {
+    let has_api = lines.lines().any(|line| line.starts_with("api ="));
+    if has_api { lines.to_owned() } else { format!("{lines}api = \"responses\"\n") }
 }
 
 impl Gateway {

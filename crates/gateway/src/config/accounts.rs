@@ -59,7 +59,7 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
 
-    /// The API that its upstream speaks. Default: responses.
+    /// The API that its upstream speaks. Default: responses for OpenAI and Azure, and auto for others.
     #[serde(serialize_with = "word::serialize")]
     pub api: Api,
 
@@ -127,8 +127,8 @@ pub(super) struct AccountDraft {
     aliases: BTreeMap<String, String>,
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
-    #[serde(deserialize_with = "word::deserialize")]
-    api: Api,
+    #[serde(deserialize_with = "word::deserialize_some")]
+    api: Option<Api>,
     chat: ChatConfig,
     #[serde(deserialize_with = "word::deserialize")]
     transport: UpstreamTransport,
@@ -162,7 +162,7 @@ impl AccountConfig {
             aliases: self.aliases.clone(),
             headers: self.headers.to_map(),
             query: self.query.clone(),
-            dialect: self.api.dialect(&self.base_url, &self.chat),
+            api: self.api.settings(&self.base_url, &self.chat),
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
@@ -246,9 +246,11 @@ impl AccountDraft {
                 problems.reject(key("aliases"), "must map a model name to a model name");
             }
         }
+        let base_url = base_url?;
+        let has_responses = chat::has_responses(&base_url, self.transport, self.state, self.background);
         Some(AccountConfig {
             name: self.name,
-            base_url: base_url?,
+            base_url,
             api_key,
             oauth: oauth.flatten(),
             models,
@@ -256,7 +258,7 @@ impl AccountDraft {
             aliases: self.aliases,
             headers,
             query: self.query,
-            api: self.api,
+            api: self.api.unwrap_or(if has_responses { Api::Responses } else { Api::Auto }),
             chat: self.chat,
             transport: self.transport,
             stream_only: self.stream_only,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
-use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::request::{CreateRequest, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -299,6 +299,14 @@ impl Turn {
             verdict = verdict.from_passed_reply(error_reply.status, self.facts.create.operation);
         }
         let has_api_error = is_api_error(&error_reply.body);
+        let operation = self.facts.create.operation;
+        let is_path_missing =
+            operation == Operation::Create && error_reply.status == StatusCode::NOT_FOUND && !has_api_error;
+        if is_path_missing && verdict == Verdict::Neutral {
+            let path = account.api.dialect().path();
+            tracing::warn!(account.id = %account.name, path, "the upstream does not have this path: check base_url and api");
+            return FailedAttempt { failure: self.endpoint_missing(), verdict: Verdict::Unsupported };
+        }
         let failure = match error_reply.status {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,

@@ -10,6 +10,7 @@ mod collect;
 mod context;
 mod conversation;
 mod detach;
+mod dialect;
 mod door;
 mod failure;
 mod framing;

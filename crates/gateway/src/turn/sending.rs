@@ -14,7 +14,7 @@ use super::{Facts, Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
-use antiphon_upstream::dialect::{Encoded, ReplyFormat, TurnFacts};
+use antiphon_upstream::dialect::{Dialect, Encoded, ReplyFormat, TurnFacts};
 use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
@@ -44,13 +44,14 @@ impl Turn {
             true => Box::pin(self.socket_of_parent(account, resolved)).await,
             false => None,
         };
-        let mut variant = self.initial_variant(account, resolved, socket.is_some());
+        let mut dialect = self.dialect_of(account).await?;
+        let mut variant = self.initial_variant(account, dialect, resolved, socket.is_some());
         let mut has_refreshed_token = false;
         loop {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
             let changes = self.body_changes(account, &variant);
-            let Encoded { parts: body, format, omitted } = self.encode(account, &input, changes)?;
+            let Encoded { parts: body, format, omitted } = self.encode(dialect, &input, changes)?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -63,7 +64,7 @@ impl Turn {
                     }
                 }
             } else {
-                self.send(account, authorization.as_ref(), body).await?
+                self.send(account, dialect, authorization.as_ref(), body).await?
             };
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
@@ -87,7 +88,16 @@ impl Turn {
                 self.record_attempt(reduction);
                 continue;
             }
+            let status = error_reply.status;
             let failed = self.classify_error_reply(account, error_reply, &error);
+            if self.may_lack_path(status, &failed)
+                && let Some(other) = Box::pin(self.other_dialect(account, dialect)).await?
+            {
+                self.record_attempt("api_changed");
+                dialect = other;
+                variant = self.initial_variant(account, dialect, resolved, false);
+                continue;
+            }
             let is_credential = failed.verdict == Verdict::CredentialRefused;
             if has_refreshed_token
                 || !is_credential
@@ -102,13 +112,13 @@ impl Turn {
 
     fn encode(
         &self,
-        account: &Account,
+        dialect: Dialect,
         input: &UpstreamInput,
         changes: Changes<'_>,
     ) -> Result<Encoded, FailedAttempt> {
         let Facts { id, started_at, create, .. } = &self.facts;
         let facts = TurnFacts { id: *id, started_at: *started_at, clock: &self.turns.env.clock };
-        let encoded = account.settings.dialect.encode(create, input, changes, &facts);
+        let encoded = dialect.encode(create, input, changes, &facts);
         encoded.map_err(FailedAttempt::unsupported)
     }
 
@@ -143,6 +153,7 @@ impl Turn {
     fn initial_variant<'a>(
         &self,
         account: &Account,
+        dialect: Dialect,
         resolved: &'a Resolved,
         has_socket: bool,
     ) -> RequestVariant<'a> {
@@ -155,8 +166,7 @@ impl Turn {
         };
         RequestVariant {
             upstream_parent,
-            send_encrypted: account.settings.dialect.reads_encrypted_items()
-                || !resolved.can_rebuild_context(),
+            send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),
@@ -215,14 +225,15 @@ impl Turn {
     async fn send(
         &self,
         account: &Account,
+        dialect: Dialect,
         authorization: Option<&HeaderValue>,
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let operation = self.facts.create.operation;
-        let is_stream_only = operation == Operation::Create
-            && (account.settings.stream_only || account.settings.dialect.always_streams());
+        let is_stream_only =
+            operation == Operation::Create && (account.settings.stream_only || dialect.always_streams());
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
-        let post = Post { operation, authorization, client_headers: &self.headers, accept, body };
+        let post = Post { operation, dialect, authorization, client_headers: &self.headers, accept, body };
         Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {
             Ok(reply) => return Ok(reply),
             Err(SendError::ConnectTimeout) => {
@@ -317,7 +328,10 @@ impl Turn {
     }
 
     /// Waits for the first sign of the upstream, within its time limit and unless the turn is cancelled.
-    async fn within_first_byte<T>(&self, future: impl Future<Output = T>) -> Result<T, FailedAttempt> {
+    pub(super) async fn within_first_byte<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, FailedAttempt> {
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
         match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(future)).await {
             Ok(Ok(done)) => Ok(done),

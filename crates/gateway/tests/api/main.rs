@@ -21,6 +21,7 @@ mod connections;
 mod conversations;
 mod conversing;
 mod creating;
+mod discovering;
 mod doors;
 mod failed;
 mod failing;

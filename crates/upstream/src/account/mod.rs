@@ -1,5 +1,6 @@
 //! One account: the addresses of its upstream, its credential, and the models that it offers.
 
+mod api;
 mod catalog;
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,12 +14,15 @@ use antiphon_store::Timestamp;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::api::KnownApi;
+pub use self::api::{FoundApi, Server};
 pub(crate) use self::catalog::Catalog;
 pub use self::catalog::{Model, ModelList, NotAList};
 use crate::credential::OAuth;
+use crate::dialect::Dialect;
 use crate::metrics::{AccountMetrics, UpstreamMetrics};
 use crate::settings::{
-    AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
+    AccountSettings, CredentialSettings, UpstreamApi, UpstreamBackground, UpstreamState, UpstreamTransport,
 };
 
 /// After an upstream has refused a socket, turns use HTTP for this long.
@@ -34,6 +38,12 @@ pub struct Account {
     /// In the order of [`Operation::ALL`].
     uris: Vec<Uri>,
     pub(crate) models_uri: Uri,
+    /// Where Ollama says which version it is.
+    pub(crate) version_uri: Uri,
+    /// Its upstream's API.
+    pub api: KnownApi,
+    /// The boundary of what its upstream has written in chat completions, if that was found out to be its API.
+    chat_boundary: String,
     pub credential: Credential,
     /// Until when its upstream is assumed not to accept WebSockets.
     sockets_refused_until: Mutex<Option<Timestamp>>,
@@ -77,9 +87,12 @@ impl Account {
             identity: identity_hash(&settings),
             uris: Operation::ALL
                 .into_iter()
-                .map(|operation| uri(settings.dialect.path(operation)))
+                .map(|operation| uri(operation.path()))
                 .collect::<Result<_, _>>()?,
             models_uri: uri("/models")?,
+            version_uri: version_uri(&settings)?,
+            api: KnownApi::new(settings.api),
+            chat_boundary: format!("{}+chat", settings.boundary),
             credential: Credential::new(&settings)?,
             settings,
             sockets_refused_until: Mutex::default(),
@@ -89,9 +102,18 @@ impl Account {
         })
     }
 
-    /// The address of an operation.
-    pub fn uri(&self, operation: Operation) -> &Uri {
-        &self.uris[operation as usize]
+    /// The address of an operation in a dialect.
+    pub fn uri(&self, operation: Operation, dialect: Dialect) -> &Uri {
+        &self.uris[dialect.endpoint(operation) as usize]
+    }
+
+    /// Accounts of one boundary can read each other's encrypted items. What an upstream has written in chat completions is not
+    /// encrypted, and means nothing to an upstream of the Responses API.
+    pub fn boundary(&self) -> &str {
+        match (self.settings.api, self.api.dialect()) {
+            (UpstreamApi::Auto(_), Dialect::Chat(_)) => &self.chat_boundary,
+            _ => &self.settings.boundary,
+        }
     }
 
     /// Adds the configured headers, and the credential if there is one.
@@ -122,7 +144,7 @@ impl Account {
     }
 
     /// The models to list: those of the upstream that match the patterns, and those that the configuration names literally.
-    pub(crate) fn models(&self) -> Vec<Model> {
+    pub fn models(&self) -> Vec<Model> {
         let mut models = self.catalog.models();
         models.retain(|model| self.offers(&model.id));
         let named = self.settings.models.iter().filter_map(ModelPattern::literal);
@@ -153,7 +175,7 @@ impl Account {
             return None;
         }
         let base = self.settings.base_url.as_str().trim_end_matches('/');
-        let path = self.settings.dialect.path(Operation::Create);
+        let path = Operation::Create.path();
         let mut query = self.settings.query.clone();
         query.extend(parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         format!("{base}{path}/{id}{below}{}", query_string(&query)).parse().ok()
@@ -224,6 +246,13 @@ fn identity_hash(settings: &AccountSettings) -> String {
     }
     settings.headers.values().for_each(|value| add(value.as_bytes()));
     hex::encode(&digest.finalize()[..16])
+}
+
+/// Beside the `/v1` of the other addresses.
+fn version_uri(settings: &AccountSettings) -> Result<Uri, AccountError> {
+    let base = settings.base_url.as_str().trim_end_matches('/');
+    let address = format!("{}/api/version", base.strip_suffix("/v1").unwrap_or(base));
+    address.parse().map_err(|_| AccountError::Url(settings.name.clone()))
 }
 
 /// The parameters with their question mark, or nothing.

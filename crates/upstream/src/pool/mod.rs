@@ -403,10 +403,10 @@ impl Slot {
     }
 
     fn candidate(&self) -> Candidate<'_> {
-        let AccountSettings { name, boundary, priority, weight, .. } = &self.account.settings;
+        let AccountSettings { name, priority, weight, .. } = &self.account.settings;
         Candidate {
             name,
-            boundary,
+            boundary: self.account.boundary(),
             priority: *priority,
             weight: *weight,
             in_flight: self.state.in_flight,

@@ -17,6 +17,12 @@ impl Pool {
         join_all(accounts.iter().map(|account| upstream.refresh_catalog(account, now))).await;
     }
 
+    /// Finds out the APIs of upstreams where that is not known.
+    pub async fn find_apis(&self, upstream: &Upstream, now: Timestamp) {
+        let accounts = self.accounts();
+        join_all(accounts.iter().map(|account| upstream.find_api(account, now))).await;
+    }
+
     /// Asks the upstreams of accounts that are cooling down after failures for their models, and ends the cooldown of accounts
     /// whose upstream replies.
     pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
@@ -50,7 +56,7 @@ impl Pool {
             // The error of a server without a list of models shows that it works, but not that the credential does.
             let is_served = match &listed {
                 Ok(_) => true,
-                Err(CatalogError::Status(status)) => doubt == Doubt::Failures && *status < 500,
+                Err(CatalogError::Status { status, .. }) => doubt == Doubt::Failures && *status < 500,
                 Err(_) => false,
             };
             self.change(&account, "", None, |state, has_alternative, now| match state.doubt {

@@ -17,7 +17,7 @@ use http::HeaderMap;
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
 use crate::dialect::Dialect;
 use crate::settings::{
-    AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamState,
+    AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamApi, UpstreamState,
     UpstreamTransport,
 };
 
@@ -46,7 +46,7 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountSettings {
         aliases: BTreeMap::new(),
         headers: HeaderMap::new(),
         query: BTreeMap::new(),
-        dialect: Dialect::Responses,
+        api: UpstreamApi::Fixed(Dialect::Responses),
         transport: UpstreamTransport::Http,
         stream_only: false,
         background: Default::default(),
