@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::dialect::Dialect;
 use crate::dialect::chat::ChatSettings;
+use crate::route::Route;
 
 /// One account.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,7 @@ pub struct AccountSettings {
     /// Parameters added to the address of each of its requests.
     pub query: BTreeMap<String, String>,
     pub api: UpstreamApi,
+    pub route: Route,
     pub transport: UpstreamTransport,
     /// Whether its upstream only streams. Collected replies are assembled by the gateway then.
     pub stream_only: bool,
@@ -67,6 +69,7 @@ pub struct OAuthSettings {
     pub scope: Option<String>,
     /// Added to requests to the authorization server.
     pub headers: HeaderMap,
+    pub route: Route,
 }
 
 /// A secret that can be compared and is never printed.

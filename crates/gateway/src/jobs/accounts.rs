@@ -23,6 +23,7 @@ const SHARE_PAUSE: Duration = Duration::from_millis(100);
 pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
     let listing = pool.refresh_catalogs(&upstream, clock.now());
     tokio::join!(listing, pool.find_apis(&upstream, clock.now()));
+    pool.check_credentials(&upstream).await;
 }
 
 /// Verifies accounts that became doubted, and again as long as they are.

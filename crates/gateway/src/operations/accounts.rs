@@ -34,6 +34,9 @@ pub struct Account {
     /// End of the cooldown in RFC 3339; the reason is in `cooling_reason`.
     pub cooling_until: Option<String>,
     pub cooling_reason: Option<&'static str>,
+    /// What the upstream said when it refused the credential of an account that is disabled, if this gateway has heard it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// Turns in flight at this gateway.
     pub in_flight: u32,
     /// The configuration, with secrets redacted.
@@ -111,7 +114,11 @@ impl Operations {
 
     /// Tests an account by listing its upstream's models with its own credential, and by asking it a question if that is
     /// wanted.
-    pub async fn test_account(&self, name: &str, ask: AskModel<'_>) -> Result<TestedAccount, OperationError> {
+    pub async fn probe_account(
+        &self,
+        name: &str,
+        ask: AskModel<'_>,
+    ) -> Result<TestedAccount, OperationError> {
         let account = self.find_account(name)?.account;
         self.upstream.find_api(&account, self.clock.now()).await;
         let tested = self.upstream.test(&account).await.map_err(|error| error.to_string());
@@ -166,6 +173,7 @@ impl Account {
             api: account.api.name(),
             cooling_until: cooldown.map(|Cooldown { until, .. }| rfc3339(until)),
             cooling_reason: cooldown.map(|Cooldown { reason, .. }| reason.as_str()),
+            refusal: account.refusal().filter(|_| state.is_disabled),
             in_flight: state.in_flight,
             config: account.settings.shown.clone(),
         }

@@ -54,7 +54,8 @@ impl Operations {
             clock: &self.clock,
         };
         let dialect = account.api.dialect();
-        let changes = Changes { model: account.alias(model), streams: true, ..Changes::default() };
+        let upstream_name = account.upstream_name(model);
+        let changes = Changes { model: upstream_name.as_deref(), streams: true, ..Changes::default() };
         let encoded = dialect.encode(&create, &UpstreamInput::default(), changes, &facts);
         let encoded = encoded.map_err(|error| error.message)?;
         let authorization = self.upstream.authorization(account).await.map_err(|error| text(&error))?;

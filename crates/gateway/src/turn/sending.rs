@@ -47,10 +47,11 @@ impl Turn {
         let mut dialect = self.dialect_of(account).await?;
         let mut variant = self.initial_variant(account, dialect, resolved, socket.is_some());
         let mut has_refreshed_token = false;
+        let model = account.upstream_name(&self.facts.create.model);
         loop {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
-            let changes = self.body_changes(account, &variant);
+            let changes = self.body_changes(account, &variant, model.as_deref());
             let Encoded { parts: body, format, omitted } = self.encode(dialect, &input, changes)?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
@@ -134,7 +135,7 @@ impl Turn {
         };
         match format.error_in(&error_reply.body) {
             Some((code, message)) => FailedAttempt::from_error_event(code.to_owned(), message),
-            None => Failure::UpstreamUnreachable("its reply is not an event stream".into()).into(),
+            None => Failure::UpstreamFailed("its reply is not an event stream".into()).into(),
         }
     }
 
@@ -173,13 +174,18 @@ impl Turn {
         }
     }
 
-    fn body_changes<'a>(&self, account: &'a Account, variant: &RequestVariant<'a>) -> Changes<'a> {
+    fn body_changes<'a>(
+        &self,
+        account: &Account,
+        variant: &RequestVariant<'a>,
+        model: Option<&'a str>,
+    ) -> Changes<'a> {
         Changes {
             store: (account.is_native() && self.facts.create.store) || self.runs_natively(account),
             background: self.runs_natively(account),
             previous: variant.upstream_parent,
             include_encrypted_reasoning: variant.include_encrypted,
-            model: account.alias(&self.facts.create.model),
+            model,
             streams: account.settings.stream_only || self.facts.create.background,
             is_frame: variant.over_socket,
         }
@@ -216,7 +222,10 @@ impl Turn {
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),
             Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
-            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialInvalid,
+            Ok(Ok(Err(NoToken::Refused(_)))) => {
+                let verdict = Verdict::CredentialInvalid;
+                return Err(FailedAttempt { failure: Failure::CredentialsRefused, verdict });
+            }
             Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Unreachable,
         };
         Err(FailedAttempt { failure: Failure::NoAccount, verdict })
@@ -247,7 +256,7 @@ impl Turn {
             }
             Err(SendError::Broken(reason)) => {
                 tracing::warn!(account.id = %account.name, error = %reason, "connection to the upstream lost");
-                Failure::UpstreamUnreachable("it closed the connection before replying".into()).into()
+                Failure::UpstreamFailed("it closed the connection before replying".into()).into()
             }
         })
     }
@@ -322,7 +331,7 @@ impl Turn {
         match account.settings.transport {
             UpstreamTransport::Auto => Ok(Err(reason)),
             UpstreamTransport::WebSocket | UpstreamTransport::Http => {
-                Err(Failure::UpstreamUnreachable(message.into()).into())
+                Err(Failure::UpstreamFailed(message.into()).into())
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Accounts whose API is found out: `api = "auto"`.
 
+use std::sync::Arc;
+
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{ManualClock, Setup, eventually};
 use futures_util::future::join_all;
@@ -80,7 +82,7 @@ async fn a_missing_path_makes_the_gateway_look_again() {
 
 #[tokio::test]
 async fn a_404_that_is_no_missing_path_is_passed_on() {
-    let (upstream, clock) = (upstream(Options::default()).await, ManualClock::new());
+    let (upstream, clock) = (upstream(Options::default()).await, Arc::new(ManualClock::default()));
     let gateway = over(&upstream).clock(&clock).start().await;
     gateway.client.created(json!({"model": "sim", "input": "a"})).await;
     for _ in 0..3 {

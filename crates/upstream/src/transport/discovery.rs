@@ -66,6 +66,18 @@ impl Upstream {
         Ok(said.status.is_success() && has_version())
     }
 
+    /// Why the upstream refuses the account's credential, if it does: for its list of models, and for a turn as well, because
+    /// a key may be valid for turns only.
+    pub async fn refusal_of(&self, account: &Account) -> Option<CatalogError> {
+        let refusal = self.list_models(account).await.err().filter(CatalogError::is_credential_refused)?;
+        if matches!(refusal, CatalogError::NoToken(_)) {
+            return Some(refusal);
+        }
+        let asking = self.has_endpoint(account, account.api.dialect());
+        let asked = tokio::time::timeout(SEARCH_TIMEOUT, asking).await.ok()?;
+        asked.err().filter(CatalogError::is_credential_refused)
+    }
+
     /// Tests an account with requests that contain nothing from a client: its list of models, or an empty turn if its upstream
     /// has no list.
     ///

@@ -130,7 +130,7 @@ impl Upstream {
         let metrics = UpstreamMetrics::default();
         let UpstreamSettings { connect_timeout, max_message_bytes, key_file } = settings;
         let clients = Clients::new(connect_timeout, workers::count() + 1, workers::worker_index);
-        let connector = clients.http1_connector();
+        let connector = clients.socket_connector();
         let handshake = Handshake::new(connector, connect_timeout, max_message_bytes, metrics.clone());
         let sealer = Sealer::new(key_file);
         let credentials =
@@ -159,7 +159,8 @@ impl Upstream {
     ) -> Result<Socket, NotOpened> {
         let mut headers = headers::for_upstream(client_headers);
         account.add_headers(authorization, &mut headers);
-        self.handshake.open(account.uri(Operation::Create, Dialect::Responses), headers).await
+        let uri = account.uri(Operation::Create, Dialect::Responses);
+        self.handshake.open(uri, headers, &account.settings.route).await
     }
 
     /// Sends a turn over a socket and waits for its first event.
@@ -219,7 +220,7 @@ impl Upstream {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = account.uri(operation, dialect).clone();
         *request.headers_mut() = headers;
-        Ok(self.clients.send(request).await?.map(ReplyBody::Http))
+        Ok(self.clients.send(request, &account.settings.route).await?.map(ReplyBody::Http))
     }
 
     /// A request about a response that the account's upstream runs. `None` if its id cannot be one.
@@ -247,7 +248,7 @@ impl Upstream {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         account.add_headers(authorization, request.headers_mut());
-        Ok(Some(self.clients.send(request).await?.map(ReplyBody::Http)))
+        Ok(Some(self.clients.send(request, &account.settings.route).await?.map(ReplyBody::Http)))
     }
 
     /// Requests the list of models of the account's upstream, unless the list is fresh.
@@ -255,7 +256,11 @@ impl Upstream {
         let Some(refresh) = account.catalog.begin_refresh(now).await else { return };
         let listed = self.list_models(account).await;
         if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body, &account.name)?)) {
-            tracing::warn!(account.id = %account.name, %error, "could not list the upstream's models");
+            let account = &account.name;
+            if error.has_no_list() {
+                return tracing::debug!(account.id = %account, %error, "the upstream has no list of models");
+            }
+            tracing::warn!(account.id = %account, %error, "could not list the upstream's models");
         }
     }
 
@@ -280,7 +285,7 @@ impl Upstream {
     ) -> Result<Fetched, CatalogError> {
         let authorization = self.authorization(account).await?;
         account.add_headers(authorization.as_ref(), request.headers_mut());
-        let reply = self.clients.send(request).await?;
+        let reply = self.clients.send(request, &account.settings.route).await?;
         let status = reply.status();
         let body = Limited::new(reply.into_body(), MAX_CATALOG_BYTES).collect().await;
         Ok(Fetched { status, body: body.map_err(|_| NotAList)?.to_bytes(), authorization })

@@ -22,7 +22,7 @@ pub fn run(config: &Config, args: &TestArgs) -> anyhow::Result<()> {
         None => AskModel::First,
     };
     let tested = with_operations(config, opening, async |operations| {
-        Ok(try_join_all(names.iter().map(|name| operations.test_account(name, ask))).await?)
+        Ok(try_join_all(names.iter().map(|name| operations.probe_account(name, ask))).await?)
     })?;
     if args.json {
         print_json(&json!({ "accounts": tested }))?;

@@ -94,5 +94,5 @@ pub async fn test(
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<TestedAccount>, ErrorReply> {
-    Ok(Json(operations.test_account(&name, AskModel::None).await?))
+    Ok(Json(operations.probe_account(&name, AskModel::None).await?))
 }
