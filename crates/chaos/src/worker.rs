@@ -23,10 +23,11 @@ const MAX_ABORT_MS: u64 = 60;
 /// Of a wrong output.
 const MAX_SHOWN_CHARS: usize = 300;
 /// The codes that a turn may be refused with while something is broken.
-const EXPECTED: [&str; 8] = [
+const EXPECTED: [&str; 9] = [
     "store_unavailable",
     "server_error",
     "upstream_unreachable",
+    "upstream_failed",
     "upstream_timeout",
     "no_account_available",
     "rate_limit_exceeded",

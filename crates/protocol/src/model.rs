@@ -1,8 +1,22 @@
 //! Model names and the patterns that match them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+
+/// The tag that a name has when it has none, as Ollama and those who follow it have it.
+const DEFAULT_TAG: &str = ":latest";
+
+/// The other name of the same model: `name` and `name:latest` are one.
+pub fn other_name(model: &str) -> Option<Cow<'_, str>> {
+    match model.strip_suffix(DEFAULT_TAG) {
+        Some(name) => Some(Cow::Borrowed(name)),
+        // It has another tag.
+        None if model.contains(':') => None,
+        None => Some(Cow::Owned(format!("{model}{DEFAULT_TAG}"))),
+    }
+}
 
 /// A glob for model names: `*` matches any characters, `?` matches one, everything else matches itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +40,11 @@ impl ModelPattern {
     /// The number of characters that match themselves. A higher number means a more specific pattern.
     pub fn specificity(&self) -> usize {
         self.pattern.chars().filter(|c| !matches!(c, '*' | '?')).count()
+    }
+
+    /// Whether the pattern matches one of the model's names.
+    pub fn covers(&self, model: &str) -> bool {
+        self.matches(model) || other_name(model).is_some_and(|other| self.matches(&other))
     }
 
     /// Whether the pattern matches the whole name. Takes at most (length of the name × length of the pattern) steps.
@@ -66,5 +85,20 @@ impl fmt::Display for ModelPattern {
 impl Serialize for ModelPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.pattern)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_without_a_tag_is_the_latest_one() {
+        assert_eq!(other_name("llama3").as_deref(), Some("llama3:latest"));
+        assert_eq!(other_name("llama3:latest").as_deref(), Some("llama3"));
+        assert_eq!(other_name("llama3:8b"), None);
+        let pattern = ModelPattern::parse("llama3").unwrap();
+        assert!(pattern.covers("llama3") && pattern.covers("llama3:latest") && !pattern.covers("llama3:8b"));
+        assert!(ModelPattern::parse("llama3:latest").unwrap().covers("llama3"));
     }
 }

@@ -69,6 +69,10 @@ impl AuthorizationServer {
         Self { address, state, serving }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Lines for an account that gets its tokens here.
     pub fn account(&self) -> String {
         format!(

@@ -1,7 +1,7 @@
 //! The gateway in the test's own process: the real app on a real socket, over a real store.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use antiphon::app::App;
@@ -24,6 +24,7 @@ pub struct Setup {
     faults: Option<Faults>,
     clock: Option<Arc<ManualClock>>,
     memory: Option<ManualMemory>,
+    environment: Environment,
     database_url: Option<String>,
     /// The database on the shared server, where the tests are told to use that.
     on_server: Arc<OnceCell<String>>,
@@ -65,6 +66,7 @@ impl Setup {
             faults: None,
             clock: None,
             memory: None,
+            environment: Environment::default(),
             database_url: None,
             on_server: Arc::default(),
         }
@@ -126,6 +128,18 @@ impl Setup {
         self
     }
 
+    /// The environment variables that the configuration is read with.
+    #[must_use]
+    pub fn environment(mut self, variables: &[(&str, &str)]) -> Self {
+        self.environment = variables.iter().copied().collect();
+        self
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Another database than an SQLite file of its own.
     #[must_use]
     pub fn database_url(mut self, url: &str) -> Self {
@@ -144,7 +158,8 @@ impl Setup {
         let url = self.database_url.clone().unwrap_or_else(file);
         let unset = DEADLINES.iter().filter(|key| !self.config.contains(**key));
         let patience: String = unset.map(|key| format!("{key} = \"3m\"\n")).collect();
-        format!("store.url = \"{url}\"\n{patience}{}\n{}", self.config, self.accounts.concat())
+        let accounts: String = self.accounts.iter().map(|lines| with_api(lines)).collect();
+        format!("store.url = \"{url}\"\n{patience}{}\n{accounts}", self.config)
     }
 
     pub async fn start(mut self) -> Gateway {
@@ -154,8 +169,7 @@ impl Setup {
         }
         let file = self.dir.path().join("antiphon.toml");
         std::fs::write(&file, self.toml()).expect("the configuration can be written");
-        let loaded =
-            Config::load(Some(&file), self.dir.path(), &Environment::default(), Overrides::default());
+        let loaded = Config::load(Some(&file), self.dir.path(), &self.environment, Overrides::default());
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let url = config.store.target().expect("a valid store URL");
         let options = StoreOptions { serves: true, ..config.store.options().expect("a valid migration URL") };
@@ -185,6 +199,12 @@ impl Setup {
             running,
         }
     }
+}
+
+/// Names the API of an account that leaves it open, so that the gateway does not ask the upstream for it.
+fn with_api(lines: &str) -> String {
+    let has_api = lines.lines().any(|line| line.starts_with("api ="));
+    if has_api { lines.to_owned() } else { format!("{lines}api = \"responses\"\n") }
 }
 
 impl Gateway {

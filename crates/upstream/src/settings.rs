@@ -11,6 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::dialect::Dialect;
+use crate::dialect::chat::ChatSettings;
+use crate::route::Route;
 
 /// One account.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +32,8 @@ pub struct AccountSettings {
     pub headers: HeaderMap,
     /// Parameters added to the address of each of its requests.
     pub query: BTreeMap<String, String>,
-    pub dialect: Dialect,
+    pub api: UpstreamApi,
+    pub route: Route,
     pub transport: UpstreamTransport,
     /// Whether its upstream only streams. Collected replies are assembled by the gateway then.
     pub stream_only: bool,
@@ -66,6 +69,7 @@ pub struct OAuthSettings {
     pub scope: Option<String>,
     /// Added to requests to the authorization server.
     pub headers: HeaderMap,
+    pub route: Route,
 }
 
 /// A secret that can be compared and is never printed.
@@ -114,6 +118,14 @@ pub enum UpstreamState {
     Replay,
     /// A chain whose last turn the account served continues by the upstream's own id, with only the new items.
     Native,
+}
+
+/// The API that an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamApi {
+    Fixed(Dialect),
+    /// It is found out. The settings are for chat completions, should that be what it has.
+    Auto(ChatSettings),
 }
 
 /// Who runs background turns.

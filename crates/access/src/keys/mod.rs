@@ -280,7 +280,7 @@ impl Key {
     }
 
     pub fn allows(&self, model: &str) -> bool {
-        self.models.is_empty() || self.models.iter().any(|glob| glob.matches(model))
+        self.models.is_empty() || self.models.iter().any(|glob| glob.covers(model))
     }
 }
 

@@ -3,7 +3,7 @@
 mod test;
 
 use antiphon_access::audit::Actor;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::operations::{open, open_if_exists, with_operations};
 use super::print_json;
@@ -28,15 +28,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Test accounts by listing their upstreams' models; fails if any account fails
-    #[command(after_help = "Example:\n  antiphon accounts test openai-a")]
-    Test {
-        /// Account name [default: all accounts]
-        name: Option<String>,
-        /// Print the JSON object of the admin API
-        #[arg(long)]
-        json: bool,
-    },
+    /// Test accounts by listing their upstreams' models, and tell which API they speak; fails if any account fails
+    #[command(after_help = "Example:\n  antiphon accounts test openai-a --turn")]
+    Test(TestArgs),
     /// Stop sending new turns to an account; running turns continue. Running gateways follow within two seconds
     #[command(after_help = "Example:\n  antiphon accounts pause openai-a")]
     Pause {
@@ -51,6 +45,21 @@ pub enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Account name [default: all accounts]
+    name: Option<String>,
+    /// Also ask a short question, which may cost something
+    #[arg(long)]
+    turn: bool,
+    /// The model to ask [default: the first that the account has]
+    #[arg(long, requires = "turn")]
+    model: Option<String>,
+    /// Print the JSON object of the admin API
+    #[arg(long)]
+    json: bool,
+}
+
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
@@ -60,6 +69,7 @@ impl Command {
             Self::List { json } => {
                 let list = with_operations(config, open_if_exists(store), async |operations| {
                     operations.sync_accounts().await?;
+                    operations.find_apis().await;
                     Ok(operations.list_accounts(&Page::whole())?)
                 })?;
                 print_list(&list, &config.accounts, *json)
@@ -71,7 +81,7 @@ impl Command {
                 })?;
                 print(&account, *json)
             }
-            Self::Test { name, json } => test::run(config, name.as_deref(), *json),
+            Self::Test(args) => test::run(config, args),
             Self::Pause { name } => with_operations(config, open(store), async |operations| {
                 operations.pause_account(name, Actor::CommandLine).await?;
                 println!("{name}: paused");
@@ -91,16 +101,17 @@ fn print_list(list: &AccountList, configured: &[AccountConfig], json: bool) -> a
         return print_json(list);
     }
     println!(
-        "{:<20} {:<9} {:>8} {:>6}  {:<20} {:<40} models",
-        "account", "state", "priority", "weight", "boundary", "upstream"
+        "{:<20} {:<9} {:<9} {:>8} {:>6}  {:<20} {:<40} models",
+        "account", "state", "api", "priority", "weight", "boundary", "upstream"
     );
     for (account, config) in list.accounts.iter().zip(configured) {
         let AccountConfig { name, base_url, models, boundary, priority, weight, .. } = config;
         let models: Vec<String> = models.iter().map(ToString::to_string).collect();
         let models = if models.is_empty() { "(from /models)".to_owned() } else { models.join(", ") };
         println!(
-            "{name:<20} {:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
+            "{name:<20} {:<9} {:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
             account.state,
+            account.api.unwrap_or("auto"),
             base_url.as_str()
         );
     }

@@ -1,10 +1,11 @@
 //! `[[accounts]]`: the credentials that turns are spread over, and the upstream each belongs to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::replay::ReplayIds;
+use antiphon_upstream::route::Route;
 use antiphon_upstream::settings::{
     AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
 };
@@ -12,12 +13,15 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
+use super::base_url;
 use super::chat::{self, Api, ChatConfig};
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
 use super::headers::{AccountHeaders, HeaderDraft, is_secret_name};
 use super::oauth::{OAuthConfig, OAuthDraft};
+use super::proxy::ProxyConfig;
+use super::route::Reach;
 use super::values::{Word, count, count_or_zero, word};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -59,7 +63,19 @@ pub struct AccountConfig {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "serialize_query")]
     pub query: BTreeMap<String, String>,
 
-    /// The API that its upstream speaks. Default: responses.
+    /// The HTTP proxy to its upstream. Default: what `HTTPS_PROXY` or `HTTP_PROXY` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyConfig>,
+
+    /// A file of certificate authorities that it trusts beside those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+
+    /// The way to its upstream.
+    #[serde(skip)]
+    pub route: Route,
+
+    /// The API that its upstream speaks. Default: responses for OpenAI and Azure, and auto for others.
     #[serde(serialize_with = "word::serialize")]
     pub api: Api,
 
@@ -127,8 +143,10 @@ pub(super) struct AccountDraft {
     aliases: BTreeMap<String, String>,
     headers: BTreeMap<String, HeaderDraft>,
     query: BTreeMap<String, String>,
-    #[serde(deserialize_with = "word::deserialize")]
-    api: Api,
+    proxy: Option<String>,
+    ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "word::deserialize_some")]
+    api: Option<Api>,
     chat: ChatConfig,
     #[serde(deserialize_with = "word::deserialize")]
     transport: UpstreamTransport,
@@ -162,7 +180,8 @@ impl AccountConfig {
             aliases: self.aliases.clone(),
             headers: self.headers.to_map(),
             query: self.query.clone(),
-            dialect: self.api.dialect(&self.base_url, &self.chat),
+            route: self.route.clone(),
+            api: self.api.settings(&self.base_url, &self.chat),
             transport: self.transport,
             stream_only: self.stream_only,
             state: self.state,
@@ -229,7 +248,7 @@ impl AccountDraft {
             problems.reject(key("boundary"), NAME_RULE);
         }
         let base_url =
-            parse_base_url(&self.base_url).map_err(|rule| problems.reject(key("base_url"), rule)).ok();
+            base_url::parse(&self.base_url).map_err(|rule| problems.reject(key("base_url"), rule)).ok();
         let resolved = self.api_key.map(|draft| draft.resolve(cwd, environment)).transpose();
         let api_key = resolved.unwrap_or_else(|rule| {
             problems.reject(key("api_key"), format!("account {:?}: {rule}", self.name));
@@ -238,7 +257,12 @@ impl AccountDraft {
         if api_key.is_some() && self.oauth.is_some() {
             problems.reject(key("oauth"), "cannot be combined with api_key: an account has one credential");
         }
-        let oauth = self.oauth.map(|draft| draft.resolve(&key("oauth"), cwd, environment, problems));
+        let reach = Reach::resolve(self.proxy, self.ca_file, format!("accounts[{index}]"), cwd, problems);
+        let oauth = self.oauth.and_then(|draft| draft.resolve(&key("oauth"), cwd, environment, problems));
+        let oauth = oauth.map(|oauth| {
+            let route = reach.route(&oauth.token_url, environment, problems);
+            OAuthConfig { route, ..oauth }
+        });
         let models = parse_models(self.models, &key("models"), problems);
         let headers = AccountHeaders::resolve(self.headers, &key("headers"), cwd, environment, problems);
         for (alias, model) in &self.aliases {
@@ -246,17 +270,23 @@ impl AccountDraft {
                 problems.reject(key("aliases"), "must map a model name to a model name");
             }
         }
+        let base_url = base_url?;
+        let route = reach.route(&base_url, environment, problems);
+        let has_responses = chat::has_responses(&base_url, self.transport, self.state, self.background);
         Some(AccountConfig {
             name: self.name,
-            base_url: base_url?,
+            base_url,
             api_key,
-            oauth: oauth.flatten(),
+            oauth,
             models,
             boundary,
             aliases: self.aliases,
             headers,
             query: self.query,
-            api: self.api,
+            proxy: reach.proxy,
+            ca_file: reach.ca_file,
+            route,
+            api: self.api.unwrap_or(if has_responses { Api::Responses } else { Api::Auto }),
             chat: self.chat,
             transport: self.transport,
             stream_only: self.stream_only,
@@ -273,34 +303,6 @@ impl AccountDraft {
 fn is_valid_name(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
-}
-
-/// The error is the rule that was broken.
-fn parse_base_url(text: &str) -> Result<Url, &'static str> {
-    const RULE: &str = r#"must be an http or https URL such as "https://api.openai.com/v1""#;
-    // The parser would leave some of them out without a word.
-    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err("must not hold blanks or control characters");
-    }
-    let mut url = Url::parse(text).map_err(|_| RULE)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(RULE);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not contain a user or password: put the credential into api_key");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not contain a query or fragment");
-    }
-    let path = url.path().trim_end_matches('/').to_owned();
-    if path.ends_with("/responses") {
-        return Err("must not include /responses: Antiphon appends it");
-    }
-    if path.ends_with("/chat/completions") {
-        return Err("must not include /chat/completions: Antiphon appends it");
-    }
-    url.set_path(&path);
-    Ok(url)
 }
 
 fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelPattern> {

@@ -2,7 +2,7 @@
 
 use antiphon_upstream::dialect::Dialect;
 use antiphon_upstream::dialect::chat::{ChatSettings, ReasoningAs, UnsupportedTools};
-use antiphon_upstream::settings::{UpstreamBackground, UpstreamState, UpstreamTransport};
+use antiphon_upstream::settings::{UpstreamApi, UpstreamBackground, UpstreamState, UpstreamTransport};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -11,11 +11,12 @@ use super::error::Problems;
 use super::values::{Word, boolean, word};
 
 /// The API that an upstream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Api {
-    #[default]
     Responses,
     Chat,
+    /// What the upstream has is found out.
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,7 +36,8 @@ pub struct ChatConfig {
 }
 
 impl Word for Api {
-    const WORDS: &[(&str, Self)] = &[("responses", Self::Responses), ("chat", Self::Chat)];
+    const WORDS: &[(&str, Self)] =
+        &[("responses", Self::Responses), ("chat", Self::Chat), ("auto", Self::Auto)];
 }
 
 impl Word for UnsupportedTools {
@@ -47,16 +49,22 @@ impl Word for ReasoningAs {
 }
 
 impl Api {
-    pub fn dialect(self, base_url: &Url, chat: &ChatConfig) -> Dialect {
+    pub fn settings(self, base_url: &Url, chat: &ChatConfig) -> UpstreamApi {
+        let chat = ChatSettings {
+            is_openai: is_openai(base_url),
+            unsupported_tools: chat.unsupported_tools,
+            reasoning_as: chat.reasoning_as,
+            think_tags: chat.think_tags,
+        };
         match self {
-            Self::Responses => Dialect::Responses,
-            Self::Chat => Dialect::Chat(ChatSettings {
-                is_openai: is_openai(base_url),
-                unsupported_tools: chat.unsupported_tools,
-                reasoning_as: chat.reasoning_as,
-                think_tags: chat.think_tags,
-            }),
+            Self::Responses => UpstreamApi::Fixed(Dialect::Responses),
+            Self::Chat => UpstreamApi::Fixed(Dialect::Chat(chat)),
+            Self::Auto => UpstreamApi::Auto(chat),
         }
+    }
+
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
     }
 }
 
@@ -66,27 +74,26 @@ impl ChatConfig {
     }
 }
 
-/// Checks what accounts with chat completions can't have.
+/// Checks what accounts can't have whose upstream has, or may have, chat completions only.
 pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
-    let with_chat = accounts.iter().enumerate().filter(|(_, account)| account.api == Api::Chat);
-    for (index, account) in with_chat {
+    let may_chat = accounts.iter().enumerate().filter(|(_, account)| account.api != Api::Responses);
+    for (index, account) in may_chat {
         let mut reject =
             |field: &str, rule: String| problems.reject(format!("accounts[{index}].{field}"), rule);
+        let api = account.api.word();
         if account.transport != UpstreamTransport::Http {
-            reject("transport", r#"must be "http" with api = "chat""#.to_owned());
+            reject("transport", format!(r#"must be "http" with api = "{api}""#));
         }
         if account.state != UpstreamState::Replay {
-            reject(
-                "state",
-                r#"must be "replay" with api = "chat": the upstream stores no responses"#.to_owned(),
-            );
+            let why = "chat completions store no responses";
+            reject("state", format!(r#"must be "replay" with api = "{api}": {why}"#));
         }
         if account.background != UpstreamBackground::Gateway {
-            reject(
-                "background",
-                r#"must be "gateway" with api = "chat": the upstream runs nothing in the background"#
-                    .to_owned(),
-            );
+            let why = "chat completions run nothing in the background";
+            reject("background", format!(r#"must be "gateway" with api = "{api}": {why}"#));
+        }
+        if account.api == Api::Auto {
+            continue;
         }
         let shares = |other: &&AccountConfig| other.api != account.api && other.boundary == account.boundary;
         if let Some(other) = accounts.iter().find(shares) {
@@ -99,6 +106,25 @@ pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
             );
         }
     }
+}
+
+/// Whether the account's upstream is known to have the Responses API: by its address, or because the account is configured to
+/// use what only that API has.
+pub(super) fn has_responses(
+    url: &Url,
+    transport: UpstreamTransport,
+    state: UpstreamState,
+    background: UpstreamBackground,
+) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    ["openai.com", "chatgpt.com", "azure.com"].iter().any(|domain| is_within(host, domain))
+        || transport != UpstreamTransport::Http
+        || state != UpstreamState::Replay
+        || background != UpstreamBackground::Gateway
+}
+
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Whether the URL is that of OpenAI's own API or of Azure's copy of it.

@@ -83,6 +83,11 @@ impl Problems {
         self.rejections.push(Rejection { key: key.into(), rule: rule.into(), show_value: true });
     }
 
+    /// As [`reject`](Self::reject), for a value that may hold a secret.
+    pub(super) fn reject_hidden(&mut self, key: impl Into<String>, rule: impl Into<String>) {
+        self.rejections.push(Rejection { key: key.into(), rule: rule.into(), show_value: false });
+    }
+
     /// Rejects a value that serde could not deserialize.
     pub(super) fn reject_type(&mut self, error: &figment::Error) {
         let rule = match &error.kind {

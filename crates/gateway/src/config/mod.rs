@@ -7,6 +7,7 @@
 
 mod accounts;
 mod background;
+mod base_url;
 mod chat;
 mod credential;
 mod environment;
@@ -18,6 +19,8 @@ mod log;
 mod oauth;
 mod prices;
 mod projects;
+mod proxy;
+mod route;
 mod routing;
 mod show;
 mod sockets;
@@ -48,6 +51,7 @@ pub use self::limits::{LimitsConfig, MemoryLimit};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
 pub use self::projects::{LimitRules, ProjectConfig};
+pub use self::proxy::ProxyConfig;
 pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};

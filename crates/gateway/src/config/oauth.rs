@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use antiphon_upstream::route::Route;
 use antiphon_upstream::settings::OAuthSettings;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -37,6 +38,10 @@ pub struct OAuthConfig {
     /// Headers that are added to requests to the authorization server.
     #[serde(skip_serializing_if = "AccountHeaders::is_empty")]
     pub headers: AccountHeaders,
+
+    /// The way to the authorization server.
+    #[serde(skip)]
+    pub route: Route,
 }
 
 impl OAuthConfig {
@@ -48,6 +53,7 @@ impl OAuthConfig {
             refresh_token: self.refresh_token.secret().clone().into(),
             scope: self.scope.clone(),
             headers: self.headers.to_map(),
+            route: self.route.clone(),
         }
     }
 }
@@ -108,6 +114,7 @@ impl OAuthDraft {
             refresh_token: refresh_token?,
             scope: self.scope,
             headers,
+            route: Route::default(),
         })
     }
 }

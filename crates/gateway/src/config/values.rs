@@ -191,6 +191,12 @@ pub(super) mod word {
         })
     }
 
+    pub(in crate::config) fn deserialize_some<'de, D: Deserializer<'de>, T: Word>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        deserialize(deserializer).map(Some)
+    }
+
     pub(in crate::config) fn serialize<S: Serializer, T: Word>(
         value: &T,
         serializer: S,

@@ -19,9 +19,11 @@ const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two reads.
 const SHARE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Lists every upstream's models once, so that the first turns know which account offers which model.
+/// Lists every upstream's models once, and finds out its API, so that the first turns know which account offers which model.
 pub async fn load_catalogs(pool: Arc<Pool>, upstream: Upstream, clock: Arc<dyn Clock>) {
-    pool.refresh_catalogs(&upstream, clock.now()).await;
+    let listing = pool.refresh_catalogs(&upstream, clock.now());
+    tokio::join!(listing, pool.find_apis(&upstream, clock.now()));
+    pool.check_credentials(&upstream).await;
 }
 
 /// Verifies accounts that became doubted, and again as long as they are.

@@ -1,13 +1,20 @@
 //! Accounts: listing, testing, pausing and resuming.
 
+use std::time::Duration;
+
 use antiphon_access::audit::{Actor, entry};
 use antiphon_runtime::rfc3339;
 use antiphon_store::Timestamp;
+use antiphon_upstream::account::Server;
 use antiphon_upstream::pool::{AccountView, Cooldown};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::asking::Answer;
 use super::{OperationError, Operations, Page};
+
+/// How long a list waits for the APIs of upstreams.
+const FIND_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AccountList {
@@ -22,9 +29,14 @@ pub struct Account {
     pub name: String,
     /// `ready`, `cooling`, `disabled` or `paused`.
     pub state: &'static str,
+    /// The API that turns use, `responses` or `chat`; none while it was not found out.
+    pub api: Option<&'static str>,
     /// End of the cooldown in RFC 3339; the reason is in `cooling_reason`.
     pub cooling_until: Option<String>,
     pub cooling_reason: Option<&'static str>,
+    /// What the upstream said when it refused the credential of an account that is disabled, if this gateway has heard it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// Turns in flight at this gateway.
     pub in_flight: u32,
     /// The configuration, with secrets redacted.
@@ -40,6 +52,23 @@ pub struct TestedAccount {
     /// Whether the upstream returned its list of models.
     pub answers: bool,
     pub error: Option<String>,
+    /// The API that turns use, `responses` or `chat`; none if it was not found out.
+    pub api: Option<&'static str>,
+    /// The server, if it was recognized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<&'static str>,
+    /// What the model answered to a question, if it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+}
+
+/// Which model a test asks a question.
+#[derive(Debug, Clone, Copy)]
+pub enum AskModel<'a> {
+    None,
+    /// The first one that the account has.
+    First,
+    Named(&'a str),
 }
 
 // === impl Operations ===
@@ -83,11 +112,43 @@ impl Operations {
         self.account(name)
     }
 
-    /// Tests an account by listing its upstream's models with its own credential.
-    pub async fn probe_account(&self, name: &str) -> Result<TestedAccount, OperationError> {
+    /// Tests an account by listing its upstream's models with its own credential, and by asking it a question if that is
+    /// wanted.
+    pub async fn probe_account(
+        &self,
+        name: &str,
+        ask: AskModel<'_>,
+    ) -> Result<TestedAccount, OperationError> {
         let account = self.find_account(name)?.account;
-        let error = self.upstream.list_models(&account).await.err().map(|error| error.to_string());
-        Ok(TestedAccount { account: account.name.clone(), answers: error.is_none(), error })
+        self.upstream.find_api(&account, self.clock.now()).await;
+        let tested = self.upstream.test(&account).await.map_err(|error| error.to_string());
+        let answer = match (&tested, ask) {
+            (Err(_), _) | (_, AskModel::None) => Ok(None),
+            (Ok(()), AskModel::Named(model)) => self.ask(&account, Some(model)).await.map(Some),
+            (Ok(()), AskModel::First) => {
+                self.upstream.refresh_catalog(&account, self.clock.now()).await;
+                self.ask(&account, None).await.map(Some)
+            }
+        };
+        let (error, answer) = match answer {
+            Ok(answer) => (tested.err(), answer),
+            Err(error) => (Some(error), None),
+        };
+        let server = account.api.found().and_then(|found| found.server);
+        Ok(TestedAccount {
+            account: account.name.clone(),
+            answers: error.is_none(),
+            error,
+            api: account.api.name(),
+            server: server.map(Server::as_str),
+            answer,
+        })
+    }
+
+    /// Finds out the APIs of upstreams where that is not known, if that takes little time.
+    pub async fn find_apis(&self) {
+        let finding = self.pool.find_apis(&self.upstream, self.clock.now());
+        tokio::time::timeout(FIND_TIMEOUT, finding).await.ok();
     }
 
     /// Exchanges account state with the store.
@@ -109,8 +170,10 @@ impl Account {
         Self {
             name: account.name.clone(),
             state: state.label(now),
+            api: account.api.name(),
             cooling_until: cooldown.map(|Cooldown { until, .. }| rfc3339(until)),
             cooling_reason: cooldown.map(|Cooldown { reason, .. }| reason.as_str()),
+            refusal: account.refusal().filter(|_| state.is_disabled),
             in_flight: state.in_flight,
             config: account.settings.shown.clone(),
         }

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admin;
+mod asking;
 mod audit;
 mod conversations;
 mod error;
@@ -21,7 +22,8 @@ use antiphon_store::{Clock, Store};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
-pub use self::accounts::{Account, AccountList, TestedAccount};
+pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
+pub use self::asking::Answer;
 pub use self::audit::AuditList;
 pub use self::conversations::{ConversationList, ConversationParameters};
 pub use self::error::OperationError;

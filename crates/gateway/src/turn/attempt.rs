@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
-use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::request::{CreateRequest, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::near::did_you_mean;
 use super::resolve::{Reasoning, Resolved};
 use super::sending::Accepted;
-use super::{Failure, Turn, UpstreamErrorReply};
+use super::{Facts, Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
@@ -117,7 +118,7 @@ impl Turn {
             }
             // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(earlier) if cannot_serve => earlier,
+                Some(earlier) if cannot_serve || says_less(&verdict) => earlier,
                 _ => failure,
             };
             if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
@@ -169,9 +170,13 @@ impl Turn {
         let pool = &self.turns.pool;
         let key = self.affinity_key();
         let wanted = self.wanted(resolved, key.as_deref(), tried);
+        let listing = Wanted { may_be_unlisted: false, ..wanted };
         let choosing = async {
             loop {
-                match pool.choose(wanted).await {
+                match pool.choose(listing).await {
+                    Err(Shortage::Unusable | Shortage::Refused | Shortage::EndpointMissing) => {
+                        return pool.choose(wanted).await;
+                    }
                     Err(Shortage::NotOffered) => {
                         Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now()))
                             .await;
@@ -205,7 +210,8 @@ impl Turn {
             .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
         let preference = Preference { origin, key };
         let CreateRequest { operation, model, .. } = &self.facts.create;
-        Wanted { operation: *operation, model, caller: self.caller(), preference, tried }
+        let caller = self.caller();
+        Wanted { operation: *operation, model, caller, preference, tried, may_be_unlisted: true }
     }
 
     /// Turns with the same key prefer the same account, so that they share its upstream's cache.
@@ -234,8 +240,29 @@ impl Turn {
                 if is_limited { Failure::AllCoolingDown(wait) } else { Failure::AllFailing(wait) }
             }
             Shortage::Unusable => Failure::NoAccount,
-            Shortage::NotOffered => Failure::ModelNotFound(self.facts.create.model.clone()),
+            Shortage::Refused => Failure::CredentialsRefused,
+            Shortage::NotOffered => self.model_not_found(),
             Shortage::EndpointMissing => self.endpoint_missing(),
+        }
+    }
+
+    /// Names models that the caller may use and whose names are like the one that nobody has.
+    pub(super) fn model_not_found(&self) -> Failure {
+        let Facts { key, create, .. } = &self.facts;
+        let allows = |model: &str| key.as_ref().is_none_or(|key| key.allows(model));
+        let models = self.turns.pool.models().only(allows);
+        let is_known = models.find(&create.model).is_some();
+        let near = if is_known { String::new() } else { did_you_mean(&create.model, models.ids()) };
+        Failure::ModelNotFound { model: create.model.clone(), near }
+    }
+
+    /// The upstream's own error, unless there are models of similar names.
+    fn explain_missing_model(&self, error_reply: UpstreamErrorReply) -> Failure {
+        match self.model_not_found() {
+            Failure::ModelNotFound { near, .. } if near.is_empty() => {
+                Failure::UpstreamError(Box::new(error_reply))
+            }
+            failure => failure,
         }
     }
 
@@ -293,15 +320,25 @@ impl Turn {
     ) -> FailedAttempt {
         let now = self.turns.env.clock.now();
         let model = &self.facts.create.model;
-        let model = account.alias(model).unwrap_or(model);
-        let mut verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, model, now);
+        let named = account.upstream_name(model);
+        let named = named.as_deref().unwrap_or(model);
+        let mut verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, named, now);
         if self.facts.create.operation.passes_through() {
             verdict = verdict.from_passed_reply(error_reply.status, self.facts.create.operation);
         }
         let has_api_error = is_api_error(&error_reply.body);
+        let operation = self.facts.create.operation;
+        let is_path_missing =
+            operation == Operation::Create && error_reply.status == StatusCode::NOT_FOUND && !has_api_error;
+        if is_path_missing && verdict == Verdict::Neutral {
+            let path = account.api.dialect().path();
+            tracing::warn!(account.id = %account.name, path, "the upstream does not have this path: check base_url and api");
+            return FailedAttempt { failure: self.endpoint_missing(), verdict: Verdict::Unsupported };
+        }
         let failure = match error_reply.status {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
-            _ if verdict == Verdict::CredentialRefused => Failure::NoAccount,
+            _ if verdict == Verdict::CredentialRefused => Failure::CredentialsRefused,
+            _ if verdict == Verdict::ModelMissing => self.explain_missing_model(error_reply),
             _ if matches!(verdict, Verdict::EndpointMissing(_)) => self.endpoint_missing(),
             status if status.is_client_error() => Failure::UpstreamError(Box::new(error_reply)),
             status if status.is_server_error() && has_api_error => {
@@ -315,7 +352,7 @@ impl Turn {
                 );
                 match status {
                     StatusCode::GATEWAY_TIMEOUT => Failure::UpstreamTimeout("status 504"),
-                    _ => Failure::UpstreamUnreachable(format!("status {}", status.as_u16()).into()),
+                    _ => Failure::UpstreamFailed(format!("status {}", status.as_u16()).into()),
                 }
             }
         };
@@ -386,6 +423,11 @@ impl From<Failure> for FailedAttempt {
     fn from(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Failed }
     }
+}
+
+/// Whether what went wrong at an earlier account tells the client more.
+fn says_less(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::ModelMissing | Verdict::CredentialRefused | Verdict::CredentialInvalid)
 }
 
 /// Whether the body is an error object of the API, which clients understand.

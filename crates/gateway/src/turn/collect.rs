@@ -71,7 +71,7 @@ async fn collect_stream(
     let account = Arc::clone(reply.lease.account());
     let mut passed = VecDeque::new();
     let mut silence = Silence::begin(settings.first_byte_timeout);
-    let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamUnreachable(why.into()));
+    let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamFailed(why.into()));
     let terminal = loop {
         let limit = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
         let silent_at = silence.since + limit;
@@ -140,7 +140,7 @@ fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
     }
     match relay.error().cloned() {
         Some((code, message)) => FailedAttempt::from_error_event(code, message),
-        None => Failure::UpstreamUnreachable("its stream ended without a response".into()).into(),
+        None => Failure::UpstreamFailed("its stream ended without a response".into()).into(),
     }
 }
 
@@ -190,12 +190,12 @@ impl Turn {
             Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its reply did not end in time").into()),
             Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(FailedAttempt {
-                failure: Failure::UpstreamUnreachable(TOO_LARGE.into()),
+                failure: Failure::UpstreamFailed(TOO_LARGE.into()),
                 verdict: Verdict::Neutral,
             }),
             Ok(Ok(Err(error @ ReadError::Broken(_)))) => {
                 tracing::warn!(account.id = %reply.lease.account().name, %error, "the upstream's reply was cut off");
-                Err(Failure::UpstreamUnreachable("its reply was cut off".into()).into())
+                Err(Failure::UpstreamFailed("its reply was cut off".into()).into())
             }
         }
     }
@@ -210,7 +210,7 @@ impl Turn {
             let account = &reply.lease.account().name;
             let content_type = reply.content_type.as_deref().unwrap_or("none");
             tracing::warn!(account.id = %account, content_type, "the upstream's reply is not a response object");
-            Failure::UpstreamUnreachable("its reply is not a response object".into())
+            Failure::UpstreamFailed("its reply is not a response object".into())
         };
         let object = Object::parse(body).map_err(|_| no_response())?;
         let response = match self.facts.create.operation {

@@ -79,21 +79,31 @@ pub enum Failure {
     ModelNotAllowed(String),
     #[error("Item with id '{0}' not found.")]
     ItemNotFound(String),
-    #[error("The model '{0}' does not exist or you do not have access to it.")]
-    ModelNotFound(String),
+    /// `near` asks for models of similar names.
+    #[error("The model '{model}' does not exist or you do not have access to it.{near}")]
+    ModelNotFound { model: String, near: String },
     /// No account that offers the model has the endpoint.
     #[error("No upstream account has '{path}' for the model '{model}'.")]
     EndpointMissing { path: &'static str, model: String },
     #[error("No upstream account can serve this request.")]
     NoAccount,
+    /// Those of the gateway's accounts, not the client's.
+    #[error(
+        "The upstream refused the credentials of every account that could serve this request. This is for the gateway's \
+         operator to correct: the client's key is valid."
+    )]
+    CredentialsRefused,
     /// No upstream that is left can have what the request asks for. The dialect has written the message.
     #[error("{}", .0.message)]
     Unsupported(Box<ApiError>),
     /// The upstream's own error, passed on unchanged.
     #[error("The upstream replied with status {}.", .0.status.as_u16())]
     UpstreamError(Box<UpstreamErrorReply>),
-    #[error("The upstream failed: {0}.")]
+    /// There is no connection to it.
+    #[error("The upstream can't be reached: {0}.")]
     UpstreamUnreachable(Cow<'static, str>),
+    #[error("The upstream failed: {0}.")]
+    UpstreamFailed(Cow<'static, str>),
     #[error("The upstream timed out: {0}.")]
     UpstreamTimeout(&'static str),
     /// A stream ended before its terminal event.
@@ -174,11 +184,11 @@ impl Failure {
                 (StatusCode::FORBIDDEN, Client, Some("model_not_allowed"), Some("model"))
             }
             Self::ItemNotFound(_) => (StatusCode::NOT_FOUND, Client, None, Some("input")),
-            Self::ModelNotFound(_) => errors::MODEL_NOT_FOUND,
+            Self::ModelNotFound { .. } => errors::MODEL_NOT_FOUND,
             Self::EndpointMissing { .. } => {
                 (StatusCode::NOT_FOUND, Client, Some("endpoint_not_available"), None)
             }
-            Self::NoAccount => {
+            Self::NoAccount | Self::CredentialsRefused => {
                 (StatusCode::SERVICE_UNAVAILABLE, Upstream, Some("no_account_available"), None)
             }
             Self::UpstreamError(reply) => {
@@ -188,6 +198,7 @@ impl Failure {
             Self::UpstreamUnreachable(_) => {
                 (StatusCode::BAD_GATEWAY, Upstream, Some("upstream_unreachable"), None)
             }
+            Self::UpstreamFailed(_) => (StatusCode::BAD_GATEWAY, Upstream, Some("upstream_failed"), None),
             Self::UpstreamTimeout(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, Upstream, Some("upstream_timeout"), None)
             }

@@ -190,7 +190,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -210,6 +210,7 @@ fn metric_code(code: Option<&str>) -> &str {
         "invalid_api_key",
         "no_account_available",
         "upstream_unreachable",
+        "upstream_failed",
         "upstream_timeout",
         "request_too_large",
         "request_timeout",

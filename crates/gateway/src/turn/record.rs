@@ -110,7 +110,7 @@ impl Turn {
         let parent = resolved.parent.as_deref();
         // A turn without an account inherits that of its parent.
         let (account, boundary) = match (served_by, parent) {
-            (Some(account), _) => (account.name.clone(), account.settings.boundary.clone()),
+            (Some(account), _) => (account.name.clone(), account.boundary().to_owned()),
             (None, Some(parent)) => (parent.account.clone(), parent.boundary.clone()),
             (None, None) => Default::default(),
         };

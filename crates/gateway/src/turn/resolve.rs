@@ -159,9 +159,8 @@ impl Resolved {
     ) -> Result<AccountInput, Failure> {
         let replay_ids = account.settings.replay_ids;
         // A turn without an account contains only what the client sent.
-        let reads = |turn: &StoredTurn| {
-            can_read && (turn.boundary.is_empty() || turn.boundary == account.settings.boundary)
-        };
+        let reads =
+            |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary());
         let replayed = self.replayed(can_read, reads, max_bytes)?;
         let mut history = Vec::with_capacity(replayed.len() * 3);
         let mut omitted = Omitted::default();

@@ -14,7 +14,7 @@ use super::{Facts, Failure, Turn};
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
-use antiphon_upstream::dialect::{Encoded, ReplyFormat, TurnFacts};
+use antiphon_upstream::dialect::{Dialect, Encoded, ReplyFormat, TurnFacts};
 use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
@@ -44,13 +44,15 @@ impl Turn {
             true => Box::pin(self.socket_of_parent(account, resolved)).await,
             false => None,
         };
-        let mut variant = self.initial_variant(account, resolved, socket.is_some());
+        let mut dialect = self.dialect_of(account).await?;
+        let mut variant = self.initial_variant(account, dialect, resolved, socket.is_some());
         let mut has_refreshed_token = false;
+        let model = account.upstream_name(&self.facts.create.model);
         loop {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
-            let changes = self.body_changes(account, &variant);
-            let Encoded { parts: body, format, omitted } = self.encode(account, &input, changes)?;
+            let changes = self.body_changes(account, &variant, model.as_deref());
+            let Encoded { parts: body, format, omitted } = self.encode(dialect, &input, changes)?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -63,7 +65,7 @@ impl Turn {
                     }
                 }
             } else {
-                self.send(account, authorization.as_ref(), body).await?
+                self.send(account, dialect, authorization.as_ref(), body).await?
             };
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
@@ -87,7 +89,16 @@ impl Turn {
                 self.record_attempt(reduction);
                 continue;
             }
+            let status = error_reply.status;
             let failed = self.classify_error_reply(account, error_reply, &error);
+            if self.may_lack_path(status, &failed)
+                && let Some(other) = Box::pin(self.other_dialect(account, dialect)).await?
+            {
+                self.record_attempt("api_changed");
+                dialect = other;
+                variant = self.initial_variant(account, dialect, resolved, false);
+                continue;
+            }
             let is_credential = failed.verdict == Verdict::CredentialRefused;
             if has_refreshed_token
                 || !is_credential
@@ -102,13 +113,13 @@ impl Turn {
 
     fn encode(
         &self,
-        account: &Account,
+        dialect: Dialect,
         input: &UpstreamInput,
         changes: Changes<'_>,
     ) -> Result<Encoded, FailedAttempt> {
         let Facts { id, started_at, create, .. } = &self.facts;
         let facts = TurnFacts { id: *id, started_at: *started_at, clock: &self.turns.env.clock };
-        let encoded = account.settings.dialect.encode(create, input, changes, &facts);
+        let encoded = dialect.encode(create, input, changes, &facts);
         encoded.map_err(FailedAttempt::unsupported)
     }
 
@@ -124,7 +135,7 @@ impl Turn {
         };
         match format.error_in(&error_reply.body) {
             Some((code, message)) => FailedAttempt::from_error_event(code.to_owned(), message),
-            None => Failure::UpstreamUnreachable("its reply is not an event stream".into()).into(),
+            None => Failure::UpstreamFailed("its reply is not an event stream".into()).into(),
         }
     }
 
@@ -143,6 +154,7 @@ impl Turn {
     fn initial_variant<'a>(
         &self,
         account: &Account,
+        dialect: Dialect,
         resolved: &'a Resolved,
         has_socket: bool,
     ) -> RequestVariant<'a> {
@@ -155,21 +167,25 @@ impl Turn {
         };
         RequestVariant {
             upstream_parent,
-            send_encrypted: account.settings.dialect.reads_encrypted_items()
-                || !resolved.can_rebuild_context(),
+            send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),
         }
     }
 
-    fn body_changes<'a>(&self, account: &'a Account, variant: &RequestVariant<'a>) -> Changes<'a> {
+    fn body_changes<'a>(
+        &self,
+        account: &Account,
+        variant: &RequestVariant<'a>,
+        model: Option<&'a str>,
+    ) -> Changes<'a> {
         Changes {
             store: (account.is_native() && self.facts.create.store) || self.runs_natively(account),
             background: self.runs_natively(account),
             previous: variant.upstream_parent,
             include_encrypted_reasoning: variant.include_encrypted,
-            model: account.alias(&self.facts.create.model),
+            model,
             streams: account.settings.stream_only || self.facts.create.background,
             is_frame: variant.over_socket,
         }
@@ -206,7 +222,10 @@ impl Turn {
         let verdict = match tokio::time::timeout_at(self.deadline.into(), authorization).await {
             Ok(Ok(Ok(authorization))) => return Ok(authorization),
             Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
-            Ok(Ok(Err(NoToken::Refused(_)))) => Verdict::CredentialInvalid,
+            Ok(Ok(Err(NoToken::Refused(_)))) => {
+                let verdict = Verdict::CredentialInvalid;
+                return Err(FailedAttempt { failure: Failure::CredentialsRefused, verdict });
+            }
             Ok(Ok(Err(NoToken::Failed(_)))) | Err(_) => Verdict::Unreachable,
         };
         Err(FailedAttempt { failure: Failure::NoAccount, verdict })
@@ -215,14 +234,15 @@ impl Turn {
     async fn send(
         &self,
         account: &Account,
+        dialect: Dialect,
         authorization: Option<&HeaderValue>,
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let operation = self.facts.create.operation;
-        let is_stream_only = operation == Operation::Create
-            && (account.settings.stream_only || account.settings.dialect.always_streams());
+        let is_stream_only =
+            operation == Operation::Create && (account.settings.stream_only || dialect.always_streams());
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
-        let post = Post { operation, authorization, client_headers: &self.headers, accept, body };
+        let post = Post { operation, dialect, authorization, client_headers: &self.headers, accept, body };
         Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {
             Ok(reply) => return Ok(reply),
             Err(SendError::ConnectTimeout) => {
@@ -236,7 +256,7 @@ impl Turn {
             }
             Err(SendError::Broken(reason)) => {
                 tracing::warn!(account.id = %account.name, error = %reason, "connection to the upstream lost");
-                Failure::UpstreamUnreachable("it closed the connection before replying".into()).into()
+                Failure::UpstreamFailed("it closed the connection before replying".into()).into()
             }
         })
     }
@@ -311,13 +331,16 @@ impl Turn {
         match account.settings.transport {
             UpstreamTransport::Auto => Ok(Err(reason)),
             UpstreamTransport::WebSocket | UpstreamTransport::Http => {
-                Err(Failure::UpstreamUnreachable(message.into()).into())
+                Err(Failure::UpstreamFailed(message.into()).into())
             }
         }
     }
 
     /// Waits for the first sign of the upstream, within its time limit and unless the turn is cancelled.
-    async fn within_first_byte<T>(&self, future: impl Future<Output = T>) -> Result<T, FailedAttempt> {
+    pub(super) async fn within_first_byte<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, FailedAttempt> {
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
         match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(future)).await {
             Ok(Ok(done)) => Ok(done),

@@ -106,7 +106,7 @@ impl ReplyStart for OpeningStream {
         if !reply.is_event_stream() {
             let content_type = reply.content_type.as_deref().unwrap_or("none");
             tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream's reply is not an event stream");
-            return Err(Failure::UpstreamUnreachable("its reply is not an event stream".into()).into());
+            return Err(Failure::UpstreamFailed("its reply is not an event stream".into()).into());
         }
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
         let is_kept = turn.may_be_continued() || door.run().is_some();
@@ -143,10 +143,10 @@ impl OpeningStream {
                     self.phase = Phase::Ending(Box::new(terminal));
                     return Ok(());
                 }
-                Err(error) => Failure::UpstreamUnreachable(error.to_string().into()),
+                Err(error) => Failure::UpstreamFailed(error.to_string().into()),
             },
             ReadOutcome::End | ReadOutcome::Broken(_) => {
-                Failure::UpstreamUnreachable("it closed the stream before the first event".into())
+                Failure::UpstreamFailed("it closed the stream before the first event".into())
             }
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => Failure::UpstreamTimeout("no event in time"),
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),

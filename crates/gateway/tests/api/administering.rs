@@ -177,7 +177,7 @@ async fn an_account_is_tested_with_its_own_credential() {
     let gateway = Setup::over(&upstream).account_key("sk-one").start().await;
     let operator = Operator::of(&gateway).await;
     let tested = operator.post("/api/accounts/one/test").await;
-    assert_eq!(tested, json!({"account": "one", "answers": true, "error": null}));
+    assert_eq!(tested, json!({"account": "one", "answers": true, "error": null, "api": "responses"}));
     drop(upstream);
     let tested = operator.post("/api/accounts/one/test").await;
     assert!(tested["answers"] == false && tested["error"].is_string(), "{tested}");

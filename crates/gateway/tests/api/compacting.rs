@@ -164,7 +164,7 @@ async fn upstream_errors_are_handled_as_for_turns() {
         for script in [Script::http(200, "<html>"), Script::http(502, "<html>"), Script::http(200, "[1]")] {
             upstream.script(script);
             let refusal = post(&gateway.client, path, &body).await.refusal();
-            assert_eq!((refusal.0, refusal.1.as_deref()), (502, Some("upstream_unreachable")));
+            assert_eq!((refusal.0, refusal.1.as_deref()), (502, Some("upstream_failed")));
         }
     }
     // The upstream decides what is required: this one needs a model to compact, and none to count.

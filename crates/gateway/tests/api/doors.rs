@@ -401,7 +401,7 @@ async fn a_cut_off_reply_is_reported(door: Door) {
     visit.upstream().script(Script::answer("a b c d").cut_after(5));
     let outcome = visit.ask(create("one")).await;
     if door == Door::Collected {
-        assert_eq!((outcome.status, outcome.code.as_deref()), (502, Some("upstream_unreachable")));
+        assert_eq!((outcome.status, outcome.code.as_deref()), (502, Some("upstream_failed")));
         return;
     }
     assert_eq!((outcome.status, outcome.code.as_deref()), (200, Some("server_error")));

@@ -126,13 +126,13 @@ async fn an_upstream_with_invalid_replies_yields_502() {
         let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
         assert_eq!(
             (reply.refusal().0, reply.refusal().1.as_deref()),
-            (502, Some("upstream_unreachable")),
+            (502, Some("upstream_failed")),
             "{script:?}"
         );
     }
     upstream.always(Script::answer("x").drop_connection());
     let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
-    assert_eq!(reply.refusal().1.as_deref(), Some("upstream_unreachable"));
+    assert_eq!(reply.refusal().1.as_deref(), Some("upstream_failed"));
     upstream.shutdown().await;
     let reply = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
     let (status, code, _) = reply.refusal();

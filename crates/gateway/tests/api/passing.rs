@@ -419,7 +419,7 @@ async fn bodies_replies_and_waits_are_bounded() {
             false => Script::http(200, large),
         });
         let refusal = post(&gateway.client, path, &body).await.refusal();
-        assert_eq!(refusal.1.as_deref(), Some("upstream_unreachable"));
+        assert_eq!(refusal.1.as_deref(), Some("upstream_failed"));
     }
     upstream.script(Script::answer("a b c").hang_after(2));
     let events = gateway.client.stream_from(CHAT, streamed("hi")).await.rest().await;

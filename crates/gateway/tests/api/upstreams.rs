@@ -186,8 +186,8 @@ async fn a_stream_only_upstream_serves_collected_turns() {
     gateway.client.created(json!({"model": "sim", "input": "x", "previous_response_id": first["id"]})).await;
 
     for (script, status, code) in [
-        (Script::answer("a b").cut_after(4), 502, "upstream_unreachable"),
-        (Script::answer("a b").end_after(4), 502, "upstream_unreachable"),
+        (Script::answer("a b").cut_after(4), 502, "upstream_failed"),
+        (Script::answer("a b").end_after(4), 502, "upstream_failed"),
         (Script::answer("a b").failed("server_error", "m"), 502, "server_error"),
     ] {
         upstream.script(script);

@@ -86,7 +86,9 @@ async fn accounts_are_listed_and_tested_without_showing_secrets() {
     let (code, shown, error) = antiphon(dir.path(), &["accounts", "test", "--json"], &environment).await;
     let tried: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &tried["accounts"][0]["answers"]), (1, &json!(true)));
-    assert_eq!(tried["accounts"][1]["error"], "status 401");
+    let refused = tried["accounts"][1]["error"].as_str().unwrap();
+    assert!(refused.starts_with("status 401: Incorrect API key provided"), "{refused}");
+    assert!(!refused.contains("sk-right"), "{refused}");
     assert!(error.contains("1 of 2"), "{error}");
     let (code, shown, _) = antiphon(dir.path(), &["accounts", "show", "good"], &environment).await;
     assert!(code == 0 && shown.contains("state            ready") && !shown.contains("sk-"), "{shown}");
@@ -102,6 +104,39 @@ async fn accounts_are_listed_and_tested_without_showing_secrets() {
         let (code, _, error) = antiphon(dir.path(), &args, &environment).await;
         assert!(code == 1 && error.contains("account \"none\" is not configured"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_tested_account_tells_its_api_and_answers_a_question() {
+    let chat_only = Options { responses: false, owned_by: "llamacpp".to_owned(), ..Options::default() };
+    let (chat, responses) =
+        (Simulator::bind(chat_only).await.unwrap(), Simulator::bind(Options::default()).await.unwrap());
+    let dir = TempDir::new().unwrap();
+    let account = |name: &str, url: &str| format!("[[accounts]]\nname = \"{name}\"\nbase_url = \"{url}\"\n");
+    let config = format!("{}{}", account("local", &chat.url()), account("far", &responses.url()));
+    std::fs::write(dir.path().join("antiphon.toml"), config).unwrap();
+    let (code, shown, error) = antiphon(dir.path(), &["accounts", "test"], &[]).await;
+    assert_eq!(code, 0, "{shown}{error}");
+    assert!(
+        shown.contains("ok: chat completions (llama.cpp)") && shown.contains("ok: Responses API"),
+        "{shown}"
+    );
+    for (name, upstream) in [("local", &chat), ("far", &responses)] {
+        upstream.script(antiphon_simulator::upstream::Script::answer("I am\nhere.").usage(9, 4));
+        let args = ["accounts", "test", name, "--turn", "--model", "sim"];
+        let (code, shown, error) = antiphon(dir.path(), &args, &[]).await;
+        assert!(code == 0 && shown.contains("sim: \"I am here.\""), "{shown}{error}");
+        assert!(shown.contains("9 input and 4 output tokens"), "{shown}");
+    }
+    let (_, shown, _) = antiphon(dir.path(), &["accounts", "list", "--json"], &[]).await;
+    let listed: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(
+        json!([listed["accounts"][0]["api"], listed["accounts"][1]["api"]]),
+        json!(["chat", "responses"])
+    );
+    chat.script(antiphon_simulator::upstream::Script::refusal(400, "odd", "no such model"));
+    let (code, shown, _) = antiphon(dir.path(), &["accounts", "test", "local", "--turn"], &[]).await;
+    assert!(code == 1 && shown.contains("status 400: no such model"), "{shown}");
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub(super) mint: Mint,
     pub(super) headers: Headers,
     pub(super) prepared: Option<Prepared>,
+    /// Whether there is `…/responses` now.
+    pub(super) responses: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +78,7 @@ impl Shared {
             background: Background::default(),
             mint: Mint::new(),
             headers: Headers::new(options.api_key.as_deref()),
+            responses: options.responses.into(),
             prepared: options.prepared.then(|| Prepared::new(&options, unix_seconds())),
             options,
         }
@@ -90,16 +94,22 @@ impl Shared {
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
         let path = parts.uri.path().trim_end_matches('/');
         let endpoint = Endpoint::of(path).filter(|_| parts.method == Method::POST);
-        if let Some(endpoint) = endpoint.filter(|of| of.has_items() || self.options.other_endpoints) {
+        if let Some(endpoint) = endpoint.filter(|of| self.has(*of)) {
             return self.answer_turn(endpoint, parts, body).await;
         }
-        let is_models = parts.method == Method::GET && path.ends_with("/models");
+        let is_get = parts.method == Method::GET;
+        let is_models = is_get && path.ends_with("/models") && self.options.lists_models;
+        let version = self.options.ollama_version.as_ref().filter(|_| is_get && path == "/api/version");
         let refused = self.headers.check_bearer(&parts.headers).err();
         let about = self.answer_about_response(&parts.method, path, parts.uri.query());
         let reply = match (refused, about) {
             (Some(refusal), _) => self.refuse(&refusal, None),
             (None, Some(about)) => about,
             (None, None) if is_models => self.json(StatusCode::OK, self.models().into(), None),
+            (None, None) if version.is_some() => {
+                let version = Object::new().value("version", &version).finish();
+                self.json(StatusCode::OK, version.into(), None)
+            }
             (None, None) => {
                 let message = format!("Invalid URL ({} {})", parts.method, parts.uri.path());
                 self.refuse(&Refusal::invalid(message).status(404), None)
@@ -109,6 +119,14 @@ impl Shared {
             self.ledger.record_other(received(parts, body));
         }
         Ok(reply)
+    }
+
+    fn has(&self, endpoint: Endpoint) -> bool {
+        if endpoint.has_items() {
+            self.responses.load(Ordering::Relaxed)
+        } else {
+            self.options.other_endpoints
+        }
     }
 
     async fn answer_turn(
@@ -334,7 +352,7 @@ impl Shared {
     fn models(&self) -> String {
         let models = self.options.models.iter().map(|id| {
             let model = Object::new().value("id", id).value("object", "model");
-            model.value("created", &1_741_391_161_u64).value("owned_by", "system").finish()
+            model.value("created", &1_741_391_161_u64).value("owned_by", &self.options.owned_by).finish()
         });
         let list = Object::new().value("object", "list").raw("data", &array(models));
         match &self.options.codex_models {

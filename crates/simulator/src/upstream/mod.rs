@@ -150,6 +150,11 @@ impl Simulator {
         self.shared.headers.is_revoked.store(is_revoked, Ordering::Relaxed);
     }
 
+    /// Takes `…/responses` away, or brings it back.
+    pub fn serve_responses(&self, is_served: bool) {
+        self.shared.responses.store(is_served, Ordering::Relaxed);
+    }
+
     /// Closes all sockets that are open now, even during turns.
     pub fn close_sockets(&self, close: Close) {
         self.shared.closing.send_replace(Some(close));

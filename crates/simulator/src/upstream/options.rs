@@ -21,6 +21,14 @@ pub struct Options {
     pub codex_models: Vec<String>,
     /// Replies 404 `model_not_found` for models that are not listed.
     pub listed_models_only: bool,
+    /// Whether it has `GET …/models`.
+    pub lists_models: bool,
+    /// Who owns the models that it lists.
+    pub owned_by: String,
+    /// What `/api/version` beside its `/v1` says, as Ollama's does.
+    pub ollama_version: Option<String>,
+    /// Whether it has `…/responses`.
+    pub responses: bool,
     /// Whether it has `…/chat/completions` and `…/embeddings`.
     pub other_endpoints: bool,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
@@ -50,6 +58,10 @@ impl Default for Options {
             models: ["gpt-5.4", "gpt-4.1-mini", "sim"].map(String::from).to_vec(),
             codex_models: Vec::new(),
             listed_models_only: false,
+            lists_models: true,
+            owned_by: String::from("system"),
+            ollama_version: None,
+            responses: true,
             other_endpoints: true,
             no_encrypted_models: Vec::new(),
             answer: String::from("Hello from the simulator."),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use antiphon_protocol::json;
+use antiphon_protocol::model::other_name;
 use antiphon_protocol::response::array;
 use antiphon_store::Timestamp;
 use bytes::Bytes;
@@ -18,6 +19,15 @@ const FRESH_FOR: Duration = Duration::from_secs(30);
 pub struct Catalog {
     models: Mutex<Option<Arc<[Model]>>>,
     last_requested: AsyncMutex<Option<Timestamp>>,
+}
+
+/// Whether a list has a model.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    SoNamed,
+    /// By the other name of the same model.
+    As(String),
+    No,
 }
 
 /// Permission to request the list. Others wait until this is dropped.
@@ -50,9 +60,15 @@ pub struct ModelList {
 // === impl Catalog ===
 
 impl Catalog {
-    /// Whether the list contains the model; `None` while there is no list.
-    pub fn contains(&self, model: &str) -> Option<bool> {
-        self.known().map(|models| models.iter().any(|listed| listed.id == model))
+    /// What the list calls the model; `None` while there is no list.
+    pub fn find(&self, model: &str) -> Option<Listed> {
+        let models = self.known()?;
+        let lists = |name: &str| models.iter().any(|listed| listed.id == name);
+        Some(match other_name(model) {
+            _ if lists(model) => Listed::SoNamed,
+            Some(other) if lists(&other) => Listed::As(other.into_owned()),
+            _ => Listed::No,
+        })
     }
 
     pub fn models(&self) -> Vec<Model> {
@@ -130,10 +146,19 @@ impl Model {
 // === impl ModelList ===
 
 impl ModelList {
+    /// The models' names.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.models.iter().map(|model| model.id.as_str())
+    }
+
     /// Keeps the first of several models with the same id.
     pub fn merge(models: impl IntoIterator<Item = Model>) -> Self {
         let mut seen = HashSet::new();
-        Self { models: models.into_iter().filter(|model| seen.insert(model.id.clone())).collect() }
+        let mut is_new = |id: &str| {
+            let is_known = other_name(id).is_some_and(|other| seen.contains(&*other));
+            seen.insert(id.to_owned()) && !is_known
+        };
+        Self { models: models.into_iter().filter(|model| is_new(&model.id)).collect() }
     }
 
     /// Keeps only the models for which `is_shown` returns `true`.
@@ -144,7 +169,8 @@ impl ModelList {
     }
 
     pub fn find(&self, id: &str) -> Option<&Model> {
-        self.models.iter().find(|model| model.id == id)
+        let find = |id: &str| self.models.iter().find(|model| model.id == id);
+        find(id).or_else(|| find(&other_name(id)?))
     }
 
     /// The API's list object. For Codex it also holds, in `models`, what upstreams say to Codex about theirs. Codex knows most
@@ -177,6 +203,9 @@ mod tests {
             r#"{"object":"list","data":[{"id":"a","x":1.0},{"id":"b"},{"created":0,"id":"c","object":"model","owned_by":"acc"}]}"#
         );
         assert!(list.find("c").is_some() && list.find("d").is_none());
+        let tagged = ModelList::merge(["a:latest", "a", "b:1", "b"].map(|id| Model::configured(id, "acc")));
+        assert_eq!(tagged.ids().collect::<Vec<_>>(), ["a:latest", "b:1", "b"]);
+        assert_eq!(tagged.find("a").unwrap().id, "a:latest");
         assert!(parse("<html>").is_none() && parse("{}").is_none());
     }
 

@@ -1,24 +1,29 @@
 //! One account: the addresses of its upstream, its credential, and the models that it offers.
 
+mod api;
 mod catalog;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use antiphon_protocol::model::ModelPattern;
+use antiphon_protocol::model::{ModelPattern, other_name};
 use antiphon_protocol::request::Operation;
 use antiphon_runtime::hex;
 use antiphon_store::Timestamp;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use sha2::{Digest, Sha256};
 
-pub(crate) use self::catalog::Catalog;
+pub(crate) use self::api::KnownApi;
+pub use self::api::{FoundApi, Server};
+pub(crate) use self::catalog::{Catalog, Listed};
 pub use self::catalog::{Model, ModelList, NotAList};
 use crate::credential::OAuth;
+use crate::dialect::Dialect;
 use crate::metrics::{AccountMetrics, UpstreamMetrics};
 use crate::settings::{
-    AccountSettings, CredentialSettings, UpstreamBackground, UpstreamState, UpstreamTransport,
+    AccountSettings, CredentialSettings, UpstreamApi, UpstreamBackground, UpstreamState, UpstreamTransport,
 };
 
 /// After an upstream has refused a socket, turns use HTTP for this long.
@@ -34,13 +39,31 @@ pub struct Account {
     /// In the order of [`Operation::ALL`].
     uris: Vec<Uri>,
     pub(crate) models_uri: Uri,
+    /// Where Ollama says which version it is.
+    pub(crate) version_uri: Uri,
+    /// Its upstream's API.
+    pub api: KnownApi,
+    /// The boundary of what its upstream has written in chat completions, if that was found out to be its API.
+    chat_boundary: String,
     pub credential: Credential,
     /// Until when its upstream is assumed not to accept WebSockets.
     sockets_refused_until: Mutex<Option<Timestamp>>,
     pub(crate) catalog: Catalog,
     metrics: OnceLock<AccountMetrics>,
+    /// What its upstream said when it refused the credential.
+    refusal: Mutex<Option<String>>,
     /// Models for which the upstream refuses to include encrypted reasoning.
     models_refusing_encrypted_reasoning: Mutex<HashSet<String>>,
+}
+
+/// Whether an account serves a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    Yes,
+    /// Its upstream does not list the model, but may have it.
+    Unlisted,
+    /// Its configuration says that it does not.
+    No,
 }
 
 /// How an account authenticates, beside the headers that the configuration adds.
@@ -77,21 +100,34 @@ impl Account {
             identity: identity_hash(&settings),
             uris: Operation::ALL
                 .into_iter()
-                .map(|operation| uri(settings.dialect.path(operation)))
+                .map(|operation| uri(operation.path()))
                 .collect::<Result<_, _>>()?,
             models_uri: uri("/models")?,
+            version_uri: version_uri(&settings)?,
+            api: KnownApi::new(settings.api),
+            chat_boundary: format!("{}+chat", settings.boundary),
             credential: Credential::new(&settings)?,
             settings,
             sockets_refused_until: Mutex::default(),
             catalog: Catalog::default(),
             metrics: OnceLock::new(),
+            refusal: Mutex::default(),
             models_refusing_encrypted_reasoning: Mutex::default(),
         })
     }
 
-    /// The address of an operation.
-    pub fn uri(&self, operation: Operation) -> &Uri {
-        &self.uris[operation as usize]
+    /// The address of an operation in a dialect.
+    pub fn uri(&self, operation: Operation, dialect: Dialect) -> &Uri {
+        &self.uris[dialect.endpoint(operation) as usize]
+    }
+
+    /// Accounts of one boundary can read each other's encrypted items. What an upstream has written in chat completions is not
+    /// encrypted, and means nothing to an upstream of the Responses API.
+    pub fn boundary(&self) -> &str {
+        match (self.settings.api, self.api.dialect()) {
+            (UpstreamApi::Auto(_), Dialect::Chat(_)) => &self.chat_boundary,
+            _ => &self.settings.boundary,
+        }
     }
 
     /// Adds the configured headers, and the credential if there is one.
@@ -104,27 +140,46 @@ impl Account {
         }
     }
 
-    /// The account's own name of a model, if the configuration has one.
-    pub fn alias(&self, model: &str) -> Option<&str> {
-        self.settings.aliases.get(model).map(String::as_str)
-    }
-
-    /// Whether the account serves the model, by the configured patterns or else by the upstream's list. While that list is not
-    /// known, the account offers every model. A turn that names no model can use any account.
-    pub(crate) fn offers(&self, model: &str) -> bool {
-        if model.is_empty() || self.settings.aliases.contains_key(model) {
-            true
-        } else if self.settings.models.is_empty() {
-            self.catalog.contains(model).unwrap_or(true)
-        } else {
-            self.settings.models.iter().any(|glob| glob.matches(model))
+    /// The upstream's own name of a model, if the configuration has one, or the upstream lists it by its other name.
+    pub fn upstream_name(&self, model: &str) -> Option<Cow<'_, str>> {
+        if let Some(alias) = self.alias(model) {
+            return Some(Cow::Borrowed(alias));
+        }
+        match self.catalog.find(model)? {
+            Listed::As(name) => Some(Cow::Owned(name)),
+            Listed::SoNamed | Listed::No => None,
         }
     }
 
+    /// Whether the account serves the model, by the configured patterns or else by the upstream's list. While that list is not
+    /// known, it is taken to have every model. A turn that names no model can use any account.
+    pub(crate) fn offers(&self, model: &str) -> Offer {
+        if model.is_empty() || self.alias(model).is_some() {
+            return Offer::Yes;
+        }
+        if !self.settings.models.is_empty() {
+            let is_covered = self.settings.models.iter().any(|glob| glob.covers(model));
+            return if is_covered { Offer::Yes } else { Offer::No };
+        }
+        match self.catalog.find(model) {
+            Some(Listed::No) => Offer::Unlisted,
+            Some(Listed::SoNamed | Listed::As(_)) | None => Offer::Yes,
+        }
+    }
+
+    fn alias(&self, model: &str) -> Option<&str> {
+        let aliases = &self.settings.aliases;
+        if aliases.is_empty() {
+            return None;
+        }
+        let other = || aliases.get(&*other_name(model)?);
+        aliases.get(model).or_else(other).map(String::as_str)
+    }
+
     /// The models to list: those of the upstream that match the patterns, and those that the configuration names literally.
-    pub(crate) fn models(&self) -> Vec<Model> {
+    pub fn models(&self) -> Vec<Model> {
         let mut models = self.catalog.models();
-        models.retain(|model| self.offers(&model.id));
+        models.retain(|model| self.offers(&model.id) == Offer::Yes);
         let named = self.settings.models.iter().filter_map(ModelPattern::literal);
         let named = named.chain(self.settings.aliases.keys().map(String::as_str));
         models.extend(named.map(|id| Model::configured(id, &self.name)));
@@ -134,6 +189,15 @@ impl Account {
     /// The metrics that every served turn touches, resolved once.
     pub fn metrics(&self, metrics: &UpstreamMetrics) -> &AccountMetrics {
         self.metrics.get_or_init(|| metrics.for_account(&self.name))
+    }
+
+    /// What its upstream said when it last refused the credential, without secrets.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn remember_refusal(&self, words: String) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
     }
 
     /// Whether its upstream stores responses.
@@ -153,7 +217,7 @@ impl Account {
             return None;
         }
         let base = self.settings.base_url.as_str().trim_end_matches('/');
-        let path = self.settings.dialect.path(Operation::Create);
+        let path = Operation::Create.path();
         let mut query = self.settings.query.clone();
         query.extend(parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         format!("{base}{path}/{id}{below}{}", query_string(&query)).parse().ok()
@@ -224,6 +288,13 @@ fn identity_hash(settings: &AccountSettings) -> String {
     }
     settings.headers.values().for_each(|value| add(value.as_bytes()));
     hex::encode(&digest.finalize()[..16])
+}
+
+/// Beside the `/v1` of the other addresses.
+fn version_uri(settings: &AccountSettings) -> Result<Uri, AccountError> {
+    let base = settings.base_url.as_str().trim_end_matches('/');
+    let address = format!("{}/api/version", base.strip_suffix("/v1").unwrap_or(base));
+    address.parse().map_err(|_| AccountError::Url(settings.name.clone()))
 }
 
 /// The parameters with their question mark, or nothing.

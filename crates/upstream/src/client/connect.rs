@@ -3,31 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tower::ServiceExt;
-use tower::util::MapResponse;
 
+use super::dial::Dial;
 use super::origin::Origin;
 use super::wire::{Wire, WireLog};
 use super::{SendError, error_chain, error_chain_text};
+use crate::route::Route;
 
 /// The byte stream below HTTP.
 pub type Stream = MaybeHttpsStream<Wire>;
-
-type WireConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> Wire>;
 
 #[derive(Clone)]
 pub struct Connector {
     /// For TCP and TLS together.
     timeout: Duration,
     /// Negotiates HTTP/1.1 or HTTP/2 with the upstream.
-    any: HttpsConnector<WireConnector>,
+    any: HttpsConnector<Dial>,
     /// HTTP/1.1 only: the WebSocket handshake upgrades the connection, which HTTP/2 does not allow.
-    http1: HttpsConnector<HttpConnector>,
+    http1: HttpsConnector<Dial>,
+    http: HttpConnector,
 }
 
 // === impl Connector ===
@@ -40,17 +39,39 @@ impl Connector {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(timeout));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        let http1 = tls().https_or_http().enable_http1().wrap_connector(http.clone());
-        let wires = MapResponse::new(http, Wire::new as fn(TokioIo<TcpStream>) -> Wire);
-        Self { timeout, any: tls().https_or_http().enable_all_versions().wrap_connector(wires), http1 }
-    }
-
-    pub fn http1(&self) -> HttpsConnector<HttpConnector> {
-        self.http1.clone()
+        let dial = |tunnels_all| Dial::new(http.clone(), Route::default(), tunnels_all);
+        let any = tls().https_or_http().enable_all_versions().wrap_connector(dial(false));
+        let http1 = tls().https_or_http().enable_http1().wrap_connector(dial(true));
+        Self { timeout, any, http1, http }
     }
 
     pub async fn connect(&self, origin: &Origin) -> Result<Stream, SendError> {
-        let connecting = self.any.clone().oneshot(origin.uri());
+        let route = origin.route();
+        let connector = match route.tls() {
+            None if *route == Route::default() => self.any.clone(),
+            own => {
+                let tls = own.map_or_else(tls, |own| HttpsConnectorBuilder::new().with_tls_config(own));
+                let dial = Dial::new(self.http.clone(), route.clone(), false);
+                tls.https_or_http().enable_all_versions().wrap_connector(dial)
+            }
+        };
+        self.open(connector, origin.uri()).await
+    }
+
+    pub async fn connect_http1(&self, uri: &Uri, route: &Route) -> Result<Stream, SendError> {
+        let connector = match route.tls() {
+            None if *route == Route::default() => self.http1.clone(),
+            own => {
+                let tls = own.map_or_else(tls, |own| HttpsConnectorBuilder::new().with_tls_config(own));
+                let dial = Dial::new(self.http.clone(), route.clone(), true);
+                tls.https_or_http().enable_http1().wrap_connector(dial)
+            }
+        };
+        self.open(connector, uri.clone()).await
+    }
+
+    async fn open(&self, connector: HttpsConnector<Dial>, uri: Uri) -> Result<Stream, SendError> {
+        let connecting = connector.oneshot(uri);
         match tokio::time::timeout(self.timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| connect_error(error.as_ref())),
             Err(_elapsed) => Err(SendError::ConnectTimeout),

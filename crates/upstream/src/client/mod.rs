@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod dial;
 mod http1;
 mod http2;
 mod origin;
@@ -15,18 +16,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
+use http::{Request, Response, Uri};
 
 use self::body::Link;
 pub use self::body::ReplyBody;
 use self::connect::Connector;
+pub(crate) use self::connect::Stream;
 use self::http1::{Http1, NoReply};
 use self::http2::Http2;
 use self::origin::Origin;
 pub(crate) use self::parts::PartsBody;
 use self::pool::{Bounds, Pool, Pooled};
+use crate::route::Route;
 
 /// For each worker.
 const IDLE_CONNECTIONS: Bounds = Bounds { per_origin: 256, total: 1024 };
@@ -52,6 +53,24 @@ pub enum SendError {
     Broken(String),
 }
 
+/// Opens connections for WebSockets.
+#[derive(Clone)]
+pub(crate) struct SocketConnector(Connector);
+
+// === impl SocketConnector ===
+
+impl SocketConnector {
+    pub async fn connect(&self, uri: &Uri, route: &Route) -> Result<Stream, SendError> {
+        self.0.connect_http1(uri, route).await
+    }
+}
+
+impl std::fmt::Debug for SocketConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SocketConnector").finish_non_exhaustive()
+    }
+}
+
 // === impl Clients ===
 
 impl Clients {
@@ -64,8 +83,9 @@ impl Clients {
         }
     }
 
-    pub fn http1_connector(&self) -> HttpsConnector<HttpConnector> {
-        self.connector.http1()
+    /// Opens connections that have HTTP/1.1 and pass everything on, as WebSockets need them.
+    pub fn socket_connector(&self) -> SocketConnector {
+        SocketConnector(self.connector.clone())
     }
 
     /// Sends a request at most once. If a pooled connection turns out to be closed before any of the request was written,
@@ -77,13 +97,19 @@ impl Clients {
     pub fn send(
         &self,
         request: Request<PartsBody>,
+        route: &Route,
     ) -> Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, SendError>> + Send + '_>> {
+        let origin = Origin::new(request.uri(), route);
         // Boxed because it is large: otherwise every turn's future would have room for it.
-        Box::pin(self.send_once(request))
+        Box::pin(self.send_once(request, origin))
     }
 
-    async fn send_once(&self, request: Request<PartsBody>) -> Result<Response<ReplyBody>, SendError> {
-        let Some(origin) = Origin::from_uri(request.uri()) else {
+    async fn send_once(
+        &self,
+        request: Request<PartsBody>,
+        origin: Option<Origin>,
+    ) -> Result<Response<ReplyBody>, SendError> {
+        let Some(origin) = origin else {
             return Err(SendError::Connect("the address has no host".to_owned()));
         };
         let pool = &self.pools[(self.pool_index)()];
@@ -124,7 +150,7 @@ impl Pooled {
     ) -> Result<Response<ReplyBody>, NoReply> {
         match self {
             Self::Http1(mut connection) => {
-                origin.make_relative(&mut request);
+                origin.prepare(&mut request);
                 let reply = connection.send(request).await?;
                 let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
                 Ok(reply.map(|()| ReplyBody::http1(link)))

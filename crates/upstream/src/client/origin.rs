@@ -5,19 +5,30 @@ use std::fmt::Write;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 
-/// Connections to the same origin are interchangeable.
+use crate::route::Route;
+
+/// Connections to the same origin along the same route are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     scheme: Scheme,
     authority: Authority,
+    route: Route,
 }
 
 // === impl Origin ===
 
 impl Origin {
     /// `None` if the address has no scheme or no host.
-    pub fn from_uri(uri: &Uri) -> Option<Self> {
-        Some(Self { scheme: uri.scheme()?.clone(), authority: uri.authority()?.clone() })
+    pub fn new(uri: &Uri, route: &Route) -> Option<Self> {
+        Some(Self {
+            scheme: uri.scheme()?.clone(),
+            authority: uri.authority()?.clone(),
+            route: route.clone(),
+        })
+    }
+
+    pub fn route(&self) -> &Route {
+        &self.route
     }
 
     pub fn uri(&self) -> Uri {
@@ -28,10 +39,20 @@ impl Origin {
         Uri::from_parts(parts).expect("all parts of an address are set")
     }
 
-    /// Gives a request the form of HTTP/1.1: only the path in its address, and a `host` header.
-    pub fn make_relative<B>(&self, request: &mut Request<B>) {
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+    /// Gives a request the form of HTTP/1.1: a `host` header, and only the path in its address, except for a proxy that passes
+    /// on requests.
+    pub fn prepare<B>(&self, request: &mut Request<B>) {
+        match self.route.proxy().filter(|_| self.scheme == Scheme::HTTP) {
+            Some(proxy) => {
+                let authorization = proxy.authorization().cloned();
+                let authorization = authorization.map(|value| (header::PROXY_AUTHORIZATION, value));
+                request.headers_mut().extend(authorization);
+            }
+            None => {
+                let path = request.uri().path_and_query().cloned();
+                *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+            }
+        }
         request.headers_mut().entry(header::HOST).or_insert_with(|| self.host());
     }
 
@@ -55,13 +76,13 @@ mod tests {
         let addressed = |uri: &'static str| {
             let mut request = Request::new(());
             *request.uri_mut() = Uri::from_static(uri);
-            Origin::from_uri(request.uri()).unwrap().make_relative(&mut request);
+            Origin::new(request.uri(), &Route::default()).unwrap().prepare(&mut request);
             (request.headers()[header::HOST].to_str().unwrap().to_owned(), request.uri().to_string())
         };
         let expect = |host: &str, path: &str| (host.to_owned(), path.to_owned());
         assert_eq!(addressed("https://api.example:443/v1/x?y=1"), expect("api.example", "/v1/x?y=1"));
         assert_eq!(addressed("http://user@api.example:8000"), expect("api.example:8000", "/"));
         assert_eq!(addressed("http://[::1]:80/v1"), expect("[::1]", "/v1"));
-        assert_eq!(Origin::from_uri(&Uri::from_static("/v1")), None);
+        assert_eq!(Origin::new(&Uri::from_static("/v1"), &Route::default()), None);
     }
 }

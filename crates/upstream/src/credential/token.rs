@@ -73,7 +73,7 @@ pub async fn refresh_tokens(
     now: Timestamp,
 ) -> Result<Tokens, NoToken> {
     let exchange = async {
-        let reply = clients.send(request(settings, refresh_token)?).await;
+        let reply = clients.send(request(settings, refresh_token)?, &settings.route).await;
         let reply = reply.map_err(|error| NoToken::failed(&error.to_string()))?;
         let status = reply.status();
         let body = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect().await;

@@ -76,13 +76,25 @@ enum Inner {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The path of an operation below an account's base URL.
-    pub(crate) fn path(self, operation: Operation) -> &'static str {
+    /// Its name in lists and logs, as in the configuration.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Responses => operation.path(),
-            // Nothing else is ever sent.
-            Self::Chat(_) if operation != Operation::Embed => Operation::ChatCompletion.path(),
-            Self::Chat(_) => operation.path(),
+            Self::Responses => "responses",
+            Self::Chat(_) => "chat",
+        }
+    }
+
+    /// The path that turns go to.
+    pub fn path(self) -> &'static str {
+        self.endpoint(Operation::Create).path()
+    }
+
+    /// The operation at whose address an upstream carries out another one.
+    pub(crate) fn endpoint(self, operation: Operation) -> Operation {
+        match self {
+            // Compacting and counting are never sent.
+            Self::Chat(_) if operation != Operation::Embed => Operation::ChatCompletion,
+            Self::Chat(_) | Self::Responses => operation,
         }
     }
 

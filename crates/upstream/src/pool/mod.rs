@@ -33,7 +33,7 @@ use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
 use self::state::Attempt;
 use self::sync::SyncState;
-use crate::account::{Account, ModelList};
+use crate::account::{Account, ModelList, Offer};
 use crate::settings::{AccountSettings, RoutingSettings};
 
 /// All accounts of the configuration.
@@ -85,6 +85,8 @@ pub struct Wanted<'a> {
     pub preference: Preference<'a>,
     /// The names of the accounts on which this turn has failed.
     pub tried: &'a [String],
+    /// Whether accounts may be asked whose upstream does not list the model.
+    pub may_be_unlisted: bool,
 }
 
 /// Why there is no account for a turn.
@@ -100,6 +102,8 @@ pub enum Shortage {
     },
     /// Every account that offers the model is disabled or paused.
     Unusable,
+    /// Every account that offers the model is disabled.
+    Refused,
     /// No account offers the model.
     NotOffered,
     /// No account that offers the model has the endpoint.
@@ -221,7 +225,10 @@ impl Pool {
 
     /// When the first account that offers the model is ready again, if all of them are cooling down.
     pub fn earliest_ready_at(&self, model: &str, caller: Option<&str>) -> Option<Timestamp> {
-        match self.lock().pick_slot(Wanted { model, caller, ..Wanted::default() }, self.clock.now()) {
+        match self
+            .lock()
+            .pick_slot(Wanted { model, caller, may_be_unlisted: true, ..Wanted::default() }, self.clock.now())
+        {
             Err(Shortage::Cooling { until, .. }) => Some(until),
             _ => None,
         }
@@ -319,7 +326,7 @@ impl Inner {
     /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
     fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
-        let mut offering = others.filter(|slot| slot.account.offers(model));
+        let mut offering = others.filter(|slot| slot.account.offers(model) == Offer::Yes);
         offering.any(|slot| {
             slot.state.readiness_for(model, caller, now) == Readiness::Ready
                 && !slot.state.has_failed()
@@ -327,17 +334,31 @@ impl Inner {
         })
     }
 
-    /// The index of the slot whose account the turn gets now.
+    /// The index of the slot whose account the turn gets now. What an upstream lists is no limit: if no account that lists the
+    /// model can be waited for, others are asked.
     fn pick_slot(&self, wanted: Wanted<'_>, now: Timestamp) -> Result<usize, Shortage> {
+        match self.pick_offering(wanted, Offer::Yes, now) {
+            Err(shortage) if wanted.may_be_unlisted && shortage.is_for_good() => {
+                match self.pick_offering(wanted, Offer::Unlisted, now) {
+                    Err(Shortage::NotOffered) => Err(shortage),
+                    picked => picked,
+                }
+            }
+            picked => picked,
+        }
+    }
+
+    fn pick_offering(&self, wanted: Wanted<'_>, offer: Offer, now: Timestamp) -> Result<usize, Shortage> {
         let mut is_offered = false;
         let mut is_busy = false;
         let mut until: Option<Timestamp> = None;
         let mut is_limited = false;
         let mut is_missing_everywhere = true;
         let mut lacks_endpoint = false;
+        let mut is_refused_everywhere = true;
         let mut ready = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
-            if !slot.account.offers(wanted.model) || wanted.tried.contains(&slot.account.name) {
+            if slot.account.offers(wanted.model) != offer || wanted.tried.contains(&slot.account.name) {
                 continue;
             }
             let mut missing_endpoints = slot.state.missing_endpoints(wanted.model, now);
@@ -348,6 +369,7 @@ impl Inner {
             is_offered = true;
             let readiness = slot.state.readiness_for(wanted.model, wanted.caller, now);
             is_missing_everywhere &= readiness == Readiness::ModelMissing;
+            is_refused_everywhere &= readiness == Readiness::Disabled;
             match readiness {
                 Readiness::Ready if slot.has_room() => ready.push(index),
                 Readiness::Ready => is_busy = true,
@@ -365,6 +387,7 @@ impl Inner {
             None if !is_offered && lacks_endpoint => Err(Shortage::EndpointMissing),
             None if !is_offered || is_missing_everywhere => Err(Shortage::NotOffered),
             None if is_busy => Err(Shortage::Busy),
+            None if is_refused_everywhere => Err(Shortage::Refused),
             None => Err(until.map_or(Shortage::Unusable, |until| Shortage::Cooling { until, is_limited })),
         }
     }
@@ -377,7 +400,9 @@ impl Inner {
     /// How long until the first account that could serve the turn has cooled down.
     fn time_until_ready(&self, wanted: Wanted<'_>, now: Timestamp) -> Option<Duration> {
         let cooldown_until = |slot: &Slot| match slot.state.readiness_for(wanted.model, wanted.caller, now) {
-            Readiness::Cooling(cooldown) if slot.account.offers(wanted.model) => Some(cooldown.until),
+            Readiness::Cooling(cooldown) if slot.account.offers(wanted.model) != Offer::No => {
+                Some(cooldown.until)
+            }
             _ => None,
         };
         let until = self.slots.iter().filter_map(cooldown_until).min()?;
@@ -391,6 +416,18 @@ impl Inner {
         self.share_floor = self.share_floor.max(slot.share);
         slot.share = self.share_floor + 1.0 / f64::from(slot.account.settings.weight);
         Lease { pool: Arc::clone(pool), account: Arc::clone(&slot.account) }
+    }
+}
+
+// === impl Shortage ===
+
+impl Shortage {
+    /// Whether it does not help to wait.
+    fn is_for_good(self) -> bool {
+        match self {
+            Self::Unusable | Self::Refused | Self::NotOffered | Self::EndpointMissing => true,
+            Self::Busy | Self::Cooling { .. } => false,
+        }
     }
 }
 
@@ -412,10 +449,10 @@ impl Slot {
     }
 
     fn candidate(&self) -> Candidate<'_> {
-        let AccountSettings { name, boundary, priority, weight, .. } = &self.account.settings;
+        let AccountSettings { name, priority, weight, .. } = &self.account.settings;
         Candidate {
             name,
-            boundary,
+            boundary: self.account.boundary(),
             priority: *priority,
             weight: *weight,
             in_flight: self.state.in_flight,
@@ -451,35 +488,32 @@ fn log_state_change(
     model: &str,
     now: Timestamp,
 ) {
-    let account = account.name.as_str();
+    let name = account.name.as_str();
     match doubt {
         Some(Doubt::Credential) => {
-            tracing::warn!(
-                account.id = account,
-                "the upstream refused the account's credential; verifying it"
-            );
+            tracing::warn!(account.id = name, "the upstream refused the account's credential; verifying it");
         }
         Some(Doubt::Failures) => {
-            tracing::warn!(account.id = account, "the account fails the turns of one caller; verifying it");
+            tracing::warn!(account.id = name, "the account fails the turns of one caller; verifying it");
         }
         None => {}
     }
     match readiness {
         Readiness::Cooling(Cooldown { until, reason }) => tracing::warn!(
-            account.id = account,
+            account.id = name,
             cooling.reason = reason.as_str(),
             cooling.ms = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX),
             "the account is cooling down"
         ),
         Readiness::ModelMissing => {
-            tracing::warn!(
-                account.id = account,
-                model,
-                "the upstream does not offer the model to this account"
-            );
+            tracing::warn!(account.id = name, model, "the upstream does not offer the model to this account");
         }
         Readiness::Disabled => {
-            tracing::error!(account.id = account, "account disabled: the upstream refuses its credential");
+            tracing::error!(
+                account.id = name,
+                upstream.words = account.refusal().unwrap_or_default(),
+                "account disabled: the upstream refuses its credential"
+            );
         }
         Readiness::Ready | Readiness::Paused => {}
     }

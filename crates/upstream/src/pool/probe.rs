@@ -17,6 +17,27 @@ impl Pool {
         join_all(accounts.iter().map(|account| upstream.refresh_catalog(account, now))).await;
     }
 
+    /// Disables accounts whose upstream refuses the credential: for its list of models, and for a turn. The requests contain
+    /// nothing from a client.
+    pub async fn check_credentials(self: &Arc<Self>, upstream: &Upstream) {
+        let accounts = self.accounts();
+        let checks = accounts.iter().map(async |account| {
+            let Some(refusal) = upstream.refusal_of(account).await else { return };
+            account.remember_refusal(refusal.to_string());
+            self.change(account, "", None, |state, has_alternative, now| {
+                let verdict = &Verdict::CredentialInvalid;
+                state.record_attempt(Attempt { verdict, model: "", caller: None, has_alternative }, now);
+            });
+        });
+        join_all(checks).await;
+    }
+
+    /// Finds out the APIs of upstreams where that is not known.
+    pub async fn find_apis(&self, upstream: &Upstream, now: Timestamp) {
+        let accounts = self.accounts();
+        join_all(accounts.iter().map(|account| upstream.find_api(account, now))).await;
+    }
+
     /// Asks the upstreams of accounts that are cooling down after failures for their models, and ends the cooldown of accounts
     /// whose upstream replies.
     pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
@@ -47,10 +68,15 @@ impl Pool {
         let verifications = doubted.map(async |(account, doubt)| {
             let listed = upstream.list_models(&account).await;
             let is_refused = listed.as_ref().is_err_and(CatalogError::is_credential_refused);
+            if let Err(error) = &listed
+                && is_refused
+            {
+                account.remember_refusal(error.to_string());
+            }
             // The error of a server without a list of models shows that it works, but not that the credential does.
             let is_served = match &listed {
                 Ok(_) => true,
-                Err(CatalogError::Status(status)) => doubt == Doubt::Failures && *status < 500,
+                Err(CatalogError::Status { status, .. }) => doubt == Doubt::Failures && *status < 500,
                 Err(_) => false,
             };
             self.change(&account, "", None, |state, has_alternative, now| match state.doubt {

@@ -20,6 +20,7 @@ pub struct Waiter {
     origin: Option<(String, String)>,
     key: Option<String>,
     tried: Vec<String>,
+    may_be_unlisted: bool,
     sender: Option<oneshot::Sender<Result<Lease, Shortage>>>,
 }
 
@@ -42,6 +43,7 @@ impl Queue {
             origin: origin.map(|origin| (origin.account.to_owned(), origin.boundary.to_owned())),
             key: wanted.preference.key.map(str::to_owned),
             tried: wanted.tried.to_vec(),
+            may_be_unlisted: wanted.may_be_unlisted,
             sender: Some(sender),
         });
         Ticket { receiver }
@@ -64,7 +66,8 @@ impl Waiter {
         let origin = self.origin.as_ref().map(|(account, boundary)| Origin { account, boundary });
         let preference = Preference { origin, key: self.key.as_deref() };
         let (operation, caller) = (self.operation, self.caller.as_deref());
-        Wanted { operation, model: &self.model, caller, preference, tried: &self.tried }
+        let Self { model, tried, may_be_unlisted, .. } = self;
+        Wanted { operation, model, caller, preference, tried, may_be_unlisted: *may_be_unlisted }
     }
 
     /// Ends the wait. Returns the lease if the turn has left.

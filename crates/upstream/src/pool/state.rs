@@ -15,6 +15,8 @@ const MAX_REQUESTED_COOLDOWN: Duration = Duration::from_hours(8 * 24);
 const QUOTA_COOLDOWN: Duration = Duration::from_hours(1);
 /// How long an upstream's statement that it lacks a model or an endpoint is believed.
 const MODEL_COOLDOWN: Duration = Duration::from_mins(5);
+/// So many models are remembered that an upstream lacks.
+const MAX_MISSING: usize = 1_000;
 
 /// One account's state.
 #[derive(Debug, Default, Clone)]
@@ -156,6 +158,10 @@ impl AccountState {
             }
             Verdict::ModelMissing => {
                 self.missing_models.retain(|_, until| *until > now);
+                if self.missing_models.len() >= MAX_MISSING {
+                    // Clients may make up any number of names.
+                    self.missing_models.clear();
+                }
                 self.missing_models.insert(attempt.model.to_owned(), now.plus(MODEL_COOLDOWN));
             }
             Verdict::EndpointMissing(operation) => {

@@ -16,8 +16,9 @@ use http::HeaderMap;
 
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
 use crate::dialect::Dialect;
+use crate::route::Route;
 use crate::settings::{
-    AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamState,
+    AccountSettings, CredentialSettings, RoutingSettings, Strategy as Routing, UpstreamApi, UpstreamState,
     UpstreamTransport,
 };
 
@@ -46,7 +47,8 @@ fn account(name: &str, max_in_flight: Option<u32>) -> AccountSettings {
         aliases: BTreeMap::new(),
         headers: HeaderMap::new(),
         query: BTreeMap::new(),
-        dialect: Dialect::Responses,
+        api: UpstreamApi::Fixed(Dialect::Responses),
+        route: Route::default(),
         transport: UpstreamTransport::Http,
         stream_only: false,
         background: Default::default(),
@@ -248,7 +250,7 @@ async fn a_waiting_turn_fails_when_no_account_is_left_to_wait_for() {
     tokio::pin!(waiting);
     assert!(waiting.as_mut().now_or_never().is_none());
     held.record_attempt(&Verdict::CredentialInvalid, "m", Some("caller"));
-    assert_eq!(waiting.await.unwrap_err(), Shortage::Unusable);
+    assert_eq!(waiting.await.unwrap_err(), Shortage::Refused);
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ impl Verdict {
             402 => Self::OutOfQuota { until: until() },
             401 => Self::CredentialRefused,
             403 | 404 if is_model_error(error, model) => Self::ModelMissing,
-            403 if is_credential_error(error) => Self::CredentialRefused,
+            403 if is_credential_error(error) && !is_about_header(error) => Self::CredentialRefused,
             _ if status.is_server_error() => Self::Failed,
             _ => Self::Neutral,
         }
@@ -124,6 +124,13 @@ fn is_credential_error(error: &UpstreamError) -> bool {
     error.code.as_ref().is_some_and(|code| CODES.contains(&code.as_str()))
         || error.kind.as_deref() == Some("authentication_error")
         || (error.code.is_none() && error.kind.as_deref() == Some("permission_error"))
+}
+
+/// Whether the request lacks a header that has nothing to do with the credential.
+fn is_about_header(error: &UpstreamError) -> bool {
+    const OF_CREDENTIALS: [&str; 3] = ["authorization", "api-key", "api key"];
+    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+    message.contains("header") && !OF_CREDENTIALS.iter().any(|name| message.contains(name))
 }
 
 /// How upstreams without error codes say that they lack a model; `{}` is its name in any quotes. The whole message must match
@@ -199,6 +206,16 @@ mod tests {
             (401, coded("invalid_api_key"), CredentialRefused),
             (401, String::new(), CredentialRefused),
             (403, coded("account_deactivated"), CredentialRefused),
+            (
+                403,
+                r#"{"error":{"message":"Not allowed.","type":"permission_error"}}"#.to_owned(),
+                CredentialRefused,
+            ),
+            (
+                403,
+                r#"{"error":{"message":"Missing header: X-Tenant","type":"permission_error"}}"#.to_owned(),
+                Neutral,
+            ),
             (403, coded("model_not_found"), ModelMissing),
             (403, coded("unsupported_country_region_territory"), Neutral),
             (404, coded("model_not_found"), ModelMissing),

@@ -1,9 +1,11 @@
 //! Requests to upstreams and their replies, over HTTP or WebSocket. Each request carries its account's credential.
 
+mod discovery;
 pub mod headers;
 mod redact;
 mod reply;
 pub mod socket;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +14,18 @@ use antiphon_protocol::request::Operation;
 use antiphon_runtime::{Env, workers};
 use antiphon_store::{Store, Timestamp};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
 pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};
+pub use self::words::words_of;
 use crate::account::{Account, Credential, NotAList};
 use crate::client::{Clients, PartsBody, SendError};
 use crate::credential::seal::Sealer;
 use crate::credential::{Credentials, NoToken};
+use crate::dialect::Dialect;
 use crate::metrics::UpstreamMetrics;
 use crate::settings::UpstreamSettings;
 
@@ -43,6 +47,7 @@ pub struct Upstream {
 #[derive(Debug)]
 pub struct Post<'a> {
     pub operation: Operation,
+    pub dialect: Dialect,
     /// The account's credential, if it has one.
     pub authorization: Option<&'a HeaderValue>,
     pub client_headers: &'a HeaderMap,
@@ -69,6 +74,14 @@ pub enum About {
     Cancel,
 }
 
+/// The reply to a request of the gateway's own.
+struct Fetched {
+    status: StatusCode,
+    body: Bytes,
+    /// What the request was sent with.
+    authorization: Option<HeaderValue>,
+}
+
 /// Why an account's list of models could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -78,8 +91,9 @@ pub enum CatalogError {
     NoToken(#[from] NoToken),
     #[error("no reply in time")]
     Timeout,
-    #[error("status {0}")]
-    Status(u16),
+    /// With the upstream's words.
+    #[error("status {status}{}{message}", if message.is_empty() { "" } else { ": " })]
+    Status { status: u16, message: String },
     #[error(transparent)]
     NotAList(#[from] NotAList),
 }
@@ -90,7 +104,21 @@ impl CatalogError {
     /// Whether the upstream has refused the account's credential. A 403 does not count: a key may be valid for turns and not
     /// for the list of models.
     pub fn is_credential_refused(&self) -> bool {
-        matches!(self, Self::Status(401) | Self::NoToken(NoToken::Refused(_)))
+        matches!(self, Self::Status { status: 401, .. } | Self::NoToken(NoToken::Refused(_)))
+    }
+
+    /// Whether the upstream answers, but not with a list: not every server has one.
+    pub fn has_no_list(&self) -> bool {
+        matches!(self, Self::Status { status: 400 | 404 | 405 | 501, .. } | Self::NotAList(_))
+    }
+}
+
+// === impl Fetched ===
+
+impl Fetched {
+    fn error(&self, account: &Account) -> CatalogError {
+        let message = words_of(&self.body, Secrets::new(account, self.authorization.as_ref()));
+        CatalogError::Status { status: self.status.as_u16(), message }
     }
 }
 
@@ -102,7 +130,7 @@ impl Upstream {
         let metrics = UpstreamMetrics::default();
         let UpstreamSettings { connect_timeout, max_message_bytes, key_file } = settings;
         let clients = Clients::new(connect_timeout, workers::count() + 1, workers::worker_index);
-        let connector = clients.http1_connector();
+        let connector = clients.socket_connector();
         let handshake = Handshake::new(connector, connect_timeout, max_message_bytes, metrics.clone());
         let sealer = Sealer::new(key_file);
         let credentials =
@@ -131,7 +159,8 @@ impl Upstream {
     ) -> Result<Socket, NotOpened> {
         let mut headers = headers::for_upstream(client_headers);
         account.add_headers(authorization, &mut headers);
-        self.handshake.open(account.uri(Operation::Create), headers).await
+        let uri = account.uri(Operation::Create, Dialect::Responses);
+        self.handshake.open(uri, headers, &account.settings.route).await
     }
 
     /// Sends a turn over a socket and waits for its first event.
@@ -176,7 +205,7 @@ impl Upstream {
     ///
     /// [`SendError`] if there is no reply.
     pub async fn post(&self, account: &Account, post: Post<'_>) -> Result<Response<ReplyBody>, SendError> {
-        let Post { operation, authorization, client_headers, accept, body } = post;
+        let Post { operation, dialect, authorization, client_headers, accept, body } = post;
         let mut headers = headers::for_upstream(client_headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -189,9 +218,9 @@ impl Upstream {
         account.add_headers(authorization, &mut headers);
         let mut request = Request::new(PartsBody::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = account.uri(operation).clone();
+        *request.uri_mut() = account.uri(operation, dialect).clone();
         *request.headers_mut() = headers;
-        Ok(self.clients.send(request).await?.map(ReplyBody::Http))
+        Ok(self.clients.send(request, &account.settings.route).await?.map(ReplyBody::Http))
     }
 
     /// A request about a response that the account's upstream runs. `None` if its id cannot be one.
@@ -219,7 +248,7 @@ impl Upstream {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         account.add_headers(authorization, request.headers_mut());
-        Ok(Some(self.clients.send(request).await?.map(ReplyBody::Http)))
+        Ok(Some(self.clients.send(request, &account.settings.route).await?.map(ReplyBody::Http)))
     }
 
     /// Requests the list of models of the account's upstream, unless the list is fresh.
@@ -227,7 +256,11 @@ impl Upstream {
         let Some(refresh) = account.catalog.begin_refresh(now).await else { return };
         let listed = self.list_models(account).await;
         if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body, &account.name)?)) {
-            tracing::warn!(account.id = %account.name, %error, "could not list the upstream's models");
+            let account = &account.name;
+            if error.has_no_list() {
+                return tracing::debug!(account.id = %account, %error, "the upstream has no list of models");
+            }
+            tracing::warn!(account.id = %account, %error, "could not list the upstream's models");
         }
     }
 
@@ -237,17 +270,24 @@ impl Upstream {
     ///
     /// [`CatalogError`] if there is no successful reply in time.
     pub async fn list_models(&self, account: &Account) -> Result<Bytes, CatalogError> {
-        let listing = async {
-            let mut request = Request::new(PartsBody::new(Vec::new()));
-            *request.uri_mut() = account.models_uri.clone();
-            account.add_headers(self.authorization(account).await?.as_ref(), request.headers_mut());
-            let reply = self.clients.send(request).await?;
-            if !reply.status().is_success() {
-                return Err(CatalogError::Status(reply.status().as_u16()));
-            }
-            let body = Limited::new(reply.into_body(), MAX_CATALOG_BYTES).collect().await;
-            Ok(body.map_err(|_| NotAList)?.to_bytes())
-        };
-        tokio::time::timeout(CATALOG_TIMEOUT, listing).await.map_err(|_| CatalogError::Timeout)?
+        let mut request = Request::new(PartsBody::new(Vec::new()));
+        *request.uri_mut() = account.models_uri.clone();
+        let listing = tokio::time::timeout(CATALOG_TIMEOUT, self.fetch(account, request)).await;
+        let listed = listing.map_err(|_| CatalogError::Timeout)??;
+        if listed.status.is_success() { Ok(listed.body) } else { Err(listed.error(account)) }
+    }
+
+    /// Sends a request of the gateway's own, with the account's credential.
+    async fn fetch(
+        &self,
+        account: &Account,
+        mut request: Request<PartsBody>,
+    ) -> Result<Fetched, CatalogError> {
+        let authorization = self.authorization(account).await?;
+        account.add_headers(authorization.as_ref(), request.headers_mut());
+        let reply = self.clients.send(request, &account.settings.route).await?;
+        let status = reply.status();
+        let body = Limited::new(reply.into_body(), MAX_CATALOG_BYTES).collect().await;
+        Ok(Fetched { status, body: body.map_err(|_| NotAList)?.to_bytes(), authorization })
     }
 }

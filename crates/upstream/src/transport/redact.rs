@@ -25,7 +25,12 @@ impl<'a> Secrets<'a> {
         Self { authorization, headers: &account.settings.headers }
     }
 
-    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+    #[cfg(test)]
+    pub fn of(authorization: Option<&'a HeaderValue>, headers: &'a HeaderMap) -> Self {
+        Self { authorization, headers }
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         let configured = self.headers.values().filter(|value| value.is_sensitive());
         let values = self.authorization.into_iter().chain(configured).map(HeaderValue::as_bytes);
         let secrets = values.map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value));

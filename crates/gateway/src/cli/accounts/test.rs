@@ -1,33 +1,56 @@
-//! `antiphon accounts test`: whether upstreams accept the accounts' credentials.
+//! `antiphon accounts test`: whether upstreams accept the accounts' credentials, what they speak, and whether they answer.
 
 use anyhow::bail;
 use futures_util::future::try_join_all;
 use serde_json::json;
 
+use super::TestArgs;
 use crate::cli::operations::{open, open_empty, with_operations};
 use crate::cli::print_json;
 use crate::config::Config;
-use crate::operations::TestedAccount;
+use crate::operations::{Answer, AskModel, TestedAccount};
 
-pub fn run(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<()> {
+pub fn run(config: &Config, args: &TestArgs) -> anyhow::Result<()> {
     let all = || config.accounts.iter().map(|account| account.name.as_str()).collect();
-    let names: Vec<&str> = name.map_or_else(all, |name| vec![name]);
+    let names: Vec<&str> = args.name.as_deref().map_or_else(all, |name| vec![name]);
     // Accounts with `oauth` have their tokens in the store; the others need no store.
     let needs_store = config.accounts.iter().any(|account| account.oauth.is_some());
     let opening = async { if needs_store { open(&config.store).await } else { open_empty().await } };
+    let ask = match &args.model {
+        _ if !args.turn => AskModel::None,
+        Some(model) => AskModel::Named(model),
+        None => AskModel::First,
+    };
     let tested = with_operations(config, opening, async |operations| {
-        Ok(try_join_all(names.iter().map(|name| operations.probe_account(name))).await?)
+        Ok(try_join_all(names.iter().map(|name| operations.probe_account(name, ask))).await?)
     })?;
-    if json {
+    if args.json {
         print_json(&json!({ "accounts": tested }))?;
     } else {
-        for TestedAccount { account, error, .. } in &tested {
-            println!("{account:<20} {}", error.as_deref().unwrap_or("ok"));
-        }
+        tested.iter().for_each(print);
     }
     let failed = tested.iter().filter(|tested| !tested.answers).count();
     if failed > 0 {
         bail!("{failed} of {} account(s) failed", tested.len());
     }
     Ok(())
+}
+
+fn print(tested: &TestedAccount) {
+    let TestedAccount { account, error, api, server, answer, .. } = tested;
+    let api = match api {
+        Some("chat") => "chat completions",
+        Some(_) => "Responses API",
+        None => "API not known",
+    };
+    let server = server.map_or_else(String::new, |server| format!(" ({server})"));
+    println!("{account:<20} {}", error.clone().unwrap_or_else(|| format!("ok: {api}{server}")));
+    if let Some(Answer { model, text, milliseconds, usage }) = answer {
+        let seconds = *milliseconds as f64 / 1_000.0;
+        let tokens = |name: &str| usage[name].as_u64().map_or("?".to_owned(), |tokens| tokens.to_string());
+        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
+        let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text: String = text.chars().filter(|c| !c.is_control()).take(500).collect();
+        println!("{:<20} {model}: {text:?} ({seconds:.1} s, {input} input and {output} output tokens)", "");
+    }
 }

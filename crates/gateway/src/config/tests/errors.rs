@@ -168,7 +168,8 @@ fn accounts_require_a_unique_name_and_a_plain_url() {
   accounts[1].name = \"a\" (in antiphon.toml): is already the name of accounts[0]
   accounts[0].base_url = \"ftp://x\" (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
   accounts[1].boundary = \"\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
-  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must not include /responses: Antiphon appends it
+  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must not include /responses, which Antiphon appends: \
+write base_url = \"https://x/v1\"
   accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml): must be a model name or a pattern with * (any characters) and \
 ? (one character), such as \"gpt-*\"
   accounts[2].name = \"b c\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
@@ -238,13 +239,39 @@ fn an_account_with_chat_completions_has_neither_sockets_nor_state_nor_encrypted_
     assert_eq!(
         Case::file(text).error(),
         "5 problems in the configuration:
-  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml): must not include /chat/completions: Antiphon \
-appends it
+  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml): must not include /chat/completions, which \
+Antiphon appends: write base_url = \"https://z/v1\" and api = \"chat\"
   accounts[1].transport = \"auto\" (in antiphon.toml): must be \"http\" with api = \"chat\"
-  accounts[1].state = \"native\" (in antiphon.toml): must be \"replay\" with api = \"chat\": the upstream stores no responses
-  accounts[1].background = \"native\" (in antiphon.toml): must be \"gateway\" with api = \"chat\": the upstream runs nothing in \
-the background
+  accounts[1].state = \"native\" (in antiphon.toml): must be \"replay\" with api = \"chat\": chat completions store no \
+responses
+  accounts[1].background = \"native\" (in antiphon.toml): must be \"gateway\" with api = \"chat\": chat completions run \
+nothing in the background
   accounts[1].boundary = \"one\" (in antiphon.toml): must differ from that of \"a\", whose encrypted items an account with \
 api = \"chat\" can't read"
     );
+}
+
+#[test]
+fn the_api_is_found_out_unless_the_address_or_the_configuration_tells_it() {
+    let api = |url: &str, lines: &str| {
+        let config =
+            Case::file(&format!("[[accounts]]\nname = \"a\"\nbase_url = \"{url}\"\n{lines}\n")).load();
+        config.accounts[0].settings().shown["api"].as_str().unwrap().to_owned()
+    };
+    for (url, lines, expected) in [
+        ("http://127.0.0.1:11434/v1", "", "auto"),
+        ("https://openai.com.example/v1", "", "auto"),
+        ("https://api.openai.com/v1", "", "responses"),
+        ("https://x.openai.azure.com/openai/v1", "", "responses"),
+        ("https://chatgpt.com/backend-api/codex", "", "responses"),
+        ("https://x/v1", "transport = \"auto\"", "responses"),
+        ("https://x/v1", "state = \"native\"", "responses"),
+        ("https://x/v1", "api = \"chat\"", "chat"),
+        ("https://api.openai.com/v1", "api = \"auto\"", "auto"),
+    ] {
+        assert_eq!(api(url, lines), expected, "{url} {lines}");
+    }
+    let sockets =
+        "[[accounts]]\nname = \"a\"\nbase_url = \"https://x/v1\"\napi = \"auto\"\ntransport = \"auto\"\n";
+    assert!(Case::file(sockets).error().ends_with("must be \"http\" with api = \"auto\""));
 }

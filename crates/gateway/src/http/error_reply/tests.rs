@@ -72,13 +72,15 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::NoRoom(NoRoom::Project { bytes: 2, limit: 1 }),
         Failure::ModelNotAllowed(id()),
         Failure::ItemNotFound(id()),
-        Failure::ModelNotFound(id()),
+        Failure::ModelNotFound { model: id(), near: String::new() },
         Failure::EndpointMissing { path: "/embeddings", model: id() },
         Failure::NoAccount,
+        Failure::CredentialsRefused,
         Failure::Unsupported(Box::new(unsupported_tool())),
         upstream_error(StatusCode::IM_A_TEAPOT),
         upstream_error(StatusCode::BAD_GATEWAY),
         Failure::UpstreamUnreachable("no connection".into()),
+        Failure::UpstreamFailed("status 500".into()),
         Failure::UpstreamTimeout("no connection in time"),
         Failure::StreamInterrupted("it ended".to_owned()),
         Failure::Stopped,
@@ -139,7 +141,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::ModelNotAllowed(_) => {
             "403 | client | model_not_allowed | model | This API key may not use the model 'X'."
         }
-        Failure::ModelNotFound(_) => {
+        Failure::ModelNotFound { .. } => {
             "404 | client | model_not_found | model | The model 'X' does not exist or you do not have access to it."
         }
         Failure::LimitReached(exceeded) if exceeded.rule.is_budget() => {
@@ -160,6 +162,9 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::EndpointMissing { .. } => {
             "404 | client | endpoint_not_available | null | No upstream account has '/embeddings' for the model 'X'."
         }
+        Failure::CredentialsRefused => {
+            "503 | upstream | no_account_available | null | The upstream refused the credentials of every account that could serve this request. This is for the gateway's operator to correct: the client's key is valid."
+        }
         Failure::NoAccount => {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
@@ -179,7 +184,10 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "502 | upstream | upstream_error | null | The upstream replied with status 502."
         }
         Failure::UpstreamUnreachable(_) => {
-            "502 | upstream | upstream_unreachable | null | The upstream failed: no connection."
+            "502 | upstream | upstream_unreachable | null | The upstream can't be reached: no connection."
+        }
+        Failure::UpstreamFailed(_) => {
+            "502 | upstream | upstream_failed | null | The upstream failed: status 500."
         }
         Failure::UpstreamTimeout(_) => {
             "504 | upstream | upstream_timeout | null | The upstream timed out: no connection in time."

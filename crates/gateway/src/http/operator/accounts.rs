@@ -10,7 +10,7 @@ use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{Account, AccountList, Operations, Page, TestedAccount};
+use crate::operations::{Account, AccountList, AskModel, Operations, Page, TestedAccount};
 
 /// List accounts. `after` is an account's `name`.
 #[utoipa::path(
@@ -94,5 +94,5 @@ pub async fn test(
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<TestedAccount>, ErrorReply> {
-    Ok(Json(operations.probe_account(&name).await?))
+    Ok(Json(operations.probe_account(&name, AskModel::None).await?))
 }

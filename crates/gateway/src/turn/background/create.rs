@@ -109,7 +109,7 @@ impl Turn {
         }
         match pool.offers(wanted) {
             true => Ok(()),
-            false => Err(Failure::ModelNotFound(self.facts.create.model.clone())),
+            false => Err(self.model_not_found()),
         }
     }
 

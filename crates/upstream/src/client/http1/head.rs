@@ -34,10 +34,12 @@ pub enum BadHead {
     Upgrade,
 }
 
-/// The head of a request that has a path as its address and a `host` header.
+/// The head of a request that has a `host` header, with its address as it stands there: a path, or for a proxy the whole.
 pub fn encode(request: &Request<PartsBody>) -> Bytes {
     let body_bytes = request.body().remaining();
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = request.uri();
+    let whole = uri.scheme().map(|_| uri.to_string());
+    let path = whole.as_deref().unwrap_or_else(|| uri.path_and_query().map_or("/", |path| path.as_str()));
     let mut head = Vec::with_capacity(512);
     for part in [request.method().as_str(), " ", path, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());

@@ -35,7 +35,7 @@ async fn a_peer_that_never_answers_the_tls_handshake_is_left_after_the_connect_t
     let upstream = Upstream::with_clients(Clients::new(Duration::from_millis(100), 1, || 0)).await;
     let mut request = upstream.request("x");
     *request.uri_mut() = upstream.url().replace("http:", "https:").parse().unwrap();
-    let (sent, mut peer) = tokio::join!(upstream.clients.send(request), upstream.accept());
+    let (sent, mut peer) = tokio::join!(upstream.clients.send(request, &Route::default()), upstream.accept());
     assert!(matches!(sent, Err(SendError::ConnectTimeout)));
     peer.closed().await;
 }
@@ -85,7 +85,7 @@ async fn a_reply_may_begin_before_its_request_has_ended() {
     let upstream = Upstream::start().await;
     let request = upstream.request(vec![b'x'; 20_000_000]);
     let clients = upstream.clients.clone();
-    let sending = tokio::spawn(async move { clients.send(request).await });
+    let sending = tokio::spawn(async move { clients.send(request, &Route::default()).await });
     let mut peer = upstream.accept().await;
     peer.write(&format!("{CHUNKED}{}", chunk("one"))).await;
     let mut body = sending.await.unwrap().unwrap().into_body();
@@ -220,5 +220,5 @@ async fn an_unreachable_upstream_has_an_error_of_its_own() {
     let request = upstream.request("x");
     let clients = upstream.clients.clone();
     drop(upstream);
-    assert!(matches!(clients.send(request).await, Err(SendError::Connect(_))));
+    assert!(matches!(clients.send(request, &Route::default()).await, Err(SendError::Connect(_))));
 }

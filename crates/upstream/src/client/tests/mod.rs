@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{Clients, PartsBody, ReplyBody, SendError};
+use crate::route::Route;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,7 +51,7 @@ impl Upstream {
     /// Sends a request. The test replies at the other end of the connection.
     fn send(&self, body: &'static str) -> Sending {
         let (clients, request) = (self.clients.clone(), self.request(body));
-        tokio::spawn(async move { clients.send(request).await })
+        tokio::spawn(async move { clients.send(request, &Route::default()).await })
     }
 
     async fn accept(&self) -> Peer {

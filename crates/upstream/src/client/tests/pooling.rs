@@ -36,7 +36,7 @@ async fn a_connection_whose_request_was_not_read_completely_is_not_reused() {
     let upstream = Upstream::start().await;
     let request = upstream.request(vec![b'x'; 50_000_000]);
     let clients = upstream.clients.clone();
-    let sending = tokio::spawn(async move { clients.send(request).await });
+    let sending = tokio::spawn(async move { clients.send(request, &Route::default()).await });
     let mut peer = upstream.accept().await;
     peer.write(OK).await;
     assert_eq!(read(sending).await, "ok");
@@ -79,10 +79,10 @@ async fn a_request_is_unsent_only_if_nothing_of_it_was_written() {
     let upstream = Upstream::start().await;
     let request = || {
         let mut request = upstream.request("x");
-        Origin::from_uri(request.uri()).unwrap().make_relative(&mut request);
+        Origin::new(request.uri(), &Route::default()).unwrap().prepare(&mut request);
         request
     };
-    let origin = Origin::from_uri(&upstream.url().parse().unwrap()).unwrap();
+    let origin = Origin::new(&upstream.url().parse().unwrap(), &Route::default()).unwrap();
     let mut connections = Vec::new();
     for _ in 0..2 {
         let stream = upstream.clients.connector.connect(&origin).await.unwrap();

@@ -15,7 +15,7 @@ use super::*;
 #[tokio::test]
 async fn requests_share_a_connection_until_it_ends() {
     let upstream = Upstream::start().await;
-    let origin = Origin::from_uri(upstream.request("").uri()).unwrap();
+    let origin = Origin::new(upstream.request("").uri(), &Route::default()).unwrap();
     let stream = upstream.clients.connector.connect(&origin).await.unwrap();
     let accepted = upstream.accept().await.0;
     // Replies only when two requests are there.

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, protocol::WebSocketConfig};
-use tower::ServiceExt;
 
 use super::Socket;
 use super::split::SplitFrames;
+use crate::client::SocketConnector;
 use crate::metrics::UpstreamMetrics;
+use crate::route::Route;
 use crate::transport::headers;
 
 /// Small, because most messages are, and many sockets are idle.
@@ -25,7 +24,7 @@ const BETA_VALUE: HeaderValue = HeaderValue::from_static("responses_websockets=2
 #[derive(Debug, Clone)]
 pub struct Handshake {
     /// For HTTP/1.1 only, because HTTP/2 connections can't be upgraded.
-    connector: HttpsConnector<HttpConnector>,
+    connector: SocketConnector,
     /// For connecting and the upgrade together.
     timeout: Duration,
     max_message_bytes: usize,
@@ -47,7 +46,7 @@ pub enum NotOpened {
 
 impl Handshake {
     pub fn new(
-        connector: HttpsConnector<HttpConnector>,
+        connector: SocketConnector,
         timeout: Duration,
         max_message_bytes: usize,
         metrics: UpstreamMetrics,
@@ -60,13 +59,13 @@ impl Handshake {
     /// # Errors
     ///
     /// [`NotOpened`] if the upstream can't be reached, or does not open a socket in time.
-    pub async fn open(&self, uri: &Uri, headers: HeaderMap) -> Result<Socket, NotOpened> {
-        let opened = tokio::time::timeout(self.timeout, self.try_open(uri, headers)).await;
+    pub async fn open(&self, uri: &Uri, headers: HeaderMap, route: &Route) -> Result<Socket, NotOpened> {
+        let opened = tokio::time::timeout(self.timeout, self.try_open(uri, headers, route)).await;
         opened.unwrap_or(Err(NotOpened::Timeout))
     }
 
-    async fn try_open(&self, uri: &Uri, headers: HeaderMap) -> Result<Socket, NotOpened> {
-        let connected = self.connector.clone().oneshot(uri.clone()).await;
+    async fn try_open(&self, uri: &Uri, headers: HeaderMap, route: &Route) -> Result<Socket, NotOpened> {
+        let connected = self.connector.connect(uri, route).await;
         let stream = connected.map_err(|error| NotOpened::Failed(error.to_string()))?;
         let stream = SplitFrames::new(TokioIo::new(stream), self.max_message_bytes);
         let mut request = socket_uri(uri).into_client_request().map_err(not_opened)?;

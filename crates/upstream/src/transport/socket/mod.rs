@@ -17,9 +17,7 @@ use antiphon_protocol::json;
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -33,9 +31,10 @@ pub(crate) use self::idle::IdleSockets;
 
 use self::split::SplitFrames;
 use super::reply::ReplyBody;
+use crate::client::Stream;
 use antiphon_runtime::GaugeGuard;
 
-type Wire = WebSocketStream<SplitFrames<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
+type Wire = WebSocketStream<SplitFrames<TokioIo<Stream>>>;
 
 /// Upstreams close a socket after an hour. This is less, so that no turn is cut off.
 const MAX_AGE: Duration = Duration::from_mins(55);
