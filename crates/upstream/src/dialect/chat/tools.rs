@@ -47,6 +47,10 @@ impl Tools {
         if let Some(choice) = choice {
             this.choose(choice)?;
         }
+        // Not every server observes it.
+        if this.choice.as_deref() == Some(b"\"none\"") && !settings.is_openai {
+            this.functions.clear();
+        }
         Ok(this)
     }
 

@@ -215,3 +215,41 @@ fn what_a_chat_cannot_express_is_rejected() {
     let error = try_encode(strict, &with("temperature", json!(1))).unwrap_err();
     assert_eq!(error.param.as_deref(), Some("tools[1]"));
 }
+
+#[test]
+fn past_arguments_that_are_no_object_are_wrapped_for_servers_that_decode_them() {
+    let request = json!({"model": "m", "input": [
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{\"cut\": \"of"},
+        {"type": "function_call", "call_id": "2", "name": "f", "arguments": " {\"a\": 1}"},
+        {"type": "function_call", "call_id": "3", "name": "f", "arguments": "[]"},
+    ]});
+    let arguments = |settings: ChatSettings| -> Vec<String> {
+        let chat = encoded(settings, &request);
+        let calls = chat["messages"][0]["tool_calls"].as_array().unwrap().iter();
+        calls.map(|call| call["function"]["arguments"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        arguments(ChatSettings::default()),
+        [r#"{"input":"{\"cut\": \"of"}"#, " {\"a\": 1}", r#"{"input":"[]"}"#]
+    );
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    assert_eq!(arguments(openai), ["{\"cut\": \"of", " {\"a\": 1}", "[]"]);
+}
+
+#[test]
+fn system_messages_are_merged_for_templates_that_take_one() {
+    let request = json!({"model": "m", "instructions": "be brief", "input": [
+        {"role": "user", "content": "a"}, {"role": "developer", "content": "d\"\n"}, {"role": "user", "content": "b"}
+    ]});
+    let merging = ChatSettings { merge_system: true, ..ChatSettings::default() };
+    let system = json!({"role": "system", "content": "be brief\n\nd\"\n"});
+    assert_eq!(encoded(merging, &request)["messages"], json!([system, user("a"), user("b")]));
+}
+
+#[test]
+fn no_tools_are_offered_when_none_may_be_called() {
+    let request = json!({"model": "m", "input": "x", "tool_choice": "none", "tools": [{"type": "function", "name": "f"}]});
+    assert!(encoded(ChatSettings::default(), &request).get("tools").is_none());
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    assert_eq!(encoded(openai, &request)["tool_choice"], "none");
+}
