@@ -30,6 +30,7 @@
 mod background;
 mod body;
 mod chat;
+mod chat_server;
 mod clock;
 mod compaction;
 mod delivery;
@@ -56,6 +57,7 @@ mod socket;
 mod stamp;
 mod strict;
 
+pub use chat_server::ChatServer;
 pub use gate::Gate;
 pub use options::Options;
 pub use received::{Counts, Received};
