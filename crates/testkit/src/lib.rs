@@ -12,6 +12,7 @@ mod gateway;
 mod memory;
 mod postgres;
 mod process;
+mod said;
 mod socket;
 
 pub use self::authorization::AuthorizationServer;
@@ -25,5 +26,6 @@ pub use self::gateway::{Gateway, Setup};
 pub use self::memory::ManualMemory;
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
+pub use self::said::said;
 pub use self::socket::{Came, Message, Socket};
 pub use rustix::process::Signal;

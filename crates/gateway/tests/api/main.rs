@@ -15,6 +15,7 @@ mod bounds;
 mod ceiling;
 mod chains;
 mod chat;
+mod chat_chains;
 mod chat_servers;
 mod closing;
 mod compacting;

@@ -142,6 +142,11 @@ impl Simulator {
         self.shared.headers.is_revoked.store(is_revoked, Ordering::Relaxed);
     }
 
+    /// Forgets all responses that it has stored.
+    pub fn forget(&self) {
+        self.shared.memory.clear();
+    }
+
     /// Closes all sockets that are open now, even during turns.
     pub fn close_sockets(&self, close: Close) {
         self.shared.closing.send_replace(Some(close));
