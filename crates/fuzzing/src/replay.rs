@@ -1,6 +1,6 @@
 //! Replay: the segments of stored turns are the arrays of their items, one after another.
 
-use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
+use antiphon_protocol::replay::{Omitted, ReplayIds, Segment, Summaries};
 use antiphon_protocol::request::push_turn;
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -85,7 +85,7 @@ impl<'a> Turn<'a> {
         }
         for ids in [ReplayIds::Keep, ReplayIds::Drop] {
             let mut parts = Vec::new();
-            assert_eq!(segment.readable_parts(ids, &mut parts), omitted);
+            assert_eq!(segment.readable_parts(ids, Summaries::AsMessages, &mut parts), omitted);
             let value = |item: &Item<'a>| match ids {
                 ReplayIds::Keep => item.value.clone(),
                 ReplayIds::Drop => item.without_id(),

@@ -80,13 +80,14 @@ pub enum Sealed {
 pub fn sealed(item: &[u8]) -> Option<Sealed> {
     match json::string_member(item, "type")?.as_ref() {
         kind if names_compaction(kind) => Some(Sealed::Compaction),
-        "reasoning" => {
-            let is_encrypted =
-                json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty());
-            (is_encrypted || has_minted_id(item)).then_some(Sealed::Reasoning)
-        }
+        "reasoning" => (is_encrypted(item) || has_minted_id(item)).then_some(Sealed::Reasoning),
         _ => None,
     }
+}
+
+/// Whether a reasoning item has a part that only its boundary can read.
+pub fn is_encrypted(item: &[u8]) -> bool {
+    json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty())
 }
 
 /// Whether a reasoning item's id was minted by the gateway: the hex digits of its response, and its place in the output.

@@ -29,10 +29,19 @@ pub enum ReplayIds {
     Keep,
 }
 
+/// How an account gets the summaries of reasoning items whose encrypted content it cannot read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Summaries {
+    #[default]
+    AsMessages,
+    /// In their items, for a dialect that takes only what is readable in them.
+    AsItems,
+}
+
 /// The items of a turn that were left out for an account that cannot read them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Omitted {
-    /// Encrypted reasoning items; those with a summary are replaced by a message.
+    /// Encrypted reasoning items; what is readable in them may be sent.
     pub reasoning: u32,
     /// Compaction items, instead of which the items before them are sent.
     pub compactions: u32,
@@ -133,7 +142,12 @@ impl Segment {
 
     /// Like [`parts`](Self::parts), for an account that cannot read sealed items: encrypted reasoning is replaced by its
     /// summary, and a compaction item by the items before it.
-    pub fn readable_parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) -> Omitted {
+    pub fn readable_parts(
+        &self,
+        replay_ids: ReplayIds,
+        summaries: Summaries,
+        out: &mut Vec<Bytes>,
+    ) -> Omitted {
         let mut omitted = Omitted::default();
         let mut is_first = true;
         let mut separate = |out: &mut Vec<Bytes>| {
@@ -152,6 +166,11 @@ impl Segment {
             match kind {
                 Sealed::Compaction if start == 0 => omitted.leading_compactions += 1,
                 Sealed::Compaction => omitted.compactions += 1,
+                Sealed::Reasoning if summaries == Summaries::AsItems => {
+                    omitted.reasoning += u32::from(item::is_encrypted(&self.bytes[start..end]));
+                    separate(out);
+                    self.slices(start..end, replay_ids, out);
+                }
                 Sealed::Reasoning => {
                     omitted.reasoning += 1;
                     if let Some(summary) = item::summary_message(&self.bytes[start..end]) {
@@ -274,7 +293,7 @@ mod tests {
 
     fn readable(segment: &Segment, replay_ids: ReplayIds) -> (String, Omitted) {
         let mut parts = Vec::new();
-        let omitted = segment.readable_parts(replay_ids, &mut parts);
+        let omitted = segment.readable_parts(replay_ids, Summaries::AsMessages, &mut parts);
         (String::from_utf8(parts.concat()).unwrap(), omitted)
     }
 
@@ -309,6 +328,20 @@ mod tests {
             readable(&segment, ReplayIds::Keep),
             (joined(&segment, ReplayIds::Keep), Omitted::default())
         );
+    }
+
+    #[test]
+    fn a_dialect_that_takes_what_is_readable_gets_whole_reasoning_items() {
+        let output = br#"[{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":"x"},
+            {"id":"rs_00000000000000000000000000000000001f","type":"reasoning","content":[]},{"id":"m","c":3}]"#;
+        let segment = Segment::build(br#"[{"a":1}]"#, &[], output).unwrap();
+        let mut parts = Vec::new();
+        let omitted = segment.readable_parts(ReplayIds::Drop, Summaries::AsItems, &mut parts);
+        assert_eq!(
+            String::from_utf8(parts.concat()).unwrap(),
+            r#"{"a":1},{"type":"reasoning","summary":[],"encrypted_content":"x"},{"type":"reasoning","content":[]},{"c":3}"#
+        );
+        assert_eq!(omitted, Omitted { reasoning: 1, ..Omitted::default() });
     }
 
     #[test]

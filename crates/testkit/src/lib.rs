@@ -13,6 +13,7 @@ mod memory;
 mod postgres;
 mod process;
 mod proxy;
+mod said;
 mod socket;
 
 pub use self::authorization::AuthorizationServer;
@@ -27,5 +28,6 @@ pub use self::memory::ManualMemory;
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
 pub use self::proxy::{HttpProxy, TlsFront};
+pub use self::said::said;
 pub use self::socket::{Came, Message, Socket};
 pub use rustix::process::Signal;

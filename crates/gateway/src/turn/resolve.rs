@@ -158,6 +158,7 @@ impl Resolved {
         max_bytes: usize,
     ) -> Result<AccountInput, Failure> {
         let replay_ids = account.settings.replay_ids;
+        let summaries = account.settings.dialect.summaries();
         // A turn without an account contains only what the client sent.
         let reads =
             |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary());
@@ -171,7 +172,7 @@ impl Resolved {
             if reads(turn) {
                 segment.parts(replay_ids, &mut parts);
             } else {
-                let omitted_here = segment.readable_parts(replay_ids, &mut parts);
+                let omitted_here = segment.readable_parts(replay_ids, summaries, &mut parts);
                 is_rebuilt |=
                     omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !is_first);
                 omitted += omitted_here;
@@ -184,7 +185,7 @@ impl Resolved {
             let own = Segment::build(&self.own.array(), &self.own.referenced(), b"[]")
                 .map_err(|_| Failure::Internal)?;
             let mut parts = Vec::new();
-            let omitted_here = own.readable_parts(replay_ids, &mut parts);
+            let omitted_here = own.readable_parts(replay_ids, summaries, &mut parts);
             is_rebuilt |=
                 omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !history.is_empty());
             omitted += omitted_here;

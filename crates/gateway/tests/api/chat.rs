@@ -141,7 +141,16 @@ async fn a_chain_moves_between_a_chat_and_a_responses_account_in_the_middle() {
     pair.chat.script(Script::answer("three"));
     let third = pair.gateway.client.created(after(&second, "c")).await;
     assert_eq!((text_of(&third), pair.counts()), ("three", (3, 2)));
-    assert_eq!(messages(&pair.chat).as_array().unwrap().len(), 6);
+    assert_eq!(
+        messages(&pair.chat),
+        json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "one", "reasoning_content": "hm", "reasoning": "hm"},
+            {"role": "user", "content": "b"},
+            {"role": "assistant", "content": "two", "reasoning_content": "secret", "reasoning": "secret"},
+            {"role": "user", "content": "c"},
+        ])
+    );
 }
 
 #[tokio::test]

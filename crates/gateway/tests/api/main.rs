@@ -17,6 +17,8 @@ mod bounds;
 mod ceiling;
 mod chains;
 mod chat;
+mod chat_chains;
+mod chat_servers;
 mod closing;
 mod compacting;
 mod connections;

@@ -1,5 +1,6 @@
 //! The endpoints beside the Responses API: chat completions and embeddings.
 
+use super::chat_server::{Called, ChatServer, Reports};
 use super::event::split;
 use super::json::{Object, array, to_json};
 use super::options::Options;
@@ -63,10 +64,10 @@ pub(super) fn check(request: &TurnRequest, options: &Options) -> Result<(), Refu
         return Err(missing(field));
     }
     check_model(request, options)?;
-    if request.endpoint == Endpoint::Chat { check_chat(request) } else { check_embeddings(request) }
+    if request.endpoint == Endpoint::Chat { check_chat(request, options) } else { check_embeddings(request) }
 }
 
-fn check_chat(request: &TurnRequest) -> Result<(), Refusal> {
+fn check_chat(request: &TurnRequest, options: &Options) -> Result<(), Refusal> {
     let messages: Vec<Value> = request.get("messages").unwrap_or_default();
     if messages.is_empty() {
         let message = "Invalid 'messages': empty array. Expected an array with minimum length 1.";
@@ -85,6 +86,7 @@ fn check_chat(request: &TurnRequest) -> Result<(), Refusal> {
         }
     }
     check_calls(&messages)?;
+    options.chat_server.check(request)?;
     if request.raw("stream_options").is_some() && !request.wants_stream() {
         let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
         return Err(Refusal::invalid(message.to_owned()).param("stream_options"));
@@ -143,6 +145,7 @@ fn check_embeddings(request: &TurnRequest) -> Result<(), Refusal> {
 pub(super) struct Completion<'r> {
     pub(super) request: &'r TurnRequest,
     pub(super) script: &'r Script,
+    pub(super) server: ChatServer,
     pub(super) id: String,
     pub(super) created_at: u64,
     /// For a call that the script names no id for.
@@ -172,31 +175,41 @@ impl Completion<'_> {
 
     /// The events of a stream, with the mark at its end.
     pub(super) fn events(&self, deltas: usize) -> Vec<Bytes> {
-        let mut events = vec![self.chunk(r#"{"role":"assistant","content":"","refusal":null}"#, None)];
-        for thought in self.thoughts() {
-            events.push(self.chunk(&Object::new().value("reasoning_content", thought).finish(), None));
+        let habits = self.server.habits();
+        let mut chunks = vec![String::from(r#"{"role":"assistant","content":"","refusal":null}"#)];
+        chunks.extend(self.thoughts().flat_map(|thought| habits.thought(thought)));
+        let text = self.text();
+        chunks
+            .extend(split(&text, deltas).iter().map(|piece| Object::new().value("content", piece).finish()));
+        for call in self.called() {
+            let fragments = habits.call(&call, deltas);
+            chunks.extend(
+                fragments
+                    .iter()
+                    .map(|fragment| habits.delta(Object::new().raw("tool_calls", &format!("[{fragment}]")))),
+            );
         }
-        for piece in split(&self.text(), deltas) {
-            events.push(self.chunk(&Object::new().value("content", piece).finish(), None));
-        }
-        let calls = self.calls();
-        if !calls.is_empty() {
-            events.push(self.chunk(&Object::new().raw("tool_calls", &array(calls)).finish(), None));
-        }
+        let is_silent = self.script.ending == Ending::Silent;
+        let last = (habits.finishes_with_text && !is_silent).then(|| chunks.pop()).flatten();
+        let mut events: Vec<Bytes> = chunks.iter().map(|delta| self.chunk(delta, None)).collect();
         if let Some((code, message)) = &self.script.error_event {
             let refusal = Refusal::new(500, code, message);
-            events.push(event(&refusal.envelope()));
+            events.push(self.event(&refusal.envelope()));
         }
-        if self.script.ending == Ending::Silent {
+        if is_silent {
             return events;
         }
-        events.push(self.chunk("{}", Some(self.finish_reason())));
+        events.push(
+            self.chunk(&last.unwrap_or_else(|| habits.delta(Object::new())), Some(self.finish_reason())),
+        );
         let options: Value = self.request.get("stream_options").unwrap_or_default();
-        if options["include_usage"] == true {
+        if options["include_usage"] == true && matches!(habits.reports, Reports::Last | Reports::Always) {
             let last = self.object("chat.completion.chunk").raw("choices", "[]").raw("usage", &self.usage());
-            events.push(event(&last.finish()));
+            events.push(self.event(&last.finish()));
         }
-        events.push(event("[DONE]"));
+        if habits.has_done {
+            events.push(self.event("[DONE]"));
+        }
         events
     }
 
@@ -206,7 +219,16 @@ impl Completion<'_> {
             .raw("delta", delta)
             .raw("logprobs", "null")
             .value("finish_reason", &finish_reason);
-        event(&self.object("chat.completion.chunk").raw("choices", &array([choice.finish()])).finish())
+        let chunk = self.object("chat.completion.chunk").raw("choices", &array([choice.finish()]));
+        let reports = self.server.habits().reports;
+        let has_usage =
+            reports == Reports::Always || (reports == Reports::AtFinish && finish_reason.is_some());
+        self.event(&if has_usage { chunk.raw("usage", &self.usage()) } else { chunk }.finish())
+    }
+
+    fn event(&self, data: &str) -> Bytes {
+        let habits = self.server.habits();
+        format!("{}{data}{end}{end}", habits.prefix, end = habits.line_end).into()
     }
 
     fn object(&self, kind: &str) -> Object {
@@ -233,27 +255,29 @@ impl Completion<'_> {
         texts.collect()
     }
 
-    fn calls(&self) -> Vec<String> {
+    fn called(&self) -> impl Iterator<Item = Called<'_>> {
         let calls = self.script.output.iter().filter_map(|output| match output {
             Output::Call { call_id, name, arguments } => Some((call_id, name, arguments)),
             _ => None,
         });
-        let call = |(index, (call_id, name, arguments)): (usize, (&Option<String>, &String, &String))| {
-            let function = Object::new().value("name", name).value("arguments", arguments).finish();
-            Object::new()
-                .value("index", &index)
-                .value("id", call_id.as_ref().unwrap_or(&self.call_id))
-                .value("type", "function")
-                .raw("function", &function)
-                .finish()
-        };
-        calls.enumerate().map(call).collect()
+        calls.enumerate().map(|(index, (call_id, name, arguments))| Called {
+            index,
+            id: call_id.as_ref().unwrap_or(&self.call_id),
+            name,
+            arguments,
+        })
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let whole = ChatServer::OpenAi.habits();
+        self.called().flat_map(|call| whole.call(&call, 1)).collect()
     }
 
     fn finish_reason(&self) -> &'static str {
-        match self.script.ending {
+        match &self.script.ending {
+            Ending::Incomplete { reason } if reason == "content_filter" => "content_filter",
             Ending::Incomplete { .. } => "length",
-            _ if !self.calls().is_empty() => "tool_calls",
+            _ if self.called().next().is_some() => "tool_calls",
             _ => "stop",
         }
     }
@@ -269,10 +293,6 @@ impl Completion<'_> {
             .raw("completion_tokens_details", r#"{"reasoning_tokens":0,"audio_tokens":0}"#)
             .finish()
     }
-}
-
-fn event(data: &str) -> Bytes {
-    format!("data: {data}\n\n").into()
 }
 
 /// A vector for each input, made of its bytes.

@@ -259,7 +259,8 @@ impl Shared {
         let created_at = unix_seconds();
         let family = self.mint.family(created_at);
         let (id, call_id) = (family.id("chatcmpl"), family.call_id());
-        let completion = chat::Completion { request, script, id, created_at, call_id };
+        let completion =
+            chat::Completion { request, script, server: self.options.chat_server, id, created_at, call_id };
         if request.wants_stream() {
             let deltas = script.deltas.unwrap_or(self.options.text_deltas);
             return self.stream(completion.events(deltas), script, turn);

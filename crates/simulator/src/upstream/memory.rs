@@ -49,6 +49,10 @@ impl Memory {
         }
     }
 
+    pub(super) fn clear(&self) {
+        *lock(&self.kept) = Kept::default();
+    }
+
     pub(super) fn knows_item(&self, id: &str) -> bool {
         lock(&self.kept).items.contains_key(id)
     }

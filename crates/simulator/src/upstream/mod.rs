@@ -30,6 +30,7 @@
 mod background;
 mod body;
 mod chat;
+mod chat_server;
 mod clock;
 mod compaction;
 mod delivery;
@@ -56,6 +57,7 @@ mod socket;
 mod stamp;
 mod strict;
 
+pub use chat_server::ChatServer;
 pub use gate::Gate;
 pub use options::Options;
 pub use received::{Counts, Received};
@@ -153,6 +155,11 @@ impl Simulator {
     /// Takes `…/responses` away, or brings it back.
     pub fn serve_responses(&self, is_served: bool) {
         self.shared.responses.store(is_served, Ordering::Relaxed);
+    }
+
+    /// Forgets all responses that it has stored.
+    pub fn forget(&self) {
+        self.shared.memory.clear();
     }
 
     /// Closes all sockets that are open now, even during turns.

@@ -1,5 +1,6 @@
 //! The options of a simulator.
 
+use super::chat_server::ChatServer;
 use std::time::Duration;
 
 /// How a simulator behaves unless a script overrides it.
@@ -31,6 +32,8 @@ pub struct Options {
     pub responses: bool,
     /// Whether it has `…/chat/completions` and `…/embeddings`.
     pub other_endpoints: bool,
+    /// Whose chat completions it imitates.
+    pub chat_server: ChatServer,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
     pub no_encrypted_models: Vec<String>,
     /// The text of a reply without a script.
@@ -63,6 +66,7 @@ impl Default for Options {
             ollama_version: None,
             responses: true,
             other_endpoints: true,
+            chat_server: ChatServer::default(),
             no_encrypted_models: Vec::new(),
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,

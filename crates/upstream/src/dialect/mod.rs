@@ -12,6 +12,7 @@ use std::sync::Arc;
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::Event;
 use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::replay::Summaries;
 use antiphon_protocol::request::{Changes, CreateRequest, Operation, UpstreamInput};
 use antiphon_protocol::sse::FrameTooLarge;
 use antiphon_runtime::{Clock, Timestamp};
@@ -106,6 +107,13 @@ impl Dialect {
     /// Whether there are encrypted items that the upstream can read.
     pub fn reads_encrypted_items(self) -> bool {
         matches!(self, Self::Responses)
+    }
+
+    pub fn summaries(self) -> Summaries {
+        match self {
+            Self::Responses => Summaries::AsMessages,
+            Self::Chat(_) => Summaries::AsItems,
+        }
     }
 
     /// # Errors

@@ -45,7 +45,7 @@ headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "
 query = { "api.version" = "1 2" }
 transport = "auto"
 stream_only = true
-chat = { unsupported_tools = "reject", reasoning_as = "summary", think_tags = true }
+chat = { unsupported_tools = "reject", reasoning_as = "summary", think_tags = true, merge_system = true }
 state = "native"
 background = "native"
 replay_ids = "keep"

@@ -6,6 +6,7 @@ use antiphon_protocol::json::{self, Object};
 
 use super::echo::Echo;
 use super::stand_in::StandIn;
+use super::whole::Progress;
 use super::{escaped, inner, put};
 
 /// A part of a call in a chunk. Names, ids and arguments are as they stand in a JSON string.
@@ -31,6 +32,7 @@ pub struct Call {
     call_id: Vec<u8>,
     name: Option<Vec<u8>>,
     arguments: Vec<u8>,
+    progress: Progress,
     /// How many bytes of the arguments the client has got.
     passed: usize,
     pub is_announced: bool,
@@ -81,6 +83,7 @@ impl Call {
             call_id,
             name: None,
             arguments: Vec::new(),
+            progress: Progress::default(),
             passed: 0,
             is_announced: false,
             is_plain: false,
@@ -89,16 +92,24 @@ impl Call {
         }
     }
 
-    /// Whether a fragment belongs to this call: by its index and its id, as far as there are any. A new id under the same
-    /// index begins another call.
+    /// Whether a fragment belongs to this call: by its index and its id, as far as there are any.
     pub fn is_continued_by(&self, fragment: &Fragment<'_>) -> bool {
         let has_index = fragment.index.is_none() || self.index.is_none() || fragment.index == self.index;
         let has_id = match (fragment.id, &self.id) {
-            (Some(id), Some(own)) => id == own,
-            (Some(_), None) => fragment.index.is_some(),
-            (None, _) => true,
+            (Some(id), Some(own)) if id == own => true,
+            // A new id under the same index begins another call, unless the server makes one up for every fragment.
+            (Some(_), _) => fragment.index.is_some() && !self.is_followed_by(fragment),
+            // Without an id, the name may be that of every fragment.
+            (None, _) => fragment.arguments.is_empty() || !self.is_followed_by(fragment),
         };
         has_index && has_id
+    }
+
+    /// Whether a fragment that says which function it calls says so of another call.
+    fn is_followed_by(&self, fragment: &Fragment<'_>) -> bool {
+        let is_other =
+            |name: &[u8]| self.progress.is_whole() || self.name.as_deref().is_some_and(|own| own != name);
+        fragment.name.is_some_and(is_other)
     }
 
     /// Adds a fragment; returns the size of what it added.
@@ -109,6 +120,9 @@ impl Call {
             self.item_id = echo.item_id(self.stand_in(echo).map_or("fc", StandIn::id_prefix), self.place);
         }
         self.arguments.extend_from_slice(&fragment.arguments);
+        if let Some(text) = json::string(&[b"\"", &fragment.arguments[..], b"\""].concat()) {
+            self.progress.push(&text);
+        }
         fragment.arguments.len() + fragment.name.map_or(0, <[u8]>::len)
     }
 

@@ -90,7 +90,9 @@ impl Decoder {
             return self.fail("server_error", "The upstream sent an event that is not a JSON object.");
         };
         let get = |name| chunk.get(name).filter(|value| *value != b"null");
-        if let Some(error) = get("error") {
+        // Some servers send the error itself.
+        let bare_error = get("object").filter(|kind| *kind == b"\"error\"").map(|_| data);
+        if let Some(error) = get("error").or(bare_error) {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }
@@ -117,7 +119,8 @@ impl Decoder {
             let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
             self.take_delta(&delta, logprobs.unwrap_or_default().trim_ascii());
         }
-        if let Some(reason) = get("finish_reason").and_then(json::string) {
+        if let Some(reason) = get("finish_reason").and_then(json::string).filter(|reason| !reason.is_empty())
+        {
             self.flush_tags();
             self.events.close(if incomplete_reason(&reason).is_some() { "incomplete" } else { "completed" });
             self.finish = Some(reason.into_owned());
@@ -129,8 +132,9 @@ impl Decoder {
         if let Some(reasoning) = text("reasoning_content").or_else(|| text("reasoning")) {
             self.events.text(self.events.reasoning_kind(), reasoning, b"");
         }
-        if let Some(content) = text("content") {
-            self.take_content(content, logprobs);
+        match delta.get("content") {
+            Some(parts) if parts.first() == Some(&b'[') => self.take_parts(parts, logprobs),
+            _ => text("content").into_iter().for_each(|content| self.take_content(content, logprobs)),
         }
         if let Some(refusal) = text("refusal") {
             self.flush_tags();
@@ -142,6 +146,23 @@ impl Decoder {
             let Some(fragment) = Fragment::parse(&calls[call]) else { continue };
             if self.events.call(&fragment).is_err() {
                 return self.fail("server_error", "The upstream went back to a tool call that it had ended.");
+            }
+        }
+    }
+
+    /// Content as an array, as of Mistral: texts, and reasoning that may be an array of texts itself.
+    fn take_parts(&mut self, parts: &[u8], logprobs: &[u8]) {
+        for part in json::elements(parts).map_while(Result::ok) {
+            let part = &parts[part];
+            let Ok(members) = Object::scan(part) else { continue };
+            let is_reasoning = members.get("thinking").is_some();
+            let value = members.get("thinking").or_else(|| members.get("text"));
+            for text in value.map(texts).unwrap_or_default() {
+                if is_reasoning {
+                    self.events.text(self.events.reasoning_kind(), text, b"");
+                } else {
+                    self.take_content(text, logprobs);
+                }
             }
         }
     }
@@ -195,6 +216,14 @@ fn first_choice(choices: &[u8]) -> Option<Object<'_>> {
     let choice = json::elements(choices).next()?.ok()?;
     let choice = Object::scan(&choices[choice]).ok()?;
     Some(choice).filter(|choice| choice.get("index").is_none_or(|index| index == b"0" || index == b"null"))
+}
+
+/// The texts of a string, or of an array of text parts, that are not empty.
+fn texts(value: &[u8]) -> Vec<&[u8]> {
+    let parts = Some(value).filter(|value| value.first() == Some(&b'[')).unwrap_or(b"[]");
+    let of_parts =
+        json::elements(parts).map_while(Result::ok).filter_map(|part| json::member(&parts[part], "text"));
+    of_parts.chain([value]).filter_map(inner).filter(|text| !text.is_empty()).collect()
 }
 
 fn incomplete_reason(finish_reason: &str) -> Option<&'static str> {

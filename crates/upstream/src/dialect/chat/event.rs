@@ -138,9 +138,9 @@ impl Events {
         let continues = matches!(&self.open, Some(Open::Call(open)) if open.is_continued_by(fragment));
         if !continues {
             let is_closed = match (fragment.index, fragment.id) {
-                (index, Some(id)) => self.closed_calls.contains(&(index, Some(id.to_vec()))),
-                (Some(index), None) => fragment.name.is_none() && self.closed_indexes.contains(&index),
-                (None, None) => false,
+                (index, Some(id)) if self.closed_calls.contains(&(index, Some(id.to_vec()))) => true,
+                (Some(index), _) => fragment.name.is_none() && self.closed_indexes.contains(&index),
+                (None, _) => false,
             };
             if fragment.is_empty() {
                 return Ok(());

@@ -3,6 +3,7 @@
 //! Calls, and the text and reasoning before them, are one assistant message, and their outputs follow it directly: templates
 //! and strict upstreams accept nothing else.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use antiphon_protocol::error::{ApiError, ErrorKind};
@@ -15,6 +16,8 @@ use super::{ChatSettings, inner, put};
 /// The messages so far.
 pub struct Messages<'s> {
     settings: &'s ChatSettings,
+    /// The texts of all system messages, if they become one.
+    system: Vec<u8>,
     all: Vec<Message>,
     /// The place of the message with the latest call of each id.
     calls: HashMap<Vec<u8>, usize>,
@@ -44,7 +47,7 @@ struct Assistant {
 
 impl<'s> Messages<'s> {
     pub fn new(settings: &'s ChatSettings) -> Self {
-        Self { settings, all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
+        Self { settings, system: Vec::new(), all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
     }
 
     /// Adds the request's `instructions`: a string, or items.
@@ -67,6 +70,9 @@ impl<'s> Messages<'s> {
 
     pub fn write(&self, out: &mut Vec<u8>) {
         out.push(b'[');
+        if !self.system.is_empty() {
+            put(out, &[br#"{"role":"system","content":""#, &self.system, b"\"}"]);
+        }
         for message in &self.all {
             match message {
                 Message::Plain(message) => separated(out, message),
@@ -120,6 +126,10 @@ impl<'s> Messages<'s> {
     }
 
     fn add_plain(&mut self, role: &[u8], content: &Content) {
+        if role == b"\"system\"" && self.settings.merge_system && content.attachments.is_empty() {
+            let gap: &[u8] = if self.system.is_empty() { b"" } else { b"\\n\\n" };
+            return put(&mut self.system, &[gap, &content.text]);
+        }
         let mut out = [br#"{"role":"#, role, br#","content":"#].concat();
         content.write(&mut out);
         out.push(b'}');
@@ -148,7 +158,8 @@ impl<'s> Messages<'s> {
         let place = self.all.len() - 1;
         self.calls.insert(key(id), place);
         if let Some(Message::Assistant(last)) = self.all.last_mut() {
-            let function = [br#""function":{"name":"#, name, br#","arguments":"#, arguments, b"}}"].concat();
+            let arguments = if self.settings.is_openai { arguments.into() } else { as_object(arguments) };
+            let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}}"].concat();
             last.calls.push([br#"{"id":"#, id, br#","type":"function","#, &function].concat());
         }
     }
@@ -217,6 +228,23 @@ impl Assistant {
             separated(out, &[br#"{"role":"user","content":"#, &parts[..], b"}"].concat());
         }
     }
+}
+
+/// The arguments of a past call, for servers that decode them: a text that is no JSON object, such as one that was cut, would
+/// make them reject the whole chain.
+fn as_object(arguments: &[u8]) -> Cow<'_, [u8]> {
+    match json::string(arguments) {
+        Some(text) if !is_object(&text) => {
+            let object = [br#"{"input":"#, arguments, b"}"].concat();
+            let text = super::escaped(&String::from_utf8_lossy(&object));
+            Cow::Owned([b"\"", &text[..], b"\""].concat())
+        }
+        _ => Cow::Borrowed(arguments),
+    }
+}
+
+fn is_object(text: &str) -> bool {
+    text.trim_start().starts_with('{') && json::validate(text.as_bytes()).is_ok()
 }
 
 /// Appends an element of an array.

@@ -16,6 +16,7 @@ mod tests;
 mod think;
 mod tools;
 mod usage;
+mod whole;
 
 use antiphon_protocol::error::{ApiError, ErrorKind};
 
@@ -33,6 +34,8 @@ pub struct ChatSettings {
     pub reasoning_as: ReasoningAs,
     /// Whether the upstream writes reasoning into its text, between `<think>` and `</think>`.
     pub think_tags: bool,
+    /// Whether all system messages become the first one, because the model's template takes no other.
+    pub merge_system: bool,
 }
 
 /// What becomes of tools that a chat upstream can't have.

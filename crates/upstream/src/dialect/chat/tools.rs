@@ -47,6 +47,9 @@ impl Tools {
         if let Some(choice) = choice {
             this.choose(choice)?;
         }
+        if !settings.is_openai {
+            this.enforce_choice();
+        }
         Ok(this)
     }
 
@@ -185,6 +188,21 @@ impl Tools {
     /// `name` is a JSON string.
     fn force(&mut self, name: &[u8]) -> Result<(), ApiError> {
         self.set_choice([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat())
+    }
+
+    /// Leaves out what may not be called. Not every server observes `none`, and some reject or ignore the name of a function.
+    fn enforce_choice(&mut self) {
+        let name = match self.choice.as_deref() {
+            Some(b"\"none\"") => return self.functions.clear(),
+            Some(choice) => {
+                json::member(choice, "function").and_then(|function| json::string_member(function, "name"))
+            }
+            None => None,
+        };
+        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.has(name)) {
+            self.functions.retain(|function| function.name == name);
+            self.choice = Some(b"\"required\"".to_vec());
+        }
     }
 
     /// Keeps the tools that are named, and chooses among them as the mode says.

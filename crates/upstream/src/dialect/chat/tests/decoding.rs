@@ -141,6 +141,53 @@ fn calls_are_told_apart_by_index_id_and_what_servers_leave_out() {
 }
 
 #[test]
+fn calls_are_told_apart_where_ids_are_missing_or_made_up() {
+    let null = || Value::Null;
+    let named = |events: &[Value]| -> Value {
+        calls(events).as_array().unwrap().iter().map(|call| json!([call[1], call[2]])).collect()
+    };
+    // Neither index nor id, or the same index and an empty id: whole calls.
+    for (index, id) in [(null(), null()), (json!(0), json!(""))] {
+        let events = decoded(vec![
+            call(index.clone(), id.clone(), json!("f"), json!("{\"a\":\"}\"}")),
+            call(index.clone(), id.clone(), json!("f"), json!({"b": 1})),
+            call(index.clone(), id.clone(), json!("g"), json!("{}")),
+        ]);
+        assert_eq!(named(&events), json!([["f", "{\"a\":\"}\"}"], ["f", "{\"b\":1}"], ["g", "{}"]]));
+    }
+    // The name in every fragment, and no id.
+    let events = decoded(vec![
+        call(json!(0), null(), json!("f"), json!("{\"a\":")),
+        call(json!(0), null(), json!("f"), json!("{}}")),
+        call(json!(0), null(), json!("f"), json!("")),
+    ]);
+    assert_eq!(named(&events), json!([["f", "{\"a\":{}}"]]));
+    // Another id in every fragment, with the name or without.
+    for name in [null(), json!("f")] {
+        let events = decoded(vec![
+            call(json!(0), json!("a"), json!("f"), json!("")),
+            call(json!(0), json!("b"), name.clone(), json!("{\"a\":")),
+            call(json!(0), json!("c"), name, json!("1}")),
+            call(json!(1), json!("d"), json!("g"), json!("{}")),
+        ]);
+        assert_eq!(calls(&events), json!([["a", "f", "{\"a\":1}"], ["d", "g", "{}"]]));
+    }
+}
+
+#[test]
+fn content_may_be_an_array_of_texts_and_reasoning() {
+    let events = decoded(vec![
+        json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]}]}),
+        json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": ""}, {"type": "odd"}, 1]}),
+        json!({"content": [{"type": "text", "text": "b"}]}),
+        json!({"content": []}),
+    ]);
+    let output = output(&events);
+    assert_eq!(output[0]["content"], json!([{"type": "reasoning_text", "text": "hm"}]));
+    assert_eq!(output[1]["content"][0]["text"], "ab");
+}
+
+#[test]
 fn text_before_calls_and_in_the_same_chunk_is_an_item_of_its_own() {
     let mut both = call(json!(0), json!("a"), json!("f"), json!("{}"));
     both["content"] = json!("wait");
@@ -265,7 +312,12 @@ fn a_cut_stream_has_no_terminal_event() {
         let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
         assert!(!names(&events).iter().any(|name| name.starts_with("response.completed")), "{stream}");
     }
-    // The mark at the end is enough, should there be no reason.
+    // The mark at the end is enough, should there be no reason, or an empty one.
+    let mut empty = chunk(json!({"content": "a"}));
+    empty["choices"][0]["finish_reason"] = json!("");
+    let stream = sse(&[empty.clone(), empty]) + "data: [DONE]\n\n";
+    let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+    assert_eq!(output(&events)[0]["content"][0]["text"], "aa");
     let stream = sse(&[chunk(json!({"content": "a"}))]) + "data: [DONE]\n\n";
     let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
     assert_eq!(names(&events).last(), Some(&"response.completed"));
@@ -279,6 +331,10 @@ fn an_error_at_the_start_is_the_only_event_and_later_the_response_fails() {
         [sse(std::slice::from_ref(&error)).as_bytes()],
     );
     assert_eq!((names(&events), &events[0]["code"]), (vec!["error"], &json!("rate_limit_exceeded")));
+    // As vLLM has sent it: without an object around it.
+    let bare = json!({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400});
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&[bare]).as_bytes()]);
+    assert_eq!((names(&events), &events[0]["message"]), (vec!["error"], &json!("too long")));
     let stream = sse(&[chunk(json!({"content": "a"})), error]) + "data: [DONE]\n\n";
     let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
     assert_eq!(names(&events)[events.len() - 2..], ["error", "response.failed"]);

@@ -148,7 +148,7 @@ fn parameters_have_the_names_of_a_chat() {
 
 #[test]
 fn tools_are_functions_and_those_that_cannot_be_are_named() {
-    let request = json!({"model": "m", "input": "x", "parallel_tool_calls": false, "tool_choice": {"type": "custom", "name": "apply"}, "tools": [
+    let request = json!({"model": "m", "input": "x", "parallel_tool_calls": false, "tool_choice": "auto", "tools": [
         {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": null},
         {"type": "custom", "name": "apply", "description": "patches", "format": {"type": "grammar", "syntax": "lark", "definition": "start: A"}},
         {"type": "web_search"}, {"type": "web_search"}, {"type": "image_generation"}, {"type": "a b"},
@@ -164,7 +164,7 @@ fn tools_are_functions_and_those_that_cannot_be_are_named() {
     let custom = &chat["tools"][1]["function"];
     assert_eq!(custom["description"], "patches\n\nThe input must match this lark grammar:\nstart: A");
     assert_eq!(custom["parameters"]["required"], json!(["input"]));
-    assert_eq!(chat["tool_choice"], json!({"type": "function", "function": {"name": "apply"}}));
+    assert_eq!(chat["tool_choice"], "auto");
     assert_eq!(chat["parallel_tool_calls"], false);
 
     let only = json!({"model": "m", "input": "x", "tools": [{"type": "web_search"}], "tool_choice": "auto", "parallel_tool_calls": true});
@@ -214,4 +214,59 @@ fn what_a_chat_cannot_express_is_rejected() {
     let strict = ChatSettings { unsupported_tools: UnsupportedTools::Reject, ..ChatSettings::default() };
     let error = try_encode(strict, &with("temperature", json!(1))).unwrap_err();
     assert_eq!(error.param.as_deref(), Some("tools[1]"));
+}
+
+#[test]
+fn past_arguments_that_are_no_object_are_wrapped_for_servers_that_decode_them() {
+    let request = json!({"model": "m", "input": [
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{\"cut\": \"of"},
+        {"type": "function_call", "call_id": "2", "name": "f", "arguments": " {\"a\": 1}"},
+        {"type": "function_call", "call_id": "3", "name": "f", "arguments": "[]"},
+    ]});
+    let arguments = |settings: ChatSettings| -> Vec<String> {
+        let chat = encoded(settings, &request);
+        let calls = chat["messages"][0]["tool_calls"].as_array().unwrap().iter();
+        calls.map(|call| call["function"]["arguments"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        arguments(ChatSettings::default()),
+        [r#"{"input":"{\"cut\": \"of"}"#, " {\"a\": 1}", r#"{"input":"[]"}"#]
+    );
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    assert_eq!(arguments(openai), ["{\"cut\": \"of", " {\"a\": 1}", "[]"]);
+}
+
+#[test]
+fn system_messages_are_merged_for_templates_that_take_one() {
+    let request = json!({"model": "m", "instructions": "be brief", "input": [
+        {"role": "user", "content": "a"}, {"role": "developer", "content": "d\"\n"}, {"role": "user", "content": "b"}
+    ]});
+    let merging = ChatSettings { merge_system: true, ..ChatSettings::default() };
+    let system = json!({"role": "system", "content": "be brief\n\nd\"\n"});
+    assert_eq!(encoded(merging, &request)["messages"], json!([system, user("a"), user("b")]));
+}
+
+#[test]
+fn a_forced_tool_is_named_to_openai_and_the_only_one_that_others_get() {
+    let request = json!({"model": "m", "input": "x", "tool_choice": {"type": "custom", "name": "apply"}, "tools": [
+        {"type": "function", "name": "f"}, {"type": "custom", "name": "apply"}
+    ]});
+    let chat = encoded(ChatSettings::default(), &request);
+    assert_eq!(chat["tool_choice"], "required");
+    assert_eq!(
+        (chat["tools"].as_array().unwrap().len(), &chat["tools"][0]["function"]["name"]),
+        (1, &json!("apply"))
+    );
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    let chat = encoded(openai, &request);
+    assert_eq!(chat["tool_choice"], json!({"type": "function", "function": {"name": "apply"}}));
+    assert_eq!(chat["tools"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn no_tools_are_offered_when_none_may_be_called() {
+    let request = json!({"model": "m", "input": "x", "tool_choice": "none", "tools": [{"type": "function", "name": "f"}]});
+    assert!(encoded(ChatSettings::default(), &request).get("tools").is_none());
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    assert_eq!(encoded(openai, &request)["tool_choice"], "none");
 }
