@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ResponseId;
-use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
+use antiphon_protocol::replay::{Omitted, ReplayIds, Segment, Summaries};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_store::chain::Turn as StoredTurn;
 use antiphon_store::{Status, StoreError};
@@ -154,11 +154,11 @@ impl Resolved {
     pub fn input_for(
         &self,
         account: &Account,
+        summaries: Summaries,
         can_read: bool,
         max_bytes: usize,
     ) -> Result<AccountInput, Failure> {
         let replay_ids = account.settings.replay_ids;
-        let summaries = account.settings.dialect.summaries();
         // A turn without an account contains only what the client sent.
         let reads =
             |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary());

@@ -50,7 +50,7 @@ impl Turn {
         let model = account.upstream_name(&self.facts.create.model);
         loop {
             let authorization = self.authorization(account).await?;
-            let AccountInput { input, reasoning } = self.input_for(account, resolved, &variant)?;
+            let AccountInput { input, reasoning } = self.input_for(account, dialect, resolved, &variant)?;
             let changes = self.body_changes(account, &variant, model.as_deref());
             let Encoded { parts: body, format, omitted } = self.encode(dialect, &input, changes)?;
             let mut reply = if variant.over_socket {
@@ -195,6 +195,7 @@ impl Turn {
     fn input_for(
         &self,
         account: &Account,
+        dialect: Dialect,
         resolved: &Resolved,
         variant: &RequestVariant<'_>,
     ) -> Result<AccountInput, FailedAttempt> {
@@ -202,8 +203,8 @@ impl Turn {
             let input = resolved.own_input(account.settings.replay_ids);
             return Ok(AccountInput { input, reasoning: Reasoning::Full });
         }
-        let input =
-            resolved.input_for(account, variant.send_encrypted, self.turns.settings.max_history_bytes);
+        let max_bytes = self.turns.settings.max_history_bytes;
+        let input = resolved.input_for(account, dialect.summaries(), variant.send_encrypted, max_bytes);
         input.map_err(|failure| FailedAttempt { failure, verdict: Verdict::Neutral })
     }
 
