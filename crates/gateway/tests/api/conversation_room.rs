@@ -55,6 +55,8 @@ async fn changes_of_conversations_count_as_requests() {
         assert_eq!(reply.status, status);
         assert_eq!(remaining(&reply).is_some(), status == 200);
     }
+    // What failed is released soon.
+    assert_eq!(limited.settled().await, of(&[("requests per minute", 3)]));
     let listed = client.get(&items).await.ok();
     let item = format!("{items}/{}", listed["first_id"].as_str().unwrap());
     assert_eq!(remaining(&client.delete(&item).await), Some("0"));

@@ -46,9 +46,10 @@ async fn antiphon_passes_the_conformance_cases_of_all_groups() {
 }
 
 /// The results of two cases, which have to fail, against a server that does this with every connection.
-async fn failures<F: Future<Output = ()> + Send>(serve: fn(TcpStream) -> F) -> Vec<Value>
+async fn failures<S, F>(serve: S) -> Vec<Value>
 where
-    F: 'static,
+    S: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
