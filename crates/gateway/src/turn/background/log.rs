@@ -148,6 +148,11 @@ impl LiveEvents {
             bytes -= chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
         }
         drop(chunks);
+        self.wake();
+    }
+
+    /// Has readers look again.
+    pub fn wake(&self) {
         self.published.send_modify(|number| *number += 1);
     }
 

@@ -139,10 +139,12 @@ impl Run {
 
     /// Notes that the turn has ended; its last events are in the log.
     pub fn end(&self, events: Option<EventChunk>) {
-        self.has_ended.store(true, Ordering::Release);
+        // First: a reader that finds it ended looks for no more events.
         if let Some(events) = events {
             self.live.publish(events);
         }
+        self.has_ended.store(true, Ordering::Release);
+        self.live.wake();
     }
 
     pub fn has_ended(&self) -> bool {
