@@ -33,6 +33,10 @@ pub struct ChatConfig {
     /// Whether the upstream writes reasoning into its text, between `<think>` and `</think>`. Default: false.
     #[serde(deserialize_with = "boolean::deserialize")]
     pub think_tags: bool,
+
+    /// Whether all system messages are sent as one, for templates that take no others. Default: false.
+    #[serde(deserialize_with = "boolean::deserialize")]
+    pub merge_system: bool,
 }
 
 impl Word for Api {
@@ -55,6 +59,7 @@ impl Api {
             unsupported_tools: chat.unsupported_tools,
             reasoning_as: chat.reasoning_as,
             think_tags: chat.think_tags,
+            merge_system: chat.merge_system,
         };
         match self {
             Self::Responses => UpstreamApi::Fixed(Dialect::Responses),

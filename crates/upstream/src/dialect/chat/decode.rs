@@ -129,8 +129,13 @@ impl Decoder {
         if let Some(reasoning) = text("reasoning_content").or_else(|| text("reasoning")) {
             self.events.text(self.events.reasoning_kind(), reasoning, b"");
         }
-        if let Some(content) = text("content") {
-            self.take_content(content, logprobs);
+        match delta.get("content") {
+            Some(parts) if parts.first() == Some(&b'[') => self.take_parts(parts, logprobs),
+            _ => {
+                if let Some(content) = text("content") {
+                    self.take_content(content, logprobs);
+                }
+            }
         }
         if let Some(refusal) = text("refusal") {
             self.flush_tags();
@@ -142,6 +147,23 @@ impl Decoder {
             let Some(fragment) = Fragment::parse(&calls[call]) else { continue };
             if self.events.call(&fragment).is_err() {
                 return self.fail("server_error", "The upstream went back to a tool call that it had ended.");
+            }
+        }
+    }
+
+    /// Some servers send content in parts, as it is in requests, and reasoning among them.
+    fn take_parts(&mut self, parts: &[u8], logprobs: &[u8]) {
+        for part in json::elements(parts).map_while(Result::ok) {
+            let Ok(part) = Object::scan(&parts[part]) else { continue };
+            if let Some(reasoning) = part.get("thinking").filter(|thinking| thinking.first() == Some(&b'[')) {
+                let texts = json::elements(reasoning).map_while(Result::ok);
+                let texts = texts.filter_map(|text| json::member(&reasoning[text], "text").and_then(inner));
+                let text = texts.collect::<Vec<_>>().concat();
+                if !text.is_empty() {
+                    self.events.text(self.events.reasoning_kind(), &text, b"");
+                }
+            } else if let Some(text) = part.get("text").and_then(inner).filter(|text| !text.is_empty()) {
+                self.take_content(text, logprobs);
             }
         }
     }

@@ -15,6 +15,8 @@ use super::{ChatSettings, inner, put};
 /// The messages so far.
 pub struct Messages<'s> {
     settings: &'s ChatSettings,
+    /// The texts of all system messages, if they are merged.
+    system: Vec<u8>,
     all: Vec<Message>,
     /// The place of the message with the latest call of each id.
     calls: HashMap<Vec<u8>, usize>,
@@ -44,7 +46,7 @@ struct Assistant {
 
 impl<'s> Messages<'s> {
     pub fn new(settings: &'s ChatSettings) -> Self {
-        Self { settings, all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
+        Self { settings, system: Vec::new(), all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
     }
 
     /// Adds the request's `instructions`: a string, or items.
@@ -67,6 +69,9 @@ impl<'s> Messages<'s> {
 
     pub fn write(&self, out: &mut Vec<u8>) {
         out.push(b'[');
+        if !self.system.is_empty() {
+            put(out, &[br#"{"role":"system","content":""#, &self.system, b"\"}"]);
+        }
         for message in &self.all {
             match message {
                 Message::Plain(message) => separated(out, message),
@@ -120,6 +125,13 @@ impl<'s> Messages<'s> {
     }
 
     fn add_plain(&mut self, role: &[u8], content: &Content) {
+        if self.settings.merge_system && role == b"\"system\"" {
+            if !self.system.is_empty() {
+                self.system.extend_from_slice(b"\\n\\n");
+            }
+            self.system.extend_from_slice(&content.text);
+            return;
+        }
         let mut out = [br#"{"role":"#, role, br#","content":"#].concat();
         content.write(&mut out);
         out.push(b'}');

@@ -33,6 +33,8 @@ pub struct ChatSettings {
     pub reasoning_as: ReasoningAs,
     /// Whether the upstream writes reasoning into its text, between `<think>` and `</think>`.
     pub think_tags: bool,
+    /// Whether all system messages become one at the beginning, for templates that take no others.
+    pub merge_system: bool,
 }
 
 /// What becomes of tools that a chat upstream can't have.

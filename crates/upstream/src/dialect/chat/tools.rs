@@ -47,6 +47,10 @@ impl Tools {
         if let Some(choice) = choice {
             this.choose(choice)?;
         }
+        if this.choice.as_deref() == Some(b"\"none\"") && !settings.is_openai {
+            // Ollama ignores the choice.
+            this.functions.clear();
+        }
         Ok(this)
     }
 

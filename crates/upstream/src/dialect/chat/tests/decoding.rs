@@ -314,3 +314,22 @@ fn all_that_a_model_writes_is_bounded() {
     });
     assert!(results.any(|error| error.is_some()));
 }
+
+#[test]
+fn content_may_come_in_parts_with_reasoning_among_them() {
+    let chunk = |content: Value| {
+        format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": content}}]}))
+    };
+    let stream = [
+        chunk(json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])),
+        chunk(json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, {"type": "odd"}])),
+        "data: [DONE]\n\n".to_owned(),
+    ]
+    .concat();
+    let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+    let output = &events.last().unwrap()["response"]["output"];
+    assert_eq!(
+        json!([output[0]["content"][0]["text"], output[1]["content"][0]["text"]]),
+        json!(["hm", "ab"])
+    );
+}

@@ -215,3 +215,23 @@ fn what_a_chat_cannot_express_is_rejected() {
     let error = try_encode(strict, &with("temperature", json!(1))).unwrap_err();
     assert_eq!(error.param.as_deref(), Some("tools[1]"));
 }
+
+#[test]
+fn system_messages_become_one_where_the_template_takes_one() {
+    let merging = ChatSettings { merge_system: true, ..ChatSettings::default() };
+    let chat = encoded(
+        merging,
+        &json!({"model": "m", "instructions": "one", "input": [
+            {"role": "user", "content": "a"}, {"role": "developer", "content": "two"},
+        ]}),
+    );
+    assert_eq!(chat["messages"], json!([{"role": "system", "content": "one\n\ntwo"}, user("a")]));
+}
+
+#[test]
+fn tools_that_must_not_be_called_are_left_out_except_at_openai() {
+    let request = json!({"model": "m", "input": "x", "tool_choice": "none", "tools": [{"type": "function", "name": "f"}]});
+    assert!(encoded(ChatSettings::default(), &request).get("tools").is_none());
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    assert_eq!(encoded(openai, &request)["tool_choice"], "none");
+}
