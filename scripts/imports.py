@@ -38,6 +38,7 @@ LAYERS = {
         ["credential"],
         ["client"],
         ["metrics", "settings"],
+        ["route"],
         ["dialect"],
     ],
     "access": [

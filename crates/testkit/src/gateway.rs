@@ -57,6 +57,12 @@ impl Setup {
         Self::with_accounts([("one", upstream.url().as_str())])
     }
 
+    /// One account with these lines, which name it and its upstream.
+    pub fn of_account(lines: &str) -> Self {
+        let setup = Self::with_accounts([]);
+        Self { accounts: vec![format!("[[accounts]]\n{lines}")], ..setup }
+    }
+
     pub fn with_accounts<'a>(accounts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let account = |(name, url)| format!("[[accounts]]\nname = \"{name}\"\nbase_url = \"{url}\"\n");
         Self {

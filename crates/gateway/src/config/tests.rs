@@ -11,6 +11,20 @@ use tempfile::TempDir;
 
 use super::{Config, ConfigError, Environment, Loaded, Overrides};
 
+/// The certificate of an authority, in `ca.pem` of each directory.
+const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBiTCCAS+gAwIBAgIUQaqVzwmEVMDuGcNB9eR/Dj3qms4wCgYIKoZIzj0EAwIw\n\
+GTEXMBUGA1UEAwwOVGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMDA0MzU1WhgPMjEy\n\
+NjEwMjkwMDQzNTVaMBkxFzAVBgNVBAMMDlRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI\n\
+zj0CAQYIKoZIzj0DAQcDQgAELJ2u7z3ECQNA4XiiBaOkfBiG8/FvAl1LompeMQbt\n\
+ShEngAbLHFf9cpVwGkGsgHJ9vdgYd2xl+zlCSfSy60/vrqNTMFEwHQYDVR0OBBYE\n\
+FPc77eXcUzbBjqKqi6Q4/e83PrNcMB8GA1UdIwQYMBaAFPc77eXcUzbBjqKqi6Q4\n\
+/e83PrNcMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIgV0okBzDS\n\
+H4MF8fgbha/2lwXdVa8j836MmXylJ6tFnkkCIQD+7Nd5HRVWZhKFKNZOxgcBPDg4\n\
+xh9GHwHZSHkWT8V5Ag==\n\
+-----END CERTIFICATE-----\n";
+
 /// A directory with a configuration file, and variables, to load from.
 struct Case {
     directory: TempDir,
@@ -21,11 +35,10 @@ struct Case {
 impl Case {
     fn empty() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self {
-            directory,
-            variables: vec![("HOME".into(), "/home/ada".into())],
-            overrides: Overrides::default(),
-        }
+        let variables = vec![("HOME".into(), "/home/ada".into())];
+        let case = Self { directory, variables, overrides: Overrides::default() };
+        case.write("ca.pem", AUTHORITY);
+        case
     }
 
     fn file(text: &str) -> Self {

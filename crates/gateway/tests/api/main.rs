@@ -41,6 +41,7 @@ mod limits;
 mod naming;
 mod operating;
 mod passing;
+mod presets;
 mod proxies;
 mod readiness;
 mod reading;

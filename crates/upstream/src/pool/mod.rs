@@ -5,6 +5,7 @@
 //! await. What is exchanged with the store has a lock of its own.
 
 mod failures;
+mod logging;
 mod metrics;
 mod probe;
 mod queue;
@@ -29,6 +30,7 @@ pub use self::select::{Origin, Preference};
 pub use self::state::{AccountState, Cooldown, CooldownReason, Doubt, Readiness};
 pub use self::verdict::Verdict;
 
+use self::logging::log_state_change;
 use self::queue::{Queue, Ticket};
 use self::select::{Candidate, select};
 use self::state::Attempt;
@@ -478,43 +480,5 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.release(&self.account);
-    }
-}
-
-fn log_state_change(
-    account: &Account,
-    readiness: Readiness,
-    doubt: Option<Doubt>,
-    model: &str,
-    now: Timestamp,
-) {
-    let name = account.name.as_str();
-    match doubt {
-        Some(Doubt::Credential) => {
-            tracing::warn!(account.id = name, "the upstream refused the account's credential; verifying it");
-        }
-        Some(Doubt::Failures) => {
-            tracing::warn!(account.id = name, "the account fails the turns of one caller; verifying it");
-        }
-        None => {}
-    }
-    match readiness {
-        Readiness::Cooling(Cooldown { until, reason }) => tracing::warn!(
-            account.id = name,
-            cooling.reason = reason.as_str(),
-            cooling.ms = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX),
-            "the account is cooling down"
-        ),
-        Readiness::ModelMissing => {
-            tracing::warn!(account.id = name, model, "the upstream does not offer the model to this account");
-        }
-        Readiness::Disabled => {
-            tracing::error!(
-                account.id = name,
-                upstream.words = account.refusal().unwrap_or_default(),
-                "account disabled: the upstream refuses its credential"
-            );
-        }
-        Readiness::Ready | Readiness::Paused => {}
     }
 }

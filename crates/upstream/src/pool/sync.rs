@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use antiphon_store::{Store, StoreError, StoredAccount, Timestamp};
 
+use super::logging::log_state_change;
 use super::state::{AccountState, Cooldown, CooldownReason};
-use super::{Pool, Slot, log_state_change};
+use super::{Pool, Slot};
 
 /// What has been written of an account's state, and what has been read.
 #[derive(Debug, Default)]

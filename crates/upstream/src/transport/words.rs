@@ -61,7 +61,7 @@ mod tests {
         for (body, expected) in [
             (
                 r#"{"error":{"message":"Incorrect API key provided: sk-proj-0123456789."}}"#,
-                "Incorrect API key provided: [redacted]",
+                "Incorrect API key provided: [redacted].",
             ),
             (
                 r#"{"error":{"message":"Incorrect API key: sk-proj****6789. See\nthe \u001b[31mdocs"}}"#,

@@ -275,3 +275,28 @@ fn the_api_is_found_out_unless_the_address_or_the_configuration_tells_it() {
         "[[accounts]]\nname = \"a\"\nbase_url = \"https://x/v1\"\napi = \"auto\"\ntransport = \"auto\"\n";
     assert!(Case::file(sockets).error().ends_with("must be \"http\" with api = \"auto\""));
 }
+
+#[test]
+fn a_proxy_and_a_file_of_authorities_are_checked_without_showing_a_password() {
+    let account = |lines: &str| {
+        Case::file(&format!("[[accounts]]\nname = \"a\"\nbase_url = \"https://x/v1\"\n{lines}\n"))
+    };
+    let rule = "must be the URL of an HTTP proxy such as \"http://proxy.example:3128\", or \"direct\"";
+    assert_eq!(
+        account("proxy = \"socks5://ada:secret@p:1\"").error(),
+        format!("accounts[0].proxy (in antiphon.toml): {rule}")
+    );
+    let error = account("").variable("HTTPS_PROXY", "socks5://ada:secret@p:1").error();
+    assert!(error.contains(&format!("environment variable HTTPS_PROXY: {rule}")), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+    account("proxy = \"direct\"").variable("HTTPS_PROXY", "socks5://p:1").load();
+    assert!(account("ca_file = \"none.pem\"").error().contains("cannot read file: No such file"));
+    let empty = account("ca_file = \"empty.pem\"");
+    empty.write("empty.pem", "nothing");
+    assert!(empty.error().ends_with("is no file of certificates: it has no certificate in PEM format"));
+    let shown = account("proxy = \"http://ada:secret@p:3128\"\nca_file = \"ca.pem\"").load().show();
+    assert!(
+        shown.contains("proxy = \"http://p:3128\"\nca_file = \"ca.pem\"") && !shown.contains("secret"),
+        "{shown}"
+    );
+}

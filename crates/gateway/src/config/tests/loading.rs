@@ -43,6 +43,8 @@ boundary = "shared"
 aliases = { "gpt-5" = "mine" }
 headers = { "X-Org" = "org", "api-key" = { value = "sk-literal" }, "x-token" = "tok" }
 query = { "api.version" = "1 2" }
+proxy = "http://ada:sk-literal@proxy.example:3128"
+ca_file = "ca.pem"
 transport = "auto"
 stream_only = true
 chat = { unsupported_tools = "reject", reasoning_as = "summary", think_tags = true, merge_system = true }
@@ -361,5 +363,5 @@ fn accounts_in_the_documentation_are_valid() {
         }
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 5);
 }
