@@ -4,13 +4,16 @@
 
 mod background;
 mod chaos;
+mod chat_clients;
 mod clients;
 mod command;
+mod continuity;
 mod damage;
 mod keys;
 mod killing;
 mod logging;
 mod memory;
+mod models;
 mod moving;
 mod reloading;
 mod serving;
