@@ -70,8 +70,19 @@ fn codex(home: &TempDir, gateway: &Process, prompt: &str) -> Command {
 
 /// As [`codex`], with WebSockets or without.
 fn codex_over(home: &TempDir, gateway: &Process, sockets: bool, arguments: &[&str]) -> Command {
+    codex_with(home, gateway, "gpt-5.4", sockets, arguments)
+}
+
+/// As [`codex_over`], with another model.
+pub(crate) fn codex_with(
+    home: &TempDir,
+    gateway: &Process,
+    model: &str,
+    sockets: bool,
+    arguments: &[&str],
+) -> Command {
     let config = format!(
-        "model = \"gpt-5.4\"\nmodel_provider = \"antiphon\"\n[model_providers.antiphon]\nname = \"Antiphon\"\n\
+        "model = \"{model}\"\nmodel_provider = \"antiphon\"\n[model_providers.antiphon]\nname = \"Antiphon\"\n\
          base_url = \"{}/v1\"\nenv_key = \"ANTIPHON_KEY\"\nwire_api = \"responses\"\nsupports_websockets = {sockets}\n",
         gateway.url
     );
@@ -203,7 +214,7 @@ async fn turns(gateway: &Process) -> (u64, u64) {
     (turns_over("websocket"), turns_over("sse") + turns_over("http"))
 }
 
-async fn succeeds(mut command: Command) -> String {
+pub(crate) async fn succeeds(mut command: Command) -> String {
     let output = command.output().await.unwrap();
     let shown =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

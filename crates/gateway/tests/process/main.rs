@@ -5,14 +5,17 @@
 mod background;
 mod background_native;
 mod chaos;
+mod chat_clients;
 mod clients;
 mod command;
 mod conformance;
+mod continuity;
 mod damage;
 mod keys;
 mod killing;
 mod logging;
 mod memory;
+mod models;
 mod moving;
 mod reloading;
 mod serving;
