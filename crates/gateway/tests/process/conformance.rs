@@ -55,7 +55,8 @@ where
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let serving = tokio::spawn(async move {
         loop {
-            tokio::spawn(serve(listener.accept().await.unwrap().0));
+            let (connection, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(connection));
         }
     });
     let options = ["--timeout", "1", "--json", "--case", "basic-response", "--case", "streaming-response"];
