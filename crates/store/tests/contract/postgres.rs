@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 13"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 14"), "{reason}");
     }
     execute(
         &url,
@@ -125,7 +125,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 13"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 14"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));
