@@ -9,6 +9,7 @@ use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::TurnFacts;
 use antiphon_upstream::transport::{Accept, EventReader, Post, Secrets, words_of};
 use http::HeaderMap;
+use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -48,11 +49,9 @@ impl Operations {
         let body = json!({"model": model, "input": QUESTION, "stream": true, "store": false});
         let create = CreateRequest::parse(Operation::Create, body.to_string().into());
         let create = create.map_err(|error| error.message)?;
-        let facts = TurnFacts {
-            id: ResponseId::from_uuid(uuid::Uuid::now_v7()),
-            started_at: self.clock.now(),
-            clock: &self.clock,
-        };
+        let started_at = self.clock.now();
+        let id = ResponseId::mint(started_at.unix_ms().unsigned_abs(), &rand::rng().random());
+        let facts = TurnFacts { id, started_at, clock: &self.clock };
         let dialect = account.api.dialect();
         let upstream_name = account.upstream_name(model);
         let changes = Changes { model: upstream_name.as_deref(), streams: true, ..Changes::default() };
