@@ -187,11 +187,12 @@ impl Iterator for Members<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         advance(&mut self.scanner, &mut self.state, Brackets::OBJECT, |scanner| {
             scanner.expect_next(b'"')?;
-            let key = scanner.value()?;
+            let start = scanner.at;
+            let is_escaped = scanner.skip_string()?;
+            let key = start..scanner.at;
             scanner.expect_next(b':')?;
             scanner.at += 1;
             scanner.skip_space();
-            let is_escaped = scanner.text[key.clone()].contains(&b'\\');
             Ok(Member { key, value: scanner.value()?, is_escaped })
         })
     }
@@ -266,7 +267,9 @@ impl Scanner<'_> {
     fn value(&mut self) -> Result<Range<usize>, Malformed> {
         let start = self.at;
         match self.peek() {
-            Some(b'"') => self.skip_string()?,
+            Some(b'"') => {
+                self.skip_string()?;
+            }
             Some(b'{' | b'[') => self.skip_nested()?,
             Some(b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
                 while matches!(self.peek(), Some(b) if !matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'))
@@ -279,17 +282,19 @@ impl Scanner<'_> {
         Ok(start..self.at)
     }
 
-    fn skip_string(&mut self) -> Result<(), Malformed> {
+    /// Whether the string has escapes.
+    fn skip_string(&mut self) -> Result<bool, Malformed> {
         self.at += 1;
+        let mut is_escaped = false;
         loop {
-            match check::plain_bytes(self.text.get(self.at..).unwrap_or_default()) {
-                Some(n) if self.text[self.at + n] == b'"' => {
-                    self.at += n + 1;
-                    return Ok(());
-                }
-                Some(n) if self.text[self.at + n] == b'\\' => self.at += n + 2,
-                Some(n) => self.at += n + 1,
-                None => return self.malformed(),
+            let Some(n) = check::plain_bytes(self.text.get(self.at..).unwrap_or_default()) else {
+                return self.malformed();
+            };
+            self.at += n + 1;
+            match self.text[self.at - 1] {
+                b'"' => return Ok(is_escaped),
+                b'\\' => (self.at, is_escaped) = (self.at + 1, true),
+                _ => {}
             }
         }
     }
