@@ -3,12 +3,12 @@
 //! The scanner walks one level of an object or array and yields byte ranges. It trusts that the text is valid JSON
 //! (callers [`validate`] what comes from outside); on other text it stops with [`Malformed`], and never panics.
 
+mod check;
 mod object;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memchr2;
 use serde_json::value::RawValue;
 
 pub use self::object::{Object, Set, parse_members};
@@ -26,6 +26,8 @@ pub struct Member {
     /// The key's text with its quotes.
     pub key: Range<usize>,
     pub value: Range<usize>,
+    /// Whether the key has escapes.
+    pub is_escaped: bool,
 }
 
 /// The members of an object's top level, in order.
@@ -61,6 +63,9 @@ struct Scanner<'a> {
 
 /// Checks that the text is one JSON value, in valid UTF-8.
 pub fn validate(text: &[u8]) -> Result<(), serde_json::Error> {
+    if check::is_valid(text) {
+        return Ok(());
+    }
     serde_json::from_slice::<&RawValue>(text).map(|_| ())
 }
 
@@ -152,11 +157,10 @@ impl Member {
     pub fn is(&self, text: &[u8], name: &str) -> bool {
         let key = &text[self.key.clone()];
         let inner = &key[1..key.len() - 1];
-        if inner.len() <= name.len() {
-            // An escape takes more bytes than what it stands for.
+        if !self.is_escaped {
             return inner == name.as_bytes();
         }
-        self.may_be(name.len()) && inner.contains(&b'\\') && string(key).is_some_and(|key| key == name)
+        self.may_be(name.len()) && string(key).is_some_and(|key| key == name)
     }
 
     /// The key, unless it is too long to be a name of this many ASCII letters: a long key is not decoded for nothing.
@@ -183,11 +187,13 @@ impl Iterator for Members<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         advance(&mut self.scanner, &mut self.state, Brackets::OBJECT, |scanner| {
             scanner.expect_next(b'"')?;
-            let key = scanner.value()?;
+            let start = scanner.at;
+            let is_escaped = scanner.skip_string()?;
+            let key = start..scanner.at;
             scanner.expect_next(b':')?;
             scanner.at += 1;
             scanner.skip_space();
-            Ok(Member { key, value: scanner.value()? })
+            Ok(Member { key, value: scanner.value()?, is_escaped })
         })
     }
 }
@@ -261,7 +267,9 @@ impl Scanner<'_> {
     fn value(&mut self) -> Result<Range<usize>, Malformed> {
         let start = self.at;
         match self.peek() {
-            Some(b'"') => self.skip_string()?,
+            Some(b'"') => {
+                self.skip_string()?;
+            }
             Some(b'{' | b'[') => self.skip_nested()?,
             Some(b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
                 while matches!(self.peek(), Some(b) if !matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'))
@@ -274,16 +282,19 @@ impl Scanner<'_> {
         Ok(start..self.at)
     }
 
-    fn skip_string(&mut self) -> Result<(), Malformed> {
+    /// Whether the string has escapes.
+    fn skip_string(&mut self) -> Result<bool, Malformed> {
         self.at += 1;
+        let mut is_escaped = false;
         loop {
-            match memchr2(b'"', b'\\', self.text.get(self.at..).unwrap_or_default()) {
-                Some(n) if self.text[self.at + n] == b'"' => {
-                    self.at += n + 1;
-                    return Ok(());
-                }
-                Some(n) => self.at += n + 2,
-                None => return self.malformed(),
+            let Some(n) = check::plain_bytes(self.text.get(self.at..).unwrap_or_default()) else {
+                return self.malformed();
+            };
+            self.at += n + 1;
+            match self.text[self.at - 1] {
+                b'"' => return Ok(is_escaped),
+                b'\\' => (self.at, is_escaped) = (self.at + 1, true),
+                _ => {}
             }
         }
     }
@@ -365,6 +376,41 @@ mod tests {
                 Value::String(inner) => prop_assert_eq!(string(&text), Some(Cow::Borrowed(inner.as_str()))),
                 _ => prop_assert!(members(&text).next().unwrap().is_err()),
             }
+        }
+
+        #[test]
+        fn the_fast_check_accepts_what_is_valid(value in json(), pretty in any::<bool>()) {
+            let text = spaced(&value, pretty);
+            prop_assert!(check::is_valid(&text));
+            let found = members(&text).collect::<Result<Vec<_>, _>>();
+            let mut checked = Vec::new();
+            if check::members(&text, |member| { checked.push(member); true }) {
+                prop_assert_eq!(found.unwrap(), checked);
+            } else {
+                prop_assert!(!value.is_object());
+            }
+        }
+
+        #[test]
+        fn the_fast_check_accepts_nothing_that_serde_json_refuses(
+            value in json(), pretty in any::<bool>(),
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), r#"[ -~]|[\n\t\u{0}\u{7f}]"#), 1..4),
+        ) {
+            let mut text = spaced(&value, pretty);
+            for (at, inserts, byte) in edits {
+                let at = at.index(text.len());
+                if inserts { text.insert(at, byte.as_bytes()[0]) } else { text[at] = byte.as_bytes()[0] }
+            }
+            let is_valid = serde_json::from_slice::<&RawValue>(&text).is_ok();
+            prop_assert!(is_valid || !check::is_valid(&text));
+            let is_object = is_valid && text.trim_ascii_start().first() == Some(&b'{');
+            prop_assert!(is_object || !check::members(&text, |_| true));
+        }
+
+        #[test]
+        fn the_fast_check_and_serde_json_agree_on_short_texts(text in r#"[{}\[\]",:\\ aun0129.eE+\-truefalsn]{0,12}"#) {
+            let is_valid = serde_json::from_slice::<&RawValue>(text.as_bytes()).is_ok();
+            prop_assert_eq!(check::is_valid(text.as_bytes()), is_valid, "{}", text);
         }
 
         #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Malformed, Member, members, write_string};
+use super::{Malformed, Member, check, members, write_string};
 
 /// An object with more members than this is taken for malformed: what an upstream sends must not take any amount of memory.
 const MAX_MEMBERS: usize = 100_000;
@@ -32,10 +32,11 @@ impl<'a> Object<'a> {
     /// Takes the text apart and checks, in the same pass, that all of it is valid JSON in valid UTF-8.
     pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
         let mut members = Vec::with_capacity(32);
-        parse_members(text, |member| {
-            members.push(member);
-            members.len() <= MAX_MEMBERS
-        })?;
+        if !check::members(text, |member| add(&mut members, member)) {
+            // serde_json says what is wrong with it.
+            members.clear();
+            parse_members(text, |member| add(&mut members, member))?;
+        }
         Ok(Self { text, members })
     }
 
@@ -95,6 +96,12 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Whether there is room for more.
+fn add(members: &mut Vec<Member>, member: Member) -> bool {
+    members.push(member);
+    members.len() <= MAX_MEMBERS
+}
+
 /// Checks that a text is an object of valid JSON in valid UTF-8, and shows each member of its top level, in order. Nothing of
 /// it is kept. A `false` ends it with an error.
 pub fn parse_members(text: &[u8], found: impl FnMut(Member) -> bool) -> Result<(), serde_json::Error> {
@@ -123,7 +130,8 @@ impl<'de, F: FnMut(Member) -> bool> Visitor<'de> for Parts<'de, F> {
             start..start + raw.get().len()
         };
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            if !(self.found)(Member { key: span(key), value: span(value) }) {
+            let is_escaped = key.get().contains('\\');
+            if !(self.found)(Member { key: span(key), value: span(value), is_escaped }) {
                 return Err(M::Error::custom("too many members"));
             }
         }

@@ -139,7 +139,8 @@ impl Members {
             text.push(b':');
             let value = text.len()..text.len() + member.value.len();
             text.extend_from_slice(&self.text[member.value]);
-            known.extend(counts.map(|(name, _)| (*name, Member { key, value })));
+            let is_escaped = member.is_escaped;
+            known.extend(counts.map(|(name, _)| (*name, Member { key, value, is_escaped })));
         }
         text.push(b'}');
         Self { text: text.into(), known, misspelled: self.misspelled }
