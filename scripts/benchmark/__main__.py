@@ -7,6 +7,7 @@ import pathlib
 import resource
 import time
 
+from chat import chat
 from depth import depth
 from limits import limits
 from paced import paced
@@ -17,7 +18,7 @@ from sockets import calls, idle
 from tables import Figures
 
 PARTS = {
-    part.__name__: part for part in (replies, paced, depth, limits, postgres, calls, idle)
+    part.__name__: part for part in (replies, chat, paced, depth, limits, postgres, calls, idle)
 }
 
 

@@ -95,8 +95,8 @@ class Upstream(Process):
             [RELEASE / "antiphon-simulator", "--bench", "--listen", f"127.0.0.1:{port}", *arguments], port
         )
 
-    def account(self):
-        return f'[{{name = "sim", base_url = "http://127.0.0.1:{self.port}/v1"}}]'
+    def account(self, more=""):
+        return f'[{{name = "sim", base_url = "http://127.0.0.1:{self.port}/v1"{more and ", "}{more}}}]'
 
 
 class Gateway(Process):

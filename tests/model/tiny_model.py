@@ -1,4 +1,4 @@
-"""Makes a model that llama.cpp can run: two layers of random weights, and a vocabulary of bytes and frequent pairs.
+"""Makes a model that llama.cpp can run: a layer of random weights, and a vocabulary of bytes and frequent pairs.
 
 What it writes means nothing, but its text is printable and ends after some fifty tokens, and grammars make its JSON and its calls
 of tools valid.
@@ -9,7 +9,7 @@ from collections import Counter
 import gguf
 import numpy as np
 
-LAYERS = 2
+LAYERS = 1
 WIDTH = 64
 HEADS = 4
 INNER = 128

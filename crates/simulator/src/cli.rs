@@ -23,6 +23,9 @@ pub(crate) struct Cli {
     /// Reply with a function call of 200 characters instead of text. With --bench, calls are still rendered for each request.
     #[arg(long)]
     calls: bool,
+    /// With --bench, render each reply for its request, with a write for each event: for chat completions as well.
+    #[arg(long, requires = "bench")]
+    rendered: bool,
     /// Store responses and continue them by previous_response_id.
     #[arg(long)]
     stateful: bool,
@@ -57,7 +60,7 @@ async fn serve(cli: Cli) -> Result<(), Box<dyn Error>> {
         boundary: cli.boundary.unwrap_or_else(|| options.boundary.clone()),
         between_events: cli.between_events.into(),
         event_by_event: cli.event_by_event,
-        prepared: options.prepared && !cli.calls,
+        prepared: options.prepared && !cli.calls && !cli.rendered,
         ..options
     };
     let simulator = Simulator::start(TcpListener::bind(cli.listen).await?, options);

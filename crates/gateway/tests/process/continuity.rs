@@ -247,7 +247,6 @@ async fn a_session_of_forty_turns_goes_on_whatever_happens() {
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/continuity.md");
     let documented = std::fs::read_to_string(page).unwrap();
-    if !documented.contains(&session.recording) {
-        panic!("docs/continuity.md should have this recording:\n{}", session.recording);
-    }
+    let recording = session.recording;
+    assert!(documented.contains(&recording), "docs/continuity.md should have this recording:\n{recording}");
 }

@@ -152,13 +152,13 @@ impl ChatServer {
         let calls = || messages.iter().filter(|message| message["tool_calls"].is_array());
         match self {
             Self::LlamaCpp | Self::OldLlamaCpp | Self::Ollama | Self::OldOllama => {
-                let arguments =
+                let mut past =
                     calls().flat_map(|message| message["tool_calls"].as_array().into_iter().flatten());
                 let is_broken = |call: &Value| {
                     let text = call["function"]["arguments"].as_str().unwrap_or_default();
                     !serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object())
                 };
-                match arguments.into_iter().any(is_broken) {
+                match past.any(is_broken) {
                     true => Err(Refusal::new(500, "500", "Failed to parse tool call arguments as JSON")),
                     false => Ok(()),
                 }

@@ -3,6 +3,7 @@
 mod decoding;
 mod encoding;
 mod properties;
+mod round_trip;
 mod schema;
 
 use std::collections::HashMap;
