@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    Appended, CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreOptions,
-    StoreUrl, StoredCredential,
+    Appended, CopyProgress, CopyReport, CredentialLock, LogRow, Status, Store, StoreError, StoreUrl,
+    StoredCredential,
 };
 use antiphon_testkit::{Postgres, PostgresOptions};
 use bytes::Bytes;
@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::background::{limits, queued};
 use crate::conversations::{begin, post};
 use crate::fixture::{
-    NOW, after, append_all, entry, id, key, log_row, numbers, project, record, record_all, record_chain,
-    record_of, turn, whole,
+    NOW, after, append_all, entry, id, key, log_row, numbers, patient, project, record, record_all,
+    record_chain, record_of, turn, whole,
 };
 use crate::limits::{reservation, usual_holds};
 
@@ -57,7 +57,7 @@ async fn pairs() -> Vec<Pair> {
 }
 
 async fn open(url: &StoreUrl) -> Arc<dyn Store> {
-    antiphon_store::open(url, StoreOptions::default()).await.unwrap()
+    antiphon_store::open(url, patient()).await.unwrap()
 }
 
 async fn copy(pair: &Pair) -> CopyReport {

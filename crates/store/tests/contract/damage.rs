@@ -9,7 +9,7 @@ use antiphon_testkit::Postgres;
 use tempfile::TempDir;
 
 use crate::background::{limits, queued};
-use crate::fixture::{NOW, id, project, record, record_all, record_chain, record_of, turn, whole};
+use crate::fixture::{NOW, id, patient, project, record, record_all, record_chain, record_of, turn, whole};
 
 /// A database that others can change.
 pub(crate) enum Database {
@@ -30,7 +30,7 @@ impl Database {
     }
 
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
-        antiphon_store::open(&self.url().parse().unwrap(), StoreOptions::default()).await.unwrap()
+        antiphon_store::open(&self.url().parse().unwrap(), patient()).await.unwrap()
     }
 
     pub(crate) async fn execute(&self, sql: &str) {

@@ -28,8 +28,14 @@ pub(crate) trait Fixture: Send + Sync + 'static {
     fn survives(&self) -> bool;
 
     fn open(&self) -> impl Future<Output = Arc<dyn Store>> + Send {
-        self.open_with(StoreOptions::default())
+        self.open_with(patient())
     }
+}
+
+/// That the machine is busy is no failure of the store: only tests about deadlines have short ones.
+pub(crate) fn patient() -> StoreOptions {
+    let long = Duration::from_secs(180);
+    StoreOptions { commit_timeout: long, read_timeout: long, ..StoreOptions::default() }
 }
 
 pub(crate) struct InFile(TempDir);

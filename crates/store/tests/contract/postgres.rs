@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fixture::{
-    Fixture, InPostgres, NOW, after, id, numbers, project, record, record_all, record_chain, whole,
+    Fixture, InPostgres, NOW, after, id, numbers, patient, project, record, record_all, record_chain, whole,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, S
 }
 
 async fn open(url: &str) -> Arc<dyn Store> {
-    open_with(url, StoreOptions::default()).await.unwrap()
+    open_with(url, patient()).await.unwrap()
 }
 
 async fn refusal(url: &str, migrate: Migrate) -> String {

@@ -8,7 +8,9 @@ use antiphon_store::{Store, StoreError, StoreOptions, StoredTurn};
 use antiphon_testkit::eventually;
 use rusqlite::Connection;
 
-use crate::fixture::{NOW, id, numbers, project, record, record_all, record_chain, record_of, turn, whole};
+use crate::fixture::{
+    NOW, id, numbers, patient, project, record, record_all, record_chain, record_of, turn, whole,
+};
 
 async fn open_with(path: &Path, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let url = format!("sqlite://{}", path.display()).parse().unwrap();
@@ -16,7 +18,7 @@ async fn open_with(path: &Path, options: StoreOptions) -> Result<Arc<dyn Store>,
 }
 
 async fn open(path: &Path) -> Arc<dyn Store> {
-    open_with(path, StoreOptions::default()).await.unwrap()
+    open_with(path, patient()).await.unwrap()
 }
 
 async fn refusal(path: &Path) -> String {
