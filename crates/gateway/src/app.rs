@@ -144,6 +144,7 @@ impl App {
             metrics: Arc::new(metrics),
             readiness: Arc::default(),
             socket_metrics,
+            serves_dashboard: config.dashboard,
         };
         let workers = Arc::new(Workers::start()?);
         Ok(Self {

@@ -33,6 +33,7 @@ mod probe;
 mod replicas;
 mod request_log;
 mod responses;
+mod sessions;
 mod sql;
 pub mod sqlite;
 mod store;
@@ -64,6 +65,7 @@ pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
     ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
+pub use self::sessions::{Sessions, StoredSession};
 pub use self::store::{ProjectStats, Store};
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,

@@ -131,6 +131,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::accounts::STATEMENTS,
         &crate::keys::STATEMENTS,
         &crate::admin::STATEMENTS,
+        &crate::sessions::STATEMENTS,
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
         &crate::probe::STATEMENTS,

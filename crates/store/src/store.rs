@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
     Accounts, Admin, Audit, Background, Conversations, Counters, Keys, Limits, Replicas, RequestLog,
-    Responses, StoreError, Timestamp, Usage,
+    Responses, Sessions, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -43,6 +43,7 @@ pub trait Store:
     + Accounts
     + Keys
     + Admin
+    + Sessions
     + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.

@@ -9,9 +9,9 @@ use antiphon_store::{
     BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
     Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
     Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
-    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals,
-    TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement, Store, StoreError,
+    StoredAccount, StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession,
+    StoredTurn, Timestamp, Totals, TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -148,9 +148,18 @@ intercept!(Usage {
 });
 
 intercept!(Admin {
-    read load_admin_token() -> Option<Vec<u8>>;
-    write add_admin_token(hash: Vec<u8>, audit: AuditEntry) -> bool;
-    write replace_admin_token(hash: Vec<u8>, audit: AuditEntry) -> ();
+    read load_admin_token(name: &str) -> Option<Vec<u8>>;
+    write add_admin_token(name: &str, hash: Vec<u8>, audit: AuditEntry) -> bool;
+    write replace_admin_token(name: &str, hash: Vec<u8>, audit: AuditEntry) -> ();
+    read list_admin_tokens() -> Vec<(String, Timestamp)>;
+});
+
+intercept!(Sessions {
+    write add_session(session: StoredSession, audit: AuditEntry) -> ();
+    read load_session(hash: SecretHash, now: Timestamp) -> Option<StoredSession>;
+    read list_sessions(now: Timestamp, max_rows: u32) -> Vec<StoredSession>;
+    write end_session(session: Uuid, audit: AuditEntry) -> bool;
+    write end_sessions(audit: AuditEntry) -> bool;
 });
 
 intercept!(Audit {

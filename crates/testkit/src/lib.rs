@@ -2,6 +2,7 @@
 //! and faults to order.
 
 mod authorization;
+mod browser;
 mod client;
 mod clock;
 mod decorated;
@@ -15,6 +16,7 @@ mod process;
 mod socket;
 
 pub use self::authorization::AuthorizationServer;
+pub use self::browser::Browser;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
 pub use self::decorated::{Decorated, Interceptor};

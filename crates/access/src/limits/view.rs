@@ -16,14 +16,22 @@ use antiphon_runtime::rfc3339;
 pub struct LimitView {
     owner: Owner,
     #[schema(example = "tokens per day for gpt-5*")]
-    name: String,
-    limit: f64,
+    pub name: String,
+    pub limit: f64,
     /// Amount used by finished turns in the current window.
-    used: f64,
+    pub used: f64,
     /// Amount reserved by running turns.
-    held: f64,
+    pub held: f64,
     /// When the window ends, RFC 3339 in UTC; null for concurrent turns.
-    resets_at: Option<String>,
+    pub resets_at: Option<String>,
+}
+
+// === impl LimitView ===
+
+impl LimitView {
+    pub fn is_of_project(&self) -> bool {
+        self.owner == Owner::Project
+    }
 }
 
 // === impl Limits ===

@@ -59,7 +59,7 @@ use self::error::Problems;
 use self::layers::{Layers, Merged};
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
-use self::values::{address, words};
+use self::values::{address, boolean, words};
 
 /// Read from the working directory if no file is named.
 const DEFAULT_FILE: &str = "antiphon.toml";
@@ -72,6 +72,9 @@ pub struct Config {
     /// A separate address for metrics, health, the admin API and the dashboard. Default: `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,
+
+    /// Whether the dashboard is served, beside the admin API. Default: true.
+    pub dashboard: bool,
 
     /// How clients authenticate. Default: not set, which requires a key as soon as one exists; to listen on anything but
     /// loopback, one must exist.
@@ -133,6 +136,8 @@ struct Draft {
     listen: SocketAddr,
     #[serde(default, deserialize_with = "address::deserialize_some")]
     admin_listen: Option<SocketAddr>,
+    #[serde(default = "default_dashboard", deserialize_with = "boolean::deserialize")]
+    dashboard: bool,
     #[serde(default)]
     auth: Option<Auth>,
     #[serde(default)]
@@ -236,6 +241,7 @@ impl Default for Config {
         Self {
             listen: default_listen(),
             admin_listen: None,
+            dashboard: default_dashboard(),
             auth: None,
             allowed_hosts: Vec::new(),
             store: StoreConfig::default(),
@@ -259,6 +265,7 @@ impl Draft {
         Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
+            dashboard: self.dashboard,
             auth: self.auth,
             allowed_hosts: self.allowed_hosts,
             store: self.store,
@@ -279,6 +286,10 @@ impl Draft {
 
 fn default_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 8080).into()
+}
+
+fn default_dashboard() -> bool {
+    true
 }
 
 /// The path and text of the configuration file; `None` if no file was named and the default one does not exist.

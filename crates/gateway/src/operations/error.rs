@@ -30,6 +30,10 @@ pub enum OperationError {
          new one"
     )]
     InvalidAdminToken,
+    #[error("this token is read-only: use the token of the role admin")]
+    ReadOnly,
+    #[error("session {0:?} not found")]
+    SessionNotFound(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,6 +61,8 @@ impl OperationError {
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
+            Self::ReadOnly => client(StatusCode::FORBIDDEN, "read_only", None),
+            Self::SessionNotFound(_) => client(StatusCode::NOT_FOUND, "session_not_found", None),
             Self::InvalidKeyLimits(_) => internal(),
             Self::Store(error) if StoreFailure::from(error) == StoreFailure::Unavailable => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())

@@ -10,6 +10,7 @@ mod error;
 mod keys;
 mod page;
 mod request;
+mod sessions;
 mod usage;
 
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
 pub use self::accounts::{Account, AccountList, TestedAccount};
-pub use self::audit::AuditList;
+pub use self::admin::{IssuedToken, TokenList, TokenView};
+pub use self::audit::{AuditEntry, AuditList};
 pub use self::conversations::{ConversationList, ConversationParameters};
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
 pub use self::page::Page;
 pub use self::request::{InvalidRequest, parse_object, parse_query};
+pub use self::sessions::{EndedSession, SessionList, SessionView};
 
 /// What operators do.
 #[derive(Clone)]

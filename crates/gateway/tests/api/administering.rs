@@ -1,6 +1,6 @@
 //! The admin API, as an operator's tools call it.
 
-use antiphon_access::admin::AdminToken;
+use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
@@ -17,10 +17,10 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) async fn of(gateway: &Gateway) -> Self {
-        let token =
-            AdminToken::rotate(&**gateway.app.chains.store(), &*gateway.app.env.clock, Actor::CommandLine)
-                .await
-                .unwrap();
+        let token = {
+            let (store, clock) = (&**gateway.app.chains.store(), &*gateway.app.env.clock);
+            AdminToken::rotate(store, clock, Role::Admin, Actor::CommandLine).await.unwrap()
+        };
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 

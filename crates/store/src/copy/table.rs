@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied: those of the source do not serve the target.
-pub(crate) static TABLES: [Table; 16] = [
+pub(crate) static TABLES: [Table; 17] = [
     Table {
         name: "responses",
         key: 2,
@@ -172,6 +172,18 @@ pub(crate) static TABLES: [Table; 16] = [
         name: "admin_tokens",
         key: 1,
         columns: &[("name", Kind::Text), ("hash", Kind::Bytes), ("created_at", Kind::Number)],
+    },
+    Table {
+        name: "sessions",
+        key: 1,
+        columns: &[
+            ("id", Kind::Id),
+            ("hash", Kind::Bytes),
+            ("role", Kind::Text),
+            ("address", Kind::Text),
+            ("created_at", Kind::Number),
+            ("expires_at", Kind::Number),
+        ],
     },
     Table {
         name: "counters",

@@ -23,6 +23,7 @@ mod postgres;
 mod purging;
 mod records;
 mod replicas;
+mod sessions;
 mod sqlite;
 mod usage;
 mod verifying;
@@ -68,6 +69,8 @@ macro_rules! contract {
             accounts: the_latest_account_state_is_kept, a_pause_stays_until_the_account_is_resumed,
                 one_holder_at_a_time_may_refresh_a_credential, one_of_many_concurrent_callers_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
+            sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
+                another_token_ends_the_sessions_of_its_role;
             keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
                 a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,

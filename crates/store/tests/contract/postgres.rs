@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 10"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 12"), "{reason}");
     }
     execute(
         &url,
@@ -82,7 +82,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0012_sessions"
         ]
     );
     assert_eq!(
@@ -97,7 +98,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0012_sessions"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -114,14 +116,14 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
+        "DROP TABLE accounts, credentials, admin_tokens, sessions, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
          background_turns, background_events, conversations, conversation_items; DROP INDEX responses_by_conversation; \
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 10"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 12"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));

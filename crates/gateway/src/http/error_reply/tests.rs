@@ -192,6 +192,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::BadHost,
         RequestError::HostNotAllowed(id()),
         RequestError::CrossSite,
+        RequestError::CrossSiteForm,
         RequestError::TooManyAttempts(REST),
         RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
         RequestError::ResponseNotFound(id()),
@@ -288,6 +289,10 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "403 | client | host_not_allowed | null | Without a key, this gateway is served to this machine only, and not as \
              'X': create a key, or add the name to allowed_hosts."
         }
+        RequestError::CrossSiteForm => {
+            "403 | client | cross_site_request | null | This form was sent from a page of another origin. Open the dashboard \
+             and try again."
+        }
         RequestError::CrossSite => {
             "403 | client | cross_site_request | null | \
              Without a key, this gateway is not served to web pages of other origins: create a key."
@@ -348,6 +353,8 @@ fn failures_of_operations() -> Vec<OperationError> {
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
         OperationError::InvalidKeyLimits(name()),
         OperationError::InvalidAdminToken,
+        OperationError::ReadOnly,
+        OperationError::SessionNotFound(name()),
         OperationError::Store(StoreError::Deadline(REST)),
         OperationError::Store(StoreError::Corrupt("a secret".to_owned())),
     ]
@@ -367,6 +374,12 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::InvalidAdminToken => {
             "401 | client | invalid_admin_token | null | Missing or incorrect admin token. Send it as \
              'authorization: Bearer apn-admin-…'; `antiphon admin token` creates a new one."
+        }
+        OperationError::ReadOnly => {
+            "403 | client | read_only | null | This token is read-only: use the token of the role admin."
+        }
+        OperationError::SessionNotFound(_) => {
+            "404 | client | session_not_found | null | Session \"X\" not found."
         }
         OperationError::Store(StoreError::Deadline(_)) => {
             "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."

@@ -9,8 +9,10 @@ mod document;
 pub mod health;
 mod keys;
 mod request;
+mod sessions;
 mod usage;
 
+use antiphon_access::admin::Role;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -42,18 +44,29 @@ fn described_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(usage::get))
         .routes(routes!(audit::list))
         .routes(routes!(conversations::list))
+        .routes(routes!(sessions::list, sessions::end_all))
+        .routes(routes!(sessions::end))
+        .routes(routes!(sessions::tokens))
+        .routes(routes!(sessions::replace_viewer_token))
         .routes(routes!(document::get))
 }
 
-/// Proof that the caller has the admin token: a handler that takes it serves only operators.
-pub struct Operator;
+/// Proof that the caller has an admin token: a handler that takes it serves only operators. A viewer only gets as far as a
+/// handler that changes nothing.
+pub struct Operator {
+    pub role: Role,
+}
 
 impl FromRequestParts<AppState> for Operator {
     type Rejection = ErrorReply;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ErrorReply> {
         let token = bearer(&parts.headers).and_then(|token| str::from_utf8(token).ok());
-        let Err(error) = state.operations.authenticate(token).await else { return Ok(Self) };
+        let error = match state.operations.authenticate(token).await {
+            Ok(Role::Viewer) if !parts.method.is_safe() => OperationError::ReadOnly,
+            Ok(role) => return Ok(Self { role }),
+            Err(error) => error,
+        };
         if matches!(error, OperationError::InvalidAdminToken) {
             state.keys.count_failure(client_address(&parts.extensions)).map_err(RequestError::from)?;
         }
