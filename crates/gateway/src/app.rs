@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use crate::body_memory::BodyMemory;
 use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
 use crate::http::app_state::{AppState, BodyLimits};
+use crate::http::dashboard::live::MAX_WATCHERS;
 use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
@@ -145,6 +146,7 @@ impl App {
             readiness: Arc::default(),
             socket_metrics,
             serves_dashboard: config.dashboard,
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         };
         let workers = Arc::new(Workers::start()?);
         Ok(Self {

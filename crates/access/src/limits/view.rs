@@ -29,6 +29,11 @@ pub struct LimitView {
 // === impl LimitView ===
 
 impl LimitView {
+    /// How much of the limit is used or held.
+    pub fn share(&self) -> f64 {
+        if self.limit > 0.0 { (self.used + self.held) / self.limit } else { 0.0 }
+    }
+
     pub fn is_of_project(&self) -> bool {
         self.owner == Owner::Project
     }

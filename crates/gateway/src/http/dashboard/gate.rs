@@ -112,7 +112,7 @@ impl<T> Change<T> {
 }
 
 /// The secret of the session in the request's cookies.
-fn secret(headers: &HeaderMap) -> Option<&str> {
+pub fn secret(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
     pairs.find_map(|(name, value)| (name.trim() == COOKIE).then(|| value.trim()))

@@ -6,16 +6,20 @@
 
 mod accounts;
 mod assets;
+mod attention;
 mod chart;
 mod gate;
 mod key_form;
 mod keys;
+pub mod live;
 mod login;
 mod numbers;
+mod overview;
 mod page;
 mod pieces;
 mod series;
 mod settings;
+mod window;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -24,7 +28,8 @@ use crate::http::app_state::AppState;
 
 pub fn router() -> Router<AppState> {
     Router::new()
-        .route("/", get(async || axum::response::Redirect::to("/keys")))
+        .route("/", get(overview::show))
+        .route("/live", get(live::watch))
         .route("/login", get(login::form).post(login::sign_in))
         .route("/logout", post(login::sign_out))
         .route("/assets/{file}", get(assets::get))

@@ -120,8 +120,7 @@ pub fn bar(share: f64, tone: Tone, label: &str) -> Markup {
 /// A limit with how much of it is used.
 pub fn limit(limit: &LimitView) -> Markup {
     let amount = |amount| if limit.name.starts_with("cost") { dollars(amount) } else { compact(amount) };
-    let taken = limit.used + limit.held;
-    let share = if limit.limit > 0.0 { taken / limit.limit } else { 0.0 };
+    let (taken, share) = (limit.used + limit.held, limit.share());
     let label = format!("{}: {} of {} used", limit.name, amount(taken), amount(limit.limit));
     html! {
         div .limit {
