@@ -47,7 +47,8 @@ async fn client() -> tokio_postgres::Client {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0011_dashboard"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

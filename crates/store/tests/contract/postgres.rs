@@ -82,7 +82,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0011_dashboard"
         ]
     );
     assert_eq!(
@@ -97,7 +98,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0007_replicas",
             "0008_checksums",
             "0009_background",
-            "0010_conversations"
+            "0010_conversations",
+            "0011_dashboard"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -117,11 +119,13 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
         "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
          background_turns, background_events, conversations, conversation_items; DROP INDEX responses_by_conversation; \
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
-         ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd; \
+         ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd, \
+           DROP COLUMN sent_us, DROP COLUMN attempt_log, DROP COLUMN reasoning; \
+         DROP TABLE outcome_rollups, latency_rollups; DROP INDEX request_log_by_outcome, request_log_by_code; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 10"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 11"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));
