@@ -22,12 +22,15 @@ mod conversations;
 mod copy;
 mod error;
 mod group;
+mod inspection;
 mod items;
 mod keys;
 mod limits;
+mod log_search;
 mod migration;
 mod open;
 mod options;
+mod overview;
 pub mod postgres;
 mod probe;
 mod replicas;
@@ -54,12 +57,15 @@ pub use self::conversations::{
 };
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
+pub use self::inspection::{ChainLink, Inspection, TurnSummary};
 pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
     Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
 };
+pub use self::log_search::{LogPage, LogPosition, LogQuery};
 pub use self::open::{migrate, open, pending};
 pub use self::options::{Durability, Migrate, StoreOptions};
+pub use self::overview::{Latency, LatencySum, OutcomeSum, Overview, OverviewQuery};
 pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{

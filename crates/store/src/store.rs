@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Background, Conversations, Counters, Keys, Limits, Replicas, RequestLog,
-    Responses, Sessions, StoreError, Timestamp, Usage,
+    Accounts, Admin, Audit, Background, Conversations, Counters, Inspection, Keys, Limits, Overview,
+    Replicas, RequestLog, Responses, Sessions, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -40,6 +40,8 @@ pub trait Store:
     + Counters
     + Replicas
     + Usage
+    + Overview
+    + Inspection
     + Accounts
     + Keys
     + Admin

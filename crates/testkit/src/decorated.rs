@@ -6,12 +6,13 @@ use std::time::Duration;
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
     Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
-    BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
-    Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
-    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement, Store, StoreError,
-    StoredAccount, StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession,
-    StoredTurn, Timestamp, Totals, TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    BackgroundTurn, ChainLink, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
+    Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, Inspection, ItemPage,
+    Json, Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview,
+    OverviewQuery, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog, Reservation, Reserved,
+    Responses, Rotation, SecretHash, Sessions, Settlement, Store, StoreError, StoredAccount,
+    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession, StoredTurn, Timestamp,
+    Totals, TurnLease, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -147,6 +148,21 @@ intercept!(Usage {
     write purge_usage(hours: Option<Timestamp>, days: Option<Timestamp>, max_rows: u32) -> bool;
 });
 
+intercept!(Overview {
+    read list_outcomes(query: OverviewQuery) -> Vec<OutcomeSum>;
+    read list_latencies(query: OverviewQuery) -> Vec<LatencySum>;
+});
+
+intercept!(Inspection {
+    read find_project(response: ResponseId) -> Option<ProjectId>;
+    read find_log_row(response: ResponseId) -> Option<LogRow>;
+    read list_turns(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<TurnSummary>;
+    read list_links(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<ChainLink>;
+    read list_descendants(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<ChainLink>;
+    read list_children(project: &ProjectId, from: ResponseId, max_turns: u32, max_rows: u32)
+        -> Vec<(ResponseId, ResponseId)>;
+});
+
 intercept!(Admin {
     read load_admin_token(name: &str) -> Option<Vec<u8>>;
     write add_admin_token(name: &str, hash: Vec<u8>, audit: AuditEntry) -> bool;
@@ -213,6 +229,10 @@ impl<I: Interceptor> RequestLog for Decorated<I> {
 
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
+    }
+
+    async fn search_log(&self, query: LogQuery) -> Result<LogPage, StoreError> {
+        self.read(self.inner.search_log(query)).await
     }
 }
 

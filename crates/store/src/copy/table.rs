@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied: those of the source do not serve the target.
-pub(crate) static TABLES: [Table; 17] = [
+pub(crate) static TABLES: [Table; 19] = [
     Table {
         name: "responses",
         key: 2,
@@ -82,6 +82,9 @@ pub(crate) static TABLES: [Table; 17] = [
             ("key_id", Kind::Text),
             ("attempts", Kind::Number),
             ("cost_nano_usd", Kind::Number),
+            ("sent_us", Kind::Number),
+            ("attempt_log", Kind::Text),
+            ("reasoning", Kind::Text),
         ],
     },
     Table {
@@ -141,6 +144,34 @@ pub(crate) static TABLES: [Table; 17] = [
             ("output_tokens", Kind::Number),
             ("reasoning_tokens", Kind::Number),
             ("cost_nano_usd", Kind::Number),
+        ],
+    },
+    Table {
+        name: "outcome_rollups",
+        key: 4,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("model", Kind::Text),
+            ("outcome", Kind::Text),
+            ("turns", Kind::Number),
+            ("unpriced_turns", Kind::Number),
+            ("input_tokens", Kind::Number),
+            ("cached_tokens", Kind::Number),
+            ("output_tokens", Kind::Number),
+            ("reasoning_tokens", Kind::Number),
+            ("cost_nano_usd", Kind::Number),
+        ],
+    },
+    Table {
+        name: "latency_rollups",
+        key: 4,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("measure", Kind::Number),
+            ("up_to_us", Kind::Number),
+            ("turns", Kind::Number),
         ],
     },
     Table {

@@ -48,6 +48,7 @@ async fn client() -> tokio_postgres::Client {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
+            "0011_dashboard",
             "0012_sessions"
         ]
     );

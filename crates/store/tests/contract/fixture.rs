@@ -213,6 +213,9 @@ pub(crate) fn log_row(project: &str, response: ResponseId, at: Timestamp) -> Log
         cost_nano_usd: Some(1_234),
         duration: Duration::from_micros(1_500_250),
         first_event: None,
+        sent: None,
+        attempt_log: None,
+        reasoning: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod accounts;
 mod background;
 mod cache;
 mod chains;
+mod charts;
 mod conversations;
 mod copying;
 mod damage;
@@ -23,6 +24,7 @@ mod postgres;
 mod purging;
 mod records;
 mod replicas;
+mod searching;
 mod sessions;
 mod sqlite;
 mod usage;
@@ -78,6 +80,9 @@ macro_rules! contract {
             usage: written_rows_count_at_once, counts_of_any_size_can_be_rolled_up,
                 a_late_row_counts_once_its_hour_is_rolled_up_again, purged_rows_still_count,
                 old_sums_are_purged, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
+            charts: charts_show_the_same_before_and_after_rolling_up_and_purging;
+            searching: a_search_finds_what_was_asked_for_newest_first, a_search_skips_hours_without_such_turns,
+                operators_see_turns_of_every_project;
             limits: a_reservation_is_held_whole_or_not_at_all, a_turn_that_is_settled_twice_counts_once,
                 a_record_settles_its_reservation, concurrent_reservations_exceed_no_limit_and_leak_nothing,
                 a_reservation_of_a_dropped_caller_is_released, an_expired_reservation_is_released_and_its_turn_still_counts,

@@ -92,5 +92,8 @@ fn row(at: Timestamp, keys: &[KeyWithSecret]) -> LogRow {
             .then_some((input / 4 + output) * model.nano_usd_per_token),
         duration: first_event + Duration::from_millis(output * 12),
         first_event: is_served.then_some(first_event),
+        sent: is_served.then_some(Duration::from_millis(2)),
+        attempt_log: None,
+        reasoning: is_served.then_some("full".into()),
     }
 }
