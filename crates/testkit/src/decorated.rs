@@ -180,6 +180,7 @@ intercept!(Sessions {
 
 intercept!(Audit {
     read list_audit(after: Option<Uuid>, max_rows: u32) -> Vec<AuditEntry>;
+    write add_audit(entry: AuditEntry) -> ();
 });
 
 intercept!(Counters {

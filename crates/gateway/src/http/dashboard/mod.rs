@@ -7,8 +7,10 @@
 mod accounts;
 mod assets;
 mod attention;
+mod chain;
 mod chart;
 mod gate;
+mod items;
 mod key_form;
 mod keys;
 pub mod live;
@@ -17,14 +19,17 @@ mod numbers;
 mod overview;
 mod page;
 mod pieces;
+mod responses;
 mod series;
 mod settings;
+mod timeline;
 mod window;
 
 use axum::Router;
 use axum::routing::{get, post};
 
 use crate::http::app_state::AppState;
+use crate::http::fallback::unknown_route;
 
 pub fn router() -> Router<AppState> {
     Router::new()
@@ -33,6 +38,8 @@ pub fn router() -> Router<AppState> {
         .route("/login", get(login::form).post(login::sign_in))
         .route("/logout", post(login::sign_out))
         .route("/assets/{file}", get(assets::get))
+        .route("/responses", get(responses::list).fallback(unknown_route))
+        .route("/responses/{id}", get(chain::show).post(items::show))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/new", get(keys::new))
         .route("/keys/{name}", get(keys::show))
