@@ -95,16 +95,8 @@ const LAST_HOUR: &str = "SELECT starts_at FROM usage_rollups WHERE part = 0 AND 
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 8] = [
-    ALL[0],
-    ALL[1],
-    BY_OUTCOME[0],
-    BY_OUTCOME[1],
-    BY_CODE[0],
-    BY_CODE[1],
-    ROLLED_UP_UNTIL,
-    LAST_HOUR,
-];
+pub(crate) const STATEMENTS: [&str; 8] =
+    [ALL[0], ALL[1], BY_OUTCOME[0], BY_OUTCOME[1], BY_CODE[0], BY_CODE[1], ROLLED_UP_UNTIL, LAST_HOUR];
 
 /// A search that is under way.
 struct Search<'a> {
@@ -169,7 +161,8 @@ impl<'a> Search<'a> {
         let LogQuery { project, key, account, model, outcome, code, .. } = self.query;
         let mut arguments = self.bounds();
         arguments.push(number(STEP));
-        arguments.extend([project, key, account, model, outcome, code].map(|name| optional_text(name.clone())));
+        arguments
+            .extend([project, key, account, model, outcome, code].map(|name| optional_text(name.clone())));
         arguments.push(number(max_rows));
         let rows = database.query(Query { text: self.statements[0], arguments, columns: &COLUMNS }).await?;
         rows.into_iter().map(log_row).collect()

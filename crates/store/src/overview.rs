@@ -251,10 +251,8 @@ pub(crate) async fn roll_up_hour<D: Database>(
     start: i64,
     end: i64,
 ) -> Result<Vec<Statement>, StoreError> {
-    let kinds: [(&'static str, &'static str, &'static [Kind]); 2] = [
-        (READ_OUTCOMES, PUT_OUTCOME, &OUTCOME_COLUMNS),
-        (READ_LATENCIES, PUT_LATENCY, &LATENCY_COLUMNS),
-    ];
+    let kinds: [(&'static str, &'static str, &'static [Kind]); 2] =
+        [(READ_OUTCOMES, PUT_OUTCOME, &OUTCOME_COLUMNS), (READ_LATENCIES, PUT_LATENCY, &LATENCY_COLUMNS)];
     let mut statements = Vec::new();
     for (text, put, columns) in kinds {
         let arguments = vec![number(start), number(end)];
@@ -317,11 +315,6 @@ impl OverviewQuery {
     /// In the order of [`OUTCOMES`]. Purged rows are summed by hour, and by day for longer.
     fn arguments(self) -> Vec<Argument> {
         let part = if self.interval_ms % DAY_MS == 0 { 2 } else { 1 };
-        vec![
-            number(self.interval_ms),
-            number(part),
-            number(self.from.unix_ms()),
-            number(self.to.unix_ms()),
-        ]
+        vec![number(self.interval_ms), number(part), number(self.from.unix_ms()), number(self.to.unix_ms())]
     }
 }

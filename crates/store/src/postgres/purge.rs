@@ -6,10 +6,11 @@ use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
-use crate::request_log::NEWEST_TO_PURGE;
 use crate::overview::{
-    self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome, turns_as_latencies,
+    self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
+    turns_as_latencies,
 };
+use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{Purged, Timestamp};
 

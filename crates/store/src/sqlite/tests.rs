@@ -7,7 +7,9 @@ use antiphon_protocol::id::ResponseId;
 use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
-use super::purge::{ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE};
+use super::purge::{
+    ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE,
+};
 use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
 use super::*;
