@@ -8,6 +8,7 @@ mod deadline;
 mod gauge;
 pub mod hex;
 pub mod memory;
+pub mod process;
 mod signal;
 mod tasks;
 mod time;

@@ -32,7 +32,7 @@ pub trait Audit: Send + Sync {
     /// A [read error](StoreError#read-errors).
     async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Adds an entry about something that changes nothing.
+    /// Adds an entry of something that changes nothing.
     ///
     /// # Errors
     /// A [write error](StoreError#write-errors).

@@ -2,11 +2,12 @@
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::assemble::status_of;
 use crate::request_log::{COLUMNS, log_row};
 use crate::sql::{Columns, Database, Kind, Query, id, number, text};
-use crate::{LogRow, Status, StoreError, Timestamp};
+use crate::{BackgroundStatus, LogRow, Status, StoreError, Timestamp};
 
 /// A stored turn without its items. It may be deleted or expired, and not purged yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,42 @@ pub trait Inspection: Send + Sync {
         max_turns: u32,
         max_rows: u32,
     ) -> Result<Vec<(ResponseId, ResponseId)>, StoreError>;
+
+    /// Background turns that are queued, run, or whose response is kept, newest first.
+    async fn list_background(&self, query: BackgroundQuery) -> Result<Vec<BackgroundSummary>, StoreError>;
+
+    /// How many background turns have not ended although their lease had by then.
+    async fn count_abandoned_background(&self, leased_until: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// A background turn, without its request and response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackgroundSummary {
+    pub id: ResponseId,
+    pub project: ProjectId,
+    pub status: BackgroundStatus,
+    pub is_streamed: bool,
+    pub is_stored: bool,
+    pub key: Option<String>,
+    pub created_at: Timestamp,
+    pub deadline: Timestamp,
+    /// The process that runs it.
+    pub owner: Uuid,
+    pub lease_until: Timestamp,
+    pub attempts: u32,
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Which background turns to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackgroundQuery {
+    /// Only this one.
+    pub id: Option<ResponseId>,
+    /// Only turns older than this one.
+    pub after: Option<ResponseId>,
+    /// Only turns that have not ended.
+    pub is_active: bool,
+    pub max_rows: u32,
 }
 
 const PROJECT: &str = "SELECT project FROM responses WHERE id = $1 LIMIT 1";
@@ -129,9 +166,16 @@ const DESCENDANTS: &str = "WITH RECURSIVE line (id, n) AS (SELECT id, 0 FROM res
      SELECT r.id, CAST(length(r.input) + length(r.output) AS bigint) FROM line l CROSS JOIN responses r \
      WHERE r.id = l.id AND r.project = $2 AND l.n > 0 ORDER BY l.n";
 
+const BACKGROUND: &str = "SELECT id, project, CAST(status AS bigint), streamed, stored, key_id, created_at, deadline, owner, \
+     lease_until, attempts, ended_at FROM background_turns WHERE id >= $1 AND id <= $2 AND id <> $3 \
+     AND (ended_at IS NULL OR $4 = 0) ORDER BY id DESC LIMIT $5";
+
+const ABANDONED: &str = "SELECT count(*) FROM background_turns WHERE ended_at IS NULL AND lease_until < $1";
+
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 6] = [PROJECT, LOG_ROW, TURNS, LINKS, CHILDREN, DESCENDANTS];
+pub(crate) const STATEMENTS: [&str; 8] =
+    [PROJECT, LOG_ROW, TURNS, LINKS, CHILDREN, DESCENDANTS, BACKGROUND, ABANDONED];
 
 /// The columns of [`TURNS`] before those of the request log.
 const TURN_COLUMNS: [Kind; 15] = {
@@ -208,6 +252,51 @@ impl<D: Database> Inspection for D {
             |mut row: Columns| Ok((ResponseId::from_uuid(row.id()?), ResponseId::from_uuid(row.id()?)));
         self.query(query).await?.into_iter().map(pair).collect()
     }
+
+    async fn list_background(&self, query: BackgroundQuery) -> Result<Vec<BackgroundSummary>, StoreError> {
+        const COLUMNS: [Kind; 12] = {
+            use Kind::{Id, Number, Text};
+            [Id, Text, Number, Number, Number, Text, Number, Number, Id, Number, Number, Number]
+        };
+        let (oldest, newest) = match (query.id, query.after) {
+            (Some(only), _) => (only.uuid(), only.uuid()),
+            (None, Some(after)) => (Uuid::nil(), after.uuid()),
+            (None, None) => (Uuid::nil(), Uuid::max()),
+        };
+        let excluded = query.after.filter(|_| query.id.is_none()).map_or(Uuid::nil(), ResponseId::uuid);
+        let arguments = vec![
+            id(oldest),
+            id(newest),
+            id(excluded),
+            number(i64::from(query.is_active)),
+            number(i64::from(query.max_rows)),
+        ];
+        let rows = self.query(Query { text: BACKGROUND, arguments, columns: &COLUMNS }).await?;
+        rows.into_iter().map(background_summary).collect()
+    }
+
+    async fn count_abandoned_background(&self, leased_until: Timestamp) -> Result<u64, StoreError> {
+        let arguments = vec![number(leased_until.unix_ms())];
+        let rows = self.query(Query { text: ABANDONED, arguments, columns: &[Kind::Number] }).await?;
+        rows.into_iter().next().map_or(Ok(0), |mut row| row.integer())
+    }
+}
+
+fn background_summary(mut row: Columns) -> Result<BackgroundSummary, StoreError> {
+    Ok(BackgroundSummary {
+        id: ResponseId::from_uuid(row.id()?),
+        project: ProjectId::new(&row.text()?),
+        status: BackgroundStatus::from_code(row.number()?)?,
+        is_streamed: row.number()? != 0,
+        is_stored: row.number()? != 0,
+        key: row.optional_text(),
+        created_at: Timestamp::from_unix_ms(row.number()?),
+        deadline: Timestamp::from_unix_ms(row.number()?),
+        owner: row.id()?,
+        lease_until: Timestamp::from_unix_ms(row.number()?),
+        attempts: row.integer()?,
+        ended_at: row.optional_number().map(Timestamp::from_unix_ms),
+    })
 }
 
 fn of_chain(

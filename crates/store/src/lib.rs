@@ -57,8 +57,8 @@ pub use self::conversations::{
 };
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
-pub use self::inspection::{ChainLink, Inspection, TurnSummary};
-pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
+pub use self::inspection::{BackgroundQuery, BackgroundSummary, ChainLink, Inspection, TurnSummary};
+pub use self::keys::{KeyTerms, Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
     Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
 };
@@ -72,7 +72,7 @@ pub use self::responses::{
     ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
 pub use self::sessions::{Sessions, StoredSession};
-pub use self::store::{ProjectStats, Store};
+pub use self::store::{ProjectStats, Store, StoreSize, TableSize};
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
     UnknownNetwork,

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
-    BackgroundTurn, ChainLink, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
-    Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, Inspection, ItemPage,
-    Json, Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview,
-    OverviewQuery, Post, ProjectStats, Purged, Record, Replica, Replicas, RequestLog, Reservation, Reserved,
-    Responses, Rotation, SecretHash, Sessions, Settlement, Store, StoreError, StoredAccount,
-    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession, StoredTurn, Timestamp,
-    Totals, TurnLease, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundQuery,
+    BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink, ChainQuery, Claimable, ConversationItem,
+    ConversationLock, ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock,
+    EventChunk, FoundItems, Inspection, ItemPage, Json, KeyTerms, Keys, LatencySum, Limits, LogPage,
+    LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview, OverviewQuery, Post, ProjectStats, Purged,
+    Record, Replica, Replicas, RequestLog, Reservation, Reserved, Responses, Rotation, SecretHash, Sessions,
+    Settlement, Store, StoreError, StoreSize, StoredAccount, StoredConversation, StoredCredential, StoredKey,
+    StoredResponse, StoredSession, StoredTurn, Timestamp, Totals, TurnLease, TurnSummary, UpstreamTurn,
+    Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -136,6 +137,7 @@ intercept!(Keys {
     read load_key(name: &str) -> Option<StoredKey>;
     write add_key(key: StoredKey, audit: AuditEntry) -> bool;
     write rotate_key(key: KeyId, rotation: Rotation, audit: AuditEntry) -> bool;
+    write change_key(key: KeyId, terms: KeyTerms, audit: AuditEntry) -> bool;
     write revoke_key(key: KeyId, audit: AuditEntry) -> bool;
     write delete_key(key: KeyId, audit: AuditEntry) -> bool;
     write note_key_use(key: KeyId, at: Timestamp) -> ();
@@ -161,6 +163,8 @@ intercept!(Inspection {
     read list_descendants(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<ChainLink>;
     read list_children(project: &ProjectId, from: ResponseId, max_turns: u32, max_rows: u32)
         -> Vec<(ResponseId, ResponseId)>;
+    read list_background(query: BackgroundQuery) -> Vec<BackgroundSummary>;
+    read count_abandoned_background(leased_until: Timestamp) -> u64;
 });
 
 intercept!(Admin {
@@ -185,6 +189,7 @@ intercept!(Audit {
 
 intercept!(Counters {
     read list_counters(scope: &str, now: Timestamp) -> Vec<(CounterId, Count)>;
+    read list_current_counters(now: Timestamp, max_rows: u32) -> Vec<(CounterId, Count)>;
     read count_reservations() -> u64;
     write purge_counters(before: Timestamp, max_rows: u32) -> bool;
 });
@@ -264,6 +269,10 @@ impl<I: Interceptor> Store for Decorated<I> {
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         self.inner.stats(now).await
+    }
+
+    async fn size(&self) -> Result<StoreSize, StoreError> {
+        self.read(self.inner.size()).await
     }
 
     fn is_shared(&self) -> bool {

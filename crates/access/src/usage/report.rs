@@ -110,6 +110,11 @@ impl Report {
         (&self.from, &self.to)
     }
 
+    /// All turns of the groups.
+    pub fn turns(&self) -> u64 {
+        self.data.iter().map(|group| group.turns).sum()
+    }
+
     /// Adds a later page to this one.
     pub fn append(&mut self, next: Self) {
         self.data.extend(next.data);

@@ -21,6 +21,7 @@ mod projects;
 mod routing;
 mod show;
 mod sockets;
+mod sources;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -29,12 +30,14 @@ mod turns;
 mod usage;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use antiphon_access::limits::Rules;
 use antiphon_access::prices::ModelPrice;
+use antiphon_protocol::id::ProjectId;
 use serde::{Deserialize, Serialize};
 
 pub use self::accounts::AccountConfig;
@@ -49,6 +52,7 @@ pub use self::oauth::OAuthConfig;
 pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
+pub use self::sources::{Origin, Sources};
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
@@ -104,6 +108,10 @@ pub struct Config {
     /// Settings that all keys of a project share, by the project's name. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub projects: BTreeMap<String, ProjectConfig>,
+
+    /// Where values come from that are no defaults.
+    #[serde(skip)]
+    pub sources: Sources,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +203,8 @@ impl Config {
         let mut problems = Problems::default();
         let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
         let config = draft.map(|draft| {
-            let config = draft.resolve(cwd, environment, &mut problems);
+            let mut config = draft.resolve(cwd, environment, &mut problems);
+            config.sources = merged.sources();
             config.validate(&merged, &mut problems);
             config
         });
@@ -203,6 +212,12 @@ impl Config {
             Some(config) => Ok(config),
             None => Err(merged.to_error(problems)),
         }
+    }
+
+    /// The limits of all projects that have limits.
+    pub fn project_limits(&self) -> HashMap<ProjectId, Rules> {
+        let with_limits = self.projects.iter().filter(|(_, project)| !project.limits.is_empty());
+        with_limits.map(|(name, project)| (ProjectId::new(name), project.limits.rules().clone())).collect()
     }
 
     /// Rejects a configuration without accounts, which cannot serve a turn. Printing or checking one needs none.
@@ -256,6 +271,7 @@ impl Default for Config {
             log: LogConfig::default(),
             prices: Vec::new(),
             projects: BTreeMap::new(),
+            sources: Sources::default(),
         }
     }
 }
@@ -280,6 +296,7 @@ impl Draft {
             log: self.log,
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
+            sources: Sources::default(),
         }
     }
 }

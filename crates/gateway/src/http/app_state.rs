@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use antiphon_access::keys::Keys;
 use axum::extract::FromRef;
-use tokio::sync::Semaphore;
 
 use super::error::RequestError;
 use super::origin::LocalOnly;
@@ -33,8 +32,6 @@ pub struct AppState {
     pub readiness: Arc<Readiness>,
     pub socket_metrics: Arc<SocketMetrics>,
     pub serves_dashboard: bool,
-    /// Places for pages with live figures.
-    pub watchers: Arc<Semaphore>,
 }
 
 /// Limits on request bodies in memory.

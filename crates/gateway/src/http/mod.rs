@@ -8,7 +8,7 @@ mod api;
 pub mod app_state;
 pub mod auth;
 mod body;
-pub mod dashboard;
+mod dashboard;
 mod error;
 mod error_reply;
 mod fallback;

@@ -16,6 +16,7 @@ mod framing;
 mod limit;
 mod memory;
 mod metrics;
+mod metrics_by;
 mod passage;
 mod progress;
 mod reading;

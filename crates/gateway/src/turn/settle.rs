@@ -130,6 +130,9 @@ impl Turn {
         let outcome = &progress.outcome;
         metrics.turn_ended(&self.facts.door, outcome.name, duration, progress.first_event);
         metrics.count_tokens(&progress.usage);
+        let model = progress.account.as_ref().map(|_| self.facts.create.model.as_str());
+        let key = self.facts.key.as_ref().map(|key| key.name.as_str());
+        metrics.by.turn_ended(model, key, &progress.usage);
         if progress.is_usage_estimated {
             metrics.usage_estimated();
         }

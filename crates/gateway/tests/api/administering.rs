@@ -3,7 +3,7 @@
 use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
+use antiphon_testkit::{Client, Events, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -40,6 +40,11 @@ impl Operator {
 
     pub(crate) async fn post(&self, path: &str) -> Value {
         self.call(Method::POST, path).await.ok()
+    }
+
+    /// GET, read event by event.
+    pub(crate) async fn follow(&self, path: &str) -> Events {
+        self.client.with_secret(&self.token).follow(path).await
     }
 
     /// Creates a key and returns its secret.

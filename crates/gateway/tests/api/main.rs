@@ -31,6 +31,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod operating;
+mod overview;
 mod passing;
 mod readiness;
 mod reading;

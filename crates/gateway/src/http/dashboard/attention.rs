@@ -1,77 +1,49 @@
 //! What operators should look at.
 
-use antiphon_access::keys::KeyState;
 use maud::{Markup, html};
 
-use super::numbers::percent;
+use super::numbers::{compact, percent};
 use super::pieces::{Tone, badge, time};
-use crate::operations::{OperationError, Operations, Page};
+use crate::operations::{Attention, AttentionKind};
 
-/// From which share of a limit a key is listed.
-const NEARLY_FULL: f64 = 0.8;
-/// How many keys are looked at; each costs a query.
-const MAX_KEYS: u32 = 25;
-
-/// What should be looked at, the worst first.
-pub async fn attention(operations: &Operations) -> Result<Markup, OperationError> {
-    let mut entries: Vec<Markup> = Vec::new();
-    if !operations.store.is_available() {
-        entries.push(entry(
-            Tone::Bad,
-            "store",
-            html! { "The last write to the store failed. Turns that need it are refused." },
-        ));
-    }
-    for account in operations.list_accounts(&Page::whole())?.accounts {
-        let link = html! { a href={ "/accounts/" (account.name) } { (account.name) } };
-        match (account.state, &account.cooling_until) {
-            ("disabled", _) => entries.push(entry(
-                Tone::Bad,
-                "disabled",
-                html! {
-                    "Account " (link) ": its upstream refuses the credential."
-                },
-            )),
-            ("cooling", Some(until)) => entries.push(entry(
-                Tone::Warning,
-                "cooling",
-                html! {
-                    "Account " (link) " until " (time(until))
-                    @if let Some(reason) = account.cooling_reason { " (" (reason.replace('_', " ")) ")" } "."
-                },
-            )),
-            ("paused", _) => entries.push(entry(Tone::Neutral, "paused", html! { "Account " (link) "." })),
-            _ => {}
-        }
-    }
-    entries.extend(full_keys(operations).await?);
-    Ok(html! {
+pub fn attention(list: &[Attention]) -> Markup {
+    html! {
         section .card aria-labelledby="attention" {
             h2 #attention { "Needs attention" }
-            @if entries.is_empty() { p .muted { "Nothing. All accounts are ready, and no key is near a limit." } }
-            @else { ul .entries { @for entry in entries { li { (entry) } } } }
-        }
-    })
-}
-
-async fn full_keys(operations: &Operations) -> Result<Vec<Markup>, OperationError> {
-    let mut entries = Vec::new();
-    for key in operations.list_keys(&Page::new(MAX_KEYS, None)).await?.keys {
-        if key.state != KeyState::Active || key.limits.is_empty() {
-            continue;
-        }
-        for limit in operations.key_limits(&key.name).await?.limits {
-            let share = limit.share();
-            if share >= NEARLY_FULL {
-                entries.push(entry(Tone::of_share(share), "limit", html! {
-                    "Key " a href={ "/keys/" (key.name) } { (key.name) } ": " (percent(share)) " of " (limit.name) "."
-                }));
-            }
+            @if list.is_empty() { p .muted { "Nothing: no account is cooling down, and no key is near a limit." } }
+            @else { ul .entries { @for one in list { li { (entry(one)) } } } }
         }
     }
-    Ok(entries)
 }
 
-fn entry(tone: Tone, word: &str, text: Markup) -> Markup {
-    html! { (badge(tone, word)) span { (text) } }
+fn entry(one: &Attention) -> Markup {
+    let subject = one.subject.as_deref().unwrap_or_default();
+    let share = one.value.unwrap_or_default();
+    let until = html! { @if let Some(until) = &one.until { " until " (time(until)) } };
+    let detail = one.detail.as_deref().unwrap_or_default();
+    let account = html! { "Account " a href={ "/accounts/" (subject) } { (subject) } };
+    match one.kind {
+        AttentionKind::StoreUnavailable => html! {
+            (badge(Tone::Bad, "store")) span { "The store accepts no writes. Turns that need it are refused." }
+        },
+        AttentionKind::LogRowsLost => html! {
+            (badge(Tone::Bad, "store")) span { (compact(share)) " rows of the request log were lost since the start." }
+        },
+        AttentionKind::AccountDisabled => html! {
+            (badge(Tone::Bad, "disabled")) span { (account) ": its upstream refuses the credential." }
+        },
+        AttentionKind::AccountCooling => html! {
+            (badge(Tone::Warning, "cooling")) span { (account) (until) " (" (detail.replace('_', " ")) ")" }
+        },
+        AttentionKind::KeyNearLimit => html! {
+            (badge(Tone::of_share(share), "limit"))
+            span { "Key " a href={ "/keys/" (subject) } { (subject) } ": " (percent(share)) " of " (detail) (until) }
+        },
+        AttentionKind::ProjectNearLimit => html! {
+            (badge(Tone::of_share(share), "limit")) span { "Project " (subject) ": " (percent(share)) " of " (detail) (until) }
+        },
+        AttentionKind::BackgroundWithoutLease => html! {
+            (badge(Tone::Warning, "background")) span { (compact(share)) " background turns that nobody runs." }
+        },
+    }
 }

@@ -1,204 +1,205 @@
 //! The chain of a response: from the root to its newest leaf, with its branches.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use antiphon_protocol::id::{ProjectId, ResponseId};
-use antiphon_runtime::rfc3339;
-use antiphon_store::{LogRow, Status, TurnSummary};
+use antiphon_access::sessions::Session;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
+use serde::Deserialize;
 
-use super::gate::SignedIn;
-use super::items::{ItemsOf, show_items};
+use super::gate::{Change, Empty, Query, SignedIn};
+use super::items::show_items;
 use super::numbers::{bytes, compact, duration};
 use super::page::{Page, Problem, Screen};
-use super::pieces::{Tone, alert, badge, is_admin, none, time};
-use super::responses::{KeyNames, cost, outcome, short};
+use super::pieces::{Tone, badge, is_admin, next_page, none, time};
+use super::responses::{cost, outcome, short};
 use super::timeline::timeline;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{OperationError, Operations};
-use antiphon_access::sessions::Session;
+use crate::operations::{Chain, ChainParameters, ChainTurn, LoggedTurn, Operations, ResponseDetail};
 
-/// How many turns of a chain are shown, and how many that follow the one asked for.
-const MAX_TURNS: u32 = 300;
-const MAX_DESCENDANTS: u32 = 100;
-const MAX_CHILDREN: u32 = 500;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainQuery {
+    after: Option<String>,
+}
 
-/// What a page shows of a chain.
-pub struct ChainPage<'a> {
-    pub session: &'a Session,
-    /// The response that was asked for.
-    pub shown: ResponseId,
-    /// The root first.
-    turns: Vec<TurnSummary>,
-    /// By parent: children that are not in this line.
-    branches: HashMap<ResponseId, Vec<ResponseId>>,
-    keys: KeyNames,
+/// What a page shows of a response and its chain.
+struct ChainPage<'a> {
+    session: &'a Session,
+    shown: &'a ResponseDetail,
+    chain: &'a Chain,
 }
 
 pub async fn show(
     SignedIn(session): SignedIn,
     State(operations): State<Arc<Operations>>,
-    PathSegment(name): PathSegment,
+    PathSegment(id): PathSegment,
+    Query(ChainQuery { after }): Query<ChainQuery>,
 ) -> Result<Response, Problem> {
-    let Ok(response) = name.parse::<ResponseId>() else { return Ok(not_found(&session, &name)) };
-    let store = &operations.store;
-    let Some(project) = store.find_project(response).await.map_err(OperationError::from)? else {
-        return unstored(&session, &operations, response).await;
-    };
-    let chain = ChainPage::read(&session, &operations, &project, response).await?;
-    Ok(chain.reply(None))
+    let detail = operations.response(&id).await?;
+    reply(&session, &operations, &detail, after).await
 }
 
-fn not_found(session: &Session, name: &str) -> Response {
-    let content = html! {
-        (alert(&format!("There is no response '{name}'. It may have been purged.")))
-        p { a .button href="/responses" { "Show all turns" } }
-    };
-    let page = Page { session, screen: Screen::Responses, title: "Not found", actions: html! {}, content };
-    page.reply(http::StatusCode::NOT_FOUND)
+/// The same page with the response's items. It is a form's target because it writes to the audit log.
+pub async fn show_with_items(
+    State(operations): State<Arc<Operations>>,
+    PathSegment(id): PathSegment,
+    change: Change<Empty>,
+) -> Result<Response, Problem> {
+    let detail = operations.response_with_bodies(&id, change.actor()).await?;
+    reply(&change.session, &operations, &detail, None).await
+}
+
+async fn reply(
+    session: &Session,
+    operations: &Operations,
+    detail: &ResponseDetail,
+    after: Option<String>,
+) -> Result<Response, Problem> {
+    if detail.stored.is_none() {
+        return Ok(unstored(session, detail));
+    }
+    let parameters = ChainParameters { limit: None, after };
+    let chain = operations.chain(&detail.id, &parameters).await?;
+    Ok(ChainPage { session, shown: detail, chain: &chain }.reply())
 }
 
 /// A turn that stored nothing has only its row in the log.
-async fn unstored(
-    session: &Session,
-    operations: &Operations,
-    response: ResponseId,
-) -> Result<Response, Problem> {
-    let row = operations.store.find_log_row(response).await.map_err(OperationError::from)?;
-    let Some(row) = row else { return Ok(not_found(session, &response.to_string())) };
-    let keys = KeyNames::read(operations).await?;
+fn unstored(session: &Session, detail: &ResponseDetail) -> Response {
     let content = html! {
         section .card {
-            p .hint { "This turn stored no response: it was refused, it failed, or its client asked for " code { "store: false" } "." }
-            div .card-head { (outcome(&row)) }
-            (facts_of_log(&row, &keys))
-            (timeline(&row))
+            p .hint { "This turn has stored no response: it was refused, it failed, it still runs, or its client asked for " code { "store: false" } "." }
+            @if let Some(turn) = &detail.turn {
+                p { (outcome(turn)) }
+                (facts_of_turn(turn)) (timeline(turn, &detail.attempts))
+            }
+            (background(detail))
         }
     };
-    let title = short(response);
+    let title = short(&detail.id);
     let page = Page { session, screen: Screen::Responses, title: &title, actions: html! {}, content };
-    Ok(page.into_response())
+    page.into_response()
 }
 
-fn facts_of_log(row: &LogRow, keys: &KeyNames) -> Markup {
+fn background(detail: &ResponseDetail) -> Markup {
+    html! {
+        @if let Some(turn) = &detail.background {
+            h3 { "In the background" }
+            dl .facts {
+                dt { "State" } dd { (badge(Tone::Neutral, &turn.status)) }
+                dt { "Created" } dd { (time(&turn.created_at)) }
+                dt { "Cut off at" } dd { (time(&turn.deadline)) }
+                dt { "Runs so far" } dd { (turn.attempts) }
+                @if let Some(is_leased) = turn.leased { dt { "Lease" } dd { @if is_leased { "valid" } @else { "expired" } } }
+            }
+        }
+    }
+}
+
+fn facts_of_turn(turn: &LoggedTurn) -> Markup {
     html! {
         dl .facts {
-            dt { "Response" } dd .mono { (row.response) }
-            dt { "Began" } dd { (time(&rfc3339(row.at))) }
-            dt { "Project" } dd .mono { (row.project.as_str()) }
-            dt { "Key" } dd { @if let Some(key) = &row.key { (keys.name_of(key)) } @else { (none()) } }
-            dt { "Account" } dd { @if let Some(account) = &row.account { (account) } @else { (none()) } }
-            dt { "Model" } dd { (row.model) }
-            dt { "Transport" } dd { (row.transport) ", status " (row.http_status) }
+            dt { "Response" } dd .mono { (turn.id) }
+            dt { "Began" } dd { (time(&turn.at)) }
+            dt { "Project" } dd .mono { (turn.project) }
+            dt { "Key" } dd { @if let Some(key) = &turn.key { (key) } @else { (none()) } }
+            dt { "Account" } dd { @if let Some(account) = &turn.account { (account) } @else { (none()) } }
+            dt { "Model" } dd { (turn.model) }
+            dt { "Transport" } dd { (turn.transport) ", status " (turn.http_status) }
             dt { "Tokens" } dd {
-                (compact(row.input_tokens as f64)) " input (" (compact(row.cached_tokens as f64)) " cached), "
-                (compact(row.output_tokens as f64)) " output (" (compact(row.reasoning_tokens as f64)) " reasoning)"
+                (compact(turn.input_tokens as f64)) " input (" (compact(turn.cached_tokens as f64)) " cached), "
+                (compact(turn.output_tokens as f64)) " output (" (compact(turn.reasoning_tokens as f64)) " reasoning)"
             }
-            dt { "Cost" } dd { (cost(row)) }
-            @if let Some(reasoning) = &row.reasoning { dt { "Encrypted reasoning" } dd { (reasoning) } }
+            dt { "Cost" } dd { (cost(turn)) }
+            @if let Some(reasoning) = &turn.reasoning { dt { "Encrypted reasoning" } dd { (reasoning) } }
         }
     }
 }
 
 // === impl ChainPage ===
 
-impl<'a> ChainPage<'a> {
-    /// Reads the line from the root through this response to its newest leaf.
-    pub async fn read(
-        session: &'a Session,
-        operations: &Operations,
-        project: &ProjectId,
-        shown: ResponseId,
-    ) -> Result<Self, OperationError> {
-        let store = &operations.store;
-        let following = store.list_descendants(project, shown, MAX_DESCENDANTS).await?;
-        let leaf = following.last().map_or(shown, |link| link.id);
-        let mut turns = store.list_turns(project, leaf, MAX_TURNS).await?;
-        turns.reverse();
-        let mut branches: HashMap<ResponseId, Vec<ResponseId>> = HashMap::new();
-        for (parent, child) in store.list_children(project, leaf, MAX_TURNS, MAX_CHILDREN).await? {
-            if turns.iter().all(|turn| turn.id != child) {
-                branches.entry(parent).or_default().push(child);
-            }
-        }
-        Ok(Self { session, shown, turns, branches, keys: KeyNames::read(operations).await? })
-    }
-
-    /// The page; with the items of the response that was asked for, if they were read.
-    pub fn reply(&self, items: Option<&ItemsOf>) -> Response {
-        let sum = |value: fn(&LogRow) -> u64| {
-            self.turns.iter().filter_map(|turn| turn.log.as_ref()).map(value).sum::<u64>()
-        };
+impl ChainPage<'_> {
+    fn reply(&self) -> Response {
+        let conversation = self.shown.stored.as_ref().and_then(|stored| stored.conversation.as_ref());
         let content = html! {
             p .lead {
-                (self.turns.len()) " turns, " (compact(sum(|row| row.input_tokens) as f64)) " input and "
-                (compact(sum(|row| row.output_tokens) as f64)) " output tokens"
-                @if let Some(first) = self.turns.first() { " in project " span .mono { (first.project.as_str()) } }
-                @if let Some(id) = self.turns.iter().find_map(|turn| turn.conversation.as_ref()) {
-                    ", conversation " span .mono { (id) }
-                }
+                (self.chain.length) " turns in project " span .mono { (self.chain.project) }
+                @if let Some(id) = conversation { ", conversation " span .mono { (id) } }
             }
-            ol .chain {
-                @for turn in &self.turns { (self.turn(turn, items)) }
+            ol .chain { @for turn in &self.chain.turns { (self.turn(turn)) } }
+            @if let Some(last) = self.chain.turns.last().filter(|_| self.chain.has_more) {
+                (next_page(&format!("/responses/{}?after={}", self.shown.id, last.id)))
             }
         };
-        let title = format!("Chain of {}", short(self.shown));
-        Page { session: self.session, screen: Screen::Responses, title: &title, actions: html! {}, content }
-            .into_response()
+        let title = format!("Chain of {}", short(&self.shown.id));
+        let page = Page {
+            session: self.session,
+            screen: Screen::Responses,
+            title: &title,
+            actions: html! {},
+            content,
+        };
+        page.into_response()
     }
 
-    fn turn(&self, turn: &TurnSummary, items: Option<&ItemsOf>) -> Markup {
-        let is_shown = turn.id == self.shown;
+    fn turn(&self, turn: &ChainTurn) -> Markup {
+        let is_shown = turn.id == self.shown.id;
         html! {
             li .turn aria-current=[is_shown.then_some("true")] {
                 details .card open[is_shown] {
-                    summary {
-                        span .turn-number { "#" (turn.depth) }
-                        a .mono href={ "/responses/" (turn.id) } { (short(turn.id)) }
-                        @if turn.is_posted { (badge(Tone::Neutral, "posted items")) }
-                        @else if let Some(row) = &turn.log { (outcome(row)) }
-                        @else { (badge(tone_of(turn.status), turn.status.as_str())) }
-                        @if turn.deleted_at.is_some() { (badge(Tone::Warning, "deleted")) }
-                        span .turn-model { (turn.model) }
-                        span .hint { (time(&rfc3339(turn.created_at))) }
-                        @if let Some(row) = &turn.log { span .hint.number { (duration(row.duration)) } }
-                    }
-                    (self.details(turn))
-                    @if is_shown { (show_items(turn.id, items, is_admin(self.session))) }
+                    summary { (summary(turn)) }
+                    (details(turn))
+                    @if is_shown {
+                        (background(self.shown))
+                        (show_items(&turn.id, self.shown.bodies.as_ref(), is_admin(self.session)))
+                    } @else { p { a href={ "/responses/" (turn.id) } { "Open this turn" } } }
                 }
-                @if let Some(branches) = self.branches.get(&turn.id) {
+                @if !turn.branches.is_empty() {
                     ul .branches aria-label={ "Other continuations of #" (turn.depth) } {
-                        @for branch in branches {
-                            li { a .mono href={ "/responses/" (branch) } { (short(*branch)) } span .hint { " another branch" } }
+                        @for branch in &turn.branches {
+                            li { a .mono href={ "/responses/" (branch) } { (short(branch)) } span .hint { " another branch" } }
                         }
                     }
                 }
             }
         }
     }
+}
 
-    fn details(&self, turn: &TurnSummary) -> Markup {
-        html! {
-            @if let Some(row) = &turn.log { (facts_of_log(row, &self.keys)) (timeline(row)) }
-            @else { p .hint { "Its row in the request log has been purged." } }
-            dl .facts {
-                dt { "Stored" } dd { (bytes(turn.input_bytes)) " input, " (bytes(turn.output_bytes)) " output" }
-                dt { "Trust boundary" } dd { (turn.boundary) }
-                @if let Some(id) = &turn.upstream_id { dt { "Upstream's id" } dd .mono { (id) } }
-                @if let Some(at) = turn.expires_at { dt { "Expires" } dd { (time(&rfc3339(at))) } }
-                @if let Some(at) = turn.deleted_at { dt { "Deleted" } dd { (time(&rfc3339(at))) } }
-            }
+fn summary(turn: &ChainTurn) -> Markup {
+    html! {
+        span .turn-number { "#" (turn.depth) }
+        span .mono { (short(&turn.id)) }
+        @if turn.kind == "posted" { (badge(Tone::Neutral, "posted items")) }
+        @else if let Some(row) = &turn.turn { (outcome(row)) }
+        @else { (badge(Tone::Neutral, &turn.status)) }
+        @if turn.deleted_at.is_some() { (badge(Tone::Warning, "deleted")) }
+        span .turn-model { (turn.model) }
+        span .hint { (time(&turn.created_at)) }
+        @if let Some(row) = &turn.turn {
+            span .hint.number { (duration(Duration::from_secs_f64(row.duration_ms / 1e3))) }
         }
     }
 }
 
-fn tone_of(status: Status) -> Tone {
-    match status {
-        Status::Completed => Tone::Good,
-        Status::Failed => Tone::Bad,
-        Status::Incomplete | Status::Cancelled => Tone::Neutral,
+fn details(turn: &ChainTurn) -> Markup {
+    html! {
+        @if let Some(row) = &turn.turn { (facts_of_turn(row)) (timeline(row, &turn.attempts)) }
+        @else { p .hint { "Its row in the request log has been purged." } }
+        dl .facts {
+            dt { "Input items" } dd { (counts(turn.input_items.as_ref())) " " (bytes(turn.input_bytes)) }
+            dt { "Output items" } dd { (counts(turn.output_items.as_ref())) " " (bytes(turn.output_bytes)) }
+            dt { "Replayed before it" } dd { (bytes(turn.replay_bytes)) }
+            @if let Some(at) = &turn.deleted_at { dt { "Deleted" } dd { (time(at)) } }
+        }
+    }
+}
+
+fn counts(items: Option<&BTreeMap<String, u64>>) -> Markup {
+    html! {
+        @for (kind, count) in items.into_iter().flatten() { span .tag { (kind) @if *count > 1 { " × " (count) } } " " }
     }
 }

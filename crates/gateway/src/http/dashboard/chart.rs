@@ -2,7 +2,7 @@
 //!
 //! The image has no text, so that it can take any width; labels stand around it. Colours come from the style sheet, by class.
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 use std::fmt::Write;
 
 use super::pieces::time;
@@ -214,22 +214,6 @@ impl Chart<'_> {
 /// The colour of a series.
 pub fn swatch(class: &str) -> Markup {
     html! { svg class={ "swatch " (class) } viewBox="0 0 10 10" aria-hidden="true" { rect width="10" height="10" rx="2" {} } }
-}
-
-/// A small line without axes.
-pub fn sparkline(values: &[f64], label: &str) -> Markup {
-    let top = nice(values.iter().copied().fold(0.0, f64::max));
-    let step = 100.0 / values.len().saturating_sub(1).max(1) as f64;
-    let mut path = String::new();
-    for (at, value) in values.iter().enumerate() {
-        let command = if at == 0 { 'M' } else { 'L' };
-        write!(path, "{command}{:.1} {:.1}", at as f64 * step, 23.0 - 22.0 * value / top).ok();
-    }
-    html! {
-        svg .sparkline viewBox="0 0 100 24" preserveAspectRatio="none" role="img" aria-label=(label) {
-            (PreEscaped(format!("<path class=\"line s1\" d=\"{path}\"/>")))
-        }
-    }
 }
 
 /// The smallest round number that is not less.

@@ -1,71 +1,27 @@
 //! What a response contains, for admins only. Each look is in the audit log.
 
-use std::sync::Arc;
-
-use antiphon_access::audit::entry;
-use antiphon_protocol::id::ResponseId;
-use axum::extract::State;
-use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::chain::ChainPage;
-use super::gate::{Change, Empty};
-use super::page::Problem;
-use crate::http::path_segment::PathSegment;
-use crate::operations::{OperationError, Operations};
+use crate::operations::Bodies;
 
 /// How much of an item is shown.
 const MAX_CHARS: usize = 20_000;
 /// Of an item in a line.
 const PREVIEW_CHARS: usize = 160;
 
-/// The items of one response.
-pub struct ItemsOf {
-    input: Vec<Value>,
-    output: Vec<Value>,
-    body: Value,
-}
-
-/// Shows the chain again, with the items of this response. It is a form's target because it writes to the audit log.
-pub async fn show(
-    State(operations): State<Arc<Operations>>,
-    PathSegment(name): PathSegment,
-    change: Change<Empty>,
-) -> Result<Response, Problem> {
-    let not_found = || Problem::from(crate::http::error::RequestError::ResponseNotFound(name.clone()));
-    let response: ResponseId = name.parse().map_err(|_| not_found())?;
-    let store = &operations.store;
-    let project = store.find_project(response).await.map_err(OperationError::from)?.ok_or_else(not_found)?;
-    let now = operations.clock.now();
-    let stored =
-        store.load(&project, response, now).await.map_err(OperationError::from)?.ok_or_else(not_found)?;
-    let audit = entry(&*operations.clock, change.actor(), "response.viewed", &name);
-    store.add_audit(audit).await.map_err(OperationError::from)?;
-    let list = |json: &[u8]| serde_json::from_slice(json).unwrap_or_default();
-    let items = ItemsOf {
-        input: list(&stored.turn.input),
-        output: list(&stored.turn.output),
-        body: serde_json::from_slice(&stored.body).unwrap_or_default(),
-    };
-    let chain = ChainPage::read(&change.session, &operations, &project, response).await?;
-    Ok(chain.reply(Some(&items)))
-}
-
 /// The items, or how to get to them.
-pub fn show_items(response: ResponseId, items: Option<&ItemsOf>, may_look: bool) -> Markup {
+pub fn show_items(id: &str, bodies: Option<&Bodies>, may_look: bool) -> Markup {
     html! {
         div .items {
-            @match items {
-                Some(items) => {
-                    (list("Input items", &items.input)) (list("Output items", &items.output))
-                    @if let Some(metadata) = items.body["metadata"].as_object().filter(|metadata| !metadata.is_empty()) {
-                        h3 { "Metadata" }
-                        dl .facts { @for (name, value) in metadata { dt { (name) } dd { (text_of(value)) } } }
-                    }
+            @match bodies {
+                Some(bodies) => {
+                    (list("Input items", &bodies.input)) (list("Output items", &bodies.output))
+                    @if let Some(response) = &bodies.response { (metadata(response)) }
                 }
                 None if may_look => {
-                    form method="post" action={ "/responses/" (response) } {
+                    form method="post" action={ "/responses/" (id) } {
                         button type="submit" { "Show its items" }
                         span .hint { " This is noted in the audit log." }
                     }
@@ -76,15 +32,26 @@ pub fn show_items(response: ResponseId, items: Option<&ItemsOf>, may_look: bool)
     }
 }
 
-fn list(title: &str, items: &[Value]) -> Markup {
+fn list(title: &str, items: &RawValue) -> Markup {
+    let items: Vec<Value> = serde_json::from_str(items.get()).unwrap_or_default();
     html! {
         h3 { (title) }
         @if items.is_empty() { p .hint { "none" } }
-        @for item in items {
+        @for item in &items {
             details .item {
                 summary { span .tag { (kind(item)) } span .preview { (shortened(&preview(item), PREVIEW_CHARS)) } }
                 pre { code { (shortened(&serde_json::to_string_pretty(item).unwrap_or_default(), MAX_CHARS)) } }
             }
+        }
+    }
+}
+
+fn metadata(response: &RawValue) -> Markup {
+    let response: Value = serde_json::from_str(response.get()).unwrap_or_default();
+    html! {
+        @if let Some(metadata) = response["metadata"].as_object().filter(|metadata| !metadata.is_empty()) {
+            h3 { "Metadata" }
+            dl .facts { @for (name, value) in metadata { dt { (name) } dd { (text_of(value)) } } }
         }
     }
 }

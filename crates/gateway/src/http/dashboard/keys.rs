@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_access::keys::{KeyState, KeyView, KeyWithSecret};
+use antiphon_access::keys::{KeyChanges, KeyState, KeyView, KeyWithSecret};
 use antiphon_access::limits::LimitView;
 use antiphon_access::sessions::Session;
 use axum::extract::State;
@@ -14,9 +14,11 @@ use serde::Deserialize;
 
 use super::gate::{Change, Empty, Query, SignedIn};
 use super::key_form::KeyForm;
+use super::limits_form::{LimitsForm, settings};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{
-    Tone, badge, button, empty, is_admin, limit, models, next_page, none, notice, optional_time, secret, time,
+    Tone, alert, badge, button, empty, is_admin, limit, models, next_page, none, notice, optional_time,
+    secret, time,
 };
 use super::series::usage_of_key;
 use crate::http::path_segment::PathSegment;
@@ -188,6 +190,40 @@ fn with_secret(session: &Session, issued: &KeyWithSecret, title: &str) -> Respon
     Page { session, screen: Screen::Keys, title, actions: html! {}, content }.into_response()
 }
 
+pub async fn change_limits(
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+    change: Change<LimitsForm>,
+) -> Result<Response, Problem> {
+    let key = operations.key(&name).await?;
+    let changed = match change.form.apply_to(settings(&key.limits)) {
+        Ok(limits) => {
+            let changes = KeyChanges { limits: Some(limits), ..KeyChanges::default() };
+            operations.change_key(&name, changes, change.actor()).await
+        }
+        Err(invalid) => Err(invalid.into()),
+    };
+    match changed {
+        Ok(_) => Ok(Redirect::to(&format!("/keys/{name}")).into_response()),
+        Err(error @ OperationError::Invalid(_)) => {
+            let row = error.row();
+            let content = html! { (alert(&row.error.message)) (limits_card(&name, &change.form)) };
+            let (session, actions) = (&change.session, html! {});
+            Ok(Page { session, screen: Screen::Keys, title: &name, actions, content }.reply(row.status))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn limits_card(name: &str, form: &LimitsForm) -> Markup {
+    html! {
+        form .card.stack method="post" action={ "/keys/" (name) "/limits" } autocomplete="off" {
+            (form.fields())
+            div .buttons { button type="submit" { "Change limits" } }
+        }
+    }
+}
+
 pub async fn revoke(
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
@@ -225,6 +261,7 @@ pub async fn show(
             }
         }
         section .card { h2 { "Usage in the last 30 days" } (usage) }
+        @if may_change && key.state == KeyState::Active { (limits_card(&key.name, &LimitsForm::of(&settings(&key.limits)))) }
         @if may_change { (changes(&key)) }
     };
     let actions = html! {

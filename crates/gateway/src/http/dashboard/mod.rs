@@ -9,11 +9,13 @@ mod assets;
 mod attention;
 mod chain;
 mod chart;
+mod configuration;
 mod gate;
 mod items;
 mod key_form;
 mod keys;
-pub mod live;
+mod limits_form;
+mod live;
 mod login;
 mod numbers;
 mod overview;
@@ -23,7 +25,6 @@ mod responses;
 mod series;
 mod settings;
 mod timeline;
-mod window;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -39,10 +40,11 @@ pub fn router() -> Router<AppState> {
         .route("/logout", post(login::sign_out))
         .route("/assets/{file}", get(assets::get))
         .route("/responses", get(responses::list).fallback(unknown_route))
-        .route("/responses/{id}", get(chain::show).post(items::show))
+        .route("/responses/{id}", get(chain::show).post(chain::show_with_items))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/new", get(keys::new))
         .route("/keys/{name}", get(keys::show))
+        .route("/keys/{name}/limits", post(keys::change_limits))
         .route("/keys/{name}/rotate", post(keys::rotate))
         .route("/keys/{name}/revoke", post(keys::revoke))
         .route("/keys/{name}/delete", post(keys::delete))

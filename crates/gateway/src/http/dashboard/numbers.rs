@@ -56,6 +56,11 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// A time in milliseconds as a duration.
+pub fn seconds(milliseconds: f64) -> String {
+    duration(Duration::from_secs_f64(milliseconds.max(0.0) / 1e3))
+}
+
 /// A size in binary units, such as `3.4 MiB`.
 pub fn bytes(bytes: u64) -> String {
     let mut scaled = bytes as f64;

@@ -1,8 +1,7 @@
 //! The overview: figures, charts, live figures, and what needs attention.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use antiphon_access::usage::{Group, UsageParameters};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -11,33 +10,20 @@ use serde::Deserialize;
 use super::attention::attention;
 use super::chart::{CLASSES, Chart, Kind, Series};
 use super::gate::{Query, SignedIn};
-use super::live;
-use super::numbers::{compact, dollars, percent};
+use super::numbers::{compact, dollars, percent, seconds};
 use super::page::{Page, Problem, Screen};
 use super::pieces::empty;
-use super::window::Window;
-use crate::http::app_state::AppState;
-use crate::operations::{OperationError, Operations};
+use crate::operations::{Operations, Overview, Percentiles, Running, Window};
 
-/// Enough for every model of every hour of a week.
-const MAX_GROUPS: u32 = 10_000;
+/// The outcomes of turns as series, in the order in which they are stacked; all others come last.
+const OUTCOMES: [(&str, &str); 4] =
+    [("completed", "ok"), ("incomplete", "s2"), ("refused", "refused"), ("failed", "failed")];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OverviewQuery {
     #[serde(default)]
     window: Window,
-}
-
-/// Sums over a window.
-#[derive(Debug, Default, Clone, Copy)]
-struct Sums {
-    turns: u64,
-    failed: u64,
-    input: u64,
-    cached: u64,
-    output: u64,
-    nano_usd: u64,
 }
 
 /// Whether more of something is good news.
@@ -49,43 +35,38 @@ enum More {
 
 pub async fn show(
     SignedIn(session): SignedIn,
-    State(state): State<AppState>,
+    State(operations): State<Arc<Operations>>,
     Query(OverviewQuery { window }): Query<OverviewQuery>,
 ) -> Result<Response, Problem> {
-    let operations = &*state.operations;
-    let now = operations.clock.now();
-    let starts = window.starts(now);
-    let groups =
-        usage(operations, starts.first().cloned(), None, &format!("{},model", window.grouping())).await?;
-    let before = usage(operations, Some(window.starts_before(now)), starts.first().cloned(), "model").await?;
-    let (sums, before) = (Sums::of(&groups), Sums::of(&before));
+    let overview = operations.overview(window).await?;
     let content = html! {
-        (figures(&state, window, sums, before))
-        @if sums.turns == 0 && before.turns == 0 { (no_turns()) }
+        (figures(&overview))
+        @if overview.current.turns == 0 && overview.previous.turns == 0 { (no_turns()) (attention(&overview.attention)) }
         @else {
             div .charts {
-                section .card { (turns(&starts, &groups, sums)) }
-                section .card { (tokens(&starts, &groups, sums)) }
-                section .card { (cost(&starts, &groups, sums)) }
-                (attention(operations).await?)
+                section .card { (turns(&overview)) }
+                section .card { (tokens(&overview)) }
+                section .card { (latency(&overview)) }
+                section .card { (cost(&overview)) }
             }
+            (attention(&overview.attention))
         }
     };
-    let actions = window.choice("/");
+    let actions = choice(window);
     Ok(Page { session: &session, screen: Screen::Overview, title: "Overview", actions, content }
         .into_response())
 }
 
-async fn usage(
-    operations: &Operations,
-    from: Option<String>,
-    to: Option<String>,
-    group_by: &str,
-) -> Result<Vec<Group>, OperationError> {
-    let group_by = Some(group_by.to_owned());
-    let parameters =
-        UsageParameters { from, to, group_by, limit: Some(MAX_GROUPS), ..UsageParameters::default() };
-    Ok(operations.report_usage(parameters).await?.groups().to_vec())
+/// Links to the same page with each window.
+fn choice(shown: Window) -> Markup {
+    let windows = [(Window::Day, "24h"), (Window::Week, "7d"), (Window::Month, "30d")];
+    html! {
+        nav .choice aria-label="Time" {
+            @for (window, name) in windows {
+                a href={ "/?window=" (name) } aria-current=[(window == shown).then_some("true")] { (name) }
+            }
+        }
+    }
 }
 
 fn no_turns() -> Markup {
@@ -102,29 +83,51 @@ fn no_turns() -> Markup {
     )
 }
 
-fn figures(state: &AppState, window: Window, sums: Sums, before: Sums) -> Markup {
-    let live = live::figures(state);
-    let now = |name: &str, label: &str| html! { div { dt { (label) } dd data-live=(name) { (live[name]) } } };
+fn figures(overview: &Overview) -> Markup {
+    let (current, previous) = (&overview.current, &overview.previous);
+    let count = |label, now: u64, before: u64| {
+        figure(label, &compact(now as f64), Some(now as f64), Some(before as f64), More::IsNeither)
+    };
+    let rate = current.error_rate.map_or_else(|| "–".to_owned(), percent);
     html! {
-        section .figures-row aria-label={ "The last " (window.name()) } {
-            (figure("Turns", &compact(sums.turns as f64), sums.turns as f64, before.turns as f64, More::IsNeither))
-            (figure("Failed", &percent(sums.failure_rate()), sums.failure_rate(), before.failure_rate(), More::IsBad))
-            (figure("Input tokens", &compact(sums.input as f64), sums.input as f64, before.input as f64, More::IsNeither))
-            (figure("Output tokens", &compact(sums.output as f64), sums.output as f64, before.output as f64, More::IsNeither))
-            (figure("Cost", &dollars(sums.dollars()), sums.dollars(), before.dollars(), More::IsNeither))
-            div .figure.now {
-                div .figure-head { h2 { "Now" } span .live data-live-state="" {} }
-                dl .live-figures {
-                    (now("turns", "turns")) (now("sockets", "sockets")) (now("background", "background")) (now("queued", "queued"))
-                }
+        section .figures-row aria-label="Figures" {
+            (count("Turns", current.turns, previous.turns))
+            (figure("Errors", &rate, current.error_rate, previous.error_rate, More::IsBad))
+            (count("Input tokens", current.input_tokens, previous.input_tokens))
+            (count("Output tokens", current.output_tokens, previous.output_tokens))
+            (figure("Cost", &dollars(current.cost_usd), Some(current.cost_usd), Some(previous.cost_usd), More::IsNeither))
+            (first_event(current.first_event_ms, previous.first_event_ms))
+            (now(&overview.running))
+        }
+    }
+}
+
+fn first_event(current: Percentiles, previous: Percentiles) -> Markup {
+    let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), seconds);
+    html! {
+        (figure("First event, median", &shown(current.p50), current.p50, previous.p50, More::IsBad))
+    }
+}
+
+fn now(running: &Running) -> Markup {
+    let row = |name: &str, label: &str, value: i64| html! { div { dt { (label) } dd data-live=(name) { (value) } } };
+    html! {
+        div .figure.now {
+            div .figure-head { h2 { "Now" } span .live data-live-state="" {} }
+            dl .live-figures {
+                (row("turns", "turns", running.turns))
+                (row("queued_turns", "waiting", i64::try_from(running.queued_turns).unwrap_or(i64::MAX)))
+                (row("sockets", "sockets", running.sockets))
+                (row("background", "background", running.background))
             }
         }
     }
 }
 
 /// A figure with its change against the window before.
-fn figure(label: &str, shown: &str, value: f64, before: f64, more: More) -> Markup {
-    let change = if before > 0.0 { (value - before) / before } else { 0.0 };
+fn figure(label: &str, shown: &str, value: Option<f64>, before: Option<f64>, more: More) -> Markup {
+    let known = value.zip(before.filter(|before| *before > 0.0));
+    let change = known.map_or(0.0, |(value, before)| (value - before) / before);
     let class = match more {
         More::IsBad if change > 0.005 => "worse",
         More::IsBad if change < -0.005 => "better",
@@ -142,8 +145,8 @@ fn figure(label: &str, shown: &str, value: f64, before: f64, more: More) -> Mark
         div .figure {
             h2 { (label) }
             p .value { (shown) }
-            p class={ "change " (class) } {
-                @if before == 0.0 { "nothing to compare with" }
+            p class={ "delta " (class) } {
+                @if known.is_none() { "nothing to compare with" }
                 @else if arrow.is_empty() { "as before" }
                 @else {
                     span aria-hidden="true" { (arrow) " " } span .hidden-label { (word) " by " }
@@ -154,118 +157,100 @@ fn figure(label: &str, shown: &str, value: f64, before: f64, more: More) -> Mark
     }
 }
 
-fn series(
-    name: &str,
-    class: &'static str,
-    starts: &[String],
-    groups: &[Group],
-    value: impl Fn(&Group) -> u64,
-) -> Series {
-    let of_interval = |start: &String| {
-        let groups = groups.iter().filter(|group| group.start.as_ref() == Some(start));
-        Some(groups.map(&value).sum::<u64>() as f64)
-    };
-    Series { name: name.to_owned(), class, values: starts.iter().map(of_interval).collect() }
+fn counts(values: &[u64]) -> Vec<Option<f64>> {
+    values.iter().map(|value| Some(*value as f64)).collect()
 }
 
-fn turns(starts: &[String], groups: &[Group], sums: Sums) -> Markup {
+fn turns(overview: &Overview) -> Markup {
+    let by_outcome = &overview.series.turns;
+    let named = OUTCOMES.iter().filter_map(|&(outcome, class)| {
+        Some(Series { name: outcome.to_owned(), class, values: counts(by_outcome.get(outcome)?) })
+    });
+    let is_named = |outcome: &str| OUTCOMES.iter().any(|(named, _)| *named == outcome);
+    let others = by_outcome.iter().filter(|(outcome, _)| !is_named(outcome));
+    let others = others.map(|(outcome, values)| Series {
+        name: outcome.clone(),
+        class: "other",
+        values: counts(values),
+    });
     let chart = Chart {
-        title: "Turns",
-        note: format!(
-            "{} served, {} failed",
-            compact((sums.turns - sums.failed) as f64),
-            compact(sums.failed as f64)
-        ),
+        title: "Turns by outcome",
+        note: format!("{} turns", compact(overview.current.turns as f64)),
         kind: Kind::Stacked,
-        starts,
-        series: vec![
-            series("Served", "ok", starts, groups, |group| group.turns - group.failed_turns),
-            series("Failed", "failed", starts, groups, |group| group.failed_turns),
-        ],
+        starts: &overview.series.starts,
+        series: named.chain(others).collect(),
         format: compact,
     };
     chart.render()
 }
 
-fn tokens(starts: &[String], groups: &[Group], sums: Sums) -> Markup {
-    let share = if sums.input > 0 { sums.cached as f64 / sums.input as f64 } else { 0.0 };
+fn tokens(overview: &Overview) -> Markup {
+    let (series, current) = (&overview.series, &overview.current);
+    let share = if current.input_tokens > 0 {
+        current.cached_tokens as f64 / current.input_tokens as f64
+    } else {
+        0.0
+    };
+    let uncached: Vec<u64> = series
+        .input_tokens
+        .iter()
+        .zip(&series.cached_tokens)
+        .map(|(all, cached)| all.saturating_sub(*cached))
+        .collect();
+    let one =
+        |name: &str, class, values: &[u64]| Series { name: name.to_owned(), class, values: counts(values) };
     let chart = Chart {
         title: "Tokens",
         note: format!("{} of input from upstreams' caches", percent(share)),
         kind: Kind::Stacked,
-        starts,
+        starts: &series.starts,
         series: vec![
-            series("Input", "s1", starts, groups, |group| {
-                group.input_tokens.saturating_sub(group.cached_tokens)
-            }),
-            series("Cached input", "s2", starts, groups, |group| group.cached_tokens),
-            series("Output", "s3", starts, groups, |group| group.output_tokens),
+            one("Input", "s1", &uncached),
+            one("Cached input", "s2", &series.cached_tokens),
+            one("Output", "s3", &series.output_tokens),
         ],
         format: compact,
     };
     chart.render()
 }
 
-/// The most expensive models, and all others together.
-fn cost(starts: &[String], groups: &[Group], sums: Sums) -> Markup {
-    let mut by_model: BTreeMap<&str, u64> = BTreeMap::new();
-    for group in groups {
-        *by_model.entry(model_of(group)).or_default() += group.cost_nano_usd.unwrap_or_default();
-    }
-    let mut models: Vec<(&str, u64)> = by_model.into_iter().filter(|(_, cost)| *cost > 0).collect();
-    models.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
-    let (named, others) = models.split_at(models.len().min(CLASSES.len() - 1));
-    let cost_of = |group: &Group| group.cost_nano_usd.unwrap_or_default();
-    let mut all: Vec<Series> =
-        named
-            .iter()
-            .zip(CLASSES)
-            .map(|((model, _), class)| {
-                series(model, class, starts, groups, |group| {
-                    if model_of(group) == *model { cost_of(group) } else { 0 }
-                })
-            })
-            .collect();
-    if !others.is_empty() {
-        let is_other = |group: &Group| others.iter().any(|(model, _)| *model == model_of(group));
-        all.push(series(
-            "Others",
-            "s6",
-            starts,
-            groups,
-            |group| if is_other(group) { cost_of(group) } else { 0 },
-        ));
-    }
-    for value in all.iter_mut().flat_map(|series| &mut series.values).flatten() {
-        *value /= 1e9;
-    }
-    let note = dollars(sums.dollars());
-    Chart { title: "Cost by model", note, kind: Kind::Stacked, starts, series: all, format: dollars }.render()
+fn latency(overview: &Overview) -> Markup {
+    let series = &overview.series;
+    let one = |name: &str, class, values: &[Option<f64>]| Series {
+        name: name.to_owned(),
+        class,
+        values: values.to_vec(),
+    };
+    let chart = Chart {
+        title: "Latency",
+        note: "of turns that an upstream served".to_owned(),
+        kind: Kind::Lines,
+        starts: &series.starts,
+        series: vec![
+            one("First event, median", "s1", &series.first_event_ms.p50),
+            one("First event, 95th percentile", "s2", &series.first_event_ms.p95),
+            one("Duration, median", "s3", &series.duration_ms.p50),
+            one("Duration, 95th percentile", "s4", &series.duration_ms.p95),
+        ],
+        format: seconds,
+    };
+    chart.render()
 }
 
-fn model_of(group: &Group) -> &str {
-    group.model.as_deref().unwrap_or("none")
-}
-
-// === impl Sums ===
-
-impl Sums {
-    fn of(groups: &[Group]) -> Self {
-        groups.iter().fold(Self::default(), |sums, group| Self {
-            turns: sums.turns + group.turns,
-            failed: sums.failed + group.failed_turns,
-            input: sums.input + group.input_tokens,
-            cached: sums.cached + group.cached_tokens,
-            output: sums.output + group.output_tokens,
-            nano_usd: sums.nano_usd + group.cost_nano_usd.unwrap_or_default(),
-        })
-    }
-
-    fn failure_rate(self) -> f64 {
-        if self.turns == 0 { 0.0 } else { self.failed as f64 / self.turns as f64 }
-    }
-
-    fn dollars(self) -> f64 {
-        self.nano_usd as f64 / 1e9
-    }
+fn cost(overview: &Overview) -> Markup {
+    let models = overview.series.cost_usd.iter().enumerate();
+    let series = models.map(|(at, model)| Series {
+        name: model.model.clone(),
+        class: CLASSES[at % CLASSES.len()],
+        values: model.values.iter().copied().map(Some).collect(),
+    });
+    let chart = Chart {
+        title: "Cost by model",
+        note: dollars(overview.current.cost_usd),
+        kind: Kind::Stacked,
+        starts: &overview.series.starts,
+        series: series.collect(),
+        format: dollars,
+    };
+    chart.render()
 }

@@ -1,24 +1,22 @@
 //! The request log, with filters that are part of the address.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_access::sessions::Session;
-use antiphon_protocol::id::ResponseId;
-use antiphon_runtime::{Timestamp, parse_rfc3339, rfc3339};
-use antiphon_store::{DAY_MS, LogPosition, LogQuery, LogRow};
+use antiphon_runtime::{Timestamp, rfc3339};
+use antiphon_store::DAY_MS;
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
-use uuid::Uuid;
 
 use super::gate::{Query, SignedIn};
 use super::numbers::{compact, dollars, duration};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, empty, none, time};
-use crate::operations::{OperationError, Operations, Page as ListPage};
+use crate::operations::{LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage};
 
 const ROWS_PER_PAGE: u32 = 50;
 /// How many keys are offered as filters.
@@ -50,18 +48,29 @@ pub async fn list(
     if !filters.id.trim().is_empty() {
         return Ok(Redirect::to(&format!("/responses/{}", encoded(filters.id.trim()))).into_response());
     }
-    let keys = KeyNames::read(&operations).await?;
-    let page = match filters.to_query(&keys, operations.clock.now()) {
-        Some(query) => operations.store.search_log(query).await.map_err(OperationError::from)?,
-        // No key has this name.
-        None => antiphon_store::LogPage { rows: Vec::new(), next: None },
+    let keys: Vec<String> = operations
+        .list_keys(&ListPage::new(MAX_KEYS, None))
+        .await?
+        .keys
+        .into_iter()
+        .map(|key| key.name)
+        .collect();
+    let page = match operations.list_log(filters.to_parameters(operations.clock.now())).await {
+        Ok(page) => page,
+        Err(OperationError::KeyNotFound(_)) => {
+            return Ok(reply(
+                &session,
+                html! { (filters.form(&operations, &keys)) (nothing(&filters, false)) },
+            ));
+        }
+        Err(error) => return Err(error.into()),
     };
     let content = html! {
         (filters.form(&operations, &keys))
-        @if page.rows.is_empty() { (nothing(&filters, page.next.is_some())) }
-        @else { section .card.flush { (table(&page.rows, &keys)) } }
-        @if let Some(next) = page.next {
-            nav .pages aria-label="Pages" { a .button href=(filters.link_after(next)) rel="next" { "Older turns" } }
+        @if page.turns.is_empty() { (nothing(&filters, page.has_more)) }
+        @else { section .card.flush { (table(&page.turns)) } }
+        @if let Some(after) = &page.after {
+            nav .pages aria-label="Pages" { a .button href=(filters.link_after(after)) rel="next" { "Older turns" } }
         }
     };
     Ok(reply(&session, content))
@@ -91,7 +100,7 @@ fn nothing(filters: &Filters, has_more: bool) -> Markup {
     )
 }
 
-fn table(rows: &[LogRow], keys: &KeyNames) -> Markup {
+fn table(turns: &[LoggedTurn]) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Turns" {
             table .dense {
@@ -103,52 +112,56 @@ fn table(rows: &[LogRow], keys: &KeyNames) -> Markup {
                         th .number scope="col" { "First event" } th .number scope="col" { "Duration" }
                     }
                 }
-                tbody {
-                    @for row in rows {
-                        tr {
-                            td { (time(&rfc3339(row.at))) }
-                            th .mono scope="row" {
-                                a href={ "/responses/" (row.response) } data-deep[row.depth > 2 && row.outcome == "completed"] {
-                                    (short(row.response))
-                                }
-                                @if row.depth > 1 { span .hint title="its place in the chain" { " #" (row.depth) } }
-                            }
-                            td { (outcome(row)) }
-                            td { (row.model) }
-                            td { @if let Some(key) = &row.key { (keys.name_of(key)) } @else { (none()) } }
-                            td { @if let Some(account) = &row.account { (account) } @else { (none()) } }
-                            td .number { (compact(row.input_tokens as f64)) }
-                            td .number { (compact(row.output_tokens as f64)) }
-                            td .number { (cost(row)) }
-                            td .number { @if let Some(first) = row.first_event { (duration(first)) } @else { (none()) } }
-                            td .number { (duration(row.duration)) }
-                        }
-                    }
-                }
+                tbody { @for turn in turns { (row(turn)) } }
             }
         }
     }
 }
 
-/// How a turn ended, and the code of its error.
-pub fn outcome(row: &LogRow) -> Markup {
-    let tone = match &*row.outcome {
-        "completed" => Tone::Good,
-        "incomplete" | "cancelled" => Tone::Neutral,
-        "refused" => Tone::Warning,
-        _ => Tone::Bad,
-    };
-    html! { (badge(tone, &row.outcome)) @if let Some(code) = &row.code { span .hint { " " (code) } } }
+fn row(turn: &LoggedTurn) -> Markup {
+    html! {
+        tr {
+            td { (time(&turn.at)) }
+            th .mono scope="row" {
+                a href={ "/responses/" (turn.id) } data-deep[turn.depth > 2 && turn.account.is_some()] { (short(&turn.id)) }
+                @if turn.depth > 1 { span .hint title="its place in the chain" { " #" (turn.depth) } }
+            }
+            td { (outcome(turn)) }
+            td { (turn.model) }
+            td { @if let Some(key) = &turn.key { (key) } @else { (none()) } }
+            td { @if let Some(account) = &turn.account { (account) } @else { (none()) } }
+            td .number { (compact(turn.input_tokens as f64)) }
+            td .number { (compact(turn.output_tokens as f64)) }
+            td .number { (cost(turn)) }
+            td .number { @if let Some(first) = turn.first_event_ms { (milliseconds(first)) } @else { (none()) } }
+            td .number { (milliseconds(turn.duration_ms)) }
+        }
+    }
 }
 
-pub fn cost(row: &LogRow) -> Markup {
-    html! { @if let Some(nano_usd) = row.cost_nano_usd { (dollars(nano_usd as f64 / 1e9)) } @else { (none()) } }
+fn milliseconds(time: f64) -> String {
+    duration(Duration::from_secs_f64(time / 1e3))
+}
+
+/// How a turn ended, and the code of its error.
+pub fn outcome(turn: &LoggedTurn) -> Markup {
+    let tone = match turn.outcome.as_str() {
+        "completed" => Tone::Good,
+        "failed" | "lost" => Tone::Bad,
+        "refused" => Tone::Warning,
+        _ => Tone::Neutral,
+    };
+    html! { (badge(tone, &turn.outcome)) @if let Some(code) = &turn.code { span .hint { " " (code) } } }
+}
+
+pub fn cost(turn: &LoggedTurn) -> Markup {
+    html! { @if let Some(cost) = turn.cost_usd { (dollars(cost)) } @else { (none()) } }
 }
 
 /// The last characters, by which people tell responses apart.
-pub fn short(response: ResponseId) -> String {
-    let id = response.to_string();
-    format!("resp_…{}", &id[id.len() - 8..])
+pub fn short(id: &str) -> String {
+    let end = id.char_indices().nth_back(7).map_or(0, |(at, _)| at);
+    format!("resp_…{}", &id[end..])
 }
 
 fn encoded(text: &str) -> String {
@@ -158,25 +171,21 @@ fn encoded(text: &str) -> String {
 // === impl Filters ===
 
 impl Filters {
-    /// `None` if no key has the name that is asked for.
-    fn to_query(&self, keys: &KeyNames, now: Timestamp) -> Option<LogQuery> {
+    fn to_parameters(&self, now: Timestamp) -> LogParameters {
         let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let days: Option<i64> = self.days.parse().ok();
-        Some(LogQuery {
-            project: None,
-            key: match text(&self.key) {
-                Some(name) => Some(keys.id_of(&name)?),
-                None => None,
-            },
+        let since = days.map(|days| now.unix_ms() - days.clamp(1, 3650) * DAY_MS);
+        LogParameters {
+            key: text(&self.key),
             account: text(&self.account),
             model: text(&self.model),
             outcome: text(&self.outcome),
             code: text(&self.code),
-            since: days.map(|days| Timestamp::from_unix_ms(now.unix_ms() - days.clamp(1, 3650) * DAY_MS)),
-            until: None,
-            after: position(&self.after),
-            max_rows: ROWS_PER_PAGE,
-        })
+            since: since.map(|since| rfc3339(Timestamp::from_unix_ms(since))),
+            after: text(&self.after),
+            limit: Some(ROWS_PER_PAGE),
+            ..LogParameters::default()
+        }
     }
 
     fn pairs(&self) -> [(&'static str, &str); 6] {
@@ -194,14 +203,14 @@ impl Filters {
         self.pairs().iter().all(|(_, value)| value.is_empty())
     }
 
-    fn link_after(&self, position: LogPosition) -> String {
+    fn link_after(&self, cursor: &str) -> String {
         let mut query = Serializer::new(String::from("/responses?"));
         query.extend_pairs(self.pairs().into_iter().filter(|(_, value)| !value.is_empty()));
-        query.append_pair("after", &format!("{}_{}", rfc3339(position.at), position.response.as_simple()));
+        query.append_pair("after", cursor);
         query.finish()
     }
 
-    fn form(&self, operations: &Operations, keys: &KeyNames) -> Markup {
+    fn form(&self, operations: &Operations, keys: &[String]) -> Markup {
         let accounts: Vec<String> =
             operations.pool.view().iter().map(|view| view.account.name.clone()).collect();
         let outcomes = ["completed", "incomplete", "failed", "cancelled", "refused"];
@@ -209,7 +218,7 @@ impl Filters {
         html! {
             form .card.filters method="get" action="/responses" role="search" aria-label="Turns" {
                 (choice("outcome", "Outcome", &self.outcome, outcomes.map(|name| (name, name))))
-                (choice("key", "Key", &self.key, keys.names().map(|name| (name, name))))
+                (choice("key", "Key", &self.key, keys.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("account", "Account", &self.account, accounts.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("days", "Time", &self.days, days))
                 (text("model", "Model", &self.model)) (text("code", "Error code", &self.code))
@@ -244,39 +253,6 @@ fn text(name: &str, label: &str, value: &str) -> Markup {
     html! { label .field { span { (label) } input type="text" name=(name) value=(value) spellcheck="false" autocapitalize="none"; } }
 }
 
-/// Where a page ended, as a link says it.
-fn position(text: &str) -> Option<LogPosition> {
-    let (at, response) = text.split_once('_')?;
-    Some(LogPosition { at: parse_rfc3339(at)?, response: Uuid::try_parse(response).ok()? })
-}
-
-/// The names of keys by their ids.
-pub struct KeyNames(HashMap<String, String>);
-
-// === impl KeyNames ===
-
-impl KeyNames {
-    pub async fn read(operations: &Operations) -> Result<Self, OperationError> {
-        let keys = operations.list_keys(&ListPage::new(MAX_KEYS, None)).await?.keys;
-        Ok(Self(keys.into_iter().map(|key| (key.id, key.name)).collect()))
-    }
-
-    /// The id, if the key is deleted.
-    pub fn name_of<'a>(&'a self, id: &'a str) -> &'a str {
-        self.0.get(id).map_or(id, String::as_str)
-    }
-
-    fn id_of(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(_, known)| *known == name).map(|(id, _)| id.clone())
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        let mut names: Vec<&str> = self.0.values().map(String::as_str).collect();
-        names.sort_unstable();
-        names.into_iter()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,12 +260,12 @@ mod tests {
     #[test]
     fn a_link_to_the_next_page_keeps_the_filters() {
         let filters = Filters { model: "a&b".into(), outcome: "failed".into(), ..Filters::default() };
-        let end =
-            LogPosition { at: Timestamp::from_unix_ms(1_795_000_000_000), response: Uuid::from_u128(7) };
-        let link = filters.link_after(end);
-        assert!(link.starts_with("/responses?model=a%26b&outcome=failed&after="), "{link}");
-        let after = format!("{}_{}", rfc3339(end.at), end.response.as_simple());
-        assert_eq!(position(&after), Some(end));
-        assert_eq!(position("x"), None);
+        assert_eq!(filters.link_after("0f"), "/responses?model=a%26b&outcome=failed&after=0f");
+    }
+
+    #[test]
+    fn responses_are_told_apart_by_their_last_characters() {
+        assert_eq!(short("resp_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b"), "resp_…2e3f4a5b");
+        assert_eq!(short("é"), "resp_…é");
     }
 }

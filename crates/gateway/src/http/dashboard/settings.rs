@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::configuration::{configuration, store};
 use super::gate::{Change, Empty, Query, SignedIn};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, button, empty, is_admin, next_page, none, notice, secret, time};
@@ -35,6 +36,10 @@ pub async fn show(
         div .columns {
             section .card { h2 { "Admin tokens" } (tokens_table(&session, &tokens)) }
             section .card { h2 { "About" } (about()) }
+        }
+        div .columns {
+            section .card { h2 { "Configuration" } (configuration(&operations.config())) }
+            section .card { h2 { "Store" } (store(&operations.store_report().await?)) }
         }
         section .card { h2 { "Sessions" } (sessions_table(&session, &sessions)) }
         section .card {

@@ -2,48 +2,38 @@
 
 use std::time::Duration;
 
-use antiphon_store::LogRow;
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::chart::swatch;
 use super::numbers::duration;
+use crate::operations::{AttemptView, LoggedTurn};
 
-/// An attempt, as the request log keeps it.
-#[derive(Debug, Deserialize)]
-struct Attempt {
-    account: String,
-    outcome: String,
-    began_us: u64,
-    ended_us: u64,
-}
-
-/// One bar, with what it stands for.
+/// One bar, with what it stands for. Times are milliseconds after the start of the turn.
 struct Step {
     class: &'static str,
     label: String,
-    from: Duration,
-    to: Duration,
+    from: f64,
+    to: f64,
 }
 
-pub fn timeline(row: &LogRow) -> Markup {
-    let steps = steps(row);
-    let whole = row.duration.max(Duration::from_micros(1)).as_secs_f64();
+pub fn timeline(turn: &LoggedTurn, attempts: &[AttemptView]) -> Markup {
+    let steps = steps(turn, attempts);
+    let whole = turn.duration_ms.max(0.001);
     html! {
         @if !steps.is_empty() {
             div .timeline {
                 h3 { "Timeline" }
                 ol {
                     @for step in &steps {
-                        @let (x, width) = (step.from.as_secs_f64() / whole, (step.to - step.from).as_secs_f64() / whole);
+                        @let (x, width) = (step.from / whole * 1000.0, (step.to - step.from) / whole * 1000.0);
                         li {
                             span .step-label { (swatch(step.class)) (step.label) }
                             svg .waterfall viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true" {
                                 rect .track width="1000" height="8" {}
-                                rect class={ "area " (step.class) } x=(format!("{:.1}", x * 1000.0))
-                                    width=(format!("{:.1}", (width * 1000.0).max(3.0))) height="8" {}
+                                rect class={ "area " (step.class) } x=(format!("{x:.1}"))
+                                    width=(format!("{:.1}", width.max(3.0))) height="8" {}
                             }
-                            span .number.hint { (duration(step.to - step.from)) }
+                            span .number.hint { (duration(Duration::from_secs_f64((step.to - step.from) / 1e3))) }
                         }
                     }
                 }
@@ -52,39 +42,23 @@ pub fn timeline(row: &LogRow) -> Markup {
     }
 }
 
-fn steps(row: &LogRow) -> Vec<Step> {
-    let Some(sent) = row.sent else { return Vec::new() };
-    let attempts: Vec<Attempt> =
-        row.attempt_log.as_deref().and_then(|log| serde_json::from_str(log).ok()).unwrap_or_default();
-    let begins =
-        attempts.first().map_or(sent, |first| Duration::from_micros(first.began_us)).min(row.duration);
-    let mut steps = vec![Step {
-        class: "s6",
-        label: "waiting for an account".to_owned(),
-        from: Duration::ZERO,
-        to: begins,
-    }];
-    for Attempt { account, outcome, began_us, ended_us } in attempts {
-        let (from, to) = (Duration::from_micros(began_us), Duration::from_micros(ended_us));
+fn steps(turn: &LoggedTurn, attempts: &[AttemptView]) -> Vec<Step> {
+    let Some(first) = attempts.first() else { return Vec::new() };
+    let mut steps =
+        vec![Step { class: "s6", label: "waiting for an account".to_owned(), from: 0.0, to: first.began_ms }];
+    for attempt in attempts {
+        let is_answered = attempt.outcome == "answered";
+        let label = if is_answered { "until the first event" } else { attempt.outcome.as_str() };
         steps.push(Step {
-            class: class_of(&outcome),
-            label: format!("{account}: {outcome}"),
-            from,
-            to: to.max(from),
+            class: if is_answered { "s3" } else { "failed" },
+            label: format!("{}: {label}", attempt.account),
+            from: attempt.began_ms,
+            to: attempt.ended_ms.max(attempt.began_ms),
         });
     }
-    if let Some(first) = row.first_event {
-        if row.attempt_log.is_none() {
-            let account = row.account.as_deref().unwrap_or("upstream");
-            let label = format!("{account}: until the first event");
-            steps.push(Step { class: "s3", label, from: sent.min(first), to: first });
-        }
+    if let Some(first_event) = turn.first_event_ms {
         let label = "events until the end".to_owned();
-        steps.push(Step { class: "s1", label, from: first, to: row.duration.max(first) });
+        steps.push(Step { class: "s1", label, from: first_event, to: turn.duration_ms.max(first_event) });
     }
     steps
-}
-
-fn class_of(outcome: &str) -> &'static str {
-    if outcome == "answered" { "s3" } else { "failed" }
 }

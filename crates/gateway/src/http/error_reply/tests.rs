@@ -348,6 +348,9 @@ fn failures_of_operations() -> Vec<OperationError> {
     vec![
         crate::operations::parse_object::<crate::operations::RotateRequest>(b"{\"x\":1}").unwrap_err().into(),
         OperationError::AccountNotFound(name()),
+        OperationError::ResponseNotFound(name()),
+        OperationError::ConversationNotFound(name()),
+        OperationError::TooManyWatchers,
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
@@ -365,6 +368,15 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::Invalid(_) => "400 | client | unknown_parameter | x | ",
         OperationError::AccountNotFound(_) => {
             "404 | client | account_not_found | null | Account \"X\" is not configured."
+        }
+        OperationError::ResponseNotFound(_) => {
+            "404 | client | response_not_found | null | Response \"X\" not found."
+        }
+        OperationError::ConversationNotFound(_) => {
+            "404 | client | conversation_not_found | null | Conversation \"X\" not found."
+        }
+        OperationError::TooManyWatchers => {
+            "429 | client | too_many_watchers | null | Too many clients watch the live figures."
         }
         OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {

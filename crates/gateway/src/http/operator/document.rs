@@ -16,8 +16,9 @@ use super::described_routes;
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = described_routes().into_openapi();
     for item in document.paths.paths.values_mut() {
-        let operations =
-            [&mut item.get, &mut item.post, &mut item.delete].into_iter().filter_map(Option::as_mut);
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .filter_map(Option::as_mut);
         for operation in operations {
             let error = ResponseBuilder::new()
                 .description("Error")

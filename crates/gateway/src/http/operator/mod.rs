@@ -8,8 +8,11 @@ mod conversations;
 mod document;
 pub mod health;
 mod keys;
+mod overview;
 mod request;
+mod responses;
 mod sessions;
+mod settings;
 mod usage;
 
 use antiphon_access::admin::Role;
@@ -32,7 +35,7 @@ pub fn router() -> Router<AppState> {
 fn described_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(document::base_document())
         .routes(routes!(keys::list, keys::create))
-        .routes(routes!(keys::get, keys::delete))
+        .routes(routes!(keys::get, keys::change, keys::delete))
         .routes(routes!(keys::limits))
         .routes(routes!(keys::rotate))
         .routes(routes!(keys::revoke))
@@ -44,6 +47,15 @@ fn described_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(usage::get))
         .routes(routes!(audit::list))
         .routes(routes!(conversations::list))
+        .routes(routes!(conversations::turns))
+        .routes(routes!(overview::get))
+        .routes(routes!(overview::live))
+        .routes(routes!(overview::log))
+        .routes(routes!(responses::get))
+        .routes(routes!(responses::chain))
+        .routes(routes!(responses::background))
+        .routes(routes!(settings::config))
+        .routes(routes!(settings::store))
         .routes(routes!(sessions::list, sessions::end_all))
         .routes(routes!(sessions::end))
         .routes(routes!(sessions::tokens))
