@@ -164,7 +164,12 @@ impl Browser {
     pub async fn console(&self) -> Vec<String> {
         let entries = self.command(Method::POST, "/se/log", json!({ "type": "browser" })).await;
         let entries = entries.as_array().cloned().unwrap_or_default();
-        entries.iter().map(|entry| format!("{} {}", entry["level"], entry["message"])).collect()
+        let is_problem = |entry: &&Value| entry["level"] == "SEVERE" || entry["level"] == "WARNING";
+        entries
+            .iter()
+            .filter(is_problem)
+            .map(|entry| format!("{} {}", entry["level"], entry["message"]))
+            .collect()
     }
 }
 
