@@ -18,7 +18,7 @@ LAYERS = {
         ["app"],
         ["http"],
         ["http/server"],
-        ["http/api", "http/operator", "http/socket"],
+        ["http/api", "http/dashboard", "http/operator", "http/socket"],
         ["http/auth", "http/body", "http/fallback", "http/parsing", "http/path_segment", "http/query", "http/stall"],
         ["http/error_reply", "http/pace"],
         ["http/app_state"],
@@ -43,9 +43,9 @@ LAYERS = {
     ],
     "access": [
         ["lib"],
-        ["admin", "keys", "usage"],
+        ["admin", "keys", "sessions", "usage"],
         ["audit", "limits", "prices"],
-        ["object", "pattern", "query"],
+        ["object", "pattern", "query", "role", "session_id"],
     ],
 }
 

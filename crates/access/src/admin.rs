@@ -1,4 +1,4 @@
-//! The token of the admin API: created on the first start, shown once, stored as a hash.
+//! The tokens of the admin API, one for each role: shown once, stored as a hash.
 
 use std::fmt;
 
@@ -9,41 +9,40 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::audit::{Actor, entry};
+pub use crate::role::Role;
 use antiphon_runtime::hex;
-
-/// Distinguishes it from client keys.
-const PREFIX: &str = "apn-admin-";
 
 /// A token in plain text, to be shown to the operator once.
 pub struct AdminToken(SecretString);
 
 impl AdminToken {
-    fn mint() -> Self {
+    fn mint(role: Role) -> Self {
         let random: [u8; 32] = rand::rng().random();
-        Self(format!("{PREFIX}{}", hex::encode(random)).into())
+        Self(format!("{}{}", role.token_prefix(), hex::encode(random)).into())
     }
 
-    /// Creates the first token of a store; `None` if the store has one already.
+    /// Creates the first admin's token of a store; `None` if the store has one already.
     pub async fn create_first(store: &dyn Store, clock: &dyn Clock) -> Result<Option<Self>, StoreError> {
-        if store.load_admin_token().await?.is_some() {
+        let name = Role::Admin.as_str();
+        if store.load_admin_token(name).await?.is_some() {
             return Ok(None);
         }
-        let token = Self::mint();
-        let is_first = store
-            .add_admin_token(
-                hash(token.expose()),
-                entry(clock, Actor::Gateway, "admin_token.created", "admin"),
-            )
-            .await?;
+        let token = Self::mint(Role::Admin);
+        let audit = entry(clock, Actor::Gateway, "admin_token.created", name);
+        let is_first = store.add_admin_token(name, hash(token.expose()), audit).await?;
         Ok(is_first.then_some(token))
     }
 
-    /// Replaces the token; the old one stops working.
-    pub async fn rotate(store: &dyn Store, clock: &dyn Clock, actor: Actor) -> Result<Self, StoreError> {
-        let token = Self::mint();
-        store
-            .replace_admin_token(hash(token.expose()), entry(clock, actor, "admin_token.replaced", "admin"))
-            .await?;
+    /// Replaces the token of a role, or creates its first. The old one stops working, and so do its sessions.
+    pub async fn rotate(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        role: Role,
+        actor: Actor,
+    ) -> Result<Self, StoreError> {
+        let token = Self::mint(role);
+        let audit = entry(clock, actor, "admin_token.replaced", role.as_str());
+        store.replace_admin_token(role.as_str(), hash(token.expose()), audit).await?;
         Ok(token)
     }
 
@@ -58,13 +57,12 @@ impl fmt::Debug for AdminToken {
     }
 }
 
-/// Whether this is the store's token, compared in constant time.
-pub async fn verify(store: &dyn Store, presented: &str) -> Result<bool, StoreError> {
-    if !presented.starts_with(PREFIX) {
-        return Ok(false);
-    }
-    let known = store.load_admin_token().await?;
-    Ok(known.is_some_and(|known| bool::from(known.ct_eq(&hash(presented)))))
+/// The role whose token this is; compared in constant time.
+pub async fn verify(store: &dyn Store, presented: &str) -> Result<Option<Role>, StoreError> {
+    let Some(role) = Role::of_token(presented) else { return Ok(None) };
+    let known = store.load_admin_token(role.as_str()).await?;
+    let is_known = known.is_some_and(|known| bool::from(known.ct_eq(&hash(presented))));
+    Ok(is_known.then_some(role))
 }
 
 fn hash(token: &str) -> Vec<u8> {

@@ -1,9 +1,12 @@
 //! Entries of the audit log: who changed what.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use antiphon_store::{AuditEntry, Clock, Timestamp};
 use rand::RngExt;
+
+use crate::session_id::SessionId;
 
 /// The time of this process's latest entry, and its number among the entries of that millisecond.
 static LATEST: Mutex<(Timestamp, u16)> = Mutex::new((Timestamp::from_unix_ms(0), 0));
@@ -13,6 +16,8 @@ static LATEST: Mutex<(Timestamp, u16)> = Mutex::new((Timestamp::from_unix_ms(0),
 pub enum Actor {
     AdminApi,
     CommandLine,
+    /// An operator in the dashboard.
+    Session(SessionId),
     /// The gateway itself, without an operator.
     Gateway,
 }
@@ -23,7 +28,7 @@ pub fn entry(clock: &dyn Clock, actor: Actor, action: &str, target: &str) -> Aud
     let mut random: [u8; 10] = rand::rng().random();
     // The first twelve bits after the time number the entries of one millisecond, so that ids keep their order.
     random[..2].copy_from_slice(&number_in(now).to_be_bytes());
-    AuditEntry::new(now, &random, actor.as_str(), action, target)
+    AuditEntry::new(now, &random, &actor.name(), action, target)
 }
 
 fn number_in(now: Timestamp) -> u16 {
@@ -38,11 +43,12 @@ fn number_in(now: Timestamp) -> u16 {
 // === impl Actor ===
 
 impl Actor {
-    pub fn as_str(self) -> &'static str {
+    fn name(self) -> Cow<'static, str> {
         match self {
-            Self::AdminApi => "admin_api",
-            Self::CommandLine => "command_line",
-            Self::Gateway => "gateway",
+            Self::AdminApi => "admin_api".into(),
+            Self::CommandLine => "command_line".into(),
+            Self::Session(id) => id.to_string().into(),
+            Self::Gateway => "gateway".into(),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The gateway as a whole: built from a configuration, run on listeners.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::keys::{Access, Keys};
-use antiphon_access::limits::{self, Limits};
+use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
-use antiphon_protocol::id::ProjectId;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks, memory};
 use antiphon_store::chain::Chains;
@@ -40,7 +38,7 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
-use crate::operations::Operations;
+use crate::operations::{Operations, Process};
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
 use crate::tls::{Tls, TlsError};
 use crate::turn::{BackgroundSettings, TurnSettings, Turns};
@@ -112,7 +110,7 @@ impl App {
             config.tls.clone().map(|files| Tls::load(files, Arc::clone(&clock))).transpose()?.map(Arc::new);
         let keys = load_keys(&config, &*store, &clock).await?;
         let env = Env { clock, tasks: Tasks::default() };
-        let operations = Arc::new(operations(&config, accounts, store, keys, &env));
+        let mut operations = operations(&config, accounts, store, keys, &env);
         let body_limits = Arc::new(body_limits(&config));
         let background = background_settings(&config, &operations.keys, &body_limits.memory);
         let turns = Arc::new(Turns::new(
@@ -143,6 +141,13 @@ impl App {
             job_metrics.register(registry);
             reload_metrics.register(registry);
         });
+        let process = &mut operations.process;
+        process.turns = turns.metrics.in_flight.clone();
+        process.sockets = socket_metrics.open.clone();
+        process.background = turns.background.metrics.running.clone();
+        process.ended_turns = turns.metrics.ended.clone();
+        process.purged_at = Arc::clone(&job_metrics.purged_at);
+        let operations = Arc::new(operations);
         let state = AppState {
             turns: Arc::clone(&turns),
             keys: Arc::clone(&operations.keys),
@@ -154,6 +159,7 @@ impl App {
             metrics: Arc::new(metrics),
             readiness: Arc::default(),
             socket_metrics,
+            serves_dashboard: config.dashboard,
         };
         let workers = Arc::new(Workers::start()?);
         Ok(Self {
@@ -301,7 +307,9 @@ impl App {
         }
         if let Some((file, loader)) = self.reload.take() {
             let (pool, config) = (Arc::clone(pool), self.config.clone());
-            let reloader = Reloader { pool, metrics: self.reload_metrics.clone(), config, file, loader };
+            let (limits, shown) = (Arc::clone(limits), Arc::clone(&self.state.operations.process.config));
+            let metrics = self.reload_metrics.clone();
+            let reloader = Reloader { pool, limits, shown, metrics, config, file, loader };
             tasks.spawn_background(reloader.run());
         }
     }
@@ -332,9 +340,10 @@ pub fn operations(
         pool: Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
         upstream: Upstream::new(upstream_settings(config), Arc::clone(&store), env),
         keys,
-        limits: Arc::new(Limits::new(project_limits(config), Arc::clone(&store))),
+        limits: Arc::new(Limits::new(config.project_limits(), Arc::clone(&store))),
         clock: Arc::clone(&env.clock),
         hour_retention: config.usage.hour_retention.as_duration(),
+        process: Process::new(config.clone()),
         store,
     }
 }
@@ -444,10 +453,4 @@ fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSetting
         assumed_output_tokens: config.limits.assumed_output_tokens,
         background,
     }
-}
-
-/// The limits of all projects that have limits.
-fn project_limits(config: &Config) -> HashMap<ProjectId, limits::Rules> {
-    let with_limits = config.projects.iter().filter(|(_, project)| !project.limits.is_empty());
-    with_limits.map(|(name, project)| (ProjectId::new(name), project.limits.rules().clone())).collect()
 }

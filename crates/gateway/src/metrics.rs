@@ -1,5 +1,6 @@
 //! The metrics page. Each component owns its metrics and registers them here.
 
+mod process;
 mod store;
 
 use std::fmt;
@@ -27,6 +28,7 @@ impl Metrics {
             "Log lines that could not be written",
             telemetry::dropped_lines(),
         );
+        process::register(&mut registry);
         registry.register_collector(Box::new(StoreCollector(chains)));
         Self(registry)
     }

@@ -1,10 +1,10 @@
 //! Reloads the configuration of a running gateway when its file changes, and on SIGHUP.
 //!
-//! Accounts and routing take effect at once. Changes of other sections need a restart, which the log says. An invalid file
+//! Accounts, routing and the limits of projects take effect at once. Changes of other sections need a restart, which the log says. An invalid file
 //! changes nothing.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{AccountConfig, Config, ConfigError, Loaded};
+use antiphon_access::limits::Limits;
 use antiphon_upstream::account::AccountError;
 use antiphon_upstream::pool::Pool;
 
@@ -26,6 +27,9 @@ pub type ConfigLoader = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Syn
 /// Applies changes of the configuration to a running gateway.
 pub struct Reloader {
     pub pool: Arc<Pool>,
+    pub limits: Arc<Limits>,
+    /// The configuration as operators see it.
+    pub shown: Arc<RwLock<Config>>,
     pub metrics: ReloadMetrics,
     /// The configuration that was loaded last.
     pub config: Config,
@@ -114,9 +118,11 @@ impl Reloader {
         config.require_accounts()?;
         let accounts = config.accounts.iter().map(AccountConfig::settings).collect();
         self.pool.replace(accounts, config.routing.settings())?;
+        self.limits.set_projects(config.project_limits());
         for section in sections_needing_restart(&self.config, &config) {
             tracing::warn!(section, "configuration change takes effect after a restart");
         }
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = config.clone();
         self.config = config;
         Ok(())
     }
@@ -136,7 +142,7 @@ fn sections_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort();
     names.dedup();
-    let is_reloadable = |name: &str| name == "accounts" || name == "routing";
+    let is_reloadable = |name: &str| ["accounts", "routing", "projects"].contains(&name);
     let differs = |name: &&String| !is_reloadable(name) && old.get(*name) != new.get(*name);
     names.into_iter().filter(differs).cloned().collect()
 }

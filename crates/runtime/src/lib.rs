@@ -9,6 +9,7 @@ mod gauge;
 pub mod hex;
 pub mod memory;
 pub mod offload;
+pub mod process;
 mod signal;
 mod tasks;
 mod time;

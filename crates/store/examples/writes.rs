@@ -145,6 +145,9 @@ fn log_row(project: &ProjectId, response: ResponseId, at: Timestamp, depth: u32)
         is_estimated: false,
         duration: Duration::from_micros(1_234_567),
         first_event: Some(Duration::from_micros(345_678)),
+        sent: Some(Duration::from_micros(1_234)),
+        attempt_log: None,
+        reasoning: Some("full".into()),
     }
 }
 

@@ -1,31 +1,40 @@
-//! The token of the admin API.
+//! The tokens of the admin API.
 
 use async_trait::async_trait;
 
+use crate::sessions::end_of_role;
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, number, text};
-use crate::{AuditEntry, StoreError};
+use crate::{AuditEntry, StoreError, Timestamp};
 
-/// The only row's.
-const NAME: &str = "admin";
-
-/// The token of the admin API.
+/// The tokens of the admin API, by name.
 ///
 /// # Errors
 /// Methods that load or list fail with a [read error](StoreError#read-errors), the others with a
 /// [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Admin: Send + Sync {
-    /// The SHA-256 of the token, if there is one.
-    async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError>;
+    /// The SHA-256 of the token of this name, if there is one.
+    async fn load_admin_token(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Adds the first token. `false`, and nothing changes, if there is one.
-    async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError>;
+    /// The names of the tokens, and when each was created.
+    async fn list_admin_tokens(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
 
-    /// Replaces the token, or adds the first.
-    async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError>;
+    /// Adds the first token of this name. `false`, and nothing changes, if there is one.
+    async fn add_admin_token(&self, name: &str, hash: Vec<u8>, audit: AuditEntry)
+    -> Result<bool, StoreError>;
+
+    /// Replaces the token of this name, or adds the first, and ends the sessions that were opened with it.
+    async fn replace_admin_token(
+        &self,
+        name: &str,
+        hash: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError>;
 }
 
 const LOAD: &str = "SELECT hash FROM admin_tokens WHERE name = $1";
+
+const LIST: &str = "SELECT name, created_at FROM admin_tokens ORDER BY name";
 
 const ADD: &str =
     "INSERT INTO admin_tokens (name, hash, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
@@ -35,25 +44,43 @@ const REPLACE: &str = "INSERT INTO admin_tokens (name, hash, created_at) VALUES 
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 3] = [LOAD, ADD, REPLACE];
+pub(crate) const STATEMENTS: [&str; 4] = [LOAD, LIST, ADD, REPLACE];
 
-fn put(statement: &'static str, hash: Vec<u8>, audit: &AuditEntry) -> Statement {
-    Statement::new(statement, vec![text(NAME), bytes(hash), number(audit.at().unix_ms())])
+fn put(statement: &'static str, name: &str, hash: Vec<u8>, audit: AuditEntry) -> Statement {
+    let arguments = vec![text(name), bytes(hash), number(audit.at().unix_ms())];
+    Statement::new(statement, arguments).then(audit.insert())
 }
 
 #[async_trait]
 impl<D: Database> Admin for D {
-    async fn load_admin_token(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let query = Query { text: LOAD, arguments: vec![text(NAME)], columns: &[Kind::Bytes] };
+    async fn load_admin_token(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let query = Query { text: LOAD, arguments: vec![text(name)], columns: &[Kind::Bytes] };
         let mut rows = self.query(query).await?;
         Ok(rows.first_mut().and_then(Columns::optional_bytes))
     }
 
-    async fn add_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<bool, StoreError> {
-        self.group().execute(put(ADD, hash, &audit).then(audit.insert())).await
+    async fn list_admin_tokens(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        let query = Query { text: LIST, arguments: Vec::new(), columns: &[Kind::Text, Kind::Number] };
+        let token = |mut row: Columns| Ok((row.text()?, Timestamp::from_unix_ms(row.number()?)));
+        self.query(query).await?.into_iter().map(token).collect()
     }
 
-    async fn replace_admin_token(&self, hash: Vec<u8>, audit: AuditEntry) -> Result<(), StoreError> {
-        self.group().execute(put(REPLACE, hash, &audit).then(audit.insert())).await.map(|_| ())
+    async fn add_admin_token(
+        &self,
+        name: &str,
+        hash: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.group().execute(put(ADD, name, hash, audit)).await
+    }
+
+    async fn replace_admin_token(
+        &self,
+        name: &str,
+        hash: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        let replace = put(REPLACE, name, hash, audit).then(end_of_role(name));
+        self.group().execute(replace).await.map(|_| ())
     }
 }

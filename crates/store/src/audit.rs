@@ -31,6 +31,12 @@ pub trait Audit: Send + Sync {
     /// # Errors
     /// A [read error](StoreError#read-errors).
     async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Adds an entry of something that changes nothing.
+    ///
+    /// # Errors
+    /// A [write error](StoreError#write-errors).
+    async fn add_audit(&self, entry: AuditEntry) -> Result<(), StoreError>;
 }
 
 const INSERT: &str =
@@ -102,5 +108,9 @@ impl<D: Database> Audit for D {
             })
         };
         rows.into_iter().map(entry).collect()
+    }
+
+    async fn add_audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.group().execute(entry.insert()).await.map(|_| ())
     }
 }

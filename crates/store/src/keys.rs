@@ -42,6 +42,16 @@ pub struct Rotation {
     pub previous_until: Timestamp,
 }
 
+/// What a key allows, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyTerms {
+    /// A JSON array.
+    pub models: String,
+    /// A JSON object.
+    pub limits: String,
+    pub expires_at: Option<Timestamp>,
+}
+
 /// Keys. A change and its audit entry are one transaction.
 ///
 /// # Errors
@@ -67,6 +77,9 @@ pub trait Keys: Send + Sync {
     /// Gives a key a new secret. `false` if there is no such key, or it is revoked.
     async fn rotate_key(&self, key: KeyId, rotation: Rotation, audit: AuditEntry)
     -> Result<bool, StoreError>;
+
+    /// Replaces what a key allows. `false` if there is no such key, or it is revoked.
+    async fn change_key(&self, key: KeyId, terms: KeyTerms, audit: AuditEntry) -> Result<bool, StoreError>;
 
     /// Revokes a key. `false` if there is no such key, or it is revoked already.
     async fn revoke_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError>;
@@ -105,6 +118,9 @@ const ADD: &str = "INSERT INTO keys (id, name, project, hash, prefix, models, li
 const ROTATE: &str = "UPDATE keys SET previous_hash = hash, previous_until = $1, hash = $2, prefix = $3 \
      WHERE id = $4 AND revoked_at IS NULL";
 
+const CHANGE: &str =
+    "UPDATE keys SET models = $1, limits = $2, expires_at = $3 WHERE id = $4 AND revoked_at IS NULL";
+
 const REVOKE: &str = "UPDATE keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL";
 
 const DELETE: &str = "DELETE FROM keys WHERE id = $1";
@@ -114,8 +130,8 @@ const NOTE_USE: &str = "UPDATE keys SET last_used_at = $1 WHERE id = $2 \
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 10] =
-    [VERSION, CHANGED, LIST, PAGE, LOAD, ADD, ROTATE, REVOKE, DELETE, NOTE_USE];
+pub(crate) const STATEMENTS: [&str; 11] =
+    [VERSION, CHANGED, LIST, PAGE, LOAD, ADD, ROTATE, CHANGE, REVOKE, DELETE, NOTE_USE];
 
 impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -215,6 +231,16 @@ impl<D: Database> Keys for D {
             id(key.uuid()),
         ];
         self.group().execute(change(ROTATE, arguments, audit)).await
+    }
+
+    async fn change_key(&self, key: KeyId, terms: KeyTerms, audit: AuditEntry) -> Result<bool, StoreError> {
+        let arguments = vec![
+            text(terms.models),
+            text(terms.limits),
+            number(terms.expires_at.map(Timestamp::unix_ms)),
+            id(key.uuid()),
+        ];
+        self.group().execute(change(CHANGE, arguments, audit)).await
     }
 
     async fn revoke_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError> {

@@ -22,17 +22,21 @@ mod conversations;
 mod copy;
 mod error;
 mod group;
+mod inspection;
 mod items;
 mod keys;
 mod limits;
+mod log_search;
 mod migration;
 mod open;
 mod options;
+mod overview;
 pub mod postgres;
 mod probe;
 mod replicas;
 mod request_log;
 mod responses;
+mod sessions;
 mod sql;
 pub mod sqlite;
 mod store;
@@ -53,18 +57,22 @@ pub use self::conversations::{
 };
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
-pub use self::keys::{Keys, Rotation, SecretHash, StoredKey};
+pub use self::inspection::{BackgroundQuery, BackgroundSummary, ChainLink, Inspection, TurnSummary};
+pub use self::keys::{KeyTerms, Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
     Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
 };
+pub use self::log_search::{LogPage, LogPosition, LogQuery};
 pub use self::open::{migrate, open, pending};
 pub use self::options::{Durability, Migrate, StoreOptions};
+pub use self::overview::{Latency, LatencySum, OutcomeSum, Overview, OverviewQuery};
 pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
     ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
-pub use self::store::{ProjectStats, Store};
+pub use self::sessions::{Sessions, StoredSession};
+pub use self::store::{ProjectStats, Store, StoreSize, TableSize};
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,
     UnknownNetwork,

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::sql::{Database, Kind, Query, Statement, number, text};
+use crate::sql::{Columns, Database, Kind, Query, Statement, number, text};
 use crate::{LogRow, Replica, StoreError, Timestamp};
 
 /// The most that a turn may use of each of its limits.
@@ -133,6 +133,16 @@ pub trait Counters: Send + Sync {
     async fn list_counters(&self, scope: &str, now: Timestamp)
     -> Result<Vec<(CounterId, Count)>, StoreError>;
 
+    /// Counters of all scopes whose window has not ended.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn list_current_counters(
+        &self,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<Vec<(CounterId, Count)>, StoreError>;
+
     /// How many reservations hold something.
     ///
     /// # Errors
@@ -150,6 +160,9 @@ pub trait Counters: Send + Sync {
 const LIST: &str = "SELECT rule, window_start, used, held FROM counters \
      WHERE scope = $1 AND (window_end > $2 OR window_end = 0) ORDER BY rule, window_start";
 
+const LIST_CURRENT: &str =
+    "SELECT scope, rule, window_start, used, held FROM counters WHERE window_end > $1 LIMIT $2";
+
 const COUNT: &str = "SELECT count(*) FROM reservations WHERE swept_at IS NULL";
 
 /// The outer condition is checked again on a row that another transaction has just changed.
@@ -161,7 +174,7 @@ const PURGE_RESERVATIONS: &str = "DELETE FROM reservations WHERE swept_at IS NOT
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 4] = [LIST, COUNT, PURGE_COUNTERS, PURGE_RESERVATIONS];
+pub(crate) const STATEMENTS: [&str; 5] = [LIST, LIST_CURRENT, COUNT, PURGE_COUNTERS, PURGE_RESERVATIONS];
 
 #[async_trait]
 impl<D: Database> Limits for D {
@@ -197,6 +210,23 @@ impl<D: Database> Counters for D {
                 Ok((CounterId { scope: Arc::clone(&scope), rule, window_start }, count))
             })
             .collect()
+    }
+
+    async fn list_current_counters(
+        &self,
+        now: Timestamp,
+        max_rows: u32,
+    ) -> Result<Vec<(CounterId, Count)>, StoreError> {
+        const COLUMNS: [Kind; 5] = [Kind::Text, Kind::Text, Kind::Number, Kind::Number, Kind::Number];
+        let arguments = vec![number(now.unix_ms()), number(i64::from(max_rows))];
+        let rows = self.query(Query { text: LIST_CURRENT, arguments, columns: &COLUMNS }).await?;
+        let counter = |mut row: Columns| {
+            let (scope, rule) = (row.text()?.into(), row.text()?.into());
+            let window_start = Timestamp::from_unix_ms(row.number()?);
+            let count = Count { used: counted(row.number()?), held: counted(row.number()?) };
+            Ok((CounterId { scope, rule, window_start }, count))
+        };
+        rows.into_iter().map(counter).collect()
     }
 
     async fn count_reservations(&self) -> Result<u64, StoreError> {

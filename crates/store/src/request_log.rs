@@ -7,7 +7,7 @@ use antiphon_protocol::id::{ProjectId, ResponseId};
 use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
-use crate::{StoreError, Timestamp};
+use crate::{LogPage, LogQuery, StoreError, Timestamp, log_search};
 
 /// One turn in the request log. Never holds payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,12 @@ pub struct LogRow {
     pub duration: Duration,
     /// From the start of the turn to its first event.
     pub first_event: Option<Duration>,
+    /// From the start of the turn to the beginning of its last attempt.
+    pub sent: Option<Duration>,
+    /// All attempts, if there were several: a JSON array.
+    pub attempt_log: Option<String>,
+    /// What the account got of the encrypted items of the chain: `full`, `stripped` or `rebuilt`.
+    pub reasoning: Option<Cow<'static, str>>,
 }
 
 /// The request log.
@@ -61,11 +67,17 @@ pub trait RequestLog: Send + Sync {
     /// # Errors
     /// A [read error](StoreError#read-errors).
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError>;
+
+    /// A page of the rows that meet the query's conditions, the newest first. Reads a bounded number of rows.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn search_log(&self, query: LogQuery) -> Result<LogPage, StoreError>;
 }
 
 const LIST: &str = "SELECT at, response_id, project, key_id, account, model, transport, outcome, http_status, code, \
      depth, attempts, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, duration_us, \
-     first_event_us, estimated FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1";
+     first_event_us, estimated, sent_us, attempt_log, reasoning FROM request_log ORDER BY at DESC, response_id DESC LIMIT $1";
 
 /// The time of the newest row to purge.
 pub(crate) const NEWEST_TO_PURGE: &str =
@@ -75,11 +87,11 @@ pub(crate) const NEWEST_TO_PURGE: &str =
 #[cfg(test)]
 pub(crate) const STATEMENTS: [&str; 2] = [LIST, NEWEST_TO_PURGE];
 
-const COLUMNS: [Kind; 20] = {
+pub(crate) const COLUMNS: [Kind; 23] = {
     use Kind::{Id, Number, Text};
     [
         Number, Id, Text, Text, Text, Text, Text, Text, Number, Text, Number, Number, Number, Number, Number,
-        Number, Number, Number, Number, Number,
+        Number, Number, Number, Number, Number, Number, Text, Text,
     ]
 };
 
@@ -102,9 +114,13 @@ impl<D: Database> RequestLog for D {
         let rows = self.query(Query { text: LIST, arguments, columns: &COLUMNS }).await?;
         rows.into_iter().map(log_row).collect()
     }
+
+    async fn search_log(&self, query: LogQuery) -> Result<LogPage, StoreError> {
+        log_search::search(self, &query).await
+    }
 }
 
-fn log_row(mut row: Columns) -> Result<LogRow, StoreError> {
+pub(crate) fn log_row(mut row: Columns) -> Result<LogRow, StoreError> {
     let micros = |number: i64| Duration::from_micros(number.unsigned_abs());
     Ok(LogRow {
         at: Timestamp::from_unix_ms(row.number()?),
@@ -127,6 +143,9 @@ fn log_row(mut row: Columns) -> Result<LogRow, StoreError> {
         duration: micros(row.number()?),
         first_event: row.optional_number().map(micros),
         is_estimated: row.number()? != 0,
+        sent: row.optional_number().map(micros),
+        attempt_log: row.optional_text(),
+        reasoning: row.optional_text().map(Cow::Owned),
     })
 }
 
@@ -157,6 +176,9 @@ impl LogRow {
             cost_nano_usd: None,
             duration: Duration::ZERO,
             first_event: None,
+            sent: None,
+            attempt_log: None,
+            reasoning: None,
         }
     }
 }

@@ -125,12 +125,16 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::conversations::INDEXED,
         &crate::request_log::STATEMENTS,
         &crate::usage::STATEMENTS,
+        &crate::overview::STATEMENTS,
+        &crate::log_search::STATEMENTS,
+        &crate::inspection::STATEMENTS,
         &crate::limits::STATEMENTS,
         &crate::replicas::STATEMENTS,
         &crate::background::STATEMENTS,
         &crate::accounts::STATEMENTS,
         &crate::keys::STATEMENTS,
         &crate::admin::STATEMENTS,
+        &crate::sessions::STATEMENTS,
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
         &crate::probe::STATEMENTS,
@@ -159,6 +163,12 @@ impl Columns {
     /// The values as arguments of a statement that writes them unchanged.
     pub(crate) fn into_arguments(self, kinds: &[Kind]) -> Vec<Argument> {
         self.0.zip(kinds.iter().copied()).collect()
+    }
+
+    /// The remaining values; `None` if the first of them is null.
+    pub(crate) fn optional_rest(self) -> Option<Self> {
+        let is_there = self.0.as_slice().first().is_some_and(|cell| *cell != Cell::Null);
+        is_there.then_some(self)
     }
 
     pub(crate) fn optional_text(&mut self) -> Option<String> {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Background, Conversations, Counters, Keys, Limits, Replicas, RequestLog,
-    Responses, StoreError, Timestamp, Usage,
+    Accounts, Admin, Audit, Background, Conversations, Counters, Inspection, Keys, Limits, Overview,
+    Replicas, RequestLog, Responses, Sessions, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -31,6 +31,25 @@ pub struct ProjectStats {
     pub background: u64,
 }
 
+/// How large a store is. Numbers of rows are estimates, as counting reads every row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreSize {
+    /// `sqlite` or `postgres`.
+    pub engine: &'static str,
+    pub bytes: u64,
+    /// Of these, bytes that nothing uses.
+    pub free_bytes: u64,
+    pub tables: Vec<TableSize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSize {
+    pub name: String,
+    pub rows: u64,
+    /// With indexes; `None` where the engine does not say.
+    pub bytes: Option<u64>,
+}
+
 /// A storage engine, or a decorator of one.
 #[async_trait]
 pub trait Store:
@@ -42,9 +61,12 @@ pub trait Store:
     + Counters
     + Replicas
     + Usage
+    + Overview
+    + Inspection
     + Accounts
     + Keys
     + Admin
+    + Sessions
     + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
@@ -59,6 +81,12 @@ pub trait Store:
     /// A [read error](StoreError#read-errors).
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError>;
 
+    /// How large it is. Costs little.
+    ///
+    /// # Errors
+    /// A [read error](StoreError#read-errors).
+    async fn size(&self) -> Result<StoreSize, StoreError>;
+
     /// Whether other processes may delete what is stored: what this process has in memory can then be out of date.
     fn is_shared(&self) -> bool;
 
@@ -70,6 +98,45 @@ pub trait Store:
 
     /// Writes what is queued, and closes the files or connections. Later calls fail with [`StoreError::Unavailable`].
     async fn close(&self);
+}
+
+/// Ids of rows grow, and the oldest rows are removed first. Rows of the log are counted by the sums over them, and those of hours that
+/// are not rolled up one by one.
+pub(crate) const SQLITE_TABLES: &str = "SELECT 'responses', CAST((SELECT coalesce(max(rowid), 0) FROM responses) \
+       - (SELECT coalesce(min(rowid), 1) FROM responses) + 1 AS bigint), NULL UNION ALL \
+     SELECT 'request_log', (SELECT coalesce(sum(turns), 0) FROM outcome_rollups WHERE part = 0) \
+       + (SELECT count(*) FROM request_log WHERE at >= (SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups \
+       WHERE part = 0)), NULL UNION ALL \
+     SELECT 'background_turns', (SELECT count(*) FROM background_turns WHERE ended_at IS NULL), NULL";
+
+pub(crate) const SQLITE_PAGES: &str = "SELECT page_count * page_size, freelist_count * page_size \
+     FROM pragma_page_count, pragma_page_size, pragma_freelist_count";
+
+pub(crate) const POSTGRES_TABLES: &str = "SELECT c.relname::text, greatest(c.reltuples, 0)::bigint, \
+     pg_total_relation_size(c.oid) FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace \
+     AND c.relname <> 'antiphon_schema' ORDER BY 1";
+
+pub(crate) const POSTGRES_DATABASE: &str = "SELECT pg_database_size(current_database()), 0::bigint";
+
+/// The statements are those of the engine: of the whole, and of its tables.
+pub(crate) async fn size<D: Database>(
+    database: &D,
+    engine: &'static str,
+    [whole, tables]: [&'static str; 2],
+) -> Result<StoreSize, StoreError> {
+    let columns = &[Kind::Number, Kind::Number];
+    let rows = database.query(Query { text: whole, arguments: Vec::new(), columns }).await?;
+    let mut size = StoreSize { engine, ..StoreSize::default() };
+    if let Some(mut row) = rows.into_iter().next() {
+        (size.bytes, size.free_bytes) = (row.integer()?, row.integer()?);
+    }
+    let columns = &[Kind::Text, Kind::Number, Kind::Number];
+    for mut row in database.query(Query { text: tables, arguments: Vec::new(), columns }).await? {
+        let (name, rows) = (row.text()?, row.integer()?);
+        let bytes = row.optional_number().map(i64::unsigned_abs);
+        size.tables.push(TableSize { name, rows, bytes });
+    }
+    Ok(size)
 }
 
 /// PostgreSQL's sum of bigints is wider than a bigint.

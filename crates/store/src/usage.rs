@@ -12,7 +12,7 @@
 use async_trait::async_trait;
 
 use crate::sql::{Argument, Columns, Database, Kind, Query, Statement, number, optional_text, text};
-use crate::{StoreError, Timestamp};
+use crate::{StoreError, Timestamp, overview};
 
 pub const HOUR_MS: i64 = 3_600_000;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
@@ -290,7 +290,9 @@ impl<D: Database> Usage for D {
         let arguments = vec![number(start), number(end)];
         let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
         let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
-        self.group().execute_all(sums.into_iter().map(put).collect()).await?;
+        let mut statements: Vec<Statement> = sums.into_iter().map(put).collect();
+        statements.extend(overview::roll_up_hour(self, start, end).await?);
+        self.group().execute_all(statements).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
     }
 
@@ -305,12 +307,13 @@ impl<D: Database> Usage for D {
         days_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<bool, StoreError> {
-        let purge = |(part, before): (i64, Option<Timestamp>)| {
-            let arguments = vec![number(part), number(before?.unix_ms()), number(i64::from(max_rows))];
-            Some(Statement::new(PURGE, arguments))
-        };
         let parts = [(HOURS, hours_before), (DAYS, days_before)];
-        self.group().execute_all(parts.into_iter().filter_map(purge).collect()).await
+        let before = parts.into_iter().filter_map(|(part, before)| Some((part, before?)));
+        let purge = |(part, before): (i64, Timestamp)| {
+            let arguments = vec![number(part), number(before.unix_ms()), number(i64::from(max_rows))];
+            [Statement::new(PURGE, arguments)].into_iter().chain(overview::purge(part, before))
+        };
+        self.group().execute_all(before.flat_map(purge).collect()).await
     }
 }
 

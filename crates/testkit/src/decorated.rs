@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundRequest,
-    BackgroundTurn, ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery,
-    Conversations, Count, CounterId, Counters, CredentialLock, EventChunk, FoundItems, ItemPage, Json, Keys,
-    Limits, LogRow, NewBackgroundTurn, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas,
-    RequestLog, Reservation, Reserved, Responses, Rotation, Settlement, Store, StoreError, StoredAccount,
-    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredTurn, Timestamp, Totals,
-    TurnLease, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundQuery,
+    BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink, ChainQuery, Claimable, ConversationItem,
+    ConversationLock, ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock,
+    EventChunk, FoundItems, Inspection, ItemPage, Json, KeyTerms, Keys, LatencySum, Limits, LogPage,
+    LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview, OverviewQuery, Post, ProjectStats, Purged,
+    QueueLimits, Record, Replica, Replicas, RequestLog, Reservation, Reserved, Responses, Rotation,
+    SecretHash, Sessions, Settlement, Store, StoreError, StoreSize, StoredAccount, StoredConversation,
+    StoredCredential, StoredKey, StoredResponse, StoredSession, StoredTurn, Timestamp, Totals, TurnLease,
+    TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -141,6 +143,7 @@ intercept!(Keys {
     read load_key(name: &str) -> Option<StoredKey>;
     write add_key(key: StoredKey, audit: AuditEntry) -> bool;
     write rotate_key(key: KeyId, rotation: Rotation, audit: AuditEntry) -> bool;
+    write change_key(key: KeyId, terms: KeyTerms, audit: AuditEntry) -> bool;
     write revoke_key(key: KeyId, audit: AuditEntry) -> bool;
     write delete_key(key: KeyId, audit: AuditEntry) -> bool;
     write note_key_use(key: KeyId, at: Timestamp) -> ();
@@ -153,18 +156,46 @@ intercept!(Usage {
     write purge_usage(hours: Option<Timestamp>, days: Option<Timestamp>, max_rows: u32) -> bool;
 });
 
+intercept!(Overview {
+    read list_outcomes(query: OverviewQuery) -> Vec<OutcomeSum>;
+    read list_latencies(query: OverviewQuery) -> Vec<LatencySum>;
+});
+
+intercept!(Inspection {
+    read find_project(response: ResponseId) -> Option<ProjectId>;
+    read find_log_row(response: ResponseId) -> Option<LogRow>;
+    read list_turns(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<TurnSummary>;
+    read list_links(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<ChainLink>;
+    read list_descendants(project: &ProjectId, from: ResponseId, max_turns: u32) -> Vec<ChainLink>;
+    read list_children(project: &ProjectId, from: ResponseId, max_turns: u32, max_rows: u32)
+        -> Vec<(ResponseId, ResponseId)>;
+    read list_background(query: BackgroundQuery) -> Vec<BackgroundSummary>;
+    read count_abandoned_background(leased_until: Timestamp) -> u64;
+});
+
 intercept!(Admin {
-    read load_admin_token() -> Option<Vec<u8>>;
-    write add_admin_token(hash: Vec<u8>, audit: AuditEntry) -> bool;
-    write replace_admin_token(hash: Vec<u8>, audit: AuditEntry) -> ();
+    read load_admin_token(name: &str) -> Option<Vec<u8>>;
+    write add_admin_token(name: &str, hash: Vec<u8>, audit: AuditEntry) -> bool;
+    write replace_admin_token(name: &str, hash: Vec<u8>, audit: AuditEntry) -> ();
+    read list_admin_tokens() -> Vec<(String, Timestamp)>;
+});
+
+intercept!(Sessions {
+    write add_session(session: StoredSession, audit: AuditEntry) -> ();
+    read load_session(hash: SecretHash, now: Timestamp) -> Option<StoredSession>;
+    read list_sessions(now: Timestamp, max_rows: u32) -> Vec<StoredSession>;
+    write end_session(session: Uuid, audit: AuditEntry) -> bool;
+    write end_sessions(audit: AuditEntry) -> bool;
 });
 
 intercept!(Audit {
     read list_audit(after: Option<Uuid>, max_rows: u32) -> Vec<AuditEntry>;
+    write add_audit(entry: AuditEntry) -> ();
 });
 
 intercept!(Counters {
     read list_counters(scope: &str, now: Timestamp) -> Vec<(CounterId, Count)>;
+    read list_current_counters(now: Timestamp, max_rows: u32) -> Vec<(CounterId, Count)>;
     read count_reservations() -> u64;
     write purge_counters(before: Timestamp, max_rows: u32) -> bool;
 });
@@ -211,6 +242,10 @@ impl<I: Interceptor> RequestLog for Decorated<I> {
     async fn list_log(&self, max_rows: u32) -> Result<Vec<LogRow>, StoreError> {
         self.inner.list_log(max_rows).await
     }
+
+    async fn search_log(&self, query: LogQuery) -> Result<LogPage, StoreError> {
+        self.read(self.inner.search_log(query)).await
+    }
 }
 
 #[async_trait]
@@ -240,6 +275,10 @@ impl<I: Interceptor> Store for Decorated<I> {
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         self.inner.stats(now).await
+    }
+
+    async fn size(&self) -> Result<StoreSize, StoreError> {
+        self.read(self.inner.size()).await
     }
 
     fn is_shared(&self) -> bool {

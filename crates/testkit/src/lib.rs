@@ -2,6 +2,7 @@
 //! and faults to order.
 
 mod authorization;
+mod browser;
 mod client;
 mod clock;
 mod decorated;
@@ -17,6 +18,7 @@ mod said;
 mod socket;
 
 pub use self::authorization::AuthorizationServer;
+pub use self::browser::Browser;
 pub use self::client::{Client, Event, Events, Reply, header};
 pub use self::clock::ManualClock;
 pub use self::decorated::{Decorated, Interceptor};

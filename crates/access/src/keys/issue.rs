@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_protocol::id::{KeyId, ProjectId};
-use antiphon_store::{AuditEntry, Clock, Rotation, Store, StoreError, StoredKey, Timestamp};
+use antiphon_store::{AuditEntry, Clock, KeyTerms, Rotation, Store, StoreError, StoredKey, Timestamp};
 use rand::RngExt;
 use serde::Deserialize;
 use serde_json::json;
@@ -41,6 +41,22 @@ pub struct NewKey {
     #[schema(format = DateTime, example = "2030-01-31T18:00:00+01:00")]
     pub expires_at: Option<String>,
     /// Limits of the key: at most 50, in 16 KiB.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub limits: Option<LimitSettings>,
+}
+
+/// Changes to a key. What is left out stays as it is.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KeyChanges)]
+pub struct KeyChanges {
+    /// Allowed models; an empty list allows all models.
+    #[schema(max_items = 100)]
+    pub models: Option<Vec<PatternText>>,
+    /// Expiry time in RFC 3339 with a time zone, in the future; `never` for none.
+    #[schema(example = "2030-01-31T18:00:00+01:00")]
+    pub expires_at: Option<String>,
+    /// All limits of the key: these replace those that it has. A limit that stays keeps what was used of it.
     #[serde(default, deserialize_with = "object::optional")]
     pub limits: Option<LimitSettings>,
 }
@@ -117,6 +133,33 @@ impl Issuer<'_> {
         Ok((self.find(name).await?, secret))
     }
 
+    /// Changes what the key allows. It applies to running gateways like every change of a key.
+    pub async fn change(&self, name: &str, changes: KeyChanges) -> Result<StoredKey, KeyError> {
+        let now = self.clock.now();
+        let key = self.find(name).await?;
+        let mut detail = json!({ "key": key.id.to_string() });
+        let mut terms =
+            KeyTerms { models: key.models.clone(), limits: key.limits.clone(), expires_at: key.expires_at };
+        if let Some(models) = changes.models {
+            terms.models = models_text(&models)?;
+            detail["models"] = json!(models);
+        }
+        if let Some(limits) = changes.limits {
+            terms.limits = limits_text(&limits)?;
+            detail["limits"] = json!(limits);
+        }
+        if let Some(text) = changes.expires_at {
+            let is_never = text == "never";
+            terms.expires_at = if is_never { None } else { Some(parse_expiry(&text, now)?) };
+            detail["expires_at"] = json!(terms.expires_at.map(antiphon_runtime::rfc3339));
+        }
+        let audit = self.entry("key.changed", &key).detail(&detail);
+        if !self.store.change_key(key.id, terms, audit).await? {
+            return Err(KeyError::NotActive { name: name.to_owned(), state: KeyState::Revoked });
+        }
+        self.find(name).await
+    }
+
     /// Ends the key for good. Revoking it again changes nothing.
     pub async fn revoke(&self, name: &str) -> Result<StoredKey, KeyError> {
         let key = self.find(name).await?;
@@ -151,21 +194,15 @@ impl NewKey {
             // Never a name that an operator may have chosen: the key would see that project's responses.
             None => ProjectId::new(&format!("proj_{}", id.uuid().as_simple())),
         };
-        let models = self.models.unwrap_or_default();
-        check_models(&models)?;
-        let limits = self.limits.unwrap_or_default();
-        Rules::new(&limits).map_err(|error| invalid("limits", error))?;
-        let limits = json!(limits).to_string();
-        if limits.len() > MAX_LIMITS_BYTES {
-            return Err(invalid("limits", format!("longer than {MAX_LIMITS_BYTES} bytes")));
-        }
+        let models = models_text(&self.models.unwrap_or_default())?;
+        let limits = limits_text(&self.limits.unwrap_or_default())?;
         Ok(StoredKey {
             id,
             name: self.name,
             project,
             hash: secret.hash(),
             prefix: secret.prefix(),
-            models: json!(models).to_string(),
+            models,
             limits,
             created_at: now,
             expires_at: self.expires_at.map(|text| parse_expiry(&text, now)).transpose()?,
@@ -186,6 +223,22 @@ fn check_name(param: &'static str, name: &str) -> Result<(), KeyError> {
         return Ok(());
     }
     Err(invalid(param, format!("expected 1 to {MAX_NAME_BYTES} characters of A-Z a-z 0-9 _ . -")))
+}
+
+/// Checked limits, as they are stored.
+fn limits_text(limits: &LimitSettings) -> Result<String, KeyError> {
+    Rules::new(limits).map_err(|error| invalid("limits", error))?;
+    let text = json!(limits).to_string();
+    if text.len() > MAX_LIMITS_BYTES {
+        return Err(invalid("limits", format!("longer than {MAX_LIMITS_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// Checked models, as they are stored.
+fn models_text(models: &[PatternText]) -> Result<String, KeyError> {
+    check_models(models)?;
+    Ok(json!(models).to_string())
 }
 
 fn check_models(models: &[PatternText]) -> Result<(), KeyError> {

@@ -23,7 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
 pub use self::attempts::network_of;
-pub use self::issue::{Issuer, KeyError, NewKey};
+pub use self::issue::{Issuer, KeyChanges, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};
 
@@ -173,6 +173,11 @@ impl Keys {
     /// A key that is not deleted.
     pub fn find(&self, id: KeyId) -> Option<Arc<Key>> {
         self.table.load().by_id.get(&id).cloned()
+    }
+
+    /// All keys that are not deleted.
+    pub fn all(&self) -> Vec<Arc<Key>> {
+        self.table.load().by_id.values().cloned().collect()
     }
 
     /// Whether callers can be identified.

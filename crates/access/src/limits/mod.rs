@@ -21,6 +21,7 @@ use antiphon_protocol::id::{KeyId, ProjectId, ResponseId};
 use antiphon_store::{
     Abandoned, Count, CounterId, Hold, Measure, Reservation, Reserved, Store, StoreError, Timestamp,
 };
+use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use rand::RngExt;
 use serde::Serialize;
@@ -33,7 +34,7 @@ pub use self::held::HeldReservation;
 pub use self::rates::{Rate, Rates};
 pub use self::rules::{InvalidRules, Rule, Rules};
 pub use self::settings::{Budget, LimitSettings, ModelLimits};
-pub use self::view::LimitView;
+pub use self::view::{LimitView, NearLimit};
 pub use self::window::Window;
 
 use self::metrics::LimitMetrics;
@@ -43,7 +44,8 @@ const NO_WINDOW: Timestamp = Timestamp::from_unix_ms(0);
 
 /// Reserves against the limits of keys and projects.
 pub struct Limits {
-    projects: HashMap<ProjectId, Rules>,
+    /// Replaced when the configuration is loaded again.
+    projects: ArcSwap<HashMap<ProjectId, Rules>>,
     store: Arc<dyn Store>,
     /// Identifies this process in reservations.
     replica: Uuid,
@@ -95,7 +97,12 @@ struct PlannedHold<'a> {
 impl Limits {
     pub fn new(projects: HashMap<ProjectId, Rules>, store: Arc<dyn Store>) -> Self {
         let replica = Uuid::from_bytes(rand::rng().random());
-        Self { projects, store, replica, metrics: LimitMetrics::default() }
+        Self { projects: ArcSwap::from_pointee(projects), store, replica, metrics: LimitMetrics::default() }
+    }
+
+    /// Replaces the limits of projects. A limit that stays keeps what was used of it.
+    pub fn set_projects(&self, projects: HashMap<ProjectId, Rules>) {
+        self.projects.store(Arc::new(projects));
     }
 
     pub fn register_metrics(&self, registry: &mut Registry) {
@@ -125,8 +132,7 @@ impl Limits {
 
     /// Whether a caller has any limit.
     pub fn apply_to(&self, project: &ProjectId, key: Option<KeyRules<'_>>) -> bool {
-        key.is_some_and(|key| !key.rules.is_empty())
-            || (!self.projects.is_empty() && self.projects.contains_key(project))
+        key.is_some_and(|key| !key.rules.is_empty()) || self.projects.load().contains_key(project)
     }
 
     /// Reserves the estimated use of a turn with this model, or reports the limit that it would exceed. `None` if no limit applies
@@ -137,7 +143,9 @@ impl Limits {
         model: &str,
         estimate: Estimate,
     ) -> Result<Option<HeldReservation>, ReserveError> {
-        let planned = self.planned_holds(&request, &estimate, |rule| rule.applies_to(model));
+        let projects = self.projects.load();
+        let project_rules = projects.get(request.project);
+        let planned = planned_holds(&request, &estimate, project_rules, |rule| rule.applies_to(model));
         self.hold(request, planned, estimate).await
     }
 
@@ -147,7 +155,9 @@ impl Limits {
         request: ReservationRequest<'_>,
     ) -> Result<Option<HeldReservation>, ReserveError> {
         let estimate = Estimate::default();
-        let planned = self.planned_holds(&request, &estimate, Rule::counts_all_requests);
+        let projects = self.projects.load();
+        let project_rules = projects.get(request.project);
+        let planned = planned_holds(&request, &estimate, project_rules, Rule::counts_all_requests);
         self.hold(request, planned, estimate).await
     }
 
@@ -192,34 +202,34 @@ impl Limits {
         let store = Arc::clone(&self.store);
         HeldReservation::new(id, store, Rates::default(), estimate, self.metrics.reservation_guard())
     }
+}
 
-    fn planned_holds<'a>(
-        &'a self,
-        request: &ReservationRequest<'a>,
-        estimate: &Estimate,
-        applies: impl Fn(&Rule) -> bool,
-    ) -> Vec<PlannedHold<'a>> {
-        let mut planned = Vec::new();
-        let mut add = |owner, scope: Arc<str>, rules: &'a Rules| {
-            for rule in rules.all().filter(|rule| applies(rule)) {
-                // A limit of which the turn needs nothing cannot reject it.
-                let Some(amount) = amount_to_hold(rule, estimate) else { continue };
-                let (window_start, window_end) =
-                    rule.window.map_or((NO_WINDOW, NO_WINDOW), |window| window.bounds_at(request.now));
-                let counter =
-                    CounterId { scope: Arc::clone(&scope), rule: Arc::clone(&rule.name), window_start };
-                let hold = Hold { counter, window_end, measure: rule.measure, amount, limit: rule.limit };
-                planned.push(PlannedHold { owner, rule, hold });
-            }
-        };
-        if let Some(key) = request.key.filter(|key| !key.rules.is_empty()) {
-            add(Owner::Key, key.id.to_string().into(), key.rules);
+/// What the turn holds of the limits of its key and of its project.
+fn planned_holds<'a>(
+    request: &ReservationRequest<'a>,
+    estimate: &Estimate,
+    project_rules: Option<&'a Rules>,
+    applies: impl Fn(&Rule) -> bool,
+) -> Vec<PlannedHold<'a>> {
+    let mut planned = Vec::new();
+    let mut add = |owner, scope: Arc<str>, rules: &'a Rules| {
+        for rule in rules.all().filter(|rule| applies(rule)) {
+            // A limit of which the turn needs nothing cannot reject it.
+            let Some(amount) = amount_to_hold(rule, estimate) else { continue };
+            let (window_start, window_end) =
+                rule.window.map_or((NO_WINDOW, NO_WINDOW), |window| window.bounds_at(request.now));
+            let counter = CounterId { scope: Arc::clone(&scope), rule: Arc::clone(&rule.name), window_start };
+            let hold = Hold { counter, window_end, measure: rule.measure, amount, limit: rule.limit };
+            planned.push(PlannedHold { owner, rule, hold });
         }
-        if let Some(rules) = self.projects.get(request.project) {
-            add(Owner::Project, project_scope(request.project).into(), rules);
-        }
-        planned
+    };
+    if let Some(key) = request.key.filter(|key| !key.rules.is_empty()) {
+        add(Owner::Key, key.id.to_string().into(), key.rules);
     }
+    if let Some(rules) = project_rules {
+        add(Owner::Project, project_scope(request.project).into(), rules);
+    }
+    planned
 }
 
 fn project_scope(project: &ProjectId) -> String {

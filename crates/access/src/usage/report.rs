@@ -32,28 +32,28 @@ pub struct Report {
 #[schema(as = UsageGroup)]
 pub struct Group {
     /// Start of the hour or day in RFC 3339.
-    start: Option<String>,
-    project: Option<String>,
-    key: Option<String>,
-    account: Option<String>,
-    model: Option<String>,
-    turns: u64,
+    pub start: Option<String>,
+    pub project: Option<String>,
+    pub key: Option<String>,
+    pub account: Option<String>,
+    pub model: Option<String>,
+    pub turns: u64,
     /// Turns that failed, were rejected or were lost.
-    failed_turns: u64,
+    pub failed_turns: u64,
     /// Turns without a known price; their cost is not included.
-    unpriced_turns: u64,
+    pub unpriced_turns: u64,
     /// Turns whose tokens were estimated, because the upstream reported none.
-    estimated_turns: u64,
-    input_tokens: u64,
+    pub estimated_turns: u64,
+    pub input_tokens: u64,
     /// Included in `input_tokens`.
-    cached_tokens: u64,
-    output_tokens: u64,
+    pub cached_tokens: u64,
+    pub output_tokens: u64,
     /// Included in `output_tokens`.
-    reasoning_tokens: u64,
+    pub reasoning_tokens: u64,
     /// Cost in US dollars as a decimal string; `null` if no turn of the group has a price.
-    cost_usd: Option<String>,
+    pub cost_usd: Option<String>,
     /// Cost in billionths of a US dollar.
-    cost_nano_usd: Option<u64>,
+    pub cost_nano_usd: Option<u64>,
 }
 
 // === impl Report ===
@@ -111,6 +111,11 @@ impl Report {
 
     pub fn range(&self) -> (&str, &str) {
         (&self.from, &self.to)
+    }
+
+    /// All turns of the groups.
+    pub fn turns(&self) -> u64 {
+        self.data.iter().map(|group| group.turns).sum()
     }
 
     /// Adds a later page to this one.

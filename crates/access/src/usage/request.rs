@@ -31,6 +31,7 @@ pub struct UsageParameters {
     pub group_by: Option<String>,
     /// Only turns of this project; an empty value selects turns without one.
     pub project: Option<String>,
+    /// Only turns of this key: its name, or its id.
     pub key: Option<String>,
     pub account: Option<String>,
     pub model: Option<String>,

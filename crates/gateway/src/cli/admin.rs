@@ -1,5 +1,6 @@
-//! `antiphon admin`: the admin token.
+//! `antiphon admin`: the admin tokens.
 
+use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
 use clap::Subcommand;
 
@@ -8,19 +9,24 @@ use crate::config::Loaded;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create a new admin token and print it; the old one stops working
-    #[command(after_help = "Example:\n  antiphon admin token")]
-    Token,
+    /// Create a new admin token and print it; the old one stops working, and its sessions end
+    #[command(after_help = "Example:\n  antiphon admin token --viewer")]
+    Token {
+        /// The token of viewers, who can read but change nothing
+        #[arg(long)]
+        viewer: bool,
+    },
 }
 
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let Self::Token = self;
+        let Self::Token { viewer } = self;
+        let role = if *viewer { Role::Viewer } else { Role::Admin };
         let config = &loaded.config;
-        let token = with_operations(config, open(&config.store), async |operations| {
-            Ok(operations.replace_admin_token(Actor::CommandLine).await?)
+        let issued = with_operations(config, open(&config.store), async |operations| {
+            Ok(operations.replace_admin_token(role, Actor::CommandLine).await?)
         })?;
-        println!("{}", token.expose());
+        println!("{}", issued.token);
         Ok(())
     }
 }

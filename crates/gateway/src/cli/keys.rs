@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use antiphon_access::audit::Actor;
-use antiphon_access::keys::{KeyView, KeyWithSecret, NewKey};
+use antiphon_access::keys::{KeyChanges, KeyView, KeyWithSecret, NewKey};
+use antiphon_access::limits::LimitSettings;
 use antiphon_access::pattern::PatternText;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -45,6 +46,21 @@ pub enum Command {
         /// How long the old secret keeps working, such as 1h; at most 30d [default: it stops working immediately]
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         overlap: Option<Duration>,
+        /// Print the JSON object of the admin API
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the limits of a key; running gateways apply them within two seconds. What was used of a limit that stays still counts
+    #[command(
+        after_help = "Example:\n  antiphon keys limits laptop '{\"requests_per_minute\":60}'\n\nSee docs/limits.md for all limits. \
+        `{}` removes them."
+    )]
+    Limits {
+        /// Key name
+        name: String,
+        /// Limits as a JSON object, see docs/limits.md
+        #[arg(value_name = "LIMITS")]
+        limits: String,
         /// Print the JSON object of the admin API
         #[arg(long)]
         json: bool,
@@ -110,6 +126,11 @@ impl Command {
             Self::Rotate { name, overlap, json } => {
                 print_secret(&operations.rotate_key(name, overlap.unwrap_or_default(), actor).await?, *json)
             }
+            Self::Limits { name, limits, json } => {
+                let changes =
+                    KeyChanges { limits: Some(parse_limits(limits, "LIMITS")?), ..KeyChanges::default() };
+                print(&operations.change_key(name, changes, actor).await?, *json)
+            }
             Self::Revoke { name, json } => print(&operations.revoke_key(name, actor).await?, *json),
             Self::Delete { name, json } => {
                 let deleted = operations.delete_key(name, actor).await?;
@@ -125,10 +146,7 @@ impl Command {
 
 impl Create {
     fn to_new_key(&self) -> anyhow::Result<NewKey> {
-        let limits = parse_object(self.limits.as_bytes()).map_err(|invalid| match invalid.param {
-            None => anyhow::Error::new(invalid).context("--limits is not a JSON object"),
-            Some(_) => anyhow::Error::new(invalid).context("--limits"),
-        });
+        let limits = parse_limits(&self.limits, "--limits");
         let patterns = || self.models.iter().cloned().map(PatternText).collect();
         Ok(NewKey {
             name: self.name.clone(),
@@ -138,6 +156,14 @@ impl Create {
             limits: Some(limits?),
         })
     }
+}
+
+/// `source` is where the operator wrote them.
+fn parse_limits(text: &str, source: &'static str) -> anyhow::Result<LimitSettings> {
+    parse_object(text.as_bytes()).map_err(|invalid| match invalid.param {
+        None => anyhow::Error::new(invalid).context(format!("{source} is not a JSON object")),
+        Some(_) => anyhow::Error::new(invalid).context(source),
+    })
 }
 
 fn print_list(list: &KeyList, json: bool) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Only this project
     #[arg(long)]
     project: Option<String>,
-    /// Only this key
+    /// Only this key: its name, or its id
     #[arg(long)]
     key: Option<String>,
     /// Only this account

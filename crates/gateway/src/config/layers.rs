@@ -1,6 +1,7 @@
 //! The layers of a configuration: defaults, file, environment, flags. Later layers override earlier ones, and every value
 //! keeps its source.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::environment::Environment;
 use super::error::{ConfigError, Problem, Problems, Rejection};
+use super::sources::Sources;
 
 const PREFIX: &str = "ANTIPHON_";
 
@@ -101,6 +103,33 @@ impl Merged {
 
     pub(super) fn contains(&self, key: &str) -> bool {
         self.locate(key).0.is_some()
+    }
+
+    /// The source of every value that a layer has.
+    pub(super) fn sources(&self) -> Sources {
+        let mut sources = BTreeMap::new();
+        self.add_sources(String::new(), &self.values, &mut sources);
+        Sources(sources)
+    }
+
+    fn add_sources(&self, key: String, value: &Value, sources: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Dict(_, keys) => {
+                for (name, value) in keys {
+                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    self.add_sources(key, value, sources);
+                }
+            }
+            Value::Array(_, elements) if elements.iter().any(|element| element.as_dict().is_some()) => {
+                for (index, value) in elements.iter().enumerate() {
+                    self.add_sources(format!("{key}[{index}]"), value, sources);
+                }
+            }
+            value => {
+                let metadata = self.figment.get_metadata(value.tag());
+                sources.extend(metadata.map(|metadata| (key, metadata.name.to_string())));
+            }
+        }
     }
 
     /// The error for the operator, with the values and sources of the problems.

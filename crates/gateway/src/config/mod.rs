@@ -24,6 +24,7 @@ mod route;
 mod routing;
 mod show;
 mod sockets;
+mod sources;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -33,12 +34,14 @@ mod turns;
 mod usage;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use antiphon_access::limits::Rules;
 use antiphon_access::prices::ModelPrice;
+use antiphon_protocol::id::ProjectId;
 use serde::{Deserialize, Serialize};
 
 pub use self::accounts::AccountConfig;
@@ -54,6 +57,7 @@ pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::proxy::ProxyConfig;
 pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
+pub use self::sources::{Origin, Sources};
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::tls::TlsConfig;
@@ -65,7 +69,7 @@ use self::error::Problems;
 use self::layers::{Layers, Merged};
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
-use self::values::{address, words};
+use self::values::{address, boolean, words};
 
 /// Read from the working directory if no file is named.
 const DEFAULT_FILE: &str = "antiphon.toml";
@@ -78,6 +82,9 @@ pub struct Config {
     /// A separate address for metrics, health, the admin API and the dashboard. Default: `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,
+
+    /// Whether the dashboard is served, beside the admin API. Default: true.
+    pub dashboard: bool,
 
     /// How clients authenticate. Default: not set, which requires a key as soon as one exists; to listen on anything but
     /// loopback, one must exist.
@@ -111,6 +118,10 @@ pub struct Config {
     /// Settings that all keys of a project share, by the project's name. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub projects: BTreeMap<String, ProjectConfig>,
+
+    /// Where values come from that are no defaults.
+    #[serde(skip)]
+    pub sources: Sources,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +154,8 @@ struct Draft {
     listen: SocketAddr,
     #[serde(default, deserialize_with = "address::deserialize_some")]
     admin_listen: Option<SocketAddr>,
+    #[serde(default = "default_dashboard", deserialize_with = "boolean::deserialize")]
+    dashboard: bool,
     #[serde(default)]
     auth: Option<Auth>,
     #[serde(default)]
@@ -202,7 +215,8 @@ impl Config {
         let mut problems = Problems::default();
         let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
         let config = draft.map(|draft| {
-            let config = draft.resolve(cwd, environment, &mut problems);
+            let mut config = draft.resolve(cwd, environment, &mut problems);
+            config.sources = merged.sources();
             config.validate(&merged, &mut problems);
             config
         });
@@ -210,6 +224,12 @@ impl Config {
             Some(config) => Ok(config),
             None => Err(merged.to_error(problems)),
         }
+    }
+
+    /// The limits of all projects that have limits.
+    pub fn project_limits(&self) -> HashMap<ProjectId, Rules> {
+        let with_limits = self.projects.iter().filter(|(_, project)| !project.limits.is_empty());
+        with_limits.map(|(name, project)| (ProjectId::new(name), project.limits.rules().clone())).collect()
     }
 
     /// Rejects a configuration without accounts, which cannot serve a turn. Printing or checking one needs none.
@@ -248,6 +268,7 @@ impl Default for Config {
         Self {
             listen: default_listen(),
             admin_listen: None,
+            dashboard: default_dashboard(),
             auth: None,
             allowed_hosts: Vec::new(),
             store: StoreConfig::default(),
@@ -263,6 +284,7 @@ impl Default for Config {
             tls: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
+            sources: Sources::default(),
         }
     }
 }
@@ -272,6 +294,7 @@ impl Draft {
         Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
+            dashboard: self.dashboard,
             auth: self.auth,
             allowed_hosts: self.allowed_hosts,
             store: self.store,
@@ -287,12 +310,17 @@ impl Draft {
             tls: self.tls,
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
+            sources: Sources::default(),
         }
     }
 }
 
 fn default_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 8080).into()
+}
+
+fn default_dashboard() -> bool {
+    true
 }
 
 /// The path and text of the configuration file; `None` if no file was named and the default one does not exist.

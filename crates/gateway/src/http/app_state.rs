@@ -31,6 +31,7 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     pub socket_metrics: Arc<SocketMetrics>,
+    pub serves_dashboard: bool,
 }
 
 /// Limits on request bodies in memory.

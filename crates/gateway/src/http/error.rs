@@ -60,6 +60,9 @@ pub enum RequestError {
     HostNotAllowed(String),
     #[error("Without a key, this gateway is not served to web pages of other origins: create a key.")]
     CrossSite,
+    /// A form of the dashboard that no page of the dashboard has sent.
+    #[error("This form was sent from a page of another origin. Open the dashboard and try again.")]
+    CrossSiteForm,
     #[error("{message}")]
     InvalidQuery { param: &'static str, message: String },
     #[error("Response with id '{0}' not found.")]
@@ -146,7 +149,9 @@ impl RequestError {
             Self::BadHost => invalid(Some("invalid_host"), None),
             Self::HttpsRequired => invalid(Some("https_required"), None),
             Self::HostNotAllowed(_) => client(StatusCode::FORBIDDEN, Some("host_not_allowed")),
-            Self::CrossSite => client(StatusCode::FORBIDDEN, Some("cross_site_request")),
+            Self::CrossSite | Self::CrossSiteForm => {
+                client(StatusCode::FORBIDDEN, Some("cross_site_request"))
+            }
             Self::InvalidQuery { param, .. } => invalid(Some("invalid_value"), Some(*param)),
             Self::ResponseNotFound(_) | Self::ConversationNotFound(_) | Self::ItemNotFound(_) => {
                 client(StatusCode::NOT_FOUND, None)

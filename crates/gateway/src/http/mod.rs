@@ -1,12 +1,14 @@
 //! The doors: they parse requests, run a turn or an operation, and render the result.
 //!
-//! This file is the table of routes; those of the admin API are in [`operator`]. [`server`] accepts connections, and
+//! This file is the table of routes; those of the admin API are in [`operator`], those of the dashboard in
+//! [`dashboard`]. [`server`] accepts connections, and
 //! [`error_reply`] renders failures.
 
 mod api;
 pub mod app_state;
 pub mod auth;
 mod body;
+mod dashboard;
 mod error;
 mod error_reply;
 mod fallback;
@@ -42,9 +44,9 @@ pub enum Endpoints {
 
 pub fn router(state: &AppState, endpoints: Endpoints) -> Router {
     let routes = match endpoints {
-        Endpoints::All => api().merge(operations()),
+        Endpoints::All => api().merge(operations(state.serves_dashboard)),
         Endpoints::Api => api(),
-        Endpoints::Operations => operations(),
+        Endpoints::Operations => operations(state.serves_dashboard),
     };
     routes.fallback(unknown_route).method_not_allowed_fallback(method_not_allowed).with_state(state.clone())
 }
@@ -83,10 +85,11 @@ fn responses(prefix: &str) -> Router<AppState> {
         .route(&format!("{prefix}/models/{{*id}}"), get(models::get))
 }
 
-fn operations() -> Router<AppState> {
-    Router::new()
+fn operations(with_dashboard: bool) -> Router<AppState> {
+    let operations = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .merge(operator::router())
+        .merge(operator::router());
+    if with_dashboard { operations.merge(dashboard::router()) } else { operations }
 }

@@ -1,5 +1,8 @@
 //! Metrics of the background jobs.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
@@ -7,6 +10,8 @@ use prometheus_client::registry::Registry;
 #[derive(Debug, Clone, Default)]
 pub struct JobMetrics {
     pub purged_responses: Counter,
+    /// When the last purge ended, in UTC milliseconds; 0 for none.
+    pub purged_at: Arc<AtomicI64>,
 }
 
 // === impl JobMetrics ===

@@ -1,6 +1,7 @@
 //! Maintains the store: purges deleted and expired data, and checks whether a failed store is available again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use antiphon_runtime::Clock;
@@ -91,6 +92,7 @@ async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics:
             Ok(purged) => {
                 metrics.purged_responses.inc_by(purged.responses);
                 if purged.responses + purged.log_rows == 0 {
+                    metrics.purged_at.store(clock.now().unix_ms(), Ordering::Relaxed);
                     return;
                 }
                 tracing::info!(

@@ -1,9 +1,33 @@
-//! The admin token.
+//! The admin tokens, one for each role.
 
-use antiphon_access::admin::{self, AdminToken};
+use antiphon_access::admin::{self, AdminToken, Role};
 use antiphon_access::audit::Actor;
+use antiphon_runtime::rfc3339;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{OperationError, Operations};
+
+/// A token that exists, without the token itself.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AdminToken)]
+pub struct TokenView {
+    pub role: Role,
+    /// In RFC 3339, in UTC.
+    pub created_at: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenList {
+    pub tokens: Vec<TokenView>,
+}
+
+/// A new token, which is shown only once.
+#[derive(Serialize, ToSchema)]
+pub struct IssuedToken {
+    pub role: Role,
+    pub token: String,
+}
 
 // === impl Operations ===
 
@@ -13,16 +37,23 @@ impl Operations {
         Ok(AdminToken::create_first(&*self.store, &*self.clock).await?)
     }
 
-    /// Replaces the token; the old one stops working.
-    pub async fn replace_admin_token(&self, actor: Actor) -> Result<AdminToken, OperationError> {
-        Ok(AdminToken::rotate(&*self.store, &*self.clock, actor).await?)
+    /// Replaces the token of a role, or creates its first; the old one stops working, and its sessions end.
+    pub async fn replace_admin_token(&self, role: Role, actor: Actor) -> Result<IssuedToken, OperationError> {
+        let token = AdminToken::rotate(&*self.store, &*self.clock, role, actor).await?;
+        Ok(IssuedToken { role, token: token.expose().to_owned() })
     }
 
-    /// Checks that the caller has the admin token.
-    pub async fn authenticate(&self, token: Option<&str>) -> Result<(), OperationError> {
-        match token {
-            Some(token) if admin::verify(&*self.store, token).await? => Ok(()),
-            _ => Err(OperationError::InvalidAdminToken),
-        }
+    pub async fn list_admin_tokens(&self) -> Result<TokenList, OperationError> {
+        let stored = self.store.list_admin_tokens().await?;
+        let view = |(name, at): (String, _)| {
+            Some(TokenView { role: Role::from_name(&name)?, created_at: rfc3339(at) })
+        };
+        Ok(TokenList { tokens: stored.into_iter().filter_map(view).collect() })
+    }
+
+    /// The role of the caller who presents this token.
+    pub async fn authenticate(&self, token: Option<&str>) -> Result<Role, OperationError> {
+        let Some(token) = token else { return Err(OperationError::InvalidAdminToken) };
+        admin::verify(&*self.store, token).await?.ok_or(OperationError::InvalidAdminToken)
     }
 }

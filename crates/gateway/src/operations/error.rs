@@ -17,6 +17,12 @@ pub enum OperationError {
     Invalid(#[from] InvalidRequest),
     #[error("account {0:?} is not configured")]
     AccountNotFound(String),
+    #[error("response {0:?} not found")]
+    ResponseNotFound(String),
+    #[error("conversation {0:?} not found")]
+    ConversationNotFound(String),
+    #[error("too many clients watch the live figures")]
+    TooManyWatchers,
     #[error("key {0:?} not found")]
     KeyNotFound(String),
     #[error("a key named {0:?} already exists (it may be revoked)")]
@@ -30,6 +36,10 @@ pub enum OperationError {
          new one"
     )]
     InvalidAdminToken,
+    #[error("this token is read-only: use the token of the role admin")]
+    ReadOnly,
+    #[error("session {0:?} not found")]
+    SessionNotFound(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -53,10 +63,15 @@ impl OperationError {
                 message: message.clone(),
             }),
             Self::AccountNotFound(_) => client(StatusCode::NOT_FOUND, "account_not_found", None),
+            Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, "response_not_found", None),
+            Self::ConversationNotFound(_) => client(StatusCode::NOT_FOUND, "conversation_not_found", None),
+            Self::TooManyWatchers => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None),
             Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
+            Self::ReadOnly => client(StatusCode::FORBIDDEN, "read_only", None),
+            Self::SessionNotFound(_) => client(StatusCode::NOT_FOUND, "session_not_found", None),
             Self::InvalidKeyLimits(_) => internal(),
             Self::Store(error) if StoreFailure::from(error) == StoreFailure::Unavailable => {
                 ErrorRow::new(errors::STORE_UNAVAILABLE, STORE_UNAVAILABLE_TEXT.to_owned())

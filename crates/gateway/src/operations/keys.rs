@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_access::audit::Actor;
-use antiphon_access::keys::{Issuer, KeyView, KeyWithSecret, NewKey, Secret};
+use antiphon_access::keys::{Issuer, KeyChanges, KeyView, KeyWithSecret, NewKey, Secret};
 use antiphon_access::limits::{KeyRules, LimitView, Rules};
 use antiphon_store::StoredKey;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,18 @@ impl Operations {
         Ok(self.issued(&key, &secret).await)
     }
 
+    /// Changes what a key allows, and until when.
+    pub async fn change_key(
+        &self,
+        name: &str,
+        changes: KeyChanges,
+        actor: Actor,
+    ) -> Result<KeyView, OperationError> {
+        let key = self.issuer(actor).change(name, changes).await?;
+        self.reload_keys().await;
+        Ok(self.view_key(&key))
+    }
+
     /// Revokes a key permanently. It stays in lists and keeps its name.
     pub async fn revoke_key(&self, name: &str, actor: Actor) -> Result<KeyView, OperationError> {
         let key = self.issuer(actor).revoke(name).await?;
@@ -107,7 +119,7 @@ impl Operations {
         }
     }
 
-    async fn find_key(&self, name: &str) -> Result<StoredKey, OperationError> {
+    pub(super) async fn find_key(&self, name: &str) -> Result<StoredKey, OperationError> {
         // The actor does not matter, as reading changes nothing.
         Ok(self.issuer(Actor::Gateway).find(name).await?)
     }

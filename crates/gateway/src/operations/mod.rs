@@ -5,12 +5,22 @@
 mod accounts;
 mod admin;
 mod asking;
+mod attention;
 mod audit;
+mod background;
+mod chain;
 mod conversations;
 mod error;
 mod keys;
+mod live;
+mod log;
+mod overview;
 mod page;
+mod process;
 mod request;
+mod responses;
+mod sessions;
+mod settings;
 mod usage;
 
 use std::sync::Arc;
@@ -23,13 +33,24 @@ use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
 pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
+pub use self::admin::{IssuedToken, TokenList, TokenView};
 pub use self::asking::Answer;
-pub use self::audit::AuditList;
+pub use self::attention::{Attention, AttentionKind};
+pub use self::audit::{AuditEntry, AuditList};
+pub use self::background::{BackgroundList, BackgroundParameters};
+pub use self::chain::{Chain, ChainParameters, ChainTurn, ConversationTurnParameters};
 pub use self::conversations::{ConversationList, ConversationParameters};
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
+pub use self::live::{INTERVAL as LIVE_INTERVAL, LiveFrame};
+pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
+pub use self::overview::{Overview, OverviewParameters, Percentiles, Running, Window};
 pub use self::page::Page;
+pub use self::process::Process;
 pub use self::request::{InvalidRequest, parse_object, parse_query};
+pub use self::responses::{Bodies, ResponseDetail, ResponseParameters};
+pub use self::sessions::{EndedSession, SessionList, SessionView};
+pub use self::settings::{ConfigReport, StoreReport};
 
 /// What operators do.
 #[derive(Clone)]
@@ -42,4 +63,5 @@ pub struct Operations {
     pub clock: Arc<dyn Clock>,
     /// How long usage is kept by the hour; `None` means for ever.
     pub hour_retention: Option<Duration>,
+    pub process: Process,
 }

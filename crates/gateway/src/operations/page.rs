@@ -25,6 +25,10 @@ pub struct Page {
 // === impl Page ===
 
 impl Page {
+    pub fn new(limit: u32, after: Option<String>) -> Self {
+        Self { limit: Some(limit), after }
+    }
+
     /// All entries in one page, for the command line.
     pub fn whole() -> Self {
         Self { limit: Some(u32::MAX - 1), after: None }

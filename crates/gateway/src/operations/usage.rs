@@ -9,12 +9,12 @@ use super::{OperationError, Operations};
 impl Operations {
     /// One page of the report.
     pub async fn report_usage(&self, parameters: UsageParameters) -> Result<Report, OperationError> {
-        Ok(self.usage_request(parameters)?.report(&*self.store).await?)
+        Ok(self.usage_request(parameters).await?.report(&*self.store).await?)
     }
 
     /// The whole report.
     pub async fn report_all_usage(&self, parameters: UsageParameters) -> Result<Report, OperationError> {
-        let mut request = self.usage_request(parameters)?;
+        let mut request = self.usage_request(parameters).await?;
         let mut report = request.report(&*self.store).await?;
         while let Some(last) = report.last().cloned() {
             request.continue_after(last);
@@ -23,7 +23,16 @@ impl Operations {
         Ok(report)
     }
 
-    fn usage_request(&self, parameters: UsageParameters) -> Result<UsageRequest, OperationError> {
+    /// `key` may be a name. A key that is deleted is known by its id only.
+    async fn usage_request(&self, mut parameters: UsageParameters) -> Result<UsageRequest, OperationError> {
+        if let Some(key) = parameters.key.as_deref().filter(|key| !key.is_empty()) {
+            parameters.key = match self.key_id(key).await {
+                Ok(id) => Some(id),
+                // Nothing has been used by it.
+                Err(OperationError::KeyNotFound(name)) => Some(name),
+                Err(error) => return Err(error),
+            };
+        }
         Ok(UsageRequest::new(parameters, self.clock.now(), self.hour_retention)?)
     }
 }

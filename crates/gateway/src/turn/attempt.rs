@@ -91,6 +91,7 @@ impl Turn {
                 Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_retry_after(failure))),
             };
             self.progress.account = Some(Arc::clone(lease.account()));
+            self.progress.sent = Some(self.facts.started.elapsed());
             let (lease, FailedAttempt { failure, verdict }) = match self.attempt_on(lease, resolved).await {
                 Ok(started) => return Ok(started),
                 Err(failed) => failed,

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::metrics_by::MetricsBy;
 use super::{Door, Reasoning};
 
 const DURATION_BUCKETS: [f64; 13] =
@@ -42,6 +43,9 @@ struct TokenLabels {
 #[derive(Debug)]
 pub struct TurnMetrics {
     pub in_flight: Gauge,
+    pub by: MetricsBy,
+    /// All turns that have ended.
+    pub ended: Counter,
     turns: Family<TurnLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
@@ -71,6 +75,7 @@ impl TurnMetrics {
         duration: Duration,
         first_event: Option<Duration>,
     ) {
+        self.ended.inc();
         self.turns.get_or_create(&TurnLabels { transport: door.name(), outcome }).inc();
         self.duration.observe(duration.as_secs_f64());
         if let Some(first) = first_event {
@@ -116,6 +121,7 @@ impl TurnMetrics {
     }
 
     pub fn register(&self, registry: &mut Registry) {
+        self.by.register(registry);
         registry.register("turns", "Finished turns, by transport and outcome", self.turns.clone());
         registry.register("turns_in_flight", "Turns in flight", self.in_flight.clone());
         registry.register(
@@ -173,6 +179,8 @@ impl Default for TurnMetrics {
         });
         Self {
             in_flight: Gauge::default(),
+            by: MetricsBy::default(),
+            ended: Counter::default(),
             turns: Family::default(),
             failures: Family::default(),
             tokens: Family::default(),

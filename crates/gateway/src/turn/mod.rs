@@ -17,6 +17,7 @@ mod framing;
 mod limit;
 mod memory;
 mod metrics;
+mod metrics_by;
 mod near;
 mod passage;
 mod progress;

@@ -21,6 +21,8 @@ pub struct Progress {
     /// The account of the current or latest attempt.
     pub account: Option<Arc<Account>>,
     pub attempts: Vec<Attempt>,
+    /// When the current or latest attempt began, after the start of the turn.
+    pub sent: Option<Duration>,
     pub depth: u32,
     /// Whether the encrypted items of the chain were sent.
     pub reasoning: Option<Reasoning>,
@@ -49,6 +51,8 @@ pub struct Progress {
 pub struct Attempt {
     pub account: Arc<Account>,
     pub outcome: &'static str,
+    /// When it began and ended, after the start of the turn. An attempt that succeeds ends with the first event.
+    pub during: (Duration, Duration),
 }
 
 /// How a turn ended.
@@ -68,7 +72,11 @@ impl Turn {
     pub(super) fn record_attempt(&mut self, outcome: &'static str) {
         if let Some(account) = &self.progress.account {
             self.turns.upstream.metrics().attempt_ended(&account.name, outcome);
-            self.progress.attempts.push(Attempt { account: Arc::clone(account), outcome });
+            let (account, now) = (Arc::clone(account), self.facts.started.elapsed());
+            let during = (self.progress.sent.unwrap_or(now), now);
+            self.progress.attempts.push(Attempt { account, outcome, during });
+            // Another attempt at the same account follows at once.
+            self.progress.sent = Some(now);
         }
     }
 
@@ -81,7 +89,8 @@ impl Turn {
         metrics.answered.inc();
         metrics.first_event.observe(after.as_secs_f64());
         let progress = &mut self.progress;
-        progress.attempts.push(Attempt { account: Arc::clone(account), outcome: ANSWERED });
+        let during = (progress.sent.unwrap_or(after), after);
+        progress.attempts.push(Attempt { account: Arc::clone(account), outcome: ANSWERED, during });
         progress.reasoning = Some(reply.reasoning);
         progress.first_event = Some(after);
     }
@@ -131,6 +140,7 @@ impl Default for Progress {
         Self {
             account: None,
             attempts: Vec::new(),
+            sent: None,
             depth: 0,
             reasoning: None,
             first_event: None,

@@ -7,6 +7,7 @@ use antiphon_access::limits::HeldReservation;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Settlement, Spent};
+use serde_json::json;
 
 use super::progress::Attempt;
 use super::{Reasoning, Turn};
@@ -77,6 +78,9 @@ impl Turn {
             cost_nano_usd: progress.cost_nano_usd,
             duration: facts.started.elapsed(),
             first_event: progress.first_event,
+            sent: progress.attempts.last().map(|attempt| attempt.during.0),
+            attempt_log: (progress.attempts.len() > 1).then(|| attempt_log(&progress.attempts)),
+            reasoning: progress.reasoning.map(|reasoning| reasoning.as_str().into()),
         }
     }
 
@@ -127,6 +131,9 @@ impl Turn {
         let outcome = &progress.outcome;
         metrics.turn_ended(&self.facts.door, outcome.name, duration, progress.first_event);
         metrics.count_tokens(&progress.usage);
+        let model = progress.account.as_ref().map(|_| self.facts.create.model.as_str());
+        let key = self.facts.key.as_ref().map(|key| key.name.as_str());
+        metrics.by.turn_ended(model, key, &progress.usage);
         if progress.is_usage_estimated {
             metrics.usage_estimated();
         }
@@ -181,12 +188,21 @@ struct Attempts<'a>(&'a [Attempt]);
 
 impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Attempt { account, outcome }) in self.0.iter().enumerate() {
+        for (index, Attempt { account, outcome, .. }) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { " " };
             write!(f, "{separator}{}:{outcome}", account.name)?;
         }
         Ok(())
     }
+}
+
+/// Attempts as the request log keeps them.
+fn attempt_log(attempts: &[Attempt]) -> String {
+    let attempt = |Attempt { account, outcome, during: (began, ended) }: &Attempt| {
+        let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        json!({"account": account.name, "outcome": outcome, "began_us": micros(began), "ended_us": micros(ended)})
+    };
+    attempts.iter().map(attempt).collect::<serde_json::Value>().to_string()
 }
 
 fn operation_name(operation: Operation) -> &'static str {

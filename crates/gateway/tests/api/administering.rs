@@ -1,9 +1,9 @@
 //! The admin API, as an operator's tools call it.
 
-use antiphon_access::admin::AdminToken;
+use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Client, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
+use antiphon_testkit::{Client, Events, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -17,10 +17,10 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) async fn of(gateway: &Gateway) -> Self {
-        let token =
-            AdminToken::rotate(&**gateway.app.chains.store(), &*gateway.app.env.clock, Actor::CommandLine)
-                .await
-                .unwrap();
+        let token = {
+            let (store, clock) = (&**gateway.app.chains.store(), &*gateway.app.env.clock);
+            AdminToken::rotate(store, clock, Role::Admin, Actor::CommandLine).await.unwrap()
+        };
         Self { client: gateway.client.clone(), token: token.expose().to_owned() }
     }
 
@@ -40,6 +40,11 @@ impl Operator {
 
     pub(crate) async fn post(&self, path: &str) -> Value {
         self.call(Method::POST, path).await.ok()
+    }
+
+    /// GET, read event by event.
+    pub(crate) async fn follow(&self, path: &str) -> Events {
+        self.client.with_secret(&self.token).follow(path).await
     }
 
     /// Creates a key and returns its secret.

@@ -40,6 +40,7 @@ mod leaving;
 mod limits;
 mod naming;
 mod operating;
+mod overview;
 mod passing;
 mod presets;
 mod proxies;

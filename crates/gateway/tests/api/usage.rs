@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon::jobs::usage::{Rollup, RollupRules};
-use antiphon_access::admin::AdminToken;
+use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::Clock;
@@ -41,9 +41,8 @@ struct Operator {
 
 impl Operator {
     async fn of(gateway: Gateway) -> Self {
-        let token =
-            AdminToken::rotate(&**gateway.app.chains.store(), &*gateway.app.env.clock, Actor::CommandLine)
-                .await;
+        let (store, clock) = (&**gateway.app.chains.store(), &*gateway.app.env.clock);
+        let token = AdminToken::rotate(store, clock, Role::Admin, Actor::CommandLine).await;
         Self { token: token.unwrap().expose().to_owned(), gateway }
     }
 

@@ -168,11 +168,7 @@ pub(super) fn row(
     response: ResponseId,
     mut row: Columns,
 ) -> Result<BackgroundTurn, StoreError> {
-    let status = match row.number()? {
-        QUEUED => BackgroundStatus::Queued,
-        IN_PROGRESS => BackgroundStatus::InProgress,
-        ended => BackgroundStatus::Ended(status_of(i16::try_from(ended).unwrap_or(i16::MAX))?),
-    };
+    let status = BackgroundStatus::from_code(row.number()?)?;
     let (is_streamed, is_stored) = (row.number()? != 0, row.number()? != 0);
     let key = row.optional_text();
     let created_at = Timestamp::from_unix_ms(row.number()?);
@@ -201,4 +197,16 @@ pub(super) fn row(
         kept_until: row.optional_number().map(Timestamp::from_unix_ms),
         size_bytes: row.integer()?,
     })
+}
+
+// === impl BackgroundStatus ===
+
+impl BackgroundStatus {
+    pub(crate) fn from_code(code: i64) -> Result<Self, StoreError> {
+        Ok(match code {
+            QUEUED => Self::Queued,
+            IN_PROGRESS => Self::InProgress,
+            ended => Self::Ended(status_of(i16::try_from(ended).unwrap_or(i16::MAX))?),
+        })
+    }
 }

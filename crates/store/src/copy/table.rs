@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied: those of the source do not serve the target.
-pub(crate) static TABLES: [Table; 16] = [
+pub(crate) static TABLES: [Table; 19] = [
     Table {
         name: "responses",
         key: 2,
@@ -83,6 +83,9 @@ pub(crate) static TABLES: [Table; 16] = [
             ("attempts", Kind::Number),
             ("cost_nano_usd", Kind::Number),
             ("estimated", Kind::Number),
+            ("sent_us", Kind::Number),
+            ("attempt_log", Kind::Text),
+            ("reasoning", Kind::Text),
         ],
     },
     Table {
@@ -148,6 +151,34 @@ pub(crate) static TABLES: [Table; 16] = [
         ],
     },
     Table {
+        name: "outcome_rollups",
+        key: 4,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("model", Kind::Text),
+            ("outcome", Kind::Text),
+            ("turns", Kind::Number),
+            ("unpriced_turns", Kind::Number),
+            ("input_tokens", Kind::Number),
+            ("cached_tokens", Kind::Number),
+            ("output_tokens", Kind::Number),
+            ("reasoning_tokens", Kind::Number),
+            ("cost_nano_usd", Kind::Number),
+        ],
+    },
+    Table {
+        name: "latency_rollups",
+        key: 4,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("measure", Kind::Number),
+            ("up_to_us", Kind::Number),
+            ("turns", Kind::Number),
+        ],
+    },
+    Table {
         name: "accounts",
         key: 1,
         columns: &[
@@ -176,6 +207,18 @@ pub(crate) static TABLES: [Table; 16] = [
         name: "admin_tokens",
         key: 1,
         columns: &[("name", Kind::Text), ("hash", Kind::Bytes), ("created_at", Kind::Number)],
+    },
+    Table {
+        name: "sessions",
+        key: 1,
+        columns: &[
+            ("id", Kind::Id),
+            ("hash", Kind::Bytes),
+            ("role", Kind::Text),
+            ("address", Kind::Text),
+            ("created_at", Kind::Number),
+            ("expires_at", Kind::Number),
+        ],
     },
     Table {
         name: "counters",

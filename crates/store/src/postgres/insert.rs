@@ -28,10 +28,11 @@ pub(super) const INSERT: &str = "WITH added AS (
        ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position)
      INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
        input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
-       key_id, attempts, cost_nano_usd, estimated)
+       key_id, attempts, cost_nano_usd, estimated, sent_us, attempt_log, reasoning)
      SELECT * FROM unnest($24::bigint[], $25::uuid[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], \
        $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], \
-       $38::bigint[], $39::bigint[], $40::text[], $41::bigint[], $42::bigint[], $43::bigint[])
+       $38::bigint[], $39::bigint[], $40::text[], $41::bigint[], $42::bigint[], $43::bigint[], $44::bigint[], \
+       $45::text[], $46::text[])
      ON CONFLICT DO NOTHING";
 
 /// The rows to insert, each kind in the order of its key, so that replicas that write the same rows don't deadlock.
@@ -154,7 +155,7 @@ impl<'a> Inserts<'a> {
 
     /// The arguments of [`INSERT`], in its order.
     pub(super) fn columns(self) -> Vec<Column<'a>> {
-        let mut columns = Vec::with_capacity(42);
+        let mut columns = Vec::with_capacity(45);
         add_turns(self.turns, &mut columns);
         let items: Vec<_> = self.items.iter().collect();
         columns.extend([
@@ -226,6 +227,9 @@ fn add_log<'a>(rows: &[&'a LogRow], columns: &mut Vec<Column<'a>>) {
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.attempts)),
         column(rows, Type::INT8_ARRAY, |row| row.cost_nano_usd.map(nano_usd)),
         column(rows, Type::INT8_ARRAY, |row| i64::from(row.is_estimated)),
+        column(rows, Type::INT8_ARRAY, |row| row.sent.map(micros)),
+        column(rows, Type::TEXT_ARRAY, |row| row.attempt_log.as_deref()),
+        column(rows, Type::TEXT_ARRAY, |row| row.reasoning.as_deref()),
     ]);
 }
 

@@ -39,7 +39,7 @@ use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
     Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
-    StoreOptions, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
+    StoreOptions, StoreSize, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in a PostgreSQL database.
@@ -185,6 +185,10 @@ impl Store for PostgresStore {
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         store::stats(self, now).await
+    }
+
+    async fn size(&self) -> Result<StoreSize, StoreError> {
+        store::size(self, "postgres", [store::POSTGRES_DATABASE, store::POSTGRES_TABLES]).await
     }
 
     fn is_shared(&self) -> bool {

@@ -6,6 +6,10 @@ use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
+use crate::overview::{
+    self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
+    turns_as_latencies,
+};
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{Purged, Timestamp};
@@ -44,7 +48,8 @@ pub(super) const DELETE_ITEMS: &str =
 /// others are being inserted.
 pub(super) const DELETE_LOG: &str = concat!(
     "WITH gone AS (DELETE FROM request_log WHERE at <= $1::bigint RETURNING at, project, key_id, account, model, \
-       outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, estimated),
+       outcome, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, estimated, duration_us, \
+       first_event_us),
      turn AS (",
     turn_as_usage!(),
     "FROM gone),
@@ -61,6 +66,34 @@ pub(super) const DELETE_LOG: &str = concat!(
     sums!(),
     "FROM turn",
     add_up!(),
+    "),
+     outcomes AS (",
+    turn_as_outcome!(),
+    "FROM gone),
+     outcome_hours AS (INSERT INTO outcome_rollups (part, ",
+    outcome_columns!(),
+    ") SELECT 1, starts_at, model, outcome, ",
+    outcome_sums!(),
+    "FROM outcomes",
+    add_up_outcomes!(),
+    "),
+     outcome_days AS (INSERT INTO outcome_rollups (part, ",
+    outcome_columns!(),
+    ") SELECT 2, starts_at - starts_at % 86400000, model, outcome, ",
+    outcome_sums!(),
+    "FROM outcomes",
+    add_up_outcomes!(),
+    "),
+     latencies AS (",
+    turns_as_latencies!("gone WHERE true"),
+    "),
+     latency_hours AS (INSERT INTO latency_rollups (part, starts_at, measure, up_to_us, turns)
+       SELECT 1, starts_at, measure, up_to_us, CAST(sum(turns) AS bigint) FROM latencies",
+    add_up_latencies!(),
+    "),
+     latency_days AS (INSERT INTO latency_rollups (part, starts_at, measure, up_to_us, turns)
+       SELECT 2, starts_at - starts_at % 86400000, measure, up_to_us, CAST(sum(turns) AS bigint) FROM latencies",
+    add_up_latencies!(),
     ")
      SELECT count(*) FROM gone"
 );
@@ -90,7 +123,9 @@ async fn purge_log(client: &Client, before: i64, max_rows: i64) -> Result<u64, E
     let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::INT8), (&max_rows, Type::INT8)];
     let row = client.query_typed_one(NEWEST_TO_PURGE, &arguments).await?;
     let Some(last) = row.try_get::<_, Option<i64>>(0)? else { return Ok(0) };
-    client.execute_typed(PURGE_ROLLED_UP, &[(&last, Type::INT8)]).await?;
+    for delete in [PURGE_ROLLED_UP].into_iter().chain(overview::PURGE_ROLLED_UP) {
+        client.execute_typed(delete, &[(&last, Type::INT8)]).await?;
+    }
     let gone = client.query_typed_one(DELETE_LOG, &[(&last, Type::INT8)]).await?;
     Ok(gone.try_get::<_, i64>(0)?.unsigned_abs())
 }

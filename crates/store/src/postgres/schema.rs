@@ -13,7 +13,7 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 12] = [
+static MIGRATIONS: [Migration; 14] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
@@ -24,6 +24,8 @@ static MIGRATIONS: [Migration; 12] = [
     Migration::new(8, "checksums", include_str!("../../migrations/postgres/0008_checksums.sql")),
     Migration::new(9, "background", include_str!("../../migrations/postgres/0009_background.sql")),
     Migration::new(10, "conversations", include_str!("../../migrations/postgres/0010_conversations.sql")),
+    Migration::new(11, "dashboard", include_str!("../../migrations/postgres/0011_dashboard.sql")),
+    Migration::new(12, "sessions", include_str!("../../migrations/postgres/0012_sessions.sql")),
     Migration::new(
         13,
         "conversation_bounds",

@@ -29,7 +29,15 @@ const INDEXED: [&str; 14] = [
     LOAD_ITEMS,
     MEASURE_ITEMS,
 ];
-const OTHERS: [&str; 5] = [RESERVE, CHANGE, TRY_LOCK, HAS_VERSIONS, LOCK];
+const OTHERS: [&str; 7] = [
+    RESERVE,
+    CHANGE,
+    TRY_LOCK,
+    HAS_VERSIONS,
+    LOCK,
+    crate::store::POSTGRES_DATABASE,
+    crate::store::POSTGRES_TABLES,
+];
 
 /// A database with a schema.
 async fn client() -> tokio_postgres::Client {
@@ -48,6 +56,8 @@ async fn client() -> tokio_postgres::Client {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
+            "0011_dashboard",
+            "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes"
         ]

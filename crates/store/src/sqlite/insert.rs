@@ -18,7 +18,8 @@ pub(super) const INSERT_ITEM: &str = "INSERT INTO items (item_id, project, respo
 
 pub(super) const INSERT_LOG: &str = "INSERT INTO request_log (at, response_id, project, account, model, transport, \
      outcome, http_status, code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, \
-     first_event_us, key_id, attempts, cost_nano_usd, estimated) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING";
+     first_event_us, key_id, attempts, cost_nano_usd, estimated, sent_us, attempt_log, reasoning) \
+     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING";
 
 /// A turn with its row's other columns.
 pub(super) struct TurnRow<'a> {
@@ -113,6 +114,9 @@ pub(super) fn insert_log(connection: &Connection, log: &LogRow) -> rusqlite::Res
         log.attempts,
         log.cost_nano_usd.map(nano_usd),
         log.is_estimated,
+        log.sent.map(micros),
+        log.attempt_log,
+        log.reasoning,
     ])?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 12] = [
+pub(super) static MIGRATIONS: [Migration; 14] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/sqlite/0003_admin.sql")),
@@ -17,6 +17,8 @@ pub(super) static MIGRATIONS: [Migration; 12] = [
     Migration::new(8, "checksums", include_str!("../../migrations/sqlite/0008_checksums.sql")),
     Migration::new(9, "background", include_str!("../../migrations/sqlite/0009_background.sql")),
     Migration::new(10, "conversations", include_str!("../../migrations/sqlite/0010_conversations.sql")),
+    Migration::new(11, "dashboard", include_str!("../../migrations/sqlite/0011_dashboard.sql")),
+    Migration::new(12, "sessions", include_str!("../../migrations/sqlite/0012_sessions.sql")),
     Migration::new(
         13,
         "conversation_bounds",

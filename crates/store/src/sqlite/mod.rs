@@ -40,7 +40,7 @@ use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
     Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
-    StoreOptions, StoredResponse, StoredTurn, Timestamp, probe, store,
+    StoreOptions, StoreSize, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.
@@ -182,6 +182,10 @@ impl Store for SqliteStore {
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {
         store::stats(self, now).await
+    }
+
+    async fn size(&self) -> Result<StoreSize, StoreError> {
+        store::size(self, "sqlite", [store::SQLITE_PAGES, store::SQLITE_TABLES]).await
     }
 
     fn is_shared(&self) -> bool {

@@ -4,6 +4,10 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use crate::assemble::item_ids;
+use crate::overview::{
+    self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
+    turns_as_latencies,
+};
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{DAY_MS, HOUR_MS, Purged, Timestamp};
@@ -41,6 +45,27 @@ pub(super) const ADD_TO_SUMS: &str = concat!(
     turn_as_usage!(),
     "FROM request_log WHERE at <= ?3) turn WHERE true",
     add_up!()
+);
+
+/// As [`ADD_TO_SUMS`].
+pub(super) const ADD_TO_OUTCOMES: &str = concat!(
+    "INSERT INTO outcome_rollups (part, ",
+    outcome_columns!(),
+    ") SELECT ?1, starts_at - starts_at % ?2, model, outcome, ",
+    outcome_sums!(),
+    "FROM (",
+    turn_as_outcome!(),
+    "FROM request_log WHERE at <= ?3) turn WHERE true",
+    add_up_outcomes!()
+);
+
+/// As [`ADD_TO_SUMS`].
+pub(super) const ADD_TO_LATENCIES: &str = concat!(
+    "INSERT INTO latency_rollups (part, starts_at, measure, up_to_us, turns) \
+     SELECT ?1, starts_at - starts_at % ?2, measure, up_to_us, sum(turns) FROM (",
+    turns_as_latencies!("request_log WHERE at <= ?3"),
+    ") turn WHERE true",
+    add_up_latencies!()
 );
 
 pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE at <= ?1";
@@ -81,9 +106,13 @@ fn purge_log(connection: &Connection, before: Timestamp, max_rows: u32) -> rusql
     else {
         return Ok(0);
     };
-    connection.prepare_cached(PURGE_ROLLED_UP)?.execute([last])?;
+    for delete in [PURGE_ROLLED_UP].into_iter().chain(overview::PURGE_ROLLED_UP) {
+        connection.prepare_cached(delete)?.execute([last])?;
+    }
     for (part, unit_ms) in [(1, HOUR_MS), (2, DAY_MS)] {
-        connection.prepare_cached(ADD_TO_SUMS)?.execute(params![part, unit_ms, last])?;
+        for add in [ADD_TO_SUMS, ADD_TO_OUTCOMES, ADD_TO_LATENCIES] {
+            connection.prepare_cached(add)?.execute(params![part, unit_ms, last])?;
+        }
     }
     Ok(connection.prepare_cached(DELETE_LOG)?.execute([last])? as u64)
 }

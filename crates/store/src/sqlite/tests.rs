@@ -7,7 +7,9 @@ use antiphon_protocol::id::ResponseId;
 use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
-use super::purge::{ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE};
+use super::purge::{
+    ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE,
+};
 use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
 use super::*;
@@ -16,9 +18,11 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 20] = [
+const ALL: [&str; 22] = [
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
+    ADD_TO_OUTCOMES,
+    ADD_TO_LATENCIES,
     CHANGE,
     LOOK,
     RESERVE,
@@ -104,6 +108,10 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "conversations",
         "conversation_items",
         "usage_rollups",
+        "outcome_rollups",
+        "latency_rollups",
+        "l",
+        "k",
         "counters",
         "reservations",
         "r",
@@ -112,6 +120,8 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "i",
     ];
     let shared = crate::responses::STATEMENTS.into_iter().chain(crate::usage::STATEMENTS);
+    let shared = shared.chain(crate::overview::STATEMENTS).chain(crate::log_search::STATEMENTS);
+    let shared = shared.chain(crate::inspection::STATEMENTS);
     let shared = shared.chain(crate::conversations::INDEXED);
     for text in ALL.into_iter().chain(shared).chain([NEWEST_TO_PURGE]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();

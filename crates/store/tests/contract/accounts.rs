@@ -83,10 +83,13 @@ pub(crate) async fn one_of_many_concurrent_callers_gets_the_lock(fixture: impl F
 
 pub(crate) async fn the_first_admin_token_stays_until_it_is_replaced(fixture: impl Fixture) {
     let store = fixture.open().await;
-    assert_eq!(store.load_admin_token().await.unwrap(), None);
-    assert!(store.add_admin_token(vec![1; 32], entry(after(0))).await.unwrap());
-    assert!(!store.add_admin_token(vec![2; 32], entry(after(1))).await.unwrap());
-    assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![1; 32]));
-    store.replace_admin_token(vec![3; 32], entry(after(2))).await.unwrap();
-    assert_eq!(store.load_admin_token().await.unwrap(), Some(vec![3; 32]));
+    assert_eq!(store.load_admin_token("admin").await.unwrap(), None);
+    assert!(store.add_admin_token("admin", vec![1; 32], entry(after(0))).await.unwrap());
+    assert!(!store.add_admin_token("admin", vec![2; 32], entry(after(1))).await.unwrap());
+    assert_eq!(store.load_admin_token("admin").await.unwrap(), Some(vec![1; 32]));
+    store.replace_admin_token("admin", vec![3; 32], entry(after(2))).await.unwrap();
+    assert_eq!(store.load_admin_token("admin").await.unwrap(), Some(vec![3; 32]));
+    assert!(store.add_admin_token("viewer", vec![4; 32], entry(after(3))).await.unwrap());
+    let names = store.list_admin_tokens().await.unwrap();
+    assert_eq!(names, [("admin".to_owned(), after(2)), ("viewer".to_owned(), after(3))]);
 }

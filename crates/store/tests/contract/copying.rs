@@ -21,6 +21,7 @@ use crate::fixture::{
     record_chain, record_of, turn, whole,
 };
 use crate::limits::{reservation, usual_holds};
+use crate::sessions::session;
 
 /// A database to copy from and one to copy to.
 struct Pair {
@@ -90,7 +91,8 @@ async fn fill(store: &Arc<dyn Store>) {
         |n| LogRow { code: Some("odd\0code".into()), account: None, ..log_row("p", id(1_000 + n), after(n)) };
     append_all(store, (0..40).map(odd)).await;
     assert!(store.roll_up_hour(NOW, after(4_000)).await.unwrap().is_some());
-    assert!(store.add_admin_token(vec![1; 32], entry(NOW)).await.unwrap());
+    assert!(store.add_admin_token("admin", vec![1; 32], entry(NOW)).await.unwrap());
+    store.add_session(session(1, 10), entry(NOW)).await.unwrap();
     store.pause_account("one", entry(after(1))).await.unwrap();
     let lock = CredentialLock { holder: Uuid::from_u128(7), now: NOW, until: after(90) };
     assert!(store.lock_credential("two", lock).await.unwrap());
@@ -120,13 +122,16 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("background_turns", [1, 0, 0, 0]),
                 ("background_events", [1, 0, 0, 0]),
                 ("usage_rollups", [3, 0, 0, 0]),
+                ("outcome_rollups", [3, 0, 0, 0]),
+                ("latency_rollups", [0, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
+                ("sessions", [1, 0, 0, 0]),
                 ("counters", [2, 0, 0, 0]),
                 ("reservations", [1, 0, 0, 0]),
                 ("keys", [1, 0, 0, 0]),
-                ("audit", [3, 0, 0, 0]),
+                ("audit", [4, 0, 0, 0]),
                 ("changes", [1, 0, 0, 0]),
                 ("conversations", [1, 0, 0, 0]),
                 ("conversation_items", [1, 0, 0, 0]),

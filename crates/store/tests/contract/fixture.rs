@@ -220,6 +220,9 @@ pub(crate) fn log_row(project: &str, response: ResponseId, at: Timestamp) -> Log
         is_estimated: false,
         duration: Duration::from_micros(1_500_250),
         first_event: None,
+        sent: None,
+        attempt_log: None,
+        reasoning: None,
     }
 }
 

@@ -144,7 +144,7 @@ pub(crate) async fn audit_entries_come_newest_first(fixture: impl Fixture) {
     store.add_key(key("a", 1), entries[0].clone()).await.unwrap();
     store.pause_account("one", entries[1].clone()).await.unwrap();
     store.resume_account("one", entries[2].clone()).await.unwrap();
-    store.add_admin_token(vec![1; 32], entries[3].clone()).await.unwrap();
+    store.add_admin_token("admin", vec![1; 32], entries[3].clone()).await.unwrap();
     let newest_first = [0, 3, 2, 1].map(|n: usize| entries[n].clone());
     assert_eq!(store.list_audit(None, 10).await.unwrap(), newest_first);
     let mut after_which = None;

@@ -10,6 +10,7 @@ mod background;
 mod background_conversations;
 mod cache;
 mod chains;
+mod charts;
 mod conversations;
 mod copying;
 mod damage;
@@ -24,6 +25,8 @@ mod postgres;
 mod purging;
 mod records;
 mod replicas;
+mod searching;
+mod sessions;
 mod sqlite;
 mod usage;
 mod verifying;
@@ -69,6 +72,8 @@ macro_rules! contract {
             accounts: the_latest_account_state_is_kept, a_pause_stays_until_the_account_is_resumed,
                 one_holder_at_a_time_may_refresh_a_credential, one_of_many_concurrent_callers_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
+            sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
+                another_token_ends_the_sessions_of_its_role;
             keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
                 a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
@@ -76,6 +81,9 @@ macro_rules! contract {
             usage: written_rows_count_at_once, counts_of_any_size_can_be_rolled_up,
                 a_late_row_counts_once_its_hour_is_rolled_up_again, purged_rows_still_count,
                 old_sums_are_purged, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;
+            charts: charts_show_the_same_before_and_after_rolling_up_and_purging;
+            searching: a_search_finds_what_was_asked_for_newest_first, a_search_skips_hours_without_such_turns,
+                operators_see_turns_of_every_project;
             limits: a_reservation_is_held_whole_or_not_at_all, a_turn_that_is_settled_twice_counts_once,
                 a_record_settles_its_reservation, concurrent_reservations_exceed_no_limit_and_leak_nothing,
                 a_reservation_of_a_dropped_caller_is_released, an_expired_reservation_is_released_and_its_turn_still_counts,

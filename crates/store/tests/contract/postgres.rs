@@ -83,6 +83,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
+            "0011_dashboard",
+            "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes"
         ]
@@ -100,6 +102,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0008_checksums",
             "0009_background",
             "0010_conversations",
+            "0011_dashboard",
+            "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes"
         ]
@@ -118,10 +122,12 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts, credentials, admin_tokens, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
+        "DROP TABLE accounts, credentials, admin_tokens, sessions, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
          background_turns, background_events, conversations, conversation_items; DROP INDEX responses_by_conversation; \
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
-         ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd, DROP COLUMN estimated; \
+         ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd, DROP COLUMN estimated, \
+           DROP COLUMN sent_us, DROP COLUMN attempt_log, DROP COLUMN reasoning; \
+         DROP TABLE outcome_rollups, latency_rollups; DROP INDEX request_log_by_outcome, request_log_by_code; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;

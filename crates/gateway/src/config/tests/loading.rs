@@ -15,6 +15,7 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/antiphon.
 const EVERYTHING: &str = r#"
 listen = "127.0.0.1:9000"
 admin_listen = "[::1]:9001"
+dashboard = false
 auth = "none"
 allowed_hosts = ["box.lan"]
 

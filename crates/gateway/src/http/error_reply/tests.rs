@@ -228,6 +228,7 @@ fn failures_of_requests() -> Vec<RequestError> {
         RequestError::HttpsRequired,
         RequestError::HostNotAllowed(id()),
         RequestError::CrossSite,
+        RequestError::CrossSiteForm,
         RequestError::TooManyAttempts(REST),
         RequestError::InvalidQuery { param: "limit", message: "Invalid 'limit'.".to_owned() },
         RequestError::ResponseNotFound(id()),
@@ -329,6 +330,10 @@ fn line_of_request(error: &RequestError) -> &'static str {
             "403 | client | host_not_allowed | null | Without a key, this gateway is served to this machine only, and not as \
              'X': create a key, or add the name to allowed_hosts."
         }
+        RequestError::CrossSiteForm => {
+            "403 | client | cross_site_request | null | This form was sent from a page of another origin. Open the dashboard \
+             and try again."
+        }
         RequestError::CrossSite => {
             "403 | client | cross_site_request | null | \
              Without a key, this gateway is not served to web pages of other origins: create a key."
@@ -385,11 +390,16 @@ fn failures_of_operations() -> Vec<OperationError> {
     vec![
         crate::operations::parse_object::<crate::operations::RotateRequest>(b"{\"x\":1}").unwrap_err().into(),
         OperationError::AccountNotFound(name()),
+        OperationError::ResponseNotFound(name()),
+        OperationError::ConversationNotFound(name()),
+        OperationError::TooManyWatchers,
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
         OperationError::InvalidKeyLimits(name()),
         OperationError::InvalidAdminToken,
+        OperationError::ReadOnly,
+        OperationError::SessionNotFound(name()),
         OperationError::Store(StoreError::Deadline(REST)),
         OperationError::Store(StoreError::Corrupt("a secret".to_owned())),
     ]
@@ -401,6 +411,15 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::AccountNotFound(_) => {
             "404 | client | account_not_found | null | Account \"X\" is not configured."
         }
+        OperationError::ResponseNotFound(_) => {
+            "404 | client | response_not_found | null | Response \"X\" not found."
+        }
+        OperationError::ConversationNotFound(_) => {
+            "404 | client | conversation_not_found | null | Conversation \"X\" not found."
+        }
+        OperationError::TooManyWatchers => {
+            "429 | client | too_many_watchers | null | Too many clients watch the live figures."
+        }
         OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {
             "409 | client | key_exists | name | A key named \"X\" already exists (it may be revoked)."
@@ -409,6 +428,12 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::InvalidAdminToken => {
             "401 | client | invalid_admin_token | null | Missing or incorrect admin token. Send it as \
              'authorization: Bearer apn-admin-…'; `antiphon admin token` creates a new one."
+        }
+        OperationError::ReadOnly => {
+            "403 | client | read_only | null | This token is read-only: use the token of the role admin."
+        }
+        OperationError::SessionNotFound(_) => {
+            "404 | client | session_not_found | null | Session \"X\" not found."
         }
         OperationError::Store(StoreError::Deadline(_)) => {
             "503 | store | store_unavailable | null | The response store is unavailable. Please retry in a moment."

@@ -8,7 +8,10 @@ use axum::extract::State;
 use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{ConversationList, ConversationParameters, Operations};
+use crate::http::path_segment::PathSegment;
+use crate::operations::{
+    Chain, ConversationList, ConversationParameters, ConversationTurnParameters, Operations,
+};
 
 /// List the conversations of a project, newest first. `after` is a conversation's `id`.
 #[utoipa::path(
@@ -25,4 +28,22 @@ pub async fn list(
     Parameters(parameters): Parameters<ConversationParameters>,
 ) -> Result<Json<ConversationList>, ErrorReply> {
     Ok(Json(operations.list_conversations(&parameters).await?))
+}
+
+/// Get the turns of a conversation: its chain, from the root to the newest turn.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/turns",
+    operation_id = "list_conversation_turns",
+    tag = "conversations",
+    params(("id" = String, Path), ConversationTurnParameters),
+    responses((status = OK, body = Chain))
+)]
+pub async fn turns(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(id): PathSegment,
+    Parameters(parameters): Parameters<ConversationTurnParameters>,
+) -> Result<Json<Chain>, ErrorReply> {
+    Ok(Json(operations.conversation_turns(&id, &parameters).await?))
 }

@@ -16,8 +16,9 @@ use super::described_routes;
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = described_routes().into_openapi();
     for item in document.paths.paths.values_mut() {
-        let operations =
-            [&mut item.get, &mut item.post, &mut item.delete].into_iter().filter_map(Option::as_mut);
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .filter_map(Option::as_mut);
         for operation in operations {
             let error = ResponseBuilder::new()
                 .description("Error")
@@ -64,7 +65,8 @@ struct ErrorBody {
 pub fn base_document() -> utoipa::openapi::OpenApi {
     let mut base_document = ApiDocument::openapi();
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "Admin token (apn-admin-…), printed on the first start. `antiphon admin token` creates a new one.",
+        "Admin token: apn-admin-…, printed on the first start, or apn-viewer-…, which is read-only. `antiphon admin token` \
+         creates new ones.",
     ));
     let components = base_document.components.get_or_insert_default();
     components.add_security_scheme("admin_token", SecurityScheme::Http(token.build()));

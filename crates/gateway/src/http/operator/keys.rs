@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_access::audit::Actor;
-use antiphon_access::keys::{KeyView, KeyWithSecret, NewKey};
+use antiphon_access::keys::{KeyChanges, KeyView, KeyWithSecret, NewKey};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -80,6 +80,25 @@ pub async fn limits(
     PathSegment(name): PathSegment,
 ) -> Result<Json<LimitList>, ErrorReply> {
     Ok(Json(operations.key_limits(&name).await?))
+}
+
+/// Change what a key allows, and until when. It applies at once; other replicas notice it within two seconds.
+#[utoipa::path(
+    patch,
+    path = "/api/keys/{name}",
+    operation_id = "change_key",
+    tag = "keys",
+    params(("name" = String, Path)),
+    request_body(content = KeyChanges, description = "At most 64 KiB"),
+    responses((status = OK, body = KeyView))
+)]
+pub async fn change(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+    JsonBody(changes): JsonBody<KeyChanges>,
+) -> Result<Json<KeyView>, ErrorReply> {
+    Ok(Json(operations.change_key(&name, changes, Actor::AdminApi).await?))
 }
 
 /// Delete a key and free its name. The responses of its project stay.

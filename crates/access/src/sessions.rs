@@ -1,0 +1,130 @@
+//! Sessions of operators in the dashboard: opened with an admin token, stored as a hash.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use antiphon_runtime::hex;
+use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredSession, Timestamp};
+use rand::RngExt;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::audit::{Actor, entry};
+use crate::role::Role;
+pub use crate::session_id::SessionId;
+
+/// How long a session lasts.
+pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
+
+/// A session that has not expired.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub id: SessionId,
+    pub role: Role,
+    /// Where it was opened from.
+    pub address: Option<String>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+/// What proves that a browser belongs to a session.
+pub struct SessionSecret(SecretString);
+
+// === impl Session ===
+
+impl Session {
+    /// Opens a session for the holder of a role's token.
+    pub async fn open(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        role: Role,
+        address: Option<IpAddr>,
+    ) -> Result<(Self, SessionSecret), StoreError> {
+        let now = clock.now();
+        let (random, secret): ([u8; 10], [u8; 32]) = (rand::rng().random(), rand::rng().random());
+        let id = uuid::Builder::from_unix_timestamp_millis(now.unix_ms().unsigned_abs(), &random).into_uuid();
+        let session = Self {
+            id: SessionId(id),
+            role,
+            address: address.map(|address| address.to_canonical().to_string()),
+            created_at: now,
+            expires_at: now.plus(SESSION_LIFETIME),
+        };
+        let secret = SessionSecret(hex::encode(secret).into());
+        let detail = json!({ "role": role.as_str(), "address": session.address });
+        let audit = entry(clock, Actor::Session(session.id), "session.opened", &session.id.to_string())
+            .detail(&detail);
+        let stored = StoredSession {
+            id,
+            hash: hash(secret.expose()),
+            role: role.as_str().to_owned(),
+            address: session.address.clone(),
+            created_at: session.created_at,
+            expires_at: session.expires_at,
+        };
+        store.add_session(stored, audit).await?;
+        Ok((session, secret))
+    }
+
+    /// The session with this secret.
+    pub async fn find(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        secret: &str,
+    ) -> Result<Option<Self>, StoreError> {
+        let found = store.load_session(hash(secret), clock.now()).await?;
+        Ok(found.and_then(Self::from_stored))
+    }
+
+    /// The newest sessions, newest first.
+    pub async fn list(store: &dyn Store, clock: &dyn Clock, max_rows: u32) -> Result<Vec<Self>, StoreError> {
+        let stored = store.list_sessions(clock.now(), max_rows).await?;
+        Ok(stored.into_iter().filter_map(Self::from_stored).collect())
+    }
+
+    /// Ends a session. `false` if there is none with this id.
+    pub async fn end(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        id: SessionId,
+        actor: Actor,
+    ) -> Result<bool, StoreError> {
+        store.end_session(id.0, entry(clock, actor, "session.ended", &id.to_string())).await
+    }
+
+    /// Ends all sessions of all operators.
+    pub async fn end_all(store: &dyn Store, clock: &dyn Clock, actor: Actor) -> Result<(), StoreError> {
+        store.end_sessions(entry(clock, actor, "session.all_ended", "sessions")).await.map(|_| ())
+    }
+
+    /// `None` for a role that this build does not know.
+    fn from_stored(stored: StoredSession) -> Option<Self> {
+        Some(Self {
+            id: SessionId(stored.id),
+            role: Role::from_name(&stored.role)?,
+            address: stored.address,
+            created_at: stored.created_at,
+            expires_at: stored.expires_at,
+        })
+    }
+}
+
+fn hash(secret: &str) -> SecretHash {
+    SecretHash(Sha256::digest(secret).into())
+}
+
+// === impl SessionSecret ===
+
+impl SessionSecret {
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionSecret")
+    }
+}

@@ -1,0 +1,191 @@
+//! Accounts: their state, and pausing, resuming and testing them.
+
+use std::sync::Arc;
+
+use antiphon_access::sessions::Session;
+use axum::extract::State;
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::gate::{Change, Empty, SignedIn};
+use super::page::{Page, Problem, Screen};
+use super::pieces::{Tone, alert, badge, bar, button, empty, is_admin, models, none, notice, optional_time};
+use crate::http::path_segment::PathSegment;
+use crate::operations::{Account, AskModel, Operations, Page as ListPage};
+
+pub async fn list(
+    SignedIn(session): SignedIn,
+    State(operations): State<Arc<Operations>>,
+) -> Result<Response, Problem> {
+    let accounts = operations.list_accounts(&ListPage::whole())?.accounts;
+    let ready = accounts.iter().filter(|account| account.state == "ready").count();
+    let content = html! {
+        @if accounts.is_empty() {
+            (empty("No accounts yet", &html! {
+                p { "An account is a credential at an upstream. Add one to the configuration file:" }
+                pre { code { "[[accounts]]\nname = \"openai\"\nbase_url = \"https://api.openai.com/v1\"\napi_key = { env = \"OPENAI_API_KEY\" }" } }
+            }))
+        } @else {
+            p .lead { strong { (ready) } " of " (accounts.len()) " ready" }
+            section .card.flush { (table(&session, &accounts)) }
+        }
+    };
+    let page =
+        Page { session: &session, screen: Screen::Accounts, title: "Accounts", actions: html! {}, content };
+    Ok(page.into_response())
+}
+
+fn table(session: &Session, accounts: &[Account]) -> Markup {
+    html! {
+        div .scroll tabindex="0" role="region" aria-label="Accounts" {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Name" } th scope="col" { "State" } th scope="col" { "Until" }
+                        th scope="col" { "In flight" } th scope="col" { "Models" } th scope="col" { "Priority" }
+                        @if is_admin(session) { th scope="col" { "Actions" } }
+                    }
+                }
+                tbody {
+                    @for account in accounts {
+                        tr {
+                            th scope="row" {
+                                a href=(path(account, "")) { (account.name) }
+                                div .hint { (text(account, "base_url")) }
+                            }
+                            td { (state(account)) }
+                            td { (optional_time(account.cooling_until.as_deref())) }
+                            td { (in_flight(account)) }
+                            td { (models(&patterns(account))) }
+                            td .number { (text(account, "priority")) }
+                            @if is_admin(session) { td { div .buttons { (toggle(account)) } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn state(account: &Account) -> Markup {
+    let tone = match account.state {
+        "ready" => Tone::Good,
+        "cooling" => Tone::Warning,
+        "disabled" => Tone::Bad,
+        _ => Tone::Neutral,
+    };
+    html! {
+        (badge(tone, account.state))
+        @if let Some(reason) = account.cooling_reason { div .hint { (reason.replace('_', " ")) } }
+    }
+}
+
+fn in_flight(account: &Account) -> Markup {
+    let most = account.config["max_in_flight"].as_u64().filter(|most| *most > 0);
+    html! {
+        span .number { (account.in_flight) @if let Some(most) = most { " / " (most) } }
+        @if let Some(most) = most {
+            @let share = f64::from(account.in_flight) / most as f64;
+            (bar(share, Tone::of_share(share), &format!("{} of {most} turns in flight", account.in_flight)))
+        }
+    }
+}
+
+fn toggle(account: &Account) -> Markup {
+    html! {
+        @if account.state != "ready" { (button(&path(account, "/resume"), "Resume", None)) }
+        @if account.state != "paused" { (button(&path(account, "/pause"), "Pause", None)) }
+        (button(&path(account, "/test"), "Test", None))
+    }
+}
+
+/// The address of an account's page or action. Names are chosen in the configuration.
+fn path(account: &Account, action: &str) -> String {
+    let name: String = url::form_urlencoded::byte_serialize(account.name.as_bytes()).collect();
+    format!("/accounts/{}{action}", name.replace('+', "%20"))
+}
+
+fn patterns(account: &Account) -> Vec<String> {
+    let models = account.config["models"].as_array().into_iter().flatten();
+    models.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn text(account: &Account, key: &str) -> String {
+    match &account.config[key] {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+pub async fn show(
+    SignedIn(session): SignedIn,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+) -> Result<Response, Problem> {
+    let account = operations.account(&name)?;
+    Ok(page_of(&session, &account, &html! {}))
+}
+
+fn page_of(session: &Session, account: &Account, message: &Markup) -> Response {
+    let config = serde_json::to_string_pretty(&account.config).unwrap_or_default();
+    let content = html! {
+        (message)
+        section .card {
+            h2 { "State" }
+            dl .facts {
+                dt { "State" } dd { (state(account)) }
+                dt { "Until" } dd { (optional_time(account.cooling_until.as_deref())) }
+                dt { "Turns in flight here" } dd { (in_flight(account)) }
+                dt { "Upstream" } dd .mono { (text(account, "base_url")) }
+                dt { "Models" } dd { (models(&patterns(account))) }
+                dt { "Trust boundary" } dd {
+                    @if account.config["boundary"].is_null() { (none()) } @else { (text(account, "boundary")) }
+                }
+            }
+        }
+        section .card {
+            h2 { "Configuration" }
+            p .hint { "Secrets are redacted. Accounts are changed in the configuration file, which a running gateway reads again." }
+            pre .scroll tabindex="0" { code { (config) } }
+        }
+    };
+    let actions = html! {
+        a .button href={ "/responses?account=" (account.name) } { "Its turns" }
+        @if is_admin(session) { (toggle(account)) }
+    };
+    Page { session, screen: Screen::Accounts, title: &account.name, actions, content }.into_response()
+}
+
+pub async fn pause(
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+    change: Change<Empty>,
+) -> Result<Redirect, Problem> {
+    let account = operations.pause_account(&name, change.actor()).await?;
+    Ok(Redirect::to(&path(&account, "")))
+}
+
+pub async fn resume(
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+    change: Change<Empty>,
+) -> Result<Redirect, Problem> {
+    let account = operations.resume_account(&name, change.actor()).await?;
+    Ok(Redirect::to(&path(&account, "")))
+}
+
+pub async fn test(
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+    change: Change<Empty>,
+) -> Result<Response, Problem> {
+    let tested = operations.probe_account(&name, AskModel::None).await?;
+    let account = operations.account(&name)?;
+    let message = match tested.error {
+        None => notice(&html! { p { "The upstream answers." } }),
+        Some(error) => alert(&format!("The upstream does not answer: {error}")),
+    };
+    Ok(page_of(&change.session, &account, &message))
+}

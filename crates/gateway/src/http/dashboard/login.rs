@@ -1,0 +1,119 @@
+//! Signing in with an admin token, and signing out.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Redirect, Response};
+use http::{Extensions, HeaderMap, StatusCode, header};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::assets::Asset;
+use super::gate::{Empty, Form, Query, SignedIn, cookie};
+use super::page::{Problem, bare_page};
+use super::pieces::alert;
+use crate::http::app_state::AppState;
+use crate::http::auth::client_address;
+use crate::http::error::RequestError;
+use crate::operations::OperationError;
+use antiphon_access::audit::Actor;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginQuery {
+    /// The page to show afterwards.
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    token: String,
+    next: Option<String>,
+}
+
+pub async fn form(Query(query): Query<LoginQuery>) -> Response {
+    page(StatusCode::OK, query.next.as_deref(), None)
+}
+
+pub async fn sign_in(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    extensions: Extensions,
+    Form(login): Form<Login>,
+) -> Result<Response, Problem> {
+    let address = client_address(&extensions);
+    match state.operations.open_session(login.token.trim(), address).await {
+        Ok((_, secret)) => {
+            let next = Redirect::to(local(login.next.as_deref()).unwrap_or("/"));
+            Ok(([(header::SET_COOKIE, cookie(Some(secret.expose()), &headers))], next).into_response())
+        }
+        Err(OperationError::InvalidAdminToken) => {
+            state.keys.count_failure(address).map_err(RequestError::from)?;
+            Ok(page(
+                StatusCode::UNAUTHORIZED,
+                login.next.as_deref(),
+                Some("This is not a valid admin token. Check that you copied all of it."),
+            ))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub async fn sign_out(
+    State(state): State<AppState>,
+    SignedIn(session): SignedIn,
+    headers: HeaderMap,
+    _: Form<Empty>,
+) -> Result<Response, Problem> {
+    match state.operations.end_session(&session.id.to_string(), Actor::Session(session.id)).await {
+        // Somebody else was faster.
+        Ok(_) | Err(OperationError::SessionNotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(([(header::SET_COOKIE, cookie(None, &headers))], Redirect::to("/login")).into_response())
+}
+
+/// A page of this gateway; never an address elsewhere.
+fn local(next: Option<&str>) -> Option<&str> {
+    next.filter(|next| next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']))
+}
+
+fn page(status: StatusCode, next: Option<&str>, error: Option<&str>) -> Response {
+    bare_page(status, "Sign in", Some(Asset::Login), &content(local(next), error))
+}
+
+fn content(next: Option<&str>, error: Option<&str>) -> Markup {
+    html! {
+        h1 { "Sign in" }
+        @if let Some(error) = error { (alert(error)) }
+        form .stack method="post" action="/login" {
+            @if let Some(next) = next { input #next type="hidden" name="next" value=(next); }
+            label .field {
+                span { "Admin token" }
+                input type="password" name="token" required autofocus autocomplete="current-password"
+                    spellcheck="false" placeholder="apn-admin-…" aria-describedby="token-help";
+            }
+            p #token-help .hint {
+                "Antiphon printed it on its first start. To create a new one, run " code { "antiphon admin token" }
+                ", or " code { "antiphon admin token --viewer" } " for read-only access."
+            }
+            button .primary type="submit" { "Sign in" }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_this_gateway_come_next() {
+        for next in ["/", "/keys?after=a", "/responses/resp_1"] {
+            assert_eq!(local(Some(next)), Some(next));
+        }
+        for next in
+            ["", "//evil.example", "https://evil.example", "/\\evil.example", "/a\r\nset-cookie: x", "keys"]
+        {
+            assert_eq!(local(Some(next)), None, "{next}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `/api/overview`, `/api/live` and `/api/log`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::sse::{Event, Sse};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+
+use super::Operator;
+use super::request::Parameters;
+use crate::http::app_state::AppState;
+use crate::http::error_reply::ErrorReply;
+use crate::operations::{
+    LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview, OverviewParameters,
+};
+
+/// How many frames a stream has. Then its client connects again, and shows its token again.
+const MAX_FRAMES: u32 = 600;
+/// When a client whose stream has ended connects again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Get figures, series and what needs attention. At most two seconds old.
+#[utoipa::path(
+    get,
+    path = "/api/overview",
+    operation_id = "get_overview",
+    tag = "overview",
+    params(OverviewParameters),
+    responses((status = OK, body = Overview))
+)]
+pub async fn get(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    Parameters(parameters): Parameters<OverviewParameters>,
+) -> Result<Json<Overview>, ErrorReply> {
+    let overview = operations.overview(parameters.window.unwrap_or_default()).await?;
+    Ok(Json(Arc::unwrap_or_clone(overview)))
+}
+
+/// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes; clients connect again. At most 32
+/// clients watch at the same time.
+#[utoipa::path(
+    get,
+    path = "/api/live",
+    operation_id = "watch_live",
+    tag = "overview",
+    responses((status = OK, body = LiveFrame, content_type = "text/event-stream"))
+)]
+pub async fn live(
+    _: Operator,
+    State(state): State<AppState>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ErrorReply> {
+    let permit = state.operations.watch()?;
+    let first = state.operations.live().await?;
+    let frames = unfold((state, permit, Some(first), 0), |(state, permit, first, sent)| async move {
+        let frame = match first {
+            Some(first) => first,
+            None => {
+                tokio::time::sleep(LIVE_INTERVAL).await;
+                if sent >= MAX_FRAMES || state.turns.env.tasks.stopping().is_given() {
+                    return None;
+                }
+                // The client connects again, and learns why not.
+                state.operations.live().await.ok()?
+            }
+        };
+        let event = Event::default().event("frame").retry(RETRY).json_data(&*frame).ok()?;
+        Some((Ok(event), (state, permit, None, sent + 1)))
+    });
+    Ok(Sse::new(frames))
+}
+
+/// List turns of the request log, newest first.
+#[utoipa::path(
+    get,
+    path = "/api/log",
+    operation_id = "list_log",
+    tag = "responses",
+    params(LogParameters),
+    responses((status = OK, body = LogList))
+)]
+pub async fn log(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    Parameters(parameters): Parameters<LogParameters>,
+) -> Result<Json<LogList>, ErrorReply> {
+    Ok(Json(operations.list_log(parameters).await?))
+}

@@ -1,0 +1,74 @@
+//! `/api/responses` and `/api/background`.
+
+use std::sync::Arc;
+
+use antiphon_access::admin::Role;
+use antiphon_access::audit::Actor;
+use axum::Json;
+use axum::extract::State;
+
+use super::Operator;
+use super::request::Parameters;
+use crate::http::error_reply::ErrorReply;
+use crate::http::path_segment::PathSegment;
+use crate::operations::{
+    BackgroundList, BackgroundParameters, Chain, ChainParameters, OperationError, Operations, ResponseDetail,
+    ResponseParameters,
+};
+
+/// Get a response of any project. `bodies` is for admins only, and in the audit log.
+#[utoipa::path(
+    get,
+    path = "/api/responses/{id}",
+    operation_id = "get_response",
+    tag = "responses",
+    params(("id" = String, Path), ResponseParameters),
+    responses((status = OK, body = ResponseDetail))
+)]
+pub async fn get(
+    operator: Operator,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(id): PathSegment,
+    Parameters(parameters): Parameters<ResponseParameters>,
+) -> Result<Json<ResponseDetail>, ErrorReply> {
+    Ok(Json(match parameters.bodies {
+        true if operator.role != Role::Admin => return Err(OperationError::ReadOnly.into()),
+        true => operations.response_with_bodies(&id, Actor::AdminApi).await?,
+        false => operations.response(&id).await?,
+    }))
+}
+
+/// Get the chain of a response, from its root to a leaf, with its branches.
+#[utoipa::path(
+    get,
+    path = "/api/responses/{id}/chain",
+    operation_id = "get_chain",
+    tag = "responses",
+    params(("id" = String, Path), ChainParameters),
+    responses((status = OK, body = Chain))
+)]
+pub async fn chain(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(id): PathSegment,
+    Parameters(parameters): Parameters<ChainParameters>,
+) -> Result<Json<Chain>, ErrorReply> {
+    Ok(Json(operations.chain(&id, &parameters).await?))
+}
+
+/// List background turns, newest first.
+#[utoipa::path(
+    get,
+    path = "/api/background",
+    operation_id = "list_background",
+    tag = "responses",
+    params(BackgroundParameters),
+    responses((status = OK, body = BackgroundList))
+)]
+pub async fn background(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    Parameters(parameters): Parameters<BackgroundParameters>,
+) -> Result<Json<BackgroundList>, ErrorReply> {
+    Ok(Json(operations.list_background(&parameters).await?))
+}

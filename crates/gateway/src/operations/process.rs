@@ -1,0 +1,53 @@
+//! What the gateway that serves these operations is doing. A command has none: its figures are zero.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, RwLock};
+use std::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::live::LiveFrame;
+use super::overview::CachedOverview;
+use crate::config::Config;
+
+/// How many reports read from the store at the same time: turns read over the same connections.
+const CONCURRENT_REPORTS: usize = 2;
+/// How many clients may watch the live figures.
+pub const MAX_WATCHERS: usize = 32;
+
+/// Clones share their values.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub turns: Gauge,
+    pub sockets: Gauge,
+    /// Background turns that run.
+    pub background: Gauge,
+    pub ended_turns: Counter,
+    /// When the store was last purged, in UTC milliseconds; 0 for never.
+    pub purged_at: Arc<AtomicI64>,
+    /// The configuration that was loaded last.
+    pub config: Arc<RwLock<Config>>,
+    pub(super) reports: Arc<Semaphore>,
+    pub(super) watchers: Arc<Semaphore>,
+    pub(super) overviews: Arc<Mutex<Vec<CachedOverview>>>,
+    pub(super) live: Arc<Mutex<Option<(Instant, u64, Arc<LiveFrame>)>>>,
+}
+
+impl Process {
+    pub fn new(config: Config) -> Self {
+        Self {
+            turns: Gauge::default(),
+            sockets: Gauge::default(),
+            background: Gauge::default(),
+            ended_turns: Counter::default(),
+            purged_at: Arc::default(),
+            config: Arc::new(RwLock::new(config)),
+            reports: Arc::new(Semaphore::new(CONCURRENT_REPORTS)),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            overviews: Arc::default(),
+            live: Arc::default(),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Sessions of operators in the dashboard.
+
+use std::net::IpAddr;
+
+use antiphon_access::admin::Role;
+use antiphon_access::audit::Actor;
+use antiphon_access::sessions::{Session, SessionId, SessionSecret};
+use antiphon_runtime::rfc3339;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{OperationError, Operations};
+
+/// How many sessions are listed.
+const MAX_SESSIONS: u32 = 100;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionList {
+    /// Newest first, at most 100.
+    pub sessions: Vec<SessionView>,
+}
+
+/// A session of an operator in the dashboard. Times are RFC 3339 in UTC.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Session)]
+pub struct SessionView {
+    #[schema(example = "session_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")]
+    pub id: String,
+    pub role: Role,
+    /// The address that it was opened from.
+    pub address: Option<String>,
+    pub created_at: String,
+    pub expires_at: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EndedSession {
+    pub id: String,
+    pub ended: bool,
+}
+
+// === impl Operations ===
+
+impl Operations {
+    /// Opens a session for the holder of an admin token.
+    pub async fn open_session(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(Session, SessionSecret), OperationError> {
+        let role = self.authenticate(Some(token)).await?;
+        Ok(Session::open(&*self.store, &*self.clock, role, address).await?)
+    }
+
+    /// The session with this secret.
+    pub async fn find_session(&self, secret: &str) -> Result<Option<Session>, OperationError> {
+        Ok(Session::find(&*self.store, &*self.clock, secret).await?)
+    }
+
+    pub async fn list_sessions(&self) -> Result<SessionList, OperationError> {
+        let sessions = Session::list(&*self.store, &*self.clock, MAX_SESSIONS).await?;
+        Ok(SessionList { sessions: sessions.iter().map(SessionView::new).collect() })
+    }
+
+    pub async fn end_session(&self, id: &str, actor: Actor) -> Result<EndedSession, OperationError> {
+        let not_found = || OperationError::SessionNotFound(id.to_owned());
+        let session = SessionId::parse(id).ok_or_else(not_found)?;
+        if !Session::end(&*self.store, &*self.clock, session, actor).await? {
+            return Err(not_found());
+        }
+        Ok(EndedSession { id: id.to_owned(), ended: true })
+    }
+
+    /// Ends the sessions of all operators.
+    pub async fn end_all_sessions(&self, actor: Actor) -> Result<SessionList, OperationError> {
+        Session::end_all(&*self.store, &*self.clock, actor).await?;
+        self.list_sessions().await
+    }
+}
+
+// === impl SessionView ===
+
+impl SessionView {
+    fn new(session: &Session) -> Self {
+        Self {
+            id: session.id.to_string(),
+            role: session.role,
+            address: session.address.clone(),
+            created_at: rfc3339(session.created_at),
+            expires_at: rfc3339(session.expires_at),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The request log and chains. What tenants write is shown as text.
+
+use antiphon_access::admin::Role;
+use antiphon_simulator::upstream::Script;
+use antiphon_testkit::eventually;
+use serde_json::json;
+
+use crate::rig::Rig;
+
+const MARKUP: &str = "<img src=x onerror=alert(1)><b>bold</b>";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_is_found_by_filters_and_opens_in_its_chain() {
+    let rig = Rig::start().await;
+    rig.sign_in(Role::Admin).await;
+    let client = &rig.gateway.client;
+    let root = client.created(json!({"model": "gpt-5.4", "input": "root"})).await;
+    let turn = |input: &str| json!({"model": "gpt-5.4", "input": input, "previous_response_id": root["id"]});
+    let first = client.created(turn("first")).await;
+    let second = client.created(turn("second")).await;
+    rig.upstream.script(Script::answer("x").failed("server_error", "it failed"));
+    client.create(json!({"model": "gpt-4.1-mini", "input": "x"})).await;
+    rig.gateway.logged(4).await;
+    rig.visit("/responses").await;
+    rig.until("document.querySelectorAll('tbody tr').length === 4").await;
+    rig.assert_well_made().await;
+    rig.run("document.querySelector('select[name=outcome]').value = 'failed'").await;
+    rig.click("form[role=search] button[type=submit]").await;
+    rig.until("document.querySelectorAll('tbody tr').length === 1").await;
+    assert!(rig.path().await.contains("outcome=failed"), "the filter is in the address");
+    rig.visit(&format!("/responses/{}", first["id"].as_str().unwrap())).await;
+    rig.until("document.querySelectorAll('li.turn').length === 2").await;
+    rig.until("document.querySelector('.timeline')").await;
+    let branch = format!("a[href='/responses/{}']", second["id"].as_str().unwrap());
+    rig.assert_well_made().await;
+    rig.click(&format!(".branches {branch}")).await;
+    rig.until_at(&format!("/responses/{}", second["id"].as_str().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tenants_write_is_shown_as_text_and_to_admins_only() {
+    let rig = Rig::start().await;
+    rig.upstream.script(Script::answer(MARKUP));
+    let turn = json!({"model": "gpt-5.4", "input": MARKUP, "metadata": {"note": MARKUP}});
+    let created = rig.gateway.client.created(turn).await;
+    rig.gateway.client.create(json!({"model": MARKUP, "input": "x"})).await;
+    rig.gateway.logged(2).await;
+    let page = format!("/responses/{}", created["id"].as_str().unwrap());
+    rig.sign_in(Role::Viewer).await;
+    rig.visit(&page).await;
+    rig.until_shown("Only admins see what responses contain").await;
+    assert!(!rig.text().await.contains("bold"));
+    rig.sign_in(Role::Admin).await;
+    rig.visit("/responses").await;
+    rig.until_shown(MARKUP).await;
+    rig.visit(&page).await;
+    rig.click(".items form button").await;
+    rig.until("document.querySelectorAll('details.item').length === 2").await;
+    rig.run("document.querySelectorAll('details.item').forEach(item => item.open = true)").await;
+    assert_eq!(rig.run("return document.querySelectorAll('main img, main b').length").await, 0);
+    eventually("all three are shown", async || rig.text().await.matches("<b>bold</b>").count() >= 3).await;
+    rig.assert_well_made().await;
+    rig.visit("/settings/audit").await;
+    rig.until_shown("response.viewed").await;
+}

@@ -1,0 +1,58 @@
+//! Sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_access::admin::Role;
+use antiphon_testkit::ManualClock;
+
+use crate::rig::Rig;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_signs_in_sees_the_page_that_was_asked_for_and_signs_out() {
+    let rig = Rig::start().await;
+    let token = rig.token(Role::Admin).await;
+    rig.visit("/keys?after=a").await;
+    rig.until_at("/login?next=%2Fkeys%3Fafter%3Da").await;
+    rig.assert_well_made().await;
+    rig.fill_in_token("apn-admin-wrong").await;
+    rig.until_shown("not a valid admin token").await;
+    rig.console().await;
+    rig.fill_in_token(&token).await;
+    rig.until_at("/keys?after=a").await;
+    assert_eq!(rig.run("return document.cookie").await, "", "no script can read the session");
+    rig.click("form[action='/logout'] button").await;
+    rig.until_at("/login").await;
+    rig.visit("/keys").await;
+    rig.until_at("/login?next=%2Fkeys").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_after_twelve_hours_and_with_its_token() {
+    let clock = Arc::new(ManualClock::default());
+    let rig = Rig::start_at(&clock).await;
+    rig.sign_in(Role::Admin).await;
+    clock.advance(Duration::from_hours(12) - Duration::from_secs(1));
+    rig.visit("/keys").await;
+    rig.until_at("/keys").await;
+    clock.advance(Duration::from_secs(1));
+    rig.visit("/keys").await;
+    rig.until_at("/login?next=%2Fkeys").await;
+    rig.sign_in(Role::Admin).await;
+    rig.token(Role::Admin).await;
+    rig.visit("/keys").await;
+    rig.until_at("/login?next=%2Fkeys").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_signs_out_everywhere() {
+    let rig = Rig::start().await;
+    rig.sign_in(Role::Admin).await;
+    rig.visit("/settings").await;
+    rig.until_shown("this one").await;
+    rig.click("form[action='/settings/sessions/end-all'] button").await;
+    rig.confirm().await;
+    rig.until_at("/login").await;
+    rig.visit("/settings").await;
+    rig.until_at("/login?next=%2Fsettings").await;
+}

@@ -1,0 +1,54 @@
+//! Sessions of operators.
+
+use antiphon_store::{SecretHash, StoredSession};
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, NOW, after, entry};
+
+/// A session of the viewer's token that lives for so many seconds.
+pub(crate) fn session(n: u8, seconds: u64) -> StoredSession {
+    StoredSession {
+        id: Uuid::from_u128(n.into()),
+        hash: SecretHash([n; 32]),
+        role: "viewer".into(),
+        address: Some("192.0.2.1".into()).filter(|_| n.is_multiple_of(2)),
+        created_at: NOW,
+        expires_at: after(seconds),
+    }
+}
+
+pub(crate) async fn a_session_is_found_by_its_hash_until_it_expires(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_session(session(1, 10), entry(NOW)).await.unwrap();
+    let load = async |n, now| store.load_session(SecretHash([n; 32]), now).await.unwrap();
+    assert_eq!(load(1, after(9)).await, Some(session(1, 10)));
+    assert_eq!(load(1, after(10)).await, None);
+    assert_eq!(load(2, NOW).await, None);
+    let later = StoredSession { created_at: after(10), ..session(2, 20) };
+    store.add_session(later.clone(), entry(after(10))).await.unwrap();
+    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [later], "the expired one has been removed");
+}
+
+pub(crate) async fn an_ended_session_is_gone(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    for n in 1..=3 {
+        store.add_session(session(n, 10), entry(NOW)).await.unwrap();
+    }
+    assert!(store.end_session(session(2, 10).id, entry(after(1))).await.unwrap());
+    assert!(!store.end_session(session(2, 10).id, entry(after(2))).await.unwrap());
+    let left = store.list_sessions(NOW, 9).await.unwrap();
+    assert_eq!(left.iter().map(|session| session.id.as_u128()).collect::<Vec<_>>(), [3, 1]);
+    assert!(store.end_sessions(entry(after(3))).await.unwrap());
+    assert!(!store.end_sessions(entry(after(4))).await.unwrap());
+    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), []);
+    assert_eq!(store.list_audit(None, 9).await.unwrap().len(), 5, "only changes are in the audit log");
+}
+
+pub(crate) async fn another_token_ends_the_sessions_of_its_role(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let admin = StoredSession { role: "admin".into(), ..session(2, 10) };
+    store.add_session(session(1, 10), entry(NOW)).await.unwrap();
+    store.add_session(admin.clone(), entry(NOW)).await.unwrap();
+    store.replace_admin_token("viewer", vec![1; 32], entry(after(1))).await.unwrap();
+    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [admin]);
+}
