@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use antiphon_fuzzing::{config, json, replay, request, socket, sse, store_url};
+use antiphon_fuzzing::{chat, config, json, replay, request, socket, sse, store_url};
 
 /// The files of a target in one of the folders of `fuzz/`.
 fn files(folder: &str, target: &str) -> Vec<PathBuf> {
@@ -20,6 +20,11 @@ fn check_all(target: &str, check: fn(&[u8])) {
         println!("{}", path.display());
         check(&std::fs::read(path).unwrap());
     }
+}
+
+#[test]
+fn a_chat_is_one_response_however_the_network_cuts_it() {
+    check_all("chat", chat::check);
 }
 
 #[test]
