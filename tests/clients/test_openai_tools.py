@@ -38,9 +38,10 @@ def test_a_tool_loop_continues_a_chain(client):
 
 
 def test_a_tool_loop_without_stored_responses_sends_everything(client):
-    called = client.responses.create(model=MODEL, input=CALL, tools=TOOLS, store=False)
+    alone = {"model": MODEL, "tools": TOOLS, "store": False, "include": ["reasoning.encrypted_content"]}
+    called = client.responses.create(input=CALL, **alone)
     history = [{"role": "user", "content": CALL}, *called.output, *output_of(called)]
-    answered = client.responses.create(model=MODEL, input=history, tools=TOOLS, store=False)
+    answered = client.responses.create(input=history, **alone)
     assert answered.output_text == ANSWER
 
 

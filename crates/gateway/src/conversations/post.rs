@@ -116,7 +116,15 @@ impl Conversations {
                 }
                 FoundItems::All(found) => {
                     for (named, found) in named.iter().zip(found) {
-                        replaced.insert(named.position, found.ok_or_else(|| unknown(&named.id))?.item);
+                        match found {
+                            // Reasoning that is not stored, or not with more than was posted, is kept as it came.
+                            found if named.is_partial => {
+                                let whole = found.filter(|found| item::sealed(&found.item).is_some());
+                                replaced.extend(whole.map(|found| (named.position, found.item)));
+                            }
+                            Some(found) => drop(replaced.insert(named.position, found.item)),
+                            None => return Err(unknown(&named.id)),
+                        }
                     }
                 }
             }

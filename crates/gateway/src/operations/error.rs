@@ -65,7 +65,8 @@ impl OperationError {
             Self::AccountNotFound(_) => client(StatusCode::NOT_FOUND, "account_not_found", None),
             Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, "response_not_found", None),
             Self::ConversationNotFound(_) => client(StatusCode::NOT_FOUND, "conversation_not_found", None),
-            Self::TooManyWatchers => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None),
+            Self::TooManyWatchers => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None)
+                .retry_after(Some(errors::RETRY_AFTER)),
             Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),

@@ -117,7 +117,8 @@ async fn replies_pass_byte_for_byte_with_their_headers() {
 
 #[tokio::test]
 async fn unresolvable_input_is_rejected_without_calling_the_upstream() {
-    let (upstream, gateway) = gateway().await;
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "models = [\"sim\"]").start().await;
     let cases = [
         ("{", 400, Some("invalid_json"), None),
         (r#"{"model":7}"#, 400, Some("invalid_type"), Some("model")),

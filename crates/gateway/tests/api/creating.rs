@@ -1,11 +1,11 @@
 //! POST /v1/responses, collected.
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::header;
+use antiphon_testkit::{Setup, header};
 use http::Method;
 use serde_json::json;
 
-use crate::gateway;
+use crate::{gateway, simulator};
 
 #[tokio::test]
 async fn the_response_is_the_upstreams_with_the_gateways_members() {
@@ -104,7 +104,8 @@ async fn the_codex_prefix_reaches_the_same_handlers() {
 
 #[tokio::test]
 async fn bad_requests_are_rejected_with_the_error_envelope_and_without_the_upstream() {
-    let (upstream, gateway) = gateway().await;
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "models = [\"sim\"]").start().await;
     let cases = [
         ("{", 400, Some("invalid_json"), None),
         ("[]", 400, Some("invalid_json"), None),

@@ -164,7 +164,8 @@ async fn usage_that_is_not_reported_is_estimated_and_marked() {
 
 #[tokio::test]
 async fn keys_models_and_requests_are_checked_before_an_account_is_asked() {
-    let (upstream, gateway) = gateway().await;
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "models = [\"sim\", \"gpt-5*\"]").start().await;
     let operator = Operator::of(&gateway).await;
     let secret = operator.key(json!({"name": "one", "models": ["gpt-*"]})).await;
     let client = gateway.client.with_secret(&secret);

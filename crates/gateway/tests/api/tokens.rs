@@ -174,8 +174,11 @@ async fn a_refused_refresh_disables_the_account_and_the_turn_fails_over() {
         assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
         assert_eq!((gateway.account_state("a0").await, tokens.bearers(0).len()), ("disabled", 0));
         assert_eq!(tokens.bearers(1), ["none"]);
-        gateway.client.created(plain()).await;
-        assert_eq!(tokens.server.requests().len(), 1, "the server is not asked again");
+        for _ in 0..3 {
+            gateway.client.created(plain()).await;
+        }
+        // For the first turn, and perhaps for the list of models, but not for every turn.
+        assert!(tokens.server.requests().len() <= 2, "{:?}", tokens.server.requests());
     }
 }
 

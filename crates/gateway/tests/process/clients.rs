@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[tokio::test]
 async fn the_openai_python_sdk_works() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let setup = Setup::over(&upstream);
+    // Any other model is unknown to the gateway, instead of being left to the upstream.
+    let setup = Setup::over(&upstream).account(0, "models = [\"sim\", \"gpt-5.4\"]");
     let gateway = Process::start(binary(), &setup).await;
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients");
     let output = Command::new(client_tool("python/bin/python"))

@@ -33,7 +33,7 @@ async fn run(base_url: &str, options: &[&str]) -> Output {
 #[tokio::test]
 async fn antiphon_passes_the_conformance_cases_of_all_groups() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
-    let setup = Setup::over(&upstream);
+    let setup = Setup::over(&upstream).account(0, "models = [\"sim\"]");
     let gateway = Process::start(binary(), &setup).await;
     let output = run(&format!("{}/v1", gateway.url), &["--with", "background,conversations", "--json"]).await;
     let results: Vec<Value> = serde_json::from_slice(&output.stdout)

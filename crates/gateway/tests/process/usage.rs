@@ -32,7 +32,7 @@ async fn usage_is_printed_as_table_json_and_csv() {
         assert_eq!((&group["cost_usd"], &report["has_more"]), (&json!("0.000420000"), &json!(false)));
         assert!(gateway.terminate().await.1);
         let (_, csv, _) = run(&["--csv", "--account", "one"]).await;
-        assert!(csv.starts_with("start,project,") && csv.contains("\r\n,,,,,3,0,0,300,0,30,"), "{csv}");
+        assert!(csv.starts_with("start,project,") && csv.contains("\r\n,,,,,3,0,0,0,300,0,30,"), "{csv}");
         let (_, table, _) = run(&["--group-by", "account"]).await;
         assert!(table.contains("account  turns") && table.contains("one          3"), "{table}");
         let (_, table, _) = run(&["--account", "two"]).await;

@@ -136,6 +136,15 @@ impl Shared {
         body: Bytes,
     ) -> Result<Response<ReplyBody>, Cut> {
         let refused = self.headers.check_bearer(&parts.headers).err();
+        // Whoever asks for nothing wants to know whether there is this endpoint: that is no turn.
+        if &body[..] == b"{}" {
+            if self.options.record {
+                self.ledger.record_other(received(parts, body));
+            }
+            let refusal = refused
+                .unwrap_or_else(|| Refusal::invalid("Missing required parameter: 'model'.".to_owned()));
+            return Ok(self.refuse(&refusal, None));
+        }
         let turn = self.ledger.enter(self.options.record.then(|| received(parts, body.clone())));
         if let Some(refusal) = refused {
             return Ok(self.refuse(&refusal, Some(turn)));

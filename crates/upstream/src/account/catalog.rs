@@ -71,6 +71,10 @@ impl Catalog {
         })
     }
 
+    pub fn is_known(&self) -> bool {
+        self.known().is_some()
+    }
+
     pub fn models(&self) -> Vec<Model> {
         self.known().map(|models| models.to_vec()).unwrap_or_default()
     }

@@ -20,8 +20,11 @@ impl Pool {
     /// Disables accounts whose upstream refuses the credential: for its list of models, and for a turn. The requests contain
     /// nothing from a client.
     pub async fn check_credentials(self: &Arc<Self>, upstream: &Upstream) {
-        let accounts = self.accounts();
-        let checks = accounts.iter().map(async |account| {
+        // Who has listed its models has accepted the credential.
+        let is_unsure = |view: &AccountView| !view.account.catalog.is_known() && !view.state.is_disabled;
+        let accounts = self.view().into_iter().filter(is_unsure).map(|view| view.account);
+        let checks = accounts.map(async |account| {
+            let account = &account;
             let Some(refusal) = upstream.refusal_of(account).await else { return };
             account.remember_refusal(refusal.to_string());
             self.change(account, "", None, |state, has_alternative, now| {

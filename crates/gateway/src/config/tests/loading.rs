@@ -105,6 +105,7 @@ finish_timeout = "9s"
 [background]
 max_running = 5
 max_queued = 6
+max_queued_bytes = "7MiB"
 max_duration = "7h"
 log_retention = "8h"
 retries = 0
@@ -120,7 +121,6 @@ memory = "1MiB"
 raw_retention = "10d"
 hour_retention = "20d"
 day_retention = "forever"
-conversation_retention = "90d"
 
 [[prices]]
 model = "my-*"

@@ -204,7 +204,9 @@ impl Filters {
     }
 
     fn link_after(&self, cursor: &str) -> String {
-        let mut query = Serializer::new(String::from("/responses?"));
+        let path = String::from("/responses?");
+        let length = path.len();
+        let mut query = Serializer::for_suffix(path, length);
         query.extend_pairs(self.pairs().into_iter().filter(|(_, value)| !value.is_empty()));
         query.append_pair("after", cursor);
         query.finish()

@@ -482,6 +482,7 @@ fn every_failure_matches_its_row_of_the_contract() {
         assert_eq!(row.error.kind.as_str(), kind(row.status.as_u16(), row.error.code.as_deref()), "{told}");
         let rest = match row.status.as_u16() {
             429 if expected.contains("Please retry in 10 s.") => Some(Duration::from_secs(10)),
+            429 if expected.contains("too_many_watchers") => Some(Duration::from_secs(1)),
             429 => Some(REST),
             409 if expected.contains("still in progress") => Some(Duration::from_secs(1)),
             503 if expected.contains("Please retry in 2 s.") => Some(REST),
