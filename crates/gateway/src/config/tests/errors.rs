@@ -91,7 +91,7 @@ fn all_problems_are_reported_at_once() {
         Case::file(text).error(),
         "6 problems in the configuration:
   accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
-oauth, models, boundary, aliases, headers, query, api, chat, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
+oauth, models, boundary, aliases, headers, query, proxy, ca_file, api, chat, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
   accounts[1].models[1] = 2 (in antiphon.toml): must be a string
   auth = \"open\" (in antiphon.toml): must be \"none\"
   listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
