@@ -33,7 +33,7 @@ fn near<'a>(model: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
         }
         // A name without its tag or its date.
         let is_begun = wanted.len() > 2 && candidate.starts_with(&wanted);
-        let distance = if is_begun { Some(max) } else { distance_within(&wanted, &candidate, max) };
+        let distance = distance_within(&wanted, &candidate, max).or(is_begun.then_some(max));
         distance.map(|distance| (distance, name))
     });
     let mut near: Vec<_> = with_distance.collect();
@@ -71,7 +71,7 @@ mod tests {
         let known = ["gpt-5.4", "gpt-5.4-mini", "gpt-4.1-mini", "llama3:latest", "qwen3:8b", "o3"];
         let asked = |model: &str| did_you_mean(model, known.into_iter());
         assert_eq!(asked("gpt5.4"), " Did you mean 'gpt-5.4'?");
-        assert_eq!(asked("GPT-5.4-MINI"), " Did you mean 'gpt-5.4-mini'?");
+        assert_eq!(asked("GPT-5.4-MINI"), " Did you mean 'gpt-5.4-mini' or 'gpt-4.1-mini'?");
         assert_eq!(asked("gpt-5.1-mini"), " Did you mean 'gpt-4.1-mini' or 'gpt-5.4-mini'?");
         assert_eq!(asked("qwen3"), " Did you mean 'qwen3:8b'?");
         for model in ["claude-opus", "o", "", &"x".repeat(10_000)] {
