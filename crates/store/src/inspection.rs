@@ -133,8 +133,8 @@ const LOG_ROW: &str = "SELECT at, response_id, project, key_id, account, model, 
 macro_rules! chain {
     () => {
         "WITH RECURSIVE chain (id, parent_id, n) AS (SELECT id, parent_id, 1 FROM responses WHERE id = $1 AND project = $2 \
-         UNION ALL SELECT p.id, p.parent_id, c.n + 1 FROM chain c CROSS JOIN responses p \
-         WHERE p.id = c.parent_id AND p.project = $2 AND c.n < $3) "
+         UNION ALL SELECT p.id, p.parent_id, link.n + 1 FROM chain link CROSS JOIN responses p \
+         WHERE p.id = link.parent_id AND p.project = $2 AND link.n < $3) "
     };
 }
 
@@ -145,26 +145,26 @@ const TURNS: &str = concat!(
      CAST(CASE WHEN r.deletes IS NULL THEN 0 ELSE 1 END AS bigint), l.at, l.response_id, l.project, l.key_id, l.account, \
      l.model, l.transport, l.outcome, l.http_status, l.code, l.depth, l.attempts, l.input_tokens, l.cached_tokens, \
      l.output_tokens, l.reasoning_tokens, l.cost_nano_usd, l.duration_us, l.first_event_us, l.estimated, l.sent_us, l.attempt_log, \
-     l.reasoning FROM chain c CROSS JOIN responses r LEFT JOIN request_log l ON l.at = r.created_at AND l.response_id = r.id \
-     WHERE r.id = c.id AND r.project = $2 ORDER BY c.n"
+     l.reasoning FROM chain link CROSS JOIN responses r LEFT JOIN request_log l ON l.at = r.created_at AND l.response_id = r.id \
+     WHERE r.id = link.id AND r.project = $2 ORDER BY link.n"
 );
 
 const LINKS: &str = concat!(
     chain!(),
-    "SELECT r.id, CAST(length(r.input) + length(r.output) AS bigint) FROM chain c CROSS JOIN responses r \
-     WHERE r.id = c.id AND r.project = $2 ORDER BY c.n"
+    "SELECT r.id, CAST(length(r.input) + length(r.output) AS bigint) FROM chain link CROSS JOIN responses r \
+     WHERE r.id = link.id AND r.project = $2 ORDER BY link.n"
 );
 
 const CHILDREN: &str = concat!(
     chain!(),
-    "SELECT c.id, k.id FROM chain c CROSS JOIN responses k WHERE k.parent_id = c.id AND k.project = $2 LIMIT $4"
+    "SELECT link.id, k.id FROM chain link CROSS JOIN responses k WHERE k.parent_id = link.id AND k.project = $2 LIMIT $4"
 );
 
 const DESCENDANTS: &str = "WITH RECURSIVE line (id, n) AS (SELECT id, 0 FROM responses WHERE id = $1 AND project = $2 UNION ALL \
-     SELECT (SELECT k.id FROM (SELECT r.id FROM responses r WHERE r.parent_id = l.id AND r.project = $2 LIMIT 1000) k \
-       ORDER BY k.id DESC LIMIT 1), l.n + 1 FROM line l WHERE l.id IS NOT NULL AND l.n < $3) \
-     SELECT r.id, CAST(length(r.input) + length(r.output) AS bigint) FROM line l CROSS JOIN responses r \
-     WHERE r.id = l.id AND r.project = $2 AND l.n > 0 ORDER BY l.n";
+     SELECT (SELECT newest.id FROM (SELECT r.id FROM responses r WHERE r.parent_id = step.id AND r.project = $2 LIMIT 1000) newest \
+       ORDER BY newest.id DESC LIMIT 1), step.n + 1 FROM line step WHERE step.id IS NOT NULL AND step.n < $3) \
+     SELECT r.id, CAST(length(r.input) + length(r.output) AS bigint) FROM line step CROSS JOIN responses r \
+     WHERE r.id = step.id AND r.project = $2 AND step.n > 0 ORDER BY step.n";
 
 const BACKGROUND: &str = "SELECT id, project, CAST(status AS bigint), streamed, stored, key_id, created_at, deadline, owner, \
      lease_until, attempts, ended_at FROM background_turns WHERE id >= $1 AND id <= $2 AND id <> $3 \

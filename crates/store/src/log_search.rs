@@ -12,7 +12,7 @@ use crate::sql::{Argument, Columns, Database, Kind, Query, id, number, optional_
 use crate::{HOUR_MS, LogRow, StoreError, Timestamp};
 
 /// How many rows one search reads at most, and how many at once.
-const MAX_SCANNED: i64 = 100_000;
+const MAX_SCANNED: i64 = 60_000;
 const STEP: i64 = 20_000;
 
 /// Which rows of the request log to list. Only rows to which everything that is given applies.

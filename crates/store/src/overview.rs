@@ -170,8 +170,12 @@ const PUT_LATENCY: &str = "INSERT INTO latency_rollups (part, starts_at, measure
      VALUES (0, $1, $2, $3, $4) ON CONFLICT (part, starts_at, measure, up_to_us) DO UPDATE SET turns = excluded.turns \
      WHERE excluded.turns > latency_rollups.turns";
 
-/// Rows of $2, the part of purged rows; hours that are rolled up and not being purged; hours that are not rolled up; and what is left
-/// of hours that are being purged.
+/// Where the newest hour of each part ends: of hours in the log that are rolled up, and of purged ones.
+const BOUNDS: &str = "SELECT (SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 0), \
+     (SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 1)";
+
+/// Rows of $2, the part of purged rows; hours that are rolled up and not being purged ($5 to $6); hours that are not rolled up ($7 on);
+/// and what is left of hours that are being purged (to $8). The bounds are numbers, so that PostgreSQL knows how few rows there are.
 const OUTCOMES: &str = concat!(
     "SELECT starts_at - starts_at % $1, model, outcome, ",
     outcome_sums!(),
@@ -179,16 +183,11 @@ const OUTCOMES: &str = concat!(
     outcome_columns!(),
     " FROM outcome_rollups WHERE part = $2 AND starts_at >= $3 AND starts_at < $4 UNION ALL SELECT ",
     outcome_columns!(),
-    " FROM outcome_rollups WHERE part = 0 AND starts_at >= (SELECT max(t) FROM (SELECT $3 AS t UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) leaving) AND starts_at < $4 UNION ALL ",
+    " FROM outcome_rollups WHERE part = 0 AND starts_at >= $5 AND starts_at < $6 UNION ALL ",
     turn_as_outcome!(),
-    "FROM request_log WHERE at >= (SELECT max(t) FROM (SELECT $3 AS t UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 0 UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) known) AND at < $4 UNION ALL ",
+    "FROM request_log WHERE at >= $7 AND at < $4 UNION ALL ",
     turn_as_outcome!(),
-    "FROM request_log WHERE at >= $3 AND at < (SELECT min(t) FROM (SELECT $4 AS t UNION ALL \
-       SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 1) leaving)) turns \
-     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    "FROM request_log WHERE at >= $3 AND at < $8) turns GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
 );
 
 /// As [`OUTCOMES`].
@@ -196,19 +195,11 @@ const LATENCIES: &str = concat!(
     "SELECT starts_at - starts_at % $1, measure, up_to_us, CAST(sum(turns) AS bigint) \
      FROM (SELECT starts_at, measure, up_to_us, turns FROM latency_rollups \
        WHERE part = $2 AND starts_at >= $3 AND starts_at < $4 UNION ALL \
-     SELECT starts_at, measure, up_to_us, turns FROM latency_rollups WHERE part = 0 AND starts_at >= \
-       (SELECT max(t) FROM (SELECT $3 AS t UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) leaving) AND starts_at < $4 UNION ALL ",
-    turns_as_latencies!(
-        "request_log WHERE at >= (SELECT max(t) FROM (SELECT $3 AS t UNION ALL \
-         SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 0 UNION ALL \
-         SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) known) AND at < $4"
-    ),
+     SELECT starts_at, measure, up_to_us, turns FROM latency_rollups \
+       WHERE part = 0 AND starts_at >= $5 AND starts_at < $6 UNION ALL ",
+    turns_as_latencies!("request_log WHERE at >= $7 AND at < $4"),
     " UNION ALL ",
-    turns_as_latencies!(
-        "request_log WHERE at >= $3 AND at < (SELECT min(t) FROM (SELECT $4 AS t UNION ALL \
-         SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 1) leaving)"
-    ),
+    turns_as_latencies!("request_log WHERE at >= $3 AND at < $8"),
     ") turns GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
 );
 
@@ -224,11 +215,12 @@ pub(crate) const PURGE_ROLLED_UP: [&str; 2] = [
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 10] = [
+pub(crate) const STATEMENTS: [&str; 11] = [
     READ_OUTCOMES,
     PUT_OUTCOME,
     READ_LATENCIES,
     PUT_LATENCY,
+    BOUNDS,
     OUTCOMES,
     LATENCIES,
     PURGE_OUTCOMES,
@@ -272,13 +264,21 @@ pub(crate) fn purge(part: i64, before: Timestamp) -> [Statement; 2] {
 #[async_trait]
 impl<D: Database> Overview for D {
     async fn list_outcomes(&self, query: OverviewQuery) -> Result<Vec<OutcomeSum>, StoreError> {
-        let query = Query { text: OUTCOMES, arguments: query.arguments(), columns: &OUTCOME_COLUMNS };
-        self.query(query).await?.into_iter().map(outcome_sum).collect()
+        let arguments = query.arguments(self).await?;
+        self.query(Query { text: OUTCOMES, arguments, columns: &OUTCOME_COLUMNS })
+            .await?
+            .into_iter()
+            .map(outcome_sum)
+            .collect()
     }
 
     async fn list_latencies(&self, query: OverviewQuery) -> Result<Vec<LatencySum>, StoreError> {
-        let query = Query { text: LATENCIES, arguments: query.arguments(), columns: &LATENCY_COLUMNS };
-        self.query(query).await?.into_iter().map(latency_sum).collect()
+        let arguments = query.arguments(self).await?;
+        self.query(Query { text: LATENCIES, arguments, columns: &LATENCY_COLUMNS })
+            .await?
+            .into_iter()
+            .map(latency_sum)
+            .collect()
     }
 }
 
@@ -313,8 +313,25 @@ fn latency_sum(mut row: Columns) -> Result<LatencySum, StoreError> {
 
 impl OverviewQuery {
     /// In the order of [`OUTCOMES`]. Purged rows are summed by hour, and by day for longer.
-    fn arguments(self) -> Vec<Argument> {
+    async fn arguments<D: Database>(self, database: &D) -> Result<Vec<Argument>, StoreError> {
+        let columns = &[Kind::Number, Kind::Number];
+        let rows = database.query(Query { text: BOUNDS, arguments: Vec::new(), columns }).await?;
+        let bounds =
+            rows.into_iter().next().map(|mut row| Ok::<_, StoreError>((row.number()?, row.number()?)));
+        let (rolled_up, purged) = bounds.transpose()?.unwrap_or((0, 0));
+        let (from, to) = (self.from.unix_ms(), self.to.unix_ms());
         let part = if self.interval_ms % DAY_MS == 0 { 2 } else { 1 };
-        vec![number(self.interval_ms), number(part), number(self.from.unix_ms()), number(self.to.unix_ms())]
+        let in_log = from.max(purged);
+        let numbers = [
+            self.interval_ms,
+            part,
+            from,
+            to,
+            in_log,
+            to.min(rolled_up),
+            in_log.max(rolled_up),
+            to.min(purged),
+        ];
+        Ok(numbers.map(number).into())
     }
 }
