@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
+use rand::RngExt;
 use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
@@ -20,6 +21,9 @@ use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
 /// A stuck connection is given up no sooner than this: opening another costs more than a short wait.
 const MIN_LIMIT: Duration = Duration::from_secs(1);
+/// How often a batch is tried again that was in conflict with another writer's, and the unit of the pauses between.
+const MAX_RETRIES: u32 = 8;
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// One of the engines of a store.
 pub(super) struct PostgresEngine {
@@ -104,7 +108,13 @@ impl PostgresEngine {
 impl Engine for PostgresEngine {
     async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
         let mut result = self.try_commit(batch).await;
-        if result.as_ref().is_err_and(is_conflict) {
+        for attempt in 1..=MAX_RETRIES {
+            if !result.as_ref().is_err_and(is_conflict) {
+                break;
+            }
+            // Writers that met would meet again if they went on at the same time.
+            let pause = rand::rng().random_range(Duration::ZERO..RETRY_PAUSE * attempt);
+            tokio::time::sleep(pause).await;
             result = self.try_commit(batch).await;
         }
         Ok(result?)
