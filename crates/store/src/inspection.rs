@@ -184,7 +184,7 @@ const TURN_COLUMNS: [Kind; 15] = {
 };
 
 /// [`TURN_COLUMNS`], and those of the request log.
-const ALL_COLUMNS: [Kind; 37] = {
+const ALL_COLUMNS: [Kind; 38] = {
     let mut columns = [Kind::Number; 37];
     let mut n = 0;
     while n < columns.len() {

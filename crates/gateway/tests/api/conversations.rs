@@ -399,6 +399,16 @@ async fn conversations_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn reasoning_that_is_not_stored_is_kept_as_it_was_posted() {
+    let (_upstream, gateway) = gateway().await;
+    let reasoning = json!({"type": "reasoning", "id": "rs_1", "summary": []});
+    let conversation = begin(&gateway.client, &json!([])).await;
+    let added = add(&gateway.client, &conversation, &json!([reasoning])).await;
+    assert_eq!(added["data"][0], reasoning);
+    assert_eq!(items(&gateway.client, &conversation).await, [reasoning]);
+}
+
+#[tokio::test]
 async fn operators_list_the_conversations_of_a_project() {
     let (_upstream, gateway) = gateway().await;
     let mut made = BTreeSet::new();

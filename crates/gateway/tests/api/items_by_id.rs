@@ -92,7 +92,7 @@ async fn mixed_session(upstream: &Simulator, gateway: &Gateway) -> Session {
     session
         .streamed_turn(json!([{"type": "function_call_output", "call_id": "call_1", "output": "1"}]))
         .await;
-    session.add(json!([user("posted"), {"type": "reasoning", "id": "rs_mine", "summary": []}])).await;
+    session.add(json!([user("posted")])).await;
 
     let last = session.responses.last().cloned();
     let chained = session.client.created(json!({"model": "sim", "previous_response_id": last, "input": [

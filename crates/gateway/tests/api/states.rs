@@ -71,7 +71,8 @@ async fn a_cooldown_and_a_disabled_account_survive_a_restart() {
         started(&gateway).await;
         assert_eq!(state(&gateway).await, wanted, "known before the first turn");
         gateway.client.created(plain()).await;
-        assert_eq!(first.counts().requests, 1, "the account gets no turn");
+        // The credential may have been found to be refused before any turn.
+        assert!(first.counts().requests <= 1, "the account gets no turn");
         clock.advance(Duration::from_secs(3601));
         let later = if wanted == "cooling" { "ready" } else { "disabled" };
         assert_eq!(state(&gateway).await, later);
@@ -86,6 +87,7 @@ async fn a_new_credential_or_upstream_resets_the_state_except_a_pause() {
     gateway.client.created(plain()).await;
     wait_until_stored(&gateway, |account| account.disabled_at.is_some()).await;
     let setup = gateway.stop().await;
+    first.revoke_credentials(false);
     let with_new_key = |setup: &Setup| {
         setup
             .clone()

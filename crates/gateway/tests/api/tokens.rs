@@ -228,7 +228,11 @@ async fn a_failing_authorization_server_does_not_disable_the_account() {
         assert_eq!(gateway.client.create(plain()).await.status, 200, "{failure:?}");
         assert_eq!((gateway.account_state("a0").await, tokens.bearers(0).len()), ("ready", 0), "{failure:?}");
         tokens.server.fails(None);
-        gateway.client.created(plain()).await;
+        eventually("the account serves again", async || {
+            gateway.client.created(plain()).await;
+            !tokens.bearers(0).is_empty()
+        })
+        .await;
         assert_eq!(tokens.bearers(0), ["access-1"]);
     }
 }

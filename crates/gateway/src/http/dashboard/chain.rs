@@ -87,7 +87,7 @@ fn unstored(session: &Session, detail: &ResponseDetail) -> Response {
 fn background(detail: &ResponseDetail) -> Markup {
     html! {
         @if let Some(turn) = &detail.background {
-            h3 { "In the background" }
+            h2 .minor { "In the background" }
             dl .facts {
                 dt { "State" } dd { (badge(Tone::Neutral, &turn.status)) }
                 dt { "Created" } dd { (time(&turn.created_at)) }

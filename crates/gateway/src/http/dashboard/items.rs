@@ -35,7 +35,7 @@ pub fn show_items(id: &str, bodies: Option<&Bodies>, may_look: bool) -> Markup {
 fn list(title: &str, items: &RawValue) -> Markup {
     let items: Vec<Value> = serde_json::from_str(items.get()).unwrap_or_default();
     html! {
-        h3 { (title) }
+        h2 .minor { (title) }
         @if items.is_empty() { p .hint { "none" } }
         @for item in &items {
             details .item {
@@ -50,7 +50,7 @@ fn metadata(response: &RawValue) -> Markup {
     let response: Value = serde_json::from_str(response.get()).unwrap_or_default();
     html! {
         @if let Some(metadata) = response["metadata"].as_object().filter(|metadata| !metadata.is_empty()) {
-            h3 { "Metadata" }
+            h2 .minor { "Metadata" }
             dl .facts { @for (name, value) in metadata { dt { (name) } dd { (text_of(value)) } } }
         }
     }

@@ -22,7 +22,7 @@ pub fn timeline(turn: &LoggedTurn, attempts: &[AttemptView]) -> Markup {
     html! {
         @if !steps.is_empty() {
             div .timeline {
-                h3 { "Timeline" }
+                h2 .minor { "Timeline" }
                 ol {
                     @for step in &steps {
                         @let (x, width) = (step.from / whole * 1000.0, (step.to - step.from) / whole * 1000.0);
