@@ -185,7 +185,7 @@ const TURN_COLUMNS: [Kind; 15] = {
 
 /// [`TURN_COLUMNS`], and those of the request log.
 const ALL_COLUMNS: [Kind; 38] = {
-    let mut columns = [Kind::Number; 37];
+    let mut columns = [Kind::Number; 38];
     let mut n = 0;
     while n < columns.len() {
         columns[n] = if n < TURN_COLUMNS.len() { TURN_COLUMNS[n] } else { COLUMNS[n - TURN_COLUMNS.len()] };

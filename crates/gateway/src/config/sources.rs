@@ -22,7 +22,7 @@ impl Sources {
         let mut key = key;
         loop {
             if let Some(source) = self.0.get(key) {
-                return Origin(Some(source).map(String::as_str).filter(|source| *source != "default"));
+                return Origin(Some(source.as_str()).filter(|source| *source != "default"));
             }
             match key.rfind(['.', '[']) {
                 Some(end) => key = &key[..end],

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::log::LoggedTurn;
 use super::overview::Running;
+use super::process::LatestFrame;
 use super::{OperationError, Operations};
 
 /// How often there is a new frame. All watchers share it.
@@ -51,12 +52,14 @@ impl Operations {
         let mut latest = self.process.live.lock().await;
         let ended = self.process.ended_turns.get();
         let rate = match &*latest {
-            Some((at, _, frame)) if at.elapsed() < INTERVAL => return Ok(Arc::clone(frame)),
-            Some((at, before, _)) => ended.saturating_sub(*before) as f64 / at.elapsed().as_secs_f64(),
+            Some(latest) if latest.at.elapsed() < INTERVAL => return Ok(Arc::clone(&latest.frame)),
+            Some(LatestFrame { at, ended_turns, .. }) => {
+                ended.saturating_sub(*ended_turns) as f64 / at.elapsed().as_secs_f64()
+            }
             None => 0.0,
         };
         let frame = Arc::new(self.read_frame(rate).await?);
-        *latest = Some((Instant::now(), ended, Arc::clone(&frame)));
+        *latest = Some(LatestFrame { at: Instant::now(), ended_turns: ended, frame: Arc::clone(&frame) });
         Ok(frame)
     }
 

@@ -182,7 +182,7 @@ impl Operations {
 }
 
 fn write_cursor(position: LogPosition) -> String {
-    hex::encode(&[&position.at.unix_ms().to_be_bytes()[..], position.response.as_bytes()].concat())
+    hex::encode([&position.at.unix_ms().to_be_bytes()[..], position.response.as_bytes()].concat())
 }
 
 fn parse_cursor(text: &str) -> Result<LogPosition, InvalidRequest> {

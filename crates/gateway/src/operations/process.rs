@@ -32,7 +32,16 @@ pub struct Process {
     pub(super) reports: Arc<Semaphore>,
     pub(super) watchers: Arc<Semaphore>,
     pub(super) overviews: Arc<Mutex<Vec<CachedOverview>>>,
-    pub(super) live: Arc<Mutex<Option<(Instant, u64, Arc<LiveFrame>)>>>,
+    pub(super) live: Arc<Mutex<Option<LatestFrame>>>,
+}
+
+/// The live figures of a moment.
+#[derive(Debug)]
+pub(super) struct LatestFrame {
+    pub at: Instant,
+    /// How many turns had ended.
+    pub ended_turns: u64,
+    pub frame: Arc<LiveFrame>,
 }
 
 impl Process {

@@ -91,7 +91,7 @@ async fn a_chain_with_reasoning_and_parallel_calls_works_with_every_server_over_
         let ids: Vec<&str> = (2..4).map(|at| first["output"][at]["call_id"].as_str().unwrap()).collect();
         match server {
             ChatServer::OldLlamaCpp | ChatServer::Gemini => {
-                assert!(ids[0] != ids[1] && ids[0].starts_with("call_"))
+                assert!(ids[0] != ids[1] && ids[0].starts_with("call_"));
             }
             _ => assert_eq!(ids, ["call_1", "call_2"], "{server:?}"),
         }

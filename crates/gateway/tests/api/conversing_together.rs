@@ -32,6 +32,7 @@ struct Seen {
     locked: usize,
 }
 
+#[expect(clippy::disallowed_methods, reason = "the gateway's own configuration is not read from it")]
 fn duration() -> Duration {
     let seconds = std::env::var("ANTIPHON_TEST_SECONDS").map_or(2, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)

@@ -150,7 +150,7 @@ impl Session {
     async fn turn(&mut self, turn: usize, expected: usize) {
         let is_chat = expected == CHAT;
         let summary = (turn % 4 != 3).then(|| format!("thought {turn}"));
-        let calls = turn % 2 == 0;
+        let calls = turn.is_multiple_of(2);
         let mut script = Script::new().reasoning(summary.clone().unwrap_or_default());
         let (call, arguments) = (format!("call_{turn}"), format!("{{\"cmd\":\"step {turn}\"}}"));
         script = match calls {

@@ -172,7 +172,7 @@ impl Drop for Place {
         let mut state = self.room.state();
         state.free += 1;
         state.change(&self.project, |project, _| {
-            project.rank.running = project.rank.running.saturating_sub(1)
+            project.rank.running = project.rank.running.saturating_sub(1);
         });
         drop(state);
         self.room.hand_out();
