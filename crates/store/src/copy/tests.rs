@@ -19,7 +19,7 @@ fn row(table: &Table, n: u32, size_bytes: usize, depth: i64) -> Row {
         (_, Kind::Id) => Cell::Id(Uuid::from_u128(n.into())),
         (_, Kind::Text) => Cell::Text(format!("{n:08}")),
         (_, Kind::Number) => Cell::Number(n.into()),
-        (_, Kind::Bytes) => Cell::Bytes(Vec::new()),
+        (_, Kind::Bytes) => Cell::Bytes(n.to_be_bytes().to_vec()),
     };
     Row(table.columns.iter().map(cell).collect())
 }

@@ -60,14 +60,13 @@ async fn within<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, S
 /// Selects the keys of the next rows, and the size of each row.
 pub(super) fn keys_statement(table: &Table, is_first: bool) -> String {
     let varying = table.columns.iter().filter(|(_, kind)| matches!(kind, Kind::Text | Kind::Bytes));
-    let sizes: Vec<String> =
-        varying.map(|(column, _)| format!("coalesce(octet_length({column}), 0)::bigint")).collect();
+    let size = |(column, _): &(&str, Kind)| format!(" + coalesce(octet_length({column}), 0)::bigint");
+    let sizes: String = varying.map(size).collect();
     let after = if is_first { String::new() } else { format!(" WHERE {}", after_key(table)) };
     let key: Vec<String> = (0..table.key).map(|index| column(table, index)).collect();
     format!(
-        "SELECT {}, {} FROM {}{after} ORDER BY {} LIMIT $1::bigint",
+        "SELECT {}, 0::bigint{sizes} FROM {}{after} ORDER BY {} LIMIT $1::bigint",
         key.join(", "),
-        sizes.join(" + "),
         table.name,
         table.key_list(),
     )
