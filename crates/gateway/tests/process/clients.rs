@@ -53,6 +53,8 @@ async fn the_admin_api_matches_its_openapi_document() {
     let output = Command::new(client_tool("python/bin/schemathesis"))
         .args(["run", &format!("{}/api/openapi.json", gateway.url), "--checks", checks])
         .args(["--header", &format!("Authorization: Bearer {}", token.trim())])
+        // It never ends.
+        .args(["--exclude-path", "/api/live"])
         .args(["--max-examples", "30", "--seed", "1", "--continue-on-failure", "--no-color"])
         .current_dir(&dir)
         .env_remove("HTTP_PROXY")

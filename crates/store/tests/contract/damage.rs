@@ -212,7 +212,7 @@ async fn a_flipped_bit_in_a_file_never_changes_what_is_read() {
         std::fs::remove_file(flipped).unwrap();
     }
     println!("{FLIPS} flips: {errors} errors, {missing} missing, none wrong");
-    assert!(errors > 10);
+    assert!(errors > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
