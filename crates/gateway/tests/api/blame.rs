@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::administering::Operator;
-use crate::simulator;
+use crate::{listed, simulator};
 
 fn plain(text: &str) -> Value {
     json!({"model": "sim", "input": text})
@@ -73,6 +73,7 @@ async fn a_401_caused_by_a_request_disables_no_account() {
 #[tokio::test]
 async fn a_credential_refused_without_client_content_disables_its_account() {
     let tenants = tenants().await;
+    listed(&tenants.upstreams[0]).await;
     tenants.upstreams[0].revoke_credentials(true);
     tenants.first.create(plain("x")).await.ok();
     eventually("the account is disabled", async || tenants.states().await == ["disabled", "ready"]).await;

@@ -9,7 +9,7 @@ use antiphon_testkit::{Gateway, ManualClock, Reply, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::simulator;
+use crate::{listed, simulator};
 
 /// Upstreams with an account each: `a0`, `a1`, … [`pool`] tries them in this order.
 struct Pool {
@@ -306,6 +306,7 @@ async fn adding_and_removing_accounts_drops_no_stream() {
 async fn refused_credentials_disable_accounts_until_none_is_left() {
     let pool = pool(2).await;
     for upstream in &pool.upstreams {
+        listed(upstream).await;
         upstream.revoke_credentials(true);
     }
     let ask = async || {

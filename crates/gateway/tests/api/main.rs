@@ -64,14 +64,20 @@ mod upstream_sockets;
 mod upstreams;
 mod usage;
 
-use antiphon_simulator::upstream::{Options, Simulator};
-use antiphon_testkit::{Gateway, Setup};
+use antiphon_simulator::upstream::{Options, Received, Simulator};
+use antiphon_testkit::{Gateway, Setup, eventually};
 
 /// A gateway with a strict upstream that stores nothing.
 async fn gateway() -> (Simulator, Gateway) {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).start().await;
     (upstream, gateway)
+}
+
+/// Waits until a gateway has listed this upstream's models, as it does when it starts: it has accepted the credential then.
+async fn listed(upstream: &Simulator) {
+    let is_list = |received: &Received| received.path.ends_with("/models");
+    eventually("the models are listed", async || upstream.other_requests().iter().any(is_list)).await;
 }
 
 async fn simulator() -> Simulator {

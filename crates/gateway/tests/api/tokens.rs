@@ -8,7 +8,7 @@ use antiphon_testkit::{AuthorizationServer, Fault, Faults, ManualClock, Postgres
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::simulator;
+use crate::{listed, simulator};
 
 const REFUSED: &str =
     r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"token_expired"}}"#;
@@ -158,6 +158,7 @@ async fn a_refused_token_is_refreshed_once_and_the_account_is_retried() {
 async fn a_refused_new_token_disables_the_account() {
     let tokens = tokens(2).await;
     let gateway = tokens.setup.clone().start().await;
+    listed(&tokens.upstreams[0]).await;
     tokens.upstreams[0].revoke_credentials(true);
     assert_eq!(gateway.client.create(plain()).await.status, 200);
     assert_eq!(tokens.bearers(0), ["access-1", "access-2"]);
