@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::error::RequestError;
 
+/// What the client speaks, as a proxy with TLS tells it: `https` makes the dashboard's cookie one for HTTPS alone.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Checks requests without a key.

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, Version, header};
+use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use super::auth::Peer;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
+use super::origin::FORWARDED_PROTO;
 use super::socket::UpgradeSlot;
 use super::stall::{ClientStream, StallGuard};
 use crate::tls::Tls;
@@ -95,9 +96,14 @@ impl Server {
                 Ok(stream) => stream,
                 Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
             };
-            let is_refused = tls.is_some() && matches!(stream, Either::Left(_));
-            let service = service_fn(move |request: Request<Incoming>| {
+            let is_tls = matches!(stream, Either::Right(_));
+            let is_refused = tls.is_some() && !is_tls;
+            let service = service_fn(move |mut request: Request<Incoming>| {
                 request_begun.notify_one();
+                if is_tls {
+                    // As a proxy with TLS says it.
+                    request.headers_mut().insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+                }
                 let router = (!is_refused).then(|| router.clone());
                 handle(router, peer, &slot_of_requests, request)
             });

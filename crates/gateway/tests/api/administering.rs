@@ -12,7 +12,7 @@ use crate::simulator;
 /// Calls with the admin token.
 pub(crate) struct Operator {
     pub(crate) client: Client,
-    token: String,
+    pub(crate) token: String,
 }
 
 impl Operator {

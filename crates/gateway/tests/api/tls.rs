@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::administering::Operator;
 use crate::simulator;
 
 /// A certificate authority.
@@ -156,6 +157,23 @@ async fn a_socket_is_served_over_tls() {
         }
         assert_ne!(event["type"], "error", "{event}");
     }
+}
+
+#[tokio::test]
+async fn the_cookie_of_a_session_is_for_https_alone() {
+    let authority = Authority::new();
+    let (_upstream, _files, gateway) = secured(&authority).await;
+    let token = Operator::of(&gateway).await.token;
+    let mut stream = connect(&gateway, authority.client(None)).await;
+    let form = format!("token={token}");
+    let head = "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-type: application/x-www-form-urlencoded\r\norigin: https://localhost\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{form}", form.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    let cookie = reply.lines().find(|line| line.starts_with("set-cookie: ")).expect(&reply);
+    assert!(cookie.contains("HttpOnly; SameSite=Strict") && cookie.ends_with("; Secure"), "{cookie}");
 }
 
 #[tokio::test]

@@ -18,11 +18,11 @@ use super::page::Problem;
 use crate::body_memory::Tenant;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
+use crate::http::origin::FORWARDED_PROTO;
 use crate::operations::{OperationError, parse_query};
 
 const COOKIE: &str = "antiphon_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const MAX_FORM_BYTES: usize = 64 * 1024;
 
