@@ -25,7 +25,7 @@ fn near<'a>(model: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     if wanted.is_empty() || wanted.len() > MAX_CHARS {
         return Vec::new();
     }
-    let max = (wanted.len() / PART).clamp(1, MAX_DISTANCE);
+    let max = (wanted.len() / PART).clamp(1, MAX_DISTANCE).min(wanted.len() - 1);
     let with_distance = known.take(MAX_COMPARED).filter_map(|name| {
         let candidate: Vec<char> = name.to_lowercase().chars().take(MAX_CHARS + 1).collect();
         if candidate.len() > MAX_CHARS {

@@ -218,5 +218,6 @@ async fn operators_see_how_large_a_conversation_is() {
     let shown = &listed["conversations"][0];
     assert_eq!((&shown["items"], &shown["turns"]), (&json!(4), &json!(2)));
     assert!(shown["size_bytes"].as_u64().unwrap() > 3 * 1024, "{shown}");
-    assert!(shown["used_at"].as_str() >= shown["created_at"].as_str(), "{shown}");
+    let time = |name: &str| shown[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(time("used_at") >= time("created_at"), "{shown}");
 }
