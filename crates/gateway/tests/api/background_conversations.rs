@@ -141,12 +141,14 @@ async fn a_background_turn_outlives_its_conversation() {
         client.delete(&format!("/v1/conversations/{conversation}")).await.ok();
     }
     gate.open();
-    for (n, (id, conversation)) in made.iter().enumerate() {
+    for (id, conversation) in &made {
         let completed = ended(client, id).await;
         assert_eq!(
             (&completed["status"], &completed["conversation"]["id"]),
             (&json!("completed"), &json!(conversation))
         );
+    }
+    for (n, (id, _)) in made.iter().enumerate() {
         client.created(json!({"model": "sim", "input": "on", "previous_response_id": id})).await;
         assert_eq!(asked(&upstream), [["zero", "one"][n], "x", ANSWER, "on"]);
     }
