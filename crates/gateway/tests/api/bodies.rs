@@ -94,3 +94,17 @@ async fn a_stalled_body_times_out() {
     stream.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("request_timeout"), "{reply}");
 }
+
+#[tokio::test]
+async fn a_form_of_the_dashboard_is_refused_as_soon_as_it_is_too_large() {
+    let (_upstream, gateway) = gateway().await;
+    let form = |size: usize| format!("token={}", "x".repeat(size));
+    let send = async |size: usize| {
+        gateway
+            .client
+            .request(Method::POST, "/login", &[header("sec-fetch-site", "same-origin")], form(size))
+            .await
+    };
+    assert_eq!(send(100 * 1024).await.status.as_u16(), 413);
+    assert_eq!(send(10).await.status.as_u16(), 401);
+}

@@ -3,6 +3,8 @@
 //! A browser sends the session's cookie with every request to this origin, but with none from other sites. Forms must also
 //! come from one of our own pages, which the browser says in `Sec-Fetch-Site` or `Origin`.
 
+use std::sync::Arc;
+
 use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
 use antiphon_access::sessions::{SESSION_LIFETIME, Session};
@@ -16,7 +18,7 @@ use url::form_urlencoded;
 
 use super::page::Problem;
 use crate::body_memory::Tenant;
-use crate::http::app_state::AppState;
+use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::error::RequestError;
 use crate::http::origin::FORWARDED_PROTO;
 use crate::operations::{OperationError, parse_query};
@@ -77,10 +79,10 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Form<T> {
         let (parts, body) = request.into_parts();
         check_origin(&parts.headers)?;
         let share = state.body_limits.memory.share(Tenant::Operators);
-        let body = state.body_limits.receive(&parts.headers, body, &share).await?.bytes;
-        if body.len() > MAX_FORM_BYTES {
-            return Err(RequestError::BodyTooLarge { max_bytes: MAX_FORM_BYTES }.into());
-        }
+        let BodyLimits { read_timeout, memory, .. } = &*state.body_limits;
+        let limits =
+            BodyLimits { max_bytes: MAX_FORM_BYTES, read_timeout: *read_timeout, memory: Arc::clone(memory) };
+        let body = limits.receive(&parts.headers, body, &share).await?.bytes;
         let text = str::from_utf8(&body)
             .map_err(|_| RequestError::BodyUnreadable("it is not a form in UTF-8".to_owned()))?;
         Ok(Self(parse_query(text).map_err(OperationError::from)?))
