@@ -67,10 +67,8 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Re
     let mut rng = StdRng::seed_from_u64(seed);
     let mut rig = Rig::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let volume = match amount {
-        Amount::EachOnce => Volume { clients: FEW_CLIENTS, pause: PAUSE, doors: &Door::IN_FOREGROUND },
-        _ => Volume { clients: CLIENTS, pause: PAUSE, doors: &Door::ALL },
-    };
+    let clients = if matches!(amount, Amount::EachOnce) { FEW_CLIENTS } else { CLIENTS };
+    let volume = Volume { clients, pause: PAUSE };
     let load = |seed| Load::start(&rig, &ledger, volume, seed);
     let warm_up = load(!seed);
     sleep(WARM_UP).await;

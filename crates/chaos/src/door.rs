@@ -52,7 +52,6 @@ pub struct Connection {
 }
 
 impl Door {
-    pub const IN_FOREGROUND: [Self; 3] = [Self::Json, Self::Sse, Self::Socket];
     pub const ALL: [Self; 5] = [Self::Json, Self::Sse, Self::Socket, Self::Polled, Self::ReadOn];
 
     pub fn name(self) -> &'static str {

@@ -47,8 +47,6 @@ pub struct Volume {
     pub clients: usize,
     /// Between two turns of a client.
     pub pause: Duration,
-    /// Each is as likely as the others.
-    pub doors: &'static [Door],
 }
 
 struct Shared {
@@ -104,7 +102,7 @@ impl Load {
 }
 
 impl Shared {
-    async fn client(&self, n: usize, mut rng: StdRng, Volume { pause, doors, .. }: Volume) {
+    async fn client(&self, n: usize, mut rng: StdRng, Volume { pause, .. }: Volume) {
         let project = n % self.secrets.len();
         let mut connection = self.connect(project, &mut rng);
         let mut tip = None;
@@ -114,7 +112,7 @@ impl Shared {
             if !self.targets.list().iter().any(|url| url == connection.url()) || rng.random_ratio(1, 50) {
                 connection = self.connect(project, &mut rng);
             }
-            let door = doors[rng.random_range(0..doors.len())];
+            let door = Door::ALL[rng.random_range(0..Door::ALL.len())];
             self.ledger.tally(door, |tally| tally.retried += u64::from(tries > 0));
             let Some(outcome) = self.turn(&mut connection, door, turn.body.clone(), &mut rng).await else {
                 self.ledger.tally(door, |tally| tally.aborted += 1);

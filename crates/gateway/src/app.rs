@@ -232,7 +232,7 @@ impl App {
         tokio::select! {
             () = serving => {}
             () = self.send_heartbeats(&store) => {}
-            () = self.renew_leases(&store) => {}
+            () = jobs::background::renew_leases(Arc::clone(&self.turns)) => {}
             () = jobs::conversations::renew_locks(Arc::clone(&self.turns.conversations)) => {}
         }
         store.close().await;
@@ -246,13 +246,6 @@ impl App {
             jobs::replicas::watch(limits, Arc::clone(store), clock).await;
         }
         std::future::pending::<()>().await;
-    }
-
-    /// Never returns.
-    async fn renew_leases(&self, store: &Arc<dyn Store>) {
-        let Turns { env, background, .. } = &*self.turns;
-        let (store, clock) = (Arc::clone(store), Arc::clone(&env.clock));
-        jobs::background::renew_leases(store, clock, background.owner, background.settings.lease).await;
     }
 
     /// Starts the background jobs. Must be called before the first turn.

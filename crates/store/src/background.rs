@@ -16,8 +16,9 @@ pub(crate) use self::statements::{end, log_events};
 
 use self::events::StoredEvents;
 use self::statements::{
-    BEGIN, CLAIM, EVENTS, HIDE, LIST_ABANDONED, LIST_CANCELLED, LOAD, PURGE_EVENTS, PURGE_TURNS, QUEUE,
-    RELEASE, RENEW, REQUEST, REQUEST_CANCEL, SET_UPSTREAM, TURN_COLUMNS, of_lease, row,
+    BEGIN, CLAIM, EVENTS, HIDE, LEASE_COLUMNS, LIST_ABANDONED, LIST_CANCELLED, LIST_OWNED, LOAD,
+    PURGE_EVENTS, PURGE_TURNS, QUEUE, RELEASE, RENEW, REQUEST, REQUEST_CANCEL, SET_UPSTREAM, TURN_COLUMNS,
+    lease_of, of_lease, row,
 };
 use crate::sql::{
     Columns, Database, Kind, Query, Statement, bytes, id, number, optional_bytes, optional_text, text,
@@ -197,6 +198,14 @@ pub trait Background: Send + Sync {
     /// Renews the leases of all turns of this owner.
     async fn renew_leases(&self, owner: Uuid, until: Timestamp) -> Result<(), StoreError>;
 
+    /// The turns of this owner that have not ended, in the order of their ids, after this one.
+    async fn list_owned(
+        &self,
+        owner: Uuid,
+        after: Option<ResponseId>,
+        max_rows: u32,
+    ) -> Result<Vec<TurnLease>, StoreError>;
+
     /// Lets everybody claim the turn at once.
     async fn release_lease(&self, lease: &TurnLease) -> Result<bool, StoreError>;
 
@@ -329,6 +338,18 @@ impl<D: Database> Background for D {
         self.group().execute(Statement::new(RENEW, arguments)).await.map(|_| ())
     }
 
+    async fn list_owned(
+        &self,
+        owner: Uuid,
+        after: Option<ResponseId>,
+        max_rows: u32,
+    ) -> Result<Vec<TurnLease>, StoreError> {
+        let after = after.map_or(Uuid::nil(), ResponseId::uuid);
+        let arguments = vec![id(owner), id(after), number(i64::from(max_rows))];
+        let rows = self.query(Query { text: LIST_OWNED, arguments, columns: &LEASE_COLUMNS }).await?;
+        rows.into_iter().map(lease_of).collect()
+    }
+
     async fn release_lease(&self, lease: &TurnLease) -> Result<bool, StoreError> {
         self.group().execute(Statement::new(RELEASE, of_lease(lease))).await
     }
@@ -342,17 +363,8 @@ impl<D: Database> Background for D {
     ) -> Result<Vec<TurnLease>, StoreError> {
         let arguments =
             vec![number(now.unix_ms()), number(which.flag()), id(owner), number(i64::from(max_rows))];
-        let columns = &[Kind::Text, Kind::Id, Kind::Id, Kind::Number];
-        let rows = self.query(Query { text: LIST_ABANDONED, arguments, columns }).await?;
-        let lease = |mut row: Columns| {
-            Ok(TurnLease {
-                project: ProjectId::new(&row.text()?),
-                id: ResponseId::from_uuid(row.id()?),
-                owner: row.id()?,
-                epoch: row.integer()?,
-            })
-        };
-        rows.into_iter().map(lease).collect()
+        let rows = self.query(Query { text: LIST_ABANDONED, arguments, columns: &LEASE_COLUMNS }).await?;
+        rows.into_iter().map(lease_of).collect()
     }
 
     async fn claim_background(

@@ -22,12 +22,12 @@ use uuid::Uuid;
 #[async_trait]
 pub trait Interceptor: Send + Sync + 'static {
     /// Runs before a read. After an error the store is not called.
-    async fn before_read(&self) -> Result<(), StoreError> {
+    async fn before_read(&self, _method: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Runs before a write. After an error the store is not called.
-    async fn before_write(&self) -> Result<(), StoreError> {
+    async fn before_write(&self, _method: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -56,15 +56,23 @@ impl<I: Interceptor> Decorated<I> {
         &self.interceptor
     }
 
-    async fn read<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.interceptor.before_read().await?;
+    async fn read<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.interceptor.before_read(method).await?;
         let result = call.await;
         self.interceptor.after_read().await;
         result
     }
 
-    async fn write<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.interceptor.before_write().await?;
+    async fn write<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.interceptor.before_write(method).await?;
         call.await
     }
 }
@@ -79,7 +87,7 @@ macro_rules! intercept {
         #[async_trait]
         impl<I: Interceptor> $trait for Decorated<I> {
             $(async fn $method(&self, $($name: $type),*) -> Result<$result, StoreError> {
-                self.$access(self.inner.$method($($name),*)).await
+                self.$access(stringify!($method), self.inner.$method($($name),*)).await
             })+
 
             $(fn $unseen(&self, $argument: $of) {
@@ -206,6 +214,7 @@ intercept!(Background {
     read load_background_request(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<BackgroundRequest>;
     write begin_background(lease: &TurnLease) -> bool;
     write renew_leases(owner: Uuid, until: Timestamp) -> ();
+    read list_owned(owner: Uuid, after: Option<ResponseId>, max_rows: u32) -> Vec<TurnLease>;
     write release_lease(lease: &TurnLease) -> bool;
     read list_claimable(owner: Uuid, which: Claimable, now: Timestamp, max_rows: u32) -> Vec<TurnLease>;
     write claim_background(from: &TurnLease, owner: Uuid, which: Claimable, term: (Timestamp, Timestamp)) -> Option<TurnLease>;
@@ -244,14 +253,14 @@ impl<I: Interceptor> RequestLog for Decorated<I> {
     }
 
     async fn search_log(&self, query: LogQuery) -> Result<LogPage, StoreError> {
-        self.read(self.inner.search_log(query)).await
+        self.read("search_log", self.inner.search_log(query)).await
     }
 }
 
 #[async_trait]
 impl<I: Interceptor> Limits for Decorated<I> {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.write(self.inner.reserve(reservation)).await
+        self.write("reserve", self.inner.reserve(reservation)).await
     }
 
     fn settle(&self, settlement: Settlement, row: Option<LogRow>) {
@@ -259,7 +268,7 @@ impl<I: Interceptor> Limits for Decorated<I> {
     }
 
     async fn sweep(&self, abandoned: Abandoned, now: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
-        self.write(self.inner.sweep(abandoned, now, max_rows)).await
+        self.write("sweep", self.inner.sweep(abandoned, now, max_rows)).await
     }
 }
 
@@ -278,7 +287,7 @@ impl<I: Interceptor> Store for Decorated<I> {
     }
 
     async fn size(&self) -> Result<StoreSize, StoreError> {
-        self.read(self.inner.size()).await
+        self.read("size", self.inner.size()).await
     }
 
     fn is_shared(&self) -> bool {
@@ -286,7 +295,7 @@ impl<I: Interceptor> Store for Decorated<I> {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.write(self.inner.check()).await
+        self.write("check", self.inner.check()).await
     }
 
     async fn close(&self) {

@@ -21,6 +21,8 @@ pub enum Fault {
     WritesFail,
     /// A write takes this long.
     SlowWrites(Duration),
+    /// All calls of this method fail.
+    Fails(&'static str),
 }
 
 /// Orders faults for the [`Faulty`] store that it was made with.
@@ -46,14 +48,19 @@ fn unavailable() -> StoreError {
 
 #[async_trait]
 impl Interceptor for Faults {
-    async fn before_read(&self) -> Result<(), StoreError> {
-        if matches!(self.now(), Fault::Down | Fault::ReadsFail) { Err(unavailable()) } else { Ok(()) }
+    async fn before_read(&self, method: &str) -> Result<(), StoreError> {
+        match self.now() {
+            Fault::Down | Fault::ReadsFail => Err(unavailable()),
+            Fault::Fails(failing) if failing == method => Err(unavailable()),
+            _ => Ok(()),
+        }
     }
 
-    async fn before_write(&self) -> Result<(), StoreError> {
+    async fn before_write(&self, method: &str) -> Result<(), StoreError> {
         match self.now() {
-            Fault::None | Fault::ReadsFail => Ok(()),
             Fault::Down | Fault::WritesFail => Err(unavailable()),
+            Fault::Fails(failing) if failing == method => Err(unavailable()),
+            Fault::None | Fault::ReadsFail | Fault::Fails(_) => Ok(()),
             Fault::SlowWrites(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(())

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use antiphon_runtime::Clock;
 use antiphon_store::Store;
-use uuid::Uuid;
 
 use crate::turn::Turns;
 
@@ -16,11 +15,17 @@ const READER_GRACE: Duration = Duration::from_secs(10);
 /// The number of turns per step of a purge, which bounds how long other writers wait.
 const BATCH_ROWS: u32 = 100;
 
-/// Renews the leases of this process's turns, well before they expire.
-pub async fn renew_leases(store: Arc<dyn Store>, clock: Arc<dyn Clock>, owner: Uuid, lease: Duration) {
+/// Renews the leases of this process's turns, well before they expire, except of those that it has lost track of.
+pub async fn renew_leases(turns: Arc<Turns>) {
+    let interval = turns.background.settings.lease / 3;
+    let mut missing = Vec::new();
     loop {
-        tokio::time::sleep(lease / 3).await;
-        if let Err(error) = store.renew_leases(owner, clock.now().plus(lease)).await {
+        tokio::time::sleep(interval).await;
+        let renewed = async {
+            turns.renew_leases().await?;
+            turns.release_missing(&mut missing).await
+        };
+        if let Err(error) = renewed.await {
             tracing::debug!(%error, "leases of background turns could not be renewed");
         }
     }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_store::Claimable;
 use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Reply, Setup, eventually};
 use http::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::limits::{half_past, settled};
 use crate::{gateway, simulator};
@@ -198,6 +200,32 @@ async fn a7_the_reply_comes_once_the_turn_is_durable() {
     let gateway = setup.start().await;
     let completed = ended(&gateway.client, &id).await;
     assert_eq!(completed["output"][0]["content"][0]["text"], "after the restart", "{completed}");
+}
+
+#[tokio::test]
+async fn a_turn_that_was_claimed_just_before_the_store_failed_is_run_later() {
+    let upstream = simulator().await;
+    let (script, gate) = Script::answer("done").gated();
+    upstream.script(script.clone()).script(script);
+    let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
+    let gateway = Setup::over(&upstream).config(config).start().await;
+    let id = queue(&gateway, &body("x")).await;
+    gate.arrived(1).await;
+    let lease = async |gateway: &Gateway| {
+        let store = gateway.app.chains.store();
+        let now = gateway.app.env.clock.now();
+        store.list_claimable(Uuid::nil(), Claimable::NotOwn, now, 9).await.unwrap().pop()
+    };
+    let setup = gateway.stop().await;
+    let faults = Faults::default();
+    faults.set(Fault::Fails("load_background"));
+    let gateway = setup.faults(&faults).start().await;
+    let owner = gateway.app.background.owner;
+    let is_claimed = async || lease(&gateway).await.is_some_and(|lease| lease.owner == owner);
+    eventually("the turn is claimed", is_claimed).await;
+    faults.set(Fault::None);
+    gate.open();
+    assert_eq!(ended(&gateway.client, &id).await["status"], "completed");
 }
 
 #[tokio::test]

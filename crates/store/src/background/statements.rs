@@ -55,6 +55,12 @@ pub(super) const BEGIN: &str = "UPDATE background_turns SET status = 5, attempts
 pub(super) const RENEW: &str =
     "UPDATE background_turns SET lease_until = $1 WHERE owner = $2 AND ended_at IS NULL";
 
+/// The columns of [`LIST_OWNED`] and [`LIST_ABANDONED`].
+pub(super) const LEASE_COLUMNS: [Kind; 4] = [Kind::Text, Kind::Id, Kind::Id, Kind::Number];
+
+pub(super) const LIST_OWNED: &str = "SELECT project, id, owner, epoch FROM background_turns \
+     WHERE owner = $1 AND ended_at IS NULL AND id > $2 ORDER BY id LIMIT $3";
+
 pub(super) const RELEASE: &str = "UPDATE background_turns SET lease_until = 0 \
      WHERE id = $1 AND project = $2 AND epoch = $3 AND ended_at IS NULL";
 
@@ -98,12 +104,13 @@ pub(super) const PURGE_TURNS: &str = "DELETE FROM background_turns WHERE (id, pr
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 18] = [
+pub(crate) const STATEMENTS: [&str; 19] = [
     QUEUE,
     LOAD,
     REQUEST,
     BEGIN,
     RENEW,
+    LIST_OWNED,
     RELEASE,
     LIST_ABANDONED,
     CLAIM,
@@ -122,6 +129,15 @@ pub(crate) const STATEMENTS: [&str; 18] = [
 /// Id, project and epoch.
 pub(super) fn of_lease(lease: &TurnLease) -> Vec<Argument> {
     vec![id(lease.id.uuid()), text(lease.project.as_str()), number(sequence(lease.epoch))]
+}
+
+pub(super) fn lease_of(mut row: Columns) -> Result<TurnLease, StoreError> {
+    Ok(TurnLease {
+        project: ProjectId::new(&row.text()?),
+        id: ResponseId::from_uuid(row.id()?),
+        owner: row.id()?,
+        epoch: row.integer()?,
+    })
 }
 
 /// Adds a chunk to the log, unless it is there.

@@ -187,6 +187,22 @@ pub(crate) async fn an_expired_lease_is_claimed_once(fixture: impl Fixture) {
     assert!(claimed.is_some(), "before it expires");
 }
 
+pub(crate) async fn an_owner_lists_its_turns_until_they_end(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let mut leases = Vec::new();
+    for n in 1..=4 {
+        leases.push(queue(&store, n).await);
+    }
+    let term = (NOW, after(200));
+    let third = store.claim_background(&leases[2], TWO, Claimable::NotOwn, term).await.unwrap().unwrap();
+    assert!(store.end_background(end(&leases[1], 2, Status::Completed)).await.unwrap().is_some());
+    let listed = async |owner, after, max_rows| store.list_owned(owner, after, max_rows).await.unwrap();
+    assert_eq!(listed(ONE, None, 9).await, [leases[0].clone(), leases[3].clone()]);
+    assert_eq!(listed(ONE, None, 1).await, [leases[0].clone()]);
+    assert_eq!(listed(ONE, Some(leases[0].id), 9).await, [leases[3].clone()]);
+    assert_eq!(listed(TWO, None, 9).await, [third]);
+}
+
 pub(crate) async fn the_log_comes_back_in_order_and_from_any_number(fixture: impl Fixture) {
     let store = fixture.open().await;
     let lease = queue(&store, 1).await;

@@ -12,6 +12,7 @@ use antiphon_store::{
     BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn,
 };
 
+use super::BackgroundTurns;
 use super::create::decode_headers;
 use super::log::{frames, is_content};
 use super::run::{Run, RunGuard};
@@ -23,6 +24,8 @@ use crate::turn::{Admission, Door, Failure, Incoming, Turn, Turns};
 
 /// How many turns are claimed at once.
 const MAX_CLAIMED: u32 = 100;
+/// How many turns of this process are read at once.
+const MAX_LISTED: u32 = 1_000;
 
 /// What is to be done with a turn.
 enum Plan {
@@ -34,6 +37,35 @@ enum Plan {
 }
 
 impl Turns {
+    pub async fn renew_leases(&self) -> Result<(), StoreError> {
+        let BackgroundTurns { owner, settings, .. } = &self.background;
+        self.chains.store().renew_leases(*owner, self.env.clock.now().plus(settings.lease)).await
+    }
+
+    /// Releases the turns of this process that it does not run, since the store failed when it claimed or released them. They
+    /// must have been missing the last time, too: another may be about to begin or to end.
+    pub async fn release_missing(&self, missing: &mut Vec<TurnLease>) -> Result<(), StoreError> {
+        let store = self.chains.store();
+        let was_missing = std::mem::take(missing);
+        let mut after = None;
+        loop {
+            let owned = store.list_owned(self.background.owner, after, MAX_LISTED).await?;
+            after = owned.last().map(|lease| lease.id);
+            let is_last = owned.len() < MAX_LISTED as usize;
+            let runs_here =
+                |lease: &TurnLease| self.background.find(lease.id).is_some_and(|run| run.lease == *lease);
+            missing.extend(owned.into_iter().filter(|lease| !runs_here(lease)));
+            if is_last {
+                break;
+            }
+        }
+        for lease in missing.iter().filter(|lease| was_missing.contains(lease)) {
+            tracing::warn!(response.id = %lease.id, "background turn does not run here any more; it is left to the next owner");
+            store.release_lease(lease).await?;
+        }
+        Ok(())
+    }
+
     /// Claims turns that nobody runs, and runs them.
     pub async fn take_over(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = self.chains.store();
@@ -45,9 +77,8 @@ impl Turns {
             let mut is_any_claimed = false;
             for from in &listed {
                 // Its lease may have expired while the store was unavailable, but it still runs.
-                let runs_here =
-                    self.background.find(from.id).is_some_and(|run| run.lease == *from && !run.is_left());
-                if !runs_here {
+                let run = self.background.find(from.id).filter(|run| run.lease == *from);
+                if run.is_none_or(|run| run.is_left()) {
                     is_any_claimed |= self.claim(from, which).await?;
                 }
             }
