@@ -16,7 +16,7 @@ pub(crate) use self::statements::{end, log_events};
 
 use self::events::StoredEvents;
 use self::statements::{
-    BEGIN, CLAIM, EVENTS, HIDE, LEASE_COLUMNS, LIST_ABANDONED, LIST_CANCELLED, LIST_OWNED, LOAD,
+    BEGIN, CLAIM, EVENTS, HIDE, LEASE_COLUMNS, LIST_ABANDONED, LIST_CANCELLED, LIST_OWNED, LOAD, PROGRESS,
     PURGE_EVENTS, PURGE_TURNS, QUEUE, RELEASE, RENEW, REQUEST, REQUEST_CANCEL, SET_UPSTREAM, TURN_COLUMNS,
     lease_of, of_lease, row,
 };
@@ -129,6 +129,14 @@ pub struct EventChunk {
     pub bytes: Json,
 }
 
+/// How far a turn and its log are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnProgress {
+    /// The number of the last event in the log, if it has any.
+    pub last_sequence: Option<u64>,
+    pub has_ended: bool,
+}
+
 /// Which background turns may be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimable {
@@ -183,6 +191,13 @@ pub trait Background: Send + Sync {
         project: &ProjectId,
         id: ResponseId,
     ) -> Result<Option<BackgroundTurn>, StoreError>;
+
+    /// `None` if the turn is unknown or no longer kept.
+    async fn load_progress(
+        &self,
+        project: &ProjectId,
+        id: ResponseId,
+    ) -> Result<Option<TurnProgress>, StoreError>;
 
     /// `None` once the turn has ended, or is no longer kept if its response is not stored.
     async fn load_background_request(
@@ -310,6 +325,20 @@ impl<D: Database> Background for D {
         let arguments = vec![id(response.uuid()), text(project.as_str())];
         let rows = self.query(Query { text: LOAD, arguments, columns: &TURN_COLUMNS }).await?;
         rows.into_iter().next().map(|columns| row(project, response, columns)).transpose()
+    }
+
+    async fn load_progress(
+        &self,
+        project: &ProjectId,
+        response: ResponseId,
+    ) -> Result<Option<TurnProgress>, StoreError> {
+        let arguments = vec![id(response.uuid()), text(project.as_str())];
+        let query = Query { text: PROGRESS, arguments, columns: &[Kind::Number, Kind::Number] };
+        let progress = |mut row: Columns| {
+            let last_sequence = u64::try_from(row.number()?).ok();
+            Ok(TurnProgress { last_sequence, has_ended: row.optional_number().is_some() })
+        };
+        self.query(query).await?.into_iter().next().map(progress).transpose()
     }
 
     async fn load_background_request(

@@ -49,7 +49,7 @@ pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
 pub use self::background::{
     Background, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, BackgroundTurn,
-    Claimable, EventChunk, NewBackgroundTurn, QueueLimits, TurnLease, UpstreamTurn,
+    Claimable, EventChunk, NewBackgroundTurn, QueueLimits, TurnLease, TurnProgress, UpstreamTurn,
 };
 pub use self::conversations::{
     Append, Appended, AppendedItem, ConversationItem, ConversationLock, ConversationQuery, Conversations,

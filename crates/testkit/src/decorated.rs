@@ -13,7 +13,7 @@ use antiphon_store::{
     QueueLimits, Record, Replica, Replicas, RequestLog, Reservation, Reserved, Responses, Rotation,
     SecretHash, Sessions, Settlement, Store, StoreError, StoreSize, StoredAccount, StoredConversation,
     StoredCredential, StoredKey, StoredResponse, StoredSession, StoredTurn, Timestamp, Totals, TurnLease,
-    TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    TurnProgress, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -211,6 +211,7 @@ intercept!(Counters {
 intercept!(Background {
     write queue_background(turn: NewBackgroundTurn, limits: QueueLimits) -> bool;
     read load_background(project: &ProjectId, id: ResponseId) -> Option<BackgroundTurn>;
+    read load_progress(project: &ProjectId, id: ResponseId) -> Option<TurnProgress>;
     read load_background_request(project: &ProjectId, id: ResponseId, now: Timestamp) -> Option<BackgroundRequest>;
     write begin_background(lease: &TurnLease) -> bool;
     write renew_leases(owner: Uuid, until: Timestamp) -> ();

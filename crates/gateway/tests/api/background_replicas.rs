@@ -33,12 +33,18 @@ async fn r10_events_are_read_on_any_replica_while_they_come() {
     let mut creator = one.client.stream(streamed()).await;
     let first = creator.next().await.unwrap();
     let id = first.response_id();
-    let mut reader = two.client.follow(&format!("{}?stream=true&starting_after=0", path(&id))).await;
+    let follow = async |after: u64| {
+        two.client.follow(&format!("{}?stream=true&starting_after={after}", path(&id))).await
+    };
+    let (mut reader, mut one_ahead) = (follow(0).await, follow(20).await);
     assert_eq!(reader.next().await.unwrap().name, "response.in_progress");
+    let mut one_more = follow(0).await;
     gate.open();
     let (of_creator, of_reader) = tokio::join!(creator.rest(), reader.rest());
-    assert_eq!(raw(&of_creator[1..]), raw(&of_reader));
+    assert!(raw(&of_creator[1..]) == raw(&of_reader));
     assert_eq!(of_reader.last().unwrap().name, "response.completed");
+    assert!(raw(&one_more.rest().await) == raw(&of_creator));
+    assert!(raw(&one_ahead.rest().await) == raw(&of_creator[20..]));
     for replica in [&one, &two] {
         assert_eq!(replica.client.get(&path(&id)).await.ok()["status"], "completed");
     }
@@ -84,6 +90,30 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
     assert_eq!(two.client.metric("antiphon_background_taken_over_total").await, 2);
     let rows = two.logged(2).await;
     assert!(rows.iter().all(|row| &*row.outcome == "completed"), "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_stay_with_a_turn_that_goes_to_another_replica() {
+    let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let start = || Setup::over(&upstream).database_url(&url).config(config).start();
+    let (one, two, three) = tokio::join!(start(), start(), start());
+    let (script, gate) = Script::answer("word ".repeat(100)).deltas(100).gated();
+    upstream.script(script.clone()).script(script);
+    let id = one.client.stream(streamed()).await.next().await.unwrap().response_id();
+    gate.arrived(1).await;
+    let resume = format!("{}?stream=true", path(&id));
+    let mut readers = [two.client.follow(&resume).await, three.client.follow(&resume).await];
+    for reader in &mut readers {
+        assert_eq!(reader.next().await.unwrap().name, "response.created");
+    }
+    one.stop().await;
+    gate.open();
+    let [of_two, of_three] = &mut readers;
+    let (of_two, of_three) = tokio::join!(of_two.rest(), of_three.rest());
+    assert!(raw(&of_two) == raw(&of_three));
+    assert_eq!(of_two.last().unwrap().name, "response.completed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,6 +46,9 @@ pub(super) const TURN_COLUMNS: [Kind; 18] = [
     Kind::Number,
 ];
 
+pub(super) const PROGRESS: &str =
+    "SELECT last_sequence, ended_at FROM background_turns WHERE id = $1 AND project = $2";
+
 pub(super) const REQUEST: &str = "SELECT request, headers, input FROM background_turns \
      WHERE id = $1 AND project = $2 AND (ended_at IS NULL OR (stored = 0 AND kept_until > $3))";
 
@@ -104,9 +107,10 @@ pub(super) const PURGE_TURNS: &str = "DELETE FROM background_turns WHERE (id, pr
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 19] = [
+pub(crate) const STATEMENTS: [&str; 20] = [
     QUEUE,
     LOAD,
+    PROGRESS,
     REQUEST,
     BEGIN,
     RENEW,

@@ -1,7 +1,5 @@
 //! The event log of a running background turn: its events get their numbers here, and are written before anybody reads them.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
@@ -9,7 +7,6 @@ use antiphon_protocol::json::{Set, set_members};
 use antiphon_protocol::sse::{Decoder, Frame};
 use antiphon_store::EventChunk;
 use bytes::Bytes;
-use tokio::sync::watch;
 
 /// A chunk is written once it holds so many events or bytes, or its first event is so old. Readers see events this late.
 const CHUNK_EVENTS: usize = 64;
@@ -17,8 +14,6 @@ const CHUNK_BYTES: usize = 32 * 1024;
 const CHUNK_AGE: Duration = Duration::from_millis(50);
 /// How far an upstream's numbers may jump.
 const MAX_GAP: u64 = 1_000_000;
-/// How much of a log stays in memory for readers that follow it.
-const LIVE_BYTES: usize = 256 * 1024;
 
 /// Events that are not written yet.
 #[derive(Debug, Default)]
@@ -31,14 +26,6 @@ pub struct UnwrittenEvents {
     since: Option<Instant>,
     /// Whether any event is more than the start of the response.
     has_content: bool,
-}
-
-/// The newest written events, for readers in this process.
-#[derive(Debug)]
-pub struct LiveEvents {
-    chunks: Mutex<VecDeque<EventChunk>>,
-    /// Changes with every chunk.
-    published: watch::Sender<u64>,
 }
 
 /// The frames of server-sent events that are whole.
@@ -132,48 +119,6 @@ fn name(frame: &Frame, data: &[u8]) -> Vec<u8> {
     frame.event().map_or_else(|| kind().into_bytes(), <[u8]>::to_vec)
 }
 
-// === impl LiveEvents ===
-
-impl LiveEvents {
-    pub fn new() -> Self {
-        Self { chunks: Mutex::default(), published: watch::Sender::new(0) }
-    }
-
-    /// Shows a chunk that has been written to readers.
-    pub fn publish(&self, chunk: EventChunk) {
-        let mut chunks = self.lock();
-        chunks.push_back(chunk);
-        let mut bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-        while bytes > LIVE_BYTES && chunks.len() > 1 {
-            bytes -= chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
-        }
-        drop(chunks);
-        self.wake();
-    }
-
-    /// Has readers look again.
-    pub fn wake(&self) {
-        self.published.send_modify(|number| *number += 1);
-    }
-
-    /// Tells when there is more to read.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.published.subscribe()
-    }
-
-    /// The chunks with events after this number; `None` if memory does not reach back so far.
-    pub fn after(&self, number: Option<u64>) -> Option<Vec<EventChunk>> {
-        let next = number.map_or(0, |number| number.saturating_add(1));
-        let chunks = self.lock();
-        chunks.front().filter(|oldest| oldest.first <= next)?;
-        Some(chunks.iter().filter(|chunk| chunk.last >= next).cloned().collect())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<EventChunk>> {
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,20 +170,5 @@ mod tests {
         log.push(&event("response.output_item.added", Some(3)));
         assert!(log.has_content());
         assert_eq!(numbers(&mut log), [2, 3]);
-    }
-
-    #[test]
-    fn memory_serves_readers_that_are_not_too_far_behind() {
-        let live = LiveEvents::new();
-        assert_eq!(live.after(None), None);
-        let chunk = |first: u64, last, size| EventChunk { first, last, bytes: Bytes::from(vec![0; size]) };
-        live.publish(chunk(0, 3, 10));
-        live.publish(chunk(4, 8, 10));
-        assert_eq!(live.after(None).unwrap().len(), 2);
-        assert_eq!(live.after(Some(3)).unwrap(), [chunk(4, 8, 10)]);
-        assert_eq!(live.after(Some(8)).unwrap(), []);
-        live.publish(chunk(9, 9, LIVE_BYTES));
-        assert_eq!(live.after(Some(7)), None);
-        assert_eq!(live.after(Some(8)).unwrap().len(), 1);
     }
 }

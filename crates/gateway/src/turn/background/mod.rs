@@ -6,6 +6,8 @@
 
 mod create;
 mod ending;
+mod follow;
+mod live;
 mod log;
 mod manage;
 mod metrics;
@@ -30,6 +32,7 @@ pub use self::manage::{Cancelled, Found, ReplayRefused, is_background};
 pub use self::metrics::BackgroundMetrics;
 pub use self::run::Run;
 
+use self::live::LiveEvents;
 use self::room::Room;
 use crate::body_memory::BodyMemory;
 
@@ -60,6 +63,8 @@ pub struct BackgroundTurns {
     /// Identifies this process in leases.
     pub owner: Uuid,
     runs: Mutex<HashMap<ResponseId, Arc<Run>>>,
+    /// Turns of other processes that have readers here.
+    followed: Mutex<HashMap<ResponseId, Arc<LiveEvents>>>,
     room: Arc<Room>,
 }
 
@@ -72,12 +77,18 @@ impl BackgroundTurns {
             metrics: BackgroundMetrics::default(),
             owner,
             runs: Mutex::default(),
+            followed: Mutex::default(),
             settings,
         }
     }
 
     fn find(&self, id: ResponseId) -> Option<Arc<Run>> {
         self.runs().get(&id).cloned()
+    }
+
+    /// The run of a turn, unless it was left to another process.
+    fn find_running(&self, id: ResponseId) -> Option<Arc<Run>> {
+        self.find(id).filter(|run| !run.is_left())
     }
 
     fn insert(&self, run: &Arc<Run>) {
@@ -89,6 +100,10 @@ impl BackgroundTurns {
         if runs.get(&run.lease.id).is_some_and(|listed| Arc::ptr_eq(listed, run)) {
             runs.remove(&run.lease.id);
         }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<ResponseId, Arc<LiveEvents>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn runs(&self) -> MutexGuard<'_, HashMap<ResponseId, Arc<Run>>> {

@@ -4,24 +4,20 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use antiphon_protocol::event::{sequence_number, write_sse};
 use antiphon_protocol::id::{ProjectId, ResponseId};
-use antiphon_store::{BackgroundStatus, EventChunk, StoreError, TurnLease};
+use antiphon_store::{EventChunk, StoreError, TurnLease};
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::Frame;
 use tokio::time::Instant;
 
+use super::live::LiveEvents;
 use super::log::frames;
-use super::run::Run;
 use crate::turn::Turns;
 use crate::turn::stream::KEEP_ALIVE;
-
-/// How often the store is asked for the events of a turn that another process runs.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The events of a background turn after some number, then those that follow, until its end. The turn does not depend on it.
 pub struct EventLog {
@@ -34,8 +30,7 @@ struct Reading {
     id: ResponseId,
     /// The number of the last event that was read.
     after: Option<u64>,
-    /// The turn, if this process runs it.
-    run: Option<Arc<Run>>,
+    live: Option<Arc<LiveEvents>>,
     last_sent_at: Instant,
     is_damaged: bool,
 }
@@ -51,10 +46,16 @@ enum Progress {
 
 impl EventLog {
     pub fn new(turns: Arc<Turns>, lease: &TurnLease, after: Option<u64>) -> Self {
-        let run = turns.background.find(lease.id);
         let (project, id) = (lease.project.clone(), lease.id);
-        let reading =
-            Reading { turns, project, id, after, run, last_sent_at: Instant::now(), is_damaged: false };
+        let reading = Reading {
+            turns,
+            project,
+            id,
+            after,
+            live: None,
+            last_sent_at: Instant::now(),
+            is_damaged: false,
+        };
         let chunks = unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;
             reading.last_sent_at = Instant::now();
@@ -87,11 +88,11 @@ impl Reading {
         let keep_alive_at = self.last_sent_at + self.turns.settings.keep_alive_interval;
         let stopping = self.turns.env.tasks.stopping().clone();
         loop {
-            if self.run.as_ref().is_none_or(|run| run.is_left()) {
-                self.run = self.turns.background.find(self.id).filter(|run| !run.is_left());
+            if self.live.as_ref().is_none_or(|live| live.is_left()) {
+                self.live = self.turns.background.find_running(self.id).map(|run| Arc::clone(&run.live));
             }
             // Before the read, or what comes between would be missed.
-            let mut published = self.run.as_ref().map(|run| run.live.subscribe());
+            let published = self.live.as_ref().map(|live| live.subscribe());
             match self.read().await {
                 Ok(Progress::Events(events)) => return Some(events),
                 Ok(Progress::End) => return None,
@@ -108,25 +109,21 @@ impl Reading {
             if Instant::now() >= keep_alive_at {
                 return Some(KEEP_ALIVE);
             }
-            // A turn that is left at a shutdown goes on elsewhere: so does its reader.
-            if self.run.is_none() && stopping.is_given() {
+            if let Some(mut published) = published {
+                let _ = tokio::time::timeout_at(keep_alive_at, published.changed()).await;
+            } else if stopping.is_given() {
+                // A turn that is left at a shutdown goes on elsewhere: so does its reader.
                 return None;
+            } else {
+                self.live = Some(self.turns.follow(&self.project, self.id, self.after));
             }
-            let wait = async {
-                match &mut published {
-                    Some(published) => drop(published.changed().await),
-                    None => std::future::pending().await,
-                }
-            };
-            let limit = keep_alive_at.min(Instant::now() + POLL_INTERVAL);
-            tokio::time::timeout_at(limit, wait).await.ok();
         }
     }
 
     async fn read(&mut self) -> Result<Progress, StoreError> {
-        if let Some(run) = &self.run {
-            let has_ended = run.has_ended();
-            match run.live.after(self.after) {
+        if let Some(live) = &self.live {
+            let has_ended = live.has_ended();
+            match live.after(self.after) {
                 Some(chunks) if !chunks.is_empty() => return Ok(self.pass(chunks)),
                 Some(_) if has_ended => return Ok(Progress::End),
                 Some(_) => return Ok(Progress::NothingYet),
@@ -135,12 +132,12 @@ impl Reading {
         }
         let store = Arc::clone(self.turns.chains.store());
         // In this order: a turn that has ended logs nothing more.
-        let row = store.load_background(&self.project, self.id).await?;
+        let progress = store.load_progress(&self.project, self.id).await?;
         let chunks = store.list_events(&self.project, self.id, self.after).await?;
         if !chunks.is_empty() {
             return Ok(self.pass(chunks));
         }
-        let has_ended = row.is_none_or(|row| matches!(row.status, BackgroundStatus::Ended(_)));
+        let has_ended = progress.is_none_or(|progress| progress.has_ended);
         Ok(if has_ended { Progress::End } else { Progress::NothingYet })
     }
 

@@ -1,6 +1,6 @@
 //! A background turn that this process owns, from its creation or its takeover to its end.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +12,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::log::{LiveEvents, UnwrittenEvents};
+use super::live::LiveEvents;
+use super::log::UnwrittenEvents;
 use crate::turn::Turns;
 
 /// How long to wait before a write is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How much of a log stays in memory for readers that follow it.
+const LIVE_BYTES: usize = 256 * 1024;
 
 /// A background turn that this process owns.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub struct Run {
     pub deadline: Timestamp,
     /// The response as it was queued, once the turn is begun.
     pub queued_response: OnceLock<Bytes>,
-    pub live: LiveEvents,
+    pub live: Arc<LiveEvents>,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
     unwritten: Mutex<UnwrittenEvents>,
@@ -36,8 +40,6 @@ pub struct Run {
     reattached: Mutex<(Option<u64>, u32)>,
     /// Events of a reply that is not streamed.
     received_events: AtomicU64,
-    has_ended: AtomicBool,
-    is_left: AtomicBool,
 }
 
 /// The turn is no longer this process's to write.
@@ -71,14 +73,12 @@ impl Run {
             is_streamed,
             deadline,
             queued_response: OnceLock::new(),
-            live: LiveEvents::new(),
+            live: Arc::new(LiveEvents::new(LIVE_BYTES)),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
             upstream: Mutex::default(),
             reattached: Mutex::default(),
             received_events: AtomicU64::new(0),
-            has_ended: AtomicBool::new(false),
-            is_left: AtomicBool::new(false),
         }
     }
 
@@ -143,21 +143,20 @@ impl Run {
         if let Some(events) = events {
             self.live.publish(events);
         }
-        self.has_ended.store(true, Ordering::Release);
-        self.live.wake();
+        self.live.end();
     }
 
     pub fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
+        self.live.has_ended()
     }
 
     /// Leaves the turn to whoever claims it: nothing more of it is written here.
     pub fn leave(&self) {
-        self.is_left.store(true, Ordering::Release);
+        self.live.leave();
     }
 
     pub fn is_left(&self) -> bool {
-        self.is_left.load(Ordering::Acquire)
+        self.live.is_left()
     }
 }
 
@@ -175,6 +174,7 @@ impl Drop for RunGuard {
         if run.has_ended() {
             return;
         }
+        run.leave();
         let (store, run) = (Arc::clone(turns.chains.store()), Arc::clone(run));
         turns.env.tasks.spawn(async move {
             let TurnLease { project, id, .. } = &run.lease;

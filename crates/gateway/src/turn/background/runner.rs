@@ -77,8 +77,7 @@ impl Turns {
             let mut is_any_claimed = false;
             for from in &listed {
                 // Its lease may have expired while the store was unavailable, but it still runs.
-                let run = self.background.find(from.id).filter(|run| run.lease == *from);
-                if run.is_none_or(|run| run.is_left()) {
+                if self.background.find_running(from.id).is_none_or(|run| run.lease != *from) {
                     is_any_claimed |= self.claim(from, which).await?;
                 }
             }
