@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_store::Claimable;
+use antiphon_store::{BackgroundRequest, Claimable, NewBackgroundTurn, QueueLimits, TurnLease};
 use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Reply, Setup, eventually};
+use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -226,6 +228,36 @@ async fn a_turn_that_was_claimed_just_before_the_store_failed_is_run_later() {
     faults.set(Fault::None);
     gate.open();
     assert_eq!(ended(&gateway.client, &id).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_turn_whose_stored_request_is_damaged_fails() {
+    let (upstream, gateway) = gateway().await;
+    let now = gateway.app.env.clock.now();
+    let id = ResponseId::from_uuid(Uuid::from_u128(7));
+    let queued = json!({"id": id.to_string(), "object": "response", "status": "queued", "model": "sim"});
+    let turn = NewBackgroundTurn {
+        lease: TurnLease { project: ProjectId::new(ProjectId::DEFAULT), id, owner: Uuid::nil(), epoch: 1 },
+        lease_until: now,
+        is_streamed: false,
+        is_stored: true,
+        key: None,
+        created_at: now,
+        deadline: now.plus(Duration::from_hours(1)),
+        request: BackgroundRequest {
+            body: Bytes::from_static(b"{\"model\": \"s"),
+            headers: "[]".to_owned(),
+            input: None,
+        },
+        response: queued.to_string().into(),
+        event: None,
+        lock: None,
+    };
+    let limits = QueueLimits { turns: 1, bytes: u64::MAX };
+    assert!(gateway.app.chains.store().queue_background(turn, limits).await.unwrap());
+    let failed = ended(&gateway.client, &id.to_string()).await;
+    assert_eq!((&failed["status"], &failed["model"]), (&json!("failed"), &json!("sim")));
+    assert_eq!(upstream.counts().requests, 0);
 }
 
 #[tokio::test]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_access::keys::Caller;
+use antiphon_protocol::json::string_member;
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
-use antiphon_store::{
-    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn,
-};
+use antiphon_store::{BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn};
+use bytes::Bytes;
+use serde_json::json;
 
 use super::BackgroundTurns;
 use super::create::decode_headers;
@@ -149,7 +150,7 @@ impl Turns {
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let now = self.env.clock.now();
         let Some(request) = store.load_background_request(project, *id, now).await? else { return Ok(()) };
-        let plan = self.plan(run, &row);
+        let mut plan = self.plan(run, &row);
         run.queued_response.get_or_init(|| row.response.clone());
         if let Some(upstream) = &row.upstream
             && let Some(account) =
@@ -158,7 +159,13 @@ impl Turns {
             run.set_upstream(account, &upstream.id);
         }
         let cancellation = Cancellation::default();
-        let Some(turn) = self.revive(run, &row, request, memory) else { return Ok(()) };
+        let create = CreateRequest::parse(Operation::Create, request.body).or_else(|error| {
+            tracing::error!(response.id = %id, error = error.message, "a stored request cannot be parsed; its turn fails");
+            plan = Plan::End(Failure::StoreDamaged);
+            CreateRequest::parse(Operation::Create, request_without_input(&row))
+        });
+        let Ok(create) = create else { return Ok(()) };
+        let turn = self.revive(run, &row, create, &request.headers, memory);
         if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
             run.leave();
             return Ok(());
@@ -192,20 +199,14 @@ impl Turns {
         self: &Arc<Self>,
         run: &Arc<Run>,
         row: &BackgroundTurn,
-        request: BackgroundRequest,
+        create: CreateRequest,
+        headers: &str,
         memory: Reservation,
-    ) -> Option<Turn> {
-        let create = match CreateRequest::parse(Operation::Create, request.body) {
-            Ok(create) => create,
-            Err(error) => {
-                tracing::error!(response.id = %run.lease.id, error = error.message, "a stored request cannot be parsed");
-                return None;
-            }
-        };
+    ) -> Turn {
         let key = row.key.as_deref().and_then(|key| self.background.settings.keys.find(key.parse().ok()?));
         let incoming = Incoming {
             create,
-            headers: decode_headers(&request.headers),
+            headers: decode_headers(headers),
             caller: Caller::of_turn(run.lease.project.clone(), key),
             door: Door::Background(Arc::clone(run)),
             memory,
@@ -217,8 +218,17 @@ impl Turns {
             started: Instant::now().checked_sub(now.since(row.created_at)).unwrap_or_else(Instant::now),
             deadline: Instant::now() + row.deadline.since(now),
         };
-        Some(self.admit_as(incoming, admission, Cancellation::default()))
+        self.admit_as(incoming, admission, Cancellation::default())
     }
+}
+
+/// What is known of a request that is damaged.
+fn request_without_input(row: &BackgroundTurn) -> Bytes {
+    let model = string_member(&row.response, "model").unwrap_or_default();
+    let request = json!({
+        "model": model, "input": [], "background": true, "stream": row.is_streamed, "store": row.is_stored
+    });
+    request.to_string().into()
 }
 
 /// A turn that has reached its time limit.
