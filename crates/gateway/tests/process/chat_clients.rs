@@ -1,6 +1,7 @@
 //! Real clients of the Responses API at an upstream with chat completions only.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Options, Simulator};
@@ -72,4 +73,48 @@ async fn the_ai_and_agents_sdks_for_node_work() {
         let shown = tokio::time::timeout(Duration::from_secs(300), succeeds(command)).await.unwrap();
         assert!(shown.starts_with("ok\n"), "{api}: {shown}");
     }
+}
+
+/// Its program is published for each platform, and pinned for this one.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn opencode_works_through_a_tool_call() {
+    for api in ["chat", "responses"] {
+        let (upstream, setup) = over(api).await;
+        let gateway = Process::start(binary(), &setup).await;
+        let home = TempDir::new().unwrap();
+        let run = async |arguments: &[&str]| succeeds(opencode(&home, &gateway, arguments)).await;
+        let shown = run(&["run", "Please TOOLCALL now"]).await;
+        let lines = said(&upstream.last_request().unwrap());
+        assert!(lines.last().unwrap().contains("tool-ran-ok"), "{api}: {lines:?}\n{shown}");
+        assert!(shown.contains("The tool has answered."), "{api}: {shown}");
+        let shown = run(&["run", "--continue", "Please SAY{all is well}"]).await;
+        let resumed = said(&upstream.last_request().unwrap());
+        assert!(shown.contains("all is well"), "{api}: {shown}");
+        assert!(resumed.contains(&"assistant: The tool has answered.".to_owned()), "{api}: {resumed:?}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn opencode(home: &TempDir, gateway: &Process, arguments: &[&str]) -> Command {
+    let config = serde_json::json!({
+        "model": "antiphon/gpt-5.4",
+        "small_model": "antiphon/gpt-5.4",
+        "provider": {"antiphon": {
+            "npm": "@ai-sdk/openai",
+            "options": {"baseURL": format!("{}/v1", gateway.url), "apiKey": "any"},
+            "models": {"gpt-5.4": {}},
+        }},
+    });
+    std::fs::write(home.path().join("opencode.json"), config.to_string()).unwrap();
+    let mut command = Command::new(client_tool("node_modules/opencode-linux-x64-baseline/bin/opencode"));
+    command.args(arguments).current_dir(home.path()).stdin(Stdio::null()).kill_on_drop(true);
+    for folder in ["PWD", "HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+        command.env(folder, home.path());
+    }
+    // It would ask servers of its own.
+    for off in ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "DEFAULT_PLUGINS"] {
+        command.env(format!("OPENCODE_DISABLE_{off}"), "1");
+    }
+    command
 }

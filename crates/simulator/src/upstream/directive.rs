@@ -81,20 +81,28 @@ fn newest_user_text(items: &[Box<RawValue>]) -> String {
     messages.filter(Glance::is_user_message).map(|message| message.text()).next().unwrap_or_default()
 }
 
+/// The tools of coding agents that run a command, and arguments for them.
+const SHELLS: [(&str, &str); 2] = [
+    ("exec_command", r#"{"cmd":"echo tool-ran-ok"}"#),
+    ("bash", r#"{"command":"echo tool-ran-ok","description":"Says so"}"#),
+];
+
 fn call(request: &TurnRequest, arguments: Option<&str>) -> Said {
     let tools: Vec<Value> = request.get("tools").unwrap_or_default();
     let functions: Vec<&Value> = tools.iter().filter(|tool| tool["type"] == "function").collect();
     // The tools of a chat hold their function as a member.
     let functions: Vec<&Value> =
         functions.into_iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
-    let known = functions.iter().find(|tool| tool["name"] == "exec_command");
-    let Some(tool) = known.or_else(|| functions.first()) else {
+    let known = SHELLS.iter().find_map(|(name, arguments)| {
+        Some((functions.iter().find(|tool| tool["name"] == *name)?, *arguments))
+    });
+    let Some(tool) = known.map(|(tool, _)| tool).or_else(|| functions.first()) else {
         return Said::Text(String::from("No function tool is offered."));
     };
-    let arguments = match arguments {
-        Some(json) => format!("{{{json}}}"),
-        None if known.is_some() => String::from(r#"{"cmd":"echo tool-ran-ok"}"#),
-        None => to_json(&sample_arguments(&tool["parameters"])),
+    let arguments = match (arguments, known) {
+        (Some(json), _) => format!("{{{json}}}"),
+        (None, Some((_, arguments))) => String::from(arguments),
+        (None, None) => to_json(&sample_arguments(&tool["parameters"])),
     };
     Said::Call { name: tool["name"].as_str().unwrap_or_default().to_owned(), arguments }
 }
