@@ -1,5 +1,5 @@
 # `make` alone lists what there is.
-.PHONY: help test lint deny fuzz bench chaos soak dist dist-test
+.PHONY: help test lint deny fuzz bench chaos soak dist dist-test deploy-test
 
 help:
 	@echo "make test   install what the tests need, and run them all"
@@ -9,6 +9,7 @@ help:
 	@echo "make bench  the figures of docs/benchmarks.md"
 	@echo "make chaos  faults under load, for SECONDS (120), from SEED (random): docs/reliability.md"
 	@echo "make dist   packages, image and tarball in target/packages; make dist-test uses them"
+	@echo "make deploy-test   checks deploy/: Compose, manifests, chart, alerts, dashboard"
 	@echo "make soak   modest load for SECONDS (600): nothing may grow"
 
 test:
@@ -37,3 +38,6 @@ dist:
 
 dist-test:
 	scripts/dist-test
+
+deploy-test:
+	scripts/deploy-test
