@@ -144,8 +144,8 @@ impl Try {
         Self { _upstream: upstream, setup, gateway, token: token.trim().to_owned() }
     }
 
-    /// What a command prints, which has to succeed.
-    async fn run(&self, place: &str, program: &Path, arguments: &[&str]) -> String {
+    /// Fails if the command does.
+    async fn run(&self, place: &str, program: &Path, arguments: &[&str]) {
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.setup.folder().display());
         let output = Command::new(program)
             .args(arguments)
@@ -156,10 +156,8 @@ impl Try {
             .output()
             .await
             .unwrap();
-        let [printed, error] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(output.status.success(), "{place}: {arguments:?}\n{printed}\n{error}");
-        printed
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{place}: {arguments:?}\n{error}");
     }
 }
 
