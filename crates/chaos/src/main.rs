@@ -47,6 +47,9 @@ enum Command {
         /// The gateway of the previous release.
         #[arg(long)]
         from: PathBuf,
+        /// It cannot read events of background responses as this release writes them.
+        #[arg(long)]
+        without_events: bool,
     },
 }
 
@@ -66,9 +69,9 @@ fn main() -> std::io::Result<ExitCode> {
 async fn run(cli: &Cli, seed: u64) -> Vec<Violations> {
     let binary = std::path::absolute(&cli.binary).unwrap_or_else(|_| cli.binary.clone());
     match cli.command {
-        Command::Upgrade { ref from } => {
+        Command::Upgrade { ref from, without_events } => {
             let from = std::path::absolute(from).unwrap_or_else(|_| from.clone());
-            vec![upgrade::run(&from, &binary, seed).await]
+            vec![upgrade::run(&from, &binary, !without_events, seed).await]
         }
         Command::Faults { seconds } => {
             on_each_engine(&binary, Amount::Time(Duration::from_secs(seconds) / 2), seed).await

@@ -16,16 +16,21 @@ use crate::verify;
 use crate::violations::{Promise, Violations};
 use crate::worker::{Load, Volume};
 
-const VOLUME: Volume = Volume { clients: 8, pause: Duration::from_millis(10), doors: &Door::ALL };
+const CLIENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(10);
+/// For a release that cannot read events of background responses as the next one writes them.
+const WITHOUT_EVENTS: [Door; 4] = [Door::Json, Door::Sse, Door::Socket, Door::Polled];
 /// How long each mixture of releases serves.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Migrates the schema under two replicas of the old release on PostgreSQL, and replaces them one by one.
-pub async fn run(old: &Path, new: &Path, seed: u64) -> Violations {
+/// Migrates the schema under two replicas of the old release on PostgreSQL, and replaces them one by one. `reads_events`: the old
+/// release can read on in background responses that a replica of the new one runs.
+pub async fn run(old: &Path, new: &Path, reads_events: bool, seed: u64) -> Violations {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut rig = Rig::start(old, Engine::Postgres, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let load = Load::start(&rig, &ledger, VOLUME, seed);
+    let doors: &[Door] = if reads_events { &Door::ALL } else { &WITHOUT_EVENTS };
+    let load = Load::start(&rig, &ledger, Volume { clients: CLIENTS, pause: PAUSE, doors }, seed);
     sleep(PERIOD).await;
     let mut verified = verify::after_fault(&rig, &ledger, 0, &mut rng).await;
     println!("{verified} responses acknowledged by the old release");
