@@ -1,5 +1,5 @@
 # `make` alone lists what there is.
-.PHONY: help test lint deny fuzz bench chaos soak dist dist-test
+.PHONY: help test lint deny fuzz bench chaos soak dist dist-test deploy-test docs reference upgrade-test
 
 help:
 	@echo "make test   install what the tests need, and run them all"
@@ -9,6 +9,10 @@ help:
 	@echo "make bench  the figures of docs/benchmarks.md"
 	@echo "make chaos  faults under load, for SECONDS (120), from SEED (random): docs/reliability.md"
 	@echo "make dist   packages, image and tarball in target/packages; make dist-test uses them"
+	@echo "make deploy-test   checks deploy/: Compose, manifests, chart, alerts, dashboard"
+	@echo "make docs   the documentation as a site, in target/docs"
+	@echo "make reference     docs/reference, from the code"
+	@echo "make upgrade-test  from the previous release, replica by replica, under load"
 	@echo "make soak   modest load for SECONDS (600): nothing may grow"
 
 test:
@@ -37,3 +41,15 @@ dist:
 
 dist-test:
 	scripts/dist-test
+
+deploy-test:
+	scripts/deploy-test
+
+docs:
+	scripts/docs
+
+reference:
+	scripts/reference
+
+upgrade-test:
+	scripts/upgrade

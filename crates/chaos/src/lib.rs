@@ -11,6 +11,7 @@ mod ledger;
 mod report;
 mod rig;
 pub mod soak;
+pub mod upgrade;
 mod upstream;
 mod verify;
 mod violations;

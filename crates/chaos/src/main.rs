@@ -1,11 +1,11 @@
-//! `make chaos` and `make soak`.
+//! `make chaos`, `make soak` and `make upgrade-test`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use antiphon_chaos::chaos::{self, Amount};
-use antiphon_chaos::{Engine, Violation, Violations, soak};
+use antiphon_chaos::{Engine, Violation, Violations, soak, upgrade};
 use clap::{Parser, Subcommand};
 
 /// Long fault tests of the real gateway, on SQLite and on PostgreSQL.
@@ -42,6 +42,15 @@ enum Command {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// From the previous release to this one on PostgreSQL, replica by replica, under load.
+    Upgrade {
+        /// The gateway of the previous release.
+        #[arg(long)]
+        from: PathBuf,
+        /// It cannot read events of background responses as this release writes them.
+        #[arg(long)]
+        without_events: bool,
+    },
 }
 
 fn main() -> std::io::Result<ExitCode> {
@@ -60,6 +69,10 @@ fn main() -> std::io::Result<ExitCode> {
 async fn run(cli: &Cli, seed: u64) -> Vec<Violations> {
     let binary = std::path::absolute(&cli.binary).unwrap_or_else(|_| cli.binary.clone());
     match cli.command {
+        Command::Upgrade { ref from, without_events } => {
+            let from = std::path::absolute(from).unwrap_or_else(|_| from.clone());
+            vec![upgrade::run(&from, &binary, !without_events, seed).await]
+        }
         Command::Faults { seconds } => {
             on_each_engine(&binary, Amount::Time(Duration::from_secs(seconds) / 2), seed).await
         }

@@ -15,6 +15,7 @@ use crate::upstream::Upstream;
 use crate::violations::{Promise, Violations};
 
 pub const PROJECTS: usize = 3;
+const DATABASE: &str = "chaos";
 /// A gateway that does not get ready again in this time has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Short timeouts, so that what hostile clients and upstreams hold is given back soon; low bounds, so that memory stays low.
@@ -111,7 +112,7 @@ impl Rig {
             Engine::Postgres => {
                 let server =
                     Postgres::start(PostgresOptions { wal_segment_mib: 1, ..PostgresOptions::default() });
-                let url = server.create_database("chaos").await;
+                let url = server.create_database(DATABASE).await;
                 postgres = Some(server);
                 vec![setup().database_url(&url), setup().database_url(&url)]
             }
@@ -178,6 +179,32 @@ impl Rig {
         let process = started.await.expect("a gateway starts in time");
         self.gateways.push(Gateway { setup, process });
         self.announce();
+    }
+
+    /// From now on, commands and new gateways are of this binary.
+    pub fn upgrade_commands(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+        self.wrapper = write_wrapper(binary, &self.gateways[0].setup);
+    }
+
+    /// Starts one more replica, and when it is there, stops the first one in good order.
+    pub async fn replace_oldest_gateway(&mut self) {
+        let setup = self.another_replica();
+        let started = tokio::time::timeout(PATIENCE, Process::start(&self.wrapper, &setup));
+        let process = started.await.expect("a gateway starts in time");
+        self.gateways.push(Gateway { setup, process });
+        self.announce();
+        self.ready().await;
+        let oldest = self.gateways.remove(0);
+        self.announce();
+        self.terminate(oldest.process).await;
+        self.stopped.push(oldest.setup);
+    }
+
+    /// For one more gateway over the database on the server.
+    pub fn another_replica(&self) -> Setup {
+        let server = self.postgres.as_ref().expect("replicas share a server");
+        self.setup().database_url(&server.url(DATABASE))
     }
 
     fn announce(&self) {

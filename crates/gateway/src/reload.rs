@@ -63,6 +63,10 @@ impl ReloadMetrics {
     }
 
     pub fn register(&self, registry: &mut Registry) {
+        // An alert sees the first reload only if there was a zero before.
+        for outcome in ["taken_over", "refused"] {
+            drop(self.0.get_or_create(&ReloadLabels { outcome }));
+        }
         registry.register(
             "config_reloads",
             "Reloads of the configuration, by outcome: taken_over or refused",

@@ -130,6 +130,10 @@ impl Tls {
 
     pub fn register_metrics(&self, registry: &mut Registry) {
         let TlsMetrics { expiry, reloads, failed_handshakes } = self.metrics.clone();
+        // An alert sees the first reload only if there was a zero before.
+        for outcome in ["taken_over", "refused"] {
+            drop(reloads.get_or_create(&ReloadLabels { outcome }));
+        }
         let registry = registry.sub_registry_with_prefix("tls");
         registry.register_with_unit(
             "certificate_expiry_timestamp",

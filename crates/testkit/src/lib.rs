@@ -14,6 +14,7 @@ mod memory;
 mod postgres;
 mod process;
 mod proxy;
+mod reference;
 mod said;
 mod socket;
 
@@ -30,6 +31,7 @@ pub use self::memory::ManualMemory;
 pub use self::postgres::{Postgres, PostgresOptions};
 pub use self::process::{Process, client_tool};
 pub use self::proxy::{HttpProxy, TlsFront};
+pub use self::reference::{assert_reference, repository};
 pub use self::said::said;
 pub use self::socket::{Came, Message, Socket};
 pub use rustix::process::Signal;

@@ -47,6 +47,7 @@ mod proxies;
 mod readiness;
 mod reading;
 mod recorded;
+mod reference;
 mod replaying;
 mod replicas;
 mod resuming;

@@ -123,6 +123,23 @@ async fn connect(gateway: &Gateway, tls: ClientConfig) -> tokio_rustls::client::
     TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap()
 }
 
+async fn metrics(gateway: &Gateway, authority: &Authority) -> String {
+    let mut stream = connect(gateway, authority.client(None)).await;
+    let head = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
+
+/// What a gateway with TLS shows of its metrics.
+pub(crate) async fn page_of_metrics() -> String {
+    let authority = Authority::new();
+    let (_upstream, _files, gateway) = secured(&authority).await;
+    let reply = metrics(&gateway, &authority).await;
+    reply.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
 #[tokio::test]
 async fn turns_are_served_over_tls_with_http_2_where_clients_speak_it() {
     let authority = Authority::new();
@@ -194,16 +211,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_open_ones_go_on(
     let (_upstream, files, gateway) = secured(&authority).await;
     let mut open = connect(&gateway, authority.client(None)).await;
     let first = shown_certificate(&gateway, authority.client(None)).await;
-    let metrics = async || {
-        let mut stream = connect(&gateway, authority.client(None)).await;
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .await
-            .unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.unwrap();
-        reply
-    };
+    let metrics = async || metrics(&gateway, &authority).await;
     // A key that does not belong to the certificate changes nothing.
     files.write("key.pem", &KeyPair::generate().unwrap().serialize_pem());
     let refused = "antiphon_tls_certificate_reloads_total{outcome=\"refused\"} 1\n";

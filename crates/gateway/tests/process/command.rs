@@ -42,6 +42,20 @@ async fn wrong_usage_exits_with_2_and_failure_with_1() {
 }
 
 #[tokio::test]
+async fn the_same_version_is_shown_everywhere() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let (code, shown, _) = antiphon(setup.folder(), &["--version"], &[]).await;
+    let version = shown.trim().strip_prefix("antiphon ").unwrap();
+    assert_eq!((code, version), (0, env!("CARGO_PKG_VERSION")));
+    assert_eq!(gateway.client.get("/healthz").await.ok()["version"], version);
+    let line = format!("antiphon_build_info{{version=\"{version}\"}} 1");
+    let metrics = gateway.client.metrics().await;
+    assert!(metrics.lines().any(|have| have == line), "{metrics}");
+}
+
+#[tokio::test]
 async fn an_unknown_configuration_key_is_reported_with_the_allowed_keys() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("antiphon.toml"), "[store]\nretension = \"30d\"\n").unwrap();

@@ -17,6 +17,7 @@ mod logging;
 mod memory;
 mod models;
 mod moving;
+mod pages;
 mod reloading;
 mod serving;
 mod sockets;

@@ -11,6 +11,9 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::*;
+
+mod reference;
+
 use crate::body_memory::NoMemory;
 use crate::conversations::NoRoom;
 
