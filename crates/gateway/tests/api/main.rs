@@ -58,6 +58,7 @@ mod states;
 mod streaming;
 mod tls;
 mod tokens;
+mod traces;
 mod trust;
 mod uploading;
 mod upstream_sockets;
