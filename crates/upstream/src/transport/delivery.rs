@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Collected, Limited};
 
 use super::Upstream;
 use crate::client::{PartsBody, SendError};
@@ -30,6 +30,6 @@ impl Upstream {
         *request.headers_mut() = headers;
         let (head, body) = self.clients.send(request, route).await?.into_parts();
         let body = Limited::new(body, MAX_REPLY_BYTES).collect().await;
-        Ok(Response::from_parts(head, body.map(|body| body.to_bytes()).unwrap_or_default()))
+        Ok(Response::from_parts(head, body.map(Collected::to_bytes).unwrap_or_default()))
     }
 }
