@@ -20,7 +20,6 @@ use crate::telemetry;
 
 /// `reload` loads the configuration again.
 pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
-    loaded.config.require_accounts()?;
     let log = loaded.config.log.clone();
     let _guard = telemetry::init(&log)?;
     let served = serve_on_threads(serve(loaded, reload));
@@ -35,6 +34,7 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
 
 async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     let config = loaded.config.clone();
+    config.require_accounts()?;
     let listener = bind(config.listen, "listen").await?;
     let admin = match config.admin_listen {
         Some(address) => Some(bind(address, "admin_listen").await?),

@@ -98,3 +98,51 @@ impl Traces {
         self.metrics.register(registry);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_that_find_no_room_are_dropped_and_counted() {
+        let (sender, mut queue) = mpsc::channel(1);
+        let metrics = TraceMetrics::default();
+        let traces = Traces {
+            sample_ratio: 1.0,
+            trusts_parents: false,
+            queue: sender,
+            metrics: metrics.clone(),
+            is_overflowing: Arc::default(),
+        };
+        let spans = |count| vec![Span::default(); count];
+        traces.send(spans(1));
+        assert!(!traces.is_overflowing.load(Ordering::Relaxed));
+        traces.send(spans(2));
+        traces.send(spans(3));
+        assert!(traces.is_overflowing.load(Ordering::Relaxed));
+        assert_eq!(queue.try_recv().unwrap().len(), 1);
+        assert!(queue.try_recv().is_err());
+        let mut registry = Registry::default();
+        traces.register_metrics(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("trace_spans_dropped_total{reason=\"queue_full\"} 5"), "{text}");
+    }
+
+    #[test]
+    fn about_the_configured_share_of_turns_is_traced_whatever_clients_say() {
+        let (queue, _receiver) = mpsc::channel(1);
+        let metrics = TraceMetrics::default();
+        let traces = Traces {
+            sample_ratio: 0.2,
+            trusts_parents: false,
+            queue,
+            metrics,
+            is_overflowing: Arc::default(),
+        };
+        let parent = Parent::parse("00-00000000000000000000000000000001-0000000000000001-01", "");
+        let traced = (0..10_000).filter(|_| traces.samples(parent.as_ref())).count();
+        // Six standard deviations, which are 40 turns.
+        assert!((1_760..=2_240).contains(&traced), "{traced}");
+    }
+}

@@ -23,7 +23,7 @@ use crate::telemetry::traces::{
 /// Members of a frame's `client_metadata` with which Codex says what `traceparent` and `tracestate` of the turn are.
 const FRAME_PARENT: &str = "ws_request_header_traceparent";
 const FRAME_STATE: &str = "ws_request_header_tracestate";
-/// Further attempts of a turn have no spans.
+/// Of a turn with more attempts, the last ones have spans. A turn that many accounts cannot serve has many.
 const MAX_ATTEMPTS: usize = 32;
 
 /// What is noted of a turn that is traced.
@@ -162,7 +162,9 @@ impl Turn {
         if let Some(trace) = &mut self.trace {
             let now = self.facts.started.elapsed();
             trace.end_step(now);
-            trace.steps.push(StepTimes { step, began: now, ended: None });
+            if step != Step::Choose || trace.steps.len() < MAX_ATTEMPTS {
+                trace.steps.push(StepTimes { step, began: now, ended: None });
+            }
         }
     }
 
@@ -211,7 +213,8 @@ impl Turn {
         let writer = SpanWriter { trace: trace.id, state, started_at: self.facts.started_at };
         let mut spans = vec![self.turn_span(&trace, &writer, duration)];
         spans.extend(trace.steps.iter().map(|times| self.step_span(times, &trace, &writer, duration)));
-        let attempts = self.progress.attempts.iter().zip(&trace.attempts).take(MAX_ATTEMPTS);
+        let first = trace.attempts.len().saturating_sub(MAX_ATTEMPTS);
+        let attempts = self.progress.attempts.iter().zip(&trace.attempts).skip(first);
         spans.extend(attempts.map(|attempt| self.attempt_span(attempt, &trace, &writer, duration)));
         traces.send(spans);
     }

@@ -1,7 +1,7 @@
 //! The log of the real binary: its formats, and what happens when nobody reads it.
 
 use antiphon_simulator::upstream::{Options, Simulator};
-use antiphon_testkit::{Client, Process, Setup};
+use antiphon_testkit::{Client, Collector, Process, Setup};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -51,6 +51,19 @@ async fn every_line_of_a_json_log_is_json_from_the_start_on() {
         assert!(decimals.len() <= 3, "{name} = {number}");
     }
     assert!(turn.get("trace.id").is_none());
+}
+
+#[tokio::test]
+async fn the_line_of_a_turn_names_its_trace() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let collector = Collector::start().await;
+    let setup = Setup::over(&upstream).config("log.format = \"json\"").config(&collector.config());
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let (lines, _) = gateway.terminate().await;
+    let parsed: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let turn = parsed.iter().find(|line| line["target"] == "antiphon::turn").unwrap();
+    assert_eq!(turn["trace.id"], collector.spans()[0].trace);
 }
 
 #[tokio::test]
