@@ -24,12 +24,6 @@ async fn traced(config: &str) -> (Simulator, Collector, Gateway) {
     (upstream, collector, gateway)
 }
 
-/// Stops the gateway, which sends the last spans.
-async fn spans(gateway: Gateway, collector: &Collector) -> Vec<CollectedSpan> {
-    gateway.stop().await;
-    collector.spans()
-}
-
 fn parent(flags: &str) -> (&'static str, HeaderValue) {
     header("traceparent", &format!("00-{TRACE}-{SPAN}-{flags}"))
 }
@@ -66,7 +60,7 @@ async fn a_collected_turn_continues_the_trace_of_its_client() {
     upstream.script(Script::answer("done").usage(7, 5));
     let headers = [parent("01"), header("tracestate", "vendor=1"), header("baggage", "user=ada")];
     let response = create_with(&gateway.client, &headers).await;
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(1).await;
     assert_eq!(names(&spans), ["POST /v1/responses", "resolve", "choose", "record", "attempt one"]);
     let turn = &spans[0];
     assert_eq!((turn.trace.as_str(), turn.parent.as_str(), turn.kind), (TRACE, SPAN, SpanKind::Server));
@@ -109,7 +103,7 @@ async fn a_streamed_turn_has_its_first_event_within_its_attempt() {
     let (_upstream, collector, gateway) = traced("traces.service_name = \"gateway\"").await;
     let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
     events.rest().await;
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(1).await;
     let turn = named(&spans, "POST /v1/responses");
     assert_eq!((turn.parent.as_str(), turn.attribute("antiphon.turn.transport")), ("", "sse"));
     assert_eq!(turn.resource["service.name"], "gateway");
@@ -132,7 +126,7 @@ async fn each_turn_of_a_socket_has_a_trace_that_is_linked_to_the_handshake() {
     second["client_metadata"] = json!({"ws_request_header_traceparent": format!("00-{other}-{SPAN}-01")});
     socket.created(second).await;
     drop(socket);
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(3).await;
     let turns: Vec<_> = spans.iter().filter(|span| span.is_turn()).collect();
     assert_eq!(turns.len(), 3);
     for turn in &turns[..2] {
@@ -162,7 +156,7 @@ async fn each_attempt_is_a_span_of_its_own() {
         .config(&collector.config());
     let gateway = setup.start().await;
     gateway.client.created(json!({"model": "sim", "input": "x"})).await;
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(1).await;
     let (failed, answered) = (named(&spans, "attempt a"), named(&spans, "attempt b"));
     assert!(failed.has_failed && !answered.has_failed && !named(&spans, "POST /v1/responses").has_failed);
     assert_eq!(failed.attribute("http.response.status_code"), "500");
@@ -189,7 +183,6 @@ async fn a_background_turn_is_linked_to_the_request_that_queued_it() {
     let request = upstream.last_request().unwrap();
     assert_eq!(sent_parent(&request), parent_of(named(&spans, "attempt one")));
     assert_eq!(request.header("tracestate"), None);
-    drop(gateway);
 }
 
 #[tokio::test]
@@ -198,7 +191,7 @@ async fn a_turn_that_fails_says_where_and_why() {
     gateway.client.create(json!({"model": "sim", "input": "x", "previous_response_id": "resp_none"})).await;
     upstream.always(Script::http(500, "<html>"));
     gateway.client.create(json!({"model": "sim", "input": "x", "store": false})).await;
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(2).await;
     let turns: Vec<_> = spans.iter().filter(|span| span.is_turn()).collect();
     let [client, server] = turns[..] else { panic!("{turns:#?}") };
     assert_eq!(client.attribute("error.type"), "previous_response_not_found");
@@ -237,9 +230,12 @@ async fn a_client_decides_what_is_traced_only_if_it_is_trusted() {
         create_with(&gateway.client, &[parent(flags)]).await;
         let is_passed_on =
             sent_parent(&upstream.last_request().unwrap()) == format!("00-{TRACE}-{SPAN}-{flags}");
-        let spans = spans(gateway, &collector).await;
-        assert_eq!((!spans.is_empty(), is_passed_on), (is_traced, !is_traced), "{config} {flags}");
-        assert!(is_traced || collector.requests().is_empty(), "{config} {flags}");
+        assert_eq!(is_passed_on, !is_traced, "{config} {flags}");
+        if is_traced {
+            collector.turns(1).await;
+        }
+        gateway.stop().await;
+        assert_eq!(collector.requests().is_empty(), !is_traced, "{config} {flags}");
     }
 }
 
@@ -247,7 +243,7 @@ async fn a_client_decides_what_is_traced_only_if_it_is_trusted() {
 async fn a_parent_that_is_not_valid_is_replaced() {
     let (upstream, collector, gateway) = traced("").await;
     create_with(&gateway.client, &[header("traceparent", "00-zz"), header("tracestate", "vendor=1")]).await;
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(1).await;
     let turn = named(&spans, "POST /v1/responses");
     assert_eq!((turn.parent.as_str(), turn.links.len()), ("", 0));
     let request = upstream.last_request().unwrap();
@@ -275,6 +271,14 @@ async fn a_collector_that_fails_is_nobodys_problem_and_its_spans_are_counted() {
         create_with(&gateway.client, &[]).await;
     }
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_sends_the_last_spans() {
+    let (_upstream, collector, gateway) = traced("").await;
+    create_with(&gateway.client, &[]).await;
+    gateway.stop().await;
+    assert_eq!(collector.spans().len(), 5);
 }
 
 #[tokio::test]
@@ -310,7 +314,7 @@ async fn the_collector_gets_its_headers_and_no_secret_or_content_of_turns() {
     let body = json!({"model": "sim", "input": "what-was-said", "user": "ada-lovelace", "metadata": {"a": "kept-apart"}});
     let headers = [header("cookie", "cookie-of-the-client"), header("openai-beta", "beta-header")];
     client.request(Method::POST, "/v1/responses", &headers, body.to_string()).await.ok();
-    let spans = spans(gateway, &collector).await;
+    let spans = collector.turns(1).await;
     let turn = named(&spans, "POST /v1/responses");
     assert_eq!(turn.attribute("antiphon.key.name"), "laptop");
     assert_eq!(turn.attribute("antiphon.key.id"), key["id"]);

@@ -60,10 +60,11 @@ async fn the_line_of_a_turn_names_its_trace() {
     let setup = Setup::over(&upstream).config("log.format = \"json\"").config(&collector.config());
     let gateway = Process::start(binary(), &setup).await;
     gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let trace = collector.turns(1).await[0].trace.clone();
     let (lines, _) = gateway.terminate().await;
     let parsed: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let turn = parsed.iter().find(|line| line["target"] == "antiphon::turn").unwrap();
-    assert_eq!(turn["trace.id"], collector.spans()[0].trace);
+    assert_eq!(turn["trace.id"], trace);
 }
 
 #[tokio::test]

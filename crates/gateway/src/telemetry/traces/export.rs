@@ -32,7 +32,7 @@ const MAX_TRIES: u32 = 3;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How long the end of the process waits for the last spans to be sent.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Takes the spans of turns from their queue and sends them.
 pub struct Exporter {
