@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::body_memory::BodyMemory;
 use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
@@ -40,6 +42,7 @@ use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
 use crate::operations::{Operations, Process};
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
+use crate::telemetry::traces::{Exporter, Traces};
 use crate::tls::{Tls, TlsError};
 use crate::turn::{BackgroundSettings, TurnSettings, Turns};
 
@@ -55,6 +58,7 @@ pub struct App {
     tls: Option<Arc<Tls>>,
     job_metrics: JobMetrics,
     reload_metrics: ReloadMetrics,
+    trace_exporter: Option<Exporter>,
     read_memory: ReadMemory,
     config: Config,
     reload: Option<(Option<PathBuf>, ConfigLoader)>,
@@ -112,13 +116,18 @@ impl App {
         let env = Env { clock, tasks: Tasks::default() };
         let mut operations = operations(&config, accounts, store, keys, &env);
         let body_limits = Arc::new(body_limits(&config));
+        let tracing = config
+            .traces
+            .as_ref()
+            .map(|traces| Traces::new(traces, operations.upstream.clone(), operations.limits.replica()));
+        let (traces, trace_exporter) = tracing.unzip();
         let background = background_settings(&config, &operations.keys, &body_limits.memory);
         let turns = Arc::new(Turns::new(
             Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
             Arc::clone(&operations.pool),
             operations.upstream.clone(),
             Arc::clone(&operations.limits),
-            turn_settings(&config, background),
+            TurnSettings { traces, ..turn_settings(&config, background) },
             env,
         ));
         let connections = Gauge::default();
@@ -135,6 +144,9 @@ impl App {
             turns.upstream.metrics().register(registry);
             turns.pool.register_metrics(registry);
             memory.register(registry);
+            if let Some(traces) = &turns.settings.traces {
+                traces.register_metrics(registry);
+            }
             if let Some(tls) = &tls {
                 tls.register_metrics(registry);
             }
@@ -170,6 +182,7 @@ impl App {
             tls,
             job_metrics,
             reload_metrics,
+            trace_exporter,
             read_memory: Arc::new(memory::resident_bytes),
             config,
             reload: None,
@@ -227,6 +240,13 @@ impl App {
                 );
             }
         };
+        let (trace_exporter, stop_export) = (self.trace_exporter.take(), CancellationToken::new());
+        let mut exporting = pin!(async {
+            match trace_exporter {
+                Some(exporter) => exporter.run(&stop_export).await,
+                None => stop_export.cancelled().await,
+            }
+        });
         // These go on until the last turn has ended: without heartbeats other replicas would release its reservations, and without
         // renewals they would take over its lease or its conversation.
         tokio::select! {
@@ -234,8 +254,10 @@ impl App {
             () = self.send_heartbeats(&store) => {}
             () = jobs::background::renew_leases(Arc::clone(&self.turns)) => {}
             () = jobs::conversations::renew_locks(Arc::clone(&self.turns.conversations)) => {}
+            () = &mut exporting => {}
         }
-        store.close().await;
+        stop_export.cancel();
+        tokio::join!(store.close(), exporting);
         tracing::info!("stopped");
     }
 
@@ -445,5 +467,6 @@ fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSetting
         prices: Arc::new(Prices::new(&config.prices)),
         assumed_output_tokens: config.limits.assumed_output_tokens,
         background,
+        traces: None,
     }
 }

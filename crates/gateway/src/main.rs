@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use antiphon::cli::Cli;
+use antiphon::cli::{Cli, Logged};
 use clap::Parser;
 
 /// Memory is often allocated on one thread and freed on another, which is slow with glibc's allocator: docs/benchmarks.md
@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Logged>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("antiphon: {error:#}");
             ExitCode::FAILURE

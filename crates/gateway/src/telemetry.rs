@@ -1,6 +1,8 @@
-//! Logging: structured lines on standard error, one per turn, never with payloads or secrets.
+//! Logging: structured lines on standard error, one per turn, never with payloads or secrets. Traces are
+//! [`traces`]'.
 
 mod lines;
+pub mod traces;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
@@ -56,23 +58,50 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     Ok(guard)
 }
 
-/// Fields as `name=value`. What clients and upstreams write stands in them: control characters are escaped, so that it can't
-/// forge lines or drive a terminal.
+/// Fields as `name=value`. What clients and upstreams write stands in them: it can't forge lines or fields, nor drive a
+/// terminal.
 fn escaped_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let fields = debug_fn(|writer, field, value| {
-        let value = format!("{value:?}");
-        let value = escape_control(&value);
-        if field.name() == "message" { write!(writer, "{value}") } else { write!(writer, "{field}={value}") }
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            return write!(writer, "{}", escape_control(&text));
+        }
+        write!(writer, "{field}={}", escape_control(&quote(&text)))
     });
     fields.delimited(" ")
 }
 
+/// Escapes what ends a line, or changes how a terminal shows the text after it.
 fn escape_control(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    let is_control = |c: char| {
+        let reorders = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
+    };
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let escape = |c: char| if is_control(c) { c.escape_default().to_string() } else { c.to_string() };
     Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// Quotes a value that could be read as several fields, unless it is quoted already, as strings are.
+fn quote(value: &str) -> Cow<'_, str> {
+    if is_quoted(value) || !value.contains([' ', '"']) {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(format!("\"{}\"", value.replace('\\', r"\\").replace('"', "\\\"")))
+}
+
+/// Whether a value is in quotes and has none inside that are not escaped.
+fn is_quoted(value: &str) -> bool {
+    let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
+    let mut is_escaped = false;
+    let ends_early = inner.chars().any(|c| {
+        let was_escaped = is_escaped;
+        is_escaped = c == '\\' && !was_escaped;
+        c == '"' && !was_escaped
+    });
+    !ends_early && !is_escaped
 }
 
 /// The number of log lines that were not written.
@@ -96,6 +125,17 @@ mod tests {
     #[test]
     fn control_characters_are_escaped_and_everything_else_stays() {
         assert_eq!(escape_control("gpt-5 é \u{1f600}"), "gpt-5 é \u{1f600}");
+        assert_eq!(escape_control("a\u{202e}b\u{2028}c"), r"a\u{202e}b\u{2028}c");
         assert_eq!(escape_control("a\n2026 ERROR\u{1b}[31m\u{9b}x\t"), r"a\n2026 ERROR\u{1b}[31m\u{9b}x\t");
+    }
+
+    #[test]
+    fn a_value_cannot_be_read_as_several_fields() {
+        assert_eq!(quote("gpt-5"), "gpt-5");
+        assert_eq!(quote(r#""as \"strings\" are""#), r#""as \"strings\" are""#);
+        assert_eq!(quote("x http.status=200"), r#""x http.status=200""#);
+        assert_eq!(quote(r#""x" http.status="200""#), r#""\"x\" http.status=\"200\"""#);
+        assert_eq!(quote(r#""x\""#), r#""\"x\\\"""#);
+        assert_eq!(quote(r"a \"), r#""a \\""#);
     }
 }

@@ -129,12 +129,20 @@ async fn spawn(binary: &Path, setup: &Setup) -> Result<(String, Child, Stderr), 
     let mut seen = Vec::new();
     let url = loop {
         let Some(line) = log.next_line().await.expect("readable") else { return Err(seen) };
-        if let Some((_, url)) = line.split_once("listening on ") {
-            break url.to_owned();
+        if let Some(url) = listening_on(&line) {
+            break url;
         }
         seen.push(line);
     };
     Ok((url, child, log))
+}
+
+/// The address in the line with which a gateway says that it listens, in text or in JSON.
+fn listening_on(line: &str) -> Option<String> {
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        return (line["message"] == "listening").then(|| line["url"].as_str().map(str::to_owned))?;
+    }
+    line.split_once("listening on ").map(|(_, url)| url.to_owned())
 }
 
 fn write_config(setup: &Setup) -> PathBuf {

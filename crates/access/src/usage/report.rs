@@ -139,7 +139,7 @@ impl Report {
 /// Quotes a cell of a CSV file if it needs it. Tenants choose model names: one that a spreadsheet would run as a formula
 /// gets an apostrophe in front.
 fn quote(cell: &str) -> String {
-    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     let cell = if is_formula { format!("'{cell}") } else { cell.to_owned() };
     if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
@@ -198,6 +198,14 @@ mod tests {
     fn cells_are_quoted_where_necessary() {
         let cells = ["plain", "a,b", "say \"x\"", "two\nlines"].map(quote);
         assert_eq!(cells, ["plain", "\"a,b\"", "\"say \"\"x\"\"\"", "\"two\nlines\""]);
+    }
+
+    #[test]
+    fn a_cell_is_never_a_formula() {
+        for formula in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"] {
+            assert!(quote(formula).trim_start_matches('"').starts_with('\''), "{formula:?}");
+        }
+        assert_eq!(quote("=HYPERLINK(\"http://x\",1)"), "\"'=HYPERLINK(\"\"http://x\"\",1)\"");
     }
 
     #[test]

@@ -93,6 +93,11 @@ enum Command {
     Man { directory: PathBuf },
 }
 
+/// The command has failed, and the log says why.
+#[derive(Debug, thiserror::Error)]
+#[error("the log has the reason")]
+pub struct Logged;
+
 impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match &self.command {

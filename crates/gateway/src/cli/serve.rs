@@ -1,60 +1,95 @@
 //! `antiphon serve`.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use antiphon_access::admin::Role;
 use antiphon_store::SystemClock;
 use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
-use super::serve_on_threads;
 use super::signals::stop_requested;
+use super::{Logged, serve_on_threads};
 use crate::app::App;
-use crate::config::Loaded;
+use crate::config::{Config, Loaded, LogFormat};
+use crate::operations::Operations;
 use crate::reload::ConfigLoader;
 use crate::telemetry;
 
 /// `reload` loads the configuration again.
 pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
-    let Loaded { config, source } = loaded;
+    let log = loaded.config.log.clone();
+    let _guard = telemetry::init(&log)?;
+    let served = serve_on_threads(serve(loaded, reload));
+    match served {
+        Err(error) if log.format == LogFormat::Json => {
+            tracing::error!(error = format!("{error:#}"), "the gateway ended");
+            Err(Logged.into())
+        }
+        served => served,
+    }
+}
+
+async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
+    let config = loaded.config.clone();
     config.require_accounts()?;
-    let _log = telemetry::init(&config.log)?;
-    serve_on_threads(async move {
-        let listener = bind(config.listen, "listen").await?;
-        let admin = match config.admin_listen {
-            Some(address) => Some(bind(address, "admin_listen").await?),
-            None => None,
-        };
-        let store = config.store.url.to_string();
-        let accounts = config.accounts.len();
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let app = App::build(config, Arc::new(SystemClock)).await?;
-        eprintln!(
-            "Antiphon {} listening on {scheme}://{}",
-            env!("CARGO_PKG_VERSION"),
-            listener.local_addr()?
-        );
-        eprintln!("  store: {store}");
-        match &source {
-            Some(path) => eprintln!("  {accounts} account(s), configuration: {}", path.display()),
-            None => eprintln!("  {accounts} account(s), no configuration file"),
-        }
-        match app.operations().create_first_admin_token().await {
-            Ok(Some(token)) => eprintln!("  admin token (shown only once): {}", token.expose()),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, "could not create the admin token; run `antiphon admin token`");
+    let listener = bind(config.listen, "listen").await?;
+    let admin = match config.admin_listen {
+        Some(address) => Some(bind(address, "admin_listen").await?),
+        None => None,
+    };
+    let app = App::build(config, Arc::new(SystemClock)).await?;
+    announce(&loaded, listener.local_addr()?);
+    show_first_admin_token(app.operations()).await;
+    tell_service_manager(NotifyState::Ready);
+    let stop = async {
+        stop_requested().await;
+        tell_service_manager(NotifyState::Stopping);
+    };
+    app.with_reload(loaded.source, reload).run(listener, admin, stop).await;
+    Ok(())
+}
+
+/// Says where the gateway listens and with what, as text or as a line of the log.
+fn announce(loaded: &Loaded, address: SocketAddr) {
+    let Loaded { config, source } = loaded;
+    let Config { store, accounts, tls, log, .. } = config;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let (version, url, accounts) =
+        (env!("CARGO_PKG_VERSION"), format!("{scheme}://{address}"), accounts.len());
+    let file = source.as_ref().map(|path| path.display().to_string());
+    if log.format == LogFormat::Json {
+        let (store, configuration) = (store.url.to_string(), file);
+        return tracing::info!(version, url, store, accounts, configuration, "listening");
+    }
+    eprintln!("Antiphon {version} listening on {url}");
+    eprintln!("  store: {}", store.url);
+    match file {
+        Some(file) => eprintln!("  {accounts} account(s), configuration: {file}"),
+        None => eprintln!("  {accounts} account(s), no configuration file"),
+    }
+}
+
+/// Creates the first admin token and prints it to a terminal. Anything else would keep it, so the log says how to get one.
+async fn show_first_admin_token(operations: &Operations) {
+    let outcome = if std::io::stderr().is_terminal() {
+        operations.create_first_admin_token().await.map(|created| {
+            if let Some(token) = created {
+                eprintln!("  admin token (shown only once): {}", token.expose());
             }
-        }
-        tell_service_manager(NotifyState::Ready);
-        let stop = async {
-            stop_requested().await;
-            tell_service_manager(NotifyState::Stopping);
-        };
-        app.with_reload(source, reload).run(listener, admin, stop).await;
-        Ok(())
-    })
+        })
+    } else {
+        operations.list_admin_tokens().await.map(|list| {
+            if !list.tokens.iter().any(|token| token.role == Role::Admin) {
+                tracing::info!("there is no admin token; run `antiphon admin token` to create one");
+            }
+        })
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the admin token could not be read or created; run `antiphon admin token` if there is none");
+    }
 }
 
 /// Does nothing unless systemd, or a manager like it, waits to be told.

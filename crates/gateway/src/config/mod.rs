@@ -30,6 +30,7 @@ mod store;
 mod tests;
 mod timeouts;
 mod tls;
+mod traces;
 mod turns;
 mod usage;
 mod values;
@@ -61,6 +62,7 @@ pub use self::sources::{Origin, Sources};
 pub use self::store::{DatabaseUrl, Durability, Network, Retention, StoreConfig};
 pub use self::timeouts::TimeoutsConfig;
 pub use self::tls::TlsConfig;
+pub use self::traces::TracesConfig;
 pub use self::turns::{OnDisconnect, TurnsConfig};
 pub use self::usage::UsageConfig;
 
@@ -69,6 +71,7 @@ use self::error::Problems;
 use self::layers::{Layers, Merged};
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
+use self::traces::TracesDraft;
 use self::values::{address, boolean, words};
 
 /// Read from the working directory if no file is named.
@@ -110,6 +113,10 @@ pub struct Config {
     /// TLS on both addresses. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
+
+    /// Traces of turns. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesConfig>,
 
     /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -182,6 +189,8 @@ struct Draft {
     log: LogConfig,
     #[serde(default)]
     tls: Option<TlsConfig>,
+    #[serde(default)]
+    traces: Option<TracesDraft>,
     #[serde(default)]
     prices: Vec<PriceDraft>,
     #[serde(default)]
@@ -282,6 +291,7 @@ impl Default for Config {
             usage: UsageConfig::default(),
             log: LogConfig::default(),
             tls: None,
+            traces: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
             sources: Sources::default(),
@@ -308,6 +318,7 @@ impl Draft {
             usage: self.usage,
             log: self.log,
             tls: self.tls,
+            traces: self.traces.and_then(|traces| traces.resolve(cwd, environment, problems)),
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
             sources: Sources::default(),

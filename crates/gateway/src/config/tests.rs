@@ -3,6 +3,7 @@
 mod errors;
 mod loading;
 mod secrets;
+mod traces;
 mod values;
 
 use std::path::Path;

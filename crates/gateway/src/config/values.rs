@@ -148,6 +148,50 @@ pub(super) mod boolean {
     }
 }
 
+/// Shares from 0 to 1.
+pub(super) mod ratio {
+    use std::fmt;
+
+    use serde::Deserializer;
+    use serde::de::{Error, Unexpected, Visitor};
+
+    struct RatioVisitor;
+
+    impl Visitor<'_> for RatioVisitor {
+        type Value = f64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number from 0 to 1")
+        }
+
+        fn visit_f64<E: Error>(self, ratio: f64) -> Result<f64, E> {
+            let is_ratio = (0.0..=1.0).contains(&ratio);
+            if is_ratio { Ok(ratio) } else { Err(E::invalid_value(Unexpected::Float(ratio), &self)) }
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<f64, E> {
+            self.visit_f64(number as f64)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<f64, E> {
+            self.visit_f64(number as f64)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<f64, E> {
+            match text.parse() {
+                Ok(ratio) => self.visit_f64(ratio),
+                Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
+            }
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<f64, D::Error> {
+        deserializer.deserialize_any(RatioVisitor)
+    }
+}
+
 /// Addresses to listen on.
 pub(super) mod address {
     use std::net::SocketAddr;

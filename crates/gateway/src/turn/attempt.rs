@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::near::did_you_mean;
 use super::resolve::{Reasoning, Resolved};
 use super::sending::Accepted;
+use super::trace::Step;
 use super::{Facts, Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
@@ -85,6 +86,7 @@ impl Turn {
         let mut last: Option<Failure> = None;
         let (mut attempts, mut has_failed) = (0, false);
         loop {
+            self.trace_step(Step::Choose);
             let lease = match self.choose(resolved, &tried).await {
                 Ok(lease) => lease,
                 // The error of an upstream tells the client more than that no account is left.

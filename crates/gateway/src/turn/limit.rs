@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use super::context::Replayed;
 use super::resolve::Resolved;
+use super::trace::Step;
 use super::{Failure, Turn, TurnError};
 use antiphon_access::limits::{Estimate, KeyRules, ReservationRequest, ReserveError, input_tokens};
 
@@ -21,6 +22,7 @@ impl Turn {
         {
             return Ok(());
         }
+        self.trace_step(Step::Reserve);
         if !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }

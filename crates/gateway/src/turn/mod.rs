@@ -30,6 +30,7 @@ mod running;
 mod sending;
 mod settle;
 mod stream;
+mod trace;
 mod variant;
 mod warm;
 
@@ -62,8 +63,10 @@ use self::detach::{Cancellation, DetachPolicy};
 use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
+use self::trace::TurnTrace;
 use crate::body_memory::Reservation;
 use crate::conversations::{ConversationLimits, Conversations};
+use crate::telemetry::traces::Traces;
 use antiphon_access::keys::{Caller, Key};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
@@ -111,6 +114,8 @@ pub struct TurnSettings {
     /// The output that is reserved for a turn without `max_output_tokens`.
     pub assumed_output_tokens: u64,
     pub background: BackgroundSettings,
+    /// `None` if no turn is traced.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// A request that a door has parsed.
@@ -137,6 +142,8 @@ struct Turn {
     running: Option<RunningGuard>,
     /// Memory of the request's body and of the stored items that it references.
     memory: Reservation,
+    /// `None` if the turn is not traced.
+    trace: Option<Box<TurnTrace>>,
 }
 
 /// What is fixed when a turn is admitted.
@@ -236,6 +243,7 @@ impl Turns {
         admission: Admission,
         cancellation: Cancellation,
     ) -> Turn {
+        let trace = self.settings.traces.as_ref().and_then(|traces| TurnTrace::begin(traces, &incoming));
         let Incoming { create, headers, caller, door, memory } = incoming;
         let Caller { project, key, .. } = caller;
         let Admission { id, started_at, started, deadline } = admission;
@@ -249,6 +257,7 @@ impl Turns {
             running: create.store.then(|| self.running.insert(&project, id)),
             facts: Facts { id, project, key, create, door, started_at, started },
             memory,
+            trace,
         }
     }
 }

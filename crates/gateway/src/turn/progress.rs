@@ -75,6 +75,7 @@ impl Turn {
             let (account, now) = (Arc::clone(account), self.facts.started.elapsed());
             let during = (self.progress.sent.unwrap_or(now), now);
             self.progress.attempts.push(Attempt { account, outcome, during });
+            self.trace_attempt_outcome();
             // Another attempt at the same account follows at once.
             self.progress.sent = Some(now);
         }
@@ -93,10 +94,12 @@ impl Turn {
         progress.attempts.push(Attempt { account: Arc::clone(account), outcome: ANSWERED, during });
         progress.reasoning = Some(reply.reasoning);
         progress.first_event = Some(after);
+        self.trace_attempt_outcome();
     }
 
     /// Notes the turn's result: a response of any status, or the result of another operation.
     pub(super) fn end(&mut self, finished: &Finished, sent_bytes: usize) {
+        self.trace_response(finished);
         let create = &self.facts.create;
         let is_reported = finished.usage != Usage::default();
         let is_estimated =

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::memory::LatestResponse;
 use super::resolve::Resolved;
+use super::trace::Step;
 use super::{Failure, Turn};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Verdict;
@@ -78,6 +79,7 @@ impl Turn {
         resolved: &Resolved,
         served_by: Option<&Account>,
     ) -> Result<(), Failure> {
+        self.trace_step(Step::Record);
         let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
         let parent = resolved.parent.clone();
         if let Some(run) = self.facts.door.run().cloned() {

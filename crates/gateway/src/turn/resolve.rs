@@ -14,6 +14,7 @@ use super::context::{Context, Replayed};
 use super::conversation::Joined;
 use super::memory::LatestResponse;
 use super::references::OwnInput;
+use super::trace::Step;
 use super::{Failure, Turn, quoted};
 use antiphon_upstream::account::Account;
 
@@ -51,6 +52,7 @@ pub enum Reasoning {
 impl Turn {
     /// Loads what the request refers to, and checks the limits on chains.
     pub(super) async fn resolve(&mut self) -> Result<Resolved, Failure> {
+        self.trace_step(Step::Resolve);
         self.check_key()?;
         let needs_store = self.facts.create.store || self.facts.create.background;
         if needs_store && !self.turns.chains.is_available() {

@@ -49,6 +49,7 @@ impl Turn {
         let mut has_refreshed_token = false;
         let model = account.upstream_name(&self.facts.create.model);
         loop {
+            self.trace_attempt();
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, dialect, resolved, &variant)?;
             let changes = self.body_changes(account, &variant, model.as_deref());
@@ -67,6 +68,7 @@ impl Turn {
             } else {
                 self.send(account, dialect, authorization.as_ref(), body).await?
             };
+            self.trace_status(reply.status());
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
             if reply.status().is_success() {

@@ -38,6 +38,7 @@ impl Turn {
         // After the counters, so that they are complete once no turn is in flight.
         self.turns.metrics.in_flight.dec();
         self.log(duration);
+        self.send_trace(duration);
     }
 
     /// Leaves the turn to whoever runs it later, who settles it.
@@ -168,12 +169,18 @@ impl Turn {
                 input_tokens = progress.usage.input_tokens,
                 output_tokens = progress.usage.output_tokens,
                 usage.estimated = progress.is_usage_estimated.then_some(true),
-                duration_ms = duration.as_secs_f64() * 1e3,
-                first_event_ms = progress.first_event.map(|first| first.as_secs_f64() * 1e3),
+                duration_ms = millis(duration),
+                first_event_ms = progress.first_event.map(millis),
+                trace.id = self.trace.as_ref().map(|trace| tracing::field::display(trace.id)),
             },
             "turn"
         );
     }
+}
+
+/// Milliseconds with at most three decimals.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 /// A turn that is dropped by a panic is settled as lost.
@@ -205,7 +212,7 @@ fn attempt_log(attempts: &[Attempt]) -> String {
     attempts.iter().map(attempt).collect::<serde_json::Value>().to_string()
 }
 
-fn operation_name(operation: Operation) -> &'static str {
+pub(super) fn operation_name(operation: Operation) -> &'static str {
     match operation {
         Operation::Create => "create",
         Operation::Compact => "compact",

@@ -59,6 +59,7 @@ mod states;
 mod streaming;
 mod tls;
 mod tokens;
+mod traces;
 mod trust;
 mod uploading;
 mod upstream_sockets;

@@ -1,8 +1,9 @@
-//! The log of the real binary when nobody reads it.
+//! The log of the real binary: its formats, and what happens when nobody reads it.
 
 use antiphon_simulator::upstream::{Options, Simulator};
-use antiphon_testkit::{Client, Process, Setup};
-use serde_json::json;
+use antiphon_testkit::{Client, Collector, Process, Setup};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::binary;
 
@@ -29,6 +30,79 @@ async fn turns_continue_when_nobody_reads_the_log() {
     let turns = lines.iter().filter(|line| line.contains("antiphon::turn")).count() as u64;
     assert!(lines.iter().all(|line| line.ends_with('}') || !line.starts_with('{')), "a line was cut");
     assert!(turns > 1000 && turns <= rounds * TURNS_A_ROUND, "{turns} lines in {rounds} rounds");
+}
+
+#[tokio::test]
+async fn every_line_of_a_json_log_is_json_from_the_start_on() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream).config("log.format = \"json\"");
+    // That it has started is read from a line in JSON, too.
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let (lines, _) = gateway.terminate().await;
+    let parsed: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let hint = "there is no admin token; run `antiphon admin token` to create one";
+    assert!(parsed.iter().any(|line| line["message"] == hint), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("apn-admin-")), "a token for whoever keeps the log");
+    let turn = parsed.iter().find(|line| line["target"] == "antiphon::turn").unwrap();
+    for name in ["duration_ms", "first_event_ms"] {
+        let number = turn[name].to_string();
+        let decimals = number.split_once('.').unwrap().1;
+        assert!(decimals.len() <= 3, "{name} = {number}");
+    }
+    assert!(turn.get("trace.id").is_none());
+}
+
+#[tokio::test]
+async fn the_line_of_a_turn_names_its_trace() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let collector = Collector::start().await;
+    let setup = Setup::over(&upstream).config("log.format = \"json\"").config(&collector.config());
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let trace = collector.turns(1).await[0].trace.clone();
+    let (lines, _) = gateway.terminate().await;
+    let parsed: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let turn = parsed.iter().find(|line| line["target"] == "antiphon::turn").unwrap();
+    assert_eq!(turn["trace.id"], trace);
+}
+
+#[tokio::test]
+async fn an_error_that_ends_the_start_is_in_the_format_of_the_log() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = listener.local_addr().unwrap();
+    let setup = Setup::over(&upstream).config(&format!("admin_listen = \"{taken}\""));
+    for format in ["json", "text"] {
+        let setup = setup.clone().config(&format!("log.format = \"{format}\""));
+        let Err(lines) = Process::try_start(binary(), &setup).await else { panic!("the address is taken") };
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(line.contains(&format!("cannot listen on {taken}")), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(line).is_ok(), format == "json", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_clients_write_forges_no_line_and_no_field_of_a_text_log() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let gateway = Process::start(binary(), &Setup::over(&upstream)).await;
+    let models = [
+        "x http.status=200",
+        "x\n2026-11-22T00:00:00Z  INFO antiphon::turn: turn",
+        "\u{1b}[2J\u{9b}31m\u{202e}",
+        "\"x\" http.status=\"200\"",
+    ];
+    for model in models {
+        gateway.client.create(json!({"model": model, "input": "x"})).await;
+    }
+    let (lines, _) = gateway.terminate().await;
+    let turns: Vec<_> = lines.iter().filter(|line| line.contains("antiphon::turn: turn ")).collect();
+    assert_eq!(turns.len(), models.len(), "{lines:#?}");
+    for line in lines.iter().filter(|line| line.contains("antiphon::turn")) {
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+        let outside_quotes: String = line.replace("\\\"", "").split('"').step_by(2).collect();
+        assert!(!outside_quotes.contains("http.status=200"), "{line}");
+    }
 }
 
 /// Eight concurrent clients, each with its share of the turns.

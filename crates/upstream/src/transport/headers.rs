@@ -2,8 +2,15 @@
 
 use http::{HeaderMap, HeaderName};
 
-const TO_UPSTREAM: [&str; 6] =
-    ["session-id", "thread-id", "x-client-request-id", "originator", "user-agent", "traceparent"];
+const TO_UPSTREAM: [&str; 7] = [
+    "session-id",
+    "thread-id",
+    "x-client-request-id",
+    "originator",
+    "user-agent",
+    "traceparent",
+    "tracestate",
+];
 const TO_UPSTREAM_PREFIXES: [&str; 2] = ["openai-", "x-codex-"];
 /// Set by the account only: an upstream would refuse the credential if a client named another organization.
 const ACCOUNT_ONLY: [&str; 2] = ["openai-organization", "openai-project"];
@@ -59,6 +66,8 @@ mod tests {
             "x-ratelimit-reset-requests",
             "retry-after",
             "transfer-encoding",
+            "tracestate",
+            "baggage",
         ] {
             headers.insert(HeaderName::from_static(name), "v".parse().unwrap());
         }
@@ -67,7 +76,10 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(for_upstream(&headers)), ["openai-beta", "session-id", "x-codex-window-id"]);
+        assert_eq!(
+            names(for_upstream(&headers)),
+            ["openai-beta", "session-id", "tracestate", "x-codex-window-id"]
+        );
         assert_eq!(
             names(for_client(&headers)),
             ["retry-after", "x-codex-window-id", "x-ratelimit-reset-requests"]

@@ -1,5 +1,6 @@
 //! Requests to upstreams and their replies, over HTTP or WebSocket. Each request carries its account's credential.
 
+mod delivery;
 mod discovery;
 pub mod headers;
 mod redact;

@@ -140,6 +140,13 @@ filter = "debug,hyper=\"info\""
 certificate = "/etc/antiphon/fullchain.pem"
 key = "/etc/antiphon/key.pem"
 client_ca = "/etc/antiphon/clients.pem"
+
+[traces]
+endpoint = "https://collector.example/otlp"
+headers = { authorization = { value = "sk-literal" } }
+sample_ratio = 0.25
+service_name = "gateway"
+trust_parent = true
 "#;
 
 fn keys(config: &Config) -> BTreeSet<String> {
@@ -327,7 +334,13 @@ fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
     let keys_without = |left_out: &str| {
         let lines = all.split_inclusive('\n').filter(|line| !line.starts_with(left_out));
         let case = Case::file(&lines.collect::<String>());
-        keys(&case.variable("OPENAI_API_KEY", "sk").variable("REFRESH_TOKEN", "rt").load())
+        keys(
+            &case
+                .variable("OPENAI_API_KEY", "sk")
+                .variable("REFRESH_TOKEN", "rt")
+                .variable("COLLECTOR_KEY", "ck")
+                .load(),
+        )
     };
     let documented: BTreeSet<String> =
         keys_without("oauth = ").union(&keys_without("api_key = ")).cloned().collect();

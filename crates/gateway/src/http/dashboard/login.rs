@@ -93,7 +93,7 @@ fn content(next: Option<&str>, error: Option<&str>) -> Markup {
                     spellcheck="false" placeholder="apn-admin-…" aria-describedby="token-help";
             }
             p #token-help .hint {
-                "Antiphon printed it on its first start. To create a new one, run " code { "antiphon admin token" }
+                "Antiphon printed it on its first start in a terminal. To create a new one, run " code { "antiphon admin token" }
                 ", or " code { "antiphon admin token --viewer" } " for read-only access."
             }
             button .primary type="submit" { "Sign in" }

@@ -65,8 +65,8 @@ struct ErrorBody {
 pub fn base_document() -> utoipa::openapi::OpenApi {
     let mut base_document = ApiDocument::openapi();
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "Admin token: apn-admin-…, printed on the first start, or apn-viewer-…, which is read-only. `antiphon admin token` \
-         creates new ones.",
+        "Admin token: apn-admin-…, printed on the first start in a terminal, or apn-viewer-…, which is read-only. \
+         `antiphon admin token` creates new ones.",
     ));
     let components = base_document.components.get_or_insert_default();
     components.add_security_scheme("admin_token", SecurityScheme::Http(token.build()));
