@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use figment::error::{Actual, Kind};
 
+use super::credential::{ApiKey, Secrets, Unread};
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {reason}", path.display())]
@@ -45,6 +47,7 @@ pub struct Problem {
 #[derive(Default)]
 pub(super) struct Problems {
     rejections: Vec<Rejection>,
+    secrets: Secrets,
 }
 
 pub(super) struct Rejection {
@@ -78,6 +81,22 @@ fn list(problems: &[Problem]) -> String {
 // === impl Problems ===
 
 impl Problems {
+    pub(super) fn new(secrets: Secrets) -> Self {
+        Self { rejections: Vec::new(), secrets }
+    }
+
+    /// The key that was read. One whose secret can't be read is rejected if secrets are required.
+    pub(super) fn accept(&mut self, key: String, read: Result<ApiKey, Unread>) -> Option<ApiKey> {
+        match read {
+            Ok(read) => Some(read),
+            Err(Unread { key: Some(known), .. }) if self.secrets == Secrets::Optional => Some(known),
+            Err(Unread { rule, .. }) => {
+                self.reject(key, rule);
+                None
+            }
+        }
+    }
+
     /// Rejects the value at `key`; `rule` continues the sentence that begins with the key.
     pub(super) fn reject(&mut self, key: impl Into<String>, rule: impl Into<String>) {
         self.rejections.push(Rejection { key: key.into(), rule: rule.into(), show_value: true });

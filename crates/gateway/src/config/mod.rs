@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::accounts::AccountConfig;
 pub use self::background::BackgroundConfig;
-pub use self::credential::ApiKey;
+pub use self::credential::{ApiKey, Secrets};
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
 pub use self::headers::AccountHeaders;
@@ -132,11 +132,12 @@ pub enum Auth {
 
 words!(Auth { None => "none" });
 
-/// The values of flags; `None` where a flag is not given.
+/// What a command says: the values of flags, `None` where a flag is not given, and what it needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// `--listen`
     pub listen: Option<SocketAddr>,
+    pub secrets: Secrets,
 }
 
 /// A configuration, and the file it was read from, if any.
@@ -212,7 +213,7 @@ impl Config {
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
         let merged = merge(file, environment, overrides)?;
-        let mut problems = Problems::default();
+        let mut problems = Problems::new(overrides.secrets);
         let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
         let config = draft.map(|draft| {
             let mut config = draft.resolve(cwd, environment, &mut problems);

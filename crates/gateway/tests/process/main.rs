@@ -17,6 +17,7 @@ mod logging;
 mod memory;
 mod models;
 mod moving;
+mod operating;
 mod reloading;
 mod serving;
 mod sockets;
