@@ -5,6 +5,7 @@ mod admin;
 mod audit;
 mod config;
 mod demo;
+mod doctor;
 mod generate;
 mod keys;
 mod migrate;
@@ -88,6 +89,12 @@ enum Command {
     /// Show who changed what: keys, accounts and admin tokens; safe to run beside a gateway
     #[command(after_help = "Example:\n  antiphon audit --from 2026-11-01 --action key")]
     Audit(audit::Arguments),
+    /// Check whether a gateway would work here: configuration, store, accounts, addresses, limits
+    #[command(
+        after_help = "Example:\n  antiphon doctor --json\n\nThe exit code is 1 if there are problems. Changes nothing, and works \
+        beside a running gateway."
+    )]
+    Doctor(doctor::Arguments),
     /// Check or print the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -114,6 +121,9 @@ impl Cli {
             Command::Admin(command) => command.run(&self.load(Secrets::Optional)?),
             Command::Usage(arguments) => arguments.run(&self.load(Secrets::Optional)?),
             Command::Audit(arguments) => arguments.run(&self.load(Secrets::Optional)?),
+            Command::Doctor(arguments) => {
+                arguments.run(self.load(Secrets::Required), self.load(Secrets::Optional))
+            }
             Command::Config(command) => command.run(&self.load(command.secrets())?),
             Command::Completions { shell } => {
                 generate::completions(*shell);

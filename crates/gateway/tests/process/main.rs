@@ -11,6 +11,7 @@ mod command;
 mod conformance;
 mod continuity;
 mod damage;
+mod examining;
 mod keys;
 mod killing;
 mod logging;
