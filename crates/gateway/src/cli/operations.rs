@@ -75,6 +75,11 @@ pub async fn open_existing(config: &StoreConfig) -> anyhow::Result<Arc<dyn Store
     open(config).await
 }
 
+/// Whether there is a database, or a server that may have one.
+pub fn exists(config: &StoreConfig) -> bool {
+    config.target().is_ok_and(|url| require_database(&url).is_ok())
+}
+
 /// Only a gateway, and commands that add something, create a database.
 fn require_database(url: &StoreUrl) -> anyhow::Result<()> {
     match url {

@@ -96,6 +96,14 @@ async fn each_problem_has_its_line_and_none_hides_another() {
     assert_finding(&report, "memory", "warning", "512 MiB");
     assert!(!report.to_string().contains("sk-secret"));
 
+    let public = "listen = \"0.0.0.0:0\"\nstore.url = \"sqlite://b.db\"\n\
+                  [[accounts]]\nname = \"gone\"\nbase_url = \"http://127.0.0.1:1\"\n";
+    std::fs::write(dir.path().join("antiphon.toml"), public).unwrap();
+    assert_finding(&examine(dir.path(), &[]).await.1, "keys", "problem", "antiphon keys create");
+    assert!(!dir.path().join("b.db").exists(), "it changes nothing");
+    assert_eq!(antiphon(dir.path(), &["keys", "create", "one"], &[]).await.0, 0);
+    assert_finding(&examine(dir.path(), &[]).await.1, "keys", "ok", "clients need keys");
+
     std::fs::write(dir.path().join("antiphon.toml"), "colour = 1").unwrap();
     let (code, report) = examine(dir.path(), &[]).await;
     assert_eq!(code, 1);

@@ -1,34 +1,36 @@
-//! Whether upstreams accept the accounts' credentials, and what their clocks say.
-
-use std::sync::Arc;
+//! Whether upstreams accept the accounts' credentials, and what their clocks say; and what else needs operations.
 
 use antiphon_runtime::parse_http_date;
-use antiphon_store::{Clock, Store, SystemClock};
+use antiphon_store::{Clock, SystemClock};
 use antiphon_upstream::pool::AccountView;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{DEADLINE, Finding, compare_clocks};
-use crate::cli::operations::{open_empty, open_if_exists, run};
+use super::{DEADLINE, Finding, compare_clocks, keys};
+use crate::cli::operations::{exists, open_empty, open_for_reading, run};
 use crate::config::{AccountConfig, Config};
 use crate::operations::{AskModel, Operations};
 
 pub async fn check(config: &Config) -> Vec<Finding> {
-    let checked = run(config, open(config), async |operations| {
+    let store = timeout(DEADLINE, open_for_reading(&config.store)).await.ok().and_then(Result::ok);
+    let knows_keys = store.is_some() || !exists(&config.store);
+    // Accounts with `oauth` have their tokens in the store; the others need none.
+    let opening = async {
+        match store {
+            Some(store) => Ok(store),
+            None => open_empty().await,
+        }
+    };
+    let checked = run(config, opening, async |operations| {
         let checks = config.accounts.iter().map(|account| check_account(operations, account));
         let mut findings = join_all(checks).await;
         findings.extend(check_clock(operations, &config.accounts).await);
+        if knows_keys {
+            findings.extend(keys::check(config, operations).await);
+        }
         Ok(findings)
     });
     checked.await.unwrap_or_else(|error| vec![Finding::problem("accounts", format!("{error:#}"), "")])
-}
-
-/// Accounts with `oauth` have their tokens in the store; the others need none.
-async fn open(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    match timeout(DEADLINE, open_if_exists(&config.store)).await {
-        Ok(Ok(store)) => Ok(store),
-        _ => open_empty().await,
-    }
 }
 
 async fn check_account(operations: &Operations, account: &AccountConfig) -> Finding {

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod files;
+mod keys;
 mod listeners;
 mod process;
 mod store;
