@@ -211,7 +211,8 @@ pub(super) fn resolve(
     problems: &mut Problems,
 ) -> Vec<AccountConfig> {
     for (index, draft) in drafts.iter().enumerate() {
-        if let Some(earlier) = drafts[..index].iter().position(|earlier| earlier.name == draft.name) {
+        let is_same = |earlier: &AccountDraft| earlier.name == draft.name && !draft.name.is_empty();
+        if let Some(earlier) = drafts[..index].iter().position(is_same) {
             problems.reject(
                 format!("accounts[{index}].name"),
                 format!("is already the name of accounts[{earlier}]"),
@@ -219,10 +220,11 @@ pub(super) fn resolve(
         }
     }
     let numbered = drafts.into_iter().enumerate();
-    let accounts: Vec<_> =
-        numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect();
+    let resolved = numbered
+        .filter_map(|(index, draft)| Some((index, draft.resolve(index, cwd, environment, problems)?)));
+    let accounts: Vec<_> = resolved.collect();
     chat::check(&accounts, problems);
-    accounts
+    accounts.into_iter().map(|(_, account)| account).collect()
 }
 
 /// The account of the variables that every OpenAI client reads, and the names of those that are set.
