@@ -1,4 +1,6 @@
-//! `antiphon config`: checks and prints the configuration.
+//! `antiphon config`: checks and prints the configuration, and writes a first one.
+
+mod init;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -10,6 +12,12 @@ use antiphon_upstream::account::Account;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a first configuration file, from flags or from answers to three questions
+    #[command(
+        after_help = "Example:\n  antiphon config init --upstream openai --store /var/lib/antiphon/antiphon.db\n\n\
+        On a terminal it asks for what the flags leave open."
+    )]
+    Init(init::Arguments),
     /// Validate the configuration without starting the gateway
     #[command(after_help = "Example:\n  antiphon config check --config antiphon.toml")]
     Check {
@@ -27,18 +35,13 @@ pub enum Command {
 }
 
 impl Command {
-    pub fn secrets(&self) -> Secrets {
+    /// `load` loads the configuration.
+    pub fn run(&self, load: impl FnOnce(Secrets) -> anyhow::Result<Loaded>) -> anyhow::Result<()> {
         match self {
-            Self::Check { .. } => Secrets::Required,
-            Self::Show { .. } => Secrets::Optional,
-        }
-    }
-
-    pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        match self {
-            Self::Check { json } => check(loaded, *json),
+            Self::Init(arguments) => arguments.run(),
+            Self::Check { json } => check(&load(Secrets::Required)?, *json),
             Self::Show { json } => {
-                let config = &loaded.config;
+                let config = load(Secrets::Optional)?.config;
                 println!("{}", if *json { config.show_json() } else { config.show() }.trim_end());
                 Ok(())
             }

@@ -95,7 +95,7 @@ enum Command {
         beside a running gateway."
     )]
     Doctor(doctor::Arguments),
-    /// Check or print the configuration
+    /// Check or print the configuration, or write a first one
     #[command(subcommand)]
     Config(config::Command),
     /// Print completions for a shell
@@ -124,7 +124,7 @@ impl Cli {
             Command::Doctor(arguments) => {
                 arguments.run(self.load(Secrets::Required), self.load(Secrets::Optional))
             }
-            Command::Config(command) => command.run(&self.load(command.secrets())?),
+            Command::Config(command) => command.run(|secrets| self.load(secrets)),
             Command::Completions { shell } => {
                 generate::completions(*shell);
                 Ok(())

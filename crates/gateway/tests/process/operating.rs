@@ -53,6 +53,39 @@ async fn only_commands_that_call_upstreams_need_their_secrets() {
 }
 
 #[tokio::test]
+async fn a_first_configuration_file_is_written_once_and_loads() {
+    let dir = TempDir::new().unwrap();
+    let init = ["config", "init", "--upstream", "openai", "--store", "data/a.db"];
+    let (code, shown, error) = antiphon(dir.path(), &init, &[]).await;
+    assert!(code == 0 && shown.contains("export OPENAI_API_KEY="), "{shown}{error}");
+    let file = dir.path().join("antiphon.toml");
+    assert_eq!(mode(&file), 0o600);
+    let environment = [("OPENAI_API_KEY", "k")];
+    let (code, shown, error) = antiphon(dir.path(), &["config", "check", "--json"], &environment).await;
+    assert!(code == 0 && error.is_empty(), "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["accounts"], json!(["openai"]));
+    let written = std::fs::read(&file).unwrap();
+    let (code, _, error) = antiphon(dir.path(), &init, &[]).await;
+    assert!(code == 1 && error.contains("--force"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), written);
+    let local = ["config", "init", "--upstream", "http://127.0.0.1:8000/v1", "--force", "--json"];
+    let (code, shown, error) = antiphon(dir.path(), &local, &[]).await;
+    assert_eq!((code, shown.contains("antiphon.toml")), (0, true), "{error}");
+    assert_eq!(antiphon(dir.path(), &["config", "check"], &[]).await.0, 0);
+    for (args, told) in [
+        (&["config", "init", "--force"][..], "give --upstream"),
+        (&["config", "init", "--force", "--upstream", "api.example/v1"], "write \"https://api.example/v1\""),
+        (
+            &["config", "init", "--force", "--upstream", "openai", "--api-key-env", "sk-secret"],
+            "not the key itself",
+        ),
+    ] {
+        let (code, _, error) = antiphon(dir.path(), args, &[]).await;
+        assert!(code == 1 && error.contains(told) && !error.contains("sk-secret"), "{args:?}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_command_that_reads_creates_no_database() {
     let dir = TempDir::new().unwrap();
     let environment = [("ANTIPHON_STORE__URL", "sqlite://data/a.db"), ("OPENAI_API_KEY", "k")];
