@@ -66,12 +66,12 @@ fn check_space(database: &Path) -> Finding {
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
             let message = format!("{} MiB are free in {shown}", free >> 20);
-            match free {
-                ..TOO_LITTLE_SPACE => {
-                    Finding::problem("disk", message, "free space: a full disk stops the store")
-                }
-                ..LITTLE_SPACE => Finding::warning("disk", message, "free space, or shorten store.retention"),
-                _ => Finding::ok("disk", message),
+            if free < TOO_LITTLE_SPACE {
+                Finding::problem("disk", message, "free space: a full disk stops the store")
+            } else if free < LITTLE_SPACE {
+                Finding::warning("disk", message, "free space, or shorten store.retention")
+            } else {
+                Finding::ok("disk", message)
             }
         }
     }

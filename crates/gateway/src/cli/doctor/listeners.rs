@@ -24,9 +24,8 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 async fn check_address(key: &str, address: SocketAddr) -> Finding {
-    let error = match TcpListener::bind(address).await {
-        Ok(_) => return Finding::ok(key, format!("{address} is free")),
-        Err(error) => error,
+    let Err(error) = TcpListener::bind(address).await else {
+        return Finding::ok(key, format!("{address} is free"));
     };
     match error.kind() {
         ErrorKind::AddrInUse if is_gateway(address).await => {

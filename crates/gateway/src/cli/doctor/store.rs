@@ -48,12 +48,9 @@ fn outdated(config: &StoreConfig, missing: usize) -> Finding {
 }
 
 async fn examine(url: &StoreUrl) -> Option<Finding> {
-    let examined = match timeout(DEADLINE, antiphon_store::examine(url)).await {
-        Ok(examined) => examined,
-        Err(_) => {
-            let message = format!("the check did not end within {} s", DEADLINE.as_secs());
-            return Some(Finding::warning("store.structure", message, "run `antiphon store check`"));
-        }
+    let Ok(examined) = timeout(DEADLINE, antiphon_store::examine(url)).await else {
+        let message = format!("the check did not end within {} s", DEADLINE.as_secs());
+        return Some(Finding::warning("store.structure", message, "run `antiphon store check`"));
     };
     match examined {
         Err(error) => Some(Finding::problem("store.structure", error.to_string(), "")),
