@@ -68,7 +68,7 @@ pub async fn run(binary: &Path, engine: Engine, amount: Amount, seed: u64) -> Re
     let mut rig = Rig::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
     let clients = if matches!(amount, Amount::EachOnce) { FEW_CLIENTS } else { CLIENTS };
-    let volume = Volume { clients, pause: PAUSE };
+    let volume = Volume { clients, pause: PAUSE, doors: &Door::ALL };
     let load = |seed| Load::start(&rig, &ledger, volume, seed);
     let warm_up = load(!seed);
     sleep(WARM_UP).await;

@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep_until};
 
+use crate::door::Door;
 use crate::fault::Fault;
 use crate::ledger::Ledger;
 use crate::rig::{Engine, Rig, gauges, idle};
@@ -71,7 +72,7 @@ pub async fn run(binary: &Path, engine: Engine, time: Duration, seed: u64) -> So
     let mut rng = StdRng::seed_from_u64(seed);
     let mut rig = Rig::start(binary, engine, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let load = Load::start(&rig, &ledger, Volume { clients: CLIENTS, pause: PAUSE }, seed);
+    let load = Load::start(&rig, &ledger, Volume { clients: CLIENTS, pause: PAUSE, doors: &Door::ALL }, seed);
     let started = Instant::now();
     let (mut samples, mut faults, mut verified) = (Vec::new(), 0, 0);
     for n in 1..=SAMPLES {

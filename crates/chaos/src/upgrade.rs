@@ -29,7 +29,7 @@ pub async fn run(old: &Path, new: &Path, reads_events: bool, seed: u64) -> Viola
     let mut rng = StdRng::seed_from_u64(seed);
     let mut rig = Rig::start(old, Engine::Postgres, seed).await;
     let ledger = Arc::new(Ledger::default());
-    let doors: &[Door] = if reads_events { &Door::ALL } else { &WITHOUT_EVENTS };
+    let doors: &'static [Door] = if reads_events { &Door::ALL } else { &WITHOUT_EVENTS };
     let load = Load::start(&rig, &ledger, Volume { clients: CLIENTS, pause: PAUSE, doors }, seed);
     sleep(PERIOD).await;
     let mut verified = verify::after_fault(&rig, &ledger, 0, &mut rng).await;

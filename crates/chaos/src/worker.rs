@@ -47,6 +47,8 @@ pub struct Volume {
     pub clients: usize,
     /// Between two turns of a client.
     pub pause: Duration,
+    /// Each is as likely as the others.
+    pub doors: &'static [Door],
 }
 
 struct Shared {
@@ -102,7 +104,7 @@ impl Load {
 }
 
 impl Shared {
-    async fn client(&self, n: usize, mut rng: StdRng, Volume { pause, .. }: Volume) {
+    async fn client(&self, n: usize, mut rng: StdRng, Volume { pause, doors, .. }: Volume) {
         let project = n % self.secrets.len();
         let mut connection = self.connect(project, &mut rng);
         let mut tip = None;
@@ -112,7 +114,7 @@ impl Shared {
             if !self.targets.list().iter().any(|url| url == connection.url()) || rng.random_ratio(1, 50) {
                 connection = self.connect(project, &mut rng);
             }
-            let door = Door::ALL[rng.random_range(0..Door::ALL.len())];
+            let door = doors[rng.random_range(0..doors.len())];
             self.ledger.tally(door, |tally| tally.retried += u64::from(tries > 0));
             let Some(outcome) = self.turn(&mut connection, door, turn.body.clone(), &mut rng).await else {
                 self.ledger.tally(door, |tally| tally.aborted += 1);

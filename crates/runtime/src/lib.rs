@@ -22,7 +22,7 @@ pub use self::deadline::Deadline;
 pub use self::gauge::GaugeGuard;
 pub use self::signal::{Listener, Signal};
 pub use self::tasks::Tasks;
-pub use self::time::{parse_rfc3339, rfc3339, whole_seconds};
+pub use self::time::{parse_http_date, parse_rfc3339, rfc3339, whole_seconds};
 
 /// What components need from the process: a clock, and a place to spawn tasks.
 #[derive(Debug, Clone)]

@@ -18,6 +18,12 @@ pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_unix_ms(time.as_millisecond()))
 }
 
+/// Reads the time in a `Date` header, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub fn parse_http_date(text: &str) -> Option<Timestamp> {
+    let time = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(Timestamp::from_unix_ms(time.timestamp().as_millisecond()))
+}
+
 /// Whole seconds, rounded up, and at least one: a client that retries earlier would be rejected again.
 pub fn whole_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
@@ -53,6 +59,13 @@ mod tests {
             let time = parse_rfc3339(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(rfc3339(time), utc, "{text}");
         }
+    }
+
+    #[test]
+    fn the_time_of_a_date_header_is_read() {
+        let time = parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(rfc3339(time), "1994-11-06T08:49:37Z");
+        assert_eq!(parse_http_date("yesterday"), None);
     }
 
     #[test]

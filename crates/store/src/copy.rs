@@ -141,6 +141,24 @@ pub async fn copy(
     result
 }
 
+/// As [`copy`], but compares the target with what was copied, not with what the source has in the end.
+pub(crate) async fn copy_snapshot(
+    from: &StoreUrl,
+    to: &StoreUrl,
+    progress: &mut (dyn FnMut(CopyProgress) + Send),
+) -> Result<CopyReport, StoreError> {
+    let (source, target) = (open_source(from).await?, open_target(to).await?);
+    let mut report = CopyReport::default();
+    let filled = fill(&source, &target, &mut report, progress).await;
+    let compared = match filled {
+        Ok(()) => compare(&source, &target, &mut report, progress).await,
+        Err(error) => Err(error),
+    };
+    source.close().await;
+    target.close().await;
+    compared.map(|()| report)
+}
+
 fn is_same(from: &StoreUrl, to: &StoreUrl) -> bool {
     match (from, to) {
         (StoreUrl::Sqlite(SqliteTarget::File(from)), StoreUrl::Sqlite(SqliteTarget::File(to))) => {
@@ -173,6 +191,19 @@ async fn copy_between(
     progress: &mut (dyn FnMut(CopyProgress) + Send),
 ) -> Result<CopyReport, StoreError> {
     let mut report = CopyReport::default();
+    fill(source, target, &mut report, progress).await?;
+    source.renew().await?;
+    compare(source, target, &mut report, progress).await?;
+    Ok(report)
+}
+
+/// Inserts what the target lacks.
+async fn fill(
+    source: &dyn Side,
+    target: &dyn Side,
+    report: &mut CopyReport,
+    progress: &mut (dyn FnMut(CopyProgress) + Send),
+) -> Result<(), StoreError> {
     let mut copied_bytes = 0;
     for table in &TABLES {
         let total_rows = source.count(table).await?;
@@ -187,7 +218,17 @@ async fn copy_between(
         copied_bytes += table_report.copied_bytes;
         report.tables.push(table_report);
     }
-    source.renew().await?;
+    Ok(())
+}
+
+/// Compares all rows of both, as far as they were read.
+async fn compare(
+    source: &dyn Side,
+    target: &dyn Side,
+    report: &mut CopyReport,
+    progress: &mut (dyn FnMut(CopyProgress) + Send),
+) -> Result<(), StoreError> {
+    let copied_bytes = report.tables.iter().map(|table| table.copied_bytes).sum();
     for (table, table_report) in TABLES.iter().zip(&mut report.tables) {
         let total_rows = source.count(table).await?;
         let state = CopyProgress {
@@ -199,7 +240,7 @@ async fn copy_between(
         };
         verify_table(table, source, target, table_report, &mut Meter { state, progress }).await?;
     }
-    Ok(report)
+    Ok(())
 }
 
 async fn copy_table(

@@ -15,12 +15,14 @@ mod admin;
 mod assemble;
 mod audit;
 mod background;
+mod backup;
 mod body;
 pub mod chain;
 mod checksum;
 mod conversations;
 mod copy;
 mod error;
+mod examine;
 mod group;
 mod inspection;
 mod items;
@@ -51,12 +53,14 @@ pub use self::background::{
     Background, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, BackgroundTurn,
     Claimable, EventChunk, NewBackgroundTurn, QueueLimits, TurnLease, TurnProgress, UpstreamTurn,
 };
+pub use self::backup::{BackupReport, backup};
 pub use self::conversations::{
     Append, Appended, AppendedItem, ConversationItem, ConversationLock, ConversationQuery, Conversations,
     ItemLocation, ItemPage, PageEnd, Post, StoredConversation,
 };
 pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, copy};
 pub use self::error::StoreError;
+pub use self::examine::{Examination, examine};
 pub use self::inspection::{BackgroundQuery, BackgroundSummary, ChainLink, Inspection, TurnSummary};
 pub use self::keys::{KeyTerms, Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{

@@ -4,7 +4,7 @@ mod report;
 mod request;
 
 pub use self::report::{Group, Report};
-pub use self::request::{Format, InvalidParameter, UsageParameters, UsageRequest};
+pub use self::request::{Format, InvalidParameter, UsageParameters, UsageRequest, parse_time};
 
 use antiphon_store::{Store, StoreError, UsageQuery};
 

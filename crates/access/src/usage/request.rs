@@ -172,7 +172,7 @@ fn invalid(name: &'static str, why: &str) -> InvalidParameter {
 }
 
 /// An RFC 3339 time in any zone, or a day, which begins at midnight UTC.
-fn parse_time(name: &'static str, text: &str) -> Result<Timestamp, InvalidParameter> {
+pub fn parse_time(name: &'static str, text: &str) -> Result<Timestamp, InvalidParameter> {
     // In a URL, an unescaped plus sign stands for a space.
     let text = match text.rsplit_once(' ') {
         Some((time, zone)) if zone.contains(':') && time.contains(':') => &format!("{time}+{zone}"),

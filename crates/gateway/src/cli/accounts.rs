@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::operations::{open, open_if_exists, with_operations};
 use super::print_json;
-use crate::config::{AccountConfig, Loaded};
+use crate::config::{AccountConfig, Loaded, Secrets};
 use crate::operations::{Account, AccountList, Page};
 
 #[derive(Debug, Subcommand)]
@@ -36,12 +36,18 @@ pub enum Command {
     Pause {
         /// Account name
         name: String,
+        /// Print the JSON object of the admin API
+        #[arg(long)]
+        json: bool,
     },
     /// Make an account ready again: ends a pause, a cooldown or a disabled state. Running gateways follow within two seconds
     #[command(after_help = "Example:\n  antiphon accounts resume openai-a")]
     Resume {
         /// Account name
         name: String,
+        /// Print the JSON object of the admin API
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -61,6 +67,15 @@ pub struct TestArgs {
 }
 
 impl Command {
+    pub fn secrets(&self) -> Secrets {
+        match self {
+            Self::Test(_) => Secrets::Required,
+            Self::List { .. } | Self::Show { .. } | Self::Pause { .. } | Self::Resume { .. } => {
+                Secrets::Optional
+            }
+        }
+    }
+
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
         config.require_accounts()?;
@@ -69,9 +84,13 @@ impl Command {
             Self::List { json } => {
                 let list = with_operations(config, open_if_exists(store), async |operations| {
                     operations.sync_accounts().await?;
-                    operations.find_apis().await;
+                    // Without its secret, an upstream refuses to say what it has.
+                    if config.accounts.iter().all(AccountConfig::knows_secrets) {
+                        operations.find_apis().await;
+                    }
                     Ok(operations.list_accounts(&Page::whole())?)
                 })?;
+                warn_of_missing_secrets(&config.accounts);
                 print_list(&list, &config.accounts, *json)
             }
             Self::Show { name, json } => {
@@ -79,21 +98,34 @@ impl Command {
                     operations.sync_accounts().await?;
                     Ok(operations.account(name)?)
                 })?;
+                let shown = config.accounts.iter().filter(|account| account.name == *name);
+                warn_of_missing_secrets(shown);
                 print(&account, *json)
             }
             Self::Test(args) => test::run(config, args),
-            Self::Pause { name } => with_operations(config, open(store), async |operations| {
-                operations.pause_account(name, Actor::CommandLine).await?;
-                println!("{name}: paused");
-                Ok(())
+            Self::Pause { name, json } => with_operations(config, open(store), async |operations| {
+                print_change(&operations.pause_account(name, Actor::CommandLine).await?, *json)
             }),
-            Self::Resume { name } => with_operations(config, open(store), async |operations| {
-                operations.resume_account(name, Actor::CommandLine).await?;
-                println!("{name}: ready");
-                Ok(())
+            Self::Resume { name, json } => with_operations(config, open(store), async |operations| {
+                print_change(&operations.resume_account(name, Actor::CommandLine).await?, *json)
             }),
         }
     }
+}
+
+/// The store knows an account's state by its credential.
+fn warn_of_missing_secrets<'a>(accounts: impl IntoIterator<Item = &'a AccountConfig>) {
+    for AccountConfig { name, .. } in accounts.into_iter().filter(|account| !account.knows_secrets()) {
+        eprintln!("{name}: its secret is not set here, so whether it is cooling or disabled is not known");
+    }
+}
+
+fn print_change(account: &Account, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(account);
+    }
+    println!("{}: {}", account.name, account.state);
+    Ok(())
 }
 
 fn print_list(list: &AccountList, configured: &[AccountConfig], json: bool) -> anyhow::Result<()> {

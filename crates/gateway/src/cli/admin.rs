@@ -5,6 +5,7 @@ use antiphon_access::audit::Actor;
 use clap::Subcommand;
 
 use super::operations::{open, with_operations};
+use super::print_json;
 use crate::config::Loaded;
 
 #[derive(Debug, Subcommand)]
@@ -15,17 +16,23 @@ pub enum Command {
         /// The token of viewers, who can read but change nothing
         #[arg(long)]
         viewer: bool,
+        /// Print the JSON object of the admin API
+        #[arg(long)]
+        json: bool,
     },
 }
 
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let Self::Token { viewer } = self;
+        let Self::Token { viewer, json } = self;
         let role = if *viewer { Role::Viewer } else { Role::Admin };
         let config = &loaded.config;
         let issued = with_operations(config, open(&config.store), async |operations| {
             Ok(operations.replace_admin_token(role, Actor::CommandLine).await?)
         })?;
+        if *json {
+            return print_json(&issued);
+        }
         println!("{}", issued.token);
         Ok(())
     }

@@ -1,16 +1,30 @@
-//! `antiphon config`: checks and prints the configuration.
+//! `antiphon config`: checks and prints the configuration, and writes a first one.
+
+mod init;
 
 use clap::Subcommand;
+use serde_json::json;
 
-use crate::config::{Config, Loaded};
+use super::print_json;
+use crate::config::{Config, Loaded, Secrets};
 use crate::telemetry;
 use antiphon_upstream::account::Account;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a first configuration file, from flags or from answers to three questions
+    #[command(
+        after_help = "Example:\n  antiphon config init --upstream openai --store /var/lib/antiphon/antiphon.db\n\n\
+        On a terminal it asks for what the flags leave open."
+    )]
+    Init(init::Arguments),
     /// Validate the configuration without starting the gateway
     #[command(after_help = "Example:\n  antiphon config check --config antiphon.toml")]
-    Check,
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the resolved configuration with secrets redacted
     #[command(after_help = "Example:\n  antiphon config show --json")]
     Show {
@@ -21,11 +35,13 @@ pub enum Command {
 }
 
 impl Command {
-    pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
+    /// `load` loads the configuration.
+    pub fn run(&self, load: impl FnOnce(Secrets) -> anyhow::Result<Loaded>) -> anyhow::Result<()> {
         match self {
-            Self::Check => check(loaded),
+            Self::Init(arguments) => arguments.run(),
+            Self::Check { json } => check(&load(Secrets::Required)?, *json),
             Self::Show { json } => {
-                let config = &loaded.config;
+                let config = load(Secrets::Optional)?.config;
                 println!("{}", if *json { config.show_json() } else { config.show() }.trim_end());
                 Ok(())
             }
@@ -33,14 +49,24 @@ impl Command {
     }
 }
 
-fn check(loaded: &Loaded) -> anyhow::Result<()> {
-    let config: &Config = &loaded.config;
+/// Checks what loading alone does not.
+pub fn validate(config: &Config) -> anyhow::Result<()> {
     config.require_accounts()?;
     config.store.target().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
     config.store.migration_target().map_err(|error| anyhow::anyhow!("store.migration_url: {error}"))?;
     telemetry::validate(&config.log)?;
     for account in &config.accounts {
         Account::new(account.settings())?;
+    }
+    Ok(())
+}
+
+fn check(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
+    let config = &loaded.config;
+    validate(config)?;
+    if json {
+        let accounts: Vec<&str> = config.accounts.iter().map(|account| account.name.as_str()).collect();
+        return print_json(&json!({ "valid": true, "file": loaded.source, "accounts": accounts }));
     }
     match &loaded.source {
         Some(path) => println!("{}: valid, {} account(s)", path.display(), config.accounts.len()),

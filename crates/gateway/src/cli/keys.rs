@@ -9,7 +9,7 @@ use antiphon_access::pattern::PatternText;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::operations::{open, with_operations};
+use super::operations::{open, open_existing, open_for_reading, with_operations};
 use super::print_json;
 use crate::config::Loaded;
 use crate::operations::{KeyList, Operations, Page, parse_object};
@@ -110,9 +110,17 @@ pub struct Create {
 impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
-        with_operations(config, open(&config.store), async |operations| {
-            self.run_with_operations(operations).await
-        })
+        let store = &config.store;
+        let opening = async {
+            match self {
+                Self::Create(_) => open(store).await,
+                Self::List { .. } | Self::Show { .. } => open_for_reading(store).await,
+                Self::Rotate { .. } | Self::Limits { .. } | Self::Revoke { .. } | Self::Delete { .. } => {
+                    open_existing(store).await
+                }
+            }
+        };
+        with_operations(config, opening, async |operations| self.run_with_operations(operations).await)
     }
 
     async fn run_with_operations(&self, operations: &Operations) -> anyhow::Result<()> {

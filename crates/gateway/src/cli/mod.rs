@@ -2,8 +2,10 @@
 
 mod accounts;
 mod admin;
+mod audit;
 mod config;
 mod demo;
+mod doctor;
 mod generate;
 mod keys;
 mod migrate;
@@ -18,11 +20,13 @@ use std::path::PathBuf;
 
 use antiphon_runtime::background;
 use anyhow::Context;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Config, Environment, Loaded, Overrides};
+use crate::config::{Config, Environment, Loaded, Overrides, Secrets};
+use crate::operations::InvalidRequest;
 use crate::reload::ConfigLoader;
 
 /// A stateful gateway for the OpenAI Responses API
@@ -82,7 +86,16 @@ enum Command {
     /// Report turns, tokens and cost; safe to run beside a gateway
     #[command(after_help = "Example:\n  antiphon usage --from 2026-11-01 --group-by project,day --csv")]
     Usage(usage::Arguments),
-    /// Check or print the configuration
+    /// Show who changed what: keys, accounts and admin tokens; safe to run beside a gateway
+    #[command(after_help = "Example:\n  antiphon audit --from 2026-11-01 --action key")]
+    Audit(audit::Arguments),
+    /// Check whether a gateway would work here: configuration, store, accounts, addresses, limits
+    #[command(
+        after_help = "Example:\n  antiphon doctor --json\n\nThe exit code is 1 if there are problems. Changes nothing, and works \
+        beside a running gateway."
+    )]
+    Doctor(doctor::Arguments),
+    /// Check or print the configuration, or write a first one
     #[command(subcommand)]
     Config(config::Command),
     /// Print completions for a shell
@@ -102,19 +115,21 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match &self.command {
             Command::Serve { listen } => {
-                let reload = self.config_loader(Overrides { listen: *listen })?;
+                let reload = self.config_loader(Overrides { listen: *listen, ..Overrides::default() })?;
                 serve::run(reload()?, reload)
             }
             Command::Demo { listen } => demo::run(*listen),
-            Command::Migrate { check, json } => {
-                migrate::run(&self.load(Overrides::default())?, *check, *json)
+            Command::Migrate { check, json } => migrate::run(&self.load(Secrets::Optional)?, *check, *json),
+            Command::Store(command) => command.run(&self.load(Secrets::Optional)?),
+            Command::Accounts(command) => command.run(&self.load(command.secrets())?),
+            Command::Keys(command) => command.run(&self.load(Secrets::Optional)?),
+            Command::Admin(command) => command.run(&self.load(Secrets::Optional)?),
+            Command::Usage(arguments) => arguments.run(&self.load(Secrets::Optional)?),
+            Command::Audit(arguments) => arguments.run(&self.load(Secrets::Optional)?),
+            Command::Doctor(arguments) => {
+                arguments.run(self.load(Secrets::Required), self.load(Secrets::Optional))
             }
-            Command::Store(command) => command.run(&self.load(Overrides::default())?),
-            Command::Accounts(command) => command.run(&self.load(Overrides::default())?),
-            Command::Keys(command) => command.run(&self.load(Overrides::default())?),
-            Command::Admin(command) => command.run(&self.load(Overrides::default())?),
-            Command::Usage(arguments) => arguments.run(&self.load(Overrides::default())?),
-            Command::Config(command) => command.run(&self.load(Overrides::default())?),
+            Command::Config(command) => command.run(|secrets| self.load(secrets)),
             Command::Completions { shell } => {
                 generate::completions(*shell);
                 Ok(())
@@ -123,8 +138,8 @@ impl Cli {
         }
     }
 
-    fn load(&self, overrides: Overrides) -> anyhow::Result<Loaded> {
-        Ok(self.config_loader(overrides)?()?)
+    fn load(&self, secrets: Secrets) -> anyhow::Result<Loaded> {
+        Ok(self.config_loader(Overrides { secrets, ..Overrides::default() })?()?)
     }
 
     /// A function that loads the configuration, each time it is called.
@@ -139,6 +154,11 @@ impl Cli {
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// Exits as for an unknown flag.
+fn exit_with_usage_error(invalid: &InvalidRequest) -> ! {
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{invalid}\n")).exit()
 }
 
 /// Runs a command that serves, on several threads.

@@ -1,7 +1,10 @@
-//! `antiphon store`: statistics of the database, and copying it.
+//! `antiphon store`: statistics of the database, and checking, copying and backing it up.
 
+mod backup;
 mod check;
 mod copy;
+
+use std::path::PathBuf;
 
 use antiphon_store::{Clock, ProjectStats, SystemClock};
 use clap::Subcommand;
@@ -25,6 +28,17 @@ pub enum Command {
     #[command(after_help = "Example:\n  antiphon store check --json\n\n\
         The exit code is 1 if anything is damaged. Progress goes to standard error.")]
     Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Back up the database into a new SQLite file, whatever its engine; the gateway may run meanwhile
+    #[command(after_help = "Example:\n  antiphon store backup /var/backups/antiphon-monday.db\n\n\
+        The backup is one snapshot. It is checked before it gets its name, and never overwrites a file.\n\
+        To restore it, stop the gateway and put it in place of the database, or `antiphon store copy` it into another one.")]
+    Backup {
+        /// The file to write; it must not exist
+        file: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -53,6 +67,7 @@ impl Command {
         match self {
             Self::Stats { json } => stats(loaded, *json),
             Self::Check { json } => check::run(&loaded.config.store, *json),
+            Self::Backup { file, json } => backup::run(&loaded.config, file, *json),
             Self::Copy { from, to, json } => copy::run(&loaded.config.store, from, to, *json),
         }
     }

@@ -2,12 +2,11 @@
 
 use antiphon_access::usage::{Group, Report, UsageParameters};
 use clap::Args;
-use clap::error::ErrorKind;
 
 use super::operations::{open_for_reading, with_operations};
-use super::print_json;
+use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
-use crate::operations::{InvalidRequest, OperationError};
+use crate::operations::OperationError;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -73,11 +72,6 @@ impl Arguments {
             ..UsageParameters::default()
         }
     }
-}
-
-/// Exits as for an unknown flag.
-fn exit_with_usage_error(invalid: &InvalidRequest) -> ! {
-    clap::Error::raw(ErrorKind::ValueValidation, format!("{invalid}\n")).exit()
 }
 
 fn print_table(report: &Report) {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::base_url;
 use super::chat::{self, Api, ChatConfig};
-use super::credential::{ApiKey, ApiKeyDraft};
+use super::credential::{ApiKey, ApiKeyDraft, Unread};
 use super::environment::Environment;
 use super::error::Problems;
 use super::headers::{AccountHeaders, HeaderDraft, is_secret_name};
@@ -166,11 +166,19 @@ pub(super) struct AccountDraft {
 }
 
 impl AccountConfig {
+    /// Whether all of its secrets could be read. If not, its upstream can't be called.
+    pub fn knows_secrets(&self) -> bool {
+        self.api_key.as_ref().is_none_or(ApiKey::is_known)
+            && self.oauth.as_ref().is_none_or(OAuthConfig::knows_secrets)
+            && self.headers.knows_secrets()
+    }
+
     pub fn settings(&self) -> AccountSettings {
         AccountSettings {
             name: self.name.clone(),
             base_url: self.base_url.clone(),
             credential: match (&self.api_key, &self.oauth) {
+                _ if !self.knows_secrets() => CredentialSettings::None,
                 (Some(key), _) => CredentialSettings::Key(key.secret().clone().into()),
                 (None, Some(oauth)) => CredentialSettings::OAuth(Box::new(oauth.settings())),
                 (None, None) => CredentialSettings::None,
@@ -203,7 +211,8 @@ pub(super) fn resolve(
     problems: &mut Problems,
 ) -> Vec<AccountConfig> {
     for (index, draft) in drafts.iter().enumerate() {
-        if let Some(earlier) = drafts[..index].iter().position(|earlier| earlier.name == draft.name) {
+        let is_same = |earlier: &AccountDraft| earlier.name == draft.name && !draft.name.is_empty();
+        if let Some(earlier) = drafts[..index].iter().position(is_same) {
             problems.reject(
                 format!("accounts[{index}].name"),
                 format!("is already the name of accounts[{earlier}]"),
@@ -211,10 +220,11 @@ pub(super) fn resolve(
         }
     }
     let numbered = drafts.into_iter().enumerate();
-    let accounts: Vec<_> =
-        numbered.filter_map(|(index, draft)| draft.resolve(index, cwd, environment, problems)).collect();
+    let resolved = numbered
+        .filter_map(|(index, draft)| Some((index, draft.resolve(index, cwd, environment, problems)?)));
+    let accounts: Vec<_> = resolved.collect();
     chat::check(&accounts, problems);
-    accounts
+    accounts.into_iter().map(|(_, account)| account).collect()
 }
 
 /// The account of the variables that every OpenAI client reads, and the names of those that are set.
@@ -249,10 +259,12 @@ impl AccountDraft {
         }
         let base_url =
             base_url::parse(&self.base_url).map_err(|rule| problems.reject(key("base_url"), rule)).ok();
-        let resolved = self.api_key.map(|draft| draft.resolve(cwd, environment)).transpose();
-        let api_key = resolved.unwrap_or_else(|rule| {
-            problems.reject(key("api_key"), format!("account {:?}: {rule}", self.name));
-            None
+        let api_key = self.api_key.and_then(|draft| {
+            let read = draft.resolve(cwd, environment).map_err(|unread| Unread {
+                rule: format!("account {:?}: {}", self.name, unread.rule),
+                ..unread
+            });
+            problems.accept(key("api_key"), read)
         });
         if api_key.is_some() && self.oauth.is_some() {
             problems.reject(key("oauth"), "cannot be combined with api_key: an account has one credential");

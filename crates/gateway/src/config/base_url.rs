@@ -1,6 +1,6 @@
 //! `base_url`: the address of an account's upstream.
 
-use url::Url;
+use url::{Host, Url};
 
 const RULE: &str = r#"must be an http or https URL such as "https://api.openai.com/v1""#;
 
@@ -19,10 +19,8 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err("must not hold blanks or control characters".to_owned());
     }
-    let mut url = Url::parse(text).map_err(|_| RULE.to_owned())?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(RULE.to_owned());
-    }
+    let is_http = |url: &Url| matches!(url.scheme(), "http" | "https");
+    let mut url = Url::parse(text).ok().filter(is_http).ok_or_else(|| with_scheme(text))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not contain a user or password: put the credential into api_key".to_owned());
     }
@@ -34,6 +32,23 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
         return Ok(url);
     }
     Err(correction(url, endpoint))
+}
+
+/// The rule, and what to write if only the scheme is missing.
+fn with_scheme(text: &str) -> String {
+    let may_hold_secret = text.contains(['@', '?', '#']);
+    if text.starts_with('/') {
+        return format!("{RULE}, not a path");
+    }
+    let url =
+        Url::parse(&format!("https://{text}")).ok().filter(|_| !text.contains("://") && !may_hold_secret);
+    match url.as_ref().and_then(Url::host) {
+        Some(Host::Domain("localhost") | Host::Ipv4(_) | Host::Ipv6(_)) => {
+            format!("{RULE}: write \"http://{text}\"")
+        }
+        Some(Host::Domain(name)) if name.contains('.') => format!("{RULE}: write \"https://{text}\""),
+        _ => RULE.to_owned(),
+    }
 }
 
 /// Says what to write, without the values of parameters, which may be secrets.
@@ -70,6 +85,18 @@ mod tests {
                 r#"write base_url = "https://h/openai" and api = "chat" and query = { "api-version" = "…" }"#,
             ),
             ("https://h/v1#x", r#"write base_url = "https://h/v1""#),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.ends_with(correction) && !error.contains("secret"), "{error}");
+        }
+        for (text, correction) in [
+            ("api.example/v1", r#"write "https://api.example/v1""#),
+            ("localhost:11434/v1", r#"write "http://localhost:11434/v1""#),
+            ("127.0.0.1:8000", r#"write "http://127.0.0.1:8000""#),
+            ("/v1", "not a path"),
+            ("openai", r#"such as "https://api.openai.com/v1""#),
+            ("ftp://h.example", r#"such as "https://api.openai.com/v1""#),
+            ("user:secret@h.example", r#"such as "https://api.openai.com/v1""#),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.ends_with(correction) && !error.contains("secret"), "{error}");

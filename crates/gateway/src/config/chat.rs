@@ -80,8 +80,9 @@ impl ChatConfig {
 }
 
 /// Checks what accounts can't have whose upstream has, or may have, chat completions only.
-pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
-    let may_chat = accounts.iter().enumerate().filter(|(_, account)| account.api != Api::Responses);
+/// Each account comes with its index in the configuration.
+pub(super) fn check(accounts: &[(usize, AccountConfig)], problems: &mut Problems) {
+    let may_chat = accounts.iter().filter(|(_, account)| account.api != Api::Responses);
     for (index, account) in may_chat {
         let mut reject =
             |field: &str, rule: String| problems.reject(format!("accounts[{index}].{field}"), rule);
@@ -100,8 +101,10 @@ pub(super) fn check(accounts: &[AccountConfig], problems: &mut Problems) {
         if account.api == Api::Auto {
             continue;
         }
-        let shares = |other: &&AccountConfig| other.api != account.api && other.boundary == account.boundary;
-        if let Some(other) = accounts.iter().find(shares) {
+        let shares = |(_, other): &&(usize, AccountConfig)| {
+            other.api != account.api && other.boundary == account.boundary
+        };
+        if let Some((_, other)) = accounts.iter().find(shares) {
             let name = &other.name;
             reject(
                 "boundary",

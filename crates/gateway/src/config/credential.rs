@@ -17,7 +17,24 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     source: Source,
+    /// Empty if it could not be read, and need not be.
     secret: SecretString,
+}
+
+/// Whether a configuration needs the secrets of its accounts. Commands that call no upstream do without them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Secrets {
+    #[default]
+    Required,
+    Optional,
+}
+
+/// Why a key could not be read.
+pub(super) struct Unread {
+    /// The broken rule, without the secret.
+    pub(super) rule: String,
+    /// The key without its secret, if nothing else is wrong.
+    pub(super) key: Option<ApiKey>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +65,11 @@ impl ApiKey {
     pub fn secret(&self) -> &SecretString {
         &self.secret
     }
+
+    /// Whether the secret could be read.
+    pub fn is_known(&self) -> bool {
+        !self.secret.expose_secret().is_empty()
+    }
 }
 
 impl PartialEq for ApiKey {
@@ -57,31 +79,45 @@ impl PartialEq for ApiKey {
 }
 
 impl ApiKeyDraft {
-    /// Reads the secret. The error is the broken rule, without the secret.
-    pub(super) fn resolve(self, cwd: &Path, environment: &Environment) -> Result<ApiKey, String> {
+    /// Reads the secret.
+    pub(super) fn resolve(self, cwd: &Path, environment: &Environment) -> Result<ApiKey, Unread> {
         let (source, secret) = match self {
             Self { env: Some(name), file: None, value: None } => {
-                let secret = from_variable(&name, environment)?;
+                check_name(&name)?;
+                let secret = from_variable(&name, environment);
                 (Source::Variable(name), secret)
             }
             Self { env: None, file: Some(path), value: None } => {
-                let secret = from_file(&cwd.join(&path))?;
+                let secret = from_file(&cwd.join(&path));
                 (Source::File(path), secret)
             }
-            Self { env: None, file: None, value: Some(secret) } => (Source::Literal, secret),
-            _ => return Err("needs exactly one of env, file and value".to_owned()),
+            Self { env: None, file: None, value: Some(secret) } => (Source::Literal, Ok(secret)),
+            _ => return Err("needs exactly one of env, file and value".to_owned().into()),
+        };
+        let secret = match secret {
+            Ok(secret) => secret,
+            Err(rule) => {
+                return Err(Unread { rule, key: Some(ApiKey { source, secret: SecretString::default() }) });
+            }
         };
         let text = secret.expose_secret();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
                 "{source}: not a valid key; a key consists of visible ASCII characters without spaces"
-            ));
+            )
+            .into());
         }
         Ok(ApiKey { source, secret })
     }
 }
 
-fn from_variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
+impl From<String> for Unread {
+    fn from(rule: String) -> Self {
+        Self { rule, key: None }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if name.is_empty() || !is_name {
         // Not shown, as it may be a key that was written instead of a name.
@@ -90,6 +126,10 @@ fn from_variable(name: &str, environment: &Environment) -> Result<SecretString, 
                 .to_owned(),
         );
     }
+    Ok(())
+}
+
+fn from_variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
     let secret =
         environment.get(name).ok_or_else(|| format!("environment variable {name} is not set or empty"))?;
     Ok(secret.into())

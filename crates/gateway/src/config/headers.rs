@@ -56,6 +56,11 @@ impl AccountHeaders {
         self.headers.is_empty()
     }
 
+    pub(super) fn knows_secrets(&self) -> bool {
+        let is_known = |text: &HeaderText| matches!(text, HeaderText::Plain(_)) || !text.expose().is_empty();
+        self.headers.iter().all(|(_, text)| is_known(text))
+    }
+
     /// Marks a value that may be a secret as sensitive, so that it is never printed.
     pub(super) fn to_map(&self) -> HeaderMap {
         let header = |(name, text): &(HeaderName, HeaderText)| {
@@ -90,13 +95,15 @@ impl AccountHeaders {
                 continue;
             }
             let text = match draft {
-                HeaderDraft::Plain(text) => Ok(HeaderText::Plain(text)),
-                HeaderDraft::Secret(draft) => draft.resolve(cwd, environment).map(HeaderText::Secret),
+                HeaderDraft::Plain(text) => Some(HeaderText::Plain(text)),
+                HeaderDraft::Secret(draft) => {
+                    problems.accept(key.clone(), draft.resolve(cwd, environment)).map(HeaderText::Secret)
+                }
             };
             match text {
-                Ok(text) if HeaderValue::try_from(text.expose()).is_ok() => headers.push((name, text)),
-                Ok(_) => problems.reject(key, "contains characters that are not allowed in a header"),
-                Err(rule) => problems.reject(key, rule),
+                Some(text) if HeaderValue::try_from(text.expose()).is_ok() => headers.push((name, text)),
+                Some(_) => problems.reject(key, "contains characters that are not allowed in a header"),
+                None => {}
             }
         }
         headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));

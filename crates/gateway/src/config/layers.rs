@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::environment::Environment;
 use super::error::{ConfigError, Problem, Problems, Rejection};
+use super::lines::Lines;
 use super::sources::Sources;
+use super::values;
 
 const PREFIX: &str = "ANTIPHON_";
 
@@ -23,12 +25,20 @@ pub(super) const FILE_VARIABLE: &str = "ANTIPHON_CONFIG";
 #[derive(Default)]
 pub(super) struct Layers {
     figment: Figment,
+    file: Option<WrittenFile>,
 }
 
 /// All layers in one tree.
 pub(super) struct Merged {
     figment: Figment,
     values: Value,
+    file: Option<WrittenFile>,
+}
+
+/// The configuration file, to name lines of it.
+struct WrittenFile {
+    source: String,
+    lines: Lines,
 }
 
 /// The values of one source, which is worded like "in antiphon.toml".
@@ -61,7 +71,9 @@ impl Layers {
             let reason = error.message().lines().collect::<Vec<_>>().join(", ");
             ConfigError::Syntax { path: path.to_owned(), line, column, reason }
         })?;
-        Ok(self.add(format!("in {}", path.display()), values))
+        let source = format!("in {}", path.display());
+        let file = Lines::parse(text).map(|lines| WrittenFile { source: source.clone(), lines });
+        Ok(Self { file, ..self.add(source, values) })
     }
 
     /// Adds a layer for each variable `ANTIPHON_…`.
@@ -77,11 +89,11 @@ impl Layers {
 
     pub(super) fn merge(self) -> Merged {
         let values = self.figment.find_value("").expect("every layer was parsed before it was added");
-        Merged { figment: self.figment, values }
+        Merged { figment: self.figment, values, file: self.file }
     }
 
     fn add(self, source: String, values: Dict) -> Self {
-        Self { figment: self.figment.merge(Layer { source, values }) }
+        Self { figment: self.figment.merge(Layer { source, values }), ..self }
     }
 }
 
@@ -90,6 +102,7 @@ impl Merged {
     /// problem shows; `None` if nothing is left to remove.
     pub(super) fn extract<T: DeserializeOwned>(&self, problems: &mut Problems) -> Option<T> {
         let mut values = self.values.clone();
+        reject_wrong_brackets(&mut values, problems);
         loop {
             match values.deserialize() {
                 Ok(read) => return Some(read),
@@ -137,9 +150,22 @@ impl Merged {
         let to_problem = |Rejection { key, rule, show_value }| {
             let (value, source) = self.locate(&key);
             let value = value.filter(|_| show_value).and_then(|value| displayable(&key, value));
-            Problem { value, source: source.unwrap_or("default").to_owned(), key, rule }
+            let source = source.unwrap_or("default").to_owned();
+            let line = self.file.as_ref().filter(|file| file.source == source);
+            let line = line.and_then(|file| file.lines.find(&key));
+            Problem { value, source, line, key, rule }
         };
-        ConfigError::Invalid { problems: problems.into_rejections().into_iter().map(to_problem).collect() }
+        let mut problems: Vec<Problem> = problems.into_rejections().into_iter().map(to_problem).collect();
+        problems.sort_by_key(|problem| problem.line);
+        ConfigError::Invalid { problems }
+    }
+
+    /// Every duration and size outside of lists, in JSON, as it is written.
+    pub(super) fn measures(&self) -> BTreeMap<String, String> {
+        let mut measures = BTreeMap::new();
+        add_measures("", &self.values, &mut measures);
+        measures.retain(|_, json| values::means_same(json, json));
+        measures
     }
 
     /// The value at a key and its source; for a missing value, the source of the table that lacks it.
@@ -158,6 +184,57 @@ impl Merged {
             source = metadata.map(|metadata| &*metadata.name).or(source);
         }
         (value, source)
+    }
+}
+
+/// Lists are written as `[[accounts]]`, and tables as `[store]`. Rejects and removes what is written the other way round.
+fn reject_wrong_brackets(values: &mut Value, problems: &mut Problems) {
+    const LISTS: [&str; 2] = ["accounts", "prices"];
+    const TABLES: [&str; 11] = [
+        "store",
+        "routing",
+        "limits",
+        "timeouts",
+        "turns",
+        "background",
+        "sockets",
+        "usage",
+        "log",
+        "tls",
+        "projects",
+    ];
+    let Value::Dict(_, sections) = values else { return };
+    sections.retain(|name, value| {
+        let name = name.as_str();
+        match value {
+            Value::Dict(..) if LISTS.contains(&name) => {
+                problems.reject(name, format!("must be a list: write [[{name}]] instead of [{name}]"));
+                false
+            }
+            Value::Array(..) if TABLES.contains(&name) => {
+                problems.reject(name, format!("must be a table: write [{name}] instead of [[{name}]]"));
+                false
+            }
+            _ => true,
+        }
+    });
+}
+
+fn add_measures(key: &str, value: &Value, measures: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Dict(_, keys) => {
+            for (name, value) in keys {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                add_measures(&key, value, measures);
+            }
+        }
+        Value::String(_, text) => {
+            measures.insert(key.to_owned(), serde_json::Value::from(text.as_str()).to_string());
+        }
+        Value::Num(..) => {
+            measures.extend(value.to_i128().map(|number| (key.to_owned(), number.to_string())));
+        }
+        _ => {}
     }
 }
 

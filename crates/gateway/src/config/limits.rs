@@ -92,7 +92,8 @@ impl LimitsConfig {
                 problems.reject(key, "must be above zero");
             }
         }
-        if self.body_memory < self.max_body {
+        // With a value that was rejected, the default would be compared.
+        if self.body_memory < self.max_body && !problems.concern("limits.max_body") {
             let (memory, body) = (format_bytes(self.body_memory), format_bytes(self.max_body));
             problems.reject(
                 "limits.body_memory",

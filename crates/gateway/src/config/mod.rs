@@ -2,8 +2,8 @@
 //!
 //! Each section has a file: a struct with a doc comment for each key, its `Default`, and `validate` where a rule spans
 //! several keys. A new key is a field there and a line in `docs/antiphon.example.toml`, which a test compares.
-//! [`Config::load`] reads everything once, before anything is bound or opened. It reports all values of the wrong type, or
-//! if there are none, all broken rules.
+//! [`Config::load`] reads everything once, before anything is bound or opened. It reports all values of the wrong type and all
+//! broken rules, with their lines.
 
 mod accounts;
 mod background;
@@ -15,6 +15,7 @@ mod error;
 mod headers;
 mod layers;
 mod limits;
+mod lines;
 mod log;
 mod oauth;
 mod prices;
@@ -47,7 +48,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::accounts::AccountConfig;
 pub use self::background::BackgroundConfig;
-pub use self::credential::ApiKey;
+pub use self::credential::{ApiKey, Secrets};
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Problem};
 pub use self::headers::AccountHeaders;
@@ -129,6 +130,10 @@ pub struct Config {
     /// Where values come from that are no defaults.
     #[serde(skip)]
     pub sources: Sources,
+
+    /// Durations and sizes by their keys, in JSON, as they are written.
+    #[serde(skip)]
+    written: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,11 +144,12 @@ pub enum Auth {
 
 words!(Auth { None => "none" });
 
-/// The values of flags; `None` where a flag is not given.
+/// What a command says: the values of flags, `None` where a flag is not given, and what it needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// `--listen`
     pub listen: Option<SocketAddr>,
+    pub secrets: Secrets,
 }
 
 /// A configuration, and the file it was read from, if any.
@@ -221,11 +227,12 @@ impl Config {
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
         let merged = merge(file, environment, overrides)?;
-        let mut problems = Problems::default();
-        let draft = merged.extract::<Draft>(&mut problems).filter(|_| problems.is_empty());
+        let mut problems = Problems::new(overrides.secrets);
+        let draft = merged.extract::<Draft>(&mut problems);
         let config = draft.map(|draft| {
             let mut config = draft.resolve(cwd, environment, &mut problems);
             config.sources = merged.sources();
+            config.written = merged.measures();
             config.validate(&merged, &mut problems);
             config
         });
@@ -247,7 +254,8 @@ impl Config {
     }
 
     fn validate(&self, merged: &Merged, problems: &mut Problems) {
-        if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
+        let are_same = self.admin_listen == Some(self.listen) && self.listen.port() != 0;
+        if are_same && !problems.concern("listen") {
             problems
                 .reject("admin_listen", "must differ from listen; leave it out to serve both on one address");
         }
@@ -266,8 +274,10 @@ impl Config {
                  replica needs the same key",
             );
         }
+        self.store.validate(problems);
         self.limits.validate(problems);
         self.usage.validate(problems);
+        self.log.validate(problems);
     }
 }
 
@@ -295,6 +305,7 @@ impl Default for Config {
             prices: Vec::new(),
             projects: BTreeMap::new(),
             sources: Sources::default(),
+            written: BTreeMap::new(),
         }
     }
 }
@@ -322,6 +333,7 @@ impl Draft {
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
             sources: Sources::default(),
+            written: BTreeMap::new(),
         }
     }
 }

@@ -45,6 +45,12 @@ pub struct OAuthConfig {
 }
 
 impl OAuthConfig {
+    pub(super) fn knows_secrets(&self) -> bool {
+        self.refresh_token.is_known()
+            && self.client_secret.as_ref().is_none_or(ApiKey::is_known)
+            && self.headers.knows_secrets()
+    }
+
     pub(super) fn settings(&self) -> OAuthSettings {
         OAuthSettings {
             token_url: self.token_url.clone(),
@@ -90,11 +96,7 @@ impl OAuthDraft {
             problems.reject(format!("{key}.client_id"), "must be set");
         }
         let mut secret = |field: &str, draft: Option<ApiKeyDraft>| {
-            let resolved = draft.map(|draft| draft.resolve(cwd, environment)).transpose();
-            resolved.unwrap_or_else(|rule| {
-                problems.reject(format!("{key}.{field}"), rule);
-                None
-            })
+            problems.accept(format!("{key}.{field}"), draft?.resolve(cwd, environment))
         };
         let is_missing = self.refresh_token.is_none();
         let client_secret = secret("client_secret", self.client_secret);

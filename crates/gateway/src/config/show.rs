@@ -1,10 +1,11 @@
 //! Printing the resolved configuration. Secrets are shown as their source or as `<redacted>`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::Config;
+use super::{Config, values};
 
 /// A configuration as a tree that keeps the order of its keys.
 enum Node {
@@ -15,9 +16,11 @@ enum Node {
 }
 
 impl Config {
-    /// The configuration as TOML. It can be loaded again once redacted secrets are filled in.
+    /// The configuration as TOML, with durations and sizes as they are written. It can be loaded again once redacted secrets are
+    /// filled in.
     pub fn show(&self) -> String {
-        let node = serde_json::from_str(&self.show_json()).expect("serialised JSON parses");
+        let mut node: Node = serde_json::from_str(&self.show_json()).expect("serialised JSON parses");
+        node.restore("", &self.written);
         let mut toml = String::new();
         if let Node::Table(entries) = node {
             write_table("", &entries, &mut toml);
@@ -56,6 +59,25 @@ fn write_table(name: &str, entries: &[(String, Node)], toml: &mut String) {
 }
 
 impl Node {
+    /// Replaces durations and sizes by what is written for them.
+    fn restore(&mut self, key: &str, written: &BTreeMap<String, String>) {
+        match self {
+            Self::Table(entries) => {
+                for (name, node) in entries {
+                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    node.restore(&key, written);
+                }
+            }
+            // All durations and sizes are serialised as strings.
+            Self::Scalar(json) if json.starts_with('"') => {
+                if let Some(text) = written.get(key).filter(|text| values::means_same(text, json)) {
+                    json.clone_from(text);
+                }
+            }
+            Self::Scalar(_) | Self::List(_) => {}
+        }
+    }
+
     /// Whether this node of the table `parent` is written under a heading of its own.
     fn is_section(&self, parent: &str) -> bool {
         let is_tables = match self {

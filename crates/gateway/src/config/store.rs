@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::environment::Environment;
+use super::error::Problems;
 use super::values::{self, bytes, count, duration, words};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -163,6 +164,19 @@ impl StoreConfig {
         self.migration_url.as_ref().map(|url| self.parse(url)).transpose()
     }
 
+    /// A path is a likely mistake. Everything else about a URL is reported when it is used.
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        for (key, url) in
+            [("store.url", Some(&self.url)), ("store.migration_url", self.migration_url.as_ref())]
+        {
+            let text = url.map(DatabaseUrl::expose).filter(|text| is_path(text));
+            if let Some(path) = text {
+                problems
+                    .reject_hidden(key, format!("must be a URL: for this file, write \"sqlite://{path}\""));
+            }
+        }
+    }
+
     pub fn options(&self) -> Result<StoreOptions, StoreUrlError> {
         Ok(StoreOptions {
             durability: match self.durability {
@@ -204,6 +218,13 @@ impl DatabaseUrl {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+}
+
+/// Whether the text is the path of a file, and nothing that may hold a password.
+fn is_path(text: &str) -> bool {
+    let is_plain = !text.contains([':', '@', '=', '?']) && !text.contains(char::is_whitespace);
+    let has_extension = [".db", ".sqlite", ".sqlite3"].iter().any(|extension| text.ends_with(extension));
+    is_plain && (text.starts_with('/') || text.starts_with("./") || has_extension)
 }
 
 /// The URL without user, password and parameters. Text that is not a URL is not shown at all.

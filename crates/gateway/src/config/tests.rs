@@ -2,6 +2,7 @@
 
 mod errors;
 mod loading;
+mod mistakes;
 mod secrets;
 mod traces;
 mod values;

@@ -39,7 +39,9 @@ impl UsageConfig {
         ];
         for ((key, longer), (shorter_key, shorter)) in order {
             let Some(longer) = longer.as_duration() else { continue };
-            if shorter.as_duration().is_none_or(|shorter| shorter > longer) {
+            // With a value that was rejected, the default would be compared.
+            let is_known = !problems.concern(shorter_key);
+            if is_known && shorter.as_duration().is_none_or(|shorter| shorter > longer) {
                 let shown = shorter.as_duration().map_or_else(|| "forever".to_owned(), format_duration);
                 problems.reject(key, format!("must be at least {shorter_key}, which is {shown}"));
             }

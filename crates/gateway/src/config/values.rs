@@ -287,8 +287,10 @@ impl RawValue {
         }
     }
 
+    /// `None` also for the unit `M`, which humantime reads as months, and people as minutes.
     pub(super) fn duration(self) -> Option<Duration> {
-        humantime::parse_duration(&self.text()?).ok()
+        let text = self.text()?;
+        humantime::parse_duration(&text).ok().filter(|_| !has_unit(&text, "M"))
     }
 
     pub(super) fn bytes(self) -> Option<u64> {
@@ -309,7 +311,48 @@ where
     D: Deserializer<'de>,
 {
     let raw = deserializer.deserialize_any(RawValueVisitor { rule })?;
-    parse(raw).ok_or_else(|| D::Error::custom(rule))
+    let hint = hint(&raw, rule);
+    parse(raw).ok_or_else(|| D::Error::custom(format_args!("{rule}{hint}")))
+}
+
+/// What else to say of a value that breaks its rule, for likely mistakes.
+fn hint(raw: &RawValue, rule: &str) -> &'static str {
+    let is = |kind: &str| rule.contains(kind);
+    match raw {
+        RawValue::Text(text) if is("a duration") && has_unit(text, "M") => {
+            "; \"M\" could be minutes or months: write \"m\" for minutes, and days for months, such as \"30d\""
+        }
+        RawValue::Text(text) if is("a duration") && is_number(text) => "; it needs a unit",
+        RawValue::Number(_) if is("a duration") => "; it needs a unit, and quotes",
+        RawValue::Text(text) if is("a size") && ["k", "M", "G"].iter().any(|unit| has_unit(text, unit)) => {
+            "; the unit needs its \"B\""
+        }
+        RawValue::Text(text) if is("a whole number") && is_number(text) => "; write it without quotes",
+        _ => "",
+    }
+}
+
+/// Whether a number in the text has this unit, and no longer one.
+fn has_unit(text: &str, unit: &str) -> bool {
+    let mut units = text.split(|c: char| c.is_ascii_digit() || c.is_whitespace() || c == '.');
+    units.any(|word| word == unit)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether two values in JSON are the same duration or size.
+pub(super) fn means_same(one: &str, other: &str) -> bool {
+    let raw = |json: &str| match serde_json::from_str(json) {
+        Ok(serde_json::Value::String(text)) => Some(RawValue::Text(text)),
+        Ok(serde_json::Value::Number(number)) => number.as_u64().map(RawValue::Number),
+        _ => None,
+    };
+    let duration = |json| raw(json)?.duration();
+    let bytes = |json| raw(json)?.bytes();
+    (duration(one).is_some() && duration(one) == duration(other))
+        || (bytes(one).is_some() && bytes(one) == bytes(other))
 }
 
 /// A duration in the largest unit that gives a whole number.

@@ -36,7 +36,7 @@ pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
 pub use self::admin::{IssuedToken, TokenList, TokenView};
 pub use self::asking::Answer;
 pub use self::attention::{Attention, AttentionKind};
-pub use self::audit::{AuditEntry, AuditList};
+pub use self::audit::{AuditEntry, AuditList, AuditSearch};
 pub use self::background::{BackgroundList, BackgroundParameters};
 pub use self::chain::{Chain, ChainParameters, ChainTurn, ConversationTurnParameters};
 pub use self::conversations::{ConversationList, ConversationParameters};

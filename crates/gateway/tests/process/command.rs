@@ -1,7 +1,7 @@
 //! The command line: its exit codes and output, which never contains a secret.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup, header};
@@ -23,6 +23,7 @@ pub(crate) async fn antiphon(
         .env_clear()
         .env("HOME", dir)
         .envs(environment.iter().copied())
+        .stdin(Stdio::null())
         .output()
         .await
         .unwrap();
@@ -272,7 +273,7 @@ async fn the_demos_three_commands_work() {
     let mut demo = Command::new(binary())
         .args(["demo", "--listen", "127.0.0.1:0"])
         .env("HOME", dir.path())
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();

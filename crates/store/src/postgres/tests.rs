@@ -71,7 +71,12 @@ async fn client() -> tokio_postgres::Client {
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     let client = client().await;
-    for text in INDEXED.into_iter().chain(OTHERS).chain(crate::sql::shared_statements()) {
+    for text in [crate::examine::POSTGRES_STATEMENT]
+        .into_iter()
+        .chain(INDEXED)
+        .chain(OTHERS)
+        .chain(crate::sql::shared_statements())
+    {
         let prepared = client.prepare(text).await;
         assert!(prepared.is_ok(), "{text}: {:?}", prepared.err());
     }

@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::open::FILE_MODE;
 use crate::StoreError;
 
 /// How long a start waits for the gateway before it to end.
@@ -31,7 +33,9 @@ impl ServingLock {
                 path.display()
             ))
         };
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let opened = options.open(&path);
         let mut file = opened.map_err(unusable)?;
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -13,12 +13,14 @@ mod open;
 mod purge;
 mod read;
 mod readers;
+mod snapshot;
 mod statement;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub(crate) use self::copy::{source as copy_source, target as copy_target};
+pub(crate) use self::snapshot::{finish as finish_snapshot, write as write_snapshot};
 
 use std::fmt;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Opening a database: its file, its settings and its schema. These functions block.
 
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,8 +25,11 @@ const CHECKPOINT_PAGES: u32 = 2048;
 const LOG_FILE_BYTES: u32 = 64 << 20;
 /// More than there are statements.
 const PREPARED_STATEMENTS: usize = 32;
+/// Of what Antiphon creates. Responses are for nobody else on the machine.
+const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const FILE_MODE: u32 = 0o600;
 /// How long another process may hold the write lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens one more connection that writes.
 pub(super) type Opener = Box<dyn FnMut() -> rusqlite::Result<Shared> + Send>;
@@ -84,9 +89,12 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     })
 }
 
+/// Creates the directory if there is none.
 fn create_parent(path: &Path) -> Result<(), StoreError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|error| {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIRECTORY_MODE);
+    builder.create(parent).map_err(|error| {
         StoreError::Unusable(format!(
             "the directory {} can't be created: {error}; create it for the user who runs Antiphon, or use another path",
             parent.display()
@@ -179,7 +187,14 @@ fn create_patiently(path: &Path, durability: Durability) -> rusqlite::Result<Con
     }
 }
 
+/// Creates the file for its owner alone, if there is none. SQLite gives the files beside it the same mode.
+fn create_private(path: &Path) {
+    // SQLite reports why a file can't be created.
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).ok();
+}
+
 fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    create_private(path);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -195,7 +210,7 @@ pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> Stor
         format!("{shown} is a directory, not a database file; use a path in it, such as {shown}/antiphon.db")
     } else if error::is_not_openable(error) {
         // SQLite does not say why; the operating system does.
-        match std::fs::OpenOptions::new().read(true).append(true).create(true).open(path) {
+        match OpenOptions::new().read(true).append(true).create(true).open(path) {
             Err(reason) => format!(
                 "{shown} can't be opened for reading and writing: {reason}; give the user who runs Antiphon access to it \
                  and to its directory, or use another path"

@@ -18,7 +18,8 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
+    crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
     ADD_TO_OUTCOMES,

@@ -8,6 +8,7 @@
 mod accounts;
 mod background;
 mod background_conversations;
+mod backing_up;
 mod cache;
 mod chains;
 mod charts;

@@ -278,6 +278,16 @@ impl Upstream {
         if listed.status.is_success() { Ok(listed.body) } else { Err(listed.error(account)) }
     }
 
+    /// What the upstream's clock says, as its `Date` header has it.
+    pub async fn date(&self, account: &Account) -> Option<String> {
+        let mut request = Request::new(PartsBody::new(Vec::new()));
+        *request.uri_mut() = account.models_uri.clone();
+        account.add_headers(None, request.headers_mut());
+        let asking = self.clients.send(request, &account.settings.route);
+        let reply = tokio::time::timeout(CATALOG_TIMEOUT, asking).await.ok()?.ok()?;
+        Some(reply.headers().get(header::DATE)?.to_str().ok()?.to_owned())
+    }
+
     /// Sends a request of the gateway's own, with the account's credential.
     async fn fetch(
         &self,

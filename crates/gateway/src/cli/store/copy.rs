@@ -11,7 +11,7 @@ use crate::config::{Environment, StoreConfig};
 
 /// The prefix of a URL that is in an environment variable.
 const ENV_PREFIX: &str = "env:";
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Result<()> {
     let (from, to) = (parse(config, from).context("--from")?, parse(config, to).context("--to")?);
@@ -77,7 +77,7 @@ fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
     Ok(config.parse_url(text)?)
 }
 
-fn print_progress(progress: &CopyProgress) {
+pub(super) fn print_progress(progress: &CopyProgress) {
     let CopyProgress { table, step, rows, of_rows, copied_bytes } = progress;
     let step = match step {
         CopyStep::Copying => "copying",

@@ -22,13 +22,13 @@ fn invalid_toml_is_reported_with_its_line_and_column() {
 fn an_unknown_key_is_reported_with_the_known_keys() {
     assert_eq!(
         Case::file("[store]\nretentoin = \"1d\"").error(),
-        "store.retentoin (in antiphon.toml): unknown key; did you mean store.retention? Known keys: url, \
+        "store.retentoin (in antiphon.toml, line 2): unknown key; did you mean store.retention? Known keys: url, \
          migration_url, migrate, key_file, network, retention, conversation_retention, durability, commit_timeout, read_timeout, read_connections, \
          write_connections, cache, purge_interval"
     );
     assert_eq!(
         Case::file("colour = 1").error(),
-        "colour (in antiphon.toml): unknown key. Known keys: listen, admin_listen, dashboard, auth, allowed_hosts, store, accounts, routing, limits, \
+        "colour (in antiphon.toml, line 1): unknown key. Known keys: listen, admin_listen, dashboard, auth, allowed_hosts, store, accounts, routing, limits, \
          timeouts, turns, background, sockets, usage, log, tls, traces, prices, projects"
     );
 }
@@ -46,7 +46,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
 fn a_value_of_the_wrong_type_is_reported_with_the_rule() {
     assert_eq!(
         Case::file("[store]\nretention = \"30 parsecs\"").error(),
-        "store.retention = \"30 parsecs\" (in antiphon.toml): must be a duration such as \"30d\", above zero and at most \
+        "store.retention = \"30 parsecs\" (in antiphon.toml, line 2): must be a duration such as \"30d\", above zero and at most \
          \"36500d\", or \"forever\""
     );
     assert_eq!(
@@ -56,29 +56,28 @@ fn a_value_of_the_wrong_type_is_reported_with_the_rule() {
     );
     assert_eq!(
         Case::file("[limits]\nmax_chain_depth = 0").error(),
-        "limits.max_chain_depth = 0 (in antiphon.toml): must be a whole number from 1 to 1000000"
+        "limits.max_chain_depth = 0 (in antiphon.toml, line 2): must be a whole number from 1 to 1000000"
     );
     assert_eq!(
         Case::file("[turns]\non_disconnect = 0").error(),
-        "turns.on_disconnect = 0 (in antiphon.toml): must be \"finish\" or \"cancel\""
+        "turns.on_disconnect = 0 (in antiphon.toml, line 2): must be \"finish\" or \"cancel\""
     );
     assert_eq!(
         Case::file("listen = \"localhost:8080\"").error(),
-        "listen = \"localhost:8080\" (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \
+        "listen = \"localhost:8080\" (in antiphon.toml, line 1): must be an IP address and a port such as \"127.0.0.1:8080\" or \
          \"[::1]:8080\""
     );
     assert_eq!(
         Case::empty().variable("ANTIPHON_LOG", "debug").error(),
         "log (environment variable ANTIPHON_LOG): must be a table"
     );
-    assert_eq!(Case::file("[accounts]\nname = \"a\"").error(), "accounts (in antiphon.toml): must be a list");
 }
 
 #[test]
 fn zero_timeouts_are_rejected() {
     assert_eq!(
         Case::file("[timeouts]\nidle = \"0s\"").error(),
-        "timeouts.idle = \"0s\" (in antiphon.toml): must be a duration such as \"30s\" or \"5m\", above zero and at most \
+        "timeouts.idle = \"0s\" (in antiphon.toml, line 2): must be a duration such as \"30s\" or \"5m\", above zero and at most \
          \"365d\""
     );
 }
@@ -89,14 +88,17 @@ fn all_problems_are_reported_at_once() {
                 [[accounts]]\nmodels = [\"a\", 2]\n";
     assert_eq!(
         Case::file(text).error(),
-        "6 problems in the configuration:
-  accounts[0].nom (in antiphon.toml): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
+        "9 problems in the configuration:
+  listen = 1 (in antiphon.toml, line 1): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
+  auth = \"open\" (in antiphon.toml, line 2): must be \"none\"
+  log.format = \"xml\" (in antiphon.toml, line 4): must be \"text\" or \"json\"
+  log.level (in antiphon.toml, line 5): unknown key. Known keys: format, filter
+  accounts[0].base_url (in antiphon.toml, line 6): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[0].nom (in antiphon.toml, line 7): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
 oauth, models, boundary, aliases, headers, query, proxy, ca_file, api, chat, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
-  accounts[1].models[1] = 2 (in antiphon.toml): must be a string
-  auth = \"open\" (in antiphon.toml): must be \"none\"
-  listen = 1 (in antiphon.toml): must be an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\"
-  log.format = \"xml\" (in antiphon.toml): must be \"text\" or \"json\"
-  log.level (in antiphon.toml): unknown key. Known keys: format, filter"
+  accounts[1].name (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[1].base_url (in antiphon.toml, line 8): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[1].models[1] = 2 (in antiphon.toml, line 9): must be a string"
     );
 }
 
@@ -104,7 +106,7 @@ oauth, models, boundary, aliases, headers, query, proxy, ca_file, api, chat, tra
 fn both_listeners_cannot_share_an_address() {
     assert_eq!(
         Case::file("admin_listen = \"127.0.0.1:8080\"").error(),
-        "admin_listen = \"127.0.0.1:8080\" (in antiphon.toml): must differ from listen; leave it out to serve both on one \
+        "admin_listen = \"127.0.0.1:8080\" (in antiphon.toml, line 1): must differ from listen; leave it out to serve both on one \
          address"
     );
     Case::file("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"").load();
@@ -114,7 +116,7 @@ fn both_listeners_cannot_share_an_address() {
 fn body_memory_must_fit_at_least_one_body() {
     assert_eq!(
         Case::file("[limits]\nmax_body = \"2GiB\"").error(),
-        "limits.body_memory (in antiphon.toml): is 1GiB and must be at least limits.max_body, which is 2GiB"
+        "limits.body_memory (in antiphon.toml, line 1): is 1GiB and must be at least limits.max_body, which is 2GiB"
     );
 }
 
@@ -123,9 +125,9 @@ fn a_price_requires_a_model_and_a_decimal_number() {
     assert_eq!(
         Case::file("[[prices]]\nmodel = \"a b\"\noutput = 1").error(),
         "2 problems in the configuration:
-  prices[0].model = \"a b\" (in antiphon.toml): must be a model name or a pattern with * (any characters) and ? (one \
-character), such as \"gpt-*\"
-  prices[0].input (in antiphon.toml): must be set; use 0 for tokens that are free"
+  prices[0].input (in antiphon.toml, line 1): must be set; use 0 for tokens that are free
+  prices[0].model = \"a b\" (in antiphon.toml, line 2): must be a model name or a pattern with * (any characters) and ? (one \
+character), such as \"gpt-*\""
     );
     for wrong in ["-1", "\"1,5\"", "1e7", "true"] {
         let error = Case::file(&format!("[[prices]]\nmodel = \"m\"\ninput = {wrong}\noutput = 1")).error();
@@ -137,11 +139,11 @@ character), such as \"gpt-*\"
 fn coarser_usage_must_be_kept_at_least_as_long_as_finer_usage() {
     assert_eq!(
         Case::file("[usage]\nraw_retention = \"100d\"").error(),
-        "usage.hour_retention (in antiphon.toml): must be at least usage.raw_retention, which is 100d"
+        "usage.hour_retention (in antiphon.toml, line 1): must be at least usage.raw_retention, which is 100d"
     );
     assert_eq!(
         Case::file("[usage]\nhour_retention = \"forever\"").error(),
-        "usage.day_retention (in antiphon.toml): must be at least usage.hour_retention, which is forever"
+        "usage.day_retention (in antiphon.toml, line 1): must be at least usage.hour_retention, which is forever"
     );
     let all = "raw_retention = \"forever\"\nhour_retention = \"forever\"\nday_retention = \"forever\"";
     Case::file(&format!("[usage]\n{all}")).load();
@@ -165,16 +167,16 @@ fn accounts_require_a_unique_name_and_a_plain_url() {
     assert_eq!(
         Case::file(text).error(),
         "8 problems in the configuration:
-  accounts[1].name = \"a\" (in antiphon.toml): is already the name of accounts[0]
-  accounts[0].base_url = \"ftp://x\" (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
-  accounts[1].boundary = \"\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
-  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml): must not include /responses, which Antiphon appends: \
-write base_url = \"https://x/v1\"
-  accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml): must be a model name or a pattern with * (any characters) and \
-? (one character), such as \"gpt-*\"
-  accounts[2].name = \"b c\" (in antiphon.toml): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
-  accounts[2].base_url (in antiphon.toml): must be an http or https URL such as \"https://api.openai.com/v1\"
-  accounts[2].models (in antiphon.toml): must not be empty; leave it out to offer all models"
+  accounts[0].base_url = \"ftp://x\" (in antiphon.toml, line 3): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[1].name = \"a\" (in antiphon.toml, line 5): is already the name of accounts[0]
+  accounts[1].base_url = \"https://x/v1/responses\" (in antiphon.toml, line 6): must not include /responses, which Antiphon \
+appends: write base_url = \"https://x/v1\"
+  accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml, line 7): must be a model name or a pattern with * (any characters) \
+and ? (one character), such as \"gpt-*\"
+  accounts[1].boundary = \"\" (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[2].base_url (in antiphon.toml, line 9): must be an http or https URL such as \"https://api.openai.com/v1\"
+  accounts[2].name = \"b c\" (in antiphon.toml, line 10): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[2].models (in antiphon.toml, line 11): must not be empty; leave it out to offer all models"
     );
 }
 
@@ -183,14 +185,16 @@ fn a_bad_url_from_the_openai_variable_names_that_variable() {
     assert_eq!(
         Case::empty().variable("OPENAI_BASE_URL", "api.example").error(),
         "accounts[0].base_url = \"api.example\" (environment variable OPENAI_BASE_URL): must be an http or https URL such as \
-         \"https://api.openai.com/v1\""
+         \"https://api.openai.com/v1\": write \"https://api.example\""
     );
 }
 
 #[test]
 fn invalid_project_limits_are_reported() {
     let error = |limits: &str| Case::file(&format!("[projects.team]\nlimits = {limits}")).error();
-    assert!(error("{ rpm = 1 }").contains("projects.team.limits (in antiphon.toml): unknown field `rpm`"));
+    assert!(
+        error("{ rpm = 1 }").contains("projects.team.limits (in antiphon.toml, line 2): unknown field `rpm`")
+    );
     let zero = error("{ budgets = [{ tokens = 0, window = \"day\" }] }");
     assert!(zero.contains("the limit of tokens per day must be from 1 to"), "{zero}");
     let name = Case::file("[projects.\"a b\"]\nlimits = { concurrent_turns = 1 }").error();
@@ -214,7 +218,10 @@ fn an_account_has_one_credential_and_oauth_requires_a_key_file_and_all_its_field
     let oauth = r#"oauth = { token_url = "https://a/t", client_id = "c", refresh_token = { value = "r" } }"#;
     let account = |lines: &str| format!("[[accounts]]\nname = \"a\"\nbase_url = \"http://a\"\n{lines}\n");
     let both = Case::file(&account(&format!("api_key = {{ value = \"k\" }}\n{oauth}")));
-    assert!(both.error().contains("accounts[0].oauth (in antiphon.toml): cannot be combined with api_key"));
+    assert!(
+        both.error()
+            .contains("accounts[0].oauth (in antiphon.toml, line 5): cannot be combined with api_key")
+    );
     for url in ["postgres://u@h/d", "sqlite::memory:"] {
         let error = Case::file(&format!("store.url = \"{url}\"\n{}", account(oauth))).error();
         assert!(error.starts_with("store.key_file"), "{error}");
@@ -239,15 +246,15 @@ fn an_account_with_chat_completions_has_neither_sockets_nor_state_nor_encrypted_
     assert_eq!(
         Case::file(text).error(),
         "5 problems in the configuration:
-  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml): must not include /chat/completions, which \
-Antiphon appends: write base_url = \"https://z/v1\" and api = \"chat\"
-  accounts[1].transport = \"auto\" (in antiphon.toml): must be \"http\" with api = \"chat\"
-  accounts[1].state = \"native\" (in antiphon.toml): must be \"replay\" with api = \"chat\": chat completions store no \
+  accounts[1].boundary = \"one\" (in antiphon.toml, line 8): must differ from that of \"a\", whose encrypted items an account \
+with api = \"chat\" can't read
+  accounts[1].transport = \"auto\" (in antiphon.toml, line 10): must be \"http\" with api = \"chat\"
+  accounts[1].state = \"native\" (in antiphon.toml, line 11): must be \"replay\" with api = \"chat\": chat completions store no \
 responses
-  accounts[1].background = \"native\" (in antiphon.toml): must be \"gateway\" with api = \"chat\": chat completions run \
+  accounts[1].background = \"native\" (in antiphon.toml, line 12): must be \"gateway\" with api = \"chat\": chat completions run \
 nothing in the background
-  accounts[1].boundary = \"one\" (in antiphon.toml): must differ from that of \"a\", whose encrypted items an account with \
-api = \"chat\" can't read"
+  accounts[2].base_url = \"https://z/v1/chat/completions\" (in antiphon.toml, line 15): must not include /chat/completions, \
+which Antiphon appends: write base_url = \"https://z/v1\" and api = \"chat\""
     );
 }
 
@@ -284,7 +291,7 @@ fn a_proxy_and_a_file_of_authorities_are_checked_without_showing_a_password() {
     let rule = "must be the URL of an HTTP proxy such as \"http://proxy.example:3128\", or \"direct\"";
     assert_eq!(
         account("proxy = \"socks5://ada:secret@p:1\"").error(),
-        format!("accounts[0].proxy (in antiphon.toml): {rule}")
+        format!("accounts[0].proxy (in antiphon.toml, line 4): {rule}")
     );
     let error = account("").variable("HTTPS_PROXY", "socks5://ada:secret@p:1").error();
     assert!(error.contains(&format!("environment variable HTTPS_PROXY: {rule}")), "{error}");

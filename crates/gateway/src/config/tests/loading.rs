@@ -134,7 +134,7 @@ limits = { requests_per_minute = 6, budgets = [{ cost = 2.5, window = "month" }]
 
 [log]
 format = "json"
-filter = "debug,hyper=\"info\""
+filter = "debug,antiphon[turn{model=\"sim\"}]=info"
 
 [tls]
 certificate = "/etc/antiphon/fullchain.pem"
@@ -220,7 +220,7 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(config.limits.max_chain_depth, 7);
     assert_eq!(config.timeouts.first_byte, Duration::from_secs(90));
     assert_eq!(config.turns.on_disconnect, OnDisconnect::Cancel);
-    assert_eq!(config.log.filter, "debug,hyper=\"info\"");
+    assert_eq!(config.log.filter, "debug,antiphon[turn{model=\"sim\"}]=info");
     let (defaults, all) = (Config::default().show(), config.show());
     for line in all.lines().filter(|line| line.contains(" = ")) {
         assert!(!defaults.lines().any(|default| default == line), "{line} is the default");
@@ -319,7 +319,7 @@ fn the_example_file_has_every_key_with_its_default() {
         (&account.name, &account.boundary, account.models.len()),
         (&"openai".to_owned(), &account.name, 0)
     );
-    assert_eq!(config.show(), Case::empty().load().show());
+    assert_eq!(config.show_json(), Case::empty().load().show_json());
 }
 
 #[test]

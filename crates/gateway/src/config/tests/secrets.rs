@@ -26,7 +26,7 @@ fn a_key_is_read_from_a_variable_a_file_or_the_configuration() {
 
 #[test]
 fn a_credential_that_cannot_be_read_is_reported_with_account_and_source() {
-    let start = "accounts[0].api_key (in antiphon.toml): account \"a\": ";
+    let start = "accounts[0].api_key (in antiphon.toml, line 4): account \"a\": ";
     assert_eq!(
         api_key_error(r#"{ env = "A_KEY" }"#),
         format!("{start}environment variable A_KEY is not set or empty")

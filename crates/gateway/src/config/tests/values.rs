@@ -45,7 +45,7 @@ fn the_memory_of_the_process_is_a_size_or_found_out() {
         assert_eq!(
             Case::file(&format!("limits.memory = {refused}")).error(),
             format!(
-                "limits.memory = {refused} (in antiphon.toml): must be \"auto\", or a size in bytes such as 1073741824 or \
+                "limits.memory = {refused} (in antiphon.toml, line 1): must be \"auto\", or a size in bytes such as 1073741824 or \
                  \"2GiB\", above zero"
             )
         );
