@@ -17,6 +17,7 @@ mod layers;
 mod limits;
 mod log;
 mod oauth;
+mod oidc;
 mod prices;
 mod projects;
 mod proxy;
@@ -53,6 +54,8 @@ pub use self::headers::AccountHeaders;
 pub use self::limits::{LimitsConfig, MemoryLimit};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
+pub use self::oidc::OidcConfig;
+pub(crate) use self::oidc::is_secure;
 pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::proxy::ProxyConfig;
 pub use self::routing::RoutingConfig;
@@ -67,6 +70,7 @@ pub use self::usage::UsageConfig;
 use self::accounts::AccountDraft;
 use self::error::Problems;
 use self::layers::{Layers, Merged};
+use self::oidc::OidcDraft;
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
 use self::values::{address, boolean, words};
@@ -110,6 +114,10 @@ pub struct Config {
     /// TLS on both addresses. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
+
+    /// An identity provider with which operators sign in to the dashboard. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcConfig>,
 
     /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -182,6 +190,8 @@ struct Draft {
     log: LogConfig,
     #[serde(default)]
     tls: Option<TlsConfig>,
+    #[serde(default)]
+    oidc: Option<OidcDraft>,
     #[serde(default)]
     prices: Vec<PriceDraft>,
     #[serde(default)]
@@ -282,6 +292,7 @@ impl Default for Config {
             usage: UsageConfig::default(),
             log: LogConfig::default(),
             tls: None,
+            oidc: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
             sources: Sources::default(),
@@ -308,6 +319,7 @@ impl Draft {
             usage: self.usage,
             log: self.log,
             tls: self.tls,
+            oidc: self.oidc.and_then(|oidc| oidc.resolve(cwd, environment, problems)),
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
             sources: Sources::default(),

@@ -2,6 +2,7 @@
 
 mod errors;
 mod loading;
+mod oidc;
 mod secrets;
 mod values;
 

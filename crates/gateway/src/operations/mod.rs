@@ -21,6 +21,7 @@ mod request;
 mod responses;
 mod sessions;
 mod settings;
+mod sign_in;
 mod usage;
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use antiphon_access::limits::Limits;
 use antiphon_store::{Clock, Store};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
+
+use crate::oidc::Provider;
 
 pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
 pub use self::admin::{IssuedToken, TokenList, TokenView};
@@ -51,6 +54,7 @@ pub use self::request::{InvalidRequest, parse_object, parse_query};
 pub use self::responses::{Bodies, ResponseDetail, ResponseParameters};
 pub use self::sessions::{EndedSession, SessionList, SessionView};
 pub use self::settings::{ConfigReport, StoreReport};
+pub use self::sign_in::{ProviderReply, SignInError};
 
 /// What operators do.
 #[derive(Clone)]
@@ -61,6 +65,8 @@ pub struct Operations {
     pub keys: Arc<Keys>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
+    /// With which operators can sign in to the dashboard.
+    pub provider: Option<Arc<Provider>>,
     /// How long usage is kept by the hour; `None` means for ever.
     pub hour_retention: Option<Duration>,
     pub process: Process,

@@ -51,6 +51,7 @@ mod replaying;
 mod replicas;
 mod resuming;
 mod settling;
+mod signing_in;
 mod socket_faults;
 mod sockets;
 mod stalling;

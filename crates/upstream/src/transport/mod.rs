@@ -1,6 +1,7 @@
 //! Requests to upstreams and their replies, over HTTP or WebSocket. Each request carries its account's credential.
 
 mod discovery;
+mod exchange;
 pub mod headers;
 mod redact;
 mod reply;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
+pub use self::exchange::ExchangeError;
 pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};

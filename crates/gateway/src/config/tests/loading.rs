@@ -140,6 +140,18 @@ filter = "debug,hyper=\"info\""
 certificate = "/etc/antiphon/fullchain.pem"
 key = "/etc/antiphon/key.pem"
 client_ca = "/etc/antiphon/clients.pem"
+
+[oidc]
+issuer = "https://id.example/realm"
+client_id = "gateway"
+client_secret = { value = "sk-literal" }
+public_url = "https://gateway.example"
+scopes = ["groups"]
+role_claim = "roles"
+admin_values = ["ops"]
+viewer_values = ["staff"]
+proxy = "direct"
+ca_file = "ca.pem"
 "#;
 
 fn keys(config: &Config) -> BTreeSet<String> {

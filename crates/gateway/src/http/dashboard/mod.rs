@@ -24,6 +24,7 @@ mod pieces;
 mod responses;
 mod series;
 mod settings;
+mod sign_in;
 mod timeline;
 
 use axum::Router;
@@ -37,6 +38,8 @@ pub fn router() -> Router<AppState> {
         .route("/", get(overview::show))
         .route("/live", get(live::watch))
         .route("/login", get(login::form).post(login::sign_in))
+        .route("/login/provider", get(sign_in::begin))
+        .route("/login/callback", get(sign_in::finish))
         .route("/logout", post(login::sign_out))
         .route("/assets/{file}", get(assets::get))
         .route("/responses", get(responses::list).fallback(unknown_route))
