@@ -22,7 +22,9 @@ mod responses;
 mod sessions;
 mod settings;
 mod sign_in;
+mod time_range;
 mod usage;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,14 +42,14 @@ pub use self::admin::{IssuedToken, TokenList, TokenView};
 pub use self::asking::Answer;
 pub use self::attention::{Attention, AttentionKind};
 pub use self::audit::{AuditEntry, AuditList};
-pub use self::background::{BackgroundList, BackgroundParameters};
+pub use self::background::{BackgroundList, BackgroundParameters, BackgroundView};
 pub use self::chain::{Chain, ChainParameters, ChainTurn, ConversationTurnParameters};
-pub use self::conversations::{ConversationList, ConversationParameters};
+pub use self::conversations::{Conversation, ConversationList, ConversationParameters};
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
 pub use self::live::{INTERVAL as LIVE_INTERVAL, LiveFrame};
 pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
-pub use self::overview::{Overview, OverviewParameters, Percentiles, Running, Window};
+pub use self::overview::{Overview, OverviewParameters, Percentiles, Running};
 pub use self::page::Page;
 pub use self::process::Process;
 pub use self::request::{InvalidRequest, parse_object, parse_query};
@@ -55,6 +57,8 @@ pub use self::responses::{Bodies, ResponseDetail, ResponseParameters};
 pub use self::sessions::{EndedSession, SessionList, SessionView};
 pub use self::settings::{ConfigReport, StoreReport};
 pub use self::sign_in::{ProviderReply, SignInError};
+pub use self::time_range::{TimeRange, Window, parse_time};
+pub use self::watchers::{Watcher, WatcherPlace};
 
 /// What operators do.
 #[derive(Clone)]

@@ -38,6 +38,7 @@ mod items_by_id;
 mod keys;
 mod leaving;
 mod limits;
+mod listing;
 mod naming;
 mod operating;
 mod overview;

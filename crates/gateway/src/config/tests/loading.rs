@@ -332,6 +332,7 @@ fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
     let is_key = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let uncomment = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if rest.split_once(" = ").is_some_and(|(word, _)| is_key(word)) => format!("{rest}\n"),
+        Some(section) if section.starts_with('[') => format!("{section}\n"),
         _ => format!("{line}\n"),
     };
     let all: String = std::fs::read_to_string(EXAMPLE).unwrap().lines().map(uncomment).collect();
@@ -339,7 +340,13 @@ fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
     let keys_without = |left_out: &str| {
         let lines = all.split_inclusive('\n').filter(|line| !line.starts_with(left_out));
         let case = Case::file(&lines.collect::<String>());
-        keys(&case.variable("OPENAI_API_KEY", "sk").variable("REFRESH_TOKEN", "rt").load())
+        keys(
+            &case
+                .variable("OPENAI_API_KEY", "sk")
+                .variable("REFRESH_TOKEN", "rt")
+                .variable("OIDC_CLIENT_SECRET", "s")
+                .load(),
+        )
     };
     let documented: BTreeSet<String> =
         keys_without("oauth = ").union(&keys_without("api_key = ")).cloned().collect();
