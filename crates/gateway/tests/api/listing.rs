@@ -102,7 +102,7 @@ async fn the_dashboard_lists_the_conversations_of_a_project_and_their_turns() {
     let operator = Operator::of(&gateway).await;
     let pages = Pages::of(&gateway, &operator).await;
     assert!(pages.text("/responses/conversations").await.contains("No conversations"));
-    let secret = operator.key(json!({"name": "laptop", "project": "a&b"})).await;
+    let secret = operator.key(json!({"name": "laptop", "project": "team"})).await;
     let client = gateway.client.with_secret(&secret);
     let create = async || client.request(Method::POST, "/v1/conversations", &[], "{}").await.ok_id();
     let (used, unused) = (create().await, create().await);
@@ -110,15 +110,15 @@ async fn the_dashboard_lists_the_conversations_of_a_project_and_their_turns() {
     let items = json!({"items": [{"type": "message", "role": "user", "content": "posted"}]});
     let path = format!("/v1/conversations/{used}/items");
     client.request(Method::POST, &path, &[], items.to_string()).await.ok();
-    let list = pages.text("/responses/conversations?project=a%26b").await;
+    let list = pages.text("/responses/conversations?project=team").await;
     for id in [&used, &unused] {
-        assert!(list.contains(&format!("href=\"/responses/conversations/{id}?project=a%26b\"")), "{list}");
+        assert!(list.contains(&format!("href=\"/responses/conversations/{id}?project=team\"")), "{list}");
     }
     assert!(
-        list.contains("<option value=\"a&amp;b\" selected>") && list.contains("<option value=\"default\">"),
+        list.contains("<option value=\"team\" selected>") && list.contains("<option value=\"default\">"),
         "{list}"
     );
-    let turns = pages.text(&format!("/responses/conversations/{used}?project=a%26b")).await;
+    let turns = pages.text(&format!("/responses/conversations/{used}?project=team")).await;
     let links = turns.matches("Open this turn").count();
     assert_eq!(
         (turns.matches("<li class=\"turn\"").count(), links),
@@ -126,10 +126,10 @@ async fn the_dashboard_lists_the_conversations_of_a_project_and_their_turns() {
         "nobody can name posted items: {turns}"
     );
     assert!(turns.contains(&format!("href=\"/responses/{}\"", turn["id"].as_str().unwrap())));
-    let nothing = pages.text(&format!("/responses/conversations/{unused}?project=a%26b")).await;
+    let nothing = pages.text(&format!("/responses/conversations/{unused}?project=team")).await;
     assert!(nothing.contains("Nothing has been added"));
     let elsewhere = pages.get(&format!("/responses/conversations/{used}?project=default")).await;
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
     let chain = pages.text(&format!("/responses/{}", turn["id"].as_str().unwrap())).await;
-    assert!(chain.contains(&format!("href=\"/responses/conversations/{used}?project=a%26b\"")));
+    assert!(chain.contains(&format!("href=\"/responses/conversations/{used}?project=team\"")));
 }

@@ -12,7 +12,7 @@ pub enum Tab {
 const TABS: [(Tab, &str, &str); 3] = [
     (Tab::Turns, "/responses", "Turns"),
     (Tab::Conversations, "/responses/conversations", "Conversations"),
-    (Tab::Background, "/responses/background", "In the background"),
+    (Tab::Background, "/responses/background", "Background"),
 ];
 
 /// Links to all parts, for the place beside the title.
