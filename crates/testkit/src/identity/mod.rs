@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use antiphon_store::{Clock, SystemClock};
 use bytes::Bytes;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -283,7 +283,7 @@ impl State {
         if asked.get("code_challenge") != Some(&challenge) {
             return Err("the verifier is wrong");
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs();
+        let now = SystemClock.now().unix_ms() / 1000;
         let claims = json!({
             "iss": self.issuer,
             "aud": CLIENT_ID,
