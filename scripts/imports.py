@@ -27,7 +27,7 @@ LAYERS = {
         ["http/socket/metrics", "http/socket/settings", "jobs", "metrics"],
         ["operations", "turn", "reload"],
         ["conversations"],
-        ["memory", "telemetry", "tls"],
+        ["memory", "oidc", "telemetry", "tls"],
         ["body_memory", "config", "errors"],
     ],
     "upstream": [
@@ -43,7 +43,7 @@ LAYERS = {
     ],
     "access": [
         ["lib"],
-        ["admin", "keys", "sessions", "usage"],
+        ["admin", "keys", "sessions", "sign_ins", "usage"],
         ["audit", "limits", "prices"],
         ["object", "pattern", "query", "role", "session_id"],
     ],

@@ -38,7 +38,7 @@ impl AdminToken {
         store: &dyn Store,
         clock: &dyn Clock,
         role: Role,
-        actor: Actor,
+        actor: Actor<'_>,
     ) -> Result<Self, StoreError> {
         let token = Self::mint(role);
         let audit = entry(clock, actor, "admin_token.replaced", role.as_str());

@@ -13,22 +13,25 @@ static LATEST: Mutex<(Timestamp, u16)> = Mutex::new((Timestamp::from_unix_ms(0),
 
 /// Where a change came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Actor {
+pub enum Actor<'a> {
     AdminApi,
     CommandLine,
-    /// An operator in the dashboard.
-    Session(SessionId),
+    /// In the dashboard, with the operator's name if it is known.
+    Session {
+        id: SessionId,
+        operator: Option<&'a str>,
+    },
     /// The gateway itself, without an operator.
     Gateway,
 }
 
 /// An entry with the present time. An action reads like `key.created`.
-pub fn entry(clock: &dyn Clock, actor: Actor, action: &str, target: &str) -> AuditEntry {
+pub fn entry(clock: &dyn Clock, actor: Actor<'_>, action: &str, target: &str) -> AuditEntry {
     let now = clock.now();
     let mut random: [u8; 10] = rand::rng().random();
     // The first twelve bits after the time number the entries of one millisecond, so that ids keep their order.
     random[..2].copy_from_slice(&number_in(now).to_be_bytes());
-    AuditEntry::new(now, &random, &actor.name(), action, target)
+    AuditEntry::new(now, &random, &actor.name(), action, target).operator(actor.operator())
 }
 
 fn number_in(now: Timestamp) -> u16 {
@@ -42,14 +45,18 @@ fn number_in(now: Timestamp) -> u16 {
 
 // === impl Actor ===
 
-impl Actor {
+impl<'a> Actor<'a> {
     fn name(self) -> Cow<'static, str> {
         match self {
             Self::AdminApi => "admin_api".into(),
             Self::CommandLine => "command_line".into(),
-            Self::Session(id) => id.to_string().into(),
+            Self::Session { id, .. } => id.to_string().into(),
             Self::Gateway => "gateway".into(),
         }
+    }
+
+    fn operator(self) -> Option<&'a str> {
+        if let Self::Session { operator, .. } = self { operator } else { None }
     }
 }
 

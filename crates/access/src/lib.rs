@@ -1,7 +1,7 @@
 //! Access: who may do what, and what it costs.
 //!
 //! [`keys`] authenticate clients, [`limits`] bound what they use, [`prices`] and [`usage`] say what it cost, [`admin`] holds
-//! the operators' tokens and [`sessions`] their sessions, and [`audit`] records who changed what. This crate knows nothing of upstreams or HTTP doors.
+//! the operators' tokens [`sessions`] their sessions and [`sign_ins`] how some begin, and [`audit`] records who changed what. This crate knows nothing of upstreams or HTTP doors.
 
 pub mod admin;
 pub mod audit;
@@ -14,4 +14,5 @@ pub mod query;
 mod role;
 mod session_id;
 pub mod sessions;
+pub mod sign_ins;
 pub mod usage;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 const PREFIX: &str = "session_";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub(crate) Uuid);
 
 // === impl SessionId ===

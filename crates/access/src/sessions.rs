@@ -1,4 +1,4 @@
-//! Sessions of operators in the dashboard: opened with an admin token, stored as a hash.
+//! Sessions of operators in the dashboard: opened with an admin token or by an identity provider, stored as a hash.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,10 +23,21 @@ pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
 pub struct Session {
     pub id: SessionId,
     pub role: Role,
+    /// The name of whoever signed in with an identity provider.
+    pub operator: Option<String>,
     /// Where it was opened from.
     pub address: Option<String>,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
+}
+
+/// Who somebody is, in the words of an identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Stays the same for as long as the provider knows them.
+    pub subject: String,
+    /// What other operators know them by.
+    pub name: String,
 }
 
 /// What proves that a browser belongs to a session.
@@ -35,11 +46,11 @@ pub struct SessionSecret(SecretString);
 // === impl Session ===
 
 impl Session {
-    /// Opens a session for the holder of a role's token.
+    /// Opens a session with a role, for whoever has proven to have it.
     pub async fn open(
         store: &dyn Store,
         clock: &dyn Clock,
-        role: Role,
+        (role, identity): (Role, Option<&Identity>),
         address: Option<IpAddr>,
     ) -> Result<(Self, SessionSecret), StoreError> {
         let now = clock.now();
@@ -48,18 +59,20 @@ impl Session {
         let session = Self {
             id: SessionId(id),
             role,
+            operator: identity.map(|identity| identity.name.clone()),
             address: address.map(|address| address.to_canonical().to_string()),
             created_at: now,
             expires_at: now.plus(SESSION_LIFETIME),
         };
         let secret = SessionSecret(hex::encode(secret).into());
-        let detail = json!({ "role": role.as_str(), "address": session.address });
-        let audit = entry(clock, Actor::Session(session.id), "session.opened", &session.id.to_string())
-            .detail(&detail);
+        let subject = identity.map(|identity| &identity.subject);
+        let detail = json!({ "role": role.as_str(), "address": session.address, "subject": subject });
+        let audit = entry(clock, session.actor(), "session.opened", &session.id.to_string()).detail(&detail);
         let stored = StoredSession {
             id,
             hash: hash(secret.expose()),
             role: role.as_str().to_owned(),
+            operator: session.operator.clone(),
             address: session.address.clone(),
             created_at: session.created_at,
             expires_at: session.expires_at,
@@ -89,14 +102,19 @@ impl Session {
         store: &dyn Store,
         clock: &dyn Clock,
         id: SessionId,
-        actor: Actor,
+        actor: Actor<'_>,
     ) -> Result<bool, StoreError> {
         store.end_session(id.0, entry(clock, actor, "session.ended", &id.to_string())).await
     }
 
     /// Ends all sessions of all operators.
-    pub async fn end_all(store: &dyn Store, clock: &dyn Clock, actor: Actor) -> Result<(), StoreError> {
+    pub async fn end_all(store: &dyn Store, clock: &dyn Clock, actor: Actor<'_>) -> Result<(), StoreError> {
         store.end_sessions(entry(clock, actor, "session.all_ended", "sessions")).await.map(|_| ())
+    }
+
+    /// Whoever changes something in this session.
+    pub fn actor(&self) -> Actor<'_> {
+        Actor::Session { id: self.id, operator: self.operator.as_deref() }
     }
 
     /// `None` for a role that this build does not know.
@@ -104,6 +122,7 @@ impl Session {
         Some(Self {
             id: SessionId(stored.id),
             role: Role::from_name(&stored.role)?,
+            operator: stored.operator,
             address: stored.address,
             created_at: stored.created_at,
             expires_at: stored.expires_at,

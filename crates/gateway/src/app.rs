@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::body_memory::BodyMemory;
-use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OnDisconnect};
+use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OidcConfig, OnDisconnect};
 use crate::conversations::ConversationLimits;
 use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::origin::LocalOnly;
@@ -40,6 +40,7 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
+use crate::oidc::Provider;
 use crate::operations::{Operations, Process};
 use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
 use crate::telemetry::traces::{Exporter, Traces};
@@ -351,9 +352,12 @@ pub fn operations(
     keys: Arc<Keys>,
     env: &Env,
 ) -> Operations {
+    let upstream = Upstream::new(upstream_settings(config), Arc::clone(&store), env);
+    let provider = |oidc: &OidcConfig| Provider::new(oidc.clone(), upstream.clone(), Arc::clone(&env.clock));
     Operations {
         pool: Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
-        upstream: Upstream::new(upstream_settings(config), Arc::clone(&store), env),
+        provider: config.oidc.as_ref().map(provider).map(Arc::new),
+        upstream,
         keys,
         limits: Arc::new(Limits::new(config.project_limits(), Arc::clone(&store))),
         clock: Arc::clone(&env.clock),

@@ -1,7 +1,7 @@
 //! Antiphon: a stateful gateway for the OpenAI Responses API.
 //!
 //! Imports point down only: `cli` -> [`app`] -> `http` (the doors), [`jobs`], `metrics` -> [`turn`] (the path of a turn),
-//! `operations` (the operations of operators) and `reload` -> `conversations` -> [`config`], `telemetry`.
+//! `operations` (the operations of operators) and `reload` -> `conversations` -> [`config`], `oidc`, `telemetry`.
 //! `scripts/imports.py` holds the table and fails on any other import.
 
 pub mod app;
@@ -14,6 +14,7 @@ mod http;
 pub mod jobs;
 mod memory;
 mod metrics;
+mod oidc;
 mod operations;
 mod reload;
 mod telemetry;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::sessions::end_of_role;
+use crate::sessions::end_of_token;
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, number, text};
 use crate::{AuditEntry, StoreError, Timestamp};
 
@@ -80,7 +80,7 @@ impl<D: Database> Admin for D {
         hash: Vec<u8>,
         audit: AuditEntry,
     ) -> Result<(), StoreError> {
-        let replace = put(REPLACE, name, hash, audit).then(end_of_role(name));
+        let replace = put(REPLACE, name, hash, audit).then(end_of_token(name));
         self.group().execute(replace).await.map(|_| ())
     }
 }

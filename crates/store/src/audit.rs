@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::sql::{Columns, Database, Kind, Query, Statement, id, number, text};
+use crate::sql::{Columns, Database, Kind, Query, Statement, id, number, optional_text, text};
 use crate::{StoreError, Timestamp};
 
 /// One change.
@@ -15,6 +15,8 @@ pub struct AuditEntry {
     id: Uuid,
     /// Through what the change was made.
     pub actor: String,
+    /// The name of the operator in whose session it was made, if known.
+    pub operator: Option<String>,
     /// What was done, such as `key.created`.
     pub action: String,
     /// What it was done to.
@@ -40,9 +42,9 @@ pub trait Audit: Send + Sync {
 }
 
 const INSERT: &str =
-    "INSERT INTO audit (at, id, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6)";
+    "INSERT INTO audit (at, id, actor, operator, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-const LIST: &str = "SELECT id, actor, action, target, detail FROM audit WHERE (at, id) < ($1, $2) \
+const LIST: &str = "SELECT id, actor, operator, action, target, detail FROM audit WHERE (at, id) < ($1, $2) \
      ORDER BY at DESC, id DESC LIMIT $3";
 
 /// For the tests of both engines.
@@ -56,13 +58,19 @@ impl AuditEntry {
     pub fn new(at: Timestamp, random: &[u8; 10], actor: &str, action: &str, target: &str) -> Self {
         let id = uuid::Builder::from_unix_timestamp_millis(at.unix_ms().unsigned_abs(), random).into_uuid();
         let (actor, action, target) = (actor.to_owned(), action.to_owned(), target.to_owned());
-        Self { id, actor, action, target, detail: "{}".to_owned() }
+        Self { id, actor, operator: None, action, target, detail: "{}".to_owned() }
     }
 
     /// Sets what else there is to say.
     #[must_use]
     pub fn detail(self, detail: &impl fmt::Display) -> Self {
         Self { detail: detail.to_string(), ..self }
+    }
+
+    /// Sets who made the change.
+    #[must_use]
+    pub fn operator(self, operator: Option<&str>) -> Self {
+        Self { operator: operator.map(str::to_owned), ..self }
     }
 
     pub fn id(&self) -> Uuid {
@@ -78,6 +86,7 @@ impl AuditEntry {
             number(self.at().unix_ms()),
             id(self.id),
             text(self.actor),
+            optional_text(self.operator),
             text(self.action),
             text(self.target),
             text(self.detail),
@@ -94,7 +103,7 @@ fn time_of(id: Uuid) -> Timestamp {
 #[async_trait]
 impl<D: Database> Audit for D {
     async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        const COLUMNS: [Kind; 5] = [Kind::Id, Kind::Text, Kind::Text, Kind::Text, Kind::Text];
+        const COLUMNS: [Kind; 6] = [Kind::Id, Kind::Text, Kind::Text, Kind::Text, Kind::Text, Kind::Text];
         let after = after.unwrap_or(Uuid::max());
         let arguments = vec![number(time_of(after).unix_ms()), id(after), number(i64::from(max_rows))];
         let rows = self.query(Query { text: LIST, arguments, columns: &COLUMNS }).await?;
@@ -102,6 +111,7 @@ impl<D: Database> Audit for D {
             Ok(AuditEntry {
                 id: row.id()?,
                 actor: row.text()?,
+                operator: row.optional_text(),
                 action: row.text()?,
                 target: row.text()?,
                 detail: row.text()?,

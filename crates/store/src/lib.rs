@@ -39,6 +39,7 @@ mod replicas;
 mod request_log;
 mod responses;
 mod sessions;
+mod sign_ins;
 mod sql;
 pub mod sqlite;
 mod store;
@@ -76,6 +77,7 @@ pub use self::responses::{
     ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
 pub use self::sessions::{Sessions, StoredSession};
+pub use self::sign_ins::{SignIns, StoredSignIn};
 pub use self::store::{ProjectStats, Store, StoreSize, TableSize};
 pub use self::url::{
     AddressKind, Network, PostgresTarget, Reason, Refusal, SqliteTarget, StoreUrl, StoreUrlError,

@@ -12,8 +12,10 @@ pub struct StoredSession {
     pub id: Uuid,
     /// Of the cookie's secret.
     pub hash: SecretHash,
-    /// The name of the admin token that it was opened with.
+    /// The name of the admin token of the same role.
     pub role: String,
+    /// Who signed in with an identity provider. `None` if the token was used.
+    pub operator: Option<String>,
     /// Where it was opened from.
     pub address: Option<String>,
     pub created_at: Timestamp,
@@ -47,30 +49,30 @@ pub trait Sessions: Send + Sync {
     async fn end_sessions(&self, audit: AuditEntry) -> Result<bool, StoreError>;
 }
 
-const ADD: &str = "INSERT INTO sessions (id, hash, role, address, created_at, expires_at) \
-     VALUES ($1, $2, $3, $4, $5, $6)";
+const ADD: &str = "INSERT INTO sessions (id, hash, role, operator, address, created_at, expires_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 const FORGET_EXPIRED: &str = "DELETE FROM sessions WHERE expires_at <= $1";
 
-const LOAD: &str = "SELECT id, hash, role, address, created_at, expires_at FROM sessions \
+const LOAD: &str = "SELECT id, hash, role, operator, address, created_at, expires_at FROM sessions \
      WHERE hash = $1 AND expires_at > $2";
 
-const LIST: &str = "SELECT id, hash, role, address, created_at, expires_at FROM sessions \
+const LIST: &str = "SELECT id, hash, role, operator, address, created_at, expires_at FROM sessions \
      WHERE expires_at > $1 ORDER BY created_at DESC, id DESC LIMIT $2";
 
 const END: &str = "DELETE FROM sessions WHERE id = $1";
 
 const END_ALL: &str = "DELETE FROM sessions";
 
-const END_OF_ROLE: &str = "DELETE FROM sessions WHERE role = $1";
+const END_OF_TOKEN: &str = "DELETE FROM sessions WHERE role = $1 AND operator IS NULL";
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 7] = [ADD, FORGET_EXPIRED, LOAD, LIST, END, END_ALL, END_OF_ROLE];
+pub(crate) const STATEMENTS: [&str; 7] = [ADD, FORGET_EXPIRED, LOAD, LIST, END, END_ALL, END_OF_TOKEN];
 
 /// Ends the sessions that were opened with the admin token of this name.
-pub(crate) fn end_of_role(role: &str) -> Statement {
-    Statement::new(END_OF_ROLE, vec![text(role)])
+pub(crate) fn end_of_token(role: &str) -> Statement {
+    Statement::new(END_OF_TOKEN, vec![text(role)])
 }
 
 async fn select<D: Database>(
@@ -79,7 +81,7 @@ async fn select<D: Database>(
     arguments: Vec<crate::sql::Argument>,
 ) -> Result<Vec<StoredSession>, StoreError> {
     use Kind::{Bytes, Id, Number, Text};
-    let columns = &[Id, Bytes, Text, Text, Number, Number];
+    let columns = &[Id, Bytes, Text, Text, Text, Number, Number];
     let rows = database.query(Query { text, arguments, columns }).await?;
     rows.into_iter().map(session).collect()
 }
@@ -90,6 +92,7 @@ fn session(mut row: Columns) -> Result<StoredSession, StoreError> {
         id: row.id()?,
         hash: SecretHash(row.optional_bytes().unwrap_or_default().try_into().map_err(corrupt)?),
         role: row.text()?,
+        operator: row.optional_text(),
         address: row.optional_text(),
         created_at: Timestamp::from_unix_ms(row.number()?),
         expires_at: Timestamp::from_unix_ms(row.number()?),
@@ -104,6 +107,7 @@ impl<D: Database> Sessions for D {
             id(session.id),
             bytes(session.hash.0.to_vec()),
             text(session.role),
+            optional_text(session.operator),
             optional_text(session.address),
             number(session.created_at.unix_ms()),
             number(session.expires_at.unix_ms()),

@@ -135,6 +135,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::keys::STATEMENTS,
         &crate::admin::STATEMENTS,
         &crate::sessions::STATEMENTS,
+        &crate::sign_ins::STATEMENTS,
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
         &crate::probe::STATEMENTS,

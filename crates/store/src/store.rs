@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
     Accounts, Admin, Audit, Background, Conversations, Counters, Inspection, Keys, Limits, Overview,
-    Replicas, RequestLog, Responses, Sessions, StoreError, Timestamp, Usage,
+    Replicas, RequestLog, Responses, Sessions, SignIns, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -67,6 +67,7 @@ pub trait Store:
     + Keys
     + Admin
     + Sessions
+    + SignIns
     + Audit
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.

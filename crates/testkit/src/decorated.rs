@@ -11,9 +11,9 @@ use antiphon_store::{
     EventChunk, FoundItems, Inspection, ItemPage, Json, KeyTerms, Keys, LatencySum, Limits, LogPage,
     LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview, OverviewQuery, Post, ProjectStats, Purged,
     QueueLimits, Record, Replica, Replicas, RequestLog, Reservation, Reserved, Responses, Rotation,
-    SecretHash, Sessions, Settlement, Store, StoreError, StoreSize, StoredAccount, StoredConversation,
-    StoredCredential, StoredKey, StoredResponse, StoredSession, StoredTurn, Timestamp, Totals, TurnLease,
-    TurnProgress, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    SecretHash, Sessions, Settlement, SignIns, Store, StoreError, StoreSize, StoredAccount,
+    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession, StoredSignIn, StoredTurn,
+    Timestamp, Totals, TurnLease, TurnProgress, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -194,6 +194,12 @@ intercept!(Sessions {
     read list_sessions(now: Timestamp, max_rows: u32) -> Vec<StoredSession>;
     write end_session(session: Uuid, audit: AuditEntry) -> bool;
     write end_sessions(audit: AuditEntry) -> bool;
+});
+
+intercept!(SignIns {
+    write add_sign_in(sign_in: StoredSignIn, now: Timestamp, max_rows: u32) -> ();
+    read load_sign_in(hash: SecretHash, now: Timestamp) -> Option<StoredSignIn>;
+    write end_sign_in(hash: SecretHash) -> bool;
 });
 
 intercept!(Audit {

@@ -78,7 +78,8 @@ impl Setup {
         }
     }
 
-    /// More lines of configuration; tables are given as dotted keys (`turns.on_disconnect = "cancel"`).
+    /// More lines of configuration; tables are given as dotted keys (`turns.on_disconnect = "cancel"`). `{address}` in
+    /// them stands for the address of the gateway.
     #[must_use]
     pub fn config(mut self, lines: &str) -> Self {
         self.config.push_str(lines);
@@ -173,8 +174,11 @@ impl Setup {
             let url = self.on_server.get_or_init(Postgres::shared_database).await;
             self.database_url = Some(url.clone());
         }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener");
         let file = self.dir.path().join("antiphon.toml");
-        std::fs::write(&file, self.toml()).expect("the configuration can be written");
+        let toml = self.toml().replace("{address}", &address.to_string());
+        std::fs::write(&file, toml).expect("the configuration can be written");
         let loaded = Config::load(Some(&file), self.dir.path(), &self.environment, Overrides::default());
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let url = config.store.target().expect("a valid store URL");
@@ -191,8 +195,6 @@ impl Setup {
         if let Some(memory) = self.memory.clone() {
             app = app.with_memory(Arc::new(move || memory.read()));
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("a bound listener");
         let turns = Arc::clone(&app.turns);
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app.run(listener, None, async move { drop(stopped.await) }));

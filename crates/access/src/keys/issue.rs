@@ -80,7 +80,7 @@ pub enum KeyError {
 pub struct Issuer<'a> {
     pub store: &'a dyn Store,
     pub clock: &'a dyn Clock,
-    pub actor: Actor,
+    pub actor: Actor<'a>,
 }
 
 // === impl Issuer ===

@@ -22,12 +22,11 @@ use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredKey, Timestamp}
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
-pub use self::attempts::network_of;
+pub use self::attempts::{FailedAttempts, network_of};
 pub use self::issue::{Issuer, KeyChanges, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};
 
-use self::attempts::FailedAttempts;
 use crate::limits::Rules;
 use antiphon_protocol::model::ModelPattern;
 

@@ -18,6 +18,7 @@ mod limits;
 mod lines;
 mod log;
 mod oauth;
+mod oidc;
 mod prices;
 mod projects;
 mod proxy;
@@ -55,6 +56,8 @@ pub use self::headers::AccountHeaders;
 pub use self::limits::{LimitsConfig, MemoryLimit};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::oauth::OAuthConfig;
+pub use self::oidc::OidcConfig;
+pub(crate) use self::oidc::is_secure;
 pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::proxy::ProxyConfig;
 pub use self::routing::RoutingConfig;
@@ -70,6 +73,7 @@ pub use self::usage::UsageConfig;
 use self::accounts::AccountDraft;
 use self::error::Problems;
 use self::layers::{Layers, Merged};
+use self::oidc::OidcDraft;
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
 use self::traces::TracesDraft;
@@ -118,6 +122,10 @@ pub struct Config {
     /// Traces of turns. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traces: Option<TracesConfig>,
+
+    /// An identity provider with which operators sign in to the dashboard. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcConfig>,
 
     /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -197,6 +205,7 @@ struct Draft {
     tls: Option<TlsConfig>,
     #[serde(default)]
     traces: Option<TracesDraft>,
+    oidc: Option<OidcDraft>,
     #[serde(default)]
     prices: Vec<PriceDraft>,
     #[serde(default)]
@@ -302,6 +311,7 @@ impl Default for Config {
             log: LogConfig::default(),
             tls: None,
             traces: None,
+            oidc: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
             sources: Sources::default(),
@@ -330,6 +340,7 @@ impl Draft {
             log: self.log,
             tls: self.tls,
             traces: self.traces.and_then(|traces| traces.resolve(cwd, environment, problems)),
+            oidc: self.oidc.and_then(|oidc| oidc.resolve(cwd, environment, problems)),
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
             sources: Sources::default(),

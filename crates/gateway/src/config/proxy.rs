@@ -66,7 +66,7 @@ fn parse_proxy(text: &str) -> Option<Proxy> {
     Some(Proxy::new(authority, authorization.transpose().ok()?))
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),

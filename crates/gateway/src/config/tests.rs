@@ -3,6 +3,7 @@
 mod errors;
 mod loading;
 mod mistakes;
+mod oidc;
 mod secrets;
 mod traces;
 mod values;

@@ -95,7 +95,7 @@ impl Operations {
     }
 
     /// Stops new turns of an account; running turns continue.
-    pub async fn pause_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
+    pub async fn pause_account(&self, name: &str, actor: Actor<'_>) -> Result<Account, OperationError> {
         self.find_account(name)?;
         self.store.pause_account(name, entry(&*self.clock, actor, "account.paused", name)).await?;
         self.sync_accounts().await?;
@@ -103,7 +103,7 @@ impl Operations {
     }
 
     /// Ends a pause, a cooldown or a disabled state.
-    pub async fn resume_account(&self, name: &str, actor: Actor) -> Result<Account, OperationError> {
+    pub async fn resume_account(&self, name: &str, actor: Actor<'_>) -> Result<Account, OperationError> {
         self.find_account(name)?;
         // Otherwise state that is known here and not stored yet would come back.
         self.sync_accounts().await?;

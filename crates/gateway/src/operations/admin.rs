@@ -38,7 +38,11 @@ impl Operations {
     }
 
     /// Replaces the token of a role, or creates its first; the old one stops working, and its sessions end.
-    pub async fn replace_admin_token(&self, role: Role, actor: Actor) -> Result<IssuedToken, OperationError> {
+    pub async fn replace_admin_token(
+        &self,
+        role: Role,
+        actor: Actor<'_>,
+    ) -> Result<IssuedToken, OperationError> {
         let token = AdminToken::rotate(&*self.store, &*self.clock, role, actor).await?;
         Ok(IssuedToken { role, token: token.expose().to_owned() })
     }

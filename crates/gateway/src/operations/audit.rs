@@ -43,8 +43,10 @@ pub struct AuditEntry {
     pub id: String,
     /// In RFC 3339, in UTC.
     pub at: String,
-    /// Origin of the change: `admin_api`, `command_line`, or `gateway` for automatic changes.
+    /// Origin of the change: `admin_api`, `command_line`, a session's id, or `gateway` for automatic changes.
     pub actor: String,
+    /// The name of the operator, if an identity provider has named them.
+    pub operator: Option<String>,
     #[schema(example = "key.created")]
     pub action: String,
     /// Name of the changed object.
@@ -126,6 +128,7 @@ impl AuditEntry {
             at: rfc3339(entry.at()),
             detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
             actor: entry.actor,
+            operator: entry.operator,
             action: entry.action,
             target: entry.target,
         }

@@ -17,13 +17,13 @@ use antiphon_access::query;
 #[into_params(parameter_in = Query)]
 pub struct ConversationParameters {
     /// Name of the project.
-    project: String,
+    pub project: String,
     /// Maximum number of entries.
     #[serde(default, deserialize_with = "query::limit::<_, MAX_LIMIT>")]
     #[param(minimum = 1, maximum = 100, default = 100)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// Cursor: the last entry of the previous page.
-    after: Option<String>,
+    pub after: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -21,7 +21,7 @@ pub enum OperationError {
     ResponseNotFound(String),
     #[error("conversation {0:?} not found")]
     ConversationNotFound(String),
-    #[error("too many clients watch the live figures")]
+    #[error("too many clients with this token watch the live figures")]
     TooManyWatchers,
     #[error("key {0:?} not found")]
     KeyNotFound(String),

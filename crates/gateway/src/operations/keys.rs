@@ -65,7 +65,7 @@ impl Operations {
     }
 
     /// Creates a key. Only the returned value contains its secret.
-    pub async fn create_key(&self, new: NewKey, actor: Actor) -> Result<KeyWithSecret, OperationError> {
+    pub async fn create_key(&self, new: NewKey, actor: Actor<'_>) -> Result<KeyWithSecret, OperationError> {
         let (key, secret) = self.issuer(actor).create(new).await?;
         Ok(self.issued(&key, &secret).await)
     }
@@ -75,7 +75,7 @@ impl Operations {
         &self,
         name: &str,
         overlap: Duration,
-        actor: Actor,
+        actor: Actor<'_>,
     ) -> Result<KeyWithSecret, OperationError> {
         let (key, secret) = self.issuer(actor).rotate(name, overlap).await?;
         Ok(self.issued(&key, &secret).await)
@@ -86,7 +86,7 @@ impl Operations {
         &self,
         name: &str,
         changes: KeyChanges,
-        actor: Actor,
+        actor: Actor<'_>,
     ) -> Result<KeyView, OperationError> {
         let key = self.issuer(actor).change(name, changes).await?;
         self.reload_keys().await;
@@ -94,14 +94,14 @@ impl Operations {
     }
 
     /// Revokes a key permanently. It stays in lists and keeps its name.
-    pub async fn revoke_key(&self, name: &str, actor: Actor) -> Result<KeyView, OperationError> {
+    pub async fn revoke_key(&self, name: &str, actor: Actor<'_>) -> Result<KeyView, OperationError> {
         let key = self.issuer(actor).revoke(name).await?;
         self.reload_keys().await;
         Ok(self.view_key(&key))
     }
 
     /// Deletes a key and frees its name. The responses of its project stay.
-    pub async fn delete_key(&self, name: &str, actor: Actor) -> Result<DeletedKey, OperationError> {
+    pub async fn delete_key(&self, name: &str, actor: Actor<'_>) -> Result<DeletedKey, OperationError> {
         let key = self.issuer(actor).delete(name).await?;
         self.reload_keys().await;
         Ok(DeletedKey { id: key.id.to_string(), name: key.name, deleted: true })
@@ -124,7 +124,7 @@ impl Operations {
         Ok(self.issuer(Actor::Gateway).find(name).await?)
     }
 
-    fn issuer(&self, actor: Actor) -> Issuer<'_> {
+    fn issuer<'a>(&'a self, actor: Actor<'a>) -> Issuer<'a> {
         Issuer { store: &*self.store, clock: &*self.clock, actor }
     }
 

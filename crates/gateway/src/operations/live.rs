@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use antiphon_runtime::rfc3339;
 use antiphon_store::LogQuery;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::log::LoggedTurn;
 use super::overview::Running;
 use super::process::LatestFrame;
+use super::watchers::{Watcher, WatcherPlace};
 use super::{OperationError, Operations};
 
 /// How often there is a new frame. All watchers share it.
@@ -42,9 +42,8 @@ pub struct LiveAccount {
 
 impl Operations {
     /// Takes the place of a watcher, of which there are few.
-    pub fn watch(&self) -> Result<OwnedSemaphorePermit, OperationError> {
-        let permit = Arc::clone(&self.process.watchers).try_acquire_owned();
-        permit.map_err(|_| OperationError::TooManyWatchers)
+    pub fn watch(&self, watcher: Watcher) -> Result<WatcherPlace, OperationError> {
+        self.process.watchers.take(watcher)
     }
 
     /// The latest frame; at most a second old.

@@ -21,7 +21,10 @@ mod request;
 mod responses;
 mod sessions;
 mod settings;
+mod sign_in;
+mod time_range;
 mod usage;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,25 +35,30 @@ use antiphon_store::{Clock, Store};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
+use crate::oidc::Provider;
+
 pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
 pub use self::admin::{IssuedToken, TokenList, TokenView};
 pub use self::asking::Answer;
 pub use self::attention::{Attention, AttentionKind};
 pub use self::audit::{AuditEntry, AuditList, AuditSearch};
-pub use self::background::{BackgroundList, BackgroundParameters};
+pub use self::background::{BackgroundList, BackgroundParameters, BackgroundView};
 pub use self::chain::{Chain, ChainParameters, ChainTurn, ConversationTurnParameters};
-pub use self::conversations::{ConversationList, ConversationParameters};
+pub use self::conversations::{Conversation, ConversationList, ConversationParameters};
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
 pub use self::live::{INTERVAL as LIVE_INTERVAL, LiveFrame};
 pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
-pub use self::overview::{Overview, OverviewParameters, Percentiles, Running, Window};
+pub use self::overview::{Overview, OverviewParameters, Percentiles, Running};
 pub use self::page::Page;
 pub use self::process::Process;
 pub use self::request::{InvalidRequest, parse_object, parse_query};
 pub use self::responses::{Bodies, ResponseDetail, ResponseParameters};
 pub use self::sessions::{EndedSession, SessionList, SessionView};
 pub use self::settings::{ConfigReport, StoreReport};
+pub use self::sign_in::{ProviderReply, SignInError};
+pub use self::time_range::{TimeRange, Window, parse_time};
+pub use self::watchers::{Watcher, WatcherPlace};
 
 /// What operators do.
 #[derive(Clone)]
@@ -61,6 +69,8 @@ pub struct Operations {
     pub keys: Arc<Keys>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
+    /// With which operators can sign in to the dashboard.
+    pub provider: Option<Arc<Provider>>,
     /// How long usage is kept by the hour; `None` means for ever.
     pub hour_retention: Option<Duration>,
     pub process: Process,

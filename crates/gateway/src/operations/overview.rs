@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_runtime::rfc3339;
-use antiphon_store::{
-    DAY_MS, HOUR_MS, Latency, LatencySum, OutcomeSum, OverviewQuery, StoreError, Timestamp,
-};
+use antiphon_store::{Latency, LatencySum, OutcomeSum, OverviewQuery, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::attention::Attention;
+use super::time_range::{Frame, TimeRange, Window};
 use super::{OperationError, Operations};
 
 /// How long an overview is shown again: however many operators look, the store is asked this often.
 const MAX_AGE: Duration = Duration::from_secs(2);
+/// How many overviews are kept for that long.
+const MAX_CACHED: usize = 8;
 /// How many models have a series of their own.
 const MAX_MODELS: usize = 8;
 const OTHER_MODELS: &str = "other";
@@ -29,26 +30,18 @@ pub struct OverviewParameters {
     /// Default: `24h`.
     #[param(inline)]
     pub window: Option<Window>,
-}
-
-/// How far back an overview looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
-#[schema(as = OverviewWindow)]
-pub enum Window {
-    #[default]
-    #[serde(rename = "24h")]
-    Day,
-    #[serde(rename = "7d")]
-    Week,
-    #[serde(rename = "30d")]
-    Month,
+    /// Instead of a window: where the time begins, such as `2026-11-22T10:00`, in UTC or with a zone. At most 366 days before its end.
+    pub from: Option<String>,
+    /// Where it ends. Default: now.
+    pub to: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Overview {
+    /// `null` for a range.
     #[schema(inline)]
-    pub window: Window,
-    /// The window in RFC 3339. It begins with a whole interval.
+    pub window: Option<Window>,
+    /// The time in RFC 3339. It begins with a whole interval.
     pub from: String,
     pub to: String,
     pub current: Figures,
@@ -127,40 +120,35 @@ pub struct ModelSeries {
     pub values: Vec<f64>,
 }
 
-pub(super) type CachedOverview = (Window, Instant, Arc<Overview>);
+pub(super) type CachedOverview = (TimeRange, Instant, Arc<Overview>);
 
 /// Turns by how long they took: upper bounds in microseconds, and how many.
 #[derive(Debug, Clone, Default)]
 struct Histogram(BTreeMap<u64, u64>);
 
-/// When a window and its intervals begin.
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    from: i64,
-    to: i64,
-    interval: i64,
-}
-
 // === impl Operations ===
 
 impl Operations {
-    /// The overview of a window. It is at most two seconds old.
-    pub async fn overview(&self, window: Window) -> Result<Arc<Overview>, OperationError> {
+    /// The overview of a time. It is at most two seconds old.
+    pub async fn overview(&self, range: TimeRange) -> Result<Arc<Overview>, OperationError> {
         // Whoever comes meanwhile waits for this one.
         let mut cached = self.process.overviews.lock().await;
         cached.retain(|(_, at, _)| at.elapsed() < MAX_AGE);
-        if let Some((_, _, overview)) = cached.iter().find(|(of, _, _)| *of == window) {
+        if let Some((_, _, overview)) = cached.iter().find(|(of, _, _)| *of == range) {
             return Ok(Arc::clone(overview));
         }
-        let overview = Arc::new(self.read_overview(window).await?);
-        cached.push((window, Instant::now(), Arc::clone(&overview)));
+        let overview = Arc::new(self.read_overview(range).await?);
+        if cached.len() >= MAX_CACHED {
+            cached.remove(0);
+        }
+        cached.push((range, Instant::now(), Arc::clone(&overview)));
         Ok(overview)
     }
 
-    async fn read_overview(&self, window: Window) -> Result<Overview, OperationError> {
-        let frame = window.frame(self.clock.now());
+    async fn read_overview(&self, range: TimeRange) -> Result<Overview, OperationError> {
+        let frame = range.frame(self.clock.now());
         let query = OverviewQuery {
-            from: Timestamp::from_unix_ms(frame.before()),
+            from: Timestamp::from_unix_ms(frame.before),
             to: Timestamp::from_unix_ms(frame.to),
             interval_ms: frame.interval,
         };
@@ -171,9 +159,9 @@ impl Operations {
         let (is_current, is_previous) =
             (|at: Timestamp| at.unix_ms() >= frame.from, |at: Timestamp| at.unix_ms() < frame.from);
         Ok(Overview {
-            window,
+            window: range.window(),
             from: rfc3339(Timestamp::from_unix_ms(frame.from)),
-            to: rfc3339(self.clock.now()),
+            to: rfc3339(self.clock.now().min(Timestamp::from_unix_ms(frame.to))),
             current: Figures::new(&outcomes, &latencies, is_current),
             previous: Figures::new(&outcomes, &latencies, is_previous),
             running: self.running(),
@@ -195,45 +183,6 @@ impl Operations {
     pub(super) async fn report_permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, OperationError> {
         let closed = |_| StoreError::Unavailable("the gateway is stopping".to_owned());
         Ok(Arc::clone(&self.process.reports).acquire_owned().await.map_err(closed)?)
-    }
-}
-
-// === impl Window ===
-
-impl Window {
-    fn frame(self, now: Timestamp) -> Frame {
-        let (days, interval) = match self {
-            Self::Day => (1, HOUR_MS),
-            Self::Week => (7, 6 * HOUR_MS),
-            Self::Month => (30, DAY_MS),
-        };
-        let now = now.unix_ms();
-        // Rounded to the nearest interval: the window is as long as the one before, give or take half an interval.
-        let nearest = (now + interval / 2).div_euclid(interval) * interval;
-        let to = now.div_euclid(interval) * interval + interval;
-        Frame { from: nearest - days * DAY_MS, to, interval }
-    }
-}
-
-// === impl Frame ===
-
-impl Frame {
-    /// When the window before begins.
-    fn before(self) -> i64 {
-        let length = (self.to - self.from) / DAY_MS * DAY_MS;
-        self.from - length
-    }
-
-    fn len(self) -> usize {
-        usize::try_from((self.to - self.from) / self.interval).unwrap_or(0)
-    }
-
-    fn index(self, at: Timestamp) -> Option<usize> {
-        usize::try_from((at.unix_ms() - self.from).div_euclid(self.interval)).ok().filter(|n| *n < self.len())
-    }
-
-    fn starts(self) -> impl Iterator<Item = Timestamp> {
-        (0..self.len() as i64).map(move |n| Timestamp::from_unix_ms(self.from + n * self.interval))
     }
 }
 
@@ -371,18 +320,6 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_window_and_the_one_before_begin_with_whole_intervals() {
-        let now = Timestamp::from_unix_ms(20_000 * DAY_MS + 7 * HOUR_MS + 1_234_567);
-        for (window, len) in [(Window::Day, 24..=25), (Window::Week, 28..=29), (Window::Month, 30..=31)] {
-            let frame = window.frame(now);
-            assert!(len.contains(&frame.len()), "{window:?}");
-            assert_eq!((frame.from % frame.interval, frame.before() % frame.interval), (0, 0), "{window:?}");
-            assert!(frame.index(now) == Some(frame.len() - 1), "{window:?}");
-            assert_eq!(frame.index(Timestamp::from_unix_ms(frame.from - 1)), None);
-        }
-    }
 
     #[test]
     fn percentiles_lie_within_their_buckets() {

@@ -10,12 +10,11 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::live::LiveFrame;
 use super::overview::CachedOverview;
+use super::watchers::Watchers;
 use crate::config::Config;
 
 /// How many reports read from the store at the same time: turns read over the same connections.
 const CONCURRENT_REPORTS: usize = 2;
-/// How many clients may watch the live figures.
-pub const MAX_WATCHERS: usize = 32;
 
 /// Clones share their values.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ pub struct Process {
     /// The configuration that was loaded last.
     pub config: Arc<RwLock<Config>>,
     pub(super) reports: Arc<Semaphore>,
-    pub(super) watchers: Arc<Semaphore>,
+    pub(super) watchers: Watchers,
     pub(super) overviews: Arc<Mutex<Vec<CachedOverview>>>,
     pub(super) live: Arc<Mutex<Option<LatestFrame>>>,
 }
@@ -54,7 +53,7 @@ impl Process {
             purged_at: Arc::default(),
             config: Arc::new(RwLock::new(config)),
             reports: Arc::new(Semaphore::new(CONCURRENT_REPORTS)),
-            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            watchers: Watchers::default(),
             overviews: Arc::default(),
             live: Arc::default(),
         }

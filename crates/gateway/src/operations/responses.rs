@@ -113,7 +113,7 @@ impl Operations {
     pub async fn response_with_bodies(
         &self,
         id: &str,
-        actor: Actor,
+        actor: Actor<'_>,
     ) -> Result<ResponseDetail, OperationError> {
         let mut detail = self.response(id).await?;
         let (id, project) = (parse_response_id(id)?, ProjectId::new(&detail.project));

@@ -27,6 +27,8 @@ pub struct SessionView {
     #[schema(example = "session_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")]
     pub id: String,
     pub role: Role,
+    /// The name of whoever signed in with an identity provider.
+    pub operator: Option<String>,
     /// The address that it was opened from.
     pub address: Option<String>,
     pub created_at: String,
@@ -49,7 +51,7 @@ impl Operations {
         address: Option<IpAddr>,
     ) -> Result<(Session, SessionSecret), OperationError> {
         let role = self.authenticate(Some(token)).await?;
-        Ok(Session::open(&*self.store, &*self.clock, role, address).await?)
+        Ok(Session::open(&*self.store, &*self.clock, (role, None), address).await?)
     }
 
     /// The session with this secret.
@@ -62,7 +64,7 @@ impl Operations {
         Ok(SessionList { sessions: sessions.iter().map(SessionView::new).collect() })
     }
 
-    pub async fn end_session(&self, id: &str, actor: Actor) -> Result<EndedSession, OperationError> {
+    pub async fn end_session(&self, id: &str, actor: Actor<'_>) -> Result<EndedSession, OperationError> {
         let not_found = || OperationError::SessionNotFound(id.to_owned());
         let session = SessionId::parse(id).ok_or_else(not_found)?;
         if !Session::end(&*self.store, &*self.clock, session, actor).await? {
@@ -72,7 +74,7 @@ impl Operations {
     }
 
     /// Ends the sessions of all operators.
-    pub async fn end_all_sessions(&self, actor: Actor) -> Result<SessionList, OperationError> {
+    pub async fn end_all_sessions(&self, actor: Actor<'_>) -> Result<SessionList, OperationError> {
         Session::end_all(&*self.store, &*self.clock, actor).await?;
         self.list_sessions().await
     }
@@ -85,6 +87,7 @@ impl SessionView {
         Self {
             id: session.id.to_string(),
             role: session.role,
+            operator: session.operator.clone(),
             address: session.address.clone(),
             created_at: rfc3339(session.created_at),
             expires_at: rfc3339(session.expires_at),

@@ -61,6 +61,29 @@ async fn the_overview_has_figures_series_and_what_needs_attention() {
     assert_eq!(series["first_event_ms"]["p50"].as_array().unwrap().len(), len);
     let attention = overview["attention"].as_array().unwrap();
     assert_eq!((&attention[0]["kind"], &attention[0]["subject"]), (&json!("account_cooling"), &json!("one")));
+    let day = |days_ago: i64| {
+        let day = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days_ago);
+        day.to_string()[..10].to_owned()
+    };
+    let until_now = operator.get(&format!("/api/overview?from={}", day(5))).await;
+    assert_eq!((&until_now["window"], &until_now["current"]["turns"]), (&Value::Null, &json!(2)));
+    let (begin, end) = (format!("{}T10:00", day(9)), format!("{}T10:00:00Z", day(8)));
+    let earlier = operator.get(&format!("/api/overview?from={begin}&to={end}")).await;
+    assert_eq!((&earlier["from"], &earlier["to"]), (&json!(format!("{begin}:00Z")), &json!(end)));
+    assert_eq!(
+        (&earlier["current"]["turns"], earlier["series"]["starts"].as_array().unwrap().len()),
+        (&json!(0), 24)
+    );
+    for (query, param) in [
+        ("from=x".to_owned(), "from"),
+        (format!("to={}", day(1)), "from"),
+        (format!("from={}", day(500)), "from"),
+        (format!("from={}&to=x", day(2)), "to"),
+        (format!("window=7d&from={}", day(2)), "window"),
+    ] {
+        let reply = operator.call(Method::GET, &format!("/api/overview?{query}")).await;
+        assert_eq!(reply.refusal(), (400, Some("invalid_value".into()), Some(param.into())), "{query}");
+    }
     let reply = operator.call(Method::GET, "/api/overview?window=1y").await;
     assert_eq!(reply.refusal(), (400, Some("invalid_value".into()), Some("window".into())));
 }

@@ -3,6 +3,7 @@
 use antiphon_access::admin::Role;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::eventually;
+use http::Method;
 use serde_json::json;
 
 use crate::rig::Rig;
@@ -62,4 +63,33 @@ async fn what_tenants_write_is_shown_as_text_and_to_admins_only() {
     rig.assert_well_made().await;
     rig.visit("/settings/audit").await;
     rig.until_shown("response.viewed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_and_background_turns_are_parts_of_the_screen() {
+    let rig = Rig::start().await;
+    rig.sign_in(Role::Viewer).await;
+    let client = &rig.gateway.client;
+    rig.visit("/responses").await;
+    rig.click("a[href='/responses/conversations']").await;
+    rig.until_shown("No conversations").await;
+    rig.assert_well_made().await;
+    rig.click("a[href='/responses/background']").await;
+    rig.until_shown("No background turns").await;
+    rig.assert_well_made().await;
+    let conversation = client.request(Method::POST, "/v1/conversations", &[], "{}").await.ok_id();
+    let turn = json!({"model": "gpt-5.4", "input": "x", "conversation": conversation, "background": true});
+    let id = client.create(turn).await.ok_id();
+    let path = format!("/v1/responses/{id}");
+    eventually("it has ended", async || client.get(&path).await.ok()["status"] == "completed").await;
+    rig.visit("/responses/background").await;
+    rig.assert_well_made().await;
+    rig.click(&format!("a[href='/responses/{id}']")).await;
+    rig.until_at(&format!("/responses/{id}")).await;
+    rig.visit("/responses/conversations").await;
+    rig.assert_well_made().await;
+    rig.click("tbody a").await;
+    rig.until("document.querySelectorAll('li.turn').length === 1").await;
+    rig.click("li.turn summary").await;
+    rig.assert_well_made().await;
 }

@@ -41,7 +41,7 @@ impl Rig {
         Self::start_with(|setup| setup.clock(clock)).await
     }
 
-    async fn start_with(prepare: impl FnOnce(Setup) -> Setup) -> Self {
+    pub(crate) async fn start_with(prepare: impl FnOnce(Setup) -> Setup) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let upstream = Simulator::bind(Options::default()).await.unwrap();
         let gateway = prepare(Setup::over(&upstream)).start().await;

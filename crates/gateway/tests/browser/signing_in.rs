@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::admin::Role;
-use antiphon_testkit::ManualClock;
+use antiphon_testkit::{IdentityProvider, ManualClock};
 
 use crate::rig::Rig;
 
@@ -25,6 +25,30 @@ async fn an_operator_signs_in_sees_the_page_that_was_asked_for_and_signs_out() {
     rig.until_at("/login").await;
     rig.visit("/keys").await;
     rig.until_at("/login?next=%2Fkeys").await;
+}
+
+/// The provider is another site to the browser, which then sends fewer cookies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_signs_in_at_the_provider_and_comes_back() {
+    let provider = IdentityProvider::start_as("localhost").await;
+    provider.ask();
+    let rig = Rig::start_with(|setup| setup.config(&provider.config("http://{address}"))).await;
+    rig.visit("/keys?after=a").await;
+    rig.until_at("/login?next=%2Fkeys%3Fafter%3Da").await;
+    rig.assert_well_made().await;
+    rig.click("a[href^='/login/provider']").await;
+    rig.until("location.hostname === 'localhost' && document.querySelector('#allow')").await;
+    rig.click("#allow").await;
+    rig.until_at("/keys?after=a").await;
+    rig.until_shown("ada@example.com").await;
+    // The provider has no icon.
+    rig.console().await;
+    assert_eq!(rig.run("return document.cookie").await, "", "no script can read the session");
+    rig.visit("/settings").await;
+    rig.until_shown("this one").await;
+    rig.assert_well_made().await;
+    rig.click("form[action='/logout'] button").await;
+    rig.until_at("/login").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

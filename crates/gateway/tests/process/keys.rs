@@ -58,6 +58,33 @@ async fn keys_are_created_listed_rotated_revoked_and_deleted() {
 }
 
 #[tokio::test]
+async fn the_limits_of_a_key_are_replaced_and_a_running_gateway_applies_them() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let dir = setup.database().parent().unwrap().to_owned();
+    let run = async |args: &[&str]| {
+        antiphon(&dir, &[&["--config", "process.toml", "keys"], args].concat(), &[]).await
+    };
+    let (code, secret, error) = run(&["create", "one", "--limits", r#"{"concurrent_turns": 7}"#]).await;
+    assert_eq!(code, 0, "{error}");
+    let (code, shown, error) = run(&["limits", "one", r#"{"requests_per_minute": 1}"#, "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    let key: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(key["limits"], json!({"requests_per_minute": 1}), "all earlier ones are replaced");
+    let client = gateway.client.with_secret(secret.trim());
+    let status = async || client.create(json!({"model": "sim", "input": "x"})).await.status.as_u16();
+    eventually("the limit applies", async || status().await == 429).await;
+    let (code, shown, _) = run(&["limits", "one", "{}"]).await;
+    assert!(code == 0 && shown.contains("limits           {}"), "{shown}");
+    eventually("there is no limit", async || [status().await, status().await, status().await] == [200; 3])
+        .await;
+    run(&["revoke", "one"]).await;
+    let (code, _, error) = run(&["limits", "one", "{}"]).await;
+    assert!(code == 1 && error.contains("key \"one\" is revoked"), "{error}");
+}
+
+#[tokio::test]
 async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
     let dir = TempDir::new().unwrap();
     let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
@@ -79,6 +106,9 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
         (&["create", "two", "--models", "gpt-{4,5}"], "is not a valid pattern"),
         (&["create", "two", "--limits", "7"], "--limits is not a JSON object"),
         (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
+        (&["limits", "one", "7"], "LIMITS is not a JSON object"),
+        (&["limits", "one", r#"{"rpm": 1}"#], "unknown field `rpm`"),
+        (&["limits", "two", "{}"], "key \"two\" not found"),
         (&["show", "two"], "key \"two\" not found"),
         (&["revoke", "two"], "key \"two\" not found"),
         (&["delete", "two"], "key \"two\" not found"),
@@ -87,7 +117,7 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
         let (code, _, error) = run(args).await;
         assert!(code == 1 && error.contains(told), "{args:?}: {error}");
     }
-    for command in ["create", "list", "show", "rotate", "revoke", "delete"] {
+    for command in ["create", "list", "show", "rotate", "limits", "revoke", "delete"] {
         let (code, help, _) = run(&[command, "--help"]).await;
         assert!(code == 0 && help.contains(&format!("Example:\n  antiphon keys {command}")), "{help}");
     }

@@ -61,3 +61,25 @@ async fn a_changed_file_is_applied_without_dropping_turns() {
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
     assert!(says("no_such_key") && says("takes effect after a restart") && says("timeouts"), "{lines:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_limits_of_a_project_apply_without_a_restart() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::with_accounts([("one", upstream.url().as_str())]);
+    let limited = |requests: u32| {
+        let limits = format!("{{ requests_per_minute = {requests} }}");
+        setup.clone().config(&format!("projects = {{ default = {{ limits = {limits} }} }}"))
+    };
+    let gateway = Process::start(binary(), &limited(1)).await;
+    let status = async || gateway.client.create(json!({"model": "sim", "input": "x"})).await.status.as_u16();
+    // A minute may end in between: then the next turn is the first of its minute.
+    eventually("the limit is reached", async || status().await == 429).await;
+    for (count, setup) in [(1, limited(1000)), (2, setup.clone())] {
+        gateway.reconfigure(&setup);
+        reloads(&gateway, "taken_over", count).await;
+        assert_eq!([status().await, status().await, status().await], [200; 3]);
+    }
+    gateway.reconfigure(&limited(1));
+    reloads(&gateway, "taken_over", 3).await;
+    eventually("the limit is reached", async || status().await == 429).await;
+}

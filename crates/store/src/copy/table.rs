@@ -21,7 +21,7 @@ pub(crate) type Key = Vec<Cell>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
-/// In the order of copying. Replicas are not copied: those of the source do not serve the target.
+/// In the order of copying. Replicas are not copied, as those of the source do not serve the target, nor are sign-ins that wait.
 pub(crate) static TABLES: [Table; 19] = [
     Table {
         name: "responses",
@@ -218,6 +218,7 @@ pub(crate) static TABLES: [Table; 19] = [
             ("address", Kind::Text),
             ("created_at", Kind::Number),
             ("expires_at", Kind::Number),
+            ("operator", Kind::Text),
         ],
     },
     Table {
@@ -272,6 +273,7 @@ pub(crate) static TABLES: [Table; 19] = [
             ("action", Kind::Text),
             ("target", Kind::Text),
             ("detail", Kind::Text),
+            ("operator", Kind::Text),
         ],
     },
     Table { name: "changes", key: 1, columns: &[("topic", Kind::Text), ("number", Kind::Number)] },

@@ -28,6 +28,7 @@ mod records;
 mod replicas;
 mod searching;
 mod sessions;
+mod sign_ins;
 mod sqlite;
 mod usage;
 mod verifying;
@@ -75,6 +76,7 @@ macro_rules! contract {
                 the_first_admin_token_stays_until_it_is_replaced;
             sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
                 another_token_ends_the_sessions_of_its_role;
+            sign_ins: a_sign_in_ends_once_and_not_after_its_time, the_oldest_of_too_many_sign_ins_make_room;
             keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
                 a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,

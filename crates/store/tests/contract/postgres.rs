@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 14"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 15"), "{reason}");
     }
     execute(
         &url,
@@ -86,7 +86,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0011_dashboard",
             "0012_sessions",
             "0013_conversation_bounds",
-            "0014_background_sizes"
+            "0014_background_sizes",
+            "0015_sign_ins"
         ]
     );
     assert_eq!(
@@ -105,7 +106,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0011_dashboard",
             "0012_sessions",
             "0013_conversation_bounds",
-            "0014_background_sizes"
+            "0014_background_sizes",
+            "0015_sign_ins"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -122,7 +124,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
     store.close().await;
     execute(
         &url,
-        "DROP TABLE accounts, credentials, admin_tokens, sessions, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
+        "DROP TABLE accounts, credentials, admin_tokens, sessions, sign_ins, keys, audit, changes, usage_rollups, counters, reservations, replicas, \
          background_turns, background_events, conversations, conversation_items; DROP INDEX responses_by_conversation; \
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd, DROP COLUMN estimated, \
@@ -131,7 +133,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 14"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 15"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));

@@ -11,6 +11,7 @@ pub(crate) fn session(n: u8, seconds: u64) -> StoredSession {
         id: Uuid::from_u128(n.into()),
         hash: SecretHash([n; 32]),
         role: "viewer".into(),
+        operator: None,
         address: Some("192.0.2.1".into()).filter(|_| n.is_multiple_of(2)),
         created_at: NOW,
         expires_at: after(seconds),
@@ -48,7 +49,9 @@ pub(crate) async fn another_token_ends_the_sessions_of_its_role(fixture: impl Fi
     let store = fixture.open().await;
     let admin = StoredSession { role: "admin".into(), ..session(2, 10) };
     store.add_session(session(1, 10), entry(NOW)).await.unwrap();
+    let named = StoredSession { operator: Some("ü@example.com".into()), ..session(3, 10) };
     store.add_session(admin.clone(), entry(NOW)).await.unwrap();
+    store.add_session(named.clone(), entry(NOW)).await.unwrap();
     store.replace_admin_token("viewer", vec![1; 32], entry(after(1))).await.unwrap();
-    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [admin]);
+    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [named, admin], "who needed no token stays");
 }

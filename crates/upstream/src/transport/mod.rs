@@ -2,6 +2,7 @@
 
 mod delivery;
 mod discovery;
+mod exchange;
 pub mod headers;
 mod redact;
 mod reply;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
+pub use self::exchange::ExchangeError;
 pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};

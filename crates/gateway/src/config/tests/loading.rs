@@ -147,6 +147,18 @@ headers = { authorization = { value = "sk-literal" } }
 sample_ratio = 0.25
 service_name = "gateway"
 trust_parent = true
+
+[oidc]
+issuer = "https://id.example/realm"
+client_id = "gateway"
+client_secret = { value = "sk-literal" }
+public_url = "https://gateway.example"
+scopes = ["groups"]
+role_claim = "roles"
+admin_values = ["ops"]
+viewer_values = ["staff"]
+proxy = "direct"
+ca_file = "ca.pem"
 "#;
 
 fn keys(config: &Config) -> BTreeSet<String> {
@@ -327,6 +339,7 @@ fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
     let is_key = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let uncomment = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if rest.split_once(" = ").is_some_and(|(word, _)| is_key(word)) => format!("{rest}\n"),
+        Some(section) if section.starts_with('[') => format!("{section}\n"),
         _ => format!("{line}\n"),
     };
     let all: String = std::fs::read_to_string(EXAMPLE).unwrap().lines().map(uncomment).collect();
@@ -339,6 +352,7 @@ fn commented_out_keys_of_the_example_file_are_complete_and_valid() {
                 .variable("OPENAI_API_KEY", "sk")
                 .variable("REFRESH_TOKEN", "rt")
                 .variable("COLLECTOR_KEY", "ck")
+                .variable("OIDC_CLIENT_SECRET", "s")
                 .load(),
         )
     };

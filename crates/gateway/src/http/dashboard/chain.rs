@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::conversations;
 use super::gate::{Change, Empty, Query, SignedIn};
 use super::items::show_items;
 use super::numbers::{bytes, compact, duration};
@@ -127,7 +128,10 @@ impl ChainPage<'_> {
         let content = html! {
             p .lead {
                 (self.chain.length) " turns in project " span .mono { (self.chain.project) }
-                @if let Some(id) = conversation { ", conversation " span .mono { (id) } }
+                @if let Some(id) = conversation {
+                    ", conversation "
+                    a .mono href=(conversations::address(id, &self.chain.project)) { (id) }
+                }
             }
             ol .chain { @for turn in &self.chain.turns { (self.turn(turn)) } }
             @if let Some(last) = self.chain.turns.last().filter(|_| self.chain.has_more) {
@@ -169,7 +173,7 @@ impl ChainPage<'_> {
     }
 }
 
-fn summary(turn: &ChainTurn) -> Markup {
+pub fn summary(turn: &ChainTurn) -> Markup {
     html! {
         span .turn-number { "#" (turn.depth) }
         span .mono { (short(&turn.id)) }
@@ -185,7 +189,7 @@ fn summary(turn: &ChainTurn) -> Markup {
     }
 }
 
-fn details(turn: &ChainTurn) -> Markup {
+pub fn details(turn: &ChainTurn) -> Markup {
     html! {
         @if let Some(row) = &turn.turn { (facts_of_turn(row)) (timeline(row, &turn.attempts)) }
         @else { p .hint { "Its row in the request log has been purged." } }

@@ -23,6 +23,7 @@ use crate::http::error::RequestError;
 use crate::http::origin::FORWARDED_PROTO;
 use crate::operations::{OperationError, parse_query};
 
+pub const LOGIN_PATH: &str = "/login";
 const COOKIE: &str = "antiphon_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -108,26 +109,34 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Change<T> {
 // === impl Change ===
 
 impl<T> Change<T> {
-    pub fn actor(&self) -> Actor {
-        Actor::Session(self.session.id)
+    pub fn actor(&self) -> Actor<'_> {
+        self.session.actor()
     }
 }
 
 /// The secret of the session in the request's cookies.
 pub fn secret(headers: &HeaderMap) -> Option<&str> {
+    cookie_value(COOKIE, headers)
+}
+
+/// A cookie of the request.
+pub fn cookie_value<'a>(name: &str, headers: &'a HeaderMap) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.find_map(|(name, value)| (name.trim() == COOKIE).then(|| value.trim()))
+    pairs.find_map(|(other, value)| (other.trim() == name).then(|| value.trim()))
 }
 
 /// The cookie of a session, or one that removes it.
 pub fn cookie(secret: Option<&str>, headers: &HeaderMap) -> String {
     let max_age = secret.map_or(0, |_| SESSION_LIFETIME.as_secs());
     let value = secret.unwrap_or_default();
-    // A client that lies about this only harms itself.
-    let is_https = text(headers, &FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
-    let secure = if is_https { "; Secure" } else { "" };
+    let secure = if is_https(headers) { "; Secure" } else { "" };
     format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age}{secure}")
+}
+
+/// Whether the browser speaks HTTPS. A client that lies about this only harms itself.
+pub fn is_https(headers: &HeaderMap) -> bool {
+    text(headers, &FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
 /// The login page, which leads back to this one.
@@ -135,9 +144,9 @@ fn to_login(parts: &Parts) -> Redirect {
     let page = parts.uri.path_and_query().map_or("/", |page| page.as_str());
     if parts.method.is_safe() && page != "/" {
         let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", page).finish();
-        Redirect::to(&format!("/login?{next}"))
+        Redirect::to(&format!("{LOGIN_PATH}?{next}"))
     } else {
-        Redirect::to("/login")
+        Redirect::to(LOGIN_PATH)
     }
 }
 

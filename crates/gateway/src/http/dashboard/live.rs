@@ -9,24 +9,23 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, header};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::gate::{SignedIn, secret};
 use super::page::Problem;
 use crate::http::app_state::AppState;
-use crate::operations::LIVE_INTERVAL;
+use crate::operations::{LIVE_INTERVAL, Watcher, WatcherPlace};
 
 /// How many events a watcher gets until its session is checked again.
 const EVENTS_PER_CHECK: u32 = 10;
 
 /// A page that shows live figures.
-struct Watcher {
+struct LivePage {
     state: AppState,
     session: SessionId,
     /// Of the session.
     secret: String,
     events: u32,
-    _place: OwnedSemaphorePermit,
+    _place: WatcherPlace,
 }
 
 pub async fn watch(
@@ -34,17 +33,17 @@ pub async fn watch(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = state.operations.watch()?;
+    let place = state.operations.watch(Watcher::Session(session.id))?;
     let secret = secret(&headers).unwrap_or_default().to_owned();
-    let watcher = Watcher { state, session: session.id, secret, events: 0, _place: place };
-    let events = stream::unfold(watcher, Watcher::next);
+    let page = LivePage { state, session: session.id, secret, events: 0, _place: place };
+    let events = stream::unfold(page, LivePage::next);
     let reply_headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((reply_headers, Body::from_stream(events)).into_response())
 }
 
-// === impl Watcher ===
+// === impl LivePage ===
 
-impl Watcher {
+impl LivePage {
     /// The next event; `None` when the session has ended, the store fails or the gateway stops.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         if self.events > 0 {

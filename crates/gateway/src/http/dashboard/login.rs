@@ -13,14 +13,15 @@ use super::pieces::alert;
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
 use crate::http::error::RequestError;
+use crate::oidc::Provider;
 use crate::operations::OperationError;
-use antiphon_access::audit::Actor;
+use url::form_urlencoded;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoginQuery {
     /// The page to show afterwards.
-    next: Option<String>,
+    pub next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -30,8 +31,8 @@ pub struct Login {
     next: Option<String>,
 }
 
-pub async fn form(Query(query): Query<LoginQuery>) -> Response {
-    page(StatusCode::OK, query.next.as_deref(), None)
+pub async fn form(State(state): State<AppState>, Query(query): Query<LoginQuery>) -> Response {
+    page(&state, StatusCode::OK, query.next.as_deref(), None)
 }
 
 pub async fn sign_in(
@@ -49,6 +50,7 @@ pub async fn sign_in(
         Err(OperationError::InvalidAdminToken) => {
             state.keys.count_failure(address).map_err(RequestError::from)?;
             Ok(page(
+                &state,
                 StatusCode::UNAUTHORIZED,
                 login.next.as_deref(),
                 Some("This is not a valid admin token. Check that you copied all of it."),
@@ -64,7 +66,7 @@ pub async fn sign_out(
     headers: HeaderMap,
     _: Form<Empty>,
 ) -> Result<Response, Problem> {
-    match state.operations.end_session(&session.id.to_string(), Actor::Session(session.id)).await {
+    match state.operations.end_session(&session.id.to_string(), session.actor()).await {
         // Somebody else was faster.
         Ok(_) | Err(OperationError::SessionNotFound(_)) => {}
         Err(error) => return Err(error.into()),
@@ -73,18 +75,25 @@ pub async fn sign_out(
 }
 
 /// A page of this gateway; never an address elsewhere.
-fn local(next: Option<&str>) -> Option<&str> {
-    next.filter(|next| next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']))
+pub fn local(next: Option<&str>) -> Option<&str> {
+    // Browsers ignore control characters: a tab between two slashes is nothing.
+    let is_plain = |next: &str| next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    next.filter(|next| next.starts_with('/') && !next.starts_with("//") && is_plain(next))
 }
 
-fn page(status: StatusCode, next: Option<&str>, error: Option<&str>) -> Response {
-    bare_page(status, "Sign in", Some(Asset::Login), &content(local(next), error))
+pub fn page(state: &AppState, status: StatusCode, next: Option<&str>, error: Option<&str>) -> Response {
+    let provider = state.operations.provider.as_deref().map(Provider::name);
+    bare_page(status, "Sign in", Some(Asset::Login), &content(local(next), provider, error))
 }
 
-fn content(next: Option<&str>, error: Option<&str>) -> Markup {
+fn content(next: Option<&str>, provider: Option<&str>, error: Option<&str>) -> Markup {
     html! {
         h1 { "Sign in" }
         @if let Some(error) = error { (alert(error)) }
+        @if let Some(provider) = provider {
+            a .button.primary href=(provider_path(next)) { "Sign in with " (provider) }
+            p .or { "or" }
+        }
         form .stack method="post" action="/login" {
             @if let Some(next) = next { input #next type="hidden" name="next" value=(next); }
             label .field {
@@ -101,6 +110,12 @@ fn content(next: Option<&str>, error: Option<&str>) -> Markup {
     }
 }
 
+fn provider_path(next: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(next.map(|next| ("next", next)));
+    format!("/login/provider?{}", query.finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,9 +125,16 @@ mod tests {
         for next in ["/", "/keys?after=a", "/responses/resp_1"] {
             assert_eq!(local(Some(next)), Some(next));
         }
-        for next in
-            ["", "//evil.example", "https://evil.example", "/\\evil.example", "/a\r\nset-cookie: x", "keys"]
-        {
+        for next in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "/a\r\nset-cookie: x",
+            "/\t/evil.example",
+            "/ü",
+            "keys",
+        ] {
             assert_eq!(local(Some(next)), None, "{next}");
         }
     }

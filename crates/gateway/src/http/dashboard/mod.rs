@@ -7,9 +7,11 @@
 mod accounts;
 mod assets;
 mod attention;
+mod background;
 mod chain;
 mod chart;
 mod configuration;
+mod conversations;
 mod gate;
 mod items;
 mod key_form;
@@ -24,6 +26,8 @@ mod pieces;
 mod responses;
 mod series;
 mod settings;
+mod sign_in;
+mod tabs;
 mod timeline;
 
 use axum::Router;
@@ -37,9 +41,14 @@ pub fn router() -> Router<AppState> {
         .route("/", get(overview::show))
         .route("/live", get(live::watch))
         .route("/login", get(login::form).post(login::sign_in))
+        .route("/login/provider", get(sign_in::begin))
+        .route("/login/callback", get(sign_in::finish))
         .route("/logout", post(login::sign_out))
         .route("/assets/{file}", get(assets::get))
         .route("/responses", get(responses::list).fallback(unknown_route))
+        .route("/responses/background", get(background::list))
+        .route("/responses/conversations", get(conversations::list))
+        .route("/responses/conversations/{id}", get(conversations::show))
         .route("/responses/{id}", get(chain::show).post(chain::show_with_items))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/new", get(keys::new))

@@ -12,8 +12,8 @@ use super::chart::{CLASSES, Chart, Kind, Series};
 use super::gate::{Query, SignedIn};
 use super::numbers::{compact, dollars, percent, seconds};
 use super::page::{Page, Problem, Screen};
-use super::pieces::empty;
-use crate::operations::{Operations, Overview, Percentiles, Running, Window};
+use super::pieces::{empty, time_field};
+use crate::operations::{OperationError, Operations, Overview, Percentiles, Running, TimeRange, Window};
 
 /// The outcomes of turns as series, in the order in which they are stacked; all others come last.
 const OUTCOMES: [(&str, &str); 4] =
@@ -22,8 +22,9 @@ const OUTCOMES: [(&str, &str); 4] =
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OverviewQuery {
-    #[serde(default)]
-    window: Window,
+    window: Option<Window>,
+    from: Option<String>,
+    to: Option<String>,
 }
 
 /// Whether more of something is good news.
@@ -36,9 +37,11 @@ enum More {
 pub async fn show(
     SignedIn(session): SignedIn,
     State(operations): State<Arc<Operations>>,
-    Query(OverviewQuery { window }): Query<OverviewQuery>,
+    Query(query): Query<OverviewQuery>,
 ) -> Result<Response, Problem> {
-    let overview = operations.overview(window).await?;
+    let (from, to) = (query.from.as_deref(), query.to.as_deref());
+    let range = TimeRange::parse(query.window, from, to, operations.clock.now());
+    let overview = operations.overview(range.map_err(OperationError::from)?).await?;
     let content = html! {
         (figures(&overview))
         @if overview.current.turns == 0 && overview.previous.turns == 0 { (no_turns()) (attention(&overview.attention)) }
@@ -52,18 +55,29 @@ pub async fn show(
             (attention(&overview.attention))
         }
     };
-    let actions = choice(window);
+    let actions = html! { (choice(overview.window)) (range_form(from, to)) };
     Ok(Page { session: &session, screen: Screen::Overview, title: "Overview", actions, content }
         .into_response())
 }
 
+/// Any other time, in UTC.
+fn range_form(from: Option<&str>, to: Option<&str>) -> Markup {
+    html! {
+        form .range method="get" action="/" aria-label="Another time" {
+            (time_field("from", "From (UTC)", from.unwrap_or_default()))
+            (time_field("to", "To (UTC)", to.unwrap_or_default()))
+            button type="submit" { "Show" }
+        }
+    }
+}
+
 /// Links to the same page with each window.
-fn choice(shown: Window) -> Markup {
+fn choice(shown: Option<Window>) -> Markup {
     let windows = [(Window::Day, "24h"), (Window::Week, "7d"), (Window::Month, "30d")];
     html! {
         nav .choice aria-label="Time" {
             @for (window, name) in windows {
-                a href={ "/?window=" (name) } aria-current=[(window == shown).then_some("true")] { (name) }
+                a href={ "/?window=" (name) } aria-current=[(Some(window) == shown).then_some("true")] { (name) }
             }
         }
     }

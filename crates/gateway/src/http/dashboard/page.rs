@@ -85,6 +85,7 @@ impl Page<'_> {
                     }
                 }
                 div .session {
+                    @if let Some(operator) = &self.session.operator { span .operator { (operator) } }
                     span .role { (self.role()) }
                     button #theme .quiet type="button" hidden { "Theme" }
                     form method="post" action="/logout" { button .quiet type="submit" { "Sign out" } }

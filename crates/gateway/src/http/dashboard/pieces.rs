@@ -2,9 +2,11 @@
 
 use antiphon_access::limits::LimitView;
 use antiphon_access::sessions::Session;
+use antiphon_runtime::rfc3339;
 use maud::{Markup, html};
 
 use super::numbers::{compact, dollars, percent};
+use crate::operations::parse_time;
 use antiphon_access::admin::Role;
 
 /// From which share of a limit a bar warns, and from which it alarms.
@@ -66,6 +68,13 @@ pub fn time(rfc3339: &str) -> Markup {
     let (date, time) = rfc3339.split_at_checked(10).unwrap_or((rfc3339, ""));
     let minutes = time.get(1..6).unwrap_or_default();
     html! { time datetime=(rfc3339) title=(rfc3339) { (date) " " (minutes) " UTC" } }
+}
+
+/// A field for a time in UTC.
+pub fn time_field(name: &str, label: &str, value: &str) -> Markup {
+    let written = parse_time(name, value).map(rfc3339).unwrap_or_default();
+    let value = written.get(.."2026-11-22T10:00".len()).unwrap_or_default();
+    html! { label .field { span { (label) } input type="datetime-local" name=(name) value=(value); } }
 }
 
 /// A time, or a dash for none.

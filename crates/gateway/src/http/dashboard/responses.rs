@@ -15,8 +15,11 @@ use url::form_urlencoded::Serializer;
 use super::gate::{Query, SignedIn};
 use super::numbers::{compact, dollars, duration};
 use super::page::{Page, Problem, Screen};
-use super::pieces::{Tone, badge, empty, none, time};
-use crate::operations::{LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage};
+use super::pieces::{Tone, badge, empty, none, time, time_field};
+use super::tabs::{Tab, tabs};
+use crate::operations::{
+    LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage, parse_time,
+};
 
 const ROWS_PER_PAGE: u32 = 50;
 /// How many keys are offered as filters.
@@ -36,6 +39,9 @@ pub struct Filters {
     code: String,
     /// How many days back.
     days: String,
+    /// A time, in UTC unless it says otherwise.
+    from: String,
+    to: String,
     /// Where the page before ended.
     after: String,
 }
@@ -55,7 +61,8 @@ pub async fn list(
         .into_iter()
         .map(|key| key.name)
         .collect();
-    let page = match operations.list_log(filters.to_parameters(operations.clock.now())).await {
+    let parameters = filters.to_parameters(operations.clock.now())?;
+    let page = match operations.list_log(parameters).await {
         Ok(page) => page,
         Err(OperationError::KeyNotFound(_)) => {
             return Ok(reply(
@@ -77,7 +84,7 @@ pub async fn list(
 }
 
 fn reply(session: &Session, content: Markup) -> Response {
-    Page { session, screen: Screen::Responses, title: "Responses", actions: html! {}, content }
+    Page { session, screen: Screen::Responses, title: "Responses", actions: tabs(Tab::Turns), content }
         .into_response()
 }
 
@@ -171,24 +178,31 @@ fn encoded(text: &str) -> String {
 // === impl Filters ===
 
 impl Filters {
-    fn to_parameters(&self, now: Timestamp) -> LogParameters {
+    /// The later of both beginnings counts.
+    fn to_parameters(&self, now: Timestamp) -> Result<LogParameters, OperationError> {
         let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let days: Option<i64> = self.days.parse().ok();
-        let since = days.map(|days| now.unix_ms() - days.clamp(1, 3650) * DAY_MS);
-        LogParameters {
+        let days_ago = days.map(|days| Timestamp::from_unix_ms(now.unix_ms() - days.clamp(1, 3650) * DAY_MS));
+        let time = |param, text: &str| match text.trim() {
+            "" => Ok(None),
+            text => parse_time(param, text).map(Some),
+        };
+        let (since, until) = (time("from", &self.from)?.max(days_ago), time("to", &self.to)?);
+        Ok(LogParameters {
             key: text(&self.key),
             account: text(&self.account),
             model: text(&self.model),
             outcome: text(&self.outcome),
             code: text(&self.code),
-            since: since.map(|since| rfc3339(Timestamp::from_unix_ms(since))),
+            since: since.map(rfc3339),
+            until: until.map(rfc3339),
             after: text(&self.after),
             limit: Some(ROWS_PER_PAGE),
             ..LogParameters::default()
-        }
+        })
     }
 
-    fn pairs(&self) -> [(&'static str, &str); 6] {
+    fn pairs(&self) -> [(&'static str, &str); 8] {
         [
             ("key", &self.key),
             ("account", &self.account),
@@ -196,6 +210,8 @@ impl Filters {
             ("outcome", &self.outcome),
             ("code", &self.code),
             ("days", &self.days),
+            ("from", &self.from),
+            ("to", &self.to),
         ]
     }
 
@@ -223,6 +239,7 @@ impl Filters {
                 (choice("key", "Key", &self.key, keys.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("account", "Account", &self.account, accounts.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("days", "Time", &self.days, days))
+                (time_field("from", "From (UTC)", &self.from)) (time_field("to", "To (UTC)", &self.to))
                 (text("model", "Model", &self.model)) (text("code", "Error code", &self.code))
                 (text("id", "Response id", &self.id))
                 div .buttons {

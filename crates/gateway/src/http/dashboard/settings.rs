@@ -101,7 +101,7 @@ fn sessions_table(session: &Session, sessions: &[SessionView]) -> Markup {
             table {
                 thead {
                     tr {
-                        th scope="col" { "Opened" } th scope="col" { "Role" } th scope="col" { "From" }
+                        th scope="col" { "Opened" } th scope="col" { "Operator" } th scope="col" { "Role" } th scope="col" { "From" }
                         th scope="col" { "Ends" }
                         @if is_admin(session) { th scope="col" { "Actions" } }
                     }
@@ -112,6 +112,7 @@ fn sessions_table(session: &Session, sessions: &[SessionView]) -> Markup {
                             th scope="row" {
                                 (time(&one.created_at)) @if one.id == own { " " (badge(Tone::Good, "this one")) }
                             }
+                            td { @if let Some(operator) = &one.operator { (operator) } @else { (none()) } }
                             td { (one.role.as_str()) }
                             td .mono { @if let Some(address) = &one.address { (address) } @else { (none()) } }
                             td { (time(&one.expires_at)) }
@@ -167,7 +168,10 @@ fn audit_table(entries: &[AuditEntry]) -> Markup {
                             td { (time(&entry.at)) }
                             td { (entry.action) }
                             td .mono { (entry.target) }
-                            td .mono { (entry.actor) }
+                            td {
+                                @if let Some(operator) = &entry.operator { div { (operator) } }
+                                span .mono { (entry.actor) }
+                            }
                             td .detail {
                                 @for (name, value) in &entry.detail {
                                     @if !value.is_null() {

@@ -423,7 +423,7 @@ fn line_of_operation(error: &OperationError) -> &'static str {
             "404 | client | conversation_not_found | null | Conversation \"X\" not found."
         }
         OperationError::TooManyWatchers => {
-            "429 | client | too_many_watchers | null | Too many clients watch the live figures."
+            "429 | client | too_many_watchers | null | Too many clients with this token watch the live figures."
         }
         OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {

@@ -15,7 +15,8 @@ use super::request::Parameters;
 use crate::http::app_state::AppState;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{
-    LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview, OverviewParameters,
+    LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview, OverviewParameters, TimeRange,
+    Watcher,
 };
 
 /// How many frames a stream has. Then its client connects again, and shows its token again.
@@ -37,12 +38,14 @@ pub async fn get(
     State(operations): State<Arc<Operations>>,
     Parameters(parameters): Parameters<OverviewParameters>,
 ) -> Result<Json<Overview>, ErrorReply> {
-    let overview = operations.overview(parameters.window.unwrap_or_default()).await?;
+    let OverviewParameters { window, from, to } = parameters;
+    let range = TimeRange::parse(window, from.as_deref(), to.as_deref(), operations.clock.now())?;
+    let overview = operations.overview(range).await?;
     Ok(Json(Arc::unwrap_or_clone(overview)))
 }
 
 /// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes; clients connect again. At most 32
-/// clients watch at the same time.
+/// clients with the same token watch at the same time.
 #[utoipa::path(
     get,
     path = "/api/live",
@@ -51,10 +54,10 @@ pub async fn get(
     responses((status = OK, body = LiveFrame, content_type = "text/event-stream"))
 )]
 pub async fn live(
-    _: Operator,
+    Operator { role }: Operator,
     State(state): State<AppState>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ErrorReply> {
-    let permit = state.operations.watch()?;
+    let permit = state.operations.watch(Watcher::Token(role))?;
     let first = state.operations.live().await?;
     let frames = unfold((state, permit, Some(first), 0), |(state, permit, first, sent)| async move {
         let frame = match first {
