@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_access::audit::{Actor, entry};
 use antiphon_runtime::rfc3339;
 use antiphon_store::Timestamp;
-use antiphon_upstream::account::Server;
+use antiphon_upstream::account::{QuotaWindow, Server};
 use antiphon_upstream::pool::{AccountView, Cooldown};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -39,9 +39,22 @@ pub struct Account {
     pub refusal: Option<String>,
     /// Turns in flight at this gateway.
     pub in_flight: u32,
+    /// The limits of the upstream, by its latest reply to this gateway; those that were reset since are left out.
+    pub quota: Vec<QuotaView>,
     /// The configuration, with secrets redacted.
     #[schema(value_type = Object)]
     pub config: serde_json::Value,
+}
+
+/// A limit of the upstream.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QuotaView {
+    /// `requests` or `tokens`; `primary` or `secondary` of a ChatGPT plan.
+    pub name: &'static str,
+    /// From 0 to 1.
+    pub used: f64,
+    /// In RFC 3339.
+    pub resets_at: Option<String>,
 }
 
 /// The result of testing an account.
@@ -175,7 +188,16 @@ impl Account {
             cooling_reason: cooldown.map(|Cooldown { reason, .. }| reason.as_str()),
             refusal: account.refusal().filter(|_| state.is_disabled),
             in_flight: state.in_flight,
+            quota: account.quota.windows(now).into_iter().map(QuotaView::from).collect(),
             config: account.settings.shown.clone(),
         }
+    }
+}
+
+// === impl QuotaView ===
+
+impl From<QuotaWindow> for QuotaView {
+    fn from(QuotaWindow { name, used, resets_at }: QuotaWindow) -> Self {
+        Self { name, used: (used * 1_000.0).round() / 1_000.0, resets_at: resets_at.map(rfc3339) }
     }
 }

@@ -71,6 +71,7 @@ impl Turn {
             self.trace_status(reply.status());
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
+            account.quota.note(reply.headers(), self.turns.env.clock.now());
             if reply.status().is_success() {
                 return match format.is_stream() && !is_event_stream(&reply) {
                     true => Err(self.explain_missing_stream(&format, reply).await),

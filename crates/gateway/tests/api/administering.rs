@@ -187,3 +187,21 @@ async fn an_account_is_tested_with_its_own_credential() {
     let tested = operator.post("/api/accounts/one/test").await;
     assert!(tested["answers"] == false && tested["error"].is_string(), "{tested}");
 }
+
+#[tokio::test]
+async fn an_account_shows_how_much_of_its_upstreams_limits_is_used() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).start().await;
+    let operator = Operator::of(&gateway).await;
+    upstream.script(
+        Script::answer("x")
+            .header("x-ratelimit-limit-tokens", "1000")
+            .header("x-ratelimit-remaining-tokens", "250")
+            .header("x-ratelimit-reset-tokens", "6m0s"),
+    );
+    assert_eq!(operator.get("/api/accounts/one").await["quota"], json!([]));
+    gateway.client.created(plain()).await;
+    let shown = operator.get("/api/accounts/one").await;
+    assert_eq!((&shown["quota"][0]["name"], &shown["quota"][0]["used"]), (&json!("tokens"), &json!(0.75)));
+    assert!(shown["quota"][0]["resets_at"].as_str().unwrap().ends_with('Z'), "{shown}");
+}

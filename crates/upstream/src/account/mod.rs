@@ -2,6 +2,8 @@
 
 mod api;
 mod catalog;
+mod quota;
+pub(crate) mod reset_time;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -19,6 +21,7 @@ pub(crate) use self::api::KnownApi;
 pub use self::api::{FoundApi, Server};
 pub(crate) use self::catalog::{Catalog, Listed};
 pub use self::catalog::{Model, ModelList, NotAList};
+pub use self::quota::{Quota, QuotaWindow};
 use crate::credential::OAuth;
 use crate::dialect::Dialect;
 use crate::metrics::{AccountMetrics, UpstreamMetrics};
@@ -49,6 +52,7 @@ pub struct Account {
     /// Until when its upstream is assumed not to accept WebSockets.
     sockets_refused_until: Mutex<Option<Timestamp>>,
     pub(crate) catalog: Catalog,
+    pub quota: Quota,
     metrics: OnceLock<AccountMetrics>,
     /// What its upstream said when it refused the credential.
     refusal: Mutex<Option<String>>,
@@ -108,6 +112,7 @@ impl Account {
             chat_boundary: format!("{}+chat", settings.boundary),
             credential: Credential::new(&settings)?,
             settings,
+            quota: Quota::default(),
             sockets_refused_until: Mutex::default(),
             catalog: Catalog::default(),
             metrics: OnceLock::new(),

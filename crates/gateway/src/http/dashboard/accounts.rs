@@ -43,7 +43,7 @@ fn table(session: &Session, accounts: &[Account]) -> Markup {
                 thead {
                     tr {
                         th scope="col" { "Name" } th scope="col" { "State" } th scope="col" { "Until" }
-                        th scope="col" { "In flight" } th scope="col" { "Models" } th scope="col" { "Priority" }
+                        th scope="col" { "In flight" } th scope="col" { "Quota" } th scope="col" { "Models" } th scope="col" { "Priority" }
                         @if is_admin(session) { th scope="col" { "Actions" } }
                     }
                 }
@@ -57,6 +57,7 @@ fn table(session: &Session, accounts: &[Account]) -> Markup {
                             td { (state(account)) }
                             td { (optional_time(account.cooling_until.as_deref())) }
                             td { (in_flight(account)) }
+                            td { (quota(account)) }
                             td { (models(&patterns(account))) }
                             td .number { (text(account, "priority")) }
                             @if is_admin(session) { td { div .buttons { (toggle(account)) } } }
@@ -88,6 +89,20 @@ fn in_flight(account: &Account) -> Markup {
         @if let Some(most) = most {
             @let share = f64::from(account.in_flight) / most as f64;
             (bar(share, Tone::of_share(share), &format!("{} of {most} turns in flight", account.in_flight)))
+        }
+    }
+}
+
+fn quota(account: &Account) -> Markup {
+    html! {
+        @if account.quota.is_empty() { (none()) }
+        @for window in &account.quota {
+            @let percent = format!("{:.0} %", window.used * 100.0);
+            div .number { (window.name) " " (percent) }
+            (bar(window.used, Tone::of_share(window.used), &format!("{percent} of {} used", window.name)))
+            @if let Some(resets_at) = &window.resets_at {
+                div .hint { "resets " (optional_time(Some(resets_at))) }
+            }
         }
     }
 }
@@ -138,6 +153,7 @@ fn page_of(session: &Session, account: &Account, message: &Markup) -> Response {
                 dt { "State" } dd { (state(account)) }
                 dt { "Until" } dd { (optional_time(account.cooling_until.as_deref())) }
                 dt { "Turns in flight here" } dd { (in_flight(account)) }
+                dt { "Quota" } dd { (quota(account)) }
                 dt { "Upstream" } dd .mono { (text(account, "base_url")) }
                 dt { "Models" } dd { (models(&patterns(account))) }
                 dt { "Trust boundary" } dd {
