@@ -14,12 +14,12 @@ struct Preset {
 }
 
 fn presets() -> Vec<Preset> {
-    let sections = PAGE.split("\n## ").skip(1).filter(|section| section.contains("    [[accounts]]"));
+    let sections = PAGE.split("\n## ").skip(1).filter(|section| section.contains("[[accounts]]"));
     let presets = sections.map(|section| {
         let server = section.lines().next().unwrap();
         let code = section.lines().skip_while(|line| !line.contains("[[accounts]]"));
-        let code = code.take_while(|line| line.is_empty() || line.starts_with("    "));
-        Preset { server, account: code.map(|line| format!("{}\n", line.trim())).collect() }
+        let code = code.take_while(|line| !line.starts_with("```"));
+        Preset { server, account: code.map(|line| format!("{line}\n")).collect() }
     });
     presets.collect()
 }

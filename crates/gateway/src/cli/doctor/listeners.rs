@@ -12,7 +12,7 @@ use crate::config::Config;
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 /// Antiphon's answers, to plain HTTP and to plain HTTP where it serves HTTPS.
-const ANSWERS: [&str; 2] = [r#"{"status":"ok"}"#, "https_required"];
+const ANSWERS: [&str; 2] = [r#"{"status":"ok","version":"#, "https_required"];
 const MAX_REPLY_BYTES: u64 = 4096;
 
 pub async fn check(config: &Config) -> Vec<Finding> {

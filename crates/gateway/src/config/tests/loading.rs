@@ -373,15 +373,8 @@ fn the_json_form_has_the_same_content() {
 fn accounts_in_the_documentation_are_valid() {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/accounts.md")).unwrap();
-    let mut blocks = vec![String::new()];
-    for line in page.lines() {
-        match line.strip_prefix("    ") {
-            Some(code) => blocks.last_mut().unwrap().push_str(&format!("{code}\n")),
-            None if line.is_empty() => {}
-            None => blocks.push(String::new()),
-        }
-    }
-    let accounts = blocks.iter().filter(|block| block.contains("[[accounts]]"));
+    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let accounts = blocks.filter(|block| block.contains("[[accounts]]"));
     let mut count = 0;
     for block in accounts {
         let names = ["OPENAI_API_KEY", "PROJECT_A_KEY", "PROJECT_B_KEY", "AZURE_KEY", "REFRESH_TOKEN"];

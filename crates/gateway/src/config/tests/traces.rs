@@ -41,13 +41,13 @@ fn the_variables_of_opentelemetry_count_where_the_section_says_nothing() {
 fn traces_need_an_endpoint_that_speaks_http() {
     assert_eq!(
         Case::file("[traces]").error(),
-        "traces.endpoint (in antiphon.toml): must be set, here or with OTEL_EXPORTER_OTLP_ENDPOINT"
+        "traces.endpoint (in antiphon.toml, line 1): must be set, here or with OTEL_EXPORTER_OTLP_ENDPOINT"
     );
     let rule = "must be an http or https URL without user, password, query and fragment, such as \
                 \"http://localhost:4318\"";
     for endpoint in ["localhost:4318", "http://ada:sk@a", "http://a?token=sk", "http://a#b"] {
         let case = Case::file(&format!("[traces]\nendpoint = \"{endpoint}\""));
-        assert_eq!(case.error(), format!("traces.endpoint (in antiphon.toml): {rule}"));
+        assert_eq!(case.error(), format!("traces.endpoint (in antiphon.toml, line 2): {rule}"));
     }
     let grpc = with_variables("[traces]").variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").error();
     assert!(grpc.contains("\"grpc\" is not supported"), "{grpc}");

@@ -52,9 +52,22 @@ async fn page_of_a_busy_gateway() -> String {
     .await
 }
 
+/// The page of a gateway whose traces go nowhere.
+async fn page_of_a_traced_gateway() -> String {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("traces.endpoint = \"http://127.0.0.1:1\"").start().await;
+    gateway.client.created(&json!({"model": "sim", "input": "x"})).await;
+    eventually("the spans are dropped", async || {
+        let page = gateway.client.metrics().await;
+        page.contains("antiphon_trace_spans_dropped_total{").then_some(page)
+    })
+    .await
+}
+
 /// Every metric by its name in queries. Histograms have three.
 async fn all_metrics() -> BTreeMap<String, Metric> {
-    let pages = [page_of_a_busy_gateway().await, tls::page_of_metrics().await];
+    let pages =
+        [page_of_a_busy_gateway().await, tls::page_of_metrics().await, page_of_a_traced_gateway().await];
     let mut metrics = BTreeMap::<String, Metric>::new();
     for page in &pages {
         read(page, &mut metrics);
