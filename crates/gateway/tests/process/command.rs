@@ -188,7 +188,14 @@ async fn a_command_prints_the_objects_of_the_admin_api() {
         ),
     ] {
         let printed: Value = serde_json::from_str(&run(&[command, &["--json"]].concat()).await).unwrap();
-        assert_eq!(printed, call(Method::GET, path).await, "{command:?}");
+        let mut served = call(Method::GET, path).await;
+        // Only the gateway knows what the upstream has said to it.
+        for quota in ["/quota", "/accounts/0/quota"] {
+            if let Some(quota) = served.pointer_mut(quota) {
+                *quota = json!([]);
+            }
+        }
+        assert_eq!(printed, served, "{command:?}");
     }
     let shown = call(Method::GET, "/api/accounts/one").await;
     assert_eq!(shown["state"], "paused");
