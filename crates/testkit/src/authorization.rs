@@ -8,12 +8,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::eventually;
+use crate::small_server::serve;
 
 /// Listens on a random port. The n-th access token is `access-n`, and its refresh token `refresh-n`; the first refresh token is
 /// `refresh-0`.
@@ -57,15 +56,7 @@ impl AuthorizationServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
         let state = Arc::<State>::default();
-        let shared = Arc::clone(&state);
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let state = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(Arc::clone(&state), request));
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let serving = serve(listener, Arc::clone(&state), answer);
         Self { address, state, serving }
     }
 

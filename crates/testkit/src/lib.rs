@@ -18,6 +18,7 @@ mod process;
 mod proxy;
 mod reference;
 mod said;
+mod small_server;
 mod socket;
 
 pub use self::authorization::AuthorizationServer;

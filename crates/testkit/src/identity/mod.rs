@@ -13,14 +13,13 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use url::{Url, form_urlencoded};
 
 use self::signer::Signer;
+use crate::small_server::serve;
 
 const CLIENT_ID: &str = "antiphon";
 const CLIENT_SECRET: &str = "a+secret/of=the&client";
@@ -73,15 +72,7 @@ impl IdentityProvider {
             asks: false,
             paths: Vec::new(),
         }));
-        let shared = Arc::clone(&state);
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let state = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(Arc::clone(&state), request));
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let serving = serve(listener, Arc::clone(&state), answer);
         let provider = Self { issuer, state, serving };
         provider.person(
             json!({"sub": "person-1", "email": "ada@example.com", "email_verified": true, "groups": ["ops"]}),
