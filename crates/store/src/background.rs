@@ -26,7 +26,7 @@ pub enum BackgroundStatus {
 }
 
 /// Names the owner of a background turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TurnLease {
     pub project: ProjectId,
     pub id: ResponseId,

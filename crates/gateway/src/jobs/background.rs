@@ -1,5 +1,6 @@
 //! Background turns: renews the leases of those that run here, takes over those that nobody runs, and removes expired logs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ const BATCH_ROWS: u32 = 100;
 /// Renews the leases of this process's turns, well before they expire, except of those that it has lost track of.
 pub async fn renew_leases(turns: Arc<Turns>) {
     let interval = turns.background.settings.lease / 3;
-    let mut missing = Vec::new();
+    let mut missing = HashSet::new();
     loop {
         tokio::time::sleep(interval).await;
         let renewed = async {

@@ -1,5 +1,6 @@
 //! Runs background turns: in the order of their creation, so many at once, each from what the store has of it.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ impl Turns {
 
     /// Releases the turns of this process that it does not run, since the store failed when it claimed or released them. They
     /// must have been missing the last time, too: another may be about to begin or to end.
-    pub async fn release_missing(&self, missing: &mut Vec<TurnLease>) -> Result<(), StoreError> {
+    pub async fn release_missing(&self, missing: &mut HashSet<TurnLease>) -> Result<(), StoreError> {
         let store = self.chains.store();
         let was_missing = std::mem::take(missing);
         let mut after = None;
@@ -60,7 +61,7 @@ impl Turns {
                 break;
             }
         }
-        for lease in missing.iter().filter(|lease| was_missing.contains(lease)) {
+        for lease in missing.intersection(&was_missing) {
             tracing::warn!(response.id = %lease.id, "background turn does not run here any more; it is left to the next owner");
             store.release_lease(lease).await?;
         }
