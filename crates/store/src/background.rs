@@ -85,8 +85,9 @@ pub struct BackgroundTurn {
     pub deadline: Timestamp,
     /// How much it stored when it was queued.
     pub size_bytes: u64,
-    /// The response as it was queued; at the end the finished one, or empty if that is stored.
-    pub response: Json,
+    pub(crate) response: Json,
+    /// Whether the response, or the headers of the request, are not what was stored.
+    pub is_damaged: bool,
     /// How often it was begun.
     pub attempts: u32,
     pub is_cancel_requested: bool,
@@ -279,6 +280,21 @@ impl NewBackgroundTurn {
 
 fn sequence(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+// === impl BackgroundTurn ===
+
+impl BackgroundTurn {
+    /// The response as it was queued; at the end the finished one, or empty if that is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if it is damaged.
+    pub fn response(&self) -> Result<&Json, StoreError> {
+        if self.is_damaged {
+            return Err(StoreError::Corrupt(format!("the background turn {} is damaged", self.lease.id)));
+        }
+        Ok(&self.response)
+    }
 }
 
 // === impl Claimable ===

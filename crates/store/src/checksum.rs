@@ -1,4 +1,4 @@
-//! Checksums of responses and of event logs: a row that is damaged on disk is an error instead of a wrong answer.
+//! Checksums of responses, of background turns and of event logs: a row that is damaged on disk is an error instead of a wrong answer.
 //!
 //! They cover all that a row is written with. What a deletion changes is left out.
 
@@ -34,6 +34,29 @@ pub(crate) fn of_body(project: &ProjectId, id: ResponseId, created_at: Timestamp
     let mut sum = Sum::of_key(project, id);
     sum.add(&created_at.unix_ms().to_le_bytes());
     sum.add(body);
+    sum.finish()
+}
+
+/// The checksum of what a background turn is run from, without its headers.
+pub(crate) fn of_request(project: &ProjectId, id: ResponseId, request: &[u8], input: Option<&[u8]>) -> i64 {
+    let mut sum = Sum::of_key(project, id);
+    sum.add(request);
+    sum.add_optional(input);
+    sum.finish()
+}
+
+/// The checksum of the rest of a background turn that has not ended.
+pub(crate) fn of_queued(project: &ProjectId, id: ResponseId, headers: &str, response: &[u8]) -> i64 {
+    let mut sum = Sum::of_key(project, id);
+    sum.add(headers.as_bytes());
+    sum.add(response);
+    sum.finish()
+}
+
+/// The checksum of what an ended background turn keeps of its response.
+pub(crate) fn of_ended(project: &ProjectId, id: ResponseId, response: &[u8]) -> i64 {
+    let mut sum = Sum::of_key(project, id);
+    sum.add(response);
     sum.finish()
 }
 

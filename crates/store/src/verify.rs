@@ -1,4 +1,4 @@
-//! Verifies a store: reads every response, the indices of items, and the logs of background turns from one snapshot, and reports
+//! Verifies a store: reads every response, the indices of items, and background turns with their logs from one snapshot, and reports
 //! what is damaged.
 //!
 //! Memory is bounded by a few responses. A row that can't be read is reported, and the others are still verified.
@@ -106,6 +106,7 @@ impl Verifier<'_> {
         let matched = self.verify_responses().await?;
         self.verify_items(matched).await?;
         self.verify_conversations().await?;
+        self.verify_turns().await?;
         self.verify_logs().await
     }
 

@@ -1,10 +1,11 @@
 //! A damaged response: what its clients get, what the log says, and how `antiphon store check` finds it.
 
-use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::background::ended;
 use crate::binary;
 use crate::command::antiphon;
 
@@ -56,6 +57,40 @@ async fn a_damaged_response_fails_who_continues_it_and_nobody_else() {
     let named = |line: &&String| line.contains("ERROR") && line.contains(id);
     assert!(lines.iter().any(|line| named(&line)), "{lines:#?}");
     assert!(lines.iter().all(|line| !line.contains("private")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queued_background_turn_whose_request_is_damaged_fails_instead_of_running_another() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let (script, gate) = Script::answer("done").gated();
+    upstream.script(script);
+    let url = Postgres::shared_database().await;
+    let setup = Setup::over(&upstream).database_url(&url).config("background.max_running = 1");
+    let gateway = Process::start(binary(), &setup).await;
+    let queue = async |input: &str| {
+        let body = json!({"model": "sim", "input": input, "background": true});
+        gateway.client.created(body).await["id"].as_str().unwrap().to_owned()
+    };
+    let first = queue("first").await;
+    gate.arrived(1).await;
+    let damaged = queue("keep the file").await;
+    let change = format!(
+        "UPDATE background_turns SET request = convert_to(replace(convert_from(request, 'UTF8'), 'keep', 'drop'), 'UTF8') \
+         WHERE id = '{}'",
+        damaged.strip_prefix("resp_").unwrap()
+    );
+    Postgres::shared().execute(url.rsplit('/').next().unwrap(), &change).await;
+    let (code, report, error) = check(&url).await;
+    assert_eq!((code, &report["damages"]), (1, &json!(1)), "{report} {error}");
+    let problem = "its request as a background turn is damaged";
+    assert_eq!(report["damaged"][0], json!({"project": "default", "response": damaged, "problem": problem}));
+    gate.open();
+    assert_eq!(ended(&gateway.client, &first).await["status"], "completed");
+    let failed = ended(&gateway.client, &damaged).await;
+    assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("store_damaged")));
+    assert_eq!(upstream.counts().requests, 1, "it did not go upstream");
+    let (lines, _) = gateway.terminate().await;
+    assert!(lines.iter().any(|line| line.contains("ERROR") && line.contains(&damaged)), "{lines:#?}");
 }
 
 #[tokio::test]

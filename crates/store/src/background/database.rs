@@ -17,7 +17,7 @@ use super::{
 use crate::sql::{
     Columns, Database, Kind, Query, Statement, bytes, id, number, optional_bytes, optional_text, text,
 };
-use crate::{Appended, StoreError, Timestamp};
+use crate::{Appended, StoreError, Timestamp, checksum};
 
 /// How many chunks of events are read at once.
 const EVENT_CHUNKS: i64 = 32;
@@ -32,6 +32,9 @@ impl<D: Database> Background for D {
         let size_bytes = turn.size_bytes();
         let TurnLease { project, id: response, owner, .. } = turn.lease.clone();
         let last = turn.event.as_ref().map_or(-1, |event| sequence(event.last));
+        let BackgroundRequest { body, headers, input } = &turn.request;
+        let request_checksum = checksum::of_request(&project, response, body, input.as_deref());
+        let queued_checksum = checksum::of_queued(&project, response, headers, &turn.response);
         let arguments = vec![
             id(response.uuid()),
             text(project.as_str()),
@@ -48,6 +51,8 @@ impl<D: Database> Background for D {
             number(turn.lease_until.unix_ms()),
             number(last),
             number(sequence(size_bytes)),
+            number(request_checksum),
+            number(queued_checksum),
             number(sequence(limits.turns)),
             number(sequence(limits.bytes.saturating_sub(size_bytes))),
         ];
@@ -92,12 +97,15 @@ impl<D: Database> Background for D {
         now: Timestamp,
     ) -> Result<Option<BackgroundRequest>, StoreError> {
         let arguments = vec![id(response.uuid()), text(project.as_str()), number(now.unix_ms())];
-        let columns = &[Kind::Bytes, Kind::Text, Kind::Bytes];
+        let columns = &[Kind::Bytes, Kind::Text, Kind::Bytes, Kind::Number];
         let rows = self.query(Query { text: REQUEST, arguments, columns }).await?;
         let request = |mut row: Columns| {
-            let body = row.optional_bytes().unwrap_or_default().into();
-            let headers = row.text()?;
-            Ok(BackgroundRequest { body, headers, input: row.optional_bytes().map(Into::into) })
+            let body = row.optional_bytes().unwrap_or_default();
+            let (headers, input) = (row.text()?, row.optional_bytes());
+            let found = checksum::of_request(project, response, &body, input.as_deref());
+            checksum::verify(found, row.optional_number())
+                .map_err(|_| StoreError::Corrupt(format!("the request of {response} is damaged")))?;
+            Ok(BackgroundRequest { body: body.into(), headers, input: input.map(Into::into) })
         };
         rows.into_iter().next().map(request).transpose()
     }

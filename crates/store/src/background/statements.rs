@@ -8,24 +8,26 @@ use super::{
 };
 use crate::assemble::{status_code, status_of};
 use crate::sql::{Argument, Columns, Kind, Statement, bytes, id, number, text};
-use crate::{StoreError, Timestamp};
+use crate::{StoreError, Timestamp, checksum};
 
 /// The codes of a status that is no end.
 const QUEUED: i64 = 4;
 const IN_PROGRESS: i64 = 5;
 
 pub(super) const QUEUE: &str = "INSERT INTO background_turns (id, project, status, streamed, stored, key_id, created_at, \
-     deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence, size_bytes) \
-     SELECT $1, $2, 4, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, 0, 0, $14, $15 \
-     WHERE (SELECT count(*) FROM background_turns WHERE project = $2 AND status = 4) < $16 \
-     AND (SELECT coalesce(sum(size_bytes), 0) FROM background_turns WHERE project = $2 AND status = 4) <= $17";
+     deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence, size_bytes, \
+     request_checksum, queued_checksum) \
+     SELECT $1, $2, 4, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, 0, 0, $14, $15, $16, $17 \
+     WHERE (SELECT count(*) FROM background_turns WHERE project = $2 AND status = 4) < $18 \
+     AND (SELECT coalesce(sum(size_bytes), 0) FROM background_turns WHERE project = $2 AND status = 4) <= $19";
 
 pub(super) const LOAD: &str = "SELECT status, streamed, stored, key_id, created_at, deadline, response, owner, epoch, \
-     lease_until, attempts, cancel_requested, last_sequence, upstream_account, upstream_id, ended_at, kept_until, size_bytes \
+     lease_until, attempts, cancel_requested, last_sequence, upstream_account, upstream_id, ended_at, kept_until, size_bytes, \
+     headers, queued_checksum, ended_checksum \
      FROM background_turns WHERE id = $1 AND project = $2";
 
 /// The columns of [`LOAD`].
-pub(super) const TURN_COLUMNS: [Kind; 18] = [
+pub(super) const TURN_COLUMNS: [Kind; 21] = [
     Kind::Number,
     Kind::Number,
     Kind::Number,
@@ -44,12 +46,15 @@ pub(super) const TURN_COLUMNS: [Kind; 18] = [
     Kind::Number,
     Kind::Number,
     Kind::Number,
+    Kind::Text,
+    Kind::Number,
+    Kind::Number,
 ];
 
 pub(super) const PROGRESS: &str =
     "SELECT last_sequence, ended_at FROM background_turns WHERE id = $1 AND project = $2";
 
-pub(super) const REQUEST: &str = "SELECT request, headers, input FROM background_turns \
+pub(super) const REQUEST: &str = "SELECT request, headers, input, request_checksum FROM background_turns \
      WHERE id = $1 AND project = $2 AND (ended_at IS NULL OR (stored = 0 AND kept_until > $3))";
 
 pub(super) const BEGIN: &str = "UPDATE background_turns SET status = 5, attempts = attempts + 1 \
@@ -94,8 +99,8 @@ pub(super) const LIST_CANCELLED: &str =
 /// The request is no longer needed, unless all that is kept of the turn is here.
 const END: &str = "UPDATE background_turns SET status = $1, ended_at = $2, kept_until = $3, response = $4, \
      last_sequence = CASE WHEN $5 < 0 THEN last_sequence ELSE $5 END, headers = '', \
-     request = CASE WHEN stored = 1 THEN $6 ELSE request END, input = CASE WHEN stored = 1 THEN NULL ELSE input END \
-     WHERE id = $7 AND project = $8 AND epoch = $9 AND ended_at IS NULL";
+     request = CASE WHEN stored = 1 THEN $6 ELSE request END, input = CASE WHEN stored = 1 THEN NULL ELSE input END, ended_checksum = $7 \
+     WHERE id = $8 AND project = $9 AND epoch = $10 AND ended_at IS NULL";
 
 pub(super) const HIDE: &str = "UPDATE background_turns SET kept_until = $1 \
      WHERE id = $2 AND project = $3 AND ended_at IS NOT NULL AND kept_until > $1";
@@ -164,6 +169,7 @@ pub(crate) fn end(end: &BackgroundEnd) -> Statement {
         BackgroundResult::Stored(_) => Vec::new(),
         BackgroundResult::Kept { response, .. } => response.to_vec(),
     };
+    let checksum = checksum::of_ended(&end.lease.project, end.lease.id, &response);
     let mut arguments = vec![
         number(i64::from(status_code(end.status))),
         number(end.at.unix_ms()),
@@ -171,6 +177,7 @@ pub(crate) fn end(end: &BackgroundEnd) -> Statement {
         bytes(response),
         number(end.events.as_ref().map_or(-1, |events| sequence(events.last))),
         bytes(Vec::new()),
+        number(checksum),
     ];
     arguments.extend(of_lease(&end.lease));
     let mut ending = Statement::new(END, arguments);
@@ -193,10 +200,10 @@ pub(super) fn row(
     let key = row.optional_text();
     let created_at = Timestamp::from_unix_ms(row.number()?);
     let deadline = Timestamp::from_unix_ms(row.number()?);
-    let response_object = row.optional_bytes().unwrap_or_default().into();
+    let response_object = row.optional_bytes().unwrap_or_default();
     let (owner, epoch) = (row.id()?, row.integer()?);
     let lease = TurnLease { project: project.clone(), id: response, owner, epoch };
-    Ok(BackgroundTurn {
+    let mut turn = BackgroundTurn {
         lease,
         lease_until: Timestamp::from_unix_ms(row.number()?),
         status,
@@ -205,7 +212,7 @@ pub(super) fn row(
         key,
         created_at,
         deadline,
-        response: response_object,
+        response: response_object.into(),
         attempts: row.integer()?,
         is_cancel_requested: row.number()? != 0,
         last_sequence: u64::try_from(row.number()?).ok(),
@@ -216,7 +223,15 @@ pub(super) fn row(
         ended_at: row.optional_number().map(Timestamp::from_unix_ms),
         kept_until: row.optional_number().map(Timestamp::from_unix_ms),
         size_bytes: row.integer()?,
-    })
+        is_damaged: false,
+    };
+    let (headers, queued, ended) = (row.text()?, row.optional_number(), row.optional_number());
+    let (found, stored) = match turn.ended_at {
+        None => (checksum::of_queued(project, response, &headers, &turn.response), queued),
+        Some(_) => (checksum::of_ended(project, response, &turn.response), ended),
+    };
+    turn.is_damaged = checksum::verify(found, stored).is_err();
+    Ok(turn)
 }
 
 // === impl BackgroundStatus ===

@@ -115,6 +115,9 @@ pub(crate) static TABLES: [Table; 19] = [
             ("ended_at", Kind::Number),
             ("kept_until", Kind::Number),
             ("size_bytes", Kind::Number),
+            ("request_checksum", Kind::Number),
+            ("queued_checksum", Kind::Number),
+            ("ended_checksum", Kind::Number),
         ],
     },
     Table {

@@ -4,12 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{EventChunk, FoundItems, Store, StoreError, StoreOptions, StoredResponse, StoredTurn};
+use antiphon_store::{
+    BackgroundEnd, BackgroundResult, EventChunk, FoundItems, Status, Store, StoreError, StoreOptions,
+    StoredResponse, StoredTurn,
+};
 use antiphon_testkit::Postgres;
+use bytes::Bytes;
 use tempfile::TempDir;
 
-use crate::background::{limits, queued};
-use crate::fixture::{NOW, id, patient, project, record, record_all, record_chain, record_of, turn, whole};
+use crate::background::{end, limits, queued};
+use crate::fixture::{
+    NOW, id, log_row, patient, project, record, record_all, record_chain, record_of, turn, whole,
+};
 
 /// A database that others can change.
 pub(crate) enum Database {
@@ -239,5 +245,59 @@ async fn damaged_events_are_an_error_that_names_them() {
         database.execute("UPDATE background_events SET checksum = NULL WHERE first_sequence = 1").await;
         let found = store.list_events(&lease.project, lease.id, Some(0)).await.unwrap();
         assert_eq!(found[0].bytes, text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_background_turn_is_an_error_that_names_it() {
+    for database in Database::each().await {
+        let bytes = database.bytes("{}");
+        let changes = [("request", &*bytes), ("input", &*bytes), ("headers", "'[]'"), ("response", &*bytes)];
+        let store = database.open().await;
+        for (n, (column, value)) in (10..).zip(changes) {
+            let mut turn = queued(n);
+            turn.is_stored = false;
+            assert!(store.queue_background(turn, limits(9)).await.unwrap());
+            database
+                .execute(&format!("UPDATE background_turns SET {column} = {value} WHERE {}", database.is(n)))
+                .await;
+            let turn = store.load_background(&project("p"), id(n)).await.unwrap().unwrap();
+            let request = store.load_background_request(&project("p"), id(n), NOW).await;
+            if matches!(column, "request" | "input") {
+                assert_names(&request, n, column);
+                assert!(!turn.is_damaged, "{column}");
+            } else {
+                assert_names(&turn.response(), n, column);
+                assert!(request.unwrap().is_some(), "{column}");
+            }
+        }
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_response_of_an_ended_background_turn_is_an_error_that_names_it() {
+    for database in Database::each().await {
+        let store = database.open().await;
+        let mut turn = queued(1);
+        turn.is_stored = false;
+        let lease = turn.lease.clone();
+        assert!(store.queue_background(turn, limits(9)).await.unwrap());
+        let result = BackgroundResult::Kept {
+            response: Bytes::from_static(b"{\"id\":1}"),
+            log: Box::new(log_row("p", id(1), NOW)),
+            settlement: None,
+        };
+        let ending = BackgroundEnd { result, ..end(&lease, 1, Status::Completed) };
+        assert!(store.end_background(ending).await.unwrap().is_some());
+        let load = async || store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
+        assert_eq!(&load().await.response().unwrap()[..], b"{\"id\":1}");
+        let change = format!("UPDATE background_turns SET response = {}", database.bytes("{\"id\":2}"));
+        database.execute(&change).await;
+        assert_names(&load().await.response(), 1, "response");
+        // An earlier version, which stored no checksum, has ended it.
+        database.execute("UPDATE background_turns SET ended_checksum = NULL").await;
+        assert_eq!(&load().await.response().unwrap()[..], b"{\"id\":2}");
+        store.close().await;
     }
 }

@@ -90,6 +90,8 @@ async fn every_damage_is_reported_with_its_response() {
             .await;
         database.execute("UPDATE items SET position = 7 WHERE item_id = 'msg_5'").await;
         database.execute("UPDATE background_events SET last_sequence = 8 WHERE first_sequence = 5").await;
+        let turns = database.bytes("{}");
+        database.execute(&format!("UPDATE background_turns SET request = {turns}, response = {turns}")).await;
         let report = verify(&database).await;
         let mut found: Vec<(u64, &str)> = Vec::new();
         for damage in &report.listed {
@@ -108,6 +110,8 @@ async fn every_damage_is_reported_with_its_response() {
             (1_002, "its chain is broken: its parent"),
             (1_003, "its chain is broken: its parent"),
             (3_000, "its event log is damaged from event 5 on"),
+            (3_000, "its request as a background turn is damaged"),
+            (3_000, "its response as a background turn is damaged"),
         ];
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for ((n, problem), (expected_n, begin)) in found.iter().zip(expected) {

@@ -83,14 +83,15 @@ impl Turns {
         Ok(match row.status {
             BackgroundStatus::Queued | BackgroundStatus::InProgress => {
                 let age = now.since(row.created_at);
-                Some(Found::Running { response: snapshot(&row), age })
+                Some(Found::Running { response: snapshot(&row)?, age })
             }
             // It has just ended, or was deleted.
             BackgroundStatus::Ended(_) if row.is_stored => {
                 let stored = store.load(project, id, now).await?;
                 stored.map(|stored| Found::Stored(Box::new(stored)))
             }
-            BackgroundStatus::Ended(_) => is_kept(&row, now).then_some(Found::Kept(row.response)),
+            BackgroundStatus::Ended(_) if is_kept(&row, now) => Some(Found::Kept(row.response()?.clone())),
+            BackgroundStatus::Ended(_) => None,
         })
     }
 
@@ -161,7 +162,7 @@ impl Turns {
             }
             (Some(stored), _) => Cancelled::Ended(stored.turn.status),
             (None, Some(row)) if !row.is_stored && is_kept(&row, now) => match row.status {
-                BackgroundStatus::Ended(Status::Cancelled) => Cancelled::Done(row.response),
+                BackgroundStatus::Ended(Status::Cancelled) => Cancelled::Done(row.response()?.clone()),
                 BackgroundStatus::Ended(status) => Cancelled::Ended(status),
                 BackgroundStatus::Queued | BackgroundStatus::InProgress => Cancelled::NotFound,
             },
@@ -219,15 +220,16 @@ impl Turns {
 }
 
 /// The response as its client sees it while it runs.
-fn snapshot(row: &BackgroundTurn) -> Bytes {
+fn snapshot(row: &BackgroundTurn) -> Result<Bytes, StoreError> {
+    let response = row.response()?;
     let status: &[u8] = match row.status {
         BackgroundStatus::InProgress => b"\"in_progress\"",
         BackgroundStatus::Queued | BackgroundStatus::Ended(_) => b"\"queued\"",
     };
-    let mut out = Vec::with_capacity(row.response.len() + 8);
-    match set_members(&row.response, &[Set { name: "status", value: status, add: true }], &mut out) {
-        Ok(()) => out.into(),
-        Err(_) => row.response.clone(),
+    let mut out = Vec::with_capacity(response.len() + 8);
+    match set_members(response, &[Set { name: "status", value: status, add: true }], &mut out) {
+        Ok(()) => Ok(out.into()),
+        Err(_) => Ok(response.clone()),
     }
 }
 

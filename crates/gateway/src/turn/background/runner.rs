@@ -10,7 +10,9 @@ use antiphon_access::keys::Caller;
 use antiphon_protocol::json::string_member;
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
-use antiphon_store::{BackgroundStatus, BackgroundTurn, Claimable, StoreError, TurnLease, UpstreamTurn};
+use antiphon_store::{
+    BackgroundStatus, BackgroundTurn, Claimable, StoreError, Timestamp, TurnLease, UpstreamTurn,
+};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -150,9 +152,11 @@ impl Turns {
         let _running = GaugeGuard::new(&self.background.metrics.running);
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let now = self.env.clock.now();
-        let Some(request) = store.load_background_request(project, *id, now).await? else { return Ok(()) };
         let mut plan = self.plan(run, &row);
-        run.queued_response.get_or_init(|| row.response.clone());
+        let Some((create, headers)) = self.stored_request(&row, now, &mut plan).await? else { return Ok(()) };
+        if let Ok(response) = row.response() {
+            run.queued_response.get_or_init(|| response.clone());
+        }
         if let Some(upstream) = &row.upstream
             && let Some(account) =
                 self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
@@ -160,13 +164,7 @@ impl Turns {
             run.set_upstream(account, &upstream.id);
         }
         let cancellation = Cancellation::default();
-        let create = CreateRequest::parse(Operation::Create, request.body).or_else(|error| {
-            tracing::error!(response.id = %id, error = error.message, "a stored request cannot be parsed; its turn fails");
-            plan = Plan::End(Failure::StoreDamaged);
-            CreateRequest::parse(Operation::Create, request_without_input(&row))
-        });
-        let Ok(create) = create else { return Ok(()) };
-        let turn = self.revive(run, &row, create, &request.headers, memory);
+        let turn = self.revive(run, &row, create, &headers, memory);
         if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
             run.leave();
             return Ok(());
@@ -178,6 +176,38 @@ impl Turns {
         }
         work.await;
         Ok(())
+    }
+
+    /// The request and its headers. A turn whose request or response is damaged is planned to end, with what is known of it.
+    async fn stored_request(
+        &self,
+        row: &BackgroundTurn,
+        now: Timestamp,
+        plan: &mut Plan,
+    ) -> Result<Option<(CreateRequest, String)>, StoreError> {
+        let TurnLease { project, id, .. } = &row.lease;
+        let loaded = match self.chains.store().load_background_request(project, *id, now).await {
+            Err(StoreError::Corrupt(damage)) => Err(damage),
+            loaded => match loaded? {
+                Some(request) => CreateRequest::parse(Operation::Create, request.body)
+                    .map(|create| (create, request.headers))
+                    .map_err(|error| error.message),
+                None => return Ok(None),
+            },
+        };
+        let intact = loaded.and_then(|request| match row.response() {
+            Ok(_) => Ok(request),
+            Err(damage) => Err(damage.to_string()),
+        });
+        Ok(match intact {
+            Ok(request) => Some(request),
+            Err(error) => {
+                tracing::error!(response.id = %id, error, "a background turn is damaged in the store; it fails");
+                *plan = Plan::End(Failure::StoreDamaged);
+                let create = CreateRequest::parse(Operation::Create, request_without_input(row)).ok();
+                create.map(|create| (create, String::new()))
+            }
+        })
     }
 
     fn plan(&self, run: &Run, row: &BackgroundTurn) -> Plan {
@@ -225,7 +255,8 @@ impl Turns {
 
 /// What is known of a request that is damaged.
 fn request_without_input(row: &BackgroundTurn) -> Bytes {
-    let model = string_member(&row.response, "model").unwrap_or_default();
+    let response = row.response().map_or(&[][..], |response| response);
+    let model = string_member(response, "model").unwrap_or_default();
     let request = json!({
         "model": model, "input": [], "background": true, "stream": row.is_streamed, "store": row.is_stored
     });
