@@ -7,6 +7,7 @@ use std::time::Instant;
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::with_output;
+use antiphon_upstream::dialect::Piece;
 use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -54,6 +55,9 @@ impl ReplyStart for Finished {
             return Box::pin(collect_stream(turn, resolved, reply)).await;
         }
         let body = turn.read_reply(reply).await?;
+        if reply.format.is_decoded() {
+            return decode_collected(turn, resolved, reply, body);
+        }
         Ok(turn.finish_collected(reply, resolved, &body)?)
     }
 }
@@ -114,7 +118,39 @@ async fn collect_stream(
             Err(_) => return Err(unreachable("its stream contains invalid events")),
         }
     };
-    let mut finished = terminal.finished;
+    turn.drain(events);
+    finish_events(turn, terminal.finished)
+}
+
+/// The response in a reply of another API that is no stream.
+fn decode_collected(
+    turn: &Turn,
+    resolved: &Resolved,
+    reply: &Reply,
+    body: Bytes,
+) -> Result<Finished, FailedAttempt> {
+    if let Some((code, message)) = reply.format.error_in(&body) {
+        return Err(FailedAttempt::from_error_event(code.to_owned(), message));
+    }
+    let max_bytes = turn.turns.settings.max_reply_bytes;
+    let mut relay =
+        Relay::new(turn.owned(resolved), Framing::Sse, Some(max_bytes)).hiding(turn.hidden_parts());
+    let mut decoder = reply.format.decoder(max_bytes);
+    decoder.push(Piece::Whole(body));
+    let mut passed = VecDeque::new();
+    let terminal = match relay.push(&mut decoder, &mut passed) {
+        Ok(None) => relay.finish(&mut decoder, &mut passed),
+        ended => ended,
+    };
+    match terminal {
+        Ok(Some(terminal)) => finish_events(turn, terminal.finished),
+        Ok(None) => Err(missing_terminal(turn, &relay)),
+        Err(_) => Err(Failure::UpstreamFailed("its reply is not a chat completion".into()).into()),
+    }
+}
+
+/// A response put together from events, whole.
+fn finish_events(turn: &Turn, mut finished: Finished) -> Result<Finished, FailedAttempt> {
     if let Some((code, message)) = finished.error() {
         let failed = FailedAttempt::from_error_event(code, message);
         if failed.verdict.allows_failover() {
@@ -122,7 +158,8 @@ async fn collect_stream(
         }
     }
     let whole = with_output(&finished.response, &turn.hidden_parts().hide_in_array(&finished.output));
-    finished.response = whole.map_err(|_| unreachable("its reply is not a response object"))?.into();
+    let whole = whole.map_err(|_| Failure::UpstreamFailed("its reply is not a response object".into()))?;
+    finished.response = whole.into();
     Ok(finished)
 }
 

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 
 use antiphon_runtime::Deadline;
 use antiphon_upstream::transport::EventReader;
+use futures_util::FutureExt;
 
 use super::Turn;
 use super::detach::Cancelled;
+
+/// How long an upstream may take to end its reply after its terminal event.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The silence of an upstream, and the only timer of its stream.
 pub struct Silence {
@@ -52,6 +56,19 @@ pub async fn read_events(
         Some(Ok(Ok(true))) => {
             silence.since = Instant::now();
             ReadOutcome::Events
+        }
+    }
+}
+
+impl Turn {
+    /// Reads the upstream's reply to its end, or its connection could not be reused.
+    pub fn drain(&self, events: EventReader) {
+        let Some(rest) = events.into_rest() else { return };
+        let mut rest = Box::pin(rest);
+        if rest.as_mut().now_or_never().is_none() {
+            self.turns.env.tasks.spawn(async move {
+                tokio::time::timeout(DRAIN_TIMEOUT, rest).await.ok();
+            });
         }
     }
 }

@@ -243,8 +243,7 @@ impl Turn {
         body: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let operation = self.facts.create.operation;
-        let is_stream_only =
-            operation == Operation::Create && (account.settings.stream_only || dialect.always_streams());
+        let is_stream_only = operation == Operation::Create && account.settings.stream_only;
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
         let post = Post { operation, dialect, authorization, client_headers: &self.headers, accept, body };
         Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {

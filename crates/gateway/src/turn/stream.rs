@@ -7,15 +7,15 @@ use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
 use antiphon_runtime::Listener;
 use antiphon_upstream::transport::{EventReader, ReplyBody};
 use bytes::Bytes;
+use futures_util::Stream;
 use futures_util::stream::{iter, unfold};
-use futures_util::{FutureExt, Stream};
 use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
@@ -28,8 +28,6 @@ use antiphon_upstream::pool::Verdict;
 
 /// A comment: clients skip it, and proxies see that the stream is alive.
 pub const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
-/// How long an upstream may take to end its reply after its terminal event.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The events of a running turn, framed for its door; each chunk for a WebSocket is one event.
 pub struct EventStream {
@@ -317,12 +315,8 @@ impl ActiveStream {
 
     /// Reads the upstream's reply to its end, or its connection could not be reused.
     fn drain_reply(&mut self) {
-        let Some(remainder) = self.events.take().and_then(EventReader::into_rest) else { return };
-        let mut remainder = Box::pin(remainder);
-        if remainder.as_mut().now_or_never().is_none() {
-            self.turn.turns.env.tasks.spawn(async move {
-                tokio::time::timeout(DRAIN_TIMEOUT, remainder).await.ok();
-            });
+        if let Some(events) = self.events.take() {
+            self.turn.drain(events);
         }
     }
 

@@ -154,23 +154,26 @@ pub(super) struct Completion<'r> {
 
 impl Completion<'_> {
     pub(super) fn collected(&self) -> String {
-        let calls = self.calls();
-        let message = Object::new().value("role", "assistant");
-        let message = match calls.is_empty() {
-            true => message.value("content", &self.text()),
-            false => message.raw("content", "null").raw("tool_calls", &array(calls)),
-        };
+        if let Some((code, message)) = &self.script.error_event {
+            return Refusal::new(500, code, message).envelope();
+        }
+        let habits = self.server.habits();
+        let calls: Vec<String> = self.called().map(|call| habits.whole_call(&call)).collect();
+        let thought: String = self.thoughts().collect();
+        let message = habits.message(&thought, &self.text(), !calls.is_empty());
+        let message = if calls.is_empty() { message } else { message.raw("tool_calls", &array(calls)) };
         let message = message.raw("refusal", "null").raw("annotations", "[]").finish();
         let choice = Object::new()
             .raw("index", "0")
             .raw("message", &message)
             .raw("logprobs", "null")
             .value("finish_reason", self.finish_reason());
-        self.object("chat.completion")
-            .raw("choices", &array([choice.finish()]))
-            .raw("usage", &self.usage())
-            .value("service_tier", "default")
-            .finish()
+        let completion = self.object("chat.completion").raw("choices", &array([choice.finish()]));
+        let completion = match habits.reports {
+            Reports::Never => completion,
+            _ => completion.raw("usage", &self.usage()),
+        };
+        completion.value("service_tier", "default").finish()
     }
 
     /// The events of a stream, with the mark at its end.
@@ -266,11 +269,6 @@ impl Completion<'_> {
             name,
             arguments,
         })
-    }
-
-    fn calls(&self) -> Vec<String> {
-        let whole = ChatServer::OpenAi.habits();
-        self.called().flat_map(|call| whole.call(&call, 1)).collect()
     }
 
     fn finish_reason(&self) -> &'static str {

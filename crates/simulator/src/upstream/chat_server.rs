@@ -220,6 +220,40 @@ impl Habits {
         fragment.value("type", "function").raw("function", &function.finish()).finish()
     }
 
+    /// A call in a completion that is not streamed, where calls have no index.
+    pub(super) fn whole_call(&self, call: &Called<'_>) -> String {
+        let arguments = match self.arguments {
+            Arguments::Object if call.arguments.starts_with('{') => call.arguments.to_owned(),
+            _ => to_json(call.arguments),
+        };
+        let function = Object::new().value("name", call.name).raw("arguments", &arguments).finish();
+        let whole = match self.ids {
+            CallIds::First | CallIds::Fresh => Object::new().value("id", call.id),
+            CallIds::Never => Object::new(),
+            CallIds::Empty => Object::new().value("id", ""),
+        };
+        whole.value("type", "function").raw("function", &function).finish()
+    }
+
+    /// The beginning of the message in a completion that is not streamed.
+    pub(super) fn message(&self, thought: &str, text: &str, has_calls: bool) -> Object {
+        let message = Object::new().value("role", "assistant");
+        match self.reasoning {
+            _ if thought.is_empty() && text.is_empty() && has_calls => {
+                message.raw("content", self.no_content.unwrap_or("null"))
+            }
+            _ if thought.is_empty() => message.value("content", text),
+            Reasoning::Member(name) => message.value(name, thought).value("content", text),
+            Reasoning::Tags => message.value("content", &format!("<think>{thought}</think>\n\n{text}")),
+            Reasoning::Parts => {
+                let text_part = |text| Object::new().value("type", "text").value("text", text).finish();
+                let thinking = format!("[{}]", text_part(thought));
+                let thinking = Object::new().value("type", "thinking").raw("thinking", &thinking).finish();
+                message.raw("content", &format!("[{thinking},{}]", text_part(text)))
+            }
+        }
+    }
+
     /// The deltas of a thought.
     pub(super) fn thought(&self, text: &str) -> Vec<String> {
         match self.reasoning {

@@ -62,6 +62,8 @@ pub enum Piece {
     Bytes(Bytes),
     /// A whole event, from a WebSocket.
     Event(Event),
+    /// A whole reply that is no stream.
+    Whole(Bytes),
 }
 
 /// Decodes the events of one streamed reply.
@@ -97,11 +99,6 @@ impl Dialect {
             Self::Chat(_) if operation != Operation::Embed => Operation::ChatCompletion,
             Self::Chat(_) | Self::Responses => operation,
         }
-    }
-
-    /// Whether the upstream is asked for a stream, whatever the client wants.
-    pub fn always_streams(self) -> bool {
-        matches!(self, Self::Chat(_))
     }
 
     /// Whether there are encrypted items that the upstream can read.
@@ -142,8 +139,13 @@ impl Dialect {
 // === impl ReplyFormat ===
 
 impl ReplyFormat {
-    /// Whether the reply has to be a stream, whatever the client wants.
+    /// Whether a reply that is decoded has to be a stream.
     pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Chat(echo) if echo.streams)
+    }
+
+    /// Whether the reply is not what the client expects until it has been decoded.
+    pub fn is_decoded(&self) -> bool {
         matches!(self, Self::Chat(_))
     }
 

@@ -26,7 +26,7 @@ impl Decoder {
 
     pub fn push(&mut self, piece: Piece) {
         match piece {
-            Piece::Bytes(bytes) => self.sse.push(bytes),
+            Piece::Bytes(bytes) | Piece::Whole(bytes) => self.sse.push(bytes),
             Piece::Event(event) => self.message = Some(event),
         }
     }

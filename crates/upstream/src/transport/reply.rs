@@ -102,7 +102,7 @@ impl EventReader {
         }
         let Some(piece) = piece? else { return Ok(false) };
         self.received_bytes += match &piece {
-            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Bytes(bytes) | Piece::Whole(bytes) => bytes.len(),
             Piece::Event(event) => event.data().map_or(0, |data| data.len()),
         };
         self.decoder.push(piece);

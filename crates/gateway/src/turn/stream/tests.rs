@@ -1,5 +1,7 @@
 //! The first event decides whether a turn stays with its account.
 
+use std::time::Duration;
+
 use antiphon_protocol::id::ResponseId;
 use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::transport::ReplyBody;

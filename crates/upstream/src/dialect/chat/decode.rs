@@ -40,9 +40,12 @@ impl Decoder {
     }
 
     pub fn push(&mut self, piece: Piece) {
-        // There are no chat completions over WebSockets.
-        if let Piece::Bytes(bytes) = piece {
-            self.sse.push(bytes);
+        match piece {
+            Piece::Bytes(bytes) => self.sse.push(bytes),
+            // Its message is taken as one large delta.
+            Piece::Whole(body) => self.take(&body),
+            // There are no chat completions over WebSockets.
+            Piece::Event(_) => {}
         }
     }
 

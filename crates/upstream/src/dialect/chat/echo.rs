@@ -41,6 +41,8 @@ const SHOWN: [(&str, Option<&str>); 21] = [
 pub struct Echo {
     pub settings: ChatSettings,
     pub stand_ins: StandIns,
+    /// Whether the upstream is asked for a stream.
+    pub streams: bool,
     /// The size of the request, from which its tokens are estimated.
     pub request_bytes: usize,
     id: ResponseId,
@@ -74,7 +76,7 @@ impl Echo {
         settings: ChatSettings,
         stand_ins: StandIns,
         facts: &TurnFacts<'_>,
-        request_bytes: usize,
+        (streams, request_bytes): (bool, usize),
     ) -> Self {
         let mut shown = Vec::with_capacity(512);
         for (name, default) in SHOWN {
@@ -86,6 +88,7 @@ impl Echo {
         Self {
             settings,
             stand_ins,
+            streams,
             request_bytes,
             id: facts.id,
             created_at: facts.started_at.unix_seconds(),

@@ -97,13 +97,16 @@ pub fn encode(
     json::write_string(&mut out, changes.model.unwrap_or(&create.model));
     out.extend_from_slice(br#","messages":"#);
     messages.write(&mut out);
-    out.extend_from_slice(br#","stream":true,"stream_options":{"include_usage":true}"#);
+    let streams = create.stream || changes.is_frame || changes.streams;
+    if streams {
+        out.extend_from_slice(br#","stream":true,"stream_options":{"include_usage":true}"#);
+    }
     tools.write(get("parallel_tool_calls"), &mut out);
     write_parameters(&request, settings, &mut out);
     out.push(b'}');
 
     let omitted = omitted(&tools, &messages);
-    let echo = Echo::new(create, &request, *settings, tools.stand_ins, facts, out.len());
+    let echo = Echo::new(create, &request, *settings, tools.stand_ins, facts, (streams, out.len()));
     Ok(Encoded { parts: vec![Bytes::from(out)], format: ReplyFormat::Chat(Arc::new(echo)), omitted })
 }
 

@@ -1,6 +1,6 @@
 //! Chat completions: turns become chat requests, and the chunks of the reply become events of the Responses API.
 //!
-//! The upstream is always asked for a stream, so there is one decoder, and a turn that is dropped stops there as well.
+//! There is one decoder: a whole completion is a stream of one chunk.
 
 mod calls;
 mod content;

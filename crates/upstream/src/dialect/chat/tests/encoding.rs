@@ -20,7 +20,7 @@ fn user(text: &str) -> Value {
 fn instructions_and_messages_keep_their_order_and_their_roles() {
     let chat = encoded(
         ChatSettings::default(),
-        &json!({"model": "m", "instructions": "be brief", "input": [
+        &json!({"model": "m", "stream": true, "instructions": "be brief", "input": [
             {"role": "developer", "content": "d"},
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a\u{e9}"}, {"type": "input_text", "text": "b"}]},
             {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "c", "annotations": []}]},
@@ -131,7 +131,7 @@ fn parameters_have_the_names_of_a_chat() {
         "prompt_cache_key": "k", "truncation": "auto", "user": "u", "top_k": 5, "client_metadata": {"c": "d"},
     });
     let base = json!({
-        "model": "m", "messages": [user("x")], "stream": true, "stream_options": {"include_usage": true}, "reasoning_effort": "low", "temperature": 0.5,
+        "model": "m", "messages": [user("x")], "reasoning_effort": "low", "temperature": 0.5,
         "top_p": 1, "logprobs": true, "top_logprobs": 2, "user": "u",
         "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}},
     });
