@@ -43,7 +43,10 @@ impl Decoder {
         match piece {
             Piece::Bytes(bytes) => self.sse.push(bytes),
             // Its message is taken as one large delta.
-            Piece::Whole(body) => self.take(&body),
+            Piece::Whole(body) => {
+                self.events.emits_end_only = true;
+                self.take(&body);
+            }
             // There are no chat completions over WebSockets.
             Piece::Event(_) => {}
         }

@@ -33,6 +33,8 @@ pub struct Events {
     queue: VecDeque<Event>,
     sequence: u64,
     pub is_started: bool,
+    /// Whether only the end is emitted: the reply is whole, and nobody gets the events before it.
+    pub emits_end_only: bool,
     /// The upstream's id, model and usage, as JSON.
     pub id: Option<Vec<u8>>,
     pub model: Option<Vec<u8>>,
@@ -74,6 +76,7 @@ impl Events {
             queue: VecDeque::new(),
             sequence: 0,
             is_started: false,
+            emits_end_only: false,
             id: None,
             model: None,
             usage: None,
@@ -105,7 +108,7 @@ impl Events {
 
     /// The events before all others.
     pub fn start(&mut self) {
-        if !std::mem::replace(&mut self.is_started, true) {
+        if !std::mem::replace(&mut self.is_started, true) && !self.emits_end_only {
             self.emit_response("response.created", "in_progress", b"null", b"null");
             self.emit_response("response.in_progress", "in_progress", b"null", b"null");
         }
@@ -297,11 +300,15 @@ impl Events {
 
     /// `members` has a comma before each member.
     fn emit(&mut self, name: &str, members: &[u8]) {
+        let kind = EventKind::of(name.as_bytes());
+        if self.emits_end_only && !matches!(kind, EventKind::Terminal | EventKind::Error) {
+            return;
+        }
         let mut data = Vec::with_capacity(members.len() + name.len() + 48);
         put(&mut data, &[br#"{"type":""#, name.as_bytes(), br#"","sequence_number":"#]);
         put(&mut data, &[self.sequence.to_string().as_bytes(), members, b"}"]);
         self.sequence += 1;
-        self.queue.push_back(Event::Message { kind: EventKind::of(name.as_bytes()), data: data.into() });
+        self.queue.push_back(Event::Message { kind, data: data.into() });
     }
 }
 
