@@ -148,7 +148,7 @@ impl<'a> Traffic<'a> {
             .method(Method::POST)
             .uri(format!("http://{}{path}", self.address))
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, user_agent)
+            .header(header::USER_AGENT, *user_agent)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.keys.get(key)?.secret))
             .body(Full::new(Bytes::from(body.to_string())));
         let reply = self.http.request(request.ok()?).await.ok()?;
