@@ -10,7 +10,7 @@ use crate::operations::{AccountTurns, TurnsOfAccount};
 /// How many accounts have a colour of their own.
 const MAX_SERIES: usize = 5;
 /// Where the scale of error rates ends at least, so that a few errors do not look like many.
-const LEAST_TOP: f64 = 0.1;
+const LEAST_TOP: f64 = 0.05;
 /// The units of the image of error rates.
 const SPARK_HEIGHT: f64 = 20.0;
 const SPARK_COLUMN: f64 = 4.0;

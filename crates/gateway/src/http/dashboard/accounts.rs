@@ -65,7 +65,7 @@ fn table(session: &Session, accounts: &[Account], turns: &AccountTurns) -> Marku
                     tr {
                         th scope="col" { "Name" } th scope="col" { "State" } th scope="col" { "In flight" }
                         th scope="col" { "Quota" } th scope="col" { "Turns" } th scope="col" { "Errors" }
-                        th scope="col" { "Models" } th .number scope="col" { "Priority" }
+                        th scope="col" { "Models" } th .number scope="col" { "Priority" } th .number scope="col" { "Weight" }
                         @if is_admin(session) { th scope="col" { "Actions" } }
                     }
                 }
@@ -84,6 +84,7 @@ fn table(session: &Session, accounts: &[Account], turns: &AccountTurns) -> Marku
                             td { (error_rate(turns, own)) }
                             td { (models(&patterns(account))) }
                             td .number { (text(account, "priority")) }
+                            td .number { (text(account, "weight")) }
                             @if is_admin(session) { td { div .buttons { (toggle(account)) } } }
                         }
                     }
