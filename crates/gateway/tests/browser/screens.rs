@@ -67,7 +67,7 @@ async fn accounts_show_their_turns_and_errors() {
     rig.click("tbody th a").await;
     rig.until_at("/accounts/one").await;
     rig.until_shown("4 turns, 100% of all, 25% errors").await;
-    rig.until_shown("server_error").await;
+    rig.until("document.querySelector('ul.entries .badge.bad')").await;
     rig.assert_well_made().await;
     rig.click("nav.choice a[href='/accounts/one?window=7d']").await;
     rig.until_at("/accounts/one?window=7d").await;
