@@ -126,7 +126,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("usage_rollups", [3, 0, 0, 0]),
                 ("outcome_rollups", [2, 0, 0, 0]),
                 ("latency_rollups", [0, 0, 0, 0]),
-                ("account_rollups", [2, 0, 0, 0]),
+                ("account_rollups", [1, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
