@@ -6,7 +6,7 @@ use antiphon_protocol::id::{KeyId, ProjectId};
 use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, text};
-use crate::{AuditEntry, StoreError, Timestamp};
+use crate::{AuditEntry, StoreError, Timestamp, key_clients};
 
 /// SHA-256 of a secret. The secret itself is never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -249,7 +249,8 @@ impl<D: Database> Keys for D {
     }
 
     async fn delete_key(&self, key: KeyId, audit: AuditEntry) -> Result<bool, StoreError> {
-        self.group().execute(change(DELETE, vec![id(key.uuid())], audit)).await
+        let clients = Statement::new(key_clients::DELETE, vec![id(key.uuid())]);
+        self.group().execute(change(DELETE, vec![id(key.uuid())], audit).then(clients)).await
     }
 
     async fn note_key_use(&self, key: KeyId, at: Timestamp) -> Result<(), StoreError> {

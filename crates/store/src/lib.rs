@@ -10,6 +10,7 @@
 //! Adding an engine: a folder beside [`sqlite`] with its own `migrations/<engine>`, an arm in each function of `open.rs`, and
 //! a line in `tests/contract/main.rs`.
 
+mod account_sums;
 mod accounts;
 mod admin;
 mod assemble;
@@ -26,6 +27,7 @@ mod examine;
 mod group;
 mod inspection;
 mod items;
+mod key_clients;
 mod keys;
 mod limits;
 mod log_search;
@@ -47,6 +49,7 @@ mod url;
 mod usage;
 mod verify;
 
+pub use self::account_sums::AccountSum;
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
 pub use self::audit::{Audit, AuditEntry};
@@ -63,6 +66,7 @@ pub use self::copy::{CopyProgress, CopyReport, CopyStep, Digested, TableReport, 
 pub use self::error::StoreError;
 pub use self::examine::{Examination, examine};
 pub use self::inspection::{BackgroundQuery, BackgroundSummary, ChainLink, Inspection, TurnSummary};
+pub use self::key_clients::{KeyClient, KeyClients};
 pub use self::keys::{KeyTerms, Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
     Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,

@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 
+use crate::account_sums::{self, AccountSum};
 use crate::sql::{Argument, Columns, Database, Kind, Query, Statement, number};
 use crate::{DAY_MS, StoreError, Timestamp};
 
@@ -60,6 +61,8 @@ pub trait Overview: Send + Sync {
     async fn list_outcomes(&self, query: OverviewQuery) -> Result<Vec<OutcomeSum>, StoreError>;
 
     async fn list_latencies(&self, query: OverviewQuery) -> Result<Vec<LatencySum>, StoreError>;
+
+    async fn list_account_sums(&self, query: OverviewQuery) -> Result<Vec<AccountSum>, StoreError>;
 }
 
 macro_rules! outcome_columns {
@@ -208,9 +211,10 @@ const PURGE_OUTCOMES: &str = "DELETE FROM outcome_rollups WHERE part = $1 AND st
 const PURGE_LATENCIES: &str = "DELETE FROM latency_rollups WHERE part = $1 AND starts_at < $2";
 
 /// Part 0 loses the hours that are being purged from the log.
-pub(crate) const PURGE_ROLLED_UP: [&str; 2] = [
+pub(crate) const PURGE_ROLLED_UP: [&str; 3] = [
     "DELETE FROM outcome_rollups WHERE part = 0 AND starts_at <= $1",
     "DELETE FROM latency_rollups WHERE part = 0 AND starts_at <= $1",
+    account_sums::PURGE_ROLLED_UP,
 ];
 
 /// For the tests of both engines.
@@ -243,8 +247,11 @@ pub(crate) async fn roll_up_hour<D: Database>(
     start: i64,
     end: i64,
 ) -> Result<Vec<Statement>, StoreError> {
-    let kinds: [(&'static str, &'static str, &'static [Kind]); 2] =
-        [(READ_OUTCOMES, PUT_OUTCOME, &OUTCOME_COLUMNS), (READ_LATENCIES, PUT_LATENCY, &LATENCY_COLUMNS)];
+    let kinds: [(&'static str, &'static str, &'static [Kind]); 3] = [
+        (READ_OUTCOMES, PUT_OUTCOME, &OUTCOME_COLUMNS),
+        (READ_LATENCIES, PUT_LATENCY, &LATENCY_COLUMNS),
+        (account_sums::READ_ACCOUNTS, account_sums::PUT_ACCOUNT, &account_sums::COLUMNS),
+    ];
     let mut statements = Vec::new();
     for (text, put, columns) in kinds {
         let arguments = vec![number(start), number(end)];
@@ -256,8 +263,8 @@ pub(crate) async fn roll_up_hour<D: Database>(
 }
 
 /// What removes the sums of purged rows of this part that begin before this time.
-pub(crate) fn purge(part: i64, before: Timestamp) -> [Statement; 2] {
-    [PURGE_OUTCOMES, PURGE_LATENCIES]
+pub(crate) fn purge(part: i64, before: Timestamp) -> [Statement; 3] {
+    [PURGE_OUTCOMES, PURGE_LATENCIES, account_sums::PURGE_ACCOUNTS]
         .map(|text| Statement::new(text, vec![number(part), number(before.unix_ms())]))
 }
 
@@ -279,6 +286,10 @@ impl<D: Database> Overview for D {
             .into_iter()
             .map(latency_sum)
             .collect()
+    }
+
+    async fn list_account_sums(&self, query: OverviewQuery) -> Result<Vec<AccountSum>, StoreError> {
+        account_sums::list(self, query.arguments(self).await?).await
     }
 }
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
-    Accounts, Admin, Audit, Background, Conversations, Counters, Inspection, Keys, Limits, Overview,
-    Replicas, RequestLog, Responses, Sessions, SignIns, StoreError, Timestamp, Usage,
+    Accounts, Admin, Audit, Background, Conversations, Counters, Inspection, KeyClients, Keys, Limits,
+    Overview, Replicas, RequestLog, Responses, Sessions, SignIns, StoreError, Timestamp, Usage,
 };
 
 /// What a store holds of one project.
@@ -65,6 +65,7 @@ pub trait Store:
     + Inspection
     + Accounts
     + Keys
+    + KeyClients
     + Admin
     + Sessions
     + SignIns

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd, BackgroundQuery,
-    BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink, ChainQuery, Claimable, ConversationItem,
-    ConversationLock, ConversationQuery, Conversations, Count, CounterId, Counters, CredentialLock,
-    EventChunk, FoundItems, Inspection, ItemPage, Json, KeyTerms, Keys, LatencySum, Limits, LogPage,
-    LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview, OverviewQuery, Post, ProjectStats, Purged,
-    QueueLimits, Record, Replica, Replicas, RequestLog, Reservation, Reserved, Responses, Rotation,
-    SecretHash, Sessions, Settlement, SignIns, Store, StoreError, StoreSize, StoredAccount,
-    StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession, StoredSignIn, StoredTurn,
-    Timestamp, Totals, TurnLease, TurnProgress, TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
+    Abandoned, AccountSum, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd,
+    BackgroundQuery, BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink, ChainQuery, Claimable,
+    ConversationItem, ConversationLock, ConversationQuery, Conversations, Count, CounterId, Counters,
+    CredentialLock, EventChunk, FoundItems, Inspection, ItemPage, Json, KeyClient, KeyClients, KeyTerms,
+    Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview,
+    OverviewQuery, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas, RequestLog,
+    Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement, SignIns, Store, StoreError,
+    StoreSize, StoredAccount, StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession,
+    StoredSignIn, StoredTurn, Timestamp, Totals, TurnLease, TurnProgress, TurnSummary, UpstreamTurn, Usage,
+    UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -157,6 +158,11 @@ intercept!(Keys {
     write note_key_use(key: KeyId, at: Timestamp) -> ();
 });
 
+intercept!(KeyClients {
+    write note_key_client(key: KeyId, client: KeyClient) -> ();
+    read list_key_clients(key: KeyId) -> Vec<KeyClient>;
+});
+
 intercept!(Usage {
     read list_usage(query: UsageQuery) -> Vec<(UsageGroup, Totals)>;
     write roll_up_hour(from: Timestamp, until: Timestamp) -> Option<Timestamp>;
@@ -167,6 +173,7 @@ intercept!(Usage {
 intercept!(Overview {
     read list_outcomes(query: OverviewQuery) -> Vec<OutcomeSum>;
     read list_latencies(query: OverviewQuery) -> Vec<LatencySum>;
+    read list_account_sums(query: OverviewQuery) -> Vec<AccountSum>;
 });
 
 intercept!(Inspection {

@@ -5,6 +5,7 @@
 //! process made them.
 
 mod attempts;
+mod clients;
 mod issue;
 mod secret;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{KeyId, ProjectId};
-use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredKey, Timestamp};
+use antiphon_store::{Clock, KeyClient, SecretHash, Store, StoreError, StoredKey, Timestamp};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
@@ -27,6 +28,7 @@ pub use self::issue::{Issuer, KeyChanges, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};
 
+use self::clients::Clients;
 use crate::limits::Rules;
 use antiphon_protocol::model::ModelPattern;
 
@@ -51,6 +53,8 @@ pub struct Key {
     revoked_at: Option<Timestamp>,
     /// When it was last used, in UTC milliseconds. Shared by all values that were read for this key.
     used_at: Arc<AtomicI64>,
+    /// Shared like `used_at`.
+    clients: Arc<Clients>,
 }
 
 /// An authenticated caller.
@@ -145,6 +149,13 @@ impl Keys {
         self.look_up(caller.hash)
     }
 
+    /// Notes which client the caller uses.
+    pub fn note_client(&self, caller: &Caller, user_agent: &str) {
+        if let Some(key) = &caller.key {
+            key.clients.mark_used(user_agent, self.clock.now());
+        }
+    }
+
     /// Counts a failed attempt; an error if there were too many from this address.
     pub fn count_failure(&self, address: Option<IpAddr>) -> Result<(), Denied> {
         let Some(address) = address else { return Ok(()) };
@@ -177,6 +188,11 @@ impl Keys {
     /// All keys that are not deleted.
     pub fn all(&self) -> Vec<Arc<Key>> {
         self.table.load().by_id.values().cloned().collect()
+    }
+
+    /// The clients of a key that used it at this process, those that used it last.
+    pub fn clients_of(&self, id: KeyId) -> Vec<KeyClient> {
+        self.find(id).map(|key| key.clients.list()).unwrap_or_default()
     }
 
     /// Whether callers can be identified.
@@ -226,6 +242,24 @@ impl Keys {
         }
         Ok(())
     }
+
+    /// Writes which clients used which key, and when they last did.
+    pub async fn write_clients(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let table = self.table.load_full();
+        let uses = table
+            .by_id
+            .values()
+            .flat_map(|key| key.clients.unwritten().into_iter().map(|(client, at)| (key.id, client, at)));
+        let uses: Vec<_> = uses.collect();
+        for uses in uses.chunks(USES_PER_BATCH) {
+            let writes = uses.iter().map(|(key, client, at)| {
+                store.note_key_client(*key, KeyClient { name: client.name.clone(), used_at: *at })
+            });
+            futures_util::future::try_join_all(writes).await?;
+            uses.iter().for_each(|(_, client, at)| client.note_written(*at));
+        }
+        Ok(())
+    }
 }
 
 // === impl KeyTable ===
@@ -234,8 +268,8 @@ impl KeyTable {
     fn new(stored: Vec<StoredKey>, previous: &Self) -> Self {
         let mut table = Self { has_keys: !stored.is_empty(), ..Self::default() };
         for stored in stored {
-            let used_at = previous.by_id.get(&stored.id).map(|key| Arc::clone(&key.used_at));
-            let Some(key) = Key::new(&stored, used_at.unwrap_or_default()).map(Arc::new) else {
+            let previous = previous.by_id.get(&stored.id);
+            let Some(key) = Key::new(&stored, previous.map(Arc::as_ref)).map(Arc::new) else {
                 tracing::error!(key.id = %stored.id, "stored key is invalid and was ignored");
                 continue;
             };
@@ -262,7 +296,7 @@ impl Entry {
 
 impl Key {
     /// `None` if its models or limits are invalid.
-    fn new(stored: &StoredKey, used_at: Arc<AtomicI64>) -> Option<Self> {
+    fn new(stored: &StoredKey, previous: Option<&Self>) -> Option<Self> {
         let models: Vec<String> = serde_json::from_str(&stored.models).ok()?;
         Some(Self {
             id: stored.id,
@@ -272,7 +306,8 @@ impl Key {
             limits: Rules::parse(&serde_json::from_str(&stored.limits).ok()?).ok()?,
             expires_at: stored.expires_at,
             revoked_at: stored.revoked_at,
-            used_at,
+            used_at: previous.map(|key| Arc::clone(&key.used_at)).unwrap_or_default(),
+            clients: previous.map(|key| Arc::clone(&key.clients)).unwrap_or_default(),
         })
     }
 

@@ -103,3 +103,22 @@ async fn an_invalid_stored_key_is_ignored_and_others_still_work() {
     let shown = format!("{:?} {:?}", authenticate(&keys, good.expose()).unwrap(), keys.table.load());
     assert!(!shown.contains(&good.expose()[12..]), "nothing prints a secret");
 }
+
+#[tokio::test]
+async fn clients_of_a_key_are_written_and_survive_a_refresh() {
+    let store = store().await;
+    let secret = create(&*store, "one").await;
+    let keys = keys(Access::KeysRequired);
+    keys.refresh(&*store).await.unwrap();
+    let caller = authenticate(&keys, secret.expose()).unwrap();
+    keys.note_client(&caller, "curl/8.5.0");
+    create(&*store, "two").await;
+    keys.refresh(&*store).await.unwrap();
+    keys.note_client(&caller, "OpenAI/Python 2.8.1 (Linux)");
+    keys.write_clients(&*store).await.unwrap();
+    let id = caller.key.as_ref().unwrap().id;
+    let mut names: Vec<_> =
+        store.list_key_clients(id).await.unwrap().into_iter().map(|client| client.name).collect();
+    names.sort();
+    assert_eq!(names, ["OpenAI/Python 2.8.1", "curl/8.5.0"]);
+}

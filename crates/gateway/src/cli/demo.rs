@@ -45,8 +45,8 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
 
 fn config(upstream: &str) -> anyhow::Result<Config> {
     let accounts = format!(
-        r#"[{{ name = "simulated", base_url = "{upstream}", models = ["gpt-*", "sim"], max_in_flight = 8 }},
-            {{ name = "spare", base_url = "{upstream}", priority = 1 }}]"#
+        r#"[{{ name = "simulated", base_url = "{upstream}", models = ["gpt-*", "sim"], max_in_flight = 8, priority = 1 }},
+            {{ name = "spare", base_url = "{upstream}" }}]"#
     );
     let settings = [
         ("ANTIPHON_ACCOUNTS", accounts.as_str()),

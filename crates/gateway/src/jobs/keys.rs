@@ -1,4 +1,4 @@
-//! Picks up changed keys, and writes when keys were last used.
+//! Picks up changed keys, and writes when keys were last used, and by which clients.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,13 +20,16 @@ pub async fn watch(keys: Arc<Keys>, store: Arc<dyn Store>) {
     }
 }
 
-/// Writes when keys were last used. Separate from [`watch`], as it is slow with many keys.
+/// Writes when keys were last used, and by which clients. Separate from [`watch`], as it is slow with many keys.
 pub async fn write_last_uses(keys: Arc<Keys>, store: Arc<dyn Store>) {
     let mut written = HashMap::new();
     loop {
         tokio::time::sleep(WRITE_INTERVAL).await;
         if let Err(error) = keys.write_last_uses(&*store, &mut written).await {
             tracing::debug!(%error, "last uses of keys could not be written; retrying");
+        }
+        if let Err(error) = keys.write_clients(&*store).await {
+            tracing::debug!(%error, "clients of keys could not be written; retrying");
         }
     }
 }

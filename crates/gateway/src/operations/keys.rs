@@ -1,11 +1,13 @@
 //! Keys: the credentials of clients, and the state of their limits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use antiphon_access::audit::Actor;
 use antiphon_access::keys::{Issuer, KeyChanges, KeyView, KeyWithSecret, NewKey, Secret};
 use antiphon_access::limits::{KeyRules, LimitView, Rules};
-use antiphon_store::StoredKey;
+use antiphon_runtime::rfc3339;
+use antiphon_store::{KeyClient, StoredKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -21,6 +23,23 @@ pub struct KeyList {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LimitList {
     pub limits: Vec<LimitView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeyClientList {
+    /// The last one to use the key first.
+    pub clients: Vec<KeyClientView>,
+}
+
+/// A client that used a key.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = KeyClient)]
+pub struct KeyClientView {
+    /// The beginning of its user agent.
+    #[schema(example = "OpenAI/Python 2.8.1")]
+    pub name: String,
+    /// Other replicas see it within a minute. Of a WebSocket, the time when it was opened.
+    pub last_used_at: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,6 +81,21 @@ impl Operations {
         let key_rules = KeyRules { id: key.id, rules: &rules };
         let limits = self.limits.view(key_rules, &key.project, self.clock.now()).await?;
         Ok(LimitList { limits })
+    }
+
+    /// Which clients use a key.
+    pub async fn key_clients(&self, name: &str) -> Result<KeyClientList, OperationError> {
+        let key = self.find_key(name).await?;
+        let stored = self.store.list_key_clients(key.id).await?;
+        let mut last_uses = BTreeMap::new();
+        for KeyClient { name, used_at } in stored.into_iter().chain(self.keys.clients_of(key.id)) {
+            let last_use = last_uses.entry(name).or_insert(used_at);
+            *last_use = used_at.max(*last_use);
+        }
+        let mut clients: Vec<_> = last_uses.into_iter().collect();
+        clients.sort_by_key(|(_, used_at)| std::cmp::Reverse(*used_at));
+        let view = |(name, used_at)| KeyClientView { name, last_used_at: rfc3339(used_at) };
+        Ok(KeyClientList { clients: clients.into_iter().map(view).collect() })
     }
 
     /// Creates a key. Only the returned value contains its secret.

@@ -2,6 +2,7 @@
 //!
 //! They need no running gateway: a command has a store and a pool of its own.
 
+mod account_turns;
 mod accounts;
 mod admin;
 mod asking;
@@ -37,6 +38,7 @@ use antiphon_upstream::transport::Upstream;
 
 use crate::oidc::Provider;
 
+pub use self::account_turns::{AccountTurns, TurnsOfAccount};
 pub use self::accounts::{Account, AccountList, AskModel, TestedAccount};
 pub use self::admin::{IssuedToken, TokenList, TokenView};
 pub use self::asking::Answer;
@@ -46,10 +48,10 @@ pub use self::background::{BackgroundList, BackgroundParameters, BackgroundView}
 pub use self::chain::{Chain, ChainParameters, ChainTurn, ConversationTurnParameters};
 pub use self::conversations::{Conversation, ConversationList, ConversationParameters};
 pub use self::error::OperationError;
-pub use self::keys::{DeletedKey, KeyList, LimitList, RotateRequest};
+pub use self::keys::{DeletedKey, KeyClientList, KeyClientView, KeyList, LimitList, RotateRequest};
 pub use self::live::{INTERVAL as LIVE_INTERVAL, LiveFrame};
 pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
-pub use self::overview::{Overview, OverviewParameters, Percentiles, Running};
+pub use self::overview::{Overview, OverviewParameters, Running};
 pub use self::page::Page;
 pub use self::process::Process;
 pub use self::request::{InvalidRequest, parse_object, parse_query};

@@ -1,6 +1,6 @@
 //! Keys over the admin API.
 
-use antiphon_testkit::Reply;
+use antiphon_testkit::{Reply, header};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -193,4 +193,27 @@ async fn changing_a_key_requires_the_admin_token() {
         }
     }
     assert_eq!(operator.get("/api/keys").await["keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn clients_of_a_key_are_listed_by_what_they_call_themselves() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let client = gateway.client.with_secret(&operator.key(json!({"name": "laptop"})).await);
+    assert_eq!(operator.get("/api/keys/laptop/clients").await, json!({"clients": []}));
+    for user_agent in
+        ["OpenAI/Python 2.8.1", "codex_cli_rs/0.169.0 (Debian 12)", "OpenAI/Python 2.8.1", "(x)"]
+    {
+        let headers = [header("user-agent", user_agent)];
+        let reply = client.request(Method::GET, "/v1/models", &headers, "").await;
+        assert_eq!(reply.status, 200);
+    }
+    let listed = operator.get("/api/keys/laptop/clients").await;
+    let clients = listed["clients"].as_array().unwrap();
+    let mut names: Vec<_> = clients.iter().map(|client| client["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["OpenAI/Python 2.8.1", "codex_cli_rs/0.169.0"]);
+    assert!(clients.iter().all(|client| client["last_used_at"].is_string()));
+    let reply = operator.call(Method::GET, "/api/keys/nobody/clients").await;
+    assert_eq!(reply.refusal(), (404, Some("key_not_found".into()), None));
 }

@@ -89,6 +89,56 @@ async fn the_overview_has_figures_series_and_what_needs_attention() {
 }
 
 #[tokio::test]
+async fn turns_are_counted_by_account() {
+    let (first, second) = (simulator().await, simulator().await);
+    let gateway = Setup::with_accounts([("a", first.url().as_str()), ("b", second.url().as_str())])
+        .account(0, "priority = 1")
+        .start()
+        .await;
+    let operator = Operator::of(&gateway).await;
+    for window in ["24h", "7d", "30d"] {
+        let empty = operator.get(&format!("/api/overview/accounts?window={window}")).await;
+        assert_eq!((&empty["turns"], &empty["accounts"]), (&json!(0), &json!([])));
+    }
+    for _ in 0..3 {
+        created(&gateway, turn("x")).await;
+    }
+    operator.post("/api/accounts/a/pause").await;
+    second.script(Script::answer("x").failed("server_error", "it failed"));
+    gateway.client.create(turn("x")).await;
+    // None of them has an account.
+    operator.post("/api/accounts/b/pause").await;
+    gateway.client.create(turn("x")).await;
+    let report = eventually("all turns are counted", async || {
+        let report = operator.get("/api/overview/accounts").await;
+        (report["turns"] == 4).then_some(report)
+    })
+    .await;
+    assert_eq!(report["window"], "24h");
+    let accounts = report["accounts"].as_array().unwrap();
+    let figures = |n: usize| {
+        let account = &accounts[n];
+        ["account", "turns", "share", "failed_turns", "error_rate"].map(|name| account[name].clone())
+    };
+    assert_eq!(figures(0), [json!("a"), json!(3), json!(0.75), json!(0), json!(0.0)]);
+    assert_eq!(figures(1), [json!("b"), json!(1), json!(0.25), json!(1), json!(1.0)]);
+    let values = |n: usize, name: &str| -> Vec<u64> {
+        let values = accounts[n]["series"][name].as_array().unwrap().iter();
+        values.map(|value| value.as_u64().unwrap()).collect()
+    };
+    assert_eq!(values(0, "turns").len(), report["starts"].as_array().unwrap().len());
+    assert_eq!(values(0, "turns").iter().sum::<u64>(), 3);
+    assert_eq!(values(1, "failed_turns").iter().sum::<u64>(), 1);
+    let reply = operator.call(Method::GET, "/api/overview/accounts?window=1y").await;
+    assert_eq!(reply.refusal(), (400, Some("invalid_value".into()), Some("window".into())));
+    let range = operator.get("/api/overview/accounts?from=2026-01-01&to=2026-01-03").await;
+    assert_eq!(
+        (&range["window"], &range["turns"], &range["interval_seconds"]),
+        (&Value::Null, &json!(0), &json!(3600))
+    );
+}
+
+#[tokio::test]
 async fn a_limit_that_is_nearly_used_up_needs_attention() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).start().await;

@@ -1,8 +1,12 @@
 //! The request log and chains. What tenants write is shown as text.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use antiphon_access::admin::Role;
+use antiphon_runtime::{Clock, rfc3339};
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::eventually;
+use antiphon_testkit::{ManualClock, eventually};
 use http::Method;
 use serde_json::json;
 
@@ -36,6 +40,55 @@ async fn a_turn_is_found_by_filters_and_opens_in_its_chain() {
     rig.assert_well_made().await;
     rig.click(&format!(".branches {branch}")).await;
     rig.until_at(&format!("/responses/{}", second["id"].as_str().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_of_a_time_are_found_by_when_it_begins_and_ends() {
+    let clock = Arc::new(ManualClock::default());
+    let rig = Rig::start_at(&clock).await;
+    rig.sign_in(Role::Viewer).await;
+    let mut ids = Vec::new();
+    let mut hours = Vec::new();
+    for _ in 0..3 {
+        let turn = rig.gateway.client.created(json!({"model": "gpt-5.4", "input": "x"})).await;
+        ids.push(turn["id"].as_str().unwrap().to_owned());
+        clock.advance(Duration::from_hours(1));
+        hours.push(rfc3339(clock.now())[.."2026-11-22T10:00".len()].to_owned());
+        clock.advance(Duration::from_hours(1));
+    }
+    rig.gateway.logged(3).await;
+    let filter = async |from: &str, to: &str| {
+        rig.visit("/responses").await;
+        rig.until("document.querySelectorAll('tbody tr').length === 3").await;
+        for (name, value) in [("from", from), ("to", to)] {
+            rig.run(&format!("document.querySelector('input[name={name}]').value = {}", json!(value))).await;
+        }
+        rig.click("form[role=search] button[type=submit]").await;
+    };
+    let shown = async |expected: &[&String]| {
+        rig.until(&format!("document.querySelectorAll('tbody tr').length === {}", expected.len())).await;
+        for id in expected {
+            assert_eq!(
+                rig.run(&format!("return document.querySelectorAll(\"a[href='/responses/{id}']\").length"))
+                    .await,
+                1
+            );
+        }
+    };
+    filter(&hours[0], "").await;
+    shown(&[&ids[1], &ids[2]]).await;
+    assert!(rig.path().await.contains("from="), "the time is in the address");
+    filter(&hours[0], &hours[1]).await;
+    shown(&[&ids[1]]).await;
+    let kept = "return ['from', 'to'].map(name => document.querySelector(`input[name=${name}]`).value)";
+    assert_eq!(rig.run(kept).await, json!([hours[0], hours[1]]));
+    rig.assert_well_made().await;
+    filter("", &hours[0]).await;
+    shown(&[&ids[0]]).await;
+    filter(&hours[2], "").await;
+    rig.until_shown("No turn matches").await;
+    rig.visit("/responses?from=yesterday").await;
+    rig.until_shown("expected a time such as").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,13 @@ async fn an_admin_creates_a_key_uses_it_and_revokes_it() {
     assert!(rig.text().await.contains("1 / 60"), "{}", rig.text().await);
     rig.assert_well_made().await;
     rig.visit("/keys/laptop").await;
+    rig.until_shown("No client that says its name").await;
+    rig.assert_well_made().await;
+    let turn = json!({"model": "sim", "input": "x"}).to_string();
+    let headers = [header("user-agent", "<b>curl</b>/8.5 (Linux)")];
+    assert_eq!(client.request(Method::POST, "/v1/responses", &headers, turn).await.status, 200);
+    rig.visit("/keys/laptop").await;
+    rig.until_shown("<b>curl</b>/8.5").await;
     rig.assert_well_made().await;
     rig.click("form[action='/keys/laptop/revoke'] button").await;
     rig.confirm().await;

@@ -1,8 +1,10 @@
 //! Every screen, and what it says.
 
-use antiphon_access::admin::Role;
+use std::sync::Arc;
 
+use antiphon_access::admin::Role;
 use antiphon_simulator::upstream::Script;
+use antiphon_testkit::ManualClock;
 use serde_json::json;
 
 use crate::rig::Rig;
@@ -32,6 +34,45 @@ async fn an_account_is_paused_tested_and_resumed() {
     rig.click("form[action='/accounts/one/test'] button").await;
     rig.until_shown("The upstream answers").await;
     rig.assert_well_made().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_show_their_turns_and_errors() {
+    // All turns are in one interval of the charts.
+    let clock = Arc::new(ManualClock::default());
+    let rig = Rig::start_at(&clock).await;
+    rig.sign_in(Role::Viewer).await;
+    rig.visit("/accounts").await;
+    rig.until_shown("Turns by account").await;
+    rig.until_shown("Nothing in this time.").await;
+    rig.assert_well_made().await;
+    for fails in [false, false, false, true] {
+        let script = Script::answer("x");
+        rig.upstream.script(if fails { script.failed("server_error", "it failed") } else { script });
+        rig.gateway.client.create(json!({"model": "gpt-5.4", "input": "x"})).await;
+    }
+    rig.gateway.logged(4).await;
+    rig.visit("/accounts?window=7d").await;
+    rig.until_shown("4 turns").await;
+    rig.until_shown("25% of all turns").await;
+    assert_eq!(rig.run("return document.querySelectorAll('figure.chart').length").await, 2);
+    let figures =
+        rig.run("return [...document.querySelectorAll('.figures td')].map(cell => cell.textContent)").await;
+    assert_eq!(figures, json!(["4", "25%"]), "the same as in the charts");
+    let label = rig.run("return document.querySelector('svg.spark').getAttribute('aria-label')").await;
+    assert_eq!(label, "Errors: 25%, at most 25% in an interval");
+    rig.assert_well_made().await;
+    rig.click("nav.choice a[href='/accounts?window=30d']").await;
+    rig.until_at("/accounts?window=30d").await;
+    rig.click("tbody th a").await;
+    rig.until_at("/accounts/one").await;
+    rig.until_shown("4 turns, 100% of all, 25% errors").await;
+    rig.until("document.querySelector('ul.entries .badge.bad')").await;
+    rig.assert_well_made().await;
+    rig.click("nav.choice a[href='/accounts/one?window=7d']").await;
+    rig.until_at("/accounts/one?window=7d").await;
+    rig.click("ul.entries a").await;
+    rig.until("location.pathname.startsWith('/responses/resp_')").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

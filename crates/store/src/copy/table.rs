@@ -22,7 +22,7 @@ pub(crate) type Key = Vec<Cell>;
 pub(crate) struct Row(pub(crate) Vec<Cell>);
 
 /// In the order of copying. Replicas are not copied, as those of the source do not serve the target, nor are sign-ins that wait.
-pub(crate) static TABLES: [Table; 19] = [
+pub(crate) static TABLES: [Table; 21] = [
     Table {
         name: "responses",
         key: 2,
@@ -182,6 +182,17 @@ pub(crate) static TABLES: [Table; 19] = [
         ],
     },
     Table {
+        name: "account_rollups",
+        key: 3,
+        columns: &[
+            ("part", Kind::Number),
+            ("starts_at", Kind::Number),
+            ("account", Kind::Text),
+            ("turns", Kind::Number),
+            ("failed_turns", Kind::Number),
+        ],
+    },
+    Table {
         name: "accounts",
         key: 1,
         columns: &[
@@ -265,6 +276,11 @@ pub(crate) static TABLES: [Table; 19] = [
             ("previous_hash", Kind::Bytes),
             ("previous_until", Kind::Number),
         ],
+    },
+    Table {
+        name: "key_clients",
+        key: 2,
+        columns: &[("key_id", Kind::Id), ("client", Kind::Text), ("used_at", Kind::Number)],
     },
     Table {
         name: "audit",

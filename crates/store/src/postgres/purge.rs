@@ -5,6 +5,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
+use crate::account_sums::{account_sums, add_up_accounts, turn_as_account};
 use crate::assemble::item_ids;
 use crate::overview::{
     self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
@@ -94,6 +95,21 @@ pub(super) const DELETE_LOG: &str = concat!(
      latency_days AS (INSERT INTO latency_rollups (part, starts_at, measure, up_to_us, turns)
        SELECT 2, starts_at - starts_at % 86400000, measure, up_to_us, CAST(sum(turns) AS bigint) FROM latencies",
     add_up_latencies!(),
+    "),
+     accounts AS (",
+    turn_as_account!("gone WHERE true"),
+    "),
+     account_hours AS (INSERT INTO account_rollups (part, starts_at, account, turns, failed_turns)
+       SELECT 1, starts_at, account, ",
+    account_sums!(),
+    "FROM accounts",
+    add_up_accounts!(),
+    "),
+     account_days AS (INSERT INTO account_rollups (part, starts_at, account, turns, failed_turns)
+       SELECT 2, starts_at - starts_at % 86400000, account, ",
+    account_sums!(),
+    "FROM accounts",
+    add_up_accounts!(),
     ")
      SELECT count(*) FROM gone"
 );

@@ -13,7 +13,7 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 16] = [
+static MIGRATIONS: [Migration; 17] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
@@ -39,8 +39,13 @@ static MIGRATIONS: [Migration; 16] = [
     Migration::new(15, "sign_ins", include_str!("../../migrations/postgres/0015_sign_ins.sql")),
     Migration::new(
         16,
+        "accounts_and_clients",
+        include_str!("../../migrations/postgres/0016_accounts_and_clients.sql"),
+    ),
+    Migration::new(
+        17,
         "background_checksums",
-        include_str!("../../migrations/postgres/0016_background_checksums.sql"),
+        include_str!("../../migrations/postgres/0017_background_checksums.sql"),
     ),
 ];
 

@@ -61,7 +61,8 @@ async fn client() -> tokio_postgres::Client {
             "0013_conversation_bounds",
             "0014_background_sizes",
             "0015_sign_ins",
-            "0016_background_checksums"
+            "0016_accounts_and_clients",
+            "0017_background_checksums"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

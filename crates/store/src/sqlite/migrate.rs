@@ -6,7 +6,7 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 16] = [
+pub(super) static MIGRATIONS: [Migration; 17] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/sqlite/0003_admin.sql")),
@@ -28,8 +28,13 @@ pub(super) static MIGRATIONS: [Migration; 16] = [
     Migration::new(15, "sign_ins", include_str!("../../migrations/sqlite/0015_sign_ins.sql")),
     Migration::new(
         16,
+        "accounts_and_clients",
+        include_str!("../../migrations/sqlite/0016_accounts_and_clients.sql"),
+    ),
+    Migration::new(
+        17,
         "background_checksums",
-        include_str!("../../migrations/sqlite/0016_background_checksums.sql"),
+        include_str!("../../migrations/sqlite/0017_background_checksums.sql"),
     ),
 ];
 

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
+use crate::account_sums::{account_sums, add_up_accounts, turn_as_account};
 use crate::assemble::item_ids;
 use crate::overview::{
     self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
@@ -68,6 +69,17 @@ pub(super) const ADD_TO_LATENCIES: &str = concat!(
     add_up_latencies!()
 );
 
+/// As [`ADD_TO_SUMS`].
+pub(super) const ADD_TO_ACCOUNTS: &str = concat!(
+    "INSERT INTO account_rollups (part, starts_at, account, turns, failed_turns) \
+     SELECT ?1, starts_at - starts_at % ?2, account, ",
+    account_sums!(),
+    "FROM (",
+    turn_as_account!("request_log WHERE at <= ?3"),
+    ") turn WHERE true",
+    add_up_accounts!()
+);
+
 pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE at <= ?1";
 
 pub(super) fn purge(
@@ -110,7 +122,7 @@ fn purge_log(connection: &Connection, before: Timestamp, max_rows: u32) -> rusql
         connection.prepare_cached(delete)?.execute([last])?;
     }
     for (part, unit_ms) in [(1, HOUR_MS), (2, DAY_MS)] {
-        for add in [ADD_TO_SUMS, ADD_TO_OUTCOMES, ADD_TO_LATENCIES] {
+        for add in [ADD_TO_SUMS, ADD_TO_OUTCOMES, ADD_TO_LATENCIES, ADD_TO_ACCOUNTS] {
             connection.prepare_cached(add)?.execute(params![part, unit_ms, last])?;
         }
     }

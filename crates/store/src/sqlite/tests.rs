@@ -8,7 +8,8 @@ use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
 use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{
-    ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG, DELETE_RESPONSE, PURGEABLE,
+    ADD_TO_ACCOUNTS, ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG,
+    DELETE_RESPONSE, PURGEABLE,
 };
 use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
@@ -18,12 +19,13 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 23] = [
+const ALL: [&str; 24] = [
     crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
     ADD_TO_OUTCOMES,
     ADD_TO_LATENCIES,
+    ADD_TO_ACCOUNTS,
     CHANGE,
     LOOK,
     RESERVE,
@@ -111,6 +113,8 @@ fn no_statement_reads_a_table_from_end_to_end() {
         "usage_rollups",
         "outcome_rollups",
         "latency_rollups",
+        "account_rollups",
+        "key_clients",
         "l",
         "k",
         "counters",
@@ -122,7 +126,8 @@ fn no_statement_reads_a_table_from_end_to_end() {
     ];
     let shared = crate::responses::STATEMENTS.into_iter().chain(crate::usage::STATEMENTS);
     let shared = shared.chain(crate::overview::STATEMENTS).chain(crate::log_search::STATEMENTS);
-    let shared = shared.chain(crate::inspection::STATEMENTS);
+    let shared = shared.chain(crate::inspection::STATEMENTS).chain(crate::account_sums::STATEMENTS);
+    let shared = shared.chain(crate::key_clients::STATEMENTS);
     let shared = shared.chain(crate::conversations::INDEXED);
     for text in ALL.into_iter().chain(shared).chain([NEWEST_TO_PURGE]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();

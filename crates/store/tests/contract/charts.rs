@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    DAY_MS, HOUR_MS, Latency, LatencySum, LogRow, OutcomeSum, OverviewQuery, Store, Timestamp,
+    AccountSum, DAY_MS, HOUR_MS, Latency, LatencySum, LogRow, OutcomeSum, OverviewQuery, Store, Timestamp,
 };
 
 use crate::fixture::{Fixture, append_all, id, log_row};
@@ -20,7 +20,8 @@ fn every(interval_ms: i64) -> OverviewQuery {
     OverviewQuery { from: at(-24, 0), to: at(48, 0), interval_ms }
 }
 
-/// Rows of three hours: each with a slow and a fast turn that were served, and one that was refused.
+/// Rows of three hours: each with a slow and a fast turn that were served by different accounts, and one that was refused.
+/// One of the slow ones failed.
 fn rows() -> Vec<LogRow> {
     let row = |n: i64| {
         let hour = n / 3;
@@ -28,8 +29,10 @@ fn rows() -> Vec<LogRow> {
         match n % 3 {
             0 => LogRow { outcome: "refused".into(), account: None, ..bare },
             kind => LogRow {
+                account: Some(if kind == 1 { "a" } else { "b" }.into()),
                 first_event: Some(Duration::from_millis(if kind == 1 { 40 } else { 400 })),
                 duration: Duration::from_secs(if kind == 1 { 1 } else { 60 }),
+                outcome: if n == 5 { "failed" } else { "completed" }.into(),
                 ..bare
             },
         }
@@ -37,8 +40,12 @@ fn rows() -> Vec<LogRow> {
     (0..9).map(row).collect()
 }
 
-async fn figures(store: &Arc<dyn Store>, query: OverviewQuery) -> (Vec<OutcomeSum>, Vec<LatencySum>) {
-    (store.list_outcomes(query).await.unwrap(), store.list_latencies(query).await.unwrap())
+type Figures = (Vec<OutcomeSum>, Vec<LatencySum>, Vec<AccountSum>);
+
+async fn figures(store: &Arc<dyn Store>, query: OverviewQuery) -> Figures {
+    let outcomes = store.list_outcomes(query).await.unwrap();
+    let latencies = store.list_latencies(query).await.unwrap();
+    (outcomes, latencies, store.list_account_sums(query).await.unwrap())
 }
 
 async fn roll_up(store: &Arc<dyn Store>, until: Timestamp) {
@@ -56,9 +63,9 @@ pub(crate) async fn charts_show_the_same_before_and_after_rolling_up_and_purging
         let of_outcome = sums.iter().filter(|sum| sum.outcome == outcome);
         of_outcome.map(|sum| ((sum.starts_at.unix_ms() - DAY) / HOUR_MS, sum.turns)).collect()
     };
-    assert_eq!(turns(&hourly.0, "completed"), [(0, 2), (1, 2), (2, 2)]);
+    assert_eq!(turns(&hourly.0, "completed"), [(0, 2), (1, 1), (2, 2)]);
     assert_eq!(turns(&hourly.0, "refused"), [(0, 1), (1, 1), (2, 1)]);
-    assert_eq!((turns(&daily.0, "completed"), turns(&daily.0, "refused")), (vec![(0, 6)], vec![(0, 3)]));
+    assert_eq!((turns(&daily.0, "completed"), turns(&daily.0, "refused")), (vec![(0, 5)], vec![(0, 3)]));
     assert!(hourly.0.iter().all(|sum| sum.model.is_empty() == (sum.outcome == "refused")));
     let buckets: Vec<_> = daily.1.iter().map(|sum| (sum.latency, sum.up_to_us, sum.turns)).collect();
     assert_eq!(
@@ -70,6 +77,10 @@ pub(crate) async fn charts_show_the_same_before_and_after_rolling_up_and_purging
             (Latency::Duration, 70_000_000, 3),
         ]
     );
+    let accounts: Vec<_> =
+        daily.2.iter().map(|sum| (sum.account.as_str(), sum.turns, sum.failed_turns)).collect();
+    assert_eq!(accounts, [("a", 3, 0), ("b", 3, 1)]);
+    assert_eq!(hourly.2.len(), 6, "{:?}", hourly.2);
     roll_up(&store, at(2, 0)).await;
     assert_eq!(figures(&store, every(HOUR_MS)).await, hourly);
     // In the middle of an hour that is not rolled up yet, and of one that is.

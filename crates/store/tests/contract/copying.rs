@@ -20,6 +20,7 @@ use crate::fixture::{
     NOW, after, append_all, entry, id, key, log_row, numbers, patient, project, record, record_all,
     record_chain, record_of, turn, whole,
 };
+use crate::keys::client;
 use crate::limits::{reservation, usual_holds};
 use crate::sessions::session;
 
@@ -100,6 +101,7 @@ async fn fill(store: &Arc<dyn Store>) {
     assert!(store.put_credential("two", credential, lock).await.unwrap());
     assert!(store.reserve(reservation(1, usual_holds())).await.unwrap().is_held);
     assert!(store.add_key(key("laptop", 1), entry(NOW)).await.unwrap());
+    store.note_key_client(key("laptop", 1).id, client("curl/8", 1)).await.unwrap();
     let conversation = begin(store, 1).await;
     assert_eq!(store.post(post(&conversation, [400])).await.unwrap(), Appended::Done);
     assert!(store.queue_background(queued(500), limits(9)).await.unwrap());
@@ -124,6 +126,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("usage_rollups", [3, 0, 0, 0]),
                 ("outcome_rollups", [2, 0, 0, 0]),
                 ("latency_rollups", [0, 0, 0, 0]),
+                ("account_rollups", [1, 0, 0, 0]),
                 ("accounts", [1, 0, 0, 0]),
                 ("credentials", [1, 0, 0, 0]),
                 ("admin_tokens", [1, 0, 0, 0]),
@@ -131,6 +134,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("counters", [2, 0, 0, 0]),
                 ("reservations", [1, 0, 0, 0]),
                 ("keys", [1, 0, 0, 0]),
+                ("key_clients", [1, 0, 0, 0]),
                 ("audit", [4, 0, 0, 0]),
                 ("changes", [1, 0, 0, 0]),
                 ("conversations", [1, 0, 0, 0]),

@@ -1,9 +1,14 @@
 //! Keys, and the audit log.
 
 use antiphon_protocol::id::KeyId;
-use antiphon_store::{Rotation, SecretHash, StoredKey};
+use antiphon_store::{KeyClient, Rotation, SecretHash, StoredKey};
 
 use crate::fixture::{Fixture, after, entry, key};
+
+/// A client that used a key after so many seconds.
+pub(crate) fn client(name: &str, seconds: u64) -> KeyClient {
+    KeyClient { name: name.into(), used_at: after(seconds) }
+}
 
 pub(crate) async fn an_added_key_comes_back_unchanged(fixture: impl Fixture) {
     let store = fixture.open().await;
@@ -126,6 +131,27 @@ pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: impl Fixture) {
     }
     let used = StoredKey { last_used_at: Some(after(7)), ..key("a", 1) };
     assert_eq!(store.list_keys().await.unwrap(), [used]);
+}
+
+pub(crate) async fn the_latest_clients_of_a_key_are_kept_until_it_is_deleted(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    let id = key("a", 1).id;
+    for (name, seconds) in [("curl/8", 5), ("ü\0", 7), ("curl/8", 6), ("ü\0", 3)] {
+        store.note_key_client(id, client(name, seconds)).await.unwrap();
+    }
+    let both = [client("ü\u{fffd}", 7), client("curl/8", 6)];
+    assert_eq!(store.list_key_clients(id).await.unwrap(), both);
+    for n in 10..40 {
+        store.note_key_client(id, client(&n.to_string(), n)).await.unwrap();
+    }
+    let kept = store.list_key_clients(id).await.unwrap();
+    assert_eq!(kept, (20..40).rev().map(|n| client(&n.to_string(), n)).collect::<Vec<_>>());
+    assert_eq!(store.list_key_clients(key("b", 2).id).await.unwrap(), []);
+    store.delete_key(id, entry(after(1))).await.unwrap();
+    store.note_key_client(id, client("late", 50)).await.unwrap();
+    store.add_key(key("a", 1), entry(after(2))).await.unwrap();
+    assert_eq!(store.list_key_clients(id).await.unwrap(), []);
 }
 
 pub(crate) async fn a_change_and_its_audit_entry_are_one_transaction(fixture: impl Fixture) {

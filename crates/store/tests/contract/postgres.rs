@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 16"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 17"), "{reason}");
     }
     execute(
         &url,
@@ -88,7 +88,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0013_conversation_bounds",
             "0014_background_sizes",
             "0015_sign_ins",
-            "0016_background_checksums"
+            "0016_accounts_and_clients",
+            "0017_background_checksums"
         ]
     );
     assert_eq!(
@@ -109,7 +110,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0013_conversation_bounds",
             "0014_background_sizes",
             "0015_sign_ins",
-            "0016_background_checksums"
+            "0016_accounts_and_clients",
+            "0017_background_checksums"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -131,11 +133,11 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
          ALTER TABLE responses DROP COLUMN checksum, DROP COLUMN body_checksum, DROP COLUMN deletes; \
          ALTER TABLE request_log DROP COLUMN key_id, DROP COLUMN attempts, DROP COLUMN cost_nano_usd, DROP COLUMN estimated, \
            DROP COLUMN sent_us, DROP COLUMN attempt_log, DROP COLUMN reasoning; \
-         DROP TABLE outcome_rollups, latency_rollups; DROP INDEX request_log_by_outcome, request_log_by_code; \
+         DROP TABLE outcome_rollups, latency_rollups, account_rollups, key_clients; DROP INDEX request_log_by_outcome, request_log_by_code; \
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 16"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 17"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));

@@ -41,7 +41,7 @@ async fn a_newer_schema_is_refused_with_its_version() {
     let later = "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')";
     connect(&path).execute(later, ()).unwrap();
     let reason = refusal(&path).await;
-    assert!(reason.contains("schema version 9999") && reason.contains("up to 16"), "{reason}");
+    assert!(reason.contains("schema version 9999") && reason.contains("up to 17"), "{reason}");
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_database_of_the_first_builds_keeps_its_data() {
              DROP TABLE admin_tokens; DROP TABLE sessions; DROP TABLE sign_ins; DROP TABLE keys; DROP TABLE audit; DROP TABLE changes; \
              DROP TABLE usage_rollups; ALTER TABLE request_log DROP COLUMN key_id; \
              ALTER TABLE request_log DROP COLUMN attempts; ALTER TABLE request_log DROP COLUMN cost_nano_usd; \
-             DROP TABLE outcome_rollups; DROP TABLE latency_rollups; DROP INDEX request_log_by_outcome; DROP INDEX request_log_by_code; \
+             DROP TABLE outcome_rollups; DROP TABLE latency_rollups; DROP TABLE account_rollups; DROP TABLE key_clients; DROP INDEX request_log_by_outcome; DROP INDEX request_log_by_code; \
              ALTER TABLE request_log DROP COLUMN sent_us; ALTER TABLE request_log DROP COLUMN attempt_log; \
              ALTER TABLE request_log DROP COLUMN reasoning; ALTER TABLE request_log DROP COLUMN estimated; \
              DROP TABLE counters; DROP TABLE reservations; DROP TABLE replicas; ALTER TABLE responses DROP COLUMN checksum; \

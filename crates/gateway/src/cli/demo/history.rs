@@ -11,6 +11,8 @@ use crate::operations::Operations;
 
 const HOURS: i64 = 30 * 24;
 const BUSIEST_HOUR: f64 = 14.0;
+/// Of so many hours, the first account has trouble in one.
+const HOURS_BETWEEN_TROUBLE: i64 = 11;
 
 /// A model with what its turns cost, in billionths of a dollar a token.
 struct Model {
@@ -45,7 +47,7 @@ fn turns_of(at: i64) -> u32 {
     let distance = (hour_of_day - BUSIEST_HOUR).abs().min(24.0 - (hour_of_day - BUSIEST_HOUR).abs());
     // 1970 began on a Thursday.
     let is_weekend = matches!((at / (24 * HOUR_MS) + 3) % 7, 5 | 6);
-    let busy = 16.0 * (-(distance / 5.0).powi(2)).exp() + 1.5;
+    let busy = 36.0 * (-(distance / 5.0).powi(2)).exp() + 4.0;
     let busy = if is_weekend { busy * 0.35 } else { busy };
     (busy * rand::rng().random_range(0.6..1.4)) as u32
 }
@@ -60,7 +62,9 @@ fn row(at: Timestamp, keys: &[KeyWithSecret]) -> LogRow {
     });
     let model = model.unwrap_or(&MODELS[0]);
     let key = keys.get(random.random_range(0..keys.len().max(1)));
-    let (outcome, http_status, code) = match random.random_range(0..100) {
+    let account = if random.random_range(0..5) == 0 { "spare" } else { "simulated" };
+    let has_trouble = account == "simulated" && at.unix_ms() / HOUR_MS % HOURS_BETWEEN_TROUBLE == 0;
+    let (outcome, http_status, code) = match random.random_range(0..if has_trouble { 12 } else { 100 }) {
         0..2 => ("failed", 200, Some("server_error")),
         2..4 => ("refused", 429, Some("rate_limit_exceeded")),
         4 => ("incomplete", 200, None),
@@ -75,8 +79,7 @@ fn row(at: Timestamp, keys: &[KeyWithSecret]) -> LogRow {
         project: ProjectId::new(key.map_or(ProjectId::DEFAULT, |key| key.key.project.as_str())),
         response: ResponseId::mint(at.unix_ms().unsigned_abs(), &random.random()),
         key: key.map(|key| key.key.id.clone()),
-        account: is_served
-            .then(|| if random.random_range(0..5) == 0 { "spare" } else { "simulated" }.to_owned()),
+        account: is_served.then(|| account.to_owned()),
         model: model.name.to_owned(),
         transport: ["sse", "http", "websocket"][random.random_range(0..3)].into(),
         outcome: outcome.into(),

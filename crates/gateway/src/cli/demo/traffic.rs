@@ -11,12 +11,20 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 
 use crate::operations::{OperationError, Operations};
 
 /// The time between two turns of the stream that never ends.
 const INTERVAL: Duration = Duration::from_secs(3);
+
+/// What the clients of each key say that they are.
+const USER_AGENTS: [&[&str]; 3] = [
+    &["codex_cli_rs/0.169.0", "OpenAI/Python 2.8.1"],
+    &["OpenAI/Python 2.8.1"],
+    &["ai-sdk/openai/2.0.1", "curl/8.5.0"],
+];
 
 /// The demo's clients.
 pub struct Traffic<'a> {
@@ -135,10 +143,12 @@ impl<'a> Traffic<'a> {
 
     /// The reply's JSON, if there is one.
     async fn post(&self, key: usize, path: &str, body: &Value) -> Option<Value> {
+        let user_agent = USER_AGENTS.get(key)?.choose(&mut rand::rng())?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{}{path}", self.address))
             .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, *user_agent)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.keys.get(key)?.secret))
             .body(Full::new(Bytes::from(body.to_string())));
         let reply = self.http.request(request.ok()?).await.ok()?;

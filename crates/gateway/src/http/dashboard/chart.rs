@@ -137,24 +137,28 @@ impl Chart<'_> {
     }
 
     fn lines(&self, top: f64, column: f64) -> Markup {
-        let line = |series: &Series| {
-            let (mut path, mut is_drawing) = (String::new(), false);
+        let paths = |series: &Series| {
+            let (mut line, mut points) = (String::new(), String::new());
             for (at, value) in series.values.iter().enumerate() {
-                let Some(value) = value else {
-                    is_drawing = false;
-                    continue;
-                };
+                let Some(value) = value else { continue };
+                let is_known = |at| series.values.get(at).is_some_and(Option::is_some);
                 let (x, y) = ((at as f64 + 0.5) * column, HEIGHT * (1.0 - value / top));
-                // A point of its own is a line of no length, which has round ends.
-                write!(path, "{}{x:.1} {y:.1}", if is_drawing { "L" } else { "M" }).ok();
-                if !is_drawing {
-                    path.push_str("h0");
-                }
-                is_drawing = true;
+                match (at > 0 && is_known(at - 1), is_known(at + 1)) {
+                    // A line of no length, which has round ends.
+                    (false, false) => write!(points, "M{x:.1} {y:.1}h0").ok(),
+                    (false, true) => write!(line, "M{x:.1} {y:.1}").ok(),
+                    (true, _) => write!(line, "L{x:.1} {y:.1}").ok(),
+                };
             }
-            path
+            (line, points)
         };
-        html! { @for series in &self.series { path class={ "line " (series.class) } d=(line(series)) {} } }
+        html! {
+            @for series in &self.series {
+                @let (line, points) = paths(series);
+                path class={ "line " (series.class) } d=(line) {}
+                @if !points.is_empty() { path class={ "line points " (series.class) } d=(points) {} }
+            }
+        }
     }
 
     /// The start of the first interval, of the one in the middle, and of the last.

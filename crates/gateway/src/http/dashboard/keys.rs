@@ -13,6 +13,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::gate::{Change, Empty, Query, SignedIn};
+use super::key_clients::key_clients;
 use super::key_form::KeyForm;
 use super::limits_form::{LimitsForm, settings};
 use super::page::{Page, Problem, Screen};
@@ -250,6 +251,7 @@ pub async fn show(
     let key = operations.key(&name).await?;
     let limits = current_limits(&operations, &key).await?;
     let usage = usage_of_key(&operations, &key.id).await?;
+    let clients = operations.key_clients(&name).await?.clients;
     let may_change = is_admin(&session);
     let content = html! {
         div .columns {
@@ -261,6 +263,7 @@ pub async fn show(
             }
         }
         section .card { h2 { "Usage in the last 30 days" } (usage) }
+        (key_clients(&clients))
         @if may_change && key.state == KeyState::Active { (limits_card(&key.name, &LimitsForm::of(&settings(&key.limits)))) }
         @if may_change { (changes(&key)) }
     };

@@ -4,6 +4,7 @@
 //! the reader's time zone and the like. This file is the table of routes. A handler that takes [`gate::SignedIn`] serves only
 //! operators, one that takes [`gate::Change`] only admins, and only forms of our own pages.
 
+mod account_turns;
 mod accounts;
 mod assets;
 mod attention;
@@ -14,6 +15,7 @@ mod configuration;
 mod conversations;
 mod gate;
 mod items;
+mod key_clients;
 mod key_form;
 mod keys;
 mod limits_form;
@@ -28,6 +30,7 @@ mod series;
 mod settings;
 mod sign_in;
 mod tabs;
+mod time_choice;
 mod timeline;
 
 use axum::Router;

@@ -5,27 +5,19 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::attention::attention;
 use super::chart::{CLASSES, Chart, Kind, Series};
 use super::gate::{Query, SignedIn};
 use super::numbers::{compact, dollars, percent, seconds};
 use super::page::{Page, Problem, Screen};
-use super::pieces::{empty, time_field};
-use crate::operations::{OperationError, Operations, Overview, Percentiles, Running, TimeRange, Window};
+use super::pieces::empty;
+use super::time_choice::TimeQuery;
+use crate::operations::{Operations, Overview, Running};
 
 /// The outcomes of turns as series, in the order in which they are stacked; all others come last.
 const OUTCOMES: [(&str, &str); 4] =
     [("completed", "ok"), ("incomplete", "s2"), ("refused", "refused"), ("failed", "failed")];
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OverviewQuery {
-    window: Option<Window>,
-    from: Option<String>,
-    to: Option<String>,
-}
 
 /// Whether more of something is good news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +29,9 @@ enum More {
 pub async fn show(
     SignedIn(session): SignedIn,
     State(operations): State<Arc<Operations>>,
-    Query(query): Query<OverviewQuery>,
+    Query(time): Query<TimeQuery>,
 ) -> Result<Response, Problem> {
-    let (from, to) = (query.from.as_deref(), query.to.as_deref());
-    let range = TimeRange::parse(query.window, from, to, operations.clock.now());
-    let overview = operations.overview(range.map_err(OperationError::from)?).await?;
+    let overview = operations.overview(time.range(operations.clock.now())?).await?;
     let content = html! {
         (figures(&overview))
         @if overview.current.turns == 0 && overview.previous.turns == 0 { (no_turns()) (attention(&overview.attention)) }
@@ -55,32 +45,9 @@ pub async fn show(
             (attention(&overview.attention))
         }
     };
-    let actions = html! { (choice(overview.window)) (range_form(from, to)) };
+    let actions = time.choice("/", overview.window);
     Ok(Page { session: &session, screen: Screen::Overview, title: "Overview", actions, content }
         .into_response())
-}
-
-/// Any other time, in UTC.
-fn range_form(from: Option<&str>, to: Option<&str>) -> Markup {
-    html! {
-        form .range method="get" action="/" aria-label="Another time" {
-            (time_field("from", "From (UTC)", from.unwrap_or_default()))
-            (time_field("to", "To (UTC)", to.unwrap_or_default()))
-            button type="submit" { "Show" }
-        }
-    }
-}
-
-/// Links to the same page with each window.
-fn choice(shown: Option<Window>) -> Markup {
-    let windows = [(Window::Day, "24h"), (Window::Week, "7d"), (Window::Month, "30d")];
-    html! {
-        nav .choice aria-label="Time" {
-            @for (window, name) in windows {
-                a href={ "/?window=" (name) } aria-current=[(Some(window) == shown).then_some("true")] { (name) }
-            }
-        }
-    }
 }
 
 fn no_turns() -> Markup {
@@ -102,24 +69,22 @@ fn figures(overview: &Overview) -> Markup {
     let count = |label, now: u64, before: u64| {
         figure(label, &compact(now as f64), Some(now as f64), Some(before as f64), More::IsNeither)
     };
+    let time = |label, now: Option<f64>, before| {
+        figure(label, &now.map_or_else(|| "–".to_owned(), seconds), now, before, More::IsBad)
+    };
     let rate = current.error_rate.map_or_else(|| "–".to_owned(), percent);
     html! {
         section .figures-row aria-label="Figures" {
             (count("Turns", current.turns, previous.turns))
             (figure("Errors", &rate, current.error_rate, previous.error_rate, More::IsBad))
             (count("Input tokens", current.input_tokens, previous.input_tokens))
+            (count("Cached input", current.cached_tokens, previous.cached_tokens))
             (count("Output tokens", current.output_tokens, previous.output_tokens))
             (figure("Cost", &dollars(current.cost_usd), Some(current.cost_usd), Some(previous.cost_usd), More::IsNeither))
-            (first_event(current.first_event_ms, previous.first_event_ms))
+            (time("First event, median", current.first_event_ms.p50, previous.first_event_ms.p50))
+            (time("First event, 95th", current.first_event_ms.p95, previous.first_event_ms.p95))
             (now(&overview.running))
         }
-    }
-}
-
-fn first_event(current: Percentiles, previous: Percentiles) -> Markup {
-    let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), seconds);
-    html! {
-        (figure("First event, median", &shown(current.p50), current.p50, previous.p50, More::IsBad))
     }
 }
 

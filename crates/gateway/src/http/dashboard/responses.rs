@@ -231,7 +231,8 @@ impl Filters {
     fn form(&self, operations: &Operations, keys: &[String]) -> Markup {
         let accounts: Vec<String> =
             operations.pool.view().iter().map(|view| view.account.name.clone()).collect();
-        let outcomes = ["completed", "incomplete", "failed", "cancelled", "refused"];
+        let outcomes =
+            ["completed", "incomplete", "failed", "cancelled", "refused", "lost", "compacted", "counted"];
         let days = [("1", "24 hours"), ("7", "7 days"), ("30", "30 days")];
         html! {
             form .card.filters method="get" action="/responses" role="search" aria-label="Turns" {

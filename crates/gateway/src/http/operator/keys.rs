@@ -12,7 +12,7 @@ use super::Operator;
 use super::request::{JsonBody, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{DeletedKey, KeyList, LimitList, Operations, Page, RotateRequest};
+use crate::operations::{DeletedKey, KeyClientList, KeyList, LimitList, Operations, Page, RotateRequest};
 
 /// List keys, sorted by name. `after` is a key's `name`.
 #[utoipa::path(
@@ -80,6 +80,23 @@ pub async fn limits(
     PathSegment(name): PathSegment,
 ) -> Result<Json<LimitList>, ErrorReply> {
     Ok(Json(operations.key_limits(&name).await?))
+}
+
+/// List the clients that use a key, by the name that they give themselves.
+#[utoipa::path(
+    get,
+    path = "/api/keys/{name}/clients",
+    operation_id = "list_key_clients",
+    tag = "keys",
+    params(("name" = String, Path)),
+    responses((status = OK, body = KeyClientList))
+)]
+pub async fn clients(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    PathSegment(name): PathSegment,
+) -> Result<Json<KeyClientList>, ErrorReply> {
+    Ok(Json(operations.key_clients(&name).await?))
 }
 
 /// Change what a key allows, and until when. It applies at once; other replicas notice it within two seconds.

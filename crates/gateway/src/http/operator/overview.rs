@@ -15,8 +15,8 @@ use super::request::Parameters;
 use crate::http::app_state::AppState;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{
-    LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview, OverviewParameters, TimeRange,
-    Watcher,
+    AccountTurns, InvalidRequest, LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview,
+    OverviewParameters, TimeRange, Watcher,
 };
 
 /// How many frames a stream has. Then its client connects again, and shows its token again.
@@ -38,10 +38,30 @@ pub async fn get(
     State(operations): State<Arc<Operations>>,
     Parameters(parameters): Parameters<OverviewParameters>,
 ) -> Result<Json<Overview>, ErrorReply> {
-    let OverviewParameters { window, from, to } = parameters;
-    let range = TimeRange::parse(window, from.as_deref(), to.as_deref(), operations.clock.now())?;
-    let overview = operations.overview(range).await?;
+    let overview = operations.overview(range(&operations, &parameters)?).await?;
     Ok(Json(Arc::unwrap_or_clone(overview)))
+}
+
+/// Get the turns of each account over time, and how many of them failed.
+#[utoipa::path(
+    get,
+    path = "/api/overview/accounts",
+    operation_id = "get_account_turns",
+    tag = "overview",
+    params(OverviewParameters),
+    responses((status = OK, body = AccountTurns))
+)]
+pub async fn accounts(
+    _: Operator,
+    State(operations): State<Arc<Operations>>,
+    Parameters(parameters): Parameters<OverviewParameters>,
+) -> Result<Json<AccountTurns>, ErrorReply> {
+    Ok(Json(operations.account_turns(range(&operations, &parameters)?).await?))
+}
+
+fn range(operations: &Operations, parameters: &OverviewParameters) -> Result<TimeRange, InvalidRequest> {
+    let OverviewParameters { window, from, to } = parameters;
+    TimeRange::parse(*window, from.as_deref(), to.as_deref(), operations.clock.now())
 }
 
 /// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes; clients connect again. At most 32
