@@ -15,7 +15,7 @@ use crate::fixture::{
 
 const LONG: Duration = Duration::from_secs(60);
 
-async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub(crate) async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     antiphon_store::open(&url.parse().unwrap(), options).await
 }
 
@@ -40,7 +40,7 @@ async fn execute(url: &str, sql: &str) {
 }
 
 /// Another client of the same database.
-async fn connect(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
