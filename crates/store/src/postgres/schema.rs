@@ -13,7 +13,7 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 15] = [
+static MIGRATIONS: [Migration; 16] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
@@ -37,6 +37,7 @@ static MIGRATIONS: [Migration; 15] = [
         include_str!("../../migrations/postgres/0014_background_sizes.sql"),
     ),
     Migration::new(15, "sign_ins", include_str!("../../migrations/postgres/0015_sign_ins.sql")),
+    Migration::new(17, "daily_usage", include_str!("../../migrations/postgres/0017_daily_usage.sql")),
 ];
 
 /// "Antiphon" in ASCII, which no other program's lock is likely to be.

@@ -61,7 +61,8 @@ async fn client() -> tokio_postgres::Client {
             "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes",
-            "0015_sign_ins"
+            "0015_sign_ins",
+            "0017_daily_usage"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

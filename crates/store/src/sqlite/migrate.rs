@@ -6,7 +6,7 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 15] = [
+pub(super) static MIGRATIONS: [Migration; 16] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/sqlite/0003_admin.sql")),
@@ -26,6 +26,7 @@ pub(super) static MIGRATIONS: [Migration; 15] = [
     ),
     Migration::new(14, "background_sizes", include_str!("../../migrations/sqlite/0014_background_sizes.sql")),
     Migration::new(15, "sign_ins", include_str!("../../migrations/sqlite/0015_sign_ins.sql")),
+    Migration::new(17, "daily_usage", include_str!("../../migrations/sqlite/0017_daily_usage.sql")),
 ];
 
 /// The table of applied migrations in the first builds, which had one migration.

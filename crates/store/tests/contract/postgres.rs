@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 15"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 17"), "{reason}");
     }
     execute(
         &url,
@@ -87,7 +87,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes",
-            "0015_sign_ins"
+            "0015_sign_ins",
+            "0017_daily_usage"
         ]
     );
     assert_eq!(
@@ -107,7 +108,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0012_sessions",
             "0013_conversation_bounds",
             "0014_background_sizes",
-            "0015_sign_ins"
+            "0015_sign_ins",
+            "0017_daily_usage"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -133,7 +135,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 15"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 17"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));
