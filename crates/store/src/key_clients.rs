@@ -34,7 +34,7 @@ pub trait KeyClients: Send + Sync {
 }
 
 const NOTE: &str = "INSERT INTO key_clients (key_id, client, used_at) \
-     SELECT id, CAST($2 AS text), CAST($3 AS bigint) FROM keys WHERE id = $1 \
+     SELECT id, CAST($1 AS text), CAST($2 AS bigint) FROM keys WHERE id = $3 \
      ON CONFLICT (key_id, client) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > key_clients.used_at";
 
 const FORGET: &str = "DELETE FROM key_clients WHERE key_id = $1 AND used_at <= \
@@ -51,7 +51,7 @@ pub(crate) const STATEMENTS: [&str; 4] = [NOTE, FORGET, LIST, DELETE];
 #[async_trait]
 impl<D: Database> KeyClients for D {
     async fn note_key_client(&self, key: KeyId, client: KeyClient) -> Result<(), StoreError> {
-        let arguments = vec![id(key.uuid()), text(client.name), number(client.used_at.unix_ms())];
+        let arguments = vec![text(client.name), number(client.used_at.unix_ms()), id(key.uuid())];
         let forget = Statement::new(FORGET, vec![id(key.uuid()), number(MAX_CLIENTS)]);
         self.group().execute(Statement::new(NOTE, arguments).then(forget)).await.map(|_| ())
     }

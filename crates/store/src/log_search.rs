@@ -11,9 +11,10 @@ use crate::request_log::{COLUMNS, log_row};
 use crate::sql::{Argument, Columns, Database, Kind, Query, id, number, optional_text, text};
 use crate::{HOUR_MS, LogRow, StoreError, Timestamp};
 
-/// How many rows one search reads at most, and how many at once.
+/// How many rows one search reads at most. It reads few at first, and then more at once.
 const MAX_SCANNED: i64 = 60_000;
-const STEP: i64 = 20_000;
+const FIRST_STEP: i64 = 1_000;
+const MAX_STEP: i64 = 20_000;
 
 /// Which rows of the request log to list. Only rows to which everything that is given applies.
 #[derive(Debug, Clone, Default)]
@@ -49,23 +50,25 @@ pub struct LogPage {
     pub next: Option<LogPosition>,
 }
 
-/// Reads rows that meet a condition, and of them returns those that the filters let through.
+/// Of the rows of a step that meet a condition, those that the filters let through. The step has both bounds, so that it reads no more
+/// rows whatever PostgreSQL believes how many there are.
 macro_rules! search {
     ($condition:literal) => {
         concat!(
             "SELECT at, response_id, project, key_id, account, model, transport, outcome, http_status, code, depth, attempts, \
              input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, duration_us, first_event_us, estimated, sent_us, \
-             attempt_log, reasoning FROM (SELECT * FROM request_log WHERE ",
+             attempt_log, reasoning FROM request_log WHERE ",
             $condition,
-            " AND (at, response_id) < ($2, $3) AND at >= $4 ORDER BY at DESC, response_id DESC LIMIT $5) scanned \
-             WHERE (project = $6 OR $6 IS NULL) AND (key_id = $7 OR $7 IS NULL) AND (account = $8 OR $8 IS NULL) \
-             AND (model = $9 OR $9 IS NULL) AND (outcome = $10 OR $10 IS NULL) AND (code = $11 OR $11 IS NULL) LIMIT $12"
+            " AND (at, response_id) < ($2, $3) AND (at, response_id) >= ($4, $5) \
+             AND (project = $6 OR $6 IS NULL) AND (key_id = $7 OR $7 IS NULL) AND (account = $8 OR $8 IS NULL) \
+             AND (model = $9 OR $9 IS NULL) AND (outcome = $10 OR $10 IS NULL) AND (code = $11 OR $11 IS NULL) \
+             ORDER BY at DESC, response_id DESC LIMIT $12"
         )
     };
 }
 
-/// Where such a search ends, if it reads so many rows and one more.
-macro_rules! end_of_search {
+/// The last row of a step: the one after so many others.
+macro_rules! end_of_step {
     ($condition:literal) => {
         concat!(
             "SELECT at, response_id FROM request_log WHERE ",
@@ -76,14 +79,14 @@ macro_rules! end_of_search {
 }
 
 /// $1 is an empty text.
-const ALL: [&str; 2] = [search!("outcome >= $1"), end_of_search!("outcome >= $1")];
+const ALL: [&str; 2] = [search!("outcome >= $1"), end_of_step!("outcome >= $1")];
 
 const BY_OUTCOME: [&str; 2] = [
     search!("outcome = $1 AND outcome <> 'completed'"),
-    end_of_search!("outcome = $1 AND outcome <> 'completed'"),
+    end_of_step!("outcome = $1 AND outcome <> 'completed'"),
 ];
 
-const BY_CODE: [&str; 2] = [search!("code = $1"), end_of_search!("code = $1")];
+const BY_CODE: [&str; 2] = [search!("code = $1"), end_of_step!("code = $1")];
 
 const ROLLED_UP_UNTIL: &str =
     "SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 0";
@@ -112,19 +115,20 @@ pub(crate) async fn search<D: Database>(database: &D, query: &LogQuery) -> Resul
     let mut search = Search::new(query);
     let mut rows: Vec<LogRow> = Vec::new();
     let max_rows = i64::from(query.max_rows);
-    let mut scanned = 0;
+    let (mut scanned, mut step) = (0, FIRST_STEP);
     while scanned < MAX_SCANNED {
-        let found = search.read(database, max_rows - rows.len() as i64).await?;
+        let end = search.end_of_step(database, step).await?;
+        let found = search.read(database, end, max_rows - rows.len() as i64).await?;
         rows.extend(found);
         if let Some(last) = rows.last().filter(|_| rows.len() as i64 >= max_rows) {
             let next = Some(LogPosition { at: last.at, response: last.response.uuid() });
             return Ok(LogPage { rows, next });
         }
-        match search.end(database).await? {
+        match end {
             Some(end) => search.position = end,
             None => return Ok(LogPage { rows, next: None }),
         }
-        scanned += STEP;
+        (scanned, step) = (scanned + step, MAX_STEP.min(step * 4));
         if !search.skip_hours(database).await? {
             return Ok(LogPage { rows, next: None });
         }
@@ -148,19 +152,24 @@ impl<'a> Search<'a> {
         Self { query, statements, condition, since, position }
     }
 
-    fn bounds(&self) -> Vec<Argument> {
-        vec![
-            text(self.condition.clone()),
-            number(self.position.at.unix_ms()),
-            id(self.position.response),
-            number(self.since),
-        ]
+    /// What the search looks for, and where it has come to.
+    fn start(&self) -> Vec<Argument> {
+        vec![text(self.condition.clone()), number(self.position.at.unix_ms()), id(self.position.response)]
     }
 
-    async fn read<D: Database>(&self, database: &D, max_rows: i64) -> Result<Vec<LogRow>, StoreError> {
+    /// Reads a step: to this position, or to the end.
+    async fn read<D: Database>(
+        &self,
+        database: &D,
+        end: Option<LogPosition>,
+        max_rows: i64,
+    ) -> Result<Vec<LogRow>, StoreError> {
         let LogQuery { project, key, account, model, outcome, code, .. } = self.query;
-        let mut arguments = self.bounds();
-        arguments.push(number(STEP));
+        let mut arguments = self.start();
+        arguments.extend(match end {
+            Some(end) => [number(end.at.unix_ms()), id(end.response)],
+            None => [number(self.since), id(Uuid::nil())],
+        });
         arguments
             .extend([project, key, account, model, outcome, code].map(|name| optional_text(name.clone())));
         arguments.push(number(max_rows));
@@ -168,10 +177,14 @@ impl<'a> Search<'a> {
         rows.into_iter().map(log_row).collect()
     }
 
-    /// The last row that was read; `None` if there are no more.
-    async fn end<D: Database>(&self, database: &D) -> Result<Option<LogPosition>, StoreError> {
-        let mut arguments = self.bounds();
-        arguments.push(number(STEP - 1));
+    /// The last of so many rows; `None` if there are fewer.
+    async fn end_of_step<D: Database>(
+        &self,
+        database: &D,
+        rows: i64,
+    ) -> Result<Option<LogPosition>, StoreError> {
+        let mut arguments = self.start();
+        arguments.extend([number(self.since), number(rows - 1)]);
         let columns = &[Kind::Number, Kind::Id];
         let rows = database.query(Query { text: self.statements[1], arguments, columns }).await?;
         let Some(mut row) = rows.into_iter().next() else { return Ok(None) };

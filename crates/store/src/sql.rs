@@ -3,6 +3,7 @@
 //! Such a statement is written once, in the file of the trait that it serves. Its parameters are `$1`, `$2`, … in the order
 //! of their first use, as SQLite numbers them by that. It needs no casts: PostgreSQL is told the type of each argument.
 
+use antiphon_protocol::id::{ConversationId, ProjectId};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -38,6 +39,8 @@ pub(crate) struct Statement {
     pub(crate) arguments: Vec<Argument>,
     /// Runs in the same transaction, but only if this statement changed a row.
     pub(crate) then: Option<Box<Statement>>,
+    /// The conversation whose row it changes, and its project.
+    pub(crate) conversation: Option<(Uuid, String)>,
 }
 
 /// A read, and the types of the columns that it returns.
@@ -92,7 +95,14 @@ pub(crate) fn optional_id(id: Option<Uuid>) -> Argument {
 
 impl Statement {
     pub(crate) fn new(text: &'static str, arguments: Vec<Argument>) -> Self {
-        Self { text, arguments, then: None }
+        Self { text, arguments, then: None, conversation: None }
+    }
+
+    /// Says which conversation it changes: transactions lock the rows of conversations in one order.
+    #[must_use]
+    pub(crate) fn changing(mut self, conversation: ConversationId, project: &ProjectId) -> Self {
+        self.conversation = Some((conversation.uuid(), project.to_string()));
+        self
     }
 
     /// Adds a statement to the end, which runs in the same transaction if this one changes a row.

@@ -4,7 +4,7 @@
 //! the request log or, once purged, in the sums of parts 1 (by hour) and 2 (by day) of `usage_rollups`. The transaction that
 //! removes a row from the log adds it to those sums. Part 0 holds sums over rows that are still in the log, by hour; they only
 //! make reading faster. An hour is rolled up again when a row for it comes late, and hours after the last one in part 0 are
-//! read from the log.
+//! read from the log. Part 3 holds sums over the hours of part 0, by day, as a month with many keys has very many hours.
 //!
 //! Two bounds follow from the sums themselves, so no other state must be kept consistent with them: rows before the end of the
 //! newest hour in part 1 are being purged, and rows after the end of the newest hour in part 0 are not rolled up yet.
@@ -171,16 +171,32 @@ const READ_HOUR: &str = concat!(
 );
 
 /// When two replicas roll up the same hour, the one that saw more rows is right: rows only come until the purge of that hour.
-const PUT_SUMS: &str = concat!(
+macro_rules! replace_sums {
+    () => {
+        " ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET turns = excluded.turns, \
+         failed_turns = excluded.failed_turns, unpriced_turns = excluded.unpriced_turns, \
+         estimated_turns = excluded.estimated_turns, \
+         input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
+         output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, \
+         cost_nano_usd = excluded.cost_nano_usd WHERE excluded.turns > usage_rollups.turns"
+    };
+}
+
+const PUT_HOUR: &str = concat!(
     "INSERT INTO usage_rollups (part, ",
     usage_columns!(),
-    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-     ON CONFLICT (part, starts_at, project, key_id, account, model) DO UPDATE SET turns = excluded.turns, \
-     failed_turns = excluded.failed_turns, unpriced_turns = excluded.unpriced_turns, \
-     estimated_turns = excluded.estimated_turns, \
-     input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
-     output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, \
-     cost_nano_usd = excluded.cost_nano_usd WHERE excluded.turns > usage_rollups.turns"
+    ") VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    replace_sums!()
+);
+
+/// Sums up the days from $1 to $2, of the hours that are rolled up.
+const PUT_DAYS: &str = concat!(
+    "INSERT INTO usage_rollups (part, ",
+    usage_columns!(),
+    ") SELECT 3, starts_at - starts_at % 86400000, project, key_id, account, model, ",
+    sums!(),
+    "FROM usage_rollups WHERE part = 0 AND starts_at >= $1 AND starts_at < $2 GROUP BY 2, 3, 4, 5, 6 ORDER BY 2, 3, 4, 5, 6",
+    replace_sums!()
 );
 
 const FIRST_ROW: &str = "SELECT min(at) FROM request_log WHERE at >= $1 AND at < $2";
@@ -193,44 +209,53 @@ const PURGE: &str = "DELETE FROM usage_rollups WHERE part = $1 AND starts_at <= 
      (SELECT starts_at FROM usage_rollups WHERE part = $1 AND starts_at < $2 ORDER BY starts_at LIMIT $3) oldest) \
      AND starts_at < (SELECT max(starts_at) FROM usage_rollups WHERE part = $1)";
 
-/// Purged rows: by day ($6 to $7), and by hour before ($8 to $9) and after ($10 to $11) those days. Rows in the log: hours that
-/// are rolled up and not being purged; hours that are not rolled up; and what is left of hours that are being purged.
+/// Purged rows: by day ($9 to $10), and by hour before ($11 to $12) and after ($13 to $14) those days. Rows in the log: hours that
+/// are rolled up and not being purged, of whole days (up to $1) as sums by day; hours that are not rolled up; and what is left of hours
+/// that are being purged.
 const USAGE: &str = concat!(
-    "SELECT ",
+    "WITH bounds AS (SELECT leaving, CASE WHEN first_day < $1 THEN first_day ELSE $2 END AS days_from, \
+       CASE WHEN first_day < $1 THEN $1 ELSE $2 END AS days_to \
+       FROM (SELECT leaving, leaving + (86400000 - leaving % 86400000) % 86400000 AS first_day FROM (SELECT max(t) AS leaving \
+         FROM (SELECT $3 AS t UNION ALL SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) known) hours) days) \
+     SELECT ",
     usage_columns!(),
-    " FROM (SELECT starts_at - starts_at % $1 AS starts_at, CASE WHEN $2 = 1 THEN project ELSE '' END AS project, \
-     CASE WHEN $3 = 1 THEN key_id ELSE '' END AS key_id, CASE WHEN $4 = 1 THEN account ELSE '' END AS account, \
-     CASE WHEN $5 = 1 THEN model ELSE '' END AS model, ",
+    " FROM (SELECT starts_at - starts_at % $4 AS starts_at, CASE WHEN $5 = 1 THEN project ELSE '' END AS project, \
+     CASE WHEN $6 = 1 THEN key_id ELSE '' END AS key_id, CASE WHEN $7 = 1 THEN account ELSE '' END AS account, \
+     CASE WHEN $8 = 1 THEN model ELSE '' END AS model, ",
     sums!(),
     "FROM (SELECT ",
     usage_columns!(),
-    " FROM usage_rollups WHERE part = 2 AND starts_at >= $6 AND starts_at < $7 UNION ALL SELECT ",
+    " FROM usage_rollups WHERE part = 2 AND starts_at >= $9 AND starts_at < $10 UNION ALL SELECT ",
     usage_columns!(),
-    " FROM usage_rollups WHERE part = 1 AND starts_at >= $8 AND starts_at < $9 UNION ALL SELECT ",
+    " FROM usage_rollups WHERE part = 1 AND starts_at >= $11 AND starts_at < $12 UNION ALL SELECT ",
     usage_columns!(),
-    " FROM usage_rollups WHERE part = 1 AND starts_at >= $10 AND starts_at < $11 UNION ALL SELECT ",
+    " FROM usage_rollups WHERE part = 1 AND starts_at >= $13 AND starts_at < $14 UNION ALL SELECT ",
     usage_columns!(),
-    " FROM usage_rollups WHERE part = 0 AND starts_at >= (SELECT max(t) FROM (SELECT $12 AS t UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) leaving) AND starts_at < $13 UNION ALL ",
+    " FROM usage_rollups WHERE part = 0 AND starts_at >= (SELECT leaving FROM bounds) \
+       AND starts_at < (SELECT days_from FROM bounds) UNION ALL SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 3 AND starts_at >= (SELECT days_from FROM bounds) \
+       AND starts_at < (SELECT days_to FROM bounds) UNION ALL SELECT ",
+    usage_columns!(),
+    " FROM usage_rollups WHERE part = 0 AND starts_at >= (SELECT days_to FROM bounds) AND starts_at < $2 UNION ALL ",
     turn_as_usage!(),
-    "FROM request_log WHERE at >= (SELECT max(t) FROM (SELECT $12 AS t UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 0 UNION ALL \
-       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 1) known) AND at < $13 UNION ALL ",
+    "FROM request_log WHERE at >= (SELECT max(t) FROM (SELECT leaving AS t FROM bounds UNION ALL \
+       SELECT max(starts_at) + 3600000 FROM usage_rollups WHERE part = 0) known) AND at < $2 UNION ALL ",
     turn_as_usage!(),
-    "FROM request_log WHERE at >= $12 AND at < (SELECT min(t) FROM (SELECT $13 AS t UNION ALL \
+    "FROM request_log WHERE at >= $3 AND at < (SELECT min(t) FROM (SELECT $2 AS t UNION ALL \
        SELECT coalesce(max(starts_at) + 3600000, 0) FROM usage_rollups WHERE part = 1) leaving)) turns \
-     WHERE (project = $14 OR $14 IS NULL) AND (key_id = $15 OR $15 IS NULL) AND (account = $16 OR $16 IS NULL) \
-     AND (model = $17 OR $17 IS NULL) GROUP BY 1, 2, 3, 4, 5) summed \
-     WHERE (starts_at, project, key_id, account, model) > ($18, $19, $20, $21, $22) ORDER BY 1, 2, 3, 4, 5 LIMIT $23"
+     WHERE (project = $15 OR $15 IS NULL) AND (key_id = $16 OR $16 IS NULL) AND (account = $17 OR $17 IS NULL) \
+     AND (model = $18 OR $18 IS NULL) GROUP BY 1, 2, 3, 4, 5) summed \
+     WHERE (starts_at, project, key_id, account, model) > ($19, $20, $21, $22, $23) ORDER BY 1, 2, 3, 4, 5 LIMIT $24"
 );
 
-/// Part 0 loses the hours that are being purged from the log.
-pub(crate) const PURGE_ROLLED_UP: &str = "DELETE FROM usage_rollups WHERE part = 0 AND starts_at <= $1";
+/// Parts 0 and 3 lose the hours and days that are being purged from the log.
+pub(crate) const PURGE_ROLLED_UP: &str = "DELETE FROM usage_rollups WHERE part IN (0, 3) AND starts_at <= $1";
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 7] =
-    [READ_HOUR, PUT_SUMS, FIRST_ROW, END_OF_PART, PURGE, USAGE, PURGE_ROLLED_UP];
+pub(crate) const STATEMENTS: [&str; 8] =
+    [READ_HOUR, PUT_HOUR, PUT_DAYS, FIRST_ROW, END_OF_PART, PURGE, USAGE, PURGE_ROLLED_UP];
 
 /// The types of [`usage_columns!`].
 const SUMS: [Kind; 14] = [
@@ -289,8 +314,11 @@ impl<D: Database> Usage for D {
         let end = start + HOUR_MS;
         let arguments = vec![number(start), number(end)];
         let sums = self.query(Query { text: READ_HOUR, arguments, columns: &SUMS }).await?;
-        let put = |row: Columns| Statement::new(PUT_SUMS, row.into_arguments(&SUMS));
+        let put = |row: Columns| Statement::new(PUT_HOUR, row.into_arguments(&SUMS));
         let mut statements: Vec<Statement> = sums.into_iter().map(put).collect();
+        // The first hour of a day sums up the day before once more: a replica of an earlier version may have rolled up its last hour.
+        let days = vec![number(floor(start - HOUR_MS, DAY_MS)), number(floor(start, DAY_MS) + DAY_MS)];
+        statements.push(Statement::new(PUT_DAYS, days));
         statements.extend(overview::roll_up_hour(self, start, end).await?);
         self.group().execute_all(statements).await?;
         Ok(Some(Timestamp::from_unix_ms(end)))
@@ -334,7 +362,11 @@ impl UsageQuery {
         let only = &self.only;
         let after_group = self.after.clone().unwrap_or_default();
         let start = self.after.as_ref().map_or(-1, |group| group.starts_at.map_or(0, Timestamp::unix_ms));
+        let whole_days_to = if self.span == Span::Hour { 0 } else { floor(to, DAY_MS) };
         vec![
+            number(whole_days_to),
+            number(to),
+            number(from),
             number(self.span.unit_ms()),
             flag(self.by_project),
             flag(self.by_key),
@@ -346,8 +378,6 @@ impl UsageQuery {
             number(before.1),
             number(after.0),
             number(after.1),
-            number(from),
-            number(to),
             optional_text(only.project.clone()),
             optional_text(only.key.clone()),
             optional_text(only.account.clone()),

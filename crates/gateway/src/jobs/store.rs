@@ -13,8 +13,8 @@ use super::metrics::JobMetrics;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a lasting outage is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
-/// The number of rows per step of a purge, which bounds how long other writers wait.
-const BATCH_ROWS: u32 = 500;
+/// The number of rows per step of a purge, which bounds how long other writers wait: about as long as for a commit.
+const BATCH_ROWS: u32 = 100;
 
 /// When to purge, and what must be kept.
 #[derive(Debug, Clone, Copy)]
@@ -85,23 +85,23 @@ async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics:
     if let Err(error) = purge_conversations(store, clock, rules).await {
         return tracing::warn!(%error, "conversations could not be purged; retrying later");
     }
+    let (mut responses, mut log_rows) = (0, 0);
     loop {
-        let now = clock.now();
+        let (began, now) = (Instant::now(), clock.now());
         let log_before = rules.log_retention.map(|retention| now.minus(retention));
         match store.purge(now.minus(rules.longest_turn), log_before, BATCH_ROWS).await {
+            Ok(purged) if purged.responses + purged.log_rows == 0 => break,
             Ok(purged) => {
                 metrics.purged_responses.inc_by(purged.responses);
-                if purged.responses + purged.log_rows == 0 {
-                    metrics.purged_at.store(clock.now().unix_ms(), Ordering::Relaxed);
-                    return;
-                }
-                tracing::info!(
-                    responses = purged.responses,
-                    log_rows = purged.log_rows,
-                    "purged deleted and expired data"
-                );
+                (responses, log_rows) = (responses + purged.responses, log_rows + purged.log_rows);
             }
             Err(error) => return tracing::warn!(%error, "the purge failed; retrying later"),
         }
+        // The writer belongs to the turns for as long as it has belonged to the purge.
+        tokio::time::sleep(began.elapsed()).await;
+    }
+    metrics.purged_at.store(clock.now().unix_ms(), Ordering::Relaxed);
+    if responses + log_rows > 0 {
+        tracing::info!(responses, log_rows, "purged deleted and expired data");
     }
 }

@@ -9,7 +9,9 @@ use super::{OperationError, Operations};
 impl Operations {
     /// One page of the report.
     pub async fn report_usage(&self, parameters: UsageParameters) -> Result<Report, OperationError> {
-        Ok(self.usage_request(parameters).await?.report(&*self.store).await?)
+        let request = self.usage_request(parameters).await?;
+        let _permit = self.report_permit().await?;
+        Ok(request.report(&*self.store).await?)
     }
 
     /// The whole report.

@@ -288,12 +288,12 @@ impl ConversationLock {
             text(self.project.as_str()),
             id(self.holder),
         ];
-        Statement::new(statements::RENEW, arguments)
+        Statement::new(statements::RENEW, arguments).changing(self.conversation, &self.project)
     }
 
     pub(crate) fn release(self) -> Statement {
         let arguments = vec![id(self.conversation.uuid()), text(self.project.as_str()), id(self.holder)];
-        Statement::new(statements::UNLOCK, arguments)
+        Statement::new(statements::UNLOCK, arguments).changing(self.conversation, &self.project)
     }
 }
 
@@ -358,7 +358,8 @@ impl<D: Database + Responses> Conversations for D {
             id(conversation.uuid()),
             text(project.as_str()),
         ];
-        self.group().execute(Statement::new(statements::SET_METADATA, arguments)).await
+        let statement = Statement::new(statements::SET_METADATA, arguments);
+        self.group().execute(statement.changing(conversation, project)).await
     }
 
     async fn delete_conversation(
@@ -374,7 +375,8 @@ impl<D: Database + Responses> Conversations for D {
             id(conversation.uuid()),
             text(project.as_str()),
         ];
-        self.group().execute(Statement::new(statements::DELETE, arguments)).await
+        let statement = Statement::new(statements::DELETE, arguments);
+        self.group().execute(statement.changing(conversation, project)).await
     }
 
     async fn expire_conversations(
@@ -419,16 +421,15 @@ impl<D: Database + Responses> Conversations for D {
             number(stored(version)),
             number(now.unix_ms()),
         ];
-        self.group().execute(Statement::new(statements::LOCK, arguments)).await
+        let statement = Statement::new(statements::LOCK, arguments);
+        self.group().execute(statement.changing(lock.conversation, &lock.project)).await
     }
 
     async fn renew_conversation_locks(
         &self,
-        mut locks: Vec<ConversationLock>,
+        locks: Vec<ConversationLock>,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        // In one order in all replicas, so that they don't deadlock.
-        locks.sort_by_key(|lock| lock.conversation);
         let renewals = locks.into_iter().map(|lock| lock.renewal(until)).collect();
         self.group().execute_all(renewals).await.map(|_| ())
     }

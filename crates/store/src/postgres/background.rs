@@ -26,7 +26,7 @@ pub(super) struct Ending<'a> {
 // === impl Ending ===
 
 impl<'a> Ending<'a> {
-    /// All of a batch, in the order of their conversations, so that replicas that append to the same ones don't deadlock.
+    /// All of a batch, in the order of their conversations.
     pub(super) fn all(batch: &'a [Operation], encoder: &mut Encoder) -> Vec<Self> {
         let ends = batch.iter().enumerate().filter_map(|(index, operation)| match operation {
             Operation::EndBackground(end) => Some((index, &**end)),

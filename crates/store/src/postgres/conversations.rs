@@ -1,15 +1,16 @@
 //! Appending to conversations, for a whole batch at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
 use super::statement::{self, Argument, argument};
-use crate::Appended;
 use crate::conversations::{Pending, is_live, remove_item};
 use crate::group::{Operation, Outcome};
+use crate::sql::Statement;
+use crate::{Appended, BackgroundResult, Record};
 
 pub(super) const INSERT_ITEMS: &str =
     "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position)
@@ -19,13 +20,17 @@ pub(super) const INSERT_ITEMS: &str =
      FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::uuid[], $7::bigint[])
        n (conversation_id, project, position, item_id, otherwise, response_id, item_position)";
 
+/// Locks rows in the order of their ids.
+pub(super) const LOCK_ROWS: &str = "SELECT c.id FROM conversations c \
+     WHERE (c.id, c.project) IN (SELECT * FROM unnest($1::uuid[], $2::text[])) ORDER BY c.id, c.project FOR NO KEY UPDATE";
+
 /// The appends of a batch, by the positions of their operations in it.
 pub(super) struct Appends<'a>(Vec<(usize, Pending<'a>)>);
 
 // === impl Appends ===
 
 impl<'a> Appends<'a> {
-    /// In the order of the conversations, so that replicas that append to the same ones don't deadlock.
+    /// In the order of the conversations, and of the batch.
     pub(super) fn of(batch: &'a [Operation]) -> Self {
         let pending = |operation: &'a Operation| match operation {
             Operation::Record(record) => Pending::of_record(record),
@@ -84,6 +89,44 @@ impl<'a> Appends<'a> {
         }
         Ok(())
     }
+}
+
+/// Locks the rows of all conversations that a batch changes, in one order: writers that took them as they come would deadlock.
+pub(super) async fn lock_rows(client: &Client, batch: &[Operation]) -> Result<(), Error> {
+    let rows: BTreeSet<(Uuid, &str)> = batch.iter().flat_map(changed_by).collect();
+    if rows.len() < 2 {
+        return Ok(());
+    }
+    let (ids, projects): (Vec<Uuid>, Vec<&str>) = rows.into_iter().unzip();
+    let columns: [(&(dyn ToSql + Sync), Type); 2] = [(&ids, Type::UUID_ARRAY), (&projects, Type::TEXT_ARRAY)];
+    client.execute_typed(LOCK_ROWS, &columns).await.map(|_| ())
+}
+
+fn changed_by(operation: &Operation) -> Vec<(Uuid, &str)> {
+    match operation {
+        Operation::Record(record) => row_of_record(record).into_iter().collect(),
+        Operation::Post(post) => vec![(post.append.conversation.uuid(), post.project.as_str())],
+        Operation::EndBackground(end) => {
+            let unlocked = end.unlocks.as_ref().map(|lock| (lock.conversation.uuid(), lock.project.as_str()));
+            let appended = match &end.result {
+                BackgroundResult::Stored(record) => row_of_record(record),
+                BackgroundResult::Kept { .. } => None,
+            };
+            unlocked.into_iter().chain(appended).collect()
+        }
+        Operation::Execute(statements) => statements.iter().flat_map(rows_of_statement).collect(),
+        Operation::ExecuteSoon(statement) => rows_of_statement(statement).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn row_of_record(record: &Record) -> Option<(Uuid, &str)> {
+    record.append.as_ref().map(|append| (append.conversation.uuid(), record.project.as_str()))
+}
+
+fn rows_of_statement(statement: &Statement) -> impl Iterator<Item = (Uuid, &str)> {
+    let changed = statement.with_followers().filter_map(|statement| statement.conversation.as_ref());
+    changed.map(|(id, project)| (*id, project.as_str()))
 }
 
 /// Moves the head of a conversation.

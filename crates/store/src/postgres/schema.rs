@@ -13,7 +13,7 @@ use super::error::{QueryError, describe};
 use crate::Migrate;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, outdated, to_apply};
 
-static MIGRATIONS: [Migration; 17] = [
+static MIGRATIONS: [Migration; 18] = [
     Migration::new(1, "responses", include_str!("../../migrations/postgres/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/postgres/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/postgres/0003_admin.sql")),
@@ -47,6 +47,7 @@ static MIGRATIONS: [Migration; 17] = [
         "background_checksums",
         include_str!("../../migrations/postgres/0017_background_checksums.sql"),
     ),
+    Migration::new(18, "daily_usage", include_str!("../../migrations/postgres/0018_daily_usage.sql")),
 ];
 
 /// "Antiphon" in ASCII, which no other program's lock is likely to be.

@@ -1,7 +1,7 @@
 use antiphon_testkit::Postgres;
 use tokio_postgres::NoTls;
 
-use super::conversations::INSERT_ITEMS;
+use super::conversations::{INSERT_ITEMS, LOCK_ROWS};
 use super::insert::INSERT;
 use super::limits::{CHANGE, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
@@ -13,8 +13,9 @@ use crate::usage::PURGE_ROLLED_UP;
 use crate::{background, conversations, responses};
 
 /// Statements that must use an index.
-const INDEXED: [&str; 14] = [
+const INDEXED: [&str; 15] = [
     INSERT_ITEMS,
+    LOCK_ROWS,
     SETTLE,
     SWEEP_EXPIRED,
     SWEEP_OTHERS,
@@ -62,7 +63,8 @@ async fn client() -> tokio_postgres::Client {
             "0014_background_sizes",
             "0015_sign_ins",
             "0016_accounts_and_clients",
-            "0017_background_checksums"
+            "0017_background_checksums",
+            "0018_daily_usage"
         ]
     );
     assert!(pending(&target).await.unwrap().is_empty());

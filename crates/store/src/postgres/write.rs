@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
 use super::background::Ending;
-use super::conversations::Appends;
+use super::conversations::{Appends, lock_rows};
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
 use super::limits::LimitOperations;
@@ -78,6 +78,7 @@ impl PostgresEngine {
         }
         let transaction = async {
             client.batch_execute("BEGIN").await?;
+            lock_rows(client, batch).await?;
             let appended = appends.advance(client, batch).await?;
             inserts.leave_out(&appended);
             if !inserts.is_empty() {

@@ -123,7 +123,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
                 ("request_log", [98, 0, 0, 0]),
                 ("background_turns", [1, 0, 0, 0]),
                 ("background_events", [1, 0, 0, 0]),
-                ("usage_rollups", [3, 0, 0, 0]),
+                ("usage_rollups", [6, 0, 0, 0]),
                 ("outcome_rollups", [2, 0, 0, 0]),
                 ("latency_rollups", [0, 0, 0, 0]),
                 ("account_rollups", [1, 0, 0, 0]),

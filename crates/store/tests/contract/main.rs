@@ -20,6 +20,7 @@ mod fixture;
 mod items;
 mod keys;
 mod limits;
+mod locking;
 mod log;
 mod model;
 mod postgres;

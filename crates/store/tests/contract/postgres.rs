@@ -15,7 +15,7 @@ use crate::fixture::{
 
 const LONG: Duration = Duration::from_secs(60);
 
-async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub(crate) async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     antiphon_store::open(&url.parse().unwrap(), options).await
 }
 
@@ -40,7 +40,7 @@ async fn execute(url: &str, sql: &str) {
 }
 
 /// Another client of the same database.
-async fn connect(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
@@ -53,7 +53,7 @@ async fn a_newer_and_an_edited_schema_are_refused() {
     execute(&url, "INSERT INTO antiphon_schema (version, name, checksum) VALUES (9999, 'later', '00')").await;
     for migrate in [Migrate::Auto, Migrate::Manual] {
         let reason = refusal(&url, migrate).await;
-        assert!(reason.contains("schema version 9999") && reason.contains("up to 17"), "{reason}");
+        assert!(reason.contains("schema version 9999") && reason.contains("up to 18"), "{reason}");
     }
     execute(
         &url,
@@ -89,7 +89,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0014_background_sizes",
             "0015_sign_ins",
             "0016_accounts_and_clients",
-            "0017_background_checksums"
+            "0017_background_checksums",
+            "0018_daily_usage"
         ]
     );
     assert_eq!(
@@ -111,7 +112,8 @@ async fn a_store_with_manual_migration_waits_for_the_operator() {
             "0014_background_sizes",
             "0015_sign_ins",
             "0016_accounts_and_clients",
-            "0017_background_checksums"
+            "0017_background_checksums",
+            "0018_daily_usage"
         ]
     );
     assert!(antiphon_store::pending(&target).await.unwrap().is_empty());
@@ -137,7 +139,7 @@ async fn a_database_with_an_earlier_schema_keeps_its_data() {
          DELETE FROM antiphon_schema WHERE version > 1",
     )
     .await;
-    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 17"));
+    assert!(refusal(&url, Migrate::Manual).await.contains("needs version 18"));
     let store = open(&url).await;
     let chain = store.load_chain(&project("p"), whole(5)).await.unwrap();
     assert!(numbers(&chain, (1..=5).rev()));
