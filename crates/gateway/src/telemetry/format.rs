@@ -317,7 +317,7 @@ mod tests {
     fn log_events() {
         let none: Option<&str> = None;
         let numbers = (7_u64, -7_i64, 0_u64, u64::MAX);
-        tracing::info!(target: "antiphon::turn", a.b = numbers.0, c = numbers.1, d = numbers.2, e = numbers.3, f = true, "turn");
+        tracing::info!(target: "antiphon::turn", { a.b = numbers.0, c = numbers.1, d = numbers.2, e = numbers.3, f = true }, "turn");
         tracing::info!(none, some = Some("x"), model = %"gpt-5", id = 5_u8, "with a \"quote\" and \u{202e} \n {}", "x");
         tracing::warn!(big = u128::MAX, small = i8::MIN);
         tracing::info!("");
