@@ -50,7 +50,7 @@ where
 
 fn write_text(line: &mut String, event: &Event<'_>) {
     let metadata = event.metadata();
-    push_time(line, SystemTime::now());
+    push_time(line, now());
     for _ in metadata.level().as_str().len()..6 {
         line.push(' ');
     }
@@ -64,7 +64,7 @@ fn write_text(line: &mut String, event: &Event<'_>) {
 fn write_json(line: &mut String, event: &Event<'_>) {
     let metadata = event.metadata();
     line.push_str(r#"{"timestamp":""#);
-    push_time(line, SystemTime::now());
+    push_time(line, now());
     line.push_str(r#"","level":""#);
     line.push_str(metadata.level().as_str());
     line.push('"');
@@ -190,6 +190,14 @@ impl Visit for JsonFields<'_> {
             push_json(self.0, &value);
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "log lines have the time of the system, as they had from tracing-subscriber"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// As RFC 3339, in UTC and with microseconds.
