@@ -1,6 +1,7 @@
 //! Logging: structured lines on standard error, one per turn, never with payloads or secrets. Traces are
 //! [`traces`]'.
 
+mod format;
 mod lines;
 pub mod traces;
 
@@ -16,6 +17,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::format::LineFormat;
 pub use self::lines::LogGuard;
 use self::lines::LogWriter;
 use crate::config::{LogConfig, LogFormat};
@@ -46,12 +48,14 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     // A second call in one process keeps the first subscriber, which cannot be replaced.
     match config.format {
-        LogFormat::Json => {
-            registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init().ok()
+        format @ LogFormat::Json => {
+            let layer = layer.json().flatten_event(true).with_current_span(false);
+            registry.with(layer.map_event_format(|usual| LineFormat { format, usual })).try_init().ok()
         }
-        LogFormat::Text => {
+        format @ LogFormat::Text => {
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(layer.fmt_fields(escaped_fields()).with_ansi(ansi)).try_init().ok()
+            let layer = layer.fmt_fields(escaped_fields()).with_ansi(ansi);
+            registry.with(layer.map_event_format(|usual| LineFormat { format, usual })).try_init().ok()
         }
     };
     log_panics();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::id::{ItemId, ResponseId};
-use crate::json;
+use crate::json::{self, Member};
 
 /// What an input item says of itself, in one look at its members.
 #[derive(Debug, Default)]
@@ -78,7 +78,12 @@ pub enum Sealed {
 
 /// Whether the item can be read only where it was made.
 pub fn sealed(item: &[u8]) -> Option<Sealed> {
-    match json::string_member(item, "type")?.as_ref() {
+    sealed_by_type(item, json::member(item, "type"))
+}
+
+/// As [`sealed`], for an item whose type is known.
+pub fn sealed_by_type(item: &[u8], kind: Option<&[u8]>) -> Option<Sealed> {
+    match json::string(kind?)?.as_ref() {
         kind if names_compaction(kind) => Some(Sealed::Compaction),
         "reasoning" => (is_encrypted(item) || has_minted_id(item)).then_some(Sealed::Reasoning),
         _ => None,
@@ -131,12 +136,18 @@ pub fn is_type(item: &[u8], name: &str) -> bool {
 
 /// Where each top-level `id` of an item stands, with the comma that has to go with it. There is more than one if it is repeated.
 pub fn id_spans(item: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    id_spans_and(item, |_| {})
+}
+
+/// As [`id_spans`], and shows each member on the way.
+pub fn id_spans_and(item: &[u8], mut show: impl FnMut(&Member)) -> impl Iterator<Item = Range<usize>> {
     let mut members = json::members(item).map_while(Result::ok).peekable();
     let mut previous_end = 0;
     let mut keeps_any = false;
     std::iter::from_fn(move || {
         loop {
             let member = members.next()?;
+            show(&member);
             let before = std::mem::replace(&mut previous_end, member.value.end);
             if !member.is(item, "id") {
                 keeps_any = true;

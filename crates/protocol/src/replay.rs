@@ -63,11 +63,19 @@ impl Segment {
                 bytes.push(b',');
             }
             let start = offset(bytes.len());
-            if ids_are_upstreams {
-                let spans = item::id_spans(item);
+            let sealed_as = if ids_are_upstreams {
+                let mut kind = None;
+                let spans = item::id_spans_and(item, |member| {
+                    if member.is(item, "type") {
+                        kind = Some(&item[member.value.clone()]);
+                    }
+                });
                 ids.extend(spans.map(|id| start + offset(id.start)..start + offset(id.end)));
-            }
-            if let Some(kind) = item::sealed(item) {
+                item::sealed_by_type(item, kind)
+            } else {
+                item::sealed(item)
+            };
+            if let Some(kind) = sealed_as {
                 sealed.push((start..start + offset(item.len()), kind));
             }
             bytes.extend_from_slice(item);

@@ -74,6 +74,19 @@ impl Owned {
         out
     }
 
+    /// The same with an empty output, as it is stored; `None` if it is not stored.
+    pub fn stored_body(&self, response: &Object<'_>) -> Option<Vec<u8>> {
+        if !self.store {
+            return None;
+        }
+        let [id, previous, store, background, conversation] = self.members();
+        let output = Set { name: "output", value: b"[]", add: true };
+        let left_out = response.get(output.name).map_or(0, <[u8]>::len);
+        let mut out = Vec::with_capacity(response.text.len() - left_out + 128);
+        response.set(&[id, previous, store, background, conversation, output], &mut out);
+        Some(out)
+    }
+
     /// Copies an event with the gateway's own members put into the response that it carries.
     pub fn rewrite_event(&self, event: &Object<'_>) -> Result<RewrittenEvent, Malformed> {
         let span = &event.find("response").ok_or(Malformed { at: 0 })?.value;

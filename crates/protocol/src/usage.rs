@@ -1,6 +1,6 @@
 //! Token counts as the upstream reports them.
 
-use crate::json::{self, Object};
+use crate::json;
 
 /// The `usage` of a response, or of a chat completion or embeddings, which name the counts otherwise; counts that the upstream leaves out are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,22 +16,36 @@ pub struct Usage {
 impl Usage {
     /// Reads a `usage` object.
     pub fn parse(usage: &[u8]) -> Self {
-        let Ok(usage) = Object::scan(usage) else { return Self::default() };
+        const NAMES: [&str; 9] = [
+            "input_tokens",
+            "prompt_tokens",
+            "input_tokens_details",
+            "prompt_tokens_details",
+            "output_tokens",
+            "completion_tokens",
+            "output_tokens_details",
+            "completion_tokens_details",
+            "estimated",
+        ];
+        let mut values = [None; NAMES.len()];
+        for member in json::members(usage) {
+            let Ok(member) = member else { return Self::default() };
+            if let Some(index) = NAMES.iter().position(|name| member.is(usage, name)) {
+                values[index] = Some(&usage[member.value]);
+            }
+        }
+        let [input, prompt, of_input, of_prompt, output, completion, of_output, of_completion, estimated] =
+            values;
         let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
-        let first = |names: [&str; 2]| names.into_iter().find_map(|name| usage.get(name));
-        let count = |names| first(names).and_then(number).unwrap_or(0);
-        let detail = |names, key: &str| {
-            first(names).and_then(|details| json::member(details, key)).and_then(number).unwrap_or(0)
-        };
+        let count = |value: Option<_>| value.and_then(number).unwrap_or(0);
+        let detail =
+            |details: Option<_>, name| count(details.and_then(|details| json::member(details, name)));
         Self {
-            input_tokens: count(["input_tokens", "prompt_tokens"]),
-            cached_tokens: detail(["input_tokens_details", "prompt_tokens_details"], "cached_tokens"),
-            output_tokens: count(["output_tokens", "completion_tokens"]),
-            reasoning_tokens: detail(
-                ["output_tokens_details", "completion_tokens_details"],
-                "reasoning_tokens",
-            ),
-            is_estimated: usage.get("estimated") == Some(b"true"),
+            input_tokens: count(input.or(prompt)),
+            cached_tokens: detail(of_input.or(of_prompt), "cached_tokens"),
+            output_tokens: count(output.or(completion)),
+            reasoning_tokens: detail(of_output.or(of_completion), "reasoning_tokens"),
+            is_estimated: estimated == Some(b"true"),
         }
     }
 }

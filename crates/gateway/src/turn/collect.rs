@@ -250,16 +250,15 @@ impl Turn {
             Failure::UpstreamFailed("its reply is not a response object".into())
         };
         let object = Object::parse(body).map_err(|_| no_response())?;
-        let response = match self.facts.create.operation {
-            Operation::Create => {
-                let response = self.owned(resolved).rewrite(&object);
-                self.hidden_parts().hide_in_response(&response).unwrap_or(response).into()
-            }
+        if self.facts.create.operation != Operation::Create {
             // The reply is not a response that the gateway gives an id to.
-            Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => {
-                body.clone()
-            }
-        };
-        Ok(Finished::from_upstream(response, &object, &[], None))
+            return Ok(Finished::from_upstream(body.clone(), &object, &[], None));
+        }
+        let owned = self.owned(resolved);
+        let response = owned.rewrite(&object);
+        let response = self.hidden_parts().hide_in_response(&response).unwrap_or(response).into();
+        let mut finished = Finished::from_upstream(response, &object, &[], None);
+        finished.body = owned.stored_body(&object).map(Bytes::from);
+        Ok(finished)
     }
 }

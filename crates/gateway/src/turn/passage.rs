@@ -58,6 +58,7 @@ impl Passage {
         Finished {
             status: if self.error.is_some() { Status::Failed } else { Status::Completed },
             response: response.into(),
+            body: None,
             output: Bytes::from_static(b"[]"),
             upstream_id: None,
             usage: self.usage,

@@ -21,6 +21,8 @@ pub struct Finished {
     pub status: Status,
     /// The response object as the client sees it.
     pub response: Bytes,
+    /// The same without its output, as it is stored, if that is at hand.
+    pub body: Option<Bytes>,
     /// The output items to store, a JSON array.
     pub output: Bytes,
     pub upstream_id: Option<String>,
@@ -61,7 +63,7 @@ impl Finished {
             Some(output) => Bytes::copy_from_slice(output),
             None => output_of(items),
         };
-        Self { status, response, output, upstream_id: parts.id, usage: parts.usage }
+        Self { status, response, body: None, output, upstream_id: parts.id, usage: parts.usage }
     }
 }
 
@@ -139,7 +141,10 @@ impl Turn {
         resolved: &Resolved,
         served_by: Option<&Account>,
     ) -> Result<Record, Malformed> {
-        let body = with_output(&finished.response, b"[]")?.into();
+        let body = match &finished.body {
+            Some(body) => body.clone(),
+            None => with_output(&finished.response, b"[]")?.into(),
+        };
         let turn = self.to_turn(resolved, finished, served_by);
         let mut items = match &self.facts.create.input {
             Input::Text(_) => Vec::new(),

@@ -265,6 +265,7 @@ impl Relay {
         }
         let (data, response) = self.shown(rewritten);
         finished.response = response;
+        finished.body = self.owned.stored_body(&original).map(Bytes::from);
         Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
     }
 
@@ -377,7 +378,14 @@ impl Relay {
             response::end(&skeleton(), ending, &shown).expect("the skeleton is an object")
         });
         let status = ending.status.parse().expect("a known status");
-        Finished { status, response: response.into(), output, upstream_id: None, usage: Default::default() }
+        Finished {
+            status,
+            response: response.into(),
+            body: None,
+            output,
+            upstream_id: None,
+            usage: Default::default(),
+        }
     }
 
     fn next_sequence_number(&self) -> u64 {

@@ -58,6 +58,7 @@ impl Turn {
         let finished = Finished {
             status: Status::Completed,
             response: response.into(),
+            body: None,
             output: Bytes::from_static(b"[]"),
             upstream_id: None,
             usage: Usage::default(),

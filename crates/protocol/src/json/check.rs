@@ -16,22 +16,24 @@ pub(super) fn members(text: &[u8], found: impl FnMut(Member) -> bool) -> bool {
 
 /// How many bytes of a string stand before its next quote, backslash or control character. It looks at eight bytes at once:
 /// most of a reply is strings, and a loop over bytes takes twice as long.
+#[inline]
 pub(super) fn plain_bytes(text: &[u8]) -> Option<usize> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * EACH;
     // The lowest high bit that is set marks the first byte below the bound.
     let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word & HIGH;
     let equal = |word: u64, byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
-    let (words, rest) = text.as_chunks();
-    for (index, word) in words.iter().enumerate() {
+    let (mut done, mut rest) = (0, text);
+    while let Some((word, after)) = rest.split_first_chunk() {
         let word = u64::from_le_bytes(*word);
         let ends = equal(word, b'"') | equal(word, b'\\') | below(word, b' ');
         if ends != 0 {
-            return Some(8 * index + ends.trailing_zeros() as usize / 8);
+            return Some(done + ends.trailing_zeros() as usize / 8);
         }
+        (done, rest) = (done + size_of_val(&word), after);
     }
     let in_rest = rest.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\');
-    in_rest.map(|index| 8 * words.len() + index)
+    in_rest.map(|index| done + index)
 }
 
 /// Each step yields `None` where the text is not valid.
@@ -73,30 +75,42 @@ impl Checker<'_> {
         }
     }
 
-    /// One value, however deep: the brackets that are open are on a stack.
     fn value(&mut self) -> Option<()> {
+        match self.next()? {
+            bracket @ (b'{' | b'[') => self.nested(bracket),
+            first => self.scalar(first),
+        }
+    }
+
+    #[inline]
+    fn scalar(&mut self, first: u8) -> Option<()> {
+        match first {
+            b'"' => self.rest_of_string().map(|_| ()),
+            b't' => self.literal(*b"rue"),
+            b'f' => self.literal(*b"alse"),
+            b'n' => self.literal(*b"ull"),
+            b'-' | b'0'..=b'9' => self.rest_of_number(first),
+            _ => None,
+        }
+    }
+
+    /// The rest of an object or array, however deep: the brackets that are open are on a stack. `first` is where a value begins.
+    fn nested(&mut self, mut first: u8) -> Option<()> {
         let mut open = Vec::new();
         loop {
-            match self.next()? {
-                bracket @ (b'{' | b'[') => {
-                    let close = bracket + 2;
-                    if self.next()? != close {
-                        self.at -= 1;
-                        open.push(close);
-                        if close == b'}' {
-                            self.member_name()?;
-                        }
-                        continue;
+            if let b'{' | b'[' = first {
+                let close = first + 2;
+                if self.next()? != close {
+                    self.at -= 1;
+                    open.push(close);
+                    if close == b'}' {
+                        self.member_name()?;
                     }
+                    first = self.next()?;
+                    continue;
                 }
-                b'"' => {
-                    self.rest_of_string()?;
-                }
-                b't' => self.literal(b"rue")?,
-                b'f' => self.literal(b"alse")?,
-                b'n' => self.literal(b"ull")?,
-                first @ (b'-' | b'0'..=b'9') => self.rest_of_number(first)?,
-                _ => return None,
+            } else {
+                self.scalar(first)?;
             }
             loop {
                 let Some(&close) = open.last() else { return Some(()) };
@@ -107,6 +121,7 @@ impl Checker<'_> {
                     _ => return None,
                 };
             }
+            first = self.next()?;
         }
     }
 
@@ -116,12 +131,14 @@ impl Checker<'_> {
     }
 
     /// Whether the key has escapes.
+    #[inline]
     fn key(&mut self) -> Option<bool> {
         self.expect(b'"')?;
         self.rest_of_string()
     }
 
     /// Whether the string has escapes.
+    #[inline]
     fn rest_of_string(&mut self) -> Option<bool> {
         let mut is_escaped = false;
         loop {
@@ -135,6 +152,7 @@ impl Checker<'_> {
         }
     }
 
+    #[cold]
     fn escape(&mut self) -> Option<()> {
         let escaped = *self.text.get(self.at)?;
         self.at += 1;
@@ -181,18 +199,26 @@ impl Checker<'_> {
         }
     }
 
-    fn literal(&mut self, rest: &[u8]) -> Option<()> {
-        self.text[self.at..].starts_with(rest).then(|| self.at += rest.len())
+    #[inline]
+    fn literal<const N: usize>(&mut self, rest: [u8; N]) -> Option<()> {
+        let found: &[u8; N] = self.text.get(self.at..)?.first_chunk()?;
+        (*found == rest).then(|| self.at += N)
     }
 
+    #[inline]
     fn expect(&mut self, byte: u8) -> Option<()> {
         (self.next()? == byte).then_some(())
     }
 
     /// The next byte that is no space.
+    #[inline]
     fn next(&mut self) -> Option<u8> {
-        self.skip_space()?;
-        self.next_byte()
+        loop {
+            let byte = self.next_byte()?;
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+        }
     }
 
     /// The position of the next byte that is no space.
@@ -203,12 +229,14 @@ impl Checker<'_> {
         Some(self.at)
     }
 
+    #[inline]
     fn next_byte(&mut self) -> Option<u8> {
         let byte = self.peek()?;
         self.at += 1;
         Some(byte)
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }

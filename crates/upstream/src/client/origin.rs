@@ -1,6 +1,6 @@
 //! The scheme, host and port that a connection leads to.
 
-use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, header};
@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, Uri, header};
 use crate::route::Route;
 
 /// Connections to the same origin along the same route are interchangeable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: Scheme,
     authority: Authority,
@@ -58,12 +58,29 @@ impl Origin {
 
     /// Without the port if it is the scheme's default.
     fn host(&self) -> HeaderValue {
-        let mut host = self.authority.host().to_owned();
         let default_port = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
-        if let Some(port) = self.authority.port_u16().filter(|port| *port != default_port) {
-            write!(host, ":{port}").expect("writing to a string can't fail");
-        }
-        HeaderValue::try_from(host).expect("a host contains only characters that are allowed in a header")
+        let host = match self.authority.port_u16() {
+            Some(port) if port != default_port => {
+                let authority = self.authority.as_str();
+                authority.rsplit_once('@').map_or(authority, |(_user, host)| host)
+            }
+            _ => self.authority.host(),
+        };
+        HeaderValue::from_str(host).expect("a host contains only characters that are allowed in a header")
+    }
+}
+
+/// Most of an address at once: that of its own type takes its characters one by one.
+impl Hash for Origin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut start = [0; 64];
+        let authority = self.authority.as_str().as_bytes();
+        let len = authority.len().min(start.len());
+        start[..len].copy_from_slice(&authority[..len]);
+        // Authorities are equal whatever the case of their letters.
+        start.make_ascii_lowercase();
+        state.write(&start[..len]);
+        self.route.hash(state);
     }
 }
 

@@ -1,8 +1,10 @@
 //! The heads of requests and replies: what is before their bodies.
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use httparse::{EMPTY_HEADER, Status};
+use httparse::{ParserConfig, Status};
 use memchr::memchr_iter;
 
 use super::framing::Framing;
@@ -66,9 +68,10 @@ pub fn has_empty_line(bytes: &[u8]) -> bool {
 
 /// The head of the reply; `None` if it has not arrived as a whole.
 pub fn parse(bytes: &[u8]) -> Result<Option<ReplyHead>, BadHead> {
-    let mut lines = [EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Response::new(&mut lines);
-    let Status::Complete(len) = parsed.parse(bytes)? else { return Ok(None) };
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parsing = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut lines);
+    let Status::Complete(len) = parsing? else { return Ok(None) };
     let mut reply = Response::new(());
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     *reply.status_mut() = status.ok_or(httparse::Error::Status)?;
