@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 
 use crate::{Client, Setup, repository};
 
-/// Names another binary to test than the one that was built.
-const BINARY_VARIABLE: &str = "ANTIPHON_TEST_BINARY";
+/// Names another binary to test than the one that was built. Binaries take what begins with `ANTIPHON_` for configuration.
+const BINARY_VARIABLE: &str = "BINARY_UNDER_TEST";
 
 /// A running `antiphon serve`; killed when it is dropped.
 pub struct Process {
@@ -170,7 +170,7 @@ pub(crate) fn pid(id: u32) -> Pid {
     Pid::from_raw(id.cast_signed()).expect("no process has the id 0")
 }
 
-/// The binary under test: the one that `ANTIPHON_TEST_BINARY` names, or else the one that was built with the tests. A relative path
+/// The binary under test: the one that `BINARY_UNDER_TEST` names, or else the one that was built with the tests. A relative path
 /// is one in the repository.
 pub fn binary_under_test(built: &'static str) -> &'static Path {
     static NAMED: LazyLock<Option<PathBuf>> =
