@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An OCI image of what a tarball has, without a daemon: build.py TREE VERSION ARCH OUT.
 
-One layer: the binary, the shared libraries that it needs, the certificate authorities, and an unprivileged user.
+One layer: the static binary, the certificate authorities, and an unprivileged user.
 """
 
 import gzip
@@ -10,8 +10,6 @@ import io
 import json
 import os
 import pathlib
-import re
-import subprocess
 import sys
 import tarfile
 import time
@@ -20,12 +18,6 @@ USER = 65532
 EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 CREATED = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-
-
-def libraries(binary):
-    """The shared libraries of a binary, its dynamic linker included."""
-    printed = subprocess.run(["ldd", binary], check=True, capture_output=True, text=True).stdout
-    return sorted(set(re.findall(r"(/\S+)", printed)))
 
 
 def layer(tree):
@@ -48,8 +40,6 @@ def layer(tree):
                 tar.addfile(info, io.BytesIO(content))
 
         add("usr/bin/antiphon", (tree / "antiphon").read_bytes())
-        for library in libraries(tree / "antiphon"):
-            add(library.lstrip("/"), pathlib.Path(library).read_bytes())
         add(CERTIFICATES.lstrip("/"), pathlib.Path(CERTIFICATES).read_bytes(), 0o644)
         add("etc/passwd", f"antiphon:x:{USER}:{USER}::/var/lib/antiphon:/sbin/nologin\n".encode(), 0o644)
         add("etc/group", f"antiphon:x:{USER}:\n".encode(), 0o644)

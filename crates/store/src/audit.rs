@@ -25,14 +25,30 @@ pub struct AuditEntry {
     pub detail: String,
 }
 
+/// Which entries to list: those that meet all conditions.
+#[derive(Debug, Clone, Default)]
+pub struct AuditQuery {
+    /// Only entries older than this one.
+    pub after: Option<Uuid>,
+    /// Only entries of this time or later.
+    pub from: Option<Timestamp>,
+    /// Only entries of before.
+    pub to: Option<Timestamp>,
+    pub actor: Option<String>,
+    /// An action such as `key.created`, or its first part.
+    pub action: Option<String>,
+    pub target: Option<String>,
+    pub max_rows: u32,
+}
+
 /// The audit log. Other traits add to it, as part of their changes.
 #[async_trait]
 pub trait Audit: Send + Sync {
-    /// The newest entries first; with `after`, those older than that entry.
+    /// The newest entries first.
     ///
     /// # Errors
     /// A [read error](StoreError#read-errors).
-    async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError>;
+    async fn list_audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Adds an entry of something that changes nothing.
     ///
@@ -45,7 +61,9 @@ const INSERT: &str =
     "INSERT INTO audit (at, id, actor, operator, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 const LIST: &str = "SELECT id, actor, operator, action, target, detail FROM audit WHERE (at, id) < ($1, $2) \
-     ORDER BY at DESC, id DESC LIMIT $3";
+     AND at >= $3 AND at < $4 AND actor = COALESCE($5, actor) AND target = COALESCE($6, target) \
+     AND (action = COALESCE($7, action) OR substr(action, 1, length($7) + 1) = $7 || '.') \
+     ORDER BY at DESC, id DESC LIMIT $8";
 
 /// For the tests of both engines.
 #[cfg(test)]
@@ -102,10 +120,19 @@ fn time_of(id: Uuid) -> Timestamp {
 
 #[async_trait]
 impl<D: Database> Audit for D {
-    async fn list_audit(&self, after: Option<Uuid>, max_rows: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn list_audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         const COLUMNS: [Kind; 6] = [Kind::Id, Kind::Text, Kind::Text, Kind::Text, Kind::Text, Kind::Text];
-        let after = after.unwrap_or(Uuid::max());
-        let arguments = vec![number(time_of(after).unix_ms()), id(after), number(i64::from(max_rows))];
+        let after = query.after.unwrap_or(Uuid::max());
+        let arguments = vec![
+            number(time_of(after).unix_ms()),
+            id(after),
+            number(query.from.map_or(0, Timestamp::unix_ms)),
+            number(query.to.map_or(i64::MAX, Timestamp::unix_ms)),
+            optional_text(query.actor),
+            optional_text(query.target),
+            optional_text(query.action),
+            number(i64::from(query.max_rows)),
+        ];
         let rows = self.query(Query { text: LIST, arguments, columns: &COLUMNS }).await?;
         let entry = |mut row: Columns| {
             Ok(AuditEntry {

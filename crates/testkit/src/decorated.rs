@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ConversationId, ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_store::{
-    Abandoned, AccountSum, Accounts, Admin, Appended, Audit, AuditEntry, Background, BackgroundEnd,
-    BackgroundQuery, BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink, ChainQuery, Claimable,
-    ConversationItem, ConversationLock, ConversationQuery, Conversations, Count, CounterId, Counters,
-    CredentialLock, EventChunk, FoundItems, Inspection, ItemPage, Json, KeyClient, KeyClients, KeyTerms,
-    Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum, Overview,
-    OverviewQuery, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas, RequestLog,
+    Abandoned, AccountSum, Accounts, Admin, Appended, Audit, AuditEntry, AuditQuery, Background,
+    BackgroundEnd, BackgroundQuery, BackgroundRequest, BackgroundSummary, BackgroundTurn, ChainLink,
+    ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery, Conversations, Count,
+    CounterId, Counters, CredentialLock, EventChunk, FoundItems, Inspection, ItemPage, Json, KeyClient,
+    KeyClients, KeyTerms, Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum,
+    Overview, OverviewQuery, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas, RequestLog,
     Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement, SignIns, Store, StoreError,
     StoreSize, StoredAccount, StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession,
     StoredSignIn, StoredTurn, Timestamp, Totals, TurnLease, TurnProgress, TurnSummary, UpstreamTurn, Usage,
@@ -210,7 +210,7 @@ intercept!(SignIns {
 });
 
 intercept!(Audit {
-    read list_audit(after: Option<Uuid>, max_rows: u32) -> Vec<AuditEntry>;
+    read list_audit(query: AuditQuery) -> Vec<AuditEntry>;
     write add_audit(entry: AuditEntry) -> ();
 });
 

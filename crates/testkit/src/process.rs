@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::LazyLock;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Setup};
+use crate::{Client, Setup, repository};
+
+/// Names another binary to test than the one that was built. Binaries take what begins with `ANTIPHON_` for configuration.
+const BINARY_VARIABLE: &str = "BINARY_UNDER_TEST";
 
 /// A running `antiphon serve`; killed when it is dropped.
 pub struct Process {
@@ -166,10 +170,17 @@ pub(crate) fn pid(id: u32) -> Pid {
     Pid::from_raw(id.cast_signed()).expect("no process has the id 0")
 }
 
+/// The binary under test: the one that `BINARY_UNDER_TEST` names, or else the one that was built with the tests. A relative path
+/// is one in the repository.
+pub fn binary_under_test(built: &'static str) -> &'static Path {
+    static NAMED: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os(BINARY_VARIABLE).map(|path| repository().join(path)));
+    NAMED.as_deref().unwrap_or(Path::new(built))
+}
+
 /// A program that `scripts/test` installs: a missing one fails the test that needs it.
 pub fn client_tool(path: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let tool = root.join("target/clients").join(path);
+    let tool = repository().join("target/clients").join(path);
     assert!(
         tool.exists(),
         "{} is missing: run the tests with `make test`, which installs it",

@@ -26,7 +26,7 @@ pub struct Arguments {
     target: Option<String>,
     /// The most changes to show, the newest first
     #[arg(long, value_name = "COUNT", default_value = "100")]
-    limit: usize,
+    limit: u32,
     /// Print the JSON object of the admin API
     #[arg(long)]
     json: bool,
@@ -36,7 +36,7 @@ impl Arguments {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
         let found = with_operations(config, open_for_reading(&config.store), async |operations| {
-            Ok(operations.search_audit(&self.search()).await)
+            Ok(operations.list_audit(self.search()).await)
         })?;
         let list = match found {
             Err(OperationError::Invalid(invalid)) => exit_with_usage_error(&invalid),
@@ -60,7 +60,8 @@ impl Arguments {
             actor: actor.clone(),
             action: action.clone(),
             target: target.clone(),
-            limit: *limit,
+            after: None,
+            limit: Some(*limit),
         }
     }
 }

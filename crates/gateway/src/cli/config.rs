@@ -52,8 +52,6 @@ impl Command {
 /// Checks what loading alone does not.
 pub fn validate(config: &Config) -> anyhow::Result<()> {
     config.require_accounts()?;
-    config.store.target().map_err(|error| anyhow::anyhow!("store.url: {error}"))?;
-    config.store.migration_target().map_err(|error| anyhow::anyhow!("store.migration_url: {error}"))?;
     telemetry::validate(&config.log)?;
     for account in &config.accounts {
         Account::new(account.settings())?;

@@ -164,16 +164,19 @@ impl StoreConfig {
         self.migration_url.as_ref().map(|url| self.parse(url)).transpose()
     }
 
-    /// A path is a likely mistake. Everything else about a URL is reported when it is used.
     pub(super) fn validate(&self, problems: &mut Problems) {
-        for (key, url) in
-            [("store.url", Some(&self.url)), ("store.migration_url", self.migration_url.as_ref())]
-        {
-            let text = url.map(DatabaseUrl::expose).filter(|text| is_path(text));
-            if let Some(path) = text {
-                problems
-                    .reject_hidden(key, format!("must be a URL: for this file, write \"sqlite://{path}\""));
-            }
+        self.validate_url("store.url", &self.url, problems);
+        if let Some(url) = &self.migration_url {
+            self.validate_url("store.migration_url", url, problems);
+        }
+    }
+
+    fn validate_url(&self, key: &str, url: &DatabaseUrl, problems: &mut Problems) {
+        let text = url.expose();
+        if is_path(text) {
+            problems.reject_hidden(key, format!("must be a URL: for this file, write \"sqlite://{text}\""));
+        } else if let Err(error) = self.parse(url) {
+            problems.reject_hidden(key, error.to_string());
         }
     }
 

@@ -1,32 +1,40 @@
 //! The audit log: who changed what.
 
+use antiphon_access::query;
 use antiphon_access::usage::parse_time;
 use antiphon_runtime::rfc3339;
-use antiphon_store::Timestamp;
-use serde::Serialize;
+use antiphon_store::AuditQuery;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use super::{OperationError, Operations, Page};
 
 const ID_PREFIX: &str = "audit_";
-/// How many entries a search reads at once.
-const ROWS: u32 = 1000;
 
 /// Which changes to list: those that meet all conditions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct AuditSearch {
-    /// An RFC 3339 time, or a day.
-    pub from: Option<String>,
-    /// Exclusive.
-    pub to: Option<String>,
+    /// Origin of the change: `admin_api`, `command_line`, a session's id, or `gateway`.
     pub actor: Option<String>,
-    /// An action such as `key.created`, or its first part.
+    /// An action such as `key.created`, or its first part, such as `key`.
     pub action: Option<String>,
+    /// Name of the changed object.
     pub target: Option<String>,
-    /// The maximum number of entries.
-    pub limit: usize,
+    /// Only changes then or later: an RFC 3339 time, or a day, which starts at midnight UTC.
+    pub from: Option<String>,
+    /// Only changes before.
+    pub to: Option<String>,
+    /// Cursor: `id` of the last entry of the previous page.
+    pub after: Option<String>,
+    /// Maximum number of entries.
+    #[serde(default, deserialize_with = "query::limit::<_, MAX_LIMIT>")]
+    #[param(minimum = 1, maximum = 100, default = 100)]
+    pub limit: Option<u32>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -58,59 +66,17 @@ pub struct AuditEntry {
 // === impl Operations ===
 
 impl Operations {
-    /// Newest first; `after` is an entry's id.
-    pub async fn list_audit(&self, page: &Page) -> Result<AuditList, OperationError> {
-        let after = page.after().map(|id| parse_id(id).ok_or_else(|| page.unknown_cursor())).transpose()?;
-        let (entries, has_more) = page.cut(self.store.list_audit(after, page.rows()).await?);
-        Ok(AuditList { entries: entries.into_iter().map(AuditEntry::new).collect(), has_more })
-    }
-
     /// Newest first.
-    pub async fn search_audit(&self, search: &AuditSearch) -> Result<AuditList, OperationError> {
+    pub async fn list_audit(&self, search: AuditSearch) -> Result<AuditList, OperationError> {
+        let AuditSearch { actor, action, target, from, to, after, limit } = search;
+        let page = Page::new(limit.unwrap_or(DEFAULT_LIMIT), after);
+        let after = page.after().map(|id| parse_id(id).ok_or_else(|| page.unknown_cursor())).transpose()?;
         let time =
-            |name, text: &Option<String>| text.as_deref().map(|text| parse_time(name, text)).transpose();
-        let (from, to) = (time("from", &search.from)?, time("to", &search.to)?);
-        let mut list = AuditList { entries: Vec::new(), has_more: false };
-        let mut after = to.map(first_id_at);
-        loop {
-            let rows = self.store.list_audit(after, ROWS).await?;
-            let is_last = rows.len() < ROWS as usize;
-            after = rows.last().map(antiphon_store::AuditEntry::id);
-            for row in rows {
-                if from.is_some_and(|from| row.at() < from) {
-                    return Ok(list);
-                }
-                if search.matches(&row) {
-                    if list.entries.len() == search.limit {
-                        return Ok(AuditList { has_more: true, ..list });
-                    }
-                    list.entries.push(AuditEntry::new(row));
-                }
-            }
-            if is_last {
-                return Ok(list);
-            }
-        }
-    }
-}
-
-/// No entry of this time has a smaller id.
-fn first_id_at(time: Timestamp) -> Uuid {
-    uuid::Builder::from_unix_timestamp_millis(time.unix_ms().unsigned_abs(), &[0; 10]).into_uuid()
-}
-
-// === impl AuditSearch ===
-
-impl AuditSearch {
-    fn matches(&self, entry: &antiphon_store::AuditEntry) -> bool {
-        let is =
-            |condition: &Option<String>, value: &str| condition.as_ref().is_none_or(|text| text == value);
-        let is_action = |action: &String| {
-            entry.action.strip_prefix(action).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        is(&self.actor, &entry.actor)
-            && is(&self.target, &entry.target)
-            && self.action.as_ref().is_none_or(is_action)
+            |name, text: Option<String>| text.as_deref().map(|text| parse_time(name, text)).transpose();
+        let (from, to) = (time("from", from)?, time("to", to)?);
+        let query = AuditQuery { after, from, to, actor, action, target, max_rows: page.rows() };
+        let (entries, has_more) = page.cut(self.store.list_audit(query).await?);
+        Ok(AuditList { entries: entries.into_iter().map(AuditEntry::new).collect(), has_more })
     }
 }
 

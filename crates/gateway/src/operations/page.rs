@@ -40,7 +40,7 @@ impl Page {
 
     /// How many rows to read: one more than is shown, to know whether there are more.
     pub fn rows(&self) -> u32 {
-        self.limit() + 1
+        self.limit().saturating_add(1)
     }
 
     /// Cuts the rows that were read down to the page; `true` if there are more.

@@ -66,6 +66,47 @@ async fn the_audit_log_has_every_change_and_no_failed_ones() {
     assert_eq!(&seen, entries);
 }
 
+#[tokio::test]
+async fn the_audit_log_is_searched_by_actor_action_target_and_time() {
+    let upstream = simulator().await;
+    let clock = Arc::new(ManualClock::default());
+    let gateway = Setup::over(&upstream).clock(&clock).start().await;
+    let operator = Operator::of(&gateway).await;
+    // Entries of one millisecond are in no particular order.
+    let next = || {
+        clock.advance(Duration::from_millis(1));
+        &operator
+    };
+    next().key(json!({"name": "one"})).await;
+    next().key(json!({"name": "two"})).await;
+    next().post("/api/keys/one/revoke").await;
+    next().post("/api/accounts/one/pause").await;
+    let list = async |query: &str| operator.get(&format!("/api/audit?{query}")).await;
+    let found = async |query: &str| -> Vec<String> {
+        let list = list(query).await;
+        let entries = list["entries"].as_array().unwrap().iter();
+        entries.map(|entry| format!("{} {}", entry["action"], entry["target"]).replace('"', "")).collect()
+    };
+    let keys = ["key.revoked one", "key.created two", "key.created one"];
+    assert_eq!(found("action=key").await, keys);
+    assert_eq!(found("action=key.created").await, keys[1..]);
+    assert_eq!(found("target=one").await, ["account.paused one", keys[0], keys[2]]);
+    assert_eq!(found("target=one&action=key&actor=admin_api").await, [keys[0], keys[2]]);
+    assert_eq!(found("actor=command_line").await, ["admin_token.replaced admin"]);
+    assert!(found("actor=gateway").await.is_empty());
+    let page = list("action=key&limit=2").await;
+    assert_eq!(page["has_more"], true);
+    let last = page["entries"][1]["id"].as_str().unwrap();
+    assert_eq!(found(&format!("action=key&limit=2&after={last}")).await, keys[2..]);
+    let revoked = page["entries"][0]["at"].as_str().unwrap();
+    assert_eq!(found(&format!("from={revoked}")).await, ["account.paused one", keys[0]]);
+    assert_eq!(found(&format!("to={revoked}&action=key")).await, keys[1..], "the end is exclusive");
+    for parameter in ["from", "to"] {
+        let reply = operator.call(Method::GET, &format!("/api/audit?{parameter}=yesterday")).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!(parameter)));
+    }
+}
+
 /// Every `$ref` in the document, as a pointer.
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     match value {

@@ -1,7 +1,7 @@
 //! A damaged response: what its clients get, what the log says, and how `antiphon store check` finds it.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
-use antiphon_testkit::{Postgres, Process, Setup};
+use antiphon_testkit::{Postgres, Process, Setup, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -79,13 +79,22 @@ async fn a_queued_background_turn_whose_request_is_damaged_fails_instead_of_runn
          WHERE id = '{}'",
         damaged.strip_prefix("resp_").unwrap()
     );
-    Postgres::shared().execute(url.rsplit('/').next().unwrap(), &change).await;
+    let database = url.rsplit('/').next().unwrap();
+    Postgres::shared().execute(database, &change).await;
     let (code, report, error) = check(&url).await;
     assert_eq!((code, &report["damages"]), (1, &json!(1)), "{report} {error}");
     let problem = "its request as a background turn is damaged";
     assert_eq!(report["damaged"][0], json!({"project": "default", "response": damaged, "problem": problem}));
+    let emptied = queue("x").await;
+    let change = "UPDATE background_turns SET response = '' WHERE status = 4";
+    Postgres::shared().execute(database, change).await;
+    let read = gateway.client.get(&format!("/v1/responses/{emptied}")).await;
+    assert_eq!(read.refusal(), (500, Some("store_damaged".to_owned()), None));
     gate.open();
     assert_eq!(ended(&gateway.client, &first).await["status"], "completed");
+    let path = format!("/v1/responses/{emptied}");
+    eventually("it has ended", async || gateway.client.get(&path).await.status == 200).await;
+    assert_eq!(gateway.client.get(&path).await.ok()["status"], "failed");
     let failed = ended(&gateway.client, &damaged).await;
     assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("store_damaged")));
     assert_eq!(upstream.counts().requests, 1, "it did not go upstream");

@@ -30,7 +30,9 @@ mod usage;
 
 use std::path::Path;
 
+use antiphon_testkit::binary_under_test;
+
 /// The binary under test.
 fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_antiphon"))
+    binary_under_test(env!("CARGO_BIN_EXE_antiphon"))
 }

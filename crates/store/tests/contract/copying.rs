@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::background::{limits, queued};
 use crate::conversations::{begin, post};
 use crate::fixture::{
-    NOW, after, append_all, entry, id, key, log_row, numbers, patient, project, record, record_all,
+    NOW, after, append_all, entry, id, key, log_row, newest, numbers, patient, project, record, record_all,
     record_chain, record_of, turn, whole,
 };
 use crate::keys::client;
@@ -153,7 +153,7 @@ async fn a_copied_store_is_complete_and_its_chains_can_be_continued() {
         assert!(target.load(&project("p"), id(302), after(5)).await.unwrap().is_none(), "it has expired");
         assert_eq!(source.list_accounts().await.unwrap(), target.list_accounts().await.unwrap());
         assert_eq!(source.list_keys().await.unwrap(), target.list_keys().await.unwrap());
-        assert_eq!(source.list_audit(None, 9).await.unwrap(), target.list_audit(None, 9).await.unwrap());
+        assert_eq!(source.list_audit(newest(9)).await.unwrap(), target.list_audit(newest(9)).await.unwrap());
         let tokens = target.load_credential("two").await.unwrap().unwrap();
         assert_eq!(tokens.sealed, Some(vec![0, 255]));
         assert!(target.load(&project("ü"), id(300), NOW).await.unwrap().is_some());

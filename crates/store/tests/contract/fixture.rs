@@ -7,7 +7,7 @@ use std::time::Duration;
 use antiphon_protocol::id::{ItemId, KeyId, ProjectId, ResponseId};
 use antiphon_protocol::{item, json};
 use antiphon_store::{
-    AuditEntry, ChainQuery, LogRow, Record, SecretHash, Status, Store, StoreOptions, StoredKey,
+    AuditEntry, AuditQuery, ChainQuery, LogRow, Record, SecretHash, Status, Store, StoreOptions, StoredKey,
     StoredResponse, StoredTurn, Timestamp,
 };
 use antiphon_testkit::{Postgres, eventually};
@@ -124,6 +124,11 @@ pub(crate) fn entry(at: Timestamp) -> AuditEntry {
     let mut random = [0; 10];
     random[2..].copy_from_slice(&SERIAL.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     AuditEntry::new(at, &random, "a test", "tested", "it").detail(&r#"{"why":"ü"}"#)
+}
+
+/// The newest audit entries.
+pub(crate) fn newest(max_rows: u32) -> AuditQuery {
+    AuditQuery { max_rows, ..AuditQuery::default() }
 }
 
 /// A key with this secret.

@@ -1,9 +1,9 @@
 //! Keys, and the audit log.
 
 use antiphon_protocol::id::KeyId;
-use antiphon_store::{KeyClient, Rotation, SecretHash, StoredKey};
+use antiphon_store::{AuditEntry, AuditQuery, KeyClient, Rotation, SecretHash, StoredKey};
 
-use crate::fixture::{Fixture, after, entry, key};
+use crate::fixture::{Fixture, after, entry, key, newest};
 
 /// A client that used a key after so many seconds.
 pub(crate) fn client(name: &str, seconds: u64) -> KeyClient {
@@ -33,7 +33,7 @@ pub(crate) async fn two_keys_never_share_a_name(fixture: impl Fixture) {
     assert_eq!(added.into_iter().filter(|added| *added.as_ref().unwrap()).count(), 1);
     assert_eq!(store.list_keys().await.unwrap().len(), 1);
     assert_eq!(
-        store.list_audit(None, 100).await.unwrap().len(),
+        store.list_audit(newest(100)).await.unwrap().len(),
         1,
         "a change that did not happen has no entry"
     );
@@ -161,7 +161,7 @@ pub(crate) async fn a_change_and_its_audit_entry_are_one_transaction(fixture: im
     // The same entry can't be written twice, so the rest of the change is not written either.
     assert!(store.revoke_key(key("a", 1).id, first.clone()).await.is_err());
     assert_eq!(store.list_keys().await.unwrap(), [key("a", 1)]);
-    assert_eq!(store.list_audit(None, 10).await.unwrap(), [first]);
+    assert_eq!(store.list_audit(newest(10)).await.unwrap(), [first]);
 }
 
 pub(crate) async fn audit_entries_come_newest_first(fixture: impl Fixture) {
@@ -172,13 +172,38 @@ pub(crate) async fn audit_entries_come_newest_first(fixture: impl Fixture) {
     store.resume_account("one", entries[2].clone()).await.unwrap();
     store.add_admin_token("admin", vec![1; 32], entries[3].clone()).await.unwrap();
     let newest_first = [0, 3, 2, 1].map(|n: usize| entries[n].clone());
-    assert_eq!(store.list_audit(None, 10).await.unwrap(), newest_first);
+    assert_eq!(store.list_audit(newest(10)).await.unwrap(), newest_first);
     let mut after_which = None;
     for expected in &newest_first {
-        let page = store.list_audit(after_which, 1).await.unwrap();
+        let page = store.list_audit(AuditQuery { after: after_which, ..newest(1) }).await.unwrap();
         assert_eq!(page, std::slice::from_ref(expected));
         after_which = Some(expected.id());
     }
-    assert_eq!(store.list_audit(after_which, 1).await.unwrap(), []);
+    assert_eq!(store.list_audit(AuditQuery { after: after_which, ..newest(1) }).await.unwrap(), []);
     assert_eq!(newest_first[0].at(), after(3));
+}
+
+pub(crate) async fn audit_entries_are_found_by_time_actor_action_and_target(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let made = [("a", "key.created", "one"), ("b", "key.revoked", "one"), ("a", "keys", "two")];
+    for (second, (actor, action, target)) in (1..).zip(made) {
+        let entry = AuditEntry::new(after(second), &[0; 10], actor, action, target);
+        store.add_audit(entry).await.unwrap();
+    }
+    let found = async |query: AuditQuery| -> Vec<String> {
+        let entries = store.list_audit(AuditQuery { max_rows: 10, ..query }).await.unwrap();
+        entries.into_iter().map(|entry| entry.action).collect()
+    };
+    let any = AuditQuery::default;
+    let word = |text: &str| Some(text.to_owned());
+    assert_eq!(found(any()).await, ["keys", "key.revoked", "key.created"]);
+    assert_eq!(found(AuditQuery { from: Some(after(2)), ..any() }).await, ["keys", "key.revoked"]);
+    assert_eq!(found(AuditQuery { to: Some(after(2)), ..any() }).await, ["key.created"]);
+    assert_eq!(found(AuditQuery { actor: word("a"), ..any() }).await, ["keys", "key.created"]);
+    assert_eq!(found(AuditQuery { target: word("one"), ..any() }).await, ["key.revoked", "key.created"]);
+    assert_eq!(found(AuditQuery { action: word("key"), ..any() }).await, ["key.revoked", "key.created"]);
+    assert_eq!(found(AuditQuery { action: word("key.created"), ..any() }).await, ["key.created"]);
+    assert!(found(AuditQuery { action: word("key.%"), ..any() }).await.is_empty());
+    let both = AuditQuery { actor: word("a"), target: word("one"), ..any() };
+    assert_eq!(found(both).await, ["key.created"]);
 }

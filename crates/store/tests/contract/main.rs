@@ -82,7 +82,8 @@ macro_rules! contract {
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
                 a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
                 the_latest_clients_of_a_key_are_kept_until_it_is_deleted,
-                a_change_and_its_audit_entry_are_one_transaction, audit_entries_come_newest_first;
+                a_change_and_its_audit_entry_are_one_transaction, audit_entries_come_newest_first,
+                audit_entries_are_found_by_time_actor_action_and_target;
             usage: written_rows_count_at_once, counts_of_any_size_can_be_rolled_up,
                 a_late_row_counts_once_its_hour_is_rolled_up_again, purged_rows_still_count,
                 old_sums_are_purged, groups_come_in_order_and_in_pages, random_rows_in_random_order_count_once;

@@ -55,6 +55,26 @@ fn a_path_is_not_the_url_of_a_database() {
 }
 
 #[test]
+fn a_mistake_in_a_database_url_has_its_line_and_shows_no_password() {
+    for (url, rule) in [
+        ("mysql://u:secret@h/d", "a store URL begins with"),
+        ("postgres://u:secret@h", "a PostgreSQL URL must name a database"),
+        ("postgres://u:sec/ret@h/d", "write \"@\", \"/\", \"?\" and \"#\" in a user or password as"),
+        ("sqlite://a.db?mode=secret", "an SQLite URL takes no parameter such as \"mode\""),
+    ] {
+        for key in ["url", "migration_url"] {
+            let error = Case::file(&format!("[store]\nretention = \"1d\"\n{key} = \"{url}\"")).error();
+            let expected = format!("store.{key} (in antiphon.toml, line 3): {rule}");
+            assert!(error.starts_with(&expected) && !error.contains("sec"), "{error}");
+        }
+    }
+    let error = Case::empty().variable("ANTIPHON_STORE__URL", "mysql://h").error();
+    assert!(error.starts_with("store.url (environment variable ANTIPHON_STORE__URL): "), "{error}");
+    let private = "[store]\nurl = \"postgres://u@8.8.8.8/d\"\nnetwork = \"private\"";
+    assert!(Case::file(private).error().starts_with("store.url (in antiphon.toml, line 2): "));
+}
+
+#[test]
 fn an_unknown_log_level_is_reported_with_the_known_ones() {
     let filter = |filter: &str| format!("[log]\nfilter = \'{filter}\'");
     for (text, level) in

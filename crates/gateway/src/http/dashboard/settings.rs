@@ -14,7 +14,7 @@ use super::gate::{Change, Empty, Query, SignedIn};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, button, empty, is_admin, next_page, none, notice, secret, time};
 use crate::http::path_segment::PathSegment;
-use crate::operations::{AuditEntry, Operations, Page as ListPage, SessionView, TokenView};
+use crate::operations::{AuditEntry, AuditSearch, Operations, SessionView, TokenView};
 
 const RECENT_ENTRIES: u32 = 8;
 const ENTRIES_PER_PAGE: u32 = 50;
@@ -31,7 +31,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let tokens = operations.list_admin_tokens().await?.tokens;
     let sessions = operations.list_sessions().await?.sessions;
-    let audit = operations.list_audit(&ListPage::new(RECENT_ENTRIES, None)).await?;
+    let audit = operations.list_audit(newest(RECENT_ENTRIES, None)).await?;
     let content = html! {
         div .columns {
             section .card { h2 { "Admin tokens" } (tokens_table(&session, &tokens)) }
@@ -137,7 +137,7 @@ pub async fn audit(
     State(operations): State<Arc<Operations>>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Response, Problem> {
-    let list = operations.list_audit(&ListPage::new(ENTRIES_PER_PAGE, query.after)).await?;
+    let list = operations.list_audit(newest(ENTRIES_PER_PAGE, query.after)).await?;
     let next = list.entries.last().filter(|_| list.has_more);
     let content = html! {
         @if list.entries.is_empty() {
@@ -150,6 +150,10 @@ pub async fn audit(
     let actions = html! { a .button href="/settings" { "Settings" } };
     Ok(Page { session: &session, screen: Screen::Settings, title: "Audit log", actions, content }
         .into_response())
+}
+
+fn newest(limit: u32, after: Option<String>) -> AuditSearch {
+    AuditSearch { limit: Some(limit), after, ..AuditSearch::default() }
 }
 
 fn audit_table(entries: &[AuditEntry]) -> Markup {

@@ -8,21 +8,21 @@ use axum::extract::State;
 use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{AuditList, Operations, Page};
+use crate::operations::{AuditList, AuditSearch, Operations};
 
-/// List changes, newest first. `after` is an entry's `id`.
+/// Search the audit log, newest first.
 #[utoipa::path(
     get,
     path = "/api/audit",
     operation_id = "list_audit",
     tag = "audit",
-    params(Page),
+    params(AuditSearch),
     responses((status = OK, body = AuditList))
 )]
 pub async fn list(
     _: Operator,
     State(operations): State<Arc<Operations>>,
-    Parameters(page): Parameters<Page>,
+    Parameters(search): Parameters<AuditSearch>,
 ) -> Result<Json<AuditList>, ErrorReply> {
-    Ok(Json(operations.list_audit(&page).await?))
+    Ok(Json(operations.list_audit(search).await?))
 }

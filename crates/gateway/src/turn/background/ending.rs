@@ -18,7 +18,7 @@ use crate::turn::framing::Framing;
 use crate::turn::record::Finished;
 use crate::turn::relay::{Relay, Terminal};
 use crate::turn::resolve::Resolved;
-use crate::turn::{Failure, Turn};
+use crate::turn::{Facts, Failure, Turn};
 
 /// How long a response that is not to be stored is kept.
 const UNSTORED_RETENTION: Duration = Duration::from_mins(10);
@@ -60,7 +60,11 @@ impl Turn {
 
     async fn end_with(&mut self, relay: &Relay, failure: &Failure, resolved: &Resolved) {
         let Some(run) = self.facts.door.run().cloned() else { return };
-        let skeleton = || run.queued_response.get().map_or_else(Vec::new, |response| response.to_vec());
+        let Facts { create, started_at, .. } = &self.facts;
+        let skeleton = || match run.queued_response.get() {
+            Some(response) => response.to_vec(),
+            None => self.owned(resolved).skeleton(&create.model, started_at.unix_seconds()),
+        };
         self.cancel_upstream();
         let terminal = match failure {
             Failure::ClientGone => relay.cancel(skeleton),

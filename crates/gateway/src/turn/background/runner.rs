@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_access::keys::Caller;
-use antiphon_protocol::json::string_member;
+use antiphon_protocol::json::{Object, string_member};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
 use antiphon_store::{
@@ -154,7 +154,7 @@ impl Turns {
         let now = self.env.clock.now();
         let mut plan = self.plan(run, &row);
         let Some((create, headers)) = self.stored_request(&row, now, &mut plan).await? else { return Ok(()) };
-        if let Ok(response) = row.response() {
+        if let Some(response) = row.response().ok().filter(|response| Object::scan(response).is_ok()) {
             run.queued_response.get_or_init(|| response.clone());
         }
         if let Some(upstream) = &row.upstream
