@@ -129,7 +129,8 @@ fn model(stream: &[u8]) -> (Vec<Seen>, Option<Seen>) {
         }
     }
     let last = dispatch(&mut name, &mut data);
-    let is_whole = |event: &Seen| serde_json::from_slice::<&serde_json::value::RawValue>(&event.data).is_ok();
+    let is_json = |data: &[u8]| serde_json::from_slice::<&serde_json::value::RawValue>(data).is_ok();
+    let is_whole = |event: &Seen| event.data == b"[DONE]" || is_json(&event.data);
     (events, last.filter(is_whole))
 }
 
