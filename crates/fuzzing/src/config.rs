@@ -32,10 +32,12 @@ fn check_accepted(config: &Config, text: &str) {
     let shown = config.show();
     let spaced = load(&format!("\n# first\n{text}\n\n# last\n"));
     assert_eq!(spaced.map(|spaced| spaced.show()).ok().as_ref(), Some(&shown), "comments make a difference");
-    let again = load(&shown);
+    // Parameters of a database's URL are hidden altogether: nothing is one that can be accepted.
+    let without_parameters = |shown: &str| shown.replace("?<redacted>", "");
+    let again = load(&without_parameters(&shown));
     let again = again.unwrap_or_else(|error| panic!("what is shown is refused: {error}\n{shown}"));
-    assert_eq!(again.show(), shown);
-    assert_eq!(again.show_json(), config.show_json());
+    assert_eq!(again.show(), without_parameters(&shown));
+    assert_eq!(again.show_json(), without_parameters(&config.show_json()));
     check_secrets(config, &shown, text);
     // What a gateway makes of it, before it opens anything.
     let _ = (config.store.options(), config.store.target().map(|url| url.to_string()));
