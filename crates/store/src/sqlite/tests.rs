@@ -60,6 +60,20 @@ fn every_statement_can_be_prepared() {
     }
 }
 
+/// SQLite numbers parameters by that order, whatever their names say.
+#[test]
+fn parameters_are_numbered_in_the_order_of_their_first_use() {
+    for text in crate::sql::shared_statements() {
+        let mut highest = 0;
+        for rest in text.split('$').skip(1) {
+            let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+            let number: u32 = rest[..digits].parse().unwrap();
+            assert!(number <= highest + 1, "${number} comes before ${} in {text}", highest + 1);
+            highest = highest.max(number);
+        }
+    }
+}
+
 #[test]
 fn statements_that_copy_can_be_prepared_and_follow_the_key() {
     let opened = open_in_memory();
