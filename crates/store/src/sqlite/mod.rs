@@ -1,6 +1,7 @@
 //! The embedded engine: one SQLite database, one connection that writes, and a few that read.
 
 mod background;
+mod checkpoint;
 mod conversations;
 mod copy;
 mod error;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::checkpoint::{CHECKPOINT_PAGES, MAX_LOG_PAGES};
 use super::file_identity::FileIdentity;
 use super::lock::ServingLock;
 use super::readers::Shared;
@@ -18,11 +19,8 @@ use crate::{Durability, Migrate, StoreError, StoreOptions};
 
 /// Turns of one or two kilobytes fill pages of this size well. Larger pages make small commits write more.
 const PAGE_SIZE: u32 = 8192;
-/// How many pages the write-ahead log holds before they are copied into the database: enough that a page that is written often is
-/// copied once.
-const CHECKPOINT_PAGES: u32 = 2048;
 /// A write-ahead log that grew beyond this is truncated to it.
-const LOG_FILE_BYTES: u32 = 64 << 20;
+const LOG_FILE_BYTES: u32 = MAX_LOG_PAGES * PAGE_SIZE;
 /// More than there are statements.
 const PREPARED_STATEMENTS: usize = 32;
 /// Of what Antiphon creates. Responses are for nobody else on the machine.

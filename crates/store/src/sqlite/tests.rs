@@ -231,3 +231,21 @@ async fn writes_work_again_when_a_full_disk_has_space() {
     assert!(results.iter().all(Result::is_ok));
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_write_ahead_log_starts_over_while_commits_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let options = StoreOptions { durability: Durability::Normal, ..StoreOptions::default() };
+    let store = SqliteStore::open(&SqliteTarget::File(path.clone()), options).await.unwrap();
+    for n in 0..150 {
+        let mut record = record(n);
+        record.response.turn.input = vec![b'x'; 1 << 20].into();
+        store.record(record).await.unwrap();
+    }
+    let size = |path: &str| std::fs::metadata(directory.path().join(path)).unwrap().len();
+    assert!(size("a.db-wal") < 80 << 20, "{} bytes of log", size("a.db-wal"));
+    assert!(size("a.db") > 60 << 20, "{} bytes of database", size("a.db"));
+    store.close().await;
+    assert!(size("a.db") > 150 << 20, "{} bytes of database", size("a.db"));
+}

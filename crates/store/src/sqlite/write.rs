@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::checkpoint::Checkpoints;
 use super::file_identity::FileIdentity;
 use super::insert::insert_log;
 use super::lock::ServingLock;
@@ -23,6 +24,8 @@ pub(super) struct SqliteEngine {
     connection: Option<Shared>,
     /// `None` for a database in memory, which would be lost with its connection.
     opener: Option<Opener>,
+    /// `None` where checkpoints run within commits.
+    checkpoints: Option<Checkpoints>,
     readers: Arc<Readers>,
     encoder: Encoder,
     file_identity: Option<FileIdentity>,
@@ -35,22 +38,36 @@ pub(super) struct SqliteEngine {
 impl SqliteEngine {
     pub(super) fn new(opened: Opened, readers: Arc<Readers>) -> Self {
         let Opened { writer, opener, file_identity, lock, .. } = opened;
-        Self {
-            connection: Some(writer),
+        let mut engine = Self {
+            connection: None,
             opener,
+            checkpoints: None,
             readers,
             encoder: Encoder::new(),
             file_identity,
             _lock: lock,
-        }
+        };
+        engine.use_connection(writer);
+        engine
     }
 
     fn connection(&mut self) -> rusqlite::Result<Shared> {
         match (&self.connection, &mut self.opener) {
             (Some(connection), _) => Ok(Arc::clone(connection)),
-            (None, Some(open)) => open().map(|connection| Arc::clone(self.connection.insert(connection))),
+            (None, Some(open)) => open().map(|connection| self.use_connection(connection)),
             (None, None) => Err(rusqlite::Error::InvalidQuery),
         }
+    }
+
+    fn use_connection(&mut self, writer: Shared) -> Shared {
+        if let Some(open) = &mut self.opener {
+            let started =
+                open().map_err(Into::into).and_then(|copier| Checkpoints::start(&mut lock(&writer), copier));
+            self.checkpoints = started
+                .inspect_err(|error| tracing::warn!(%error, "checkpoints run within commits, as their thread cannot be started"))
+                .ok();
+        }
+        Arc::clone(self.connection.insert(writer))
     }
 }
 
@@ -78,7 +95,9 @@ impl Engine for SqliteEngine {
     async fn close(&mut self) {
         self.readers.close().await;
         let Some(connection) = self.connection.take().filter(|_| self.opener.is_some()) else { return };
-        let checkpoint = lock(&connection).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        let mut connection = lock(&connection);
+        let stopped = self.checkpoints.take().map_or(Ok(()), |checkpoints| checkpoints.stop(&mut connection));
+        let checkpoint = stopped.and_then(|()| connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
         if let Err(error) = checkpoint {
             tracing::warn!(%error, "the write-ahead log could not be emptied; it stays until the database is opened again");
         }
