@@ -55,6 +55,7 @@ mod replicas;
 mod resuming;
 mod settling;
 mod signing_in;
+mod signing_in_by_proxy;
 mod socket_faults;
 mod sockets;
 mod stalling;
