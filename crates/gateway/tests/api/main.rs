@@ -22,6 +22,7 @@ mod chat_replies;
 mod chat_servers;
 mod closing;
 mod compacting;
+mod connecting;
 mod connections;
 mod conversation_room;
 mod conversations;
