@@ -1,4 +1,4 @@
-//! Sessions of operators in the dashboard: opened with an admin token or by an identity provider, stored as a hash.
+//! Sessions of operators in the dashboard: opened with an admin token, by an identity provider or a proxy, stored as a hash.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
 pub struct Session {
     pub id: SessionId,
     pub role: Role,
-    /// The name of whoever signed in with an identity provider.
+    /// The name of whoever signed in with an identity provider or by a proxy.
     pub operator: Option<String>,
     /// Where it was opened from.
     pub address: Option<String>,
@@ -31,7 +31,7 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
-/// Who somebody is, in the words of an identity provider.
+/// Who somebody is, in the words of an identity provider or a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Stays the same for as long as the provider knows them.

@@ -357,6 +357,7 @@ pub fn operations(
     Operations {
         pool: Arc::new(Pool::new(accounts, config.routing.settings(), Arc::clone(&env.clock))),
         provider: config.oidc.as_ref().map(provider).map(Arc::new),
+        proxy_sign_in: config.proxy_sign_in.clone().map(Arc::new),
         upstream,
         keys,
         limits: Arc::new(Limits::new(config.project_limits(), Arc::clone(&store))),

@@ -156,6 +156,12 @@ impl Browser {
         self.command(Method::DELETE, "/cookie", Value::Null).await;
     }
 
+    /// Sends these headers with every request from now on, as a proxy would.
+    pub async fn set_headers(&self, headers: Value) {
+        self.devtools("Network.enable", json!({})).await;
+        self.devtools("Network.setExtraHTTPHeaders", json!({ "headers": headers })).await;
+    }
+
     async fn devtools(&self, name: &str, parameters: Value) {
         self.command(Method::POST, "/goog/cdp/execute", json!({ "cmd": name, "params": parameters })).await;
     }

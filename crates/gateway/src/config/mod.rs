@@ -22,6 +22,7 @@ mod oidc;
 mod prices;
 mod projects;
 mod proxy;
+mod proxy_sign_in;
 mod route;
 mod routing;
 mod show;
@@ -60,6 +61,7 @@ pub use self::oidc::OidcConfig;
 pub(crate) use self::oidc::is_secure;
 pub use self::projects::{LimitRules, ProjectConfig};
 pub use self::proxy::ProxyConfig;
+pub use self::proxy_sign_in::ProxySignInConfig;
 pub use self::routing::RoutingConfig;
 pub use self::sockets::SocketsConfig;
 pub use self::sources::{Origin, Sources};
@@ -76,6 +78,7 @@ use self::layers::{Layers, Merged};
 use self::oidc::OidcDraft;
 use self::prices::PriceDraft;
 use self::projects::ProjectDraft;
+use self::proxy_sign_in::ProxySignInDraft;
 use self::traces::TracesDraft;
 use self::values::{address, boolean, words};
 
@@ -126,6 +129,10 @@ pub struct Config {
     /// An identity provider with which operators sign in to the dashboard. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oidc: Option<OidcConfig>,
+
+    /// An authenticating proxy that says who uses the dashboard. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_sign_in: Option<ProxySignInConfig>,
 
     /// Prices that take precedence over the list that comes with the build. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -206,6 +213,7 @@ struct Draft {
     #[serde(default)]
     traces: Option<TracesDraft>,
     oidc: Option<OidcDraft>,
+    proxy_sign_in: Option<ProxySignInDraft>,
     #[serde(default)]
     prices: Vec<PriceDraft>,
     #[serde(default)]
@@ -312,6 +320,7 @@ impl Default for Config {
             tls: None,
             traces: None,
             oidc: None,
+            proxy_sign_in: None,
             prices: Vec::new(),
             projects: BTreeMap::new(),
             sources: Sources::default(),
@@ -341,6 +350,7 @@ impl Draft {
             tls: self.tls,
             traces: self.traces.and_then(|traces| traces.resolve(cwd, environment, problems)),
             oidc: self.oidc.and_then(|oidc| oidc.resolve(cwd, environment, problems)),
+            proxy_sign_in: self.proxy_sign_in.and_then(|proxy| proxy.resolve(problems)),
             prices: prices::resolve(self.prices, problems),
             projects: projects::resolve(self.projects, problems),
             sources: Sources::default(),

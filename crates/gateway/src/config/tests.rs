@@ -4,6 +4,7 @@ mod errors;
 mod loading;
 mod mistakes;
 mod oidc;
+mod proxy_sign_in;
 mod secrets;
 mod traces;
 mod values;

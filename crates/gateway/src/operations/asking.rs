@@ -65,6 +65,7 @@ impl Operations {
             client_headers: &HeaderMap::new(),
             accept: Accept::Events,
             body: encoded.parts,
+            connect_time: None,
         };
         let reply = self.upstream.post(account, post).await.map_err(|error| text(&error))?;
         let (head, body) = reply.into_parts();

@@ -53,7 +53,7 @@ pub struct AuditEntry {
     pub at: String,
     /// Origin of the change: `admin_api`, `command_line`, a session's id, or `gateway` for automatic changes.
     pub actor: String,
-    /// The name of the operator, if an identity provider has named them.
+    /// The name of the operator, if an identity provider or a proxy has named them.
     pub operator: Option<String>,
     #[schema(example = "key.created")]
     pub action: String,

@@ -102,6 +102,10 @@ pub struct AttemptView {
     pub began_ms: f64,
     /// An attempt that was answered ends with the first event.
     pub ended_ms: f64,
+    /// How long it took to connect: TCP, TLS, and the handshake of a WebSocket. Absent if a connection was reused, or none came
+    /// about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +114,7 @@ struct StoredAttempt {
     outcome: String,
     began_us: u64,
     ended_us: u64,
+    connect_us: Option<u64>,
 }
 
 /// Names of keys by their ids.
@@ -241,7 +246,7 @@ impl LoggedTurn {
 // === impl AttemptView ===
 
 impl AttemptView {
-    /// The attempts of a turn. Of a turn with one attempt, the row itself says all there is.
+    /// The attempts of a turn. Of a single one over a connection that was open, the row itself says all there is.
     pub(super) fn list(row: &LogRow) -> Vec<Self> {
         let stored: Vec<StoredAttempt> =
             row.attempt_log.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -251,6 +256,7 @@ impl AttemptView {
                 outcome: attempt.outcome,
                 began_ms: attempt.began_us as f64 / 1e3,
                 ended_ms: attempt.ended_us as f64 / 1e3,
+                connect_ms: attempt.connect_us.map(|micros| micros as f64 / 1e3),
             };
             return stored.into_iter().map(view).collect();
         }
@@ -261,6 +267,24 @@ impl AttemptView {
             outcome: outcome.to_owned(),
             began_ms: milliseconds(sent),
             ended_ms: milliseconds(row.first_event.unwrap_or(row.duration)),
+            connect_ms: None,
         }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_other_versions_have_written_are_read() {
+        let read = |more: &str| {
+            let text = format!(
+                "[{{\"account\":\"a\",\"outcome\":\"answered\",\"began_us\":1,\"ended_us\":2{more}}}]"
+            );
+            serde_json::from_str::<Vec<StoredAttempt>>(&text).unwrap().remove(0).connect_us
+        };
+        assert_eq!(read(""), None);
+        assert_eq!(read(",\"connect_us\":1,\"later\":{}"), Some(1));
     }
 }

@@ -18,6 +18,7 @@ mod log;
 mod overview;
 mod page;
 mod process;
+mod proxy_sign_in;
 mod request;
 mod responses;
 mod sessions;
@@ -36,6 +37,7 @@ use antiphon_store::{Clock, Store};
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
+use crate::config::ProxySignInConfig;
 use crate::oidc::Provider;
 
 pub use self::account_turns::{AccountTurns, TurnsOfAccount};
@@ -73,6 +75,8 @@ pub struct Operations {
     pub clock: Arc<dyn Clock>,
     /// With which operators can sign in to the dashboard.
     pub provider: Option<Arc<Provider>>,
+    /// The proxy that signs operators in.
+    pub proxy_sign_in: Option<Arc<ProxySignInConfig>>,
     /// How long usage is kept by the hour; `None` means for ever.
     pub hour_retention: Option<Duration>,
     pub process: Process,

@@ -27,7 +27,7 @@ pub struct SessionView {
     #[schema(example = "session_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b")]
     pub id: String,
     pub role: Role,
-    /// The name of whoever signed in with an identity provider.
+    /// The name of whoever signed in with an identity provider or by a proxy.
     pub operator: Option<String>,
     /// The address that it was opened from.
     pub address: Option<String>,

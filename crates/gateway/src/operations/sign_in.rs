@@ -33,6 +33,10 @@ pub enum SignInError {
     TooMany(Duration),
     #[error("This sign-in has expired, or another browser has begun it. Please sign in again.")]
     Ended,
+    #[error("The header {name} of the proxy is not valid: {why}. Ask whoever manages the proxy.")]
+    InvalidHeader { name: String, why: &'static str },
+    #[error("{0} has no role in this gateway. Ask whoever manages its configuration.")]
+    NoRole(String),
     #[error("{}", text(.0))]
     Provider(#[from] ProviderError),
     #[error("{}", STORE_UNAVAILABLE_TEXT)]
@@ -51,9 +55,7 @@ fn text(error: &ProviderError) -> String {
         ProviderError::InvalidToken(_) => {
             "The reply of the identity provider is not valid. Please sign in again.".to_owned()
         }
-        ProviderError::NoRole(name) => {
-            format!("{name} has no role in this gateway. Ask whoever manages its configuration.")
-        }
+        ProviderError::NoRole(name) => SignInError::NoRole(name.clone()).to_string(),
     }
 }
 

@@ -9,6 +9,7 @@ use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
 use antiphon_store::Status;
 use antiphon_upstream::account::Account;
+use antiphon_upstream::client::ConnectTime;
 use antiphon_upstream::metrics::ANSWERED;
 
 use super::attempt::Reply;
@@ -23,6 +24,8 @@ pub struct Progress {
     pub attempts: Vec<Attempt>,
     /// When the current or latest attempt began, after the start of the turn.
     pub sent: Option<Duration>,
+    /// Of the current or latest attempt.
+    pub connect_time: ConnectTime,
     pub depth: u32,
     /// Whether the encrypted items of the chain were sent.
     pub reasoning: Option<Reasoning>,
@@ -53,6 +56,8 @@ pub struct Attempt {
     pub outcome: &'static str,
     /// When it began and ended, after the start of the turn. An attempt that succeeds ends with the first event.
     pub during: (Duration, Duration),
+    /// How long it took to connect, unless a connection was reused.
+    pub connect: Option<Duration>,
 }
 
 /// How a turn ended.
@@ -74,7 +79,8 @@ impl Turn {
             self.turns.upstream.metrics().attempt_ended(&account.name, outcome);
             let (account, now) = (Arc::clone(account), self.facts.started.elapsed());
             let during = (self.progress.sent.unwrap_or(now), now);
-            self.progress.attempts.push(Attempt { account, outcome, during });
+            let connect = self.progress.connect_time.take();
+            self.progress.attempts.push(Attempt { account, outcome, during, connect });
             self.trace_attempt_outcome();
             // Another attempt at the same account follows at once.
             self.progress.sent = Some(now);
@@ -91,7 +97,8 @@ impl Turn {
         metrics.first_event.observe(after.as_secs_f64());
         let progress = &mut self.progress;
         let during = (progress.sent.unwrap_or(after), after);
-        progress.attempts.push(Attempt { account: Arc::clone(account), outcome: ANSWERED, during });
+        let (account, connect) = (Arc::clone(account), progress.connect_time.take());
+        progress.attempts.push(Attempt { account, outcome: ANSWERED, during, connect });
         progress.reasoning = Some(reply.reasoning);
         progress.first_event = Some(after);
         self.trace_attempt_outcome();
@@ -144,6 +151,7 @@ impl Default for Progress {
             account: None,
             attempts: Vec::new(),
             sent: None,
+            connect_time: ConnectTime::default(),
             depth: 0,
             reasoning: None,
             first_event: None,

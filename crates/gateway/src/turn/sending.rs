@@ -245,7 +245,8 @@ impl Turn {
         let operation = self.facts.create.operation;
         let is_stream_only = operation == Operation::Create && account.settings.stream_only;
         let accept = if self.facts.door.streams() || is_stream_only { Accept::Events } else { Accept::Json };
-        let post = Post { operation, dialect, authorization, client_headers: &self.headers, accept, body };
+        let (client_headers, connect_time) = (&self.headers, Some(&self.progress.connect_time));
+        let post = Post { operation, dialect, authorization, client_headers, accept, body, connect_time };
         Err(match self.within_first_byte(self.turns.upstream.post(account, post)).await? {
             Ok(reply) => return Ok(reply),
             Err(SendError::ConnectTimeout) => {
@@ -276,9 +277,13 @@ impl Turn {
         let socket = match parent_socket {
             Some(socket) => socket,
             None => {
+                let began = Instant::now();
                 let opening = self.turns.upstream.open_socket(account, authorization, &self.headers);
                 match self.within_first_byte(opening).await? {
-                    Ok(socket) => socket,
+                    Ok(socket) => {
+                        self.progress.connect_time.note(began.elapsed());
+                        socket
+                    }
                     Err(error) => return self.handle_open_error(account, &error),
                 }
             }

@@ -80,7 +80,7 @@ impl Turn {
             duration: facts.started.elapsed(),
             first_event: progress.first_event,
             sent: progress.attempts.last().map(|attempt| attempt.during.0),
-            attempt_log: (progress.attempts.len() > 1).then(|| attempt_log(&progress.attempts)),
+            attempt_log: attempt_log(&progress.attempts),
             reasoning: progress.reasoning.map(|reasoning| reasoning.as_str().into()),
         }
     }
@@ -203,13 +203,22 @@ impl fmt::Display for Attempts<'_> {
     }
 }
 
-/// Attempts as the request log keeps them.
-fn attempt_log(attempts: &[Attempt]) -> String {
-    let attempt = |Attempt { account, outcome, during: (began, ended) }: &Attempt| {
-        let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        json!({"account": account.name, "outcome": outcome, "began_us": micros(began), "ended_us": micros(ended)})
+/// Attempts as the request log keeps them. `None` if the rest of the row says all there is of a single one.
+fn attempt_log(attempts: &[Attempt]) -> Option<String> {
+    if matches!(attempts, [] | [Attempt { connect: None, .. }]) {
+        return None;
+    }
+    let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let attempt = |Attempt { account, outcome, during: (began, ended), connect }: &Attempt| {
+        let mut attempt = json!({
+            "account": account.name, "outcome": outcome, "began_us": micros(began), "ended_us": micros(ended),
+        });
+        if let Some(connect) = connect {
+            attempt["connect_us"] = micros(connect).into();
+        }
+        attempt
     };
-    attempts.iter().map(attempt).collect::<serde_json::Value>().to_string()
+    Some(attempts.iter().map(attempt).collect::<serde_json::Value>().to_string())
 }
 
 pub(super) fn operation_name(operation: Operation) -> &'static str {

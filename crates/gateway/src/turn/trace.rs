@@ -327,7 +327,7 @@ impl Turn {
         writer: &SpanWriter,
         duration: Duration,
     ) -> Span {
-        let Attempt { account, outcome, during: (began, ended) } = attempt;
+        let Attempt { account, outcome, during: (began, ended), connect } = attempt;
         let is_answered = *outcome == ANSWERED;
         // An attempt that succeeds goes on until everything has been read.
         let record = trace.steps.iter().find(|times| times.step == Step::Record).map(|times| times.began);
@@ -346,6 +346,7 @@ impl Turn {
         if let Some(status) = traced.status {
             attributes.number("http.response.status_code", status.as_u16());
         }
+        span.events.extend(connect.map(|connect| writer.event("connected", *began + connect)));
         if is_answered {
             span.events.extend(self.progress.first_event.map(|first| writer.event("first event", first)));
         } else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use antiphon_access::admin::Role;
 use antiphon_testkit::{IdentityProvider, ManualClock};
+use serde_json::json;
 
 use crate::rig::Rig;
 
@@ -49,6 +50,31 @@ async fn an_operator_signs_in_at_the_provider_and_comes_back() {
     rig.assert_well_made().await;
     rig.click("form[action='/logout'] button").await;
     rig.until_at("/login").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_whom_a_proxy_names_needs_one_session() {
+    let proxy = "proxy_sign_in.header = \"x-forwarded-user\"\nproxy_sign_in.addresses = [\"127.0.0.1\"]";
+    let rig = Rig::start_with(|setup| setup.config(proxy)).await;
+    rig.set_headers(json!({"x-forwarded-user": "ada@example.com"})).await;
+    rig.visit("/keys?after=a").await;
+    rig.until_at("/keys?after=a").await;
+    rig.until_shown("ada@example.com").await;
+    // From another site, the browser leaves the cookie out at first.
+    let address = rig.gateway.address();
+    rig.open(&format!("http://localhost:{}/healthz", address.port())).await;
+    rig.run(&format!("location.href = 'http://{address}/settings'")).await;
+    rig.until_at("/settings").await;
+    rig.until_shown("this one").await;
+    assert_eq!(rig.run("return document.querySelectorAll('[aria-label=Sessions] tbody tr').length").await, 1);
+    rig.click("form[action='/logout'] button").await;
+    rig.until_at("/logout").await;
+    rig.until_shown("still knows you").await;
+    rig.console().await;
+    rig.assert_well_made().await;
+    rig.click("a[href='/login']").await;
+    rig.until_at("/").await;
+    rig.until_shown("ada@example.com").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

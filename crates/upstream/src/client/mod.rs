@@ -14,7 +14,8 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, Uri};
 
@@ -41,6 +42,9 @@ pub(crate) struct Clients {
     pool_index: fn() -> usize,
 }
 
+/// A request on its way, until its reply begins.
+type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, SendError>> + Send + 'a>>;
+
 /// Why there is no reply. The texts come from the transport and contain no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -53,9 +57,30 @@ pub enum SendError {
     Broken(String),
 }
 
+/// How long it took to open the connection of a request, TLS included. Nothing is noted for one that was reused.
+#[derive(Debug, Default)]
+pub struct ConnectTime {
+    nanos: AtomicU64,
+}
+
 /// Opens connections for WebSockets.
 #[derive(Clone)]
 pub(crate) struct SocketConnector(Connector);
+
+// === impl ConnectTime ===
+
+impl ConnectTime {
+    pub fn note(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Takes what was noted since the last time.
+    pub fn take(&mut self) -> Option<Duration> {
+        let nanos = std::mem::take(self.nanos.get_mut());
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+}
 
 // === impl SocketConnector ===
 
@@ -94,20 +119,27 @@ impl Clients {
     /// # Errors
     ///
     /// [`SendError`] if there is no connection, or it is lost before the reply.
-    pub fn send(
-        &self,
+    pub fn send<'a>(&'a self, request: Request<PartsBody>, route: &Route) -> Sending<'a> {
+        self.send_timed(request, route, None)
+    }
+
+    /// As [`send`](Self::send), and notes how long it took to open a connection.
+    pub fn send_timed<'a>(
+        &'a self,
         request: Request<PartsBody>,
         route: &Route,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, SendError>> + Send + '_>> {
+        connect_time: Option<&'a ConnectTime>,
+    ) -> Sending<'a> {
         let origin = Origin::new(request.uri(), route);
         // Boxed because it is large: otherwise every turn's future would have room for it.
-        Box::pin(self.send_once(request, origin))
+        Box::pin(self.send_once(request, origin, connect_time))
     }
 
     async fn send_once(
         &self,
         request: Request<PartsBody>,
         origin: Option<Origin>,
+        connect_time: Option<&ConnectTime>,
     ) -> Result<Response<ReplyBody>, SendError> {
         let Some(origin) = origin else {
             return Err(SendError::Connect("the address has no host".to_owned()));
@@ -127,7 +159,11 @@ impl Clients {
             }
         }
         // Boxed because it is rare and even larger.
+        let began = Instant::now();
         let connection = Box::pin(self.connect(&origin, pool)).await?;
+        if let Some(connect_time) = connect_time {
+            connect_time.note(began.elapsed());
+        }
         Ok(connection.send(request, (&origin, pool)).await?)
     }
 

@@ -25,7 +25,7 @@ pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};
 pub use self::words::words_of;
 use crate::account::{Account, Credential, NotAList};
-use crate::client::{Clients, PartsBody, SendError};
+use crate::client::{Clients, ConnectTime, PartsBody, SendError};
 use crate::credential::seal::Sealer;
 use crate::credential::{Credentials, NoToken};
 use crate::dialect::Dialect;
@@ -56,6 +56,8 @@ pub struct Post<'a> {
     pub client_headers: &'a HeaderMap,
     pub accept: Accept,
     pub body: Vec<Bytes>,
+    /// Notes how long it takes to connect.
+    pub connect_time: Option<&'a ConnectTime>,
 }
 
 /// What the reply should be.
@@ -208,7 +210,7 @@ impl Upstream {
     ///
     /// [`SendError`] if there is no reply.
     pub async fn post(&self, account: &Account, post: Post<'_>) -> Result<Response<ReplyBody>, SendError> {
-        let Post { operation, dialect, authorization, client_headers, accept, body } = post;
+        let Post { operation, dialect, authorization, client_headers, accept, body, connect_time } = post;
         let mut headers = headers::for_upstream(client_headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -223,7 +225,8 @@ impl Upstream {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = account.uri(operation, dialect).clone();
         *request.headers_mut() = headers;
-        Ok(self.clients.send(request, &account.settings.route).await?.map(ReplyBody::Http))
+        let sending = self.clients.send_timed(request, &account.settings.route, connect_time);
+        Ok(sending.await?.map(ReplyBody::Http))
     }
 
     /// A request about a response that the account's upstream runs. `None` if its id cannot be one.

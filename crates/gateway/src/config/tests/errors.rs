@@ -29,7 +29,7 @@ fn an_unknown_key_is_reported_with_the_known_keys() {
     assert_eq!(
         Case::file("colour = 1").error(),
         "colour (in antiphon.toml, line 1): unknown key. Known keys: listen, admin_listen, dashboard, auth, allowed_hosts, store, accounts, routing, limits, \
-         timeouts, turns, background, sockets, usage, log, tls, traces, oidc, prices, projects"
+         timeouts, turns, background, sockets, usage, log, tls, traces, oidc, proxy_sign_in, prices, projects"
     );
 }
 
@@ -38,7 +38,7 @@ fn a_variable_with_one_underscore_too_few_is_recognised() {
     assert_eq!(
         Case::empty().variable("ANTIPHON_STORE_URL", "sqlite://x").error(),
         "store_url (environment variable ANTIPHON_STORE_URL): unknown key; did you mean store.url (as a variable \
-         ANTIPHON_STORE__URL)? Known keys: listen, admin_listen, dashboard, auth, allowed_hosts, store, accounts, routing, limits, timeouts, turns, background, sockets, usage, log, tls, traces, oidc, prices, projects"
+         ANTIPHON_STORE__URL)? Known keys: listen, admin_listen, dashboard, auth, allowed_hosts, store, accounts, routing, limits, timeouts, turns, background, sockets, usage, log, tls, traces, oidc, proxy_sign_in, prices, projects"
     );
 }
 

@@ -159,6 +159,14 @@ admin_values = ["ops"]
 viewer_values = ["staff"]
 proxy = "direct"
 ca_file = "ca.pem"
+
+[proxy_sign_in]
+header = "x-forwarded-user"
+addresses = ["10.0.0.7/32", "fd00::/8"]
+role_header = "x-forwarded-groups"
+admin_values = ["ops"]
+viewer_values = ["staff"]
+default_role = "viewer"
 "#;
 
 fn keys(config: &Config) -> BTreeSet<String> {

@@ -19,6 +19,7 @@ use url::form_urlencoded;
 use super::page::Problem;
 use crate::body_memory::Tenant;
 use crate::http::app_state::{AppState, BodyLimits};
+use crate::http::auth::client_address;
 use crate::http::error::RequestError;
 use crate::http::origin::FORWARDED_PROTO;
 use crate::operations::{OperationError, parse_query};
@@ -57,7 +58,12 @@ impl FromRequestParts<AppState> for SignedIn {
             Some(secret) => state.operations.find_session(secret).await,
             None => Ok(None),
         };
-        match session {
+        let operator = state.operations.proxied_operator(&parts.headers, client_address(&parts.extensions));
+        // Behind a proxy, a browser may have the session of another operator.
+        let is_theirs = |session: &Session| {
+            operator.is_ok_and(|operator| operator.is_none_or(|operator| operator.owns(session)))
+        };
+        match session.map(|session| session.filter(is_theirs)) {
             Ok(Some(session)) => Ok(Self(session)),
             Ok(None) => Err(to_login(parts).into_response()),
             Err(error) => Err(Problem::from(error).into_response()),
@@ -142,12 +148,23 @@ pub fn is_https(headers: &HeaderMap) -> bool {
 /// The login page, which leads back to this one.
 fn to_login(parts: &Parts) -> Redirect {
     let page = parts.uri.path_and_query().map_or("/", |page| page.as_str());
-    if parts.method.is_safe() && page != "/" {
-        let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", page).finish();
-        Redirect::to(&format!("{LOGIN_PATH}?{next}"))
-    } else {
-        Redirect::to(LOGIN_PATH)
+    Redirect::to(&login_path((parts.method.is_safe() && page != "/").then_some(page)))
+}
+
+/// The address of the login page, which leads on to a page.
+pub fn login_path(next: Option<&str>) -> String {
+    match next {
+        Some(page) => {
+            let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", page).finish();
+            format!("{LOGIN_PATH}?{next}")
+        }
+        None => LOGIN_PATH.to_owned(),
     }
+}
+
+/// Whether a page of another site has led the browser here. It then sends no cookie of a session.
+pub fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    text(headers, &SEC_FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"))
 }
 
 /// Whether one of our own pages has sent the request.

@@ -10,6 +10,7 @@ use super::assets::Asset;
 use super::gate::{Empty, Form, Query, SignedIn, cookie};
 use super::page::{Problem, bare_page};
 use super::pieces::alert;
+use super::proxy_sign_in;
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
 use crate::http::error::RequestError;
@@ -31,8 +32,15 @@ pub struct Login {
     next: Option<String>,
 }
 
-pub async fn form(State(state): State<AppState>, Query(query): Query<LoginQuery>) -> Response {
-    page(&state, StatusCode::OK, query.next.as_deref(), None)
+pub async fn form(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    extensions: Extensions,
+    Query(query): Query<LoginQuery>,
+) -> Response {
+    let next = query.next.as_deref();
+    let proxied = proxy_sign_in::sign_in(&state, &headers, &extensions, next).await;
+    proxied.unwrap_or_else(|| page(&state, StatusCode::OK, next, None))
 }
 
 pub async fn sign_in(
@@ -64,6 +72,7 @@ pub async fn sign_out(
     State(state): State<AppState>,
     SignedIn(session): SignedIn,
     headers: HeaderMap,
+    extensions: Extensions,
     _: Form<Empty>,
 ) -> Result<Response, Problem> {
     match state.operations.end_session(&session.id.to_string(), session.actor()).await {
@@ -71,7 +80,8 @@ pub async fn sign_out(
         Ok(_) | Err(OperationError::SessionNotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(([(header::SET_COOKIE, cookie(None, &headers))], Redirect::to("/login")).into_response())
+    let next = proxy_sign_in::after_sign_out(&state.operations, &headers, &extensions);
+    Ok(([(header::SET_COOKIE, cookie(None, &headers))], next).into_response())
 }
 
 /// A page of this gateway; never an address elsewhere.
@@ -94,6 +104,13 @@ fn content(next: Option<&str>, provider: Option<&str>, error: Option<&str>) -> M
             a .button.primary href=(provider_path(next)) { "Sign in with " (provider) }
             p .or { "or" }
         }
+        (token_form(next))
+    }
+}
+
+/// The form for an admin token.
+pub fn token_form(next: Option<&str>) -> Markup {
+    html! {
         form .stack method="post" action="/login" {
             @if let Some(next) = next { input #next type="hidden" name="next" value=(next); }
             label .field {

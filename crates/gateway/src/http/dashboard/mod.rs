@@ -25,6 +25,7 @@ mod numbers;
 mod overview;
 mod page;
 mod pieces;
+mod proxy_sign_in;
 mod responses;
 mod series;
 mod settings;
@@ -46,7 +47,7 @@ pub fn router() -> Router<AppState> {
         .route("/login", get(login::form).post(login::sign_in))
         .route("/login/provider", get(sign_in::begin))
         .route("/login/callback", get(sign_in::finish))
-        .route("/logout", post(login::sign_out))
+        .route("/logout", get(proxy_sign_in::signed_out).post(login::sign_out))
         .route("/assets/{file}", get(assets::get))
         .route("/responses", get(responses::list).fallback(unknown_route))
         .route("/responses/background", get(background::list))

@@ -6,6 +6,7 @@ use antiphon_access::admin::Role;
 use antiphon_access::sessions::Session;
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
+use http::{Extensions, HeaderMap};
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -13,6 +14,7 @@ use super::configuration::{configuration, store};
 use super::gate::{Change, Empty, Query, SignedIn};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, button, empty, is_admin, next_page, none, notice, secret, time};
+use super::proxy_sign_in::after_sign_out;
 use crate::http::path_segment::PathSegment;
 use crate::operations::{AuditEntry, AuditSearch, Operations, SessionView, TokenView};
 
@@ -218,8 +220,10 @@ pub async fn end_session(
 
 pub async fn end_all_sessions(
     State(operations): State<Arc<Operations>>,
+    headers: HeaderMap,
+    extensions: Extensions,
     change: Change<Empty>,
 ) -> Result<Redirect, Problem> {
     operations.end_all_sessions(change.actor()).await?;
-    Ok(Redirect::to("/login"))
+    Ok(after_sign_out(&operations, &headers, &extensions))
 }

@@ -48,7 +48,7 @@ pub async fn begin(
             let cookie = sign_in_cookie(Some(secret.expose_secret()), &headers);
             ([(header::SET_COOKIE, cookie)], Redirect::to(url.as_str())).into_response()
         }
-        Err(error) => refusal(&state, &error, &uri, next.as_deref()),
+        Err(error) => refusal(&state, &error, uri.path(), next.as_deref()),
     }
 }
 
@@ -67,24 +67,24 @@ pub async fn finish(
     match state.operations.finish_sign_in(secret, reply, address).await {
         Ok((secret, next)) => {
             let cookies = [cookie(Some(secret.expose()), &headers), sign_in_cookie(None, &headers)];
-            signed_in(local(next.as_deref()).unwrap_or("/"), cookies)
+            leading_page("Signed in", local(next.as_deref()).unwrap_or("/"), &cookies)
         }
         Err(error) => {
             if let Err(denied) = state.keys.count_failure(address) {
                 return Problem::from(RequestError::from(denied)).into_response();
             }
-            refusal(&state, &error, &uri, None)
+            refusal(&state, &error, uri.path(), None)
         }
     }
 }
 
 /// A page that leads to the next one by itself.
-fn signed_in(next: &str, cookies: [String; 2]) -> Response {
+pub fn leading_page(title: &str, next: &str, cookies: &[String]) -> Response {
     let content = html! {
-        h1 { "Signed in" }
+        h1 { (title) }
         p { a href=(next) { "Continue" } }
     };
-    let mut reply = bare_page(StatusCode::OK, "Signed in", None, &content);
+    let mut reply = bare_page(StatusCode::OK, title, None, &content);
     for cookie in cookies {
         if let Ok(cookie) = HeaderValue::try_from(cookie) {
             reply.headers_mut().append(header::SET_COOKIE, cookie);
@@ -97,13 +97,14 @@ fn signed_in(next: &str, cookies: [String; 2]) -> Response {
 }
 
 /// The login page, which says why nobody is signed in.
-fn refusal(state: &AppState, error: &SignInError, uri: &Uri, next: Option<&str>) -> Response {
+pub fn refusal(state: &AppState, error: &SignInError, path: &str, next: Option<&str>) -> Response {
     let status = match error {
         SignInError::NotConfigured => {
-            return Problem::from(RequestError::UnknownRoute(format!("GET {}", uri.path()))).into_response();
+            return Problem::from(RequestError::UnknownRoute(format!("GET {path}"))).into_response();
         }
         SignInError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-        SignInError::Ended => StatusCode::BAD_REQUEST,
+        SignInError::Ended | SignInError::InvalidHeader { .. } => StatusCode::BAD_REQUEST,
+        SignInError::NoRole(_) => StatusCode::FORBIDDEN,
         SignInError::Provider(ProviderError::Unavailable(_)) => StatusCode::BAD_GATEWAY,
         SignInError::Provider(ProviderError::NoRole(_)) => StatusCode::FORBIDDEN,
         SignInError::Provider(_) => StatusCode::UNAUTHORIZED,

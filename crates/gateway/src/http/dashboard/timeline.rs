@@ -1,4 +1,4 @@
-//! The attempts of a turn as a waterfall: waiting, asking, and reading.
+//! The attempts of a turn as a waterfall: waiting, connecting, asking, and reading.
 
 use std::time::Duration;
 
@@ -49,11 +49,17 @@ fn steps(turn: &LoggedTurn, attempts: &[AttemptView]) -> Vec<Step> {
     for attempt in attempts {
         let is_answered = attempt.outcome == "answered";
         let label = if is_answered { "until the first event" } else { attempt.outcome.as_str() };
+        let mut from = attempt.began_ms;
+        if let Some(connect) = attempt.connect_ms {
+            let label = format!("{}: connecting", attempt.account);
+            steps.push(Step { class: "s4", label, from, to: from + connect });
+            from += connect;
+        }
         steps.push(Step {
             class: if is_answered { "s3" } else { "failed" },
             label: format!("{}: {label}", attempt.account),
-            from: attempt.began_ms,
-            to: attempt.ended_ms.max(attempt.began_ms),
+            from,
+            to: attempt.ended_ms.max(from),
         });
     }
     if let Some(first_event) = turn.first_event_ms {

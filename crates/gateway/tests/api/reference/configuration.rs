@@ -35,8 +35,8 @@ fn the_reference_of_the_configuration_is_that_of_the_example() {
 impl Reader {
     fn read(&mut self, line: &str) {
         let shown = line.strip_prefix("# ").unwrap_or(line);
-        if line.starts_with('[') {
-            self.section(&format!("`{line}`"));
+        if shown.starts_with('[') {
+            self.section(&format!("`{shown}`"));
         } else if let Some((key, value)) = assignment(shown) {
             self.key(key, value, line.starts_with('#'));
         } else if line.starts_with('#') {

@@ -1,0 +1,78 @@
+//! Signing in through an authenticating proxy: the login page opens the session of the operator whom it names.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Redirect, Response};
+use http::{Extensions, HeaderMap, StatusCode};
+use maud::html;
+
+use super::gate::{LOGIN_PATH, cookie, is_from_elsewhere, login_path, secret};
+use super::login::{local, token_form};
+use super::page::{Problem, bare_page};
+use super::sign_in::{leading_page, refusal};
+use crate::http::app_state::AppState;
+use crate::http::auth::client_address;
+use crate::operations::Operations;
+
+/// Where to go after signing out. The login page would sign the operator in again.
+pub const SIGNED_OUT_PATH: &str = "/logout";
+
+/// Signs in whom the proxy names. `None` if it names nobody.
+pub async fn sign_in(
+    state: &AppState,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+    next: Option<&str>,
+) -> Option<Response> {
+    let address = client_address(extensions);
+    let next = local(next);
+    let operator = match state.operations.proxied_operator(headers, address) {
+        Ok(operator) => operator?,
+        Err(error) => return Some(refusal(state, &error, LOGIN_PATH, next)),
+    };
+    if is_from_elsewhere(headers) {
+        // The browser has left out the session's cookie, and a page of another site signs nobody in.
+        return Some(leading_page("Signing in", &login_path(next), &[]));
+    }
+    let session = match secret(headers) {
+        Some(secret) => state.operations.find_session(secret).await,
+        None => Ok(None),
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(error) => return Some(Problem::from(error).into_response()),
+    };
+    let page = next.unwrap_or("/");
+    if session.as_ref().is_some_and(|session| operator.owns(session)) {
+        return Some(Redirect::to(page).into_response());
+    }
+    Some(match state.operations.open_proxied_session(operator, session, address).await {
+        Ok(secret) => leading_page("Signed in", page, &[cookie(Some(secret.expose()), headers)]),
+        Err(error) => refusal(state, &error, LOGIN_PATH, next),
+    })
+}
+
+/// Where an operator is led who has signed out.
+pub fn after_sign_out(operations: &Operations, headers: &HeaderMap, extensions: &Extensions) -> Redirect {
+    let operator = operations.proxied_operator(headers, client_address(extensions));
+    let path = if matches!(operator, Ok(None)) { LOGIN_PATH } else { SIGNED_OUT_PATH };
+    Redirect::to(path)
+}
+
+/// The page for operators whom the proxy still knows.
+pub async fn signed_out(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    extensions: Extensions,
+) -> Response {
+    if let Ok(None) = state.operations.proxied_operator(&headers, client_address(&extensions)) {
+        return Redirect::to(LOGIN_PATH).into_response();
+    }
+    let content = html! {
+        h1 { "Signed out" }
+        p { "The proxy in front of this dashboard still knows you. To leave this browser to somebody else, sign out there, too." }
+        a .button.primary href=(LOGIN_PATH) { "Sign in again" }
+        p .or { "or" }
+        (token_form(None))
+    };
+    bare_page(StatusCode::OK, "Signed out", None, &content)
+}
