@@ -18,6 +18,8 @@ SECONDS = os.environ.get("BENCH_SECONDS", "2")
 FOR_SECONDS = ("--duration", f"{SECONDS}s")
 WARMUP = 200
 BURST = ("--event-by-event",)
+# A process that takes no more CPU seconds than these in so many seconds has nothing to do.
+IDLE_CPU_SECONDS, SETTLED_SECONDS = 0.05, 2
 
 
 def free_port():
@@ -27,12 +29,12 @@ def free_port():
 
 
 def wait_for(port):
-    for _ in range(200):
+    for _ in range(2000):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.005)
     sys.exit(f"nothing listens on port {port}")
 
 
@@ -87,6 +89,22 @@ class Process:
         report = load(self.port, *arguments, **options)
         return report, self.cpu_seconds() - before
 
+    def cost(self, *arguments):
+        """What a turn of a load takes, as figures of a table."""
+        report, cpu = self.measured(*arguments)
+        latency = report["latency"]
+        return {
+            "us": cpu / report["requests"] * 1e6, "per_second": report["requests_per_second"],
+            "p50": latency["p50_us"], "p99": latency["p99_us"], "max": latency["max_us"],
+        }
+
+    def settle(self):
+        """Waits until the process has nothing left to do."""
+        before = float("-inf")
+        while (now := self.cpu_seconds()) - before > IDLE_CPU_SECONDS:
+            before = now
+            time.sleep(SETTLED_SECONDS)
+
 
 class Upstream(Process):
     def __init__(self, *arguments):
@@ -103,7 +121,7 @@ class Gateway(Process):
     """A gateway of its own with a database of its own."""
 
     def __init__(self, accounts, binary=RELEASE / "antiphon", store_url=None, **settings):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-", dir=os.environ.get("BENCH_DIR")))
         self.binary, self.accounts = binary, accounts
         self.store_url = store_url or os.environ.get("BENCH_STORE_URL") or f"sqlite://{self.database()}"
         self.settings = settings
@@ -117,8 +135,12 @@ class Gateway(Process):
         )
         super().__init__([self.binary, "serve"], port, **self.environment)
 
-    def restart(self):
+    def stop(self):
         super().__exit__()
+
+    def restart(self, **settings):
+        self.stop()
+        self.settings |= settings
         self.serve()
 
     def database(self):
@@ -133,7 +155,7 @@ class Gateway(Process):
         return done.stdout
 
     def __exit__(self, *_):
-        super().__exit__()
+        self.stop()
         shutil.rmtree(self.folder)
 
 
