@@ -21,28 +21,33 @@ PICTURES = {
     "clients-p99": ("p99 of turns, by the number of clients", "clients", "ms, logarithmic", "clients", CLIENTS, {"p99": ""}),
     "size-cpu": (
         "CPU time of a stored turn, by the size of the database", "GiB", "us", "size", SIZE,
-        {"us": "16 clients", "purging_us": "16 clients while a purge runs, which is included"},
+        {"us": "16 clients", "purging_us": "with a purge"},
     ),
     "size-times": (
         "Times, by the size of the database", "GiB", "ms, logarithmic", "size", SIZE,
         {
-            "p99": "p99 of 16 clients", "purging_p99": "p99 of 16 clients while a purge runs", "new": "first turn of a new chain",
-            "disk": "first turn of an old chain, on the disk", "ready": "start until ready",
+            "p99": "p99 of 16 clients", "purging_p99": "the same during a purge", "new": "first turn of a new chain",
+            "disk": "of an old chain, on the disk", "ready": "start until ready",
         },
     ),
 }
 SCRIPT = """
-set terminal svg size 720,420 font "sans-serif,13" background "white"
+set terminal svg size 860,380 font "sans-serif,13" background "white"
 set output "{path}"
 set colors podo
+# Instead of yellow, which white swallows.
+set linetype 5 linecolor "#cc3311"
 set title "{title}"
 set xlabel "{x}"
 set ylabel "{y}"
 set logscale x
 set xtics ({ticks})
 {scale}
+set xrange [{least} * 0.9:{most} * 1.1]
 set grid
-set key below
+set style data linespoints
+set for [number=1:8] linetype number linewidth 2 pointtype 7 pointsize 0.6
+set key outside right center Left reverse spacing 1.4
 plot {lines}
 """
 
@@ -76,11 +81,11 @@ def draw(path, title, x, y, lines):
         f"$line{number} << END\n" + "".join(f"{at} {value}\n" for at, value in sorted(points)) + "END\n"
         for number, points in enumerate(lines.values())
     )
+    places = sorted({at for points in lines.values() for at, _ in points})
     script = SCRIPT.format(
-        path=path, title=title, x=x, y=y,
-        ticks=", ".join(f"{at:g}" for at in sorted({at for points in lines.values() for at, _ in points})),
+        path=path, title=title, x=x, y=y, ticks=", ".join(f"{at:g}" for at in places), least=places[0], most=places[-1],
         scale="set logscale y" if "logarithmic" in y else "set yrange [0:*]",
-        lines=", ".join(f'$line{number} with linespoints linewidth 2 title "{label}"' for number, label in enumerate(lines)),
+        lines=", ".join(f'$line{number} title "{label}"' for number, label in enumerate(lines)),
     )
     subprocess.run(["gnuplot"], input=data + script, text=True, check=True)
 

@@ -13,6 +13,8 @@ import tempfile
 import time
 
 RELEASE = pathlib.Path("target/release")
+# Where databases are.
+FOLDER = os.environ.get("BENCH_DIR", tempfile.gettempdir())
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 SECONDS = os.environ.get("BENCH_SECONDS", "2")
 FOR_SECONDS = ("--duration", f"{SECONDS}s")
@@ -121,7 +123,7 @@ class Gateway(Process):
     """A gateway of its own with a database of its own."""
 
     def __init__(self, accounts, binary=RELEASE / "antiphon", store_url=None, **settings):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-", dir=os.environ.get("BENCH_DIR")))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-", dir=FOLDER))
         self.binary, self.accounts = binary, accounts
         self.store_url = store_url or os.environ.get("BENCH_STORE_URL") or f"sqlite://{self.database()}"
         self.settings = settings

@@ -11,7 +11,7 @@ import sys
 import time
 
 from depth import took
-from processes import BURST, FOR_SECONDS, Gateway, Upstream
+from processes import BURST, FOLDER, FOR_SECONDS, Gateway, Upstream
 from tables import header, row, spread
 
 GIB = 1 << 30
@@ -35,9 +35,15 @@ PURGE_INTERVAL = "ANTIPHON_STORE__PURGE_INTERVAL"
 
 # Of each table: its title, and the figures in its columns with what they are called.
 TABLES = (
-    ("start", {"turns": "turns", "ready": "until ready, us", "ready_cpu": "CPU until then, us", "later_cpu": "CPU afterwards, us"}),
-    (f"stored turns, {CLIENTS} clients", {"per_second": "turns/s", "us": "CPU us/turn", "p50": "p50, us", "p99": "p99, us", "max": "max, us"}),
-    ("first turn", {"new": "of a new chain, us", "page_cache": "of an old one in the page cache, us", "disk": "of an old one on the disk, us"}),
+    ("start", {
+        "turns": "turns", "ready": "until ready, us", "ready_cpu": "CPU until then, us", "later_cpu": "CPU afterwards, us",
+    }),
+    (f"stored turns, {CLIENTS} clients", {
+        "per_second": "turns/s", "us": "CPU us/turn", "p50": "p50, us", "p99": "p99, us", "max": "max, us",
+    }),
+    ("first turn", {
+        "new": "of a new chain, us", "page_cache": "of an old one in the page cache, us", "disk": "of an old one on the disk, us",
+    }),
     (f"stored turns while a purge runs, {CLIENTS} clients", {
         "purged": "purged/s", "purging_per_second": "turns/s", "purging_us": "CPU us/turn, purge included",
         "purging_p50": "p50, us", "purging_p99": "p99, us", "purging_max": "max, us",
@@ -46,29 +52,24 @@ TABLES = (
 
 
 def size(figures, binaries, rounds):
-    measured = []
     with Upstream(*BURST) as upstream:
-        for gib in map(float, SIZES):
+        for gib in filter(has_room, map(float, SIZES)):
             for name, binary in binaries.items():
                 with Gateway(upstream.account(), binary, **{PURGE_INTERVAL: "1d"}) as gateway:
-                    if not has_room(gateway.folder, gib):
-                        continue
                     run = Run(figures, gateway, f"{gib:g} GiB, {name}")
                     run.fill(gib)
                     run.starts()
                     run.turns(rounds)
                     run.old_chains()
                     run.purge(rounds)
-                    measured.append(run.key)
-    if measured:
-        tables(figures, measured)
+    tables(figures.tables.get("size", {}))
 
 
-def has_room(folder, gib):
+def has_room(gib):
     """Whether there is place for a database, its write-ahead log and what the measurement adds."""
-    needed, free = gib * 1.2 + 1, shutil.disk_usage(folder).free / GIB
+    needed, free = gib * 1.2 + 1, shutil.disk_usage(FOLDER).free / GIB
     if free < needed:
-        print(f"\n{gib:g} GiB is left out: it needs {needed:.1f} GiB of disk, and {folder.parent} has {free:.1f} (see BENCH_DIR)")
+        print(f"\n{gib:g} GiB is left out: it needs {needed:.1f} GiB of disk, and {FOLDER} has {free:.1f} (see BENCH_DIR)")
     return free >= needed
 
 
@@ -194,8 +195,8 @@ class Run:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def tables(figures, keys):
+def tables(databases):
     for title, columns in TABLES:
         header(title, *columns.values())
-        for key in keys:
-            row(key, *(spread(figures.tables["size"][key].get(name)) for name in columns))
+        for key, values in databases.items():
+            row(key, *(spread(values.get(name)) for name in columns))
