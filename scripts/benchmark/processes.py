@@ -1,5 +1,6 @@
 """Starts processes, sends load, and reads what a process took."""
 
+import http.client
 import json
 import os
 import pathlib
@@ -20,8 +21,8 @@ SECONDS = os.environ.get("BENCH_SECONDS", "2")
 FOR_SECONDS = ("--duration", f"{SECONDS}s")
 WARMUP = 200
 BURST = ("--event-by-event",)
-# A process that takes no more CPU seconds than these in so many seconds has nothing to do.
-IDLE_CPU_SECONDS, SETTLED_SECONDS = 0.05, 2
+# A process that takes no more CPU seconds and reads no more bytes in so many seconds has nothing to do.
+IDLE_WORK, SETTLED_SECONDS = (0.05, 1 << 20), 3
 
 
 def free_port():
@@ -102,10 +103,16 @@ class Process:
 
     def settle(self):
         """Waits until the process has nothing left to do."""
-        before = float("-inf")
-        while (now := self.cpu_seconds()) - before > IDLE_CPU_SECONDS:
-            before = now
+        before = self.work()
+        time.sleep(SETTLED_SECONDS)
+        while any(now > then + idle for now, then, idle in zip(self.work(), before, IDLE_WORK)):
+            before = self.work()
             time.sleep(SETTLED_SECONDS)
+
+    def work(self):
+        """The CPU seconds and the bytes read so far."""
+        read = [int(re.search(r"rchar: (\d+)", pathlib.Path(f"/proc/{pid}/io").read_text())[1]) for pid in self.pids()]
+        return self.cpu_seconds(), sum(read)
 
 
 class Upstream(Process):
@@ -136,6 +143,19 @@ class Gateway(Process):
             ANTIPHON_ACCOUNTS=self.accounts, ANTIPHON_LOG__FILTER=os.environ.get("BENCH_LOG", "info"), **self.settings,
         )
         super().__init__([self.binary, "serve"], port, **self.environment)
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        for _ in range(2000):
+            connection.request("GET", "/readyz")
+            reply = connection.getresponse()
+            reply.read()
+            if reply.status == 200:
+                connection.close()
+                return
+            time.sleep(0.005)
+        sys.exit("the gateway does not get ready")
 
     def stop(self):
         super().__exit__()

@@ -1,6 +1,5 @@
 """What a start, turns and a purge take with databases of several sizes."""
 
-import http.client
 import json
 import math
 import os
@@ -105,21 +104,10 @@ class Run:
             self.forget()
             began = time.perf_counter()
             self.gateway.serve()
-            self.wait_until_ready()
             ready, cpu = time.perf_counter() - began, self.gateway.cpu_seconds()
             self.gateway.settle()
             self.settled_seconds = time.perf_counter() - began
             self.add(ready=ready * 1e6, ready_cpu=cpu * 1e6, later_cpu=(self.gateway.cpu_seconds() - cpu) * 1e6)
-
-    def wait_until_ready(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port)
-        status = None
-        while status != 200:
-            connection.request("GET", "/readyz")
-            reply = connection.getresponse()
-            reply.read()
-            status = reply.status
-        connection.close()
 
     def load(self):
         return self.gateway.cost("json", CLIENTS, "true", *FOR_SECONDS, "--api-key", self.secret)
@@ -163,23 +151,23 @@ class Run:
         """Turns while expired ones are purged, whose pages are on the disk only."""
         self.gateway.restart(**{PURGE_INTERVAL: f"{math.ceil(self.settled_seconds)}s"})
         self.forget()
-        left = all_expired = self.expired()
+        moment = int(time.time() * 1000) - PURGE_DELAY_DAYS * DAY_MS
+        left = all_expired = self.expired(moment)
         while left == all_expired:
             time.sleep(0.01)
-            left = self.expired()
+            left = self.expired(moment)
         for _ in range(rounds):
             before, began = left, time.perf_counter()
             cost = self.load()
-            seconds, left = time.perf_counter() - began, self.expired()
+            seconds, left = time.perf_counter() - began, self.expired(moment)
             if left == before:
                 # The purge is over.
                 break
             self.add(**{f"purging_{name}": value for name, value in cost.items()}, purged=(before - left) / seconds)
 
-    def expired(self):
-        """The number of turns that a purge removes."""
-        before = int(time.time() * 1000) - PURGE_DELAY_DAYS * DAY_MS
-        return self.query("select count(*) from responses where expires_at < ?", before)
+    def expired(self, moment):
+        """The number of turns that had expired at a moment."""
+        return self.query("select count(*) from responses where expires_at < ?", moment)
 
     def query(self, sql, *values):
         database = sqlite3.connect(f"file:{self.gateway.database()}?mode=ro", uri=True)
