@@ -30,6 +30,8 @@ OLD_CHAINS = 24
 DAY_MS = 86_400_000
 # Expired turns are kept for less than this, as running ones may replay them.
 PURGE_DELAY_DAYS = 2
+# How late a purge may begin.
+PURGE_PATIENCE_SECONDS = 60
 PURGE_INTERVAL = "ANTIPHON_STORE__PURGE_INTERVAL"
 
 # Of each table: its title, and the figures in its columns with what they are called.
@@ -137,7 +139,7 @@ class Run:
     def parents(self):
         """The ids of the last responses of chains, spread over all that have not expired."""
         now = int(time.time() * 1000)
-        moments = (now + RETENTION_DAYS * DAY_MS * place // OLD_CHAINS for place in range(OLD_CHAINS))
+        moments = (now + RETENTION_DAYS * DAY_MS * place // (OLD_CHAINS + 1) for place in range(1, OLD_CHAINS + 1))
         found = [
             self.query(
                 "select id from responses where expires_at > ? and project = ? and depth = ? order by expires_at limit 1",
@@ -153,7 +155,8 @@ class Run:
         self.forget()
         moment = int(time.time() * 1000) - PURGE_DELAY_DAYS * DAY_MS
         left = all_expired = self.expired(moment)
-        while left == all_expired:
+        deadline = time.monotonic() + self.settled_seconds + PURGE_PATIENCE_SECONDS
+        while left == all_expired and time.monotonic() < deadline:
             time.sleep(0.01)
             left = self.expired(moment)
         for _ in range(rounds):
@@ -161,7 +164,7 @@ class Run:
             cost = self.load()
             seconds, left = time.perf_counter() - began, self.expired(moment)
             if left == before:
-                # The purge is over.
+                # The purge is over, or there is nothing to purge.
                 break
             self.add(**{f"purging_{name}": value for name, value in cost.items()}, purged=(before - left) / seconds)
 
