@@ -8,17 +8,20 @@ import resource
 import time
 
 from chat import chat
+from clients import clients
 from depth import depth
 from limits import limits
 from paced import paced
 from postgres import postgres
 from processes import RELEASE, Others
 from replies import replies
+from size import size
 from sockets import calls, idle
 from tables import Figures
 
 PARTS = {
-    part.__name__: part for part in (replies, chat, paced, depth, limits, postgres, calls, idle)
+    part.__name__: part
+    for part in (replies, clients, chat, paced, depth, size, limits, postgres, calls, idle)
 }
 
 
@@ -26,7 +29,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"the parts to run: {' '.join(PARTS)} [default: all]")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to a file, as JSON")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the part 'replies' [default: 3]")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the parts that have several [default: 3]")
     parser.add_argument(
         "--gateway", action="append", metavar="NAME=PATH", default=[],
         help="a gateway's binary to measure; several are measured side by side [default: the one that was just built]",

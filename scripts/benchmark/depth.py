@@ -9,7 +9,7 @@ import time
 from processes import Gateway, Upstream, load
 from tables import header, number, row
 
-DEPTHS = (2, 100, 1000)
+DEPTHS = (2, 10, 100, 300, 1000)
 CHAINS = 8
 
 
@@ -39,7 +39,7 @@ def parents_of(database, at):
     return [f"resp_{bytes(id).hex()}" for (id,) in rows]
 
 
-def took(port, parent):
+def took(port, parent, **headers):
     """Microseconds of a turn on a connection of its own, which is open before."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.connect()
@@ -48,7 +48,7 @@ def took(port, parent):
         body["previous_response_id"] = parent
     body = json.dumps(body)
     began = time.perf_counter()
-    connection.request("POST", "/v1/responses", body, {"content-type": "application/json"})
+    connection.request("POST", "/v1/responses", body, {"content-type": "application/json", **headers})
     reply = connection.getresponse()
     text = reply.read()
     ended = time.perf_counter()

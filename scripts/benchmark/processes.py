@@ -1,5 +1,6 @@
 """Starts processes, sends load, and reads what a process took."""
 
+import http.client
 import json
 import os
 import pathlib
@@ -13,11 +14,15 @@ import tempfile
 import time
 
 RELEASE = pathlib.Path("target/release")
+# Where databases are.
+FOLDER = os.environ.get("BENCH_DIR", tempfile.gettempdir())
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 SECONDS = os.environ.get("BENCH_SECONDS", "2")
 FOR_SECONDS = ("--duration", f"{SECONDS}s")
 WARMUP = 200
 BURST = ("--event-by-event",)
+# A process that takes no more CPU seconds and reads no more bytes in so many seconds has nothing to do.
+IDLE_WORK, SETTLED_SECONDS = (0.05, 1 << 20), 3
 
 
 def free_port():
@@ -27,12 +32,12 @@ def free_port():
 
 
 def wait_for(port):
-    for _ in range(200):
+    for _ in range(2000):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.005)
     sys.exit(f"nothing listens on port {port}")
 
 
@@ -87,6 +92,28 @@ class Process:
         report = load(self.port, *arguments, **options)
         return report, self.cpu_seconds() - before
 
+    def cost(self, *arguments):
+        """What a turn of a load takes, as figures of a table."""
+        report, cpu = self.measured(*arguments)
+        latency = report["latency"]
+        return {
+            "us": cpu / report["requests"] * 1e6, "per_second": report["requests_per_second"],
+            "p50": latency["p50_us"], "p99": latency["p99_us"], "max": latency["max_us"],
+        }
+
+    def settle(self):
+        """Waits until the process has nothing left to do."""
+        before = self.work()
+        time.sleep(SETTLED_SECONDS)
+        while any(now > then + idle for now, then, idle in zip(self.work(), before, IDLE_WORK)):
+            before = self.work()
+            time.sleep(SETTLED_SECONDS)
+
+    def work(self):
+        """The CPU seconds and the bytes read so far."""
+        read = [int(re.search(r"rchar: (\d+)", pathlib.Path(f"/proc/{pid}/io").read_text())[1]) for pid in self.pids()]
+        return self.cpu_seconds(), sum(read)
+
 
 class Upstream(Process):
     def __init__(self, *arguments):
@@ -103,7 +130,7 @@ class Gateway(Process):
     """A gateway of its own with a database of its own."""
 
     def __init__(self, accounts, binary=RELEASE / "antiphon", store_url=None, **settings):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="antiphon-bench-", dir=FOLDER))
         self.binary, self.accounts = binary, accounts
         self.store_url = store_url or os.environ.get("BENCH_STORE_URL") or f"sqlite://{self.database()}"
         self.settings = settings
@@ -116,9 +143,26 @@ class Gateway(Process):
             ANTIPHON_ACCOUNTS=self.accounts, ANTIPHON_LOG__FILTER=os.environ.get("BENCH_LOG", "info"), **self.settings,
         )
         super().__init__([self.binary, "serve"], port, **self.environment)
+        self.wait_until_ready()
 
-    def restart(self):
+    def wait_until_ready(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        for _ in range(2000):
+            connection.request("GET", "/readyz")
+            reply = connection.getresponse()
+            reply.read()
+            if reply.status == 200:
+                connection.close()
+                return
+            time.sleep(0.005)
+        sys.exit("the gateway does not get ready")
+
+    def stop(self):
         super().__exit__()
+
+    def restart(self, **settings):
+        self.stop()
+        self.settings |= settings
         self.serve()
 
     def database(self):
@@ -133,7 +177,7 @@ class Gateway(Process):
         return done.stdout
 
     def __exit__(self, *_):
-        super().__exit__()
+        self.stop()
         shutil.rmtree(self.folder)
 
 

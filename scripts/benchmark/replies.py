@@ -35,19 +35,15 @@ def stores(mode):
 def one_round(figures, mode, upstream, nginx, gateways):
     wire = MODES[mode]
     if mode not in YARDSTICK:
-        report, cpu = nginx.measured(wire, CLIENTS, "false", *FOR_SECONDS)
-        figures.add("cpu", f"{mode}, nginx", us=cpu / report["requests"] * 1e6)
+        figures.add("cpu", f"{mode}, nginx", us=nginx.cost(wire, CLIENTS, "false", *FOR_SECONDS)["us"])
     for clients in (1, CLIENTS, 64):
         direct = load(upstream.port, wire, clients, "false", *FOR_SECONDS, *extra(mode))
         for name, gateway in gateways.items():
             for store in stores(mode):
-                report, cpu = gateway.measured(wire, clients, store, *FOR_SECONDS, *extra(mode))
-                latency = lambda key: report["latency"][key] - direct["latency"][key]
+                cost = gateway.cost(wire, clients, store, *FOR_SECONDS, *extra(mode))
                 figures.add(
-                    "replies", f"{mode}, {clients} clients, store {store}, {name}",
-                    us=cpu / report["requests"] * 1e6, per_second=report["requests_per_second"],
-                    added_p50=latency("p50_us"), added_p99=latency("p99_us"),
-                    p50=report["latency"]["p50_us"], p99=report["latency"]["p99_us"],
+                    "replies", f"{mode}, {clients} clients, store {store}, {name}", **cost,
+                    added_p50=cost["p50"] - direct["latency"]["p50_us"], added_p99=cost["p99"] - direct["latency"]["p99_us"],
                 )
 
 
