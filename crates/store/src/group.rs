@@ -22,6 +22,7 @@ pub(crate) use self::operation::{Operation, Outcome};
 
 use self::log::LogRows;
 use self::writer::{Health, Shared, Writer};
+use crate::purge::{Leaf, PurgeStep};
 use crate::sql::Statement;
 use crate::{Appended, BackgroundEnd, LogRow, Post, Purged, Record, StoreError, Timestamp};
 
@@ -151,15 +152,11 @@ impl Group {
         }
     }
 
-    pub(crate) async fn purge(
-        &self,
-        now: Timestamp,
-        log_before: Option<Timestamp>,
-        max_rows: u32,
-    ) -> Result<Purged, StoreError> {
-        match self.write(Operation::Purge { now, log_before, max_rows }).await? {
-            Outcome::Purged(purged) => Ok(purged),
-            _ => Ok(Purged::default()),
+    /// What was removed, and what can be looked at next.
+    pub(crate) async fn purge(&self, step: PurgeStep) -> Result<(Purged, Vec<Leaf>), StoreError> {
+        match self.write(Operation::Purge(Box::new(step))).await? {
+            Outcome::Purged(purged, next) => Ok((purged, next)),
+            _ => Ok(Default::default()),
         }
     }
 

@@ -37,6 +37,7 @@ mod options;
 mod overview;
 pub mod postgres;
 mod probe;
+mod purge;
 mod replicas;
 mod request_log;
 mod responses;
@@ -75,6 +76,7 @@ pub use self::log_search::{LogPage, LogPosition, LogQuery};
 pub use self::open::{migrate, open, pending};
 pub use self::options::{Durability, Migrate, StoreOptions};
 pub use self::overview::{Latency, LatencySum, OutcomeSum, Overview, OverviewQuery};
+pub use self::purge::PurgeProgress;
 pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::assemble::turn_columns;
 use crate::sql::{Statement, id, number, text};
-use crate::{Append, Appended, ItemLocation, Json, LogRow, Settlement, StoreError, Timestamp};
+use crate::{Append, Appended, ItemLocation, Json, LogRow, PurgeProgress, Settlement, StoreError, Timestamp};
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,14 +148,16 @@ pub trait Responses: Send + Sync {
     /// The responses that were deleted at this time or later and are not yet purged.
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError>;
 
-    /// Removes up to `max_rows` responses that are deleted or expired and that no live descendant replays through, with
+    /// One step of a purge: removes up to `max_rows` responses that are deleted or expired and that no live descendant replays through, with
     /// their items; and up to `max_rows` request-log rows older than `log_before`, which [`Usage`](crate::Usage) goes on
     /// counting.
     ///
     /// A running turn may be about to continue a response that has just been deleted or has expired, so pass a `now` that is
-    /// as long ago as a turn may run. After a call that removed something, another may find more to remove.
+    /// as long ago as a turn may run. After a call that removed something, another may find more to remove. After an error,
+    /// begin again.
     async fn purge(
         &self,
+        progress: &mut PurgeProgress,
         now: Timestamp,
         log_before: Option<Timestamp>,
         max_rows: u32,

@@ -151,6 +151,7 @@ pub(crate) fn shared_statements() -> impl Iterator<Item = &'static str> {
         &crate::audit::STATEMENTS,
         &crate::store::STATEMENTS,
         &crate::probe::STATEMENTS,
+        &crate::purge::STATEMENTS,
         &crate::verify::RESPONSES,
         &crate::verify::ITEMS,
         &crate::verify::CONVERSATIONS,

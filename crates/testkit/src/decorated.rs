@@ -10,11 +10,11 @@ use antiphon_store::{
     ChainQuery, Claimable, ConversationItem, ConversationLock, ConversationQuery, Conversations, Count,
     CounterId, Counters, CredentialLock, EventChunk, FoundItems, Inspection, ItemPage, Json, KeyClient,
     KeyClients, KeyTerms, Keys, LatencySum, Limits, LogPage, LogQuery, LogRow, NewBackgroundTurn, OutcomeSum,
-    Overview, OverviewQuery, Post, ProjectStats, Purged, QueueLimits, Record, Replica, Replicas, RequestLog,
-    Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement, SignIns, Store, StoreError,
-    StoreSize, StoredAccount, StoredConversation, StoredCredential, StoredKey, StoredResponse, StoredSession,
-    StoredSignIn, StoredTurn, Timestamp, Totals, TurnLease, TurnProgress, TurnSummary, UpstreamTurn, Usage,
-    UsageGroup, UsageQuery,
+    Overview, OverviewQuery, Post, ProjectStats, PurgeProgress, Purged, QueueLimits, Record, Replica,
+    Replicas, RequestLog, Reservation, Reserved, Responses, Rotation, SecretHash, Sessions, Settlement,
+    SignIns, Store, StoreError, StoreSize, StoredAccount, StoredConversation, StoredCredential, StoredKey,
+    StoredResponse, StoredSession, StoredSignIn, StoredTurn, Timestamp, Totals, TurnLease, TurnProgress,
+    TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -105,7 +105,7 @@ intercept!(Responses {
     read load_items(project: &ProjectId, ids: &[ItemId], now: Timestamp, max_bytes: usize) -> FoundItems;
     write delete(project: &ProjectId, id: ResponseId, now: Timestamp) -> bool;
     read list_deleted(since: Timestamp) -> Vec<(ProjectId, ResponseId)>;
-    write purge(now: Timestamp, log_before: Option<Timestamp>, max_rows: u32) -> Purged;
+    write purge(progress: &mut PurgeProgress, now: Timestamp, log_before: Option<Timestamp>, max_rows: u32) -> Purged;
 });
 
 intercept!(Conversations {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use antiphon_runtime::Clock;
-use antiphon_store::{Store, StoreError};
+use antiphon_store::{PurgeProgress, Purged, Store, StoreError};
 
 use super::metrics::JobMetrics;
 
@@ -14,7 +14,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a lasting outage is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
 /// The number of rows per step of a purge, which bounds how long other writers wait: about as long as for a commit.
-const BATCH_ROWS: u32 = 100;
+const BATCH_ROWS: u32 = 25;
+/// How long the writer belongs to the turns after a step, as a multiple of how long that took.
+const PAUSE_FACTOR: u32 = 3;
+/// After so long, a purge begins again with the oldest responses instead of where the last one ended: a conversation that is purged late
+/// releases responses that expired before that.
+const FULL_INTERVAL: Duration = Duration::from_hours(1);
 
 /// When to purge, and what must be kept.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,7 @@ pub struct PurgeRules {
 pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: PurgeRules, metrics: JobMetrics) {
     let pause = CHECK_INTERVAL.min(rules.interval);
     let (mut since_purge, mut outage) = (Duration::ZERO, Outage::default());
+    let (mut progress, mut begun) = (PurgeProgress::default(), Instant::now());
     loop {
         tokio::time::sleep(pause).await;
         since_purge += pause;
@@ -40,7 +46,13 @@ pub async fn maintain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, rules: Purge
             outage.record(store.check().await);
         } else if since_purge >= rules.interval {
             since_purge = Duration::ZERO;
-            purge(&*store, &*clock, rules, &metrics).await;
+            if begun.elapsed() >= FULL_INTERVAL {
+                (progress, begun) = (PurgeProgress::default(), Instant::now());
+            }
+            if let Err(error) = purge(&*store, &*clock, rules, &mut progress, &metrics).await {
+                tracing::warn!(%error, "the purge failed; retrying later");
+                progress = PurgeProgress::default();
+            }
         }
     }
 }
@@ -74,34 +86,46 @@ async fn purge_conversations(
 ) -> Result<(), StoreError> {
     if let Some(kept) = rules.conversation_retention {
         let now = clock.now();
-        while store.expire_conversations(now.minus(kept), now, rules.retention, BATCH_ROWS).await? {}
+        let expire = || store.expire_conversations(now.minus(kept), now, rules.retention, BATCH_ROWS);
+        while with_pause(expire()).await? {}
     }
-    while store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS).await? {}
+    let purge = || store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS);
+    while with_pause(purge()).await? {}
     Ok(())
 }
 
-async fn purge(store: &dyn Store, clock: &dyn Clock, rules: PurgeRules, metrics: &JobMetrics) {
+/// Runs a step, and then leaves the writer to the turns for a while.
+async fn with_pause<T>(step: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = step.await;
+    tokio::time::sleep(began.elapsed() * PAUSE_FACTOR).await;
+    done
+}
+
+async fn purge(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    rules: PurgeRules,
+    progress: &mut PurgeProgress,
+    metrics: &JobMetrics,
+) -> Result<(), StoreError> {
     // First, because of the responses that it releases.
-    if let Err(error) = purge_conversations(store, clock, rules).await {
-        return tracing::warn!(%error, "conversations could not be purged; retrying later");
-    }
+    purge_conversations(store, clock, rules).await?;
     let (mut responses, mut log_rows) = (0, 0);
     loop {
-        let (began, now) = (Instant::now(), clock.now());
+        let now = clock.now();
         let log_before = rules.log_retention.map(|retention| now.minus(retention));
-        match store.purge(now.minus(rules.longest_turn), log_before, BATCH_ROWS).await {
-            Ok(purged) if purged.responses + purged.log_rows == 0 => break,
-            Ok(purged) => {
-                metrics.purged_responses.inc_by(purged.responses);
-                (responses, log_rows) = (responses + purged.responses, log_rows + purged.log_rows);
-            }
-            Err(error) => return tracing::warn!(%error, "the purge failed; retrying later"),
+        let step = store.purge(progress, now.minus(rules.longest_turn), log_before, BATCH_ROWS);
+        let purged = with_pause(step).await?;
+        if purged == Purged::default() {
+            break;
         }
-        // The writer belongs to the turns for as long as it has belonged to the purge.
-        tokio::time::sleep(began.elapsed()).await;
+        metrics.purged_responses.inc_by(purged.responses);
+        (responses, log_rows) = (responses + purged.responses, log_rows + purged.log_rows);
     }
     metrics.purged_at.store(clock.now().unix_ms(), Ordering::Relaxed);
     if responses + log_rows > 0 {
         tracing::info!(responses, log_rows, "purged deleted and expired data");
     }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use antiphon::jobs::usage::{Rollup, RollupRules};
 use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_store::Clock;
+use antiphon_store::{Clock, PurgeProgress};
 use antiphon_testkit::{Gateway, ManualClock, Postgres, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
@@ -263,7 +263,11 @@ async fn replicas_that_aggregate_concurrently_count_once() {
         let now = clock.now();
         let purge = |replica: &Gateway| {
             let store = Arc::clone(replica.app.chains.store());
-            async move { store.purge(now, Some(now.minus(Duration::from_hours(30))), 5).await }
+            async move {
+                store
+                    .purge(&mut PurgeProgress::default(), now, Some(now.minus(Duration::from_hours(30))), 5)
+                    .await
+            }
         };
         let (one, two, here, there) =
             tokio::join!(one.run_once(), two.run_once(), purge(replicas[0]), purge(replicas[1]));

@@ -1,6 +1,7 @@
 //! The writes that are queued, and their outcomes.
 
 use crate::limits::Sweep;
+use crate::purge::{Leaf, PurgeStep};
 use crate::sql::Statement;
 use crate::{
     Appended, BackgroundEnd, BackgroundResult, LogRow, Post, Purged, Record, Reservation, Reserved,
@@ -14,11 +15,7 @@ pub(crate) enum Operation {
     Post(Box<Post>),
     /// Written only if the turn's lease still holds.
     EndBackground(Box<BackgroundEnd>),
-    Purge {
-        now: Timestamp,
-        log_before: Option<Timestamp>,
-        max_rows: u32,
-    },
+    Purge(Box<PurgeStep>),
     /// A row of the request log, with the settlement of its turn if that holds a reservation.
     Log(Box<LogRow>, Option<Settlement>),
     Reserve(Box<Reservation>),
@@ -36,7 +33,8 @@ pub(crate) enum Outcome {
     Done,
     /// Whether a row was changed.
     Changed(bool),
-    Purged(Purged),
+    /// What was removed, and what can be looked at next.
+    Purged(Purged, Vec<Leaf>),
     Reserved(Box<Reserved>),
     Appended(Appended),
     /// What became of the append; `None` if the turn's lease no longer held.
@@ -56,7 +54,7 @@ impl Operation {
             Self::Settle(settlement) => Some(settlement),
             Self::Post(_)
             | Self::EndBackground(_)
-            | Self::Purge { .. }
+            | Self::Purge(_)
             | Self::Reserve(_)
             | Self::Sweep(_)
             | Self::Execute(_)
@@ -89,7 +87,7 @@ impl Operation {
                 BackgroundResult::Kept { response, .. } => response.len(),
             },
             Self::Execute(statements) => statements.iter().map(Statement::size_bytes).sum(),
-            Self::Purge { .. }
+            Self::Purge(_)
             | Self::Log(..)
             | Self::Reserve(_)
             | Self::Settle(_)

@@ -114,10 +114,13 @@ async fn an_engine_that_recovers_is_available_again() {
 #[tokio::test]
 async fn a_refused_batch_is_written_one_by_one() {
     let (group, _) = start(LONG, |batch| {
-        let is_bad = batch.iter().any(|operation| matches!(operation, Operation::Purge { .. }));
+        let is_bad = batch.iter().any(|operation| matches!(operation, Operation::Purge(_)));
         if is_bad { Err(NotCommitted::Refused("no".into())) } else { Ok(()) }
     });
-    let bad = || Operation::Purge { now: Timestamp::from_unix_ms(0), log_before: None, max_rows: 1 };
+    let bad = || {
+        let now = Timestamp::from_unix_ms(0);
+        Operation::Purge(Box::new(PurgeStep { now, leaves: Vec::new(), log_before: None, max_rows: 1 }))
+    };
     let writes =
         (0..20).map(|n| group.write(if n % 5 == 0 { bad() } else { Operation::Execute(Vec::new()) }));
     for (n, result) in futures_util::future::join_all(writes).await.into_iter().enumerate() {

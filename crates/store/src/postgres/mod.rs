@@ -38,8 +38,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::PostgresTarget;
 use crate::{
-    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
-    StoreOptions, StoreSize, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, PurgeProgress, Purged, Record, Responses, Store,
+    StoreError, StoreOptions, StoreSize, StoreUrl, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in a PostgreSQL database.
@@ -155,11 +155,12 @@ impl Responses for PostgresStore {
 
     async fn purge(
         &self,
+        progress: &mut PurgeProgress,
         now: Timestamp,
         log_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<Purged, StoreError> {
-        self.group.purge(now, log_before, max_rows).await
+        crate::purge::purge(self, progress, now, log_before, max_rows).await
     }
 }
 

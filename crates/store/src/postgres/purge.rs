@@ -1,5 +1,7 @@
 //! Purging: removes what nobody can see or replay any more.
 
+use std::collections::{HashMap, HashSet};
+
 use antiphon_protocol::id::ItemId;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
@@ -11,6 +13,7 @@ use crate::overview::{
     self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
     turns_as_latencies,
 };
+use crate::purge::{Leaf, PurgeStep};
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{Purged, Timestamp};
@@ -22,23 +25,22 @@ const PURGE_LOCK: i64 = 0x416e_7469_7075_7267;
 pub(super) const TRY_LOCK: &str =
     "SELECT pg_try_advisory_xact_lock($1::bigint), set_config('jit', 'off', true)";
 
-/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child, unless their conversation lives.
-/// Parents
-/// come after their children, so any prefix of the result may be removed. The planner misjudges a recursion; `OFFSET 0` keeps it
-/// from scanning the whole table instead of using an index.
+/// Those of these responses that have expired and that nothing continues, and from each of them up the ancestors that have expired
+/// and have no other child, unless their conversation lives. Parents come after their children, so any prefix of the result may be
+/// removed. The planner misjudges a recursion; `OFFSET 0` keeps it from scanning the whole table instead of using an index.
 pub(super) const DELETE_RESPONSES: &str = "WITH RECURSIVE purgeable (id, project, parent_id) AS (
        SELECT id, project, parent_id FROM (
-         SELECT r.id, r.project, r.parent_id FROM responses r
+         SELECT r.id, r.project, r.parent_id FROM unnest($2::uuid[], $3::text[]) l (id, project)
+         CROSS JOIN LATERAL (SELECT * FROM responses r WHERE r.id = l.id AND r.project = l.project OFFSET 0) r
          WHERE r.expires_at <= $1::bigint AND r.conversation_id IS NULL
-           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project OFFSET 0)
-         ORDER BY r.expires_at LIMIT $2::bigint) leaves
+           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project OFFSET 0)) leaves
        UNION ALL
        SELECT p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN LATERAL (SELECT * FROM responses p WHERE p.id = d.parent_id AND p.project = d.project OFFSET 0) p
        WHERE p.expires_at <= $1::bigint AND p.conversation_id IS NULL AND NOT EXISTS (SELECT 1 FROM responses c
          WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id OFFSET 0))
-     DELETE FROM responses r USING (SELECT id, project FROM purgeable LIMIT $2::bigint) d
-     WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output";
+     DELETE FROM responses r USING (SELECT id, project FROM purgeable LIMIT $4::bigint) d
+     WHERE r.id = d.id AND r.project = d.project RETURNING r.project, r.id, r.input, r.output, r.parent_id";
 
 /// Keeps an item that a later response has recorded again.
 pub(super) const DELETE_ITEMS: &str =
@@ -115,24 +117,40 @@ pub(super) const DELETE_LOG: &str = concat!(
 );
 
 /// Runs in a transaction. Removes nothing while another replica is purging.
-pub(super) async fn purge(
-    client: &Client,
-    now: Timestamp,
-    log_before: Option<Timestamp>,
-    max_rows: u32,
-) -> Result<Purged, Error> {
-    let (now, max_rows) = (now.unix_ms(), i64::from(max_rows));
+pub(super) async fn purge(client: &Client, step: &PurgeStep) -> Result<(Purged, Vec<Leaf>), Error> {
+    let (now, max_rows) = (step.now.unix_ms(), i64::from(step.max_rows));
     let locked = client.query_typed_one(TRY_LOCK, &[(&PURGE_LOCK, Type::INT8)]).await?;
     if !locked.try_get::<_, bool>(0)? {
-        return Ok(Purged::default());
+        return Ok((Purged::default(), step.leaves.clone()));
     }
-    let gone = client.query_typed(DELETE_RESPONSES, &[(&now, Type::INT8), (&max_rows, Type::INT8)]).await?;
+    let ids: Vec<Uuid> = step.leaves.iter().map(|leaf| leaf.id).collect();
+    let projects: Vec<&str> = step.leaves.iter().map(|leaf| leaf.project.as_str()).collect();
+    let arguments: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&now, Type::INT8),
+        (&ids, Type::UUID_ARRAY),
+        (&projects, Type::TEXT_ARRAY),
+        (&max_rows, Type::INT8),
+    ];
+    let gone = client.query_typed(DELETE_RESPONSES, &arguments).await?;
     delete_items(client, &gone).await?;
-    let log_rows = match log_before.map(Timestamp::unix_ms) {
+    let log_rows = match step.log_before.map(Timestamp::unix_ms) {
         Some(before) => purge_log(client, before, max_rows).await?,
         None => 0,
     };
-    Ok(Purged { responses: gone.len() as u64, log_rows })
+    Ok((Purged { responses: gone.len() as u64, log_rows }, parents(&gone)?))
+}
+
+/// The parents that are still there. They may have lost their last child.
+fn parents(gone: &[Row]) -> Result<Vec<Leaf>, Error> {
+    let (mut ids, mut parents) = (HashSet::new(), HashMap::new());
+    for row in gone {
+        ids.insert(row.try_get::<_, Uuid>(1)?);
+        if let Some(parent) = row.try_get::<_, Option<Uuid>>(4)? {
+            parents.insert(parent, row.try_get::<_, String>(0)?);
+        }
+    }
+    parents.retain(|id, _| !ids.contains(id));
+    Ok(parents.into_iter().map(|(id, project)| Leaf { id, project }).collect())
 }
 
 async fn purge_log(client: &Client, before: i64, max_rows: i64) -> Result<u64, Error> {

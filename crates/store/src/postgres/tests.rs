@@ -147,7 +147,8 @@ async fn chains_and_purges_follow_indices_in_a_table_without_statistics() {
         .await
         .unwrap();
     let from = "'00000000000000000000000000000900', 'p', NULL, 10000";
-    for (name, text, arguments) in [("chain", LOAD_CHAIN, from), ("purge", DELETE_RESPONSES, "1000, 500")] {
+    let leaves = "1000, ARRAY['00000000000000000000000000000900'::uuid], ARRAY['p'], 500";
+    for (name, text, arguments) in [("chain", LOAD_CHAIN, from), ("purge", DELETE_RESPONSES, leaves)] {
         let explain = format!("PREPARE {name} AS {text}; EXPLAIN EXECUTE {name} ({arguments})");
         for message in client.simple_query(&explain).await.unwrap() {
             let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
@@ -165,6 +166,7 @@ async fn no_statement_needs_to_read_a_table_from_end_to_end() {
     let shared = [NEWEST_TO_PURGE, PURGE_ROLLED_UP]
         .into_iter()
         .chain(responses::STATEMENTS)
+        .chain(crate::purge::STATEMENTS)
         .chain(background::STATEMENTS)
         .chain(conversations::INDEXED);
     for (n, text) in INDEXED.into_iter().chain(shared).enumerate() {

@@ -144,8 +144,8 @@ async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Erro
         | Operation::Reserve(_)
         | Operation::Settle(_)
         | Operation::Sweep(_) => Ok(Outcome::Done),
-        Operation::Purge { now, log_before, max_rows } => {
-            purge::purge(client, *now, *log_before, *max_rows).await.map(Outcome::Purged)
+        Operation::Purge(step) => {
+            purge::purge(client, step).await.map(|(purged, next)| Outcome::Purged(purged, next))
         }
         Operation::Execute(statements) => {
             // Pipelined: none waits for the reply to another.

@@ -42,8 +42,8 @@ use crate::responses::deletion;
 use crate::sql::{Columns, Database, Query};
 use crate::url::SqliteTarget;
 use crate::{
-    Appended, ChainQuery, FoundItems, ProjectStats, Purged, Record, Responses, Store, StoreError,
-    StoreOptions, StoreSize, StoredResponse, StoredTurn, Timestamp, probe, store,
+    Appended, ChainQuery, FoundItems, ProjectStats, PurgeProgress, Purged, Record, Responses, Store,
+    StoreError, StoreOptions, StoreSize, StoredResponse, StoredTurn, Timestamp, probe, store,
 };
 
 /// A store in an SQLite database.
@@ -155,11 +155,12 @@ impl Responses for SqliteStore {
 
     async fn purge(
         &self,
+        progress: &mut PurgeProgress,
         now: Timestamp,
         log_before: Option<Timestamp>,
         max_rows: u32,
     ) -> Result<Purged, StoreError> {
-        self.group.purge(now, log_before, max_rows).await
+        crate::purge::purge(self, progress, now, log_before, max_rows).await
     }
 }
 

@@ -9,26 +9,24 @@ use crate::overview::{
     self, add_up_latencies, add_up_outcomes, outcome_columns, outcome_sums, turn_as_outcome,
     turns_as_latencies,
 };
+use crate::purge::{Leaf, PurgeStep};
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::{PURGE_ROLLED_UP, add_up, sums, turn_as_usage, usage_columns};
 use crate::{DAY_MS, HOUR_MS, Purged, Timestamp};
 
-/// Expired responses without children, and from each of them up the ancestors that are expired and have no other child, unless their conversation lives.
-/// Parents
-/// come after their children, so any prefix of the result may be removed.
+/// A response that has expired and that nothing continues, and from there up the ancestors that have expired and have no other
+/// child, unless their conversation lives. Parents come after their children, so any prefix of the result may be removed.
 pub(super) const PURGEABLE: &str = "WITH RECURSIVE purgeable (row, id, project, parent_id) AS (
-       SELECT rowid, id, project, parent_id FROM (
-         SELECT r.rowid, r.id, r.project, r.parent_id FROM responses r
-         WHERE r.expires_at <= ?1 AND r.conversation_id IS NULL
-           AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
-         ORDER BY r.expires_at LIMIT ?2)
+       SELECT r.rowid, r.id, r.project, r.parent_id FROM responses r
+       WHERE r.id = ?2 AND r.project = ?3 AND r.expires_at <= ?1 AND r.conversation_id IS NULL
+         AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = r.id AND c.project = r.project)
        UNION ALL
        SELECT p.rowid, p.id, p.project, p.parent_id FROM purgeable d
        CROSS JOIN responses p ON p.id = d.parent_id AND p.project = d.project
        WHERE p.expires_at <= ?1 AND p.conversation_id IS NULL
          AND NOT EXISTS (SELECT 1 FROM responses c WHERE c.parent_id = p.id AND c.project = p.project AND c.id <> d.id)
-       LIMIT ?2)
-     SELECT d.row, d.project, d.id, r.input, r.output FROM purgeable d CROSS JOIN responses r ON r.rowid = d.row";
+       LIMIT ?4)
+     SELECT d.row, d.project, d.id, r.input, r.output, d.parent_id FROM purgeable d CROSS JOIN responses r ON r.rowid = d.row";
 
 pub(super) const DELETE_RESPONSE: &str = "DELETE FROM responses WHERE rowid = ?1";
 
@@ -82,20 +80,41 @@ pub(super) const ADD_TO_ACCOUNTS: &str = concat!(
 
 pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE at <= ?1";
 
-pub(super) fn purge(
+pub(super) fn purge(connection: &Connection, step: &PurgeStep) -> rusqlite::Result<(Purged, Vec<Leaf>)> {
+    let (mut left, mut next) = (step.max_rows, Vec::new());
+    for leaf in &step.leaves {
+        if left == 0 {
+            next.push(leaf.clone());
+            continue;
+        }
+        let (removed, parent) = purge_from(connection, step.now, leaf, left)?;
+        left -= removed;
+        if left == 0 {
+            next.extend(parent.map(|id| Leaf { id, project: leaf.project.clone() }));
+        }
+    }
+    let log_rows = match step.log_before {
+        Some(before) => purge_log(connection, before, step.max_rows)?,
+        None => 0,
+    };
+    Ok((Purged { responses: u64::from(step.max_rows - left), log_rows }, next))
+}
+
+/// Removes a response and its ancestors. Returns how many it removed, and the parent of the last one.
+fn purge_from(
     connection: &Connection,
     now: Timestamp,
-    log_before: Option<Timestamp>,
+    leaf: &Leaf,
     max_rows: u32,
-) -> rusqlite::Result<Purged> {
-    let mut purged = Purged::default();
-    let mut rows: Vec<i64> = Vec::new();
-    let mut items = Vec::new();
+) -> rusqlite::Result<(u32, Option<Uuid>)> {
+    let (mut removed, mut rows, mut items, mut parent): (u32, Vec<i64>, Vec<_>, _) = Default::default();
     let mut statement = connection.prepare_cached(PURGEABLE)?;
-    let mut purgeable = statement.query(params![now.unix_ms(), max_rows])?;
+    let mut purgeable = statement.query(params![now.unix_ms(), leaf.id, leaf.project, max_rows])?;
     while let Some(row) = purgeable.next()? {
+        removed += 1;
         rows.push(row.get(0)?);
         collect_items(row, &mut items)?;
+        parent = row.get(5)?;
     }
     let mut delete_item = connection.prepare_cached(DELETE_ITEM)?;
     for (item_id, project, response) in items {
@@ -103,12 +122,9 @@ pub(super) fn purge(
     }
     let mut delete_response = connection.prepare_cached(DELETE_RESPONSE)?;
     for row in rows {
-        purged.responses += delete_response.execute([row])? as u64;
+        delete_response.execute([row])?;
     }
-    if let Some(before) = log_before {
-        purged.log_rows = purge_log(connection, before, max_rows)?;
-    }
-    Ok(purged)
+    Ok((removed, parent))
 }
 
 /// Moves rows of the log to the sums over purged rows.

@@ -220,7 +220,7 @@ async fn writes_work_again_when_a_full_disk_has_space() {
 
     assert!(store.delete(&project, id(0), NOW).await.unwrap());
     assert!(store.is_available(), "deleting this row needs no page more");
-    assert_eq!(store.purge(NOW, None, 10).await.unwrap().responses, 1);
+    assert_eq!(store.purge(&mut PurgeProgress::default(), NOW, None, 10).await.unwrap().responses, 1);
     store.record(record(written)).await.unwrap();
     assert!(store.record(record(written + 1)).await.is_err());
 

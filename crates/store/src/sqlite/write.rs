@@ -133,8 +133,8 @@ fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) ->
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
         }
         Operation::Sweep(sweep) => limits::sweep(connection, *sweep).map(Outcome::Swept),
-        Operation::Purge { now, log_before, max_rows } => {
-            purge::purge(connection, *now, *log_before, *max_rows).map(Outcome::Purged)
+        Operation::Purge(step) => {
+            purge::purge(connection, step).map(|(purged, next)| Outcome::Purged(purged, next))
         }
         Operation::Execute(statements) => {
             let mut is_changed = false;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::{
-    AccountSum, DAY_MS, HOUR_MS, Latency, LatencySum, LogRow, OutcomeSum, OverviewQuery, Store, Timestamp,
+    AccountSum, DAY_MS, HOUR_MS, Latency, LatencySum, LogRow, OutcomeSum, OverviewQuery, PurgeProgress,
+    Store, Timestamp,
 };
 
 use crate::fixture::{Fixture, append_all, id, log_row};
@@ -85,7 +86,7 @@ pub(crate) async fn charts_show_the_same_before_and_after_rolling_up_and_purging
     assert_eq!(figures(&store, every(HOUR_MS)).await, hourly);
     // In the middle of an hour that is not rolled up yet, and of one that is.
     for before in [at(0, 2), at(1, 4), at(2, 8)] {
-        store.purge(at(0, 0), Some(before), 100).await.unwrap();
+        store.purge(&mut PurgeProgress::default(), at(0, 0), Some(before), 100).await.unwrap();
         assert_eq!(figures(&store, every(HOUR_MS)).await, hourly);
         assert_eq!(figures(&store, every(DAY_MS)).await, daily);
     }

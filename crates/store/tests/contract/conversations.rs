@@ -7,8 +7,8 @@ use antiphon_protocol::id::{ConversationId, ItemId};
 use antiphon_protocol::{item, json};
 use antiphon_store::chain::Chains;
 use antiphon_store::{
-    Append, Appended, AppendedItem, ConversationLock, ConversationQuery, ItemLocation, PageEnd, Post, Record,
-    Store, StoredConversation, StoredTurn, Timestamp,
+    Append, Appended, AppendedItem, ConversationLock, ConversationQuery, ItemLocation, PageEnd, Post,
+    PurgeProgress, Record, Store, StoredConversation, StoredTurn, Timestamp,
 };
 use uuid::Uuid;
 
@@ -247,7 +247,10 @@ pub(crate) async fn turns_of_a_conversation_live_as_long_as_it_does(fixture: imp
         now = load(&store, 1).await;
     }
     assert!(store.delete(&project("p"), id(3), NOW).await.unwrap());
-    assert_eq!(store.purge(after(1_000), None, 100).await.unwrap().responses, 0);
+    assert_eq!(
+        store.purge(&mut PurgeProgress::default(), after(1_000), None, 100).await.unwrap().responses,
+        0
+    );
     assert!(store.load(&project("p"), id(1), after(1_000)).await.unwrap().is_some());
     assert_eq!(ids(&store, 1).await.len(), 6);
 
@@ -267,12 +270,15 @@ pub(crate) async fn turns_of_a_conversation_live_as_long_as_it_does(fixture: imp
     assert!(store.load(&project("p"), id(1), after(2_000)).await.unwrap().is_none());
     assert!(numbers(&store.load_chain(&project("p"), whole(5)).await.unwrap(), [5, 4, 3, 2, 1]));
     assert_eq!(
-        store.purge(after(3_000), None, 100).await.unwrap().responses,
+        store.purge(&mut PurgeProgress::default(), after(3_000), None, 100).await.unwrap().responses,
         0,
         "the last one was recorded without it"
     );
     assert!(store.delete(&project("p"), id(5), after(3_000)).await.unwrap());
-    assert_eq!(store.purge(after(3_000), None, 100).await.unwrap().responses, 5);
+    assert_eq!(
+        store.purge(&mut PurgeProgress::default(), after(3_000), None, 100).await.unwrap().responses,
+        5
+    );
 }
 
 pub(crate) async fn conversations_are_listed_by_project(fixture: impl Fixture) {
@@ -371,6 +377,6 @@ pub(crate) async fn an_unused_conversation_expires_with_its_trunk(fixture: impl 
     assert_eq!(expire(after(20), 90).await, [2].map(conversation_id), "its lock has ended");
     assert_eq!(expire(after(150), 200).await, []);
     while store.purge_conversations(after(200), 100).await.unwrap() {}
-    assert_eq!(store.purge(after(200), None, 100).await.unwrap().responses, 4);
+    assert_eq!(store.purge(&mut PurgeProgress::default(), after(200), None, 100).await.unwrap().responses, 4);
     assert!(store.stats(NOW).await.unwrap().is_empty());
 }

@@ -62,6 +62,7 @@ macro_rules! contract {
                 an_expired_response_is_hidden_and_replayed, a_deleted_response_stays_hidden_when_the_clock_goes_back,
                 the_cache_hides_what_is_deleted_or_expired, deleting_twice_deletes_once;
             purging: live_responses_stay, a_dead_ancestor_of_a_live_response_stays, a_dead_chain_is_purged_in_few_calls,
+                a_purge_goes_on_where_it_was,
                 a_dead_branch_is_purged_and_its_live_trunk_stays, a_dead_trunk_is_purged_after_its_branches,
                 items_are_purged_with_their_response, old_log_rows_are_purged;
             items: an_item_is_found_by_its_id, the_newest_recording_of_an_item_wins, a_derived_id_finds_an_input_item,

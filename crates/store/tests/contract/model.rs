@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use antiphon_store::chain::Chains;
-use antiphon_store::{ChainQuery, Store, StoredTurn};
+use antiphon_store::{ChainQuery, PurgeProgress, Store, StoredTurn};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -101,12 +101,20 @@ async fn follow(fixture: &impl Fixture, steps: Vec<Step>) {
             Step::Delete(index) => delete(&mut model, &chains, index).await,
             Step::Wait(seconds) => model.now += seconds,
             Step::Purge(max) => {
-                assert!(store.purge(after(model.now), None, max).await.unwrap().responses <= max.into());
+                assert!(
+                    store
+                        .purge(&mut PurgeProgress::default(), after(model.now), None, max)
+                        .await
+                        .unwrap()
+                        .responses
+                        <= max.into()
+                );
             }
         }
         compare(&model, &store, &chains).await;
     }
-    while store.purge(after(model.now), None, 7).await.unwrap().responses > 0 {}
+    while store.purge(&mut PurgeProgress::default(), after(model.now), None, 7).await.unwrap().responses > 0 {
+    }
     for (&n, turn) in &model.turns {
         let rows = store.load_chain(&project(turn.project), whole(n)).await.unwrap();
         assert_eq!(!rows.is_empty(), model.is_needed(n), "{n} after all was purged");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Migrate, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::{Migrate, PurgeProgress, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::{Postgres, eventually};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -214,11 +214,11 @@ async fn one_store_at_a_time_purges() {
     // While another client holds the lock nothing is purged.
     let other = connect(&url).await;
     other.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'416e746970757267'::bigint)").await.unwrap();
-    assert_eq!(store.purge(after(1), None, 100).await.unwrap().responses, 0);
+    assert_eq!(store.purge(&mut PurgeProgress::default(), after(1), None, 100).await.unwrap().responses, 0);
     other.batch_execute("COMMIT").await.unwrap();
     let mut purged = 0;
     eventually("all responses are purged", async || {
-        purged += store.purge(after(1), None, 100).await.unwrap().responses;
+        purged += store.purge(&mut PurgeProgress::default(), after(1), None, 100).await.unwrap().responses;
         purged >= 20
     })
     .await;

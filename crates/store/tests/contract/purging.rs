@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Store, StoredTurn};
+use antiphon_store::{PurgeProgress, Store, StoredTurn};
 
 use crate::fixture::{
     Fixture, NOW, after, append_all, id, log_row, numbers, project, record, record_all, record_chain,
@@ -11,7 +11,7 @@ use crate::fixture::{
 };
 
 async fn purge(store: &Arc<dyn Store>, seconds: u64) -> u64 {
-    store.purge(after(seconds), None, 10_000).await.unwrap().responses
+    store.purge(&mut PurgeProgress::default(), after(seconds), None, 10_000).await.unwrap().responses
 }
 
 async fn delete(store: &Arc<dyn Store>, responses: impl IntoIterator<Item = u64>) {
@@ -51,7 +51,8 @@ pub(crate) async fn a_dead_chain_is_purged_in_few_calls(fixture: impl Fixture) {
     record_all(&store, (1..=LEN).map(|n| record_of("p", dies(n))).collect()).await;
     let mut removed = 0;
     for calls in 1.. {
-        let purged = store.purge(after(LEN), None, 300).await.unwrap().responses;
+        let purged =
+            store.purge(&mut PurgeProgress::default(), after(LEN), None, 300).await.unwrap().responses;
         removed += purged;
         assert!(purged <= 300);
         let rest = store.load_chain(&project("p"), whole(LEN - removed)).await.unwrap();
@@ -62,6 +63,37 @@ pub(crate) async fn a_dead_chain_is_purged_in_few_calls(fixture: impl Fixture) {
         assert!(calls < 8, "too many calls");
     }
     assert_eq!(removed, LEN);
+}
+
+pub(crate) async fn a_purge_goes_on_where_it_was(fixture: impl Fixture) {
+    const LEN: u64 = 1_200;
+    let store = fixture.open().await;
+    // More expired responses than are looked at together, all of them needed by the last one.
+    let expires = |n, seconds| StoredTurn {
+        expires_at: Some(after(seconds)),
+        ..turn(n, (n > 1).then(|| (n - 1, u32::try_from(n).unwrap() - 1)))
+    };
+    let living = (1..=LEN).map(|n| record_of("p", expires(n, if n < LEN { 1 } else { 1_000 })));
+    record_all(&store, living.collect()).await;
+    let alone = (2_001..=2_020)
+        .map(|n| record_of("p", StoredTurn { expires_at: Some(after(n - 2_000)), ..turn(n, None) }));
+    record_all(&store, alone.collect()).await;
+
+    let mut progress = PurgeProgress::default();
+    let mut purge = async |seconds, max_rows| {
+        store.purge(&mut progress, after(seconds), None, max_rows).await.unwrap().responses
+    };
+    assert_eq!(purge(10, 4).await, 4, "what goes is found behind what stays");
+    assert_eq!(purge(10, 100).await, 6);
+    assert_eq!(purge(10, 100).await, 0);
+    assert_eq!(purge(20, 100).await, 10, "what has expired since");
+    assert_eq!(purge(20, 100).await, 0);
+    let mut removed = 0;
+    for _ in 0..LEN.div_ceil(500) {
+        removed += purge(1_000, 500).await;
+    }
+    assert_eq!(removed, LEN, "with the last one go all that it needed");
+    assert_eq!(purge(1_000, 500).await, 0);
 }
 
 pub(crate) async fn a_dead_branch_is_purged_and_its_live_trunk_stays(fixture: impl Fixture) {
@@ -106,7 +138,9 @@ pub(crate) async fn old_log_rows_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     append_all(&store, (0..10).map(|n| log_row("p", id(n), after(n)))).await;
     store.record(record(20, None)).await.unwrap();
-    let purge = async |seconds, max| store.purge(NOW, Some(after(seconds)), max).await.unwrap().log_rows;
+    let purge = async |seconds, max| {
+        store.purge(&mut PurgeProgress::default(), NOW, Some(after(seconds)), max).await.unwrap().log_rows
+    };
     assert_eq!(purge(6, 4).await, 4);
     assert_eq!(purge(6, 4).await, 3);
     assert_eq!(purge(6, 4).await, 0);

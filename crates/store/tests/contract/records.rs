@@ -1,6 +1,6 @@
 //! A recorded response is there, only for its project, and stays.
 
-use antiphon_store::{Status, StoreError, StoredTurn};
+use antiphon_store::{PurgeProgress, Status, StoreError, StoredTurn};
 use bytes::Bytes;
 
 use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn, whole};
@@ -61,7 +61,7 @@ pub(crate) async fn one_id_in_two_projects_is_two_responses(fixture: impl Fixtur
     assert_eq!(store.load(&project("q"), id(1), NOW).await.unwrap().unwrap().turn.model, "of q");
     assert_eq!(store.load_chain(&project("p"), whole(2)).await.unwrap()[1].model, "of p");
     assert!(store.delete(&project("p"), id(2), NOW).await.unwrap());
-    assert_eq!(store.purge(NOW, None, 100).await.unwrap().responses, 2);
+    assert_eq!(store.purge(&mut PurgeProgress::default(), NOW, None, 100).await.unwrap().responses, 2);
     assert_eq!(store.load_chain(&project("q"), whole(2)).await.unwrap().len(), 2);
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::{
-    DAY_MS, HOUR_MS, LogRow, Record, Span, Store, StoredTurn, Timestamp, Totals, UsageGroup, UsageQuery,
+    DAY_MS, HOUR_MS, LogRow, PurgeProgress, Record, Span, Store, StoredTurn, Timestamp, Totals, UsageGroup,
+    UsageQuery,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -107,7 +108,9 @@ pub(crate) async fn purged_rows_still_count(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..10).map(|n| log_row("p", id(n), at(0, n.cast_signed())))).await;
     roll_up(&store, at(0, 0), at(1, 0)).await;
-    let purge = async || store.purge(at(0, 0), Some(at(2, 0)), 3).await.unwrap().log_rows;
+    let purge = async || {
+        store.purge(&mut PurgeProgress::default(), at(0, 0), Some(at(2, 0)), 3).await.unwrap().log_rows
+    };
     assert_eq!(purge().await, 3);
     assert_eq!(only_group(&store).await.turns, 10);
     write(&store, [log_row("p", id(20), at(0, 1)), log_row("p", id(21), at(0, 8))]).await;
@@ -128,7 +131,9 @@ pub(crate) async fn purged_rows_still_count(fixture: impl Fixture) {
 pub(crate) async fn old_sums_are_purged(fixture: impl Fixture) {
     let store = fixture.open().await;
     write(&store, (0..72).map(|n| log_row("p", id(n), at(n.cast_signed(), 0)))).await;
-    while store.purge(at(0, 0), Some(at(60, 0)), 100).await.unwrap().log_rows > 0 {}
+    while store.purge(&mut PurgeProgress::default(), at(0, 0), Some(at(60, 0)), 100).await.unwrap().log_rows
+        > 0
+    {}
     while store.purge_usage(Some(at(36, 0)), Some(at(24, 0)), 5).await.unwrap() {}
     let hours = UsageQuery { span: Span::Hour, ..everything() };
     let groups = async |query: UsageQuery| store.list_usage(query).await.unwrap().len();
@@ -314,7 +319,10 @@ async fn run(store: &Arc<dyn Store>, steps: Vec<Step>) -> Result<(), TestCaseErr
                 roll_up(store, end.min(at(from, 0)), at(until, 0)).await;
             }
             Step::Purge(before, max_rows) => {
-                store.purge(at(0, 0), Some(at(before, 0)), max_rows).await.unwrap();
+                store
+                    .purge(&mut PurgeProgress::default(), at(0, 0), Some(at(before, 0)), max_rows)
+                    .await
+                    .unwrap();
             }
         }
         // Late rows count once their hours are rolled up again.
