@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_mins(1);
 const LATE_ROW_MARGIN: Duration = Duration::from_mins(5);
 /// How far back hours are rolled up again after a start, as a crashed process may have written rows late. Rows that are
 /// later still count once they leave the log.
-const STARTUP_LOOKBACK: Duration = Duration::from_hours(24);
+const STARTUP_LOOKBACK: Duration = Duration::from_hours(3);
 /// The number of rows per step of a purge, which bounds how long other writers wait.
 const BATCH_ROWS: u32 = 500;
 
