@@ -14,10 +14,11 @@ use rusqlite::{Connection, MAIN_DB};
 use super::error;
 use super::readers::{Shared, lock};
 
-/// How many pages the write-ahead log holds before they are copied: enough that a page that is written often is copied once.
-pub(super) const CHECKPOINT_PAGES: u32 = 2048;
+/// How many pages the write-ahead log holds before they are copied: enough that a page that is written often is copied once, and that
+/// hardly a turn in a hundred waits for a checkpoint. A start after a crash reads all of them.
+pub(super) const CHECKPOINT_PAGES: u32 = 4096;
 /// So few pages are copied after a commit.
-const REMAINDER: u32 = CHECKPOINT_PAGES / 8;
+const REMAINDER: u32 = 256;
 /// Commits wait for the copying of a log that has grown to this.
 pub(super) const MAX_LOG_PAGES: u32 = 4 * CHECKPOINT_PAGES;
 

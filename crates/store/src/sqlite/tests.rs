@@ -238,14 +238,14 @@ async fn the_write_ahead_log_starts_over_while_commits_go_on() {
     let path = directory.path().join("a.db");
     let options = StoreOptions { durability: Durability::Normal, ..StoreOptions::default() };
     let store = SqliteStore::open(&SqliteTarget::File(path.clone()), options).await.unwrap();
-    for n in 0..150 {
+    for n in 0..220 {
         let mut record = record(n);
         record.response.turn.input = vec![b'x'; 1 << 20].into();
         store.record(record).await.unwrap();
     }
     let size = |path: &str| std::fs::metadata(directory.path().join(path)).unwrap().len();
-    assert!(size("a.db-wal") < 80 << 20, "{} bytes of log", size("a.db-wal"));
+    assert!(size("a.db-wal") < 150 << 20, "{} bytes of log", size("a.db-wal"));
     assert!(size("a.db") > 60 << 20, "{} bytes of database", size("a.db"));
     store.close().await;
-    assert!(size("a.db") > 150 << 20, "{} bytes of database", size("a.db"));
+    assert!(size("a.db") > 220 << 20, "{} bytes of database", size("a.db"));
 }
