@@ -24,7 +24,8 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
     serve_on_threads(async move {
         let listener = bind(listen, "--listen").await?;
         let address = listener.local_addr()?;
-        let options = Options { record: false, ..Options::default() };
+        // Limits that last long enough to be seen.
+        let options = Options { record: false, limits_reset: ["24h0m0s", "1m0s"], ..Options::default() };
         let upstream = Simulator::bind(options).await.context("cannot start the simulated upstream")?;
         let config = config(&upstream.url())?;
         let _log = telemetry::init(&config.log)?;

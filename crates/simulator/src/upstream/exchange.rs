@@ -77,7 +77,7 @@ impl Shared {
             memory: Memory::default(),
             background: Background::default(),
             mint: Mint::new(),
-            headers: Headers::new(options.api_key.as_deref()),
+            headers: Headers::new(&options),
             responses: options.responses.into(),
             prepared: options.prepared.then(|| Prepared::new(&options, unix_seconds())),
             options,

@@ -1,5 +1,6 @@
 //! The headers that the real API reads and sends.
 
+use super::options::Options;
 use super::refusal::Refusal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -13,6 +14,7 @@ pub(super) struct Headers {
     authorization: Option<String>,
     /// No credential is good any more.
     pub(super) is_revoked: AtomicBool,
+    limits_reset: [&'static str; 2],
     sent: AtomicU64,
 }
 
@@ -20,9 +22,13 @@ impl Headers {
     pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
     pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
-    pub(super) fn new(api_key: Option<&str>) -> Self {
-        let authorization = api_key.map(|key| format!("Bearer {key}"));
-        Self { authorization, is_revoked: AtomicBool::new(false), sent: AtomicU64::new(0) }
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            authorization: options.api_key.as_ref().map(|key| format!("Bearer {key}")),
+            is_revoked: AtomicBool::new(false),
+            limits_reset: options.limits_reset,
+            sent: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn check_bearer(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -42,15 +48,16 @@ impl Headers {
     pub(super) fn all<B>(&self, response: &mut Response<B>, content_type: &str, request_id: &str) {
         let used = self.sent.fetch_add(1, Ordering::Relaxed) % LIMIT_REQUESTS;
         let headers = response.headers_mut();
+        let [requests_reset, tokens_reset] = self.limits_reset;
         let texts = [
             (CONTENT_TYPE, content_type),
             (REQUEST_ID, request_id),
             (HeaderName::from_static("openai-version"), "2020-10-01"),
             (HeaderName::from_static("openai-processing-ms"), "7"),
-            (HeaderName::from_static("x-ratelimit-reset-requests"), "6ms"),
+            (HeaderName::from_static("x-ratelimit-reset-requests"), requests_reset),
             (HeaderName::from_static("x-ratelimit-limit-tokens"), "200000"),
             (HeaderName::from_static("x-ratelimit-remaining-tokens"), "199000"),
-            (HeaderName::from_static("x-ratelimit-reset-tokens"), "300ms"),
+            (HeaderName::from_static("x-ratelimit-reset-tokens"), tokens_reset),
         ];
         for (name, text) in texts {
             if let Ok(value) = HeaderValue::from_str(text) {

@@ -36,6 +36,8 @@ pub struct Options {
     pub chat_server: ChatServer,
     /// Models that refuse `include: ["reasoning.encrypted_content"]`.
     pub no_encrypted_models: Vec<String>,
+    /// When the limits of its headers reset, after each reply: of requests, and of tokens.
+    pub limits_reset: [&'static str; 2],
     /// The text of a reply without a script.
     pub answer: String,
     /// The number of deltas per text.
@@ -68,6 +70,7 @@ impl Default for Options {
             other_endpoints: true,
             chat_server: ChatServer::default(),
             no_encrypted_models: Vec::new(),
+            limits_reset: ["6ms", "300ms"],
             answer: String::from("Hello from the simulator."),
             text_deltas: 4,
             between_events: Duration::ZERO,

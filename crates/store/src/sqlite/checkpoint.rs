@@ -133,7 +133,7 @@ fn report<T>(checkpoint: rusqlite::Result<T>) {
         // Another process is at it.
         Err(error) if error::is_busy(&error) => {}
         Err(error) => {
-            tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds")
+            tracing::warn!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");
         }
         Ok(_) => {}
     }
