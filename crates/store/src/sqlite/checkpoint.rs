@@ -108,6 +108,7 @@ impl Course {
         self.stage = Stage::Copying { pages: self.pages };
     }
 
+    /// Waits for the thread if the log has grown too long.
     fn is_copying(&self) -> bool {
         match self.copied.try_recv() {
             Err(TryRecvError::Empty) if self.pages >= MAX_LOG_PAGES => {
