@@ -85,22 +85,22 @@ impl Rig {
     }
 }
 
-fn text(reply: &Reply) -> String {
+pub(crate) fn text(reply: &Reply) -> String {
     String::from_utf8_lossy(&reply.body).into_owned()
 }
 
-fn cookies(reply: &Reply) -> Vec<String> {
+pub(crate) fn cookies(reply: &Reply) -> Vec<String> {
     reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
 }
 
 /// What a browser sends back of a cookie.
-fn value(cookie: &str) -> &str {
+pub(crate) fn value(cookie: &str) -> &str {
     cookie.split(';').next().unwrap()
 }
 
 /// Nobody is signed in, and the login page says why.
 #[track_caller]
-fn assert_refused(reply: &Reply, status: u16, why: &str) {
+pub(crate) fn assert_refused(reply: &Reply, status: u16, why: &str) {
     assert_eq!(reply.status, status, "{}", text(reply));
     assert!(text(reply).contains(why) && text(reply).contains("name=\"token\""), "{}", text(reply));
     assert_eq!(cookies(reply), [""; 0]);

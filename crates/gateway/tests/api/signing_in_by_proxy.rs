@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use crate::administering::Operator;
+use crate::signing_in::{assert_refused, cookies, text, value};
 use crate::simulator;
 
 const NAME: &str = "x-forwarded-user";
@@ -79,32 +80,11 @@ impl Rig {
     }
 }
 
-fn text(reply: &Reply) -> String {
-    String::from_utf8_lossy(&reply.body).into_owned()
-}
-
-fn cookies(reply: &Reply) -> Vec<String> {
-    reply.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
-}
-
-/// What a browser sends back of a cookie.
-fn value(cookie: &str) -> &str {
-    cookie.split(';').next().unwrap()
-}
-
 #[track_caller]
 fn session_in(reply: &Reply) -> String {
     assert_eq!(reply.status, StatusCode::OK, "{}", text(reply));
     let [cookie] = &cookies(reply)[..] else { panic!("{:?}", reply.headers) };
     value(cookie).to_owned()
-}
-
-/// Nobody is signed in, and the login page says why.
-#[track_caller]
-fn assert_refused(reply: &Reply, status: u16, why: &str) {
-    assert_eq!(reply.status, status, "{}", text(reply));
-    assert!(text(reply).contains(why) && text(reply).contains("name=\"token\""), "{}", text(reply));
-    assert_eq!(cookies(reply), [""; 0]);
 }
 
 #[track_caller]
