@@ -1,6 +1,6 @@
 """What a turn takes with few clients and with many, relayed and stored, beside nginx."""
 
-from processes import BURST, FOR_SECONDS, Gateway, Nginx, Upstream
+from processes import BURST, FOR_SECONDS, Nginx, Upstream, gateways
 from tables import header, row, spread
 
 CLIENTS = (1, 4, 16, 64, 256)
@@ -9,23 +9,18 @@ KINDS = {"collected": ("json", ("false", "true")), "burst stream": ("sse", ("tru
 
 
 def clients(figures, binaries, rounds):
-    with Upstream(*BURST) as upstream, Nginx(upstream) as nginx:
-        gateways = {name: Gateway(upstream.account(), binary) for name, binary in binaries.items()}
-        try:
-            for _ in range(rounds):
-                for kind in KINDS:
-                    for count in CLIENTS:
-                        one_round(figures, kind, count, nginx, gateways)
-            table(figures)
-        finally:
-            for gateway in gateways.values():
-                gateway.__exit__()
+    with Upstream(*BURST) as upstream, Nginx(upstream) as nginx, gateways(upstream, binaries) as measured:
+        for _ in range(rounds):
+            for kind in KINDS:
+                for count in CLIENTS:
+                    one_round(figures, kind, count, nginx, measured)
+    table(figures)
 
 
-def one_round(figures, kind, count, nginx, gateways):
+def one_round(figures, kind, count, nginx, measured):
     wire, stores = KINDS[kind]
     figures.add("clients", f"{kind}, {count} clients, relayed, nginx", **nginx.cost(wire, count, "false", *FOR_SECONDS))
-    for name, gateway in gateways.items():
+    for name, gateway in measured.items():
         for store in stores:
             what = "stored" if store == "true" else "relayed"
             cost = gateway.cost(wire, count, store, *FOR_SECONDS)

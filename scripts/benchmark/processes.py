@@ -1,5 +1,6 @@
 """Starts processes, sends load, and reads what a process took."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -179,6 +180,13 @@ class Gateway(Process):
     def __exit__(self, *_):
         self.stop()
         shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def gateways(upstream, binaries):
+    """A gateway of each binary, by its name."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(Gateway(upstream.account(), binary)) for name, binary in binaries.items()}
 
 
 NGINX = """worker_processes 2; daemon off; pid {folder}/pid; error_log {folder}/errors; worker_rlimit_nofile 20000;

@@ -1,6 +1,6 @@
 """Collected replies, burst streams, sockets and chains: CPU time beside nginx's, throughput and added latency."""
 
-from processes import BURST, FOR_SECONDS, Gateway, Nginx, Upstream, load
+from processes import BURST, FOR_SECONDS, Nginx, Upstream, gateways, load
 from tables import header, number, row, spread
 
 # Of the table that counts CPU time in multiples of nginx's.
@@ -15,30 +15,25 @@ def extra(mode):
 
 
 def replies(figures, binaries, rounds):
-    with Upstream(*BURST) as upstream, Nginx(upstream) as nginx:
-        gateways = {name: Gateway(upstream.account(), binary) for name, binary in binaries.items()}
-        try:
-            for _ in range(rounds):
-                for mode in MODES:
-                    one_round(figures, mode, upstream, nginx, gateways)
-            cpu_table(figures, gateways)
-            pace_table(figures, gateways)
-        finally:
-            for gateway in gateways.values():
-                gateway.__exit__()
+    with Upstream(*BURST) as upstream, Nginx(upstream) as nginx, gateways(upstream, binaries) as measured:
+        for _ in range(rounds):
+            for mode in MODES:
+                one_round(figures, mode, upstream, nginx, measured)
+    cpu_table(figures, binaries)
+    pace_table(figures, binaries)
 
 
 def stores(mode):
     return ("true",) if mode.startswith("turn of") else ("false", "true")
 
 
-def one_round(figures, mode, upstream, nginx, gateways):
+def one_round(figures, mode, upstream, nginx, measured):
     wire = MODES[mode]
     if mode not in YARDSTICK:
         figures.add("cpu", f"{mode}, nginx", us=nginx.cost(wire, CLIENTS, "false", *FOR_SECONDS)["us"])
     for clients in (1, CLIENTS, 64):
         direct = load(upstream.port, wire, clients, "false", *FOR_SECONDS, *extra(mode))
-        for name, gateway in gateways.items():
+        for name, gateway in measured.items():
             for store in stores(mode):
                 cost = gateway.cost(wire, clients, store, *FOR_SECONDS, *extra(mode))
                 figures.add(
@@ -47,15 +42,15 @@ def one_round(figures, mode, upstream, nginx, gateways):
                 )
 
 
-def cpu_table(figures, gateways):
+def cpu_table(figures, names):
     header(f"CPU us per request, {CLIENTS} clients", "nginx", *(
-        f"{name}, {store}" for name in gateways for store in ("relayed", "x nginx", "stored", "x nginx")
+        f"{name}, {store}" for name in names for store in ("relayed", "x nginx", "stored", "x nginx")
     ))
     for mode in MODES:
         yardstick = figures.tables["cpu"][f"{YARDSTICK.get(mode, mode)}, nginx"]["us"]
         nginx = figures.median("cpu", f"{YARDSTICK.get(mode, mode)}, nginx", "us")
         cells = []
-        for name in gateways:
+        for name in names:
             for store in ("false", "true"):
                 key = f"{mode}, {CLIENTS} clients, store {store}, {name}"
                 values = figures.tables["replies"].get(key, {}).get("us")
@@ -64,11 +59,11 @@ def cpu_table(figures, gateways):
         row(mode, spread(yardstick), *cells)
 
 
-def pace_table(figures, gateways):
+def pace_table(figures, names):
     header("what", "clients", "store", "turns/s", "p50, us", "p99, us", "added p50, us", "added p99, us", "CPU us/turn")
     for key, values in figures.tables["replies"].items():
         mode, clients, store, name = key.rsplit(", ", 3)
-        what = mode if len(gateways) == 1 else f"{mode}, {name}"
+        what = mode if len(names) == 1 else f"{mode}, {name}"
         row(
             what, clients.split()[0], store.split()[1], spread(values["per_second"]), spread(values["p50"]),
             spread(values["p99"]), spread(values["added_p50"]), spread(values["added_p99"]), spread(values["us"]),
