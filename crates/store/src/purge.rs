@@ -20,7 +20,7 @@ pub(crate) const STATEMENTS: [&str; 1] = [LIST_EXPIRED];
 
 /// Where a purge is among the responses that have expired. A new one begins with the oldest.
 ///
-/// It never goes back: of what it has passed, it removes what a response that is removed continued.
+/// Of the responses that it has passed, it removes only ancestors of those that it removes later.
 #[derive(Debug)]
 pub struct PurgeProgress {
     /// The last response that was looked at.
@@ -65,7 +65,8 @@ pub(crate) async fn purge<D: Database>(
         }
         let step = PurgeStep { now, leaves, log_before, max_rows };
         let (purged, mut next) = database.group().purge(step).await?;
-        // Only another replica that purges leaves everything to be done.
+        // Nothing was removed and nothing is left of these: they were continued or removed meanwhile. While another replica purges,
+        // all of them are left.
         let can_go_on = purged == Purged::default() && next.is_empty() && !is_end;
         next.append(&mut progress.leaves);
         progress.leaves = next;
