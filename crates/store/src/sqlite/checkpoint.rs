@@ -12,6 +12,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
 use super::error;
+use super::file_identity::FileIdentity;
 use super::readers::{Shared, lock};
 
 /// How many pages the write-ahead log holds before they are copied: enough that a page that is written often is copied once, and that
@@ -53,11 +54,12 @@ impl Checkpoints {
     pub(super) fn start(
         writer: &mut Connection,
         copier: Shared,
+        file: FileIdentity,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let (requests, asked) = channel();
         let (done, copied) = channel();
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let thread = thread.spawn(move || copy_when_asked(&asked, &copier, &done))?;
+        let thread = thread.spawn(move || copy_when_asked(&asked, &copier, &file, &done))?;
         let mut course = Course { requests, copied, stage: Stage::Idle, pages: 0, due: CHECKPOINT_PAGES };
         writer.wal_hook(Some(move |log: &mut Wal, pages| {
             course.committed(log, u32::try_from(pages).unwrap_or_default());
@@ -121,9 +123,13 @@ impl Course {
     }
 }
 
-fn copy_when_asked(asked: &Receiver<()>, copier: &Shared, done: &Sender<()>) {
+fn copy_when_asked(asked: &Receiver<()>, copier: &Shared, file: &FileIdentity, done: &Sender<()>) {
     for () in asked {
         report(lock(copier).wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE));
+        // SQLite itself waits for the disk only when it has copied all of the log, which is within a commit.
+        if let Err(error) = file.sync() {
+            tracing::warn!(%error, "the database cannot be written to the disk; the next checkpoint tries again");
+        }
         // The writer may have gone.
         done.send(()).ok();
     }

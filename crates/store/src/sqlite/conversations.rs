@@ -2,9 +2,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::insert::{TurnRow, insert_record, insert_turn};
+use super::insert::{Inserter, TurnRow};
 use super::statement;
-use crate::body::Encoder;
 use crate::conversations::{Pending, is_live, remove_item};
 use crate::{Appended, Post, Record};
 
@@ -13,28 +12,21 @@ pub(super) const INSERT_ITEM: &str = "INSERT INTO conversation_items (conversati
      AND project = ?2) THEN ?5 ELSE ?4 END, ?6, ?7";
 
 /// Records a turn, and moves the head of its conversation if it has one.
-pub(super) fn record(
-    connection: &Connection,
-    record: &Record,
-    encoder: &mut Encoder,
-) -> rusqlite::Result<Appended> {
+pub(super) fn record(inserter: &mut Inserter<'_>, record: &Record) -> rusqlite::Result<Appended> {
     let Some(pending) = Pending::of_record(record) else {
-        return insert_record(connection, record, None, encoder).map(|()| Appended::Done);
+        return inserter.record(record, None).map(|()| Appended::Done);
     };
-    let appended = append(connection, &pending)?;
+    let appended = append(inserter.connection, &pending)?;
     if appended != Appended::Conflict {
         let conversation = (appended == Appended::Done).then_some(pending.append.conversation);
-        insert_record(connection, record, conversation, encoder)?;
+        inserter.record(record, conversation)?;
     }
     Ok(appended)
 }
 
 /// Appends turns that nobody served.
-pub(super) fn post(
-    connection: &Connection,
-    post: &Post,
-    encoder: &mut Encoder,
-) -> rusqlite::Result<Appended> {
+pub(super) fn post(inserter: &mut Inserter<'_>, post: &Post) -> rusqlite::Result<Appended> {
+    let connection = inserter.connection;
     let Post { project, created_at, begins, turns, deletes, append: to } = post;
     if let Some(conversation) = begins {
         statement::execute(connection, &conversation.insert())?;
@@ -45,8 +37,7 @@ pub(super) fn post(
     }
     for turn in turns {
         let conversation = Some(to.conversation);
-        let row = TurnRow { project, turn, created_at: *created_at, body: b"", conversation };
-        insert_turn(connection, &row, encoder)?;
+        inserter.turn(&TurnRow { project, turn, created_at: *created_at, body: b"", conversation })?;
     }
     if let Some(position) = deletes {
         statement::execute(connection, &remove_item(project, to.conversation, *position))?;

@@ -1,15 +1,19 @@
 //! Detects that a database's file was deleted or replaced: SQLite would go on writing to the deleted file.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The path of a file, with its device and inode.
+/// An open file with its path, its device and its inode.
+///
+/// Closing any descriptor of a file releases the locks of the whole process on it, also SQLite's. So this must live as long as
+/// the connections to the file.
 #[derive(Debug, Clone)]
 pub(super) struct FileIdentity {
     path: Arc<PathBuf>,
+    file: Arc<File>,
     identity: (u64, u64),
 }
 
@@ -17,7 +21,14 @@ pub(super) struct FileIdentity {
 
 impl FileIdentity {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: Arc::new(path.to_owned()), identity: identity(&path.metadata()?) })
+        let file = File::open(path)?;
+        let identity = identity(&file.metadata()?);
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), identity })
+    }
+
+    /// Waits until what was written to the file is on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Fails with the reason if the file was deleted or replaced.

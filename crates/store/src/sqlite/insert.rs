@@ -1,7 +1,7 @@
 //! What a turn adds: its response, where its items are found, and its row in the request log.
 
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use crate::assemble::{
     encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul,
@@ -32,91 +32,114 @@ pub(super) struct TurnRow<'a> {
     pub(super) conversation: Option<ConversationId>,
 }
 
-pub(super) fn insert_record(
-    connection: &Connection,
-    record: &Record,
-    conversation: Option<ConversationId>,
-    encoder: &mut Encoder,
-) -> rusqlite::Result<()> {
-    let response = &record.response;
-    let row = TurnRow {
-        project: &record.project,
-        turn: &response.turn,
-        created_at: response.created_at,
-        body: &response.body,
-        conversation,
-    };
-    insert_turn(connection, &row, encoder)?;
-    for item in &record.items {
-        insert_item(connection, record, item)?;
+/// The connection of a batch, with what every turn of it is inserted with.
+pub(super) struct Inserter<'a> {
+    pub(super) connection: &'a Connection,
+    encoder: &'a mut Encoder,
+    /// Looked up once a batch instead of once a turn.
+    responses: Option<CachedStatement<'a>>,
+    items: Option<CachedStatement<'a>>,
+    log: Option<CachedStatement<'a>>,
+}
+
+// === impl Inserter ===
+
+impl<'a> Inserter<'a> {
+    pub(super) fn new(connection: &'a Connection, encoder: &'a mut Encoder) -> Self {
+        Self { connection, encoder, responses: None, items: None, log: None }
     }
-    insert_log(connection, &record.log)
+
+    pub(super) fn record(
+        &mut self,
+        record: &Record,
+        conversation: Option<ConversationId>,
+    ) -> rusqlite::Result<()> {
+        let response = &record.response;
+        self.turn(&TurnRow {
+            project: &record.project,
+            turn: &response.turn,
+            created_at: response.created_at,
+            body: &response.body,
+            conversation,
+        })?;
+        for item in &record.items {
+            self.item(record, item)?;
+        }
+        self.log(&record.log)
+    }
+
+    pub(super) fn turn(&mut self, row: &TurnRow<'_>) -> rusqlite::Result<()> {
+        let TurnRow { project, turn, created_at, body, conversation } = row;
+        let body = self.encoder.encode(body);
+        let statement = prepared(&mut self.responses, self.connection, INSERT_RESPONSE)?;
+        statement.execute(params![
+            turn.id.uuid(),
+            project.as_str(),
+            turn.parent.map(ResponseId::uuid),
+            turn.account,
+            turn.boundary,
+            turn.upstream_id,
+            turn.model,
+            status_code(turn.status),
+            turn.depth,
+            created_at.unix_ms(),
+            turn.expires_at.filter(|_| conversation.is_none()).map(Timestamp::unix_ms),
+            &*turn.input,
+            encode_positions(&turn.referenced),
+            &*turn.output,
+            body,
+            checksum::of_turn(project, turn),
+            checksum::of_body(project, turn.id, *created_at, &body),
+            conversation.map(|id| id.to_string()),
+            turn.deletes.as_deref().map(encode_locations),
+        ])?;
+        Ok(())
+    }
+
+    fn item(&mut self, record: &Record, (item_id, position): &(ItemId, u32)) -> rusqlite::Result<()> {
+        let response = record.response.turn.id.uuid();
+        let statement = prepared(&mut self.items, self.connection, INSERT_ITEM)?;
+        statement.execute(params![item_id.as_str(), record.project.as_str(), response, position])?;
+        Ok(())
+    }
+
+    pub(super) fn log(&mut self, log: &LogRow) -> rusqlite::Result<()> {
+        prepared(&mut self.log, self.connection, INSERT_LOG)?.execute(params![
+            log.at.unix_ms(),
+            log.response.uuid(),
+            log.project.as_str(),
+            log.account,
+            without_nul(&log.model),
+            log.transport,
+            log.outcome,
+            log.http_status,
+            log.code,
+            log.depth,
+            tokens(log.input_tokens),
+            tokens(log.cached_tokens),
+            tokens(log.output_tokens),
+            tokens(log.reasoning_tokens),
+            micros(log.duration),
+            log.first_event.map(micros),
+            log.key,
+            log.attempts,
+            log.cost_nano_usd.map(nano_usd),
+            log.is_estimated,
+            log.sent.map(micros),
+            log.attempt_log,
+            log.reasoning,
+        ])?;
+        Ok(())
+    }
 }
 
-pub(super) fn insert_turn(
-    connection: &Connection,
-    row: &TurnRow<'_>,
-    encoder: &mut Encoder,
-) -> rusqlite::Result<()> {
-    let TurnRow { project, turn, created_at, body, conversation } = row;
-    let body = encoder.encode(body);
-    connection.prepare_cached(INSERT_RESPONSE)?.execute(params![
-        turn.id.uuid(),
-        project.as_str(),
-        turn.parent.map(ResponseId::uuid),
-        turn.account,
-        turn.boundary,
-        turn.upstream_id,
-        turn.model,
-        status_code(turn.status),
-        turn.depth,
-        created_at.unix_ms(),
-        turn.expires_at.filter(|_| conversation.is_none()).map(Timestamp::unix_ms),
-        &*turn.input,
-        encode_positions(&turn.referenced),
-        &*turn.output,
-        body,
-        checksum::of_turn(project, turn),
-        checksum::of_body(project, turn.id, *created_at, &body),
-        conversation.map(|id| id.to_string()),
-        turn.deletes.as_deref().map(encode_locations),
-    ])?;
-    Ok(())
-}
-
-fn insert_item(connection: &Connection, record: &Record, item: &(ItemId, u32)) -> rusqlite::Result<()> {
-    let (item_id, position) = item;
-    let response = record.response.turn.id.uuid();
-    let mut statement = connection.prepare_cached(INSERT_ITEM)?;
-    statement.execute(params![item_id.as_str(), record.project.as_str(), response, position])?;
-    Ok(())
-}
-
-pub(super) fn insert_log(connection: &Connection, log: &LogRow) -> rusqlite::Result<()> {
-    connection.prepare_cached(INSERT_LOG)?.execute(params![
-        log.at.unix_ms(),
-        log.response.uuid(),
-        log.project.as_str(),
-        log.account,
-        without_nul(&log.model),
-        log.transport,
-        log.outcome,
-        log.http_status,
-        log.code,
-        log.depth,
-        tokens(log.input_tokens),
-        tokens(log.cached_tokens),
-        tokens(log.output_tokens),
-        tokens(log.reasoning_tokens),
-        micros(log.duration),
-        log.first_event.map(micros),
-        log.key,
-        log.attempts,
-        log.cost_nano_usd.map(nano_usd),
-        log.is_estimated,
-        log.sent.map(micros),
-        log.attempt_log,
-        log.reasoning,
-    ])?;
-    Ok(())
+fn prepared<'s, 'a>(
+    statement: &'s mut Option<CachedStatement<'a>>,
+    connection: &'a Connection,
+    text: &str,
+) -> rusqlite::Result<&'s mut CachedStatement<'a>> {
+    match statement {
+        Some(statement) => Ok(statement),
+        None => Ok(statement.insert(connection.prepare_cached(text)?)),
+    }
 }

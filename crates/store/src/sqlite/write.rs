@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::checkpoint::Checkpoints;
 use super::file_identity::FileIdentity;
-use super::insert::insert_log;
+use super::insert::Inserter;
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
 use super::readers::{Readers, Shared, lock};
@@ -60,9 +60,9 @@ impl SqliteEngine {
     }
 
     fn use_connection(&mut self, writer: Shared) -> Shared {
-        if let Some(open) = &mut self.opener {
-            let started =
-                open().map_err(Into::into).and_then(|copier| Checkpoints::start(&mut lock(&writer), copier));
+        if let (Some(open), Some(file)) = (&mut self.opener, &self.file_identity) {
+            let start = |copier| Checkpoints::start(&mut lock(&writer), copier, file.clone());
+            let started = open().map_err(Into::into).and_then(start);
             self.checkpoints = started
                 .inspect_err(|error| tracing::warn!(%error, "checkpoints run within commits, as their thread cannot be started"))
                 .ok();
@@ -110,24 +110,24 @@ fn transact(
     encoder: &mut Encoder,
 ) -> rusqlite::Result<Vec<Outcome>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let outcomes: rusqlite::Result<_> =
-        batch.iter().map(|operation| run(&transaction, operation, encoder)).collect();
+    let mut inserter = Inserter::new(&transaction, encoder);
+    let outcomes: rusqlite::Result<_> = batch.iter().map(|operation| run(&mut inserter, operation)).collect();
     let outcomes = outcomes?;
+    drop(inserter);
     transaction.commit()?;
     Ok(outcomes)
 }
 
-fn run(connection: &Connection, operation: &Operation, encoder: &mut Encoder) -> rusqlite::Result<Outcome> {
+fn run(inserter: &mut Inserter<'_>, operation: &Operation) -> rusqlite::Result<Outcome> {
+    let connection = inserter.connection;
     if let Some(settlement) = operation.settlement() {
         limits::settle(connection, settlement)?;
     }
     match operation {
-        Operation::Record(record) => {
-            conversations::record(connection, record, encoder).map(Outcome::Appended)
-        }
-        Operation::Post(post) => conversations::post(connection, post, encoder).map(Outcome::Appended),
-        Operation::EndBackground(end) => background::end(connection, end, encoder).map(Outcome::Ended),
-        Operation::Log(row, _) => insert_log(connection, row).map(|()| Outcome::Done),
+        Operation::Record(record) => conversations::record(inserter, record).map(Outcome::Appended),
+        Operation::Post(post) => conversations::post(inserter, post).map(Outcome::Appended),
+        Operation::EndBackground(end) => background::end(inserter, end).map(Outcome::Ended),
+        Operation::Log(row, _) => inserter.log(row).map(|()| Outcome::Done),
         Operation::Settle(_) => Ok(Outcome::Done),
         Operation::Reserve(reservation) => {
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
