@@ -17,6 +17,8 @@ const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
 const BATCH_ROWS: u32 = 25;
 /// How long the writer belongs to the turns after a step, as a multiple of how long that took.
 const PAUSE_FACTOR: u32 = 3;
+/// A purge pauses less after this time, still less after twice, and not at all after three times this: it has fallen behind.
+const PATIENCE: Duration = Duration::from_mins(10);
 /// After so long, a purge begins again with the oldest responses instead of where the last one ended: a conversation that is purged late
 /// releases responses that expired before that.
 const FULL_INTERVAL: Duration = Duration::from_hours(1);
@@ -84,22 +86,40 @@ async fn purge_conversations(
     clock: &dyn Clock,
     rules: PurgeRules,
 ) -> Result<(), StoreError> {
+    let pauses = Pauses::begin();
     if let Some(kept) = rules.conversation_retention {
         let now = clock.now();
         let expire = || store.expire_conversations(now.minus(kept), now, rules.retention, BATCH_ROWS);
-        while with_pause(expire()).await? {}
+        while pauses.after(expire()).await? {}
     }
     let purge = || store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS);
-    while with_pause(purge()).await? {}
+    while pauses.after(purge()).await? {}
     Ok(())
 }
 
-/// Runs a step, and then leaves the writer to the turns for a while.
-async fn with_pause<T>(step: impl Future<Output = T>) -> T {
-    let began = Instant::now();
-    let done = step.await;
-    tokio::time::sleep(began.elapsed() * PAUSE_FACTOR).await;
-    done
+/// The pauses between the steps of a purge.
+struct Pauses {
+    began: Instant,
+}
+
+impl Pauses {
+    fn begin() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    /// Runs a step, and then leaves the writer to the turns for a while.
+    async fn after<T>(&self, step: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let done = step.await;
+        tokio::time::sleep(pause(began.elapsed(), self.began.elapsed())).await;
+        done
+    }
+}
+
+/// The pause after a step of a purge that has run for some time.
+fn pause(step: Duration, purge: Duration) -> Duration {
+    let less = u32::try_from(purge.as_secs() / PATIENCE.as_secs()).unwrap_or(u32::MAX);
+    step * PAUSE_FACTOR.saturating_sub(less)
 }
 
 async fn purge(
@@ -112,11 +132,12 @@ async fn purge(
     // First, because of the responses that it releases.
     purge_conversations(store, clock, rules).await?;
     let (mut responses, mut log_rows) = (0, 0);
+    let pauses = Pauses::begin();
     loop {
         let now = clock.now();
         let log_before = rules.log_retention.map(|retention| now.minus(retention));
         let step = store.purge(progress, now.minus(rules.longest_turn), log_before, BATCH_ROWS);
-        let purged = with_pause(step).await?;
+        let purged = pauses.after(step).await?;
         if purged == Purged::default() {
             break;
         }
@@ -128,4 +149,18 @@ async fn purge(
         tracing::info!(responses, log_rows, "purged deleted and expired data");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purge_that_takes_long_pauses_less() {
+        let step = Duration::from_millis(2);
+        let pause_after = |minutes| pause(step, Duration::from_mins(minutes));
+        assert_eq!([0, 9].map(pause_after), [3 * step; 2]);
+        assert_eq!([10, 20, 30].map(pause_after), [2 * step, step, Duration::ZERO]);
+        assert_eq!(pause_after(60 * 24 * 365), Duration::ZERO);
+    }
 }
