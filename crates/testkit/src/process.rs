@@ -59,12 +59,17 @@ impl Process {
 
     /// The most memory that it has held so far.
     pub fn peak_memory_bytes(&self) -> u64 {
-        self.status_bytes("VmHWM:")
+        self.memory_of("status", "VmHWM:")
     }
 
     /// The memory that it holds now.
     pub fn memory_bytes(&self) -> u64 {
-        self.status_bytes("VmRSS:")
+        self.memory_of("status", "VmRSS:")
+    }
+
+    /// How much of its memory is huge pages.
+    pub fn huge_page_bytes(&self) -> u64 {
+        self.memory_of("smaps_rollup", "AnonHugePages:")
     }
 
     /// How many files and sockets it has open.
@@ -83,10 +88,10 @@ impl Process {
         rustix::process::prlimit(Some(pid(self.id())), Resource::Fsize, limit).expect("the process is ours");
     }
 
-    fn status_bytes(&self, name: &str) -> u64 {
-        let status = format!("/proc/{}/status", self.id());
-        let status = std::fs::read_to_string(status).expect("Linux tells");
-        let figure = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+    fn memory_of(&self, file: &str, name: &str) -> u64 {
+        let figures = format!("/proc/{}/{file}", self.id());
+        let figures = std::fs::read_to_string(figures).expect("Linux tells");
+        let figure = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
         figure.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number of KiB") * 1024
     }
 

@@ -240,15 +240,13 @@ fn push_thousandths(line: &mut String, value: f64) -> bool {
 }
 
 /// A decimal number with leading zeros.
-fn push_number(line: &mut String, mut number: u64, min_digits: usize) {
-    let mut digits = [b'0'; 20];
-    let mut start = digits.len();
-    while number > 0 || digits.len() - start < min_digits {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
+fn push_number(line: &mut String, number: u64, min_digits: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number);
+    for _ in digits.len()..min_digits {
+        line.push('0');
     }
-    line.push_str(std::str::from_utf8(&digits[start..]).unwrap_or_default());
+    line.push_str(digits);
 }
 
 fn push_debug(line: &mut String, value: &dyn Debug) {

@@ -1,4 +1,4 @@
-//! The memory ceiling of the real binary, which is pushed past it and recovers.
+//! The memory of the real binary: its pages, and its ceiling, which it is pushed past and recovers from.
 
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Process, Setup, eventually};
@@ -44,4 +44,16 @@ async fn a_gateway_past_its_memory_ceiling_refuses_turns_until_others_have_ended
     let (above, below) = (with("refusing new turns"), with("accepting new turns"));
     assert!(above >= 1 && above == below, "{above} and {below}");
     assert_eq!(with("rejected before parsing"), 0, "a refused turn is not logged");
+}
+
+/// What is allocated before `main` may get one.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_does_not_come_as_huge_pages() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.client.created(json!({"model": "sim", "input": "x".repeat(BODY_BYTES)})).await;
+    assert!(gateway.huge_page_bytes() <= HUGE_PAGE_BYTES, "{}", gateway.huge_page_bytes());
 }
