@@ -11,8 +11,8 @@ use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
+use super::database_file::DatabaseFile;
 use super::error;
-use super::file_identity::FileIdentity;
 use super::readers::{Shared, lock};
 
 /// How many pages the write-ahead log holds before they are copied: enough that a page that is written often is copied once, and that
@@ -54,7 +54,7 @@ impl Checkpoints {
     pub(super) fn start(
         writer: &mut Connection,
         copier: Shared,
-        file: FileIdentity,
+        file: DatabaseFile,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let (requests, asked) = channel();
         let (done, copied) = channel();
@@ -123,7 +123,7 @@ impl Course {
     }
 }
 
-fn copy_when_asked(asked: &Receiver<()>, copier: &Shared, file: &FileIdentity, done: &Sender<()>) {
+fn copy_when_asked(asked: &Receiver<()>, copier: &Shared, file: &DatabaseFile, done: &Sender<()>) {
     for () in asked {
         report(lock(copier).wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE));
         // SQLite itself waits for the disk only when it has copied all of the log, which is within a commit.

@@ -4,8 +4,8 @@ mod background;
 mod checkpoint;
 mod conversations;
 mod copy;
+mod database_file;
 mod error;
-mod file_identity;
 mod insert;
 mod limits;
 mod lock;
@@ -32,7 +32,7 @@ use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
 use tokio::task::JoinError;
 
-use self::file_identity::FileIdentity;
+use self::database_file::DatabaseFile;
 use self::open::Opened;
 use self::readers::Readers;
 use self::write::SqliteEngine;
@@ -51,7 +51,7 @@ pub struct SqliteStore {
     group: Group,
     readers: Arc<Readers>,
     /// `None` for a database in memory.
-    file_identity: Option<FileIdentity>,
+    file: Option<DatabaseFile>,
 }
 
 /// Brings the schema up to date, and returns the names of the migrations that were applied.
@@ -92,13 +92,9 @@ impl SqliteStore {
 
     fn start(mut opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
         let readers = Arc::new(Readers::start(std::mem::take(&mut opened.readers), commit_timeout)?);
-        let file_identity = opened.file_identity.clone();
+        let file = opened.file.clone();
         let engine = SqliteEngine::new(opened, Arc::clone(&readers));
-        Ok(Self {
-            group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?,
-            readers,
-            file_identity,
-        })
+        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers, file })
     }
 }
 
@@ -181,7 +177,7 @@ impl Store for SqliteStore {
     }
 
     fn has_its_file(&self) -> bool {
-        self.file_identity.as_ref().is_none_or(|file_identity| file_identity.check().is_ok())
+        self.file.as_ref().is_none_or(|file| file.check().is_ok())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<Vec<ProjectStats>, StoreError> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::checkpoint::{CHECKPOINT_PAGES, MAX_LOG_PAGES};
-use super::file_identity::FileIdentity;
+use super::database_file::DatabaseFile;
 use super::lock::ServingLock;
 use super::readers::Shared;
 use super::{error, migrate};
@@ -40,7 +40,7 @@ pub(super) struct Opened {
     /// `None` for a database in memory.
     pub(super) opener: Option<Opener>,
     /// `None` for a database in memory.
-    pub(super) file_identity: Option<FileIdentity>,
+    pub(super) file: Option<DatabaseFile>,
     /// Where the file is served.
     pub(super) lock: Option<ServingLock>,
 }
@@ -61,7 +61,7 @@ fn open_memory(options: &StoreOptions) -> Result<Opened, StoreError> {
         .map_err(|error| StoreError::Unusable(format!("a database in memory can't be created: {error}")))?;
     migrate::migrate(&mut connection, "the database in memory")?;
     let writer = share(connection);
-    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, file_identity: None, lock: None })
+    Ok(Opened { readers: vec![Arc::clone(&writer)], writer, opener: None, file: None, lock: None })
 }
 
 fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
@@ -76,15 +76,9 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     let writer = opener().map_err(unusable)?;
     let readers: Result<Vec<Shared>, _> =
         (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
-    let file_identity = FileIdentity::of(&path)
+    let file = DatabaseFile::of(&path)
         .map_err(|error| StoreError::Unusable(format!("{shown} can't be found any more: {error}")))?;
-    Ok(Opened {
-        writer,
-        readers: readers.map_err(unusable)?,
-        opener: Some(opener),
-        file_identity: Some(file_identity),
-        lock,
-    })
+    Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), file: Some(file), lock })
 }
 
 /// Creates the directory if there is none.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::checkpoint::Checkpoints;
-use super::file_identity::FileIdentity;
+use super::database_file::DatabaseFile;
 use super::insert::Inserter;
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
@@ -28,7 +28,7 @@ pub(super) struct SqliteEngine {
     checkpoints: Option<Checkpoints>,
     readers: Arc<Readers>,
     encoder: Encoder,
-    file_identity: Option<FileIdentity>,
+    file: Option<DatabaseFile>,
     /// Released after the last write.
     _lock: Option<ServingLock>,
 }
@@ -37,14 +37,14 @@ pub(super) struct SqliteEngine {
 
 impl SqliteEngine {
     pub(super) fn new(opened: Opened, readers: Arc<Readers>) -> Self {
-        let Opened { writer, opener, file_identity, lock, .. } = opened;
+        let Opened { writer, opener, file, lock, .. } = opened;
         let mut engine = Self {
             connection: None,
             opener,
             checkpoints: None,
             readers,
             encoder: Encoder::new(),
-            file_identity,
+            file,
             _lock: lock,
         };
         engine.use_connection(writer);
@@ -60,7 +60,7 @@ impl SqliteEngine {
     }
 
     fn use_connection(&mut self, writer: Shared) -> Shared {
-        if let (Some(open), Some(file)) = (&mut self.opener, &self.file_identity) {
+        if let (Some(open), Some(file)) = (&mut self.opener, &self.file) {
             let start = |copier| Checkpoints::start(&mut lock(&writer), copier, file.clone());
             let started = open().map_err(Into::into).and_then(start);
             self.checkpoints = started
@@ -73,8 +73,8 @@ impl SqliteEngine {
 
 impl Engine for SqliteEngine {
     async fn commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
-        if let Some(file_identity) = &self.file_identity {
-            file_identity.check().map_err(NotCommitted::Unavailable)?;
+        if let Some(file) = &self.file {
+            file.check().map_err(NotCommitted::Unavailable)?;
         }
         let connection = self.connection()?;
         let result = transact(&mut lock(&connection), batch, &mut self.encoder);

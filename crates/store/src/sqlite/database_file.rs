@@ -1,4 +1,4 @@
-//! Detects that a database's file was deleted or replaced: SQLite would go on writing to the deleted file.
+//! The file of a database: waits until it is on the disk, and detects that it was deleted or replaced, as SQLite would go on writing to it.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -11,15 +11,15 @@ use std::sync::Arc;
 /// Closing any descriptor of a file releases the locks of the whole process on it, also SQLite's. So this must live as long as
 /// the connections to the file.
 #[derive(Debug, Clone)]
-pub(super) struct FileIdentity {
+pub(super) struct DatabaseFile {
     path: Arc<PathBuf>,
     file: Arc<File>,
     identity: (u64, u64),
 }
 
-// === impl FileIdentity ===
+// === impl DatabaseFile ===
 
-impl FileIdentity {
+impl DatabaseFile {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let identity = identity(&file.metadata()?);
