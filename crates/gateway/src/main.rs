@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // The allocator asks for huge pages where the kernel offers them. They make no turn faster, and a process that idles keeps twice the
     // memory. A kernel that cannot turn them off has none.
+    #[cfg(target_os = "linux")]
     rustix::thread::disable_transparent_huge_pages(true).ok();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
