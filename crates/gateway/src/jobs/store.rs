@@ -86,34 +86,23 @@ async fn purge_conversations(
     clock: &dyn Clock,
     rules: PurgeRules,
 ) -> Result<(), StoreError> {
-    let pauses = Pauses::begin();
+    let began = Instant::now();
     if let Some(kept) = rules.conversation_retention {
         let now = clock.now();
         let expire = || store.expire_conversations(now.minus(kept), now, rules.retention, BATCH_ROWS);
-        while pauses.after(expire()).await? {}
+        while with_pause(began, expire()).await? {}
     }
     let purge = || store.purge_conversations(clock.now().minus(rules.longest_turn), BATCH_ROWS);
-    while pauses.after(purge()).await? {}
+    while with_pause(began, purge()).await? {}
     Ok(())
 }
 
-/// The pauses between the steps of a purge.
-struct Pauses {
-    began: Instant,
-}
-
-impl Pauses {
-    fn begin() -> Self {
-        Self { began: Instant::now() }
-    }
-
-    /// Runs a step, and then leaves the writer to the turns for a while.
-    async fn after<T>(&self, step: impl Future<Output = T>) -> T {
-        let began = Instant::now();
-        let done = step.await;
-        tokio::time::sleep(pause(began.elapsed(), self.began.elapsed())).await;
-        done
-    }
+/// Runs a step of a purge, and then leaves the writer to the turns for a while.
+async fn with_pause<T>(purge_began: Instant, step: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = step.await;
+    tokio::time::sleep(pause(began.elapsed(), purge_began.elapsed())).await;
+    done
 }
 
 /// The pause after a step of a purge that has run for some time.
@@ -132,12 +121,12 @@ async fn purge(
     // First, because of the responses that it releases.
     purge_conversations(store, clock, rules).await?;
     let (mut responses, mut log_rows) = (0, 0);
-    let pauses = Pauses::begin();
+    let began = Instant::now();
     loop {
         let now = clock.now();
         let log_before = rules.log_retention.map(|retention| now.minus(retention));
         let step = store.purge(progress, now.minus(rules.longest_turn), log_before, BATCH_ROWS);
-        let purged = pauses.after(step).await?;
+        let purged = with_pause(began, step).await?;
         if purged == Purged::default() {
             break;
         }
