@@ -10,6 +10,7 @@ import time
 from chat import chat
 from clients import clients
 from depth import depth
+from large import large
 from limits import limits
 from paced import paced
 from postgres import postgres
@@ -21,7 +22,7 @@ from tables import Figures
 
 PARTS = {
     part.__name__: part
-    for part in (replies, clients, chat, paced, depth, size, limits, postgres, calls, idle)
+    for part in (replies, clients, chat, paced, depth, size, large, limits, postgres, calls, idle)
 }
 
 

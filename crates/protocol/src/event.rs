@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use memchr::{memchr2, memchr2_iter};
 
 use crate::json;
 use crate::sse::Frame;
@@ -102,16 +103,17 @@ pub fn sequence_number(data: &[u8]) -> Option<u64> {
 /// Writes a server-sent event. A line end in the data, which in JSON is whitespace, begins another `data` line. A name with a
 /// line end is left out, as it would be several lines; the data holds it as its `type`.
 pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
-    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    if !name.iter().any(is_line_end) {
+    if memchr2(b'\n', b'\r', name).is_none() {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name);
         out.push(b'\n');
     }
-    for line in data.split(is_line_end) {
+    let mut begin = 0;
+    for end in memchr2_iter(b'\n', b'\r', data).chain([data.len()]) {
         out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
+        out.extend_from_slice(&data[begin..end]);
         out.push(b'\n');
+        begin = end + 1;
     }
     out.push(b'\n');
 }

@@ -20,6 +20,16 @@ pub struct Glance<'a> {
     misspelled: Option<Cow<'a, str>>,
 }
 
+/// Finds the spans that [`id_spans`] yields, of an object whose members somebody else walks.
+#[derive(Debug, Default)]
+pub struct IdSpans {
+    previous_end: usize,
+    /// Whether a member that is no id has come.
+    keeps_any: bool,
+    /// An id before which no member stays: the comma after it goes with it.
+    leading: Option<Range<usize>>,
+}
+
 /// An item's own id.
 pub fn id(item: &[u8]) -> Option<ItemId> {
     json::string_member(item, "id").and_then(|id| ItemId::new(&id))
@@ -135,30 +145,12 @@ pub fn is_type(item: &[u8], name: &str) -> bool {
 }
 
 /// Where each top-level `id` of an item stands, with the comma that has to go with it. There is more than one if it is repeated.
-pub fn id_spans(item: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    id_spans_and(item, |_| {})
-}
-
-/// As [`id_spans`], and shows each member on the way.
-pub fn id_spans_and(item: &[u8], mut show: impl FnMut(&Member)) -> impl Iterator<Item = Range<usize>> {
-    let mut members = json::members(item).map_while(Result::ok).peekable();
-    let mut previous_end = 0;
-    let mut keeps_any = false;
-    std::iter::from_fn(move || {
-        loop {
-            let member = members.next()?;
-            show(&member);
-            let before = std::mem::replace(&mut previous_end, member.value.end);
-            if !member.is(item, "id") {
-                keeps_any = true;
-            } else if keeps_any {
-                return Some(before..member.value.end);
-            } else {
-                let end = members.peek().map_or(member.value.end, |next| next.key.start);
-                return Some(member.key.start..end);
-            }
-        }
-    })
+pub fn id_spans(item: &[u8]) -> Vec<Range<usize>> {
+    let mut ids = IdSpans::default();
+    let members = json::members(item).map_while(Result::ok);
+    let mut spans: Vec<_> = members.filter_map(|member| ids.next(item, &member)).collect();
+    spans.extend(ids.end());
+    spans
 }
 
 /// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.
@@ -224,6 +216,30 @@ pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
     }
     out.push(b'}');
     out
+}
+
+// === impl IdSpans ===
+
+impl IdSpans {
+    /// Takes the next member. Yields the span of an id that is known now.
+    pub fn next(&mut self, text: &[u8], member: &Member) -> Option<Range<usize>> {
+        let leading = self.leading.take().map(|id| id.start..member.key.start);
+        let before = std::mem::replace(&mut self.previous_end, member.value.end);
+        if !member.is(text, "id") {
+            self.keeps_any = true;
+            return leading;
+        }
+        if self.keeps_any {
+            return Some(before..member.value.end);
+        }
+        self.leading = Some(member.span());
+        leading
+    }
+
+    /// After the last member: the span that is left.
+    pub fn end(self) -> Option<Range<usize>> {
+        self.leading
+    }
 }
 
 // === impl Glance ===
@@ -299,7 +315,7 @@ mod tests {
     use super::*;
 
     fn without_id(item: &str) -> String {
-        let span = id_spans(item.as_bytes()).next().unwrap();
+        let span = id_spans(item.as_bytes()).swap_remove(0);
         format!("{}{}", &item[..span.start], &item[span.end..])
     }
 
@@ -309,12 +325,9 @@ mod tests {
         assert_eq!(without_id(r#"{"a":1,"id":"a","b":1}"#), r#"{"a":1,"b":1}"#);
         assert_eq!(without_id(r#"{"a":1 , "id" : "a" }"#), r#"{"a":1 }"#);
         assert_eq!(without_id(r#"{"id":null}"#), "{}");
-        assert_eq!(id_spans(br#"{"a":{"id":1}}"#).next(), None);
-        assert_eq!(id_spans(b"7").next(), None);
-        assert_eq!(
-            id_spans(br#"{"id":1,"id":2,"a":1,"id":3,"id":4}"#).collect::<Vec<_>>(),
-            [1..8, 8..15, 20..27, 27..34]
-        );
+        assert!(id_spans(br#"{"a":{"id":1}}"#).is_empty());
+        assert!(id_spans(b"7").is_empty());
+        assert_eq!(id_spans(br#"{"id":1,"id":2,"a":1,"id":3,"id":4}"#), [1..8, 8..15, 20..27, 27..34]);
     }
 
     #[test]

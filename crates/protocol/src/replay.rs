@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::item::{self, Sealed};
+use crate::item::{self, IdSpans, Sealed};
 use crate::json::{self, Malformed};
 
 /// The items of one turn, input and then output, joined by commas.
@@ -49,45 +49,64 @@ pub struct Omitted {
     pub leading_compactions: u32,
 }
 
+/// A segment to which items are added.
+#[derive(Default)]
+struct Building {
+    bytes: Vec<u8>,
+    ids: Vec<Range<u32>>,
+    sealed: Vec<(Range<u32>, Sealed)>,
+}
+
+// === impl Building ===
+
+impl Building {
+    /// Adds the items of an array. `is_upstreams` says of each in turn whether its ids come from an upstream.
+    fn add(&mut self, array: &[u8], mut is_upstreams: impl FnMut() -> bool) -> Result<(), Malformed> {
+        let mut elements = json::elements(array);
+        loop {
+            let (mut kind, mut spans) = (None, IdSpans::default());
+            let (finds_ids, known_ids) = (is_upstreams(), self.ids.len());
+            let element = elements.next_showing(|member| {
+                if member.is(array, "type") {
+                    kind = Some(&array[member.value.clone()]);
+                }
+                if finds_ids {
+                    self.ids.extend(spans.next(array, member).map(offsets));
+                }
+            });
+            let Some(element) = element.transpose()? else { return Ok(()) };
+            self.ids.extend(spans.end().map(offsets));
+            if !self.bytes.is_empty() {
+                self.bytes.push(b',');
+            }
+            let (from, to) = (offset(element.start), offset(self.bytes.len()));
+            for id in &mut self.ids[known_ids..] {
+                *id = id.start - from + to..id.end - from + to;
+            }
+            let item = &array[element];
+            if let Some(kind) = item::sealed_by_type(item, kind) {
+                self.sealed.push((to..to + offset(item.len()), kind));
+            }
+            self.bytes.extend_from_slice(item);
+        }
+    }
+}
+
 // === impl Segment ===
 
 impl Segment {
     /// Joins the turn's own items. `referenced` are the positions of input items whose ids come from an upstream, in
     /// ascending order.
     pub fn build(input: &[u8], referenced: &[u32], output: &[u8]) -> Result<Self, Malformed> {
-        let mut bytes = Vec::with_capacity(input.len() + output.len());
-        let mut ids = Vec::new();
-        let mut sealed = Vec::new();
-        let mut append = |item: &[u8], ids_are_upstreams: bool| {
-            if !bytes.is_empty() {
-                bytes.push(b',');
-            }
-            let start = offset(bytes.len());
-            let sealed_as = if ids_are_upstreams {
-                let mut kind = None;
-                let spans = item::id_spans_and(item, |member| {
-                    if member.is(item, "type") {
-                        kind = Some(&item[member.value.clone()]);
-                    }
-                });
-                ids.extend(spans.map(|id| start + offset(id.start)..start + offset(id.end)));
-                item::sealed_by_type(item, kind)
-            } else {
-                item::sealed(item)
-            };
-            if let Some(kind) = sealed_as {
-                sealed.push((start..start + offset(item.len()), kind));
-            }
-            bytes.extend_from_slice(item);
-        };
-        let mut referenced = referenced.iter().copied().peekable();
-        for (position, range) in (0_u32..).zip(json::elements(input)) {
-            let is_referenced = referenced.next_if_eq(&position).is_some();
-            append(&input[range?], is_referenced);
-        }
-        for range in json::elements(output) {
-            append(&output[range?], true);
-        }
+        let mut building = Building::default();
+        building.bytes.reserve_exact(input.len() + output.len());
+        let (mut referenced, mut positions) = (referenced.iter().copied().peekable(), 0..);
+        building.add(input, || {
+            let position = positions.next();
+            referenced.next_if(|referenced| Some(*referenced) == position).is_some()
+        })?;
+        building.add(output, || true)?;
+        let Building { bytes, ids, sealed } = building;
         Ok(Self { bytes: bytes.into(), ids: ids.into(), sealed: sealed.into() })
     }
 
@@ -217,6 +236,10 @@ impl std::ops::AddAssign for Omitted {
         self.compactions += other.compactions;
         self.leading_compactions += other.leading_compactions;
     }
+}
+
+fn offsets(range: Range<usize>) -> Range<u32> {
+    offset(range.start)..offset(range.end)
 }
 
 /// Limits on bodies keep a turn far below 4 GiB.

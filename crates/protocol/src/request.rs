@@ -70,7 +70,7 @@ impl Operation {
 /// members and store nothing.
 ///
 /// Of a member that stands there twice the last one counts, and only that one goes upstream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CreateRequest {
     pub operation: Operation,
     /// Empty where an operation needs none, and none was named.
@@ -231,7 +231,7 @@ impl CreateRequest {
     }
 
     /// The request as it came, but for members that were repeated.
-    pub fn body(&self) -> &[u8] {
+    pub fn body(&self) -> &Bytes {
         self.members.text()
     }
 

@@ -27,11 +27,50 @@ pub struct Parts<'a> {
     pub usage: Usage,
 }
 
+/// An event that carries a response, both taken apart.
+#[derive(Debug)]
+pub struct ResponseEvent<'a> {
+    pub event: Object<'a>,
+    pub response: Object<'a>,
+}
+
 /// An event's data, and where the response stands in it.
 #[derive(Debug)]
 pub struct RewrittenEvent {
     pub data: Vec<u8>,
     pub response: Range<usize>,
+}
+
+// === impl ResponseEvent ===
+
+impl<'a> ResponseEvent<'a> {
+    /// Checks that all of it is valid JSON. `None` if it is not, or carries no response.
+    pub fn parse(text: &'a [u8]) -> Option<Self> {
+        let event = Object::parse(text).ok()?;
+        let response = Object::scan(event.get("response")?).ok()?;
+        Some(Self { event, response })
+    }
+
+    /// Takes a text apart that is known to be valid JSON. `None` if it carries no response.
+    pub fn scan(text: &'a [u8]) -> Option<Self> {
+        let mut response = None;
+        let event = Object::scan_around(text, "response", |rest| {
+            let object = Object::scan_first(rest)?;
+            let length = object.text.len();
+            response = Some(object);
+            Ok(length)
+        });
+        Some(Self { event: event.ok()?, response: response? })
+    }
+}
+
+/// Takes an event apart if the response that it carries is this one, byte for byte.
+pub fn scan_event_with<'a>(event: &'a [u8], response: &[u8]) -> Option<Object<'a>> {
+    let object = Object::scan_around(event, "response", |rest| match rest.starts_with(response) {
+        true => Ok(response.len()),
+        false => Err(Malformed { at: 0 }),
+    });
+    object.ok()
 }
 
 // === impl RewrittenEvent ===
@@ -88,15 +127,14 @@ impl Owned {
     }
 
     /// Copies an event with the gateway's own members put into the response that it carries.
-    pub fn rewrite_event(&self, event: &Object<'_>) -> Result<RewrittenEvent, Malformed> {
-        let span = &event.find("response").ok_or(Malformed { at: 0 })?.value;
-        let response = Object::scan(&event.text[span.clone()])?;
+    pub fn rewrite_event(&self, ResponseEvent { event, response }: &ResponseEvent<'_>) -> RewrittenEvent {
+        let span = event.find("response").map_or(0..0, |member| member.value.clone());
         let mut data = Vec::with_capacity(event.text.len() + 128);
         data.extend_from_slice(&event.text[..span.start]);
         response.set(&self.members(), &mut data);
         let rewritten = span.start..data.len();
         data.extend_from_slice(&event.text[span.end..]);
-        Ok(RewrittenEvent { data, response: rewritten })
+        RewrittenEvent { data, response: rewritten }
     }
 
     fn members(&self) -> [Set<'_>; 5] {
@@ -208,7 +246,7 @@ mod tests {
     #[test]
     fn only_the_gateways_own_members_change() {
         let event = r#"{"sequence_number":3, "response": {"id":"up","x":1.50,"store":false,"conversation":{"id":"c"},"output":[{"id":"up"}]} ,"type":"response.created"}"#;
-        let rewritten = owned().rewrite_event(&Object::parse(event.as_bytes()).unwrap()).unwrap();
+        let rewritten = owned().rewrite_event(&ResponseEvent::parse(event.as_bytes()).unwrap());
         let response = &rewritten.data[rewritten.response.clone()];
         assert!(response.starts_with(b"{") && response.ends_with(b"}"));
         let (id, previous) = (ResponseId::mint(1, &[1; 10]), ResponseId::mint(1, &[2; 10]));
@@ -218,6 +256,35 @@ mod tests {
                 r#"{{"sequence_number":3, "response": {{"id":"{id}","x":1.50,"store":true,"conversation":null,"output":[{{"id":"up"}}],"previous_response_id":"{previous}","background":false}} ,"type":"response.created"}}"#
             )
         );
+    }
+
+    #[test]
+    fn an_event_and_its_response_are_taken_apart_in_one_pass_or_two() {
+        for event in [
+            r#"{"type":"x","response":{"id":"a","output":[{"id":"b"}]} , "n":1}"#,
+            r#"{"response": { } }"#,
+            r#"{"r\u0065sponse":{"a":{"b":[]}}}"#,
+            r#"{"response":{"a":1},"response":{"b":2}}"#,
+        ] {
+            let scanned = ResponseEvent::scan(event.as_bytes()).unwrap();
+            let parsed = ResponseEvent::parse(event.as_bytes()).unwrap();
+            assert_eq!(scanned.event.members, parsed.event.members, "{event}");
+            assert_eq!(scanned.response.text, parsed.response.text, "{event}");
+            assert_eq!(scanned.response.members, parsed.response.members, "{event}");
+        }
+        for event in [r#"{"response":null}"#, r#"{"other":{}}"#, r#"{"response":{"a":1"#, "[]", ""] {
+            assert!(ResponseEvent::scan(event.as_bytes()).is_none(), "{event}");
+            assert!(ResponseEvent::parse(event.as_bytes()).is_none(), "{event}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_taken_apart_if_it_carries_a_known_response() {
+        let event = br#"{"n":1, "response": {"id":"a"} ,"type":"x"}"#;
+        let object = scan_event_with(event, br#"{"id":"a"}"#).unwrap();
+        assert_eq!(object.members, Object::scan(event).unwrap().members);
+        assert!(scan_event_with(event, br#"{"id":"b"}"#).is_none());
+        assert!(scan_event_with(br#"{"response":{"id":"a""#, br#"{"id":"a"}"#).is_none());
     }
 
     #[test]

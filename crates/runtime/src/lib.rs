@@ -5,6 +5,7 @@
 pub mod background;
 mod clock;
 mod deadline;
+pub mod fairness;
 mod gauge;
 pub mod hex;
 pub mod memory;

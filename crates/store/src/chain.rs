@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::replay::Segment;
+use antiphon_runtime::offload::{Aborted, is_short, offload, offload_if_long};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
@@ -156,14 +157,19 @@ impl Chains {
             }
             turns.extend(rest);
         }
-        for turn in turns.iter().rev() {
-            let turn = Turn::new(turn, parent)?;
-            parent = Some(self.cache.insert(project, turn, &read_at));
-        }
-        if let Some(turn) = &parent {
-            self.cache.hold(project, turn);
-        }
-        Ok(parent)
+        let size_bytes = turns.iter().map(StoredTurn::items_bytes).sum();
+        let (cache, project) = (Arc::clone(&self.cache), project.clone());
+        let build = move || {
+            for turn in turns.iter().rev() {
+                let turn = Turn::new(turn, parent)?;
+                parent = Some(cache.insert(&project, turn, &read_at));
+            }
+            if let Some(turn) = &parent {
+                cache.hold(&project, turn);
+            }
+            Ok(parent)
+        };
+        offload_if_long(size_bytes, build).await.unwrap_or_else(|Aborted| Err(StoreError::unread(id)))
     }
 
     /// The turns up to the first one that is in memory, newest first, and that one.
@@ -188,7 +194,7 @@ impl Chains {
     /// # Errors
     /// Those of [`Responses::record`](crate::Responses::record).
     pub async fn record(&self, record: Record, parent: Option<Arc<Turn>>) -> Result<Appended, StoreError> {
-        let prepared = self.prepare(&record, parent)?;
+        let prepared = self.prepare(&record, parent).await?;
         let project = record.project.clone();
         let appended = self.store.record(record).await?;
         self.keep(&project, prepared.filter(|_| appended != Appended::Conflict));
@@ -205,7 +211,7 @@ impl Chains {
         parent: Option<Arc<Turn>>,
     ) -> Result<Option<Appended>, StoreError> {
         let prepared = match &end.result {
-            BackgroundResult::Stored(record) => self.prepare(record, parent)?,
+            BackgroundResult::Stored(record) => self.prepare(record, parent).await?,
             BackgroundResult::Kept { .. } => None,
         };
         let project = end.lease.project.clone();
@@ -217,7 +223,7 @@ impl Chains {
     }
 
     /// The turn for the cache, and what the cache had forgotten by now.
-    fn prepare(
+    async fn prepare(
         &self,
         record: &Record,
         parent: Option<Arc<Turn>>,
@@ -234,7 +240,7 @@ impl Chains {
         if !is_whole || !self.cache.keeps_any() {
             return Ok(None);
         }
-        let mut turn = Turn::new(stored, parent)?;
+        let mut turn = Turn::build(stored, parent).await?;
         if record.append.is_some() {
             turn.expires_at = Some(NEVER_VISIBLE);
         }
@@ -263,7 +269,7 @@ impl Chains {
             return Ok(appended);
         }
         for turn in &turns {
-            let mut turn = Turn::new(turn, newest)?;
+            let mut turn = Turn::build(turn, newest).await?;
             turn.expires_at = Some(NEVER_VISIBLE);
             let turn = self.cache.insert(&project, turn, &read_at);
             self.cache.hold(&project, &turn);
@@ -370,17 +376,27 @@ impl Turn {
         })
     }
 
+    /// As [`new`](Self::new), but on another thread if that takes long.
+    async fn build(stored: &StoredTurn, parent: Option<Arc<Self>>) -> Result<Self, StoreError> {
+        if is_short(stored.items_bytes()) {
+            return Self::new(stored, parent);
+        }
+        let (id, stored) = (stored.id, stored.clone());
+        let building = Box::pin(offload(move || Self::new(&stored, parent)));
+        building.await.unwrap_or_else(|Aborted| Err(StoreError::unread(id)))
+    }
+
     /// A turn that is in no store, for callers that keep chains themselves. It takes a permit of `room` for each KiB of memory;
     /// `None` if too few are left.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if its items are no JSON arrays.
-    pub fn unstored(
+    pub async fn unstored(
         stored: &StoredTurn,
         parent: Option<Arc<Self>>,
         room: &Arc<Semaphore>,
     ) -> Result<Option<Arc<Self>>, StoreError> {
-        let mut turn = Self::new(stored, parent)?;
+        let mut turn = Self::build(stored, parent).await?;
         turn.expires_at = None;
         let kib = u32::try_from(turn.size_bytes().div_ceil(1024)).unwrap_or(u32::MAX);
         turn.room = Arc::clone(room).try_acquire_many_owned(kib).ok();

@@ -52,6 +52,11 @@ impl StoreError {
         }
     }
 
+    /// Reading the items of a response panicked.
+    pub(crate) fn unread(id: ResponseId) -> Self {
+        Self::Corrupt(format!("the items of response {id} cannot be read"))
+    }
+
     pub(crate) fn closed() -> Self {
         Self::Unavailable("it has been closed".into())
     }

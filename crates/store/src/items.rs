@@ -20,8 +20,8 @@ struct Location {
 
 /// The items that are wanted, and those of them that were found. Only they are kept of a response, each once, however often it
 /// is wanted.
-pub(crate) struct Gathering<'a> {
-    ids: &'a [ItemId],
+pub(crate) struct Gathering {
+    ids: Vec<ItemId>,
     /// Each location with where it was asked for, in the order of locations.
     wanted: Vec<(Location, usize)>,
     found: Vec<Option<IndexedItem>>,
@@ -31,9 +31,9 @@ pub(crate) struct Gathering<'a> {
 
 // === impl Gathering ===
 
-impl<'a> Gathering<'a> {
+impl Gathering {
     /// The location of each item is known from the index or from a derived id.
-    pub(crate) fn new(ids: &'a [ItemId], indexed: &HashMap<String, (Uuid, u32)>, max_bytes: usize) -> Self {
+    pub(crate) fn new(ids: Vec<ItemId>, indexed: &HashMap<String, (Uuid, u32)>, max_bytes: usize) -> Self {
         let location = |id: &ItemId| {
             if let Some(&(response, position)) = indexed.get(id.as_str()) {
                 return Some(Location { response, position, is_indexed: true });
@@ -44,7 +44,7 @@ impl<'a> Gathering<'a> {
         let locations = ids.iter().enumerate().filter_map(|(n, id)| Some((location(id)?, n)));
         let mut wanted: Vec<_> = locations.collect();
         wanted.sort_unstable();
-        Self { ids, wanted, found: vec![None; ids.len()], size_bytes: 0, max_bytes }
+        Self { found: vec![None; ids.len()], ids, wanted, size_bytes: 0, max_bytes }
     }
 
     /// The responses that hold wanted items.

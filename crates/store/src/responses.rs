@@ -55,6 +55,13 @@ pub struct StoredTurn {
     pub deletes: Option<Vec<ItemLocation>>,
 }
 
+impl StoredTurn {
+    /// How much JSON its items are.
+    pub fn items_bytes(&self) -> usize {
+        self.input.len() + self.output.len()
+    }
+}
+
 /// A finished turn to make durable. Apart from JSON, its texts must not hold a NUL, which PostgreSQL can't store.
 #[derive(Debug, Clone)]
 pub struct Record {

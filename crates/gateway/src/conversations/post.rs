@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use antiphon_protocol::conversation::PostedItems;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::{item, json};
-use antiphon_runtime::offload::offload;
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{
     Append, Appended, AppendedItem, ConversationItem, FoundItems, ItemLocation, Post, Status,
     StoredConversation, StoredTurn,
@@ -22,8 +22,6 @@ const MAX_TURN_ITEMS: usize = 256;
 const MAX_TURN_BYTES: usize = 256 << 10;
 /// The largest stored items that a request may reference, all together.
 const MAX_REFERENCED_BYTES: usize = 8 << 20;
-/// More items than this are prepared on a blocking thread, so that they do not delay the worker's turns.
-const INLINE_BYTES: usize = 128 * 1024;
 
 /// Items that a client posts to a conversation.
 pub struct PostRequest {
@@ -131,13 +129,9 @@ impl Conversations {
         }
         let mint = self.mint();
         let array = posted.array;
-        match array.len() <= INLINE_BYTES {
-            true => Ok(Draft::all(&array, &replaced, mint)),
-            false => {
-                let prepare = move || Draft::all(&array, &replaced, mint);
-                offload(prepare).await.map_err(|_| ConversationError::Internal)
-            }
-        }
+        let size_bytes = array.len();
+        let prepare = move || Draft::all(&array, &replaced, mint);
+        offload_if_long(size_bytes, prepare).await.map_err(|_| ConversationError::Internal)
     }
 
     /// An id for a turn that nobody served.

@@ -4,6 +4,7 @@ use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_runtime::fairness::Fairness;
 use antiphon_runtime::offload::offload;
 use axum::body::Body;
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use crate::body_memory::{Reservation, Share};
 const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
 /// How much memory is reserved at most before as much has arrived.
 const MAX_STEP_BYTES: usize = 256 * 1024;
+/// More than this is copied on a blocking thread where a body grows.
+const MAX_COPIED_BYTES: usize = 2 * 1024 * 1024;
 /// Binary logarithms of a decoder's window: every decoder should support 8 MiB, and ours never uses more than 128 MiB.
 const MIN_WINDOW_LOG: u32 = 23;
 const MAX_WINDOW_LOG: u32 = 27;
@@ -123,14 +126,22 @@ impl Reader<'_> {
     async fn read(&mut self, body: &mut Body, announced: Option<usize>) -> Result<Bytes, RequestError> {
         let mut whole = Bytes::new();
         let mut pieces = Vec::new();
+        let mut fairness = Fairness::default();
         while let Some(piece) = self.next_piece(body).await? {
             let size = whole.len() + pieces.len() + piece.len();
             self.reserve(size).await?;
+            fairness.count(piece.len()).await;
             if size == piece.len() {
                 whole = piece;
                 continue;
             }
-            make_room(&mut pieces, size, announced);
+            if size > pieces.capacity() {
+                let grow = move || with_room(pieces, size, announced);
+                pieces = match size > MAX_COPIED_BYTES {
+                    true => offload(grow).await.map_err(|_| RequestError::Internal)?,
+                    false => grow(),
+                };
+            }
             pieces.extend_from_slice(&std::mem::take(&mut whole));
             pieces.extend_from_slice(&piece);
         }
@@ -187,11 +198,10 @@ impl Reader<'_> {
 }
 
 /// Makes room for a body that has grown to this size: at most twice as much, and not beyond the announced length.
-fn make_room(pieces: &mut Vec<u8>, size: usize, announced: Option<usize>) {
-    if size > pieces.capacity() {
-        let capacity = size.max((2 * pieces.capacity()).min(announced.unwrap_or(usize::MAX)));
-        pieces.reserve_exact(capacity - pieces.len());
-    }
+fn with_room(mut pieces: Vec<u8>, size: usize, announced: Option<usize>) -> Vec<u8> {
+    let capacity = size.max((2 * pieces.capacity()).min(announced.unwrap_or(usize::MAX)));
+    pieces.reserve_exact(capacity - pieces.len());
+    pieces
 }
 
 /// Decompresses one step; `true` at the end.
@@ -227,12 +237,54 @@ pub async fn discard_unread(headers: &HeaderMap, body: Body) {
 async fn discard(mut body: Body) {
     let discarding = async {
         let mut discarded = 0;
+        let mut fairness = Fairness::default();
         while let Some(Ok(frame)) = body.frame().await {
-            discarded += frame.into_data().map_or(0, |data| data.len());
+            let size = frame.into_data().map_or(0, |data| data.len());
+            fairness.count(size).await;
+            discarded += size;
             if discarded > MAX_DISCARDED_BYTES {
                 break;
             }
         }
     };
     tokio::time::timeout(MAX_DISCARDING, discarding).await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use futures_util::stream::iter;
+
+    use super::*;
+    use crate::body_memory::{BodyMemory, Tenant};
+
+    #[tokio::test]
+    async fn other_tasks_run_while_a_body_arrives_as_fast_as_it_is_read() {
+        const PIECES: usize = 16;
+        let piece = Bytes::from(vec![0; 1 << 20]);
+        let body = Body::from_stream(iter(vec![Ok::<_, Infallible>(piece); PIECES]));
+        let max_bytes = PIECES << 20;
+        let memory = Arc::new(BodyMemory::new(max_bytes, max_bytes));
+        let (share, is_read, runs) = (memory.share(Tenant::Operators), Cell::new(false), Cell::new(0));
+        let limits = BodyLimits { max_bytes, read_timeout: Duration::from_secs(20), memory };
+        let reading = async {
+            limits.receive(&HeaderMap::new(), body, &share).await.map(|received| received.bytes.len())
+        };
+        let other = async {
+            while !is_read.get() {
+                runs.set(runs.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        let reading = async {
+            let read = reading.await;
+            is_read.set(true);
+            read
+        };
+        let (read, ()) = tokio::join!(reading, other);
+        assert_eq!(read.unwrap(), max_bytes);
+        assert!(runs.get() >= PIECES, "{} runs", runs.get());
+    }
 }

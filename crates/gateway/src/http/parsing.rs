@@ -4,14 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_protocol::request::Wanted;
-use antiphon_runtime::offload::offload;
+use antiphon_runtime::offload::{is_short, offload};
 
 use super::error::RequestError;
 use crate::body_memory::Reservation;
-
-/// A larger text is parsed on a blocking thread, so that it does not delay the worker's other turns. The worst texts take
-/// about 30 ns per byte.
-const INLINE_BYTES: usize = 128 * 1024;
 
 /// Parses a text of this size. Its memory stays reserved until parsing has ended. When the client leaves and drops the
 /// future, the parsing of a long text stops.
@@ -27,11 +23,6 @@ pub async fn parse<T: Send + 'static>(
     let _stop = StopOnDrop(Arc::clone(&is_wanted));
     let parsing = offload(move || (parse(&|| is_wanted.load(Ordering::Relaxed)), memory));
     parsing.await.map_err(|_| RequestError::Internal)
-}
-
-/// Whether a text of this size is parsed on the worker.
-pub fn is_short(size_bytes: usize) -> bool {
-    size_bytes <= INLINE_BYTES
 }
 
 struct StopOnDrop(Arc<AtomicBool>);
@@ -57,7 +48,7 @@ mod tests {
         let mut reservation = Reservation::empty(&memory.share(Tenant::Operators));
         assert!(reservation.try_grow(1));
         let forever = |wanted: Wanted<'_>| while wanted() {};
-        let mut parsing = Box::pin(parse(INLINE_BYTES + 1, reservation, forever));
+        let mut parsing = Box::pin(parse(1 << 20, reservation, forever));
         assert!(parsing.as_mut().now_or_never().is_none());
         assert_eq!(memory.used_bytes(), 1);
         drop(parsing);

@@ -2,8 +2,9 @@
 
 use antiphon_access::audit::{Actor, entry};
 use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_runtime::rfc3339;
-use antiphon_store::{BackgroundQuery, ChainQuery, TurnSummary};
+use antiphon_store::{BackgroundQuery, ChainQuery, StoreError, TurnSummary};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -126,11 +127,16 @@ impl Operations {
         let query = ChainQuery { from: id, visible_at: None, max_turns: 1 };
         let Some(turn) = self.store.load_chain(&project, query).await?.pop() else { return Ok(detail) };
         let response = self.store.load(&project, id, self.clock.now()).await?;
-        detail.bodies = Some(Bodies {
+        let size_bytes = turn.items_bytes();
+        let read = move || Bodies {
             input: raw(&turn.input),
             output: raw(&turn.output),
             response: response.map(|response| raw(&response.body)),
-        });
+        };
+        let bodies = offload_if_long(size_bytes, read)
+            .await
+            .map_err(|_| StoreError::Corrupt(format!("the items of response {id} cannot be read")))?;
+        detail.bodies = Some(bodies);
         Ok(detail)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::with_output;
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_upstream::dialect::Piece;
 use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
@@ -58,7 +59,7 @@ impl ReplyStart for Finished {
         if reply.format.is_decoded() {
             return decode_collected(turn, resolved, reply, body);
         }
-        Ok(turn.finish_collected(reply, resolved, &body)?)
+        Ok(turn.finish_collected(reply, resolved, body).await?)
     }
 }
 
@@ -237,28 +238,32 @@ impl Turn {
         }
     }
 
-    fn finish_collected(
+    async fn finish_collected(
         &self,
         reply: &Reply,
         resolved: &Resolved,
-        body: &Bytes,
+        body: Bytes,
     ) -> Result<Finished, Failure> {
-        let no_response = || {
+        // The reply to another operation is not a response that the gateway gives an id to.
+        let owned = (self.facts.create.operation == Operation::Create).then(|| self.owned(resolved));
+        let (hidden, size_bytes) = (self.hidden_parts(), body.len());
+        let finish = move || {
+            let object = Object::parse(&body).ok()?;
+            let Some(owned) = owned else {
+                return Some(Finished::from_upstream(body.clone(), &object, &[], None));
+            };
+            let response = owned.rewrite(&object);
+            let response = hidden.hide_in_response(&response).unwrap_or(response).into();
+            let mut finished = Finished::from_upstream(response, &object, &[], None);
+            finished.body = owned.stored_body(&object).map(Bytes::from);
+            Some(finished)
+        };
+        let finished = offload_if_long(size_bytes, finish).await.map_err(|_| Failure::Internal)?;
+        finished.ok_or_else(|| {
             let account = &reply.lease.account().name;
             let content_type = reply.content_type.as_deref().unwrap_or("none");
             tracing::warn!(account.id = %account, content_type, "the upstream's reply is not a response object");
             Failure::UpstreamFailed("its reply is not a response object".into())
-        };
-        let object = Object::parse(body).map_err(|_| no_response())?;
-        if self.facts.create.operation != Operation::Create {
-            // The reply is not a response that the gateway gives an id to.
-            return Ok(Finished::from_upstream(body.clone(), &object, &[], None));
-        }
-        let owned = self.owned(resolved);
-        let response = owned.rewrite(&object);
-        let response = self.hidden_parts().hide_in_response(&response).unwrap_or(response).into();
-        let mut finished = Finished::from_upstream(response, &object, &[], None);
-        finished.body = owned.stored_body(&object).map(Bytes::from);
-        Ok(finished)
+        })
     }
 }

@@ -1,11 +1,8 @@
 //! A turn in a conversation: it continues the head, and its items are appended when it is recorded.
 
-use antiphon_protocol::id::{ConversationId, ItemId};
+use antiphon_protocol::id::{ConversationId, ItemId, ResponseId};
 use antiphon_protocol::{item, json};
-use antiphon_store::{
-    Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, StoredTurn as NewTurn,
-    Timestamp,
-};
+use antiphon_store::{Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, Timestamp};
 
 use super::{Failure, Turn, quoted};
 use crate::conversations::{ConversationError, HeldLock};
@@ -67,8 +64,8 @@ impl Joined {
         &self.conversation
     }
 
-    /// What a turn that is recorded now appends; `None` for one that only reads.
-    pub fn append(&self, turn: &NewTurn, now: Timestamp) -> Option<Append> {
+    /// Appends the items of the turn, which is recorded now; `None` for one that only reads.
+    pub fn append(&self, items: Vec<AppendedItem>, now: Timestamp) -> Option<Append> {
         let lock = self.lock()?;
         Some(Append {
             conversation: self.conversation.id,
@@ -76,7 +73,7 @@ impl Joined {
             now,
             version: self.conversation.version,
             first_position: self.conversation.next_position,
-            items: appended_items(turn),
+            items,
         })
     }
 
@@ -97,20 +94,21 @@ impl Joined {
     }
 }
 
-fn appended_items(turn: &NewTurn) -> Vec<AppendedItem> {
-    let input_items = u32::try_from(json::elements(&turn.input).count()).unwrap_or(u32::MAX);
+/// The items of a turn as its conversation lists them.
+pub(super) fn appended_items(turn: ResponseId, input: &[u8], output: &[u8]) -> Vec<AppendedItem> {
+    let input_items = u32::try_from(json::elements(input).count()).unwrap_or(u32::MAX);
     let appended = |array: &[u8], first: u32| -> Vec<AppendedItem> {
         let items = (first..).zip(json::elements(array).map_while(Result::ok).take(MAX_LISTED_ITEMS));
         let appended = |(position, range)| {
             let item = &array[range];
-            let otherwise: ItemId = item::derived_id(item, turn.id, position);
+            let otherwise: ItemId = item::derived_id(item, turn, position);
             let id = item::id(item).unwrap_or_else(|| otherwise.clone());
-            AppendedItem { id, otherwise, location: ItemLocation { turn: turn.id, position } }
+            AppendedItem { id, otherwise, location: ItemLocation { turn, position } }
         };
         items.map(appended).collect()
     };
-    let mut items = appended(&turn.input, 0);
-    items.extend(appended(&turn.output, input_items));
+    let mut items = appended(input, 0);
+    items.extend(appended(output, input_items));
     without_repeated_ids(items)
 }
 

@@ -68,7 +68,7 @@ impl Turn {
         }
         let settings = &self.turns.settings;
         let history: Vec<Replayed<'_>> = resolved.history().collect();
-        let own = [self.facts.create.body()].into_iter().chain(resolved.own.replaced_items());
+        let own = [&self.facts.create.body()[..]].into_iter().chain(resolved.own.replaced_items());
         // A turn that generates nothing uses what it stores.
         if !self.facts.create.generate {
             return Estimate {

@@ -127,7 +127,11 @@ impl Turn {
             (_, 0) => input_tokens([&finished.response[..]]),
             (_, events) => events,
         };
-        Usage { input_tokens: input_tokens([self.facts.create.body()]), output_tokens, ..Usage::default() }
+        Usage {
+            input_tokens: input_tokens([&self.facts.create.body()[..]]),
+            output_tokens,
+            ..Usage::default()
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Record: the turn becomes durable before its client sees the end.
 
-use antiphon_protocol::json::{self, Malformed, Object};
+use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::{Input, item_ids};
 use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
 use antiphon_protocol::usage::Usage;
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::chain::Turn as ChainTurn;
 use antiphon_store::{Appended, Record, Status, StoredResponse, StoredTurn};
 use bytes::Bytes;
 
+use super::conversation::appended_items;
 use super::memory::LatestResponse;
 use super::resolve::Resolved;
 use super::trace::Step;
@@ -90,12 +92,12 @@ impl Turn {
         if !self.facts.create.store {
             if let Some(lane) = self.facts.door.lane().filter(|_| is_continuable) {
                 let turn = self.to_turn(resolved, &finished, served_by);
-                let turn = ChainTurn::unstored(&turn, parent, lane.memory.budget())?;
+                let turn = ChainTurn::unstored(&turn, parent, lane.memory.budget()).await?;
                 lane.remember(turn.map(LatestResponse::InMemory));
             }
             return Ok(());
         }
-        let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
+        let record = self.to_record(&finished, resolved, served_by).await?;
         if self.turns.chains.record(record, parent).await? == Appended::Conflict {
             return Err(Failure::ConversationLocked);
         }
@@ -135,27 +137,32 @@ impl Turn {
         }
     }
 
-    pub(super) fn to_record(
+    pub(super) async fn to_record(
         &self,
         finished: &Finished,
         resolved: &Resolved,
         served_by: Option<&Account>,
-    ) -> Result<Record, Malformed> {
+    ) -> Result<Record, Failure> {
         let body = match &finished.body {
             Some(body) => body.clone(),
-            None => with_output(&finished.response, b"[]")?.into(),
+            None => with_output(&finished.response, b"[]").map_err(|_| Failure::Internal)?.into(),
         };
         let turn = self.to_turn(resolved, finished, served_by);
-        let mut items = match &self.facts.create.input {
-            Input::Text(_) => Vec::new(),
-            Input::Items(_) => item_ids(&turn.input, 0),
-        };
+        let has_items = matches!(self.facts.create.input, Input::Items(_));
         let input_items = u32::try_from(self.facts.create.scan.items).unwrap_or(u32::MAX);
-        items.extend(item_ids(&turn.output, input_items));
         let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
-        let now = self.turns.env.clock.now();
         let joined = resolved.joined.as_ref().filter(|_| is_continuable);
-        let append = joined.and_then(|joined| joined.append(&turn, now));
+        let (id, is_joined) = (turn.id, joined.is_some());
+        let (input, output) = (turn.input.clone(), turn.output.clone());
+        let find_items = move || {
+            let mut items = if has_items { item_ids(&input, 0) } else { Vec::new() };
+            items.extend(item_ids(&output, input_items));
+            let appended = is_joined.then(|| appended_items(id, &input, &output));
+            (items, appended.unwrap_or_default())
+        };
+        let (items, appended) =
+            offload_if_long(turn.items_bytes(), find_items).await.map_err(|_| Failure::Internal)?;
+        let append = joined.and_then(|joined| joined.append(appended, self.turns.env.clock.now()));
         let response = StoredResponse { turn, created_at: self.facts.started_at, body };
         Ok(Record {
             project: self.facts.project.clone(),

@@ -11,7 +11,7 @@ use antiphon_protocol::id::ItemId;
 use antiphon_protocol::item;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
-use antiphon_runtime::offload::offload;
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{FoundItems, IndexedItem};
 use bytes::Bytes;
 
@@ -19,8 +19,6 @@ use super::{Failure, Turn, quoted};
 
 /// Memory for this much is reserved first, which is enough for most. Only larger items reserve as much as they may need.
 const FIRST_ALLOWANCE: usize = 1 << 20;
-/// Larger items are scanned on a blocking thread, so that they do not delay the worker's other turns.
-const INLINE_BYTES: usize = 128 * 1024;
 /// How long a turn waits for memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,10 +61,8 @@ impl Turn {
             let named = references.into_iter().zip(found);
             named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?))).collect()
         };
-        let mut replaced: Vec<Replacement> = match size_bytes <= INLINE_BYTES {
-            true => replaced(),
-            false => offload(replaced).await.map_err(|_| Failure::Internal)?,
-        };
+        let mut replaced: Vec<Replacement> =
+            offload_if_long(size_bytes, replaced).await.map_err(|_| Failure::Internal)?;
         replaced.extend(own);
         replaced.sort_by_key(|replaced| replaced.position);
         Ok(OwnInput { sent, replaced })
@@ -184,7 +180,7 @@ impl Replacement {
         let IndexedItem { item, is_output } = found;
         // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
         let is_output = is_output || is_partial;
-        let upstream_ids = if is_output { item::id_spans(&item).collect() } else { Vec::new() };
+        let upstream_ids = if is_output { item::id_spans(&item) } else { Vec::new() };
         let is_compaction = item::is_compaction(&item);
         Self { position, span, item, upstream_ids, is_output, is_compaction, is_sent: false }
     }
@@ -192,7 +188,7 @@ impl Replacement {
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.
     fn of_sent(position: u32, span: Range<usize>, sent: &Bytes) -> Self {
         let item = sent.slice(span.clone());
-        let upstream_ids = item::id_spans(&item).collect();
+        let upstream_ids = item::id_spans(&item);
         Self { position, span, item, upstream_ids, is_output: true, is_compaction: false, is_sent: true }
     }
 }

@@ -11,7 +11,7 @@ use antiphon_protocol::error::ApiError;
 use antiphon_protocol::event::{Event, EventKind, sequence_number};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
-use antiphon_protocol::response::{self, Ending, Owned, RewrittenEvent};
+use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
 use antiphon_protocol::sse::FrameTooLarge;
 use antiphon_store::Status;
 use antiphon_upstream::dialect::Decoder;
@@ -35,8 +35,7 @@ pub struct Relay {
     max_kept_bytes: Option<usize>,
     /// The upstream's own id of the response, once it is known.
     upstream_id: Option<String>,
-    /// The latest response object, rewritten.
-    snapshot: Option<Bytes>,
+    snapshot: Option<Snapshot>,
     /// How many events have arrived.
     events: u64,
     /// The last event that was passed on.
@@ -45,6 +44,14 @@ pub struct Relay {
     error: Option<(String, String)>,
     /// Set for a stream whose events are not those of a response.
     passage: Option<Passage>,
+}
+
+/// The response so far.
+struct Snapshot {
+    /// As the upstream sent it, until the next snapshot, which as a rule is the same.
+    received: Option<Bytes>,
+    /// As the client gets it.
+    shown: Bytes,
 }
 
 /// The event that ends the stream. It is sent once the turn is durable.
@@ -251,35 +258,44 @@ impl Relay {
 
     fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
         let data = event.data().ok_or(BadStream::Malformed)?;
-        let object = Object::parse(&data).map_err(|_| BadStream::Malformed)?;
-        let mut rewritten = self.owned.rewrite_event(&object).map_err(|_| BadStream::Malformed)?;
-        let original = object.get("response").unwrap_or_default();
-        let original = Object::scan(original).map_err(|_| BadStream::Malformed)?;
+        let carrying = ResponseEvent::parse(&data).ok_or(BadStream::Malformed)?;
+        let ResponseEvent { event: object, response: original } = &carrying;
         let implied = object.get("type").and_then(json::string).and_then(|kind| implied_status(&kind));
-        let mut finished = Finished::from_upstream(Bytes::new(), &original, &self.items, implied);
-        let output = json::member(&rewritten.data[rewritten.response.clone()], "output");
+        let mut finished = Finished::from_upstream(Bytes::new(), original, &self.items, implied);
+        let mut rewritten = self.owned.rewrite_event(&carrying);
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
         let is_kept = self.max_kept_bytes.is_some();
-        if is_kept && finished.status == Status::Failed && output != Some(&*finished.output) {
+        if is_kept && finished.status == Status::Failed && original.get("output") != Some(&*finished.output) {
             rewritten.replace_response(|response| response::with_output(response, &finished.output).ok());
         }
         let (data, response) = self.shown(rewritten);
         finished.response = response;
-        finished.body = self.owned.stored_body(&original).map(Bytes::from);
-        Ok(Terminal { error: None, frame: self.render(event, &object, data), finished })
+        finished.body = self.owned.stored_body(original).map(Bytes::from);
+        Ok(Terminal { error: None, frame: self.render(event, object, data), finished })
     }
 
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
-        let data = event.data()?;
-        let object = Object::scan(&data).ok()?;
-        if self.upstream_id.is_none() {
-            let original = object.get("response").unwrap_or_default();
-            self.upstream_id = json::string_member(original, "id").map(Into::into);
+        let data = event.shared_data()?;
+        if let Some(rendered) = self.repeat_snapshot(event, &data) {
+            return Some(rendered);
         }
-        let rewritten = self.owned.rewrite_event(&object).ok()?;
-        let (data, response) = self.shown(rewritten);
-        self.snapshot = Some(response);
-        Some(self.render(event, &object, data))
+        let carrying = ResponseEvent::scan(&data)?;
+        let original = &carrying.response;
+        if self.upstream_id.is_none() {
+            self.upstream_id = original.get("id").and_then(json::string).map(Into::into);
+        }
+        let (rewritten, shown) = self.shown(self.owned.rewrite_event(&carrying));
+        self.snapshot = Some(Snapshot { received: Some(data.slice_ref(original.text)), shown });
+        Some(self.render(event, &carrying.event, rewritten))
+    }
+
+    /// The event if it carries the same response as the snapshot before it.
+    fn repeat_snapshot(&mut self, event: &Event, data: &[u8]) -> Option<Bytes> {
+        let latest = self.snapshot.as_mut()?;
+        let object = response::scan_event_with(data, &latest.received.take()?)?;
+        let span = &object.find("response")?.value;
+        let rewritten = [&data[..span.start], &latest.shown, &data[span.end..]].concat();
+        Some(self.render(event, &object, rewritten.into()))
     }
 
     /// An event that carries the response, and that response, as the client gets them.
@@ -305,8 +321,11 @@ impl Relay {
 
     /// Renders an event under its name, or under its type if it has none.
     fn render(&self, event: &Event, object: &Object<'_>, data: Bytes) -> Bytes {
+        if let Some(name) = event.name() {
+            return self.framing.render(name, data);
+        }
         let kind = object.get("type").and_then(json::string).unwrap_or_default();
-        self.framing.render(event.name().unwrap_or(kind.as_bytes()), data)
+        self.framing.render(kind.as_bytes(), data)
     }
 
     fn keep_item(&mut self, event: &Event) -> Result<(), BadStream> {
@@ -372,7 +391,8 @@ impl Relay {
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
         let output = output_of(&self.items);
         let shown = self.hidden.hide_in_array(&output);
-        let snapshot = self.snapshot.as_ref().filter(|snapshot| json::validate(snapshot).is_ok());
+        let snapshot = self.snapshot.as_ref().map(|snapshot| &snapshot.shown);
+        let snapshot = snapshot.filter(|snapshot| json::validate(snapshot).is_ok());
         let ended = snapshot.and_then(|snapshot| response::end(snapshot, ending, &shown).ok());
         let response = ended.unwrap_or_else(|| {
             response::end(&skeleton(), ending, &shown).expect("the skeleton is an object")
@@ -393,12 +413,12 @@ impl Relay {
     }
 }
 
-/// The position of an event in the bytes it came in, if it came as bytes and in one piece.
 /// The status that the type of a terminal event says.
 fn implied_status(kind: &str) -> Option<Status> {
     kind.strip_prefix("response.")?.parse().ok()
 }
 
+/// The position of an event in the bytes it came in, if it came as bytes and in one piece.
 fn span(event: &Event) -> Option<Range<usize>> {
     match event {
         Event::Sse(frame) => frame.span.clone(),

@@ -1,9 +1,11 @@
 //! Sends a turn to one account, over HTTP or a WebSocket, and repeats it in a form that the account accepts.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::{Changes, Operation, UpstreamInput};
+use antiphon_runtime::offload::{is_short, offload};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -53,7 +55,7 @@ impl Turn {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, dialect, resolved, &variant)?;
             let changes = self.body_changes(account, &variant, model.as_deref());
-            let Encoded { parts: body, format, omitted } = self.encode(dialect, &input, changes)?;
+            let Encoded { parts: body, format, omitted } = self.encode(dialect, input, changes).await?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -114,15 +116,29 @@ impl Turn {
         }
     }
 
-    fn encode(
+    /// Translating a long turn to another API is done on another thread.
+    async fn encode(
         &self,
         dialect: Dialect,
-        input: &UpstreamInput,
+        input: UpstreamInput,
         changes: Changes<'_>,
     ) -> Result<Encoded, FailedAttempt> {
         let Facts { id, started_at, create, .. } = &self.facts;
         let facts = TurnFacts { id: *id, started_at: *started_at, clock: &self.turns.env.clock };
-        let encoded = dialect.encode(create, input, changes, &facts);
+        let size_bytes = || create.body().len() + input.history.iter().map(Bytes::len).sum::<usize>();
+        if !dialect.translates(create.operation) || is_short(size_bytes()) {
+            return dialect.encode(create, &input, changes, &facts).map_err(FailedAttempt::unsupported);
+        }
+        let (create, model, previous) =
+            (create.clone(), changes.model.map(str::to_owned), changes.previous.map(str::to_owned));
+        let (id, started_at, clock) = (*id, *started_at, Arc::clone(&self.turns.env.clock));
+        let unnamed = changes.unnamed();
+        let encode = move || {
+            let changes = Changes { model: model.as_deref(), previous: previous.as_deref(), ..unnamed };
+            let facts = TurnFacts { id, started_at, clock: &clock };
+            dialect.encode(&create, &input, changes, &facts)
+        };
+        let encoded = Box::pin(offload(encode)).await.map_err(|_| Failure::Internal)?;
         encoded.map_err(FailedAttempt::unsupported)
     }
 

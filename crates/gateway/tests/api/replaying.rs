@@ -79,7 +79,7 @@ async fn run(turns: Vec<Step>) {
         let input = json::member(&body, "input").unwrap();
         assert_eq!(String::from_utf8_lossy(input), format!("[{}]", history.join(",")));
         history.extend(got.iter().map(|item| {
-            let span = id_spans(item.as_bytes()).next().unwrap();
+            let span = id_spans(item.as_bytes()).swap_remove(0);
             format!("{}{}", &item[..span.start], &item[span.end..])
         }));
         recorded.push(Recorded { id, history });

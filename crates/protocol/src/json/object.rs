@@ -1,11 +1,12 @@
 //! An object whose members are found once, and then looked at and replaced as often as is needed.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Malformed, Member, check, members, write_string};
+use super::{Malformed, Member, Members, Scanner, check, members, write_string};
 
 /// An object with more members than this is taken for malformed: what an upstream sends must not take any amount of memory.
 const MAX_MEMBERS: usize = 100_000;
@@ -42,14 +43,35 @@ impl<'a> Object<'a> {
 
     /// Takes a text apart that is known to be valid JSON.
     pub fn scan(text: &'a [u8]) -> Result<Self, Malformed> {
-        let mut all = Vec::with_capacity(32);
-        for member in members(text) {
-            if all.len() == MAX_MEMBERS {
-                return Err(Malformed { at: member?.key.start });
+        let members = collect(&mut members(text), |scanner, _| scanner.value())?;
+        Ok(Self { text, members })
+    }
+
+    /// As [`scan`](Self::scan), of the object that the text begins with.
+    pub fn scan_first(text: &'a [u8]) -> Result<Self, Malformed> {
+        let mut walk = members(text);
+        let members = collect(&mut walk, |scanner, _| scanner.value())?;
+        // The walk stops at the closing bracket.
+        Ok(Self { text: &text[..=walk.scanner.at], members })
+    }
+
+    /// As [`scan`](Self::scan), but `length` says how long the value of each member with this name is. It gets the text
+    /// from the value on.
+    pub fn scan_around(
+        text: &'a [u8],
+        name: &str,
+        mut length: impl FnMut(&'a [u8]) -> Result<usize, Malformed>,
+    ) -> Result<Self, Malformed> {
+        let members = collect(&mut members(text), |scanner, member| {
+            if !member.is(text, name) {
+                return scanner.value();
             }
-            all.push(member?);
-        }
-        Ok(Self { text, members: all })
+            let start = scanner.at;
+            scanner.at +=
+                length(&text[start..]).map_err(|malformed| Malformed { at: start + malformed.at })?;
+            Ok(start..scanner.at)
+        })?;
+        Ok(Self { text, members })
     }
 
     pub fn value(&self, member: &Member) -> &'a [u8] {
@@ -94,6 +116,22 @@ impl<'a> Object<'a> {
         }
         out.extend_from_slice(&self.text[end..]);
     }
+}
+
+/// All members of a walk; `value` steps over their values.
+fn collect<'a>(
+    walk: &mut Members<'a>,
+    mut value: impl FnMut(&mut Scanner<'a>, &Member) -> Result<Range<usize>, Malformed>,
+) -> Result<Vec<Member>, Malformed> {
+    let mut all = Vec::with_capacity(32);
+    while let Some(member) = walk.next_with(&mut value) {
+        let member = member?;
+        if all.len() == MAX_MEMBERS {
+            return Err(Malformed { at: member.key.start });
+        }
+        all.push(member);
+    }
+    Ok(all)
 }
 
 /// Whether there is room for more.

@@ -71,7 +71,7 @@ enum Named {
 
 /// A request's text, and where its known members stand in it, each at most once. Nothing is kept for the others, so a request
 /// takes no more memory however many members it has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Members {
     text: Bytes,
     /// In order; with the place of the name among [`FIELDS`].

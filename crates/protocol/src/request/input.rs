@@ -26,7 +26,7 @@ pub enum Input {
 }
 
 /// What there is to know of input items.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InputScan {
     /// How many there are.
     pub items: usize,
@@ -39,7 +39,7 @@ pub struct InputScan {
 }
 
 /// An item that stands for a stored one, or may do so.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// Among the items.
     pub position: u32,

@@ -41,6 +41,22 @@ pub struct Changes<'a> {
     pub previous: Option<&'a str>,
 }
 
+impl Changes<'_> {
+    /// The same without the names, which are borrowed.
+    pub fn unnamed(self) -> Changes<'static> {
+        let Changes { include_encrypted_reasoning, streams, is_frame, store, background, .. } = self;
+        Changes {
+            include_encrypted_reasoning,
+            streams,
+            is_frame,
+            store,
+            background,
+            model: None,
+            previous: None,
+        }
+    }
+}
+
 impl CreateRequest {
     /// Puts the upstream's body together: explicit input, `store` off, and no member that only the gateway understands.
     pub fn upstream_body(&self, input: &UpstreamInput, changes: Changes<'_>) -> UpstreamBody {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use antiphon_protocol::json;
+use antiphon_runtime::offload::{Aborted, offload_if_long};
 use bytes::Bytes;
 
 use super::{ConversationItem, ConversationQuery, ItemLocation, ItemPage, PageEnd, statements, stored};
@@ -139,11 +140,15 @@ async fn read_turn<D: Responses>(
         return Err(StoreError::BrokenChain { response: turn });
     };
     wanted.sort_unstable();
-    let arrays = [&stored.input, &stored.output];
-    let items = arrays
-        .into_iter()
-        .flat_map(|array| json::elements(array).map_while(Result::ok).map(move |range| &array[range]));
-    let is_wanted = |(position, _): &(u32, &[u8])| wanted.binary_search(position).is_ok();
-    let located = |(position, item)| (ItemLocation { turn, position }, Bytes::copy_from_slice(item));
-    Ok((0..).zip(items).filter(is_wanted).map(located).collect())
+    let size_bytes = stored.items_bytes();
+    let copy = move || {
+        let arrays = [&stored.input, &stored.output];
+        let items = arrays
+            .into_iter()
+            .flat_map(|array| json::elements(array).map_while(Result::ok).map(move |range| &array[range]));
+        let is_wanted = |(position, _): &(u32, &[u8])| wanted.binary_search(position).is_ok();
+        let located = |(position, item)| (ItemLocation { turn, position }, Bytes::copy_from_slice(item));
+        (0..).zip(items).filter(is_wanted).map(located).collect()
+    };
+    offload_if_long(size_bytes, copy).await.map_err(|Aborted| StoreError::unread(turn))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
+use antiphon_runtime::offload::{Aborted, offload_if_long};
 use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
@@ -101,14 +102,16 @@ impl Readers {
         id: ResponseId,
         now: Timestamp,
     ) -> Result<Option<StoredResponse>, StoreError> {
-        let (id, now) = (id.uuid(), now.unix_ms());
+        let (uuid, now) = (id.uuid(), now.unix_ms());
         let arguments: [Argument<'_>; 3] =
-            [(&id, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
-        let rows = self.query(LOAD, &arguments).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let turn = turn(row, project)?;
-        let id = turn.id;
-        response(row, project, turn).map(Some).map_err(|error| error.of_response(id))
+            [(&uuid, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
+        let Some(row) = self.query(LOAD, &arguments).await?.pop() else { return Ok(None) };
+        let (size_bytes, project) = (row.raw_size_bytes(), project.clone());
+        let read = move || {
+            let turn = turn(&row, &project)?;
+            response(&row, &project, turn).map(Some).map_err(|error| error.of_response(id))
+        };
+        offload_if_long(size_bytes, read).await.unwrap_or_else(|Aborted| Err(StoreError::unread(id)))
     }
 
     pub(super) async fn load_chain(
@@ -125,13 +128,17 @@ impl Readers {
             (&max_turns, Type::INT8),
         ];
         let rows = self.query(LOAD_CHAIN, &arguments).await?;
-        let mut turns = Vec::with_capacity(rows.len());
-        for row in rows {
-            if get::<Option<Uuid>>(&row, 0)?.is_none() {
-                return Err(StoreError::BrokenChain { response: query.from });
-            }
-            turns.push(turn(&row, project)?);
-        }
+        let size_bytes = rows.iter().map(Row::raw_size_bytes).sum();
+        let (id, project) = (query.from, project.clone());
+        let read = move || {
+            let turns = rows.iter().map(|row| match get::<Option<Uuid>>(row, 0)? {
+                Some(_) => turn(row, &project),
+                None => Err(StoreError::BrokenChain { response: id }),
+            });
+            turns.collect::<Result<_, _>>()
+        };
+        let turns =
+            offload_if_long(size_bytes, read).await.unwrap_or_else(|Aborted| Err(StoreError::unread(id)))?;
         whole_chain(turns, &query)
     }
 
@@ -142,7 +149,8 @@ impl Readers {
         now: Timestamp,
         max_bytes: usize,
     ) -> Result<FoundItems, StoreError> {
-        let mut gathering = Gathering::new(ids, &self.find_items(project, ids).await?, max_bytes);
+        let indexed = self.find_items(project, ids).await?;
+        let mut gathering = Gathering::new(ids.to_vec(), &indexed, max_bytes);
         let responses = gathering.responses();
         if responses.is_empty() {
             return Ok(gathering.finish());
@@ -151,10 +159,21 @@ impl Readers {
         let measured = self.query(MEASURE_ITEMS, &arguments_of_items(&name, &responses, &now)).await?;
         let measured = measured.iter().map(|row| Ok((get(row, 0)?, number(row, 1)?)));
         for batch in batches(measured.collect::<Result<_, StoreError>>()?) {
-            for row in self.query(LOAD_ITEMS, &arguments_of_items(&name, &batch, &now)).await? {
-                if !gathering.take(&turn(&row, project)?)? {
-                    return Ok(gathering.finish());
+            let rows = self.query(LOAD_ITEMS, &arguments_of_items(&name, &batch, &now)).await?;
+            let (size_bytes, project) = (rows.iter().map(Row::raw_size_bytes).sum(), project.clone());
+            let take = move || {
+                for row in &rows {
+                    if !gathering.take(&turn(row, &project)?)? {
+                        return Ok((gathering, false));
+                    }
                 }
+                Ok((gathering, true))
+            };
+            let unread = |Aborted| Err(StoreError::Corrupt("stored items cannot be read".to_owned()));
+            let has_room;
+            (gathering, has_room) = offload_if_long(size_bytes, take).await.unwrap_or_else(unread)?;
+            if !has_room {
+                break;
             }
         }
         Ok(gathering.finish())

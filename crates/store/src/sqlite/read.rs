@@ -127,7 +127,7 @@ pub(super) fn load_items(
             find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
         indexed.extend(location.optional()?.map(|location| (id.as_str().to_owned(), location)));
     }
-    let mut gathering = Gathering::new(ids, &indexed, max_bytes);
+    let mut gathering = Gathering::new(ids.to_vec(), &indexed, max_bytes);
     let mut load = connection.prepare_cached(LOAD_ITEMS)?;
     for response in gathering.responses() {
         let mut rows = load.query(params![response, project.as_str(), now.unix_ms()])?;

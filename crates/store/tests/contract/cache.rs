@@ -75,21 +75,22 @@ async fn dropped_turns_give_back_all_their_memory() {
     assert_eq!(chains.cache_stats().live_bytes, 0);
 }
 
-#[test]
-fn a_long_chain_is_dropped_on_a_small_stack() {
+#[tokio::test]
+async fn a_long_chain_is_dropped_on_a_small_stack() {
     let room = Arc::new(Semaphore::new(1 << 20));
-    let chain = (0..200_000).fold(None, |parent: Option<Arc<Turn>>, n| {
+    let mut chain: Option<Arc<Turn>> = None;
+    for n in 0..200_000 {
         let mut stored = record(n, None).response.turn;
-        stored.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Turn::unstored(&stored, parent, &room).unwrap()
-    });
+        stored.depth = chain.as_ref().map_or(1, |parent| parent.depth + 1);
+        chain = Turn::unstored(&stored, chain, &room).await.unwrap();
+    }
     assert!(chain.is_some() && room.available_permits() < 1 << 20);
     let drops = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(chain));
     drops.unwrap().join().unwrap();
     assert_eq!(room.available_permits(), 1 << 20);
     let stored = record(0, None).response.turn;
     assert!(
-        Turn::unstored(&stored, None, &Arc::new(Semaphore::new(0))).unwrap().is_none(),
+        Turn::unstored(&stored, None, &Arc::new(Semaphore::new(0))).await.unwrap().is_none(),
         "there is no room"
     );
 }

@@ -33,6 +33,20 @@ pub(crate) async fn a_chain_of_ten_thousand_turns_loads_whole(fixture: impl Fixt
     loads_whole(fixture, 10_000).await;
 }
 
+pub(crate) async fn a_turn_of_a_megabyte_is_the_same_from_memory_and_from_the_store(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let mut large = record(1, None);
+    let items = vec![r#"{"id":"rs_1","type":"reasoning","encrypted_content":"x"},{"role":"user"}"#; 16_000];
+    large.response.turn.input = format!("[{}]", items.join(",")).into();
+    large.response.turn.referenced = (0..32_000).step_by(2).collect();
+    let chains = Chains::new(store.clone(), 64 << 20);
+    chains.record(large, None).await.unwrap();
+    let load = async |chains: &Chains| chains.load(&project("p"), id(1), NOW, 10).await.unwrap().unwrap();
+    let (kept, misses) = (load(&chains).await, chains.cache_stats().misses);
+    assert_eq!((misses, kept.segment.items().len() > 1 << 20), (0, true));
+    assert_eq!(load(&Chains::new(store, 64 << 20)).await.segment, kept.segment);
+}
+
 pub(crate) async fn forks_share_their_trunk(fixture: impl Fixture) {
     let store = fixture.open().await;
     record_chain(&store, 1, 900, None).await;

@@ -56,6 +56,7 @@ macro_rules! contract {
                 projects_do_not_see_each_others_responses, one_id_in_two_projects_is_two_responses,
                 concurrent_records_are_all_there, a_reopened_store_has_everything, a_closed_store_refuses;
             chains: a_chain_comes_newest_first, a_chain_of_a_thousand_turns_loads_whole,
+                a_turn_of_a_megabyte_is_the_same_from_memory_and_from_the_store,
                 a_chain_of_ten_thousand_turns_loads_whole, forks_share_their_trunk, part_of_a_chain_can_be_loaded,
                 a_gap_is_an_error, a_cached_chain_is_the_stored_one;
             deletion: a_deleted_response_is_hidden_at_once, a_deleted_response_is_still_replayed_by_its_descendants,

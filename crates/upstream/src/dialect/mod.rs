@@ -113,6 +113,11 @@ impl Dialect {
         }
     }
 
+    /// Whether the upstream gets the turn in another form than the client sent it.
+    pub fn translates(self, operation: Operation) -> bool {
+        matches!(self, Self::Chat(_)) && !operation.passes_through()
+    }
+
     /// # Errors
     ///
     /// What the upstream's API can't express, as an error for the client if no other account can.
@@ -124,7 +129,7 @@ impl Dialect {
         facts: &TurnFacts<'_>,
     ) -> Result<Encoded, ApiError> {
         match self {
-            Self::Chat(settings) if !create.operation.passes_through() => {
+            Self::Chat(settings) if self.translates(create.operation) => {
                 chat::encode(create, input, changes, &settings, facts)
             }
             Self::Responses | Self::Chat(_) => Ok(Encoded {

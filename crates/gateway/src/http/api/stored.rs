@@ -6,6 +6,7 @@ use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{Status, StoredResponse};
 use axum::body::Body;
 use axum::extract::State;
@@ -109,7 +110,11 @@ pub async fn input_items(
             state.turns.background_input(&caller.project, id).await.map_err(RequestError::from)?
         }
     };
-    Ok(json_reply(render_items(&query, id, &input.ok_or_else(not_found)?)?))
+    let input = input.ok_or_else(not_found)?;
+    let size_bytes = input.len();
+    let render = move || render_items(&query, id, &input);
+    let rendered = offload_if_long(size_bytes, render).await.map_err(|_| RequestError::Internal)?;
+    Ok(json_reply(rendered?))
 }
 
 async fn find(state: &AppState, caller: &Caller, name: &str) -> Result<Found, RequestError> {

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::request::Wanted;
 use antiphon_protocol::socket::{ClientFrame, StreamId};
+use antiphon_runtime::offload::is_short;
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, Stream};
 use http::HeaderMap;
@@ -269,7 +270,7 @@ impl Connection {
         match message {
             Message::Text(text) => {
                 let (text, memory) = (Bytes::from(text), self.socket.get_mut().take_memory());
-                if parsing::is_short(text.len()) {
+                if is_short(text.len()) {
                     let parsed = ClientFrame::parse(text, &|| true);
                     self.handle_frame(parsed.map_err(RequestError::from), memory);
                 } else {

@@ -123,7 +123,7 @@ impl Turn {
 
     fn background_request(&self, resolved: &Resolved) -> BackgroundRequest {
         BackgroundRequest {
-            body: Bytes::copy_from_slice(self.facts.create.body()),
+            body: self.facts.create.body().clone(),
             headers: encode_headers(&self.headers),
             input: resolved.own.has_replaced_items().then(|| resolved.own.array()),
         }

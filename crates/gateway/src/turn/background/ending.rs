@@ -116,7 +116,7 @@ impl Turn {
         if run.is_left() {
             return Err(Failure::Stopped);
         }
-        let end = self.background_end(run, finished, resolved, served_by)?;
+        let end = self.background_end(run, finished, resolved, served_by).await?;
         let events = end.events.clone();
         let turns = Arc::clone(&self.turns);
         let ending = pin!(turns.end_background(end, resolved));
@@ -149,7 +149,7 @@ impl Turn {
         }
     }
 
-    fn background_end(
+    async fn background_end(
         &self,
         run: &Run,
         mut finished: Finished,
@@ -157,12 +157,11 @@ impl Turn {
         served_by: Option<&Account>,
     ) -> Result<BackgroundEnd, Failure> {
         let settings = &self.turns.background.settings;
-        let (at, status) = (self.turns.env.clock.now(), finished.status);
-        let events = run.unwritten().take();
+        let status = finished.status;
         let is_stored = self.facts.create.store;
         let retention = if is_stored { settings.log_retention } else { UNSTORED_RETENTION };
         let result = if is_stored {
-            let record = self.to_record(&finished, resolved, served_by).map_err(|_| Failure::Internal)?;
+            let record = self.to_record(&finished, resolved, served_by).await?;
             BackgroundResult::Stored(Box::new(record))
         } else {
             let output = match status {
@@ -178,6 +177,7 @@ impl Turn {
         };
         let appends = matches!(&result, BackgroundResult::Stored(record) if record.append.is_some());
         let unlocks = self.queued_lock().filter(|_| !appends);
+        let (at, events) = (self.turns.env.clock.now(), run.unwritten().take());
         let lease = run.lease.clone();
         Ok(BackgroundEnd { lease, at, status, kept_until: at.plus(retention), events, result, unlocks })
     }

@@ -10,6 +10,7 @@ use antiphon_access::keys::Caller;
 use antiphon_protocol::json::{Object, string_member};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
+use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{
     BackgroundStatus, BackgroundTurn, Claimable, StoreError, Timestamp, TurnLease, UpstreamTurn,
 };
@@ -189,9 +190,7 @@ impl Turns {
         let loaded = match self.chains.store().load_background_request(project, *id, now).await {
             Err(StoreError::Corrupt(damage)) => Err(damage),
             loaded => match loaded? {
-                Some(request) => CreateRequest::parse(Operation::Create, request.body)
-                    .map(|create| (create, request.headers))
-                    .map_err(|error| error.message),
+                Some(request) => parse(request.body).await.map(|create| (create, request.headers)),
                 None => return Ok(None),
             },
         };
@@ -251,6 +250,13 @@ impl Turns {
         };
         self.admit_as(incoming, admission, Cancellation::default())
     }
+}
+
+/// Parses a stored request: one that is long, on another thread.
+async fn parse(body: Bytes) -> Result<CreateRequest, String> {
+    let size_bytes = body.len();
+    let parse = move || CreateRequest::parse(Operation::Create, body).map_err(|error| error.message);
+    offload_if_long(size_bytes, parse).await.unwrap_or_else(|_| Err("parsing it failed".to_owned()))
 }
 
 /// What is known of a request that is damaged.

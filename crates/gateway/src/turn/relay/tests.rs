@@ -72,6 +72,25 @@ fn unchanged_neighbours_are_relayed_in_one_piece_byte_for_byte() {
 }
 
 #[test]
+fn a_response_that_comes_again_unchanged_is_rewritten_as_it_was_before() {
+    let created = STREAM.split_inclusive("\n\n").next().unwrap();
+    let in_progress =
+        created.replace("response.created", "response.in_progress").replace("number\":0", "number\":1");
+    let queued = created.replace("response.created", "response.queued").replace("in_progress", "queued");
+    for framing in [Framing::Sse, Framing::Socket(None)] {
+        for second in [&in_progress, &queued] {
+            let together = format!("{created}{second}{in_progress}");
+            let (out, _) = relayed(framing.clone(), [together.as_bytes()]);
+            let mut alone = VecDeque::new();
+            for event in [created, second, &in_progress] {
+                alone.extend(relayed(framing.clone(), [event.as_bytes()]).0);
+            }
+            assert_eq!(out, alone);
+        }
+    }
+}
+
+#[test]
 fn the_terminal_event_is_held_back_with_the_response_to_store() {
     let stream = format!("{STREAM}{END}event: response.after\ndata: {{}}\n\n");
     let (out, terminal) = relayed(Framing::Sse, [stream.as_bytes()]);
