@@ -1,10 +1,11 @@
 //! A store that fails when it is told to.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_store::StoreError;
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::decorated::{Decorated, Interceptor};
 
@@ -23,22 +24,29 @@ pub enum Fault {
     SlowWrites(Duration),
     /// All calls of this method fail.
     Fails(&'static str),
+    /// All reads by this method wait until something else is ordered.
+    Waits(&'static str),
 }
 
 /// Orders faults for the [`Faulty`] store that it was made with.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<Fault>>);
+pub struct Faults(Arc<watch::Sender<Fault>>);
 
 /// A store that fails as its [`Faults`] say.
 pub type Faulty = Decorated<Faults>;
 
 impl Faults {
     pub fn set(&self, fault: Fault) {
-        *self.0.lock().expect("no test panics while it holds this") = fault;
+        self.0.send_replace(fault);
+    }
+
+    /// How many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.0.receiver_count()
     }
 
     fn now(&self) -> Fault {
-        *self.0.lock().expect("no test panics while it holds this")
+        *self.0.borrow()
     }
 }
 
@@ -52,6 +60,11 @@ impl Interceptor for Faults {
         match self.now() {
             Fault::Down | Fault::ReadsFail => Err(unavailable()),
             Fault::Fails(failing) if failing == method => Err(unavailable()),
+            Fault::Waits(waiting) if waiting == method => {
+                let mut orders = self.0.subscribe();
+                orders.wait_for(|fault| *fault != Fault::Waits(waiting)).await.expect("its sender is here");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -60,7 +73,7 @@ impl Interceptor for Faults {
         match self.now() {
             Fault::Down | Fault::WritesFail => Err(unavailable()),
             Fault::Fails(failing) if failing == method => Err(unavailable()),
-            Fault::None | Fault::ReadsFail | Fault::Fails(_) => Ok(()),
+            Fault::None | Fault::ReadsFail | Fault::Fails(_) | Fault::Waits(_) => Ok(()),
             Fault::SlowWrites(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(())

@@ -99,23 +99,26 @@ impl Turn {
     async fn try_load_parent(&self, id: ResponseId, name: &str) -> Result<Arc<StoredTurn>, Failure> {
         let name = || name.to_owned();
         let limit = self.turns.settings.max_chain_depth;
-        let parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
+        let load = async || {
+            let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
+            let loaded = self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)?;
+            loaded.map_err(Failure::from)
+        };
+        let mut parent = match self.facts.door.lane().map(|lane| lane.find(id)) {
             Some(Some(LatestResponse::InMemory(parent))) if !self.facts.create.store => Some(parent),
             // A stored response must not continue one that is not stored: it could not be replayed later.
             Some(Some(LatestResponse::InMemory(_))) => return Err(Failure::PreviousNotFound(name())),
             Some(None) if !self.facts.create.store => return Err(Failure::PreviousNotFound(name())),
-            _ => {
-                let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
-                self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??
-            }
+            _ => load().await?,
         };
-        match parent {
-            Some(parent) => within_depth(parent, limit),
-            None if self.turns.is_running(&self.facts.project, id).await? => {
-                Err(Failure::PreviousNotCompleted(name()))
+        if parent.is_none() {
+            if self.turns.is_running(&self.facts.project, id).await? {
+                return Err(Failure::PreviousNotCompleted(name()));
             }
-            None => Err(Failure::PreviousNotFound(name())),
+            // It may have ended in between.
+            parent = load().await?;
         }
+        within_depth(parent.ok_or_else(|| Failure::PreviousNotFound(name()))?, limit)
     }
 
     /// Loads the newest turn of a conversation. Of those, any number may be continued: what limits them is the history that is

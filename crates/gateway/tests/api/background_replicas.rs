@@ -1,7 +1,7 @@
 //! Background responses over one PostgreSQL database, with several gateways.
 
-use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Event, Gateway, Postgres, Setup};
+use antiphon_simulator::upstream::{Gate, Script, Simulator};
+use antiphon_testkit::{Event, Fault, Faults, Gateway, Postgres, Setup, eventually};
 use serde_json::{Value, json};
 
 use crate::background::{body, cancel, ended, in_progress, path, queue};
@@ -131,4 +131,37 @@ async fn a_continuation_on_another_replica_waits_for_its_parent() {
         ended(&two.client, &id).await;
         two.client.created(&on).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_ends_while_another_replica_looks_for_it_is_found() {
+    let (upstream, faults) = (simulator().await, Faults::default());
+    let url = Postgres::shared_database().await;
+    let setup = || Setup::over(&upstream).database_url(&url);
+    let (one, two) = tokio::join!(setup().start(), setup().faults(&faults).start());
+    let begin = async || {
+        let (script, gate) = Script::answer("first").gated();
+        upstream.script(script);
+        let id = queue(&one, &body("x")).await;
+        gate.arrived(1).await;
+        (id, gate)
+    };
+    let end = async |id: &str, gate: Gate| {
+        eventually("the other replica looks for it", async || faults.waiting() == 1).await;
+        gate.open();
+        ended(&one.client, id).await;
+        faults.set(Fault::None);
+    };
+
+    let (id, gate) = begin().await;
+    faults.set(Fault::Waits("load_background"));
+    let on = json!({"model": "sim", "input": "on", "previous_response_id": id});
+    let (continued, ()) = tokio::join!(two.client.create(&on), end(&id, gate));
+    assert_eq!(continued.ok()["previous_response_id"], id);
+
+    let (id, gate) = begin().await;
+    faults.set(Fault::Waits("load_background_request"));
+    let items = format!("{}/input_items", path(&id));
+    let (items, ()) = tokio::join!(two.client.get(&items), end(&id, gate));
+    assert_eq!(items.ok()["data"].as_array().unwrap().len(), 1);
 }

@@ -104,12 +104,7 @@ pub async fn input_items(
 ) -> Result<Response, ErrorReply> {
     let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let input = match find(&state, &caller, &name).await? {
-        Found::Stored(stored) => Some(stored.turn.input),
-        Found::Running { .. } | Found::Kept(_) => {
-            state.turns.background_input(&caller.project, id).await.map_err(RequestError::from)?
-        }
-    };
+    let input = state.turns.input_items(&caller.project, id).await.map_err(RequestError::from)?;
     let input = input.ok_or_else(not_found)?;
     let size_bytes = input.len();
     let render = move || render_items(&query, id, &input);

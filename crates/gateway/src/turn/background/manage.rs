@@ -95,14 +95,25 @@ impl Turns {
         })
     }
 
-    /// The input items of a background response that is still running, or is kept without being stored.
-    pub async fn background_input(
+    /// The input items of a response that is stored, or of a background response that is still running or is kept without being
+    /// stored.
+    pub async fn input_items(
         &self,
         project: &ProjectId,
         id: ResponseId,
     ) -> Result<Option<Bytes>, StoreError> {
         let (store, now) = (self.chains.store(), self.env.clock.now());
-        let Some(request) = store.load_background_request(project, id, now).await? else { return Ok(None) };
+        let stored = async || {
+            let stored = store.load(project, id, now).await?;
+            Ok::<_, StoreError>(stored.map(|stored| stored.turn.input))
+        };
+        if let Some(input) = stored().await? {
+            return Ok(Some(input));
+        }
+        let Some(request) = store.load_background_request(project, id, now).await? else {
+            // It may have ended in between.
+            return stored().await;
+        };
         if request.input.is_some() {
             return Ok(request.input);
         }
