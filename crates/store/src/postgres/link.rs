@@ -1,8 +1,8 @@
-//! One connection that a task keeps open. Whoever needs it gets it at once, or an error.
+//! One connection that a task keeps open.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
@@ -39,8 +39,8 @@ enum State {
 /// An open connection.
 pub(super) struct Session {
     client: Client,
-    /// Running queries.
-    busy: AtomicUsize,
+    /// Whether the reply to the latest query is complete. If it is not, that has failed, or its caller did not wait for it.
+    is_answered: AtomicBool,
     give_up: Arc<GiveUp>,
 }
 
@@ -49,7 +49,7 @@ struct GiveUp {
     told: Notify,
     /// Cancels a query that does not end.
     cancel: CancelToken,
-    is_stuck: std::sync::atomic::AtomicBool,
+    is_stuck: AtomicBool,
 }
 
 /// What all connections of a store need to open.
@@ -99,7 +99,7 @@ impl Link {
         }
     }
 
-    /// Reserves the connection for a transaction.
+    /// Reserves the connection.
     pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
         self.exclusive.lock().await
     }
@@ -123,23 +123,26 @@ impl Session {
         &self.client
     }
 
-    pub(super) fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    /// Runs queries on this connection. Gives it up if they don't end in time, or if it is broken.
+    /// Runs a query or a transaction. Gives the connection up if that does not end in time, or if it is broken.
     pub(super) async fn run<T>(
         &self,
         limit: Duration,
         queries: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, QueryError> {
-        let _busy = Busy::of(&self.busy);
-        let Ok(result) = timeout(limit, queries).await else {
+        let answered = async {
+            if !self.is_answered.swap(false, Ordering::Relaxed) {
+                self.client.batch_execute("").await?;
+            }
+            let result = queries.await?;
+            self.is_answered.store(true, Ordering::Relaxed);
+            Ok(result)
+        };
+        let Ok(result) = timeout(limit, answered).await else {
             self.give_up.is_stuck.store(true, Ordering::Relaxed);
             self.give_up();
             return Err(QueryError::Deadline(limit));
         };
-        result.map_err(|error| {
+        result.map_err(|error: tokio_postgres::Error| {
             let error = QueryError::from(error);
             if matches!(error, QueryError::Lost(_)) {
                 self.give_up();
@@ -151,21 +154,6 @@ impl Session {
     /// Has the task replace the connection.
     pub(super) fn give_up(&self) {
         self.give_up.told.notify_one();
-    }
-}
-
-struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    fn of(queries: &'a AtomicUsize) -> Self {
-        queries.fetch_add(1, Ordering::Relaxed);
-        Self(queries)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -226,7 +214,7 @@ impl Keeper {
         let Opened { client, mut driver } = opened;
         let give_up =
             Arc::new(GiveUp { told: Notify::new(), cancel: client.cancel_token(), is_stuck: false.into() });
-        let session = Session { client, busy: AtomicUsize::new(0), give_up: Arc::clone(&give_up) };
+        let session = Session { client, is_answered: true.into(), give_up: Arc::clone(&give_up) };
         self.state.send_replace(State::Up(Arc::new(session)));
         let lost = |reason: &str| State::Down(ConnectError::Unavailable(reason.into()));
         tokio::select! {

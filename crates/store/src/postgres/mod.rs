@@ -11,6 +11,7 @@ mod error;
 mod insert;
 mod limits;
 mod link;
+mod pool;
 mod purge;
 mod read;
 mod schema;
@@ -26,10 +27,11 @@ use std::sync::Arc;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::{join, try_join};
 
 use self::connect::{ConnectError, Connector};
-use self::link::{ConnectContext, Link};
+use self::link::ConnectContext;
+use self::pool::Pool;
 use self::read::Readers;
 use self::schema::Schema;
 use self::write::PostgresEngine;
@@ -45,7 +47,7 @@ use crate::{
 /// A store in a PostgreSQL database.
 pub struct PostgresStore {
     group: Group,
-    writers: Arc<[Link]>,
+    writers: Arc<Pool>,
     readers: Readers,
 }
 
@@ -85,19 +87,15 @@ impl PostgresStore {
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
         };
         let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
-        let links = |n: u32| (0..n.max(1)).map(|_| Link::start(Arc::clone(&context))).collect();
-        let (readers, writers): (Vec<Link>, Vec<Link>) =
-            (links(options.read_connections), links(options.write_connections));
+        let readers = Pool::start(&context, options.read_connections);
+        let writers = Arc::new(Pool::start(&context, options.write_connections));
         if is_reachable {
-            for settled in join_all(readers.iter().chain(&writers).map(Link::settled)).await {
-                settled?;
-            }
+            try_join(readers.settled(), writers.settled()).await?;
         }
-        let writers: Arc<[Link]> = writers.into();
         let engines = (0..writers.len())
             .map(|own| PostgresEngine::new(Arc::clone(&writers), own, options.commit_timeout));
         let group = Group::start_tasks(engines, options.commit_timeout);
-        Ok(Self { group, readers: Readers { links: readers, limit: options.read_timeout }, writers })
+        Ok(Self { group, readers: Readers { pool: readers, limit: options.read_timeout }, writers })
     }
 }
 
@@ -177,7 +175,7 @@ impl Database for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
-        self.group.is_available() && self.writers.iter().any(Link::is_up)
+        self.group.is_available() && self.writers.is_up()
     }
 
     fn has_its_file(&self) -> bool {
@@ -202,7 +200,7 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.group.close().await;
-        join_all(self.writers.iter().chain(&self.readers.links).map(Link::close)).await;
+        join(self.writers.close(), self.readers.pool.close()).await;
     }
 }
 

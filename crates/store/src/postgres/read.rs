@@ -1,18 +1,18 @@
 //! Reading responses, chains and items.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_runtime::offload::{Aborted, offload_if_long};
 use bytes::Bytes;
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
 use super::error::{QueryError, corrupt};
-use super::link::{Link, Session};
+use super::pool::Pool;
 use super::statement::{Argument, argument, columns};
 use crate::assemble::{decode_locations, decode_positions, status_of, turn_columns, whole_chain};
 use crate::items::Gathering;
@@ -53,39 +53,23 @@ pub(super) const LOAD_ITEMS: &str = concat!(
 /// Responses whose items are looked through come in batches of this size, or one by one if they are larger.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// The connections for reading. Many reads share one: the server runs them one after the other.
 pub(super) struct Readers {
-    pub(super) links: Vec<Link>,
+    pub(super) pool: Pool,
     pub(super) limit: Duration,
 }
 
 // === impl Readers ===
 
 impl Readers {
-    /// The connection with the fewest running queries.
-    fn session(&self) -> Result<Arc<Session>, QueryError> {
-        let mut error = QueryError::Down("there is no connection for reading".into());
-        let mut least: Option<Arc<Session>> = None;
-        for link in &self.links {
-            match link.session() {
-                Ok(session) if least.as_ref().is_none_or(|least| session.busy() < least.busy()) => {
-                    least = Some(session);
-                }
-                Ok(_) => {}
-                Err(down) => error = down,
-            }
-        }
-        least.ok_or(error)
-    }
-
     /// Tries another connection if one is lost during the query.
     async fn query(&self, text: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
         let mut result = Err(QueryError::Lost(String::new()));
-        for _ in 0..=self.links.len() {
+        for _ in 0..=self.pool.len() {
             if !matches!(result, Err(QueryError::Lost(_))) {
                 break;
             }
-            let session = self.session()?;
+            let session = timeout(self.limit, self.pool.acquire(0)).await;
+            let session = session.unwrap_or(Err(QueryError::Deadline(self.limit)))?;
             result = session.run(self.limit, session.client().query_typed(text, arguments)).await;
         }
         Ok(result?)

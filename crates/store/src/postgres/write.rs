@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use rand::RngExt;
-use tokio::sync::MutexGuard;
 use tokio_postgres::{Client, Error};
 
 use super::background::Ending;
@@ -14,7 +13,7 @@ use super::conversations::{Appends, lock_rows};
 use super::error::{QueryError, is_conflict};
 use super::insert::{INSERT, Inserts};
 use super::limits::LimitOperations;
-use super::link::{Link, Session};
+use super::pool::Pool;
 use super::{purge, statement};
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
@@ -27,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// One of the engines of a store.
 pub(super) struct PostgresEngine {
-    links: Arc<[Link]>,
+    pool: Arc<Pool>,
     /// The connection to prefer.
     own: usize,
     limit: Duration,
@@ -37,38 +36,15 @@ pub(super) struct PostgresEngine {
 // === impl PostgresEngine ===
 
 impl PostgresEngine {
-    pub(super) fn new(links: Arc<[Link]>, own: usize, commit_timeout: Duration) -> Self {
-        Self { links, own, limit: commit_timeout.max(MIN_LIMIT), encoder: Encoder::new() }
-    }
-
-    /// Locks a connection for one batch. Waits if fewer connections than engines are up.
-    async fn acquire(&self) -> Result<(Arc<Session>, MutexGuard<'_, ()>), QueryError> {
-        let mut first = None;
-        let (before, after) = self.links.split_at(self.own);
-        for link in [after, before].into_iter().flatten() {
-            if !link.is_up() {
-                continue;
-            }
-            if let Some(held) = link.try_lock() {
-                return Ok((link.session()?, held));
-            }
-            first.get_or_insert(link);
-        }
-        let Some(link) = first else { return Err(self.down()) };
-        let held = link.lock().await;
-        Ok((link.session()?, held))
-    }
-
-    fn down(&self) -> QueryError {
-        let session = self.links[self.own].session();
-        session.err().unwrap_or_else(|| QueryError::Down("it is reconnecting".into()))
+    pub(super) fn new(pool: Arc<Pool>, own: usize, commit_timeout: Duration) -> Self {
+        Self { pool, own, limit: commit_timeout.max(MIN_LIMIT), encoder: Encoder::new() }
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
         let (mut inserts, mut limiting) = (Inserts::of(batch, &mut self.encoder), LimitOperations::of(batch));
         let appends = Appends::of(batch);
         let endings = Ending::all(batch, &mut self.encoder);
-        let (session, _held) = self.acquire().await?;
+        let session = self.pool.acquire(self.own).await?;
         let client = session.client();
         let is_inserted =
             |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));

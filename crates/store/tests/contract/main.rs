@@ -23,6 +23,7 @@ mod limits;
 mod locking;
 mod log;
 mod model;
+mod pooling;
 mod postgres;
 mod purging;
 mod records;

@@ -1,0 +1,86 @@
+//! Connections for reading, or those for writing. Each query, and each transaction, has one for itself until the reply is complete: a
+//! pooler gives a connection to another client in between, some even if the first half of the next query has come by then
+//! (PgBouncer before 1.21). The two would get each other's replies.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit};
+
+use super::connect::ConnectError;
+use super::error::QueryError;
+use super::link::{ConnectContext, Link, Session};
+
+pub(super) struct Pool {
+    links: Vec<Link>,
+    /// A permit for each connection. Whoever waits gets the first that is free.
+    free: Semaphore,
+}
+
+/// A connection that nobody else uses.
+pub(super) struct Held<'a> {
+    session: Arc<Session>,
+    _exclusive: MutexGuard<'a, ()>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Starts to connect.
+    pub(super) fn start(context: &Arc<ConnectContext>, connections: u32) -> Self {
+        let links: Vec<Link> = (0..connections.max(1)).map(|_| Link::start(Arc::clone(context))).collect();
+        Self { free: Semaphore::new(links.len()), links }
+    }
+
+    /// Waits for the first attempts to end. Fails only if an operator has to act.
+    pub(super) async fn settled(&self) -> Result<(), ConnectError> {
+        try_join_all(self.links.iter().map(Link::settled)).await.map(drop)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.links.iter().any(Link::is_up)
+    }
+
+    /// A connection, if it can be this one. Waits if all are in use.
+    pub(super) async fn acquire(&self, preferred: usize) -> Result<Held<'_>, QueryError> {
+        if !self.is_up() {
+            return Err(self.down(preferred));
+        }
+        let permit = self.free.acquire().await.expect("nobody closes the semaphore");
+        let (before, after) = self.links.split_at(preferred);
+        let mut first = None;
+        for link in after.iter().chain(before).filter(|link| link.is_up()) {
+            if let Some(exclusive) = link.try_lock() {
+                return Ok(Held { session: link.session()?, _exclusive: exclusive, _permit: permit });
+            }
+            first.get_or_insert(link);
+        }
+        // Fewer connections than permits are up.
+        let Some(link) = first else { return Err(self.down(preferred)) };
+        let exclusive = link.lock().await;
+        Ok(Held { session: link.session()?, _exclusive: exclusive, _permit: permit })
+    }
+
+    fn down(&self, link: usize) -> QueryError {
+        let session = self.links[link].session();
+        session.err().unwrap_or_else(|| QueryError::Down("it is reconnecting".into()))
+    }
+
+    pub(super) async fn close(&self) {
+        join_all(self.links.iter().map(Link::close)).await;
+    }
+}
