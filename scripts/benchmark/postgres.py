@@ -77,19 +77,23 @@ def on_cluster(figures, gateway, cluster, name):
     empty = int(cluster.query("select pg_database_size('postgres')"))
     header(f"on PostgreSQL {cluster.query('show server_version')}, {name}", "clients", "turns/s", "p50, us", "p99, us",
            "CPU us/turn of the gateway", "of the server")
-    for what, clients in (("collected", 1), ("collected", 16), ("collected", 64), ("burst stream", 16),
-                          ("burst stream", 64), ("turn of a 6-turn chain", 64)):
-        mode, turns = ("sse", ()) if what == "burst stream" else ("json", ())
-        if what.startswith("turn of"):
-            turns = ("--turns", "6")
+    def measure(what, clients, mode, *options):
         before = cluster.cpu_seconds()
-        report, cpu = gateway.measured(mode, clients, "true", *FOR_SECONDS, *turns)
+        report, cpu = gateway.measured(mode, clients, "true", *FOR_SECONDS, *options)
         requests, latency = report["requests"], report["latency"]
         ours, theirs = cpu / requests * 1e6, (cluster.cpu_seconds() - before) / requests * 1e6
         figures.add("postgres", f"{what}, {clients} clients, {name}", per_second=report["requests_per_second"],
                     p50=latency["p50_us"], p99=latency["p99_us"], us=ours, server_us=theirs)
-        row(what, clients, number(report["requests_per_second"]), number(latency["p50_us"]), number(latency["p99_us"]),
-            number(ours), number(theirs))
+        row(what, clients, number(report["requests_per_second"]), number(latency["p50_us"]),
+            number(latency["p99_us"]), number(ours), number(theirs))
+
+    for clients in (1, 16, 64):
+        measure("collected", clients, "json")
+    for clients in (16, 64):
+        measure("burst stream", clients, "sse")
+    measure("turn of a 6-turn chain", 64, "json", "--turns", "6")
+    gateway.restart(ANTIPHON_STORE__CACHE="0")
+    measure("the same, read from the database", 64, "json", "--turns", "6")
     stored = int(cluster.query("select count(*) from responses"))
     size = int(cluster.query("select pg_database_size('postgres')")) - empty
     figures.add("bytes", f"PostgreSQL, {name}", per_turn=size / stored)
