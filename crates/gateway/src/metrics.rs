@@ -29,6 +29,7 @@ impl Metrics {
             telemetry::dropped_lines(),
         );
         process::register(&mut registry);
+        chains.store().register_metrics(&mut registry);
         registry.register_collector(Box::new(StoreCollector(chains)));
         Self(registry)
     }

@@ -6,6 +6,7 @@
 
 mod limits;
 mod log;
+mod metrics;
 mod operation;
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub(crate) use self::operation::{Operation, Outcome};
 
 use self::log::LogRows;
+use self::metrics::CommitMetrics;
 use self::writer::{Health, Shared, Writer};
 use crate::purge::{Leaf, PurgeStep};
 use crate::sql::Statement;
@@ -60,6 +63,7 @@ pub(crate) struct Group {
     queue: mpsc::Sender<Queued>,
     log: Arc<LogRows>,
     health: Arc<Health>,
+    metrics: CommitMetrics,
     commit_timeout: Duration,
 }
 
@@ -109,8 +113,10 @@ impl Group {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS);
         let log = Arc::<LogRows>::default();
         let health = Arc::new(Health::available());
-        let shared = Shared::new(queue, Arc::clone(&log), Arc::clone(&health), commit_timeout);
-        (Self { queue: sender, log, health, commit_timeout }, Arc::new(shared))
+        let metrics = CommitMetrics::default();
+        let shared =
+            Shared::new(queue, Arc::clone(&log), Arc::clone(&health), metrics.clone(), commit_timeout);
+        (Self { queue: sender, log, health, metrics, commit_timeout }, Arc::new(shared))
     }
 
     /// Queues the operation and waits until it is durable, or until the deadline.
@@ -188,6 +194,10 @@ impl Group {
     /// The earliest time in the rows of the log that were written since the last call.
     pub(crate) fn take_earliest_written(&self) -> Option<Timestamp> {
         self.log.take_earliest_written()
+    }
+
+    pub(crate) fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     pub(crate) fn is_available(&self) -> bool {

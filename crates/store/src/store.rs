@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use antiphon_protocol::id::ProjectId;
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 
 use crate::sql::{Columns, Database, Kind, Query, number};
 use crate::{
@@ -73,6 +74,9 @@ pub trait Store:
 {
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
+
+    /// Registers what it measures.
+    fn register_metrics(&self, registry: &mut Registry);
 
     /// Whether the database's file is still the one that was opened. If not, nothing is written. Costs at most one `stat`.
     fn has_its_file(&self) -> bool;

@@ -17,6 +17,7 @@ use antiphon_store::{
     TurnSummary, UpstreamTurn, Usage, UsageGroup, UsageQuery,
 };
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
 /// What happens around the calls to a store.
@@ -290,6 +291,10 @@ impl<I: Interceptor> Limits for Decorated<I> {
 impl<I: Interceptor> Store for Decorated<I> {
     fn is_available(&self) -> bool {
         self.interceptor.is_available() && self.inner.is_available()
+    }
+
+    fn register_metrics(&self, registry: &mut Registry) {
+        self.inner.register_metrics(registry);
     }
 
     fn has_its_file(&self) -> bool {

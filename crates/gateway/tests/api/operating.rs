@@ -34,10 +34,12 @@ async fn turns_are_counted_and_logged_with_their_usage() {
         r#"antiphon_tokens_total{kind="input"} 17"#,
         "antiphon_turns_in_flight 0",
         "antiphon_store_available 1",
+        "antiphon_store_failed_commits_total 0",
         r#"antiphon_account_in_flight{account="one"} 0"#,
     ] {
         assert!(text.lines().any(|have| have == line), "{line} is missing from\n{text}");
     }
+    assert_ne!(gateway.client.metric("antiphon_store_commit_seconds_count").await, 0);
     let setup = gateway.stop().await;
     let gateway = setup.start().await;
     let rows = gateway.logged(2).await;

@@ -109,6 +109,7 @@ async fn an_engine_that_recovers_is_available_again() {
     }
     group.write(Operation::Execute(Vec::new())).await.unwrap();
     assert!(group.is_available());
+    assert_eq!(group.metrics.failures.get(), 2);
 }
 
 #[tokio::test]
@@ -130,6 +131,7 @@ async fn a_refused_batch_is_written_one_by_one() {
         }
     }
     assert!(group.is_available());
+    assert_eq!(group.metrics.failures.get(), 0);
 }
 
 #[tokio::test]

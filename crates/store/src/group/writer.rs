@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::log::LogRows;
+use super::metrics::CommitMetrics;
 use super::operation::{Operation, Outcome};
 use super::{Answer, Engine, NotCommitted, Queued};
 use crate::{Settlement, StoreError};
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     queue: Mutex<mpsc::Receiver<Queued>>,
     log: Arc<LogRows>,
     health: Arc<Health>,
+    metrics: CommitMetrics,
     commit_timeout: Duration,
     /// Callers that wait for the engines to be closed. They hear of it when the last writer drops this.
     closing: std::sync::Mutex<Vec<oneshot::Sender<()>>>,
@@ -113,7 +115,7 @@ impl<E: Engine> Writer<E> {
         if batch.operations.is_empty() {
             return;
         }
-        let committed = self.engine.commit(&batch.operations).await;
+        let committed = self.measured(&batch.operations).await;
         // Also after a failure: the rows may have been written.
         self.shared.log.note_written(batch.operations.iter().filter_map(Operation::logged_at));
         match committed {
@@ -133,7 +135,7 @@ impl<E: Engine> Writer<E> {
     /// Commits the operations one by one, so that only those that are refused fail.
     async fn commit_each(&mut self, batch: &mut Batch) {
         for (operation, mut answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
-            let committed = self.engine.commit(std::slice::from_ref(&operation)).await;
+            let committed = self.measured(std::slice::from_ref(&operation)).await;
             self.shared.log.note_written(operation.logged_at());
             match committed {
                 Ok(outcomes) => {
@@ -149,6 +151,13 @@ impl<E: Engine> Writer<E> {
                 }
             }
         }
+    }
+
+    async fn measured(&mut self, operations: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        let started = Instant::now();
+        let committed = self.engine.commit(operations).await;
+        self.shared.metrics.note(started.elapsed(), &committed);
+        committed
     }
 
     /// Replies to the callers. What nobody waits for is kept until the store is available again.
@@ -203,9 +212,11 @@ impl Shared {
         queue: mpsc::Receiver<Queued>,
         log: Arc<LogRows>,
         health: Arc<Health>,
+        metrics: CommitMetrics,
         commit_timeout: Duration,
     ) -> Self {
-        Self { queue: Mutex::new(queue), log, health, commit_timeout, closing: std::sync::Mutex::default() }
+        let closing = std::sync::Mutex::default();
+        Self { queue: Mutex::new(queue), log, health, metrics, commit_timeout, closing }
     }
 
     /// Replies to the caller. A reservation whose caller is gone is released.

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
 use futures_util::future::{join, try_join};
+use prometheus_client::registry::Registry;
 
 use self::connect::{ConnectError, Connector};
 use self::link::ConnectContext;
@@ -176,6 +177,10 @@ impl Database for PostgresStore {
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
         self.group.is_available() && self.writers.is_up()
+    }
+
+    fn register_metrics(&self, registry: &mut Registry) {
+        self.group.register_metrics(registry);
     }
 
     fn has_its_file(&self) -> bool {

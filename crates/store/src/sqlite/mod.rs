@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 use tokio::task::JoinError;
 
 use self::database_file::DatabaseFile;
@@ -174,6 +175,10 @@ impl Database for SqliteStore {
 impl Store for SqliteStore {
     fn is_available(&self) -> bool {
         self.group.is_available()
+    }
+
+    fn register_metrics(&self, registry: &mut Registry) {
+        self.group.register_metrics(registry);
     }
 
     fn has_its_file(&self) -> bool {
