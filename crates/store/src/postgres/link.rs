@@ -123,6 +123,10 @@ impl Session {
         &self.client
     }
 
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
     /// Runs a query or a transaction. Gives the connection up if that does not end in time, or if it is broken.
     pub(super) async fn run<T>(
         &self,

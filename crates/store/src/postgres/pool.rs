@@ -25,11 +25,19 @@ pub(super) struct Held<'a> {
     _permit: SemaphorePermit<'a>,
 }
 
+// === impl Held ===
+
 impl Deref for Held<'_> {
     type Target = Session;
 
     fn deref(&self) -> &Session {
         &self.session
+    }
+}
+
+impl<'a> Held<'a> {
+    fn new(session: Arc<Session>, exclusive: MutexGuard<'a, ()>, permit: SemaphorePermit<'a>) -> Self {
+        Self { session, _exclusive: exclusive, _permit: permit }
     }
 }
 
@@ -62,17 +70,26 @@ impl Pool {
         }
         let permit = self.free.acquire().await.expect("nobody closes the semaphore");
         let (before, after) = self.links.split_at(preferred);
-        let mut first = None;
+        let (mut unanswered, mut in_use) = (None, None);
         for link in after.iter().chain(before).filter(|link| link.is_up()) {
-            if let Some(exclusive) = link.try_lock() {
-                return Ok(Held { session: link.session()?, _exclusive: exclusive, _permit: permit });
+            let Some(exclusive) = link.try_lock() else {
+                in_use.get_or_insert(link);
+                continue;
+            };
+            match link.session() {
+                Ok(session) if session.is_answered() => return Ok(Held::new(session, exclusive, permit)),
+                // A query that its caller has given up may still run.
+                Ok(session) => unanswered = unanswered.or(Some((session, exclusive))),
+                Err(_) => {}
             }
-            first.get_or_insert(link);
+        }
+        if let Some((session, exclusive)) = unanswered {
+            return Ok(Held::new(session, exclusive, permit));
         }
         // Fewer connections than permits are up.
-        let Some(link) = first else { return Err(self.down(preferred)) };
+        let Some(link) = in_use else { return Err(self.down(preferred)) };
         let exclusive = link.lock().await;
-        Ok(Held { session: link.session()?, _exclusive: exclusive, _permit: permit })
+        Ok(Held::new(link.session()?, exclusive, permit))
     }
 
     fn down(&self, link: usize) -> QueryError {

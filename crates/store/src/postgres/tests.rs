@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use antiphon_testkit::Postgres;
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use super::conversations::{INSERT_ITEMS, LOCK_ROWS};
@@ -8,6 +11,7 @@ use super::purge::{DELETE_ITEMS, DELETE_LOG, DELETE_RESPONSES, TRY_LOCK};
 use super::read::{FIND_ITEMS, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS, MEASURE_ITEMS};
 use super::schema::{HAS_VERSIONS, LOCK};
 use super::*;
+use crate::Migrate;
 use crate::request_log::NEWEST_TO_PURGE;
 use crate::usage::PURGE_ROLLED_UP;
 use crate::{background, conversations, responses};
@@ -179,4 +183,24 @@ async fn no_statement_needs_to_read_a_table_from_end_to_end() {
             assert!(!step.contains("Seq Scan"), "{step} in {text}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_query_that_was_given_up_keeps_no_other_waiting() {
+    let url = Postgres::shared_database().await;
+    let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
+    let connector = || Connector::new(&target).unwrap();
+    let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
+    let pool = Pool::start(&context, 2);
+    pool.settled().await.unwrap();
+    let limit = Duration::from_secs(180);
+    let run = async |sql: &str| {
+        let session = pool.acquire(0).await.unwrap();
+        session.run(limit, session.client().query_typed_one(sql, &[])).await.unwrap().get::<_, i32>(0)
+    };
+    let process = run("SELECT pg_backend_pid()").await;
+    assert_eq!(run("SELECT pg_backend_pid()").await, process, "the first connection is preferred");
+    let given_up = timeout(Duration::from_millis(50), run("SELECT 1 FROM pg_sleep(600)")).await;
+    assert!(given_up.is_err());
+    assert_ne!(run("SELECT pg_backend_pid()").await, process);
 }
