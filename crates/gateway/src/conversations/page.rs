@@ -53,6 +53,10 @@ impl Conversations {
 // === impl ShownItems ===
 
 impl ShownItems {
+    pub fn size_bytes(&self) -> usize {
+        self.items.iter().map(|item| item.item.len()).sum()
+    }
+
     /// The list as JSON.
     pub fn to_json(&self, hidden: HiddenParts) -> Vec<u8> {
         let mut out = br#"{"object":"list","data":["#.to_vec();

@@ -12,6 +12,7 @@ mod dashboard;
 mod error;
 mod error_reply;
 mod fallback;
+mod json_reply;
 mod operator;
 pub mod origin;
 mod pace;

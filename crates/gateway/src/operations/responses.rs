@@ -76,6 +76,15 @@ pub struct Bodies {
     pub response: Option<Box<RawValue>>,
 }
 
+// === impl Bodies ===
+
+impl Bodies {
+    pub fn size_bytes(&self) -> usize {
+        let all = [Some(&self.input), Some(&self.output), self.response.as_ref()];
+        all.into_iter().flatten().map(|body| body.get().len()).sum()
+    }
+}
+
 // === impl Operations ===
 
 impl Operations {

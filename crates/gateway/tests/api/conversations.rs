@@ -141,7 +141,8 @@ async fn v5_an_unknown_conversation_is_not_found() {
     let (_upstream, gateway) = gateway().await;
     let id = begin(&gateway.client, &json!([])).await;
     assert_eq!(gateway.client.get(&format!("{PATH}/{id}")).await.ok()["id"], id.as_str());
-    for unknown in ["conv_0", &id.replace("conv_", "conv_0"), &format!("{}0", &id[..id.len() - 1])] {
+    let last = if id.ends_with('0') { '1' } else { '0' };
+    for unknown in ["conv_0", &id.replace("conv_", "conv_0"), &format!("{}{last}", &id[..id.len() - 1])] {
         let expected = format!("Conversation with id '{unknown}' not found.");
         assert_not_found(&gateway.client.get(&format!("{PATH}/{unknown}")).await, &expected);
     }

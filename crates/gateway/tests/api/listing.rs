@@ -30,6 +30,11 @@ impl<'a> Pages<'a> {
         self.gateway.client.request(Method::GET, path, &[header("cookie", &self.cookie)], "").await
     }
 
+    async fn post(&self, path: &str) -> Reply {
+        let form = [header("cookie", &self.cookie), header("sec-fetch-site", "same-origin")];
+        self.gateway.client.request(Method::POST, path, &form, "").await
+    }
+
     async fn text(&self, path: &str) -> String {
         let reply = self.get(path).await;
         let text = String::from_utf8_lossy(&reply.body).into_owned();
@@ -132,4 +137,22 @@ async fn the_dashboard_lists_the_conversations_of_a_project_and_their_turns() {
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
     let chain = pages.text(&format!("/responses/{}", turn["id"].as_str().unwrap())).await;
     assert!(chain.contains(&format!("href=\"/responses/conversations/{used}?project=team\"")));
+}
+
+#[tokio::test]
+async fn the_dashboard_shows_the_first_items_of_a_response_with_very_many() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let pages = Pages::of(&gateway, &operator).await;
+    let items = vec![json!({"role": "user", "content": "many"}); 5_000];
+    let id = gateway.client.create(json!({"model": "sim", "input": items})).await.ok_id();
+    let path = format!("/responses/{id}");
+    assert!(pages.text(&path).await.contains("Show its items"));
+    let page = pages.post(&path).await;
+    assert_eq!(page.status, StatusCode::OK);
+    let text = String::from_utf8_lossy(&page.body);
+    assert_eq!(text.matches("<details class=\"item\"").count(), 201);
+    assert!(text.contains("and 4800 more"), "{text}");
+    let whole = operator.get(&format!("/api{path}?bodies=true")).await;
+    assert_eq!(whole["bodies"]["input"].as_array().unwrap().len(), 5_000);
 }

@@ -8,8 +8,8 @@ use antiphon_protocol::request::Wanted;
 use antiphon_store::StoredConversation;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use http::HeaderMap;
 
 use super::counted::Counted;
 use crate::body_memory::{Reservation, Share};
@@ -19,6 +19,7 @@ use crate::http::auth::Client;
 use crate::http::body::Received;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
+use crate::http::json_reply::{json_reply, rendered_reply};
 use crate::http::parsing::parse;
 use crate::http::path_segment::{PathSegment, PathSegments};
 use crate::http::query::{ItemsQuery, Shown};
@@ -62,7 +63,7 @@ pub async fn delete(
     PathSegment(name): PathSegment,
 ) -> Result<Response, ErrorReply> {
     let id = conversations(&state).delete(&caller.project, &name).await.map_err(RequestError::from)?;
-    Ok(json_reply(format!(r#"{{"id":"{id}","object":"conversation.deleted","deleted":true}}"#).into()))
+    Ok(json_reply(format!(r#"{{"id":"{id}","object":"conversation.deleted","deleted":true}}"#)))
 }
 
 pub async fn add_items(
@@ -77,7 +78,7 @@ pub async fn add_items(
     let counted = Counted::reserve(&state, &caller).await?;
     let request = PostRequest { project: caller.project, conversation, items };
     let posted = conversations(&state).post(request).await.map_err(RequestError::from)?;
-    Ok(counted.settle(json_reply(posted.to_json(hidden))))
+    Ok(counted.settle(rendered_reply(posted.size_bytes(), move || Ok(posted.to_json(hidden))).await?))
 }
 
 pub async fn list_items(
@@ -88,7 +89,7 @@ pub async fn list_items(
 ) -> Result<Response, ErrorReply> {
     let conversation = load(&state, &caller, &name).await?;
     let items = conversations(&state).list(&conversation, &page).await.map_err(RequestError::from)?;
-    Ok(json_reply(items.to_json(hidden)))
+    Ok(rendered_reply(items.size_bytes(), move || Ok(items.to_json(hidden))).await?)
 }
 
 pub async fn get_item(
@@ -99,7 +100,7 @@ pub async fn get_item(
 ) -> Result<Response, ErrorReply> {
     let conversation = load(&state, &caller, &name).await?;
     let item = conversations(&state).item(&conversation, &item).await.map_err(RequestError::from)?;
-    Ok(json_reply(item_to_json(&item, hidden)))
+    Ok(rendered_reply(item.item.len(), move || Ok(item_to_json(&item, hidden))).await?)
 }
 
 pub async fn delete_item(
@@ -141,10 +142,4 @@ fn shown(conversation: &StoredConversation) -> Response {
         created_at.unix_seconds()
     );
     json_reply([head.as_bytes(), metadata, b"}"].concat())
-}
-
-fn json_reply(body: Vec<u8>) -> Response {
-    let mut reply = body.into_response();
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
 }

@@ -3,13 +3,13 @@
 use antiphon_runtime::hex;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
+use crate::http::json_reply::json_reply;
 use crate::http::path_segment::PathSegment;
 use crate::http::query::ModelsQuery;
 use antiphon_access::keys::Caller;
@@ -25,7 +25,7 @@ pub async fn list(
     let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..16]));
     let mut reply = match has_tag(&headers, &tag) {
         true => StatusCode::NOT_MODIFIED.into_response(),
-        false => json_reply(body.into()),
+        false => json_reply(body),
     };
     reply.headers_mut().extend(HeaderValue::try_from(tag).map(|tag| (header::ETAG, tag)));
     reply
@@ -52,8 +52,4 @@ fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|value| value.split(',')).map(str::trim);
     known.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
-}
-
-fn json_reply(body: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

@@ -6,18 +6,17 @@ use antiphon_protocol::id::{ItemId, ResponseId};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::response::{array, with_output};
 use antiphon_protocol::{item, json};
-use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{Status, StoredResponse};
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use http::{HeaderMap, HeaderName};
 
 use super::create::render_stream;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
+use crate::http::json_reply::{json_reply, rendered_reply};
 use crate::http::path_segment::PathSegment;
 use crate::http::query::{ListQuery, ResponseQuery};
 use crate::turn::{Cancelled, Found, ReplayRefused, is_background};
@@ -35,13 +34,19 @@ pub async fn get(
     if query.stream {
         return resume(&state, &caller, &name, query.starting_after.as_deref()).await;
     }
-    let hidden =
-        |response: Bytes| query.hidden.hide_in_response(&response).unwrap_or_else(|| response.into());
+    let hidden = query.hidden;
     Ok(match find(&state, &caller, &name).await? {
-        Found::Stored(stored) => json_reply(whole_response(&stored, query.hidden)?),
-        Found::Kept(response) => json_reply(hidden(response)),
+        Found::Stored(stored) => {
+            let size_bytes = stored.body.len() + stored.turn.output.len();
+            rendered_reply(size_bytes, move || whole_response(&stored, hidden)).await?
+        }
+        Found::Kept(response) => {
+            let size_bytes = response.len();
+            let shown = move || Ok(hidden.hide_in_response(&response).unwrap_or_else(|| response.into()));
+            rendered_reply(size_bytes, shown).await?
+        }
         Found::Running { response, age } => {
-            let mut reply = json_reply(response.into());
+            let mut reply = json_reply(response);
             reply.headers_mut().insert(POLL_AFTER, poll_after_ms(age).into());
             reply
         }
@@ -78,7 +83,7 @@ pub async fn delete(
     if !state.turns.delete(&caller.project, id).await.map_err(RequestError::from)? {
         return Err(not_found().into());
     }
-    Ok(json_reply(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#).into()))
+    Ok(json_reply(format!(r#"{{"id":"{id}","object":"response","deleted":true}}"#)))
 }
 
 pub async fn cancel(
@@ -89,7 +94,7 @@ pub async fn cancel(
     let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     match state.turns.cancel(&caller.project, id).await.map_err(RequestError::from)? {
-        Cancelled::Done(response) => Ok(json_reply(response.into())),
+        Cancelled::Done(response) => Ok(json_reply(response)),
         Cancelled::Ended(status) => Err(RequestError::HasEnded(status).into()),
         Cancelled::NotInBackground => Err(RequestError::NotInBackground.into()),
         Cancelled::NotFound => Err(not_found().into()),
@@ -106,10 +111,7 @@ pub async fn input_items(
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
     let input = state.turns.input_items(&caller.project, id).await.map_err(RequestError::from)?;
     let input = input.ok_or_else(not_found)?;
-    let size_bytes = input.len();
-    let render = move || render_items(&query, id, &input);
-    let rendered = offload_if_long(size_bytes, render).await.map_err(|_| RequestError::Internal)?;
-    Ok(json_reply(rendered?))
+    Ok(rendered_reply(input.len(), move || render_items(&query, id, &input)).await?)
 }
 
 async fn find(state: &AppState, caller: &Caller, name: &str) -> Result<Found, RequestError> {
@@ -139,12 +141,6 @@ fn parse_starting_after(value: &str) -> Result<u64, RequestError> {
         let message = format!("Invalid 'starting_after': expected a sequence number, but got '{value}'.");
         RequestError::InvalidQuery { param: "starting_after", message }
     })
-}
-
-fn json_reply(body: Vec<u8>) -> Response {
-    let mut reply = body.into_response();
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
 }
 
 /// The response's input items, as the page of a list.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::conversations;
 use super::gate::{Change, Empty, Query, SignedIn};
-use super::items::show_items;
+use super::items::{offer_items, show_items};
 use super::numbers::{bytes, compact, duration};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, is_admin, next_page, none, time};
@@ -31,6 +31,7 @@ pub struct ChainQuery {
 struct ChainPage<'a> {
     session: &'a Session,
     shown: &'a ResponseDetail,
+    items: &'a Markup,
     chain: &'a Chain,
 }
 
@@ -41,7 +42,8 @@ pub async fn show(
     Query(ChainQuery { after }): Query<ChainQuery>,
 ) -> Result<Response, Problem> {
     let detail = operations.response(&id).await?;
-    reply(&session, &operations, &detail, after).await
+    let items = offer_items(&detail.id, is_admin(&session));
+    reply(&session, &operations, &detail, &items, after).await
 }
 
 /// The same page with the response's items. It is a form's target because it writes to the audit log.
@@ -50,14 +52,19 @@ pub async fn show_with_items(
     PathSegment(id): PathSegment,
     change: Change<Empty>,
 ) -> Result<Response, Problem> {
-    let detail = operations.response_with_bodies(&id, change.actor()).await?;
-    reply(&change.session, &operations, &detail, None).await
+    let mut detail = operations.response_with_bodies(&id, change.actor()).await?;
+    let items = match detail.bodies.take() {
+        Some(bodies) => show_items(bodies).await?,
+        None => offer_items(&detail.id, is_admin(&change.session)),
+    };
+    reply(&change.session, &operations, &detail, &items, None).await
 }
 
 async fn reply(
     session: &Session,
     operations: &Operations,
     detail: &ResponseDetail,
+    items: &Markup,
     after: Option<String>,
 ) -> Result<Response, Problem> {
     if detail.stored.is_none() {
@@ -65,7 +72,7 @@ async fn reply(
     }
     let parameters = ChainParameters { limit: None, after };
     let chain = operations.chain(&detail.id, &parameters).await?;
-    Ok(ChainPage { session, shown: detail, chain: &chain }.reply())
+    Ok(ChainPage { session, shown: detail, items, chain: &chain }.reply())
 }
 
 /// A turn that stored nothing has only its row in the log.
@@ -158,7 +165,7 @@ impl ChainPage<'_> {
                     (details(turn))
                     @if is_shown {
                         (background(self.shown))
-                        (show_items(&turn.id, self.shown.bodies.as_ref(), is_admin(self.session)))
+                        (self.items)
                     } @else { p { a href={ "/responses/" (turn.id) } { "Open this turn" } } }
                 }
                 @if !turn.branches.is_empty() {

@@ -1,47 +1,66 @@
 //! What a response contains, for admins only. Each look is in the audit log.
 
+use antiphon_runtime::offload::offload_if_long;
 use maud::{Markup, html};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::http::error::RequestError;
 use crate::operations::Bodies;
 
+/// How many items of the input, and of the output, are shown.
+const MAX_ITEMS: usize = 200;
 /// How much of an item is shown.
 const MAX_CHARS: usize = 20_000;
 /// Of an item in a line.
 const PREVIEW_CHARS: usize = 160;
 
-/// The items, or how to get to them.
-pub fn show_items(id: &str, bodies: Option<&Bodies>, may_look: bool) -> Markup {
+/// The items. Many are rendered on another thread.
+pub async fn show_items(bodies: Bodies) -> Result<Markup, RequestError> {
+    let size_bytes = bodies.size_bytes();
+    let items = move || {
+        html! {
+            div .items {
+                (list("Input items", &bodies.input)) (list("Output items", &bodies.output))
+                @if let Some(response) = &bodies.response { (metadata(response)) }
+            }
+        }
+    };
+    offload_if_long(size_bytes, items).await.map_err(|_| RequestError::Internal)
+}
+
+/// How to get to the items.
+pub fn offer_items(id: &str, may_look: bool) -> Markup {
     html! {
         div .items {
-            @match bodies {
-                Some(bodies) => {
-                    (list("Input items", &bodies.input)) (list("Output items", &bodies.output))
-                    @if let Some(response) = &bodies.response { (metadata(response)) }
+            @if may_look {
+                form method="post" action={ "/responses/" (id) } {
+                    button type="submit" { "Show its items" }
+                    span .hint { " This is noted in the audit log." }
                 }
-                None if may_look => {
-                    form method="post" action={ "/responses/" (id) } {
-                        button type="submit" { "Show its items" }
-                        span .hint { " This is noted in the audit log." }
-                    }
-                }
-                None => { p .hint { "Only admins see what responses contain." } }
-            }
+            } @else { p .hint { "Only admins see what responses contain." } }
         }
     }
 }
 
 fn list(title: &str, items: &RawValue) -> Markup {
-    let items: Vec<Value> = serde_json::from_str(items.get()).unwrap_or_default();
+    let items: Vec<&RawValue> = serde_json::from_str(items.get()).unwrap_or_default();
     html! {
         h2 .minor { (title) }
         @if items.is_empty() { p .hint { "none" } }
-        @for item in &items {
-            details .item {
-                summary { span .tag { (kind(item)) } span .preview { (shortened(&preview(item), PREVIEW_CHARS)) } }
-                pre { code { (shortened(&serde_json::to_string_pretty(item).unwrap_or_default(), MAX_CHARS)) } }
-            }
+        @for item in items.iter().take(MAX_ITEMS) { (shown(item)) }
+        @if let Some(more) = items.len().checked_sub(MAX_ITEMS).filter(|more| *more > 0) {
+            p .hint { "and " (more) " more, which " code { "GET /api/responses/{id}?bodies=true" } " has" }
+        }
+    }
+}
+
+fn shown(item: &RawValue) -> Markup {
+    let item: Value = serde_json::from_str(item.get()).unwrap_or_default();
+    html! {
+        details .item {
+            summary { span .tag { (kind(&item)) } span .preview { (shortened(&preview(&item), PREVIEW_CHARS)) } }
+            pre { code { (shortened(&serde_json::to_string_pretty(&item).unwrap_or_default(), MAX_CHARS)) } }
         }
     }
 }

@@ -6,14 +6,17 @@ use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 
 use super::Operator;
 use super::request::Parameters;
+use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
+use crate::http::json_reply::rendered_reply;
 use crate::http::path_segment::PathSegment;
 use crate::operations::{
-    BackgroundList, BackgroundParameters, Chain, ChainParameters, OperationError, Operations, ResponseDetail,
-    ResponseParameters,
+    BackgroundList, BackgroundParameters, Bodies, Chain, ChainParameters, OperationError, Operations,
+    ResponseDetail, ResponseParameters,
 };
 
 /// Get a response of any project. `bodies` is for admins only, and in the audit log.
@@ -30,12 +33,15 @@ pub async fn get(
     State(operations): State<Arc<Operations>>,
     PathSegment(id): PathSegment,
     Parameters(parameters): Parameters<ResponseParameters>,
-) -> Result<Json<ResponseDetail>, ErrorReply> {
-    Ok(Json(match parameters.bodies {
+) -> Result<Response, ErrorReply> {
+    let detail = match parameters.bodies {
         true if operator.role != Role::Admin => return Err(OperationError::ReadOnly.into()),
         true => operations.response_with_bodies(&id, Actor::AdminApi).await?,
         false => operations.response(&id).await?,
-    }))
+    };
+    let size_bytes = detail.bodies.as_ref().map_or(0, Bodies::size_bytes);
+    let json = move || serde_json::to_vec(&detail).map_err(|_| RequestError::Internal);
+    Ok(rendered_reply(size_bytes, json).await?)
 }
 
 /// Get the chain of a response, from its root to a leaf, with its branches.
