@@ -1,6 +1,7 @@
-//! Connections for reading, or those for writing. Each query, and each transaction, has one for itself until the reply is complete: a
-//! pooler gives a connection to another client in between, some even if the first half of the next query has come by then
-//! (PgBouncer before 1.21). The two would get each other's replies.
+//! Connections for reading, or those for writing. Each query, and each transaction, has one for itself until the reply is complete.
+//!
+//! A pooler gives a server's connection to another client between two transactions. Some, such as PgBouncer 1.18, do it even if the
+//! first half of the next query is on it by then: the two clients get each other's replies.
 
 use std::ops::Deref;
 use std::sync::Arc;

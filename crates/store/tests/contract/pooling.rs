@@ -1,6 +1,6 @@
-//! A pooler gives a connection to another client between two transactions. Some do it even if the first half of the next query
-//! has come by then (PgBouncer before 1.21), and so mix the queries of two clients up. No query may follow another before the
-//! reply to that is complete.
+//! A pooler gives a server's connection to another client between two transactions. Some, such as PgBouncer 1.18, do it even if
+//! the first half of the next query is on it by then, and so mix the queries of two clients up. No query may follow another before
+//! the reply to that is complete.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
