@@ -82,7 +82,7 @@ pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
     ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
-pub use self::sessions::{Sessions, StoredSession};
+pub use self::sessions::{SESSIONS_PER_OPERATOR, Sessions, StoredSession};
 pub use self::sign_ins::{SignIns, StoredSignIn};
 pub use self::store::{ProjectStats, Store, StoreSize, TableSize};
 pub use self::url::{

@@ -29,7 +29,8 @@ pub struct StoredSession {
 /// [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Adds a session, and removes those that have expired by then.
+    /// Adds a session, and removes those that have expired by then. Of an operator in a role, only the newest
+    /// [`SESSIONS_PER_OPERATOR`] remain; all who use a token count as one operator.
     async fn add_session(&self, session: StoredSession, audit: AuditEntry) -> Result<(), StoreError>;
 
     /// The session with this hash, unless it has expired.
@@ -49,10 +50,17 @@ pub trait Sessions: Send + Sync {
     async fn end_sessions(&self, audit: AuditEntry) -> Result<bool, StoreError>;
 }
 
+/// More than one operator needs. Whoever signs in again and again ends their own sessions and no others.
+pub const SESSIONS_PER_OPERATOR: u32 = 100;
+
 const ADD: &str = "INSERT INTO sessions (id, hash, role, operator, address, created_at, expires_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 const FORGET_EXPIRED: &str = "DELETE FROM sessions WHERE expires_at <= $1";
+
+const END_OLDEST: &str = "DELETE FROM sessions WHERE role = $1 AND operator IS NOT DISTINCT FROM $2 AND id NOT IN \
+     (SELECT id FROM sessions WHERE role = $1 AND operator IS NOT DISTINCT FROM $2 \
+      ORDER BY created_at DESC, id DESC LIMIT $3)";
 
 const LOAD: &str = "SELECT id, hash, role, operator, address, created_at, expires_at FROM sessions \
      WHERE hash = $1 AND expires_at > $2";
@@ -68,7 +76,8 @@ const END_OF_TOKEN: &str = "DELETE FROM sessions WHERE role = $1 AND operator IS
 
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 7] = [ADD, FORGET_EXPIRED, LOAD, LIST, END, END_ALL, END_OF_TOKEN];
+pub(crate) const STATEMENTS: [&str; 8] =
+    [ADD, FORGET_EXPIRED, END_OLDEST, LOAD, LIST, END, END_ALL, END_OF_TOKEN];
 
 /// Ends the sessions that were opened with the admin token of this name.
 pub(crate) fn end_of_token(role: &str) -> Statement {
@@ -103,6 +112,12 @@ fn session(mut row: Columns) -> Result<StoredSession, StoreError> {
 impl<D: Database> Sessions for D {
     async fn add_session(&self, session: StoredSession, audit: AuditEntry) -> Result<(), StoreError> {
         let forget_expired = Statement::new(FORGET_EXPIRED, vec![number(session.created_at.unix_ms())]);
+        let operator = vec![
+            text(session.role.clone()),
+            optional_text(session.operator.clone()),
+            number(i64::from(SESSIONS_PER_OPERATOR)),
+        ];
+        let end_oldest = Statement::new(END_OLDEST, operator);
         let arguments = vec![
             id(session.id),
             bytes(session.hash.0.to_vec()),
@@ -112,7 +127,7 @@ impl<D: Database> Sessions for D {
             number(session.created_at.unix_ms()),
             number(session.expires_at.unix_ms()),
         ];
-        let add = Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired);
+        let add = Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired).then(end_oldest);
         self.group().execute(add).await.map(|_| ())
     }
 

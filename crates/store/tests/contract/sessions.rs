@@ -1,6 +1,6 @@
 //! Sessions of operators.
 
-use antiphon_store::{SecretHash, StoredSession};
+use antiphon_store::{SESSIONS_PER_OPERATOR, SecretHash, StoredSession};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, NOW, after, entry, newest};
@@ -54,4 +54,25 @@ pub(crate) async fn another_token_ends_the_sessions_of_its_role(fixture: impl Fi
     store.add_session(named.clone(), entry(NOW)).await.unwrap();
     store.replace_admin_token("viewer", vec![1; 32], entry(after(1))).await.unwrap();
     assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [named, admin], "who needed no token stays");
+}
+
+pub(crate) async fn the_oldest_sessions_of_an_operator_end_when_there_are_too_many(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let at = |n: u8, operator: &str| StoredSession {
+        operator: Some(operator.to_owned()).filter(|name| !name.is_empty()),
+        created_at: after(n.into()),
+        ..session(n, 1_000)
+    };
+    let most = u8::try_from(SESSIONS_PER_OPERATOR).unwrap();
+    let others = [at(1, "ü@example.com"), StoredSession { role: "admin".into(), ..at(2, "") }];
+    for session in others {
+        store.add_session(session, entry(NOW)).await.unwrap();
+    }
+    for n in 3..most + 5 {
+        store.add_session(at(n, ""), entry(NOW)).await.unwrap();
+    }
+    let left = store.list_sessions(NOW, 200).await.unwrap();
+    let left: Vec<_> = left.iter().rev().map(|session| session.id.as_u128()).collect();
+    let newest = 5..u128::from(most) + 5;
+    assert_eq!(left, [1, 2].into_iter().chain(newest).collect::<Vec<_>>());
 }
