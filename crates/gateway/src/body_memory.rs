@@ -1,4 +1,5 @@
-//! The memory for request bodies: one pool for all, and a share of it for each tenant.
+//! The memory for the bodies of requests, and for long replies from the store: one pool for all, and a share of it for
+//! each tenant.
 //!
 //! A reservation counts against both. What cannot be reserved at once waits in line: first for the tenant's share, without
 //! holding anything of the pool, then for the pool.
@@ -63,12 +64,12 @@ pub struct Reservation {
 /// No memory was released in time. The text is the message that clients get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoMemory {
-    #[error("The gateway has no memory left for request bodies. Please retry in a moment.")]
+    #[error("The gateway has no memory left for request and reply bodies. Please retry in a moment.")]
     Pool,
     /// The tenant's share is taken; holds what kind of tenant it is.
     #[error(
-        "The gateway has no memory left for request bodies of this {0}: its other requests hold its share. Please retry in \
-         a moment."
+        "The gateway has no memory left for request and reply bodies of this {0}: its other requests hold its share. Please \
+         retry in a moment."
     )]
     Share(&'static str),
 }
@@ -186,7 +187,7 @@ impl Reservation {
         *patience = until.saturating_duration_since(Instant::now());
         match taken {
             Ok(()) => self.bytes += bytes,
-            Err(error) => tracing::info!(?tenant, ?error, "no memory for a request body"),
+            Err(error) => tracing::info!(?tenant, ?error, "no memory for a body"),
         }
         taken
     }

@@ -34,7 +34,7 @@ pub struct AppState {
     pub serves_dashboard: bool,
 }
 
-/// Limits on request bodies in memory.
+/// Limits on bodies in memory.
 #[derive(Debug)]
 pub struct BodyLimits {
     pub max_bytes: usize,

@@ -13,6 +13,7 @@ mod error;
 mod error_reply;
 mod fallback;
 mod json_reply;
+mod loading;
 mod operator;
 pub mod origin;
 mod pace;
@@ -23,6 +24,7 @@ pub mod readiness;
 pub mod server;
 pub mod socket;
 mod stall;
+mod streams;
 
 use antiphon_protocol::request::Operation;
 use axum::Router;

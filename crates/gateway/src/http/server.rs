@@ -13,7 +13,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -26,6 +26,7 @@ use super::error_reply::ErrorReply;
 use super::origin::FORWARDED_PROTO;
 use super::socket::UpgradeSlot;
 use super::stall::{ClientStream, StallGuard};
+use super::streams::{Streams, in_pieces};
 use crate::tls::Tls;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{GaugeGuard, Tasks};
@@ -33,6 +34,9 @@ use prometheus_client::metrics::gauge::Gauge;
 
 /// The pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How many streams a client may have at a time on one connection over HTTP/2.
+const MAX_STREAMS: u32 = 100;
 
 /// What every TLS handshake begins with: the type of its record.
 const TLS_HANDSHAKE: u8 = 22;
@@ -75,9 +79,12 @@ impl Server {
         stream: std::net::TcpStream,
         peer: Peer,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let mut builder = Builder::new(TokioExecutor::new());
+        let streams = Streams::new(self.write_stall_timeout);
+        let mut builder = Builder::new(streams.clone());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read_timeout);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
+        let mut http2 = builder.http2();
+        http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
+        http2.max_concurrent_streams(MAX_STREAMS);
         let router = self.router.clone();
         let request_begun = Arc::new(Notify::new());
         let first_request = Arc::clone(&request_begun);
@@ -110,13 +117,22 @@ impl Server {
             // Boxed, so that its memory is released before a WebSocket takes over.
             let mut connection =
                 Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+            let stopping_or_idle = async {
+                tokio::select! {
+                    () = &mut stopping => {}
+                    () = streams.idle(header_read_timeout) => {}
+                }
+            };
             let served = tokio::select! {
                 biased;
                 served = connection.as_mut() => served,
                 () = first_request_timeout(&first_request, header_read_timeout) => return,
-                () = &mut stopping => {
+                () = stopping_or_idle => {
                     connection.as_mut().graceful_shutdown();
-                    connection.as_mut().await
+                    tokio::select! {
+                        served = connection.as_mut() => served,
+                        () = streams.idle(write_stall_timeout) => return,
+                    }
                 }
             };
             drop(connection);
@@ -199,7 +215,7 @@ fn handle(
     };
     async {
         match reply {
-            Ok(reply) => reply.await,
+            Ok(reply) => reply.await.map(in_pieces),
             Err(error) => Ok(ErrorReply::from(error.row()).into_response()),
         }
     }

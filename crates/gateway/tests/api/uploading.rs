@@ -161,7 +161,7 @@ async fn a_project_at_its_share_waits_and_is_refused_while_others_are_served() {
     assert!(refused.header("retry-after").is_some());
     let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(
-        message.starts_with("The gateway has no memory left for request bodies of this project"),
+        message.starts_with("The gateway has no memory left for request and reply bodies of this project"),
         "{message}"
     );
     let bearer = format!("Bearer {secret}");

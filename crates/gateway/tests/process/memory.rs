@@ -46,6 +46,21 @@ async fn a_gateway_past_its_memory_ceiling_refuses_turns_until_others_have_ended
     assert_eq!(with("rejected before parsing"), 0, "a refused turn is not logged");
 }
 
+/// An allocator that keeps what one thread allocates and another frees would be past the ceiling after a few replies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_replies_one_after_another_leave_room_for_turns() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream).config("limits.memory = \"320MiB\"");
+    let gateway = Process::start(binary(), &setup).await;
+    let stored = gateway.client.created(json!({"model": "sim", "input": "x".repeat(BODY_BYTES)})).await;
+    let path = format!("/v1/responses/{}/input_items", stored["id"].as_str().unwrap());
+    for _ in 0..MAX_TURNS {
+        assert!(gateway.client.get(&path).await.body.len() > BODY_BYTES);
+    }
+    assert_eq!(gateway.client.created(json!({"model": "sim", "input": "x"})).await["status"], "completed");
+    assert_eq!(gateway.client.metric(REFUSED).await, 0);
+}
+
 /// What is allocated before `main` may get one.
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 

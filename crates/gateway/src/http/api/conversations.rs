@@ -13,7 +13,7 @@ use http::HeaderMap;
 
 use super::counted::Counted;
 use crate::body_memory::{Reservation, Share};
-use crate::conversations::{Conversations, PostRequest, item_to_json};
+use crate::conversations::{Conversations, PostRequest, ShownItems, item_to_json};
 use crate::http::app_state::AppState;
 use crate::http::auth::Client;
 use crate::http::body::Received;
@@ -74,33 +74,35 @@ pub async fn add_items(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ErrorReply> {
-    let (items, _memory) = receive(&state, &share, &headers, body, PostedItems::parse).await?;
+    let (items, memory) = receive(&state, &share, &headers, body, PostedItems::parse).await?;
     let counted = Counted::reserve(&state, &caller).await?;
     let request = PostRequest { project: caller.project, conversation, items };
     let posted = conversations(&state).post(request).await.map_err(RequestError::from)?;
-    Ok(counted.settle(rendered_reply(posted.size_bytes(), move || Ok(posted.to_json(hidden))).await?))
+    Ok(counted.settle(rendered_reply(posted.size_bytes(), memory, move || Ok(posted.to_json(hidden))).await?))
 }
 
 pub async fn list_items(
     State(state): State<AppState>,
-    caller: Caller,
+    Client { caller, share }: Client,
     PathSegment(name): PathSegment,
     ItemsQuery { page, hidden }: ItemsQuery,
 ) -> Result<Response, ErrorReply> {
     let conversation = load(&state, &caller, &name).await?;
-    let items = conversations(&state).list(&conversation, &page).await.map_err(RequestError::from)?;
-    Ok(rendered_reply(items.size_bytes(), move || Ok(items.to_json(hidden))).await?)
+    let list = async || Ok(conversations(&state).list(&conversation, &page).await?);
+    let (items, memory) = state.body_limits.load(&share, list, ShownItems::size_bytes).await?;
+    Ok(rendered_reply(items.size_bytes(), memory, move || Ok(items.to_json(hidden))).await?)
 }
 
 pub async fn get_item(
     State(state): State<AppState>,
-    caller: Caller,
+    Client { caller, share }: Client,
     PathSegments(name, item): PathSegments,
     Shown { hidden }: Shown,
 ) -> Result<Response, ErrorReply> {
     let conversation = load(&state, &caller, &name).await?;
-    let item = conversations(&state).item(&conversation, &item).await.map_err(RequestError::from)?;
-    Ok(rendered_reply(item.item.len(), move || Ok(item_to_json(&item, hidden))).await?)
+    let find = async || Ok(conversations(&state).item(&conversation, &item).await?);
+    let (item, memory) = state.body_limits.load(&share, find, |item| item.item.len()).await?;
+    Ok(rendered_reply(item.item.len(), memory, move || Ok(item_to_json(&item, hidden))).await?)
 }
 
 pub async fn delete_item(

@@ -10,10 +10,12 @@ use antiphon_store::{Status, StoredResponse};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 
 use super::create::render_stream;
 use crate::http::app_state::AppState;
+use crate::http::auth::Client;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::json_reply::{json_reply, rendered_reply};
@@ -27,7 +29,7 @@ const POLL_AFTER: HeaderName = HeaderName::from_static("openai-poll-after-ms");
 
 pub async fn get(
     State(state): State<AppState>,
-    caller: Caller,
+    Client { caller, share }: Client,
     PathSegment(name): PathSegment,
     query: ResponseQuery,
 ) -> Result<Response, ErrorReply> {
@@ -35,15 +37,16 @@ pub async fn get(
         return resume(&state, &caller, &name, query.starting_after.as_deref()).await;
     }
     let hidden = query.hidden;
-    Ok(match find(&state, &caller, &name).await? {
+    let load = || find(&state, &caller, &name);
+    let (found, memory) = state.body_limits.load(&share, load, Found::size_bytes).await?;
+    let size_bytes = found.size_bytes();
+    Ok(match found {
         Found::Stored(stored) => {
-            let size_bytes = stored.body.len() + stored.turn.output.len();
-            rendered_reply(size_bytes, move || whole_response(&stored, hidden)).await?
+            rendered_reply(size_bytes, memory, move || whole_response(&stored, hidden)).await?
         }
         Found::Kept(response) => {
-            let size_bytes = response.len();
             let shown = move || Ok(hidden.hide_in_response(&response).unwrap_or_else(|| response.into()));
-            rendered_reply(size_bytes, shown).await?
+            rendered_reply(size_bytes, memory, shown).await?
         }
         Found::Running { response, age } => {
             let mut reply = json_reply(response);
@@ -103,15 +106,15 @@ pub async fn cancel(
 
 pub async fn input_items(
     State(state): State<AppState>,
-    caller: Caller,
+    Client { caller, share }: Client,
     PathSegment(name): PathSegment,
     query: ListQuery,
 ) -> Result<Response, ErrorReply> {
     let not_found = || RequestError::ResponseNotFound(name.clone());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let input = state.turns.input_items(&caller.project, id).await.map_err(RequestError::from)?;
-    let input = input.ok_or_else(not_found)?;
-    Ok(rendered_reply(input.len(), move || render_items(&query, id, &input)).await?)
+    let load = async || state.turns.input_items(&caller.project, id).await?.ok_or_else(not_found);
+    let (input, memory) = state.body_limits.load(&share, load, Bytes::len).await?;
+    Ok(rendered_reply(input.len(), memory, move || render_items(&query, id, &input)).await?)
 }
 
 async fn find(state: &AppState, caller: &Caller, name: &str) -> Result<Found, RequestError> {

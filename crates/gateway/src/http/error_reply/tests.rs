@@ -173,7 +173,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
             "503 | upstream | no_account_available | null | No upstream account can serve this request."
         }
         Failure::Overloaded(_) => {
-            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies. Please retry in a moment."
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request and reply bodies. Please retry in a moment."
         }
         Failure::InputTooLarge { .. } => {
             "400 | client | context_too_large | input | The items that the input references are too large: at least 2 bytes, the limit is 1."
@@ -265,10 +265,10 @@ fn line_of_memory(error: NoMemory) -> &'static str {
     match error {
         NoMemory::Pool => {
             "503 | gateway | server_is_overloaded | null | \
-             The gateway has no memory left for request bodies. Please retry in a moment."
+             The gateway has no memory left for request and reply bodies. Please retry in a moment."
         }
         NoMemory::Share(_) => {
-            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request bodies of this \
+            "503 | gateway | server_is_overloaded | null | The gateway has no memory left for request and reply bodies of this \
              project: its other requests hold its share. Please retry in a moment."
         }
     }

@@ -10,6 +10,8 @@ use axum::response::Response;
 
 use super::Operator;
 use super::request::Parameters;
+use crate::body_memory::Tenant;
+use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::json_reply::rendered_reply;
@@ -30,18 +32,20 @@ use crate::operations::{
 )]
 pub async fn get(
     operator: Operator,
-    State(operations): State<Arc<Operations>>,
+    State(state): State<AppState>,
     PathSegment(id): PathSegment,
     Parameters(parameters): Parameters<ResponseParameters>,
 ) -> Result<Response, ErrorReply> {
     let detail = match parameters.bodies {
         true if operator.role != Role::Admin => return Err(OperationError::ReadOnly.into()),
-        true => operations.response_with_bodies(&id, Actor::AdminApi).await?,
-        false => operations.response(&id).await?,
+        true => state.operations.response_with_bodies(&id, Actor::AdminApi).await?,
+        false => state.operations.response(&id).await?,
     };
     let size_bytes = detail.bodies.as_ref().map_or(0, Bodies::size_bytes);
     let json = move || serde_json::to_vec(&detail).map_err(|_| RequestError::Internal);
-    Ok(rendered_reply(size_bytes, json).await?)
+    let share = state.body_limits.memory.share(Tenant::Operators);
+    let memory = state.body_limits.hold(&share, size_bytes).await?;
+    Ok(rendered_reply(size_bytes, memory, json).await?)
 }
 
 /// Get the chain of a response, from its root to a leaf, with its branches.

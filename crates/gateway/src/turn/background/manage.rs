@@ -34,6 +34,16 @@ pub enum Found {
     Kept(Bytes),
 }
 
+impl Found {
+    /// About how long it is.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Stored(stored) => stored.body.len() + stored.turn.items_bytes(),
+            Self::Running { response, .. } | Self::Kept(response) => response.len(),
+        }
+    }
+}
+
 /// What a cancellation found.
 pub enum Cancelled {
     /// The response, which is cancelled now.
