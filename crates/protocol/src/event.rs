@@ -46,9 +46,10 @@ impl EventKind {
         }
     }
 
-    /// The kind by the event's name if it has one, else by the `type` in its data.
+    /// The kind by the event's name if it has one, else by the `type` in its data. An event of the default name `message` has
+    /// none.
     pub fn of_event(name: Option<&[u8]>, data: &[u8]) -> Self {
-        match name {
+        match name.filter(|name| *name != b"message") {
             Some(name) => Self::of(name),
             None => json::string_member(data, "type").map_or(Self::Other, |kind| Self::of(kind.as_bytes())),
         }
@@ -97,7 +98,16 @@ impl Event {
 
 /// The event's number in its stream.
 pub fn sequence_number(data: &[u8]) -> Option<u64> {
-    std::str::from_utf8(json::member(data, "sequence_number")?).ok()?.parse().ok()
+    number(data, "sequence_number")
+}
+
+/// The position in the output that an event is about.
+pub fn output_index(data: &[u8]) -> Option<u64> {
+    number(data, "output_index")
+}
+
+fn number(data: &[u8], name: &str) -> Option<u64> {
+    std::str::from_utf8(json::member(data, name)?).ok()?.parse().ok()
 }
 
 /// Writes a server-sent event. A line end in the data, which in JSON is whitespace, begins another `data` line. A name with a

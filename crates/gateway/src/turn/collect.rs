@@ -22,7 +22,7 @@ use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
-const TOO_LARGE: &str = "its reply is larger than the limit";
+pub(super) const TOO_LARGE: &str = "its reply is larger than the limit";
 
 /// A finished response; it is durable if it is to be stored.
 #[derive(Debug)]

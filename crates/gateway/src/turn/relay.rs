@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{Event, EventKind, sequence_number};
+use antiphon_protocol::event::{Event, EventKind, output_index, sequence_number};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
@@ -27,8 +27,10 @@ pub struct Relay {
     owned: Owned,
     /// What the client does not get of items; they are kept whole.
     hidden: HiddenParts,
-    /// Finished output items, in the order of their arrival; none if nobody needs them.
+    /// Finished output items, in the order of the output; none if nobody needs them.
     items: Vec<Bytes>,
+    /// Their positions in the output.
+    positions: Vec<u64>,
     /// What keeping them takes.
     kept_bytes: usize,
     /// How much it may take; `None` keeps none.
@@ -38,7 +40,7 @@ pub struct Relay {
     snapshot: Option<Snapshot>,
     /// How many events have arrived.
     events: u64,
-    /// The last event that was passed on.
+    /// The last event with a number that was passed on.
     last: Option<Event>,
     /// The upstream's own `error` event, if it sent one: code and message.
     error: Option<(String, String)>,
@@ -90,6 +92,7 @@ impl Relay {
             owned,
             hidden: HiddenParts::NOTHING,
             items: Vec::new(),
+            positions: Vec::new(),
             kept_bytes: 0,
             max_kept_bytes,
             upstream_id: None,
@@ -122,7 +125,7 @@ impl Relay {
         self.upstream_id.as_deref()
     }
 
-    /// The number of the last event that was passed on.
+    /// The number of the last event with one that was passed on.
     pub fn last_number(&self) -> Option<u64> {
         self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
     }
@@ -160,7 +163,7 @@ impl Relay {
                 Ok(Step::End(terminal)) => break Ok(Some(*terminal)),
                 Err(error) => break Err(error),
             }
-            if event.data().is_some() {
+            if may_be_numbered(&event) {
                 self.last = Some(event);
             }
         };
@@ -184,7 +187,9 @@ impl Relay {
                 Step::Send(rendered) => out.push_back(rendered),
                 Step::End(terminal) => return Ok(Some(*terminal)),
             }
-            self.last = Some(event);
+            if may_be_numbered(&event) {
+                self.last = Some(event);
+            }
         }
         Ok(self.end_of_passage())
     }
@@ -331,11 +336,14 @@ impl Relay {
     fn keep_item(&mut self, event: &Event) -> Result<(), BadStream> {
         let (Some(max_kept_bytes), Some(data)) = (self.max_kept_bytes, event.data()) else { return Ok(()) };
         if let Some(item) = json::member(&data, "item") {
-            self.kept_bytes += item.len() + size_of::<Bytes>();
+            self.kept_bytes += item.len() + size_of::<Bytes>() + size_of::<u64>();
             if self.kept_bytes > max_kept_bytes {
                 return Err(BadStream::OutputTooLarge);
             }
-            self.items.push(Bytes::copy_from_slice(item));
+            let position = output_index(&data).or(self.positions.last().copied()).unwrap_or_default();
+            let place = self.positions.partition_point(|earlier| *earlier <= position);
+            self.positions.insert(place, position);
+            self.items.insert(place, Bytes::copy_from_slice(item));
         }
         Ok(())
     }
@@ -409,8 +417,19 @@ impl Relay {
     }
 
     fn next_sequence_number(&self) -> u64 {
-        self.last_number().map_or(0, |last| last + 1)
+        self.last_number().map_or(0, |last| last.saturating_add(1))
     }
+}
+
+/// Whether to look for a number in an event. As a rule all events of a response have one; comments, marks of the end and the
+/// events of single upstreams have none.
+fn may_be_numbered(event: &Event) -> bool {
+    let Some(data) = event.data() else { return false };
+    let is_known = match event.name() {
+        Some(name) => name.starts_with(b"response."),
+        None => data.starts_with(br#"{"type":"response."#),
+    };
+    is_known || sequence_number(&data).is_some()
 }
 
 /// The status that the type of a terminal event says.

@@ -19,6 +19,7 @@ use futures_util::stream::{iter, unfold};
 use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::collect::TOO_LARGE;
 use super::detach::Cancelled;
 use super::reading::{ReadOutcome, Silence, read_events};
 use super::relay::{Relay, Terminal};
@@ -119,6 +120,13 @@ impl ReplyStart for OpeningStream {
         };
         while this.relay.events() == 0 {
             this.advance(turn).await?;
+            if this.relay.events() == 0 {
+                // Comments: nobody waits for them yet.
+                this.pending.clear();
+                if this.events.received_bytes() > max_reply_bytes {
+                    return Err(Failure::UpstreamFailed(TOO_LARGE.into()).into());
+                }
+            }
         }
         this.check_first_event()?;
         turn.note_upstream_turn(reply.lease.account(), this.relay.upstream_id()).await;
@@ -134,6 +142,7 @@ impl OpeningStream {
 
     async fn advance(&mut self, turn: &Turn) -> Result<(), FailedAttempt> {
         let limit = self.silence.since + turn.turns.settings.first_byte_timeout;
+        let closed = || Failure::UpstreamFailed("it closed the stream before the first event".into());
         let failure = match read_events(turn, &mut self.events, &mut self.silence, limit).await {
             ReadOutcome::Events => match self.relay.push(self.events.decoder(), &mut self.pending) {
                 Ok(None) => return Ok(()),
@@ -143,9 +152,16 @@ impl OpeningStream {
                 }
                 Err(error) => Failure::UpstreamFailed(error.to_string().into()),
             },
-            ReadOutcome::End | ReadOutcome::Broken(_) => {
-                Failure::UpstreamFailed("it closed the stream before the first event".into())
-            }
+            ReadOutcome::End => match self.relay.finish(self.events.decoder(), &mut self.pending) {
+                Ok(Some(terminal)) if self.relay.events() > 0 => {
+                    self.phase = Phase::Ending(Box::new(terminal));
+                    return Ok(());
+                }
+                Ok(None) if self.relay.events() > 0 => return Ok(()),
+                Ok(_) => closed(),
+                Err(error) => Failure::UpstreamFailed(error.to_string().into()),
+            },
+            ReadOutcome::Broken(_) => closed(),
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => Failure::UpstreamTimeout("no event in time"),
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };

@@ -43,6 +43,7 @@ mod leaving;
 mod limits;
 mod listing;
 mod naming;
+mod odd_streams;
 mod operating;
 mod overview;
 mod passing;

@@ -1,0 +1,98 @@
+//! Streams that upstreams may send and rarely do.
+
+use antiphon_simulator::upstream::Script;
+use antiphon_testkit::{Event, Gateway, Setup};
+use serde_json::{Value, json};
+
+use crate::{gateway, simulator};
+
+fn event(name: &str, data: &Value) -> String {
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+fn created() -> String {
+    let response = json!({"id": "up", "object": "response", "status": "in_progress", "output": []});
+    event(
+        "response.created",
+        &json!({"type": "response.created", "sequence_number": 0, "response": response}),
+    )
+}
+
+fn completed(number: u64) -> Value {
+    let response = json!({"id": "up", "object": "response", "status": "completed", "output": []});
+    json!({"type": "response.completed", "sequence_number": number, "response": response})
+}
+
+fn item_done(number: u64, output_index: u64, text: &str) -> String {
+    let content = json!([{"type": "output_text", "text": text, "annotations": []}]);
+    let item = json!({"type": "message", "id": format!("msg_{text}"), "role": "assistant", "status": "completed", "content": content});
+    let name = "response.output_item.done";
+    event(name, &json!({"type": name, "sequence_number": number, "output_index": output_index, "item": item}))
+}
+
+async fn stream(gateway: &Gateway) -> Vec<Event> {
+    let mut events = gateway.client.stream(json!({"model": "sim", "input": "hi", "stream": true})).await;
+    assert_eq!(events.status, 200);
+    events.rest().await
+}
+
+#[tokio::test]
+async fn numbers_go_on_after_events_without_one() {
+    for last in ["event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n", "data: [DONE]\n\n"] {
+        let (upstream, gateway) = gateway().await;
+        upstream.script(Script::stream_bytes([&created(), &*item_done(1, 0, "a"), last].concat()));
+        let events = stream(&gateway).await;
+        let [.., error, failed] = &events[..] else { panic!("too few events") };
+        assert_eq!((&*error.name, &error.json()["sequence_number"]), ("error", &json!(2)));
+        assert_eq!((&*failed.name, &failed.json()["sequence_number"]), ("response.failed", &json!(3)));
+    }
+}
+
+#[tokio::test]
+async fn items_that_finish_out_of_order_are_stored_in_the_order_of_the_output() {
+    let (upstream, gateway) = gateway().await;
+    let items = [item_done(1, 1, "b"), item_done(2, 2, "c"), item_done(3, 0, "a")].concat();
+    let end = event("response.completed", &completed(4));
+    upstream.script(Script::stream_bytes([created(), items, end].concat()));
+    let events = stream(&gateway).await;
+    let id = events.last().unwrap().json()["response"]["id"].clone();
+    let stored = gateway.client.get(&format!("/v1/responses/{}", id.as_str().unwrap())).await.ok();
+    let ids: Vec<_> = stored["output"].as_array().unwrap().iter().map(|item| item["id"].clone()).collect();
+    assert_eq!(ids, ["msg_a", "msg_b", "msg_c"]);
+}
+
+#[tokio::test]
+async fn a_single_event_without_the_blank_line_after_it_is_a_stream() {
+    let (upstream, gateway) = gateway().await;
+    let end = event("response.completed", &completed(0));
+    upstream.script(Script::stream_bytes(end.trim_end().to_owned()));
+    let events = stream(&gateway).await;
+    assert_eq!(events.len(), 1);
+    let response = events[0].json()["response"].clone();
+    assert_eq!(response["status"], "completed");
+    assert_ne!(response["id"], "up");
+}
+
+#[tokio::test]
+async fn the_type_of_an_event_with_the_default_name_counts() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(Script::stream_bytes([created(), event("message", &completed(1))].concat()));
+    let events = stream(&gateway).await;
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[1].json()["response"]["id"], events[0].json()["response"]["id"]);
+}
+
+#[tokio::test]
+async fn comments_before_the_first_event_take_no_memory_and_are_bounded() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("limits.max_body = \"1MiB\"").start().await;
+    let comments = ": still waiting for a machine\n\n".repeat(1_000);
+    upstream.script(Script::stream_bytes(
+        comments.clone() + &created() + &event("response.completed", &completed(1)),
+    ));
+    assert_eq!(stream(&gateway).await.len(), 2, "some comments are fine");
+    upstream.script(Script::stream_bytes(comments.repeat(60) + &created()));
+    let refused = gateway.client.create(json!({"model": "sim", "input": "hi", "stream": true})).await;
+    assert_eq!(refused.status, 502);
+    assert!(refused.refusal().1.is_some());
+}
