@@ -88,7 +88,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Name shown in lists and logs: 1 to 64 characters of A-Z a-z 0-9 _ . -
+    /// Name shown in lists and logs: 1 to 64 characters of A-Z a-z 0-9 _ . -; other than `.`, `..` and `new`
     name: String,
     /// Project of the key; keys of a project share its responses [default: a new project]
     #[arg(long)]
