@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use antiphon::cli::{Cli, Logged};
+use antiphon::cli::{Cli, Logged, OutputClosed, note};
 use clap::Parser;
 
 /// Memory is often allocated on one thread and freed on another, which is slow with glibc's allocator: docs/benchmarks.md
@@ -10,6 +10,9 @@ use clap::Parser;
 /// the memory of the process.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// As a shell reports a command that SIGPIPE ended.
+const OUTPUT_CLOSED: u8 = 141;
 
 fn main() -> ExitCode {
     // Huge pages make no turn faster, and a process that idles keeps twice the memory. A kernel that cannot turn them off has
@@ -19,8 +22,9 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Logged>() => ExitCode::FAILURE,
+        Err(error) if error.is::<OutputClosed>() => ExitCode::from(OUTPUT_CLOSED),
         Err(error) => {
-            eprintln!("antiphon: {error:#}");
+            note(format_args!("antiphon: {error:#}"));
             ExitCode::FAILURE
         }
     }

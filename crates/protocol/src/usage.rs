@@ -2,6 +2,9 @@
 
 use crate::json;
 
+/// The most tokens of a kind that count: upstreams report any number, and sums must not overflow.
+pub const MAX_TOKENS: u64 = 1_000_000_000_000;
+
 /// The `usage` of a response, or of a chat completion or embeddings, which name the counts otherwise; counts that the upstream leaves out are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -36,8 +39,8 @@ impl Usage {
         }
         let [input, prompt, of_input, of_prompt, output, completion, of_output, of_completion, estimated] =
             values;
-        let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
-        let count = |value: Option<_>| value.and_then(number).unwrap_or(0);
+        let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
+        let count = |value: Option<_>| value.and_then(number).unwrap_or(0).min(MAX_TOKENS);
         let detail =
             |details: Option<_>, name| count(details.and_then(|details| json::member(details, name)));
         Self {
@@ -84,5 +87,14 @@ mod tests {
         );
         assert!(Usage::parse(br#"{"input_tokens":1,"estimated":true}"#).is_estimated);
         assert_eq!(Usage::parse(b"null"), Usage::default());
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        let usage = Usage::parse(
+            br#"{"input_tokens":4611686018427387904,"input_tokens_details":{"cached_tokens":1000000000001},"output_tokens":1000000000000}"#,
+        );
+        let counts = [usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.reasoning_tokens];
+        assert_eq!(counts, [MAX_TOKENS, MAX_TOKENS, MAX_TOKENS, 0]);
     }
 }

@@ -4,9 +4,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ResponseId};
+use antiphon_protocol::usage::MAX_TOKENS;
 use antiphon_protocol::{item, json};
 
 use crate::{ChainQuery, ItemLocation, Status, StoreError, StoredTurn};
+
+/// The highest cost of a turn, a million dollars: prices and counts have no bound that keeps sums from overflowing.
+pub const MAX_COST_NANO_USD: u64 = 1_000_000_000_000_000;
 
 /// The columns of a turn, from a table named `r`. Both engines read them in this order. A deleted response reads as expired
 /// since forever, and so does a turn in a conversation: whether it is visible, the row has to say each time.
@@ -73,16 +77,14 @@ pub(crate) fn decode_locations(bytes: &[u8]) -> Result<Vec<ItemLocation>, StoreE
     Ok(locations.iter().filter_map(decoded).collect())
 }
 
-/// A count of tokens as it is stored, bounded so that sums can't overflow: upstreams report any number.
+/// A count of tokens as it is stored, bounded so that sums can't overflow.
 pub(crate) fn tokens(count: u64) -> i64 {
-    const MAX: u64 = 1_000_000_000_000;
-    i64::try_from(count.min(MAX)).unwrap_or(i64::MAX)
+    i64::try_from(count.min(MAX_TOKENS)).unwrap_or(i64::MAX)
 }
 
-/// A cost as it is stored, bounded by a million dollars for the same reason.
+/// A cost as it is stored, bounded for the same reason.
 pub(crate) fn nano_usd(cost: u64) -> i64 {
-    const MAX: u64 = 1_000_000_000_000_000;
-    i64::try_from(cost.min(MAX)).unwrap_or(i64::MAX)
+    i64::try_from(cost.min(MAX_COST_NANO_USD)).unwrap_or(i64::MAX)
 }
 
 /// Replaces NULs, which texts from outside may hold and PostgreSQL can't store.

@@ -53,6 +53,7 @@ mod verify;
 pub use self::account_sums::AccountSum;
 pub use self::accounts::{Accounts, CredentialLock, StoredAccount, StoredCredential};
 pub use self::admin::Admin;
+pub use self::assemble::MAX_COST_NANO_USD;
 pub use self::audit::{Audit, AuditEntry, AuditQuery};
 pub use self::background::{
     Background, BackgroundEnd, BackgroundRequest, BackgroundResult, BackgroundStatus, BackgroundTurn,

@@ -64,9 +64,9 @@ impl Socket {
         stream.set_nodelay(true).expect("a TCP socket");
         let address = stream.peer_addr().expect("connected");
         let mut request = format!("ws://{address}{path}").into_client_request().expect("a valid address");
-        request.headers_mut().extend(
-            headers.iter().cloned().map(|(name, value)| (http::HeaderName::from_static(name), value)),
-        );
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.clone());
+        }
         let config = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
         match client_async_with_config(request, stream, Some(config)).await {
             Ok((stream, _)) => Ok(Self { stream }),

@@ -17,6 +17,9 @@ use crate::pattern::PatternText;
 use antiphon_runtime::parse_rfc3339;
 
 const MAX_NAME_BYTES: usize = 64;
+/// Names that no URL can hold below `/keys/`: dots are part of the path there, and the dashboard has its form at `new`. Keys
+/// from before they were refused still have them.
+const UNREACHABLE_NAMES: [&str; 3] = [".", "..", "new"];
 /// Bounded, as every process keeps all keys in memory.
 const MAX_MODELS: usize = 100;
 const MAX_LIMITS_BYTES: usize = 16 * 1024;
@@ -28,7 +31,7 @@ const MAX_OVERLAP: Duration = Duration::from_hours(24 * 30);
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRequest)]
 pub struct NewKey {
-    /// Unique name, shown in lists and logs.
+    /// Unique name, shown in lists and logs; not `.`, `..` or `new`.
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$", example = "laptop")]
     pub name: String,
     /// Project of the key; keys of a project share its responses. Default: a new project.
@@ -185,6 +188,9 @@ impl Issuer<'_> {
 impl NewKey {
     fn into_stored(self, now: Timestamp, secret: &Secret) -> Result<StoredKey, KeyError> {
         check_name("name", &self.name)?;
+        if UNREACHABLE_NAMES.contains(&self.name.as_str()) {
+            return Err(invalid("name", format!("\"{}\" is reserved, choose another name", self.name)));
+        }
         let id = KeyId::mint(now.unix_ms().unsigned_abs(), &rand::rng().random());
         let project = match self.project {
             Some(project) => {

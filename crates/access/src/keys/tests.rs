@@ -105,6 +105,35 @@ async fn an_invalid_stored_key_is_ignored_and_others_still_work() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_url_can_hold_is_refused_but_a_key_that_has_it_works_on() {
+    let store = store().await;
+    let issuer = Issuer { store: &*store, clock: &SystemClock, actor: Actor::CommandLine };
+    create(&*store, "good").await;
+    let model = store.load_key("good").await.unwrap().unwrap();
+    for (n, name) in [(1, "."), (2, ".."), (3, "new")] {
+        let refused = issuer.create(NewKey { name: name.into(), ..NewKey::default() }).await;
+        assert!(matches!(refused, Err(KeyError::Invalid { param: "name", .. })), "{name}");
+        let secret = Secret::mint();
+        let key = StoredKey {
+            id: KeyId::mint(1, &[n; 10]),
+            name: name.into(),
+            hash: secret.hash(),
+            ..model.clone()
+        };
+        store.add_key(key, crate::audit::entry(&SystemClock, Actor::Gateway, "a", "b")).await.unwrap();
+        let keys = keys(Access::KeysRequired);
+        keys.refresh(&*store).await.unwrap();
+        assert!(authenticate(&keys, secret.expose()).is_ok(), "{name}");
+        let (_, rotated) = issuer.rotate(name, Duration::ZERO).await.unwrap();
+        keys.refresh(&*store).await.unwrap();
+        assert!(authenticate(&keys, rotated.expose()).is_ok(), "{name}");
+    }
+    for name in ["news", "New", "...", "a.b", ".new"] {
+        create(&*store, name).await;
+    }
+}
+
+#[tokio::test]
 async fn clients_of_a_key_are_written_and_survive_a_refresh() {
     let store = store().await;
     let secret = create(&*store, "one").await;

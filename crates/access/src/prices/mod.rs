@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::usage::Usage;
+use antiphon_store::MAX_COST_NANO_USD;
 use serde::Serialize;
 
 use self::list::LIST;
@@ -67,8 +68,8 @@ impl Prices {
         Self { own_names, own_patterns, list: HashMap::from(list) }
     }
 
-    /// The cost of a turn in billionths of a dollar, rounded once, half up. `None` if the turn used tokens and its model has
-    /// no price.
+    /// The cost of a turn in billionths of a dollar, rounded once, half up, and at most [`MAX_COST_NANO_USD`]. `None` if the
+    /// turn used tokens and its model has no price.
     pub fn cost_nano_usd(&self, model: &str, usage: &Usage) -> Option<u64> {
         if *usage == Usage::default() {
             return Some(0);
@@ -120,7 +121,8 @@ impl Price {
         let millionths = parts.into_iter().fold(0_u128, |sum, (tokens, price)| {
             sum.saturating_add(u128::from(tokens).saturating_mul(u128::from(price)))
         });
-        u64::try_from(millionths.saturating_add(MILLION / 2) / MILLION).unwrap_or(u64::MAX)
+        let cost = u64::try_from(millionths.saturating_add(MILLION / 2) / MILLION).unwrap_or(u64::MAX);
+        cost.min(MAX_COST_NANO_USD)
     }
 }
 
@@ -161,7 +163,7 @@ mod tests {
         // Tenths of a billionth: below a half, a half, above.
         assert_eq!((cost(usage(4, 4, 0, 0)), cost(usage(5, 5, 0, 0)), cost(usage(16, 16, 0, 0))), (0, 1, 2));
         assert_eq!(cost(usage(1, 5, 1, 9)), 7, "parts never exceed their total");
-        assert_eq!(cost(usage(u64::MAX, 0, u64::MAX, u64::MAX)), u64::MAX);
+        assert_eq!(cost(usage(u64::MAX, 0, u64::MAX, u64::MAX)), MAX_COST_NANO_USD);
     }
 
     #[test]

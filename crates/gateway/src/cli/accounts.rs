@@ -6,6 +6,7 @@ use antiphon_access::audit::Actor;
 use clap::{Args, Subcommand};
 
 use super::operations::{open, open_if_exists, with_operations};
+use super::output::{print_line, print_note};
 use super::print_json;
 use crate::config::{AccountConfig, Loaded, Secrets};
 use crate::operations::{Account, AccountList, Page};
@@ -116,7 +117,7 @@ impl Command {
 /// The store knows an account's state by its credential.
 fn warn_of_missing_secrets<'a>(accounts: impl IntoIterator<Item = &'a AccountConfig>) {
     for AccountConfig { name, .. } in accounts.into_iter().filter(|account| !account.knows_secrets()) {
-        eprintln!("{name}: its secret is not set here, so whether it is cooling or disabled is not known");
+        print_note!("{name}: its secret is not set here, so whether it is cooling or disabled is not known");
     }
 }
 
@@ -124,28 +125,33 @@ fn print_change(account: &Account, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(account);
     }
-    println!("{}: {}", account.name, account.state);
-    Ok(())
+    print_line!("{}: {}", account.name, account.state)
 }
 
 fn print_list(list: &AccountList, configured: &[AccountConfig], json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(list);
     }
-    println!(
+    print_line!(
         "{:<20} {:<9} {:<9} {:>8} {:>6}  {:<20} {:<40} models",
-        "account", "state", "api", "priority", "weight", "boundary", "upstream"
-    );
+        "account",
+        "state",
+        "api",
+        "priority",
+        "weight",
+        "boundary",
+        "upstream"
+    )?;
     for (account, config) in list.accounts.iter().zip(configured) {
         let AccountConfig { name, base_url, models, boundary, priority, weight, .. } = config;
         let models: Vec<String> = models.iter().map(ToString::to_string).collect();
         let models = if models.is_empty() { "(from /models)".to_owned() } else { models.join(", ") };
-        println!(
+        print_line!(
             "{name:<20} {:<9} {:<9} {priority:>8} {weight:>6}  {boundary:<20} {:<40} {models}",
             account.state,
             account.api.unwrap_or("auto"),
             base_url.as_str()
-        );
+        )?;
     }
     Ok(())
 }
@@ -154,12 +160,12 @@ fn print(account: &Account, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(account);
     }
-    println!("state            {}", account.state);
+    print_line!("state            {}", account.state)?;
     if let Some(until) = &account.cooling_until {
-        println!("cooling until    {until} ({})", account.cooling_reason.unwrap_or("unknown"));
+        print_line!("cooling until    {until} ({})", account.cooling_reason.unwrap_or("unknown"))?;
     }
     for (key, value) in account.config.as_object().into_iter().flatten() {
-        println!("{key:<16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        print_line!("{key:<16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use antiphon_access::audit::Actor;
 use clap::Subcommand;
 
 use super::operations::{open, with_operations};
-use super::print_json;
+use super::output;
 use crate::config::Loaded;
 
 #[derive(Debug, Subcommand)]
@@ -27,13 +27,11 @@ impl Command {
         let Self::Token { viewer, json } = self;
         let role = if *viewer { Role::Viewer } else { Role::Admin };
         let config = &loaded.config;
+        output::require_reader()?;
         let issued = with_operations(config, open(&config.store), async |operations| {
             Ok(operations.replace_admin_token(role, Actor::CommandLine).await?)
         })?;
-        if *json {
-            return print_json(&issued);
-        }
-        println!("{}", issued.token);
-        Ok(())
+        let shown = if *json { serde_json::to_string_pretty(&issued)? } else { issued.token };
+        output::print_secret(&shown, "the token was replaced", "run the command again")
     }
 }

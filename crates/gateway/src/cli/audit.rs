@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::operations::{open_for_reading, with_operations};
+use super::output::{print_line, print_note};
 use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
 use crate::operations::{AuditEntry, AuditSearch, OperationError};
@@ -45,9 +46,9 @@ impl Arguments {
         if self.json {
             return print_json(&list);
         }
-        print_table(&list.entries);
+        print_table(&list.entries)?;
         if list.has_more {
-            eprintln!("There are more: raise --limit, or narrow the search with --to.");
+            print_note!("There are more: raise --limit, or narrow the search with --to.");
         }
         Ok(())
     }
@@ -66,13 +67,14 @@ impl Arguments {
     }
 }
 
-fn print_table(entries: &[AuditEntry]) {
+fn print_table(entries: &[AuditEntry]) -> anyhow::Result<()> {
     if entries.is_empty() {
-        return println!("no changes");
+        return print_line!("no changes");
     }
-    println!("{:<24} {:<14} {:<20} {:<24} detail", "time", "actor", "action", "target");
+    print_line!("{:<24} {:<14} {:<20} {:<24} detail", "time", "actor", "action", "target")?;
     for AuditEntry { at, actor, action, target, detail, .. } in entries {
         let detail: Vec<String> = detail.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        println!("{at:<24} {actor:<14} {action:<20} {target:<24} {}", detail.join(" ").trim_end());
+        print_line!("{at:<24} {actor:<14} {action:<20} {target:<24} {}", detail.join(" ").trim_end())?;
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod init;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::output::print_line;
 use super::print_json;
 use crate::config::{Config, Loaded, Secrets};
 use crate::telemetry;
@@ -42,8 +43,7 @@ impl Command {
             Self::Check { json } => check(&load(Secrets::Required)?, *json),
             Self::Show { json } => {
                 let config = load(Secrets::Optional)?.config;
-                println!("{}", if *json { config.show_json() } else { config.show() }.trim_end());
-                Ok(())
+                print_line!("{}", if *json { config.show_json() } else { config.show() }.trim_end())
             }
         }
     }
@@ -67,8 +67,7 @@ fn check(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
         return print_json(&json!({ "valid": true, "file": loaded.source, "accounts": accounts }));
     }
     match &loaded.source {
-        Some(path) => println!("{}: valid, {} account(s)", path.display(), config.accounts.len()),
-        None => println!("Configuration (no file): valid, {} account(s)", config.accounts.len()),
+        Some(path) => print_line!("{}: valid, {} account(s)", path.display(), config.accounts.len()),
+        None => print_line!("Configuration (no file): valid, {} account(s)", config.accounts.len()),
     }
-    Ok(())
 }

@@ -13,6 +13,7 @@ use antiphon_store::SystemClock;
 use anyhow::Context;
 
 use self::traffic::Traffic;
+use super::output::print_line;
 use super::serve::bind;
 use super::serve_on_threads;
 use super::signals::stop_requested;
@@ -34,7 +35,7 @@ pub fn run(listen: SocketAddr) -> anyhow::Result<()> {
         let token = operations.replace_admin_token(Role::Admin, Actor::Gateway).await?.token;
         let keys = traffic::create_keys(&operations).await?;
         history::fill(&operations, &keys);
-        println!("{}", instructions(address, &keys[0].secret, &token));
+        print_line!("{}", instructions(address, &keys[0].secret, &token))?;
         let traffic = Traffic::new(address, &keys);
         tokio::select! {
             () = app.run(listener, None, stop_requested()) => {}

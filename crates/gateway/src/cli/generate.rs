@@ -1,18 +1,19 @@
 //! What packages carry beside the binary: shell completions and man pages.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Cli;
+use super::{Cli, output};
 
 const NAME: &str = "antiphon";
 
-pub fn completions(shell: Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), NAME, &mut io::stdout());
+pub fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+    output::print(format_args!("{}", String::from_utf8_lossy(&script)))
 }
 
 /// One page for each command.

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::operations::{open, open_existing, open_for_reading, with_operations};
+use super::output::{self, print_line, print_note};
 use super::print_json;
 use crate::config::Loaded;
 use crate::operations::{KeyList, Operations, Page, parse_object};
@@ -88,7 +89,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Name shown in lists and logs: 1 to 64 characters of A-Z a-z 0-9 _ . -
+    /// Name shown in lists and logs: 1 to 64 characters of A-Z a-z 0-9 _ . -; other than `.`, `..` and `new`
     name: String,
     /// Project of the key; keys of a project share its responses [default: a new project]
     #[arg(long)]
@@ -111,6 +112,9 @@ impl Command {
     pub fn run(&self, loaded: &Loaded) -> anyhow::Result<()> {
         let config = &loaded.config;
         let store = &config.store;
+        if matches!(self, Self::Create(_) | Self::Rotate { .. }) {
+            output::require_reader()?;
+        }
         let opening = async {
             match self {
                 Self::Create(_) => open(store).await,
@@ -127,12 +131,14 @@ impl Command {
         let actor = Actor::CommandLine;
         match self {
             Self::Create(create) => {
-                print_secret(&operations.create_key(create.to_new_key()?, actor).await?, create.json)
+                let created = operations.create_key(create.to_new_key()?, actor).await?;
+                print_secret(&created, create.json, "the key was created")
             }
             Self::List { json } => print_list(&operations.list_keys(&Page::whole()).await?, *json),
             Self::Show { name, json } => print(&operations.key(name).await?, *json),
             Self::Rotate { name, overlap, json } => {
-                print_secret(&operations.rotate_key(name, overlap.unwrap_or_default(), actor).await?, *json)
+                let rotated = operations.rotate_key(name, overlap.unwrap_or_default(), actor).await?;
+                print_secret(&rotated, *json, "the key was rotated")
             }
             Self::Limits { name, limits, json } => {
                 let changes =
@@ -145,8 +151,7 @@ impl Command {
                 if *json {
                     return print_json(&deleted);
                 }
-                println!("{name}: deleted");
-                Ok(())
+                print_line!("{name}: deleted")
             }
         }
     }
@@ -178,9 +183,9 @@ fn print_list(list: &KeyList, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(list);
     }
-    println!("{:<20} {:<8} {:<14} {:<37} {:<20} models", "key", "state", "secret", "project", "expires");
+    print_line!("{:<20} {:<8} {:<14} {:<37} {:<20} models", "key", "state", "secret", "project", "expires")?;
     for key in &list.keys {
-        println!(
+        print_line!(
             "{:<20} {:<8} {:<14} {:<37} {:<20} {}",
             key.name,
             key.state.as_str(),
@@ -188,7 +193,7 @@ fn print_list(list: &KeyList, json: bool) -> anyhow::Result<()> {
             key.project,
             key.expires_at.as_deref().unwrap_or("never"),
             models_or_all(&key.models)
-        );
+        )?;
     }
     Ok(())
 }
@@ -197,33 +202,35 @@ fn print(key: &KeyView, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(key);
     }
-    println!("name             {}", key.name);
-    println!("id               {}", key.id);
-    println!("state            {}", key.state.as_str());
-    println!("secret           {}…", key.prefix);
-    println!("project          {}", key.project);
-    println!("models           {}", models_or_all(&key.models));
-    println!("limits           {}", json!(key.limits));
-    println!("created          {}", key.created_at);
-    println!("expires          {}", key.expires_at.as_deref().unwrap_or("never"));
-    println!("last used        {}", key.last_used_at.as_deref().unwrap_or("never"));
+    print_line!("name             {}", key.name)?;
+    print_line!("id               {}", key.id)?;
+    print_line!("state            {}", key.state.as_str())?;
+    print_line!("secret           {}…", key.prefix)?;
+    print_line!("project          {}", key.project)?;
+    print_line!("models           {}", models_or_all(&key.models))?;
+    print_line!("limits           {}", json!(key.limits))?;
+    print_line!("created          {}", key.created_at)?;
+    print_line!("expires          {}", key.expires_at.as_deref().unwrap_or("never"))?;
+    print_line!("last used        {}", key.last_used_at.as_deref().unwrap_or("never"))?;
     for (label, time) in [("revoked", &key.revoked_at), ("previous secret", &key.previous_secret_until)] {
         if let Some(time) = time {
-            println!("{label:<16} {}{time}", if label == "revoked" { "" } else { "until " });
+            print_line!("{label:<16} {}{time}", if label == "revoked" { "" } else { "until " })?;
         }
     }
     Ok(())
 }
 
 /// Only the secret goes to standard output, for scripts.
-fn print_secret(issued: &KeyWithSecret, json: bool) -> anyhow::Result<()> {
-    if json {
-        return print_json(issued);
-    }
+fn print_secret(issued: &KeyWithSecret, json: bool, change: &str) -> anyhow::Result<()> {
     let KeyWithSecret { key, secret } = issued;
-    eprintln!("Secret of key {} in project {} (shown only once):", key.name, key.project);
-    println!("{secret}");
-    Ok(())
+    let shown = if json {
+        serde_json::to_string_pretty(issued)?
+    } else {
+        print_note!("Secret of key {} in project {} (shown only once):", key.name, key.project);
+        secret.clone()
+    };
+    let advice = format!("run `antiphon keys rotate {}`", key.name);
+    output::print_secret(&shown, change, &advice)
 }
 
 fn models_or_all(models: &[String]) -> String {

@@ -3,6 +3,7 @@
 use anyhow::Context;
 
 use super::block_on;
+use super::output::print_line;
 use crate::config::Loaded;
 
 /// Migrates the schema. With `check` it only lists what is pending, and fails if anything is.
@@ -21,12 +22,14 @@ pub fn run(loaded: &Loaded, check: bool, json: bool) -> anyhow::Result<()> {
     })?;
     if json {
         let key = if check { "pending" } else { "applied" };
-        println!("{}", serde_json::json!({ key: migrations }));
+        print_line!("{}", serde_json::json!({ key: migrations }))?;
     } else {
         let verb = if check { "pending" } else { "applied" };
-        migrations.iter().for_each(|name| println!("{verb} {name}"));
+        for name in &migrations {
+            print_line!("{verb} {name}")?;
+        }
         if migrations.is_empty() {
-            println!("The schema of {url} is up to date.");
+            print_line!("The schema of {url} is up to date.")?;
         }
     }
     anyhow::ensure!(

@@ -1,4 +1,6 @@
-//! The command line. Wrong usage exits with 2, failure with 1.
+//! The command line. Wrong usage exits with 2, failure with 1, and a command whose reader went away with 141.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accounts;
 mod admin;
@@ -10,6 +12,7 @@ mod generate;
 mod keys;
 mod migrate;
 mod operations;
+mod output;
 mod serve;
 mod signals;
 mod store;
@@ -25,6 +28,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
+use self::output::print_line;
 use crate::config::{Config, Environment, Loaded, Overrides, Secrets};
 use crate::operations::InvalidRequest;
 use crate::reload::ConfigLoader;
@@ -106,6 +110,8 @@ enum Command {
     Man { directory: PathBuf },
 }
 
+pub use self::output::{OutputClosed, note};
+
 /// The command has failed, and the log says why.
 #[derive(Debug, thiserror::Error)]
 #[error("the log has the reason")]
@@ -130,10 +136,7 @@ impl Cli {
                 arguments.run(self.load(Secrets::Required), self.load(Secrets::Optional))
             }
             Command::Config(command) => command.run(|secrets| self.load(secrets)),
-            Command::Completions { shell } => {
-                generate::completions(*shell);
-                Ok(())
-            }
+            Command::Completions { shell } => generate::completions(*shell),
             Command::Man { directory } => generate::man_pages(directory),
         }
     }
@@ -152,8 +155,7 @@ impl Cli {
 
 /// Prints the same object that the admin API returns.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print_line!("{}", serde_json::to_string_pretty(value)?)
 }
 
 /// Exits as for an unknown flag.

@@ -10,6 +10,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
+use super::output::print_note;
 use super::signals::stop_requested;
 use super::{Logged, serve_on_threads};
 use crate::app::App;
@@ -64,11 +65,11 @@ fn announce(loaded: &Loaded, address: SocketAddr) {
         let (store, configuration) = (store.url.to_string(), file);
         return tracing::info!(version, url, store, accounts, configuration, "listening");
     }
-    eprintln!("Antiphon {version} listening on {url}");
-    eprintln!("  store: {}", store.url);
+    print_note!("Antiphon {version} listening on {url}");
+    print_note!("  store: {}", store.url);
     match file {
-        Some(file) => eprintln!("  {accounts} account(s), configuration: {file}"),
-        None => eprintln!("  {accounts} account(s), no configuration file"),
+        Some(file) => print_note!("  {accounts} account(s), configuration: {file}"),
+        None => print_note!("  {accounts} account(s), no configuration file"),
     }
 }
 
@@ -77,7 +78,7 @@ async fn show_first_admin_token(operations: &Operations) {
     let outcome = if std::io::stderr().is_terminal() {
         operations.create_first_admin_token().await.map(|created| {
             if let Some(token) = created {
-                eprintln!("  admin token (shown only once): {}", token.expose());
+                print_note!("  admin token (shown only once): {}", token.expose());
             }
         })
     } else {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::block_on;
 use super::operations::open_for_reading;
+use super::output::print_line;
 use crate::config::Loaded;
 use antiphon_runtime::rfc3339;
 
@@ -81,15 +82,10 @@ fn stats(loaded: &Loaded, json: bool) -> anyhow::Result<()> {
         store.close().await;
         Ok(stats?)
     })?;
-    if json {
-        print_json(&stats);
-    } else {
-        print_table(&config.url.to_string(), &stats);
-    }
-    Ok(())
+    if json { print_json(&stats) } else { print_table(&config.url.to_string(), &stats) }
 }
 
-fn print_json(stats: &[ProjectStats]) {
+fn print_json(stats: &[ProjectStats]) -> anyhow::Result<()> {
     let projects: Vec<Value> = stats
         .iter()
         .map(|stats| {
@@ -106,24 +102,31 @@ fn print_json(stats: &[ProjectStats]) {
             })
         })
         .collect();
-    println!("{}", json!({ "projects": projects }));
+    print_line!("{}", json!({ "projects": projects }))
 }
 
-fn print_table(url: &str, stats: &[ProjectStats]) {
-    println!("{url}");
+fn print_table(url: &str, stats: &[ProjectStats]) -> anyhow::Result<()> {
+    print_line!("{url}")?;
     if stats.is_empty() {
-        return println!("no responses");
+        return print_line!("no responses");
     }
-    println!(
+    print_line!(
         "{:<24} {:>12} {:>12} {:>14} {:>16} {:>10} {:>10}  oldest",
-        "project", "responses", "chains", "conversations", "bytes", "expired", "background"
-    );
+        "project",
+        "responses",
+        "chains",
+        "conversations",
+        "bytes",
+        "expired",
+        "background"
+    )?;
     for row in stats {
         let ProjectStats { project, responses, chains, conversations, bytes, expired, background, .. } = row;
-        println!(
+        print_line!(
             "{:<24} {responses:>12} {chains:>12} {conversations:>14} {bytes:>16} {expired:>10} {background:>10}  {}",
             project.as_str(),
             rfc3339(row.oldest)
-        );
+        )?;
     }
+    Ok(())
 }

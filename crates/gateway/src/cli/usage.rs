@@ -4,6 +4,7 @@ use antiphon_access::usage::{Group, Report, UsageParameters};
 use clap::Args;
 
 use super::operations::{open_for_reading, with_operations};
+use super::output::{self, print_line};
 use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
 use crate::operations::OperationError;
@@ -50,13 +51,12 @@ impl Arguments {
             result => result?,
         };
         if self.json {
-            print_json(&report)?;
+            print_json(&report)
         } else if self.csv {
-            print!("{}", report.csv());
+            output::print(format_args!("{}", report.csv()))
         } else {
-            print_table(&report);
+            print_table(&report)
         }
-        Ok(())
     }
 
     fn parameters(&self) -> UsageParameters {
@@ -74,11 +74,11 @@ impl Arguments {
     }
 }
 
-fn print_table(report: &Report) {
+fn print_table(report: &Report) -> anyhow::Result<()> {
     let (from, to) = report.range();
-    println!("{from} to {to}");
+    print_line!("{from} to {to}")?;
     if report.groups().is_empty() {
-        return println!("no turns");
+        return print_line!("no turns");
     }
     let rows: Vec<_> = report.groups().iter().map(Group::cells).collect();
     let lines = || std::iter::once(Report::HEADER.map(str::to_owned)).chain(rows.iter().cloned());
@@ -94,6 +94,7 @@ fn print_table(report: &Report) {
             0..5 => format!("{:<width$}", row[column]),
             _ => format!("{:>width$}", row[column]),
         };
-        println!("{}", columns.iter().map(cell).collect::<Vec<_>>().join("  ").trim_end());
+        print_line!("{}", columns.iter().map(cell).collect::<Vec<_>>().join("  ").trim_end())?;
     }
+    Ok(())
 }

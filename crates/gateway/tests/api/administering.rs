@@ -7,7 +7,7 @@ use antiphon_testkit::{Client, Events, Fault, Faults, Gateway, Postgres, Reply, 
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::simulator;
+use crate::{gateway, simulator};
 
 /// Calls with the admin token.
 pub(crate) struct Operator {
@@ -179,6 +179,43 @@ async fn resuming_a_just_disabled_account_lasts() {
         gateway.client.created(plain()).await;
     }
     assert_eq!(second.counts().requests, 3, "each time, the resumed account serves the next turn");
+}
+
+#[tokio::test]
+async fn routes_without_parameters_refuse_any() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let secret = operator.key(json!({"name": "laptop"})).await;
+    let routes = [
+        "GET /api/sessions",
+        "DELETE /api/sessions",
+        "DELETE /api/sessions/x",
+        "GET /api/tokens",
+        "POST /api/tokens/viewer",
+        "GET /api/config",
+        "GET /api/store",
+        "GET /api/live",
+        "POST /api/keys",
+        "GET /api/keys/laptop",
+        "GET /api/keys/laptop/limits",
+        "GET /api/keys/laptop/clients",
+        "PATCH /api/keys/laptop",
+        "POST /api/keys/laptop/rotate",
+        "POST /api/keys/laptop/revoke",
+        "DELETE /api/keys/laptop",
+        "GET /api/accounts/one",
+        "POST /api/accounts/one/pause",
+        "POST /api/accounts/one/resume",
+        "POST /api/accounts/one/test",
+    ];
+    for (method, path) in routes.map(|route| route.split_once(' ').unwrap()) {
+        let reply = operator.call(method.parse().unwrap(), &format!("{path}?overlap_seconds=60")).await;
+        let refused = (400, Some("unknown_parameter".to_owned()), Some("overlap_seconds".to_owned()));
+        assert_eq!(reply.refusal(), refused, "{method} {path}");
+    }
+    let client = gateway.client.with_secret(&secret);
+    eventually("the key still works", async || client.get("/v1/models").await.status == 200).await;
+    assert_eq!(operator.call(Method::GET, "/api/config?").await.status, 200);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{BackgroundRequest, Claimable, NewBackgroundTurn, QueueLimits, TurnLease};
-use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Reply, Setup, eventually};
+use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Reply, Setup, eventually, header};
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
@@ -54,6 +54,23 @@ pub(crate) async fn over(config: &str) -> (Simulator, Gateway) {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config(config).start().await;
     (upstream, gateway)
+}
+
+#[tokio::test]
+async fn headers_that_connection_names_do_not_go_upstream() {
+    let (upstream, gateway) = gateway().await;
+    let headers = [
+        header("connection", "session-id, x-codex-hop"),
+        header("session-id", "s"),
+        header("x-codex-hop", "1"),
+        header("x-codex-window-id", "w"),
+    ];
+    let body = body("x").to_string();
+    let id = gateway.client.request(Method::POST, "/v1/responses", &headers, body).await.ok_id();
+    ended(&gateway.client, &id).await;
+    let sent = upstream.last_request().unwrap();
+    let found = ["session-id", "x-codex-hop", "x-codex-window-id"].map(|name| sent.header(name));
+    assert_eq!(found, [None, None, Some("w")]);
 }
 
 #[tokio::test]

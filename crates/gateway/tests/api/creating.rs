@@ -66,6 +66,8 @@ async fn headers_pass_as_the_contract_says() {
     );
     let headers = [
         header("authorization", "Bearer sk-the-clients-own"),
+        header("connection", "keep-alive, X-Codex-Hop"),
+        header("x-codex-hop", "1"),
         header("cookie", "c=d"),
         header("x-api-key", "secret"),
         header("openai-beta", "x=1"),
@@ -82,6 +84,7 @@ async fn headers_pass_as_the_contract_says() {
     assert_eq!(sent.header("authorization"), None);
     assert_eq!(sent.header("cookie"), None);
     assert_eq!(sent.header("x-api-key"), None);
+    assert_eq!(sent.header("x-codex-hop"), None, "`connection` names it");
     assert_eq!(sent.header("openai-beta"), Some("x=1"));
     assert_eq!(sent.header("x-codex-window-id"), Some("w"));
     assert_eq!(sent.header("session-id"), Some("s"));

@@ -36,6 +36,42 @@ fn body(stream: bool, store: bool) -> Value {
 }
 
 #[tokio::test]
+async fn an_absurd_report_counts_alike_everywhere_and_the_client_gets_it_unchanged() {
+    const REPORTED: u64 = 1 << 62;
+    const COUNTED: u64 = 1_000_000_000_000;
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream)
+        .clock(&half_past())
+        .config("prices = [{ model = \"sim\", input = 1, output = 1000 }]");
+    let limits = json!({"tokens_per_minute": 1_000_000_000_000_000_u64, "budgets": [{"cost": 1_000_000, "window": "day"}]});
+    let limited = limited_over(upstream, setup, limits).await;
+    limited.upstream.script(Script::answer("x").usage(REPORTED, REPORTED));
+    let shown = limited.client.created(body(false, true)).await;
+    assert_eq!(
+        (&shown["usage"]["input_tokens"], &shown["usage"]["output_tokens"]),
+        (&json!(REPORTED), &json!(REPORTED))
+    );
+    let million_dollars = 1_000_000_000_000_000;
+    assert_eq!(
+        limited.settled().await,
+        of(&[(TOKENS, 2 * COUNTED), ("US dollars per day", million_dollars)])
+    );
+    for kind in ["input", "output"] {
+        let metric = format!("antiphon_tokens_total{{kind=\"{kind}\"}}");
+        assert_eq!(limited.gateway.client.metric(&metric).await, COUNTED);
+    }
+    assert_eq!(
+        limited.gateway.client.metric("antiphon_model_tokens_total{model=\"sim\"}").await,
+        2 * COUNTED
+    );
+    let metrics = limited.gateway.client.metrics().await;
+    assert!(metrics.lines().any(|line| line == "antiphon_cost_usd_total 1000000.0"), "{metrics}");
+    let row = limited.gateway.logged(1).await.remove(0);
+    assert_eq!((row.input_tokens, row.output_tokens), (COUNTED, COUNTED));
+    assert_eq!(row.cost_nano_usd, Some(million_dollars));
+}
+
+#[tokio::test]
 async fn every_terminal_status_is_settled_by_reported_usage() {
     for (script, requests, tokens) in [
         (Script::answer("a b").usage(100, 20), 1, 120),

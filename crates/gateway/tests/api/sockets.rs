@@ -315,6 +315,8 @@ async fn headers_of_the_handshake_go_upstream_with_each_turn() {
         header("openai-beta", "responses_websockets=2026-02-06"),
         header("authorization", "Bearer secret"),
         header("cookie", "a=b"),
+        header("connection", "Upgrade, x-codex-hop"),
+        header("x-codex-hop", "1"),
     ];
     let mut socket = Socket::connect(gateway.address(), "/v1/responses", &headers).await.unwrap();
     socket.created(unstored("one")).await;
@@ -326,7 +328,8 @@ async fn headers_of_the_handshake_go_upstream_with_each_turn() {
     let sent = |n: usize, name: &str| requests[n].header(name).map(str::to_owned);
     for n in 0..2 {
         assert_eq!(sent(n, "session-id").as_deref(), Some("s-1"));
-        for name in ["openai-beta", "authorization", "cookie", "upgrade", "sec-websocket-key"] {
+        for name in ["openai-beta", "authorization", "cookie", "upgrade", "sec-websocket-key", "x-codex-hop"]
+        {
             assert_eq!(sent(n, name), None, "{name}");
         }
     }

@@ -289,6 +289,8 @@ async fn a_socket_is_opened_with_the_clients_headers_and_the_accounts_credential
         header("cookie", "a=b"),
         header("session-id", "s1"),
         header("x-codex-window-id", "w1"),
+        header("connection", "x-codex-hop"),
+        header("x-codex-hop", "1"),
     ];
     let reply = gateway.client.request(Method::POST, "/v1/responses", &headers, turn(None).to_string()).await;
     reply.ok();
@@ -296,6 +298,7 @@ async fn a_socket_is_opened_with_the_clients_headers_and_the_accounts_credential
     assert_eq!(socket.header("authorization"), Some("Bearer sk-one"));
     assert_eq!((socket.header("session-id"), socket.header("x-codex-window-id")), (Some("s1"), Some("w1")));
     assert_eq!((socket.header("cookie"), socket.header("x-org")), (None, Some("org")));
+    assert_eq!(socket.header("x-codex-hop"), None, "`connection` names it");
     assert_eq!(socket.header("openai-beta"), Some("responses_websockets=2026-02-06"));
     assert_eq!(socket.handshake.query.as_deref(), Some("v=1"));
     assert_eq!(socket.header("sec-websocket-extensions"), None);

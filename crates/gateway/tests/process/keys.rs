@@ -98,6 +98,8 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
     for (args, told) in [
         (&["create", "one"][..], "a key named \"one\" already exists"),
         (&["create", "a b"], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        (&["create", "new"], "\"new\" is reserved, choose another name"),
+        (&["create", ".."], "\"..\" is reserved, choose another name"),
         (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is in the past"),
         (
             &["create", "two", "--expires", "2999-01-01T00:00:00"],

@@ -19,6 +19,7 @@ mod memory;
 mod models;
 mod moving;
 mod operating;
+mod output;
 mod pages;
 mod reloading;
 mod serving;

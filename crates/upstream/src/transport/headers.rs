@@ -1,6 +1,7 @@
-//! The headers that pass from client to upstream, and back. No others do, above all no credentials and cookies.
+//! The headers that pass from client to upstream, and back. No others do, above all no credentials and cookies. Nor do
+//! those that `Connection` names, which are meant for the next hop alone.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 
 const TO_UPSTREAM: [&str; 7] = [
     "session-id",
@@ -31,6 +32,17 @@ pub fn for_client(upstream: &HeaderMap) -> HeaderMap {
     copy_matching(upstream, &TO_CLIENT, &TO_CLIENT_PREFIXES)
 }
 
+/// Removes the headers that the `Connection` of a message names.
+pub fn remove_named_by_connection(headers: &mut HeaderMap, message: &HeaderMap) {
+    for value in message.get_all(header::CONNECTION) {
+        for name in value.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
 fn copy_matching(from: &HeaderMap, names: &[&str], prefixes: &[&str]) -> HeaderMap {
     let passes = |name: &HeaderName| {
         let name = name.as_str();
@@ -40,11 +52,14 @@ fn copy_matching(from: &HeaderMap, names: &[&str], prefixes: &[&str]) -> HeaderM
     for (name, value) in from.iter().filter(|(name, _)| passes(name)) {
         picked.append(name.clone(), value.clone());
     }
+    remove_named_by_connection(&mut picked, from);
     picked
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -84,5 +99,19 @@ mod tests {
             names(for_client(&headers)),
             ["retry-after", "x-codex-window-id", "x-ratelimit-reset-requests"]
         );
+    }
+
+    #[test]
+    fn headers_that_connection_names_do_not_pass() {
+        let mut headers = HeaderMap::new();
+        for name in ["session-id", "x-codex-a", "x-codex-b", "x-codex-c"] {
+            headers.insert(HeaderName::from_static(name), "v".parse().unwrap());
+        }
+        for value in ["keep-alive, X-Codex-A", "x-codex-c ,, no name, \u{e9}"] {
+            headers.append(header::CONNECTION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        assert_eq!(for_upstream(&headers).len(), 2);
+        let names: Vec<_> = for_client(&headers).keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["x-codex-b"]);
     }
 }

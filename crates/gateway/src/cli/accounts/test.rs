@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::TestArgs;
 use crate::cli::operations::{open, open_empty, with_operations};
+use crate::cli::output::print_line;
 use crate::cli::print_json;
 use crate::config::Config;
 use crate::operations::{Answer, AskModel, TestedAccount};
@@ -27,7 +28,7 @@ pub fn run(config: &Config, args: &TestArgs) -> anyhow::Result<()> {
     if args.json {
         print_json(&json!({ "accounts": tested }))?;
     } else {
-        tested.iter().for_each(print);
+        tested.iter().try_for_each(print)?;
     }
     let failed = tested.iter().filter(|tested| !tested.answers).count();
     if failed > 0 {
@@ -36,7 +37,7 @@ pub fn run(config: &Config, args: &TestArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(tested: &TestedAccount) {
+fn print(tested: &TestedAccount) -> anyhow::Result<()> {
     let TestedAccount { account, error, api, server, answer, .. } = tested;
     let api = match api {
         Some("chat") => "chat completions",
@@ -44,13 +45,17 @@ fn print(tested: &TestedAccount) {
         None => "API not known",
     };
     let server = server.map_or_else(String::new, |server| format!(" ({server})"));
-    println!("{account:<20} {}", error.clone().unwrap_or_else(|| format!("ok: {api}{server}")));
+    print_line!("{account:<20} {}", error.clone().unwrap_or_else(|| format!("ok: {api}{server}")))?;
     if let Some(Answer { model, text, milliseconds, usage }) = answer {
         let seconds = *milliseconds as f64 / 1_000.0;
         let tokens = |name: &str| usage[name].as_u64().map_or("?".to_owned(), |tokens| tokens.to_string());
         let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
         let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let text: String = text.chars().filter(|c| !c.is_control()).take(500).collect();
-        println!("{:<20} {model}: {text:?} ({seconds:.1} s, {input} input and {output} output tokens)", "");
+        print_line!(
+            "{:<20} {model}: {text:?} ({seconds:.1} s, {input} input and {output} output tokens)",
+            ""
+        )?;
     }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::output::print_line;
 use crate::cli::print_json;
 use crate::config::{Config, Environment, Overrides, Secrets};
 
@@ -80,12 +81,11 @@ impl Arguments {
         if self.json {
             return print_json(&json!({ "file": self.output, "unset_variable": unset }));
         }
-        println!("Wrote {}. Next:", self.output.display());
+        print_line!("Wrote {}. Next:", self.output.display())?;
         if let Some(name) = unset {
-            println!("  export {name}=…");
+            print_line!("  export {name}=…")?;
         }
-        println!("  antiphon doctor    # checks it\n  antiphon serve");
-        Ok(())
+        print_line!("  antiphon doctor    # checks it\n  antiphon serve")
     }
 
     /// Asks for what the flags leave open. An empty answer, or none, stands for the default.

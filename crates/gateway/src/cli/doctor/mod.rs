@@ -15,6 +15,7 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
+use super::output::print_line;
 use super::print_json;
 use crate::config::{Config, Loaded};
 
@@ -65,7 +66,7 @@ impl Arguments {
         if self.json {
             print_json(&serde_json::json!({ "healthy": problems == 0, "findings": findings }))?;
         } else {
-            findings.iter().for_each(Finding::print);
+            findings.iter().try_for_each(Finding::print)?;
         }
         if problems > 0 {
             bail!("{problems} problem(s)");
@@ -124,7 +125,7 @@ impl Finding {
         Self { check: check.into(), status: Status::Problem, message: message.into(), advice }
     }
 
-    fn print(&self) {
+    fn print(&self) -> anyhow::Result<()> {
         let Self { check, status, message, advice } = self;
         let status = match status {
             Status::Ok => "ok",
@@ -132,9 +133,10 @@ impl Finding {
             Status::Problem => "problem",
         };
         let message = message.replace('\n', "\n         ");
-        println!("{status:<8} {check}: {message}");
+        print_line!("{status:<8} {check}: {message}")?;
         if let Some(advice) = advice {
-            println!("         -> {advice}");
+            print_line!("         -> {advice}")?;
         }
+        Ok(())
     }
 }

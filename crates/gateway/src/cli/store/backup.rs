@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::copy::{PROGRESS_INTERVAL, print_progress};
+use crate::cli::output::{print_line, print_note};
 use crate::cli::{block_on, print_json};
 use crate::config::Config;
 
@@ -25,12 +26,12 @@ pub fn run(config: &Config, file: &Path, json: bool) -> anyhow::Result<()> {
     if json {
         print_json(&json!({ "file": file, "bytes": bytes, "responses": responses }))?;
     } else {
-        println!("{url} -> {}: {responses} responses, {} KiB", file.display(), bytes.div_ceil(1024));
+        print_line!("{url} -> {}: {responses} responses, {} KiB", file.display(), bytes.div_ceil(1024))?;
     }
     if config.accounts.iter().any(|account| account.oauth.is_some())
         && let Some(key_file) = config.store.key_file()
     {
-        eprintln!("Back up {} as well: it decrypts the tokens of accounts.", key_file.display());
+        print_note!("Back up {} as well: it decrypts the tokens of accounts.", key_file.display());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::cli::block_on;
+use crate::cli::output::{print_line, print_note};
 use crate::config::StoreConfig;
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,9 +23,9 @@ pub fn run(config: &StoreConfig, json: bool) -> anyhow::Result<()> {
     };
     let report = block_on(async { Ok(antiphon_store::verify(&url, &mut progress).await?) })?;
     if json {
-        println!("{}", to_json(&report));
+        print_line!("{}", to_json(&report))?;
     } else {
-        print_text(&report);
+        print_text(&report)?;
     }
     if !report.is_intact() {
         bail!("{url} is damaged in {} place(s)", report.damages);
@@ -34,13 +35,13 @@ pub fn run(config: &StoreConfig, json: bool) -> anyhow::Result<()> {
 
 fn show(VerifyProgress { step, rows, of_rows }: VerifyProgress) {
     let step = match step {
-        VerifyStep::Pages => return eprintln!("checking the database's own structure"),
+        VerifyStep::Pages => return print_note!("checking the database's own structure"),
         VerifyStep::Responses => "responses",
         VerifyStep::Items => "items",
         VerifyStep::ConversationItems => "items of conversations",
     };
     let percent = (rows * 100).checked_div(of_rows).unwrap_or(100).min(100);
-    eprintln!("checking {step}: {rows} of {of_rows} rows ({percent} %)");
+    print_note!("checking {step}: {rows} of {of_rows} rows ({percent} %)");
 }
 
 fn to_json(report: &VerifyReport) -> Value {
@@ -59,19 +60,20 @@ fn to_json(report: &VerifyReport) -> Value {
     })
 }
 
-fn print_text(report: &VerifyReport) {
+fn print_text(report: &VerifyReport) -> anyhow::Result<()> {
     for Damage { of, problem } in &report.listed {
         match of {
-            Some((project, response)) => println!("{response} of project {project}: {problem}"),
-            None => println!("{problem}"),
+            Some((project, response)) => print_line!("{response} of project {project}: {problem}")?,
+            None => print_line!("{problem}")?,
         }
     }
     let VerifyReport { responses, without_checksum, items, conversation_items, .. } = report;
-    println!(
+    print_line!(
         "{responses} responses ({without_checksum} without a checksum), {items} indexed items, {conversation_items} items of \
          conversations"
-    );
+    )?;
     if report.is_intact() {
-        println!("Nothing is damaged.");
+        print_line!("Nothing is damaged.")?;
     }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::cli::block_on;
+use crate::cli::output::{print_line, print_note};
 use crate::config::{Environment, StoreConfig};
 
 /// The prefix of a URL that is in an environment variable.
@@ -25,9 +26,9 @@ pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Re
     let report =
         block_on(async { antiphon_store::copy(&from, &to, &mut progress).await.map_err(add_advice) })?;
     if json {
-        println!("{}", to_json(&report));
+        print_line!("{}", to_json(&report))?;
     } else {
-        print_table(&from, &to, &report);
+        print_table(&from, &to, &report)?;
     }
     if !report.is_verified() {
         bail!("{}", describe_differences(&report));
@@ -84,7 +85,7 @@ pub(super) fn print_progress(progress: &CopyProgress) {
         CopyStep::Verifying => "verifying",
     };
     let percent = (rows * 100).checked_div(*of_rows).unwrap_or(100).min(100);
-    eprintln!("{step} {table}: {rows} of {of_rows} rows ({percent} %), {} MiB copied", copied_bytes >> 20);
+    print_note!("{step} {table}: {rows} of {of_rows} rows ({percent} %), {} MiB copied", copied_bytes >> 20);
 }
 
 fn to_json(report: &CopyReport) -> Value {
@@ -104,22 +105,30 @@ fn to_json(report: &CopyReport) -> Value {
     json!({ "verified": report.is_verified(), "tables": report.tables.iter().map(table).collect::<Vec<_>>() })
 }
 
-fn print_table(from: &StoreUrl, to: &StoreUrl, report: &CopyReport) {
-    println!("{from} -> {to}");
-    println!(
+fn print_table(from: &StoreUrl, to: &StoreUrl, report: &CopyReport) -> anyhow::Result<()> {
+    print_line!("{from} -> {to}")?;
+    print_line!(
         "{:<12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}  digests",
-        "table", "copied", "present", "missing", "differing", "extra", "source", "target"
-    );
+        "table",
+        "copied",
+        "present",
+        "missing",
+        "differing",
+        "extra",
+        "source",
+        "target"
+    )?;
     for TableReport { table, copied, present, missing, differing, extra, source, target, .. } in
         &report.tables
     {
-        println!(
+        print_line!(
             "{table:<12} {copied:>12} {present:>12} {missing:>12} {differing:>12} {extra:>12} {:>12} {:>12}  {}",
             source.rows,
             target.rows,
             if source == target { &source.digest[..16] } else { "differ" },
-        );
+        )?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

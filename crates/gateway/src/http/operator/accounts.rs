@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Operator;
-use super::request::Parameters;
+use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
 use crate::operations::{Account, AccountList, AskModel, Operations, Page, TestedAccount};
@@ -40,6 +40,7 @@ pub async fn list(
 )]
 pub async fn get(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
@@ -57,6 +58,7 @@ pub async fn get(
 )]
 pub async fn pause(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
@@ -74,6 +76,7 @@ pub async fn pause(
 )]
 pub async fn resume(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<Account>, ErrorReply> {
@@ -91,6 +94,7 @@ pub async fn resume(
 )]
 pub async fn test(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<TestedAccount>, ErrorReply> {

@@ -9,7 +9,7 @@ use axum::extract::State;
 use http::StatusCode;
 
 use super::Operator;
-use super::request::{JsonBody, Parameters};
+use super::request::{JsonBody, NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
 use crate::operations::{DeletedKey, KeyClientList, KeyList, LimitList, Operations, Page, RotateRequest};
@@ -42,6 +42,7 @@ pub async fn list(
 )]
 pub async fn create(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     JsonBody(new): JsonBody<NewKey>,
 ) -> Result<(StatusCode, Json<KeyWithSecret>), ErrorReply> {
@@ -59,6 +60,7 @@ pub async fn create(
 )]
 pub async fn get(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<KeyView>, ErrorReply> {
@@ -76,6 +78,7 @@ pub async fn get(
 )]
 pub async fn limits(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<LimitList>, ErrorReply> {
@@ -93,6 +96,7 @@ pub async fn limits(
 )]
 pub async fn clients(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<KeyClientList>, ErrorReply> {
@@ -111,6 +115,7 @@ pub async fn clients(
 )]
 pub async fn change(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
     JsonBody(changes): JsonBody<KeyChanges>,
@@ -129,6 +134,7 @@ pub async fn change(
 )]
 pub async fn delete(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<DeletedKey>, ErrorReply> {
@@ -147,6 +153,7 @@ pub async fn delete(
 )]
 pub async fn rotate(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
     JsonBody(request): JsonBody<RotateRequest>,
@@ -165,6 +172,7 @@ pub async fn rotate(
 )]
 pub async fn revoke(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(name): PathSegment,
 ) -> Result<Json<KeyView>, ErrorReply> {

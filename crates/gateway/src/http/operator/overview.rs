@@ -11,7 +11,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 
 use super::Operator;
-use super::request::Parameters;
+use super::request::{NoParameters, Parameters};
 use crate::http::app_state::AppState;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{
@@ -75,6 +75,7 @@ fn range(operations: &Operations, parameters: &OverviewParameters) -> Result<Tim
 )]
 pub async fn live(
     Operator { role }: Operator,
+    _: Parameters<NoParameters>,
     State(state): State<AppState>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ErrorReply> {
     let permit = state.operations.watch(Watcher::Token(role))?;

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts};
 use http::Request;
 use http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::body_memory::Tenant;
@@ -17,6 +18,11 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// The query parameters of a request.
 pub struct Parameters<T>(pub T);
+
+/// The query parameters of a route that has none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParameters {}
 
 /// A body that is a JSON object.
 pub struct JsonBody<T>(pub T);

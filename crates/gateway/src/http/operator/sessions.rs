@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Operator;
+use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
 use crate::operations::{EndedSession, IssuedToken, Operations, SessionList, TokenList};
@@ -22,6 +23,7 @@ use crate::operations::{EndedSession, IssuedToken, Operations, SessionList, Toke
 )]
 pub async fn list(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
 ) -> Result<Json<SessionList>, ErrorReply> {
     Ok(Json(operations.list_sessions().await?))
@@ -37,6 +39,7 @@ pub async fn list(
 )]
 pub async fn end_all(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
 ) -> Result<Json<SessionList>, ErrorReply> {
     Ok(Json(operations.end_all_sessions(Actor::AdminApi).await?))
@@ -53,6 +56,7 @@ pub async fn end_all(
 )]
 pub async fn end(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
     PathSegment(id): PathSegment,
 ) -> Result<Json<EndedSession>, ErrorReply> {
@@ -69,6 +73,7 @@ pub async fn end(
 )]
 pub async fn tokens(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
 ) -> Result<Json<TokenList>, ErrorReply> {
     Ok(Json(operations.list_admin_tokens().await?))
@@ -84,6 +89,7 @@ pub async fn tokens(
 )]
 pub async fn replace_viewer_token(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
 ) -> Result<Json<IssuedToken>, ErrorReply> {
     Ok(Json(operations.replace_admin_token(Role::Viewer, Actor::AdminApi).await?))

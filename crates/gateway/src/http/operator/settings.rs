@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Operator;
+use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{ConfigReport, Operations, StoreReport};
 
@@ -17,7 +18,11 @@ use crate::operations::{ConfigReport, Operations, StoreReport};
     tag = "settings",
     responses((status = OK, body = ConfigReport))
 )]
-pub async fn config(_: Operator, State(operations): State<Arc<Operations>>) -> Json<ConfigReport> {
+pub async fn config(
+    _: Operator,
+    _: Parameters<NoParameters>,
+    State(operations): State<Arc<Operations>>,
+) -> Json<ConfigReport> {
     Json(operations.config())
 }
 
@@ -31,6 +36,7 @@ pub async fn config(_: Operator, State(operations): State<Arc<Operations>>) -> J
 )]
 pub async fn store(
     _: Operator,
+    _: Parameters<NoParameters>,
     State(operations): State<Arc<Operations>>,
 ) -> Result<Json<StoreReport>, ErrorReply> {
     Ok(Json(operations.store_report().await?))

@@ -34,6 +34,7 @@ use super::fallback::method_not_allowed;
 use super::stall::ClientStream;
 use crate::body_memory::Share;
 use antiphon_access::keys::Caller;
+use antiphon_upstream::transport::headers::remove_named_by_connection;
 
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
 
@@ -159,6 +160,7 @@ fn turn_headers(headers: &HeaderMap) -> HeaderMap {
             copied.append(name, value);
         }
     }
+    remove_named_by_connection(&mut copied, headers);
     copied
 }
 

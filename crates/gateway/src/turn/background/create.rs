@@ -5,7 +5,7 @@ use std::sync::Arc;
 use antiphon_protocol::event::write_sse;
 use antiphon_protocol::json::{Malformed, Set, set_members};
 use antiphon_store::{BackgroundRequest, EventChunk, NewBackgroundTurn, TurnLease};
-use antiphon_upstream::transport::headers::for_upstream;
+use antiphon_upstream::transport::headers::{for_upstream, remove_named_by_connection};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -147,6 +147,7 @@ fn encode_headers(client: &HeaderMap) -> String {
             headers.insert(HeaderName::from_static(name), value.clone());
         }
     }
+    remove_named_by_connection(&mut headers, client);
     let pairs: Vec<(&str, &str)> =
         headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
     serde_json::to_string(&pairs).unwrap_or_default()
