@@ -194,3 +194,31 @@ async fn a_turn_stays_with_its_owner_when_the_database_was_away_for_longer_than_
     gate.open();
     assert_eq!(ended(&two.client, &id).await["status"], "completed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_cannot_be_taken_over_keeps_no_other_waiting() {
+    let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
+    let (upstream, url) = (simulator().await, Postgres::shared_database().await);
+    let start = || Setup::over(&upstream).database_url(&url).config(config).start();
+    let (one, two) = tokio::join!(start(), start());
+    let (script, gate) = Script::answer("a b c d").gated();
+    upstream.always(script);
+    let [first, second] = [queue(&one, &body("first")).await, queue(&one, &body("second")).await];
+    gate.arrived(2).await;
+    let execute = async |sql: &str| {
+        Postgres::shared().execute(url.rsplit('/').next().unwrap(), sql).await;
+    };
+    let hex = first.strip_prefix("resp_").unwrap();
+    execute(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON background_turns FOR EACH ROW \
+         WHEN (OLD.id = '{hex}' AND NEW.epoch > OLD.epoch) EXECUTE FUNCTION refuse()"
+    ))
+    .await;
+    one.stop().await;
+    gate.open();
+    assert_eq!(ended(&two.client, &second).await["status"], "completed");
+    assert_eq!(two.client.get(&path(&first)).await.ok()["status"], "in_progress");
+    execute("DROP TRIGGER refuse ON background_turns").await;
+    assert_eq!(ended(&two.client, &first).await["status"], "completed");
+}
