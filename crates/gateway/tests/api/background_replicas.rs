@@ -222,3 +222,21 @@ async fn a_turn_that_cannot_be_taken_over_keeps_no_other_waiting() {
     execute("DROP TRIGGER refuse ON background_turns").await;
     assert_eq!(ended(&two.client, &first).await["status"], "completed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_far_ahead_keeps_no_other_waiting() {
+    // At a keep-alive readers look into the store.
+    let (upstream, [one, two]) = two_replicas("timeouts.keep_alive = \"1h\"").await;
+    let (script, gate) = Script::answer("a b c d").gated_after(4);
+    upstream.script(script.hang_after(6));
+    let mut creator = one.client.stream(streamed()).await;
+    let id = creator.next().await.unwrap().response_id();
+    let follow = async |query: &str| two.client.follow(&format!("{}?stream=true{query}", path(&id))).await;
+    let _far_ahead = follow("&starting_after=999999").await;
+    let mut reader = follow("").await;
+    gate.open();
+    for _ in 0..6 {
+        reader.next().await.unwrap();
+    }
+    cancel(&two.client, &id).await.ok();
+}
