@@ -278,7 +278,7 @@ fn request_without_input(row: &BackgroundTurn) -> Bytes {
 }
 
 /// A turn that has reached its time limit.
-fn too_long() -> Failure {
+pub(super) fn too_long() -> Failure {
     Failure::StreamInterrupted("the turn exceeded its time limit".to_owned())
 }
 
