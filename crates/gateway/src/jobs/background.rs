@@ -7,10 +7,13 @@ use std::time::Duration;
 use antiphon_runtime::Clock;
 use antiphon_store::Store;
 
+use super::renewing::pause_after;
 use crate::turn::Turns;
 
 /// How often to look for turns of this process that clients of other processes cancel.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a store is checked that did not work.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Readers that follow a turn read its last events even if it is deleted.
 const READER_GRACE: Duration = Duration::from_secs(10);
 /// The number of turns per step of a purge, which bounds how long other writers wait.
@@ -19,14 +22,16 @@ const BATCH_ROWS: u32 = 100;
 /// Renews the leases of this process's turns, well before they expire, except of those that it has lost track of.
 pub async fn renew_leases(turns: Arc<Turns>) {
     let interval = turns.background.settings.lease / 3;
-    let mut missing = HashSet::new();
+    let (mut missing, mut pause) = (HashSet::new(), interval);
     loop {
-        tokio::time::sleep(interval).await;
-        let renewed = async {
-            turns.renew_leases().await?;
+        tokio::time::sleep(pause).await;
+        let renewed = turns.renew_leases().await;
+        pause = pause_after(&renewed, interval);
+        let released = async {
+            renewed?;
             turns.release_missing(&mut missing).await
         };
-        if let Err(error) = renewed.await {
+        if let Err(error) = released.await {
             tracing::debug!(%error, "leases of background turns could not be renewed");
         }
     }
@@ -38,9 +43,23 @@ pub async fn take_over(turns: Arc<Turns>) {
     loop {
         if let Err(error) = turns.take_over().await {
             tracing::debug!(%error, "background turns could not be taken over; retrying");
+            wait_for_owners(&turns).await;
         }
         tokio::time::sleep(interval).await;
     }
+}
+
+/// After an outage of the store all leases seem to have expired. Waits until it works, and then so long that owners that live have
+/// renewed theirs.
+async fn wait_for_owners(turns: &Turns) {
+    let store = turns.chains.store();
+    if !store.is_shared() {
+        return;
+    }
+    while store.check().await.is_err() {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+    }
+    tokio::time::sleep(turns.background.settings.lease / 2).await;
 }
 
 /// Cancels what clients of other processes cancel.

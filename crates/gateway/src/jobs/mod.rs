@@ -8,6 +8,7 @@ pub mod keys;
 pub mod limits;
 pub mod memory;
 pub mod metrics;
+mod renewing;
 pub mod replicas;
 pub mod store;
 pub mod tls;

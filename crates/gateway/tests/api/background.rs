@@ -332,8 +332,8 @@ async fn a_polled_turn_that_is_cut_goes_to_another_account() {
 #[tokio::test]
 async fn a_turn_ends_at_its_deadline() {
     let (upstream, gateway) = over("background.max_duration = \"300ms\"").await;
-    upstream.always(Script::answer("a b c d").hang_after(4));
-    for stream in [false, true] {
+    for (stream, events) in [(false, 4), (true, 4), (false, 0)] {
+        upstream.always(Script::answer("a b c d").hang_after(events));
         let mut request = body("x");
         request["stream"] = json!(stream);
         let id = match stream {
@@ -341,7 +341,7 @@ async fn a_turn_ends_at_its_deadline() {
             true => gateway.client.stream(&request).await.until("response.failed").await.response_id(),
         };
         let failed = ended(&gateway.client, &id).await;
-        assert_eq!(failed["status"], "failed", "{failed}");
+        assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("server_error")));
     }
 }
 

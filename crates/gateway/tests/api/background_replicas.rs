@@ -1,8 +1,10 @@
 //! Background responses over one PostgreSQL database, with several gateways.
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
+use antiphon_store::Claimable;
 use antiphon_testkit::{Event, Fault, Faults, Gateway, Postgres, Setup, eventually};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::background::{body, cancel, ended, in_progress, path, queue};
 use crate::simulator;
@@ -164,4 +166,77 @@ async fn a_turn_that_ends_while_another_replica_looks_for_it_is_found() {
     let items = format!("{}/input_items", path(&id));
     let (items, ()) = tokio::join!(two.client.get(&items), end(&id, gate));
     assert_eq!(items.ok()["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_stays_with_its_owner_when_the_database_was_away_for_longer_than_its_lease() {
+    let (upstream, url) = (simulator().await, Postgres::shared_database().await);
+    let (of_one, of_two) = (Faults::default(), Faults::default());
+    let start = |faults| {
+        Setup::over(&upstream).database_url(&url).config("background.lease = \"9s\"").faults(faults).start()
+    };
+    let (one, two) = tokio::join!(start(&of_one), start(&of_two));
+    let (script, gate) = Script::answer("a b c d").gated();
+    upstream.script(script);
+    let id = queue(&one, &body("x")).await;
+    gate.arrived(1).await;
+    of_one.set(Fault::Fails("renew_leases"));
+    of_two.set(Fault::Down);
+    let leases = async |which| {
+        let (store, now) = (one.app.chains.store(), one.app.env.clock.now());
+        store.list_claimable(Uuid::nil(), which, now, 9).await.unwrap()
+    };
+    eventually("the lease expires", async || !leases(Claimable::Expired).await.is_empty()).await;
+    of_one.set(Fault::None);
+    of_two.set(Fault::None);
+    eventually("the lease is renewed", async || leases(Claimable::Expired).await.is_empty()).await;
+    assert_eq!(leases(Claimable::NotOwn).await[0].owner, one.app.background.owner);
+    gate.open();
+    assert_eq!(ended(&two.client, &id).await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_cannot_be_taken_over_keeps_no_other_waiting() {
+    let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
+    let (upstream, url) = (simulator().await, Postgres::shared_database().await);
+    let start = || Setup::over(&upstream).database_url(&url).config(config).start();
+    let (one, two) = tokio::join!(start(), start());
+    let (script, gate) = Script::answer("a b c d").gated();
+    upstream.always(script);
+    let [first, second] = [queue(&one, &body("first")).await, queue(&one, &body("second")).await];
+    gate.arrived(2).await;
+    let execute = async |sql: &str| {
+        Postgres::shared().execute(url.rsplit('/').next().unwrap(), sql).await;
+    };
+    let hex = first.strip_prefix("resp_").unwrap();
+    execute(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON background_turns FOR EACH ROW \
+         WHEN (OLD.id = '{hex}' AND NEW.epoch > OLD.epoch) EXECUTE FUNCTION refuse()"
+    ))
+    .await;
+    one.stop().await;
+    gate.open();
+    assert_eq!(ended(&two.client, &second).await["status"], "completed");
+    assert_eq!(two.client.get(&path(&first)).await.ok()["status"], "in_progress");
+    execute("DROP TRIGGER refuse ON background_turns").await;
+    assert_eq!(ended(&two.client, &first).await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_far_ahead_keeps_no_other_waiting() {
+    // At a keep-alive readers look into the store.
+    let (upstream, [one, two]) = two_replicas("timeouts.keep_alive = \"1h\"").await;
+    let (script, gate) = Script::answer("a b c d").gated_after(4);
+    upstream.script(script.hang_after(6));
+    let mut creator = one.client.stream(streamed()).await;
+    let id = creator.next().await.unwrap().response_id();
+    let follow = async |query: &str| two.client.follow(&format!("{}?stream=true{query}", path(&id))).await;
+    let _far_ahead = follow("&starting_after=999999").await;
+    let mut reader = follow("").await;
+    gate.open();
+    for _ in 0..6 {
+        reader.next().await.unwrap();
+    }
+    cancel(&two.client, &id).await.ok();
 }

@@ -36,11 +36,12 @@ pub(super) fn describe(error: &Error) -> String {
     text
 }
 
-/// Whether the connection can't be used any more: it is broken, or the server is shutting down or has become a standby.
+/// Whether the connection can't be used any more: it is broken, or the server ends it, is shutting down or has become a standby.
 fn is_lost(error: &Error) -> bool {
     match error.code() {
         Some(code) => {
             *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
                 || ["08", "57P"].iter().any(|class| code.code().starts_with(class))
         }
         None => {

@@ -54,7 +54,8 @@ static MIGRATIONS: [Migration; 18] = [
 const MIGRATION_LOCK: i64 = 0x416e_7469_7068_6f6e;
 
 /// A replica that died during a migration holds its locks until the server notices.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'";
+const BEGIN: &str =
+    "BEGIN; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
 pub(super) const HAS_VERSIONS: &str = "SELECT to_regclass('antiphon_schema') IS NOT NULL";
 

@@ -20,6 +20,11 @@ use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
 /// A stuck connection is given up no sooner than this: opening another costs more than a short wait.
 const MIN_LIMIT: Duration = Duration::from_secs(1);
+/// The part of the limit after which the server ends a transaction whose client is silent, as other writers may wait for its rows. It is
+/// small, as a store can fall silent in several transactions that wait for each other.
+const SILENT_PART: u32 = 4;
+/// The server takes no more than 24 days.
+const MAX_SILENT: Duration = Duration::from_hours(24);
 /// How often a batch is tried again that was in conflict with another writer's, and the unit of the pauses between.
 const MAX_RETRIES: u32 = 8;
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -30,6 +35,7 @@ pub(super) struct PostgresEngine {
     /// The connection to prefer.
     own: usize,
     limit: Duration,
+    begin: String,
     encoder: Encoder,
 }
 
@@ -37,7 +43,10 @@ pub(super) struct PostgresEngine {
 
 impl PostgresEngine {
     pub(super) fn new(pool: Arc<Pool>, own: usize, commit_timeout: Duration) -> Self {
-        Self { pool, own, limit: commit_timeout.max(MIN_LIMIT), encoder: Encoder::new() }
+        let limit = commit_timeout.max(MIN_LIMIT);
+        let silent = MAX_SILENT.min(limit / SILENT_PART);
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {}", silent.as_millis());
+        Self { pool, own, limit, begin, encoder: Encoder::new() }
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
@@ -53,7 +62,7 @@ impl PostgresEngine {
             return Ok(vec![Outcome::Done; batch.len()]);
         }
         let transaction = async {
-            client.batch_execute("BEGIN").await?;
+            client.batch_execute(&self.begin).await?;
             lock_rows(client, batch).await?;
             let appended = appends.advance(client, batch).await?;
             inserts.leave_out(&appended);

@@ -8,7 +8,7 @@ use crate::conversations::begin;
 use crate::fixture::{NOW, after, id, patient, project};
 use crate::postgres::{connect, open_with};
 
-async fn is_a_writer_waiting(client: &Client) -> bool {
+pub(crate) async fn is_a_writer_waiting(client: &Client) -> bool {
     let waiting =
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     !client.query(waiting, &[]).await.unwrap().is_empty()

@@ -31,6 +31,7 @@ mod replicas;
 mod searching;
 mod sessions;
 mod sign_ins;
+mod silence;
 mod sqlite;
 mod usage;
 mod verifying;

@@ -232,7 +232,7 @@ async fn cut(url: &str) {
     execute(url, others).await;
 }
 
-async fn recovered(store: &Arc<dyn Store>) {
+pub(crate) async fn recovered(store: &Arc<dyn Store>) {
     eventually("the store writes again", async || store.check().await.is_ok()).await;
     assert!(store.is_available());
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::run::{Run, is_transient};
+use super::runner::too_long;
 use crate::turn::framing::Framing;
 use crate::turn::record::Finished;
 use crate::turn::relay::{Relay, Terminal};
@@ -43,6 +44,11 @@ impl Turn {
         if matches!(failure, Failure::Stopped) && self.may_run_again() {
             return self.leave();
         }
+        let has_run_out = Instant::now() >= self.deadline.into();
+        let failure = match failure {
+            Failure::UpstreamTimeout(_) | Failure::AllBusy if has_run_out => too_long(),
+            failure => failure,
+        };
         let relay = Relay::new(self.owned(resolved), Framing::Sse, None);
         self.end_with(&relay, &failure, resolved).await;
     }

@@ -67,6 +67,8 @@ impl Follower {
         let store = self.turns.chains.store();
         // In this order: a turn that has ended logs nothing more.
         let Some(progress) = store.load_progress(&self.project, self.id).await? else { return Ok(true) };
+        // The first reader may ask for what comes much later.
+        self.after = self.after.min(progress.last_sequence);
         while self.after < progress.last_sequence {
             let chunks = store.list_events(&self.project, self.id, self.after).await?;
             let Some(last) = chunks.last() else { break };

@@ -71,23 +71,31 @@ impl Turns {
         Ok(())
     }
 
-    /// Claims turns that nobody runs, and runs them.
+    /// Claims turns that nobody runs, and runs them. A turn that can't be claimed keeps no other waiting.
     pub async fn take_over(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = self.chains.store();
         // Without other processes over the store, an owner that is not this process is dead.
         let which = if store.is_shared() { Claimable::Expired } else { Claimable::NotOwn };
         let owner = self.background.owner;
+        let mut result = Ok(());
         loop {
             let listed = store.list_claimable(owner, which, self.env.clock.now(), MAX_CLAIMED).await?;
             let mut is_any_claimed = false;
             for from in &listed {
                 // Its lease may have expired while the store was unavailable, but it still runs.
-                if self.background.find_running(from.id).is_none_or(|run| run.lease != *from) {
-                    is_any_claimed |= self.claim(from, which).await?;
+                if self.background.find_running(from.id).is_some_and(|run| run.lease == *from) {
+                    continue;
+                }
+                match self.claim(from, which).await {
+                    Ok(is_claimed) => is_any_claimed |= is_claimed,
+                    Err(error) => {
+                        tracing::warn!(response.id = %from.id, %error, "background turn cannot be taken over now; retrying");
+                        result = Err(error);
+                    }
                 }
             }
             if listed.len() < MAX_CLAIMED as usize || !is_any_claimed {
-                return Ok(());
+                return result;
             }
         }
     }
@@ -270,7 +278,7 @@ fn request_without_input(row: &BackgroundTurn) -> Bytes {
 }
 
 /// A turn that has reached its time limit.
-fn too_long() -> Failure {
+pub(super) fn too_long() -> Failure {
     Failure::StreamInterrupted("the turn exceeded its time limit".to_owned())
 }
 
