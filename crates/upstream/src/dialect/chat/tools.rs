@@ -158,36 +158,40 @@ impl Tools {
     }
 
     fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {
-        if let Some(mode) = json::string(choice) {
-            return match self.omitted.first().filter(|_| mode == "required" && self.functions.is_empty()) {
-                Some((index, kind)) => Err(rejected(*index, kind)),
-                None => self.set_choice(choice.to_vec()),
-            };
+        if choice.first() == Some(&b'"') {
+            return self.set_mode(choice);
         }
         let Ok(choice) = Object::scan(choice) else { return Ok(()) };
         let kind = choice.get("type").and_then(json::string).unwrap_or_default();
         match &*kind {
-            "allowed_tools" => self.allow_only(&choice),
+            "allowed_tools" => return self.allow_only(&choice),
             "function" | "custom" => self.force(choice.get("name").unwrap_or(b"\"\"")),
             kind if self.has(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
-                Err(index.map_or_else(
+                return Err(index.map_or_else(
                     || unsupported("tool_choice", unavailable(kind)),
                     |index| rejected(index, kind),
-                ))
+                ));
             }
         }
+        Ok(())
     }
 
-    fn set_choice(&mut self, choice: Vec<u8>) -> Result<(), ApiError> {
-        self.choice = Some(choice);
+    /// `mode` is a JSON string.
+    fn set_mode(&mut self, mode: &[u8]) -> Result<(), ApiError> {
+        let is_required = json::string(mode).is_some_and(|mode| mode == "required");
+        if let Some((index, kind)) = self.omitted.first().filter(|_| is_required && self.functions.is_empty())
+        {
+            return Err(rejected(*index, kind));
+        }
+        self.choice = Some(mode.to_vec());
         Ok(())
     }
 
     /// `name` is a JSON string.
-    fn force(&mut self, name: &[u8]) -> Result<(), ApiError> {
-        self.set_choice([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat())
+    fn force(&mut self, name: &[u8]) {
+        self.choice = Some([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat());
     }
 
     /// Leaves out what may not be called. Not every server observes `none`, and some reject or ignore the name of a function.
@@ -214,8 +218,11 @@ impl Tools {
         });
         let names: Vec<_> = named.collect();
         self.functions.retain(|function| names.iter().any(|name| *name == function.name));
-        let mode = choice.get("mode").unwrap_or(b"\"auto\"").to_vec();
-        self.choose(&mode)
+        let mode = choice.get("mode").filter(|mode| *mode != b"null").unwrap_or(b"\"auto\"");
+        match json::string(mode).as_deref() {
+            Some("auto" | "required" | "none") => self.set_mode(mode),
+            _ => Err(invalid_mode()),
+        }
     }
 }
 
@@ -225,6 +232,12 @@ fn param(index: usize) -> String {
 
 fn unavailable(kind: &str) -> String {
     format!("The upstream's chat completions have no tool of type '{kind}'.")
+}
+
+fn invalid_mode() -> ApiError {
+    let message =
+        "Invalid 'tool_choice': the 'mode' of allowed tools must be 'auto', 'required' or 'none'.".to_owned();
+    ApiError { code: Some("invalid_value".into()), ..unsupported("tool_choice", message) }
 }
 
 fn rejected(index: usize, kind: &str) -> ApiError {

@@ -184,6 +184,24 @@ fn tools_are_functions_and_those_that_cannot_be_are_named() {
 }
 
 #[test]
+fn the_mode_of_allowed_tools_is_one_of_three_words() {
+    let allowing = |mode: Value| {
+        let choice =
+            json!({"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "f"}]});
+        json!({"model": "m", "input": "x", "tools": [{"type": "function", "name": "f"}], "tool_choice": choice})
+    };
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    for (mode, sent) in [("auto", "auto"), ("required", "required"), ("none", "none")] {
+        assert_eq!(encoded(openai, &allowing(mode.into()))["tool_choice"], sent);
+    }
+    assert_eq!(encoded(openai, &allowing(Value::Null))["tool_choice"], "auto");
+    for mode in [json!({"type": "allowed_tools", "mode": "auto"}), json!("any"), json!(5), json!(["auto"])] {
+        let refused = rejected(allowing(mode.clone()));
+        assert_eq!(refused, (Some("invalid_value".to_owned()), Some("tool_choice".to_owned())), "{mode}");
+    }
+}
+
+#[test]
 fn what_a_chat_cannot_express_is_rejected() {
     let with = |name: &str, value: Value| {
         let mut request = json!({"model": "m", "input": "x", "tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]});
