@@ -223,37 +223,37 @@ impl Events {
 
     /// Announces a call once its name is known, if its arguments are streamed.
     fn announce(&mut self, call: &mut Call) {
-        if call.is_announced || !call.has_name() || !call.is_announced_early(&self.echo) {
+        if call.is_announced || !call.has_name() || !call.is_announced_early() {
             return;
         }
         call.is_announced = true;
-        self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", false));
+        self.emit_item("response.output_item.added", &call.item("in_progress", false));
     }
 
     /// Passes on the arguments of a function that have not been passed on yet.
     fn emit_arguments(&mut self, call: &mut Call) {
-        let Some(arguments) = call.take_new_arguments(&self.echo) else { return };
+        let Some(arguments) = call.take_new_arguments() else { return };
         let mut delta = self.place(call.item_id());
         put(&mut delta, &[br#","delta":""#, &arguments, b"\""]);
         self.emit("response.function_call_arguments.delta", &delta);
     }
 
     fn close_call(&mut self, mut call: Call, status: &str) {
-        call.settle(&self.echo);
+        call.settle();
         self.announce(&mut call);
         self.emit_arguments(&mut call);
-        let done = call.item(&self.echo, status, true);
+        let done = call.item(status, true);
         let place = self.place(call.item_id());
         if !call.is_announced {
-            self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", true));
-        } else if let Some(input) = call.custom_input(&self.echo) {
+            self.emit_item("response.output_item.added", &call.item("in_progress", true));
+        } else if let Some(input) = call.custom_input() {
             for (name, member) in [("delta", "delta"), ("done", "input")] {
                 let event = format!("response.custom_tool_call_input.{name}");
                 let input = [&place[..], b",\"", member.as_bytes(), b"\":\"", &input, b"\""].concat();
                 self.emit(&event, &input);
             }
         } else {
-            let name = call.name(&self.echo);
+            let name = call.name();
             let arguments =
                 [&place, &br#","name":""#[..], name, br#"","arguments":""#, call.arguments(), b"\""].concat();
             self.emit("response.function_call_arguments.done", &arguments);

@@ -1,7 +1,7 @@
 //! The tools of a request as functions, which are all that a chat knows.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
@@ -16,6 +16,8 @@ pub type StandIns = HashMap<String, StandIn>;
 #[derive(Debug, Default)]
 pub struct Tools {
     functions: Vec<Function>,
+    /// Of all functions that the client has given.
+    names: HashSet<String>,
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
     pub stand_ins: StandIns,
@@ -84,7 +86,7 @@ impl Tools {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
                 return Err(unsupported(&param(index), message.to_owned()));
             }
-            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.has(kind)) {
+            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.names.contains(kind)) {
                 Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
                     return Err(rejected(index, kind));
@@ -95,8 +97,9 @@ impl Tools {
         Ok(())
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.functions.iter().any(|function| function.name == name)
+    fn push(&mut self, name: String, json: Vec<u8>) {
+        self.names.insert(name.clone());
+        self.functions.push(Function { name, json });
     }
 
     fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
@@ -118,7 +121,7 @@ impl Tools {
             &mut json,
             &[br#","parameters":"#, parameters.unwrap_or(br#"{"type":"object","properties":{}}"#), b"}}"],
         );
-        self.functions.push(Function { name: key, json });
+        self.push(key, json);
     }
 
     fn add_namespace(&mut self, namespace: &Object<'_>) {
@@ -153,8 +156,8 @@ impl Tools {
             put(&mut json, &[br#","description":""#, description, b"\""]);
         }
         put(&mut json, &[br#","parameters":"#, parameters.as_bytes(), b"}}"]);
-        self.functions.push(Function { name: name.clone(), json });
-        self.stand_ins.insert(name, stand_in);
+        self.stand_ins.insert(name.clone(), stand_in);
+        self.push(name, json);
     }
 
     fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {
@@ -166,7 +169,7 @@ impl Tools {
         match &*kind {
             "allowed_tools" => return self.allow_only(&choice),
             "function" | "custom" => self.force(choice.get("name").unwrap_or(b"\"\"")),
-            kind if self.has(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
+            kind if self.names.contains(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
                 return Err(index.map_or_else(
@@ -203,7 +206,7 @@ impl Tools {
             }
             None => None,
         };
-        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.has(name)) {
+        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.names.contains(name)) {
             self.functions.retain(|function| function.name == name);
             self.choice = Some(b"\"required\"".to_vec());
         }
@@ -216,8 +219,8 @@ impl Tools {
             let tool = &allowed[tool];
             json::string_member(tool, "name").or_else(|| json::string_member(tool, "type"))
         });
-        let names: Vec<_> = named.collect();
-        self.functions.retain(|function| names.iter().any(|name| *name == function.name));
+        let names: HashSet<_> = named.collect();
+        self.functions.retain(|function| names.contains(function.name.as_str()));
         let mode = choice.get("mode").filter(|mode| *mode != b"null").unwrap_or(b"\"auto\"");
         match json::string(mode).as_deref() {
             Some("auto" | "required" | "none") => self.set_mode(mode),
