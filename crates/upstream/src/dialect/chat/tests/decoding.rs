@@ -345,7 +345,7 @@ fn an_error_at_the_start_is_the_only_event_and_later_the_response_fails() {
 fn the_response_shows_what_the_client_asked_for() {
     let request = json!({
         "model": "m", "input": "x", "instructions": "be brief", "temperature": 0.25, "metadata": {"a": "b"},
-        "tools": [{"type": "function", "name": "f", "parameters": null, "strict": null}], "tool_choice": "required", "max_output_tokens": 7,
+        "tools": [{"type": "function", "name": "f", "description": "d", "parameters": null, "strict": null}], "tool_choice": "required", "max_output_tokens": 7,
     });
     let events = decoded_as(ChatSettings::default(), &request, vec![json!({"content": "a"})], "stop");
     for event in [&events[0], events.last().unwrap()] {
@@ -357,6 +357,26 @@ fn the_response_shows_what_the_client_asked_for() {
         {
             assert_eq!(&event["response"][name], value, "{name}");
         }
+    }
+}
+
+#[test]
+fn what_the_client_left_out_is_shown_with_its_default() {
+    let request = json!({
+        "model": "m", "input": "x", "reasoning": {"effort": "low"}, "text": {"verbosity": "low"},
+        "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "c"}],
+    });
+    let shown = json!({
+        "reasoning": {"effort": "low", "summary": null}, "text": {"verbosity": "low", "format": {"type": "text"}},
+        "tools": [
+            {"type": "function", "name": "f", "description": null, "parameters": null, "strict": false},
+            {"type": "custom", "name": "c"},
+        ],
+        "safety_identifier": null, "prompt_cache_key": null,
+    });
+    let events = decoded_as(ChatSettings::default(), &request, vec![json!({"content": "a"})], "stop");
+    for (name, value) in shown.as_object().unwrap() {
+        assert_eq!(events.last().unwrap()["response"].get(name), Some(value), "{name}");
     }
 }
 
