@@ -95,6 +95,21 @@ async fn input_items_page_in_both_orders() {
 }
 
 #[tokio::test]
+async fn calls_and_their_outputs_are_listed_with_a_status() {
+    let (_upstream, gateway) = gateway().await;
+    let items = json!([
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "incomplete"},
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+    ]);
+    let id = gateway.client.create(json!({"model": "sim", "input": items})).await.ok_id();
+    let page = gateway.client.get(&format!("/v1/responses/{id}/input_items?order=asc")).await.ok();
+    assert_eq!(
+        json!([page["data"][0]["status"], page["data"][1]["status"]]),
+        json!(["incomplete", "completed"])
+    );
+}
+
+#[tokio::test]
 async fn item_references_are_replaced_by_their_items() {
     let (upstream, gateway) = gateway().await;
     let first = gateway.client.created(json!({"model": "sim", "input": [
