@@ -18,7 +18,7 @@ pub struct Fragment<'a> {
     arguments: Vec<u8>,
 }
 
-/// The upstream went back to a call after it had begun another item.
+/// The upstream went back to a call that it had ended.
 #[derive(Debug)]
 pub struct Interleaved;
 
@@ -40,7 +40,8 @@ pub struct Call {
     pub is_announced: bool,
     /// Whether the arguments do not fit the call that the function stands in for, so that the client gets a function call.
     is_plain: bool,
-    place: usize,
+    /// That of its item in the output.
+    pub place: usize,
     item_id: String,
 }
 
@@ -76,7 +77,7 @@ impl<'a> Fragment<'a> {
 // === impl Call ===
 
 impl Call {
-    /// The call that this fragment begins; `place` is that of its item in the output.
+    /// The call that this fragment begins.
     pub fn new(fragment: &Fragment<'_>, echo: &Echo, place: usize) -> Self {
         let call_id = fragment.id.map_or_else(|| echo.call_id(place).into_bytes(), <[u8]>::to_vec);
         Self {
@@ -106,6 +107,17 @@ impl Call {
             (None, _) => fragment.arguments.is_empty() || !self.is_followed_by(fragment),
         };
         has_index && has_id
+    }
+
+    pub fn has_id_of(&self, fragment: &Fragment<'_>) -> bool {
+        fragment.id.is_some() && fragment.id == self.id.as_deref()
+    }
+
+    /// Whether more of this call may come after a fragment that begins another one: a server that goes back to a call names it
+    /// by its index.
+    pub fn may_go_on(&self, other: &Fragment<'_>) -> bool {
+        let has_own_index = self.index.is_some() && other.index.is_some() && self.index != other.index;
+        has_own_index && !self.progress.is_whole()
     }
 
     /// Whether a fragment that says which function it calls says so of another call.

@@ -196,6 +196,40 @@ fn text_before_calls_and_in_the_same_chunk_is_an_item_of_its_own() {
 }
 
 #[test]
+fn calls_may_take_turns_under_their_indexes() {
+    let more = |index: u64, text: &str| call(json!(index), Value::Null, Value::Null, json!(text));
+    let events = decoded(vec![
+        json!({"content": "wait"}),
+        call(json!(0), json!("a"), json!("f"), json!("")),
+        call(json!(1), json!("b"), json!("g"), json!("{\"b\":")),
+        more(0, "{\"a\":"),
+        more(1, "2}"),
+        call(json!(2), json!("c"), json!("f"), json!("{}")),
+        more(0, "1}"),
+        json!({"content": "done"}),
+    ]);
+    let called =
+        |at: usize| (output(&events)[at]["call_id"].clone(), output(&events)[at]["arguments"].clone());
+    assert_eq!(called(1), (json!("a"), json!("{\"a\":1}")));
+    assert_eq!(called(2), (json!("b"), json!("{\"b\":2}")));
+    assert_eq!(called(3), (json!("c"), json!("{}")));
+    assert_eq!(output(&events)[4]["content"][0]["text"], "done");
+}
+
+#[test]
+fn so_many_calls_may_take_turns_at_most() {
+    let begun = (0..100).map(|n| call(json!(n), json!(format!("c{n}")), json!("f"), json!("{")));
+    let more = (0..100).rev().map(|n| call(json!(n), Value::Null, Value::Null, json!("}")));
+    let chunks: Vec<Value> = begun.clone().chain(more.take(64)).map(chunk).collect();
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&chunks).as_bytes()]);
+    assert!(!names(&events).contains(&"error"));
+    let chunks: Vec<Value> =
+        begun.chain([call(json!(35), Value::Null, Value::Null, json!("}"))]).map(chunk).collect();
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&chunks).as_bytes()]);
+    assert_eq!(names(&events).last(), Some(&"response.failed"));
+}
+
+#[test]
 fn an_upstream_that_goes_back_to_a_call_is_broken_unless_it_adds_nothing() {
     let begun = || {
         vec![
