@@ -139,6 +139,32 @@ pub fn summary_message(reasoning: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
+/// Whether the API lists items of this type with a status, though a client may send them without.
+fn is_listed_with_status(item: &[u8]) -> bool {
+    let kind = json::string_member(item, "type").unwrap_or_default();
+    matches!(
+        &*kind,
+        "function_call"
+            | "function_call_output"
+            | "custom_tool_call"
+            | "custom_tool_call_output"
+            | "file_search_call"
+            | "web_search_call"
+            | "image_generation_call"
+            | "code_interpreter_call"
+            | "computer_call"
+            | "computer_call_output"
+            | "local_shell_call"
+            | "shell_call"
+            | "shell_call_output"
+            | "apply_patch_call"
+            | "apply_patch_call_output"
+            | "tool_search_call"
+            | "tool_search_output"
+            | "program_output"
+    )
+}
+
 /// Whether the item's `type` is this.
 pub fn is_type(item: &[u8], name: &str) -> bool {
     json::string_member(item, "type").is_some_and(|kind| kind == name)
@@ -180,12 +206,14 @@ pub fn with_id(item: &[u8], id: &ItemId) -> Vec<u8> {
     out
 }
 
-/// An item as the API lists it: with this id, and a short-hand message written out.
+/// An item as the API lists it: with this id, with a status if its type has one, and a short-hand message written out.
 pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
     let own_id = id(item);
     let type_missing = json::member(item, "type").is_none_or(|kind| kind == b"null");
     let is_message = json::member(item, "role").is_some() && (type_missing || is_type(item, "message"));
-    if own_id.as_ref() == Some(shown_id) && !is_message {
+    let has_status = json::member(item, "status").is_some_and(|status| status != b"null");
+    let lacks_status = !has_status && (is_message || is_listed_with_status(item));
+    if own_id.as_ref() == Some(shown_id) && !is_message && !lacks_status {
         return item.to_vec();
     }
     let mut out = Vec::with_capacity(item.len() + 160);
@@ -194,14 +222,15 @@ pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
     json::write_string(&mut out, shown_id.as_str());
     if is_message {
         out.extend_from_slice(br#","type":"message""#);
-        if json::member(item, "status").is_none_or(|status| status == b"null") {
-            out.extend_from_slice(br#","status":"completed""#);
-        }
+    }
+    if lacks_status {
+        out.extend_from_slice(br#","status":"completed""#);
     }
     for member in json::members(item).map_while(Result::ok) {
         let value = &item[member.value.clone()];
         if member.is(item, "id")
-            || (is_message && (member.is(item, "type") || (member.is(item, "status") && value == b"null")))
+            || (is_message && member.is(item, "type"))
+            || (lacks_status && member.is(item, "status"))
         {
             continue;
         }
@@ -359,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorthand_message_is_listed_written_out() {
+    fn a_shorthand_message_is_listed_written_out_and_a_call_with_a_status() {
         let turn = ResponseId::mint(1, &[1; 10]);
         let list = |item: &str| {
             let shown_id = id(item.as_bytes()).unwrap_or_else(|| derived_id(item.as_bytes(), turn, 0));
@@ -375,10 +404,23 @@ mod tests {
         assert_eq!(
             list(r#"{"type":"function_call_output","call_id":"c","output":"x"}"#),
             format!(
-                r#"{{"id":"{}","type":"function_call_output","call_id":"c","output":"x"}}"#,
+                r#"{{"id":"{}","status":"completed","type":"function_call_output","call_id":"c","output":"x"}}"#,
                 ItemId::derived("fco_", turn, 0)
             )
         );
+        for (item, expected) in [
+            (
+                r#"{"type":"custom_tool_call","id":"a","status":null}"#,
+                r#"{"id":"a","status":"completed","type":"custom_tool_call"}"#,
+            ),
+            (
+                r#"{"type":"function_call","id":"a","status":"incomplete"}"#,
+                r#"{"type":"function_call","id":"a","status":"incomplete"}"#,
+            ),
+            (r#"{"type":"item_of_tomorrow","id":"a"}"#, r#"{"type":"item_of_tomorrow","id":"a"}"#),
+        ] {
+            assert_eq!(list(item), expected);
+        }
         let own = r#"{"type":"reasoning","id":"rs_1","big":1e999}"#;
         assert_eq!(list(own), own);
     }

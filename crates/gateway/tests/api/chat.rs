@@ -2,8 +2,10 @@
 
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_testkit::{Gateway, Reply, Setup};
+use http::Method;
 use serde_json::{Value, json};
 
+use crate::background::ended;
 use crate::simulator;
 
 /// Two upstreams, the first with chat completions only; turns go there first.
@@ -166,9 +168,28 @@ async fn what_a_chat_cannot_express_goes_to_another_account_or_is_rejected() {
     assert_eq!(reply.refusal(), (400, Some("unsupported_parameter".to_owned()), Some("tools[0]".to_owned())));
     let compacting = gateway
         .client
-        .request(http::Method::POST, "/v1/responses/compact", &[], r#"{"model":"sim","input":"a"}"#)
+        .request(Method::POST, "/v1/responses/compact", &[], r#"{"model":"sim","input":"a"}"#)
         .await;
     assert_eq!(compacting.refusal().0, 400);
+    assert_eq!(upstream.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn allowed_tools_nested_in_their_own_mode_are_refused_however_deep() {
+    let (upstream, gateway) = over_chat().await;
+    let create = async |depth: usize, background: bool| {
+        let (open, close) = (r#"{"type":"allowed_tools","mode":"#.repeat(depth), "}".repeat(depth));
+        let body = format!(
+            r#"{{"model":"sim","input":"a","background":{background},"tool_choice":{open}"auto"{close}}}"#
+        );
+        gateway.client.request(Method::POST, "/v1/responses", &[], body).await
+    };
+    for depth in [2, 100_000] {
+        let refused = create(depth, false).await.refusal();
+        assert_eq!(refused, (400, Some("invalid_value".to_owned()), Some("tool_choice".to_owned())));
+    }
+    let queued = create(2, true).await.ok();
+    assert_eq!(ended(&gateway.client, queued["id"].as_str().unwrap()).await["status"], "failed");
     assert_eq!(upstream.counts().requests, 0);
 }
 
@@ -194,7 +215,8 @@ async fn hosted_tools_are_left_out_and_named_unless_they_are_to_be_rejected() {
     let (upstream, gateway) = over_chat().await;
     let reply = gateway.client.create(&request).await;
     assert_eq!(reply.header("x-antiphon-omitted"), Some("web_search"));
-    assert_eq!(reply.ok()["tools"], request["tools"]);
+    let tools = reply.ok()["tools"].clone();
+    assert_eq!((&tools[0], &tools[1]["name"]), (&request["tools"][0], &json!("f")));
     assert_eq!(upstream.last_request().unwrap().json()["tools"].as_array().unwrap().len(), 1);
 
     let (_upstream, gateway) = over_chat_with("chat.unsupported_tools = \"reject\"").await;
@@ -238,7 +260,7 @@ async fn a_stream_that_begins_with_an_error_goes_to_another_account() {
         pair.chat.script(script);
         let response = pair.gateway.client.created(json!({"model": "sim", "input": "a"})).await;
         assert_eq!(response["status"], "completed");
-        pair.gateway.client.request(http::Method::POST, "/api/accounts/chat/resume", &[], "").await;
+        pair.gateway.client.request(Method::POST, "/api/accounts/chat/resume", &[], "").await;
     }
     assert_eq!(pair.responses.counts().requests, 2);
 }
@@ -260,11 +282,10 @@ async fn requests_of_the_upstreams_own_api_pass_through() {
     let (upstream, gateway) = over_chat().await;
     let request = json!({"model": "sim", "messages": [{"role": "user", "content": "a"}]});
     let body = request.to_string();
-    let reply = gateway.client.request(http::Method::POST, "/v1/chat/completions", &[], body).await;
+    let reply = gateway.client.request(Method::POST, "/v1/chat/completions", &[], body).await;
     assert_eq!(reply.ok()["object"], "chat.completion");
     assert_eq!(upstream.last_request().unwrap().json(), request);
     upstream.script(Script::http(400, r#"{"error":"as it is"}"#));
-    let reply =
-        gateway.client.request(http::Method::POST, "/v1/chat/completions", &[], request.to_string()).await;
+    let reply = gateway.client.request(Method::POST, "/v1/chat/completions", &[], request.to_string()).await;
     assert_eq!(&reply.body[..], br#"{"error":"as it is"}"#);
 }

@@ -95,6 +95,8 @@ async fn v2_items_are_stored_in_order_and_written_out() {
         (&items[1]["name"], &items[2]["output"], &items[3]["n"]),
         (&json!("f"), &json!("x"), &json!(1e30))
     );
+    assert_eq!(json!([items[1]["status"], items[2]["status"]]), json!(["completed", "completed"]));
+    assert!(items[3].get("status").is_none());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use antiphon_testkit::{Setup, header};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::gateway;
+use crate::{gateway, simulator};
 
 #[tokio::test]
 async fn a_stored_response_equals_the_one_returned() {
@@ -92,6 +92,49 @@ async fn input_items_page_in_both_orders() {
         let (status, _, param) = gateway.client.get(&format!("{path}?{bad}")).await.refusal();
         assert_eq!((status, param.as_deref()), (400, bad.split('=').next()), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn input_items_with_the_same_id_are_listed_once_each() {
+    // The simulator's Responses API refuses them, as OpenAI's does.
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).account(0, "api = \"chat\"").start().await;
+    let items: Vec<Value> =
+        (0..4).map(|n| json!({"role": "user", "content": format!("p{n}"), "id": "msg_same"})).collect();
+    let id = gateway.client.create(json!({"model": "sim", "input": items})).await.ok_id();
+    for (order, expected) in [("asc", ["p0", "p1", "p2", "p3"]), ("desc", ["p3", "p2", "p1", "p0"])] {
+        let path = format!("/v1/responses/{id}/input_items?limit=1&order={order}&after=");
+        let (mut seen, mut after, mut has_more) = (Vec::new(), String::new(), true);
+        while has_more && seen.len() < items.len() {
+            let page = gateway.client.get(&format!("{path}{after}")).await.ok();
+            seen.push(page["data"][0]["content"][0]["text"].as_str().unwrap().to_owned());
+            after = page["last_id"].as_str().unwrap().to_owned();
+            has_more = page["has_more"] == true;
+        }
+        assert_eq!((seen, has_more), (expected.map(str::to_owned).to_vec(), false));
+    }
+    let path = format!("/v1/responses/{id}/input_items?order=asc");
+    let page = gateway.client.get(&path).await.ok();
+    assert_eq!(page["data"][0]["id"], "msg_same");
+    let third = json!([{"type": "item_reference", "id": page["data"][2]["id"]}]);
+    let referring = gateway.client.create(json!({"model": "sim", "input": third})).await.ok_id();
+    let page = gateway.client.get(&format!("/v1/responses/{referring}/input_items")).await.ok();
+    assert_eq!(page["data"][0]["content"][0]["text"], "p2");
+}
+
+#[tokio::test]
+async fn calls_and_their_outputs_are_listed_with_a_status() {
+    let (_upstream, gateway) = gateway().await;
+    let items = json!([
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "incomplete"},
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+    ]);
+    let id = gateway.client.create(json!({"model": "sim", "input": items})).await.ok_id();
+    let page = gateway.client.get(&format!("/v1/responses/{id}/input_items?order=asc")).await.ok();
+    assert_eq!(
+        json!([page["data"][0]["status"], page["data"][1]["status"]]),
+        json!(["incomplete", "completed"])
+    );
 }
 
 #[tokio::test]

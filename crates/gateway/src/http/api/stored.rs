@@ -1,5 +1,6 @@
 //! Responses after their creation: reading, resuming, cancelling, input items, deletion.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ResponseId};
@@ -146,14 +147,16 @@ fn parse_starting_after(value: &str) -> Result<u64, RequestError> {
     })
 }
 
-/// The response's input items, as the page of a list.
+/// The response's input items, as the page of a list. Of several with the same id the first one keeps it: a cursor has to name
+/// one item.
 fn render_items(query: &ListQuery, response: ResponseId, input: &[u8]) -> Result<Vec<u8>, RequestError> {
+    let mut taken = HashSet::new();
     let mut items: Vec<(ItemId, &[u8])> = (0..)
         .zip(json::elements(input).map_while(Result::ok))
         .map(|(position, range)| {
             let item = &input[range];
-            let id = item::id(item).unwrap_or_else(|| item::derived_id(item, response, position));
-            (id, item)
+            let own = item::id(item).filter(|id| taken.insert(id.clone()));
+            (own.unwrap_or_else(|| item::derived_id(item, response, position)), item)
         })
         .collect();
     if query.descending {

@@ -18,7 +18,7 @@ pub struct Fragment<'a> {
     arguments: Vec<u8>,
 }
 
-/// The upstream went back to a call after it had begun another item.
+/// The upstream went back to a call that it had ended.
 #[derive(Debug)]
 pub struct Interleaved;
 
@@ -31,6 +31,8 @@ pub struct Call {
     /// That id, or a minted one.
     call_id: Vec<u8>,
     name: Option<Vec<u8>>,
+    /// What the function stands in for.
+    stand_in: Option<StandIn>,
     arguments: Vec<u8>,
     progress: Progress,
     /// How many bytes of the arguments the client has got.
@@ -38,7 +40,8 @@ pub struct Call {
     pub is_announced: bool,
     /// Whether the arguments do not fit the call that the function stands in for, so that the client gets a function call.
     is_plain: bool,
-    place: usize,
+    /// That of its item in the output.
+    pub place: usize,
     item_id: String,
 }
 
@@ -74,7 +77,7 @@ impl<'a> Fragment<'a> {
 // === impl Call ===
 
 impl Call {
-    /// The call that this fragment begins; `place` is that of its item in the output.
+    /// The call that this fragment begins.
     pub fn new(fragment: &Fragment<'_>, echo: &Echo, place: usize) -> Self {
         let call_id = fragment.id.map_or_else(|| echo.call_id(place).into_bytes(), <[u8]>::to_vec);
         Self {
@@ -82,6 +85,7 @@ impl Call {
             id: fragment.id.map(<[u8]>::to_vec),
             call_id,
             name: None,
+            stand_in: None,
             arguments: Vec::new(),
             progress: Progress::default(),
             passed: 0,
@@ -105,6 +109,17 @@ impl Call {
         has_index && has_id
     }
 
+    pub fn has_id_of(&self, fragment: &Fragment<'_>) -> bool {
+        fragment.id.is_some() && fragment.id == self.id.as_deref()
+    }
+
+    /// Whether more of this call may come after a fragment that begins another one: a server that goes back to a call names it
+    /// by its index.
+    pub fn may_go_on(&self, other: &Fragment<'_>) -> bool {
+        let has_own_index = self.index.is_some() && other.index.is_some() && self.index != other.index;
+        has_own_index && !self.progress.is_whole()
+    }
+
     /// Whether a fragment that says which function it calls says so of another call.
     fn is_followed_by(&self, fragment: &Fragment<'_>) -> bool {
         let is_other =
@@ -117,7 +132,8 @@ impl Call {
         // Some servers repeat the name in every fragment.
         if let (None, Some(name)) = (&self.name, fragment.name) {
             self.name = Some(name.to_vec());
-            self.item_id = echo.item_id(self.stand_in(echo).map_or("fc", StandIn::id_prefix), self.place);
+            self.stand_in = stand_in(name, echo);
+            self.item_id = echo.item_id(self.stand_in.as_ref().map_or("fc", StandIn::id_prefix), self.place);
         }
         self.arguments.extend_from_slice(&fragment.arguments);
         if let Some(text) = json::string(&[b"\"", &fragment.arguments[..], b"\""].concat()) {
@@ -127,12 +143,12 @@ impl Call {
     }
 
     /// Nothing more will come.
-    pub fn settle(&mut self, echo: &Echo) {
+    pub fn settle(&mut self) {
         self.name.get_or_insert_default();
         if self.arguments.is_empty() {
             self.arguments.extend_from_slice(b"{}");
         }
-        let stand_in = self.stand_in(echo).filter(|stand_in| !stand_in.is_streamed());
+        let stand_in = self.stand_in.as_ref().filter(|stand_in| !stand_in.is_streamed());
         self.is_plain = stand_in.is_some_and(|stand_in| stand_in.item(&self.arguments).is_none());
     }
 
@@ -154,29 +170,29 @@ impl Call {
     }
 
     /// Whether the item is announced before its arguments are complete. A call that holds an object is not.
-    pub fn is_announced_early(&self, echo: &Echo) -> bool {
-        self.is_plain || self.stand_in(echo).is_none_or(StandIn::is_streamed)
+    pub fn is_announced_early(&self) -> bool {
+        self.is_plain || self.stand_in.as_ref().is_none_or(StandIn::is_streamed)
     }
 
     /// The arguments that the client has not got yet; `None` for a tool that streams none.
-    pub fn take_new_arguments(&mut self, echo: &Echo) -> Option<Vec<u8>> {
-        let is_streamed = self.is_announced && !matches!(self.stand_in(echo), Some(StandIn::Custom));
+    pub fn take_new_arguments(&mut self) -> Option<Vec<u8>> {
+        let is_streamed = self.is_announced && !matches!(self.stand_in, Some(StandIn::Custom));
         let new = self.arguments.get(self.passed..).filter(|new| is_streamed && !new.is_empty())?.to_vec();
         self.passed = self.arguments.len();
         Some(new)
     }
 
     /// The function's own name.
-    pub fn name<'a>(&'a self, echo: &'a Echo) -> &'a [u8] {
-        match self.stand_in(echo) {
+    pub fn name(&self) -> &[u8] {
+        match &self.stand_in {
             Some(StandIn::Namespaced { name, .. }) => name,
             _ => self.name.as_deref().unwrap_or_default(),
         }
     }
 
     /// The input of a custom tool, as it stands in a JSON string.
-    pub fn custom_input(&self, echo: &Echo) -> Option<Vec<u8>> {
-        if !matches!(self.stand_in(echo), Some(StandIn::Custom)) {
+    pub fn custom_input(&self) -> Option<Vec<u8>> {
+        if !matches!(self.stand_in, Some(StandIn::Custom)) {
             return None;
         }
         let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(Cow::into_owned);
@@ -189,22 +205,22 @@ impl Call {
     }
 
     /// The item, with or without what the model wrote.
-    pub fn item(&self, echo: &Echo, status: &str, is_whole: bool) -> Vec<u8> {
+    pub fn item(&self, status: &str, is_whole: bool) -> Vec<u8> {
         let written = |text: &[u8]| if is_whole { text.to_vec() } else { Vec::new() };
-        let own = match self.stand_in(echo) {
+        let own = match &self.stand_in {
             Some(StandIn::Custom) => {
-                let input = written(&self.custom_input(echo).unwrap_or_default());
+                let input = written(&self.custom_input().unwrap_or_default());
                 Some((
                     "custom_tool_call",
-                    [br#""name":""#, self.name(echo), br#"","input":""#, &input, b"\""].concat(),
+                    [br#""name":""#, self.name(), br#"","input":""#, &input, b"\""].concat(),
                 ))
             }
             Some(stand_in) if !self.is_plain => stand_in.item(&self.arguments),
             _ => None,
         };
         let (kind, members) = own.unwrap_or_else(|| {
-            let mut members = [br#""name":""#, self.name(echo), b"\""].concat();
-            if let Some(StandIn::Namespaced { namespace, .. }) = self.stand_in(echo) {
+            let mut members = [br#""name":""#, self.name(), b"\""].concat();
+            if let Some(StandIn::Namespaced { namespace, .. }) = &self.stand_in {
                 put(&mut members, &[br#","namespace":""#, namespace, b"\""]);
             }
             put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
@@ -217,13 +233,13 @@ impl Call {
         put(&mut out, &[&self.call_id, b"\",", &members, b"}"]);
         out
     }
+}
 
-    fn stand_in<'e>(&self, echo: &'e Echo) -> Option<&'e StandIn> {
-        if echo.stand_ins.is_empty() {
-            return None;
-        }
-        let name = self.name.as_deref()?;
-        let name = json::string(&[b"\"", name, b"\""].concat())?.into_owned();
-        echo.stand_ins.get(&name)
+/// What the function with this name stands in for.
+fn stand_in(name: &[u8], echo: &Echo) -> Option<StandIn> {
+    if echo.stand_ins.is_empty() {
+        return None;
     }
+    let name = json::string(&[b"\"", name, b"\""].concat())?.into_owned();
+    echo.stand_ins.get(&name).cloned()
 }

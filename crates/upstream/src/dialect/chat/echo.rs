@@ -1,10 +1,12 @@
 //! The response object: what the client's request says of it, and what the upstream's chunks add.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ResponseId;
-use antiphon_protocol::json::{self, Object};
+use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::response::array;
 use antiphon_runtime::Clock;
 
 use super::tools::StandIns;
@@ -20,10 +22,10 @@ const SHOWN: [(&str, Option<&str>); 21] = [
     ("parallel_tool_calls", Some("true")),
     ("presence_penalty", Some("0.0")),
     ("frequency_penalty", Some("0.0")),
-    ("prompt_cache_key", None),
+    ("prompt_cache_key", Some("null")),
     ("prompt_cache_retention", None),
     ("reasoning", Some(r#"{"effort":null,"summary":null}"#)),
-    ("safety_identifier", None),
+    ("safety_identifier", Some("null")),
     ("seed", None),
     ("service_tier", Some("\"default\"")),
     ("temperature", Some("1.0")),
@@ -35,6 +37,12 @@ const SHOWN: [(&str, Option<&str>); 21] = [
     ("truncation", Some("\"disabled\"")),
     ("user", None),
 ];
+
+/// Members that the objects of a request show even if the client has left them out.
+const REASONING: [(&str, &str); 2] = [("effort", "null"), ("summary", "null")];
+const TEXT: [(&str, &str); 1] = [("format", r#"{"type":"text"}"#)];
+/// A chat is not strict about the arguments of a function unless it is asked to be.
+const FUNCTION: [(&str, &str); 3] = [("description", "null"), ("parameters", "null"), ("strict", "false")];
 
 /// What is known of a turn before its upstream replies.
 #[derive(Debug)]
@@ -81,8 +89,14 @@ impl Echo {
         let mut shown = Vec::with_capacity(512);
         for (name, default) in SHOWN {
             let asked = request.get(name).filter(|value| *value != b"null");
-            if let Some(value) = asked.or(default.map(str::as_bytes)) {
-                put(&mut shown, &[b",\"", name.as_bytes(), b"\":", value]);
+            let value = match (name, asked) {
+                ("reasoning", Some(reasoning)) => Some(with_defaults(reasoning, &REASONING)),
+                ("text", Some(text)) => Some(with_defaults(text, &TEXT)),
+                ("tools", Some(tools)) => Some(shown_tools(tools)),
+                (_, asked) => asked.or(default.map(str::as_bytes)).map(Cow::Borrowed),
+            };
+            if let Some(value) = value {
+                put(&mut shown, &[b",\"", name.as_bytes(), b"\":", &value]);
             }
         }
         Self {
@@ -133,4 +147,27 @@ impl Echo {
         );
         out
     }
+}
+
+/// An object with these members where it has none of the name.
+fn with_defaults<'a>(value: &'a [u8], defaults: &[(&str, &str)]) -> Cow<'a, [u8]> {
+    let Ok(object) = Object::scan(value) else { return value.into() };
+    let is_absent = |name: &str| object.find(name).is_none();
+    let absent = defaults.iter().filter(|(name, _)| is_absent(name));
+    let set: Vec<_> = absent.map(|(name, value)| Set { name, value: value.as_bytes(), add: true }).collect();
+    let mut out = Vec::with_capacity(value.len() + 64);
+    object.set(&set, &mut out);
+    out.into()
+}
+
+fn shown_tools(tools: &[u8]) -> Cow<'_, [u8]> {
+    if tools.first() != Some(&b'[') {
+        return tools.into();
+    }
+    let shown = json::elements(tools).map_while(Result::ok).map(|range| {
+        let tool = &tools[range];
+        let is_function = json::string_member(tool, "type").is_some_and(|kind| kind == "function");
+        if is_function { with_defaults(tool, &FUNCTION) } else { tool.into() }
+    });
+    array(shown).into()
 }

@@ -1,6 +1,7 @@
 //! The events of the Responses API, made from what the chunks of a chat say.
 //!
-//! At most one item is open. Whatever begins another one closes it, so items come in the order in which they were opened.
+//! One item is open, or several calls are. Whatever begins another item closes them, and a call closes those before it whose
+//! arguments are whole, so items come in the order in which they were opened.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use super::{ReasoningAs, put, usage};
 /// Why a response is not complete.
 pub const MAX_OUTPUT_TOKENS: &str = "max_output_tokens";
 pub const CONTENT_FILTER: &str = "content_filter";
+
+/// Calls that may be open at a time: each fragment is compared with them.
+const MAX_OPEN_CALLS: usize = 64;
 
 /// The kinds of text that a model writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +43,8 @@ pub struct Events {
     pub id: Option<Vec<u8>>,
     pub model: Option<Vec<u8>>,
     pub usage: Option<Vec<u8>>,
-    open: Option<Open>,
+    text: Option<Text>,
+    calls: VecDeque<Call>,
     /// The finished items.
     items: Vec<Vec<u8>>,
     closed_calls: HashSet<(Option<u64>, Option<Vec<u8>>)>,
@@ -48,12 +53,6 @@ pub struct Events {
     output_bytes: usize,
     /// What the finished items take.
     kept_bytes: usize,
-}
-
-#[derive(Debug)]
-enum Open {
-    Text(Text),
-    Call(Call),
 }
 
 /// An open item of text.
@@ -80,7 +79,8 @@ impl Events {
             id: None,
             model: None,
             usage: None,
-            open: None,
+            text: None,
+            calls: VecDeque::new(),
             items: Vec::new(),
             closed_calls: HashSet::new(),
             closed_indexes: HashSet::new(),
@@ -116,57 +116,88 @@ impl Events {
 
     /// More text, as it stands in a JSON string. `logprobs` are the elements of an array.
     pub fn text(&mut self, kind: TextKind, text: &[u8], logprobs: &[u8]) {
-        if !matches!(&self.open, Some(Open::Text(open)) if open.kind == kind) {
-            self.close("completed");
-            self.open_text(kind);
-        }
-        let Some(Open::Text(mut open)) = self.open.take() else { return };
+        let mut open = match self.text.take_if(|open| open.kind == kind) {
+            Some(open) => open,
+            None => {
+                self.close("completed");
+                self.open_text(kind)
+            }
+        };
         self.output_bytes += text.len() + logprobs.len();
         open.text.extend_from_slice(text);
         if !logprobs.is_empty() {
             let comma: &[u8] = if open.logprobs.is_empty() { b"" } else { b"," };
             put(&mut open.logprobs, &[comma, logprobs]);
         }
-        let mut delta = self.place(&open.id);
+        let mut delta = place(&open.id, self.items.len());
         put(&mut delta, &[open.kind.part_index(), br#","delta":""#, text, b"\""]);
         if kind == TextKind::Output {
             put(&mut delta, &[br#","logprobs":["#, logprobs, b"]"]);
         }
         self.emit(&open.kind.event("delta"), &delta);
-        self.open = Some(Open::Text(open));
+        self.text = Some(open);
     }
 
     /// More of a call.
     pub fn call(&mut self, fragment: &Fragment<'_>) -> Result<(), Interleaved> {
-        let continues = matches!(&self.open, Some(Open::Call(open)) if open.is_continued_by(fragment));
-        if !continues {
-            let is_closed = match (fragment.index, fragment.id) {
-                (index, Some(id)) if self.closed_calls.contains(&(index, Some(id.to_vec()))) => true,
-                (Some(index), _) => fragment.name.is_none() && self.closed_indexes.contains(&index),
-                (None, _) => false,
-            };
-            if fragment.is_empty() {
-                return Ok(());
-            } else if is_closed {
-                return Err(Interleaved);
-            }
-            self.close("completed");
-            self.open = Some(Open::Call(Call::new(fragment, &self.echo, self.items.len())));
-        }
-        let Some(Open::Call(mut call)) = self.open.take() else { return Ok(()) };
+        let at = match self.open_call(fragment) {
+            Some(at) => at,
+            None if fragment.is_empty() => return Ok(()),
+            None if self.is_of_closed_call(fragment) => return Err(Interleaved),
+            None => self.begin_call(fragment),
+        };
+        let mut call = self.calls.remove(at).expect("it is open");
         self.output_bytes += call.extend(fragment, &self.echo);
         self.announce(&mut call);
         self.emit_arguments(&mut call);
-        self.open = Some(Open::Call(call));
+        self.calls.insert(at, call);
         Ok(())
     }
 
-    /// Ends the open item.
+    /// The call to which a fragment belongs: that with its id, else the last one, else an earlier one with its index.
+    fn open_call(&self, fragment: &Fragment<'_>) -> Option<usize> {
+        let last = self.calls.len().checked_sub(1)?;
+        let continues = |at: &usize| self.calls[*at].is_continued_by(fragment);
+        let has_its_id = |at: &usize| self.calls[*at].has_id_of(fragment);
+        let by_id = (0..=last).rev().find(|at| has_its_id(at) && continues(at));
+        let by_index = || (0..last).rev().find(continues);
+        by_id
+            .or_else(|| Some(last).filter(continues))
+            .or_else(|| if fragment.index.is_some() && fragment.name.is_none() { by_index() } else { None })
+    }
+
+    fn is_of_closed_call(&self, fragment: &Fragment<'_>) -> bool {
+        match (fragment.index, fragment.id) {
+            (index, Some(id)) if self.closed_calls.contains(&(index, Some(id.to_vec()))) => true,
+            (Some(index), _) => fragment.name.is_none() && self.closed_indexes.contains(&index),
+            (None, _) => false,
+        }
+    }
+
+    /// Opens a call and returns its place among those that are open.
+    fn begin_call(&mut self, fragment: &Fragment<'_>) -> usize {
+        if let Some(text) = self.text.take() {
+            self.close_text(text, "completed");
+        }
+        let is_over = |calls: &VecDeque<Call>| {
+            calls.len() >= MAX_OPEN_CALLS || calls.front().is_some_and(|first| !first.may_go_on(fragment))
+        };
+        while is_over(&self.calls) {
+            let Some(first) = self.calls.pop_front() else { break };
+            self.close_call(first, "completed");
+        }
+        let place = self.items.len() + self.calls.len();
+        self.calls.push_back(Call::new(fragment, &self.echo, place));
+        self.calls.len() - 1
+    }
+
+    /// Ends what is open.
     pub fn close(&mut self, status: &str) {
-        match self.open.take() {
-            Some(Open::Text(text)) => self.close_text(text, status),
-            Some(Open::Call(call)) => self.close_call(call, status),
-            None => {}
+        if let Some(text) = self.text.take() {
+            self.close_text(text, status);
+        }
+        while let Some(call) = self.calls.pop_front() {
+            self.close_call(call, status);
         }
     }
 
@@ -192,30 +223,32 @@ impl Events {
         error.extend_from_slice(br#","param":null"#);
         self.emit("error", &error);
         if self.is_started {
-            self.open = None;
+            self.text = None;
+            self.calls.clear();
             self.emit_response("response.failed", "failed", &object, b"null");
         }
     }
 
-    fn open_text(&mut self, kind: TextKind) {
-        let id = self.echo.item_id(kind.id_prefix(), self.items.len());
-        self.emit_item("response.output_item.added", &kind.item(&id, "in_progress", b""));
-        let mut part = self.place(&id);
+    fn open_text(&mut self, kind: TextKind) -> Text {
+        let index = self.items.len();
+        let id = self.echo.item_id(kind.id_prefix(), index);
+        self.emit_item("response.output_item.added", &kind.item(&id, "in_progress", b""), index);
+        let mut part = place(&id, index);
         put(&mut part, &[kind.part_index(), br#","part":"#, &kind.part(b"", b"")]);
         self.emit(kind.part_event("added"), &part);
-        self.open = Some(Open::Text(Text { kind, id, text: Vec::new(), logprobs: Vec::new() }));
+        Text { kind, id, text: Vec::new(), logprobs: Vec::new() }
     }
 
     fn close_text(&mut self, open: Text, status: &str) {
         let Text { kind, id, text, logprobs } = open;
-        let mut done = self.place(&id);
+        let mut done = place(&id, self.items.len());
         put(&mut done, &[kind.part_index(), b",\"", kind.member(), b"\":\"", &text, b"\""]);
         if kind == TextKind::Output {
             put(&mut done, &[br#","logprobs":["#, &logprobs, b"]"]);
         }
         self.emit(&kind.event("done"), &done);
         let part = kind.part(&text, &logprobs);
-        let mut part_done = self.place(&id);
+        let mut part_done = place(&id, self.items.len());
         put(&mut part_done, &[kind.part_index(), br#","part":"#, &part]);
         self.emit(kind.part_event("done"), &part_done);
         self.finish_item(kind.item(&id, status, &part));
@@ -223,37 +256,37 @@ impl Events {
 
     /// Announces a call once its name is known, if its arguments are streamed.
     fn announce(&mut self, call: &mut Call) {
-        if call.is_announced || !call.has_name() || !call.is_announced_early(&self.echo) {
+        if call.is_announced || !call.has_name() || !call.is_announced_early() {
             return;
         }
         call.is_announced = true;
-        self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", false));
+        self.emit_item("response.output_item.added", &call.item("in_progress", false), call.place);
     }
 
     /// Passes on the arguments of a function that have not been passed on yet.
     fn emit_arguments(&mut self, call: &mut Call) {
-        let Some(arguments) = call.take_new_arguments(&self.echo) else { return };
-        let mut delta = self.place(call.item_id());
+        let Some(arguments) = call.take_new_arguments() else { return };
+        let mut delta = place(call.item_id(), call.place);
         put(&mut delta, &[br#","delta":""#, &arguments, b"\""]);
         self.emit("response.function_call_arguments.delta", &delta);
     }
 
     fn close_call(&mut self, mut call: Call, status: &str) {
-        call.settle(&self.echo);
+        call.settle();
         self.announce(&mut call);
         self.emit_arguments(&mut call);
-        let done = call.item(&self.echo, status, true);
-        let place = self.place(call.item_id());
+        let done = call.item(status, true);
+        let place = place(call.item_id(), call.place);
         if !call.is_announced {
-            self.emit_item("response.output_item.added", &call.item(&self.echo, "in_progress", true));
-        } else if let Some(input) = call.custom_input(&self.echo) {
+            self.emit_item("response.output_item.added", &call.item("in_progress", true), call.place);
+        } else if let Some(input) = call.custom_input() {
             for (name, member) in [("delta", "delta"), ("done", "input")] {
                 let event = format!("response.custom_tool_call_input.{name}");
                 let input = [&place[..], b",\"", member.as_bytes(), b"\":\"", &input, b"\""].concat();
                 self.emit(&event, &input);
             }
         } else {
-            let name = call.name(&self.echo);
+            let name = call.name();
             let arguments =
                 [&place, &br#","name":""#[..], name, br#"","arguments":""#, call.arguments(), b"\""].concat();
             self.emit("response.function_call_arguments.done", &arguments);
@@ -265,18 +298,13 @@ impl Events {
     }
 
     fn finish_item(&mut self, item: Vec<u8>) {
-        self.emit_item("response.output_item.done", &item);
+        self.emit_item("response.output_item.done", &item, self.items.len());
         self.kept_bytes += item.len();
         self.items.push(item);
     }
 
-    /// The members that say which item an event is of.
-    fn place(&self, id: &str) -> Vec<u8> {
-        format!(r#","item_id":"{id}","output_index":{}"#, self.items.len()).into_bytes()
-    }
-
-    fn emit_item(&mut self, name: &str, item: &[u8]) {
-        let index = self.items.len().to_string();
+    fn emit_item(&mut self, name: &str, item: &[u8], index: usize) {
+        let index = index.to_string();
         self.emit(name, &[br#","output_index":"#, index.as_bytes(), br#","item":"#, item].concat());
     }
 
@@ -310,6 +338,11 @@ impl Events {
         self.sequence += 1;
         self.queue.push_back(Event::Message { kind, data: data.into() });
     }
+}
+
+/// The members that say which item an event is of.
+fn place(id: &str, index: usize) -> Vec<u8> {
+    format!(r#","item_id":"{id}","output_index":{index}"#).into_bytes()
 }
 
 // === impl TextKind ===

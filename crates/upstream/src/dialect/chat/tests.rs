@@ -99,32 +99,27 @@ fn output(events: &[Value]) -> Value {
 
 /// What holds for every whole stream.
 fn check(events: &[Value]) {
-    let mut open: Option<(String, u64)> = None;
+    let mut open: HashMap<u64, String> = HashMap::new();
     let mut texts: HashMap<String, String> = HashMap::new();
     let mut done = Vec::new();
     for (number, event) in events.iter().enumerate() {
         schema::check_event(event);
         assert_eq!(event["sequence_number"], number);
+        let index = || event["output_index"].as_u64().unwrap();
+        let id = || event["item"]["id"].as_str().unwrap().to_owned();
         match event["type"].as_str().unwrap() {
             "response.output_item.added" => {
-                assert!(open.is_none(), "two items are open");
-                assert_eq!(event["output_index"], done.len());
-                open = Some((event["item"]["id"].as_str().unwrap().to_owned(), done.len() as u64));
+                assert!(index() >= done.len() as u64, "the place is taken");
+                assert_eq!(open.insert(index(), id()), None, "the place is taken");
             }
             "response.output_item.done" => {
-                let (id, index) = open.take().expect("an item was announced");
-                assert_eq!(
-                    (event["item"]["id"].as_str(), event["output_index"].as_u64()),
-                    (Some(&*id), Some(index))
-                );
+                assert_eq!(index(), done.len() as u64);
+                assert_eq!(open.remove(&index()), Some(id()));
                 done.push(event["item"].clone());
             }
             name if event.get("item_id").is_some() => {
-                let (id, index) = open.as_ref().expect("an item was announced");
-                assert_eq!(
-                    (event["item_id"].as_str(), event["output_index"].as_u64()),
-                    (Some(&**id), Some(*index))
-                );
+                let id = open.get(&index()).expect("an item was announced");
+                assert_eq!(event["item_id"], **id);
                 if name.ends_with(".delta") {
                     texts.entry(id.clone()).or_default().push_str(event["delta"].as_str().unwrap());
                 } else if !name.contains("part") {
@@ -137,7 +132,7 @@ fn check(events: &[Value]) {
             _ => {}
         }
     }
-    assert!(open.is_none());
+    assert!(open.is_empty());
     assert_eq!(output(events), json!(done));
     assert_eq!(names(events)[..2], ["response.created", "response.in_progress"]);
 }

@@ -3,6 +3,9 @@
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
+/// More blanks than this before any text are text.
+const MAX_BLANKS: usize = 1_000;
+
 /// Tells reasoning from text, wherever the tags are cut. Only a tag before any text counts: after it, `<think>` is text.
 #[derive(Debug, Default)]
 pub struct ThinkTags {
@@ -40,7 +43,7 @@ impl ThinkTags {
             if let Some(reasoning) = begun.strip_prefix(OPEN) {
                 self.held = reasoning.to_owned();
                 self.state = State::Inside;
-            } else if !OPEN.starts_with(begun) {
+            } else if !OPEN.starts_with(begun) || self.held.len() > MAX_BLANKS {
                 self.state = State::After;
             }
         }
@@ -112,6 +115,14 @@ mod tests {
         }
         let letters: Vec<&str> = whole.split_inclusive(|_| true).collect();
         assert_eq!(split(&letters), split(&[whole]));
+    }
+
+    #[test]
+    fn blanks_are_held_back_up_to_a_limit() {
+        let mut tags = ThinkTags::default();
+        assert_eq!(tags.push(&" ".repeat(MAX_BLANKS)), []);
+        assert_eq!(tags.push(" "), [Piece::Text(" ".repeat(MAX_BLANKS + 1))]);
+        assert_eq!(tags.push("<think>"), [Piece::Text("<think>".to_owned())]);
     }
 
     #[test]

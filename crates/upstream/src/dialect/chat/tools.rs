@@ -1,7 +1,7 @@
 //! The tools of a request as functions, which are all that a chat knows.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
@@ -16,6 +16,8 @@ pub type StandIns = HashMap<String, StandIn>;
 #[derive(Debug, Default)]
 pub struct Tools {
     functions: Vec<Function>,
+    /// Of all functions that the client has given.
+    names: HashSet<String>,
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
     pub stand_ins: StandIns,
@@ -84,7 +86,7 @@ impl Tools {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
                 return Err(unsupported(&param(index), message.to_owned()));
             }
-            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.has(kind)) {
+            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.names.contains(kind)) {
                 Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
                     return Err(rejected(index, kind));
@@ -95,8 +97,9 @@ impl Tools {
         Ok(())
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.functions.iter().any(|function| function.name == name)
+    fn push(&mut self, name: String, json: Vec<u8>) {
+        self.names.insert(name.clone());
+        self.functions.push(Function { name, json });
     }
 
     fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
@@ -118,7 +121,7 @@ impl Tools {
             &mut json,
             &[br#","parameters":"#, parameters.unwrap_or(br#"{"type":"object","properties":{}}"#), b"}}"],
         );
-        self.functions.push(Function { name: key, json });
+        self.push(key, json);
     }
 
     fn add_namespace(&mut self, namespace: &Object<'_>) {
@@ -153,41 +156,45 @@ impl Tools {
             put(&mut json, &[br#","description":""#, description, b"\""]);
         }
         put(&mut json, &[br#","parameters":"#, parameters.as_bytes(), b"}}"]);
-        self.functions.push(Function { name: name.clone(), json });
-        self.stand_ins.insert(name, stand_in);
+        self.stand_ins.insert(name.clone(), stand_in);
+        self.push(name, json);
     }
 
     fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {
-        if let Some(mode) = json::string(choice) {
-            return match self.omitted.first().filter(|_| mode == "required" && self.functions.is_empty()) {
-                Some((index, kind)) => Err(rejected(*index, kind)),
-                None => self.set_choice(choice.to_vec()),
-            };
+        if choice.first() == Some(&b'"') {
+            return self.set_mode(choice);
         }
         let Ok(choice) = Object::scan(choice) else { return Ok(()) };
         let kind = choice.get("type").and_then(json::string).unwrap_or_default();
         match &*kind {
-            "allowed_tools" => self.allow_only(&choice),
+            "allowed_tools" => return self.allow_only(&choice),
             "function" | "custom" => self.force(choice.get("name").unwrap_or(b"\"\"")),
-            kind if self.has(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
+            kind if self.names.contains(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
-                Err(index.map_or_else(
+                return Err(index.map_or_else(
                     || unsupported("tool_choice", unavailable(kind)),
                     |index| rejected(index, kind),
-                ))
+                ));
             }
         }
+        Ok(())
     }
 
-    fn set_choice(&mut self, choice: Vec<u8>) -> Result<(), ApiError> {
-        self.choice = Some(choice);
+    /// `mode` is a JSON string.
+    fn set_mode(&mut self, mode: &[u8]) -> Result<(), ApiError> {
+        let is_required = json::string(mode).is_some_and(|mode| mode == "required");
+        if let Some((index, kind)) = self.omitted.first().filter(|_| is_required && self.functions.is_empty())
+        {
+            return Err(rejected(*index, kind));
+        }
+        self.choice = Some(mode.to_vec());
         Ok(())
     }
 
     /// `name` is a JSON string.
-    fn force(&mut self, name: &[u8]) -> Result<(), ApiError> {
-        self.set_choice([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat())
+    fn force(&mut self, name: &[u8]) {
+        self.choice = Some([br#"{"type":"function","function":{"name":"#, name, b"}}"].concat());
     }
 
     /// Leaves out what may not be called. Not every server observes `none`, and some reject or ignore the name of a function.
@@ -199,7 +206,7 @@ impl Tools {
             }
             None => None,
         };
-        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.has(name)) {
+        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.names.contains(name)) {
             self.functions.retain(|function| function.name == name);
             self.choice = Some(b"\"required\"".to_vec());
         }
@@ -212,10 +219,13 @@ impl Tools {
             let tool = &allowed[tool];
             json::string_member(tool, "name").or_else(|| json::string_member(tool, "type"))
         });
-        let names: Vec<_> = named.collect();
-        self.functions.retain(|function| names.iter().any(|name| *name == function.name));
-        let mode = choice.get("mode").unwrap_or(b"\"auto\"").to_vec();
-        self.choose(&mode)
+        let names: HashSet<_> = named.collect();
+        self.functions.retain(|function| names.contains(function.name.as_str()));
+        let mode = choice.get("mode").filter(|mode| *mode != b"null").unwrap_or(b"\"auto\"");
+        match json::string(mode).as_deref() {
+            Some("auto" | "required" | "none") => self.set_mode(mode),
+            _ => Err(invalid_mode()),
+        }
     }
 }
 
@@ -225,6 +235,12 @@ fn param(index: usize) -> String {
 
 fn unavailable(kind: &str) -> String {
     format!("The upstream's chat completions have no tool of type '{kind}'.")
+}
+
+fn invalid_mode() -> ApiError {
+    let message =
+        "Invalid 'tool_choice': the 'mode' of allowed tools must be 'auto', 'required' or 'none'.".to_owned();
+    ApiError { code: Some("invalid_value".into()), ..unsupported("tool_choice", message) }
 }
 
 fn rejected(index: usize, kind: &str) -> ApiError {

@@ -196,6 +196,40 @@ fn text_before_calls_and_in_the_same_chunk_is_an_item_of_its_own() {
 }
 
 #[test]
+fn calls_may_take_turns_under_their_indexes() {
+    let more = |index: u64, text: &str| call(json!(index), Value::Null, Value::Null, json!(text));
+    let events = decoded(vec![
+        json!({"content": "wait"}),
+        call(json!(0), json!("a"), json!("f"), json!("")),
+        call(json!(1), json!("b"), json!("g"), json!("{\"b\":")),
+        more(0, "{\"a\":"),
+        more(1, "2}"),
+        call(json!(2), json!("c"), json!("f"), json!("{}")),
+        more(0, "1}"),
+        json!({"content": "done"}),
+    ]);
+    let called =
+        |at: usize| (output(&events)[at]["call_id"].clone(), output(&events)[at]["arguments"].clone());
+    assert_eq!(called(1), (json!("a"), json!("{\"a\":1}")));
+    assert_eq!(called(2), (json!("b"), json!("{\"b\":2}")));
+    assert_eq!(called(3), (json!("c"), json!("{}")));
+    assert_eq!(output(&events)[4]["content"][0]["text"], "done");
+}
+
+#[test]
+fn so_many_calls_may_take_turns_at_most() {
+    let begun = (0..100).map(|n| call(json!(n), json!(format!("c{n}")), json!("f"), json!("{")));
+    let more = (0..100).rev().map(|n| call(json!(n), Value::Null, Value::Null, json!("}")));
+    let chunks: Vec<Value> = begun.clone().chain(more.take(64)).map(chunk).collect();
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&chunks).as_bytes()]);
+    assert!(!names(&events).contains(&"error"));
+    let chunks: Vec<Value> =
+        begun.chain([call(json!(35), Value::Null, Value::Null, json!("}"))]).map(chunk).collect();
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&chunks).as_bytes()]);
+    assert_eq!(names(&events).last(), Some(&"response.failed"));
+}
+
+#[test]
 fn an_upstream_that_goes_back_to_a_call_is_broken_unless_it_adds_nothing() {
     let begun = || {
         vec![
@@ -345,7 +379,7 @@ fn an_error_at_the_start_is_the_only_event_and_later_the_response_fails() {
 fn the_response_shows_what_the_client_asked_for() {
     let request = json!({
         "model": "m", "input": "x", "instructions": "be brief", "temperature": 0.25, "metadata": {"a": "b"},
-        "tools": [{"type": "function", "name": "f", "parameters": null, "strict": null}], "tool_choice": "required", "max_output_tokens": 7,
+        "tools": [{"type": "function", "name": "f", "description": "d", "parameters": null, "strict": null}], "tool_choice": "required", "max_output_tokens": 7,
     });
     let events = decoded_as(ChatSettings::default(), &request, vec![json!({"content": "a"})], "stop");
     for event in [&events[0], events.last().unwrap()] {
@@ -357,6 +391,26 @@ fn the_response_shows_what_the_client_asked_for() {
         {
             assert_eq!(&event["response"][name], value, "{name}");
         }
+    }
+}
+
+#[test]
+fn what_the_client_left_out_is_shown_with_its_default() {
+    let request = json!({
+        "model": "m", "input": "x", "reasoning": {"effort": "low"}, "text": {"verbosity": "low"},
+        "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "c"}],
+    });
+    let shown = json!({
+        "reasoning": {"effort": "low", "summary": null}, "text": {"verbosity": "low", "format": {"type": "text"}},
+        "tools": [
+            {"type": "function", "name": "f", "description": null, "parameters": null, "strict": false},
+            {"type": "custom", "name": "c"},
+        ],
+        "safety_identifier": null, "prompt_cache_key": null,
+    });
+    let events = decoded_as(ChatSettings::default(), &request, vec![json!({"content": "a"})], "stop");
+    for (name, value) in shown.as_object().unwrap() {
+        assert_eq!(events.last().unwrap()["response"].get(name), Some(value), "{name}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The request map.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 
 fn messages(items: impl Into<Value>) -> Value {
@@ -181,6 +183,45 @@ fn tools_are_functions_and_those_that_cannot_be_are_named() {
     some["tool_choice"] = allowed;
     let chat = super::encoded(ChatSettings::default(), &some);
     assert_eq!((chat["tools"].as_array().unwrap().len(), &chat["tool_choice"]), (1, &json!("required")));
+}
+
+#[test]
+fn the_mode_of_allowed_tools_is_one_of_three_words() {
+    let allowing = |mode: Value| {
+        let choice =
+            json!({"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "f"}]});
+        json!({"model": "m", "input": "x", "tools": [{"type": "function", "name": "f"}], "tool_choice": choice})
+    };
+    let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
+    for (mode, sent) in [("auto", "auto"), ("required", "required"), ("none", "none")] {
+        assert_eq!(encoded(openai, &allowing(mode.into()))["tool_choice"], sent);
+    }
+    assert_eq!(encoded(openai, &allowing(Value::Null))["tool_choice"], "auto");
+    for mode in [json!({"type": "allowed_tools", "mode": "auto"}), json!("any"), json!(5), json!(["auto"])] {
+        let refused = rejected(allowing(mode.clone()));
+        assert_eq!(refused, (Some("invalid_value".to_owned()), Some("tool_choice".to_owned())), "{mode}");
+    }
+}
+
+#[test]
+fn looking_for_one_of_many_tools_takes_no_longer_than_naming_them() {
+    const TOOLS: usize = 40_000;
+    let all = |tool: &dyn Fn(usize) -> Value| (0..TOOLS).map(tool).collect::<Vec<_>>();
+    let functions = all(&|n| json!({"type": "function", "name": format!("a{n}")}));
+    let choice = json!({"type": "allowed_tools", "tools": all(&|n| json!({"name": format!("b{n}")}))});
+    let shells = all(&|_| json!({"type": "shell"}));
+    let took = |request: Value| {
+        let started = Instant::now();
+        try_encode(ChatSettings::default(), &request).unwrap();
+        started.elapsed()
+    };
+    let named = took(json!({"model": "m", "input": "x", "tools": functions}));
+    let allowed = took(json!({"model": "m", "input": "x", "tools": functions, "tool_choice": choice}));
+    let both = [functions, shells].concat();
+    let with_shells = took(json!({"model": "m", "input": "x", "tools": both}));
+    for (what, duration) in [("allowed", allowed), ("with shells", with_shells)] {
+        assert!(duration < named * 10 + Duration::from_secs(1), "{what}: {duration:?}, and {named:?} alone");
+    }
 }
 
 #[test]
