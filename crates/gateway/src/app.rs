@@ -50,6 +50,9 @@ use crate::turn::{BackgroundSettings, TurnSettings, Turns};
 /// How long the start waits for the stored account state.
 const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The memory for replies to clients that need no key; an address can have a quarter of it.
+const OPEN_REPLIES_BYTES: usize = 32 << 20;
+
 /// A gateway that is ready to serve.
 pub struct App {
     pub turns: Arc<Turns>,
@@ -170,6 +173,7 @@ impl App {
             body_limits,
             sockets: Arc::new(socket_settings(&config)),
             metrics: Arc::new(metrics),
+            open_replies: Arc::new(BodyMemory::new(OPEN_REPLIES_BYTES, OPEN_REPLIES_BYTES / 4)),
             readiness: Arc::default(),
             socket_metrics,
             serves_dashboard: config.dashboard,

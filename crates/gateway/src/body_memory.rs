@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use antiphon_access::keys::{Caller, network_of};
 use antiphon_protocol::id::ProjectId;
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout_at};
 
@@ -59,6 +60,12 @@ pub struct Share {
 pub struct Reservation {
     share: Arc<Share>,
     bytes: usize,
+}
+
+/// A text that holds its memory.
+struct Held {
+    text: Vec<u8>,
+    _memory: Reservation,
 }
 
 /// No memory was released in time. The text is the message that clients get.
@@ -192,12 +199,24 @@ impl Reservation {
         taken
     }
 
+    /// The text, whose memory stays reserved until all of it was dropped.
+    pub fn hold(mut self, text: Vec<u8>) -> Bytes {
+        self.shrink_to(text.len());
+        Bytes::from_owner(Held { text, _memory: self })
+    }
+
     /// Releases all but so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
         let released = self.bytes.saturating_sub(bytes);
         self.bytes -= released;
         self.share.own.give_back(released);
         self.share.pool.give_back(released);
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
     }
 }
 

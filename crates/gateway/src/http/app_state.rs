@@ -29,6 +29,8 @@ pub struct AppState {
     /// For requests without a key; `None` if the operator lets everybody in.
     pub local_only: Option<Arc<LocalOnly>>,
     pub metrics: Arc<Metrics>,
+    /// The memory for replies to clients that need no key.
+    pub open_replies: Arc<BodyMemory>,
     pub readiness: Arc<Readiness>,
     pub socket_metrics: Arc<SocketMetrics>,
     pub serves_dashboard: bool,

@@ -252,6 +252,9 @@ impl Turn {
             let Some(owned) = owned else {
                 return Some(Finished::from_upstream(body.clone(), &object, &[], None));
             };
+            if object.get("status").is_none() && object.get("output").is_none() {
+                return None;
+            }
             let response = owned.rewrite(&object);
             let response = hidden.hide_in_response(&response).unwrap_or(response).into();
             let mut finished = Finished::from_upstream(response, &object, &[], None);

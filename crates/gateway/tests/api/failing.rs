@@ -116,6 +116,7 @@ async fn an_upstream_with_invalid_replies_yields_502() {
         (Script::http(200, "<html>").content_type("text/html"), false),
         (Script::http(200, "[1]"), false),
         (Script::http(200, "{\"id\":"), false),
+        (Script::http(200, r#"{"error":{"message":"no","code":"server_error"}}"#), false),
         (Script::http(200, "{}"), true),
         (Script::http(502, "<html>bad gateway</html>"), false),
         (Script::answer("x").end_after(0), true),

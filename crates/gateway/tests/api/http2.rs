@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Gateway, Setup, flood};
+use antiphon_testkit::{Gateway, Setup, eventually, flood};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -18,7 +18,7 @@ use crate::simulator;
 
 /// Longer than any step takes, unless the gateway waits where it should not.
 const PATIENCE: Duration = Duration::from_secs(60);
-const WINDOW: u32 = 65_535;
+const WINDOW: u32 = 8 * 1024;
 
 struct Client {
     requests: SendRequest<Full<Bytes>>,
@@ -116,4 +116,24 @@ async fn a_connection_with_a_stream_is_kept() {
         gate.open();
     });
     assert!(reply.into_body().collect().await.is_ok());
+}
+
+#[tokio::test]
+async fn metrics_that_nobody_reads_take_only_so_much_memory() {
+    let (_upstream, gateway) = over("").await;
+    let mut unread = Vec::new();
+    let mut is_refused = false;
+    while !is_refused {
+        assert!(unread.len() < 20, "any number of replies is held");
+        let mut client = Client::connect(&gateway).await;
+        let mut replies = Vec::new();
+        for _ in 0..90 {
+            replies.push(client.send(Method::GET, "/metrics", &Value::Null).await);
+        }
+        is_refused = replies.iter().any(|reply| reply.status() == 503);
+        unread.push((client, replies));
+    }
+    assert!(unread.len() > 1, "a few are no reason");
+    drop(unread);
+    eventually("metrics are shown again", async || gateway.client.get("/metrics").await.status == 200).await;
 }

@@ -1,12 +1,17 @@
 //! Health, readiness and metrics, for operators' machines.
 
-use axum::Json;
+use antiphon_access::keys::network_of;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::{StatusCode, header};
 use serde_json::json;
 
+use crate::body_memory::{NoMemory, Reservation, Tenant};
 use crate::http::app_state::AppState;
+use crate::http::auth::Peer;
+use crate::http::error::RequestError;
+use crate::http::error_reply::ErrorReply;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -26,8 +31,17 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     }
 }
 
-pub async fn metrics(State(state): State<AppState>) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], state.metrics.render()).into_response()
+/// Anyone may ask for them, any number of times, and read nothing.
+pub async fn metrics(
+    State(state): State<AppState>,
+    Extension(Peer(address)): Extension<Peer>,
+) -> Result<Response, ErrorReply> {
+    let text = state.metrics.render();
+    let mut memory = Reservation::empty(&state.open_replies.share(Tenant::Network(network_of(address))));
+    if !memory.try_grow(text.len().min(memory.max_bytes())) {
+        return Err(RequestError::Overloaded(NoMemory::Share("address")).into());
+    }
+    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], memory.hold(text.into())).into_response())
 }
 
 fn not_ready(reason: &str) -> Response {
