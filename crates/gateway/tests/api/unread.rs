@@ -24,7 +24,7 @@ async fn ask(gateway: &Gateway, path: &str) -> (TcpStream, String) {
 #[tokio::test]
 async fn replies_that_nobody_reads_hold_their_memory_and_further_ones_wait_for_it() {
     let upstream = simulator().await;
-    let limits = "limits.max_body = \"16MiB\"\nlimits.body_memory = \"64MiB\"\ntimeouts.body_read = \"1s\"";
+    let limits = "limits.max_body = \"16MiB\"\nlimits.body_memory = \"64MiB\"\ntimeouts.body_read = \"4s\"";
     let gateway = Setup::over(&upstream).config(limits).start().await;
     upstream.script(Script::answer("y".repeat(LONG)).deltas(1));
     let stored = gateway.client.created(json!({"model": "sim", "input": "x".repeat(LONG)})).await;
