@@ -1,6 +1,9 @@
-//! What the system says about memory: the only place that reads it.
+//! What the system says about memory, which is read here only.
 
-use std::{fs, io, iter};
+use std::{fs, hint, io, iter};
+
+/// So large that the allocator gives it a page of its own.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// The resident memory of this process.
 ///
@@ -11,6 +14,12 @@ pub fn resident_bytes() -> io::Result<u64> {
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
     let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
     Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// Has the allocator return to the system what was freed. It looks for that when it frees a page of its own, and a process with
+/// little to do frees none.
+pub fn return_freed() {
+    drop(hint::black_box(Vec::<u8>::with_capacity(PAGE_BYTES)));
 }
 
 /// The memory that this process may take: the machine's, or the smallest limit of its cgroups and their ancestors. `None` if

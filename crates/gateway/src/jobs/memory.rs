@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_runtime::memory::return_freed;
 use antiphon_store::chain::Chains;
 
 use crate::memory::{Crossing, MemoryCeiling, ReadMemory, percent_of};
@@ -30,6 +31,7 @@ impl MemoryWatch {
             return;
         };
         loop {
+            return_freed();
             match (self.read)() {
                 Ok(resident_bytes) => self.update(resident_bytes, ceiling_bytes),
                 Err(error) => tracing::debug!(%error, "the resident memory could not be read"),

@@ -10,6 +10,8 @@ use crate::binary;
 const BODY_BYTES: usize = 8 << 20;
 /// Far more than the ceiling has room for.
 const MAX_TURNS: usize = 60;
+/// What a gateway has that has served a few turns, and some long ones are in its cache.
+const LITTLE_BYTES: u64 = 128 << 20;
 const REFUSED: &str = "antiphon_memory_refused_turns_total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +61,9 @@ async fn long_replies_one_after_another_leave_room_for_turns() {
     }
     assert_eq!(gateway.client.created(json!({"model": "sim", "input": "x"})).await["status"], "completed");
     assert_eq!(gateway.client.metric(REFUSED).await, 0);
+    join_all((0..8).map(|_| gateway.client.get(&path))).await;
+    let has_little = async || gateway.client.metric("antiphon_memory_resident_bytes").await < LITTLE_BYTES;
+    eventually("memory is returned while nothing happens", has_little).await;
 }
 
 /// What is allocated before `main` may get one.
