@@ -1,5 +1,6 @@
 //! The stream of a chat completion: whatever the server sends, the events are those of one response, however they are cut.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use antiphon_protocol::event::Event;
@@ -72,21 +73,22 @@ fn decode<'a>(format: &ReplyFormat, pieces: impl IntoIterator<Item = &'a [u8]>) 
     events
 }
 
-/// Numbers without gaps, one open item at a time, deltas that add up, and nothing after the end.
+/// Numbers without gaps, items that end in the order in which they begin, deltas that add up, and nothing after the end.
 fn check_order(events: &[Value]) {
-    let (mut open, mut written, mut done) = (Value::Null, String::new(), Vec::new());
+    let (mut open, mut done) = (VecDeque::<(Value, String)>::new(), Vec::new());
     for (number, event) in events.iter().enumerate() {
         assert_eq!(event["sequence_number"], number);
         let kind = event["type"].as_str().expect("every event has a type");
         match kind {
             "response.output_item.added" => {
-                assert!(open.is_null(), "one item at a time");
-                assert_eq!(event["output_index"], done.len());
-                open = event["item"]["id"].clone();
-                written.clear();
+                let is_call = event["item"].get("call_id").is_some();
+                assert!(open.is_empty() || is_call, "only calls are open at the same time");
+                assert_eq!(event["output_index"], done.len() + open.len());
+                open.push_back((event["item"]["id"].clone(), String::new()));
             }
             "response.output_item.done" => {
-                assert_eq!(event["item"]["id"], open.take());
+                let (id, _) = open.pop_front().expect("an item ends that has begun");
+                assert_eq!((&event["item"]["id"], &event["output_index"]), (&id, &json!(done.len())));
                 done.push(event["item"].clone());
             }
             "response.completed" | "response.incomplete" => {
@@ -94,11 +96,12 @@ fn check_order(events: &[Value]) {
                 assert_eq!(number, events.len() - 1, "nothing follows the end");
             }
             "response.failed" => assert_eq!(number, events.len() - 1, "nothing follows the end"),
-            _ if event.get("item_id").is_some() => {
-                assert_eq!(event["item_id"], open, "only what is open changes");
-                check_text(kind, event, &mut written);
+            _ => {
+                let Some(changed) = event.get("item_id") else { continue };
+                let at = open.iter().position(|(id, _)| id == changed).expect("only what is open changes");
+                assert_eq!(event["output_index"], done.len() + at);
+                check_text(kind, event, &mut open[at].1);
             }
-            _ => {}
         }
     }
 }

@@ -66,7 +66,9 @@ async fn others_write_soon_what_a_silent_replica_has_locked() {
     let deleted = timeout(Duration::from_secs(90), other.delete(&project("p"), id(1), NOW)).await;
     assert!(deleted.expect("the server ends the transaction of the silent replica").unwrap());
     silence.send_replace(false);
-    let given_up = deleting.await.unwrap();
-    assert!(matches!(given_up, Err(StoreError::Unavailable(_) | StoreError::Deadline(_))), "{given_up:?}");
+    // It gives up, or does it again on another connection.
+    let outcome = deleting.await.unwrap();
+    let is_in_vain = matches!(outcome, Ok(false) | Err(StoreError::Unavailable(_) | StoreError::Deadline(_)));
+    assert!(is_in_vain, "{outcome:?}");
     recovered(&silent).await;
 }

@@ -1,7 +1,7 @@
 //! The events of the Responses API, made from what the chunks of a chat say.
 //!
 //! One item is open, or several calls are. Whatever begins another item closes them, and a call closes those before it whose
-//! arguments are whole, so items come in the order in which they were opened.
+//! arguments are whole or that are not announced, so items come in the order in which they were opened.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -179,8 +179,11 @@ impl Events {
         if let Some(text) = self.text.take() {
             self.close_text(text, "completed");
         }
+        // Items are announced in the order of the output, so a call that is not announced yet comes to its end first.
         let is_over = |calls: &VecDeque<Call>| {
-            calls.len() >= MAX_OPEN_CALLS || calls.front().is_some_and(|first| !first.may_go_on(fragment))
+            calls.len() >= MAX_OPEN_CALLS
+                || calls.front().is_some_and(|first| !first.may_go_on(fragment))
+                || calls.iter().any(|call| !call.is_announced)
         };
         while is_over(&self.calls) {
             let Some(first) = self.calls.pop_front() else { break };
