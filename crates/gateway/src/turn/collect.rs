@@ -16,7 +16,7 @@ use http::HeaderMap;
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::framing::Framing;
 use super::reading::{ReadOutcome, Silence, read_events};
-use super::record::Finished;
+use super::record::{Finished, Items};
 use super::relay::{BadStream, Relay};
 use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
@@ -250,14 +250,14 @@ impl Turn {
         let finish = move || {
             let object = Object::parse(&body).ok()?;
             let Some(owned) = owned else {
-                return Some(Finished::from_upstream(body.clone(), &object, &[], None));
+                return Some(Finished::from_upstream(body.clone(), &object, &Items::new(), None));
             };
             if object.get("status").is_none() && object.get("output").is_none() {
                 return None;
             }
             let response = owned.rewrite(&object);
             let response = hidden.hide_in_response(&response).unwrap_or(response).into();
-            let mut finished = Finished::from_upstream(response, &object, &[], None);
+            let mut finished = Finished::from_upstream(response, &object, &Items::new(), None);
             finished.body = owned.stored_body(&object).map(Bytes::from);
             Some(finished)
         };

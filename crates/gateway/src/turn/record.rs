@@ -1,5 +1,7 @@
 //! Record: the turn becomes durable before its client sees the end.
 
+use std::collections::BTreeMap;
+
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::{Input, item_ids};
 use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
@@ -16,6 +18,9 @@ use super::trace::Step;
 use super::{Failure, Turn};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Verdict;
+
+/// Finished output items, by their place in the output and then by their arrival. An upstream may send any number in any order.
+pub type Items = BTreeMap<(u64, usize), Bytes>;
 
 /// A finished response.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ impl Finished {
     pub fn from_upstream(
         response: Bytes,
         original: &Object<'_>,
-        items: &[Bytes],
+        items: &Items,
         implied: Option<Status>,
     ) -> Self {
         let parts = Parts::of(original);
@@ -70,8 +75,8 @@ impl Finished {
 }
 
 /// An array of finished items, without those that are no valid JSON.
-pub fn output_of(items: &[Bytes]) -> Bytes {
-    array(items.iter().filter(|item| json::validate(item).is_ok())).into()
+pub fn output_of(items: &Items) -> Bytes {
+    array(items.values().filter(|item| json::validate(item).is_ok())).into()
 }
 
 impl Turn {

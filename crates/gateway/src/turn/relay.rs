@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::framing::Framing;
 use super::passage::Passage;
-use super::record::{Finished, output_of};
+use super::record::{Finished, Items, output_of};
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
@@ -27,10 +27,8 @@ pub struct Relay {
     owned: Owned,
     /// What the client does not get of items; they are kept whole.
     hidden: HiddenParts,
-    /// Finished output items, in the order of the output; none if nobody needs them.
-    items: Vec<Bytes>,
-    /// Their positions in the output.
-    positions: Vec<u64>,
+    /// Finished output items; none if nobody needs them.
+    items: Items,
     /// What keeping them takes.
     kept_bytes: usize,
     /// How much it may take; `None` keeps none.
@@ -91,8 +89,7 @@ impl Relay {
             framing,
             owned,
             hidden: HiddenParts::NOTHING,
-            items: Vec::new(),
-            positions: Vec::new(),
+            items: Items::new(),
             kept_bytes: 0,
             max_kept_bytes,
             upstream_id: None,
@@ -336,13 +333,12 @@ impl Relay {
     fn keep_item(&mut self, event: &Event) -> Result<(), BadStream> {
         let (Some(max_kept_bytes), Some(data)) = (self.max_kept_bytes, event.data()) else { return Ok(()) };
         if let Some(item) = json::member(&data, "item") {
-            self.kept_bytes += item.len() + size_of::<Bytes>() + size_of::<u64>();
+            self.kept_bytes += item.len() + size_of::<((u64, usize), Bytes)>();
             if self.kept_bytes > max_kept_bytes {
                 return Err(BadStream::OutputTooLarge);
             }
-            let position = output_index(&data).or(self.positions.last().copied()).unwrap_or_default();
-            let place = self.positions.partition_point(|earlier| *earlier <= position);
-            self.positions.insert(place, position);
+            let last = || self.items.last_key_value().map_or(0, |((position, _), _)| *position);
+            let place = (output_index(&data).unwrap_or_else(last), self.items.len());
             self.items.insert(place, Bytes::copy_from_slice(item));
         }
         Ok(())
