@@ -1,5 +1,7 @@
 //! Health, readiness and metrics, for operators' machines.
 
+use std::time::Duration;
+
 use antiphon_access::keys::network_of;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -7,7 +9,7 @@ use axum::{Extension, Json};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use crate::body_memory::{NoMemory, Reservation, Tenant};
+use crate::body_memory::{Reservation, Tenant};
 use crate::http::app_state::AppState;
 use crate::http::auth::Peer;
 use crate::http::error::RequestError;
@@ -38,9 +40,9 @@ pub async fn metrics(
 ) -> Result<Response, ErrorReply> {
     let text = state.metrics.render();
     let mut memory = Reservation::empty(&state.open_replies.share(Tenant::Network(network_of(address))));
-    if !memory.try_grow(text.len().min(memory.max_bytes())) {
-        return Err(RequestError::Overloaded(NoMemory::Share("address")).into());
-    }
+    let bytes = text.len().min(memory.max_bytes());
+    let mut patience = Duration::ZERO;
+    memory.grow(bytes, &mut patience).await.map_err(RequestError::from)?;
     Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], memory.hold(text.into())).into_response())
 }
 
