@@ -144,6 +144,22 @@ async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
 }
 
 #[tokio::test]
+async fn statements_whose_caller_is_gone_by_their_turn_are_not_run() {
+    let (group, commits) = start(LONG, |_| Ok(()));
+    // The engine is busy when they come.
+    let busy = tokio::spawn({
+        let group = Arc::clone(&group);
+        async move { group.write(Operation::Execute(Vec::new())).await }
+    });
+    tokio::task::yield_now().await;
+    let statements = write_at_once(&group, 3);
+    assert!(tokio::time::timeout(Duration::ZERO, statements).await.is_err());
+    busy.await.unwrap().unwrap();
+    group.close().await;
+    assert_eq!(commits.lock().unwrap().iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
 async fn a_writer_that_panics_fails_every_caller_at_once() {
     let (group, _) = start(LONG, |_| panic!("the engine is broken"));
     for _ in 0..2 {

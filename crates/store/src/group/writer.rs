@@ -229,6 +229,8 @@ impl Shared {
 
     fn take(&self, queued: Queued, queue: &mut mpsc::Receiver<Queued>, batch: &mut Batch) {
         match queued {
+            // Its caller has reported a failure, and may have tried again.
+            Queued::Operation(Operation::Execute(_), answer) if answer.is_closed() => {}
             Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
             Queued::Close(closed) => {
                 self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(closed);

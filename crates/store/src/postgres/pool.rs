@@ -71,26 +71,31 @@ impl Pool {
         }
         let permit = self.free.acquire().await.expect("nobody closes the semaphore");
         let (before, after) = self.links.split_at(preferred);
-        let (mut unanswered, mut in_use) = (None, None);
-        for link in after.iter().chain(before).filter(|link| link.is_up()) {
-            let Some(exclusive) = link.try_lock() else {
-                in_use.get_or_insert(link);
-                continue;
-            };
-            match link.session() {
-                Ok(session) if session.is_answered() => return Ok(Held::new(session, exclusive, permit)),
-                // A query that its caller has given up may still run.
-                Ok(session) => unanswered = unanswered.or(Some((session, exclusive))),
-                Err(_) => {}
+        loop {
+            let (mut unanswered, mut in_use) = (None, None);
+            for link in after.iter().chain(before).filter(|link| link.is_up()) {
+                let Some(exclusive) = link.try_lock() else {
+                    in_use.get_or_insert(link);
+                    continue;
+                };
+                match link.session() {
+                    Ok(session) if session.is_answered() => return Ok(Held::new(session, exclusive, permit)),
+                    // A query that its caller has given up may still run.
+                    Ok(session) => unanswered = unanswered.or(Some((session, exclusive))),
+                    Err(_) => {}
+                }
+            }
+            if let Some((session, exclusive)) = unanswered {
+                return Ok(Held::new(session, exclusive, permit));
+            }
+            // Fewer connections than permits are up.
+            let Some(link) = in_use else { return Err(self.down(preferred)) };
+            let exclusive = link.lock().await;
+            // If it has been lost meanwhile, another may be up.
+            if let Ok(session) = link.session() {
+                return Ok(Held::new(session, exclusive, permit));
             }
         }
-        if let Some((session, exclusive)) = unanswered {
-            return Ok(Held::new(session, exclusive, permit));
-        }
-        // Fewer connections than permits are up.
-        let Some(link) = in_use else { return Err(self.down(preferred)) };
-        let exclusive = link.lock().await;
-        Ok(Held::new(link.session()?, exclusive, permit))
     }
 
     fn down(&self, link: usize) -> QueryError {
@@ -100,5 +105,51 @@ impl Pool {
 
     pub(super) async fn close(&self) {
         join_all(self.links.iter().map(Link::close)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antiphon_testkit::{Postgres, eventually};
+
+    use super::super::connect::Connector;
+    use super::super::schema::Schema;
+    use super::*;
+    use crate::{Migrate, StoreUrl};
+
+    #[tokio::test]
+    async fn a_caller_whose_connection_is_lost_while_it_waits_gets_another() {
+        let server = Postgres::shared();
+        let name = "pool_losing";
+        let StoreUrl::Postgres(target) = server.create_database(name).await.parse().unwrap() else {
+            unreachable!()
+        };
+        let connector = || Connector::new(&target).unwrap();
+        let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
+        let pool = Arc::new(Pool::start(&context, 3));
+        pool.settled().await.unwrap();
+        let mut held = Vec::new();
+        for n in 0..3 {
+            held.push(pool.acquire(n).await.unwrap());
+        }
+        // Nothing that is lost can be opened again.
+        server.execute("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+        let lose = async |n: usize, session: &Session| {
+            let process = session.client().query_typed_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+            let process: i32 = process.get(0);
+            server.execute("postgres", &format!("SELECT pg_terminate_backend({process})")).await;
+            eventually("the connection is lost", async || !pool.links[n].is_up()).await;
+        };
+        lose(2, &held.pop().unwrap()).await;
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.acquire(0).await.map(|held| held.is_answered()) }
+        });
+        eventually("it waits", async || pool.free.available_permits() == 0).await;
+        let (second, first) = (held.pop().unwrap(), held.pop().unwrap());
+        lose(0, &first).await;
+        drop(first);
+        drop(second);
+        assert!(waiting.await.unwrap().is_ok());
     }
 }
