@@ -45,7 +45,7 @@ impl Decoder {
             // Its message is taken as one large delta.
             Piece::Whole(body) => {
                 self.events.emits_end_only = true;
-                self.take(&body);
+                self.take(&body, false);
             }
             // There are no chat completions over WebSockets.
             Piece::Event(_) => {}
@@ -58,9 +58,7 @@ impl Decoder {
                 return Ok(Some(event));
             }
             let Some(frame) = self.sse.next_frame()? else { return Ok(None) };
-            if let Some(data) = frame.data() {
-                self.take(&data);
-            }
+            self.take_frame(&frame);
             if self.events.held_bytes() > self.max_bytes {
                 return Err(FrameTooLarge { max_bytes: self.max_bytes });
             }
@@ -69,10 +67,11 @@ impl Decoder {
 
     /// Each of the last events: the last chunk may lack its blank line, and the stream its `[DONE]`.
     pub fn finish(&mut self) -> Option<Event> {
-        let frame = self.sse.finish();
-        let data = frame.as_ref().and_then(sse::Frame::data);
-        if let Some(data) = data.filter(|data| **data == *DONE || json::validate(data).is_ok()) {
-            self.take(&data);
+        let is_whole = |data: &[u8]| data == DONE || json::validate(data).is_ok();
+        if let Some(frame) = self.sse.finish()
+            && frame.data().is_some_and(|data| is_whole(&data))
+        {
+            self.take_frame(&frame);
         }
         if self.finish.is_some() {
             self.complete();
@@ -84,7 +83,13 @@ impl Decoder {
         self.sse.chunk()
     }
 
-    fn take(&mut self, data: &[u8]) {
+    fn take_frame(&mut self, frame: &sse::Frame) {
+        if let Some(data) = frame.data() {
+            self.take(&data, frame.event() == Some(b"error"));
+        }
+    }
+
+    fn take(&mut self, data: &[u8], is_error: bool) {
         let data = data.trim_ascii();
         if self.is_over || data.is_empty() {
             return;
@@ -97,8 +102,8 @@ impl Decoder {
         };
         let get = |name| chunk.get(name).filter(|value| *value != b"null");
         // Some servers send the error itself.
-        let bare_error = get("object").filter(|kind| *kind == b"\"error\"").map(|_| data);
-        if let Some(error) = get("error").or(bare_error) {
+        let is_error = is_error || get("object") == Some(b"\"error\"");
+        if let Some(error) = get("error").or_else(|| is_error.then_some(data)) {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }

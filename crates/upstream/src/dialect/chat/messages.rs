@@ -118,6 +118,10 @@ impl<'s> Messages<'s> {
             self.add_plain(if is_developer { b"\"system\"" } else { role }, &content);
             return Ok(());
         }
+        if !content.attachments.is_empty() {
+            let message = "Invalid value in 'input': messages of the assistant take parts of type 'output_text' and 'refusal'.";
+            return Err(super::unsupported("input", message.to_owned()));
+        }
         match self.all.last_mut() {
             Some(Message::Assistant(last)) if last.is_only_reasoning() => last.content = Some(content),
             _ => self.push_assistant().content = Some(content),

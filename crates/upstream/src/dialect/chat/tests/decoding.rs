@@ -369,6 +369,9 @@ fn an_error_at_the_start_is_the_only_event_and_later_the_response_fails() {
     let bare = json!({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400});
     let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&[bare]).as_bytes()]);
     assert_eq!((names(&events), &events[0]["message"]), (vec!["error"], &json!("too long")));
+    let named = "event: error\ndata: {\"message\":\"broken\"}\n\ndata: [DONE]\n\n";
+    let events = events_of(decoder(ChatSettings::default(), &request()), [named.as_bytes()]);
+    assert_eq!((names(&events), &events[0]["message"]), (vec!["error"], &json!("broken")));
     let stream = sse(&[chunk(json!({"content": "a"})), error]) + "data: [DONE]\n\n";
     let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
     assert_eq!(names(&events)[events.len() - 2..], ["error", "response.failed"]);

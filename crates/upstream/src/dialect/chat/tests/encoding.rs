@@ -122,6 +122,9 @@ fn images_and_files_go_inline_or_not_at_all() {
         let refused = rejected(json!({"model": "m", "input": [{"role": "user", "content": [part]}]}));
         assert_eq!(refused.0.as_deref(), Some("unsupported_parameter"));
     }
+    let of_assistant = json!([{"role": "assistant", "content": content}]);
+    let refused = rejected(json!({"model": "m", "input": of_assistant}));
+    assert_eq!(refused.0.as_deref(), Some("unsupported_parameter"));
 }
 
 #[test]
