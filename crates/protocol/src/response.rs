@@ -157,7 +157,7 @@ impl Owned {
         out.extend_from_slice(created_at.to_string().as_bytes());
         out.extend_from_slice(br#","status":"in_progress","background":false,"completed_at":null,"error":null,"incomplete_details":null,"instructions":null,"max_output_tokens":null,"metadata":{},"model":"#);
         json::write_string(&mut out, model);
-        out.extend_from_slice(br#","output":[],"parallel_tool_calls":true,"previous_response_id":null,"store":false,"temperature":null,"tool_choice":"auto","tools":[],"top_p":null,"truncation":"disabled","usage":null}"#);
+        out.extend_from_slice(br#","output":[],"parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"store":false,"temperature":null,"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_p":null,"truncation":"disabled","usage":null}"#);
         self.rewrite(&Object::scan(&out).expect("the skeleton is an object"))
     }
 }

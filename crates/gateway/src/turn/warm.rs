@@ -16,15 +16,21 @@ use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 const NO_USAGE: &[u8] = br#"{"input_tokens":0,"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}"#;
 
 /// Members of the request that the response repeats.
-const ECHOED_MEMBERS: [&str; 8] = [
+const ECHOED_MEMBERS: [&str; 14] = [
     "instructions",
     "max_output_tokens",
     "metadata",
     "parallel_tool_calls",
+    "prompt_cache_key",
+    "reasoning",
+    "safety_identifier",
     "temperature",
+    "text",
     "tool_choice",
     "tools",
     "top_p",
+    "truncation",
+    "user",
 ];
 
 impl Turns {

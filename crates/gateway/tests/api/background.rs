@@ -79,7 +79,7 @@ async fn a1_the_reply_is_the_queued_response_at_once() {
     let (script, gate) = Script::answer("done").gated();
     upstream.script(script);
     let request = json!({"model": "sim", "input": "x", "background": true, "instructions": "Be brief.",
-        "metadata": {"k": "v"}, "stream": false});
+        "metadata": {"k": "v"}, "stream": false, "safety_identifier": "s", "prompt_cache_key": "p"});
     let queued = gateway.client.created(&request).await;
     for (name, value) in [
         ("status", json!("queued")),
@@ -92,6 +92,9 @@ async fn a1_the_reply_is_the_queued_response_at_once() {
         ("metadata", json!({"k": "v"})),
         ("object", json!("response")),
         ("store", json!(true)),
+        ("safety_identifier", json!("s")),
+        ("prompt_cache_key", json!("p")),
+        ("text", json!({"format": {"type": "text"}})),
     ] {
         assert_eq!(queued[name], value, "{name}");
     }

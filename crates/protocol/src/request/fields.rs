@@ -32,7 +32,7 @@ pub(crate) enum Field {
     Shown,
 }
 
-const FIELDS: [(&str, Field); 22] = [
+const FIELDS: [(&str, Field); 27] = [
     ("model", Field::Model),
     ("input", Field::Input),
     ("previous_response_id", Field::PreviousResponseId),
@@ -51,10 +51,15 @@ const FIELDS: [(&str, Field); 22] = [
     ("type", Field::Type),
     ("instructions", Field::Shown),
     ("parallel_tool_calls", Field::Shown),
+    ("reasoning", Field::Shown),
+    ("safety_identifier", Field::Shown),
     ("temperature", Field::Shown),
+    ("text", Field::Shown),
     ("tool_choice", Field::Shown),
     ("tools", Field::Shown),
     ("top_p", Field::Shown),
+    ("truncation", Field::Shown),
+    ("user", Field::Shown),
 ];
 
 /// Of the longest of these names.
