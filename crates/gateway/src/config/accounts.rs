@@ -25,7 +25,7 @@ use super::route::Reach;
 use super::values::{Word, count, count_or_zero, word};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
-const NAME_RULE: &str = "must be 1 to 64 characters of A-Z a-z 0-9 _ . -";
+const NAME_RULE: &str = "must be 1 to 64 characters of A-Z a-z 0-9 _ . -, and neither . nor ..";
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountConfig {
@@ -314,7 +314,8 @@ impl AccountDraft {
 
 fn is_valid_name(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
+    // No URL can name the other two.
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed) && ![".", ".."].contains(&text)
 }
 
 fn parse_models(patterns: Option<Vec<String>>, key: &str, problems: &mut Problems) -> Vec<ModelPattern> {

@@ -95,3 +95,16 @@ async fn comments_before_the_first_event_take_no_memory_and_are_bounded() {
     let refused = gateway.client.create(json!({"model": "sim", "input": "hi", "stream": true})).await;
     assert_eq!((refused.refusal().0, refused.refusal().1.as_deref()), (502, Some("upstream_failed")));
 }
+
+#[tokio::test]
+async fn text_that_is_not_utf8_reaches_a_socket_with_replacement_characters() {
+    let (upstream, gateway) = gateway().await;
+    let mut bytes = created().into_bytes();
+    bytes.extend_from_slice(b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"a\xffb\"}\n\n");
+    bytes.extend_from_slice(event("response.completed", &completed(2)).as_bytes());
+    upstream.script(Script::stream_bytes(bytes));
+    let mut socket = gateway.socket().await;
+    socket.create(json!({"model": "sim", "input": "hi"})).await;
+    let events = socket.turn().await;
+    assert_eq!((events.len(), &events[1]["delta"]), (3, &json!("a\u{fffd}b")));
+}

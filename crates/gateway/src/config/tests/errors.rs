@@ -96,7 +96,7 @@ fn all_problems_are_reported_at_once() {
   accounts[0].base_url (in antiphon.toml, line 6): must be an http or https URL such as \"https://api.openai.com/v1\"
   accounts[0].nom (in antiphon.toml, line 7): unknown key; did you mean accounts[0].name? Known keys: name, base_url, api_key, \
 oauth, models, boundary, aliases, headers, query, proxy, ca_file, api, chat, transport, stream_only, state, background, replay_ids, priority, weight, max_in_flight
-  accounts[1].name (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[1].name (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -, and neither . nor ..
   accounts[1].base_url (in antiphon.toml, line 8): must be an http or https URL such as \"https://api.openai.com/v1\"
   accounts[1].models[1] = 2 (in antiphon.toml, line 9): must be a string"
     );
@@ -173,11 +173,19 @@ fn accounts_require_a_unique_name_and_a_plain_url() {
 appends: write base_url = \"https://x/v1\"
   accounts[1].models[0] = \"gpt-[45]\" (in antiphon.toml, line 7): must be a model name or a pattern with * (any characters) \
 and ? (one character), such as \"gpt-*\"
-  accounts[1].boundary = \"\" (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[1].boundary = \"\" (in antiphon.toml, line 8): must be 1 to 64 characters of A-Z a-z 0-9 _ . -, and neither . nor ..
   accounts[2].base_url (in antiphon.toml, line 9): must be an http or https URL such as \"https://api.openai.com/v1\"
-  accounts[2].name = \"b c\" (in antiphon.toml, line 10): must be 1 to 64 characters of A-Z a-z 0-9 _ . -
+  accounts[2].name = \"b c\" (in antiphon.toml, line 10): must be 1 to 64 characters of A-Z a-z 0-9 _ . -, and neither . nor ..
   accounts[2].models (in antiphon.toml, line 11): must not be empty; leave it out to offer all models"
     );
+}
+
+#[test]
+fn no_account_has_a_name_that_no_url_can_contain() {
+    for name in [".", ".."] {
+        let text = format!("[[accounts]]\nname = \"{name}\"\nbase_url = \"https://x/v1\"\n");
+        assert!(Case::file(&text).error().contains("neither . nor .."));
+    }
 }
 
 #[test]

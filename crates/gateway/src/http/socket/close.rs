@@ -100,7 +100,7 @@ impl CloseReason {
 pub async fn close_gracefully(socket: &mut Socket, reason: &CloseReason) {
     let closing = async {
         let frame = reason.error_before_close().map(|error| ErrorReply::from(error).frame(None));
-        if let Some(message) = frame.and_then(text_message) {
+        if let Some(message) = frame.as_ref().map(text_message) {
             socket.feed(message).await.ok();
         }
         match reason.close_frame() {
@@ -123,7 +123,8 @@ pub async fn close_gracefully(socket: &mut Socket, reason: &CloseReason) {
     }
 }
 
-/// A text message, if the bytes are UTF-8.
-pub fn text_message(bytes: Bytes) -> Option<Message> {
-    Utf8Bytes::try_from(bytes).ok().map(Message::Text)
+/// A text message. What an upstream sent that is not UTF-8 becomes U+FFFD.
+pub fn text_message(bytes: &Bytes) -> Message {
+    let text = Utf8Bytes::try_from(bytes.clone());
+    Message::Text(text.unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned().into()))
 }

@@ -222,10 +222,7 @@ impl Connection {
             match self.running[index].poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
                     self.next_turn = index + 1;
-                    waiting = 0;
-                    if let Some(message) = text_message(frame) {
-                        return Some(message);
-                    }
+                    return Some(text_message(&frame));
                 }
                 Poll::Ready(None) => {
                     let finished = self.running.swap_remove(index);
@@ -312,7 +309,7 @@ impl Connection {
 
     fn send_error(&mut self, error: &RequestError, stream_id: Option<&StreamId>) {
         let error = ErrorReply::from(self.state.reject("frame", error));
-        self.outbox.extend(text_message(error.frame(stream_id)));
+        self.outbox.push_back(text_message(&error.frame(stream_id)));
     }
 
     fn start_turns(&mut self) -> bool {
