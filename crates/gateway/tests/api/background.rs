@@ -74,12 +74,35 @@ async fn headers_that_connection_names_do_not_go_upstream() {
 }
 
 #[tokio::test]
+async fn responses_without_an_upstream_show_what_the_request_set() {
+    let (_upstream, gateway) = gateway().await;
+    let shown = json!({
+        "instructions": "i", "max_output_tokens": 16, "metadata": {"k": "v"}, "parallel_tool_calls": false,
+        "prompt_cache_key": "p", "reasoning": {"effort": "low"}, "safety_identifier": "s", "temperature": 0.5,
+        "text": {"verbosity": "low"}, "tool_choice": "none", "tools": [{"type": "web_search"}], "top_p": 0.5,
+        "truncation": "auto", "user": "u",
+    });
+    let with = |more: Value| {
+        let mut request = shown.clone();
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        request
+    };
+    let queued =
+        gateway.client.created(&with(json!({"model": "sim", "input": "x", "background": true}))).await;
+    let mut socket = gateway.socket().await;
+    let warm = socket.created(with(json!({"model": "sim", "input": [], "generate": false}))).await;
+    for (name, value) in shown.as_object().unwrap() {
+        assert_eq!([&queued[name], &warm[name]], [value; 2], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a1_the_reply_is_the_queued_response_at_once() {
     let (upstream, gateway) = gateway().await;
     let (script, gate) = Script::answer("done").gated();
     upstream.script(script);
     let request = json!({"model": "sim", "input": "x", "background": true, "instructions": "Be brief.",
-        "metadata": {"k": "v"}, "stream": false, "safety_identifier": "s", "prompt_cache_key": "p"});
+        "metadata": {"k": "v"}, "stream": false});
     let queued = gateway.client.created(&request).await;
     for (name, value) in [
         ("status", json!("queued")),
@@ -92,8 +115,6 @@ async fn a1_the_reply_is_the_queued_response_at_once() {
         ("metadata", json!({"k": "v"})),
         ("object", json!("response")),
         ("store", json!(true)),
-        ("safety_identifier", json!("s")),
-        ("prompt_cache_key", json!("p")),
         ("text", json!({"format": {"type": "text"}})),
     ] {
         assert_eq!(queued[name], value, "{name}");

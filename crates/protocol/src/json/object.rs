@@ -89,15 +89,16 @@ impl<'a> Object<'a> {
 
     /// Copies the object with some members' values replaced; everything else stays as it is, byte for byte.
     pub fn set(&self, set: &[Set<'_>], out: &mut Vec<u8>) {
-        let mut seen = [false; 8];
-        debug_assert!(set.len() <= seen.len(), "room for as many members as any caller sets");
+        // A bit for each of the set.
+        let mut seen = 0_u64;
+        debug_assert!(set.len() <= 64, "no caller sets more members");
         let mut copied = 0;
         for member in &self.members {
             if let Some(n) = set.iter().position(|set| member.is(self.text, set.name)) {
                 out.extend_from_slice(&self.text[copied..member.value.start]);
                 out.extend_from_slice(set[n].value);
                 copied = member.value.end;
-                seen[n] = true;
+                seen |= 1 << n;
             }
         }
         let end = match self.members.last() {
@@ -106,7 +107,8 @@ impl<'a> Object<'a> {
         };
         out.extend_from_slice(&self.text[copied..end]);
         let mut is_empty = self.members.is_empty();
-        for (set, _) in set.iter().zip(seen).filter(|(set, seen)| set.add && !seen) {
+        let missing = set.iter().enumerate().filter(|(n, set)| set.add && seen & (1 << n) == 0);
+        for (_, set) in missing {
             if !std::mem::take(&mut is_empty) {
                 out.push(b',');
             }
