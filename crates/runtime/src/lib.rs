@@ -6,6 +6,7 @@ pub mod background;
 mod clock;
 mod deadline;
 pub mod fairness;
+pub mod files;
 mod gauge;
 pub mod hex;
 pub mod memory;

@@ -77,6 +77,14 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("Linux tells").count()
     }
 
+    /// Lets it open no file beyond this number; `None` for as many as it may at most.
+    pub fn limit_open_files(&self, number: Option<u64>) {
+        let process = Some(pid(self.id()));
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: number.or(maximum), maximum };
+        rustix::process::prlimit(process, Resource::Nofile, limit).expect("the process is ours");
+    }
+
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("Linux tells").count()
     }

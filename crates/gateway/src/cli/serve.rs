@@ -34,8 +34,9 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
 }
 
 async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
-    let config = loaded.config.clone();
+    let mut config = loaded.config.clone();
     config.require_accounts()?;
+    fit_connections(&mut config.limits.max_connections);
     let listener = bind(config.listen, "listen").await?;
     let admin = match config.admin_listen {
         Some(address) => Some(bind(address, "admin_listen").await?),
@@ -51,6 +52,21 @@ async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     };
     app.with_reload(loaded.source, reload).run(listener, admin, stop).await;
     Ok(())
+}
+
+/// Lowers the number of clients' connections to what leaves files for upstreams and the store.
+fn fit_connections(max_connections: &mut usize) {
+    let Some(files) = antiphon_runtime::files::raise_limit() else { return };
+    let possible = antiphon_runtime::files::connections(files);
+    if possible < *max_connections {
+        tracing::warn!(
+            max_connections,
+            possible,
+            files,
+            "limits.max_connections is more than the process may have files for; fewer connections are accepted"
+        );
+        *max_connections = possible;
+    }
 }
 
 /// Says where the gateway listens and with what, as text or as a line of the log.

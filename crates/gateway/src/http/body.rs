@@ -1,6 +1,6 @@
 //! Reads a request's body within its limits and decompresses it.
 
-use std::io::{self, Cursor, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +13,18 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::app_state::BodyLimits;
+use super::decompression::{Decompression, Step};
 use super::error::RequestError;
 use super::pace::Pace;
 use crate::body_memory::{Reservation, Share};
 
-/// How much is decompressed in one step. The first step runs in place, the others on blocking threads.
-const DECOMPRESSION_STEP_BYTES: u64 = 256 * 1024;
+/// How much of a compressed body is read in one step.
+const FIRST_STEP_BYTES: usize = 8 * 1024;
+const NEXT_STEP_BYTES: usize = 32 * 1024;
 /// How much memory is reserved at most before as much has arrived.
 const MAX_STEP_BYTES: usize = 256 * 1024;
 /// More than this is copied on a blocking thread where a body grows.
 const MAX_COPIED_BYTES: usize = 2 * 1024 * 1024;
-/// Binary logarithms of a decoder's window: every decoder should support 8 MiB, and ours never uses more than 128 MiB.
-const MIN_WINDOW_LOG: u32 = 23;
-const MAX_WINDOW_LOG: u32 = 27;
 /// How much of a rejected body is read before the error is sent: most clients read no reply before they have sent
 /// everything.
 const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
@@ -51,8 +50,6 @@ enum Encoding {
     Gzip,
     Zstd,
 }
-
-type Decoder = Box<dyn Read + Send>;
 
 impl BodyLimits {
     /// Reads a body to its end. Reserves memory of the share as the body arrives, and waits while none is left.
@@ -84,11 +81,12 @@ impl BodyLimits {
         let received = received?;
         let bytes = match encoding {
             Encoding::Identity => received,
-            Encoding::Gzip => {
-                let decoder = flate2::bufread::MultiGzDecoder::new(Cursor::new(received));
-                reader.decompress(Box::new(decoder)).await?
+            Encoding::Gzip => reader.decompress(Decompression::gzip(received)).await?,
+            Encoding::Zstd => {
+                let decompression =
+                    Decompression::zstd(received, self.max_bytes).map_err(|error| unreadable(&error))?;
+                reader.decompress(decompression).await?
             }
-            Encoding::Zstd => reader.decompress(self.zstd_decoder(received)?).await?,
         };
         reader.memory.shrink_to(bytes.len());
         Ok(Received { bytes, memory: reader.memory })
@@ -107,16 +105,6 @@ impl BodyLimits {
 
     fn too_large(&self) -> RequestError {
         RequestError::BodyTooLarge { max_bytes: self.max_bytes }
-    }
-
-    /// A frame announces how much memory its decoder needs: at most as much as the largest body.
-    fn zstd_decoder(&self, compressed: Bytes) -> Result<Decoder, RequestError> {
-        let unreadable = |error: io::Error| RequestError::BodyUnreadable(error.to_string());
-        let mut decoder =
-            zstd::stream::read::Decoder::with_buffer(Cursor::new(compressed)).map_err(unreadable)?;
-        let window_log = usize::BITS - self.max_bytes.leading_zeros();
-        decoder.window_log_max(window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)).map_err(unreadable)?;
-        Ok(Box::new(decoder))
     }
 }
 
@@ -179,22 +167,29 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A small body may decompress into a huge one: memory is reserved step by step.
-    async fn decompress(&mut self, mut decoder: Decoder) -> Result<Bytes, RequestError> {
+    /// A small body may decompress into a huge one: memory is reserved step by step. The first step runs in place, the others
+    /// on blocking threads.
+    async fn decompress(&mut self, mut decompression: Decompression) -> Result<Bytes, RequestError> {
         let mut bytes = Vec::new();
-        let mut is_over = decompress_step(&mut decoder, &mut bytes)?;
+        let mut step =
+            decompression.step(&mut bytes, FIRST_STEP_BYTES).map_err(|error| unreadable(&error))?;
         loop {
             self.reserve(bytes.len()).await?;
-            if is_over {
+            if step == Step::Last {
                 return Ok(bytes.into());
             }
-            let step = offload(move || {
-                let is_over = decompress_step(&mut decoder, &mut bytes);
-                is_over.map(|is_over| (decoder, bytes, is_over))
+            let next = offload(move || {
+                let step = decompression.step(&mut bytes, NEXT_STEP_BYTES);
+                step.map(|step| (decompression, bytes, step))
             });
-            (decoder, bytes, is_over) = step.await.map_err(|_| RequestError::Internal)??;
+            let done = next.await.map_err(|_| RequestError::Internal)?;
+            (decompression, bytes, step) = done.map_err(|error| unreadable(&error))?;
         }
     }
+}
+
+fn unreadable(error: &io::Error) -> RequestError {
+    RequestError::BodyUnreadable(format!("decompression failed ({error})"))
 }
 
 /// Makes room for a body that has grown to this size: at most twice as much, and not beyond the announced length.
@@ -202,14 +197,6 @@ fn with_room(mut pieces: Vec<u8>, size: usize, announced: Option<usize>) -> Vec<
     let capacity = size.max((2 * pieces.capacity()).min(announced.unwrap_or(usize::MAX)));
     pieces.reserve_exact(capacity - pieces.len());
     pieces
-}
-
-/// Decompresses one step; `true` at the end.
-fn decompress_step(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Result<bool, RequestError> {
-    match decoder.take(DECOMPRESSION_STEP_BYTES).read_to_end(bytes) {
-        Ok(read) => Ok((read as u64) < DECOMPRESSION_STEP_BYTES),
-        Err(error) => Err(RequestError::BodyUnreadable(format!("decompression failed ({error})"))),
-    }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, RequestError> {

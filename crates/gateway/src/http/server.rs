@@ -35,6 +35,8 @@ use prometheus_client::metrics::gauge::Gauge;
 /// The pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// How long the head of a request may be over HTTP/1, as no tenant's share pays for it. Over HTTP/2 it is 16 KiB.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// How many streams a client may have at a time on one connection over HTTP/2.
 const MAX_STREAMS: u32 = 100;
 
@@ -81,7 +83,9 @@ impl Server {
     ) -> impl Future<Output = ()> + Send + 'static {
         let streams = Streams::new(self.write_stall_timeout);
         let mut builder = Builder::new(streams.clone());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_read_timeout);
+        let mut http1 = builder.http1();
+        http1.timer(TokioTimer::new()).header_read_timeout(self.header_read_timeout);
+        http1.max_buf_size(MAX_HEAD_BYTES);
         let mut http2 = builder.http2();
         http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
         http2.max_concurrent_streams(MAX_STREAMS);

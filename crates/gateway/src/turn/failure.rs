@@ -29,6 +29,9 @@ pub enum Failure {
     /// All accounts are busy, and the queue is full or the wait was too long.
     #[error("All upstream accounts are busy. Please retry in a moment.")]
     AllBusy,
+    /// The machine has no room for another connection to an upstream.
+    #[error("The gateway can open no more connections. Please retry in a moment.")]
+    NoConnections,
     /// For the items that the input references.
     #[error("{0}")]
     Overloaded(NoMemory),
@@ -149,7 +152,7 @@ impl Failure {
         const PARENT: Option<&str> = Some("previous_response_id");
         let class = match self {
             Self::Unsupported(error) => return ErrorRow::invalid(ApiError::clone(error)),
-            Self::AllBusy | Self::Overloaded(_) => errors::OVERLOADED,
+            Self::AllBusy | Self::NoConnections | Self::Overloaded(_) => errors::OVERLOADED,
             Self::LimitReached(exceeded) if exceeded.rule.is_budget() => {
                 (StatusCode::TOO_MANY_REQUESTS, Limits, Some("insufficient_quota"), None)
             }

@@ -274,6 +274,10 @@ impl Turn {
                     "no connection could be established".into(),
                 ))
             }
+            Err(SendError::NoResources(reason)) => {
+                tracing::error!(account.id = %account.name, error = %reason, "no more connections can be opened");
+                FailedAttempt { failure: Failure::NoConnections, verdict: Verdict::Neutral }
+            }
             Err(SendError::Broken(reason)) => {
                 tracing::warn!(account.id = %account.name, error = %reason, "connection to the upstream lost");
                 Failure::UpstreamFailed("it closed the connection before replying".into()).into()

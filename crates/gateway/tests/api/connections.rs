@@ -50,6 +50,21 @@ async fn a_connection_without_request_headers_is_closed_after_the_timeout() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_request_may_take_32_kib() {
+    let (_upstream, gateway) = gateway().await;
+    for (header_bytes, status) in [(31 * 1024, "HTTP/1.1 200 "), (33 * 1024, "HTTP/1.1 431 ")] {
+        let head = format!(
+            "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-long: {}\r\n\r\n",
+            "a".repeat(header_bytes)
+        );
+        let mut stream = connect(&gateway).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let reply = closed(&mut stream).await;
+        assert!(reply.starts_with(status), "{reply}");
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_kept_for_the_configured_time_and_then_closed() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("timeouts.header_read = \"5s\"").start().await;

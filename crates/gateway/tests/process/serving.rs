@@ -157,3 +157,22 @@ async fn a_deleted_file_is_noticed_without_any_request_and_not_made_again() {
     let told: Vec<&String> = lines.iter().filter(|line| line.contains("antiphon.db was deleted")).collect();
     assert!(!told.is_empty() && told.len() < 10, "{lines:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_without_a_file_for_its_connection_is_no_failure_of_the_account() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::with_accounts([("one", upstream.url().as_str())]);
+    let gateway = Process::start(binary(), &setup).await;
+    assert_eq!(gateway.client.get("/healthz").await.status, 200);
+    gateway.limit_open_files(Some(0));
+    let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!(refused.refusal(), (503, Some("server_is_overloaded".to_owned()), None));
+    gateway.limit_open_files(None);
+    assert_eq!(status(&gateway, "any").await, 200);
+    let metrics = gateway.client.get("/metrics").await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(
+        metrics.contains("antiphon_account_attempts") && !metrics.contains(r#"outcome="failed""#),
+        "{metrics}"
+    );
+}

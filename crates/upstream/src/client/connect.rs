@@ -7,6 +7,7 @@ use http::Uri;
 use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use rustix::io::Errno;
 use tower::ServiceExt;
 
 use super::dial::Dial;
@@ -101,8 +102,18 @@ pub fn wire_log(stream: &Stream) -> &Arc<WireLog> {
 }
 
 fn connect_error(error: &(dyn std::error::Error + 'static)) -> SendError {
-    let timed_out = error_chain(error).any(|source| {
-        source.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
-    });
-    if timed_out { SendError::ConnectTimeout } else { SendError::Connect(error_chain_text(error)) }
+    let has = |is_wanted: fn(&std::io::Error) -> bool| {
+        error_chain(error).filter_map(|source| source.downcast_ref::<std::io::Error>()).any(is_wanted)
+    };
+    if has(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+        return SendError::ConnectTimeout;
+    }
+    let reason = error_chain_text(error);
+    if has(is_own_shortage) { SendError::NoResources(reason) } else { SendError::Connect(reason) }
+}
+
+/// Whether this machine, not the upstream, has no room for another connection.
+fn is_own_shortage(error: &std::io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|error| shortages.contains(&error))
 }

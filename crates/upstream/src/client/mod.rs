@@ -52,6 +52,9 @@ pub enum SendError {
     Connect(String),
     #[error("connecting took too long")]
     ConnectTimeout,
+    /// This machine has no files, memory or ports left.
+    #[error("cannot open another connection: {0}")]
+    NoResources(String),
     /// The upstream may have carried out the request.
     #[error("the connection was lost: {0}")]
     Broken(String),

@@ -1,13 +1,10 @@
 //! The limits of the process: open files and memory. They are those of this command, which a service may not share.
 
-use antiphon_runtime::memory;
-use rustix::process::{Resource, getrlimit};
+use antiphon_runtime::{files, memory};
 
 use super::Finding;
 use crate::config::{Config, MemoryLimit};
 
-/// Open files beside those of clients and upstreams: the database, the log, the runtime.
-const OWN_FILES: u64 = 200;
 /// New turns are refused past this share of the memory.
 const USABLE_PERCENT: u64 = 80;
 
@@ -17,15 +14,15 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A turn has a connection of its client and one to its upstream.
 fn check_files(config: &Config) -> Finding {
-    let needed = 2 * config.limits.max_connections as u64 + OWN_FILES;
-    match getrlimit(Resource::Nofile).current {
+    let connections = config.limits.max_connections;
+    let needed = files::needed(connections);
+    match files::limit() {
         Some(limit) if limit < needed => Finding::warning(
             "files",
             format!(
-                "{limit} files may be open, and limits.max_connections = {} may need {needed}",
-                config.limits.max_connections
+                "{limit} files may be open, which is enough for {} of limits.max_connections = {connections}",
+                files::connections(limit)
             ),
             format!(
                 "raise it (`ulimit -n {needed}`, LimitNOFILE= of a service), or lower limits.max_connections"

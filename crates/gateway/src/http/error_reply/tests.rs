@@ -57,6 +57,7 @@ fn failures_of_turns() -> Vec<Failure> {
     let id = || "X".to_owned();
     vec![
         Failure::AllBusy,
+        Failure::NoConnections,
         Failure::Overloaded(NoMemory::Pool),
         Failure::InputTooLarge { limit: 1, size: 2 },
         limit_reached(&json!({"requests_per_minute": 1})),
@@ -180,6 +181,9 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         }
         Failure::AllBusy => {
             "503 | gateway | server_is_overloaded | null | All upstream accounts are busy. Please retry in a moment."
+        }
+        Failure::NoConnections => {
+            "503 | gateway | server_is_overloaded | null | The gateway can open no more connections. Please retry in a moment."
         }
         Failure::UpstreamError(reply) if reply.status.is_client_error() => {
             "418 | client | upstream_error | null | The upstream replied with status 418."
