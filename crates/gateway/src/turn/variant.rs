@@ -49,9 +49,11 @@ impl<'a> RequestVariant<'a> {
 
 /// Whether the upstream no longer has the parent.
 fn is_unknown_parent(status: StatusCode, error: &UpstreamError) -> bool {
+    // vLLM calls the parameter as its path for reading a response does.
+    let params = ["previous_response_id", "response_id"];
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
         && (error.code.as_deref() == Some("previous_response_not_found")
-            || error.param.as_deref() == Some("previous_response_id"))
+            || error.param.as_deref().is_some_and(|param| params.contains(&param)))
 }
 
 /// Whether this is a 400 for the `include` that was added to the client's request.

@@ -46,7 +46,7 @@ async fn plain_requests_are_passed_on_with_their_whole_address() {
 }
 
 #[tokio::test]
-async fn tls_goes_through_a_tunnel_over_http2_and_for_websockets() {
+async fn tls_goes_through_a_tunnel_for_requests_and_for_websockets() {
     let (upstream, front) = over_tls().await;
     let proxy = HttpProxy::start(front.address(), Some(LOGIN)).await;
     let lines = format!("proxy = \"http://ada:pa%20ss@{}\"\nca_file = \"ca.pem\"", proxy.address());

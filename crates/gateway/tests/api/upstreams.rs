@@ -254,7 +254,11 @@ async fn a_native_chain_is_replayed_to_other_accounts_and_after_the_upstream_for
 
     let unknown = json!({"error": {"message": "Previous response with id 'x' not found.", "type": "invalid_request_error",
         "param": "previous_response_id", "code": "previous_response_not_found"}});
-    one.script(Script::http(400, unknown.to_string()));
-    next(&fourth, "six").await;
-    assert_eq!(one.last_request().unwrap().input().len(), 9);
+    let as_vllm = json!({"error": {"message": "Response with id 'x' not found.", "type": "invalid_request_error",
+        "param": "response_id", "code": 404}});
+    for (status, error) in [(400, unknown), (404, as_vllm)] {
+        one.script(Script::http(status, error.to_string()));
+        next(&fourth, "six").await;
+        assert_eq!(one.last_request().unwrap().input().len(), 9);
+    }
 }

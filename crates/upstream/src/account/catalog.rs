@@ -1,6 +1,6 @@
 //! The models that an upstream lists at `/models`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +17,14 @@ const FRESH_FOR: Duration = Duration::from_secs(30);
 /// One account's latest list.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    models: Mutex<Option<Arc<[Model]>>>,
+    known: Mutex<Option<Arc<Known>>>,
     last_requested: AsyncMutex<Option<Timestamp>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    models: Vec<Model>,
+    ids: HashSet<String>,
 }
 
 /// Whether a list has a model.
@@ -62,11 +68,10 @@ pub struct ModelList {
 impl Catalog {
     /// What the list calls the model; `None` while there is no list.
     pub fn find(&self, model: &str) -> Option<Listed> {
-        let models = self.known()?;
-        let lists = |name: &str| models.iter().any(|listed| listed.id == name);
+        let ids = &self.known()?.ids;
         Some(match other_name(model) {
-            _ if lists(model) => Listed::SoNamed,
-            Some(other) if lists(&other) => Listed::As(other.into_owned()),
+            _ if ids.contains(model) => Listed::SoNamed,
+            Some(other) if ids.contains(&*other) => Listed::As(other.into_owned()),
             _ => Listed::No,
         })
     }
@@ -76,11 +81,11 @@ impl Catalog {
     }
 
     pub fn models(&self) -> Vec<Model> {
-        self.known().map(|models| models.to_vec()).unwrap_or_default()
+        self.known().map(|known| known.models.clone()).unwrap_or_default()
     }
 
-    fn known(&self) -> Option<Arc<[Model]>> {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn known(&self) -> Option<Arc<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Permission to request the list; `None` if it is fresh. Of concurrent callers only the first gets it.
@@ -104,7 +109,9 @@ impl Refresh<'_> {
     /// [`NotAList`] if the reply is not a list of models.
     pub fn finish(&self, body: &Bytes, account: &str) -> Result<(), NotAList> {
         let models = parse(body, account).ok_or(NotAList)?;
-        *self.catalog.models.lock().unwrap_or_else(PoisonError::into_inner) = Some(models.into());
+        let ids = models.iter().map(|model| model.id.clone()).collect();
+        let known = Arc::new(Known { models, ids });
+        *self.catalog.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(())
     }
 }
@@ -118,10 +125,12 @@ fn parse(body: &Bytes, account: &str) -> Option<Vec<Model>> {
     let mut models: Vec<Model> = entries(data, "id")
         .map(|(id, object)| Model { id, object: Bytes::copy_from_slice(object), for_codex: None })
         .collect();
+    let places: HashMap<String, usize> =
+        models.iter().enumerate().rev().map(|(n, model)| (model.id.clone(), n)).collect();
     for (id, entry) in entries(for_codex, "slug") {
         let entry = Some(Bytes::copy_from_slice(entry));
-        match models.iter_mut().find(|model| model.id == id) {
-            Some(model) => model.for_codex = entry,
+        match places.get(&id) {
+            Some(n) => models[*n].for_codex = entry,
             None => models.push(Model { for_codex: entry, ..Model::configured(&id, account) }),
         }
     }

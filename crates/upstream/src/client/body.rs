@@ -1,4 +1,4 @@
-//! The body of a reply. Over HTTP/1.1 it drives the connection that it arrives on.
+//! The body of a reply, which drives the connection that it arrives on.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,23 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 
 use super::http1::{Broken, Http1};
-use super::http2::Joined;
 use super::origin::Origin;
 use super::pool::Pool;
 
-/// Reads from the connection only while it is polled. Dropping it before its end closes an HTTP/1.1 connection.
-pub struct ReplyBody(Source);
+/// Reads from the connection only while it is polled. Dropping it before its end closes the connection. `None` after the end.
+pub struct ReplyBody(Option<Link>);
 
-enum Source {
-    Http1(Link),
-    Http2(Joined),
-    Ended,
-}
-
-/// The HTTP/1.1 connection of a reply, and the pool that gets it afterwards.
+/// The connection of a reply, and the pool that gets it afterwards.
 pub struct Link {
     pub connection: Box<Http1>,
     pub pool: Arc<Pool>,
@@ -32,36 +24,27 @@ pub struct Link {
 // === impl ReplyBody ===
 
 impl ReplyBody {
-    pub fn http1(link: Link) -> Self {
+    pub fn of(link: Link) -> Self {
         let is_empty = link.connection.is_at_end();
-        let mut body = Self(Source::Http1(link));
+        let mut body = Self(Some(link));
         if is_empty {
             body.end();
         }
         body
     }
 
-    pub fn http2(incoming: Incoming) -> Self {
-        Self(if incoming.is_end_stream() { Source::Ended } else { Source::Http2(Joined::new(incoming)) })
-    }
-
     fn end(&mut self) {
-        if let Source::Http1(Link { connection, pool, origin }) =
-            std::mem::replace(&mut self.0, Source::Ended)
-        {
+        if let Some(Link { connection, pool, origin }) = self.0.take() {
             pool.put(origin, connection);
         }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        let data = match &mut self.0 {
-            Source::Http1(link) => ready!(link.connection.poll_data(cx)),
-            Source::Http2(joined) => ready!(joined.poll_data(cx)).map(|data| data.map_err(Broken::from)),
-            Source::Ended => None,
-        };
+        let Some(link) = &mut self.0 else { return Poll::Ready(None) };
+        let data = ready!(link.connection.poll_data(cx));
         match &data {
             Some(Ok(_)) => {}
-            Some(Err(_)) => self.0 = Source::Ended,
+            Some(Err(_)) => self.0 = None,
             None => self.end(),
         }
         Poll::Ready(data)
@@ -78,6 +61,6 @@ impl Body for ReplyBody {
 
     /// Not before the connection is back in its pool.
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Source::Ended)
+        self.0.is_none()
     }
 }

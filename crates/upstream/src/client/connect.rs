@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::io::Errno;
 use tower::ServiceExt;
 
@@ -23,10 +23,10 @@ pub type Stream = MaybeHttpsStream<Wire>;
 pub struct Connector {
     /// For TCP and TLS together.
     timeout: Duration,
-    /// Negotiates HTTP/1.1 or HTTP/2 with the upstream.
-    any: HttpsConnector<Dial>,
-    /// HTTP/1.1 only: the WebSocket handshake upgrades the connection, which HTTP/2 does not allow.
-    http1: HttpsConnector<Dial>,
+    /// For requests, which a proxy may read if they are not encrypted.
+    requests: HttpsConnector<Dial>,
+    /// For WebSockets, which every proxy passes on unread.
+    sockets: HttpsConnector<Dial>,
     http: HttpConnector,
 }
 
@@ -40,35 +40,40 @@ impl Connector {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(timeout));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        let dial = |tunnels_all| Dial::new(http.clone(), Route::default(), tunnels_all);
-        let any = tls().https_or_http().enable_all_versions().wrap_connector(dial(false));
-        let http1 = tls().https_or_http().enable_http1().wrap_connector(dial(true));
-        Self { timeout, any, http1, http }
+        let connector = |tunnels_all| {
+            let dial = Dial::new(http.clone(), Route::default(), tunnels_all);
+            tls().https_or_http().enable_http1().wrap_connector(dial)
+        };
+        let (requests, sockets) = (connector(false), connector(true));
+        Self { timeout, requests, sockets, http }
     }
 
+    /// For requests.
     pub async fn connect(&self, origin: &Origin) -> Result<Stream, SendError> {
-        let route = origin.route();
-        let connector = match route.tls() {
-            None if *route == Route::default() => self.any.clone(),
-            own => {
-                let tls = own.map_or_else(tls, |own| HttpsConnectorBuilder::new().with_tls_config(own));
-                let dial = Dial::new(self.http.clone(), route.clone(), false);
-                tls.https_or_http().enable_all_versions().wrap_connector(dial)
-            }
-        };
+        let connector = self.connector(origin.route(), false);
         self.open(connector, origin.uri()).await
     }
 
-    pub async fn connect_http1(&self, uri: &Uri, route: &Route) -> Result<Stream, SendError> {
-        let connector = match route.tls() {
-            None if *route == Route::default() => self.http1.clone(),
+    pub async fn connect_socket(&self, uri: &Uri, route: &Route) -> Result<Stream, SendError> {
+        let connector = self.connector(route, true);
+        self.open(connector, uri.clone()).await
+    }
+
+    fn connector(&self, route: &Route, tunnels_all: bool) -> HttpsConnector<Dial> {
+        match route.tls() {
+            None if *route == Route::default() => {
+                if tunnels_all {
+                    self.sockets.clone()
+                } else {
+                    self.requests.clone()
+                }
+            }
             own => {
                 let tls = own.map_or_else(tls, |own| HttpsConnectorBuilder::new().with_tls_config(own));
-                let dial = Dial::new(self.http.clone(), route.clone(), true);
+                let dial = Dial::new(self.http.clone(), route.clone(), tunnels_all);
                 tls.https_or_http().enable_http1().wrap_connector(dial)
             }
-        };
-        self.open(connector, uri.clone()).await
+        }
     }
 
     async fn open(&self, connector: HttpsConnector<Dial>, uri: Uri) -> Result<Stream, SendError> {
@@ -87,10 +92,6 @@ fn tls() -> HttpsConnectorBuilder<WantsSchemes> {
         Ok(tls) => tls,
         Err(_) => builder().with_provider_and_webpki_roots(provider).expect("ring supports TLS 1.2 and 1.3"),
     }
-}
-
-pub fn is_http2(stream: &Stream) -> bool {
-    stream.connected().is_negotiated_h2()
 }
 
 /// The log of the TCP connection below.

@@ -1,10 +1,12 @@
 //! HTTP connections to upstreams, in a pool per worker. The task that waits for a reply drives its connection.
+//!
+//! All of them have HTTP/1.1, so each turn has one for itself. On an HTTP/2 connection, a client that does not read its stream
+//! would hold up the others', and so would an upstream's bound on streams, or a connection that falls silent.
 
 mod body;
 mod connect;
 mod dial;
 mod http1;
-mod http2;
 mod origin;
 mod parts;
 mod pool;
@@ -24,10 +26,9 @@ pub use self::body::ReplyBody;
 use self::connect::Connector;
 pub(crate) use self::connect::Stream;
 use self::http1::{Http1, NoReply};
-use self::http2::Http2;
 use self::origin::Origin;
 pub(crate) use self::parts::PartsBody;
-use self::pool::{Bounds, Pool, Pooled};
+use self::pool::{Bounds, Pool};
 use crate::route::Route;
 
 /// For each worker.
@@ -89,7 +90,7 @@ impl ConnectTime {
 
 impl SocketConnector {
     pub async fn connect(&self, uri: &Uri, route: &Route) -> Result<Stream, SendError> {
-        self.0.connect_http1(uri, route).await
+        self.0.connect_socket(uri, route).await
     }
 }
 
@@ -111,7 +112,7 @@ impl Clients {
         }
     }
 
-    /// Opens connections that have HTTP/1.1 and pass everything on, as WebSockets need them.
+    /// Opens connections that proxies pass on unread, as WebSockets need them.
     pub fn socket_connector(&self) -> SocketConnector {
         SocketConnector(self.connector.clone())
     }
@@ -149,57 +150,32 @@ impl Clients {
         };
         let pool = &self.pools[(self.pool_index)()];
         while let Some(connection) = pool.take(&origin) {
-            let is_shared = matches!(connection, Pooled::Http2(_));
-            match connection.send(request.clone(), (&origin, pool)).await {
+            match send_on(connection, request.clone(), (&origin, pool)).await {
                 Err(NoReply { is_unsent: true, error }) => {
                     tracing::debug!(%error, "a pooled connection was closed");
-                    // The pool would return the same connection again.
-                    if is_shared {
-                        break;
-                    }
                 }
                 outcome => return outcome.map_err(SendError::from),
             }
         }
         // Boxed because it is rare and even larger.
         let began = Instant::now();
-        let connection = Box::pin(self.connect(&origin, pool)).await?;
+        let stream = Box::pin(self.connector.connect(&origin)).await?;
         if let Some(connect_time) = connect_time {
             connect_time.note(began.elapsed());
         }
-        Ok(connection.send(request, (&origin, pool)).await?)
-    }
-
-    async fn connect(&self, origin: &Origin, pool: &Arc<Pool>) -> Result<Pooled, SendError> {
-        let stream = self.connector.connect(origin).await?;
-        if !connect::is_http2(&stream) {
-            return Ok(Pooled::Http1(Box::new(Http1::new(stream))));
-        }
-        let opened = Http2::open(stream).await;
-        let connection = opened.map_err(|error| SendError::Connect(error_chain_text(&error)))?;
-        Ok(Pooled::Http2(pool.share(origin.clone(), connection)))
+        Ok(send_on(Box::new(Http1::new(stream)), request, (&origin, pool)).await?)
     }
 }
 
-impl Pooled {
-    async fn send(
-        self,
-        mut request: Request<PartsBody>,
-        (origin, pool): (&Origin, &Arc<Pool>),
-    ) -> Result<Response<ReplyBody>, NoReply> {
-        match self {
-            Self::Http1(mut connection) => {
-                origin.prepare(&mut request);
-                let reply = connection.send(request).await?;
-                let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
-                Ok(reply.map(|()| ReplyBody::http1(link)))
-            }
-            Self::Http2(mut connection) => {
-                let reply = connection.send(request).await?;
-                Ok(reply.map(ReplyBody::http2))
-            }
-        }
-    }
+async fn send_on(
+    mut connection: Box<Http1>,
+    mut request: Request<PartsBody>,
+    (origin, pool): (&Origin, &Arc<Pool>),
+) -> Result<Response<ReplyBody>, NoReply> {
+    origin.prepare(&mut request);
+    let reply = connection.send(request).await?;
+    let link = Link { connection, pool: Arc::clone(pool), origin: origin.clone() };
+    Ok(reply.map(|()| ReplyBody::of(link)))
 }
 
 impl From<NoReply> for SendError {

@@ -10,7 +10,6 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 
 use super::http1::Http1;
-use super::http2::Http2;
 use super::origin::Origin;
 
 /// Shorter than the keep-alive timeout of most upstreams; some have 5 s.
@@ -30,34 +29,18 @@ pub struct Bounds {
     pub total: usize,
 }
 
-pub enum Pooled {
-    Http1(Box<Http1>),
-    Http2(Http2),
-}
-
 #[derive(Default)]
 struct State {
-    origins: HashMap<Origin, AtOrigin>,
+    /// In the order in which they became idle. The last one is taken first.
+    origins: HashMap<Origin, VecDeque<Idle>>,
     /// Idle connections of all origins.
     idle: usize,
     is_sweeping: bool,
 }
 
-#[derive(Default)]
-struct AtOrigin {
-    /// In the order in which they became idle. The last one is taken first.
-    idle: VecDeque<Idle>,
-    shared: Option<Shared>,
-}
-
 struct Idle {
     connection: Box<Http1>,
     since: Instant,
-}
-
-struct Shared {
-    connection: Http2,
-    used_at: Instant,
 }
 
 // === impl Pool ===
@@ -68,7 +51,7 @@ impl Pool {
     }
 
     /// A connection on which a request can be sent now.
-    pub fn take(&self, origin: &Origin) -> Option<Pooled> {
+    pub fn take(&self, origin: &Origin) -> Option<Box<Http1>> {
         self.lock().take(origin, Instant::now())
     }
 
@@ -79,19 +62,6 @@ impl Pool {
             state.put(origin, connection, self.bounds, Instant::now());
             self.start_sweeping(&mut state);
         }
-    }
-
-    /// Shares a connection. Returns the one to use: the first, if two were opened at the same time.
-    pub fn share(self: &Arc<Self>, origin: Origin, connection: Http2) -> Http2 {
-        let mut state = self.lock();
-        self.start_sweeping(&mut state);
-        let now = Instant::now();
-        let at_origin = state.origins.entry(origin).or_default();
-        if let Some(shared) = at_origin.shared(now) {
-            return shared;
-        }
-        at_origin.shared = Some(Shared { connection: connection.clone(), used_at: now });
-        connection
     }
 
     /// Starts a task that closes idle connections, unless it is running. It ends when there are none.
@@ -133,15 +103,12 @@ impl fmt::Debug for Pool {
 // === impl State ===
 
 impl State {
-    fn take(&mut self, origin: &Origin, now: Instant) -> Option<Pooled> {
+    fn take(&mut self, origin: &Origin, now: Instant) -> Option<Box<Http1>> {
         let at_origin = self.origins.get_mut(origin)?;
-        if let Some(shared) = at_origin.shared(now) {
-            return Some(Pooled::Http2(shared));
-        }
-        while let Some(mut idle) = at_origin.idle.pop_back() {
+        while let Some(mut idle) = at_origin.pop_back() {
             self.idle -= 1;
             if now < idle.since + IDLE_LIMIT && idle.connection.is_alive() {
-                return Some(Pooled::Http1(idle.connection));
+                return Some(idle.connection);
             }
         }
         None
@@ -149,38 +116,27 @@ impl State {
 
     fn put(&mut self, origin: Origin, connection: Box<Http1>, bounds: Bounds, now: Instant) {
         let at_origin = self.origins.entry(origin).or_default();
-        self.idle -= at_origin.sweep(now);
-        if at_origin.idle.len() >= bounds.per_origin {
-            at_origin.idle.pop_front();
+        self.idle -= drop_expired(at_origin, now);
+        if at_origin.len() >= bounds.per_origin {
+            at_origin.pop_front();
             self.idle -= 1;
         }
         if self.idle < bounds.total {
-            at_origin.idle.push_back(Idle { connection, since: now });
+            at_origin.push_back(Idle { connection, since: now });
             self.idle += 1;
         }
     }
 
     fn sweep(&mut self, now: Instant) {
         self.origins.retain(|_, at_origin| {
-            self.idle -= at_origin.sweep(now);
-            !at_origin.idle.is_empty() || at_origin.shared.is_some()
+            self.idle -= drop_expired(at_origin, now);
+            !at_origin.is_empty()
         });
     }
 }
 
-// === impl AtOrigin ===
-
-impl AtOrigin {
-    fn shared(&mut self, now: Instant) -> Option<Http2> {
-        let shared = self.shared.as_mut().filter(|shared| shared.connection.is_alive())?;
-        shared.used_at = now;
-        Some(shared.connection.clone())
-    }
-
-    /// Returns how many idle connections were closed.
-    fn sweep(&mut self, now: Instant) -> usize {
-        self.shared.take_if(|shared| !shared.connection.is_alive() || shared.used_at + IDLE_LIMIT <= now);
-        let expired = self.idle.partition_point(|idle| idle.since + IDLE_LIMIT <= now);
-        self.idle.drain(..expired).count()
-    }
+/// Closes connections that were idle for too long. Returns how many.
+fn drop_expired(idle: &mut VecDeque<Idle>, now: Instant) -> usize {
+    let expired = idle.partition_point(|idle| idle.since + IDLE_LIMIT <= now);
+    idle.drain(..expired).count()
 }

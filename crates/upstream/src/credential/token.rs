@@ -57,7 +57,8 @@ struct TokenReply {
     access_token: String,
     /// A new one, if the server rotates them.
     refresh_token: Option<String>,
-    expires_in: Option<f64>,
+    /// A number of seconds. Some servers send it as text.
+    expires_in: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -87,9 +88,7 @@ pub async fn refresh_tokens(
     }
     let issued: TokenReply = serde_json::from_slice(&body)
         .map_err(|_| NoToken::failed("the reply is not a JSON object with an access_token"))?;
-    let lifetime = issued.expires_in.filter(|seconds| *seconds > 0.0);
-    let lifetime =
-        lifetime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DEFAULT_LIFETIME);
+    let lifetime = issued.expires_in.as_ref().and_then(duration).unwrap_or(DEFAULT_LIFETIME);
     let expires_at = now.plus(lifetime);
     let tokens = Tokens {
         access: issued.access_token,
@@ -99,6 +98,12 @@ pub async fn refresh_tokens(
     };
     tokens.bearer()?;
     Ok(tokens)
+}
+
+/// A number of seconds, or its text.
+fn duration(value: &serde_json::Value) -> Option<Duration> {
+    let seconds = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero())
 }
 
 fn request(settings: &OAuthSettings, refresh_token: &str) -> Result<Request<PartsBody>, NoToken> {
@@ -139,5 +144,27 @@ fn error_from_reply(status: StatusCode, body: &[u8]) -> NoToken {
     match status.as_u16() {
         400 | 401 | 403 if code != Some("temporarily_unavailable") => NoToken::Refused(reason),
         _ => NoToken::Failed(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_a_number_or_its_text() {
+        for (value, seconds) in [
+            (json!(3600), Some(3600)),
+            (json!(60.0), Some(60)),
+            (json!("3600"), Some(3600)),
+            (json!(0), None),
+            (json!(-1), None),
+            (json!("soon"), None),
+            (json!([1]), None),
+        ] {
+            assert_eq!(duration(&value), seconds.map(Duration::from_secs), "{value}");
+        }
     }
 }

@@ -46,6 +46,8 @@ pub struct Http1 {
     /// Data that arrived with the head.
     data: Bytes,
     keeps_alive: bool,
+    /// The upstream did not take the whole request.
+    is_cut: bool,
 }
 
 /// Why there is no reply.
@@ -68,8 +70,6 @@ pub enum Broken {
     HeadTooLarge,
     #[error(transparent)]
     Chunk(#[from] BadChunk),
-    #[error(transparent)]
-    Http2(#[from] hyper::Error),
 }
 
 // === impl Http1 ===
@@ -85,6 +85,7 @@ impl Http1 {
             framing: Framing::Length(0),
             data: Bytes::new(),
             keeps_alive: true,
+            is_cut: false,
         }
     }
 
@@ -101,14 +102,13 @@ impl Http1 {
         if let Poll::Ready(reply) = self.poll_head(cx) {
             return Poll::Ready(reply);
         }
-        match self.poll_write(cx) {
-            // What was written before may have been refused.
-            Poll::Ready(Err(error)) => match self.poll_head(cx) {
-                Poll::Ready(Ok(reply)) => Poll::Ready(Ok(reply)),
-                _ => Poll::Ready(Err(error.into())),
-            },
-            _ => Poll::Pending,
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+            tracing::debug!(%error, "the upstream takes no more of the request");
+            // What was written may have been refused. The reply that says so has arrived, or arrives before the end.
+            (self.unwritten, self.is_cut) = (None, true);
+            return self.poll_head(cx);
         }
+        Poll::Pending
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -171,7 +171,7 @@ impl Http1 {
             && let Poll::Ready(Err(_)) = self.poll_write(cx)
         {
             // The upstream has replied without the rest of the request.
-            (self.unwritten, self.keeps_alive) = (None, false);
+            (self.unwritten, self.is_cut) = (None, true);
         }
         if !self.data.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.data))));
@@ -200,7 +200,7 @@ impl Http1 {
 
     /// Detaches the connection from the task that drove it. `false` if it can't be used any more.
     pub fn detach(&mut self) -> bool {
-        let is_idle = self.is_at_end() && self.unwritten.is_none() && self.keeps_alive;
+        let is_idle = self.is_at_end() && self.unwritten.is_none() && self.keeps_alive && !self.is_cut;
         // Nothing is to arrive while there is no request.
         let mut no_task = Context::from_waker(Waker::noop());
         is_idle && poll_read(&mut self.stream, &mut no_task, &mut [0; 1]).is_pending()

@@ -103,6 +103,22 @@ async fn a_reply_may_begin_before_its_request_has_ended() {
     assert_eq!(upstream.clients.pools[0].idle(), 1);
 }
 
+/// As upstreams do with a request that is too large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_is_read_although_the_connection_was_closed_before_the_whole_request() {
+    let upstream = Upstream::start().await;
+    for _ in 0..50 {
+        let request = upstream.request(vec![b'x'; 5_000_000]);
+        let clients = upstream.clients.clone();
+        let sending = tokio::spawn(async move { clients.send(request, &Route::default()).await });
+        let mut peer = upstream.accept().await;
+        peer.0.read_exact(&mut [0; 1_000_000]).await.unwrap();
+        peer.write("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await;
+        drop(peer);
+        assert_eq!(sending.await.unwrap().unwrap().status(), 413);
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_http_breaks_the_exchange() {
     for reply in ["SSH-2.0-OpenSSH\r\n\r\n", &format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(70_000)), ""] {

@@ -2,7 +2,6 @@
 
 mod exchanging;
 mod pooling;
-mod sharing;
 
 use std::time::Duration;
 
