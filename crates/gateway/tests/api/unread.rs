@@ -39,3 +39,29 @@ async fn replies_that_nobody_reads_hold_their_memory_and_further_ones_wait_for_i
         eventually("the memory is free again", async || gateway.client.metric(HELD).await == 0).await;
     }
 }
+
+#[tokio::test]
+async fn long_events_of_a_background_response_that_nobody_reads_hold_their_memory() {
+    let upstream = simulator().await;
+    let limits = "limits.max_body = \"16MiB\"\nlimits.body_memory = \"64MiB\"";
+    let gateway = Setup::over(&upstream).config(limits).start().await;
+    upstream.script(Script::answer("y".repeat(LONG)).deltas(1));
+    let create = json!({"model": "sim", "input": "x", "background": true, "stream": true});
+    let mut events = gateway.client.stream(&create).await;
+    let id = events.next().await.unwrap().json()["response"]["id"].as_str().unwrap().to_owned();
+    events.rest().await;
+    eventually("no memory is held", async || gateway.client.metric(HELD).await == 0).await;
+    let path = format!("/v1/responses/{id}?stream=true");
+    let (unread, status) = ask(&gateway, &path).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    let is_held = async || gateway.client.metric(HELD).await >= LONG as u64;
+    eventually("the event's memory is held", is_held).await;
+    let reading = tokio::spawn({
+        let client = gateway.client.clone();
+        async move { client.get(&path).await }
+    });
+    drop(unread);
+    let reply = reading.await.unwrap();
+    assert!(String::from_utf8_lossy(&reply.body).contains("event: response.completed"));
+    eventually("the memory is free again", async || gateway.client.metric(HELD).await == 0).await;
+}

@@ -7,6 +7,8 @@ use antiphon_simulator::upstream::{Gate, Options, Script, Simulator};
 use antiphon_store::{Clock, StoreOptions, SystemClock};
 use antiphon_testkit::{Postgres, Process, Reply, Setup, Signal, eventually};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::binary;
@@ -159,14 +161,47 @@ async fn a_deleted_file_is_noticed_without_any_request_and_not_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deleted_write_ahead_log_held_is_saved_when_the_gateway_stops() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream);
+    let gateway = Process::start(binary(), &setup).await;
+    let response = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    std::fs::remove_file(setup.database().with_extension("db-wal")).unwrap();
+    let noticed = async || gateway.client.metrics().await.contains("antiphon_store_available 0");
+    eventually("the store is unavailable", noticed).await;
+    let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+    assert_eq!(refused.refusal().1.as_deref(), Some("store_unavailable"));
+    let (lines, _) = gateway.terminate().await;
+    assert!(lines.iter().any(|line| line.contains("antiphon.db-wal was deleted")), "{lines:#?}");
+    let gateway = Process::start(binary(), &setup).await;
+    let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+    assert_eq!(gateway.client.get(&path).await.ok()["id"], response["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_without_a_file_for_its_connection_is_no_failure_of_the_account() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::with_accounts([("one", upstream.url().as_str())]);
     let gateway = Process::start(binary(), &setup).await;
-    assert_eq!(gateway.client.get("/healthz").await.status, 200);
+    // A connection that the gateway has accepted before.
+    let mut stream = TcpStream::connect(gateway.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let mut ask = async |request: &str, end: &str| {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(end.as_bytes()) {
+            assert!(stream.read_buf(&mut reply).await.unwrap() > 0, "the connection was closed");
+        }
+        String::from_utf8(reply).unwrap()
+    };
+    ask("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", "}").await;
     gateway.limit_open_files(Some(0));
-    let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
-    assert_eq!(refused.refusal(), (503, Some("server_is_overloaded".to_owned()), None));
+    let body = r#"{"model":"sim","input":"x"}"#;
+    let turn = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let refused = ask(&turn, "}}").await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("server_is_overloaded"), "{refused}");
     gateway.limit_open_files(None);
     assert_eq!(status(&gateway, "any").await, 200);
     let metrics = gateway.client.get("/metrics").await;

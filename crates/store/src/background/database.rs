@@ -19,8 +19,8 @@ use crate::sql::{
 };
 use crate::{Appended, StoreError, Timestamp, checksum};
 
-/// How many chunks of events are read at once.
-const EVENT_CHUNKS: i64 = 32;
+/// How many chunks of events are read at once. An event may be as long as a whole reply.
+const EVENT_CHUNKS: i64 = 2;
 
 #[async_trait]
 impl<D: Database> Background for D {

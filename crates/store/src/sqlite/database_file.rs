@@ -1,10 +1,11 @@
-//! The file of a database: waits until it is on the disk, and detects that it was deleted or replaced, as SQLite would go on writing to it.
+//! The files of a database: waits until they are on the disk, and detects that one was deleted or replaced, as SQLite would go on
+//! writing to it.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An open file with its path, its device and its inode.
 ///
@@ -15,6 +16,15 @@ pub(super) struct DatabaseFile {
     path: Arc<PathBuf>,
     file: Arc<File>,
     identity: (u64, u64),
+    /// The write-ahead log and its index, which SQLite makes when it first needs them.
+    beside: Arc<[Beside; 2]>,
+}
+
+/// It is never opened here, because of the locks.
+#[derive(Debug)]
+struct Beside {
+    path: PathBuf,
+    identity: OnceLock<(u64, u64)>,
 }
 
 // === impl DatabaseFile ===
@@ -23,7 +33,8 @@ impl DatabaseFile {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let identity = identity(&file.metadata()?);
-        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), identity })
+        let beside = Arc::new(["-wal", "-shm"].map(|suffix| Beside::new(path, suffix)));
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), identity, beside })
     }
 
     /// Waits until what was written to the file is on the disk.
@@ -31,18 +42,47 @@ impl DatabaseFile {
         self.file.sync_data()
     }
 
-    /// Fails with the reason if the file was deleted or replaced.
+    /// Fails with the reason if a file was deleted or replaced.
     pub(super) fn check(&self) -> Result<(), String> {
-        let shown = self.path.strip_prefix(".").unwrap_or(&self.path).display();
-        let advice = "put it back, or stop the gateway and restore a backup";
-        match self.path.metadata() {
-            Ok(found) if identity(&found) == self.identity => Ok(()),
-            Ok(_) => Err(format!("{shown} was replaced by another file while it was in use: {advice}")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(format!("{shown} was deleted while it was in use: {advice}"))
-            }
-            Err(error) => Err(format!("{shown} can't be found any more: {error}")),
+        check(&self.path, self.identity, "put it back, or stop the gateway and restore a backup")?;
+        self.beside.iter().try_for_each(Beside::check)
+    }
+}
+
+// === impl Beside ===
+
+impl Beside {
+    fn new(database: &Path, suffix: &str) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push(suffix);
+        Self { path: path.into(), identity: OnceLock::new() }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.identity.get().is_none()
+            && let Ok(found) = self.path.metadata()
+        {
+            let _ = self.identity.set(identity(&found));
         }
+        let Some(known) = self.identity.get() else { return Ok(()) };
+        // SQLite still has the file open, and moves what is in it into the database when it closes that.
+        check(
+            &self.path,
+            *known,
+            "stop the gateway with SIGTERM, which saves what it held; a kill loses that",
+        )
+    }
+}
+
+fn check(path: &Path, known: (u64, u64), advice: &str) -> Result<(), String> {
+    let shown = path.strip_prefix(".").unwrap_or(path).display();
+    match path.metadata() {
+        Ok(found) if identity(&found) == known => Ok(()),
+        Ok(_) => Err(format!("{shown} was replaced by another file while it was in use: {advice}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(format!("{shown} was deleted while it was in use: {advice}"))
+        }
+        Err(error) => Err(format!("{shown} can't be found any more: {error}")),
     }
 }
 

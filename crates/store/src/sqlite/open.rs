@@ -130,6 +130,8 @@ fn reader(path: &Path, durability: Durability) -> rusqlite::Result<Shared> {
     let connection = connect(path, OpenFlags::empty())?;
     configure(&connection, durability)?;
     connection.pragma_update(None, "query_only", true)?;
+    // From its first read on it keeps the write-ahead log: no other connection that closes as the last one deletes that.
+    connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
     Ok(share(connection))
 }
 

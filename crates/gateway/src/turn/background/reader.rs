@@ -1,12 +1,12 @@
 //! Reading the log of a background turn, from any event on, while it grows.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use antiphon_protocol::event::{sequence_number, write_sse};
 use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_runtime::offload::is_short;
 use antiphon_store::{EventChunk, StoreError, TurnLease};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -16,13 +16,22 @@ use tokio::time::Instant;
 
 use super::live::LiveEvents;
 use super::log::frames;
+use crate::body_memory::{Reservation, Tenant};
 use crate::turn::Turns;
 use crate::turn::stream::KEEP_ALIVE;
 
+/// Events are handed on together up to this size. One that is longer comes alone.
+const MAX_JOINED_BYTES: usize = 64 * 1024;
+
 /// The events of a background turn after some number, then those that follow, until its end. The turn does not depend on it.
 pub struct EventLog {
-    chunks: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    chunks: Pin<Box<dyn Stream<Item = Result<Bytes, Left>> + Send>>,
 }
+
+/// The process stops, and the turn goes on elsewhere: so does its reader, once the connection is cut.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway stops")]
+pub struct Left;
 
 struct Reading {
     turns: Arc<Turns>,
@@ -31,13 +40,16 @@ struct Reading {
     /// The number of the last event that was read.
     after: Option<u64>,
     live: Option<Arc<LiveEvents>>,
+    /// Of the project's share, for events that are long.
+    memory: Reservation,
     last_sent_at: Instant,
-    is_damaged: bool,
+    is_over: bool,
 }
 
 /// What there is to read.
 enum Progress {
-    Events(Bytes),
+    /// With the number of the last one.
+    Events(Bytes, u64),
     NothingYet,
     End,
 }
@@ -47,14 +59,16 @@ enum Progress {
 impl EventLog {
     pub fn new(turns: Arc<Turns>, lease: &TurnLease, after: Option<u64>) -> Self {
         let (project, id) = (lease.project.clone(), lease.id);
+        let share = turns.background.settings.request_memory.share(Tenant::Project(project.clone()));
         let reading = Reading {
             turns,
             project,
             id,
             after,
             live: None,
+            memory: Reservation::empty(&share),
             last_sent_at: Instant::now(),
-            is_damaged: false,
+            is_over: false,
         };
         let chunks = unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;
@@ -67,13 +81,13 @@ impl EventLog {
 
 impl http_body::Body for EventLog {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Left;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.chunks.as_mut().poll_next(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    ) -> Poll<Option<Result<Frame<Bytes>, Left>>> {
+        self.chunks.as_mut().poll_next(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 }
 
@@ -81,8 +95,8 @@ impl http_body::Body for EventLog {
 
 impl Reading {
     /// The next events, or a comment if there are none for long. `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        if self.is_damaged {
+    async fn next(&mut self) -> Option<Result<Bytes, Left>> {
+        if self.is_over {
             return None;
         }
         let keep_alive_at = self.last_sent_at + self.turns.settings.keep_alive_interval;
@@ -94,26 +108,34 @@ impl Reading {
             // Before the read, or what comes between would be missed.
             let published = self.live.as_ref().map(|live| live.subscribe());
             match self.read().await {
-                Ok(Progress::Events(events)) => return Some(events),
+                Ok(Progress::Events(events, last)) => {
+                    if let Some(events) = self.within_memory(events, keep_alive_at).await {
+                        self.after = Some(last);
+                        return Some(Ok(events));
+                    }
+                    if Instant::now() < keep_alive_at {
+                        continue;
+                    }
+                }
                 Ok(Progress::End) => return None,
                 Ok(Progress::NothingYet) => {}
                 Err(StoreError::Corrupt(damage)) => {
                     tracing::error!(damage, "events cannot be read");
-                    self.is_damaged = true;
-                    return Some(damage_event(self.after));
+                    self.is_over = true;
+                    return Some(Ok(damage_event(self.after)));
                 }
                 Err(error) => {
                     tracing::debug!(response.id = %self.id, %error, "the event log cannot be read; retrying");
                 }
             }
             if Instant::now() >= keep_alive_at {
-                return Some(KEEP_ALIVE);
+                return Some(Ok(KEEP_ALIVE));
             }
             if let Some(mut published) = published {
                 let _ = tokio::time::timeout_at(keep_alive_at, published.changed()).await;
             } else if stopping.is_given() {
-                // A turn that is left at a shutdown goes on elsewhere: so does its reader.
-                return None;
+                self.is_over = true;
+                return Some(Err(Left));
             } else {
                 self.live = Some(self.turns.follow(&self.project, self.id, self.after));
             }
@@ -141,23 +163,49 @@ impl Reading {
         Ok(if has_ended { Progress::End } else { Progress::NothingYet })
     }
 
-    /// The events of these chunks that were not read yet.
-    fn pass(&mut self, chunks: Vec<EventChunk>) -> Progress {
-        let mut events = Vec::with_capacity(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
-        for chunk in chunks {
-            match self.after {
-                Some(after) if chunk.first <= after => {
-                    let number = |data: &[u8]| sequence_number(data).unwrap_or_default();
-                    let unread = frames(&chunk.bytes)
-                        .filter(|frame| frame.data().is_some_and(|data| number(&data) > after));
-                    unread.for_each(|frame| events.extend_from_slice(&frame.raw));
-                }
-                _ => events.extend_from_slice(&chunk.bytes),
-            }
-            self.after = Some(chunk.last);
+    /// The events, whose memory stays reserved until the client has taken them if they are long. `None` if there is no
+    /// memory for them yet: they are let go, and read again.
+    async fn within_memory(&mut self, events: Bytes, until: Instant) -> Option<Bytes> {
+        if is_short(events.len()) {
+            return Some(events);
         }
-        Progress::Events(events.into())
+        let size_bytes = events.len().min(self.memory.max_bytes());
+        let missing = size_bytes.saturating_sub(self.memory.bytes());
+        if self.memory.try_grow(missing) {
+            return Some(self.memory.take().hold(events.into()));
+        }
+        drop(events);
+        let mut patience = until.saturating_duration_since(Instant::now());
+        if self.memory.grow(missing, &mut patience).await.is_err() {
+            tokio::time::sleep_until(until).await;
+        }
+        None
     }
+
+    /// The first events of these chunks that were not read yet.
+    fn pass(&self, chunks: Vec<EventChunk>) -> Progress {
+        let mut events = Bytes::new();
+        let mut last = self.after.unwrap_or_default();
+        for chunk in chunks {
+            if !events.is_empty() && events.len() + chunk.bytes.len() > MAX_JOINED_BYTES {
+                break;
+            }
+            let unread = match self.after {
+                Some(after) if chunk.first <= after => unread(&chunk.bytes, after),
+                _ => chunk.bytes,
+            };
+            events = if events.is_empty() { unread } else { [events, unread].concat().into() };
+            last = chunk.last;
+        }
+        Progress::Events(events, last)
+    }
+}
+
+/// Those after this number.
+fn unread(events: &Bytes, after: u64) -> Bytes {
+    let number = |data: &[u8]| sequence_number(data).unwrap_or_default();
+    let unread = frames(events).filter(|frame| frame.data().is_some_and(|data| number(&data) > after));
+    unread.flat_map(|frame| frame.raw).collect()
 }
 
 /// The last event that a client gets of a log whose next one is damaged.

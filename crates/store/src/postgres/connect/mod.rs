@@ -1,6 +1,7 @@
 //! Connecting to the server: resolving its name, checking its addresses, TLS, and logging in.
 
 mod explain;
+mod lingering;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -19,6 +20,7 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTls, TlsConnect};
 use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::lingering::Lingering;
 use crate::StoreError;
 use crate::url::PostgresTarget;
 use crate::url::host::Host;
@@ -86,14 +88,14 @@ impl Connector {
     pub(super) async fn cancel(&self, connection: &CancelToken) -> Result<(), ConnectError> {
         let cancelled = match &self.target.host {
             Host::Socket(directory) => {
-                let stream = self.unix_stream(directory).await?;
+                let stream = Lingering(self.unix_stream(directory).await?);
                 connection.cancel_query_raw(stream, NoTls).await
             }
             _ => {
                 let addresses = self.addresses().await?;
                 let first = addresses.first().ok_or_else(|| self.unavailable("its name has no address"))?;
-                let stream = self.tcp_stream(*first).await?;
-                match self.tls::<TcpStream>() {
+                let stream = Lingering(self.tcp_stream(*first).await?);
+                match self.tls::<Lingering<TcpStream>>() {
                     Some(tls) => connection.cancel_query_raw(stream, tls).await,
                     None => connection.cancel_query_raw(stream, NoTls).await,
                 }
