@@ -65,6 +65,7 @@ pub async fn verify(store: &dyn Store, presented: &str) -> Result<Option<Role>, 
     Ok(is_known.then_some(role))
 }
 
-fn hash(token: &str) -> Vec<u8> {
+/// As it is stored.
+pub fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token).to_vec()
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use antiphon_runtime::hex;
-use antiphon_store::{Clock, SecretHash, Store, StoreError, StoredSession, Timestamp};
+use antiphon_store::{AuditEntry, Clock, SecretHash, Store, StoreError, StoredSession, Timestamp};
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -46,13 +46,37 @@ pub struct SessionSecret(SecretString);
 // === impl Session ===
 
 impl Session {
-    /// Opens a session with a role, for whoever has proven to have it.
+    /// Opens a session with a role, for somebody who has proven to have it.
     pub async fn open(
         store: &dyn Store,
         clock: &dyn Clock,
-        (role, identity): (Role, Option<&Identity>),
+        (role, identity): (Role, &Identity),
         address: Option<IpAddr>,
     ) -> Result<(Self, SessionSecret), StoreError> {
+        let (session, secret, stored) = Self::new(clock, (role, Some(identity)), address);
+        let audit = session.opened(clock, Some(&identity.subject));
+        store.add_session(stored, audit).await?;
+        Ok((session, secret))
+    }
+
+    /// Opens a session with a role, for a holder of its admin token, which has this hash. `None` if the token is no longer valid.
+    pub async fn open_with_token(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        (role, token): (Role, Vec<u8>),
+        address: Option<IpAddr>,
+    ) -> Result<Option<(Self, SessionSecret)>, StoreError> {
+        let (session, secret, stored) = Self::new(clock, (role, None), address);
+        let audit = session.opened(clock, None);
+        let is_open = store.add_token_session(stored, token, audit).await?;
+        Ok(is_open.then_some((session, secret)))
+    }
+
+    fn new(
+        clock: &dyn Clock,
+        (role, identity): (Role, Option<&Identity>),
+        address: Option<IpAddr>,
+    ) -> (Self, SessionSecret, StoredSession) {
         let now = clock.now();
         let (random, secret): ([u8; 10], [u8; 32]) = (rand::rng().random(), rand::rng().random());
         let id = uuid::Builder::from_unix_timestamp_millis(now.unix_ms().unsigned_abs(), &random).into_uuid();
@@ -65,9 +89,6 @@ impl Session {
             expires_at: now.plus(SESSION_LIFETIME),
         };
         let secret = SessionSecret(hex::encode(secret).into());
-        let subject = identity.map(|identity| &identity.subject);
-        let detail = json!({ "role": role.as_str(), "address": session.address, "subject": subject });
-        let audit = entry(clock, session.actor(), "session.opened", &session.id.to_string()).detail(&detail);
         let stored = StoredSession {
             id,
             hash: hash(secret.expose()),
@@ -77,8 +98,13 @@ impl Session {
             created_at: session.created_at,
             expires_at: session.expires_at,
         };
-        store.add_session(stored, audit).await?;
-        Ok((session, secret))
+        (session, secret, stored)
+    }
+
+    /// The audit entry of its beginning.
+    fn opened(&self, clock: &dyn Clock, subject: Option<&str>) -> AuditEntry {
+        let detail = json!({ "role": self.role.as_str(), "address": self.address, "subject": subject });
+        entry(clock, self.actor(), "session.opened", &self.id.to_string()).detail(&detail)
     }
 
     /// The session with this secret.

@@ -12,6 +12,7 @@ mod input;
 pub(crate) mod metadata;
 mod upstream;
 
+use self::fields::lenient_number;
 pub(crate) use self::fields::{Field, Members};
 pub use self::input::{Input, InputScan, Reference, item_ids};
 pub use self::upstream::{Changes, UpstreamBody, UpstreamInput, push_turn};
@@ -215,19 +216,28 @@ impl CreateRequest {
         self.members.value(Field::Input).is_some()
     }
 
-    /// The most output tokens that the client asks for.
+    /// The most output tokens that the client asks for; of a chat completion, for each of its choices.
     pub fn max_output_tokens(&self) -> Option<u64> {
-        let asked = match self.operation {
-            Operation::Embed => return Some(0),
+        match self.operation {
+            Operation::Embed => Some(0),
+            // Servers differ in which one they know.
             Operation::ChatCompletion => {
-                let member = |name| json::member(self.body(), name);
-                member("max_completion_tokens").or_else(|| member("max_tokens"))
+                self.asked_number("max_completion_tokens").max(self.asked_number("max_tokens"))
             }
             Operation::Create | Operation::Compact | Operation::CountInput => {
-                self.members.get(Field::MaxOutputTokens)
+                self.members.get(Field::MaxOutputTokens).and_then(lenient_number)
             }
-        };
-        std::str::from_utf8(asked?).ok()?.parse().ok()
+        }
+    }
+
+    /// How many answers the client asks for.
+    pub fn choices(&self) -> u64 {
+        let asked = if self.operation == Operation::ChatCompletion { self.asked_number("n") } else { None };
+        asked.unwrap_or(1).max(1)
+    }
+
+    fn asked_number(&self, name: &str) -> Option<u64> {
+        json::member(self.body(), name).and_then(lenient_number)
     }
 
     /// The request as it came, but for members that were repeated.
@@ -437,6 +447,28 @@ mod tests {
         let body = Bytes::from_static(br#"{"model":"m","input":["a"],"stream":true}"#);
         let embed = CreateRequest::parse(Operation::Embed, body).unwrap();
         assert_eq!((embed.stream, embed.max_output_tokens()), (false, Some(0)));
+    }
+
+    #[test]
+    fn a_chat_completion_asks_for_tokens_in_each_of_its_choices() {
+        let asked = |members: &str| {
+            let body = Bytes::from(format!(r#"{{"model":"m",{members}}}"#));
+            let request = CreateRequest::parse(Operation::ChatCompletion, body).unwrap();
+            (request.max_output_tokens(), request.choices())
+        };
+        for (members, tokens, choices) in [
+            (r#""max_completion_tokens":null,"max_tokens":9"#, Some(9), 1),
+            (r#""max_completion_tokens":1,"max_tokens":9,"n":null"#, Some(9), 1),
+            (r#""max_completion_tokens":9,"max_tokens":"x","n":128"#, Some(9), 128),
+            (r#""max_tokens":9.0,"n":"3""#, Some(9), 3),
+            (r#""max_tokens":-1,"n":0"#, None, 1),
+            (r#""max_tokens":1e99,"n":-2"#, Some(u64::MAX), 1),
+        ] {
+            assert_eq!(asked(members), (tokens, choices), "{members}");
+        }
+        let body = Bytes::from_static(br#"{"model":"m","input":"a","n":5,"max_output_tokens":7.0}"#);
+        let create = CreateRequest::parse(Operation::Create, body).unwrap();
+        assert_eq!((create.max_output_tokens(), create.choices()), (Some(7), 1));
     }
 
     #[test]

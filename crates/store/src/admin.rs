@@ -42,9 +42,18 @@ const ADD: &str =
 const REPLACE: &str = "INSERT INTO admin_tokens (name, hash, created_at) VALUES ($1, $2, $3) \
      ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, created_at = excluded.created_at";
 
+/// Writes what is there, because that locks the row: a replacement waits for the end of the transaction.
+const HOLD: &str = "UPDATE admin_tokens SET hash = $1 WHERE hash = $1 AND name = $2";
+
 /// For the tests of both engines.
 #[cfg(test)]
-pub(crate) const STATEMENTS: [&str; 4] = [LOAD, LIST, ADD, REPLACE];
+pub(crate) const STATEMENTS: [&str; 5] = [LOAD, LIST, ADD, REPLACE, HOLD];
+
+/// Keeps the token of this name from being replaced while the statements that follow run. They do not run if it has another
+/// hash.
+pub(crate) fn hold_token(name: &str, hash: Vec<u8>) -> Statement {
+    Statement::new(HOLD, vec![bytes(hash), text(name)])
+}
 
 fn put(statement: &'static str, name: &str, hash: Vec<u8>, audit: AuditEntry) -> Statement {
     let arguments = vec![text(name), bytes(hash), number(audit.at().unix_ms())];

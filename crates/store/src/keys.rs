@@ -5,7 +5,7 @@ use std::fmt;
 use antiphon_protocol::id::{KeyId, ProjectId};
 use async_trait::async_trait;
 
-use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, text};
+use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, optional_text, text};
 use crate::{AuditEntry, StoreError, Timestamp, key_clients};
 
 /// SHA-256 of a secret. The secret itself is never stored.
@@ -42,14 +42,21 @@ pub struct Rotation {
     pub previous_until: Timestamp,
 }
 
-/// What a key allows, and until when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Changes to what a key allows. `None` leaves a part as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyTerms {
     /// A JSON array.
-    pub models: String,
+    pub models: Option<String>,
     /// A JSON object.
-    pub limits: String,
-    pub expires_at: Option<Timestamp>,
+    pub limits: Option<String>,
+    pub expiry: Option<Expiry>,
+}
+
+/// When a key ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    Never,
+    At(Timestamp),
 }
 
 /// Keys. A change and its audit entry are one transaction.
@@ -78,7 +85,7 @@ pub trait Keys: Send + Sync {
     async fn rotate_key(&self, key: KeyId, rotation: Rotation, audit: AuditEntry)
     -> Result<bool, StoreError>;
 
-    /// Replaces what a key allows. `false` if there is no such key, or it is revoked.
+    /// Changes what a key allows. `false` if there is no such key, or it is revoked.
     async fn change_key(&self, key: KeyId, terms: KeyTerms, audit: AuditEntry) -> Result<bool, StoreError>;
 
     /// Revokes a key. `false` if there is no such key, or it is revoked already.
@@ -118,8 +125,8 @@ const ADD: &str = "INSERT INTO keys (id, name, project, hash, prefix, models, li
 const ROTATE: &str = "UPDATE keys SET previous_hash = hash, previous_until = $1, hash = $2, prefix = $3 \
      WHERE id = $4 AND revoked_at IS NULL";
 
-const CHANGE: &str =
-    "UPDATE keys SET models = $1, limits = $2, expires_at = $3 WHERE id = $4 AND revoked_at IS NULL";
+const CHANGE: &str = "UPDATE keys SET models = COALESCE($1, models), limits = COALESCE($2, limits), \
+     expires_at = CASE WHEN $3 = 1 THEN $4 ELSE expires_at END WHERE id = $5 AND revoked_at IS NULL";
 
 const REVOKE: &str = "UPDATE keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL";
 
@@ -234,10 +241,15 @@ impl<D: Database> Keys for D {
     }
 
     async fn change_key(&self, key: KeyId, terms: KeyTerms, audit: AuditEntry) -> Result<bool, StoreError> {
+        let expires_at = match terms.expiry {
+            Some(Expiry::At(time)) => Some(time.unix_ms()),
+            Some(Expiry::Never) | None => None,
+        };
         let arguments = vec![
-            text(terms.models),
-            text(terms.limits),
-            number(terms.expires_at.map(Timestamp::unix_ms)),
+            optional_text(terms.models),
+            optional_text(terms.limits),
+            number(i64::from(terms.expiry.is_some())),
+            number(expires_at),
             id(key.uuid()),
         ];
         self.group().execute(change(CHANGE, arguments, audit)).await

@@ -69,7 +69,7 @@ pub use self::error::StoreError;
 pub use self::examine::{Examination, examine};
 pub use self::inspection::{BackgroundQuery, BackgroundSummary, ChainLink, Inspection, TurnSummary};
 pub use self::key_clients::{KeyClient, KeyClients};
-pub use self::keys::{KeyTerms, Keys, Rotation, SecretHash, StoredKey};
+pub use self::keys::{Expiry, KeyTerms, Keys, Rotation, SecretHash, StoredKey};
 pub use self::limits::{
     Abandoned, Count, CounterId, Counters, Hold, Limits, Measure, Reservation, Reserved, Settlement, Spent,
 };

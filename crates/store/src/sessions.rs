@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::admin::hold_token;
 use crate::sql::{Columns, Database, Kind, Query, Statement, bytes, id, number, optional_text, text};
 use crate::{AuditEntry, SecretHash, StoreError, Timestamp};
 
@@ -32,6 +33,15 @@ pub trait Sessions: Send + Sync {
     /// Adds a session, and removes those that have expired by then. Of an operator in a role, only the newest
     /// [`SESSIONS_PER_OPERATOR`] remain; all who use a token count as one operator.
     async fn add_session(&self, session: StoredSession, audit: AuditEntry) -> Result<(), StoreError>;
+
+    /// Adds a session that was opened with the admin token of this hash. `false`, and nothing changes, if its role has another
+    /// token by now.
+    async fn add_token_session(
+        &self,
+        session: StoredSession,
+        token: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError>;
 
     /// The session with this hash, unless it has expired.
     async fn load_session(
@@ -84,6 +94,27 @@ pub(crate) fn end_of_token(role: &str) -> Statement {
     Statement::new(END_OF_TOKEN, vec![text(role)])
 }
 
+/// Adds a session, and removes expired ones and the oldest of its operator's.
+fn add(session: StoredSession, audit: AuditEntry) -> Statement {
+    let forget_expired = Statement::new(FORGET_EXPIRED, vec![number(session.created_at.unix_ms())]);
+    let operator = vec![
+        text(session.role.clone()),
+        optional_text(session.operator.clone()),
+        number(i64::from(SESSIONS_PER_OPERATOR)),
+    ];
+    let end_oldest = Statement::new(END_OLDEST, operator);
+    let arguments = vec![
+        id(session.id),
+        bytes(session.hash.0.to_vec()),
+        text(session.role),
+        optional_text(session.operator),
+        optional_text(session.address),
+        number(session.created_at.unix_ms()),
+        number(session.expires_at.unix_ms()),
+    ];
+    Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired).then(end_oldest)
+}
+
 async fn select<D: Database>(
     database: &D,
     text: &'static str,
@@ -111,24 +142,16 @@ fn session(mut row: Columns) -> Result<StoredSession, StoreError> {
 #[async_trait]
 impl<D: Database> Sessions for D {
     async fn add_session(&self, session: StoredSession, audit: AuditEntry) -> Result<(), StoreError> {
-        let forget_expired = Statement::new(FORGET_EXPIRED, vec![number(session.created_at.unix_ms())]);
-        let operator = vec![
-            text(session.role.clone()),
-            optional_text(session.operator.clone()),
-            number(i64::from(SESSIONS_PER_OPERATOR)),
-        ];
-        let end_oldest = Statement::new(END_OLDEST, operator);
-        let arguments = vec![
-            id(session.id),
-            bytes(session.hash.0.to_vec()),
-            text(session.role),
-            optional_text(session.operator),
-            optional_text(session.address),
-            number(session.created_at.unix_ms()),
-            number(session.expires_at.unix_ms()),
-        ];
-        let add = Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired).then(end_oldest);
-        self.group().execute(add).await.map(|_| ())
+        self.group().execute(add(session, audit)).await.map(|_| ())
+    }
+
+    async fn add_token_session(
+        &self,
+        session: StoredSession,
+        token: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.group().execute(hold_token(&session.role, token).then(add(session, audit))).await
     }
 
     async fn load_session(

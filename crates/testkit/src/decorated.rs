@@ -198,6 +198,7 @@ intercept!(Admin {
 
 intercept!(Sessions {
     write add_session(session: StoredSession, audit: AuditEntry) -> ();
+    write add_token_session(session: StoredSession, token: Vec<u8>, audit: AuditEntry) -> bool;
     read load_session(hash: SecretHash, now: Timestamp) -> Option<StoredSession>;
     read list_sessions(now: Timestamp, max_rows: u32) -> Vec<StoredSession>;
     write end_session(session: Uuid, audit: AuditEntry) -> bool;

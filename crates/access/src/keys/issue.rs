@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use antiphon_protocol::id::{KeyId, ProjectId};
-use antiphon_store::{AuditEntry, Clock, KeyTerms, Rotation, Store, StoreError, StoredKey, Timestamp};
+use antiphon_store::{
+    AuditEntry, Clock, Expiry, KeyTerms, Rotation, Store, StoreError, StoredKey, Timestamp,
+};
 use rand::RngExt;
 use serde::Deserialize;
 use serde_json::json;
@@ -141,20 +143,19 @@ impl Issuer<'_> {
         let now = self.clock.now();
         let key = self.find(name).await?;
         let mut detail = json!({ "key": key.id.to_string() });
-        let mut terms =
-            KeyTerms { models: key.models.clone(), limits: key.limits.clone(), expires_at: key.expires_at };
+        let mut terms = KeyTerms::default();
         if let Some(models) = changes.models {
-            terms.models = models_text(&models)?;
+            terms.models = Some(models_text(&models)?);
             detail["models"] = json!(models);
         }
         if let Some(limits) = changes.limits {
-            terms.limits = limits_text(&limits)?;
+            terms.limits = Some(limits_text(&limits)?);
             detail["limits"] = json!(limits);
         }
         if let Some(text) = changes.expires_at {
-            let is_never = text == "never";
-            terms.expires_at = if is_never { None } else { Some(parse_expiry(&text, now)?) };
-            detail["expires_at"] = json!(terms.expires_at.map(antiphon_runtime::rfc3339));
+            let time = if text == "never" { None } else { Some(parse_expiry(&text, now)?) };
+            terms.expiry = Some(time.map_or(Expiry::Never, Expiry::At));
+            detail["expires_at"] = json!(time.map(antiphon_runtime::rfc3339));
         }
         let audit = self.entry("key.changed", &key).detail(&detail);
         if !self.store.change_key(key.id, terms, audit).await? {

@@ -187,7 +187,7 @@ impl Rule {
     }
 
     pub(crate) fn applies_to(&self, model: &str) -> bool {
-        self.models.is_empty() || self.models.iter().any(|glob| glob.matches(model))
+        self.models.is_empty() || self.models.iter().any(|glob| glob.covers(model))
     }
 
     /// Whether it is on requests, whatever their model.
@@ -266,6 +266,18 @@ mod tests {
         let names = |model| rules.for_model(model).map(|rule| rule.name.to_string()).collect::<Vec<_>>();
         assert_eq!(names("gpt-4o"), ["concurrent turns"]);
         assert_eq!(names("gpt-5-mini"), ["concurrent turns", "concurrent turns for gpt-5*"]);
+    }
+
+    #[test]
+    fn a_limit_of_a_model_applies_to_both_of_its_names() {
+        let rules = Rules::parse(&json!({ "per_model": [
+            { "models": ["plain"], "concurrent_turns": 1 },
+            { "models": ["tagged:latest"], "concurrent_turns": 1 },
+        ]}));
+        let rules = rules.unwrap();
+        let applied = ["plain", "plain:latest", "plain:8b", "tagged", "tagged:latest"]
+            .map(|model| rules.for_model(model).count());
+        assert_eq!(applied, [1, 1, 0, 1, 1]);
     }
 
     #[test]

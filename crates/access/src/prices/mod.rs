@@ -4,8 +4,9 @@ mod list;
 mod usd;
 
 use std::collections::HashMap;
+use std::iter;
 
-use antiphon_protocol::model::ModelPattern;
+use antiphon_protocol::model::{ModelPattern, other_name};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::MAX_COST_NANO_USD;
 use serde::Serialize;
@@ -78,10 +79,13 @@ impl Prices {
     }
 
     fn price(&self, model: &str) -> Option<Price> {
-        let by_pattern = || self.own_patterns.iter().find(|(pattern, _)| pattern.matches(model));
-        let own = self.own_names.get(model).or_else(|| by_pattern().map(|(_, price)| price));
-        let listed = || self.list.get(model).or_else(|| self.list.get(strip_date(model)?));
-        own.or_else(listed).copied()
+        let other = other_name(model);
+        let names = || iter::once(model).chain(other.as_deref());
+        let by_pattern = || self.own_patterns.iter().find(|(pattern, _)| pattern.covers(model));
+        let own = names().find_map(|name| self.own_names.get(name));
+        let own = own.or_else(|| by_pattern().map(|(_, price)| price));
+        let in_list = |name| self.list.get(name).or_else(|| self.list.get(strip_date(name)?));
+        own.or_else(|| names().find_map(in_list)).copied()
     }
 }
 
@@ -164,6 +168,25 @@ mod tests {
         assert_eq!((cost(usage(4, 4, 0, 0)), cost(usage(5, 5, 0, 0)), cost(usage(16, 16, 0, 0))), (0, 1, 2));
         assert_eq!(cost(usage(1, 5, 1, 9)), 7, "parts never exceed their total");
         assert_eq!(cost(usage(u64::MAX, 0, u64::MAX, u64::MAX)), MAX_COST_NANO_USD);
+    }
+
+    #[test]
+    fn both_names_of_a_model_have_its_price() {
+        let prices = Prices::new(&[
+            own("*", 1, None, 0),
+            own("p?ain", 2, None, 0),
+            own("tagged:latest", 3, None, 0),
+            own("both", 4, None, 0),
+            own("both:latest", 5, None, 0),
+        ]);
+        let input_price = |model| prices.price(model).map(|price| price.input);
+        let found = ["plain:latest", "plain:8b", "tagged", "both", "both:latest"].map(input_price);
+        assert_eq!(found, [Some(2), Some(1), Some(3), Some(4), Some(5)]);
+        let listed = Prices::new(&[]);
+        for model in ["gpt-5", "gpt-5-2025-08-07"] {
+            assert_eq!(listed.price(&format!("{model}:latest")), listed.price(model));
+        }
+        assert_eq!(listed.price("gpt-5:8b"), None);
     }
 
     #[test]

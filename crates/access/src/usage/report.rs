@@ -50,7 +50,7 @@ pub struct Group {
     pub output_tokens: u64,
     /// Included in `output_tokens`.
     pub reasoning_tokens: u64,
-    /// Cost in US dollars as a decimal string; `null` if no turn of the group has a price.
+    /// Cost in US dollars as a decimal string; `null` if some turns of the group have no price, and the others cost nothing.
     pub cost_usd: Option<String>,
     /// Cost in billionths of a US dollar.
     pub cost_nano_usd: Option<u64>,
@@ -148,7 +148,9 @@ fn quote(cell: &str) -> String {
 
 impl Group {
     fn new(group: UsageGroup, totals: &Totals) -> Self {
-        let cost = Some(totals.cost_nano_usd).filter(|_| totals.unpriced_turns < totals.turns);
+        // Turns without tokens cost nothing, whatever the price of their model: they don't show that it has one.
+        let is_priced = totals.unpriced_turns == 0 || totals.cost_nano_usd > 0;
+        let cost = is_priced.then_some(totals.cost_nano_usd);
         Self {
             start: group.starts_at.map(rfc3339),
             project: group.project,
@@ -210,10 +212,13 @@ mod tests {
 
     #[test]
     fn a_cost_is_exact_and_null_if_no_turn_has_a_price() {
-        let totals = Totals { turns: 2, cost_nano_usd: 1_000_000_001, ..Totals::default() };
-        let group =
-            |unpriced_turns| Group::new(UsageGroup::default(), &Totals { unpriced_turns, ..totals }).cost_usd;
-        assert_eq!(group(1).as_deref(), Some("1.000000001"));
-        assert_eq!(group(2), None);
+        let cost = |unpriced_turns, cost_nano_usd| {
+            let totals = Totals { turns: 2, unpriced_turns, cost_nano_usd, ..Totals::default() };
+            Group::new(UsageGroup::default(), &totals).cost_usd
+        };
+        assert_eq!(cost(1, 1_000_000_001).as_deref(), Some("1.000000001"));
+        assert_eq!(cost(0, 0).as_deref(), Some("0.000000000"), "free, or without tokens");
+        assert_eq!(cost(1, 0), None, "the other turn has no tokens");
+        assert_eq!(cost(2, 0), None);
     }
 }

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::operations::{open, open_existing, open_for_reading, with_operations};
 use super::output::{self, print_line, print_note};
-use super::print_json;
+use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
-use crate::operations::{KeyList, Operations, Page, parse_object};
+use crate::operations::{InvalidRequest, KeyList, OperationError, Operations, Page, parse_object};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -124,7 +124,12 @@ impl Command {
                 }
             }
         };
-        with_operations(config, opening, async |operations| self.run_with_operations(operations).await)
+        let ran =
+            with_operations(config, opening, async |operations| self.run_with_operations(operations).await);
+        match ran {
+            Err(error) if is_usage_error(&error) => exit_with_usage_error(format_args!("{error:#}")),
+            ran => ran,
+        }
     }
 
     async fn run_with_operations(&self, operations: &Operations) -> anyhow::Result<()> {
@@ -171,8 +176,17 @@ impl Create {
     }
 }
 
+/// Whether an argument has an invalid value.
+fn is_usage_error(error: &anyhow::Error) -> bool {
+    error.is::<InvalidRequest>() || matches!(error.downcast_ref(), Some(OperationError::Invalid(_)))
+}
+
 /// `source` is where the operator wrote them.
 fn parse_limits(text: &str, source: &'static str) -> anyhow::Result<LimitSettings> {
+    // A request without a body has no limits. An argument without text is a variable that is not set.
+    if !text.trim_start().starts_with('{') {
+        return Err(InvalidRequest::value(source, "expected a JSON object; {} stands for no limits").into());
+    }
     parse_object(text.as_bytes()).map_err(|invalid| match invalid.param {
         None => anyhow::Error::new(invalid).context(format!("{source} is not a JSON object")),
         Some(_) => anyhow::Error::new(invalid).context(source),

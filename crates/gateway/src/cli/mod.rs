@@ -18,6 +18,7 @@ mod signals;
 mod store;
 mod usage;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -30,7 +31,6 @@ use serde::Serialize;
 
 use self::output::print_line;
 use crate::config::{Config, Environment, Loaded, Overrides, Secrets};
-use crate::operations::InvalidRequest;
 use crate::reload::ConfigLoader;
 
 /// A stateful gateway for the OpenAI Responses API
@@ -159,7 +159,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Exits as for an unknown flag.
-fn exit_with_usage_error(invalid: &InvalidRequest) -> ! {
+fn exit_with_usage_error(invalid: impl Display) -> ! {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{invalid}\n")).exit()
 }
 

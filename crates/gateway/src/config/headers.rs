@@ -113,9 +113,11 @@ impl AccountHeaders {
 
 /// Whether a header or a parameter of this name may hold a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
-    const WORDS: [&str; 8] = ["auth", "key", "token", "secret", "cookie", "password", "signature", "sig"];
+    const WORDS: [&str; 8] = ["auth", "key", "token", "secret", "cookie", "pass", "cred", "sig"];
     let name = name.to_ascii_lowercase();
-    WORDS.iter().any(|word| name.contains(word))
+    // The key of Azure Functions; Codex has it in its name.
+    let is_code = || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "code");
+    WORDS.iter().any(|word| name.contains(word)) || is_code()
 }
 
 impl HeaderText {

@@ -5,10 +5,9 @@ use std::path::Path;
 
 use antiphon_upstream::route::Route;
 use antiphon_upstream::settings::OAuthSettings;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::accounts::serialize_url;
 use super::credential::{ApiKey, ApiKeyDraft};
 use super::environment::Environment;
 use super::error::Problems;
@@ -18,7 +17,7 @@ use super::headers::{AccountHeaders, HeaderDraft};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OAuthConfig {
     /// The token endpoint of the authorization server.
-    #[serde(serialize_with = "serialize_url")]
+    #[serde(serialize_with = "serialize_token_url")]
     pub token_url: Url,
 
     /// The client's id at the authorization server.
@@ -61,6 +60,14 @@ impl OAuthConfig {
             headers: self.headers.to_map(),
             route: self.route.clone(),
         }
+    }
+}
+
+/// Without its query, which may hold a secret.
+fn serialize_token_url<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+    match url.as_str().split_once('?') {
+        Some((before, _)) => serializer.collect_str(&format_args!("{before}?<redacted>")),
+        None => serializer.serialize_str(url.as_str()),
     }
 }
 

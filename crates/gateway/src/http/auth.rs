@@ -13,6 +13,7 @@ use super::app_state::AppState;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use crate::body_memory::{Share, Tenant};
+use crate::operations::OperationError;
 use antiphon_access::keys::{Caller, Denied};
 
 /// Headers in which other clients than OpenAI's send their key.
@@ -79,6 +80,21 @@ pub fn authenticate(
         local_only.check(headers)?;
     }
     Ok(caller)
+}
+
+/// Counts and logs an attempt without a valid admin token. An error if there were too many from this address.
+pub fn count_invalid_admin_token(state: &AppState, address: Option<IpAddr>) -> Result<(), RequestError> {
+    if let Err(denied) = state.keys.count_failure(address) {
+        let error = RequestError::from(denied);
+        state.count_rejected(&error.row());
+        return Err(error);
+    }
+    tracing::info!(
+        client.address = address.map(tracing::field::display),
+        "authentication failed: no valid admin token"
+    );
+    state.count_rejected(&OperationError::InvalidAdminToken.row());
+    Ok(())
 }
 
 /// The peer's address. Behind a proxy it is that of the proxy.

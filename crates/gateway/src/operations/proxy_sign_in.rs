@@ -95,7 +95,7 @@ impl Operations {
             return Err(error);
         };
         let identity = Identity { subject: name.clone(), name };
-        let opened = Session::open(&*self.store, &*self.clock, (role, Some(&identity)), address).await;
+        let opened = Session::open(&*self.store, &*self.clock, (role, &identity), address).await;
         let (session, secret) = opened?;
         if let Some(replaced) = replaced {
             Session::end(&*self.store, &*self.clock, replaced.id, session.actor()).await?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use antiphon_access::admin::Role;
+use antiphon_access::admin::{self, Role};
 use antiphon_access::audit::Actor;
 use antiphon_access::sessions::{Session, SessionId, SessionSecret};
 use antiphon_runtime::rfc3339;
@@ -50,8 +50,9 @@ impl Operations {
         token: &str,
         address: Option<IpAddr>,
     ) -> Result<(Session, SessionSecret), OperationError> {
-        let role = self.authenticate(Some(token)).await?;
-        Ok(Session::open(&*self.store, &*self.clock, (role, None), address).await?)
+        let token = (self.authenticate(Some(token)).await?, admin::hash(token));
+        let opened = Session::open_with_token(&*self.store, &*self.clock, token, address).await?;
+        opened.ok_or(OperationError::InvalidAdminToken)
     }
 
     /// The session with this secret.

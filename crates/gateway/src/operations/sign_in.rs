@@ -96,7 +96,7 @@ impl Operations {
             Err(reason) => Err(ProviderError::Refused(reason)),
         };
         let (role, identity) = proven.inspect_err(|error| tracing::warn!(%error, "sign-in failed"))?;
-        let opened = Session::open(&*self.store, &*self.clock, (role, Some(&identity)), address).await;
+        let opened = Session::open(&*self.store, &*self.clock, (role, &identity), address).await;
         let (session, secret) = opened?;
         tracing::info!(session.id = %session.id, operator = identity.name, "operator signed in");
         Ok((secret, next))

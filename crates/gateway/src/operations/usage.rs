@@ -28,12 +28,7 @@ impl Operations {
     /// `key` may be a name. A key that is deleted is known by its id only.
     async fn usage_request(&self, mut parameters: UsageParameters) -> Result<UsageRequest, OperationError> {
         if let Some(key) = parameters.key.as_deref().filter(|key| !key.is_empty()) {
-            parameters.key = match self.key_id(key).await {
-                Ok(id) => Some(id),
-                // Nothing has been used by it.
-                Err(OperationError::KeyNotFound(name)) => Some(name),
-                Err(error) => return Err(error),
-            };
+            parameters.key = Some(self.key_id(key).await?);
         }
         Ok(UsageRequest::new(parameters, self.clock.now(), self.hour_retention)?)
     }

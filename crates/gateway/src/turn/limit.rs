@@ -78,7 +78,9 @@ impl Turn {
             };
         }
         let input_tokens = input_tokens(history.iter().map(|replayed| replayed.segment.items()).chain(own));
-        let output_tokens = self.facts.create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
+        let create = &self.facts.create;
+        let asked_tokens = create.max_output_tokens().unwrap_or(settings.assumed_output_tokens);
+        let output_tokens = asked_tokens.saturating_mul(create.choices());
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost_nano_usd = settings.prices.cost_nano_usd(&self.facts.create.model, &usage);
         Estimate { input_tokens, output_tokens, cost_nano_usd }

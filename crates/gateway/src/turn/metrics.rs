@@ -198,7 +198,7 @@ impl Default for TurnMetrics {
 
 /// The label value of an error code.
 fn metric_code(code: Option<&str>) -> &str {
-    const KNOWN: [&str; 25] = [
+    const KNOWN: [&str; 26] = [
         "previous_response_not_found",
         "previous_response_not_completed",
         "missing_required_parameter",
@@ -216,6 +216,7 @@ fn metric_code(code: Option<&str>) -> &str {
         "rate_limit_exceeded",
         "insufficient_quota",
         "invalid_api_key",
+        "invalid_admin_token",
         "no_account_available",
         "upstream_unreachable",
         "upstream_failed",

@@ -1,9 +1,15 @@
 //! The admin API, as an operator's tools call it.
 
+use std::slice;
+use std::sync::Arc;
+
 use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Client, Events, Fault, Faults, Gateway, Postgres, Reply, Setup, eventually, header};
+use antiphon_testkit::{
+    Client, Events, Fault, Faults, Gateway, ManualClock, Postgres, Reply, Setup, eventually, header,
+};
+use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -101,6 +107,51 @@ async fn requests_without_the_admin_token_are_rejected() {
     faults.set(Fault::Down);
     let reply = operator.call(Method::GET, "/api/accounts").await;
     assert_eq!(reply.refusal(), (503, Some("store_unavailable".into()), None));
+}
+
+#[tokio::test]
+async fn invalid_admin_tokens_are_counted() {
+    // The clock stands still, so that no further attempt is allowed meanwhile.
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).clock(&Arc::new(ManualClock::default())).start().await;
+    let same_site = header("sec-fetch-site", "same-origin");
+    let sign_in = async || {
+        let form = format!("token=apn-admin-{}", "0".repeat(64));
+        gateway
+            .client
+            .request(Method::POST, "/login", slice::from_ref(&same_site), form)
+            .await
+            .status
+            .as_u16()
+    };
+    let call = async || gateway.client.with_secret("apn-admin-0").get("/api/keys").await.status.as_u16();
+    for _ in 0..15 {
+        assert_eq!((call().await, sign_in().await), (401, 401));
+    }
+    assert_eq!((call().await, sign_in().await), (429, 429));
+    let metrics = gateway.client.metrics().await;
+    for (code, count) in [("invalid_admin_token", 30), ("rate_limit_exceeded", 2)] {
+        let metric = format!("antiphon_failures_total{{fault=\"client\",code=\"{code}\"}} {count}\n");
+        assert!(metrics.contains(&metric), "{metric}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn no_session_outlives_the_admin_token_that_opened_it() {
+    let (_upstream, gateway) = gateway().await;
+    let same_site = header("sec-fetch-site", "same-origin");
+    let mut operator = Operator::of(&gateway).await;
+    for round in 0..10 {
+        let form = format!("token={}", operator.token);
+        let sign_in =
+            || gateway.client.request(Method::POST, "/login", slice::from_ref(&same_site), form.clone());
+        let (replies, replaced) = tokio::join!(join_all([sign_in(), sign_in()]), Operator::of(&gateway));
+        for reply in replies {
+            assert!(matches!(reply.status.as_u16(), 303 | 401), "{}", reply.status);
+        }
+        operator = replaced;
+        assert_eq!(operator.get("/api/sessions").await["sessions"], json!([]), "round {round}");
+    }
 }
 
 #[tokio::test]

@@ -360,6 +360,31 @@ async fn per_model_limits_do_not_affect_other_models() {
 }
 
 #[tokio::test]
+async fn a_models_other_name_passes_no_limit_or_budget_of_it() {
+    let upstream = simulator().await;
+    let setup = Setup::over(&upstream).clock(&half_past()).config(
+        "prices = [{ model = \"sim\", input = 1000, output = 1000 }]\nlimits.assumed_output_tokens = 1",
+    );
+    let limits = json!({
+        "per_model": [{"models": ["sim"], "requests_per_minute": 2}],
+        "budgets": [{"cost": 0.5, "window": "day"}],
+    });
+    let limited = limited_over(upstream, setup, limits).await;
+    let ask = async |model: &str| limited.client.create(json!({"model": model, "input": "hi"})).await;
+    limited.upstream.script(Script::answer("x").usage(100, 100));
+    ask("sim:latest").await.ok();
+    limited.upstream.script(Script::answer("x").usage(100, 200));
+    ask("sim").await.ok();
+    assert_eq!(
+        limited.settled().await,
+        of(&[("US dollars per day", 500_000_000), ("requests per minute for sim", 2)])
+    );
+    let reply = ask("sim:latest").await;
+    assert_eq!(refusal(&reply).0, 429);
+    assert!(message(&reply).contains("0.50 US dollars per day"), "{}", message(&reply));
+}
+
+#[tokio::test]
 async fn rate_limit_headers_of_the_upstream_are_hidden_from_limited_keys() {
     let limited = limited(json!({"requests_per_minute": 9})).await;
     let theirs =

@@ -189,6 +189,26 @@ async fn keys_models_and_requests_are_checked_before_an_account_is_asked() {
 }
 
 #[tokio::test]
+async fn every_choice_of_a_chat_completion_is_reserved() {
+    let limited = limited(json!({"tokens_per_minute": 100_000})).await;
+    for (tokens, reserved) in [
+        (json!({"max_tokens": 100, "n": 50}), 5_000),
+        (json!({"max_tokens": 7_000, "max_completion_tokens": null}), 7_000),
+        (json!({"n": 9}), 9_000),
+    ] {
+        let mut body = chat("hi");
+        body.as_object_mut().unwrap().extend(tokens.as_object().unwrap().clone());
+        limited.settled().await;
+        let used = limited.standing().await["tokens per minute"].0;
+        let reply = post(&limited.client, CHAT, body).await;
+        reply.ok();
+        let remaining: u64 = reply.header("x-ratelimit-remaining-tokens").unwrap().parse().unwrap();
+        let held = 100_000 - used - remaining;
+        assert!((reserved..reserved + 100).contains(&held), "{held} for {tokens}");
+    }
+}
+
+#[tokio::test]
 async fn limits_reserve_and_settle_by_usage() {
     let rules = json!({"requests_per_minute": 4, "tokens_per_minute": 10_000, "concurrent_turns": 5});
     let limited = limited(rules).await;

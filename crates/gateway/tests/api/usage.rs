@@ -151,6 +151,11 @@ async fn turns_without_a_price_are_counted_as_unpriced() {
     assert_eq!((figures(&groups[0]), &groups[0]["cost_usd"]), ([2, 0, 2, 200, 20, -1], &Value::Null));
     assert_eq!(groups[1]["cost_usd"], "0.000140000");
     assert_eq!(figures(&operator.total(3).await), [3, 0, 2, 300, 30, 140_000]);
+    upstream.script(Script::refusal(400, "invalid_value", "No."));
+    assert_eq!(client.create(turn("other", &json!({}))).await.status, 400);
+    operator.total(4).await;
+    let groups = operator.groups("group_by=model").await;
+    assert_eq!((figures(&groups[0]), &groups[0]["cost_usd"]), ([3, 1, 2, 200, 20, -1], &Value::Null));
     let metrics = client.metrics().await;
     assert!(metrics.contains("\nantiphon_unpriced_turns_total 2\n"), "{metrics}");
     assert!(metrics.contains("\nantiphon_cost_usd_total 0.00014\n"), "{metrics}");
@@ -203,6 +208,9 @@ async fn usage_is_grouped_paged_and_exported_as_csv() {
         let refusal = operator.ask(param).await.refusal();
         assert_eq!(refusal, (400, Some("invalid_value".into()), Some(name.into())));
     }
+    assert_eq!(operator.ask("key=typo").await.refusal(), (404, Some("key_not_found".into()), None));
+    let deleted = "key_0199a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+    assert_eq!(operator.groups(&format!("key={deleted}")).await, [] as [Value; 0]);
     let reply = operator.gateway.client.get("/api/usage").await;
     assert_eq!(reply.refusal(), (401, Some("invalid_admin_token".into()), None));
 }

@@ -12,6 +12,8 @@ use tokio::process::Command;
 use crate::binary;
 use crate::command::antiphon;
 
+const LIMITS: &str = r#"{"concurrent_turns":7}"#;
+
 #[tokio::test]
 async fn keys_are_created_listed_rotated_revoked_and_deleted() {
     let dir = TempDir::new().unwrap();
@@ -85,7 +87,7 @@ async fn the_limits_of_a_key_are_replaced_and_a_running_gateway_applies_them() {
 }
 
 #[tokio::test]
-async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
+async fn failure_exits_with_1_and_wrong_usage_with_2() {
     let dir = TempDir::new().unwrap();
     let run = async |args: &[&str]| antiphon(dir.path(), &[&["keys"], args].concat(), &[]).await;
     for args in
@@ -94,10 +96,19 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
         assert_eq!(run(args).await.0, 2, "{args:?}");
     }
     let far = "2999-01-01T00:00:00Z";
-    assert_eq!(run(&["create", "one", "--expires", far]).await.0, 0);
+    assert_eq!(run(&["create", "one", "--expires", far, "--limits", LIMITS]).await.0, 0);
     for (args, told) in [
         (&["create", "one"][..], "a key named \"one\" already exists"),
-        (&["create", "a b"], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        (&["limits", "two", "{}"], "key \"two\" not found"),
+        (&["show", "two"], "key \"two\" not found"),
+        (&["revoke", "two"], "key \"two\" not found"),
+        (&["delete", "two"], "key \"two\" not found"),
+    ] {
+        let (code, _, error) = run(args).await;
+        assert!(code == 1 && error.contains(told), "{args:?}: {error}");
+    }
+    for (args, told) in [
+        (&["create", "a b"][..], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
         (&["create", "new"], "\"new\" is reserved, choose another name"),
         (&["create", ".."], "\"..\" is reserved, choose another name"),
         (&["create", "two", "--expires", "2020-01-01T00:00:00Z"], "is in the past"),
@@ -106,19 +117,26 @@ async fn invalid_values_exit_with_1_and_wrong_usage_with_2() {
             "expected an RFC 3339 time with a time zone",
         ),
         (&["create", "two", "--models", "gpt-{4,5}"], "is not a valid pattern"),
-        (&["create", "two", "--limits", "7"], "--limits is not a JSON object"),
+        (&["create", "two", "--models", ""], "is not a valid pattern"),
+        (&["create", "two", "--project", ""], "expected 1 to 64 characters of A-Z a-z 0-9 _ . -"),
+        (&["create", "two", "--limits", "7"], "'--limits': expected a JSON object"),
+        (&["create", "two", "--limits", ""], "'--limits': expected a JSON object"),
+        (&["create", "two", "--limits", "{"], "--limits is not a JSON object"),
         (&["create", "two", "--limits", r#"{"rpm": 1}"#], "unknown field `rpm`"),
-        (&["limits", "one", "7"], "LIMITS is not a JSON object"),
+        (&["limits", "one", "{} {}"], "LIMITS is not a JSON object"),
+        (&["limits", "one", ""], "'LIMITS': expected a JSON object; {} stands for no limits"),
+        (&["limits", "one", " "], "'LIMITS': expected a JSON object"),
+        (&["limits", "one", "null"], "'LIMITS': expected a JSON object"),
         (&["limits", "one", r#"{"rpm": 1}"#], "unknown field `rpm`"),
-        (&["limits", "two", "{}"], "key \"two\" not found"),
-        (&["show", "two"], "key \"two\" not found"),
-        (&["revoke", "two"], "key \"two\" not found"),
-        (&["delete", "two"], "key \"two\" not found"),
         (&["rotate", "one", "--overlap", "31d"], "at most 30 days"),
     ] {
         let (code, _, error) = run(args).await;
-        assert!(code == 1 && error.contains(told), "{args:?}: {error}");
+        assert!(code == 2 && error.contains(told), "{args:?}: {error}");
     }
+    let (_, shown, _) = run(&["list"]).await;
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+    let (_, shown, _) = run(&["show", "one"]).await;
+    assert!(shown.contains(&format!("limits           {LIMITS}")), "{shown}");
     for command in ["create", "list", "show", "rotate", "limits", "revoke", "delete"] {
         let (code, help, _) = run(&[command, "--help"]).await;
         assert!(code == 0 && help.contains(&format!("Example:\n  antiphon keys {command}")), "{help}");
@@ -149,6 +167,8 @@ async fn a_running_gateway_picks_up_keys_and_logs_ids_but_no_secrets() {
     gateway.client.with_secret(&secret).created(&body).await;
     let wrong = secret.replace(&secret[60..], "00000000");
     assert_eq!(gateway.client.with_secret(&wrong).create(&body).await.status, 401);
+    let wrong_admin = format!("apn-admin-{}", "57".repeat(32));
+    assert_eq!(gateway.client.with_secret(&wrong_admin).get("/api/keys").await.status, 401);
     let shown: Value = serde_json::from_str(&run(&["show", "one", "--json"]).await).unwrap();
     run(&["revoke", "one"]).await;
     until(&secret, 401).await;
@@ -159,12 +179,11 @@ async fn a_running_gateway_picks_up_keys_and_logs_ids_but_no_secrets() {
     assert_eq!(turns.len(), 2, "{lines:#?}");
     assert_eq!((&turns[0]["key.id"], &turns[1]["key.id"]), (&Value::Null, &shown["id"]));
     assert_eq!(turns[1]["project.id"], shown["project"]);
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.contains("authentication failed: no valid key") && line.contains("127.0.0.1"))
-    );
-    for secret in [&secret[12..], &wrong[12..]] {
+    for kind in ["key", "admin token"] {
+        let told = format!("authentication failed: no valid {kind}");
+        assert!(lines.iter().any(|line| line.contains(&told) && line.contains("127.0.0.1")), "{told}");
+    }
+    for secret in [&secret[12..], &wrong[12..], &wrong_admin[12..]] {
         assert!(lines.iter().all(|line| !line.contains(secret)), "a secret is in the log");
     }
 }

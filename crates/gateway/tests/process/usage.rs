@@ -37,6 +37,8 @@ async fn usage_is_printed_as_table_json_and_csv() {
         assert!(table.contains("account  turns") && table.contains("one          3"), "{table}");
         let (_, table, _) = run(&["--account", "two"]).await;
         assert!(table.ends_with("no turns\n"), "{table}");
+        let (code, _, error) = run(&["--key", "typo"]).await;
+        assert!(code == 1 && error.contains("key \"typo\" not found"), "{error}");
         for wrong in [&["--from", "soon"][..], &["--group-by", "user"], &["--json", "--csv"]] {
             let (code, _, error) = run(wrong).await;
             assert_eq!(code, 2, "{error}");

@@ -223,6 +223,13 @@ pub(crate) fn unknown_parameter(name: &str) -> ApiError {
     invalid("unknown_parameter", Some(name), format!("Unknown parameter: '{name}'."))
 }
 
+/// A number as servers take it: some accept `9.0` and `"9"` for 9. `None` if the value is no number, or a negative one.
+pub(super) fn lenient_number(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?.trim_matches('"').trim();
+    let rounded = || text.parse::<f64>().ok().filter(|number| *number >= 0.0).map(|number| number as u64);
+    text.parse().ok().or_else(rounded)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! Keys, and the audit log.
 
 use antiphon_protocol::id::KeyId;
-use antiphon_store::{AuditEntry, AuditQuery, KeyClient, Rotation, SecretHash, StoredKey};
+use antiphon_store::{AuditEntry, AuditQuery, Expiry, KeyClient, KeyTerms, Rotation, SecretHash, StoredKey};
 
 use crate::fixture::{Fixture, after, entry, key, newest};
 
@@ -101,6 +101,28 @@ pub(crate) async fn a_change_of_a_key_changes_the_version(fixture: impl Fixture)
     assert_eq!(store.keys_version().await.ok(), same, "nothing has changed");
     seen.dedup();
     assert_eq!(seen.len(), 5, "{seen:?}");
+}
+
+pub(crate) async fn a_change_of_a_key_leaves_its_other_terms_alone(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.add_key(key("a", 1), entry(after(0))).await.unwrap();
+    let changes = [
+        KeyTerms { models: Some("[\"m\"]".into()), ..KeyTerms::default() },
+        KeyTerms { limits: Some("{\"concurrent_turns\":1}".into()), ..KeyTerms::default() },
+        KeyTerms { expiry: Some(Expiry::At(after(9))), ..KeyTerms::default() },
+    ];
+    let all = changes.map(|terms| store.change_key(key("a", 1).id, terms, entry(after(1))));
+    assert!(futures_util::future::join_all(all).await.into_iter().all(Result::unwrap));
+    let changed = StoredKey {
+        models: "[\"m\"]".into(),
+        limits: "{\"concurrent_turns\":1}".into(),
+        expires_at: Some(after(9)),
+        ..key("a", 1)
+    };
+    assert_eq!(store.load_key("a").await.unwrap(), Some(changed.clone()));
+    let endless = KeyTerms { expiry: Some(Expiry::Never), ..KeyTerms::default() };
+    assert!(store.change_key(key("a", 1).id, endless, entry(after(2))).await.unwrap());
+    assert_eq!(store.load_key("a").await.unwrap(), Some(StoredKey { expires_at: None, ..changed }));
 }
 
 pub(crate) async fn keys_come_page_by_page(fixture: impl Fixture) {

@@ -80,12 +80,13 @@ macro_rules! contract {
                 one_holder_at_a_time_may_refresh_a_credential, one_of_many_concurrent_callers_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
             sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
-                another_token_ends_the_sessions_of_its_role,
+                another_token_ends_the_sessions_of_its_role, a_replaced_token_opens_no_session,
+                no_session_outlives_the_token_that_it_was_opened_with,
                 the_oldest_sessions_of_an_operator_end_when_there_are_too_many;
             sign_ins: a_sign_in_ends_once_and_not_after_its_time, the_oldest_of_too_many_sign_ins_make_room;
             keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,
-                a_change_of_a_key_changes_the_version, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
+                a_change_of_a_key_changes_the_version, a_change_of_a_key_leaves_its_other_terms_alone, keys_come_page_by_page, the_latest_use_of_a_key_is_kept,
                 the_latest_clients_of_a_key_are_kept_until_it_is_deleted,
                 a_change_and_its_audit_entry_are_one_transaction, audit_entries_come_newest_first,
                 audit_entries_are_found_by_time_actor_action_and_target;

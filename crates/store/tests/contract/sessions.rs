@@ -56,6 +56,37 @@ pub(crate) async fn another_token_ends_the_sessions_of_its_role(fixture: impl Fi
     assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [named, admin], "who needed no token stays");
 }
 
+pub(crate) async fn a_replaced_token_opens_no_session(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let open = async |n: u8, token: u8| {
+        store.add_token_session(session(n, 10), vec![token; 32], entry(NOW)).await.unwrap()
+    };
+    assert!(!open(1, 1).await, "there is no token");
+    store.replace_admin_token("viewer", vec![1; 32], entry(NOW)).await.unwrap();
+    store.replace_admin_token("admin", vec![2; 32], entry(NOW)).await.unwrap();
+    assert!(open(2, 1).await);
+    assert!(!open(3, 2).await, "the token of another role");
+    store.replace_admin_token("viewer", vec![3; 32], entry(NOW)).await.unwrap();
+    assert!(!open(4, 1).await);
+    assert!(open(5, 3).await);
+    assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [session(5, 10)]);
+    assert_eq!(store.list_audit(newest(9)).await.unwrap().len(), 5, "only changes are in the audit log");
+}
+
+pub(crate) async fn no_session_outlives_the_token_that_it_was_opened_with(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.replace_admin_token("viewer", vec![0; 32], entry(NOW)).await.unwrap();
+    for round in 0..20_u8 {
+        let opened =
+            (1..=5).map(|n| store.add_token_session(session(round * 5 + n, 10), vec![round; 32], entry(NOW)));
+        let replaced = store.replace_admin_token("viewer", vec![round + 1; 32], entry(NOW));
+        let (opened, replaced) = futures_util::join!(futures_util::future::try_join_all(opened), replaced);
+        opened.unwrap();
+        replaced.unwrap();
+        assert_eq!(store.list_sessions(NOW, 9).await.unwrap(), [], "round {round}");
+    }
+}
+
 pub(crate) async fn the_oldest_sessions_of_an_operator_end_when_there_are_too_many(fixture: impl Fixture) {
     let store = fixture.open().await;
     let at = |n: u8, operator: &str| StoredSession {

@@ -98,6 +98,32 @@ fn a_loaded_configuration_shows_no_secret() {
 }
 
 #[test]
+fn headers_and_parameters_that_may_be_secrets_are_not_shown() {
+    let config = Case::file(
+        r#"
+        [[accounts]]
+        name = "a"
+        base_url = "http://a"
+        headers = { x-pass = "sk-secret", x-credential = "sk-secret", x-codex-beta = "shown-1" }
+        query = { code = "sk-secret", function_code = "sk-secret", encoding = "shown-2" }
+        [accounts.oauth]
+        token_url = "https://auth.example/t?client=shown-not&secret=sk-secret"
+        client_id = "c"
+        refresh_token = { value = "sk-secret" }
+        "#,
+    );
+    let config = config.load();
+    for shown in [config.show(), config.show_json()] {
+        assert!(!shown.contains("sk-secret") && !shown.contains("shown-not"), "{shown}");
+        for kept in ["shown-1", "shown-2", "https://auth.example/t?<redacted>"] {
+            assert!(shown.contains(kept), "{kept}: {shown}");
+        }
+    }
+    let token_url = &config.accounts[0].oauth.as_ref().unwrap().token_url;
+    assert!(token_url.as_str().ends_with("secret=sk-secret"));
+}
+
+#[test]
 fn a_database_url_is_shown_without_secrets() {
     let shown = |url: &str| {
         let store: StoreConfig = serde_json::from_value(json!({ "url": url })).unwrap();

@@ -12,8 +12,7 @@ use super::page::{Problem, bare_page};
 use super::pieces::alert;
 use super::proxy_sign_in;
 use crate::http::app_state::AppState;
-use crate::http::auth::client_address;
-use crate::http::error::RequestError;
+use crate::http::auth::{client_address, count_invalid_admin_token};
 use crate::oidc::Provider;
 use crate::operations::OperationError;
 use url::form_urlencoded;
@@ -56,7 +55,7 @@ pub async fn sign_in(
             Ok(([(header::SET_COOKIE, cookie(Some(secret.expose()), &headers))], next).into_response())
         }
         Err(OperationError::InvalidAdminToken) => {
-            state.keys.count_failure(address).map_err(RequestError::from)?;
+            count_invalid_admin_token(&state, address)?;
             Ok(page(
                 &state,
                 StatusCode::UNAUTHORIZED,

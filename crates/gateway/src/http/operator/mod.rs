@@ -23,8 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::http::app_state::AppState;
-use crate::http::auth::{bearer, client_address};
-use crate::http::error::RequestError;
+use crate::http::auth::{bearer, client_address, count_invalid_admin_token};
 use crate::http::error_reply::ErrorReply;
 use crate::operations::OperationError;
 
@@ -82,7 +81,7 @@ impl FromRequestParts<AppState> for Operator {
             Err(error) => error,
         };
         if matches!(error, OperationError::InvalidAdminToken) {
-            state.keys.count_failure(client_address(&parts.extensions)).map_err(RequestError::from)?;
+            count_invalid_admin_token(state, client_address(&parts.extensions))?;
         }
         Err(error.into())
     }
