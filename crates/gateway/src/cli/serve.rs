@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use antiphon_access::admin::Role;
+use antiphon_runtime::files;
 use antiphon_store::SystemClock;
 use anyhow::Context;
 use sd_notify::NotifyState;
@@ -36,7 +37,8 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
 async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     let mut config = loaded.config.clone();
     config.require_accounts()?;
-    fit_connections(&mut config.limits.max_connections);
+    let too_few_files = fit_connections(&mut config.limits.max_connections);
+    let max_connections = config.limits.max_connections;
     let listener = bind(config.listen, "listen").await?;
     let admin = match config.admin_listen {
         Some(address) => Some(bind(address, "admin_listen").await?),
@@ -44,6 +46,13 @@ async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     };
     let app = App::build(config, Arc::new(SystemClock)).await?;
     announce(&loaded, listener.local_addr()?);
+    if let Some(files) = too_few_files {
+        tracing::warn!(
+            files,
+            max_connections,
+            "fewer connections are accepted than limits.max_connections says, as the process may open too few files"
+        );
+    }
     show_first_admin_token(app.operations()).await;
     tell_service_manager(NotifyState::Ready);
     let stop = async {
@@ -54,19 +63,12 @@ async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lowers the number of clients' connections to what leaves files for upstreams and the store.
-fn fit_connections(max_connections: &mut usize) {
-    let Some(files) = antiphon_runtime::files::raise_limit() else { return };
-    let possible = antiphon_runtime::files::connections(files);
-    if possible < *max_connections {
-        tracing::warn!(
-            max_connections,
-            possible,
-            files,
-            "limits.max_connections is more than the process may have files for; fewer connections are accepted"
-        );
-        *max_connections = possible;
-    }
+/// Lowers the number of clients' connections to what leaves files for upstreams and the store. Yields how many files there are
+/// if they are too few.
+fn fit_connections(max_connections: &mut usize) -> Option<u64> {
+    let files = files::raise_limit().filter(|files| *files < files::needed(*max_connections))?;
+    *max_connections = files::connections(files);
+    Some(files)
 }
 
 /// Says where the gateway listens and with what, as text or as a line of the log.
