@@ -115,11 +115,12 @@ impl Chains {
         self.load_from(project, id, Some(now), max_depth).await
     }
 
-    /// The newest turn of a conversation with all its ancestors, whether or not clients can name it.
+    /// A turn with all its ancestors, whether or not clients can name it: the newest one of a conversation, or one that a turn continues
+    /// since before it was deleted.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub async fn load_head(
+    pub async fn load_ancestor(
         &self,
         project: &ProjectId,
         id: ResponseId,

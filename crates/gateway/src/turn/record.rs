@@ -127,7 +127,7 @@ impl Turn {
         };
         StoredTurn {
             id: self.facts.id,
-            parent: parent.map(|parent| parent.id),
+            parent: parent.map(|parent| parent.id).or(resolved.lost_parent),
             depth: self.progress.depth,
             status: finished.status,
             account,

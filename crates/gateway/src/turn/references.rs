@@ -10,7 +10,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ItemId;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
-use antiphon_protocol::item;
+use antiphon_protocol::{item, json};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{FoundItems, IndexedItem, Timestamp};
 use bytes::Bytes;
@@ -86,7 +86,7 @@ impl Turn {
         let settings = &self.turns.settings;
         let limit = settings.max_history_bytes.min(self.memory.max_bytes().saturating_sub(own_bytes));
         let mut allowance = limit.min(FIRST_ALLOWANCE);
-        let found = loop {
+        let mut found = loop {
             self.reserve_memory(own_bytes + allowance).await?;
             let (project, now) = (&self.facts.project, self.facts.started_at);
             let found = match self.turns.chains.load_items(project, &ids, now, allowance).await {
@@ -105,6 +105,7 @@ impl Turn {
                 }
             }
         };
+        self.recall_queued(references, &mut found);
         let found = references.iter().zip(found).map(|(named, found)| match found {
             // A stored item that holds no more than the client sent replaces nothing.
             found if named.is_partial => Ok(found.filter(|found| item::sealed(&found.item).is_some())),
@@ -115,6 +116,21 @@ impl Turn {
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
         self.memory.shrink_to(own_bytes + size_bytes);
         Ok(found)
+    }
+
+    /// Adds what was deleted since a background turn was queued, from the input that it was queued with.
+    fn recall_queued(&self, references: &[Reference], found: &mut [Option<IndexedItem>]) {
+        let Some(queued) = self.facts.door.run().and_then(|run| run.queued_input.get()) else { return };
+        let mut missing = references.iter().zip(found).filter(|(_, found)| found.is_none()).peekable();
+        for (position, range) in (0..).zip(json::elements(queued).map_while(Result::ok)) {
+            if missing.peek().is_none() {
+                return;
+            }
+            if let Some((_, found)) = missing.next_if(|(named, _)| named.position == position) {
+                let (item, expires_at) = (queued.slice(range), Some(self.facts.started_at));
+                *found = Some(IndexedItem { item, is_output: true, expires_at });
+            }
+        }
     }
 
     /// Increases the memory that the turn has reserved to this size.

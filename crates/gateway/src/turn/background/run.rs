@@ -30,6 +30,8 @@ pub struct Run {
     pub deadline: Timestamp,
     /// The response as it was queued, once the turn is begun.
     pub queued_response: OnceLock<Bytes>,
+    /// The input items as they were when it was queued, if references among them were replaced.
+    pub queued_input: OnceLock<Bytes>,
     pub live: Arc<LiveEvents>,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
@@ -73,6 +75,7 @@ impl Run {
             is_streamed,
             deadline,
             queued_response: OnceLock::new(),
+            queued_input: OnceLock::new(),
             live: Arc::new(LiveEvents::new(LIVE_BYTES)),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
