@@ -325,6 +325,10 @@ pub(crate) fn missing(name: &str) -> ApiError {
 }
 
 pub(crate) fn wrong_type(name: &str, expected: &str, value: &[u8]) -> ApiError {
+    if value.first() == Some(&b'"') && json::string(value).is_none() {
+        let message = format!("Invalid '{name}': an escape in the string stands for half of a character.");
+        return invalid("invalid_value", Some(name), message);
+    }
     let got = json::kind(value);
     let message = format!("Invalid type for '{name}': expected {expected}, but got {got} instead.");
     invalid("invalid_type", Some(name), message)

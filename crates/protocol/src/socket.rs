@@ -94,7 +94,7 @@ fn stream_id(value: &[u8]) -> Result<StreamId, ApiError> {
     let name = json::string(value).ok_or_else(|| wrong_type("stream_id", "a string", value))?;
     StreamId::new(&name).ok_or_else(|| {
         let message = "Invalid 'stream_id': expected 1 to 256 of A-Z, a-z, 0-9, '_', '-' and '.'.";
-        invalid("invalid_value", Some("stream_id"), message.to_owned())
+        invalid("invalid_stream_id", Some("stream_id"), message.to_owned())
     })
 }
 
@@ -181,9 +181,9 @@ mod tests {
             ("{}", "missing_required_parameter", Some("type")),
             (r#"{"type":1}"#, "invalid_type", Some("type")),
             (r#"{"type":"response.create","stream_id":1}"#, "invalid_type", Some("stream_id")),
-            (r#"{"type":"response.create","stream_id":""}"#, "invalid_value", Some("stream_id")),
-            (r#"{"type":"response.create","stream_id":"a b"}"#, "invalid_value", Some("stream_id")),
-            (long, "invalid_value", Some("stream_id")),
+            (r#"{"type":"response.create","stream_id":""}"#, "invalid_stream_id", Some("stream_id")),
+            (r#"{"type":"response.create","stream_id":"a b"}"#, "invalid_stream_id", Some("stream_id")),
+            (long, "invalid_stream_id", Some("stream_id")),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some(code), param), "{text}");

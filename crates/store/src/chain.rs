@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_protocol::replay::Segment;
 use antiphon_runtime::offload::{Aborted, is_short, offload, offload_if_long};
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
@@ -114,11 +115,12 @@ impl Chains {
         self.load_from(project, id, Some(now), max_depth).await
     }
 
-    /// The newest turn of a conversation with all its ancestors, whether or not clients can name it.
+    /// A turn with all its ancestors, whether or not clients can name it: the newest one of a conversation, or one that a turn continues
+    /// since before it was deleted.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub async fn load_head(
+    pub async fn load_ancestor(
         &self,
         project: &ProjectId,
         id: ResponseId,
@@ -323,7 +325,9 @@ impl Chains {
             of_conversations.into_iter().map(|found| (found.id, found.item)).collect();
         for (id, found) in ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
             // To an upstream, its id is like that of an output item.
-            *found = of_conversations.get(id).map(|item| IndexedItem { item: item.clone(), is_output: true });
+            let of_conversation =
+                |item: &Bytes| IndexedItem { item: item.clone(), is_output: true, expires_at: Some(now) };
+            *found = of_conversations.get(id).map(of_conversation);
         }
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
         match size_bytes > max_bytes {

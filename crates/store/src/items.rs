@@ -79,7 +79,8 @@ impl Gathering {
                     return Ok(false);
                 }
                 let item = shared.get_or_insert_with(|| Bytes::copy_from_slice(item)).clone();
-                self.found[*n] = Some(IndexedItem { item, is_output });
+                let is_output = is_output || turn.referenced.binary_search(&position).is_ok();
+                self.found[*n] = Some(IndexedItem { item, is_output, expires_at: turn.expires_at });
             }
             if of_response.peek().is_none() {
                 break;

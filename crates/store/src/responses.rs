@@ -67,7 +67,8 @@ impl StoredTurn {
 pub struct Record {
     pub project: ProjectId,
     pub response: StoredResponse,
-    /// The items that came with an id, each with its position among the input items followed by the output items.
+    /// The items that are found here by their ids from now on, each with its position among the input items followed by the output
+    /// items.
     pub items: Vec<(ItemId, u32)>,
     pub log: LogRow,
     /// What the turn used, if it holds a reservation.
@@ -80,8 +81,10 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedItem {
     pub item: Json,
-    /// Whether it is one of its response's output items.
+    /// Whether its id is an upstream's: it is one of its response's output items, or a copy of another's.
     pub is_output: bool,
+    /// When its response expires. An item that is only in a conversation has no response, and counts as expired.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What was found of the items that were asked for.

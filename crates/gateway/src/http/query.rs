@@ -72,8 +72,14 @@ impl<S: Sync> FromRequestParts<S> for ResponseQuery {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let stream = pairs(parts).any(|(key, value)| key == "stream" && value == "true");
-        let starting_after = pairs(parts).find(|(key, _)| key == "starting_after").map(|(_, value)| value);
+        let (mut stream, mut starting_after) = (false, None);
+        for (key, value) in pairs(parts) {
+            match key.as_str() {
+                "stream" => stream = value == "true",
+                "starting_after" => starting_after = Some(value),
+                _ => {}
+            }
+        }
         Ok(Self { stream, starting_after, hidden: hidden_parts(parts) })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
-use antiphon_protocol::response::with_output;
+use antiphon_protocol::response::{is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_upstream::dialect::Piece;
 use antiphon_upstream::transport::{ReadError, ReplyBody};
@@ -14,10 +14,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::background::Unfinished;
 use super::framing::Framing;
 use super::reading::{ReadOutcome, Silence, read_events};
 use super::record::{Finished, Items};
-use super::relay::{BadStream, Relay};
+use super::relay::{BadStream, Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
@@ -69,9 +70,31 @@ async fn collect_stream(
     resolved: &Resolved,
     reply: &mut Reply,
 ) -> Result<Finished, FailedAttempt> {
+    let max_bytes = turn.turns.settings.max_reply_bytes;
+    let mut relay =
+        Relay::new(turn.owned(resolved), Framing::Sse, Some(max_bytes)).hiding(turn.hidden_parts());
+    let account = Arc::clone(reply.lease.account());
+    let (broken, finished) = match collect_events(turn, reply, &mut relay).await {
+        Ok(finished) => match failover(&finished) {
+            Some(failed) => (failed, Some(finished)),
+            None => return whole(turn, finished),
+        },
+        Err(failed) => (failed, None),
+    };
+    let has_output = |finished: &Finished| !is_empty_array(&finished.output);
+    let is_kept = relay.has_items() || finished.as_ref().is_some_and(has_output);
+    if let Some(run) = turn.facts.door.run().filter(|_| is_kept) {
+        run.keep_unfinished(Unfinished { relay, finished, account });
+    }
+    Err(broken)
+}
+
+async fn collect_events(
+    turn: &Turn,
+    reply: &mut Reply,
+    relay: &mut Relay,
+) -> Result<Finished, FailedAttempt> {
     let settings = &turn.turns.settings;
-    let mut relay = Relay::new(turn.owned(resolved), Framing::Sse, Some(settings.max_reply_bytes))
-        .hiding(turn.hidden_parts());
     let mut events = reply.events(settings.max_reply_bytes);
     let account = Arc::clone(reply.lease.account());
     let mut passed = VecDeque::new();
@@ -86,21 +109,21 @@ async fn collect_stream(
             }
             ReadOutcome::Events => relay.push(events.decoder(), &mut passed),
             ReadOutcome::End => match relay.finish(events.decoder(), &mut passed) {
-                Ok(None) => match read_on(turn, &relay).await? {
+                Ok(None) => match read_on(turn, relay).await? {
                     Some(body) => {
                         events = reply.continued(body, settings.max_reply_bytes);
                         continue;
                     }
-                    None => return Err(missing_terminal(turn, &relay)),
+                    None => return Err(missing_terminal(turn, relay)),
                 },
                 ended => ended,
             },
-            ReadOutcome::Broken(_) => match read_on(turn, &relay).await? {
+            ReadOutcome::Broken(_) => match read_on(turn, relay).await? {
                 Some(body) => {
                     events = reply.continued(body, settings.max_reply_bytes);
                     continue;
                 }
-                None => return Err(missing_terminal(turn, &relay)),
+                None => return Err(missing_terminal(turn, relay)),
             },
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => {
                 return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
@@ -120,7 +143,7 @@ async fn collect_stream(
         }
     };
     turn.drain(events);
-    finish_events(turn, terminal.finished)
+    Ok(terminal.finished)
 }
 
 /// The response in a reply of another API that is no stream.
@@ -144,20 +167,24 @@ fn decode_collected(
         ended => ended,
     };
     match terminal {
-        Ok(Some(terminal)) => finish_events(turn, terminal.finished),
+        Ok(Some(Terminal { finished, .. })) => match failover(&finished) {
+            Some(failed) => Err(failed),
+            None => whole(turn, finished),
+        },
         Ok(None) => Err(missing_terminal(turn, &relay)),
         Err(_) => Err(Failure::UpstreamFailed("its reply is not a chat completion".into()).into()),
     }
 }
 
+/// A response whose failure another account may not share.
+fn failover(finished: &Finished) -> Option<FailedAttempt> {
+    let (code, message) = finished.error()?;
+    let failed = FailedAttempt::from_error_event(code, message);
+    failed.verdict.allows_failover().then_some(failed)
+}
+
 /// A response put together from events, whole.
-fn finish_events(turn: &Turn, mut finished: Finished) -> Result<Finished, FailedAttempt> {
-    if let Some((code, message)) = finished.error() {
-        let failed = FailedAttempt::from_error_event(code, message);
-        if failed.verdict.allows_failover() {
-            return Err(failed);
-        }
-    }
+fn whole(turn: &Turn, mut finished: Finished) -> Result<Finished, FailedAttempt> {
     let whole = with_output(&finished.response, &turn.hidden_parts().hide_in_array(&finished.output));
     let whole = whole.map_err(|_| Failure::UpstreamFailed("its reply is not a response object".into()))?;
     finished.response = whole.into();

@@ -196,6 +196,8 @@ impl Outcome {
             _ => ("refused", row.status.as_u16()),
         };
         let code = match failure {
+            // Nothing went wrong.
+            Failure::ClientGone => None,
             Failure::UpstreamError(reply) => UpstreamError::parse(&reply.body).code,
             _ => row.error.code.map(Into::into),
         };

@@ -127,7 +127,7 @@ impl Turn {
         };
         StoredTurn {
             id: self.facts.id,
-            parent: parent.map(|parent| parent.id),
+            parent: parent.map(|parent| parent.id).or(resolved.lost_parent),
             depth: self.progress.depth,
             status: finished.status,
             account,
@@ -159,8 +159,10 @@ impl Turn {
         let joined = resolved.joined.as_ref().filter(|_| is_continuable);
         let (id, is_joined) = (turn.id, joined.is_some());
         let (input, output) = (turn.input.clone(), turn.output.clone());
+        let unindexed = resolved.own.unindexed();
         let find_items = move || {
             let mut items = if has_items { item_ids(&input, 0) } else { Vec::new() };
+            items.retain(|(_, position)| unindexed.binary_search(position).is_err());
             items.extend(item_ids(&output, input_items));
             let appended = is_joined.then(|| appended_items(id, &input, &output));
             (items, appended.unwrap_or_default())

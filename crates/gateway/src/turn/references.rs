@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_protocol::item;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
+use antiphon_protocol::{item, json};
 use antiphon_runtime::offload::offload_if_long;
-use antiphon_store::{FoundItems, IndexedItem};
+use antiphon_store::{FoundItems, IndexedItem, Timestamp};
 use bytes::Bytes;
 
 use super::{Failure, Turn, quoted};
@@ -42,6 +42,8 @@ struct Replacement {
     is_compaction: bool,
     /// Whether it is the client's own item, and stands for itself.
     is_sent: bool,
+    /// Whether the item's id leads to this copy from now on.
+    is_indexed: bool,
 }
 
 impl Turn {
@@ -57,9 +59,13 @@ impl Turn {
         }
         let found = self.load_references(&references).await?;
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
+        let renewal =
+            self.turns.settings.retention.map(|retention| self.facts.started_at.plus(retention / 2));
         let replaced = move || {
             let named = references.into_iter().zip(found);
-            named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?))).collect()
+            named
+                .filter_map(|(reference, found)| Some(Replacement::new(reference, found?, renewal)))
+                .collect()
         };
         let mut replaced: Vec<Replacement> =
             offload_if_long(size_bytes, replaced).await.map_err(|_| Failure::Internal)?;
@@ -80,7 +86,7 @@ impl Turn {
         let settings = &self.turns.settings;
         let limit = settings.max_history_bytes.min(self.memory.max_bytes().saturating_sub(own_bytes));
         let mut allowance = limit.min(FIRST_ALLOWANCE);
-        let found = loop {
+        let mut found = loop {
             self.reserve_memory(own_bytes + allowance).await?;
             let (project, now) = (&self.facts.project, self.facts.started_at);
             let found = match self.turns.chains.load_items(project, &ids, now, allowance).await {
@@ -99,6 +105,7 @@ impl Turn {
                 }
             }
         };
+        self.recall_queued(references, &mut found);
         let found = references.iter().zip(found).map(|(named, found)| match found {
             // A stored item that holds no more than the client sent replaces nothing.
             found if named.is_partial => Ok(found.filter(|found| item::sealed(&found.item).is_some())),
@@ -109,6 +116,21 @@ impl Turn {
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
         self.memory.shrink_to(own_bytes + size_bytes);
         Ok(found)
+    }
+
+    /// Adds what was deleted since a background turn was queued, from the input that it was queued with.
+    fn recall_queued(&self, references: &[Reference], found: &mut [Option<IndexedItem>]) {
+        let Some(queued) = self.facts.door.run().and_then(|run| run.queued_input.get()) else { return };
+        let mut missing = references.iter().zip(found).filter(|(_, found)| found.is_none()).peekable();
+        for (position, range) in (0..).zip(json::elements(queued).map_while(Result::ok)) {
+            if missing.peek().is_none() {
+                return;
+            }
+            if let Some((_, found)) = missing.next_if(|(named, _)| named.position == position) {
+                let (item, expires_at) = (queued.slice(range), Some(self.facts.started_at));
+                *found = Some(IndexedItem { item, is_output: true, expires_at });
+            }
+        }
     }
 
     /// Increases the memory that the turn has reserved to this size.
@@ -140,6 +162,15 @@ impl OwnInput {
     /// Positions of items whose ids are an upstream's, ascending.
     pub fn referenced(&self) -> Vec<u32> {
         self.replaced.iter().filter(|replaced| replaced.is_output).map(|replaced| replaced.position).collect()
+    }
+
+    /// Positions of copies whose ids lead to their originals, ascending.
+    pub fn unindexed(&self) -> Vec<u32> {
+        self.replaced
+            .iter()
+            .filter(|replaced| !replaced.is_indexed)
+            .map(|replaced| replaced.position)
+            .collect()
     }
 
     /// The whole array in one piece, to be stored.
@@ -175,20 +206,32 @@ impl OwnInput {
 // === impl Replacement ===
 
 impl Replacement {
-    fn new(reference: Reference, found: IndexedItem) -> Self {
+    /// An item's id leads to the response that it came from, so that it stays found when a response that only references it is
+    /// deleted. It leads to this copy only if that one expires before `renewal`, or items would expire in spite of their use.
+    fn new(reference: Reference, found: IndexedItem, renewal: Option<Timestamp>) -> Self {
         let Reference { position, span, is_partial, .. } = reference;
-        let IndexedItem { item, is_output } = found;
+        let IndexedItem { item, is_output, expires_at } = found;
+        let is_indexed = expires_at.is_some_and(|at| renewal.is_none_or(|renewal| at < renewal));
         // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
         let is_output = is_output || is_partial;
         let upstream_ids = if is_output { item::id_spans(&item) } else { Vec::new() };
         let is_compaction = item::is_compaction(&item);
-        Self { position, span, item, upstream_ids, is_output, is_compaction, is_sent: false }
+        Self { position, span, item, upstream_ids, is_output, is_compaction, is_sent: false, is_indexed }
     }
 
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.
     fn of_sent(position: u32, span: Range<usize>, sent: &Bytes) -> Self {
         let item = sent.slice(span.clone());
         let upstream_ids = item::id_spans(&item);
-        Self { position, span, item, upstream_ids, is_output: true, is_compaction: false, is_sent: true }
+        Self {
+            position,
+            span,
+            item,
+            upstream_ids,
+            is_output: true,
+            is_compaction: false,
+            is_sent: true,
+            is_indexed: true,
+        }
     }
 }

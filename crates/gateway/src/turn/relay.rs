@@ -122,6 +122,11 @@ impl Relay {
         self.upstream_id.as_deref()
     }
 
+    /// Whether it keeps finished items.
+    pub fn has_items(&self) -> bool {
+        !self.items.is_empty()
+    }
+
     /// The number of the last event with one that was passed on.
     pub fn last_number(&self) -> Option<u64> {
         self.last.as_ref().and_then(|event| sequence_number(&event.data()?))

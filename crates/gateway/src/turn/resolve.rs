@@ -26,6 +26,8 @@ const PARENT_PAUSE: Duration = Duration::from_millis(50);
 /// What a turn continues and what it adds.
 pub struct Resolved {
     pub parent: Option<Arc<StoredTurn>>,
+    /// The parent, if it can't be loaded any more.
+    pub lost_parent: Option<ResponseId>,
     pub joined: Option<Joined>,
     pub own: OwnInput,
     /// Whether the turn's own items contain a compaction, which replaces everything before it.
@@ -58,6 +60,32 @@ impl Turn {
         if needs_store && !self.turns.chains.is_available() {
             return Err(Failure::StoreUnavailable);
         }
+        let (joined, parent) = self.load_history().await?;
+        self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
+        let own = self.own_input().await?;
+        let starts_context = self.facts.create.scan.has_compaction || own.has_replaced_compaction();
+        Ok(Resolved { parent, lost_parent: None, joined, own, starts_context })
+    }
+
+    /// The turn with its references as they are, because something that it refers to can't be loaded. Without its parent it can't be
+    /// continued: the chain would be shorter than its client believes.
+    pub(super) async fn resolve_alone(&mut self) -> Result<Resolved, Failure> {
+        self.facts.create.scan.references.clear();
+        let history = self.load_history().await;
+        if let Err(failure @ (Failure::StoreUnavailable | Failure::Overloaded(_))) = history {
+            return Err(failure);
+        }
+        let named = self.facts.create.previous_response_id.as_deref();
+        let lost_parent = named.filter(|_| history.is_err()).and_then(|name| name.parse().ok());
+        let (joined, parent) = history.unwrap_or_default();
+        let above = parent.as_ref().map_or(u32::from(lost_parent.is_some()), |parent| parent.depth);
+        self.progress.depth = above + 1;
+        let starts_context = self.facts.create.scan.has_compaction;
+        Ok(Resolved { parent, lost_parent, joined, own: self.own_input().await?, starts_context })
+    }
+
+    /// The conversation, and what the turn continues.
+    async fn load_history(&self) -> Result<(Option<Joined>, Option<Arc<StoredTurn>>), Failure> {
         let joined = match &self.facts.create.conversation {
             None => None,
             Some(name) => Some(Box::pin(self.join(name)).await?),
@@ -68,18 +96,7 @@ impl Turn {
             (None, Some(id)) => Some(self.load_parent(id).await?),
             (None, None) => None,
         };
-        self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        let own = self.own_input().await?;
-        let starts_context = self.facts.create.scan.has_compaction || own.has_replaced_compaction();
-        Ok(Resolved { parent, joined, own, starts_context })
-    }
-
-    /// The turn without its parent, and with its references as they are, because what it refers to is gone.
-    pub(super) async fn resolve_alone(&mut self) -> Result<Resolved, Failure> {
-        self.facts.create.scan.references.clear();
-        self.progress.depth = 1;
-        let starts_context = self.facts.create.scan.has_compaction;
-        Ok(Resolved { parent: None, joined: None, own: self.own_input().await?, starts_context })
+        Ok((joined, parent))
     }
 
     async fn load_parent(&self, name: String) -> Result<Arc<StoredTurn>, Failure> {
@@ -100,7 +117,14 @@ impl Turn {
         let name = || name.to_owned();
         let limit = self.turns.settings.max_chain_depth;
         let load = async || {
-            let load = self.turns.chains.load(&self.facts.project, id, self.facts.started_at, limit);
+            let (chains, project) = (&self.turns.chains, &self.facts.project);
+            let load = async {
+                match self.facts.door.run() {
+                    // Its parent was there when it was queued, and may be deleted since.
+                    Some(_) => chains.load_ancestor(project, id).await,
+                    None => chains.load(project, id, self.facts.started_at, limit).await,
+                }
+            };
             let loaded = self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)?;
             loaded.map_err(Failure::from)
         };
@@ -124,7 +148,7 @@ impl Turn {
     /// Loads the newest turn of a conversation. Of those, any number may be continued: what limits them is the history that is
     /// replayed, and the size of the conversation.
     async fn load_head(&self, head: ResponseId) -> Result<Arc<StoredTurn>, Failure> {
-        let load = self.turns.chains.load_head(&self.facts.project, head);
+        let load = self.turns.chains.load_ancestor(&self.facts.project, head);
         let loaded = self.cancellation.or_cancelled(load).await.map_err(|_| Failure::ClientGone)??;
         loaded.ok_or_else(|| StoreError::BrokenChain { response: head }.into())
     }

@@ -516,7 +516,7 @@ async fn deleting_a_running_response_cancels_it_first() {
     }
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
     let row = gateway.logged(1).await.remove(0);
-    assert_eq!(row.outcome, "cancelled");
+    assert_eq!((&*row.outcome, row.code), ("cancelled", None));
 }
 
 #[tokio::test]

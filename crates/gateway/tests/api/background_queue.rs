@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_simulator::upstream::{Gate, Script, Simulator};
+use antiphon_store::{Clock, PurgeProgress, SystemClock};
 use antiphon_testkit::{Client, Gateway, Setup};
 use serde_json::{Value, json};
 
 use crate::administering::Operator;
-use crate::background::{body, cancel, ended, path};
+use crate::background::{body, cancel, ended, over, path};
 use crate::simulator;
 
 async fn two_projects(config: &str) -> (Simulator, Gateway, [Client; 2]) {
@@ -109,4 +110,78 @@ async fn what_a_project_has_queued_is_bounded_in_bytes() {
     for id in &queued {
         assert_eq!(ended(&one, id).await["status"], "completed");
     }
+}
+
+/// The texts of what the upstream was asked last.
+fn last_texts(upstream: &Simulator) -> Vec<String> {
+    let text =
+        |item: &Value| item["content"][0]["text"].as_str().or(item["content"].as_str()).map(str::to_owned);
+    upstream.last_request().unwrap().input().iter().filter_map(text).collect()
+}
+
+fn continuing(parent: &str, input: impl Into<Value>) -> Value {
+    json!({"model": "sim", "input": input.into(), "previous_response_id": parent})
+}
+
+/// A queued turn that continues a chain and references an item of another response, both of which are deleted meanwhile.
+async fn queued_over_deleted(upstream: &Simulator, gateway: &Gateway) -> (String, Gate) {
+    let client = &gateway.client;
+    for text in ["one", "two", "three"] {
+        upstream.script(Script::answer(text));
+    }
+    let grandparent = client.create(json!({"model": "sim", "input": "grandparent"})).await.ok_id();
+    let parent = client.create(continuing(&grandparent, "parent")).await.ok_id();
+    let other = client.created(json!({"model": "sim", "input": "other"})).await;
+    let (script, gate) = Script::answer("done").gated();
+    upstream.script(script);
+    client.create(body("running")).await.ok();
+    gate.arrived(1).await;
+    let reference = json!({"type": "item_reference", "id": other["output"][0]["id"]});
+    let mut child = continuing(&parent, json!([reference, {"role": "user", "content": "child"}]));
+    child["background"] = json!(true);
+    let child = client.create(child).await.ok_id();
+    for id in [&parent, other["id"].as_str().unwrap()] {
+        client.delete(&path(id)).await.ok();
+    }
+    (child, gate)
+}
+
+#[tokio::test]
+async fn a_queued_turn_runs_with_what_is_deleted_meanwhile() {
+    let (upstream, gateway) = over("background.max_running = 1").await;
+    let (child, gate) = queued_over_deleted(&upstream, &gateway).await;
+    upstream.script(Script::answer("four"));
+    gate.open();
+    let all = ["grandparent", "one", "parent", "two", "three", "child"];
+    assert_eq!(ended(&gateway.client, &child).await["status"], "completed");
+    assert_eq!(last_texts(&upstream), all);
+    assert!(upstream.last_request().unwrap().input().iter().all(|item| item.get("id").is_none()));
+    gateway.client.create(continuing(&child, "next")).await.ok();
+    assert_eq!(last_texts(&upstream), [&all[..], &["four", "next"]].concat());
+}
+
+#[tokio::test]
+async fn a_queued_turn_that_is_taken_over_runs_with_what_was_deleted_before() {
+    let (upstream, gateway) =
+        over("background.max_running = 1\ntimeouts.shutdown = \"100ms\"\nbackground.retries = 0").await;
+    let (child, _gate) = queued_over_deleted(&upstream, &gateway).await;
+    let gateway = gateway.restart().await;
+    assert_eq!(ended(&gateway.client, &child).await["status"], "completed");
+    assert_eq!(last_texts(&upstream), ["grandparent", "one", "parent", "two", "three", "child"]);
+}
+
+#[tokio::test]
+async fn a_turn_whose_parent_is_lost_fails_and_is_no_shorter_chain() {
+    let (upstream, gateway) = over("background.max_running = 1").await;
+    let (child, gate) = queued_over_deleted(&upstream, &gateway).await;
+    let (mut all, store) = (PurgeProgress::default(), gateway.app.chains.store());
+    let purged = store.purge(&mut all, SystemClock.now(), None, 100).await.unwrap();
+    assert_eq!(purged.responses, 2);
+    gate.open();
+    let failed = ended(&gateway.client, &child).await;
+    assert_eq!(failed["status"], "failed");
+    assert_eq!(failed["error"]["code"], "previous_response_not_found");
+    let asked = upstream.requests().len();
+    assert_eq!(gateway.client.create(continuing(&child, "next")).await.refusal().0, 500);
+    assert_eq!(upstream.requests().len(), asked);
 }

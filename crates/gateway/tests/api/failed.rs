@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::background::{body, ended, queue};
 use crate::simulator;
 
 const ITEM: &str = r#"{"id": "msg_1","type":"message","status":"completed","role":"assistant","content":[]}"#;
@@ -189,4 +190,28 @@ async fn a_stream_that_the_shutdown_cuts_off() {
         let response = stored_as(&gateway, &terminal, "a shutdown").await;
         assert_eq!(response["error"]["code"], "server_error");
     }
+}
+
+#[tokio::test]
+async fn a_polled_response_keeps_the_items_that_were_finished() {
+    let Failing { upstream, gateway } = Failing::start("").await;
+    let failed = async |script| {
+        gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+        upstream.script(script);
+        let response = ended(&gateway.client, &queue(&gateway, &body("question")).await).await;
+        assert_eq!(response["status"], "failed");
+        assert_eq!(response["output"].as_array().unwrap().len(), 4, "{response}");
+        response
+    };
+    let response = failed(long_answer().failed("server_error", "No.")).await;
+    assert_eq!(response["error"], json!({"code": "server_error", "message": "No."}));
+    assert_eq!([&response["usage"]["input_tokens"], &response["usage"]["output_tokens"]], [7, 9]);
+    let response = failed(long_answer().error_event("server_error", "No.")).await;
+    assert_eq!(response["error"], json!({"code": "server_error", "message": "No."}));
+    failed(long_answer().no_terminal()).await;
+
+    let texts = ["a", "b", "c", "d"].into_iter().fold(Script::new(), Script::text);
+    let id = failed(texts.no_terminal()).await["id"].clone();
+    gateway.client.created(json!({"model": "sim", "input": "next", "previous_response_id": id})).await;
+    assert_eq!(upstream.last_request().unwrap().input().len(), 6);
 }

@@ -1,14 +1,17 @@
 //! Every id of an item that a client ever got leads back to that item, wherever the API reads items by their ids.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Client, Event, Gateway};
+use antiphon_testkit::{Client, Event, Gateway, ManualClock, Setup};
 use serde_json::{Value, json};
 
 use crate::conversations::{add, begin, items, items_path, post, user};
-use crate::gateway;
+use crate::{gateway, simulator};
 
+const DAY: Duration = Duration::from_hours(24);
 const IMAGE: &str = "data:image/png;base64,iVBORw0KGgo=";
 
 /// A client that notes every id of an item that it gets.
@@ -182,4 +185,67 @@ async fn what_is_still_listed_is_still_read() {
     }
     let again = session.client.get(&format!("/v1/responses/{}", session.responses[0])).await.ok();
     assert_eq!(again, of_response);
+}
+
+fn references(response: &Value) -> Vec<Value> {
+    let output = response["output"].as_array().unwrap();
+    output.iter().map(|item| json!({"type": "item_reference", "id": item["id"]})).collect()
+}
+
+fn with_input(input: impl Into<Value>) -> Value {
+    json!({"model": "sim", "input": input.into()})
+}
+
+/// As the AI SDK of Vercel continues: no `previous_response_id`, and a reference for each item that it got.
+#[tokio::test]
+async fn ids_of_output_items_stay_here_however_often_they_are_referenced() {
+    let (upstream, gateway) = gateway().await;
+    upstream.always(Script::new().reasoning("I thought.").text("the answer"));
+    let mut input = Vec::new();
+    for n in 0..4 {
+        input.push(user("again"));
+        let created = gateway.client.created(with_input(input.clone())).await;
+        let sent = upstream.last_request().unwrap().input();
+        assert_eq!(sent.len(), input.len());
+        assert!(sent.iter().all(|item| item.get("id").is_none()), "turn {n}: {sent:?}");
+        input.extend(references(&created));
+    }
+}
+
+#[tokio::test]
+async fn an_item_outlives_the_responses_that_only_reference_it() {
+    let (_upstream, gateway) = gateway().await;
+    let client = &gateway.client;
+    let of_output = references(&client.created(with_input("x")).await);
+    let own = json!({"type": "message", "id": "msg_own", "role": "user", "content": "own"});
+    let original = client.created(with_input(json!([own]))).await;
+    let of_input = json!({"type": "item_reference", "id": "msg_own"});
+    let all = with_input([of_output, vec![of_input]].concat());
+    for _ in 0..2 {
+        let later = client.created(&all).await;
+        client.delete(&format!("/v1/responses/{}", later["id"].as_str().unwrap())).await.ok();
+    }
+    client.created(&all).await;
+    client.delete(&format!("/v1/responses/{}", original["id"].as_str().unwrap())).await.ok();
+    assert_eq!(client.create(&all).await.refusal(), (404, None, Some("input".to_owned())));
+}
+
+#[tokio::test]
+async fn an_item_that_is_used_does_not_expire() {
+    let (upstream, clock) = (simulator().await, Arc::new(ManualClock::default()));
+    let gateway = Setup::over(&upstream).config("store.retention = \"30d\"").clock(&clock).start().await;
+    let first = gateway.client.created(with_input("x")).await;
+    let again = with_input(references(&first));
+    let mut last = Value::Null;
+    for _ in 0..6 {
+        clock.advance(14 * DAY);
+        last = gateway.client.created(&again).await;
+        let sent = upstream.last_request().unwrap().input();
+        assert_eq!(sent[0]["content"][0]["text"], first["output"][0]["content"][0]["text"]);
+        assert!(sent[0].get("id").is_none(), "{sent:?}");
+    }
+    let items = format!("/v1/responses/{}/input_items", last["id"].as_str().unwrap());
+    assert_eq!(gateway.client.get(&items).await.ok()["data"][0]["id"], first["output"][0]["id"]);
+    clock.advance(31 * DAY);
+    assert_eq!(gateway.client.create(&again).await.refusal().0, 404);
 }

@@ -110,6 +110,18 @@ async fn r5_starting_after_has_to_be_a_number() {
 }
 
 #[tokio::test]
+async fn the_last_of_several_parameters_counts() {
+    let (_upstream, gateway) = gateway().await;
+    let events = gateway.client.stream(streamed("x")).await.rest().await;
+    let id = path(&events[0].response_id());
+    let query = "stream=true&starting_after=x&starting_after=2";
+    let mut resumed = gateway.client.follow(&format!("{id}?{query}")).await;
+    assert!(raw(&resumed.rest().await) == raw(&events[3..]));
+    let polled = gateway.client.get(&format!("{id}?stream=true&stream=false")).await.ok();
+    assert_eq!(polled["status"], "completed");
+}
+
+#[tokio::test]
 async fn r6_r7_only_a_streamed_background_response_can_be_streamed_again() {
     let (upstream, gateway) = gateway().await;
     let polled = queue(&gateway, &body("x")).await;

@@ -204,7 +204,7 @@ async fn an_error_leaves_the_socket_open() {
         (r#"{"type":"response.create","input":"x"}"#, "missing_required_parameter", Some("model")),
         (
             r#"{"type":"response.create","model":"sim","input":"x","stream_id":"a b"}"#,
-            "invalid_value",
+            "invalid_stream_id",
             Some("stream_id"),
         ),
         (

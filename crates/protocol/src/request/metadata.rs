@@ -71,6 +71,7 @@ mod tests {
         assert_eq!(code(format!("{{\"{}\":\"v\"}}", "é".repeat(65))), "string_above_max_length");
         assert_eq!(code(format!("{{\"k\":\"{}\"}}", "v".repeat(513))), "string_above_max_length");
         assert_eq!(code("{\"k\":1}".to_owned()), "invalid_type");
+        assert_eq!(code(r#"{"k":"\ud800"}"#.to_owned()), "invalid_value");
         assert_eq!(code("[]".to_owned()), "invalid_type");
     }
 }

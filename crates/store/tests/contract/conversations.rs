@@ -120,7 +120,7 @@ pub(crate) async fn what_was_posted_is_no_response(fixture: impl Fixture) {
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
     assert!(!store.delete(&project("p"), id(1), NOW).await.unwrap());
     let chains = Chains::new(Arc::clone(&store), 1 << 20);
-    assert!(chains.load_head(&project("p"), id(1)).await.unwrap().is_some());
+    assert!(chains.load_ancestor(&project("p"), id(1)).await.unwrap().is_some());
     assert!(chains.load(&project("p"), id(1), NOW, 10).await.unwrap().is_none(), "it is in memory by now");
 }
 

@@ -23,7 +23,7 @@ pub(crate) async fn load(
 }
 
 fn found(json: &'static str, is_output: bool) -> Option<IndexedItem> {
-    Some(IndexedItem { item: json.into(), is_output })
+    Some(IndexedItem { item: json.into(), is_output, expires_at: None })
 }
 
 pub(crate) async fn an_item_is_found_by_its_id(fixture: impl Fixture) {
@@ -54,6 +54,21 @@ pub(crate) async fn the_newest_recording_of_an_item_wins(fixture: impl Fixture) 
     assert_eq!(found_now().await, [found(r#"{"id":"i","n":2}"#, false)]);
     store.record(with(3, r#"[{"id":"i","n":3},{"id":"i","n":4}]"#)).await.unwrap();
     assert_eq!(found_now().await, [found(r#"{"id":"i","n":4}"#, false)]);
+}
+
+pub(crate) async fn a_copy_of_an_output_item_is_still_an_upstreams(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let copied = StoredTurn {
+        input: r#"[{"id":"own"},{"id":"copied"},{"id":"last"}]"#.into(),
+        referenced: vec![1],
+        expires_at: Some(after(10)),
+        ..turn(1, None)
+    };
+    store.record(record_of("p", copied)).await.unwrap();
+    let loaded = load(&store, "p", &["own", "copied", "last", "msg_1"].map(item), NOW).await;
+    let are_upstreams: Vec<bool> = loaded.iter().flatten().map(|found| found.is_output).collect();
+    assert_eq!(are_upstreams, [false, true, false, true]);
+    assert!(loaded.iter().flatten().all(|found| found.expires_at == Some(after(10))));
 }
 
 pub(crate) async fn a_derived_id_finds_an_input_item(fixture: impl Fixture) {

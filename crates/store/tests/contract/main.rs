@@ -69,6 +69,7 @@ macro_rules! contract {
                 a_dead_branch_is_purged_and_its_live_trunk_stays, a_dead_trunk_is_purged_after_its_branches,
                 items_are_purged_with_their_response, old_log_rows_are_purged;
             items: an_item_is_found_by_its_id, the_newest_recording_of_an_item_wins, a_derived_id_finds_an_input_item,
+                a_copy_of_an_output_item_is_still_an_upstreams,
                 items_are_loaded_only_if_all_of_them_together_are_small_enough,
                 items_of_hidden_responses_are_not_found, many_items_come_in_the_order_asked_for,
                 projects_do_not_see_each_others_items;

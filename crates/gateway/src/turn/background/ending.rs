@@ -13,7 +13,7 @@ use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::run::{Run, is_transient};
+use super::run::{Run, Unfinished, is_transient};
 use super::runner::too_long;
 use crate::turn::framing::Framing;
 use crate::turn::record::Finished;
@@ -49,14 +49,29 @@ impl Turn {
             Failure::UpstreamTimeout(_) | Failure::AllBusy if has_run_out => too_long(),
             failure => failure,
         };
-        let relay = Relay::new(self.owned(resolved), Framing::Sse, None);
-        self.end_with(&relay, &failure, resolved).await;
+        let unfinished = self.facts.door.run().and_then(|run| run.take_unfinished()).map(|kept| *kept);
+        match unfinished {
+            Some(Unfinished { finished: Some(finished), account, .. })
+                if matches!(failure, Failure::UpstreamError(_)) =>
+            {
+                self.end(&finished, 0);
+                self.record(finished, resolved, Some(&account)).await.ok();
+                self.settle();
+            }
+            Some(Unfinished { relay, account, .. }) => {
+                self.end_with(&relay, &failure, resolved, Some(&account)).await;
+            }
+            None => {
+                let relay = Relay::new(self.owned(resolved), Framing::Sse, None);
+                self.end_with(&relay, &failure, resolved, None).await;
+            }
+        }
     }
 
     /// Ends a turn that another owner has begun, with what its log has of it.
     pub(super) async fn end_taken_over(&mut self, failure: &Failure, resolved: &Resolved) {
         match self.relay_log(resolved).await {
-            Ok(relay) => self.end_with(&relay, failure, resolved).await,
+            Ok(relay) => self.end_with(&relay, failure, resolved, None).await,
             Err(error) => {
                 tracing::warn!(response.id = %self.facts.id, %error, "the log of a background turn cannot be read");
                 self.leave();
@@ -64,7 +79,14 @@ impl Turn {
         }
     }
 
-    async fn end_with(&mut self, relay: &Relay, failure: &Failure, resolved: &Resolved) {
+    /// `served_by` is the account whose items the relay has.
+    async fn end_with(
+        &mut self,
+        relay: &Relay,
+        failure: &Failure,
+        resolved: &Resolved,
+        served_by: Option<&Account>,
+    ) {
         let Some(run) = self.facts.door.run().cloned() else { return };
         let Facts { create, started_at, .. } = &self.facts;
         let skeleton = || match run.queued_response.get() {
@@ -80,7 +102,7 @@ impl Turn {
         self.progress.interrupt(failure);
         self.log_terminal(&terminal);
         // A turn that could not be recorded is left to its next owner.
-        self.record(terminal.finished, resolved, None).await.ok();
+        self.record(terminal.finished, resolved, served_by).await.ok();
         self.settle();
     }
 

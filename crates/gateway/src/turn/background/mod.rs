@@ -30,7 +30,7 @@ use uuid::Uuid;
 pub use self::create::Queued;
 pub use self::manage::{Cancelled, Found, ReplayRefused, is_background};
 pub use self::metrics::BackgroundMetrics;
-pub use self::run::Run;
+pub use self::run::{Run, Unfinished};
 
 use self::live::LiveEvents;
 use self::room::Room;

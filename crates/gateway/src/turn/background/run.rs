@@ -1,5 +1,6 @@
 //! A background turn that this process owns, from its creation or its takeover to its end.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::live::LiveEvents;
 use super::log::UnwrittenEvents;
 use crate::turn::Turns;
+use crate::turn::record::Finished;
+use crate::turn::relay::Relay;
 
 /// How long to wait before a write is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -30,6 +33,8 @@ pub struct Run {
     pub deadline: Timestamp,
     /// The response as it was queued, once the turn is begun.
     pub queued_response: OnceLock<Bytes>,
+    /// The input items as they were when it was queued, if references among them were replaced.
+    pub queued_input: OnceLock<Bytes>,
     pub live: Arc<LiveEvents>,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
@@ -40,6 +45,16 @@ pub struct Run {
     reattached: Mutex<(Option<u64>, u32)>,
     /// Events of a reply that is not streamed.
     received_events: AtomicU64,
+    /// Of the latest of these replies that broke off with finished items.
+    unfinished: Mutex<Option<Box<Unfinished>>>,
+}
+
+/// What is left of a reply that was to be collected.
+pub struct Unfinished {
+    pub relay: Relay,
+    /// The response that failed, unless the reply was cut off.
+    pub finished: Option<Finished>,
+    pub account: Arc<Account>,
 }
 
 /// The turn is no longer this process's to write.
@@ -73,12 +88,14 @@ impl Run {
             is_streamed,
             deadline,
             queued_response: OnceLock::new(),
+            queued_input: OnceLock::new(),
             live: Arc::new(LiveEvents::new(LIVE_BYTES)),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
             upstream: Mutex::default(),
             reattached: Mutex::default(),
             received_events: AtomicU64::new(0),
+            unfinished: Mutex::default(),
         }
     }
 
@@ -111,6 +128,14 @@ impl Run {
 
     pub fn received_events(&self) -> u64 {
         self.received_events.load(Ordering::Relaxed)
+    }
+
+    pub fn keep_unfinished(&self, unfinished: Unfinished) {
+        *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(unfinished));
+    }
+
+    pub fn take_unfinished(&self) -> Option<Box<Unfinished>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Writes the events that wait, and shows them to readers. While the store is unavailable they wait, and the upstream with
@@ -163,6 +188,14 @@ impl Run {
 /// Whether a write may succeed later.
 pub fn is_transient(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Deadline(_))
+}
+
+// === impl Unfinished ===
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unfinished").finish_non_exhaustive()
+    }
 }
 
 // === impl RunGuard ===

@@ -12,7 +12,8 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{
-    BackgroundStatus, BackgroundTurn, Claimable, StoreError, Timestamp, TurnLease, UpstreamTurn,
+    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, Timestamp, TurnLease,
+    UpstreamTurn,
 };
 use bytes::Bytes;
 use serde_json::json;
@@ -163,7 +164,9 @@ impl Turns {
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let now = self.env.clock.now();
         let mut plan = self.plan(run, &row);
-        let Some((create, headers)) = self.stored_request(&row, now, &mut plan).await? else { return Ok(()) };
+        let Some((create, headers)) = self.stored_request(run, &row, now, &mut plan).await? else {
+            return Ok(());
+        };
         if let Some(response) = row.response().ok().filter(|response| Object::scan(response).is_ok()) {
             run.queued_response.get_or_init(|| response.clone());
         }
@@ -191,6 +194,7 @@ impl Turns {
     /// The request and its headers. A turn whose request or response is damaged is planned to end, with what is known of it.
     async fn stored_request(
         &self,
+        run: &Run,
         row: &BackgroundTurn,
         now: Timestamp,
         plan: &mut Plan,
@@ -199,7 +203,10 @@ impl Turns {
         let loaded = match self.chains.store().load_background_request(project, *id, now).await {
             Err(StoreError::Corrupt(damage)) => Err(damage),
             loaded => match loaded? {
-                Some(request) => parse(request.body).await.map(|create| (create, request.headers)),
+                Some(BackgroundRequest { body, headers, input }) => {
+                    input.into_iter().for_each(|input| drop(run.queued_input.set(input)));
+                    parse(body).await.map(|create| (create, headers))
+                }
                 None => return Ok(None),
             },
         };
@@ -288,7 +295,7 @@ impl Turn {
         let (resolved, plan) = match (self.resolve().await, plan) {
             (Ok(resolved), plan) => (resolved, plan),
             (Err(Failure::StoreUnavailable | Failure::Overloaded(_)), _) => return self.leave(),
-            // What it refers to is gone since: it is stored without that.
+            // Something that it refers to is lost: it is stored without that.
             (Err(failure), plan) => match self.resolve_alone().await {
                 Ok(resolved) if !matches!(plan, Plan::End(_)) => (resolved, Plan::End(failure)),
                 Ok(resolved) => (resolved, plan),
