@@ -378,7 +378,7 @@ impl Turn {
     }
 }
 
-fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
+pub(super) fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
     let content_type = reply.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|kind| kind.starts_with("text/event-stream"))
 }

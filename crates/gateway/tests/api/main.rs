@@ -10,6 +10,7 @@ mod background_conversations;
 mod background_native;
 mod background_queue;
 mod background_replicas;
+mod background_unanswered;
 mod blame;
 mod bodies;
 mod boundaries;
