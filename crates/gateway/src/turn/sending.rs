@@ -166,8 +166,8 @@ impl Turn {
 
     /// The socket on which the upstream remembers the parent.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
-        let parent = resolved.upstream_parent(account)?;
-        self.turns.upstream.take_idle_socket(account, parent).await
+        resolved.upstream_parent(account)?;
+        self.turns.upstream.take_idle_socket(account, resolved.parent.as_deref()?.id).await
     }
 
     fn initial_variant<'a>(
@@ -312,7 +312,8 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        match self.within_first_byte(self.turns.upstream.send_on_socket(account, socket, frame)).await? {
+        let sending = self.turns.upstream.send_on_socket(account, self.facts.id, socket, frame);
+        match self.within_first_byte(sending).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it was idle, which is not a failure of the account.
             Err(_) if is_reused => Ok(Err(SOCKET_STALE)),

@@ -44,6 +44,7 @@ mod leaving;
 mod limits;
 mod listing;
 mod naming;
+mod odd_sockets;
 mod odd_streams;
 mod operating;
 mod overview;
