@@ -77,6 +77,20 @@ async fn an_event_of_another_response_ends_the_turn_and_its_socket() {
 }
 
 #[tokio::test]
+async fn a_refused_handshake_is_passed_on_like_a_refused_turn() {
+    let (upstream, gateway, _) = over("websocket").await;
+    let body = r#"{"error":{"message":"Slow down.","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}"#;
+    upstream
+        .always_handshake(Script::http(429, body).header("retry-after", "120").header("x-request-id", "r1"));
+    let refused = gateway.client.create(turn(None)).await;
+    assert_eq!(refused.refusal(), (429, Some("rate_limit_exceeded".to_owned()), None));
+    assert_eq!((refused.header("retry-after"), refused.header("x-request-id")), (Some("120"), Some("r1")));
+    assert_eq!(refused.header("content-type"), Some("application/json"));
+    assert_eq!(refused.json()["error"]["message"], "Slow down.");
+    assert_eq!(gateway.account_state("one").await, "cooling");
+}
+
+#[tokio::test]
 async fn an_event_before_an_error_does_not_hide_it() {
     let (upstream, gateway, _) = over("websocket").await;
     let first = gateway.client.create(turn(None)).await.ok_id();
