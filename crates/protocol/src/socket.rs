@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use crate::error::ApiError;
 use crate::json;
@@ -62,6 +63,32 @@ impl StreamId {
         out.extend_from_slice(rest);
         out
     }
+}
+
+/// An event without a lane of its upstream's: lanes are between a client and its server.
+pub fn without_lane(event: Bytes) -> Bytes {
+    cut_lane(&event).map_or(event, Into::into)
+}
+
+/// `None` if there is no lane in the event.
+fn cut_lane(event: &[u8]) -> Option<Vec<u8>> {
+    memmem::find(event, br#""stream_id""#)?;
+    let mut rest = Vec::with_capacity(event.len());
+    let mut has_lane = false;
+    for member in json::members(event) {
+        let member = member.ok()?;
+        if member.is(event, "stream_id") {
+            has_lane = true;
+            continue;
+        }
+        rest.push(if rest.is_empty() { b'{' } else { b',' });
+        rest.extend_from_slice(&event[member.span()]);
+    }
+    if rest.is_empty() {
+        rest.push(b'{');
+    }
+    rest.push(b'}');
+    has_lane.then_some(rest)
 }
 
 impl fmt::Display for StreamId {
@@ -202,6 +229,20 @@ mod tests {
             ("{ }", r#"{"stream_id":"a" }"#),
         ] {
             assert_eq!(String::from_utf8(lane.put_into(event.as_bytes())).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn an_upstreams_lane_is_cut_from_an_event() {
+        for (event, expected) in [
+            (r#"{"stream_id":"x","n":1.50}"#, r#"{"n":1.50}"#),
+            (r#"{ "n": 1, "stream_id" : {"a":[]} , "m":2}"#, r#"{"n": 1,"m":2}"#),
+            (r#"{"stream_id":"x"}"#, "{}"),
+            (r#"{ "item":{"stream_id":"x"} }"#, r#"{ "item":{"stream_id":"x"} }"#),
+            (r#"{"stream_id":"x","n"#, r#"{"stream_id":"x","n"#),
+            ("not JSON", "not JSON"),
+        ] {
+            assert_eq!(without_lane(Bytes::from(event)), expected);
         }
     }
 

@@ -142,6 +142,9 @@ impl Turn {
         lease: Lease,
         resolved: &Resolved,
     ) -> Result<(Reply, A), (Lease, FailedAttempt)> {
+        if let Some(run) = self.facts.door.run() {
+            run.forget_upstream();
+        }
         let mut reply = self.send_until_accepted(lease, resolved).await?;
         match A::begin(self, resolved, &mut reply).await {
             Ok(started) => Ok((reply, started)),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_protocol::json::Object;
+use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::{is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
@@ -24,6 +24,7 @@ use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
 use antiphon_upstream::pool::Verdict;
 
 pub(super) const TOO_LARGE: &str = "its reply is larger than the limit";
+const NOT_A_RESPONSE: &str = "its reply is not a response object";
 
 /// A finished response; it is durable if it is to be stored.
 #[derive(Debug)]
@@ -52,6 +53,10 @@ impl Turns {
 /// A collected reply commits the turn only when it is complete.
 impl ReplyStart for Finished {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+        if turn.runs_natively(reply.lease.account()) {
+            // Boxed, as it is rare and large.
+            Box::pin(turn.await_unstreamed(reply)).await?;
+        }
         if turn.facts.create.operation == Operation::Create && reply.is_event_stream() {
             // Boxed, as it is rare and large: otherwise every collected turn's future would reserve space for it.
             return Box::pin(collect_stream(turn, resolved, reply)).await;
@@ -99,37 +104,35 @@ async fn collect_events(
     let account = Arc::clone(reply.lease.account());
     let mut passed = VecDeque::new();
     let mut silence = Silence::begin(settings.first_byte_timeout);
-    let unreachable = |why: &'static str| FailedAttempt::from(Failure::UpstreamFailed(why.into()));
+    let unreadable = |why: &'static str| match Failure::UpstreamFailed(why.into()) {
+        failure if turn.is_run_upstream() => FailedAttempt { failure, verdict: Verdict::Neutral },
+        failure => failure.into(),
+    };
     let terminal = loop {
         let limit = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
         let silent_at = silence.since + limit;
-        let terminal = match read_events(turn, &mut events, &mut silence, silent_at).await {
+        let outcome = read_events(turn, &mut events, &mut silence, silent_at).await;
+        let is_over = !matches!(outcome, ReadOutcome::Events);
+        let terminal = match outcome {
             ReadOutcome::Events if events.received_bytes() > settings.max_reply_bytes => {
-                return Err(unreachable(TOO_LARGE));
+                return Err(unreadable(TOO_LARGE));
             }
             ReadOutcome::Events => relay.push(events.decoder(), &mut passed),
-            ReadOutcome::End => match relay.finish(events.decoder(), &mut passed) {
-                Ok(None) => match read_on(turn, relay).await? {
-                    Some(body) => {
-                        events = reply.continued(body, settings.max_reply_bytes);
-                        continue;
-                    }
-                    None => return Err(missing_terminal(turn, relay)),
-                },
-                ended => ended,
-            },
-            ReadOutcome::Broken(_) => match read_on(turn, relay).await? {
-                Some(body) => {
-                    events = reply.continued(body, settings.max_reply_bytes);
-                    continue;
-                }
-                None => return Err(missing_terminal(turn, relay)),
-            },
+            ReadOutcome::End => relay.finish(events.decoder(), &mut passed),
+            ReadOutcome::Broken(_) => Ok(None),
+            ReadOutcome::Silent if turn.is_run_upstream() => Ok(None),
             ReadOutcome::Silent | ReadOutcome::TurnTooLong => {
                 return Err(Failure::UpstreamTimeout("its stream did not end in time").into());
             }
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
+        if is_over && matches!(terminal, Ok(None)) {
+            let Some(body) = read_on(turn, relay).await? else { return Err(missing_terminal(turn, relay)) };
+            events = reply.continued(body, settings.max_reply_bytes);
+            relay.skip_repeated();
+            silence.since = Instant::now();
+            continue;
+        }
         passed.clear();
         if let Some(run) = turn.facts.door.run() {
             run.note_received(relay.events());
@@ -138,8 +141,8 @@ async fn collect_events(
         match terminal {
             Ok(Some(terminal)) => break terminal,
             Ok(None) => {}
-            Err(BadStream::OutputTooLarge) => return Err(unreachable(TOO_LARGE)),
-            Err(_) => return Err(unreachable("its stream contains invalid events")),
+            Err(BadStream::OutputTooLarge) => return Err(unreadable(TOO_LARGE)),
+            Err(_) => return Err(unreadable("its stream contains invalid events")),
         }
     };
     turn.drain(events);
@@ -186,7 +189,7 @@ fn failover(finished: &Finished) -> Option<FailedAttempt> {
 /// A response put together from events, whole.
 fn whole(turn: &Turn, mut finished: Finished) -> Result<Finished, FailedAttempt> {
     let whole = with_output(&finished.response, &turn.hidden_parts().hide_in_array(&finished.output));
-    let whole = whole.map_err(|_| Failure::UpstreamFailed("its reply is not a response object".into()))?;
+    let whole = whole.map_err(|_| Failure::UpstreamFailed(NOT_A_RESPONSE.into()))?;
     finished.response = whole.into();
     Ok(finished)
 }
@@ -198,10 +201,8 @@ async fn read_on(turn: &Turn, relay: &Relay) -> Result<Option<ReplyBody>, Failed
 }
 
 fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
-    if turn.facts.door.run().is_some_and(|run| run.upstream().is_some()) {
-        // The upstream has the turn: on another account it would be paid twice.
-        let failure = Failure::StreamInterrupted("the upstream has lost the turn".to_owned());
-        return FailedAttempt { failure, verdict: Verdict::Neutral };
+    if turn.is_run_upstream() {
+        return turn.without_rest();
     }
     match relay.error().cloned() {
         Some((code, message)) => FailedAttempt::from_error_event(code, message),
@@ -246,7 +247,7 @@ impl Turn {
         Ok(Collected { headers: reply.headers, body: response })
     }
 
-    async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, FailedAttempt> {
+    pub(super) async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, FailedAttempt> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
         let reading = body.collect(self.turns.settings.max_reply_bytes);
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
@@ -275,25 +276,29 @@ impl Turn {
         let owned = (self.facts.create.operation == Operation::Create).then(|| self.owned(resolved));
         let (hidden, size_bytes) = (self.hidden_parts(), body.len());
         let finish = move || {
-            let object = Object::parse(&body).ok()?;
+            let object = Object::parse(&body).map_err(|_| NOT_A_RESPONSE)?;
             let Some(owned) = owned else {
-                return Some(Finished::from_upstream(body.clone(), &object, &Items::new(), None));
+                return Ok(Finished::from_upstream(body.clone(), &object, &Items::new(), None));
             };
             if object.get("status").is_none() && object.get("output").is_none() {
-                return None;
+                return Err(NOT_A_RESPONSE);
+            }
+            let status = object.get("status").and_then(json::string);
+            if matches!(status.as_deref(), Some("queued" | "in_progress")) {
+                return Err("its reply is not the end of the response");
             }
             let response = owned.rewrite(&object);
             let response = hidden.hide_in_response(&response).unwrap_or(response).into();
             let mut finished = Finished::from_upstream(response, &object, &Items::new(), None);
             finished.body = owned.stored_body(&object).map(Bytes::from);
-            Some(finished)
+            Ok(finished)
         };
         let finished = offload_if_long(size_bytes, finish).await.map_err(|_| Failure::Internal)?;
-        finished.ok_or_else(|| {
+        finished.map_err(|why: &str| {
             let account = &reply.lease.account().name;
             let content_type = reply.content_type.as_deref().unwrap_or("none");
-            tracing::warn!(account.id = %account, content_type, "the upstream's reply is not a response object");
-            Failure::UpstreamFailed("its reply is not a response object".into())
+            tracing::warn!(account.id = %account, content_type, reason = why, "the upstream's reply is not a finished response");
+            Failure::UpstreamFailed(why.into())
         })
     }
 }

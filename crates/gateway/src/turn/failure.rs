@@ -147,6 +147,10 @@ pub struct UpstreamErrorReply {
 // === impl Failure ===
 
 impl Failure {
+    pub fn turn_too_long() -> Self {
+        Self::StreamInterrupted("the turn exceeded its time limit".to_owned())
+    }
+
     pub fn row(&self) -> ErrorRow {
         use Fault::{Client, Limits, Upstream};
         const PARENT: Option<&str> = Some("previous_response_id");

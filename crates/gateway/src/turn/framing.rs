@@ -2,7 +2,7 @@
 
 use antiphon_protocol::event::{Event, write_sse};
 use antiphon_protocol::json;
-use antiphon_protocol::socket::StreamId;
+use antiphon_protocol::socket::{StreamId, without_lane};
 use bytes::Bytes;
 
 /// The framing of a door.
@@ -22,8 +22,8 @@ impl Framing {
                 write_sse(&mut out, name, &data);
                 out.into()
             }
-            Self::Socket(None) => data,
-            Self::Socket(Some(stream_id)) => stream_id.put_into(&data).into(),
+            Self::Socket(None) => without_lane(data),
+            Self::Socket(Some(stream_id)) => stream_id.put_into(&without_lane(data)).into(),
         }
     }
 

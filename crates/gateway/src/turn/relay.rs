@@ -40,6 +40,8 @@ pub struct Relay {
     events: u64,
     /// The last event with a number that was passed on.
     last: Option<Event>,
+    /// Events up to this number are those that were passed on before.
+    repeated_up_to: Option<u64>,
     /// The upstream's own `error` event, if it sent one: code and message.
     error: Option<(String, String)>,
     /// Set for a stream whose events are not those of a response.
@@ -96,6 +98,7 @@ impl Relay {
             snapshot: None,
             events: 0,
             last: None,
+            repeated_up_to: None,
             error: None,
             passage: None,
         }
@@ -132,6 +135,11 @@ impl Relay {
         self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
     }
 
+    /// Has the stream read on: it may begin with events that were passed on before, if its upstream sends all of them again.
+    pub fn skip_repeated(&mut self) {
+        self.repeated_up_to = self.last_number();
+    }
+
     /// How many events have arrived; comments do not count.
     pub fn events(&self) -> u64 {
         self.events
@@ -155,6 +163,11 @@ impl Relay {
                 Ok(None) => break Ok(None),
                 Err(too_large) => break Err(too_large.into()),
             };
+            if self.is_repeated(&event) {
+                flush(events.bytes(), run, out);
+                run = span(&event).map_or(0..0, |span| span.end..span.end);
+                continue;
+            }
             match self.take(&event) {
                 Ok(Step::Pass) => run = self.extend_run(run, &event, events.bytes(), out),
                 Ok(Step::Send(rendered)) => {
@@ -184,6 +197,9 @@ impl Relay {
         out: &mut VecDeque<Bytes>,
     ) -> Result<Option<Terminal>, BadStream> {
         while let Some(event) = events.finish() {
+            if self.is_repeated(&event) {
+                continue;
+            }
             match self.take(&event)? {
                 Step::Pass => out.extend(self.framing.pass(&event)),
                 Step::Send(rendered) => out.push_back(rendered),
@@ -194,6 +210,13 @@ impl Relay {
             }
         }
         Ok(self.end_of_passage())
+    }
+
+    /// Whether the event was passed on before. The end of the response never was.
+    fn is_repeated(&self, event: &Event) -> bool {
+        let Some(last) = self.repeated_up_to else { return false };
+        let number = event.data().and_then(|data| sequence_number(&data));
+        number.is_some_and(|number| number <= last) && event.kind() != EventKind::Terminal
     }
 
     /// The end of a stream that may end without a terminal event.

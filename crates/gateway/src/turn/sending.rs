@@ -166,8 +166,8 @@ impl Turn {
 
     /// The socket on which the upstream remembers the parent.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
-        let parent = resolved.upstream_parent(account)?;
-        self.turns.upstream.take_idle_socket(account, parent).await
+        resolved.upstream_parent(account)?;
+        self.turns.upstream.take_idle_socket(account, resolved.parent.as_deref()?.id).await
     }
 
     fn initial_variant<'a>(
@@ -304,7 +304,7 @@ impl Turn {
                         self.progress.connect_time.note(began.elapsed());
                         socket
                     }
-                    Err(error) => return self.handle_open_error(account, &error),
+                    Err(error) => return self.handle_open_error(account, error),
                 }
             }
         };
@@ -312,7 +312,8 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        match self.within_first_byte(self.turns.upstream.send_on_socket(account, socket, frame)).await? {
+        let sending = self.turns.upstream.send_on_socket(account, self.facts.id, socket, frame);
+        match self.within_first_byte(sending).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it was idle, which is not a failure of the account.
             Err(_) if is_reused => Ok(Err(SOCKET_STALE)),
@@ -328,23 +329,24 @@ impl Turn {
     }
 
     /// Falls back to HTTP, which shows a problem with the account or its credential as well.
-    fn handle_open_error(&self, account: &Account, error: &NotOpened) -> Result<SendOutcome, FailedAttempt> {
+    fn handle_open_error(&self, account: &Account, error: NotOpened) -> Result<SendOutcome, FailedAttempt> {
         tracing::warn!(account.id = %account.name, %error, "could not open a WebSocket to the upstream");
-        let (reason, refused_with) = match error {
-            NotOpened::Refused(status) => ("socket_refused", Some(*status)),
+        let (reason, refusal) = match error {
+            NotOpened::Refused(reply) => ("socket_refused", Some(reply)),
             NotOpened::Timeout => ("socket_timeout", None),
             NotOpened::Failed(_) => ("socket_failed", None),
         };
         let account_statuses =
             [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-        let is_about_sockets =
-            |status: &StatusCode| status.is_client_error() && !account_statuses.contains(status);
-        if matches!(error, NotOpened::Timeout) || refused_with.as_ref().is_some_and(is_about_sockets) {
+        let is_about_account =
+            refusal.as_ref().is_some_and(|reply| account_statuses.contains(&reply.status()));
+        let is_client_error = refusal.as_ref().is_some_and(|reply| reply.status().is_client_error());
+        if reason == "socket_timeout" || (is_client_error && !is_about_account) {
             account.remember_sockets_refused(self.turns.env.clock.now());
         }
-        match refused_with.filter(|status| account_statuses.contains(status)) {
-            Some(status) if account.settings.transport == UpstreamTransport::WebSocket => {
-                Ok(Ok(Response::builder().status(status).body(ReplyBody::empty()).expect("a valid status")))
+        match refusal.filter(|_| is_about_account) {
+            Some(reply) if account.settings.transport == UpstreamTransport::WebSocket => {
+                Ok(Ok(reply.map(ReplyBody::Whole)))
             }
             _ => self.fall_back_or_fail(account, reason, "it did not accept a WebSocket"),
         }
@@ -378,7 +380,7 @@ impl Turn {
     }
 }
 
-fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
+pub(super) fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
     let content_type = reply.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|kind| kind.starts_with("text/event-stream"))
 }

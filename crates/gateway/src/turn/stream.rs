@@ -102,6 +102,10 @@ impl Turns {
 /// The first event commits the turn to its account.
 impl ReplyStart for OpeningStream {
     async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+        if turn.runs_natively(reply.lease.account()) {
+            // Boxed, as it is rare and large.
+            Box::pin(turn.await_unstreamed(reply)).await?;
+        }
         if !reply.is_event_stream() {
             let content_type = reply.content_type.as_deref().unwrap_or("none");
             tracing::warn!(account.id = %reply.lease.account().name, content_type, "the upstream's reply is not an event stream");
@@ -262,12 +266,12 @@ impl ActiveStream {
             ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
                 Ok(None) => return,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
-                Err(error) => error.to_string(),
+                Err(error) => return Box::pin(self.break_off(error.to_string())).await,
             },
             ReadOutcome::End => match self.relay.finish(events.decoder(), &mut self.pending) {
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Ok(None) => "it ended without a terminal event".to_owned(),
-                Err(error) => error.to_string(),
+                Err(error) => return Box::pin(self.break_off(error.to_string())).await,
             },
             ReadOutcome::Broken(error) => {
                 tracing::warn!(response.id = %self.turn.facts.id, error, "the upstream's stream was cut off");
@@ -275,8 +279,7 @@ impl ActiveStream {
             }
             ReadOutcome::Silent => "it was silent for too long".to_owned(),
             ReadOutcome::TurnTooLong => {
-                let failure = Failure::StreamInterrupted("the turn exceeded its time limit".to_owned());
-                return Box::pin(self.interrupt(failure)).await;
+                return Box::pin(self.interrupt(Failure::turn_too_long())).await;
             }
             ReadOutcome::Cancelled => return Box::pin(self.cancel()).await,
         };
@@ -284,6 +287,7 @@ impl ActiveStream {
             Some(Ok(None)) => {}
             Some(Ok(Some(body))) => {
                 self.events = Some(self.reply.continued(body, self.turn.turns.settings.max_reply_bytes));
+                self.relay.skip_repeated();
                 return self.silence.since = Instant::now();
             }
             Some(Err(Cancelled)) => return Box::pin(self.cancel()).await,
@@ -292,8 +296,16 @@ impl ActiveStream {
                 return Box::pin(self.interrupt(failure)).await;
             }
         }
+        if self.turn.is_run_upstream() && Instant::now() >= self.turn.deadline {
+            return Box::pin(self.interrupt(Failure::turn_too_long())).await;
+        }
+        Box::pin(self.break_off(why)).await;
+    }
+
+    /// Ends a stream with which something is wrong.
+    async fn break_off(&mut self, why: String) {
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        Box::pin(self.interrupt(Failure::StreamInterrupted(why))).await;
+        self.interrupt(Failure::StreamInterrupted(why)).await;
     }
 
     /// The rest of a stream that has broken off, if the upstream goes on with the turn. The outer `None` says that the process

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 
 use crate::simulator;
 
-async fn over(transport: &str) -> (Simulator, Gateway, Arc<ManualClock>) {
+pub(crate) async fn over(transport: &str) -> (Simulator, Gateway, Arc<ManualClock>) {
     let upstream = simulator().await;
     let clock = Arc::new(ManualClock::default());
     let setup = Setup::over(&upstream).account(0, &format!("transport = \"{transport}\"")).clock(&clock);
     (upstream, setup.start().await, clock)
 }
 
-fn turn(parent: Option<&str>) -> Value {
+pub(crate) fn turn(parent: Option<&str>) -> Value {
     json!({"model": "sim", "input": "x", "previous_response_id": parent})
 }
 
-async fn follow(client: &Client, parent: &str) -> Reply {
+pub(crate) async fn follow(client: &Client, parent: &str) -> Reply {
     client.create(turn(Some(parent))).await
 }
 

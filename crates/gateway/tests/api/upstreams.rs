@@ -262,3 +262,14 @@ async fn a_native_chain_is_replayed_to_other_accounts_and_after_the_upstream_for
         assert_eq!(one.last_request().unwrap().input().len(), 9);
     }
 }
+
+#[tokio::test]
+async fn a_collected_reply_that_is_not_the_end_of_its_response_is_the_upstreams_failure() {
+    for status in ["queued", "in_progress"] {
+        let (upstream, gateway) = gateway().await;
+        let reply = json!({"id": "up", "object": "response", "status": status, "output": []});
+        upstream.always(Script::http(200, reply.to_string()));
+        let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
+        assert_eq!(refused.refusal(), (502, Some("upstream_failed".to_owned()), None), "{status}");
+    }
+}

@@ -12,6 +12,7 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::request::Operation;
 use antiphon_runtime::{Env, workers};
 use antiphon_store::{Store, Timestamp};
@@ -22,7 +23,7 @@ use http_body_util::{BodyExt, Limited};
 pub use self::exchange::ExchangeError;
 pub use self::redact::Secrets;
 pub use self::reply::{EventReader, ReadError, ReplyBody};
-use self::socket::{Handshake, IdleSockets, NotOpened, Socket, SocketLost};
+use self::socket::{Handshake, IdleSockets, NotOpened, Served, Socket, SocketLost};
 pub use self::words::words_of;
 use crate::account::{Account, Credential, NotAList};
 use crate::client::{Clients, ConnectTime, PartsBody, SendError};
@@ -148,9 +149,9 @@ impl Upstream {
         &self.metrics
     }
 
-    /// The idle socket on which this response of the upstream was the latest.
-    pub async fn take_idle_socket(&self, account: &Account, response: &str) -> Option<Socket> {
-        self.idle.take(&account.identity, response).await
+    /// The idle socket on which this response was the latest.
+    pub async fn take_idle_socket(&self, account: &Account, response: ResponseId) -> Option<Socket> {
+        self.idle.take(&Served { account: account.identity.clone(), response }).await
     }
 
     /// # Errors
@@ -168,7 +169,7 @@ impl Upstream {
         self.handshake.open(uri, headers, &account.settings.route).await
     }
 
-    /// Sends a turn over a socket and waits for its first event.
+    /// Sends the turn of this response over a socket and waits for its first event.
     ///
     /// # Errors
     ///
@@ -176,10 +177,12 @@ impl Upstream {
     pub async fn send_on_socket(
         &self,
         account: &Account,
+        response: ResponseId,
         socket: Socket,
         frame: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
-        socket.send_turn(frame, &account.identity, &self.idle).await
+        let served = Served { account: account.identity.clone(), response };
+        socket.send_turn(frame, served, &self.idle).await
     }
 
     /// The value of `authorization` for a request, if the account has a credential. May wait for a refresh.

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::run::{Run, Unfinished, is_transient};
-use super::runner::too_long;
 use crate::turn::framing::Framing;
 use crate::turn::record::Finished;
 use crate::turn::relay::{Relay, Terminal};
@@ -46,7 +45,7 @@ impl Turn {
         }
         let has_run_out = Instant::now() >= self.deadline.into();
         let failure = match failure {
-            Failure::UpstreamTimeout(_) | Failure::AllBusy if has_run_out => too_long(),
+            Failure::UpstreamTimeout(_) | Failure::AllBusy if has_run_out => Failure::turn_too_long(),
             failure => failure,
         };
         let unfinished = self.facts.door.run().and_then(|run| run.take_unfinished()).map(|kept| *kept);

@@ -41,8 +41,8 @@ pub struct Run {
     unwritten: Mutex<UnwrittenEvents>,
     /// Where the upstream itself runs the turn, with its own id.
     upstream: Mutex<Option<(Arc<Account>, String)>>,
-    /// After which event reading on was tried, and how often.
-    reattached: Mutex<(Option<u64>, u32)>,
+    /// After which event the upstream's stream was read on last, and how often.
+    streams: Mutex<(Option<u64>, u32)>,
     /// Events of a reply that is not streamed.
     received_events: AtomicU64,
     /// Of the latest of these replies that broke off with finished items.
@@ -93,7 +93,7 @@ impl Run {
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),
             upstream: Mutex::default(),
-            reattached: Mutex::default(),
+            streams: Mutex::default(),
             received_events: AtomicU64::new(0),
             unfinished: Mutex::default(),
         }
@@ -114,12 +114,20 @@ impl Run {
         self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether to read on after this event once more.
-    pub fn may_reattach(&self, after: Option<u64>, max_tries: u32) -> bool {
-        let mut reattached = self.reattached.lock().unwrap_or_else(PoisonError::into_inner);
-        let tries = if reattached.0 == after { reattached.1 + 1 } else { 1 };
-        *reattached = (after, tries);
-        tries <= max_tries
+    /// Whether to read another stream of the events after this one.
+    pub fn may_read_stream(&self, after: Option<u64>, max_empty: u32) -> bool {
+        let (last_after, streams) = *self.lock_streams();
+        last_after != after || streams < max_empty
+    }
+
+    /// Notes that a stream of the events after this one has begun.
+    pub fn note_stream(&self, after: Option<u64>) {
+        let mut streams = self.lock_streams();
+        *streams = if streams.0 == after { (after, streams.1 + 1) } else { (after, 1) };
+    }
+
+    fn lock_streams(&self) -> MutexGuard<'_, (Option<u64>, u32)> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn note_received(&self, events: u64) {

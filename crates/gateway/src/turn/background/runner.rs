@@ -230,7 +230,7 @@ impl Turns {
             return Plan::End(Failure::ClientGone);
         }
         if self.env.clock.now() >= row.deadline {
-            return Plan::End(too_long());
+            return Plan::End(Failure::turn_too_long());
         }
         let has_begun = row.status == BackgroundStatus::InProgress;
         if let Some(upstream) = row.upstream.clone().filter(|_| has_begun) {
@@ -283,11 +283,6 @@ fn request_without_input(row: &BackgroundTurn) -> Bytes {
         "model": model, "input": [], "background": true, "stream": row.is_streamed, "store": row.is_stored
     });
     request.to_string().into()
-}
-
-/// A turn that has reached its time limit.
-pub(super) fn too_long() -> Failure {
-    Failure::StreamInterrupted("the turn exceeded its time limit".to_owned())
 }
 
 impl Turn {

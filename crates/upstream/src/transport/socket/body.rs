@@ -1,5 +1,6 @@
 //! The events of one turn on a socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -9,36 +10,43 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{IdleSockets, Socket, error_of_event};
+use super::{IdleSockets, Served, Socket, error_of_event, response_id};
 
 /// Reads up to the terminal event, and returns the socket to the idle ones then. Dropping it earlier closes the socket, which
 /// cancels the turn.
 pub struct SocketBody {
     socket: Option<Socket>,
-    /// The first event, which has been read already.
-    first: Option<Bytes>,
+    /// The first events, which have been read already.
+    begun: VecDeque<Bytes>,
     /// The last event, for its sequence number.
     last: Bytes,
-    account: String,
+    served: Option<Served>,
+    /// The upstream's id of the response, once an event has carried it.
+    response: Option<String>,
     idle: Arc<IdleSockets>,
 }
 
 // === impl SocketBody ===
 
 impl SocketBody {
-    pub(super) fn new(socket: Socket, first: Bytes, account: String, idle: Arc<IdleSockets>) -> Self {
-        Self { socket: Some(socket), first: Some(first), last: Bytes::new(), account, idle }
+    pub(super) fn new(
+        socket: Socket,
+        begun: VecDeque<Bytes>,
+        served: Served,
+        idle: Arc<IdleSockets>,
+    ) -> Self {
+        Self { socket: Some(socket), begun, last: Bytes::new(), served: Some(served), response: None, idle }
     }
 
     /// The next event. An error is the transport's text.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, String>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(self.event(first))));
-        }
         loop {
+            if let Some(data) = self.begun.pop_front() {
+                return Poll::Ready(Some(self.event(data)));
+            }
             let Some(socket) = &mut self.socket else { return Poll::Ready(None) };
             let why = match ready!(socket.wire().poll_next(cx)) {
-                Some(Ok(Message::Text(text))) => return Poll::Ready(Some(Ok(self.event(text.into())))),
+                Some(Ok(Message::Text(text))) => return Poll::Ready(Some(self.event(text.into()))),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Ok(Message::Binary(_))) => "the upstream sent a binary message".to_owned(),
                 Some(Ok(Message::Close(Some(frame)))) => {
@@ -52,8 +60,14 @@ impl SocketBody {
         }
     }
 
-    fn event(&mut self, data: Bytes) -> Event {
+    fn event(&mut self, data: Bytes) -> Result<Event, String> {
         let mut event = Event::of_message(data.clone());
+        let id = response_id(event.kind(), &data);
+        if self.is_foreign(id.as_deref()) {
+            self.socket = None;
+            return Err("the upstream sent an event of another response".to_owned());
+        }
+        self.response = self.response.take().or(id);
         match event.kind() {
             EventKind::Error => {
                 self.socket = None;
@@ -64,7 +78,16 @@ impl SocketBody {
             EventKind::Snapshot | EventKind::ItemAdded | EventKind::ItemDone | EventKind::Other => {}
         }
         self.last = data;
-        event
+        Ok(event)
+    }
+
+    /// Whether an event carries another response: what came before it on the socket may be of that one, too.
+    fn is_foreign(&self, id: Option<&str>) -> bool {
+        let Some(id) = id else { return false };
+        match &self.response {
+            Some(own) => own != id,
+            None => self.socket.as_ref().is_some_and(|socket| socket.latest.as_deref() == Some(id)),
+        }
     }
 
     /// A socket whose response has failed is closed, because nothing can be continued on it.
@@ -72,10 +95,12 @@ impl SocketBody {
         let Some(socket) = self.socket.take() else { return };
         let response = json::member(terminal, "response").unwrap_or_default();
         let status = json::string_member(response, "status");
-        if let (Some("completed" | "incomplete"), Some(id)) =
-            (status.as_deref(), json::string_member(response, "id"))
+        let id = json::string_member(response, "id");
+        if let (Some("completed" | "incomplete"), Some(id), Some(served)) =
+            (status.as_deref(), id, self.served.take())
         {
-            self.idle.insert(socket.shrunk(), std::mem::take(&mut self.account), id.into_owned());
+            let latest = Some(id.into_owned());
+            self.idle.insert(Socket { latest, ..socket.shrunk() }, served);
         }
     }
 }

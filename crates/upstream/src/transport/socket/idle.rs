@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use antiphon_protocol::id::ResponseId;
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
@@ -27,13 +28,19 @@ pub struct IdleSockets {
 
 #[derive(Default)]
 struct Inner {
-    sockets: HashMap<Key, IdleSocket>,
+    sockets: HashMap<Served, IdleSocket>,
     /// Distinguishes sockets that have waited under the same key.
     last_sequence: u64,
 }
 
-/// An account's identity, and the upstream's id of a response.
-type Key = (String, String);
+/// A turn that a socket serves. Upstreams may give the same id to responses of different clients: the gateway's own is unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Served {
+    /// The account's identity.
+    pub account: String,
+    /// The gateway's id of the response.
+    pub response: ResponseId,
+}
 
 struct IdleSocket {
     sequence: u64,
@@ -49,20 +56,19 @@ impl IdleSockets {
     }
 
     /// The socket on which this response was the latest, if it is still open.
-    pub async fn take(&self, account: &str, response: &str) -> Option<Socket> {
-        let idle = self.lock().sockets.remove(&(account.to_owned(), response.to_owned()))?;
+    pub async fn take(&self, latest: &Served) -> Option<Socket> {
+        let idle = self.lock().sockets.remove(latest)?;
         let (sender, socket) = oneshot::channel();
         idle.request.send(sender).ok()?;
         socket.await.ok()
     }
 
     /// Keeps the socket for the next turn. A socket that is too old is closed instead.
-    pub fn insert(self: &Arc<Self>, socket: Socket, account: String, response: String) {
+    pub fn insert(self: &Arc<Self>, socket: Socket, latest: Served) {
         if socket.is_expired() {
             self.tasks.spawn_background(close(socket));
             return;
         }
-        let key = (account, response);
         let (request, requested) = oneshot::channel();
         let mut inner = self.lock();
         inner.last_sequence += 1;
@@ -74,17 +80,17 @@ impl IdleSockets {
             // Its task sees that no turn can take it any more, and closes it.
             inner.sockets.remove(&oldest);
         }
-        inner.sockets.insert(key.clone(), IdleSocket { sequence, request });
+        inner.sockets.insert(latest.clone(), IdleSocket { sequence, request });
         drop(inner);
         let this = Arc::clone(self);
         self.tasks.spawn_background(async move {
             let Some(socket) = keep_alive(socket, requested).await else { return };
-            this.remove(&key, sequence);
+            this.remove(&latest, sequence);
             close(socket).await;
         });
     }
 
-    fn remove(&self, key: &Key, sequence: u64) {
+    fn remove(&self, key: &Served, sequence: u64) {
         let mut inner = self.lock();
         if inner.sockets.get(key).is_some_and(|idle| idle.sequence == sequence) {
             inner.sockets.remove(key);

@@ -8,6 +8,7 @@ mod handshake;
 mod idle;
 mod split;
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 pub use self::body::SocketBody;
 pub(crate) use self::handshake::Handshake;
 pub use self::handshake::NotOpened;
-pub(crate) use self::idle::IdleSockets;
+pub(crate) use self::idle::{IdleSockets, Served};
 
 use self::split::SplitFrames;
 use super::reply::ReplyBody;
@@ -49,6 +50,8 @@ pub struct Socket {
     has_large_buffers: bool,
     /// The headers of the handshake's reply, for the first turn.
     headers: HeaderMap,
+    /// The upstream's id of the latest response.
+    latest: Option<String>,
     _gauge: GaugeGuard,
 }
 
@@ -61,15 +64,21 @@ pub struct SocketLost(String);
 
 impl Socket {
     fn new(wire: Wire, headers: HeaderMap, gauge: GaugeGuard) -> Self {
-        Self { wire, opened_at: Instant::now(), has_large_buffers: false, headers, _gauge: gauge }
+        Self {
+            wire,
+            opened_at: Instant::now(),
+            has_large_buffers: false,
+            headers,
+            latest: None,
+            _gauge: gauge,
+        }
     }
 
     fn is_expired(&self) -> bool {
         self.opened_at.elapsed() > MAX_AGE
     }
 
-    /// Sends a turn and waits for its first event. An error in its place becomes an HTTP reply. `account` is the account's
-    /// identity.
+    /// Sends a turn and waits for the first event of its response. An error in its place becomes an HTTP reply.
     ///
     /// # Errors
     ///
@@ -77,44 +86,58 @@ impl Socket {
     pub(super) async fn send_turn(
         mut self,
         frame: Vec<Bytes>,
-        account: &str,
+        served: Served,
         idle: &Arc<IdleSockets>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
         let frame = frame.concat();
         self.has_large_buffers |= frame.len() > SHRINK_THRESHOLD_BYTES;
         let message = Frame::message(frame, OpCode::Data(Data::Text), true);
-        let lost = |why: String| SocketLost(why);
-        self.wire.send(Message::Frame(message)).await.map_err(|error| lost(error.to_string()))?;
-        let first = loop {
-            match self.wire.next().await {
-                Some(Ok(Message::Text(text))) => break Bytes::from(text),
-                Some(Ok(Message::Close(frame))) => {
-                    return Err(lost(
-                        frame.map_or("closed".to_owned(), |frame| format!("closed with {}", frame.code)),
-                    ));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(lost(error.to_string())),
-                None => return Err(lost("closed".to_owned())),
+        self.wire.send(Message::Frame(message)).await.map_err(|error| SocketLost(error.to_string()))?;
+        let mut begun = VecDeque::new();
+        loop {
+            let event = self.next_event().await?;
+            let kind = EventKind::of_event(None, &event);
+            if kind == EventKind::Error {
+                return match error_of_event(&event) {
+                    // It has reached its maximum age while it was idle.
+                    (_, error)
+                        if json::string_member(&error, "code").as_deref() == Some(CONNECTION_LIMIT_CODE) =>
+                    {
+                        Err(SocketLost("too old".to_owned()))
+                    }
+                    (status, error) => Ok(to_http_reply(status, &error, &event)),
+                };
             }
-        };
-        if EventKind::of_event(None, &first) == EventKind::Error {
-            return match error_of_event(&first) {
-                // It has reached its maximum age while it was idle.
-                (_, error)
-                    if json::string_member(&error, "code").as_deref() == Some(CONNECTION_LIMIT_CODE) =>
-                {
-                    Err(lost("too old".to_owned()))
-                }
-                (status, error) => Ok(to_http_reply(status, &error, &first)),
-            };
+            // Late, and other events of the turn before may follow.
+            if self.latest.is_some() && response_id(kind, &event) == self.latest {
+                return Err(SocketLost("it sent an event of the turn before".to_owned()));
+            }
+            let is_prelude = begun.len() < MAX_PRELUDE && is_prelude(kind, &event);
+            begun.push_back(event);
+            if !is_prelude {
+                break;
+            }
         }
         let headers = std::mem::take(&mut self.headers);
-        let body = SocketBody::new(self, first, account.to_owned(), Arc::clone(idle));
+        let body = SocketBody::new(self, begun, served, Arc::clone(idle));
         let mut reply = Response::new(ReplyBody::Socket(Box::new(body)));
         *reply.headers_mut() = headers;
         reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         Ok(reply)
+    }
+
+    async fn next_event(&mut self) -> Result<Bytes, SocketLost> {
+        loop {
+            return Err(SocketLost(match self.wire.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(text.into()),
+                Some(Ok(Message::Close(frame))) => {
+                    frame.map_or("closed".to_owned(), |frame| format!("closed with {}", frame.code))
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => error.to_string(),
+                None => "closed".to_owned(),
+            }));
+        }
     }
 
     /// The socket with small buffers. No frame may be partly read or written.
@@ -133,13 +156,39 @@ impl Socket {
     }
 }
 
+/// How many events may come before those of the response.
+const MAX_PRELUDE: usize = 16;
+const MAX_PRELUDE_EVENT_BYTES: usize = 16 * 1024;
+
+/// Whether an event is about the account, as `codex.rate_limits` is: an error may still follow in place of the response.
+fn is_prelude(kind: EventKind, event: &[u8]) -> bool {
+    kind == EventKind::Other
+        && event.len() <= MAX_PRELUDE_EVENT_BYTES
+        && json::string_member(event, "type").is_some_and(|kind| !kind.starts_with("response."))
+}
+
+/// The upstream's id of the response that an event carries.
+fn response_id(kind: EventKind, event: &[u8]) -> Option<String> {
+    if !matches!(kind, EventKind::Snapshot | EventKind::Terminal) {
+        return None;
+    }
+    json::string_member(json::member(event, "response")?, "id").map(Into::into)
+}
+
 const CONNECTION_LIMIT_CODE: &str = "websocket_connection_limit_reached";
+
+/// Stands for an error that is no valid JSON.
+const MALFORMED_ERROR: &[u8] =
+    br#"{"message":"The upstream sent a malformed error.","type":"server_error","param":null,"code":null}"#;
 
 /// The status and the error object of an error event.
 fn error_of_event(event: &[u8]) -> (StatusCode, Bytes) {
     let number =
         |name| json::member(event, name).and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
     let status: Option<u16> = number("status").or_else(|| number("status_code"));
+    if json::validate(event).is_err() {
+        return (StatusCode::BAD_GATEWAY, Bytes::from_static(MALFORMED_ERROR));
+    }
     let error = json::member(event, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(event);
     let by_kind = || match json::string_member(error, "type").as_deref() {
         Some("invalid_request_error") => StatusCode::BAD_REQUEST,
@@ -197,6 +246,7 @@ mod tests {
             (br#"{"type":"error","error":{"type":"rate_limit_error"}}"#, 429),
             (br#"{"type":"error","status":200,"error":{}}"#, 500),
             (br#"{"type":"error","code":"x","message":"m"}"#, 500),
+            (br#"{"type":"error","status":400,"error":{"message":"m","param":nul}}"#, 502),
         ] {
             assert_eq!(error_of_event(event).0.as_u16(), status);
         }

@@ -27,6 +27,11 @@ impl<S: AsyncRead + Unpin> SplitFrames<S> {
         Self { stream, head_end: 0, splitter: FrameSplitter::new(max_frame_bytes) }
     }
 
+    /// What follows the head, if no frames do.
+    pub fn into_rest(self) -> impl AsyncRead + Unpin {
+        self.stream
+    }
+
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let arrived = ready!(Pin::new(&mut self.stream).poll_fill_buf(cx))?;
         let mut count = 0;
