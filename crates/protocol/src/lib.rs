@@ -17,4 +17,5 @@ pub mod request;
 pub mod response;
 pub mod socket;
 pub mod sse;
+pub mod tool;
 pub mod usage;

@@ -60,6 +60,7 @@ impl Api {
             reasoning_as: chat.reasoning_as,
             think_tags: chat.think_tags,
             merge_system: chat.merge_system,
+            refuses_reasoning: false,
         };
         match self {
             Self::Responses => UpstreamApi::Fixed(Dialect::Responses),

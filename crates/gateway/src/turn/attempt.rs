@@ -339,7 +339,8 @@ impl Turn {
         if is_path_missing && verdict == Verdict::Neutral {
             let path = account.api.dialect().path();
             tracing::warn!(account.id = %account.name, path, "the upstream does not have this path: check base_url and api");
-            return FailedAttempt { failure: self.endpoint_missing(), verdict: Verdict::Unsupported };
+            let failure = Failure::EndpointMissing { path, model: model.clone() };
+            return FailedAttempt { failure, verdict: Verdict::Unsupported };
         }
         let failure = match error_reply.status {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
@@ -407,6 +408,18 @@ impl FailedAttempt {
         let failure =
             Failure::UpstreamError(Box::new(UpstreamErrorReply::from_event(&verdict, code, message)));
         Self { failure, verdict }
+    }
+
+    /// With the upstream's error reply in the form of the client's API, whatever form it had.
+    #[must_use]
+    pub fn in_form_of(mut self, format: &ReplyFormat) -> Self {
+        if let Failure::UpstreamError(reply) = &mut self.failure
+            && !is_api_error(&reply.body)
+            && let Some(body) = format.wrap_error(reply.status, &reply.body)
+        {
+            reply.replace_body(body);
+        }
+        self
     }
 
     /// The account's upstream speaks an API that can't express the request.

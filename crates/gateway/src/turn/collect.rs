@@ -8,6 +8,7 @@ use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::{is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
+use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::Piece;
 use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
@@ -249,6 +250,11 @@ impl Turn {
 
     pub(super) async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, FailedAttempt> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
+        self.read_body(reply.lease.account(), body).await
+    }
+
+    /// Reads a reply that is no stream.
+    pub(super) async fn read_body(&self, account: &Account, body: ReplyBody) -> Result<Bytes, FailedAttempt> {
         let reading = body.collect(self.turns.settings.max_reply_bytes);
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
         match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await {
@@ -260,7 +266,7 @@ impl Turn {
                 verdict: Verdict::Neutral,
             }),
             Ok(Ok(Err(error @ ReadError::Broken(_)))) => {
-                tracing::warn!(account.id = %reply.lease.account().name, %error, "the upstream's reply was cut off");
+                tracing::warn!(account.id = %account.name, %error, "the upstream's reply was cut off");
                 Err(Failure::UpstreamFailed("its reply was cut off".into()).into())
             }
         }

@@ -252,14 +252,26 @@ impl From<StoreError> for Failure {
 impl UpstreamErrorReply {
     /// The error reply that stands for an error event at the start of a stream.
     pub fn from_event(verdict: &Verdict, code: String, message: String) -> Self {
+        let is_overflow = code == "context_length_exceeded";
         let (status, kind) = match verdict {
             Verdict::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit),
             Verdict::OutOfQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::InsufficientQuota),
+            // The request is at fault, and would be again.
+            _ if is_overflow || code == "invalid_prompt" => {
+                (StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest)
+            }
             _ => (StatusCode::BAD_GATEWAY, ErrorKind::Server),
         };
-        let error = ApiError { kind, code: Some(code.into()), param: None, message };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { status, headers, body: error.envelope().into() }
+        let param = is_overflow.then(|| "input".into());
+        let error = ApiError { kind, code: Some(code.into()), param, message };
+        let mut this = Self { status, headers: HeaderMap::new(), body: Bytes::new() };
+        this.replace_body(error.envelope().into());
+        this
+    }
+
+    /// Gives it another body, in JSON.
+    pub fn replace_body(&mut self, body: Bytes) {
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = body;
     }
 }

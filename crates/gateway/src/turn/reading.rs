@@ -12,6 +12,8 @@ use super::detach::Cancelled;
 
 /// How long an upstream may take to end its reply after its terminal event.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take to report what a reply cost, after it has said why the model ended.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The silence of an upstream, and the only timer of its stream.
 pub struct Silence {
@@ -38,23 +40,32 @@ impl Silence {
     }
 }
 
-/// Waits for the upstream until `silent_at`, or the end of the turn's time.
+/// Waits for the upstream until `silent_at`, or the end of the turn's time. A reply that has its whole answer ends however its
+/// connection does, and soon.
 pub async fn read_events(
     turn: &Turn,
     events: &mut EventReader,
     silence: &mut Silence,
     silent_at: Instant,
 ) -> ReadOutcome {
-    let limit = turn.deadline.min(silent_at);
+    let has_answer = events.decoder().has_answer();
+    let patience = USAGE_TIMEOUT.min(turn.turns.settings.idle_timeout);
+    let over_at = has_answer.then(|| silence.since + patience);
+    let limit = turn.deadline.min(silent_at).min(over_at.unwrap_or(silent_at));
     let reading = pin!(turn.cancellation.or_cancelled(events.read()));
     match silence.deadline.before(limit.into(), reading).await {
+        None if over_at.is_some_and(|over_at| over_at <= limit) => ReadOutcome::End,
         None if limit == turn.deadline => ReadOutcome::TurnTooLong,
         None => ReadOutcome::Silent,
         Some(Err(Cancelled)) => ReadOutcome::Cancelled,
         Some(Ok(Ok(false))) => ReadOutcome::End,
+        Some(Ok(Err(_))) if has_answer => ReadOutcome::End,
         Some(Ok(Err(error))) => ReadOutcome::Broken(error),
         Some(Ok(Ok(true))) => {
-            silence.since = Instant::now();
+            // What comes after the answer does not prolong the wait.
+            if !has_answer {
+                silence.since = Instant::now();
+            }
             ReadOutcome::Events
         }
     }

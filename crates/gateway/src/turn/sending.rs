@@ -22,6 +22,8 @@ use antiphon_upstream::settings::UpstreamTransport;
 use antiphon_upstream::transport::socket::{NotOpened, Socket};
 use antiphon_upstream::transport::{Accept, Post, ReplyBody, Secrets};
 
+const EVENT_STREAM: &str = "text/event-stream";
+
 /// The reply of an upstream that has accepted a turn.
 pub struct Accepted {
     pub reply: Response<ReplyBody>,
@@ -55,7 +57,9 @@ impl Turn {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, dialect, resolved, &variant)?;
             let changes = self.body_changes(account, &variant, model.as_deref());
-            let Encoded { parts: body, format, omitted } = self.encode(dialect, input, changes).await?;
+            let asked = if variant.send_reasoning { dialect } else { dialect.without_reasoning() };
+            let Encoded { parts: body, format, omitted, has_reasoning } =
+                self.encode(asked, input, changes).await?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -75,17 +79,20 @@ impl Turn {
             secrets.remove_from(reply.headers_mut());
             account.quota.note(reply.headers(), self.turns.env.clock.now());
             if reply.status().is_success() {
-                return match format.is_stream() && !is_event_stream(&reply) {
-                    true => Err(self.explain_missing_stream(&format, reply).await),
-                    false => {
-                        Ok(Accepted { reply, reasoning, format, omitted: omitted_header(account, &omitted) })
-                    }
-                };
+                let reply = self.accept(account, &variant, &format, reply).await?;
+                let omitted = omitted_header(account, &omitted);
+                return Ok(Accepted { reply, reasoning, format, omitted });
             }
             let mut error_reply = self.read_error_reply(reply).await?;
-            let body = secrets.redact(error_reply.body);
-            error_reply.body = format.decode_error(error_reply.status, body);
+            error_reply.body = secrets.redact(error_reply.body);
+            if let Some(body) = format.decode_error(error_reply.status, &error_reply.body) {
+                error_reply.replace_body(body);
+            }
             let error = UpstreamError::parse(&error_reply.body);
+            if has_reasoning && let Some(change) = variant.leave_out_reasoning(error_reply.status, &error) {
+                self.record_attempt(change);
+                continue;
+            }
             let asked_for_encrypted = variant.include_encrypted;
             if let Some(reduction) = variant.reduce(error_reply.status, &error) {
                 if asked_for_encrypted && !variant.include_encrypted {
@@ -109,7 +116,7 @@ impl Turn {
                 || !is_credential
                 || !self.turns.upstream.invalidate_credential(account, authorization.as_ref())
             {
-                return Err(failed);
+                return Err(failed.in_form_of(&format));
             }
             self.record_attempt("token_refused");
             has_refreshed_token = true;
@@ -142,20 +149,40 @@ impl Turn {
         encoded.map_err(FailedAttempt::unsupported)
     }
 
-    /// Some upstreams report errors with status 200.
-    async fn explain_missing_stream(
+    /// Learns from a reply that is no error, and makes it a stream if it has to be one.
+    async fn accept(
         &self,
+        account: &Account,
+        variant: &RequestVariant<'_>,
         format: &ReplyFormat,
         reply: Response<ReplyBody>,
-    ) -> FailedAttempt {
-        let error_reply = match self.read_error_reply(reply).await {
-            Ok(error_reply) => error_reply,
-            Err(failed) => return failed,
-        };
-        match format.error_in(&error_reply.body) {
-            Some((code, message)) => FailedAttempt::from_error_event(code.to_owned(), message),
-            None => Failure::UpstreamFailed("its reply is not an event stream".into()).into(),
+    ) -> Result<Response<ReplyBody>, FailedAttempt> {
+        if !variant.send_reasoning {
+            account.remember_reasoning_refused(&self.facts.create.model);
         }
+        match format.is_stream() && !is_event_stream(&reply) {
+            true => Box::pin(self.as_stream(account, format, reply)).await,
+            false => Ok(reply),
+        }
+    }
+
+    /// The stream of an upstream that has replied with a whole answer. Some report errors with status 200.
+    async fn as_stream(
+        &self,
+        account: &Account,
+        format: &ReplyFormat,
+        reply: Response<ReplyBody>,
+    ) -> Result<Response<ReplyBody>, FailedAttempt> {
+        let (mut head, body) = reply.into_parts();
+        let body = self.read_body(account, body).await?;
+        if let Some((code, message)) = format.error_in(&body) {
+            return Err(FailedAttempt::from_error_event(code.to_owned(), message));
+        }
+        let stream = format.as_stream(&body);
+        let stream =
+            stream.ok_or_else(|| Failure::UpstreamFailed("its reply is not an event stream".into()))?;
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+        Ok(Response::from_parts(head, ReplyBody::Whole(stream)))
     }
 
     fn uses_socket(&self, account: &Account) -> bool {
@@ -189,6 +216,7 @@ impl Turn {
             send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
+            send_reasoning: !account.refuses_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),
         }
     }
@@ -382,7 +410,7 @@ impl Turn {
 
 pub(super) fn is_event_stream(reply: &Response<ReplyBody>) -> bool {
     let content_type = reply.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|kind| kind.starts_with("text/event-stream"))
+    content_type.is_some_and(|kind| kind.starts_with(EVENT_STREAM))
 }
 
 /// Logs what was left out of a request, and names it for the client.

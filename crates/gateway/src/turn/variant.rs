@@ -15,6 +15,8 @@ pub struct RequestVariant<'a> {
     pub send_encrypted: bool,
     /// Whether to request encrypted reasoning, although the client did not.
     pub include_encrypted: bool,
+    /// Whether reasoning of earlier turns is sent as text, where the API has a place for it.
+    pub send_reasoning: bool,
     /// Whether the turn is sent over a WebSocket.
     pub over_socket: bool,
 }
@@ -45,6 +47,15 @@ impl<'a> RequestVariant<'a> {
         }
         None
     }
+
+    /// Leaves out the reasoning of earlier turns if the upstream has rejected it. Returns the name of the change.
+    pub fn leave_out_reasoning(&mut self, status: StatusCode, error: &UpstreamError) -> Option<&'static str> {
+        if !refuses_reasoning(status, error) {
+            return None;
+        }
+        self.send_reasoning = false;
+        Some("reasoning_refused")
+    }
 }
 
 /// Whether the upstream no longer has the parent.
@@ -66,4 +77,48 @@ fn refuses_include(status: StatusCode, error: &UpstreamError) -> bool {
     param.is_some_and(|param| param == "include" || param.starts_with("include["))
         || message.contains("encrypted content")
         || message.contains("reasoning.encrypted_content")
+}
+
+/// Whether the upstream does not know a member of a message that holds reasoning.
+fn refuses_reasoning(status: StatusCode, error: &UpstreamError) -> bool {
+    let is_invalid = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+    let texts = [&error.message, &error.param];
+    is_invalid && texts.into_iter().flatten().any(|text| names_reasoning(text))
+}
+
+/// Whether a text has the name of such a member: not the mere word, but quoted, or the end of a path.
+fn names_reasoning(text: &str) -> bool {
+    const MARKS: [char; 4] = ['\'', '"', '`', '.'];
+    text.match_indices("reasoning").any(|(start, name)| {
+        let rest = &text[start + name.len()..];
+        let is_marked = text[..start].ends_with(MARKS);
+        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_');
+        rest.strip_prefix("_content").is_some_and(ends) || (is_marked && ends(rest))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_reasoning_names_its_member() {
+        for (message, expected) in [
+            // Groq
+            (
+                "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property 'reasoning_content' is unsupported)]",
+                true,
+            ),
+            // Servers with FastAPI
+            ("body.messages.1.assistant.reasoning: Extra inputs are not permitted", true),
+            ("Unknown parameter: `reasoning`", true),
+            ("messages[3].reasoning: reasoning is not supported with this model", true),
+            ("'reasoning_effort' is unsupported", false),
+            ("The model's reasoning is longer than its context.", false),
+        ] {
+            let error = UpstreamError { message: Some(message.to_owned()), ..UpstreamError::default() };
+            assert_eq!(refuses_reasoning(StatusCode::BAD_REQUEST, &error), expected, "{message}");
+            assert!(!refuses_reasoning(StatusCode::INTERNAL_SERVER_ERROR, &error));
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use antiphon_protocol::json::{Malformed, Set, set_members};
 use antiphon_protocol::response::{Ending, end};
+use antiphon_protocol::tool::shown_tools;
 use antiphon_protocol::usage::Usage;
 use antiphon_store::Status;
 use bytes::Bytes;
@@ -77,8 +78,12 @@ impl Turn {
     pub(super) fn started_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
         let skeleton =
             self.owned(resolved).skeleton(&self.facts.create.model, self.facts.started_at.unix_seconds());
-        let echoed = ECHOED_MEMBERS.iter().filter_map(|name| Some((*name, self.facts.create.shown(name)?)));
-        let set: Vec<_> = echoed.map(|(name, value)| Set { name, value, add: true }).collect();
+        let shown = |name: &'static str| {
+            let value = self.facts.create.shown(name)?;
+            Some((name, if name == "tools" { shown_tools(value) } else { value.into() }))
+        };
+        let echoed: Vec<_> = ECHOED_MEMBERS.into_iter().filter_map(shown).collect();
+        let set: Vec<_> = echoed.iter().map(|(name, value)| Set { name, value, add: true }).collect();
         let mut out = Vec::with_capacity(skeleton.len());
         set_members(&skeleton, &set, &mut out)?;
         Ok(out)

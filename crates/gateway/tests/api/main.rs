@@ -19,6 +19,7 @@ mod ceiling;
 mod chains;
 mod chat;
 mod chat_chains;
+mod chat_faults;
 mod chat_replies;
 mod chat_servers;
 mod closing;

@@ -169,6 +169,7 @@ mod tests {
         unsupported_tools: UnsupportedTools::Omit,
         reasoning_as: ReasoningAs::Text,
         think_tags: false,
+        refuses_reasoning: false,
         merge_system: false,
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);

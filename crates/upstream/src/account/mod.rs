@@ -7,7 +7,7 @@ pub(crate) mod reset_time;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use antiphon_protocol::model::{ModelPattern, other_name};
@@ -58,6 +58,8 @@ pub struct Account {
     refusal: Mutex<Option<String>>,
     /// Models for which the upstream refuses to include encrypted reasoning.
     models_refusing_encrypted_reasoning: Mutex<HashSet<String>>,
+    /// Models for which the upstream refuses reasoning of earlier turns as text.
+    models_refusing_reasoning: Mutex<HashSet<String>>,
 }
 
 /// Whether an account serves a model.
@@ -118,6 +120,7 @@ impl Account {
             metrics: OnceLock::new(),
             refusal: Mutex::default(),
             models_refusing_encrypted_reasoning: Mutex::default(),
+            models_refusing_reasoning: Mutex::default(),
         })
     }
 
@@ -247,17 +250,19 @@ impl Account {
     }
 
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {
-        self.models_refusing_encrypted_reasoning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(model)
+        locked(&self.models_refusing_encrypted_reasoning).contains(model)
     }
 
     pub fn remember_encrypted_reasoning_refused(&self, model: &str) {
-        self.models_refusing_encrypted_reasoning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(model.to_owned());
+        locked(&self.models_refusing_encrypted_reasoning).insert(model.to_owned());
+    }
+
+    pub fn refuses_reasoning(&self, model: &str) -> bool {
+        locked(&self.models_refusing_reasoning).contains(model)
+    }
+
+    pub fn remember_reasoning_refused(&self, model: &str) {
+        locked(&self.models_refusing_reasoning).insert(model.to_owned());
     }
 }
 
@@ -276,6 +281,10 @@ impl Credential {
             CredentialSettings::OAuth(oauth) => Self::OAuth(Arc::new(OAuth::new(&settings.name, oauth))),
         })
     }
+}
+
+fn locked(models: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
+    models.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn identity_hash(settings: &AccountSettings) -> String {

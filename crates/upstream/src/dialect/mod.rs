@@ -37,6 +37,8 @@ pub struct Encoded {
     pub format: ReplyFormat,
     /// What the upstream can't have and was left out, by type.
     pub omitted: Vec<String>,
+    /// Whether reasoning of earlier turns is in it as text.
+    pub has_reasoning: bool,
 }
 
 /// What a reply is decoded with.
@@ -106,6 +108,15 @@ impl Dialect {
         matches!(self, Self::Responses)
     }
 
+    /// The same for an upstream that refuses reasoning of earlier turns.
+    #[must_use]
+    pub fn without_reasoning(self) -> Self {
+        match self {
+            Self::Responses => self,
+            Self::Chat(settings) => Self::Chat(ChatSettings { refuses_reasoning: true, ..settings }),
+        }
+    }
+
     pub fn summaries(self) -> Summaries {
         match self {
             Self::Responses => Summaries::AsMessages,
@@ -136,6 +147,7 @@ impl Dialect {
                 parts: create.upstream_body(input, changes).parts,
                 format: ReplyFormat::Responses,
                 omitted: Vec::new(),
+                has_reasoning: false,
             }),
         }
     }
@@ -163,10 +175,27 @@ impl ReplyFormat {
     }
 
     /// The error reply in the format of the API that the client uses.
-    pub fn decode_error(&self, status: StatusCode, body: Bytes) -> Bytes {
+    /// `None` if it stays as it is.
+    pub fn decode_error(&self, status: StatusCode, body: &[u8]) -> Option<Bytes> {
         match self {
-            Self::Responses => body,
-            Self::Chat(_) => chat::translate_error(status, &body).unwrap_or(body),
+            Self::Responses => None,
+            Self::Chat(_) => chat::translate_error(status, body),
+        }
+    }
+
+    /// An error in the format of that API for an error reply in no known form; `None` if it stays as it is.
+    pub fn wrap_error(&self, status: StatusCode, body: &[u8]) -> Option<Bytes> {
+        match self {
+            Self::Responses => None,
+            Self::Chat(_) => Some(chat::wrap_error(status, body)),
+        }
+    }
+
+    /// The stream that stands for a whole reply; `None` if this is none.
+    pub fn as_stream(&self, body: &[u8]) -> Option<Bytes> {
+        match self {
+            Self::Responses => None,
+            Self::Chat(_) => chat::as_stream(body),
         }
     }
 
@@ -198,6 +227,14 @@ impl Decoder {
         match &mut self.0 {
             Inner::Responses(decoder) => decoder.next_event(),
             Inner::Chat(decoder) => decoder.next_event(),
+        }
+    }
+
+    /// Whether the model has ended, so that the reply is whole even if it is cut now.
+    pub fn has_answer(&self) -> bool {
+        match &self.0 {
+            Inner::Responses(_) => false,
+            Inner::Chat(decoder) => decoder.has_answer(),
         }
     }
 

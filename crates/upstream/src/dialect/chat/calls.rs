@@ -9,6 +9,9 @@ use super::stand_in::StandIn;
 use super::whole::Progress;
 use super::{escaped, inner, put};
 
+/// A character as a pair of escapes: `\ud83d\ude00`.
+const LONGEST_ESCAPE: usize = 12;
+
 /// A part of a call in a chunk. Names, ids and arguments are as they stand in a JSON string.
 #[derive(Debug)]
 pub struct Fragment<'a> {
@@ -51,21 +54,22 @@ impl<'a> Fragment<'a> {
     /// From an element of `tool_calls`.
     pub fn parse(fragment: &'a [u8]) -> Option<Self> {
         let fragment = Object::scan(fragment).ok()?;
-        let text = |value: Option<&'a [u8]>| value.and_then(inner).filter(|text| !text.is_empty());
         let function = fragment.get("function").and_then(|function| Object::scan(function).ok());
-        let member = |name| function.as_ref().and_then(|function| function.get(name));
+        let index = fragment.get("index").and_then(|index| std::str::from_utf8(index).ok()?.parse().ok());
+        Some(Self { index, id: text(fragment.get("id")), ..Self::of_function(function.as_ref()) })
+    }
+
+    /// From its function alone, as from `function_call`, which was there before `tool_calls`.
+    pub fn of_function(function: Option<&Object<'a>>) -> Self {
+        let member = |name| function.and_then(|function| function.get(name));
         let arguments = match member("arguments") {
             None | Some(b"null") => Vec::new(),
             // Some servers send the arguments as the object that they are.
-            Some(object) if object.first() == Some(&b'{') => escaped(&String::from_utf8_lossy(object)),
-            Some(value) => inner(value).unwrap_or_default().to_vec(),
+            Some(value) => {
+                inner(value).map_or_else(|| escaped(&String::from_utf8_lossy(value)), <[u8]>::to_vec)
+            }
         };
-        Some(Self {
-            index: fragment.get("index").and_then(|index| std::str::from_utf8(index).ok()?.parse().ok()),
-            id: text(fragment.get("id")),
-            name: text(member("name")),
-            arguments,
-        })
+        Self { index: None, id: None, name: text(member("name")), arguments }
     }
 
     /// Whether it adds nothing.
@@ -135,6 +139,10 @@ impl Call {
             self.stand_in = stand_in(name, echo);
             self.item_id = echo.item_id(self.stand_in.as_ref().map_or("fc", StandIn::id_prefix), self.place);
         }
+        // Some servers end with the call that they have streamed.
+        if self.progress.is_whole() && fragment.arguments == self.arguments {
+            return 0;
+        }
         self.arguments.extend_from_slice(&fragment.arguments);
         if let Some(text) = json::string(&[b"\"", &fragment.arguments[..], b"\""].concat()) {
             self.progress.push(&text);
@@ -150,6 +158,11 @@ impl Call {
         }
         let stand_in = self.stand_in.as_ref().filter(|stand_in| !stand_in.is_streamed());
         self.is_plain = stand_in.is_some_and(|stand_in| stand_in.item(&self.arguments).is_none());
+    }
+
+    /// Whether its arguments are complete.
+    pub fn is_whole(&self) -> bool {
+        self.progress.is_whole()
     }
 
     pub fn has_name(&self) -> bool {
@@ -176,7 +189,7 @@ impl Call {
 
     /// The arguments that the client has not got yet; `None` for a tool that streams none.
     pub fn take_new_arguments(&mut self) -> Option<Vec<u8>> {
-        let is_streamed = self.is_announced && !matches!(self.stand_in, Some(StandIn::Custom));
+        let is_streamed = self.is_announced && !matches!(self.stand_in, Some(StandIn::Custom(_)));
         let new = self.arguments.get(self.passed..).filter(|new| is_streamed && !new.is_empty())?.to_vec();
         self.passed = self.arguments.len();
         Some(new)
@@ -184,20 +197,22 @@ impl Call {
 
     /// The function's own name.
     pub fn name(&self) -> &[u8] {
-        match &self.stand_in {
-            Some(StandIn::Namespaced { name, .. }) => name,
-            _ => self.name.as_deref().unwrap_or_default(),
+        match self.stand_in.as_ref().and_then(StandIn::in_namespace) {
+            Some(own) => &own.name,
+            None => self.name.as_deref().unwrap_or_default(),
         }
     }
 
     /// The input of a custom tool, as it stands in a JSON string.
     pub fn custom_input(&self) -> Option<Vec<u8>> {
-        if !matches!(self.stand_in, Some(StandIn::Custom)) {
+        if !matches!(self.stand_in, Some(StandIn::Custom(_))) {
             return None;
         }
         let text = json::string(&[b"\"", &self.arguments[..], b"\""].concat()).map(Cow::into_owned);
         let input = text.as_deref().and_then(|text| {
-            json::validate(text.as_bytes()).ok()?;
+            if json::validate(text.as_bytes()).is_err() {
+                return cut_input(text);
+            }
             json::member(text.as_bytes(), "input").and_then(inner).map(<[u8]>::to_vec)
         });
         // A model that writes no such object has written the input itself.
@@ -207,24 +222,21 @@ impl Call {
     /// The item, with or without what the model wrote.
     pub fn item(&self, status: &str, is_whole: bool) -> Vec<u8> {
         let written = |text: &[u8]| if is_whole { text.to_vec() } else { Vec::new() };
+        let mut name = [br#""name":""#, self.name(), b"\""].concat();
+        if let Some(own) = self.stand_in.as_ref().and_then(StandIn::in_namespace) {
+            put(&mut name, &[br#","namespace":""#, &own.namespace, b"\""]);
+        }
         let own = match &self.stand_in {
-            Some(StandIn::Custom) => {
+            Some(StandIn::Custom(_)) => {
                 let input = written(&self.custom_input().unwrap_or_default());
-                Some((
-                    "custom_tool_call",
-                    [br#""name":""#, self.name(), br#"","input":""#, &input, b"\""].concat(),
-                ))
+                Some(("custom_tool_call", [&name, &br#","input":""#[..], &input, b"\""].concat()))
             }
             Some(stand_in) if !self.is_plain => stand_in.item(&self.arguments),
             _ => None,
         };
         let (kind, members) = own.unwrap_or_else(|| {
-            let mut members = [br#""name":""#, self.name(), b"\""].concat();
-            if let Some(StandIn::Namespaced { namespace, .. }) = &self.stand_in {
-                put(&mut members, &[br#","namespace":""#, namespace, b"\""]);
-            }
-            put(&mut members, &[br#","arguments":""#, &written(&self.arguments), b"\""]);
-            ("function_call", members)
+            let arguments = written(&self.arguments);
+            ("function_call", [&name, &br#","arguments":""#[..], &arguments, b"\""].concat())
         });
         // A patch that is whole is complete: there is no other status for it.
         let status = if kind == "apply_patch_call" && status == "incomplete" { "completed" } else { status };
@@ -233,6 +245,24 @@ impl Call {
         put(&mut out, &[&self.call_id, b"\",", &members, b"}"]);
         out
     }
+}
+
+/// A member that is a string with something in it.
+fn text(value: Option<&[u8]>) -> Option<&[u8]> {
+    value.and_then(inner).filter(|text| !text.is_empty())
+}
+
+/// The input in arguments that were cut, as it stands in a JSON string.
+fn cut_input(arguments: &str) -> Option<Vec<u8>> {
+    let value = arguments.trim_start().strip_prefix('{')?.trim_start().strip_prefix("\"input\"")?;
+    let input = value.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    // At most the last escape is cut, and a pair of them stands for one character.
+    let is_string = |end: &usize| {
+        let text = [b"\"", &input.as_bytes()[..*end], b"\""].concat();
+        json::validate(&text).is_ok() && json::string(&text).is_some()
+    };
+    let end = (0..=input.len()).rev().take(LONGEST_ESCAPE).find(is_string)?;
+    Some(input.as_bytes()[..end].to_vec())
 }
 
 /// What the function with this name stands in for.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use antiphon_protocol::event::Event;
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::sse::{self, FrameTooLarge};
+use bytes::Bytes;
 
 use super::calls::Fragment;
 use super::echo::Echo;
@@ -46,6 +47,10 @@ impl Decoder {
             Piece::Whole(body) => {
                 self.events.emits_end_only = true;
                 self.take(&body, false);
+                // Some servers leave out why the model ended.
+                if is_completion(&body) {
+                    self.finish.get_or_insert_default();
+                }
             }
             // There are no chat completions over WebSockets.
             Piece::Event(_) => {}
@@ -79,7 +84,12 @@ impl Decoder {
         self.events.pop()
     }
 
-    pub fn bytes(&self) -> &bytes::Bytes {
+    /// Whether the model has ended, so that only counts may follow.
+    pub fn has_answer(&self) -> bool {
+        self.finish.is_some() && !self.is_over
+    }
+
+    pub fn bytes(&self) -> &Bytes {
         self.sse.chunk()
     }
 
@@ -103,7 +113,8 @@ impl Decoder {
         let get = |name| chunk.get(name).filter(|value| *value != b"null");
         // Some servers send the error itself.
         let is_error = is_error || get("object") == Some(b"\"error\"");
-        if let Some(error) = get("error").or_else(|| is_error.then_some(data)) {
+        let error = get("error").filter(|error| failure::says_something(error));
+        if let Some(error) = error.or_else(|| is_error.then_some(data)) {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }
@@ -122,6 +133,10 @@ impl Decoder {
 
     fn take_choice(&mut self, choice: &Object<'_>) {
         let get = |name| choice.get(name).filter(|value| *value != b"null");
+        if let Some(error) = get("error").filter(|error| failure::says_something(error)) {
+            let (code, message) = failure::of_stream(error);
+            return self.fail(code, &message);
+        }
         // A server that streams the whole message at once may call it so.
         if let Some(delta) =
             get("delta").or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok())
@@ -152,9 +167,13 @@ impl Decoder {
             self.events.text(TextKind::Refusal, refusal, b"");
         }
         let calls = delta.get("tool_calls").filter(|calls| calls.first() == Some(&b'[')).unwrap_or(b"[]");
-        for call in json::elements(calls).map_while(Result::ok) {
+        let parts = json::elements(calls).map_while(Result::ok);
+        // Servers that have both say the same in both.
+        let function = delta.get("function_call").filter(|_| calls == b"[]");
+        let function = function.and_then(|function| Object::scan(function).ok());
+        let fragments = parts.filter_map(|call| Fragment::parse(&calls[call]));
+        for fragment in fragments.chain(function.map(|function| Fragment::of_function(Some(&function)))) {
             self.flush_tags();
-            let Some(fragment) = Fragment::parse(&calls[call]) else { continue };
             if self.events.call(&fragment).is_err() {
                 return self.fail("server_error", "The upstream went back to a tool call that it had ended.");
             }
@@ -220,6 +239,22 @@ impl Decoder {
         self.events.fail(code, message);
         self.is_over = true;
     }
+}
+
+/// A whole completion as a stream of one chunk.
+pub fn as_stream(body: &[u8]) -> Option<Bytes> {
+    is_completion(body).then(|| {
+        // Outside of strings, a line end is white space, and it can't be inside.
+        let line = body.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+        b"data: ".iter().copied().chain(line).chain(*b"\n\ndata: [DONE]\n\n").collect()
+    })
+}
+
+/// Whether this is a whole completion: an object with the message of a choice.
+fn is_completion(body: &[u8]) -> bool {
+    let is_object = json::validate(body).is_ok();
+    let choice = json::member(body, "choices").filter(|_| is_object).and_then(first_choice);
+    choice.and_then(|choice| choice.get("message")).is_some_and(|message| message.first() == Some(&b'{'))
 }
 
 /// The choice that a response shows, should there be several.

@@ -7,6 +7,7 @@ use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::request::CreateRequest;
 use antiphon_protocol::response::array;
+use antiphon_protocol::tool::shown_tools;
 use antiphon_runtime::Clock;
 
 use super::tools::StandIns;
@@ -92,7 +93,7 @@ impl Echo {
             let value = match (name, asked) {
                 ("reasoning", Some(reasoning)) => Some(with_defaults(reasoning, &REASONING)),
                 ("text", Some(text)) => Some(with_defaults(text, &TEXT)),
-                ("tools", Some(tools)) => Some(shown_tools(tools)),
+                ("tools", Some(tools)) => Some(with_functions_whole(&shown_tools(tools)).into_owned().into()),
                 (_, asked) => asked.or(default.map(str::as_bytes)).map(Cow::Borrowed),
             };
             if let Some(value) = value {
@@ -160,7 +161,7 @@ fn with_defaults<'a>(value: &'a [u8], defaults: &[(&str, &str)]) -> Cow<'a, [u8]
     out.into()
 }
 
-fn shown_tools(tools: &[u8]) -> Cow<'_, [u8]> {
+fn with_functions_whole(tools: &[u8]) -> Cow<'_, [u8]> {
     if tools.first() != Some(&b'[') {
         return tools.into();
     }

@@ -107,7 +107,12 @@ pub fn encode(
 
     let omitted = omitted(&tools, &messages);
     let echo = Echo::new(create, &request, *settings, tools.stand_ins, facts, (streams, out.len()));
-    Ok(Encoded { parts: vec![Bytes::from(out)], format: ReplyFormat::Chat(Arc::new(echo)), omitted })
+    Ok(Encoded {
+        parts: vec![Bytes::from(out)],
+        format: ReplyFormat::Chat(Arc::new(echo)),
+        omitted,
+        has_reasoning: messages.has_reasoning(),
+    })
 }
 
 fn write_parameters(request: &Object<'_>, settings: &ChatSettings, out: &mut Vec<u8>) {

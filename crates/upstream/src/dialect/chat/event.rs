@@ -51,6 +51,8 @@ pub struct Events {
     closed_indexes: HashSet<u64>,
     /// How much the model has written.
     output_bytes: usize,
+    /// What the ids of calls take, which the model does not write.
+    id_bytes: usize,
     /// What the finished items take.
     kept_bytes: usize,
 }
@@ -85,6 +87,7 @@ impl Events {
             closed_calls: HashSet::new(),
             closed_indexes: HashSet::new(),
             output_bytes: 0,
+            id_bytes: 0,
             kept_bytes: 0,
         }
     }
@@ -93,9 +96,9 @@ impl Events {
         self.queue.pop_front()
     }
 
-    /// How much is held: what the model has written, or the items that were made of it.
+    /// How much is held: what the upstream has written, or the items that were made of it.
     pub fn held_bytes(&self) -> usize {
-        self.output_bytes.max(self.kept_bytes)
+        (self.output_bytes + self.id_bytes).max(self.kept_bytes)
     }
 
     /// How reasoning is shown.
@@ -116,6 +119,10 @@ impl Events {
 
     /// More text, as it stands in a JSON string. `logprobs` are the elements of an array.
     pub fn text(&mut self, kind: TextKind, text: &[u8], logprobs: &[u8]) {
+        // Some servers write a line end between the fragments of a call, which is not over then.
+        if self.calls.iter().any(|call| !call.is_whole()) && is_blank(text) {
+            return;
+        }
         let mut open = match self.text.take_if(|open| open.kind == kind) {
             Some(open) => open,
             None => {
@@ -190,6 +197,7 @@ impl Events {
             self.close_call(first, "completed");
         }
         let place = self.items.len() + self.calls.len();
+        self.id_bytes += fragment.id.map_or(0, <[u8]>::len);
         self.calls.push_back(Call::new(fragment, &self.echo, place));
         self.calls.len() - 1
     }
@@ -312,10 +320,9 @@ impl Events {
     }
 
     fn emit_response(&mut self, name: &str, status: &str, error: &[u8], incomplete_details: &[u8]) {
-        let usage = match (status, &self.usage) {
-            ("in_progress", _) => b"null".to_vec(),
-            (_, Some(usage)) => usage::from_chat(usage),
-            (_, None) => usage::estimated(self.echo.request_bytes, self.output_bytes),
+        let usage = match status {
+            "in_progress" => b"null".to_vec(),
+            _ => usage::from_chat(self.usage.as_deref(), self.echo.request_bytes, self.output_bytes),
         };
         let response = self.echo.response(Progress {
             id: self.id.as_deref(),
@@ -341,6 +348,11 @@ impl Events {
         self.sequence += 1;
         self.queue.push_back(Event::Message { kind, data: data.into() });
     }
+}
+
+/// Whether a text, as it stands in a JSON string, is only white space.
+fn is_blank(text: &[u8]) -> bool {
+    json::string(&[b"\"", text, b"\""].concat()).is_some_and(|text| text.trim().is_empty())
 }
 
 /// The members that say which item an event is of.

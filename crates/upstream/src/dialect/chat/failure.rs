@@ -19,6 +19,13 @@ const CONTEXT_PHRASES: [&str; 6] = [
     "prompt is too long",
 ];
 
+/// How much of a reply that is no JSON a client gets as the message.
+const MAX_TEXT_BYTES: usize = 1024;
+/// How many errors of a list are told.
+const MAX_TOLD: usize = 8;
+/// How deep a message may be nested.
+const MAX_DEPTH: usize = 4;
+
 /// An upstream's error, whatever its form.
 #[derive(Debug, Default)]
 struct Parts {
@@ -31,20 +38,21 @@ struct Parts {
 /// The error reply that a client gets instead of the upstream's; `None` if that is not an error in a known form.
 pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
     json::validate(body).ok()?;
-    let error = Parts::parse(json::member(body, "error").filter(|error| *error != b"null").unwrap_or(body));
+    // Gemini sends a list with one error.
+    let first = Some(body.trim_ascii()).filter(|body| body.first() == Some(&b'[')).and_then(|list| {
+        let first = json::elements(list).next()?.ok()?;
+        Some(&list[first])
+    });
+    let reply = first.unwrap_or(body);
+    let error = Parts::parse(json::member(reply, "error").filter(|error| *error != b"null").unwrap_or(reply));
     if error.message.is_empty() {
         return None;
     }
-    let kind = match status.as_u16() {
-        401 => ErrorKind::Authentication,
-        403 => ErrorKind::Permission,
-        402 => ErrorKind::InsufficientQuota,
-        429 if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => {
+    let kind = match kind_of(status) {
+        ErrorKind::RateLimit if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => {
             ErrorKind::InsufficientQuota
         }
-        429 => ErrorKind::RateLimit,
-        400..=499 => ErrorKind::InvalidRequest,
-        _ => ErrorKind::Server,
+        kind => kind,
     };
     let (code, param, message) = if status == StatusCode::BAD_REQUEST && error.is_context_length() {
         (Some(CONTEXT_LENGTH.to_owned()), Some("input".to_owned()), error.message)
@@ -57,10 +65,73 @@ pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
     Some(error.envelope().into())
 }
 
+/// The error that stands for an error reply in no known form.
+pub fn wrap(status: StatusCode, body: &[u8]) -> Bytes {
+    let text = std::str::from_utf8(body).map(str::trim).unwrap_or_default();
+    let is_plain = !text.is_empty() && text.len() <= MAX_TEXT_BYTES && !text.starts_with(['<', '{', '[']);
+    let message = match is_plain {
+        true => text.to_owned(),
+        false => format!("The upstream replied with status {}.", status.as_u16()),
+    };
+    ApiError { kind: kind_of(status), code: None, param: None, message }.envelope().into()
+}
+
+fn kind_of(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Authentication,
+        403 => ErrorKind::Permission,
+        402 => ErrorKind::InsufficientQuota,
+        429 => ErrorKind::RateLimit,
+        400..=499 => ErrorKind::InvalidRequest,
+        _ => ErrorKind::Server,
+    }
+}
+
+/// Whether a member `error` stands for one. Some servers have an empty one in every chunk.
+pub fn says_something(error: &[u8]) -> bool {
+    match error.first() {
+        Some(b'{') => json::members(error).next().is_some(),
+        _ => !matches!(error, b"null" | b"false" | b"\"\"" | b"[]"),
+    }
+}
+
+/// What an error says: a text, or what stands for one in a list of errors or in a nested error.
+fn words(value: &[u8], depth: usize) -> Option<String> {
+    if let Some(text) = json::string(value) {
+        return Some(text.into_owned()).filter(|text| !text.is_empty());
+    }
+    if depth == MAX_DEPTH {
+        return None;
+    }
+    if value.first() == Some(&b'[') {
+        let errors = json::elements(value).map_while(Result::ok);
+        let told: Vec<_> =
+            errors.filter_map(|error| words(&value[error], depth + 1)).take(MAX_TOLD).collect();
+        return Some(told.join("; ")).filter(|told| !told.is_empty());
+    }
+    let mut members = ["message", "detail", "msg", "error"].into_iter();
+    let said = members.find_map(|name| words(json::member(value, name)?, depth + 1))?;
+    // FastAPI says beside it where in the request the error is.
+    let place = json::member(value, "loc").filter(|place| place.first() == Some(&b'['));
+    Some(match place.map(path).filter(|path| !path.is_empty()) {
+        Some(path) => format!("{path}: {said}"),
+        None => said,
+    })
+}
+
+/// The names and indexes of a list, with dots between them.
+fn path(place: &[u8]) -> String {
+    let steps = json::elements(place).map_while(Result::ok).map(|step| {
+        let step = &place[step];
+        json::string(step).unwrap_or_else(|| String::from_utf8_lossy(step)).into_owned()
+    });
+    steps.collect::<Vec<_>>().join(".")
+}
+
 /// The error in a reply whose status says that there is none.
 pub fn error_in(body: &[u8]) -> Option<(&'static str, String)> {
     json::validate(body).ok()?;
-    json::member(body, "error").filter(|error| *error != b"null").map(of_stream)
+    json::member(body, "error").filter(|error| says_something(error)).map(of_stream)
 }
 
 /// Code and message of an error in the stream.
@@ -88,9 +159,6 @@ pub fn of_stream(error: &[u8]) -> (&'static str, String) {
 impl Parts {
     /// From an error object, or a text that stands for one.
     fn parse(error: &[u8]) -> Self {
-        if let Some(message) = json::string(error) {
-            return Self { message: message.into_owned(), ..Self::default() };
-        }
         let text = |name| {
             let value = json::member(error, name)?;
             let number = || std::str::from_utf8(value).ok().filter(|value| value.parse::<u16>().is_ok());
@@ -100,7 +168,7 @@ impl Parts {
             code: text("code").unwrap_or_default(),
             kind: text("type").unwrap_or_default(),
             param: text("param"),
-            message: text("message").or_else(|| text("detail")).unwrap_or_default(),
+            message: words(error, 0).unwrap_or_default(),
         }
     }
 
@@ -197,6 +265,45 @@ mod tests {
         }
         for body in ["", "<html>", "{}", "[]"] {
             assert!(translate(StatusCode::BAD_REQUEST, body.as_bytes()).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_a_list_of_errors_says_becomes_one_message() {
+        let extra = json!({"type": "extra_forbidden", "loc": ["body", "messages", 1, "reasoning_content"], "msg": "Extra inputs are not permitted", "input": "x"});
+        let said = "body.messages.1.reasoning_content: Extra inputs are not permitted";
+        for (body, message) in [
+            // FastAPI
+            (json!({"detail": [extra, extra]}), format!("{said}; {said}")),
+            // Mistral
+            (
+                json!({"object": "error", "message": {"detail": [extra]}, "type": "invalid_request_error", "code": null}),
+                said.to_owned(),
+            ),
+            // Gemini
+            (
+                json!([{"error": {"code": 400, "message": "bad", "status": "INVALID_ARGUMENT"}}]),
+                "bad".to_owned(),
+            ),
+        ] {
+            let reply = translate(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes()).unwrap();
+            let reply: Value = serde_json::from_slice(&reply).unwrap();
+            assert_eq!(
+                json!([reply["error"]["message"], reply["error"]["type"]]),
+                json!([message, "invalid_request_error"])
+            );
+        }
+    }
+
+    #[test]
+    fn a_reply_in_no_known_form_is_wrapped() {
+        let none = "The upstream replied with status 413.";
+        for (body, message) in
+            [("too much\n", "too much"), ("<html>", none), ("{}", none), ("", none), ("\u{0}", "\u{0}")]
+        {
+            let reply = wrap(StatusCode::PAYLOAD_TOO_LARGE, body.as_bytes());
+            let reply: Value = serde_json::from_slice(&reply).unwrap();
+            assert_eq!(reply["error"]["message"], message);
         }
     }
 

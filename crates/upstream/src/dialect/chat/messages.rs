@@ -82,6 +82,12 @@ impl<'s> Messages<'s> {
         out.push(b']');
     }
 
+    /// Whether reasoning of earlier turns is among what is written.
+    pub fn has_reasoning(&self) -> bool {
+        let mut all = self.all.iter();
+        all.any(|message| matches!(message, Message::Assistant(assistant) if assistant.sends_reasoning(self.settings)))
+    }
+
     fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
         let Ok(item) = Object::scan(item) else { return Ok(()) };
         let kind = item.get("type").and_then(json::string).unwrap_or_else(|| "message".into());
@@ -200,6 +206,13 @@ impl Assistant {
         self.content.is_none() && self.calls.is_empty()
     }
 
+    fn sends_reasoning(&self, settings: &ChatSettings) -> bool {
+        !self.is_only_reasoning()
+            && !self.reasoning.is_empty()
+            && !settings.is_openai
+            && !settings.refuses_reasoning
+    }
+
     /// Writes the messages; none for reasoning alone.
     fn write(&self, settings: &ChatSettings, out: &mut Vec<u8>) {
         if self.is_only_reasoning() {
@@ -217,7 +230,7 @@ impl Assistant {
         if let Some(refusal) = refusal.filter(|_| settings.is_openai) {
             put(&mut message, &[br#","refusal":""#, refusal, b"\""]);
         }
-        if !self.reasoning.is_empty() && !settings.is_openai {
+        if self.sends_reasoning(settings) {
             let text = &self.reasoning;
             put(&mut message, &[br#","reasoning_content":""#, text, br#"","reasoning":""#, text, b"\""]);
         }

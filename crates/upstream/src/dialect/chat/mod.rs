@@ -21,9 +21,10 @@ mod whole;
 use antiphon_protocol::error::{ApiError, ErrorKind};
 
 pub use self::decode::Decoder;
+pub(super) use self::decode::as_stream;
 pub use self::echo::Echo;
 pub(super) use self::encode::encode;
-pub(super) use self::failure::{error_in, translate as translate_error};
+pub(super) use self::failure::{error_in, translate as translate_error, wrap as wrap_error};
 
 /// What an upstream's chat completions are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +37,8 @@ pub struct ChatSettings {
     pub think_tags: bool,
     /// Whether all system messages become the first one, because the model's template takes no other.
     pub merge_system: bool,
+    /// Whether the upstream refuses reasoning of earlier turns.
+    pub refuses_reasoning: bool,
 }
 
 /// What becomes of tools that a chat upstream can't have.

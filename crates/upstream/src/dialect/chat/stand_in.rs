@@ -7,15 +7,20 @@ use super::{escaped, inner};
 /// A tool that the model calls as a function, and the client gets as a call of another type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StandIn {
-    /// A function in a namespace: its own name and the namespace, as they stand in a JSON string.
-    Namespaced {
-        name: Vec<u8>,
-        namespace: Vec<u8>,
-    },
-    Custom,
+    /// A function in a namespace.
+    Namespaced(InNamespace),
+    /// A custom tool, maybe in a namespace.
+    Custom(Option<InNamespace>),
     LocalShell,
     Shell,
     ApplyPatch,
+}
+
+/// A tool's own name and its namespace, as they stand in a JSON string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InNamespace {
+    pub name: Vec<u8>,
+    pub namespace: Vec<u8>,
 }
 
 /// A call or an output in the context.
@@ -30,6 +35,16 @@ pub enum Past<'a> {
         id: &'a [u8],
         output: &'a [u8],
     },
+}
+
+// === impl InNamespace ===
+
+impl InNamespace {
+    /// Of a tool's name and its namespace, which are JSON strings.
+    pub fn of(name: &[u8], namespace: Option<&[u8]>) -> Option<Self> {
+        let namespace = namespace.and_then(inner).filter(|namespace| !namespace.is_empty())?;
+        Some(Self { name: inner(name)?.to_vec(), namespace: namespace.to_vec() })
+    }
 }
 
 // === impl StandIn ===
@@ -47,15 +62,23 @@ impl StandIn {
         }
     }
 
+    pub fn in_namespace(&self) -> Option<&InNamespace> {
+        match self {
+            Self::Namespaced(own) => Some(own),
+            Self::Custom(own) => own.as_ref(),
+            Self::LocalShell | Self::Shell | Self::ApplyPatch => None,
+        }
+    }
+
     /// Whether the client gets what the model writes while it is being written, or at least hears of the call.
     pub fn is_streamed(&self) -> bool {
-        matches!(self, Self::Namespaced { .. } | Self::Custom)
+        matches!(self, Self::Namespaced(_) | Self::Custom(_))
     }
 
     pub fn id_prefix(&self) -> &'static str {
         match self {
-            Self::Namespaced { .. } => "fc",
-            Self::Custom => "ctc",
+            Self::Namespaced(_) => "fc",
+            Self::Custom(_) => "ctc",
             Self::LocalShell => "lsh",
             Self::Shell => "sh",
             Self::ApplyPatch => "apc",
@@ -65,8 +88,8 @@ impl StandIn {
     /// The description and the parameters of the function.
     pub fn function(&self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Namespaced { .. } => None,
-            Self::Custom => Some((
+            Self::Namespaced(_) => None,
+            Self::Custom(_) => Some((
                 "",
                 r#"{"type":"object","properties":{"input":{"type":"string","description":"The tool's input."}},"required":["input"],"additionalProperties":false}"#,
             )),
@@ -91,7 +114,7 @@ impl StandIn {
         let text = json::string(&[b"\"", arguments, b"\""].concat())?.into_owned();
         let object = Object::parse(text.as_bytes()).ok()?;
         match self {
-            Self::Namespaced { .. } | Self::Custom => None,
+            Self::Namespaced(_) | Self::Custom(_) => None,
             Self::LocalShell => Some(("local_shell_call", local_shell_action(&object)?)),
             Self::Shell => Some(("shell_call", shell_action(&object)?)),
             Self::ApplyPatch => Some(("apply_patch_call", patch_operation(&object)?)),
@@ -154,7 +177,7 @@ pub fn past<'a>(kind: &str, item: &Object<'a>) -> Option<Past<'a>> {
         }
         "custom_tool_call" => {
             let input = text("input").unwrap_or(b"\"\"");
-            (text("name")?.to_vec(), quoted(&[br#"{"input":"#, input, b"}"].concat()))
+            (flat_name(text("name")?, text("namespace")), quoted(&[br#"{"input":"#, input, b"}"].concat()))
         }
         "local_shell_call" => (b"\"local_shell\"".to_vec(), quoted(get("action")?)),
         "shell_call" => (b"\"shell\"".to_vec(), quoted(get("action")?)),
@@ -164,7 +187,7 @@ pub fn past<'a>(kind: &str, item: &Object<'a>) -> Option<Past<'a>> {
     Some(Past::Call { id: id?, name, arguments })
 }
 
-/// The name of a function in a chat, which knows no namespaces. All are JSON strings.
+/// The name of a tool in a chat, which knows no namespaces. All are JSON strings.
 pub fn flat_name(name: &[u8], namespace: Option<&[u8]>) -> Vec<u8> {
     match (inner(name), namespace.and_then(inner).filter(|namespace| !namespace.is_empty())) {
         (Some(name), Some(namespace)) => [b"\"", namespace, b"__", name, b"\""].concat(),

@@ -2,6 +2,8 @@
 
 mod decoding;
 mod encoding;
+mod namespaces;
+mod odd_replies;
 mod properties;
 mod round_trip;
 mod schema;

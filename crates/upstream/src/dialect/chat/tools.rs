@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
 
-use super::stand_in::{StandIn, flat_name};
+use super::stand_in::{InNamespace, StandIn, flat_name};
 use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
 
 /// The functions that stand in for other tools, by name.
@@ -18,6 +18,8 @@ pub struct Tools {
     functions: Vec<Function>,
     /// Of all functions that the client has given.
     names: HashSet<String>,
+    /// The names of tools in namespaces by their own names, which are as they stand in a JSON string. The first of a name counts.
+    in_namespaces: HashMap<Vec<u8>, String>,
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
     pub stand_ins: StandIns,
@@ -80,7 +82,7 @@ impl Tools {
         let kind = tool.get("type").and_then(json::string).unwrap_or_default();
         match &*kind {
             "function" => self.add_function(tool, None),
-            "custom" => self.add_custom(tool),
+            "custom" => self.add_custom(tool, None),
             "namespace" => self.add_namespace(tool),
             "mcp" if tool.get("require_approval") != Some(b"\"never\"") => {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
@@ -106,9 +108,8 @@ impl Tools {
         let Some(name) = tool.get("name").filter(|name| super::inner(name).is_some()) else { return };
         let flat = flat_name(name, namespace);
         let key = json::string(&flat).map(Cow::into_owned).unwrap_or_default();
-        if let Some(namespace) = namespace.and_then(super::inner) {
-            let name = super::inner(name).unwrap_or_default().to_vec();
-            self.stand_ins.insert(key.clone(), StandIn::Namespaced { name, namespace: namespace.to_vec() });
+        if let Some(own) = InNamespace::of(name, namespace) {
+            self.stand_in_for(&key, StandIn::Namespaced(own));
         }
         let mut json = [br#"{"type":"function","function":{"name":"#, &flat[..]].concat();
         for member in ["description", "strict"] {
@@ -128,12 +129,17 @@ impl Tools {
         let tools = namespace.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
         for tool in json::elements(tools).map_while(Result::ok) {
             let Ok(tool) = Object::scan(&tools[tool]) else { continue };
-            self.add_function(&tool, namespace.get("name"));
+            match tool.get("type") {
+                Some(b"\"custom\"") => self.add_custom(&tool, namespace.get("name")),
+                _ => self.add_function(&tool, namespace.get("name")),
+            }
         }
     }
 
-    fn add_custom(&mut self, tool: &Object<'_>) {
-        let Some(name) = tool.get("name").and_then(json::string) else { return };
+    fn add_custom(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
+        let Some(own) = tool.get("name") else { return };
+        let flat = flat_name(own, namespace);
+        let Some(name) = json::string(&flat) else { return };
         let mut description = tool.get("description").and_then(super::inner).unwrap_or_default().to_vec();
         if let Some(format) = tool.get("format").and_then(|format| Object::scan(format).ok()) {
             let text = |name| format.get(name).and_then(super::inner);
@@ -144,7 +150,7 @@ impl Tools {
                 );
             }
         }
-        self.add_stand_in(name.into_owned(), StandIn::Custom, &description);
+        self.add_stand_in(name.into_owned(), StandIn::Custom(InNamespace::of(own, namespace)), &description);
     }
 
     /// `description` is as it stands in a JSON string; empty: its own.
@@ -156,8 +162,16 @@ impl Tools {
             put(&mut json, &[br#","description":""#, description, b"\""]);
         }
         put(&mut json, &[br#","parameters":"#, parameters.as_bytes(), b"}}"]);
-        self.stand_ins.insert(name.clone(), stand_in);
+        self.stand_in_for(&name, stand_in);
         self.push(name, json);
+    }
+
+    /// Remembers what a function stands in for.
+    fn stand_in_for(&mut self, name: &str, stand_in: StandIn) {
+        if let Some(own) = stand_in.in_namespace() {
+            self.in_namespaces.entry(own.name.clone()).or_insert_with(|| name.to_owned());
+        }
+        self.stand_ins.insert(name.to_owned(), stand_in);
     }
 
     fn choose(&mut self, choice: &[u8]) -> Result<(), ApiError> {
@@ -168,7 +182,9 @@ impl Tools {
         let kind = choice.get("type").and_then(json::string).unwrap_or_default();
         match &*kind {
             "allowed_tools" => return self.allow_only(&choice),
-            "function" | "custom" => self.force(choice.get("name").unwrap_or(b"\"\"")),
+            "function" | "custom" => {
+                self.force(&self.chosen_name(&choice).unwrap_or_else(|| b"\"\"".to_vec()));
+            }
             kind if self.names.contains(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
@@ -179,6 +195,17 @@ impl Tools {
             }
         }
         Ok(())
+    }
+
+    /// The name that a chosen tool has in a chat, as a JSON string. Its choice may leave out the namespace.
+    fn chosen_name(&self, choice: &Object<'_>) -> Option<Vec<u8>> {
+        let name = choice.get("name")?;
+        let flat = flat_name(name, choice.get("namespace"));
+        if json::string(&flat).is_some_and(|flat| self.names.contains(&*flat)) {
+            return Some(flat);
+        }
+        let found = super::inner(name).and_then(|name| self.in_namespaces.get(name));
+        Some(found.map_or(flat, |flat| [b"\"", &escaped(flat)[..], b"\""].concat()))
     }
 
     /// `mode` is a JSON string.
@@ -216,13 +243,16 @@ impl Tools {
     fn allow_only(&mut self, choice: &Object<'_>) -> Result<(), ApiError> {
         let allowed = choice.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
         let named = json::elements(allowed).map_while(Result::ok).filter_map(|tool| {
-            let tool = &allowed[tool];
-            json::string_member(tool, "name").or_else(|| json::string_member(tool, "type"))
+            let tool = Object::scan(&allowed[tool]).ok()?;
+            let name = self.chosen_name(&tool).or_else(|| tool.get("type").map(<[u8]>::to_vec))?;
+            json::string(&name).map(Cow::into_owned)
         });
         let names: HashSet<_> = named.collect();
         self.functions.retain(|function| names.contains(function.name.as_str()));
+        let is_omitted = self.omitted.iter().any(|(_, kind)| names.contains(kind));
         let mode = choice.get("mode").filter(|mode| *mode != b"null").unwrap_or(b"\"auto\"");
         match json::string(mode).as_deref() {
+            Some("required") if self.functions.is_empty() && !is_omitted => Err(no_allowed_tool()),
             Some("auto" | "required" | "none") => self.set_mode(mode),
             _ => Err(invalid_mode()),
         }
@@ -240,6 +270,11 @@ fn unavailable(kind: &str) -> String {
 fn invalid_mode() -> ApiError {
     let message =
         "Invalid 'tool_choice': the 'mode' of allowed tools must be 'auto', 'required' or 'none'.".to_owned();
+    ApiError { code: Some("invalid_value".into()), ..unsupported("tool_choice", message) }
+}
+
+fn no_allowed_tool() -> ApiError {
+    let message = "Invalid 'tool_choice': none of the allowed tools is among 'tools'.".to_owned();
     ApiError { code: Some("invalid_value".into()), ..unsupported("tool_choice", message) }
 }
 

@@ -1,27 +1,41 @@
 //! Token counts: as the upstream names them, or estimated.
 
+use std::borrow::Cow;
+
 use antiphon_protocol::json;
 
 /// About as many bytes are one token.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// The `usage` of a response, from that of a chat completion.
-pub fn from_chat(usage: &[u8]) -> Vec<u8> {
-    let number = |value: Option<&[u8]>| -> u64 {
-        value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
+/// The `usage` of a response, from that of a chat completion as far as there is one. A count that is missing is estimated from
+/// the sizes of request and output, and the mark tells that from a report.
+pub fn from_chat(usage: Option<&[u8]>, request_bytes: usize, output_bytes: usize) -> Vec<u8> {
+    let usage = usage.unwrap_or(b"{}");
+    let count = |name| number(json::member(usage, name)?);
+    let detail = |of, name| {
+        let details = json::member(usage, of);
+        details.and_then(|details| json::member(details, name)).and_then(number).unwrap_or(0)
     };
-    let count = |name| number(json::member(usage, name));
-    let detail = |of, name| number(json::member(usage, of).and_then(|details| json::member(details, name)));
     // DeepSeek names its cache hits beside the other counts.
-    let cached = detail("prompt_tokens_details", "cached_tokens").max(count("prompt_cache_hit_tokens"));
+    let cached =
+        detail("prompt_tokens_details", "cached_tokens").max(count("prompt_cache_hit_tokens").unwrap_or(0));
     let reasoning = detail("completion_tokens_details", "reasoning_tokens");
-    write([count("prompt_tokens"), cached, count("completion_tokens"), reasoning], "")
+    let (input, output) = (count("prompt_tokens"), count("completion_tokens"));
+    let estimated = |bytes: usize| bytes.div_ceil(BYTES_PER_TOKEN) as u64;
+    let counts = [
+        input.unwrap_or_else(|| estimated(request_bytes)),
+        cached,
+        output.unwrap_or_else(|| estimated(output_bytes)),
+        reasoning,
+    ];
+    write(counts, if input.is_some() && output.is_some() { "" } else { r#","estimated":true"# })
 }
 
-/// For an upstream that reports nothing. The mark tells it from a report.
-pub fn estimated(request_bytes: usize, output_bytes: usize) -> Vec<u8> {
-    let tokens = |bytes: usize| bytes.div_ceil(BYTES_PER_TOKEN) as u64;
-    write([tokens(request_bytes), 0, tokens(output_bytes), 0], r#","estimated":true"#)
+/// A count, which some servers write as a fraction or as a string.
+fn number(value: &[u8]) -> Option<u64> {
+    let text = json::string(value).or_else(|| std::str::from_utf8(value).ok().map(Cow::Borrowed))?;
+    let rounded = || text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    text.parse().ok().or_else(|| rounded().map(|number| number.ceil() as u64))
 }
 
 fn write([input, cached, output, reasoning]: [u64; 4], mark: &str) -> Vec<u8> {

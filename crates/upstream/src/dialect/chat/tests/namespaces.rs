@@ -1,0 +1,72 @@
+//! Tools in namespaces, which a chat does not have.
+
+use super::*;
+
+fn asked(choice: impl Into<Value>) -> Value {
+    json!({"model": "m", "input": "x", "tool_choice": choice.into(), "tools": [
+        {"type": "namespace", "name": "ns", "description": "d", "tools": [
+            {"type": "function", "name": "f1", "parameters": {"type": "object"}},
+            {"type": "custom", "name": "cu", "description": "writes"},
+        ]},
+        {"type": "function", "name": "f2"},
+        {"type": "web_search"},
+    ]})
+}
+
+fn openai() -> ChatSettings {
+    ChatSettings { is_openai: true, ..ChatSettings::default() }
+}
+
+fn tool_names(chat: &Value) -> Vec<&str> {
+    chat["tools"].as_array().unwrap().iter().map(|tool| tool["function"]["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_custom_tool_in_a_namespace_takes_its_input_and_comes_back_as_its_call() {
+    let request = asked("auto");
+    let chat = encoded(ChatSettings::default(), &request);
+    assert_eq!(tool_names(&chat), ["ns__f1", "ns__cu", "f2"]);
+    let custom = &chat["tools"][1]["function"];
+    assert_eq!(
+        json!([custom["description"], custom["parameters"]["required"]]),
+        json!(["writes", ["input"]])
+    );
+    let called = json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "ns__cu", "arguments": "{\"input\":\"hi\"}"}}]});
+    let events = decoded_as(ChatSettings::default(), &request, vec![called], "tool_calls");
+    let item = output(&events)[0].clone();
+    assert_eq!(
+        json!([item["type"], item["name"], item["namespace"], item["input"]]),
+        json!(["custom_tool_call", "cu", "ns", "hi"])
+    );
+    let mut next = asked("auto");
+    next["input"] = json!([item, {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"}]);
+    let sent = encoded(ChatSettings::default(), &next);
+    assert_eq!(sent["messages"][0]["tool_calls"][0]["function"]["name"], "ns__cu");
+}
+
+#[test]
+fn a_tool_in_a_namespace_can_be_chosen() {
+    for choice in [
+        json!({"type": "function", "name": "f1"}),
+        json!({"type": "function", "name": "f1", "namespace": "ns"}),
+    ] {
+        let chat = encoded(openai(), &asked(choice.clone()));
+        assert_eq!(chat["tool_choice"]["function"]["name"], "ns__f1");
+        let chat = encoded(ChatSettings::default(), &asked(choice));
+        assert_eq!((tool_names(&chat), &chat["tool_choice"]), (vec!["ns__f1"], &json!("required")));
+    }
+    let allowed = json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "cu"}, {"type": "function", "name": "f2"}]});
+    assert_eq!(tool_names(&encoded(openai(), &asked(allowed))), ["ns__cu", "f2"]);
+}
+
+#[test]
+fn a_choice_among_none_of_the_tools_is_the_fault_of_the_choice() {
+    for (tool, param) in [
+        (json!({"type": "function", "name": "other"}), "tool_choice"),
+        (json!({"type": "web_search"}), "tools[2]"),
+    ] {
+        let choice = json!({"type": "allowed_tools", "mode": "required", "tools": [tool]});
+        let error = try_encode(ChatSettings::default(), &asked(choice)).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some(param));
+    }
+}
