@@ -224,9 +224,7 @@ impl CreateRequest {
             Operation::ChatCompletion => {
                 self.asked_number("max_completion_tokens").max(self.asked_number("max_tokens"))
             }
-            Operation::Create | Operation::Compact | Operation::CountInput => {
-                self.members.get(Field::MaxOutputTokens).and_then(lenient_number)
-            }
+            _ => self.members.get(Field::MaxOutputTokens).and_then(lenient_number),
         }
     }
 
