@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use antiphon_access::keys::{Access, Keys};
 use antiphon_access::limits::Limits;
 use antiphon_access::prices::Prices;
 use antiphon_runtime::workers::Workers;
-use antiphon_runtime::{Clock, Env, Tasks, memory};
+use antiphon_runtime::{Clock, Env, Tasks, files, memory};
 use antiphon_store::chain::Chains;
 use antiphon_store::{QueueLimits, Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
@@ -42,7 +41,7 @@ use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
 use crate::oidc::Provider;
 use crate::operations::{Operations, Process};
-use crate::reload::{ConfigLoader, ReloadMetrics, Reloader};
+use crate::reload::{self, ReloadMetrics, Reloader};
 use crate::telemetry::traces::{Exporter, Traces};
 use crate::tls::{Tls, TlsError};
 use crate::turn::{BackgroundSettings, TurnSettings, Turns};
@@ -65,7 +64,7 @@ pub struct App {
     trace_exporter: Option<Exporter>,
     read_memory: ReadMemory,
     config: Config,
-    reload: Option<(Option<PathBuf>, ConfigLoader)>,
+    reload: Option<reload::Source>,
 }
 
 /// Why the gateway cannot start.
@@ -208,8 +207,8 @@ impl App {
 
     /// Reloads the configuration when its file changes, and on SIGHUP.
     #[must_use]
-    pub fn with_reload(mut self, file: Option<PathBuf>, loader: ConfigLoader) -> Self {
-        self.reload = Some((file, loader));
+    pub fn with_reload(mut self, source: reload::Source) -> Self {
+        self.reload = Some(source);
         self
     }
 
@@ -325,11 +324,11 @@ impl App {
         if let Some(tls) = &self.tls {
             tasks.spawn_background(jobs::tls::watch(Arc::clone(tls)));
         }
-        if let Some((file, loader)) = self.reload.take() {
+        if let Some(source) = self.reload.take() {
             let (pool, config) = (Arc::clone(pool), self.config.clone());
             let (limits, shown) = (Arc::clone(limits), Arc::clone(&self.state.operations.process.config));
             let metrics = self.reload_metrics.clone();
-            let reloader = Reloader { pool, limits, shown, metrics, config, file, loader };
+            let reloader = Reloader { pool, limits, shown, metrics, config, source };
             tasks.spawn_background(reloader.run());
         }
     }
@@ -338,7 +337,7 @@ impl App {
         Server {
             router: router(&self.state, endpoints),
             tls: self.tls.clone(),
-            max_connections: self.config.limits.max_connections,
+            max_connections: files::fitting(self.config.limits.max_connections),
             header_read_timeout: self.config.timeouts.header_read,
             write_stall_timeout: self.config.timeouts.write_stall,
             connections: self.connections.clone(),

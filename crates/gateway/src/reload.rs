@@ -33,8 +33,16 @@ pub struct Reloader {
     pub metrics: ReloadMetrics,
     /// The configuration that was loaded last.
     pub config: Config,
-    pub file: Option<PathBuf>,
-    pub loader: ConfigLoader,
+    pub source: Source,
+}
+
+/// Where the configuration comes from, and what asks to load it again.
+pub struct Source {
+    file: Option<PathBuf>,
+    /// What the file said when it was loaded last.
+    text: Option<Vec<u8>>,
+    loader: ConfigLoader,
+    hangups: Signal,
 }
 
 /// Counts reloads. Clones share their values.
@@ -53,6 +61,8 @@ enum ReloadError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error("the configuration file {0:?} is gone")]
+    FileGone(PathBuf),
 }
 
 // === impl ReloadMetrics ===
@@ -75,20 +85,32 @@ impl ReloadMetrics {
     }
 }
 
+// === impl Source ===
+
+impl Source {
+    /// From now on a SIGHUP asks for a reload. Before it ends the process.
+    pub fn new(loaded: &Loaded, loader: ConfigLoader) -> Self {
+        Self {
+            file: loaded.source.clone(),
+            text: loaded.text.clone().map(String::into_bytes),
+            loader,
+            hangups: signal(SignalKind::hangup()).expect("signal handlers can be installed"),
+        }
+    }
+}
+
 // === impl Reloader ===
 
 impl Reloader {
     /// Runs for as long as the gateway does.
     pub async fn run(mut self) {
-        let mut hangup = signal(SignalKind::hangup()).expect("signal handlers can be installed");
-        let mut known = self.read();
         loop {
-            let is_signalled = wait_for_signal(&mut hangup).await;
+            let is_signalled = wait_for_signal(&mut self.source.hangups).await;
             let now = self.read();
-            if !is_signalled && (now == known || !self.is_stable(now.as_ref()).await) {
+            if !is_signalled && (now == self.source.text || !self.is_stable(now.as_ref()).await) {
                 continue;
             }
-            known = now;
+            self.source.text = now;
             self.reload();
         }
     }
@@ -101,7 +123,7 @@ impl Reloader {
 
     /// The file's bytes; `None` if there is no readable file.
     fn read(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.file.as_ref()?).ok()
+        std::fs::read(self.source.file.as_ref()?).ok()
     }
 
     fn reload(&mut self) {
@@ -118,7 +140,10 @@ impl Reloader {
     }
 
     fn try_reload(&mut self) -> Result<(), ReloadError> {
-        let config = (self.loader)()?.config;
+        let Loaded { config, source, .. } = (self.source.loader)()?;
+        if let (Some(file), None) = (&self.source.file, source) {
+            return Err(ReloadError::FileGone(file.clone()));
+        }
         config.require_accounts()?;
         let accounts = config.accounts.iter().map(AccountConfig::settings).collect();
         self.pool.replace(accounts, config.routing.settings())?;

@@ -20,11 +20,16 @@ pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
-/// Raises the limit as far as the process may. Yields what it is then.
-pub fn raise_limit() -> Option<u64> {
+/// Raises the limit as far as the process may.
+pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    }
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    // If the system allows less than it says, the limit stays what it was.
+    setrlimit(Resource::Nofile, raised).ok();
+}
+
+/// As many of these connections of clients as leave files for upstreams and the store.
+pub fn fitting(connections: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current;
+    files.map_or(connections, |files| connections.min(self::connections(files)))
 }

@@ -17,7 +17,7 @@ use super::{Logged, serve_on_threads};
 use crate::app::App;
 use crate::config::{Config, Loaded, LogFormat};
 use crate::operations::Operations;
-use crate::reload::ConfigLoader;
+use crate::reload::{ConfigLoader, Source};
 use crate::telemetry;
 
 /// `reload` loads the configuration again.
@@ -35,9 +35,9 @@ pub fn run(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
 }
 
 async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
-    let mut config = loaded.config.clone();
+    let config = loaded.config.clone();
     config.require_accounts()?;
-    let too_few_files = fit_connections(&mut config.limits.max_connections);
+    files::raise_limit();
     let max_connections = config.limits.max_connections;
     let listener = bind(config.listen, "listen").await?;
     let admin = match config.admin_listen {
@@ -45,35 +45,31 @@ async fn serve(loaded: Loaded, reload: ConfigLoader) -> anyhow::Result<()> {
         None => None,
     };
     let app = App::build(config, Arc::new(SystemClock)).await?;
+    // Whoever reads that the gateway is there may signal it at once.
+    let app = app.with_reload(Source::new(&loaded, reload));
+    let stopping = stop_requested();
     announce(&loaded, listener.local_addr()?);
-    if let Some(files) = too_few_files {
+    let possible = files::fitting(max_connections);
+    if possible < max_connections {
         tracing::warn!(
-            files,
             max_connections,
-            "fewer connections are accepted than limits.max_connections says, as the process may open too few files"
+            possible,
+            "fewer connections are accepted, as the process may open too few files"
         );
     }
     show_first_admin_token(app.operations()).await;
     tell_service_manager(NotifyState::Ready);
     let stop = async {
-        stop_requested().await;
+        stopping.await;
         tell_service_manager(NotifyState::Stopping);
     };
-    app.with_reload(loaded.source, reload).run(listener, admin, stop).await;
+    app.run(listener, admin, stop).await;
     Ok(())
-}
-
-/// Lowers the number of clients' connections to what leaves files for upstreams and the store. Yields how many files there are
-/// if they are too few.
-fn fit_connections(max_connections: &mut usize) -> Option<u64> {
-    let files = files::raise_limit().filter(|files| *files < files::needed(*max_connections))?;
-    *max_connections = files::connections(files);
-    Some(files)
 }
 
 /// Says where the gateway listens and with what, as text or as a line of the log.
 fn announce(loaded: &Loaded, address: SocketAddr) {
-    let Loaded { config, source } = loaded;
+    let Loaded { config, source, .. } = loaded;
     let Config { store, accounts, tls, log, .. } = config;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let (version, url, accounts) =

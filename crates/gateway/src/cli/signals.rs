@@ -1,16 +1,18 @@
 //! The signals that ask the process to stop.
 
-/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
-pub async fn stop_requested() {
+/// Resolves at the first SIGINT or SIGTERM after the call; a second one ends the process at once.
+pub fn stop_requested() -> impl Future<Output = ()> {
     let mut interrupts = Signals::new();
-    interrupts.next().await;
-    tracing::info!(
-        "shutting down: finishing running turns and refusing new ones; send the signal again to stop immediately"
-    );
-    tokio::spawn(async move {
+    async move {
         interrupts.next().await;
-        std::process::exit(1);
-    });
+        tracing::info!(
+            "shutting down: finishing running turns and refusing new ones; send the signal again to stop immediately"
+        );
+        tokio::spawn(async move {
+            interrupts.next().await;
+            std::process::exit(1);
+        });
+    }
 }
 
 struct Signals {

@@ -172,6 +172,8 @@ pub struct Overrides {
 pub struct Loaded {
     pub config: Config,
     pub source: Option<PathBuf>,
+    /// What the file said.
+    pub text: Option<String>,
 }
 
 /// The configuration as it is written, before credentials are read.
@@ -233,7 +235,8 @@ impl Config {
         let file = read_file(named, cwd)?;
         let text = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
         let config = Self::parse(text, cwd, environment, overrides)?;
-        Ok(Loaded { config, source: file.map(|(path, _)| path) })
+        let (source, text) = file.unzip();
+        Ok(Loaded { config, source, text })
     }
 
     /// Like [`load`](Self::load), from the text of the file; its path is for errors.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -92,6 +93,8 @@ impl Server {
         let router = self.router.clone();
         let request_begun = Arc::new(Notify::new());
         let first_request = Arc::clone(&request_begun);
+        let is_used = Arc::new(AtomicBool::new(false));
+        let note_use = Arc::clone(&is_used);
         let upgrade_slot = UpgradeSlot::default();
         let slot_of_requests = upgrade_slot.clone();
         let tls = self.tls.clone();
@@ -111,6 +114,7 @@ impl Server {
             let is_refused = tls.is_some() && !is_tls;
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request_begun.notify_one();
+                note_use.store(true, Ordering::Relaxed);
                 if is_tls {
                     // As a proxy with TLS says it.
                     request.headers_mut().insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -132,6 +136,10 @@ impl Server {
                 served = connection.as_mut() => served,
                 () = first_request_timeout(&first_request, header_read_timeout) => return,
                 () = stopping_or_idle => {
+                    // Whoever has sent part of a first request would be waited for.
+                    if !is_used.load(Ordering::Relaxed) {
+                        return;
+                    }
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         served = connection.as_mut() => served,

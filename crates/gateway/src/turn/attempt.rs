@@ -329,11 +329,11 @@ impl Turn {
         let named = account.upstream_name(model);
         let named = named.as_deref().unwrap_or(model);
         let mut verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, named, now);
-        if self.facts.create.operation.passes_through() {
-            verdict = verdict.from_passed_reply(error_reply.status, self.facts.create.operation);
-        }
         let has_api_error = is_api_error(&error_reply.body);
         let operation = self.facts.create.operation;
+        if operation.passes_through() || (operation != Operation::Create && !has_api_error) {
+            verdict = verdict.from_passed_reply(error_reply.status, operation);
+        }
         let is_path_missing =
             operation == Operation::Create && error_reply.status == StatusCode::NOT_FOUND && !has_api_error;
         if is_path_missing && verdict == Verdict::Neutral {

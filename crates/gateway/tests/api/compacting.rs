@@ -218,3 +218,18 @@ async fn a_disconnect_cancels_compaction_immediately() {
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
     gateway.idle().await;
 }
+
+#[tokio::test]
+async fn an_account_without_the_endpoint_leaves_it_to_another() {
+    for path in [COMPACT, INPUT_TOKENS] {
+        let (one, two) = (simulator().await, simulator().await);
+        let setup = Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]);
+        let gateway = setup.config("routing.strategy = \"fill_first\"").start().await;
+        one.script(Script::http(404, "404: Not Found"));
+        let reply = post(&gateway.client, path, &json!({"model": "sim", "input": "x"})).await;
+        assert_eq!((reply.status.as_u16(), two.counts().requests), (200, 1), "{path}");
+        // It is remembered.
+        post(&gateway.client, path, &json!({"model": "sim", "input": "x"})).await.ok();
+        assert_eq!((one.counts().requests, two.counts().requests), (1, 2), "{path}");
+    }
+}

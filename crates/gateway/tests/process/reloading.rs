@@ -1,8 +1,13 @@
 //! Accounts that are added, changed and removed while the gateway runs.
 
+use std::process::Stdio;
+
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Process, Setup, Signal, eventually};
 use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
 use crate::binary;
 
@@ -82,4 +87,35 @@ async fn changed_limits_of_a_project_apply_without_a_restart() {
     gateway.reconfigure(&limited(1));
     reloads(&gateway, "taken_over", 3).await;
     eventually("the limit is reached", async || status().await == 429).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_there_reloads_at_once_when_it_is_told_to() {
+    let setup = Setup::with_accounts([("one", "http://127.0.0.1:1/v1")]);
+    let gateway = Process::start(binary(), &setup).await;
+    gateway.signal(Signal::HUP);
+    reloads(&gateway, "taken_over", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_disappears_is_no_configuration() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("antiphon.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:0\"").unwrap();
+    let mut gateway = Command::new(binary())
+        .arg("serve")
+        .current_dir(dir.path())
+        .env_clear()
+        .envs([("HOME", dir.path().to_str().unwrap()), ("OPENAI_API_KEY", "k")])
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    let mut until = async |text: &str| {
+        while !lines.next_line().await.unwrap().expect("the gateway runs").contains(text) {}
+    };
+    until("listening on").await;
+    std::fs::remove_file(&file).unwrap();
+    until("antiphon.toml\\\" is gone").await;
 }

@@ -211,3 +211,15 @@ async fn a_turn_without_a_file_for_its_connection_is_no_failure_of_the_account()
         "{metrics}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_first_request_that_has_not_arrived() {
+    let setup = Setup::with_accounts([("one", "http://127.0.0.1:1/v1")]).config("timeouts.shutdown = \"1s\"");
+    let gateway = Process::start(binary(), &setup).await;
+    let mut stream = TcpStream::connect(gateway.url.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(b"GET / HT").await.unwrap();
+    let is_open = async || gateway.client.metric("antiphon_connections").await >= 2;
+    eventually("the connection is open", is_open).await;
+    let (lines, success) = gateway.terminate().await;
+    assert!(success && !lines.iter().any(|line| line.contains("aborted")), "{lines:#?}");
+}
