@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::migrate::{MIGRATIONS, versions};
 use super::readers::{Shared, lock};
 use super::statement::cell;
-use super::{error, open, statement};
+use super::{error, item_index, open, statement};
 use crate::copy::{Bounds, Key, Row, Side, Table};
 use crate::migration::{outdated, to_apply};
 use crate::sql::{Columns, Kind, Query};
@@ -89,9 +89,18 @@ fn begin(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     // Keeps the last connection that closes from moving the write-ahead log into the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
-    connection.pragma_update(None, "query_only", true)?;
-    connection.execute_batch("BEGIN")?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    begin_snapshot(&connection)?;
     Ok(connection)
+}
+
+/// The end of a snapshot takes the temporary table and view with it.
+fn begin_snapshot(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA query_only = false; BEGIN")?;
+    if connection.table_exists(None, "new_items")? {
+        item_index::complete(connection)?;
+    }
+    connection.pragma_update(None, "query_only", true)
 }
 
 /// Applied versions and their checksums; `None` if this is no store.
@@ -197,7 +206,7 @@ impl Side for SqliteSide {
             if !connection.is_autocommit() {
                 connection.execute_batch("ROLLBACK")?;
             }
-            Ok(connection.execute_batch("BEGIN")?)
+            Ok(begin_snapshot(&connection)?)
         })
         .await
     }

@@ -1,8 +1,9 @@
 //! What a turn adds: its response, where its items are found, and its row in the request log.
 
-use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
+use antiphon_protocol::id::{ConversationId, ProjectId, ResponseId};
 use rusqlite::{CachedStatement, Connection, params};
 
+use super::item_index::{self, Changes, MAX_APPENDED};
 use crate::assemble::{
     encode_locations, encode_positions, micros, nano_usd, status_code, tokens, without_nul,
 };
@@ -12,9 +13,6 @@ use crate::{LogRow, Record, StoredTurn, Timestamp, checksum};
 pub(super) const INSERT_RESPONSE: &str = "INSERT INTO responses (id, project, parent_id, account, boundary, \
      upstream_id, model, status, depth, created_at, expires_at, input, referenced, output, body, checksum, \
      body_checksum, conversation_id, deletes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
-
-pub(super) const INSERT_ITEM: &str = "INSERT INTO items (item_id, project, response_id, position) VALUES (?,?,?,?) \
-     ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position";
 
 pub(super) const INSERT_LOG: &str = "INSERT INTO request_log (at, response_id, project, account, model, transport, \
      outcome, http_status, code, depth, input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, \
@@ -35,6 +33,7 @@ pub(super) struct TurnRow<'a> {
 /// The connection of a batch, with what every turn of it is inserted with.
 pub(super) struct Inserter<'a> {
     pub(super) connection: &'a Connection,
+    pub(super) item_changes: &'a mut Changes,
     encoder: &'a mut Encoder,
     /// Looked up once a batch instead of once a turn.
     responses: Option<CachedStatement<'a>>,
@@ -45,8 +44,12 @@ pub(super) struct Inserter<'a> {
 // === impl Inserter ===
 
 impl<'a> Inserter<'a> {
-    pub(super) fn new(connection: &'a Connection, encoder: &'a mut Encoder) -> Self {
-        Self { connection, encoder, responses: None, items: None, log: None }
+    pub(super) fn new(
+        connection: &'a Connection,
+        item_changes: &'a mut Changes,
+        encoder: &'a mut Encoder,
+    ) -> Self {
+        Self { connection, item_changes, encoder, responses: None, items: None, log: None }
     }
 
     pub(super) fn record(
@@ -62,9 +65,7 @@ impl<'a> Inserter<'a> {
             body: &response.body,
             conversation,
         })?;
-        for item in &record.items {
-            self.item(record, item)?;
-        }
+        self.items(record)?;
         self.log(&record.log)
     }
 
@@ -96,10 +97,17 @@ impl<'a> Inserter<'a> {
         Ok(())
     }
 
-    fn item(&mut self, record: &Record, (item_id, position): &(ItemId, u32)) -> rusqlite::Result<()> {
+    fn items(&mut self, record: &Record) -> rusqlite::Result<()> {
+        let Record { project, items, .. } = record;
         let response = record.response.turn.id.uuid();
-        let statement = prepared(&mut self.items, self.connection, INSERT_ITEM)?;
-        statement.execute(params![item_id.as_str(), record.project.as_str(), response, position])?;
+        if items.len() > MAX_APPENDED {
+            return item_index::insert(self.connection, project, response, items);
+        }
+        for (item, position) in items {
+            let statement = prepared(&mut self.items, self.connection, item_index::APPEND)?;
+            statement.execute(params![item.as_str(), project.as_str(), response, position])?;
+        }
+        self.item_changes.appended(project, response, items);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::error;
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
-pub(super) static MIGRATIONS: [Migration; 18] = [
+pub(super) static MIGRATIONS: [Migration; 19] = [
     Migration::new(1, "responses", include_str!("../../migrations/sqlite/0001_responses.sql")),
     Migration::new(2, "accounts", include_str!("../../migrations/sqlite/0002_accounts.sql")),
     Migration::new(3, "admin", include_str!("../../migrations/sqlite/0003_admin.sql")),
@@ -37,6 +37,7 @@ pub(super) static MIGRATIONS: [Migration; 18] = [
         include_str!("../../migrations/sqlite/0017_background_checksums.sql"),
     ),
     Migration::new(18, "daily_usage", include_str!("../../migrations/sqlite/0018_daily_usage.sql")),
+    Migration::new(19, "new_items", include_str!("../../migrations/sqlite/0019_new_items.sql")),
 ];
 
 /// The table of applied migrations in the first builds, which had one migration.

@@ -7,6 +7,7 @@ mod copy;
 mod database_file;
 mod error;
 mod insert;
+mod item_index;
 mod limits;
 mod lock;
 mod migrate;
@@ -34,6 +35,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinError;
 
 use self::database_file::DatabaseFile;
+use self::item_index::NewItems;
 use self::open::Opened;
 use self::readers::Readers;
 use self::write::SqliteEngine;
@@ -51,6 +53,7 @@ use crate::{
 pub struct SqliteStore {
     group: Group,
     readers: Arc<Readers>,
+    new_items: Arc<NewItems>,
     /// `None` for a database in memory.
     file: Option<DatabaseFile>,
 }
@@ -94,8 +97,10 @@ impl SqliteStore {
     fn start(mut opened: Opened, commit_timeout: Duration) -> Result<Self, StoreError> {
         let readers = Arc::new(Readers::start(std::mem::take(&mut opened.readers), commit_timeout)?);
         let file = opened.file.clone();
-        let engine = SqliteEngine::new(opened, Arc::clone(&readers));
-        Ok(Self { group: Group::start_on_thread("sqlite-writer", engine, commit_timeout)?, readers, file })
+        let new_items = Arc::<NewItems>::default();
+        let engine = SqliteEngine::new(opened, Arc::clone(&readers), Arc::clone(&new_items))?;
+        let group = Group::start_on_thread("sqlite-writer", engine, commit_timeout)?;
+        Ok(Self { group, readers, new_items, file })
     }
 }
 
@@ -137,8 +142,8 @@ impl Responses for SqliteStore {
         now: Timestamp,
         max_bytes: usize,
     ) -> Result<FoundItems, StoreError> {
-        let (project, ids) = (project.clone(), ids.to_vec());
-        let read = move |connection: &_| read::load_items(connection, &project, &ids, now, max_bytes);
+        let (project, ids, new) = (project.clone(), ids.to_vec(), Arc::clone(&self.new_items));
+        let read = move |connection: &_| read::load_items(connection, &new, &project, &ids, now, max_bytes);
         self.readers.read(read).await
     }
 

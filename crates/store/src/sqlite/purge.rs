@@ -1,8 +1,10 @@
 //! Purging: removes what nobody can see or replay any more.
 
+use antiphon_protocol::id::{ItemId, ProjectId};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
+use super::item_index::Changes;
 use crate::account_sums::{account_sums, add_up_accounts, turn_as_account};
 use crate::assemble::item_ids;
 use crate::overview::{
@@ -29,10 +31,6 @@ pub(super) const PURGEABLE: &str = "WITH RECURSIVE purgeable (row, id, project, 
      SELECT d.row, d.project, d.id, r.input, r.output, d.parent_id FROM purgeable d CROSS JOIN responses r ON r.rowid = d.row";
 
 pub(super) const DELETE_RESPONSE: &str = "DELETE FROM responses WHERE rowid = ?1";
-
-/// Keeps an item that a later response has recorded again.
-pub(super) const DELETE_ITEM: &str =
-    "DELETE FROM items WHERE item_id = ?1 AND project = ?2 AND response_id = ?3";
 
 /// Adds the rows that are purged to the sums of a part, whose unit has this length.
 pub(super) const ADD_TO_SUMS: &str = concat!(
@@ -80,14 +78,18 @@ pub(super) const ADD_TO_ACCOUNTS: &str = concat!(
 
 pub(super) const DELETE_LOG: &str = "DELETE FROM request_log WHERE at <= ?1";
 
-pub(super) fn purge(connection: &Connection, step: &PurgeStep) -> rusqlite::Result<(Purged, Vec<Leaf>)> {
+pub(super) fn purge(
+    connection: &Connection,
+    item_changes: &mut Changes,
+    step: &PurgeStep,
+) -> rusqlite::Result<(Purged, Vec<Leaf>)> {
     let (mut left, mut next) = (step.max_rows, Vec::new());
     for leaf in &step.leaves {
         if left == 0 {
             next.push(leaf.clone());
             continue;
         }
-        let (removed, parent) = purge_from(connection, step.now, leaf, left)?;
+        let (removed, parent) = purge_from(connection, item_changes, step.now, leaf, left)?;
         left -= removed;
         if left == 0 {
             next.extend(parent.map(|id| Leaf { id, project: leaf.project.clone() }));
@@ -103,6 +105,7 @@ pub(super) fn purge(connection: &Connection, step: &PurgeStep) -> rusqlite::Resu
 /// Removes a response and its ancestors. Returns how many it removed, and the parent of the last one.
 fn purge_from(
     connection: &Connection,
+    item_changes: &mut Changes,
     now: Timestamp,
     leaf: &Leaf,
     max_rows: u32,
@@ -116,10 +119,7 @@ fn purge_from(
         collect_items(row, &mut items)?;
         parent = row.get(5)?;
     }
-    let mut delete_item = connection.prepare_cached(DELETE_ITEM)?;
-    for (item_id, project, response) in items {
-        delete_item.execute(params![item_id, project, response])?;
-    }
+    item_changes.remove(connection, items)?;
     let mut delete_response = connection.prepare_cached(DELETE_RESPONSE)?;
     for row in rows {
         delete_response.execute([row])?;
@@ -145,11 +145,11 @@ fn purge_log(connection: &Connection, before: Timestamp, max_rows: u32) -> rusql
     Ok(connection.prepare_cached(DELETE_LOG)?.execute([last])? as u64)
 }
 
-fn collect_items(row: &Row<'_>, ids: &mut Vec<(String, String, Uuid)>) -> rusqlite::Result<()> {
-    let (project, response): (String, Uuid) = (row.get(1)?, row.get(2)?);
+fn collect_items(row: &Row<'_>, ids: &mut Vec<(ItemId, ProjectId, Uuid)>) -> rusqlite::Result<()> {
+    let (project, response) = (ProjectId::new(row.get_ref(1)?.as_str()?), row.get(2)?);
     for column in [3, 4] {
         let array = row.get_ref(column)?.as_blob()?;
-        ids.extend(item_ids(array).map(|id| (id.as_str().to_owned(), project.clone(), response)));
+        ids.extend(item_ids(array).map(|id| (id, project.clone(), response)));
     }
     Ok(())
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
+use super::item_index::NewItems;
 use crate::assemble::{decode_locations, decode_positions, status_of, turn_columns, whole_chain};
 use crate::items::Gathering;
 use crate::responses::LOAD;
@@ -29,9 +30,6 @@ pub(super) const LOAD_CHAIN: &str = concat!(
 /// A deleted response expires at its deletion, so the index on expiry finds it.
 pub(super) const LIST_DELETED: &str =
     "SELECT project, id FROM responses WHERE expires_at >= ?1 AND deleted_at >= ?1";
-
-pub(super) const FIND_ITEM: &str =
-    "SELECT response_id, position FROM items WHERE project = ?1 AND item_id = ?2";
 
 pub(super) const LOAD_ITEMS: &str = concat!(
     "SELECT ",
@@ -115,17 +113,16 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
 
 pub(super) fn load_items(
     connection: &Connection,
+    new_items: &NewItems,
     project: &ProjectId,
     ids: &[ItemId],
     now: Timestamp,
     max_bytes: usize,
 ) -> Result<FoundItems, StoreError> {
-    let mut find = connection.prepare_cached(FIND_ITEM)?;
     let mut indexed = HashMap::new();
     for id in ids {
-        let location =
-            find.query_row(params![project.as_str(), id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
-        indexed.extend(location.optional()?.map(|location| (id.as_str().to_owned(), location)));
+        let place = new_items.find(connection, project, id)?;
+        indexed.extend(place.map(|place| (id.as_str().to_owned(), (place.response, place.position))));
     }
     let mut gathering = Gathering::new(ids.to_vec(), &indexed, max_bytes);
     let mut load = connection.prepare_cached(LOAD_ITEMS)?;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
-use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
+use super::insert::{INSERT_LOG, INSERT_RESPONSE};
+use super::item_index;
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{
-    ADD_TO_ACCOUNTS, ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG,
-    DELETE_RESPONSE, PURGEABLE,
+    ADD_TO_ACCOUNTS, ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_LOG, DELETE_RESPONSE, PURGEABLE,
 };
-use super::read::{FIND_ITEM, LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
+use super::read::{LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
@@ -19,7 +19,7 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 28] = [
     crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
@@ -33,12 +33,16 @@ const ALL: [&str; 24] = [
     SWEEP_EXPIRED,
     SWEEP_OTHERS,
     SWEEP_REPLICA,
-    DELETE_ITEM,
     DELETE_LOG,
     DELETE_RESPONSE,
     PURGEABLE,
-    FIND_ITEM,
-    INSERT_ITEM,
+    item_index::APPEND,
+    item_index::INSERT,
+    item_index::FIND,
+    item_index::DELETE,
+    item_index::LAST_APPENDED,
+    item_index::DELETE_MOVED,
+    item_index::NEW_ITEMS,
     INSERT_LOG,
     INSERT_RESPONSE,
     LIST_DELETED,
@@ -100,7 +104,7 @@ fn every_column_of_every_table_is_copied() {
     let mut statement = connection
         .prepare(
             "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
-             WHERE t.type = 'table' AND t.name NOT IN ('antiphon_schema', 'replicas', 'sign_ins')",
+             WHERE t.type = 'table' AND t.name NOT IN ('antiphon_schema', 'replicas', 'sign_ins', 'new_items')",
         )
         .unwrap();
     let columns = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();

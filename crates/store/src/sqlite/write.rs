@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 
 use super::checkpoint::Checkpoints;
 use super::database_file::DatabaseFile;
 use super::insert::Inserter;
+use super::item_index::{ItemIndex, NewItems};
 use super::lock::ServingLock;
 use super::open::{Opened, Opener};
 use super::readers::{Readers, Shared, lock};
@@ -21,53 +22,69 @@ const GATHERING: Duration = Duration::from_micros(750);
 /// Owns the connection that writes.
 pub(super) struct SqliteEngine {
     /// `None` after an error, until it is opened again.
-    connection: Option<Shared>,
+    open: Option<Open>,
     /// `None` for a database in memory, which would be lost with its connection.
     opener: Option<Opener>,
     /// `None` where checkpoints run within commits.
     checkpoints: Option<Checkpoints>,
     readers: Arc<Readers>,
+    new_items: Arc<NewItems>,
     encoder: Encoder,
     file: Option<DatabaseFile>,
     /// Released after the last write.
-    _lock: Option<ServingLock>,
+    lock: Option<ServingLock>,
+}
+
+/// The connection, and what is known of its database.
+struct Open {
+    connection: Shared,
+    item_index: ItemIndex,
 }
 
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    pub(super) fn new(opened: Opened, readers: Arc<Readers>) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        readers: Arc<Readers>,
+        new_items: Arc<NewItems>,
+    ) -> rusqlite::Result<Self> {
         let Opened { writer, opener, file, lock, .. } = opened;
         let mut engine = Self {
-            connection: None,
+            open: None,
             opener,
             checkpoints: None,
             readers,
+            new_items,
             encoder: Encoder::new(),
             file,
-            _lock: lock,
+            lock,
         };
-        engine.use_connection(writer);
-        engine
+        engine.use_connection(writer)?;
+        Ok(engine)
     }
 
-    fn connection(&mut self) -> rusqlite::Result<Shared> {
-        match (&self.connection, &mut self.opener) {
-            (Some(connection), _) => Ok(Arc::clone(connection)),
-            (None, Some(open)) => open().map(|connection| self.use_connection(connection)),
-            (None, None) => Err(rusqlite::Error::InvalidQuery),
+    fn open(&mut self) -> rusqlite::Result<&mut Open> {
+        if self.open.is_none() {
+            let open = self.opener.as_mut().ok_or(rusqlite::Error::InvalidQuery)?;
+            let connection = open()?;
+            self.use_connection(connection)?;
         }
+        self.open.as_mut().ok_or(rusqlite::Error::InvalidQuery)
     }
 
-    fn use_connection(&mut self, writer: Shared) -> Shared {
+    fn use_connection(&mut self, connection: Shared) -> rusqlite::Result<()> {
+        let is_only_process = self.lock.is_some() || self.file.is_none();
+        let item_index = ItemIndex::load(Arc::clone(&self.new_items), &lock(&connection), is_only_process)?;
         if let (Some(open), Some(file)) = (&mut self.opener, &self.file) {
-            let start = |copier| Checkpoints::start(&mut lock(&writer), copier, file.clone());
+            let start = |copier| Checkpoints::start(&mut lock(&connection), copier, file.clone());
             let started = open().map_err(Into::into).and_then(start);
             self.checkpoints = started
                 .inspect_err(|error| tracing::warn!(%error, "checkpoints run within commits, as their thread cannot be started"))
                 .ok();
         }
-        Arc::clone(self.connection.insert(writer))
+        self.open = Some(Open { connection, item_index });
+        Ok(())
     }
 }
 
@@ -76,12 +93,13 @@ impl Engine for SqliteEngine {
         if let Some(file) = &self.file {
             file.check().map_err(NotCommitted::Unavailable)?;
         }
-        let connection = self.connection()?;
-        let result = transact(&mut lock(&connection), batch, &mut self.encoder);
-        result.map_err(|error| {
+        self.open()?;
+        let Self { open, encoder, .. } = self;
+        let Some(open) = open else { return Err(rusqlite::Error::InvalidQuery.into()) };
+        open.transact(batch, encoder).map_err(|error| {
             let error = NotCommitted::from(error);
             if self.opener.is_some() && matches!(error, NotCommitted::Unavailable(_)) {
-                self.connection = None;
+                self.open = None;
             }
             error
         })
@@ -94,8 +112,11 @@ impl Engine for SqliteEngine {
     /// Closes the readers first, or they would keep the write-ahead log from being emptied.
     async fn close(&mut self) {
         self.readers.close().await;
-        let Some(connection) = self.connection.take().filter(|_| self.opener.is_some()) else { return };
-        let mut connection = lock(&connection);
+        let Some(mut open) = self.open.take().filter(|_| self.opener.is_some()) else { return };
+        let mut connection = lock(&open.connection);
+        if let Err(error) = open.item_index.finish(&mut connection) {
+            tracing::warn!(%error, "the index of items lacks the newest ones; the next start loads them");
+        }
         let stopped = self.checkpoints.take().map_or(Ok(()), |checkpoints| checkpoints.stop(&mut connection));
         let checkpoint = stopped.and_then(|()| connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
         if let Err(error) = checkpoint {
@@ -104,18 +125,22 @@ impl Engine for SqliteEngine {
     }
 }
 
-fn transact(
-    connection: &mut Connection,
-    batch: &[Operation],
-    encoder: &mut Encoder,
-) -> rusqlite::Result<Vec<Outcome>> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut inserter = Inserter::new(&transaction, encoder);
-    let outcomes: rusqlite::Result<_> = batch.iter().map(|operation| run(&mut inserter, operation)).collect();
-    let outcomes = outcomes?;
-    drop(inserter);
-    transaction.commit()?;
-    Ok(outcomes)
+// === impl Open ===
+
+impl Open {
+    fn transact(&mut self, batch: &[Operation], encoder: &mut Encoder) -> rusqlite::Result<Vec<Outcome>> {
+        let mut connection = lock(&self.connection);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut item_changes = self.item_index.advance(&transaction)?;
+        let mut inserter = Inserter::new(&transaction, &mut item_changes, encoder);
+        let outcomes: rusqlite::Result<_> =
+            batch.iter().map(|operation| run(&mut inserter, operation)).collect();
+        let outcomes = outcomes?;
+        drop(inserter);
+        transaction.commit()?;
+        self.item_index.committed(item_changes);
+        Ok(outcomes)
+    }
 }
 
 fn run(inserter: &mut Inserter<'_>, operation: &Operation) -> rusqlite::Result<Outcome> {
@@ -133,9 +158,8 @@ fn run(inserter: &mut Inserter<'_>, operation: &Operation) -> rusqlite::Result<O
             limits::reserve(connection, reservation).map(|reserved| Outcome::Reserved(Box::new(reserved)))
         }
         Operation::Sweep(sweep) => limits::sweep(connection, *sweep).map(Outcome::Swept),
-        Operation::Purge(step) => {
-            purge::purge(connection, step).map(|(purged, next)| Outcome::Purged(purged, next))
-        }
+        Operation::Purge(step) => purge::purge(connection, inserter.item_changes, step)
+            .map(|(purged, next)| Outcome::Purged(purged, next)),
         Operation::Execute(statements) => {
             let mut is_changed = false;
             for statement in statements {
