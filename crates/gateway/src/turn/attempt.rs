@@ -9,6 +9,7 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::correction::Corrections;
 use super::near::did_you_mean;
 use super::resolve::{Reasoning, Resolved};
 use super::sending::Accepted;
@@ -19,7 +20,7 @@ use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
+use antiphon_upstream::transport::{EventReader, Redaction, ReplyBody, headers};
 
 /// How often a turn is tried, over all accounts.
 const MAX_ATTEMPTS: u32 = 3;
@@ -45,6 +46,7 @@ pub struct Reply {
     pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
     pub format: ReplyFormat,
+    pub redaction: Redaction,
 }
 
 /// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
@@ -371,7 +373,7 @@ impl Turn {
 
 impl Reply {
     fn new(lease: Lease, accepted: Accepted) -> Self {
-        let Accepted { reply, reasoning, format, omitted } = accepted;
+        let Accepted { reply, reasoning, format, omitted, authorization } = accepted;
         let (head, body) = reply.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let mut headers = headers::for_client(&head.headers);
@@ -379,7 +381,13 @@ impl Reply {
             headers.insert(OMITTED_HEADER, omitted);
         }
         let content_type = content_type.map(str::to_owned);
-        Self { lease, headers, content_type, body: Some(body), reasoning, format }
+        let redaction = Redaction::new(Arc::clone(lease.account()), authorization);
+        Self { lease, headers, content_type, body: Some(body), reasoning, format, redaction }
+    }
+
+    /// What is put right in it.
+    pub fn corrections(&self) -> Corrections {
+        Corrections::new(self.redaction.clone())
     }
 
     /// Takes the body, to read it event by event.

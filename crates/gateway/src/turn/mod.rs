@@ -9,6 +9,7 @@ mod codex;
 mod collect;
 mod context;
 mod conversation;
+mod correction;
 mod detach;
 mod dialect;
 mod door;

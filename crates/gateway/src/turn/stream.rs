@@ -114,7 +114,8 @@ impl ReplyStart for OpeningStream {
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
         let is_kept = turn.may_be_continued() || door.run().is_some();
         let relay = Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
-            .hiding(turn.hidden_parts());
+            .hiding(turn.hidden_parts())
+            .correcting(reply.corrections());
         let mut this = Self {
             events: reply.events(max_reply_bytes),
             relay: if turn.facts.create.operation.passes_through() { relay.passing_through() } else { relay },

@@ -281,6 +281,15 @@ impl Credential {
             CredentialSettings::OAuth(oauth) => Self::OAuth(Arc::new(OAuth::new(&settings.name, oauth))),
         })
     }
+
+    /// The value of `authorization` now, if there is one.
+    pub(crate) fn current(&self) -> Option<HeaderValue> {
+        match self {
+            Self::None => None,
+            Self::Key(key) => Some(key.clone()),
+            Self::OAuth(oauth) => oauth.current_bearer(),
+        }
+    }
 }
 
 fn locked(models: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt, Limited};
 
 pub use self::exchange::ExchangeError;
-pub use self::redact::Secrets;
+pub use self::redact::{Redaction, Secrets};
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Served, Socket, SocketLost};
 pub use self::words::words_of;
