@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_protocol::include::HiddenParts;
-use antiphon_protocol::json::{self, Object};
+use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::response::{Owned, is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
@@ -17,6 +17,7 @@ use http::HeaderMap;
 
 use super::attempt::{FailedAttempt, Reply, ReplyStart};
 use super::background::Unfinished;
+use super::correction::is_open;
 use super::framing::Framing;
 use super::reading::{ReadOutcome, Silence, read_events};
 use super::record::{Finished, Items};
@@ -317,8 +318,7 @@ fn finished_of(
     if object.get("status").is_none() && object.get("output").is_none() {
         return Err(NOT_A_RESPONSE);
     }
-    let status = object.get("status").and_then(json::string);
-    if matches!(status.as_deref(), Some("queued" | "in_progress")) {
+    if is_open(object) {
         return Err("its reply is not the end of the response");
     }
     let response = owned.rewrite(object);

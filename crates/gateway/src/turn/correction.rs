@@ -1,7 +1,9 @@
-//! What is put right in an upstream's replies before anybody sees or keeps them: an error may quote the account's credential.
+//! What is put right in an upstream's replies before anybody sees or keeps them: an error may quote the account's credential, and
+//! a response that has ended may say that it has not.
 
-use antiphon_protocol::json::Object;
-use antiphon_protocol::response::ResponseEvent;
+use antiphon_protocol::json::{self, Object, Set};
+use antiphon_protocol::response::{ResponseEvent, RewrittenEvent};
+use antiphon_store::Status;
 use antiphon_upstream::transport::Redaction;
 use bytes::Bytes;
 
@@ -26,15 +28,38 @@ impl Corrections {
         (redacted != received).then_some(redacted)
     }
 
-    /// The event that ends a response; `None` if it stays as it is.
-    pub fn of_terminal(&self, ResponseEvent { event, response }: &ResponseEvent<'_>) -> Option<Bytes> {
-        if has_error(response) { self.of_error(event.text) } else { None }
+    /// The event that ends a response; `None` if it stays as it is. Whoever polls a response until it has ended would never
+    /// stop: so if its status says that it has not, the one that the event's type implies takes its place.
+    pub fn of_terminal(&self, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Option<Bytes> {
+        let ended =
+            implied.filter(|_| is_open(&carrying.response)).map(|status| with_status(carrying, status));
+        if !has_error(&carrying.response) {
+            return ended;
+        }
+        let redacted = self.of_error(ended.as_deref().unwrap_or(carrying.event.text));
+        redacted.or(ended)
     }
 
     /// A collected reply; `None` if it stays as it is.
     pub fn of_collected(&self, reply: &Object<'_>) -> Option<Bytes> {
         if has_error(reply) { self.of_error(reply.text) } else { None }
     }
+}
+
+/// Whether a response says that it has not ended.
+pub fn is_open(response: &Object<'_>) -> bool {
+    let status = response.get("status").and_then(json::string);
+    matches!(status.as_deref(), Some("queued" | "in_progress"))
+}
+
+fn with_status(ResponseEvent { event, response }: &ResponseEvent<'_>, status: Status) -> Bytes {
+    let span = event.find("response").map_or(0..0, |member| member.value.clone());
+    let mut rewritten = RewrittenEvent { data: event.text.to_vec(), response: span };
+    let value = format!("\"{}\"", status.as_str());
+    let mut ended = Vec::with_capacity(response.text.len() + value.len());
+    response.set(&[Set { name: "status", value: value.as_bytes(), add: true }], &mut ended);
+    rewritten.replace_response(|_| Some(ended));
+    rewritten.data.into()
 }
 
 fn has_error(reply: &Object<'_>) -> bool {

@@ -304,16 +304,16 @@ impl Relay {
     fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
         let data = event.data().ok_or(BadStream::Malformed)?;
         let carrying = ResponseEvent::parse(&data).ok_or(BadStream::Malformed)?;
-        let Some(corrected) = self.corrections.of_terminal(&carrying) else {
-            return Ok(self.ended_by(event, &carrying));
+        let implied = implied_status(event, &carrying.event);
+        let Some(corrected) = self.corrections.of_terminal(&carrying, implied) else {
+            return Ok(self.ended_by(event, &carrying, implied));
         };
         let carrying = ResponseEvent::parse(&corrected).ok_or(BadStream::Malformed)?;
-        Ok(self.ended_by(event, &carrying))
+        Ok(self.ended_by(event, &carrying, implied))
     }
 
-    fn ended_by(&self, event: &Event, carrying: &ResponseEvent<'_>) -> Terminal {
+    fn ended_by(&self, event: &Event, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Terminal {
         let ResponseEvent { event: object, response: original } = carrying;
-        let implied = object.get("type").and_then(json::string).and_then(|kind| implied_status(&kind));
         let mut finished = Finished::from_upstream(Bytes::new(), original, &self.items, implied);
         let mut rewritten = self.owned.rewrite_event(carrying);
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
@@ -477,9 +477,11 @@ fn may_be_numbered(event: &Event) -> bool {
     is_known || sequence_number(&data).is_some()
 }
 
-/// The status that the type of a terminal event says.
-fn implied_status(kind: &str) -> Option<Status> {
-    kind.strip_prefix("response.")?.parse().ok()
+/// The status that the type of a terminal event says, or else its name.
+fn implied_status(event: &Event, object: &Object<'_>) -> Option<Status> {
+    let status = |kind: &str| kind.strip_prefix("response.")?.parse().ok();
+    let kind = object.get("type").and_then(json::string);
+    kind.and_then(|kind| status(&kind)).or_else(|| status(std::str::from_utf8(event.name()?).ok()?))
 }
 
 /// The position of an event in the bytes it came in, if it came as bytes and in one piece.
