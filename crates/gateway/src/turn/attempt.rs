@@ -55,7 +55,16 @@ pub trait ReplyStart: Sized {
         turn: &Turn,
         resolved: &Resolved,
         reply: &mut Reply,
+        earlier: &Earlier,
     ) -> impl Future<Output = Result<Self, FailedAttempt>> + Send;
+}
+
+/// The attempts before the one that is made.
+#[derive(Default)]
+pub struct Earlier {
+    attempts: u32,
+    /// Accounts that are not tried again.
+    tried: Vec<String>,
 }
 
 /// A failed attempt.
@@ -84,19 +93,20 @@ impl Turn {
         &mut self,
         resolved: &Resolved,
     ) -> Result<(Reply, A), Failure> {
-        let (mut tried, mut rate_limited): (Vec<String>, Vec<String>) = Default::default();
+        let (mut earlier, mut rate_limited) = (Earlier::default(), Vec::<String>::new());
         let mut last: Option<Failure> = None;
-        let (mut attempts, mut has_failed) = (0, false);
+        let mut has_failed = false;
         loop {
             self.trace_step(Step::Choose);
-            let lease = match self.choose(resolved, &tried).await {
+            let lease = match self.choose(resolved, &earlier.tried).await {
                 Ok(lease) => lease,
                 // The error of an upstream tells the client more than that no account is left.
                 Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_retry_after(failure))),
             };
             self.progress.account = Some(Arc::clone(lease.account()));
             self.progress.sent = Some(self.facts.started.elapsed());
-            let (lease, FailedAttempt { failure, verdict }) = match self.attempt_on(lease, resolved).await {
+            let attempt = self.attempt_on(lease, resolved, &earlier).await;
+            let (lease, FailedAttempt { failure, verdict }) = match attempt {
                 Ok(started) => return Ok(started),
                 Err(failed) => failed,
             };
@@ -111,23 +121,23 @@ impl Turn {
             }
             let cannot_serve = matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported);
             // Nothing was tried where there is no endpoint, or where the API has no words for the request.
-            attempts += u32::from(!cannot_serve);
-            tried.push(lease.account().name.clone());
+            earlier.attempts += u32::from(!cannot_serve);
+            earlier.tried.push(lease.account().name.clone());
             if matches!(verdict, Verdict::RateLimited { .. }) {
                 rate_limited.push(lease.account().name.clone());
             }
             drop(lease);
-            if !self.can_fail_over(resolved, &tried) {
+            if !self.can_fail_over(resolved, &earlier.tried) {
                 // No other account is left, but a rate limited one may be ready again soon.
-                tried.retain(|name| !rate_limited.contains(name));
+                earlier.tried.retain(|name| !rate_limited.contains(name));
             }
             // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(earlier) if cannot_serve || says_less(&verdict) => earlier,
+                Some(before) if cannot_serve || says_less(&verdict) => before,
                 _ => failure,
             };
-            if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
-            {
+            let may_go_on = verdict.allows_failover() && earlier.attempts < MAX_ATTEMPTS;
+            if !may_go_on || !self.can_fail_over(resolved, &earlier.tried) {
                 return Err(self.with_retry_after(failure));
             }
             last = Some(failure);
@@ -143,12 +153,13 @@ impl Turn {
         &mut self,
         lease: Lease,
         resolved: &Resolved,
+        earlier: &Earlier,
     ) -> Result<(Reply, A), (Lease, FailedAttempt)> {
         if let Some(run) = self.facts.door.run() {
             run.forget_upstream();
         }
         let mut reply = self.send_until_accepted(lease, resolved).await?;
-        match A::begin(self, resolved, &mut reply).await {
+        match A::begin(self, resolved, &mut reply, earlier).await {
             Ok(started) => Ok((reply, started)),
             Err(failed) => Err((reply.lease, failed)),
         }
@@ -238,6 +249,12 @@ impl Turn {
 
     fn can_fail_over(&self, resolved: &Resolved, tried: &[String]) -> bool {
         Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
+    }
+
+    /// Whether another account could take the turn over from this one.
+    pub(super) fn may_move(&self, resolved: &Resolved, earlier: &Earlier, from: &Account) -> bool {
+        let tried: Vec<String> = earlier.tried.iter().chain([&from.name]).cloned().collect();
+        earlier.attempts + 1 < MAX_ATTEMPTS && self.can_fail_over(resolved, &tried)
     }
 
     fn no_account_failure(&self, shortage: Shortage) -> Failure {

@@ -15,7 +15,7 @@ use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::attempt::{Earlier, FailedAttempt, Reply, ReplyStart};
 use super::background::Unfinished;
 use super::correction::is_open;
 use super::framing::Framing;
@@ -55,7 +55,12 @@ impl Turns {
 
 /// A collected reply commits the turn only when it is complete.
 impl ReplyStart for Finished {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+    async fn begin(
+        turn: &Turn,
+        resolved: &Resolved,
+        reply: &mut Reply,
+        earlier: &Earlier,
+    ) -> Result<Self, FailedAttempt> {
         if turn.runs_natively(reply.lease.account()) {
             // Boxed, as it is rare and large.
             Box::pin(turn.await_unstreamed(reply)).await?;
@@ -68,7 +73,13 @@ impl ReplyStart for Finished {
         if reply.format.is_decoded() {
             return decode_collected(turn, resolved, reply, body);
         }
-        Ok(turn.finish_collected(reply, resolved, body).await?)
+        let finished = turn.finish_collected(reply, resolved, body).await?;
+        // Where no other account can take over, the client gets the response as it is.
+        let may_move = || turn.may_move(resolved, earlier, reply.lease.account());
+        match failover(&finished).filter(|_| may_move()) {
+            Some(failed) => Err(failed),
+            None => Ok(finished),
+        }
     }
 }
 

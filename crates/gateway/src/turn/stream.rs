@@ -18,7 +18,7 @@ use futures_util::Stream;
 use futures_util::stream::{iter, unfold};
 use http::HeaderMap;
 
-use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::attempt::{Earlier, FailedAttempt, Reply, ReplyStart};
 use super::collect::TOO_LARGE;
 use super::detach::Cancelled;
 use super::reading::{ReadOutcome, Silence, read_events};
@@ -101,7 +101,12 @@ impl Turns {
 
 /// The first event commits the turn to its account.
 impl ReplyStart for OpeningStream {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+    async fn begin(
+        turn: &Turn,
+        resolved: &Resolved,
+        reply: &mut Reply,
+        _earlier: &Earlier,
+    ) -> Result<Self, FailedAttempt> {
         if turn.runs_natively(reply.lease.account()) {
             // Boxed, as it is rare and large.
             Box::pin(turn.await_unstreamed(reply)).await?;
