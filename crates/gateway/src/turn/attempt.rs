@@ -14,6 +14,7 @@ use super::near::did_you_mean;
 use super::resolve::{Reasoning, Resolved};
 use super::sending::Accepted;
 use super::trace::Step;
+use super::unpacked::unpacked;
 use super::{Facts, Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
@@ -321,13 +322,16 @@ impl Turn {
         reply: http::Response<ReplyBody>,
     ) -> Result<UpstreamErrorReply, FailedAttempt> {
         let (head, body) = reply.into_parts();
-        let reading = body.collect(MAX_ERROR_REPLY_BYTES);
+        let reading = async {
+            let body = body.collect(MAX_ERROR_REPLY_BYTES).await.ok()?;
+            unpacked(&head.headers, body, MAX_ERROR_REPLY_BYTES).await
+        };
         let limit = self.deadline.min(Instant::now() + self.turns.settings.idle_timeout);
         let read = tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await;
         let body = match read {
-            Ok(Ok(Ok(body))) => body,
+            Ok(Ok(Some(body))) => body,
             Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
-            Ok(Ok(Err(_))) | Err(_) => Bytes::new(),
+            Ok(Ok(None)) | Err(_) => Bytes::new(),
         };
         let mut headers = headers::for_client(&head.headers);
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {

@@ -32,6 +32,7 @@ mod sending;
 mod settle;
 mod stream;
 mod trace;
+mod unpacked;
 mod variant;
 mod warm;
 

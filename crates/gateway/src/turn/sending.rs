@@ -163,6 +163,12 @@ impl Turn {
         if !variant.send_reasoning {
             account.remember_reasoning_refused(&self.facts.create.model);
         }
+        let encoding = reply.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(
+                Failure::UpstreamFailed("its reply is compressed, which nobody asked for".into()).into()
+            );
+        }
         match format.is_stream() && !is_event_stream(&reply) {
             true => Box::pin(self.as_stream(account, format, secrets, reply)).await,
             false => Ok(reply),

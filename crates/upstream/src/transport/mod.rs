@@ -223,6 +223,7 @@ impl Upstream {
                 Accept::Events => "text/event-stream",
             }),
         );
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         account.add_headers(authorization, &mut headers);
         let mut request = Request::new(PartsBody::new(body));
         *request.method_mut() = Method::POST;
