@@ -211,6 +211,21 @@ async fn a_rate_limited_account_cools_down_until_its_reset() {
 }
 
 #[tokio::test]
+async fn an_account_whose_reset_is_over_cools_down_as_if_it_had_named_none() {
+    for reset in ["0", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+        let pool = pool(2).await;
+        let limited = Script::http(429, error("rate_limit_exceeded"));
+        pool.upstreams[0].script(limited.header("retry-after", reset));
+        for _ in 0..2 {
+            pool.ask().await.ok();
+        }
+        assert_eq!((pool.counts(), pool.state(0).await), (vec![1, 2], "cooling"), "{reset}");
+        pool.clock.advance(Duration::from_secs(1));
+        assert_eq!(pool.state(0).await, "ready", "{reset}");
+    }
+}
+
+#[tokio::test]
 async fn when_all_accounts_cool_down_retry_after_is_the_first_end() {
     let pool = pool(2).await;
     for (upstream, seconds) in pool.upstreams.iter().zip(["30", "7"]) {
