@@ -169,6 +169,9 @@ impl AccountState {
                     missing.retain(|(_, until)| *until > now);
                     !missing.is_empty()
                 });
+                if self.missing_endpoints.len() >= MAX_MISSING {
+                    self.missing_endpoints.clear();
+                }
                 let missing = self.missing_endpoints.entry(attempt.model.to_owned()).or_default();
                 missing.push((*operation, now.plus(MODEL_COOLDOWN)));
             }
