@@ -33,7 +33,7 @@ impl Corrections {
     pub fn of_terminal(&self, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Option<Bytes> {
         let ended =
             implied.filter(|_| is_open(&carrying.response)).map(|status| with_status(carrying, status));
-        if !has_error(&carrying.response) {
+        if !has_error(&carrying.response) && !has_error(&carrying.event) {
             return ended;
         }
         let redacted = self.of_error(ended.as_deref().unwrap_or(carrying.event.text));
@@ -62,6 +62,8 @@ fn with_status(ResponseEvent { event, response }: &ResponseEvent<'_>, status: St
     rewritten.data.into()
 }
 
-fn has_error(reply: &Object<'_>) -> bool {
-    reply.get("error").is_some_and(|error| error != b"null")
+/// Whether an object says what went wrong. A response that has failed may say so outside of its `error`.
+fn has_error(object: &Object<'_>) -> bool {
+    let has_failed = object.get("status") == Some(b"\"failed\"");
+    has_failed || object.get("error").is_some_and(|error| error != b"null")
 }

@@ -78,6 +78,20 @@ async fn an_error_event_does_not_show_the_credential_however_it_is_written() {
 }
 
 #[tokio::test]
+async fn a_failed_response_is_searched_wherever_it_says_why() {
+    let response = json!({"id": "up", "object": "response", "status": "failed", "error": null, "output": [],
+        "status_details": {"message": WORDS}});
+    let (upstream, gateway) = over("stream_only = true").await;
+    let event = json!({"type": "response.failed", "sequence_number": 0, "response": response});
+    let stream = format!("event: response.failed\ndata: {event}\n\n");
+    check_doors(&upstream, &gateway, &Script::stream_bytes(stream)).await;
+    upstream.script(Script::http(200, json!({"error": WORDS}).to_string()));
+    let embed = json!({"model": "sim", "input": "x"}).to_string();
+    let reply = gateway.client.request(Method::POST, "/v1/embeddings", &[], embed).await;
+    check(&reply.body, "an embedding");
+}
+
+#[tokio::test]
 async fn a_background_turn_does_not_keep_the_credential() {
     let (upstream, gateway) = over("").await;
     for script in [
