@@ -110,10 +110,10 @@ fn number(data: &[u8], name: &str) -> Option<u64> {
     std::str::from_utf8(json::member(data, name)?).ok()?.parse().ok()
 }
 
-/// Writes a server-sent event. A line end in the data, which in JSON is whitespace, begins another `data` line. A name with a
-/// line end is left out, as it would be several lines; the data holds it as its `type`.
+/// Writes a server-sent event. A line end in the data, which in JSON is whitespace, begins another `data` line. An empty name
+/// is left out, and one with a line end, as it would be several lines; the data holds it as its `type`.
 pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
-    if memchr2(b'\n', b'\r', name).is_none() {
+    if !name.is_empty() && memchr2(b'\n', b'\r', name).is_none() {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name);
         out.push(b'\n');
@@ -156,5 +156,6 @@ mod tests {
         assert_eq!(written(b"a", b"{\r\r\n\n}"), "event: a\ndata: {\ndata: \ndata: \ndata: \ndata: }\n\n");
         assert_eq!(written(b"a\n\ndata: x", b"{}"), "data: {}\n\n");
         assert_eq!(written(b"a\rdata: x", b"{}"), "data: {}\n\n");
+        assert_eq!(written(b"", b"{}"), "data: {}\n\n");
     }
 }

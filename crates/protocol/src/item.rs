@@ -79,9 +79,10 @@ pub fn is_compaction(item: &[u8]) -> bool {
 /// What an account of another boundary can't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
-    /// A reasoning item with encrypted content, or one that the gateway made from a chat completion: no upstream of the
-    /// Responses API accepts it.
+    /// A reasoning item with encrypted content.
     Reasoning,
+    /// A reasoning item that the gateway made from a chat completion: no upstream of the Responses API accepts it.
+    ChatReasoning,
     /// An item that stands for everything before it.
     Compaction,
 }
@@ -95,7 +96,8 @@ pub fn sealed(item: &[u8]) -> Option<Sealed> {
 pub fn sealed_by_type(item: &[u8], kind: Option<&[u8]>) -> Option<Sealed> {
     match json::string(kind?)?.as_ref() {
         kind if names_compaction(kind) => Some(Sealed::Compaction),
-        "reasoning" => (is_encrypted(item) || has_minted_id(item)).then_some(Sealed::Reasoning),
+        "reasoning" if is_encrypted(item) => Some(Sealed::Reasoning),
+        "reasoning" => has_minted_id(item).then_some(Sealed::ChatReasoning),
         _ => None,
     }
 }
@@ -306,6 +308,11 @@ impl<'a> Glance<'a> {
 
     pub fn is_compaction(&self) -> bool {
         self.kind.and_then(json::string).is_some_and(|kind| names_compaction(&kind))
+    }
+
+    /// Whether this is reasoning that the gateway made from a chat completion. `item` is what was looked at.
+    pub fn is_chat_reasoning(&self, item: &[u8]) -> bool {
+        sealed_by_type(item, self.kind) == Some(Sealed::ChatReasoning)
     }
 
     /// The id of reasoning that has neither encrypted content nor text. `item` is what was looked at.

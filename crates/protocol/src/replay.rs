@@ -167,10 +167,31 @@ impl Segment {
         self.slices(from..self.bytes.len(), replay_ids, out);
     }
 
-    /// Like [`parts`](Self::parts), for an account that cannot read sealed items: encrypted reasoning is replaced by its
-    /// summary, and a compaction item by the items before it.
+    /// Like [`parts`](Self::parts), for an account of the Responses API: reasoning of chat completions becomes its summary.
+    pub fn accepted_parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) -> Omitted {
+        let from = self.context_start().unwrap_or(0);
+        let is_left_out =
+            |(span, kind): &&(Range<u32>, Sealed)| *kind == Sealed::ChatReasoning && span.start >= from;
+        let sealed = self.sealed.iter().filter(is_left_out);
+        self.parts_without(from as usize, sealed, replay_ids, Summaries::AsMessages, out)
+    }
+
+    /// Like [`parts`](Self::parts), for an account that cannot read sealed items: reasoning becomes its summary, and a compaction
+    /// item the items before it.
     pub fn readable_parts(
         &self,
+        replay_ids: ReplayIds,
+        summaries: Summaries,
+        out: &mut Vec<Bytes>,
+    ) -> Omitted {
+        self.parts_without(0, self.sealed.iter(), replay_ids, summaries, out)
+    }
+
+    /// Appends the items from this place on, but for those that are given in order.
+    fn parts_without<'a>(
+        &self,
+        mut from: usize,
+        sealed: impl Iterator<Item = &'a (Range<u32>, Sealed)>,
         replay_ids: ReplayIds,
         summaries: Summaries,
         out: &mut Vec<Bytes>,
@@ -182,8 +203,7 @@ impl Segment {
                 out.push(Bytes::from_static(b","));
             }
         };
-        let mut from = 0;
-        for (span, kind) in &self.sealed {
+        for (span, kind) in sealed {
             let (start, end) = (span.start as usize, span.end as usize);
             if from < start {
                 separate(out);
@@ -193,12 +213,12 @@ impl Segment {
             match kind {
                 Sealed::Compaction if start == 0 => omitted.leading_compactions += 1,
                 Sealed::Compaction => omitted.compactions += 1,
-                Sealed::Reasoning if summaries == Summaries::AsItems => {
+                Sealed::Reasoning | Sealed::ChatReasoning if summaries == Summaries::AsItems => {
                     omitted.reasoning += u32::from(item::is_encrypted(&self.bytes[start..end]));
                     separate(out);
                     self.slices(start..end, replay_ids, out);
                 }
-                Sealed::Reasoning => {
+                Sealed::Reasoning | Sealed::ChatReasoning => {
                     omitted.reasoning += 1;
                     if let Some(summary) = item::summary_message(&self.bytes[start..end]) {
                         separate(out);

@@ -14,11 +14,12 @@ pub struct TimeoutsConfig {
     #[serde(with = "duration")]
     pub connect: Duration,
 
-    /// From the end of the upstream request to its headers and first event. Default: 10m.
+    /// From the end of the upstream request to the reply's headers, and from there to its first event, or to the end of a reply
+    /// that is not streamed. A comment starts it anew: servers send comments while a turn waits for its place. Default: 10m.
     #[serde(with = "duration")]
     pub first_byte: Duration,
 
-    /// Between two events of an upstream. Default: 5m.
+    /// Between two signs of life in an upstream's stream: events, pieces of events, or comments. Default: 5m.
     #[serde(with = "duration")]
     pub idle: Duration,
 

@@ -69,14 +69,15 @@ impl Operations {
         };
         let reply = self.upstream.post(account, post).await.map_err(|error| text(&error))?;
         let (head, body) = reply.into_parts();
+        let secrets = Secrets::new(account, authorization.as_ref());
         if !head.status.is_success() {
             let body = body.collect(MAX_REPLY_BYTES).await.unwrap_or_default();
-            let words = words_of(&body, Secrets::new(account, authorization.as_ref()));
+            let words = words_of(&body, secrets);
             return Err(format!("status {}: {words}", head.status.as_u16()));
         }
         let response = read_response(EventReader::new(body, &encoded.format, MAX_REPLY_BYTES)).await?;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Answer::of(&response, milliseconds)
+        Answer::of(&response, milliseconds).map_err(|message| secrets.redact_text(message))
     }
 }
 

@@ -9,17 +9,19 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::correction::Corrections;
 use super::near::did_you_mean;
 use super::resolve::{Reasoning, Resolved};
 use super::sending::Accepted;
 use super::trace::Step;
+use super::unpacked::unpacked;
 use super::{Facts, Failure, Turn, UpstreamErrorReply};
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
-use antiphon_upstream::transport::{EventReader, ReplyBody, headers};
+use antiphon_upstream::transport::{EventReader, Redaction, ReplyBody, headers};
 
 /// How often a turn is tried, over all accounts.
 const MAX_ATTEMPTS: u32 = 3;
@@ -45,6 +47,7 @@ pub struct Reply {
     pub body: Option<ReplyBody>,
     pub reasoning: Reasoning,
     pub format: ReplyFormat,
+    pub redaction: Redaction,
 }
 
 /// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
@@ -53,7 +56,16 @@ pub trait ReplyStart: Sized {
         turn: &Turn,
         resolved: &Resolved,
         reply: &mut Reply,
+        earlier: &Earlier,
     ) -> impl Future<Output = Result<Self, FailedAttempt>> + Send;
+}
+
+/// The attempts before the one that is made.
+#[derive(Default)]
+pub struct Earlier {
+    attempts: u32,
+    /// Accounts that are not tried again.
+    tried: Vec<String>,
 }
 
 /// A failed attempt.
@@ -82,19 +94,20 @@ impl Turn {
         &mut self,
         resolved: &Resolved,
     ) -> Result<(Reply, A), Failure> {
-        let (mut tried, mut rate_limited): (Vec<String>, Vec<String>) = Default::default();
+        let (mut earlier, mut rate_limited) = (Earlier::default(), Vec::<String>::new());
         let mut last: Option<Failure> = None;
-        let (mut attempts, mut has_failed) = (0, false);
+        let mut has_failed = false;
         loop {
             self.trace_step(Step::Choose);
-            let lease = match self.choose(resolved, &tried).await {
+            let lease = match self.choose(resolved, &earlier.tried).await {
                 Ok(lease) => lease,
                 // The error of an upstream tells the client more than that no account is left.
                 Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_retry_after(failure))),
             };
             self.progress.account = Some(Arc::clone(lease.account()));
             self.progress.sent = Some(self.facts.started.elapsed());
-            let (lease, FailedAttempt { failure, verdict }) = match self.attempt_on(lease, resolved).await {
+            let attempt = self.attempt_on(lease, resolved, &earlier).await;
+            let (lease, FailedAttempt { failure, verdict }) = match attempt {
                 Ok(started) => return Ok(started),
                 Err(failed) => failed,
             };
@@ -109,23 +122,23 @@ impl Turn {
             }
             let cannot_serve = matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported);
             // Nothing was tried where there is no endpoint, or where the API has no words for the request.
-            attempts += u32::from(!cannot_serve);
-            tried.push(lease.account().name.clone());
+            earlier.attempts += u32::from(!cannot_serve);
+            earlier.tried.push(lease.account().name.clone());
             if matches!(verdict, Verdict::RateLimited { .. }) {
                 rate_limited.push(lease.account().name.clone());
             }
             drop(lease);
-            if !self.can_fail_over(resolved, &tried) {
+            if !self.can_fail_over(resolved, &earlier.tried) {
                 // No other account is left, but a rate limited one may be ready again soon.
-                tried.retain(|name| !rate_limited.contains(name));
+                earlier.tried.retain(|name| !rate_limited.contains(name));
             }
             // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(earlier) if cannot_serve || says_less(&verdict) => earlier,
+                Some(before) if cannot_serve || says_less(&verdict) => before,
                 _ => failure,
             };
-            if !verdict.allows_failover() || attempts == MAX_ATTEMPTS || !self.can_fail_over(resolved, &tried)
-            {
+            let may_go_on = verdict.allows_failover() && earlier.attempts < MAX_ATTEMPTS;
+            if !may_go_on || !self.can_fail_over(resolved, &earlier.tried) {
                 return Err(self.with_retry_after(failure));
             }
             last = Some(failure);
@@ -141,12 +154,13 @@ impl Turn {
         &mut self,
         lease: Lease,
         resolved: &Resolved,
+        earlier: &Earlier,
     ) -> Result<(Reply, A), (Lease, FailedAttempt)> {
         if let Some(run) = self.facts.door.run() {
             run.forget_upstream();
         }
         let mut reply = self.send_until_accepted(lease, resolved).await?;
-        match A::begin(self, resolved, &mut reply).await {
+        match A::begin(self, resolved, &mut reply, earlier).await {
             Ok(started) => Ok((reply, started)),
             Err(failed) => Err((reply.lease, failed)),
         }
@@ -238,6 +252,12 @@ impl Turn {
         Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
     }
 
+    /// Whether another account could take the turn over from this one.
+    pub(super) fn may_move(&self, resolved: &Resolved, earlier: &Earlier, from: &Account) -> bool {
+        let tried: Vec<String> = earlier.tried.iter().chain([&from.name]).cloned().collect();
+        earlier.attempts + 1 < MAX_ATTEMPTS && self.can_fail_over(resolved, &tried)
+    }
+
     fn no_account_failure(&self, shortage: Shortage) -> Failure {
         match shortage {
             Shortage::Busy => Failure::AllBusy,
@@ -302,13 +322,16 @@ impl Turn {
         reply: http::Response<ReplyBody>,
     ) -> Result<UpstreamErrorReply, FailedAttempt> {
         let (head, body) = reply.into_parts();
-        let reading = body.collect(MAX_ERROR_REPLY_BYTES);
+        let reading = async {
+            let body = body.collect(MAX_ERROR_REPLY_BYTES).await.ok()?;
+            unpacked(&head.headers, body, MAX_ERROR_REPLY_BYTES).await
+        };
         let limit = self.deadline.min(Instant::now() + self.turns.settings.idle_timeout);
         let read = tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await;
         let body = match read {
-            Ok(Ok(Ok(body))) => body,
+            Ok(Ok(Some(body))) => body,
             Ok(Err(_cancelled)) => return Err(FailedAttempt::client_gone()),
-            Ok(Ok(Err(_))) | Err(_) => Bytes::new(),
+            Ok(Ok(None)) | Err(_) => Bytes::new(),
         };
         let mut headers = headers::for_client(&head.headers);
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
@@ -371,7 +394,7 @@ impl Turn {
 
 impl Reply {
     fn new(lease: Lease, accepted: Accepted) -> Self {
-        let Accepted { reply, reasoning, format, omitted } = accepted;
+        let Accepted { reply, reasoning, format, omitted, authorization } = accepted;
         let (head, body) = reply.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let mut headers = headers::for_client(&head.headers);
@@ -379,7 +402,13 @@ impl Reply {
             headers.insert(OMITTED_HEADER, omitted);
         }
         let content_type = content_type.map(str::to_owned);
-        Self { lease, headers, content_type, body: Some(body), reasoning, format }
+        let redaction = Redaction::new(Arc::clone(lease.account()), authorization);
+        Self { lease, headers, content_type, body: Some(body), reasoning, format, redaction }
+    }
+
+    /// What is put right in it.
+    pub fn corrections(&self) -> Corrections {
+        Corrections::new(self.redaction.clone())
     }
 
     /// Takes the body, to read it event by event.

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_protocol::json::{self, Object};
+use antiphon_protocol::include::HiddenParts;
+use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
-use antiphon_protocol::response::{is_empty_array, with_output};
+use antiphon_protocol::response::{Owned, is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::Piece;
@@ -14,8 +15,9 @@ use antiphon_upstream::transport::{ReadError, ReplyBody};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::attempt::{Earlier, FailedAttempt, Reply, ReplyStart};
 use super::background::Unfinished;
+use super::correction::is_open;
 use super::framing::Framing;
 use super::reading::{ReadOutcome, Silence, read_events};
 use super::record::{Finished, Items};
@@ -53,7 +55,12 @@ impl Turns {
 
 /// A collected reply commits the turn only when it is complete.
 impl ReplyStart for Finished {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+    async fn begin(
+        turn: &Turn,
+        resolved: &Resolved,
+        reply: &mut Reply,
+        earlier: &Earlier,
+    ) -> Result<Self, FailedAttempt> {
         if turn.runs_natively(reply.lease.account()) {
             // Boxed, as it is rare and large.
             Box::pin(turn.await_unstreamed(reply)).await?;
@@ -66,7 +73,13 @@ impl ReplyStart for Finished {
         if reply.format.is_decoded() {
             return decode_collected(turn, resolved, reply, body);
         }
-        Ok(turn.finish_collected(reply, resolved, body).await?)
+        let finished = turn.finish_collected(reply, resolved, body).await?;
+        // Where no other account can take over, the client gets the response as it is.
+        let may_move = || turn.may_move(resolved, earlier, reply.lease.account());
+        match failover(&finished).filter(|_| may_move()) {
+            Some(failed) => Err(failed),
+            None => Ok(finished),
+        }
     }
 }
 
@@ -76,9 +89,7 @@ async fn collect_stream(
     resolved: &Resolved,
     reply: &mut Reply,
 ) -> Result<Finished, FailedAttempt> {
-    let max_bytes = turn.turns.settings.max_reply_bytes;
-    let mut relay =
-        Relay::new(turn.owned(resolved), Framing::Sse, Some(max_bytes)).hiding(turn.hidden_parts());
+    let mut relay = turn.relay_of(reply, resolved);
     let account = Arc::clone(reply.lease.account());
     let (broken, finished) = match collect_events(turn, reply, &mut relay).await {
         Ok(finished) => match failover(&finished) {
@@ -158,12 +169,10 @@ fn decode_collected(
     body: Bytes,
 ) -> Result<Finished, FailedAttempt> {
     if let Some((code, message)) = reply.format.error_in(&body) {
-        return Err(FailedAttempt::from_error_event(code.to_owned(), message));
+        return Err(FailedAttempt::from_error_event(code.to_owned(), reply.redaction.redact_text(message)));
     }
-    let max_bytes = turn.turns.settings.max_reply_bytes;
-    let mut relay =
-        Relay::new(turn.owned(resolved), Framing::Sse, Some(max_bytes)).hiding(turn.hidden_parts());
-    let mut decoder = reply.format.decoder(max_bytes);
+    let mut relay = turn.relay_of(reply, resolved);
+    let mut decoder = reply.format.decoder(turn.turns.settings.max_reply_bytes);
     decoder.push(Piece::Whole(body));
     let mut passed = VecDeque::new();
     let terminal = match relay.push(&mut decoder, &mut passed) {
@@ -212,6 +221,13 @@ fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
 }
 
 impl Turn {
+    /// Puts a response together that is to be collected.
+    fn relay_of(&self, reply: &Reply, resolved: &Resolved) -> Relay {
+        let max_bytes = self.turns.settings.max_reply_bytes;
+        let relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
+        relay.hiding(self.hidden_parts()).correcting(reply.corrections())
+    }
+
     async fn collect(&mut self) -> Result<Collected, Failure> {
         let resolved = self.resolve().await?;
         self.collect_resolved(&resolved).await
@@ -280,24 +296,15 @@ impl Turn {
     ) -> Result<Finished, Failure> {
         // The reply to another operation is not a response that the gateway gives an id to.
         let owned = (self.facts.create.operation == Operation::Create).then(|| self.owned(resolved));
-        let (hidden, size_bytes) = (self.hidden_parts(), body.len());
+        let (hidden, corrections) = (self.hidden_parts(), reply.corrections());
+        let size_bytes = body.len();
         let finish = move || {
             let object = Object::parse(&body).map_err(|_| NOT_A_RESPONSE)?;
-            let Some(owned) = owned else {
-                return Ok(Finished::from_upstream(body.clone(), &object, &Items::new(), None));
+            let Some(corrected) = corrections.of_collected(&object) else {
+                return finished_of(&body, &object, owned.as_ref(), hidden);
             };
-            if object.get("status").is_none() && object.get("output").is_none() {
-                return Err(NOT_A_RESPONSE);
-            }
-            let status = object.get("status").and_then(json::string);
-            if matches!(status.as_deref(), Some("queued" | "in_progress")) {
-                return Err("its reply is not the end of the response");
-            }
-            let response = owned.rewrite(&object);
-            let response = hidden.hide_in_response(&response).unwrap_or(response).into();
-            let mut finished = Finished::from_upstream(response, &object, &Items::new(), None);
-            finished.body = owned.stored_body(&object).map(Bytes::from);
-            Ok(finished)
+            let object = Object::parse(&corrected).map_err(|_| NOT_A_RESPONSE)?;
+            finished_of(&corrected, &object, owned.as_ref(), hidden)
         };
         let finished = offload_if_long(size_bytes, finish).await.map_err(|_| Failure::Internal)?;
         finished.map_err(|why: &str| {
@@ -307,4 +314,27 @@ impl Turn {
             Failure::UpstreamFailed(why.into())
         })
     }
+}
+
+/// The response in a collected reply. `owned` is `None` for a reply that is none.
+fn finished_of(
+    body: &Bytes,
+    object: &Object<'_>,
+    owned: Option<&Owned>,
+    hidden: HiddenParts,
+) -> Result<Finished, &'static str> {
+    let Some(owned) = owned else {
+        return Ok(Finished::from_upstream(body.clone(), object, &Items::new(), None));
+    };
+    if object.get("status").is_none() && object.get("output").is_none() {
+        return Err(NOT_A_RESPONSE);
+    }
+    if is_open(object) {
+        return Err("its reply is not the end of the response");
+    }
+    let response = owned.rewrite(object);
+    let response = hidden.hide_in_response(&response).unwrap_or(response).into();
+    let mut finished = Finished::from_upstream(response, object, &Items::new(), None);
+    finished.body = owned.stored_body(object).map(Bytes::from);
+    Ok(finished)
 }

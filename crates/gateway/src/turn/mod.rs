@@ -9,6 +9,7 @@ mod codex;
 mod collect;
 mod context;
 mod conversation;
+mod correction;
 mod detach;
 mod dialect;
 mod door;
@@ -31,6 +32,7 @@ mod sending;
 mod settle;
 mod stream;
 mod trace;
+mod unpacked;
 mod variant;
 mod warm;
 

@@ -22,19 +22,22 @@ pub struct Passage {
 // === impl Passage ===
 
 impl Passage {
-    /// Looks at the data of an event.
-    pub fn look_at(&mut self, data: &[u8]) {
-        let object = |name: &str| {
+    /// Looks at the data of an event. Returns whether it carries an error.
+    pub fn look_at(&mut self, data: &[u8]) -> bool {
+        let member = |name: &str| {
             // Few events hold one.
             memchr::memmem::find(data, name.as_bytes())?;
-            json::member(data, name).filter(|value| value.first() == Some(&b'{'))
+            json::member(data, name).filter(|value| *value != b"null")
         };
-        if let Some(usage) = object("usage") {
+        let is_object = |value: &&[u8]| value.first() == Some(&b'{');
+        if let Some(usage) = member("usage").filter(is_object) {
             self.usage = Usage::parse(usage);
         }
-        if let Some(error) = object("error") {
+        let error = member("error");
+        if let Some(error) = error.filter(is_object) {
             self.error = Some(Bytes::copy_from_slice(error));
         }
+        error.is_some()
     }
 
     pub fn is_end(data: &[u8]) -> bool {

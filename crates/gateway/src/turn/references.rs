@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
+use antiphon_protocol::item::{self, Sealed};
+use antiphon_protocol::json;
 use antiphon_protocol::replay::ReplayIds;
 use antiphon_protocol::request::Reference;
-use antiphon_protocol::{item, json};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{FoundItems, IndexedItem, Timestamp};
 use bytes::Bytes;
@@ -39,7 +40,7 @@ struct Replacement {
     /// The bytes of an output item's id, which is an upstream's; several if it is repeated.
     upstream_ids: Vec<Range<usize>>,
     is_output: bool,
-    is_compaction: bool,
+    kind: Option<Sealed>,
     /// Whether it is the client's own item, and stands for itself.
     is_sent: bool,
     /// Whether the item's id leads to this copy from now on.
@@ -155,8 +156,9 @@ impl OwnInput {
         self.replaced.iter().filter(|replaced| !replaced.is_sent).map(|replaced| &replaced.item[..])
     }
 
-    pub fn has_replaced_compaction(&self) -> bool {
-        self.replaced.iter().any(|replaced| replaced.is_compaction)
+    /// Whether one of the referenced items is of this kind.
+    pub fn has_replaced(&self, kind: Sealed) -> bool {
+        self.replaced.iter().any(|replaced| replaced.kind == Some(kind))
     }
 
     /// Positions of items whose ids are an upstream's, ascending.
@@ -215,8 +217,8 @@ impl Replacement {
         // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
         let is_output = is_output || is_partial;
         let upstream_ids = if is_output { item::id_spans(&item) } else { Vec::new() };
-        let is_compaction = item::is_compaction(&item);
-        Self { position, span, item, upstream_ids, is_output, is_compaction, is_sent: false, is_indexed }
+        let kind = item::sealed(&item);
+        Self { position, span, item, upstream_ids, is_output, kind, is_sent: false, is_indexed }
     }
 
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.
@@ -229,7 +231,7 @@ impl Replacement {
             item,
             upstream_ids,
             is_output: true,
-            is_compaction: false,
+            kind: None,
             is_sent: true,
             is_indexed: true,
         }

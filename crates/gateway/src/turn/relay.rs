@@ -17,6 +17,7 @@ use antiphon_store::Status;
 use antiphon_upstream::dialect::Decoder;
 use bytes::Bytes;
 
+use super::correction::Corrections;
 use super::framing::Framing;
 use super::passage::Passage;
 use super::record::{Finished, Items, output_of};
@@ -46,6 +47,7 @@ pub struct Relay {
     error: Option<(String, String)>,
     /// Set for a stream whose events are not those of a response.
     passage: Option<Passage>,
+    corrections: Corrections,
 }
 
 /// The response so far.
@@ -101,6 +103,7 @@ impl Relay {
             repeated_up_to: None,
             error: None,
             passage: None,
+            corrections: Corrections::default(),
         }
     }
 
@@ -114,6 +117,12 @@ impl Relay {
     #[must_use]
     pub fn hiding(self, hidden: HiddenParts) -> Self {
         Self { hidden, ..self }
+    }
+
+    /// Puts events right before they are passed on or kept.
+    #[must_use]
+    pub fn correcting(self, corrections: Corrections) -> Self {
+        Self { corrections, ..self }
     }
 
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -226,11 +235,15 @@ impl Relay {
     }
 
     /// As [`take`](Self::take), for a stream of another API.
-    fn take_passed(passage: &mut Passage, event: &Event) -> Step {
+    fn take_passed(passage: &mut Passage, corrections: &Corrections, event: &Event) -> Step {
         let data = event.data().unwrap_or_default();
         if !Passage::is_end(&data) {
+            let is_error = passage.look_at(&data) || event.name() == Some(b"error");
+            let Some(data) = is_error.then(|| corrections.of_error(&data)).flatten() else {
+                return Step::Pass;
+            };
             passage.look_at(&data);
-            return Step::Pass;
+            return Step::Send(Framing::Sse.render(event.name().unwrap_or_default(), data));
         }
         let frame = Framing::Sse.pass(event).unwrap_or_default();
         Step::End(Box::new(Terminal { error: None, frame, finished: passage.finished() }))
@@ -242,7 +255,7 @@ impl Relay {
             self.events += 1;
         }
         if let Some(passage) = &mut self.passage {
-            let step = Self::take_passed(passage, event);
+            let step = Self::take_passed(passage, &self.corrections, event);
             self.error = passage.error();
             return Ok(step);
         }
@@ -255,8 +268,10 @@ impl Relay {
                 self.rewrite_item(event)
             }
             EventKind::Error => {
-                self.keep_error(event);
-                None
+                let data = event.data().unwrap_or_default();
+                let corrected = self.corrections.of_error(&data);
+                self.keep_error(corrected.as_deref().unwrap_or(&data));
+                corrected.map(|data| self.framing.render(b"error", data))
             }
             EventKind::Other => None,
         };
@@ -289,10 +304,18 @@ impl Relay {
     fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
         let data = event.data().ok_or(BadStream::Malformed)?;
         let carrying = ResponseEvent::parse(&data).ok_or(BadStream::Malformed)?;
-        let ResponseEvent { event: object, response: original } = &carrying;
-        let implied = object.get("type").and_then(json::string).and_then(|kind| implied_status(&kind));
+        let implied = implied_status(event, &carrying.event);
+        let Some(corrected) = self.corrections.of_terminal(&carrying, implied) else {
+            return Ok(self.ended_by(event, &carrying, implied));
+        };
+        let carrying = ResponseEvent::parse(&corrected).ok_or(BadStream::Malformed)?;
+        Ok(self.ended_by(event, &carrying, implied))
+    }
+
+    fn ended_by(&self, event: &Event, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Terminal {
+        let ResponseEvent { event: object, response: original } = carrying;
         let mut finished = Finished::from_upstream(Bytes::new(), original, &self.items, implied);
-        let mut rewritten = self.owned.rewrite_event(&carrying);
+        let mut rewritten = self.owned.rewrite_event(carrying);
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
         let is_kept = self.max_kept_bytes.is_some();
         if is_kept && finished.status == Status::Failed && original.get("output") != Some(&*finished.output) {
@@ -301,7 +324,7 @@ impl Relay {
         let (data, response) = self.shown(rewritten);
         finished.response = response;
         finished.body = self.owned.stored_body(original).map(Bytes::from);
-        Ok(Terminal { error: None, frame: self.render(event, object, data), finished })
+        Terminal { error: None, frame: self.render(event, object, data), finished }
     }
 
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
@@ -372,10 +395,8 @@ impl Relay {
         Ok(())
     }
 
-    fn keep_error(&mut self, event: &Event) {
-        let data = event.data().unwrap_or_default();
-        let error =
-            json::member(&data, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(&data);
+    fn keep_error(&mut self, data: &[u8]) {
+        let error = json::member(data, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(data);
         let text = |name| json::string_member(error, name).map(Into::into);
         let code = text("code").unwrap_or_else(|| "server_error".to_owned());
         self.error = Some((code, text("message").unwrap_or_default()));
@@ -456,9 +477,11 @@ fn may_be_numbered(event: &Event) -> bool {
     is_known || sequence_number(&data).is_some()
 }
 
-/// The status that the type of a terminal event says.
-fn implied_status(kind: &str) -> Option<Status> {
-    kind.strip_prefix("response.")?.parse().ok()
+/// The status that the type of a terminal event says, or else its name.
+fn implied_status(event: &Event, object: &Object<'_>) -> Option<Status> {
+    let status = |kind: &str| kind.strip_prefix("response.")?.parse().ok();
+    let kind = object.get("type").and_then(json::string);
+    kind.and_then(|kind| status(&kind)).or_else(|| status(std::str::from_utf8(event.name()?).ok()?))
 }
 
 /// The position of an event in the bytes it came in, if it came as bytes and in one piece.

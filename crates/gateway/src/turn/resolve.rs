@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::item::Sealed;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Segment, Summaries};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_store::chain::Turn as StoredTurn;
@@ -32,6 +33,8 @@ pub struct Resolved {
     pub own: OwnInput,
     /// Whether the turn's own items contain a compaction, which replaces everything before it.
     starts_context: bool,
+    /// Whether they contain reasoning that came from an upstream of chat completions.
+    has_chat_reasoning: bool,
 }
 
 /// The input for one account.
@@ -63,8 +66,10 @@ impl Turn {
         let (joined, parent) = self.load_history().await?;
         self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
         let own = self.own_input().await?;
-        let starts_context = self.facts.create.scan.has_compaction || own.has_replaced_compaction();
-        Ok(Resolved { parent, lost_parent: None, joined, own, starts_context })
+        let scan = &self.facts.create.scan;
+        let starts_context = scan.has_compaction || own.has_replaced(Sealed::Compaction);
+        let has_chat_reasoning = scan.has_chat_reasoning || own.has_replaced(Sealed::ChatReasoning);
+        Ok(Resolved { parent, lost_parent: None, joined, own, starts_context, has_chat_reasoning })
     }
 
     /// The turn with its references as they are, because something that it refers to can't be loaded. Without its parent it can't be
@@ -81,7 +86,9 @@ impl Turn {
         let above = parent.as_ref().map_or(u32::from(lost_parent.is_some()), |parent| parent.depth);
         self.progress.depth = above + 1;
         let starts_context = self.facts.create.scan.has_compaction;
-        Ok(Resolved { parent, lost_parent, joined, own: self.own_input().await?, starts_context })
+        let has_chat_reasoning = self.facts.create.scan.has_chat_reasoning;
+        let own = self.own_input().await?;
+        Ok(Resolved { parent, lost_parent, joined, own, starts_context, has_chat_reasoning })
     }
 
     /// The conversation, and what the turn continues.
@@ -198,8 +205,10 @@ impl Resolved {
         for Replayed { turn, segment } in replayed {
             let mut parts = Vec::new();
             let is_first = history.is_empty();
-            if reads(turn) {
+            if reads(turn) && summaries == Summaries::AsItems {
                 segment.parts(replay_ids, &mut parts);
+            } else if reads(turn) {
+                omitted += segment.accepted_parts(replay_ids, &mut parts);
             } else {
                 let omitted_here = segment.readable_parts(replay_ids, summaries, &mut parts);
                 is_rebuilt |=
@@ -208,11 +217,16 @@ impl Resolved {
             }
             push_turn(&mut history, parts, is_first);
         }
-        let resolved = if can_read {
+        let is_accepted = summaries == Summaries::AsItems || !self.has_chat_reasoning;
+        let own = || Segment::build(&self.own.array(), &self.own.referenced(), b"[]");
+        let resolved = if can_read && is_accepted {
             self.own_input(replay_ids).resolved
+        } else if can_read {
+            let mut parts = Vec::new();
+            omitted += own().map_err(|_| Failure::Internal)?.accepted_parts(replay_ids, &mut parts);
+            Some(parts)
         } else {
-            let own = Segment::build(&self.own.array(), &self.own.referenced(), b"[]")
-                .map_err(|_| Failure::Internal)?;
+            let own = own().map_err(|_| Failure::Internal)?;
             let mut parts = Vec::new();
             let omitted_here = own.readable_parts(replay_ids, summaries, &mut parts);
             is_rebuilt |=

@@ -31,6 +31,8 @@ pub struct Accepted {
     pub format: ReplyFormat,
     /// Names what was left out of the request.
     pub omitted: Option<HeaderValue>,
+    /// What the request was sent with.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// The upstream's reply, or why the turn left its socket and has to be sent again.
@@ -79,9 +81,9 @@ impl Turn {
             secrets.remove_from(reply.headers_mut());
             account.quota.note(reply.headers(), self.turns.env.clock.now());
             if reply.status().is_success() {
-                let reply = self.accept(account, &variant, &format, reply).await?;
+                let reply = self.accept(account, &variant, &format, secrets, reply).await?;
                 let omitted = omitted_header(account, &omitted);
-                return Ok(Accepted { reply, reasoning, format, omitted });
+                return Ok(Accepted { reply, reasoning, format, omitted, authorization });
             }
             let mut error_reply = self.read_error_reply(reply).await?;
             error_reply.body = secrets.redact(error_reply.body);
@@ -155,13 +157,20 @@ impl Turn {
         account: &Account,
         variant: &RequestVariant<'_>,
         format: &ReplyFormat,
+        secrets: Secrets<'_>,
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         if !variant.send_reasoning {
             account.remember_reasoning_refused(&self.facts.create.model);
         }
+        let encoding = reply.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(
+                Failure::UpstreamFailed("its reply is compressed, which nobody asked for".into()).into()
+            );
+        }
         match format.is_stream() && !is_event_stream(&reply) {
-            true => Box::pin(self.as_stream(account, format, reply)).await,
+            true => Box::pin(self.as_stream(account, format, secrets, reply)).await,
             false => Ok(reply),
         }
     }
@@ -171,12 +180,13 @@ impl Turn {
         &self,
         account: &Account,
         format: &ReplyFormat,
+        secrets: Secrets<'_>,
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let (mut head, body) = reply.into_parts();
         let body = self.read_body(account, body).await?;
         if let Some((code, message)) = format.error_in(&body) {
-            return Err(FailedAttempt::from_error_event(code.to_owned(), message));
+            return Err(FailedAttempt::from_error_event(code.to_owned(), secrets.redact_text(message)));
         }
         let stream = format.as_stream(&body);
         let stream =

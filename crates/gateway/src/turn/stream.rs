@@ -18,7 +18,7 @@ use futures_util::Stream;
 use futures_util::stream::{iter, unfold};
 use http::HeaderMap;
 
-use super::attempt::{FailedAttempt, Reply, ReplyStart};
+use super::attempt::{Earlier, FailedAttempt, Reply, ReplyStart};
 use super::collect::TOO_LARGE;
 use super::detach::Cancelled;
 use super::reading::{ReadOutcome, Silence, read_events};
@@ -101,7 +101,12 @@ impl Turns {
 
 /// The first event commits the turn to its account.
 impl ReplyStart for OpeningStream {
-    async fn begin(turn: &Turn, resolved: &Resolved, reply: &mut Reply) -> Result<Self, FailedAttempt> {
+    async fn begin(
+        turn: &Turn,
+        resolved: &Resolved,
+        reply: &mut Reply,
+        _earlier: &Earlier,
+    ) -> Result<Self, FailedAttempt> {
         if turn.runs_natively(reply.lease.account()) {
             // Boxed, as it is rare and large.
             Box::pin(turn.await_unstreamed(reply)).await?;
@@ -114,7 +119,8 @@ impl ReplyStart for OpeningStream {
         let (door, max_reply_bytes) = (&turn.facts.door, turn.turns.settings.max_reply_bytes);
         let is_kept = turn.may_be_continued() || door.run().is_some();
         let relay = Relay::new(turn.owned(resolved), door.framing(), is_kept.then_some(max_reply_bytes))
-            .hiding(turn.hidden_parts());
+            .hiding(turn.hidden_parts())
+            .correcting(reply.corrections());
         let mut this = Self {
             events: reply.events(max_reply_bytes),
             relay: if turn.facts.create.operation.passes_through() { relay.passing_through() } else { relay },

@@ -84,6 +84,39 @@ async fn a_chain_of_twenty_turns_alternates_between_the_two_apis() {
 }
 
 #[tokio::test]
+async fn reasoning_of_a_chat_that_is_sent_again_is_left_out_for_the_other_api() {
+    let mixed = Mixed::start().await;
+    mixed.chat.script(Script::new().reasoning("hm").text("one"));
+    let first = mixed.gateway.client.created(json!({"model": "local", "input": "a"})).await;
+    let output = first["output"].as_array().unwrap();
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let around = |items: Vec<Value>| Value::from([vec![user("a")], items, vec![user("b")]].concat());
+    let references =
+        output.iter().map(|item| json!({"type": "item_reference", "id": item["id"]})).collect::<Vec<_>>();
+    let conversation = begin(&mixed.gateway.client, &json!([user("a"), output[0], output[1]])).await;
+    for request in [
+        json!({"input": around(references)}),
+        json!({"input": around(output.clone())}),
+        json!({"input": "b", "conversation": conversation}),
+    ] {
+        for (is_chat, thoughts) in [(false, &[][..]), (true, &["thought: hm"])] {
+            let (upstream, model) = mixed.upstream(is_chat);
+            let mut request = request.clone();
+            request["model"] = json!(model);
+            request["store"] = json!(false);
+            let reply = mixed.gateway.client.create(&request).await;
+            assert_eq!(reply.status, 200, "{request}: {}", reply.json());
+            assert_eq!(
+                last_said(upstream),
+                [&["user: a"], thoughts, &["assistant: one", "user: b"]].concat()
+            );
+            let reasoning = if is_chat { "full" } else { "stripped" };
+            assert_eq!(reply.header("x-antiphon-reasoning"), Some(reasoning), "{request}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_compaction_in_the_middle_of_a_mixed_chain_is_for_the_account_that_can_read_it() {
     let mixed = Mixed::start().await;
     let turn = |model: &str, input: &str, parent: &Value| json!({"model": model, "input": input, "previous_response_id": parent["id"]});

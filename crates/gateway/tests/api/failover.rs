@@ -93,8 +93,13 @@ async fn every_failure_before_the_first_event_leads_to_the_next_account() {
         (Script::stream_bytes(error_event("insufficient_quota")), "cooling"),
         (Script::stream_bytes(error_event("server_error")), "ready"),
     ];
-    let only_collected =
-        [(Script::http(200, "<html>"), "ready"), (Script::http(200, "{\"id\": \"cut"), "ready")];
+    let only_collected = [
+        (Script::http(200, "<html>"), "ready"),
+        (Script::http(200, "{\"id\": \"cut"), "ready"),
+        (Script::answer("a b").failed("server_error", "m"), "ready"),
+        (Script::answer("a b").failed("rate_limit_exceeded", "m"), "cooling"),
+        (Script::answer("a b").failed("insufficient_quota", "m"), "cooling"),
+    ];
     let with_stream = |cases: &[(Script, &'static str)], stream| {
         cases.iter().cloned().map(|(script, state)| (script, state, stream)).collect::<Vec<_>>()
     };
@@ -114,6 +119,21 @@ async fn every_failure_before_the_first_event_leads_to_the_next_account() {
         assert_eq!(pool.counts(), [1, 1], "{script:?}");
         assert_eq!((pool.state(0).await, pool.state(1).await), (state, "ready"), "{script:?}");
         pool.gateway.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_response_is_the_clients_if_no_other_account_is_left() {
+    for code in ["server_error", "rate_limit_exceeded"] {
+        let pool = pool(2).await;
+        for upstream in &pool.upstreams {
+            upstream.script(Script::answer("a b").failed(code, "m"));
+        }
+        let response = pool.gateway.client.created(plain()).await;
+        assert_eq!((&response["status"], &response["error"]["code"]), (&json!("failed"), &json!(code)));
+        assert_eq!(pool.counts(), [1, 1]);
+        let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+        assert_eq!(pool.gateway.client.get(&path).await.ok(), response);
     }
 }
 
@@ -188,6 +208,21 @@ async fn a_rate_limited_account_cools_down_until_its_reset() {
     pool.clock.advance(Duration::from_secs(20));
     pool.ask().await.ok();
     assert_eq!((pool.counts(), pool.state(0).await), (vec![2, 3], "ready"));
+}
+
+#[tokio::test]
+async fn an_account_whose_reset_is_over_cools_down_as_if_it_had_named_none() {
+    for reset in ["0", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+        let pool = pool(2).await;
+        let limited = Script::http(429, error("rate_limit_exceeded"));
+        pool.upstreams[0].script(limited.header("retry-after", reset));
+        for _ in 0..2 {
+            pool.ask().await.ok();
+        }
+        assert_eq!((pool.counts(), pool.state(0).await), (vec![1, 2], "cooling"), "{reset}");
+        pool.clock.advance(Duration::from_secs(1));
+        assert_eq!(pool.state(0).await, "ready", "{reset}");
+    }
 }
 
 #[tokio::test]

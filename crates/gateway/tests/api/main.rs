@@ -59,6 +59,7 @@ mod reference;
 mod replaying;
 mod replicas;
 mod resuming;
+mod secrets;
 mod settling;
 mod signing_in;
 mod signing_in_by_proxy;

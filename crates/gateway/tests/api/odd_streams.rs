@@ -83,6 +83,28 @@ async fn the_type_of_an_event_with_the_default_name_counts() {
 }
 
 #[tokio::test]
+async fn a_response_whose_last_event_says_that_it_goes_on_has_ended_as_the_event_says() {
+    for (ending, open) in [("completed", "in_progress"), ("incomplete", "queued"), ("failed", "in_progress")]
+    {
+        for has_type in [true, false] {
+            let (upstream, gateway) = gateway().await;
+            let name = format!("response.{ending}");
+            let mut last = completed(2);
+            last["response"]["status"] = json!(open);
+            last["type"] = if has_type { json!(name) } else { Value::Null };
+            upstream.script(Script::stream_bytes(
+                [created(), item_done(1, 0, "a"), event(&name, &last)].concat(),
+            ));
+            let events = stream(&gateway).await;
+            let response = events.last().unwrap().json()["response"].clone();
+            assert_eq!(response["status"], ending);
+            let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+            assert_eq!(gateway.client.get(&path).await.ok()["status"], ending, "it is not polled for ever");
+        }
+    }
+}
+
+#[tokio::test]
 async fn comments_before_the_first_event_take_no_memory_and_are_bounded() {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config("limits.max_body = \"1MiB\"").start().await;

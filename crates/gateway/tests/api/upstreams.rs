@@ -1,7 +1,10 @@
 //! Upstreams: their errors, their models, and what the configuration says of them.
 
+use std::io::Write;
+
 use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Gateway, Setup};
+use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -271,5 +274,68 @@ async fn a_collected_reply_that_is_not_the_end_of_its_response_is_the_upstreams_
         upstream.always(Script::http(200, reply.to_string()));
         let refused = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
         assert_eq!(refused.refusal(), (502, Some("upstream_failed".to_owned()), None), "{status}");
+    }
+}
+
+fn gzipped(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn an_error_reply_that_was_compressed_unasked_is_read() {
+    let body = r#"{"error":{"message":"No.","type":"invalid_request_error","param":"x","code":"odd"}}"#;
+    for api in ["responses", "chat"] {
+        let upstream = simulator().await;
+        let gateway = Setup::over(&upstream).account(0, &format!("api = \"{api}\"")).start().await;
+        for stream in [false, true] {
+            upstream.script(Script::http(400, gzipped(body)).header("content-encoding", "gzip"));
+            let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+            assert_eq!((reply.status.as_u16(), String::from_utf8_lossy(&reply.body)), (400, body.into()));
+            assert_eq!(upstream.last_request().unwrap().header("accept-encoding"), Some("identity"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_reply_without_a_body_that_can_be_read_comes_in_the_envelope_of_the_api() {
+    let large = format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(1 << 20));
+    let cut = || gzipped(&large)[..500].to_vec();
+    let (upstream, gateway) = gateway().await;
+    for script in [
+        Script::http(400, ""),
+        Script::http(400, large.clone()),
+        Script::http(400, gzipped(&large)).header("content-encoding", "gzip"),
+        Script::http(400, cut()).header("content-encoding", "GZIP"),
+        Script::http(400, "x").header("content-encoding", "br"),
+    ] {
+        let error = json!({"message": "The upstream replied with status 400.", "type": "invalid_request_error",
+            "param": null, "code": null});
+        for stream in [false, true] {
+            upstream.script(script.clone());
+            let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+            assert_eq!((reply.status.as_u16(), &reply.json()["error"]), (400, &error));
+        }
+        upstream.script(script.clone());
+        let messages = json!([{"role": "user", "content": "x"}]);
+        let request = json!({"model": "sim", "messages": messages}).to_string();
+        let reply = gateway.client.request(Method::POST, "/v1/chat/completions", &[], request).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]), (400, &error));
+        upstream.script(script);
+        let mut socket = gateway.socket().await;
+        socket.create(json!({"model": "sim", "input": "x"})).await;
+        let frame = socket.frame().await;
+        assert_eq!((&frame["status"], &frame["error"]), (&json!(400), &error));
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_answer_is_the_upstreams_failure() {
+    let (upstream, gateway) = gateway().await;
+    for stream in [false, true] {
+        upstream.script(Script::answer("x").header("content-encoding", "gzip"));
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+        assert_eq!(reply.refusal(), (502, Some("upstream_failed".to_owned()), None));
     }
 }

@@ -36,6 +36,8 @@ pub struct InputScan {
     pub derived: Vec<(u32, Range<usize>)>,
     /// Whether an item replaces everything before it.
     pub has_compaction: bool,
+    /// Whether an item is reasoning that the gateway made from a chat completion.
+    pub has_chat_reasoning: bool,
 }
 
 /// An item that stands for a stored one, or may do so.
@@ -84,6 +86,7 @@ impl InputScan {
             scan.items += 1;
             let glance = Glance::at(&items[span.clone()]);
             scan.has_compaction |= glance.is_compaction();
+            scan.has_chat_reasoning |= glance.is_chat_reasoning(&items[span.clone()]);
             if let Some(key) = glance.misspelled() {
                 return Err(unknown_parameter(&format!("{name}[{position}].{key}")));
             }

@@ -31,6 +31,8 @@ use crate::settings::{
 
 /// After an upstream has refused a socket, turns use HTTP for this long.
 const SOCKET_RETRY_DELAY: Duration = Duration::from_mins(10);
+/// So many models are remembered for which an upstream refuses something.
+const MAX_KNOWN_MODELS: usize = 1_000;
 
 /// A credential at an upstream, and what is known of that upstream.
 #[derive(Debug)]
@@ -57,10 +59,14 @@ pub struct Account {
     /// What its upstream said when it refused the credential.
     refusal: Mutex<Option<String>>,
     /// Models for which the upstream refuses to include encrypted reasoning.
-    models_refusing_encrypted_reasoning: Mutex<HashSet<String>>,
+    models_refusing_encrypted_reasoning: KnownModels,
     /// Models for which the upstream refuses reasoning of earlier turns as text.
-    models_refusing_reasoning: Mutex<HashSet<String>>,
+    models_refusing_reasoning: KnownModels,
 }
+
+/// Models of which something is remembered.
+#[derive(Debug, Default)]
+struct KnownModels(Mutex<HashSet<String>>);
 
 /// Whether an account serves a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +125,8 @@ impl Account {
             catalog: Catalog::default(),
             metrics: OnceLock::new(),
             refusal: Mutex::default(),
-            models_refusing_encrypted_reasoning: Mutex::default(),
-            models_refusing_reasoning: Mutex::default(),
+            models_refusing_encrypted_reasoning: KnownModels::default(),
+            models_refusing_reasoning: KnownModels::default(),
         })
     }
 
@@ -250,19 +256,19 @@ impl Account {
     }
 
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {
-        locked(&self.models_refusing_encrypted_reasoning).contains(model)
+        self.models_refusing_encrypted_reasoning.has(model)
     }
 
     pub fn remember_encrypted_reasoning_refused(&self, model: &str) {
-        locked(&self.models_refusing_encrypted_reasoning).insert(model.to_owned());
+        self.models_refusing_encrypted_reasoning.add(model);
     }
 
     pub fn refuses_reasoning(&self, model: &str) -> bool {
-        locked(&self.models_refusing_reasoning).contains(model)
+        self.models_refusing_reasoning.has(model)
     }
 
     pub fn remember_reasoning_refused(&self, model: &str) {
-        locked(&self.models_refusing_reasoning).insert(model.to_owned());
+        self.models_refusing_reasoning.add(model);
     }
 }
 
@@ -281,10 +287,36 @@ impl Credential {
             CredentialSettings::OAuth(oauth) => Self::OAuth(Arc::new(OAuth::new(&settings.name, oauth))),
         })
     }
+
+    /// The value of `authorization` now, if there is one.
+    pub(crate) fn current(&self) -> Option<HeaderValue> {
+        match self {
+            Self::None => None,
+            Self::Key(key) => Some(key.clone()),
+            Self::OAuth(oauth) => oauth.current_bearer(),
+        }
+    }
 }
 
-fn locked(models: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
-    models.lock().unwrap_or_else(PoisonError::into_inner)
+// === impl KnownModels ===
+
+impl KnownModels {
+    fn has(&self, model: &str) -> bool {
+        self.lock().contains(model)
+    }
+
+    fn add(&self, model: &str) {
+        let mut models = self.lock();
+        if models.len() >= MAX_KNOWN_MODELS {
+            // Clients may make up any number of names.
+            models.clear();
+        }
+        models.insert(model.to_owned());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn identity_hash(settings: &AccountSettings) -> String {
@@ -317,4 +349,19 @@ fn query_string(parameters: &BTreeMap<String, String>) -> String {
         return String::new();
     }
     format!("?{}", url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_for_models_is_bounded() {
+        let models = KnownModels::default();
+        for n in 0..5 * MAX_KNOWN_MODELS {
+            models.add(&n.to_string());
+            assert!(models.has(&n.to_string()));
+        }
+        assert!(models.lock().len() <= MAX_KNOWN_MODELS);
+    }
 }

@@ -164,6 +164,11 @@ impl OAuth {
         }
     }
 
+    /// The access token that turns have now, valid or not.
+    pub(crate) fn current_bearer(&self) -> Option<HeaderValue> {
+        self.lock().tokens.as_ref()?.bearer().ok()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,6 +6,7 @@
 
 pub mod chat;
 mod responses;
+mod unknown_error;
 
 use std::sync::Arc;
 
@@ -186,8 +187,9 @@ impl ReplyFormat {
     /// An error in the format of that API for an error reply in no known form; `None` if it stays as it is.
     pub fn wrap_error(&self, status: StatusCode, body: &[u8]) -> Option<Bytes> {
         match self {
-            Self::Responses => None,
-            Self::Chat(_) => Some(chat::wrap_error(status, body)),
+            // Whatever else it says is the client's to read.
+            Self::Responses => body.is_empty().then(|| unknown_error::wrap(status, body)),
+            Self::Chat(_) => Some(unknown_error::wrap(status, body)),
         }
     }
 

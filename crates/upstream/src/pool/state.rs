@@ -169,6 +169,9 @@ impl AccountState {
                     missing.retain(|(_, until)| *until > now);
                     !missing.is_empty()
                 });
+                if self.missing_endpoints.len() >= MAX_MISSING {
+                    self.missing_endpoints.clear();
+                }
                 let missing = self.missing_endpoints.entry(attempt.model.to_owned()).or_default();
                 missing.push((*operation, now.plus(MODEL_COOLDOWN)));
             }
@@ -243,7 +246,8 @@ impl AccountState {
 
     fn start_cooldown(&mut self, reason: CooldownReason, until: Option<Timestamp>, now: Timestamp) {
         let cooldown = self.cooldown.filter(|cooldown| cooldown.until > now);
-        let until = match until {
+        // A time that is over says nothing: every turn would ask the limited account first.
+        let until = match until.filter(|until| *until > now) {
             Some(until) => until.min(now.plus(MAX_REQUESTED_COOLDOWN)),
             None if cooldown.is_some() => return,
             None => {
@@ -389,6 +393,12 @@ mod tests {
             record(&mut state, &limited(None), false, now);
             assert_eq!(cooldown_ms(&state, now), Some(i64::try_from(expected).unwrap()));
         }
+        for (n, expected) in [(1, 8_000), (2, 16_000), (3, 30_000)] {
+            let now = after(100_000_000 * n);
+            let over = Some(Timestamp::from_unix_ms(now.unix_ms() - i64::try_from(n).unwrap() + 1));
+            record(&mut state, &limited(over), false, now);
+            assert_eq!(cooldown_ms(&state, now), Some(expected), "its reset is now, or was before");
+        }
         let forever = Some(Timestamp::from_unix_ms(i64::MAX));
         record(&mut state, &limited(forever), false, START);
         assert!(cooldown_ms(&state, START).unwrap() < 9 * 24 * 3_600_000);
@@ -400,6 +410,9 @@ mod tests {
         record(&mut state, &Verdict::OutOfQuota { until: None }, true, START);
         assert_eq!(cooldown_ms(&state, START), Some(3_600_000));
         assert_eq!(state.label(START), "cooling");
+        let mut state = AccountState::default();
+        record(&mut state, &Verdict::OutOfQuota { until: Some(START) }, true, START);
+        assert_eq!(cooldown_ms(&state, START), Some(1_000), "its reset is now");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt, Limited};
 
 pub use self::exchange::ExchangeError;
-pub use self::redact::Secrets;
+pub use self::redact::{Redaction, Secrets};
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Served, Socket, SocketLost};
 pub use self::words::words_of;
@@ -223,6 +223,7 @@ impl Upstream {
                 Accept::Events => "text/event-stream",
             }),
         );
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         account.add_headers(authorization, &mut headers);
         let mut request = Request::new(PartsBody::new(body));
         *request.method_mut() = Method::POST;

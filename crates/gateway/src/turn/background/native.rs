@@ -11,7 +11,7 @@ use antiphon_store::UpstreamTurn;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::ReplyFormat;
 use antiphon_upstream::pool::Verdict;
-use antiphon_upstream::transport::{About, ReplyBody};
+use antiphon_upstream::transport::{About, Redaction, ReplyBody};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
@@ -219,6 +219,8 @@ impl Turn {
             Some(Err(_cancelled)) => return self.end_taken_over(&Failure::ClientGone, &resolved).await,
             None => return self.leave(),
         };
+        // What the turn was sent with is not known here: a key has not changed, and a token is looked up when it is needed.
+        let redaction = Redaction::new(Arc::clone(lease.account()), None);
         let mut reply = Reply {
             lease,
             headers: HeaderMap::new(),
@@ -226,6 +228,7 @@ impl Turn {
             body: Some(body),
             reasoning: Reasoning::Full,
             format: ReplyFormat::Responses,
+            redaction,
         };
         if !run.is_streamed {
             if let Err(failure) = self.collect_rest(&resolved, reply).await {
@@ -235,6 +238,7 @@ impl Turn {
         }
         let Ok(mut relay) = self.relay_log(&resolved).await else { return self.leave() };
         relay.skip_repeated();
+        let relay = relay.correcting(reply.corrections());
         let silence = Silence::begin(turns.settings.first_byte_timeout);
         let opening = OpeningStream::continued(reply.events(turns.settings.max_reply_bytes), relay, silence);
         let mut events = ActiveStream::new(self, resolved, reply, opening).into_events();

@@ -7,6 +7,8 @@ use antiphon_protocol::json;
 use bytes::Bytes;
 use http::StatusCode;
 
+use crate::dialect::unknown_error::kind_of;
+
 pub const CONTEXT_LENGTH: &str = "context_length_exceeded";
 
 /// Parts of messages that say that the context is too long, in lower case.
@@ -19,8 +21,6 @@ const CONTEXT_PHRASES: [&str; 6] = [
     "prompt is too long",
 ];
 
-/// How much of a reply that is no JSON a client gets as the message.
-const MAX_TEXT_BYTES: usize = 1024;
 /// How many errors of a list are told.
 const MAX_TOLD: usize = 8;
 /// How deep a message may be nested.
@@ -63,28 +63,6 @@ pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
     };
     let error = ApiError { kind, code: code.map(Into::into), param: param.map(Into::into), message };
     Some(error.envelope().into())
-}
-
-/// The error that stands for an error reply in no known form.
-pub fn wrap(status: StatusCode, body: &[u8]) -> Bytes {
-    let text = std::str::from_utf8(body).map(str::trim).unwrap_or_default();
-    let is_plain = !text.is_empty() && text.len() <= MAX_TEXT_BYTES && !text.starts_with(['<', '{', '[']);
-    let message = match is_plain {
-        true => text.to_owned(),
-        false => format!("The upstream replied with status {}.", status.as_u16()),
-    };
-    ApiError { kind: kind_of(status), code: None, param: None, message }.envelope().into()
-}
-
-fn kind_of(status: StatusCode) -> ErrorKind {
-    match status.as_u16() {
-        401 => ErrorKind::Authentication,
-        403 => ErrorKind::Permission,
-        402 => ErrorKind::InsufficientQuota,
-        429 => ErrorKind::RateLimit,
-        400..=499 => ErrorKind::InvalidRequest,
-        _ => ErrorKind::Server,
-    }
 }
 
 /// Whether a member `error` stands for one. Some servers have an empty one in every chunk.
@@ -292,18 +270,6 @@ mod tests {
                 json!([reply["error"]["message"], reply["error"]["type"]]),
                 json!([message, "invalid_request_error"])
             );
-        }
-    }
-
-    #[test]
-    fn a_reply_in_no_known_form_is_wrapped() {
-        let none = "The upstream replied with status 413.";
-        for (body, message) in
-            [("too much\n", "too much"), ("<html>", none), ("{}", none), ("", none), ("\u{0}", "\u{0}")]
-        {
-            let reply = wrap(StatusCode::PAYLOAD_TOO_LARGE, body.as_bytes());
-            let reply: Value = serde_json::from_slice(&reply).unwrap();
-            assert_eq!(reply["error"]["message"], message);
         }
     }
 

@@ -24,7 +24,7 @@ pub use self::decode::Decoder;
 pub(super) use self::decode::as_stream;
 pub use self::echo::Echo;
 pub(super) use self::encode::encode;
-pub(super) use self::failure::{error_in, translate as translate_error, wrap as wrap_error};
+pub(super) use self::failure::{error_in, translate as translate_error};
 
 /// What an upstream's chat completions are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
