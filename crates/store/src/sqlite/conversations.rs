@@ -14,6 +14,11 @@ pub(super) const INSERT_ITEM: &str = "INSERT INTO conversation_items (conversati
 
 /// Records a turn, and moves the head of its conversation if it has one.
 pub(super) fn record(inserter: &mut Inserter<'_>, record: &Record) -> rusqlite::Result<Appended> {
+    if let Some(parent) = record.needed_parent()
+        && !inserter.has(&record.project, parent)?
+    {
+        return Ok(Appended::NoParent);
+    }
     let Some(pending) = Pending::of_record(record) else {
         return inserter.record(record, None).map(|()| Appended::Done);
     };

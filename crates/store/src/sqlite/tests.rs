@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
-use super::insert::{INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
+use super::insert::{HAS_RESPONSE, INSERT_ITEM, INSERT_LOG, INSERT_RESPONSE};
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{
     ADD_TO_ACCOUNTS, ADD_TO_LATENCIES, ADD_TO_OUTCOMES, ADD_TO_SUMS, DELETE_ITEM, DELETE_LOG,
@@ -19,7 +19,7 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 25] = [
     crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
@@ -38,6 +38,7 @@ const ALL: [&str; 24] = [
     DELETE_RESPONSE,
     PURGEABLE,
     FIND_ITEM,
+    HAS_RESPONSE,
     INSERT_ITEM,
     INSERT_LOG,
     INSERT_RESPONSE,
@@ -175,7 +176,7 @@ fn record(n: u8) -> Record {
     };
     let log = LogRow::bare(NOW, id);
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project, response, items: Vec::new(), log, settlement: None, append: None }
+    Record { project, response, items: Vec::new(), log, settlement: None, append: None, needs_parent: false }
 }
 
 /// A store on a disk of this many pages. A change applies to connections opened after it.
