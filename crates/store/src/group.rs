@@ -36,7 +36,8 @@ use crate::{Appended, BackgroundEnd, LogRow, Post, Purged, Record, StoreError, T
 /// The capacity of the queue. Callers wait when it is full.
 const QUEUE_OPERATIONS: usize = 4096;
 
-/// Why a batch was not committed. With [`Refused`](Self::Refused) nothing of it was; else that may not be known.
+/// Why a batch was not committed. With [`Refused`](Self::Refused) and [`Forbidden`](Self::Forbidden) nothing of it was; else that may
+/// not be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotCommitted {
     /// The engine can't write now.
@@ -45,6 +46,8 @@ pub(crate) enum NotCommitted {
     Deadline,
     /// The database rejects one of the operations. The others can be written without it.
     Refused(String),
+    /// One of the operations needs a right that is missing. The others can be written without it.
+    Forbidden(String),
 }
 
 /// A storage engine's side of group commit.

@@ -80,6 +80,20 @@ impl Operation {
         matches!(self, Self::Log(..) | Self::Settle(_) | Self::ExecuteSoon(_))
     }
 
+    /// Whether turns can't be served without it, be they in conversations or not.
+    pub(super) fn is_vital(&self) -> bool {
+        match self {
+            Self::Record(record) => record.append.is_none(),
+            Self::Log(..) | Self::Reserve(_) | Self::Settle(_) => true,
+            Self::Post(_)
+            | Self::EndBackground(_)
+            | Self::Purge(_)
+            | Self::Sweep(_)
+            | Self::Execute(_)
+            | Self::ExecuteSoon(_) => false,
+        }
+    }
+
     /// Whether it would keep others waiting that are in its transaction.
     pub(super) fn is_large(&self) -> bool {
         self.rows() > LARGE_ROWS

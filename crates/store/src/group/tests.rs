@@ -135,6 +135,25 @@ async fn a_refused_batch_is_written_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_missing_right_fails_what_needs_it_and_nothing_else() {
+    let (group, _) = start(LONG, |batch| {
+        let is_forbidden = |operation: &Operation| matches!(operation, Operation::Post(_) | Operation::ExecuteSoon(_));
+        if batch.iter().any(is_forbidden) { Err(NotCommitted::Forbidden("no".into())) } else { Ok(()) }
+    });
+    for _ in 0..2 {
+        group.execute_unawaited(Statement::new("", Vec::new()));
+        let posts = futures_util::future::join_all((0..3).map(|_| group.write(post(1))));
+        let (forbidden, others) = tokio::join!(posts, write_at_once(&group, 3));
+        assert!(forbidden.iter().all(|result| matches!(result, Err(StoreError::Unusable(_)))));
+        assert!(others.iter().all(Result::is_ok));
+        assert!(group.write(post(1)).await.is_err() && group.is_available());
+    }
+    let (group, _) = start(LONG, |_| Err(NotCommitted::Forbidden("no".into())));
+    group.write(Operation::Settle(settlement(1))).await.unwrap_err();
+    assert!(!group.is_available(), "every turn needs it");
+}
+
+#[tokio::test]
 async fn a_deadline_makes_the_store_unavailable_until_a_write_succeeds() {
     let (group, _) = start(Duration::from_millis(5), |_| Ok(()));
     let result = group.write(Operation::Execute(Vec::new())).await;

@@ -142,13 +142,13 @@ impl<E: Engine> Writer<E> {
                     self.shared.report(operation, answer, outcome);
                 }
             }
-            Err(NotCommitted::Refused(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
+            Err(NotCommitted::Refused(_) | NotCommitted::Forbidden(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
             Err(error) => self.fail(error, batch),
         }
         batch.clear();
     }
 
-    /// Commits the operations one by one, so that only those that are refused fail.
+    /// Commits the operations one by one, so that only those fail that the database rejects.
     async fn commit_each(&mut self, batch: &mut Batch) {
         for (operation, mut answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             let committed = self.measured(std::slice::from_ref(&operation)).await;
@@ -191,11 +191,19 @@ impl<E: Engine> Writer<E> {
                 StoreError::Deadline(self.shared.commit_timeout)
             }
             NotCommitted::Refused(reason) => StoreError::Refused(reason),
+            NotCommitted::Forbidden(reason) => {
+                if batch.operations.iter().any(Operation::is_vital) {
+                    self.shared.health.set(false);
+                }
+                StoreError::Unusable(reason)
+            }
         };
+        let is_forbidden = matches!(error, StoreError::Unusable(_));
         let mut unawaited = Vec::new();
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             reply(answer, Err(error.clone()));
-            if operation.is_unawaited() {
+            // What is forbidden would fail each batch that it is in.
+            if operation.is_unawaited() && (operation.is_vital() || !is_forbidden) {
                 unawaited.push(operation);
             }
         }

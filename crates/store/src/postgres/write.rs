@@ -85,7 +85,7 @@ impl PostgresEngine {
             Ok(outcomes)
         };
         let result = session.run(self.limit, transaction).await;
-        if matches!(result, Err(QueryError::Refused(_)))
+        if matches!(result, Err(QueryError::Refused(_) | QueryError::Forbidden(_)))
             && session.run(self.limit, client.batch_execute("ROLLBACK")).await.is_err()
         {
             session.give_up();
