@@ -154,6 +154,28 @@ async fn a_missing_database_is_reported_at_once() {
     assert!(reason.contains("no_such_") && !reason.contains("password"), "{reason}");
 }
 
+#[tokio::test]
+async fn only_a_database_that_can_store_every_text_is_used() {
+    let url = Postgres::shared_database().await;
+    let of_encoding = async |encoding: &str| {
+        let name = format!("{}_{encoding}", database(&url)).to_lowercase();
+        let create = format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        execute(&url, &create).await;
+        url.replace(database(&url), &name)
+    };
+    for encoding in ["LATIN1", "WIN1252", "EUC_JP"] {
+        let reason = refusal(&of_encoding(encoding).await, Migrate::Auto).await;
+        assert!(reason.contains(encoding) && reason.contains("ENCODING 'UTF8'"), "{reason}");
+    }
+    let store = open(&of_encoding("SQL_ASCII").await).await;
+    let mut odd = record(1, None);
+    odd.response.turn.model = "模型 \u{1F600}".into();
+    odd.items = vec![(ItemId::new("msg_模型").unwrap(), 0)];
+    store.record(odd.clone()).await.unwrap();
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), Some(odd.response));
+    assert_eq!(store.list_log(9).await.unwrap(), [odd.log]);
+}
+
 /// The server accepts the connection and never replies.
 #[tokio::test]
 async fn a_silent_server_delays_the_start_once() {
