@@ -108,6 +108,19 @@ fn every_column_of_every_table_is_copied() {
     crate::copy::assert_all_are_copied(&columns.map(Result::unwrap).collect());
 }
 
+#[test]
+fn the_documentation_names_every_table() {
+    let page = include_str!("../../../../docs/storage.md");
+    let (_, list) = page.split_once("All tables belong together:").unwrap();
+    let mut named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let opened = open_in_memory();
+    let connection = lock(&opened.writer);
+    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+    let tables: Vec<String> = tables.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(named, tables);
+}
+
 #[tokio::test]
 async fn a_copy_reads_bounded_pages() {
     let directory = tempfile::tempdir().unwrap();
