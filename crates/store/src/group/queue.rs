@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::operation::Operation;
 use super::{Answer, Queued};
 
+#[derive(Debug)]
 pub(super) struct Queue {
     incoming: mpsc::Receiver<Queued>,
     /// Large operations whose callers wait, the first one first.

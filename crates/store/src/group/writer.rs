@@ -142,7 +142,9 @@ impl<E: Engine> Writer<E> {
                     self.shared.report(operation, answer, outcome);
                 }
             }
-            Err(NotCommitted::Refused(_) | NotCommitted::Forbidden(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
+            Err(NotCommitted::Refused(_) | NotCommitted::Forbidden(_)) if batch.operations.len() > 1 => {
+                self.commit_each(batch).await;
+            }
             Err(error) => self.fail(error, batch),
         }
         batch.clear();
@@ -289,9 +291,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.operations.len() >= BATCH_OPERATIONS
-            || self.size_bytes >= BATCH_BYTES
-            || self.rows >= BATCH_ROWS
+        self.operations.len() >= BATCH_OPERATIONS || self.size_bytes >= BATCH_BYTES || self.rows >= BATCH_ROWS
     }
 
     fn clear(&mut self) {
