@@ -200,7 +200,11 @@ impl Material {
 
 fn versions(files: &TlsConfig) -> Vec<FileVersion> {
     let TlsConfig { certificate, key, client_ca } = files;
-    [Some(certificate), Some(key), client_ca.as_ref()].into_iter().flatten().map(|path| version(path)).collect()
+    [Some(certificate), Some(key), client_ca.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|path| version(path))
+        .collect()
 }
 
 fn version(path: &Path) -> FileVersion {

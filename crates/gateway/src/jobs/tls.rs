@@ -52,7 +52,11 @@ mod tests {
         let reloads = || {
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
-            let count = |line: &str| line.strip_prefix("tls_certificate_reloads_total{outcome=\"taken_over\"} ")?.parse::<u32>().ok();
+            let count = |line: &str| {
+                line.strip_prefix("tls_certificate_reloads_total{outcome=\"taken_over\"} ")?
+                    .parse::<u32>()
+                    .ok()
+            };
             text.lines().find_map(count).unwrap()
         };
         // The size differs as well: a clock may stand still for so short a time.

@@ -59,7 +59,9 @@ async fn a_missing_right_to_a_table_that_turns_do_not_need_leaves_them_alone() {
     let url = Postgres::shared_database().await;
     let name = url.rsplit('/').next().unwrap();
     let user = format!("user_of_{name}");
-    let own = format!("CREATE ROLE {user} LOGIN; ALTER DATABASE {name} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}");
+    let own = format!(
+        "CREATE ROLE {user} LOGIN; ALTER DATABASE {name} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}"
+    );
     Postgres::shared().execute(name, &own).await;
     let url = url.replace("//postgres@", &format!("//{user}@"));
     let gateway = Setup::over(&upstream).database_url(&url).start().await;

@@ -52,15 +52,15 @@ impl<'a> Ending<'a> {
         limiting: &mut LimitOperations<'a>,
         outcomes: &mut [Outcome],
     ) -> Result<(), Error> {
-        let (index, end, is_conditional) = (self.index, self.end, self.end.is_conditional());
-        if is_conditional {
+        let (index, end, appends) = (self.index, self.end, self.pending.is_some());
+        if appends {
             client.batch_execute("SAVEPOINT ending").await?;
         }
         let ended = self.write(client).await?;
-        if is_conditional && matches!(ended, Some(Appended::Conflict | Appended::NoParent)) {
+        if appends && ended == Some(Appended::Conflict) {
             client.batch_execute("ROLLBACK TO ending").await?;
         }
-        if matches!(ended, Some(Appended::Done | Appended::Deleted)) {
+        if ended.is_some_and(|appended| appended != Appended::Conflict) {
             limiting.settle(end.settlement());
         }
         outcomes[index] = Outcome::Ended(ended);
@@ -77,9 +77,7 @@ impl<'a> Ending<'a> {
         };
         if appended != Appended::Conflict {
             self.inserts.leave_out(&BTreeMap::from([(0, appended)]));
-            if !insert(client, self.inserts).await?.is_empty() {
-                return Ok(Some(Appended::NoParent));
-            }
+            insert(client, self.inserts.columns()).await?;
             let done = self.pending.iter().filter(|_| appended == Appended::Done);
             insert_items(client, done).await?;
         }

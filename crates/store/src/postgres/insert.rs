@@ -15,35 +15,32 @@ use crate::{
     Appended, BackgroundEnd, BackgroundResult, LogRow, Post, Record, StoredTurn, Timestamp, checksum,
 };
 
-/// One statement for any number of rows: one round trip, and its own transaction if there is no other. Returns the responses whose
-/// parents are gone, of which it inserts nothing. `OFFSET 0` makes it look up each parent by the index.
-pub(super) const INSERT: &str = "WITH gone AS (
-       SELECT t.id FROM unnest($1::uuid[], $2::text[], $47::uuid[]) t (id, project, parent_id)
-       WHERE t.parent_id IS NOT NULL AND NOT EXISTS (
-         SELECT 1 FROM responses p WHERE p.id = t.parent_id AND p.project = t.project OFFSET 0)),
-     added AS (
+/// One statement for any number of rows: one round trip, and its own transaction if there is no other. A response whose parent is gone
+/// has no depth, which the table refuses: so it costs others little.
+pub(super) const INSERT: &str = "WITH added AS (
        INSERT INTO responses (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, \
          expires_at, input, referenced, output, body, checksum, body_checksum, conversation_id, deletes)
-       SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
+       SELECT id, project, parent_id, account, boundary, upstream_id, model, status, \
+         CASE WHEN needed_parent IS NULL OR EXISTS (SELECT 1 FROM responses p WHERE p.id = t.needed_parent \
+           AND p.project = t.project) THEN depth END, \
+         created_at, expires_at, input, referenced, output, body, checksum, body_checksum, conversation_id, deletes
+       FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
          $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[], $14::bytea[], \
-         $15::bytea[], $16::bigint[], $17::bigint[], $18::text[], $19::bytea[]) t (id)
-       WHERE t.id <> ALL (ARRAY(SELECT id FROM gone))),
+         $15::bytea[], $16::bigint[], $17::bigint[], $18::text[], $19::bytea[], $47::uuid[]) \
+         t (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, expires_at, input, \
+           referenced, output, body, checksum, body_checksum, conversation_id, deletes, needed_parent)),
      found AS (
        INSERT INTO items (item_id, project, response_id, position)
-       SELECT * FROM unnest($20::text[], $21::text[], $22::uuid[], $23::bigint[]) t (item_id, project, response_id, position)
-       WHERE t.response_id <> ALL (ARRAY(SELECT id FROM gone))
-       ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position),
-     logged AS (
-       INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
-         input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
-         key_id, attempts, cost_nano_usd, estimated, sent_us, attempt_log, reasoning)
-       SELECT * FROM unnest($24::bigint[], $25::uuid[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], \
-         $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], \
-         $38::bigint[], $39::bigint[], $40::text[], $41::bigint[], $42::bigint[], $43::bigint[], $44::bigint[], \
-         $45::text[], $46::text[]) t (at, response_id)
-       WHERE t.response_id <> ALL (ARRAY(SELECT id FROM gone))
-       ON CONFLICT DO NOTHING)
-     SELECT id FROM gone";
+       SELECT * FROM unnest($20::text[], $21::text[], $22::uuid[], $23::bigint[])
+       ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position)
+     INSERT INTO request_log (at, response_id, project, account, model, transport, outcome, http_status, code, depth, \
+       input_tokens, cached_tokens, output_tokens, reasoning_tokens, duration_us, first_event_us, \
+       key_id, attempts, cost_nano_usd, estimated, sent_us, attempt_log, reasoning)
+     SELECT * FROM unnest($24::bigint[], $25::uuid[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], \
+       $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], \
+       $38::bigint[], $39::bigint[], $40::text[], $41::bigint[], $42::bigint[], $43::bigint[], $44::bigint[], \
+       $45::text[], $46::text[])
+     ON CONFLICT DO NOTHING";
 
 /// The rows to insert, each kind in the order of its key, so that replicas that write the same rows don't deadlock.
 pub(super) struct Inserts<'a> {
@@ -64,7 +61,7 @@ struct TurnRow<'a> {
     body: Vec<u8>,
     /// The conversation that has it: it doesn't expire.
     conversation: Option<ConversationId>,
-    /// Without it in the database, the turn is not inserted.
+    /// Without it in the database, the statement fails.
     needed_parent: Option<Uuid>,
 }
 

@@ -7,7 +7,6 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use rand::RngExt;
 use tokio_postgres::{Client, Error};
-use uuid::Uuid;
 
 use super::background::Ending;
 use super::conversations::{Appends, lock_rows};
@@ -60,22 +59,21 @@ impl PostgresEngine {
         let is_inserted =
             |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));
         if limiting.is_empty() && appends.is_empty() && batch.iter().all(is_inserted) {
-            let gone = session.run(self.limit, insert(client, inserts)).await?;
-            let mut outcomes = vec![Outcome::Done; batch.len()];
-            report_gone(batch, &gone, &mut outcomes);
-            return Ok(outcomes);
+            session.run(self.limit, insert(client, inserts.columns())).await?;
+            return Ok(vec![Outcome::Done; batch.len()]);
         }
         let transaction = async {
             client.batch_execute(&self.begin).await?;
             lock_rows(client, batch).await?;
             let appended = appends.advance(client, batch).await?;
             inserts.leave_out(&appended);
-            let gone = if inserts.is_empty() { Vec::new() } else { insert(client, inserts).await? };
+            if !inserts.is_empty() {
+                insert(client, inserts.columns()).await?;
+            }
             let mut outcomes = Vec::with_capacity(batch.len());
             for operation in batch {
                 outcomes.push(run_one(client, operation).await?);
             }
-            report_gone(batch, &gone, &mut outcomes);
             appends.finish(client, batch, &appended, &mut outcomes).await?;
             for ending in endings {
                 ending.run(client, &mut limiting, &mut outcomes).await?;
@@ -85,7 +83,7 @@ impl PostgresEngine {
             Ok(outcomes)
         };
         let result = session.run(self.limit, transaction).await;
-        if matches!(result, Err(QueryError::Refused(_) | QueryError::Forbidden(_)))
+        if matches!(result, Err(QueryError::Refused(_) | QueryError::Forbidden(_) | QueryError::NoParent))
             && session.run(self.limit, client.batch_execute("ROLLBACK")).await.is_err()
         {
             session.give_up();
@@ -106,7 +104,14 @@ impl Engine for PostgresEngine {
             tokio::time::sleep(pause).await;
             result = self.try_commit(batch).await;
         }
-        Ok(result?)
+        match (result, batch) {
+            // In a batch of several, the others are written without it first.
+            (Err(QueryError::NoParent), [Operation::EndBackground(_)]) => {
+                Ok(vec![Outcome::Ended(Some(Appended::NoParent))])
+            }
+            (Err(QueryError::NoParent), [_]) => Ok(vec![Outcome::Appended(Appended::NoParent)]),
+            (result, _) => Ok(result?),
+        }
     }
 
     async fn gather(&mut self) {
@@ -117,20 +122,9 @@ impl Engine for PostgresEngine {
     async fn close(&mut self) {}
 }
 
-/// Returns the responses that were left out, as their parents are gone.
-pub(super) async fn insert(client: &Client, inserts: Inserts<'_>) -> Result<Vec<Uuid>, Error> {
-    let rows = client.query_typed_raw(INSERT, inserts.columns()).await?;
-    rows.and_then(async |row| row.try_get(0)).try_collect().await
-}
-
-fn report_gone(batch: &[Operation], gone: &[Uuid], outcomes: &mut [Outcome]) {
-    for (operation, outcome) in batch.iter().zip(outcomes).filter(|_| !gone.is_empty()) {
-        if let Operation::Record(record) = operation
-            && gone.contains(&record.response.turn.id.uuid())
-        {
-            *outcome = Outcome::Appended(Appended::NoParent);
-        }
-    }
+pub(super) async fn insert(client: &Client, columns: Vec<super::insert::Column<'_>>) -> Result<(), Error> {
+    let rows = client.query_typed_raw(INSERT, columns).await?;
+    rows.try_collect::<Vec<_>>().await.map(|_| ())
 }
 
 async fn run_one(client: &Client, operation: &Operation) -> Result<Outcome, Error> {

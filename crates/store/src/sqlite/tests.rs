@@ -116,7 +116,8 @@ fn the_documentation_names_every_table() {
     named.sort_unstable();
     let opened = open_in_memory();
     let connection = lock(&opened.writer);
-    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
     let tables: Vec<String> = tables.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     assert_eq!(named, tables);
 }

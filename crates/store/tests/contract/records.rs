@@ -2,6 +2,7 @@
 
 use antiphon_protocol::id::ItemId;
 use antiphon_store::{Appended, FoundItems, PurgeProgress, Record, Status, StoreError, StoredTurn};
+use antiphon_testkit::eventually;
 use bytes::Bytes;
 
 use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn, whole};
@@ -93,7 +94,8 @@ pub(crate) async fn concurrent_records_are_all_there(fixture: impl Fixture) {
 pub(crate) async fn a_turn_without_the_parent_that_it_needs_is_not_recorded(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();
-    let child = |name: &str, n, parent| Record { needs_parent: true, ..record_of(name, turn(n, Some((parent, 1)))) };
+    let child =
+        |name: &str, n, parent| Record { needs_parent: true, ..record_of(name, turn(n, Some((parent, 1)))) };
     // In one transaction, if they wait together.
     let (known, gone, foreign, root) = tokio::join!(
         store.record(child("p", 2, 1)),
@@ -103,11 +105,15 @@ pub(crate) async fn a_turn_without_the_parent_that_it_needs_is_not_recorded(fixt
     );
     assert_eq!((known.unwrap(), gone.unwrap()), (Appended::Done, Appended::NoParent));
     assert_eq!((foreign.unwrap(), root.unwrap()), (Appended::NoParent, Appended::Done));
-    // Its settlement is written in any case.
+    // The turn settles its reservation afterwards, as any that was not recorded.
     assert!(store.reserve(reservation(6, usual_holds())).await.unwrap().is_held);
     let settled = Record { settlement: Some(settlement(6, 1, 30)), ..child("p", 6, 9) };
     assert_eq!(store.record(settled).await.unwrap(), Appended::NoParent);
-    assert_eq!(counters_of(&store, "key:k").await, of(&[("requests", 1, 0), ("tokens", 30, 0)]));
+    store.settle(settlement(6, 1, 30), None);
+    eventually("the reservation is settled", async || {
+        counters_of(&store, "key:k").await == of(&[("requests", 1, 0), ("tokens", 30, 0)])
+    })
+    .await;
 
     for (n, is_there) in [(2, true), (3, false), (5, true), (6, false)] {
         assert_eq!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some(), is_there, "{n}");
