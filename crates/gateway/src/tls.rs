@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +29,14 @@ use crate::config::TlsConfig;
 /// No file with certificates or a key is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// What differs once a file was replaced or written: its inode, size, and time of change. `None` for one that can't be found.
+type FileVersion = Option<(u64, u64, i64, i64)>;
+
 /// What the gateway shows its clients. The handshakes of one moment have the same certificate and key.
 pub struct Tls {
     files: TlsConfig,
+    /// The versions of the files that were loaded, or older ones.
+    loaded: Vec<FileVersion>,
     clock: Arc<dyn Clock>,
     current: ArcSwap<ServerConfig>,
     metrics: TlsMetrics,
@@ -78,9 +84,10 @@ struct Material {
 
 impl Tls {
     pub fn load(files: TlsConfig, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
+        let loaded = versions(&files);
         let Material { server, expiry } = Material::read(&files)?;
         let current = ArcSwap::from_pointee(server);
-        let tls = Self { files, clock, current, metrics: TlsMetrics::default() };
+        let tls = Self { files, loaded, clock, current, metrics: TlsMetrics::default() };
         tls.tell_expiry(expiry);
         Ok(tls)
     }
@@ -102,10 +109,14 @@ impl Tls {
         self.metrics.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
-    /// The files that [`load`](Self::load) and [`reload`](Self::reload) read.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let TlsConfig { certificate, key, client_ca } = &self.files;
-        [Some(certificate), Some(key), client_ca.as_ref()].into_iter().flatten().map(PathBuf::as_path)
+    /// The versions of its files as they are now.
+    pub fn versions(&self) -> Vec<FileVersion> {
+        versions(&self.files)
+    }
+
+    /// The versions of its files from before they were loaded.
+    pub fn loaded_versions(&self) -> &[FileVersion] {
+        &self.loaded
     }
 
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
@@ -185,6 +196,20 @@ impl Material {
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { server, expiry })
     }
+}
+
+fn versions(files: &TlsConfig) -> Vec<FileVersion> {
+    let TlsConfig { certificate, key, client_ca } = files;
+    [Some(certificate), Some(key), client_ca.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|path| version(path))
+        .collect()
+}
+
+fn version(path: &Path) -> FileVersion {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {

@@ -120,6 +120,7 @@ fn record(project: &ProjectId, task: u64, number: u64, parent: Option<&Turn>) ->
         log: log_row(project, id, now, depth),
         settlement: None,
         append: None,
+        needs_parent: parent.is_some(),
     }
 }
 

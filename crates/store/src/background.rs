@@ -253,7 +253,8 @@ pub trait Background: Send + Sync {
     async fn list_cancel_requested(&self, owner: Uuid) -> Result<Vec<ResponseId>, StoreError>;
 
     /// Ends a turn, in one transaction with its result and what that appends to a conversation. `None` if the lease has been lost,
-    /// or the turn has ended. After a [conflict](Appended::Conflict) the turn has not ended.
+    /// or the turn has ended. After a [conflict](Appended::Conflict), and [without a parent](Appended::NoParent), the turn has not
+    /// ended.
     async fn end_background(&self, end: BackgroundEnd) -> Result<Option<Appended>, StoreError>;
 
     /// Hides a turn that has ended at once: it is no longer kept, but readers can still read its log to the end.
@@ -308,9 +309,10 @@ impl Claimable {
 // === impl BackgroundEnd ===
 
 impl BackgroundEnd {
-    /// Whether it appends to a conversation.
-    pub(crate) fn appends(&self) -> bool {
-        matches!(&self.result, BackgroundResult::Stored(record) if record.append.is_some())
+    /// Whether it may turn out that nothing of it can be written.
+    pub(crate) fn is_conditional(&self) -> bool {
+        let is_conditional = |record: &Record| record.append.is_some() || record.needed_parent().is_some();
+        matches!(&self.result, BackgroundResult::Stored(record) if is_conditional(record))
     }
 
     /// The turn's row in the request log.

@@ -199,7 +199,7 @@ impl Chains {
         let prepared = self.prepare(&record, parent).await?;
         let project = record.project.clone();
         let appended = self.store.record(record).await?;
-        self.keep(&project, prepared.filter(|_| appended != Appended::Conflict));
+        self.keep(&project, prepared, appended);
         Ok(appended)
     }
 
@@ -218,8 +218,8 @@ impl Chains {
         };
         let project = end.lease.project.clone();
         let ended = self.store.end_background(end).await?;
-        if ended.is_some_and(|appended| appended != Appended::Conflict) {
-            self.keep(&project, prepared);
+        if let Some(appended) = ended {
+            self.keep(&project, prepared, appended);
         }
         Ok(ended)
     }
@@ -249,10 +249,20 @@ impl Chains {
         Ok(Some((turn, self.cache.deletions())))
     }
 
-    fn keep(&self, project: &ProjectId, prepared: Option<(Turn, cache::Deletions)>) {
-        if let Some((turn, read_at)) = prepared {
-            let turn = self.cache.insert(project, turn, &read_at);
-            self.cache.hold(project, &turn);
+    fn keep(&self, project: &ProjectId, prepared: Option<(Turn, cache::Deletions)>, appended: Appended) {
+        match (appended, prepared) {
+            (Appended::Done | Appended::Deleted, Some((turn, read_at))) => {
+                let turn = self.cache.insert(project, turn, &read_at);
+                self.cache.hold(project, &turn);
+            }
+            (Appended::NoParent, _) => {
+                tracing::warn!(
+                    "the database has lost responses that are in memory, which is emptied: it may have failed over to a \
+                     standby that lacked the newest turns"
+                );
+                self.cache.clear();
+            }
+            (Appended::Done | Appended::Deleted, None) | (Appended::Conflict, _) => {}
         }
     }
 

@@ -3,11 +3,15 @@
 //! Callers queue an [`Operation`] and wait. A writer drains the queue into a batch, has its engine commit it, and only then
 //! replies to each caller. An engine that can commit several batches at once has several writers. A caller that goes away, or
 //! reaches its deadline, leaves its operation in the queue: it is still written, but nobody hears of it.
+//!
+//! An operation with very many rows takes long and shares no commit. Such operations are written one at a time, and between two of
+//! them the others have their turn.
 
 mod limits;
 mod log;
 mod metrics;
 mod operation;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -32,7 +36,8 @@ use crate::{Appended, BackgroundEnd, LogRow, Post, Purged, Record, StoreError, T
 /// The capacity of the queue. Callers wait when it is full.
 const QUEUE_OPERATIONS: usize = 4096;
 
-/// Why a batch was not committed. With [`Refused`](Self::Refused) nothing of it was; else that may not be known.
+/// Why a batch was not committed. With [`Refused`](Self::Refused) and [`Forbidden`](Self::Forbidden) nothing of it was; else that may
+/// not be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotCommitted {
     /// The engine can't write now.
@@ -41,6 +46,8 @@ pub(crate) enum NotCommitted {
     Deadline,
     /// The database rejects one of the operations. The others can be written without it.
     Refused(String),
+    /// One of the operations needs a right that is missing. The others can be written without it.
+    Forbidden(String),
 }
 
 /// A storage engine's side of group commit.
@@ -122,6 +129,7 @@ impl Group {
     /// Queues the operation and waits until it is durable, or until the deadline.
     async fn write(&self, operation: Operation) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
+        let is_large = operation.is_large();
         let written = async {
             self.queue.send(Queued::Operation(operation, answer)).await.map_err(|_| StoreError::closed())?;
             answered.await.map_err(|_| StoreError::closed())?
@@ -129,7 +137,10 @@ impl Group {
         match timeout(self.commit_timeout, written).await {
             Ok(result) => result,
             Err(_) => {
-                self.health.set(false);
+                // A large one may have waited for others like it.
+                if !is_large {
+                    self.health.set(false);
+                }
                 Err(StoreError::Deadline(self.commit_timeout))
             }
         }

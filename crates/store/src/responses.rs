@@ -75,6 +75,16 @@ pub struct Record {
     pub settlement: Option<Settlement>,
     /// What the turn adds to its conversation. As long as that lives, the response does not expire.
     pub append: Option<Append>,
+    /// Whether its parent has to be in the store. Memory may still have one that the database has lost since, as it failed over to
+    /// a standby that lacks the newest turns. The head of a conversation comes from the database: with an append this says nothing.
+    pub needs_parent: bool,
+}
+
+impl Record {
+    /// The parent that has to be in the store.
+    pub(crate) fn needed_parent(&self) -> Option<ResponseId> {
+        self.response.turn.parent.filter(|_| self.needs_parent && self.append.is_none())
+    }
 }
 
 /// An item found by its id.
@@ -121,7 +131,7 @@ pub struct Purged {
 pub trait Responses: Send + Sync {
     /// Makes a finished turn durable: its response, where its items are found, and its row in the request log, in one
     /// transaction. When this returns `Ok` the turn survives a power cut (with [`Durability::Full`](crate::Durability)). After
-    /// [`Appended::Conflict`], nothing was written.
+    /// [`Appended::Conflict`] and [`Appended::NoParent`], nothing was written.
     ///
     /// # Errors
     /// [`StoreError::Refused`] also when the project has a response with this id, or PostgreSQL is given a text with a NUL.

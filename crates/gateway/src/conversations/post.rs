@@ -268,6 +268,7 @@ impl Conversations {
         match self.chains.post(post).await? {
             Appended::Done => Ok(true),
             Appended::Conflict => Ok(false),
+            Appended::NoParent => Err(ConversationError::Internal),
             Appended::Deleted => Err(ConversationError::NotFound(conversation.id.to_string())),
         }
     }

@@ -17,6 +17,7 @@ use openidconnect::{
     RedirectUrl, StandardErrorResponse, StandardTokenResponse,
 };
 use secrecy::ExposeSecret;
+use serde_json::{Map, Value};
 
 use super::claims::OtherClaims;
 use super::{Provider, chain_text};
@@ -26,6 +27,10 @@ use crate::config::is_secure;
 const REDIRECT_PATH: &str = "/login/callback";
 /// For each request to the provider.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of a reply of the token endpoint.
+const USED_MEMBERS: [&str; 6] =
+    ["access_token", "token_type", "id_token", "error", "error_description", "error_uri"];
 
 /// What a provider with keys of its own signs with. With a shared secret, anybody who knows that could sign.
 const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
@@ -126,6 +131,29 @@ impl<'c> AsyncHttpClient<'c> for Provider {
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         self.send(request).boxed()
     }
+}
+
+/// The provider's token endpoint.
+pub(super) struct TokenEndpoint<'p>(pub(super) &'p Provider);
+
+impl<'c> AsyncHttpClient<'c> for TokenEndpoint<'_> {
+    type Error = SendError;
+    type Future = BoxFuture<'c, Result<HttpResponse, SendError>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        self.0.send(request).map(|reply| reply.map(without_unused)).boxed()
+    }
+}
+
+/// Some providers give members that are of no use other types than OAuth does.
+fn without_unused(reply: HttpResponse) -> HttpResponse {
+    reply.map(|body| match serde_json::from_slice::<Map<String, Value>>(&body) {
+        Ok(mut members) => {
+            members.retain(|name, _| USED_MEMBERS.contains(&name.as_str()));
+            Value::Object(members).to_string().into_bytes()
+        }
+        Err(_) => body,
+    })
 }
 
 /// Accepts ID tokens that the provider has issued to this gateway and that are valid at this time. Whether it is right that a

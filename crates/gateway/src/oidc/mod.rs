@@ -14,17 +14,18 @@ use antiphon_access::admin::Role;
 use antiphon_access::keys::FailedAttempts;
 use antiphon_access::sessions::Identity;
 use antiphon_access::sign_ins::SignIn;
+use antiphon_protocol::json;
 use antiphon_store::Clock;
 use antiphon_upstream::transport::Upstream;
 use openidconnect::core::CoreResponseType;
 use openidconnect::{
     AuthenticationFlow, AuthorizationCode, ClaimsVerificationError, CsrfToken, Nonce, PkceCodeChallenge,
-    PkceCodeVerifier, Scope, SignatureVerificationError, TokenResponse,
+    PkceCodeVerifier, RequestTokenError, Scope, SignatureVerificationError, TokenResponse,
 };
 use tokio::sync::{Mutex, Semaphore};
 use url::Url;
 
-use self::client::{Client, IdToken, Reply};
+use self::client::{Client, IdToken, Reply, TokenEndpoint};
 use crate::config::OidcConfig;
 
 /// How long the provider's addresses and keys are used.
@@ -142,9 +143,11 @@ impl Provider {
         let request =
             client.exchange_code(AuthorizationCode::new(code)).map_err(|error| unavailable(&error))?;
         let request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier));
-        request.request_async(self).await.map_err(|error| match error {
-            openidconnect::RequestTokenError::ServerResponse(reply) => {
-                ProviderError::Refused(shortened(&reply.to_string()))
+        request.request_async(&TokenEndpoint(self)).await.map_err(|error| match error {
+            RequestTokenError::ServerResponse(reply) => ProviderError::Refused(shortened(&reply.to_string())),
+            // Such as claims of other types than OpenID Connect gives them. Another try would yield the same.
+            RequestTokenError::Parse(error, reply) if json::member(&reply, "id_token").is_some() => {
+                ProviderError::InvalidToken(chain_text(&error))
             }
             error => unavailable(&error),
         })

@@ -103,8 +103,10 @@ impl Turn {
             return Ok(());
         }
         let record = self.to_record(&finished, resolved, served_by).await?;
-        if self.turns.chains.record(record, parent).await? == Appended::Conflict {
-            return Err(Failure::ConversationLocked);
+        match self.turns.chains.record(record, parent).await? {
+            Appended::Done | Appended::Deleted => {}
+            Appended::Conflict => return Err(Failure::ConversationLocked),
+            Appended::NoParent => return Err(self.parent_is_gone()),
         }
         if let Some(joined) = resolved.joined.as_ref().filter(|_| is_continuable) {
             joined.end();
@@ -115,6 +117,11 @@ impl Turn {
             lane.remember(Some(LatestResponse::Stored(self.facts.id)));
         }
         Ok(())
+    }
+
+    /// The parent was in memory, and the database has lost it.
+    pub(super) fn parent_is_gone(&self) -> Failure {
+        Failure::PreviousNotFound(self.facts.create.previous_response_id.clone().unwrap_or_default())
     }
 
     fn to_turn(&self, resolved: &Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
@@ -178,6 +185,7 @@ impl Turn {
             log: self.row(),
             settlement: self.settlement(),
             append,
+            needs_parent: resolved.parent.is_some(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The admin API behind the dashboard: overview, request log, chains, configuration and store.
 
+use std::time::Duration;
+
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::{Gateway, Setup, eventually};
 use http::Method;
@@ -308,6 +310,18 @@ async fn live_figures_come_as_events() {
     assert_eq!(frame["last_turns"][0]["id"], json!(id));
     assert_eq!(frame["accounts"][0]["name"], "one");
     frames.until("frame").await;
+}
+
+#[tokio::test]
+async fn live_figures_end_when_their_token_is_replaced() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).start().await;
+    let mut frames = Operator::of(&gateway).await.follow("/api/live").await;
+    frames.until("frame").await;
+    let mut others = Operator::of(&gateway).await.follow("/api/live").await;
+    let rest = tokio::time::timeout(Duration::from_secs(60), frames.rest()).await.expect("the stream ends");
+    assert!(rest.iter().all(|event| event.name == "frame"));
+    others.until("frame").await;
 }
 
 #[tokio::test]

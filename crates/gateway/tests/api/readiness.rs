@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_testkit::{Fault, Faults, Gateway, Postgres, Setup, eventually};
 use futures_util::future::join_all;
+use http::Method;
 use serde_json::json;
 
 use crate::simulator;
@@ -50,6 +51,31 @@ async fn a_gateway_without_a_table_is_not_ready_until_it_is_back() {
     }
     eventually("it is ready", async || reason(&gateway).await.is_none()).await;
     assert_eq!(stored(&gateway).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_right_to_a_table_that_turns_do_not_need_leaves_them_alone() {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let name = url.rsplit('/').next().unwrap();
+    let user = format!("user_of_{name}");
+    let own = format!(
+        "CREATE ROLE {user} LOGIN; ALTER DATABASE {name} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}"
+    );
+    Postgres::shared().execute(name, &own).await;
+    let url = url.replace("//postgres@", &format!("//{user}@"));
+    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    let begin = || gateway.client.request(Method::POST, "/v1/conversations", &[], "{}");
+    assert_eq!(begin().await.status, 200);
+    Postgres::shared().execute(name, &format!("REVOKE INSERT ON conversations FROM {user}")).await;
+    for _ in 0..20 {
+        let (refused, turn) = tokio::join!(begin(), stored(&gateway));
+        assert_eq!(refused.refusal(), (503, Some("store_unavailable".to_owned()), None));
+        assert_eq!(turn, 200);
+    }
+    assert_eq!(reason(&gateway).await, None);
+    Postgres::shared().execute(name, &format!("GRANT INSERT ON conversations TO {user}")).await;
+    assert_eq!(begin().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,6 +83,38 @@ async fn a_deletion_on_one_replica_soon_applies_on_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_has_lost_is_not_continued() {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let gateway = Setup::over(&upstream).database_url(&url).start().await;
+    let client = &gateway.client;
+    let first = client.created(turn("one", &Value::Null)).await["id"].clone();
+    let not_found = || (400, Some("previous_response_not_found".into()), Some("previous_response_id".into()));
+    for is_streamed in [false, true] {
+        let lost = client.created(turn("two", &first)).await["id"].clone();
+        let lose = "DELETE FROM responses WHERE depth = 2; \
+                    DELETE FROM items WHERE response_id NOT IN (SELECT id FROM responses)";
+        Postgres::shared().execute(url.rsplit('/').next().unwrap(), lose).await;
+        let mut body = turn("three", &lost);
+        if is_streamed {
+            body["stream"] = true.into();
+            // At the end of the stream, or before it if memory is not up to date.
+            let said = client.create(&body).await;
+            let text = String::from_utf8_lossy(&said.body).into_owned();
+            assert!(text.contains("previous_response_not_found"), "{text}");
+            assert!(!text.contains("response.completed"), "{text}");
+        } else {
+            assert_eq!(client.create(&body).await.refusal(), not_found());
+        }
+        body["stream"] = false.into();
+        assert_eq!(client.create(&body).await.refusal(), not_found());
+    }
+    client.created(turn("two again", &first)).await;
+    let report = antiphon_store::verify(&url.parse().unwrap(), &mut |_| ()).await.unwrap();
+    assert!(report.is_intact(), "no chain is broken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_starts_without_its_database_and_waits_for_it() {
     let upstream = simulator().await;
     let mut server =

@@ -244,6 +244,8 @@ async fn a_token_that_is_not_valid_signs_nobody_in() {
         (json!({"exp": 1_000_000_000}), "exp"),
         (json!({"nonce": "another"}), "nonce"),
         (json!({"nonce": null}), "nonce"),
+        (json!({"exp": null}), "exp"),
+        (json!({"locale": {"language": "en"}}), "locale"),
     ] {
         rig.provider.person(claims.clone());
         assert_refused(&rig.sign_in().await, 401, invalid);

@@ -182,6 +182,17 @@ impl Cache {
         }
     }
 
+    /// Forgets every turn, and what is being read now: the database has other turns than memory.
+    pub(super) fn clear(&self) {
+        let mut state = self.lock();
+        state.turns.clear();
+        state.by_use.clear();
+        let released = std::mem::take(&mut state.held);
+        state.deletions.count_all();
+        drop(state);
+        drop(released);
+    }
+
     pub(super) fn stats(&self) -> CacheStats {
         CacheStats {
             hits: self.hits.load(Ordering::Relaxed),
@@ -244,6 +255,10 @@ impl Deletions {
     fn count(&mut self, id: ResponseId) {
         let count = &mut self.0[Self::slot(id)];
         *count = count.wrapping_add(1);
+    }
+
+    fn count_all(&mut self) {
+        self.0.iter_mut().for_each(|count| *count = count.wrapping_add(1));
     }
 }
 

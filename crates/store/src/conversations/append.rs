@@ -46,6 +46,8 @@ pub enum Appended {
     Deleted,
     /// The conversation has changed, or another turn holds its lock. Nothing was written.
     Conflict,
+    /// The turn that it continues is not in the store any more. Nothing was written.
+    NoParent,
 }
 
 /// Turns that nobody served: items that are posted, or one that is deleted.

@@ -8,6 +8,9 @@ use crate::{
     Settlement, Timestamp,
 };
 
+/// An operation with more rows is [large](Operation::is_large): to write them takes about as long as a commit.
+const LARGE_ROWS: usize = 1024;
+
 /// A write.
 #[derive(Debug)]
 pub(crate) enum Operation {
@@ -77,6 +80,38 @@ impl Operation {
         matches!(self, Self::Log(..) | Self::Settle(_) | Self::ExecuteSoon(_))
     }
 
+    /// Whether turns can't be served without it, be they in conversations or not.
+    pub(super) fn is_vital(&self) -> bool {
+        match self {
+            Self::Record(record) => record.append.is_none(),
+            Self::Log(..) | Self::Reserve(_) | Self::Settle(_) => true,
+            Self::Post(_)
+            | Self::EndBackground(_)
+            | Self::Purge(_)
+            | Self::Sweep(_)
+            | Self::Execute(_)
+            | Self::ExecuteSoon(_) => false,
+        }
+    }
+
+    /// Whether it would keep others waiting that are in its transaction.
+    pub(super) fn is_large(&self) -> bool {
+        self.rows() > LARGE_ROWS
+    }
+
+    /// Roughly how many rows it inserts. A client may send as many small items as its body has room for.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Record(record) => rows_of_record(record),
+            Self::Post(post) => post.turns.len() + post.append.items.len(),
+            Self::EndBackground(end) => match &end.result {
+                BackgroundResult::Stored(record) => rows_of_record(record),
+                BackgroundResult::Kept { .. } => 1,
+            },
+            _ => 1,
+        }
+    }
+
     /// Roughly how much it writes.
     pub(super) fn size_bytes(&self) -> usize {
         match self {
@@ -95,6 +130,10 @@ impl Operation {
             | Self::ExecuteSoon(_) => 0,
         }
     }
+}
+
+fn rows_of_record(record: &Record) -> usize {
+    1 + record.items.len() + record.append.as_ref().map_or(0, |append| append.items.len())
 }
 
 fn size_of_record(record: &Record) -> usize {

@@ -1,12 +1,13 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use antiphon_testkit::eventually;
+use futures_util::FutureExt;
 
 use super::writer::BATCH_OPERATIONS;
 use super::*;
-use crate::{Reservation, Settlement};
+use crate::{Append, AppendedItem, ItemLocation, Reservation, Settlement};
 
 /// Notes the batches that it gets, and runs the test's script on each.
 struct Scripted<F> {
@@ -132,6 +133,26 @@ async fn a_refused_batch_is_written_one_by_one() {
     }
     assert!(group.is_available());
     assert_eq!(group.metrics.failures.get(), 0);
+}
+
+#[tokio::test]
+async fn a_missing_right_fails_what_needs_it_and_nothing_else() {
+    let (group, _) = start(LONG, |batch| {
+        let is_forbidden =
+            |operation: &Operation| matches!(operation, Operation::Post(_) | Operation::ExecuteSoon(_));
+        if batch.iter().any(is_forbidden) { Err(NotCommitted::Forbidden("no".into())) } else { Ok(()) }
+    });
+    for _ in 0..2 {
+        group.execute_unawaited(Statement::new("", Vec::new()));
+        let posts = futures_util::future::join_all((0..3).map(|_| group.write(post(1))));
+        let (forbidden, others) = tokio::join!(posts, write_at_once(&group, 3));
+        assert!(forbidden.iter().all(|result| matches!(result, Err(StoreError::Unusable(_)))));
+        assert!(others.iter().all(Result::is_ok));
+        assert!(group.write(post(1)).await.is_err() && group.is_available());
+    }
+    let (group, _) = start(LONG, |_| Err(NotCommitted::Forbidden("no".into())));
+    group.write(Operation::Settle(settlement(1))).await.unwrap_err();
+    assert!(!group.is_available(), "every turn needs it");
 }
 
 #[tokio::test]
@@ -317,5 +338,92 @@ async fn a_reservation_whose_caller_is_gone_is_released() {
         group.close().await;
         let settled = settled.lock().unwrap();
         assert!(!settled.is_empty() && settled.iter().all(|(settled, _)| *settled == id), "{patience_ms} ms");
+    }
+}
+
+fn post(items: usize) -> Operation {
+    let (now, turn) = (Timestamp::from_unix_ms(0), ResponseId::mint(1, &[0; 10]));
+    let id = ItemId::derived("msg_", turn, 0);
+    let location = ItemLocation { turn, position: 0 };
+    let item = AppendedItem { id: id.clone(), otherwise: id, location };
+    let append = Append {
+        conversation: ConversationId::mint(1, &[0; 10]),
+        holder: None,
+        now,
+        version: 0,
+        first_position: 0,
+        items: vec![item; items],
+    };
+    let project = ProjectId::new("p");
+    Operation::Post(Box::new(Post {
+        project,
+        created_at: now,
+        begins: None,
+        turns: Vec::new(),
+        deletes: None,
+        append,
+    }))
+}
+
+#[tokio::test]
+async fn between_two_large_operations_others_are_written() {
+    let kinds = Arc::<Mutex<Vec<bool>>>::default();
+    let noted = Arc::clone(&kinds);
+    let (group, commits) = start(LONG, move |batch| {
+        noted.lock().unwrap().push(batch.iter().any(Operation::is_large));
+        Ok(())
+    });
+    let large = async {
+        let posts = (0..5).map(|_| group.write(post(100_000)));
+        assert!(futures_util::future::join_all(posts).await.iter().all(Result::is_ok));
+    };
+    let small = async {
+        for _ in 0..4 {
+            assert!(write_at_once(&group, 3).await.iter().all(Result::is_ok));
+        }
+    };
+    tokio::join!(large, small);
+    let (commits, kinds) = (commits.lock().unwrap().clone(), kinds.lock().unwrap().clone());
+    let mut batches = kinds.iter().zip(commits);
+    assert!(batches.all(|(is_large, operations)| operations == if *is_large { 1 } else { 3 }));
+    assert_eq!(kinds, [false, true, false, true, false, true, false, true, true]);
+}
+
+#[tokio::test]
+async fn many_middling_operations_share_no_batch() {
+    let (group, commits) = start(LONG, |_| Ok(()));
+    let posts = (0..10).map(|_| group.write(post(1_000)));
+    assert!(futures_util::future::join_all(posts).await.iter().all(Result::is_ok));
+    assert_eq!(*commits.lock().unwrap(), [5, 5]);
+}
+
+#[tokio::test]
+async fn one_of_several_engines_at_a_time_writes_a_large_operation() {
+    let (began, together) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let engines = [(); 3].map(|()| Counted { began: Arc::clone(&began), together: Arc::clone(&together) });
+    let group = Group::start_tasks(engines, LONG);
+    let posts = (0..5).map(|_| group.write(post(100_000)));
+    let (written, ()) = tokio::join!(futures_util::future::join_all(posts), group.close());
+    assert!(written.iter().all(Result::is_ok));
+    assert_eq!(together.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_large_operation_whose_caller_is_gone_is_not_written_and_harms_nobody() {
+    let (group, commits) = start(LONG, |_| Ok(()));
+    let (impatient, patient) = (group.write(post(100_000)), group.write(post(100_000)));
+    assert!(impatient.now_or_never().is_none());
+    patient.await.unwrap();
+    group.close().await;
+    assert_eq!(*commits.lock().unwrap(), [1, 0]);
+}
+
+#[tokio::test]
+async fn a_large_operation_that_takes_too_long_does_not_make_the_store_unavailable() {
+    for (commit_timeout, outcome) in [(Duration::from_millis(5), Ok(())), (LONG, Err(NotCommitted::Deadline))]
+    {
+        let (group, _) = start(commit_timeout, move |_| outcome.clone());
+        assert!(matches!(group.write(post(100_000)).await, Err(StoreError::Deadline(_))));
+        assert!(group.is_available());
     }
 }

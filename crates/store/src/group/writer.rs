@@ -4,17 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::log::LogRows;
 use super::metrics::CommitMetrics;
 use super::operation::{Operation, Outcome};
+use super::queue::{Next, Queue};
 use super::{Answer, Engine, NotCommitted, Queued};
 use crate::{Settlement, StoreError};
 
 /// Bounds of one transaction: large enough to share the cost of a commit, small enough that the first caller doesn't wait long.
 pub(super) const BATCH_OPERATIONS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
+const BATCH_ROWS: usize = 4096;
 
 /// Whether the last write went through.
 #[derive(Debug)]
@@ -25,13 +27,17 @@ pub(super) struct Health {
 pub(super) struct Writer<E> {
     engine: E,
     shared: Arc<Shared>,
+    /// Whether its last batch was a large operation.
+    was_large: bool,
 }
 
 /// What the writers of one store share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// One writer at a time takes a batch from it. The next may do so while that batch is committed.
-    queue: Mutex<mpsc::Receiver<Queued>>,
+    queue: Mutex<Queue>,
+    /// The right to write a large operation. It is one writer's at a time, so that the others are there for the rest.
+    large: Arc<Semaphore>,
     log: Arc<LogRows>,
     health: Arc<Health>,
     metrics: CommitMetrics,
@@ -46,6 +52,9 @@ struct Batch {
     operations: Vec<Operation>,
     answers: Vec<Option<Answer>>,
     size_bytes: usize,
+    rows: usize,
+    /// Held while it is a large operation.
+    large: Option<OwnedSemaphorePermit>,
 }
 
 // === impl Health ===
@@ -68,7 +77,7 @@ impl Health {
 
 impl<E: Engine> Writer<E> {
     pub(super) fn new(engine: E, shared: Arc<Shared>) -> Self {
-        Self { engine, shared }
+        Self { engine, shared, was_large: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -84,26 +93,33 @@ impl<E: Engine> Writer<E> {
         self.engine.close().await;
     }
 
-    /// Waits for operations, and takes those that are queued and the log rows that wait. `false` when no more can come.
+    /// Waits for operations, and takes those that are queued and the log rows that wait. A large operation has a batch of its
+    /// own, and after it others come first. `false` when no more can come.
     async fn fill(&mut self, batch: &mut Batch) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue.lock().await;
         let next = tokio::select! {
             biased;
-            next = queue.recv() => Some(next),
-            () = shared.log.due() => None,
+            next = queue.next(&shared.large, std::mem::take(&mut self.was_large)) => next,
+            () = shared.log.due() => Next::Nothing,
         };
-        let is_open = !matches!(next, Some(None));
-        if let Some(next) = next.flatten() {
-            shared.take(next, &mut queue, batch);
-        }
-        while !batch.is_full()
-            && let Ok(next) = queue.try_recv()
-        {
-            shared.take(next, &mut queue, batch);
-        }
-        if !is_open {
-            shared.log.close();
+        let is_open = !matches!(next, Next::Closed);
+        match next {
+            Next::Queued(queued) => {
+                shared.take(queued, &mut queue, batch);
+                while !batch.is_full()
+                    && let Some(queued) = queue.try_next()
+                {
+                    shared.take(queued, &mut queue, batch);
+                }
+            }
+            Next::Large(permit, operation, answer) => {
+                self.was_large = true;
+                batch.large = Some(permit);
+                batch.push(operation, Some(answer));
+            }
+            Next::Nothing => {}
+            Next::Closed => shared.log.close(),
         }
         for operation in shared.log.take() {
             batch.push(operation, None);
@@ -126,13 +142,15 @@ impl<E: Engine> Writer<E> {
                     self.shared.report(operation, answer, outcome);
                 }
             }
-            Err(NotCommitted::Refused(_)) if batch.operations.len() > 1 => self.commit_each(batch).await,
+            Err(NotCommitted::Refused(_) | NotCommitted::Forbidden(_)) if batch.operations.len() > 1 => {
+                self.commit_each(batch).await;
+            }
             Err(error) => self.fail(error, batch),
         }
         batch.clear();
     }
 
-    /// Commits the operations one by one, so that only those that are refused fail.
+    /// Commits the operations one by one, so that only those fail that the database rejects.
     async fn commit_each(&mut self, batch: &mut Batch) {
         for (operation, mut answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             let committed = self.measured(std::slice::from_ref(&operation)).await;
@@ -168,15 +186,26 @@ impl<E: Engine> Writer<E> {
                 StoreError::Unavailable(reason)
             }
             NotCommitted::Deadline => {
-                self.shared.health.set(false);
+                // A large operation may take too long by itself.
+                if batch.large.is_none() {
+                    self.shared.health.set(false);
+                }
                 StoreError::Deadline(self.shared.commit_timeout)
             }
             NotCommitted::Refused(reason) => StoreError::Refused(reason),
+            NotCommitted::Forbidden(reason) => {
+                if batch.operations.iter().any(Operation::is_vital) {
+                    self.shared.health.set(false);
+                }
+                StoreError::Unusable(reason)
+            }
         };
+        let is_forbidden = matches!(error, StoreError::Unusable(_));
         let mut unawaited = Vec::new();
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             reply(answer, Err(error.clone()));
-            if operation.is_unawaited() {
+            // What is forbidden would fail each batch that it is in.
+            if operation.is_unawaited() && (operation.is_vital() || !is_forbidden) {
                 unawaited.push(operation);
             }
         }
@@ -215,8 +244,9 @@ impl Shared {
         metrics: CommitMetrics,
         commit_timeout: Duration,
     ) -> Self {
+        let (queue, large) = (Mutex::new(Queue::new(queue)), Arc::new(Semaphore::new(1)));
         let closing = std::sync::Mutex::default();
-        Self { queue: Mutex::new(queue), log, health, metrics, commit_timeout, closing }
+        Self { queue, large, log, health, metrics, commit_timeout, closing }
     }
 
     /// Replies to the caller. A reservation whose caller is gone is released.
@@ -227,11 +257,13 @@ impl Shared {
         }
     }
 
-    fn take(&self, queued: Queued, queue: &mut mpsc::Receiver<Queued>, batch: &mut Batch) {
+    fn take(&self, queued: Queued, queue: &mut Queue, batch: &mut Batch) {
         match queued {
-            // Its caller has reported a failure, and may have tried again.
-            Queued::Operation(Operation::Execute(_), answer) if answer.is_closed() => {}
-            Queued::Operation(operation, answer) => batch.push(operation, Some(answer)),
+            Queued::Operation(operation, answer) => {
+                if let Some((operation, answer)) = queue.put_aside(operation, answer) {
+                    batch.push(operation, Some(answer));
+                }
+            }
             Queued::Close(closed) => {
                 self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(closed);
                 queue.close();
@@ -253,17 +285,18 @@ impl Drop for Shared {
 impl Batch {
     fn push(&mut self, operation: Operation, answer: Option<Answer>) {
         self.size_bytes += operation.size_bytes();
+        self.rows += operation.rows();
         self.operations.push(operation);
         self.answers.push(answer);
     }
 
     fn is_full(&self) -> bool {
-        self.operations.len() >= BATCH_OPERATIONS || self.size_bytes >= BATCH_BYTES
+        self.operations.len() >= BATCH_OPERATIONS || self.size_bytes >= BATCH_BYTES || self.rows >= BATCH_ROWS
     }
 
     fn clear(&mut self) {
         self.operations.clear();
         self.answers.clear();
-        self.size_bytes = 0;
+        (self.size_bytes, self.rows, self.large) = (0, 0, None);
     }
 }

@@ -52,7 +52,7 @@ impl<'a> Ending<'a> {
         limiting: &mut LimitOperations<'a>,
         outcomes: &mut [Outcome],
     ) -> Result<(), Error> {
-        let (index, end, appends) = (self.index, self.end, self.end.appends());
+        let (index, end, appends) = (self.index, self.end, self.pending.is_some());
         if appends {
             client.batch_execute("SAVEPOINT ending").await?;
         }

@@ -12,9 +12,10 @@ use crate::group::{Operation, Outcome};
 use crate::sql::Statement;
 use crate::{Appended, BackgroundResult, Record};
 
+/// A derived id is nobody else's.
 pub(super) const INSERT_ITEMS: &str =
     "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position)
-     SELECT n.conversation_id, n.project, n.position, CASE WHEN EXISTS (SELECT 1 FROM conversation_items e
+     SELECT n.conversation_id, n.project, n.position, CASE WHEN n.item_id <> n.otherwise AND EXISTS (SELECT 1 FROM conversation_items e
        WHERE e.item_id = n.item_id AND e.conversation_id = n.conversation_id AND e.project = n.project)
        THEN n.otherwise ELSE n.item_id END, n.response_id, n.item_position
      FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::uuid[], $7::bigint[])

@@ -10,6 +10,8 @@ use super::connect::ConnectError;
 use crate::StoreError;
 use crate::group::NotCommitted;
 
+const NO_PARENT: &str = "the response that it continues is gone";
+
 /// Why a query failed.
 #[derive(Debug)]
 pub(super) enum QueryError {
@@ -20,6 +22,10 @@ pub(super) enum QueryError {
     Deadline(Duration),
     /// The server rejects the query. The connection still works.
     Refused(Error),
+    /// The user lacks a right. The connection still works.
+    Forbidden(String),
+    /// A response was to be inserted whose parent is gone. The connection still works.
+    NoParent,
 }
 
 /// The error and its causes, but not the server's details, which can contain the values of a row.
@@ -34,6 +40,20 @@ pub(super) fn describe(error: &Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// What a right is missing for, and what to do about it.
+fn forbidden(error: &Error) -> Option<String> {
+    let is_forbidden = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    is_forbidden.then(|| format!("{}: grant the database user this right", describe(error)))
+}
+
+/// Whether [`INSERT`](super::insert::INSERT) has found that a parent is gone.
+fn lacks_parent(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|error| {
+        *error.code() == SqlState::NOT_NULL_VIOLATION
+            && (error.table(), error.column()) == (Some("responses"), Some("depth"))
+    })
 }
 
 /// Whether the connection can't be used any more: it is broken, or the server ends it, is shutting down or has become a standby.
@@ -62,7 +82,12 @@ pub(super) fn is_conflict(error: &QueryError) -> bool {
 
 impl From<Error> for QueryError {
     fn from(error: Error) -> Self {
-        if is_lost(&error) { Self::Lost(describe(&error)) } else { Self::Refused(error) }
+        match forbidden(&error) {
+            Some(text) => Self::Forbidden(text),
+            None if lacks_parent(&error) => Self::NoParent,
+            None if is_lost(&error) => Self::Lost(describe(&error)),
+            None => Self::Refused(error),
+        }
     }
 }
 
@@ -72,6 +97,8 @@ impl From<QueryError> for NotCommitted {
         match error {
             QueryError::Deadline(_) => Self::Deadline,
             QueryError::Down(text) | QueryError::Lost(text) => Self::Unavailable(text),
+            QueryError::Forbidden(text) => Self::Forbidden(text),
+            QueryError::NoParent => Self::Refused(NO_PARENT.into()),
             QueryError::Refused(error) => {
                 // Invalid data, a violated constraint, or a program limit such as a size.
                 let is_own_fault = error.code().is_some_and(|code| {
@@ -92,6 +119,8 @@ impl From<QueryError> for StoreError {
                 Self::Unavailable(format!("the database did not answer within {limit:?}"))
             }
             QueryError::Down(text) | QueryError::Lost(text) => Self::Unavailable(text),
+            QueryError::Forbidden(text) => Self::Unusable(text),
+            QueryError::NoParent => Self::Refused(NO_PARENT.into()),
             QueryError::Refused(error) => Self::Unavailable(describe(&error)),
         }
     }

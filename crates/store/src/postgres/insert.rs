@@ -15,13 +15,20 @@ use crate::{
     Appended, BackgroundEnd, BackgroundResult, LogRow, Post, Record, StoredTurn, Timestamp, checksum,
 };
 
-/// One statement for any number of rows: one round trip, and its own transaction if there is no other.
+/// One statement for any number of rows: one round trip, and its own transaction if there is no other. A response whose parent is gone
+/// has no depth, which the table refuses: so it costs others little.
 pub(super) const INSERT: &str = "WITH added AS (
        INSERT INTO responses (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, \
          expires_at, input, referenced, output, body, checksum, body_checksum, conversation_id, deletes)
-       SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
+       SELECT id, project, parent_id, account, boundary, upstream_id, model, status, \
+         CASE WHEN needed_parent IS NULL OR EXISTS (SELECT 1 FROM responses p WHERE p.id = t.needed_parent \
+           AND p.project = t.project) THEN depth END, \
+         created_at, expires_at, input, referenced, output, body, checksum, body_checksum, conversation_id, deletes
+       FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
          $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[], $14::bytea[], \
-         $15::bytea[], $16::bigint[], $17::bigint[], $18::text[], $19::bytea[])),
+         $15::bytea[], $16::bigint[], $17::bigint[], $18::text[], $19::bytea[], $47::uuid[]) \
+         t (id, project, parent_id, account, boundary, upstream_id, model, status, depth, created_at, expires_at, input, \
+           referenced, output, body, checksum, body_checksum, conversation_id, deletes, needed_parent)),
      found AS (
        INSERT INTO items (item_id, project, response_id, position)
        SELECT * FROM unnest($20::text[], $21::text[], $22::uuid[], $23::bigint[])
@@ -54,6 +61,8 @@ struct TurnRow<'a> {
     body: Vec<u8>,
     /// The conversation that has it: it doesn't expire.
     conversation: Option<ConversationId>,
+    /// Without it in the database, the statement fails.
+    needed_parent: Option<Uuid>,
 }
 
 /// The values of one column as an array, and its type.
@@ -71,6 +80,7 @@ impl<'a> TurnRow<'a> {
             created_at: response.created_at,
             body: encoder.encode(&response.body),
             conversation: record.append.as_ref().map(|append| append.conversation),
+            needed_parent: record.needed_parent().map(ResponseId::uuid),
         }
     }
 
@@ -96,6 +106,7 @@ impl<'a> Inserts<'a> {
                         created_at: *created_at,
                         body: encoder.encode(b""),
                         conversation: Some(append.conversation),
+                        needed_parent: None,
                     };
                     all.turns.extend(post.turns.iter().map(row));
                 }
@@ -155,7 +166,8 @@ impl<'a> Inserts<'a> {
 
     /// The arguments of [`INSERT`], in its order.
     pub(super) fn columns(self) -> Vec<Column<'a>> {
-        let mut columns = Vec::with_capacity(45);
+        let mut columns = Vec::with_capacity(47);
+        let needed_parents: Vec<Option<Uuid>> = self.turns.iter().map(|row| row.needed_parent).collect();
         add_turns(self.turns, &mut columns);
         let items: Vec<_> = self.items.iter().collect();
         columns.extend([
@@ -166,6 +178,7 @@ impl<'a> Inserts<'a> {
         ]);
         let log: Vec<&'a LogRow> = self.log.values().copied().collect();
         add_log(&log, &mut columns);
+        columns.push((Box::new(needed_parents), Type::UUID_ARRAY));
         columns
     }
 }

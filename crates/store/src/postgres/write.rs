@@ -15,6 +15,7 @@ use super::insert::{INSERT, Inserts};
 use super::limits::LimitOperations;
 use super::pool::Pool;
 use super::{purge, statement};
+use crate::Appended;
 use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
@@ -82,7 +83,7 @@ impl PostgresEngine {
             Ok(outcomes)
         };
         let result = session.run(self.limit, transaction).await;
-        if matches!(result, Err(QueryError::Refused(_)))
+        if matches!(result, Err(QueryError::Refused(_) | QueryError::Forbidden(_) | QueryError::NoParent))
             && session.run(self.limit, client.batch_execute("ROLLBACK")).await.is_err()
         {
             session.give_up();
@@ -103,7 +104,14 @@ impl Engine for PostgresEngine {
             tokio::time::sleep(pause).await;
             result = self.try_commit(batch).await;
         }
-        Ok(result?)
+        match (result, batch) {
+            // In a batch of several, the others are written without it first.
+            (Err(QueryError::NoParent), [Operation::EndBackground(_)]) => {
+                Ok(vec![Outcome::Ended(Some(Appended::NoParent))])
+            }
+            (Err(QueryError::NoParent), [_]) => Ok(vec![Outcome::Appended(Appended::NoParent)]),
+            (result, _) => Ok(result?),
+        }
     }
 
     async fn gather(&mut self) {

@@ -5,15 +5,16 @@ use super::{conversations, limits, statement};
 use crate::background;
 use crate::{Appended, BackgroundEnd, BackgroundResult};
 
-/// What became of its append; `None` if the turn's lease no longer held. Then nothing is written, nor after a conflict.
+/// What became of its append; `None` if the turn's lease no longer held. Then nothing is written, nor after a conflict or without a
+/// parent.
 pub(super) fn end(inserter: &mut Inserter<'_>, end: &BackgroundEnd) -> rusqlite::Result<Option<Appended>> {
-    if !end.appends() {
+    if !end.is_conditional() {
         return write(inserter, end);
     }
     let connection = inserter.connection;
     connection.execute_batch("SAVEPOINT ending")?;
     let ended = write(inserter, end)?;
-    if ended == Some(Appended::Conflict) {
+    if matches!(ended, Some(Appended::Conflict | Appended::NoParent)) {
         connection.execute_batch("ROLLBACK TO ending")?;
     }
     connection.execute_batch("RELEASE ending")?;
@@ -29,7 +30,8 @@ fn write(inserter: &mut Inserter<'_>, end: &BackgroundEnd) -> rusqlite::Result<O
         BackgroundResult::Stored(record) => conversations::record(inserter, record)?,
         BackgroundResult::Kept { log, .. } => inserter.log(log).map(|()| Appended::Done)?,
     };
-    if let Some(settlement) = end.settlement().filter(|_| appended != Appended::Conflict) {
+    let is_written = matches!(appended, Appended::Done | Appended::Deleted);
+    if let Some(settlement) = end.settlement().filter(|_| is_written) {
         limits::settle(connection, settlement)?;
     }
     Ok(Some(appended))

@@ -7,12 +7,18 @@ use super::statement;
 use crate::conversations::{Pending, is_live, remove_item};
 use crate::{Appended, Post, Record};
 
+/// A derived id is nobody else's.
 pub(super) const INSERT_ITEM: &str = "INSERT INTO conversation_items (conversation_id, project, position, item_id, response_id, item_position) \
-     SELECT ?1, ?2, ?3, CASE WHEN EXISTS (SELECT 1 FROM conversation_items WHERE item_id = ?4 AND conversation_id = ?1 \
-     AND project = ?2) THEN ?5 ELSE ?4 END, ?6, ?7";
+     SELECT ?1, ?2, ?3, CASE WHEN ?4 <> ?5 AND EXISTS (SELECT 1 FROM conversation_items WHERE item_id = ?4 \
+     AND conversation_id = ?1 AND project = ?2) THEN ?5 ELSE ?4 END, ?6, ?7";
 
 /// Records a turn, and moves the head of its conversation if it has one.
 pub(super) fn record(inserter: &mut Inserter<'_>, record: &Record) -> rusqlite::Result<Appended> {
+    if let Some(parent) = record.needed_parent()
+        && !inserter.has(&record.project, parent)?
+    {
+        return Ok(Appended::NoParent);
+    }
     let Some(pending) = Pending::of_record(record) else {
         return inserter.record(record, None).map(|()| Appended::Done);
     };

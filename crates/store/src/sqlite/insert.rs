@@ -10,6 +10,8 @@ use crate::assemble::{
 use crate::body::Encoder;
 use crate::{LogRow, Record, StoredTurn, Timestamp, checksum};
 
+pub(super) const HAS_RESPONSE: &str = "SELECT 1 FROM responses WHERE id = ? AND project = ?";
+
 pub(super) const INSERT_RESPONSE: &str = "INSERT INTO responses (id, project, parent_id, account, boundary, \
      upstream_id, model, status, depth, created_at, expires_at, input, referenced, output, body, checksum, \
      body_checksum, conversation_id, deletes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
@@ -67,6 +69,11 @@ impl<'a> Inserter<'a> {
         })?;
         self.items(record)?;
         self.log(&record.log)
+    }
+
+    /// Whether there is such a response, be it visible or not.
+    pub(super) fn has(&self, project: &ProjectId, response: ResponseId) -> rusqlite::Result<bool> {
+        self.connection.prepare_cached(HAS_RESPONSE)?.exists(params![response.uuid(), project.as_str()])
     }
 
     pub(super) fn turn(&mut self, row: &TurnRow<'_>) -> rusqlite::Result<()> {

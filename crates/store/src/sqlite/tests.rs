@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_protocol::id::ResponseId;
 
 use super::conversations::INSERT_ITEM as INSERT_CONVERSATION_ITEM;
-use super::insert::{INSERT_LOG, INSERT_RESPONSE};
+use super::insert::{HAS_RESPONSE, INSERT_LOG, INSERT_RESPONSE};
 use super::item_index;
 use super::limits::{CHANGE, LOOK, RESERVE, SETTLE, SWEEP_EXPIRED, SWEEP_OTHERS, SWEEP_REPLICA};
 use super::purge::{
@@ -19,7 +19,7 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 28] = [
+const ALL: [&str; 29] = [
     crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
@@ -43,6 +43,7 @@ const ALL: [&str; 28] = [
     item_index::LAST_APPENDED,
     item_index::DELETE_MOVED,
     item_index::NEW_ITEMS,
+    HAS_RESPONSE,
     INSERT_LOG,
     INSERT_RESPONSE,
     LIST_DELETED,
@@ -109,6 +110,20 @@ fn every_column_of_every_table_is_copied() {
         .unwrap();
     let columns = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     crate::copy::assert_all_are_copied(&columns.map(Result::unwrap).collect());
+}
+
+#[test]
+fn the_documentation_names_every_table() {
+    let page = include_str!("../../../../docs/storage.md");
+    let (_, list) = page.split_once("All tables belong together:").unwrap();
+    let mut named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let opened = open_in_memory();
+    let connection = lock(&opened.writer);
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+    let tables: Vec<String> = tables.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(named, tables);
 }
 
 #[tokio::test]
@@ -179,7 +194,7 @@ fn record(n: u8) -> Record {
     };
     let log = LogRow::bare(NOW, id);
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project, response, items: Vec::new(), log, settlement: None, append: None }
+    Record { project, response, items: Vec::new(), log, settlement: None, append: None, needs_parent: false }
 }
 
 /// A store on a disk of this many pages. A change applies to connections opened after it.

@@ -86,6 +86,28 @@ async fn queue_elsewhere(store: &Arc<dyn Store>) -> TurnLease {
     lease
 }
 
+pub(crate) async fn an_end_without_the_parent_that_it_needs_writes_nothing(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    for n in [1, 2] {
+        assert!(store.queue_background(queued(n), limits(100)).await.unwrap());
+    }
+    let continuing = |n| {
+        let mut end = end(&queued(n).lease, n, Status::Completed);
+        if let BackgroundResult::Stored(record) = &mut end.result {
+            record.response.turn.parent = Some(id(9));
+            record.needs_parent = n == 1;
+        }
+        end
+    };
+    let ends = [1, 2].map(|n| store.end_background(continuing(n)));
+    let [gone, unconcerned] = ends;
+    let (gone, unconcerned) = tokio::join!(gone, unconcerned);
+    assert_eq!((gone.unwrap(), unconcerned.unwrap()), (Some(Appended::NoParent), Some(Appended::Done)));
+    assert_eq!(status(&store, id(1)).await, Some(BackgroundStatus::Queued));
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
+    assert_eq!(store.list_log(9).await.unwrap().len(), 1);
+}
+
 pub(crate) async fn an_end_is_stored_without_its_deleted_conversation(fixture: impl Fixture) {
     let store = fixture.open().await;
     let new = begin(&store, 1).await;

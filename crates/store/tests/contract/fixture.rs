@@ -195,6 +195,7 @@ pub(crate) fn record_of(project: &str, turn: StoredTurn) -> Record {
         log,
         settlement: None,
         append: None,
+        needs_parent: false,
     }
 }
 

@@ -56,7 +56,8 @@ macro_rules! contract {
         $(contract!($engine, $fixture, [
             records: a_record_comes_back_byte_for_byte, an_unknown_id_is_no_response,
                 projects_do_not_see_each_others_responses, one_id_in_two_projects_is_two_responses,
-                concurrent_records_are_all_there, a_reopened_store_has_everything, a_closed_store_refuses;
+                concurrent_records_are_all_there, a_turn_without_the_parent_that_it_needs_is_not_recorded,
+                a_reopened_store_has_everything, a_closed_store_refuses;
             chains: a_chain_comes_newest_first, a_chain_of_a_thousand_turns_loads_whole,
                 a_turn_of_a_megabyte_is_the_same_from_memory_and_from_the_store,
                 a_chain_of_ten_thousand_turns_loads_whole, forks_share_their_trunk, part_of_a_chain_can_be_loaded,
@@ -109,7 +110,8 @@ macro_rules! contract {
                 an_ended_turn_and_its_record_are_one_transaction, one_of_two_ends_wins, an_unstored_response_is_kept_for_a_while,
                 a_cancellation_reaches_the_owner, the_reservation_of_a_background_turn_outlives_its_owner;
             background_conversations: a_queued_turn_keeps_its_lock_until_its_deadline_or_its_end,
-                an_end_that_can_not_append_writes_nothing, an_end_is_stored_without_its_deleted_conversation;
+                an_end_that_can_not_append_writes_nothing, an_end_without_the_parent_that_it_needs_writes_nothing,
+                an_end_is_stored_without_its_deleted_conversation;
             conversations: a_turn_moves_the_head_and_adds_its_items, what_was_posted_is_no_response,
                 an_append_to_another_version_changes_nothing, a_lock_keeps_others_out_until_its_lease_ends,
                 a_deleted_item_is_left_out_from_then_on, items_come_in_pages_both_ways,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{Migrate, PurgeProgress, Store, StoreError, StoreOptions, StoreUrl};
+use antiphon_store::chain::Chains;
+use antiphon_store::{Appended, Migrate, PurgeProgress, Record, Store, StoreError, StoreOptions, StoreUrl};
 use antiphon_testkit::{Postgres, eventually};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -151,6 +152,28 @@ async fn a_missing_database_is_reported_at_once() {
     let url = Postgres::shared_database().await.replace("/test_", "/no_such_");
     let reason = refusal(&url, Migrate::Auto).await;
     assert!(reason.contains("no_such_") && !reason.contains("password"), "{reason}");
+}
+
+#[tokio::test]
+async fn only_a_database_that_can_store_every_text_is_used() {
+    let url = Postgres::shared_database().await;
+    let of_encoding = async |encoding: &str| {
+        let name = format!("{}_{encoding}", database(&url)).to_lowercase();
+        let create = format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        execute(&url, &create).await;
+        url.replace(database(&url), &name)
+    };
+    for encoding in ["LATIN1", "WIN1252", "EUC_JP"] {
+        let reason = refusal(&of_encoding(encoding).await, Migrate::Auto).await;
+        assert!(reason.contains(encoding) && reason.contains("ENCODING 'UTF8'"), "{reason}");
+    }
+    let store = open(&of_encoding("SQL_ASCII").await).await;
+    let mut odd = record(1, None);
+    odd.response.turn.model = "模型 \u{1F600}".into();
+    odd.items = vec![(ItemId::new("msg_模型").unwrap(), 0)];
+    store.record(odd.clone()).await.unwrap();
+    assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), Some(odd.response));
+    assert_eq!(store.list_log(9).await.unwrap(), [odd.log]);
 }
 
 /// The server accepts the connection and never replies.
@@ -331,4 +354,26 @@ async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
     other.batch_execute("ROLLBACK").await.unwrap();
     recovered(&store).await;
     store.record(record(9, None)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_has_lost_is_forgotten_with_the_first_turn_that_continues_it() {
+    let url = Postgres::shared_database().await;
+    let chains = Chains::new(open(&url).await, 1 << 20);
+    let load = async |n| {
+        chains.learn_deletions(NOW).await.unwrap();
+        chains.load(&project("p"), id(n), NOW, 100).await.unwrap()
+    };
+    chains.record(record(1, None), None).await.unwrap();
+    for n in [2, 3] {
+        chains.record(record(n, Some((1, 1))), load(1).await).await.unwrap();
+    }
+    execute(&url, "DELETE FROM responses WHERE depth = 2").await;
+    let lost = load(2).await;
+    assert!(lost.is_some(), "it is in memory");
+    let child = Record { needs_parent: true, ..record(4, Some((2, 2))) };
+    assert_eq!(chains.record(child, lost).await.unwrap(), Appended::NoParent);
+    for (n, is_there) in [(1, true), (2, false), (3, false), (4, false)] {
+        assert_eq!(load(n).await.is_some(), is_there, "{n}");
+    }
 }

@@ -1,9 +1,12 @@
 //! A recorded response is there, only for its project, and stays.
 
-use antiphon_store::{PurgeProgress, Status, StoreError, StoredTurn};
+use antiphon_protocol::id::ItemId;
+use antiphon_store::{Appended, FoundItems, PurgeProgress, Record, Status, StoreError, StoredTurn};
+use antiphon_testkit::eventually;
 use bytes::Bytes;
 
 use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn, whole};
+use crate::limits::{counters_of, of, reservation, settlement, usual_holds};
 
 pub(crate) async fn a_record_comes_back_byte_for_byte(fixture: impl Fixture) {
     let store = fixture.open().await;
@@ -86,6 +89,44 @@ pub(crate) async fn concurrent_records_are_all_there(fixture: impl Fixture) {
         let chain = store.load_chain(&project("p"), whole(task * EACH + EACH - 1)).await.unwrap();
         assert!(chain.iter().map(|turn| turn.id).eq((task * EACH..(task + 1) * EACH).rev().map(id)));
     }
+}
+
+pub(crate) async fn a_turn_without_the_parent_that_it_needs_is_not_recorded(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    store.record(record(1, None)).await.unwrap();
+    let child =
+        |name: &str, n, parent| Record { needs_parent: true, ..record_of(name, turn(n, Some((parent, 1)))) };
+    // In one transaction, if they wait together.
+    let (known, gone, foreign, root) = tokio::join!(
+        store.record(child("p", 2, 1)),
+        store.record(child("p", 3, 9)),
+        store.record(child("q", 4, 1)),
+        store.record(record(5, None)),
+    );
+    assert_eq!((known.unwrap(), gone.unwrap()), (Appended::Done, Appended::NoParent));
+    assert_eq!((foreign.unwrap(), root.unwrap()), (Appended::NoParent, Appended::Done));
+    // The turn settles its reservation afterwards, as any that was not recorded.
+    assert!(store.reserve(reservation(6, usual_holds())).await.unwrap().is_held);
+    let settled = Record { settlement: Some(settlement(6, 1, 30)), ..child("p", 6, 9) };
+    assert_eq!(store.record(settled).await.unwrap(), Appended::NoParent);
+    store.settle(settlement(6, 1, 30), None);
+    eventually("the reservation is settled", async || {
+        counters_of(&store, "key:k").await == of(&[("requests", 1, 0), ("tokens", 30, 0)])
+    })
+    .await;
+
+    for (n, is_there) in [(2, true), (3, false), (5, true), (6, false)] {
+        assert_eq!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some(), is_there, "{n}");
+    }
+    assert_eq!(store.load(&project("q"), id(4), NOW).await.unwrap(), None);
+    assert_eq!(store.list_log(9).await.unwrap().len(), 3);
+    let items = ["msg_2", "msg_3", "msg_6"].map(|id| ItemId::new(id).unwrap());
+    let found = store.load_items(&project("p"), &items, NOW, usize::MAX).await.unwrap();
+    let FoundItems::All(found) = found else { panic!("{found:?}") };
+    assert!(found[0].is_some() && found[1].is_none() && found[2].is_none());
+
+    assert!(store.delete(&project("p"), id(1), NOW).await.unwrap());
+    assert_eq!(store.record(child("p", 7, 1)).await.unwrap(), Appended::Done, "its row is there");
 }
 
 pub(crate) async fn a_reopened_store_has_everything(fixture: impl Fixture) {

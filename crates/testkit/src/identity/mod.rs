@@ -283,6 +283,7 @@ impl State {
             "nonce": asked.get("nonce"),
         });
         let token = self.signer.token(&merged(claims, &self.claims));
-        Ok(json!({"access_token": "a", "token_type": "Bearer", "expires_in": 300, "id_token": token}))
+        // A number in OAuth, but not from everybody.
+        Ok(json!({"access_token": "a", "token_type": "Bearer", "expires_in": "300", "id_token": token}))
     }
 }

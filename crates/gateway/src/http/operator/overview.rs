@@ -4,23 +4,28 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_access::admin::Role;
 use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use http::HeaderMap;
 
 use super::Operator;
 use super::request::{NoParameters, Parameters};
 use crate::http::app_state::AppState;
+use crate::http::auth::bearer;
 use crate::http::error_reply::ErrorReply;
 use crate::operations::{
     AccountTurns, InvalidRequest, LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview,
-    OverviewParameters, TimeRange, Watcher,
+    OverviewParameters, TimeRange, Watcher, WatcherPlace,
 };
 
 /// How many frames a stream has. Then its client connects again, and shows its token again.
 const MAX_FRAMES: u32 = 600;
+/// How many frames a client gets until its token is verified again.
+const FRAMES_PER_CHECK: u32 = 5;
 /// When a client whose stream has ended connects again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -64,8 +69,8 @@ fn range(operations: &Operations, parameters: &OverviewParameters) -> Result<Tim
     TimeRange::parse(*window, from.as_deref(), to.as_deref(), operations.clock.now())
 }
 
-/// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes; clients connect again. At most 32
-/// clients with the same token watch at the same time.
+/// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes, and within seconds once its token
+/// is replaced; clients connect again. At most 32 clients with the same token watch at the same time.
 #[utoipa::path(
     get,
     path = "/api/live",
@@ -77,25 +82,50 @@ pub async fn live(
     Operator { role }: Operator,
     _: Parameters<NoParameters>,
     State(state): State<AppState>,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ErrorReply> {
     let permit = state.operations.watch(Watcher::Token(role))?;
     let first = state.operations.live().await?;
-    let frames = unfold((state, permit, Some(first), 0), |(state, permit, first, sent)| async move {
-        let frame = match first {
+    let watched = Watched { state, role, headers, first: Some(first), sent: 0, _permit: permit };
+    Ok(Sse::new(unfold(watched, Watched::next)))
+}
+
+/// A stream of live figures.
+struct Watched {
+    state: AppState,
+    role: Role,
+    /// With the token.
+    headers: HeaderMap,
+    first: Option<Arc<LiveFrame>>,
+    sent: u32,
+    _permit: WatcherPlace,
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// The next event. After `None` the client connects again, and learns why there is none.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        let frame = match self.first.take() {
             Some(first) => first,
             None => {
                 tokio::time::sleep(LIVE_INTERVAL).await;
-                if sent >= MAX_FRAMES || state.turns.env.tasks.stopping().is_given() {
+                let is_over = self.sent >= MAX_FRAMES || self.state.turns.env.tasks.stopping().is_given();
+                if is_over || (self.sent.is_multiple_of(FRAMES_PER_CHECK) && !self.has_token().await) {
                     return None;
                 }
-                // The client connects again, and learns why not.
-                state.operations.live().await.ok()?
+                self.state.operations.live().await.ok()?
             }
         };
         let event = Event::default().event("frame").retry(RETRY).json_data(&*frame).ok()?;
-        Some((Ok(event), (state, permit, None, sent + 1)))
-    });
-    Ok(Sse::new(frames))
+        self.sent += 1;
+        Some((Ok(event), self))
+    }
+
+    async fn has_token(&self) -> bool {
+        let token = bearer(&self.headers).and_then(|token| str::from_utf8(token).ok());
+        self.state.operations.authenticate(token).await.is_ok_and(|role| role == self.role)
+    }
 }
 
 /// List turns of the request log, newest first.

@@ -160,6 +160,11 @@ impl Turn {
                 run.leave();
                 Err(Failure::ConversationLocked)
             }
+            // It is run again by itself, and then fails for the parent.
+            Some(Ok(Some(Appended::NoParent))) => {
+                run.leave();
+                Err(self.parent_is_gone())
+            }
             Some(Ok(None)) => {
                 tracing::info!(response.id = %self.facts.id, "background turn was ended or taken over elsewhere");
                 run.leave();

@@ -195,7 +195,7 @@ impl Run {
 
 /// Whether a write may succeed later.
 pub fn is_transient(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(_) | StoreError::Deadline(_))
+    matches!(error, StoreError::Unavailable(_) | StoreError::Deadline(_) | StoreError::Unusable(_))
 }
 
 // === impl Unfinished ===

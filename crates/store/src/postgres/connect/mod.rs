@@ -26,6 +26,9 @@ use crate::url::PostgresTarget;
 use crate::url::host::Host;
 use crate::url::tls::{ChannelBinding, SslMode};
 
+/// The encodings of databases that can store every text. SQL_ASCII stores bytes as they come.
+const ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
+
 /// Opens connections to one database. `new` reads the files that the URL names.
 pub(super) struct Connector {
     target: PostgresTarget,
@@ -204,8 +207,22 @@ impl Connector {
         T::Stream: Send + 'static,
     {
         match self.config.connect_raw(stream, tls).await {
-            Ok((client, connection)) => Ok(Opened { client, driver: Box::pin(connection) }),
+            Ok((client, connection)) => {
+                self.check_encoding(connection.parameter("server_encoding"))?;
+                Ok(Opened { client, driver: Box::pin(connection) })
+            }
             Err(error) => Err(explain::explain(&error, &self.target)),
+        }
+    }
+
+    /// A database in another encoding could store only some of the texts that clients and upstreams send.
+    fn check_encoding(&self, encoding: Option<&str>) -> Result<(), ConnectError> {
+        match encoding.filter(|encoding| !ENCODINGS.contains(encoding)) {
+            None => Ok(()),
+            Some(encoding) => Err(self.unusable(format!(
+                "the database has the encoding {encoding}, in which not every text can be stored; create one with \
+                 ENCODING 'UTF8' TEMPLATE template0, and use that"
+            ))),
         }
     }
 

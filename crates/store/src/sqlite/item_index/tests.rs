@@ -57,7 +57,7 @@ fn turn(n: u64, items: impl IntoIterator<Item = u64>) -> Record {
     };
     let log = LogRow::bare(NOW, turn.id);
     let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project: project(), response, items, log, settlement: None, append: None }
+    Record { project: project(), response, items, log, settlement: None, append: None, needs_parent: false }
 }
 
 async fn is_found(store: &SqliteStore, n: u64) -> bool {
