@@ -46,6 +46,14 @@ pub(super) const DELETE_MOVED: &str = "DELETE FROM new_items WHERE seq <= ?1";
 pub(super) const NEW_ITEMS: &str = "SELECT n.item_id, n.project, n.response_id, n.position FROM new_items n \
      WHERE EXISTS (SELECT 1 FROM responses r WHERE r.id = n.response_id AND r.project = n.project) ORDER BY n.seq";
 
+/// As [`INSERT`], for all that is left.
+pub(super) const INSERT_ALL: &str = "INSERT INTO items (item_id, project, response_id, position) \
+     SELECT item_id, project, response_id, position FROM new_items n \
+     WHERE EXISTS (SELECT 1 FROM responses r WHERE r.id = n.response_id AND r.project = n.project) \
+     ORDER BY item_id, project, seq \
+     ON CONFLICT (item_id, project) DO UPDATE SET response_id = excluded.response_id, position = excluded.position \
+     WHERE excluded.response_id >= items.response_id";
+
 /// A view that stands for the index, for those who read all of it: it has the new items as well.
 pub(super) const COMPLETE: &str = "CREATE TEMP TABLE newest_items (item_id TEXT NOT NULL, project TEXT NOT NULL, \
        response_id BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (item_id, project)) STRICT, WITHOUT ROWID;
@@ -139,15 +147,10 @@ impl Generations {
 impl ItemIndex {
     /// Loads the entries that an earlier process had not moved.
     pub(super) fn load(new: Arc<NewItems>, connection: &Connection, moves: bool) -> rusqlite::Result<Self> {
-        let mut statement = connection.prepare(NEW_ITEMS)?;
-        let mut rows = statement.query(())?;
-        let mut gathering = BTreeMap::new();
-        while let Some(row) = rows.next()? {
-            // An id that is none was refused when its item was recorded.
-            let Some(item) = ItemId::new(row.get_ref(0)?.as_str()?) else { continue };
-            let key = (item, ProjectId::new(row.get_ref(1)?.as_str()?));
-            gathering.insert(key, Place { response: row.get(2)?, position: row.get(3)? });
-        }
+        let gathering = match last_appended(connection)? {
+            Some(_) => load(connection)?,
+            None => BTreeMap::new(),
+        };
         *lock(&new.0) = Generations { gathering, moving: BTreeMap::new() };
         Ok(Self { new, moves, last_moving: 0, moved_up_to: None, appended: 0 })
     }
@@ -170,14 +173,16 @@ impl ItemIndex {
                     return Ok(Step::None);
                 }
                 drop(generations);
-                let last: Option<i64> = transaction.query_row(LAST_APPENDED, (), |row| row.get(0))?;
-                return Ok(Step::Began(last.unwrap_or(0)));
+                return Ok(Step::Began(last_appended(transaction)?.unwrap_or(0)));
             }
             let after = self.moved_up_to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
             let rest = generations.moving.range::<Key, _>((after, Bound::Unbounded));
             rest.take(count).map(|(key, place)| (key.clone(), *place)).collect()
         };
-        move_all(transaction, next.iter().map(|(key, place)| (key, place)))?;
+        let mut insert = transaction.prepare_cached(INSERT)?;
+        for ((item, project), Place { response, position }) in &next {
+            insert.execute(params![item.as_str(), project.as_str(), response, position])?;
+        }
         match next.into_iter().nth(count - 1) {
             Some((last, _)) => Ok(Step::MovedUpTo(last)),
             None => {
@@ -217,16 +222,8 @@ impl ItemIndex {
 
     /// Moves everything that is left, so that a later start has nothing to load.
     pub(super) fn finish(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
-        let generations = std::mem::take(&mut *lock(&self.new.0));
-        if !self.moves {
-            return Ok(());
-        }
-        let transaction = connection.transaction()?;
-        for generation in [&generations.moving, &generations.gathering] {
-            move_all(&transaction, generation.iter())?;
-        }
-        transaction.execute(DELETE_MOVED, [i64::MAX])?;
-        transaction.commit()
+        *lock(&self.new.0) = Generations::default();
+        if self.moves { move_all(connection) } else { Ok(()) }
     }
 }
 
@@ -246,19 +243,36 @@ pub(super) fn insert(
 
 /// Puts [a view](COMPLETE) in the place of the index on this connection, until the end of the transaction, if there are new items.
 pub(super) fn complete(connection: &Connection) -> rusqlite::Result<()> {
-    let last: Option<i64> = connection.query_row(LAST_APPENDED, (), |row| row.get(0))?;
-    last.map_or(Ok(()), |_| connection.execute_batch(COMPLETE))
+    last_appended(connection)?.map_or(Ok(()), |_| connection.execute_batch(COMPLETE))
 }
 
-fn move_all<'a>(
-    connection: &Connection,
-    entries: impl Iterator<Item = (&'a Key, &'a Place)>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(INSERT)?;
-    for ((item, project), Place { response, position }) in entries {
-        statement.execute(params![item.as_str(), project.as_str(), response, position])?;
+/// Moves all new items to the index of a database that nobody else uses.
+pub(super) fn move_all(connection: &mut Connection) -> rusqlite::Result<()> {
+    if last_appended(connection)?.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let transaction = connection.transaction()?;
+    transaction.execute(INSERT_ALL, ())?;
+    transaction.execute(DELETE_MOVED, [i64::MAX])?;
+    transaction.commit()
+}
+
+/// `None` if there is no new item.
+fn last_appended(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection.query_row(LAST_APPENDED, (), |row| row.get(0))
+}
+
+fn load(connection: &Connection) -> rusqlite::Result<BTreeMap<Key, Place>> {
+    let mut statement = connection.prepare(NEW_ITEMS)?;
+    let mut rows = statement.query(())?;
+    let mut entries = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        // What is no id was not recorded as one.
+        let Some(item) = ItemId::new(row.get_ref(0)?.as_str()?) else { continue };
+        let key = (item, ProjectId::new(row.get_ref(1)?.as_str()?));
+        entries.insert(key, Place { response: row.get(2)?, position: row.get(3)? });
+    }
+    Ok(entries)
 }
 
 // === impl Changes ===

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{error, open};
+use super::{error, item_index, open};
 use crate::StoreError;
 use crate::url::SqliteTarget;
 
@@ -76,8 +76,12 @@ fn connect(source: &Path) -> rusqlite::Result<Connection> {
 
 fn check(file: &Path) -> rusqlite::Result<(Vec<String>, u64)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(file, flags)?;
+    let mut connection = Connection::open_with_flags(file, flags)?;
     connection.pragma_update(None, "journal_mode", "DELETE")?;
+    // A schema that is out of date may lack the table.
+    if connection.table_exists(None, "new_items")? {
+        item_index::move_all(&mut connection)?;
+    }
     let mut statement = connection.prepare("PRAGMA integrity_check")?;
     let problems = statement.query_map((), |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     let responses = connection.query_row("SELECT count(*) FROM responses", (), |row| row.get::<_, i64>(0))?;

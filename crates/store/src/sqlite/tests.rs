@@ -19,7 +19,7 @@ use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
-const ALL: [&str; 29] = [
+const ALL: [&str; 30] = [
     crate::examine::SQLITE_STATEMENT,
     INSERT_CONVERSATION_ITEM,
     ADD_TO_SUMS,
@@ -38,6 +38,7 @@ const ALL: [&str; 29] = [
     PURGEABLE,
     item_index::APPEND,
     item_index::INSERT,
+    item_index::INSERT_ALL,
     item_index::FIND,
     item_index::DELETE,
     item_index::LAST_APPENDED,

@@ -39,6 +39,12 @@ impl Database {
         antiphon_store::open(&self.url().parse().unwrap(), patient()).await.unwrap()
     }
 
+    /// Once it is closed, its index has all items.
+    pub(crate) async fn serve(&self) -> Arc<dyn Store> {
+        let options = StoreOptions { serves: true, ..patient() };
+        antiphon_store::open(&self.url().parse().unwrap(), options).await.unwrap()
+    }
+
     pub(crate) async fn execute(&self, sql: &str) {
         match self {
             Self::File(directory) => {
@@ -136,8 +142,10 @@ async fn a_changed_value_is_an_error_that_names_the_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_index_of_items_never_yields_another_item() {
     for database in Database::each().await {
-        let store = database.open().await;
+        let store = database.serve().await;
         record_chain(&store, 1, 2, None).await;
+        store.close().await;
+        let store = database.open().await;
         let item = ItemId::new("msg_2").unwrap();
         for position in [0, 9] {
             database

@@ -64,7 +64,7 @@ async fn a_database_of_the_first_builds_keeps_its_data() {
     store.close().await;
     connect(&path)
         .execute_batch(
-            "DROP TABLE antiphon_schema; DROP TABLE background_turns; DROP TABLE background_events; DROP TABLE accounts; DROP TABLE credentials; \
+            "DROP TABLE antiphon_schema; DROP TABLE new_items; DROP TABLE background_turns; DROP TABLE background_events; DROP TABLE accounts; DROP TABLE credentials; \
              DROP TABLE admin_tokens; DROP TABLE sessions; DROP TABLE sign_ins; DROP TABLE keys; DROP TABLE audit; DROP TABLE changes; \
              DROP TABLE usage_rollups; ALTER TABLE request_log DROP COLUMN key_id; \
              ALTER TABLE request_log DROP COLUMN attempts; ALTER TABLE request_log DROP COLUMN cost_nano_usd; \

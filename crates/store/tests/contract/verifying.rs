@@ -73,7 +73,7 @@ async fn an_intact_store_is_verified_beside_a_gateway_that_writes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_damage_is_reported_with_its_response() {
     for database in Database::each().await {
-        let store = database.open().await;
+        let store = database.serve().await;
         fill(&store).await;
         store.close().await;
         let body = database.bytes("\u{1}broken");
