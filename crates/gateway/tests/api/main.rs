@@ -36,6 +36,7 @@ mod doors;
 mod failed;
 mod failing;
 mod failover;
+mod fairness;
 mod http2;
 mod including;
 mod isolation;
