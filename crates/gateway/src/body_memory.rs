@@ -136,6 +136,14 @@ impl BodyMemory {
     }
 }
 
+// === impl Share ===
+
+impl Share {
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+}
+
 // === impl Reservation ===
 
 impl Reservation {
@@ -148,6 +156,10 @@ impl Reservation {
     pub fn take(&mut self) -> Self {
         let empty = Self::empty(&self.share);
         std::mem::replace(self, empty)
+    }
+
+    pub fn share(&self) -> &Arc<Share> {
+        &self.share
     }
 
     pub fn bytes(&self) -> usize {

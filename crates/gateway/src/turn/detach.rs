@@ -17,7 +17,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
+use super::detached::{DetachedTurns, Place};
 use super::stream::EventStream;
+use crate::body_memory::Share;
 
 /// Shared by a turn and the task that it is detached to: whether the turn is cancelled.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +36,9 @@ pub struct Cancelled;
 pub struct DetachPolicy {
     pub cancellation: Cancellation,
     pub tasks: Tasks,
+    pub detached: Arc<DetachedTurns>,
+    /// Of the tenant whose turn it is.
+    pub share: Arc<Share>,
     /// How long the turn may continue; `None` cancels it at once.
     pub finish_timeout: Option<Duration>,
 }
@@ -77,10 +82,10 @@ impl Cancellation {
 impl DetachPolicy {
     /// Runs the rest of a turn in a task.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
-        let Self { cancellation, finish_timeout, .. } = self.clone();
+        let (cancellation, place) = (self.cancellation.clone(), self.place());
         self.tasks.spawn(async move {
             let mut rest = pin!(rest);
-            if let Some(limit) = finish_timeout
+            if let Some((limit, _place)) = place
                 && tokio::time::timeout(limit, &mut rest).await.is_ok()
             {
                 return;
@@ -88,6 +93,12 @@ impl DetachPolicy {
             cancellation.cancel();
             rest.await;
         });
+    }
+
+    /// How long the turn may continue, and its place among those that do.
+    fn place(&self) -> Option<(Duration, Place)> {
+        let limit = self.finish_timeout?;
+        Some((limit, self.detached.try_enter(self.share.tenant())?))
     }
 }
 
