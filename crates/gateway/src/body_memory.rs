@@ -86,9 +86,14 @@ pub enum NoMemory {
 impl Tenant {
     pub fn new(caller: &Caller, address: Option<IpAddr>) -> Self {
         match (&caller.key, address) {
-            (None, Some(address)) => Self::Network(network_of(address)),
+            (None, Some(address)) => Self::of_address(address),
             _ => Self::Project(caller.project.clone()),
         }
+    }
+
+    /// Those without a key at this address.
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::Network(network_of(address))
     }
 
     fn kind(&self) -> &'static str {
