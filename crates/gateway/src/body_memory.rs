@@ -1,5 +1,4 @@
-//! The memory for the bodies of requests, and for long replies from the store: one pool for all, and a share of it for
-//! each tenant.
+//! The memory for the bodies of requests, and for long replies: one pool for all, and a share of it for each tenant.
 //!
 //! A reservation counts against both. What cannot be reserved at once waits in line: first for the tenant's share, without
 //! holding anything of the pool, then for the pool.
@@ -64,7 +63,7 @@ pub struct Reservation {
 
 /// A text that holds its memory.
 struct Held {
-    text: Vec<u8>,
+    text: Bytes,
     _memory: Reservation,
 }
 
@@ -217,8 +216,11 @@ impl Reservation {
     }
 
     /// The text, whose memory stays reserved until all of it was dropped.
-    pub fn hold(mut self, text: Vec<u8>) -> Bytes {
+    pub fn hold(mut self, text: Bytes) -> Bytes {
         self.shrink_to(text.len());
+        if self.bytes == 0 {
+            return text;
+        }
         Bytes::from_owner(Held { text, _memory: self })
     }
 

@@ -26,6 +26,7 @@ mod reading;
 mod record;
 mod references;
 mod relay;
+mod reply_memory;
 mod resolve;
 mod running;
 mod sending;

@@ -59,6 +59,7 @@ mod recorded;
 mod reference;
 mod replaying;
 mod replicas;
+mod replies;
 mod resuming;
 mod settling;
 mod signing_in;
