@@ -138,8 +138,7 @@ impl App {
         let socket_metrics = Arc::new(SocketMetrics::default());
         let memory = Arc::new(MemoryCeiling::default());
         let metrics = Metrics::gather(Arc::clone(&turns.chains), |registry: &mut Registry| {
-            turns.metrics.register(registry);
-            turns.background.metrics.register(registry);
+            turns.register_metrics(registry);
             registry.register("connections", "Open client connections", connections.clone());
             socket_metrics.register(registry);
             body_limits.memory.register(registry);
@@ -472,6 +471,7 @@ fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSetting
             OnDisconnect::Finish => Some(config.turns.finish_timeout),
             OnDisconnect::Cancel => None,
         },
+        max_detached: files::fitting(config.limits.max_connections),
         prices: Arc::new(Prices::new(&config.prices)),
         assumed_output_tokens: config.limits.assumed_output_tokens,
         background,

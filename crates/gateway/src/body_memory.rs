@@ -1,5 +1,4 @@
-//! The memory for the bodies of requests, and for long replies from the store: one pool for all, and a share of it for
-//! each tenant.
+//! The memory for the bodies of requests, and for long replies: one pool for all, and a share of it for each tenant.
 //!
 //! A reservation counts against both. What cannot be reserved at once waits in line: first for the tenant's share, without
 //! holding anything of the pool, then for the pool.
@@ -64,7 +63,7 @@ pub struct Reservation {
 
 /// A text that holds its memory.
 struct Held {
-    text: Vec<u8>,
+    text: Bytes,
     _memory: Reservation,
 }
 
@@ -86,9 +85,14 @@ pub enum NoMemory {
 impl Tenant {
     pub fn new(caller: &Caller, address: Option<IpAddr>) -> Self {
         match (&caller.key, address) {
-            (None, Some(address)) => Self::Network(network_of(address)),
+            (None, Some(address)) => Self::of_address(address),
             _ => Self::Project(caller.project.clone()),
         }
+    }
+
+    /// Those without a key at this address.
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::Network(network_of(address))
     }
 
     fn kind(&self) -> &'static str {
@@ -136,6 +140,14 @@ impl BodyMemory {
     }
 }
 
+// === impl Share ===
+
+impl Share {
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+}
+
 // === impl Reservation ===
 
 impl Reservation {
@@ -148,6 +160,10 @@ impl Reservation {
     pub fn take(&mut self) -> Self {
         let empty = Self::empty(&self.share);
         std::mem::replace(self, empty)
+    }
+
+    pub fn share(&self) -> &Arc<Share> {
+        &self.share
     }
 
     pub fn bytes(&self) -> usize {
@@ -200,8 +216,11 @@ impl Reservation {
     }
 
     /// The text, whose memory stays reserved until all of it was dropped.
-    pub fn hold(mut self, text: Vec<u8>) -> Bytes {
+    pub fn hold(mut self, text: Bytes) -> Bytes {
         self.shrink_to(text.len());
+        if self.bytes == 0 {
+            return text;
+        }
         Bytes::from_owner(Held { text, _memory: self })
     }
 

@@ -219,15 +219,21 @@ pub fn with_output(response: &[u8], output: &[u8]) -> Result<Vec<u8>, Malformed>
 
 /// An array of these items.
 pub fn array<T: AsRef<[u8]>>(items: impl IntoIterator<Item = T>) -> Vec<u8> {
-    let mut out = vec![b'['];
-    for item in items {
-        if out.len() > 1 {
+    let mut out = Vec::new();
+    write_array(&mut out, items);
+    out
+}
+
+/// Appends an array of these items.
+pub fn write_array<T: AsRef<[u8]>>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>) {
+    out.push(b'[');
+    for (number, item) in items.into_iter().enumerate() {
+        if number > 0 {
             out.push(b',');
         }
         out.extend_from_slice(item.as_ref());
     }
     out.push(b']');
-    out
 }
 
 /// Whether an array has no elements.

@@ -154,6 +154,11 @@ impl Decoder {
         &self.chunk
     }
 
+    /// How much it holds of a frame that has not come to its end.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The next whole frame, or `None` when more bytes are needed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameTooLarge> {
         let end = self.find_frame_end();

@@ -16,7 +16,7 @@ pub struct BodyMemoryCollector(pub Arc<BodyMemory>);
 
 impl Collector for BodyMemoryCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Memory reserved for request bodies, what they reference, and long replies from the store";
+        let help = "Memory reserved for request bodies, what they reference, and long replies";
         let metric = encoder.encode_descriptor("body_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         ConstGauge::new(i64::try_from(self.0.used_bytes()).unwrap_or(i64::MAX)).encode(metric)
     }

@@ -17,8 +17,8 @@ pub struct LimitsConfig {
     /// The memory that the process may take: past 80 % of it, new turns are refused. Default: auto.
     pub memory: MemoryLimit,
 
-    /// Memory for request bodies and for long replies from the store, over all connections; further requests wait. One
-    /// project can hold a quarter of it, or one body of the maximum size if that is more. Default: 1 GiB.
+    /// Memory for request bodies and for long replies, over all connections; further requests wait. One project can hold a
+    /// quarter of it, or one body of the maximum size if that is more. Default: 1 GiB.
     #[serde(with = "bytes")]
     pub body_memory: usize,
 

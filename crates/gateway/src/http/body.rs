@@ -1,5 +1,6 @@
 //! Reads a request's body within its limits and decompresses it.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +142,7 @@ impl Reader<'_> {
         match tokio::time::timeout(self.pace.left(), body.frame()).await {
             Err(_elapsed) => Err(self.pace.too_slow()),
             Ok(None) => Ok(None),
-            Ok(Some(Err(_))) => Err(RequestError::BodyUnreadable("the connection was closed".to_owned())),
+            Ok(Some(Err(error))) => Err(RequestError::BodyUnreadable(broken(&error).to_owned())),
             Ok(Some(Ok(frame))) => {
                 let piece = frame.into_data().unwrap_or_default();
                 self.pace.count(piece.len(), since.elapsed());
@@ -186,6 +187,19 @@ impl Reader<'_> {
             (decompression, bytes, step) = done.map_err(|error| unreadable(&error))?;
         }
     }
+}
+
+/// Why a body broke off.
+fn broken(error: &axum::Error) -> &'static str {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+            return "its chunks are malformed";
+        }
+        cause = error.source();
+    }
+    "the connection was closed"
 }
 
 fn unreadable(error: &io::Error) -> RequestError {

@@ -21,6 +21,6 @@ pub async fn rendered_reply(
     if is_short(size_bytes) {
         return json().map(json_reply);
     }
-    let rendering = offload(move || Ok(memory.hold(json()?)));
+    let rendering = offload(move || Ok(memory.hold(json()?.into())));
     rendering.await.map_err(|_| RequestError::Internal)?.map(json_reply)
 }

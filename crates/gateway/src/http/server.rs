@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
@@ -227,9 +229,17 @@ fn handle(
     };
     async {
         match reply {
-            Ok(reply) => reply.await.map(in_pieces),
+            Ok(reply) => Ok(in_pieces(unless_panicking(reply).await)),
             Err(error) => Ok(ErrorReply::from(error.row()).into_response()),
         }
+    }
+}
+
+/// A handler's reply, or an error if it panics, which is logged where panics are.
+async fn unless_panicking(reply: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    match AssertUnwindSafe(reply).catch_unwind().await {
+        Ok(Ok(reply)) => reply,
+        Err(_panic) => ErrorReply::from(RequestError::Internal.row()).into_response(),
     }
 }
 
@@ -264,7 +274,17 @@ fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::resume_unwind;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_500() {
+        let reply = unless_panicking(async { resume_unwind(Box::new(())) }).await;
+        assert_eq!(reply.status(), 500);
+        let body = axum::body::to_bytes(reply.into_body(), 1024).await.unwrap();
+        assert!(body.starts_with(br#"{"error":{"message":""#), "{body:?}");
+    }
 
     #[test]
     fn trailing_slashes_of_a_path_are_ignored() {

@@ -16,6 +16,7 @@ use super::sending::Accepted;
 use super::trace::Step;
 use super::unpacked::unpacked;
 use super::{Facts, Failure, Turn, UpstreamErrorReply};
+use crate::body_memory::Reservation;
 use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
@@ -48,6 +49,8 @@ pub struct Reply {
     pub reasoning: Reasoning,
     pub format: ReplyFormat,
     pub redaction: Redaction,
+    /// For what is kept of it.
+    pub memory: Reservation,
 }
 
 /// The part of a reply that commits a turn to its account. Until it has arrived, the turn may go to another account.
@@ -176,7 +179,7 @@ impl Turn {
         match self.send_with_retries(&account, resolved).await {
             Ok(accepted) => {
                 let reasoning = HeaderValue::from_static(accepted.reasoning.as_str());
-                let mut reply = Reply::new(lease, accepted);
+                let mut reply = Reply::new(lease, accepted, Reservation::empty(self.memory.share()));
                 if !self.facts.create.operation.passes_through() {
                     reply.headers.insert(REASONING_HEADER, reasoning);
                 }
@@ -393,7 +396,7 @@ impl Turn {
 // === impl Reply ===
 
 impl Reply {
-    fn new(lease: Lease, accepted: Accepted) -> Self {
+    fn new(lease: Lease, accepted: Accepted, memory: Reservation) -> Self {
         let Accepted { reply, reasoning, format, omitted, authorization } = accepted;
         let (head, body) = reply.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -403,7 +406,7 @@ impl Reply {
         }
         let content_type = content_type.map(str::to_owned);
         let redaction = Redaction::new(Arc::clone(lease.account()), authorization);
-        Self { lease, headers, content_type, body: Some(body), reasoning, format, redaction }
+        Self { lease, headers, content_type, body: Some(body), reasoning, format, redaction, memory }
     }
 
     /// What is put right in it.
@@ -461,8 +464,13 @@ impl FailedAttempt {
         Self { failure, verdict: Verdict::Unreachable }
     }
 
+    /// It is not the account's failure.
+    pub fn neutral(failure: Failure) -> Self {
+        Self { failure, verdict: Verdict::Neutral }
+    }
+
     pub fn client_gone() -> Self {
-        Self { failure: Failure::ClientGone, verdict: Verdict::Neutral }
+        Self::neutral(Failure::ClientGone)
     }
 }
 

@@ -11,7 +11,7 @@ use antiphon_protocol::response::{Owned, is_empty_array, with_output};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::Piece;
-use antiphon_upstream::transport::{ReadError, ReplyBody};
+use antiphon_upstream::transport::ReplyBody;
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -24,6 +24,7 @@ use super::record::{Finished, Items};
 use super::relay::{BadStream, Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns};
+use crate::body_memory::Reservation;
 use antiphon_upstream::pool::Verdict;
 
 pub(super) const TOO_LARGE: &str = "its reply is larger than the limit";
@@ -138,6 +139,9 @@ async fn collect_events(
             }
             ReadOutcome::Cancelled => return Err(FailedAttempt::client_gone()),
         };
+        let kept_bytes = relay.kept_bytes() + events.decoder().held_bytes();
+        let reserved = turn.reserve_for_reply(&mut reply.memory, kept_bytes).await;
+        reserved.map_err(FailedAttempt::neutral)?;
         if is_over && matches!(terminal, Ok(None)) {
             let Some(body) = read_on(turn, relay).await? else { return Err(missing_terminal(turn, relay)) };
             events = reply.continued(body, settings.max_reply_bytes);
@@ -261,31 +265,50 @@ impl Turn {
         let response = finished.response.clone();
         self.end(&finished, response.len());
         self.record(finished, resolved, Some(reply.lease.account())).await?;
-        Ok(Collected { headers: reply.headers, body: response })
+        Ok(Collected { headers: reply.headers, body: reply.memory.hold(response) })
     }
 
     pub(super) async fn read_reply(&self, reply: &mut Reply) -> Result<Bytes, FailedAttempt> {
         let Some(body) = reply.body.take() else { return Ok(Bytes::new()) };
-        self.read_body(reply.lease.account(), body).await
+        self.read_body(reply.lease.account(), body, &mut reply.memory).await
     }
 
     /// Reads a reply that is no stream.
-    pub(super) async fn read_body(&self, account: &Account, body: ReplyBody) -> Result<Bytes, FailedAttempt> {
-        let reading = body.collect(self.turns.settings.max_reply_bytes);
+    pub(super) async fn read_body(
+        &self,
+        account: &Account,
+        body: ReplyBody,
+        memory: &mut Reservation,
+    ) -> Result<Bytes, FailedAttempt> {
+        let reading = self.read_whole(account, body, memory);
         let limit = self.deadline.min(Instant::now() + self.turns.settings.first_byte_timeout);
         match tokio::time::timeout_at(limit.into(), self.cancellation.or_cancelled(reading)).await {
-            Ok(Ok(Ok(body))) => Ok(body),
+            Ok(Ok(read)) => read,
             Ok(Err(_cancelled)) => Err(FailedAttempt::client_gone()),
             Err(_elapsed) => Err(Failure::UpstreamTimeout("its reply did not end in time").into()),
-            Ok(Ok(Err(ReadError::TooLarge { .. }))) => Err(FailedAttempt {
-                failure: Failure::UpstreamFailed(TOO_LARGE.into()),
-                verdict: Verdict::Neutral,
-            }),
-            Ok(Ok(Err(error @ ReadError::Broken(_)))) => {
-                tracing::warn!(account.id = %account.name, %error, "the upstream's reply was cut off");
-                Err(Failure::UpstreamFailed("its reply was cut off".into()).into())
-            }
         }
+    }
+
+    async fn read_whole(
+        &self,
+        account: &Account,
+        mut body: ReplyBody,
+        memory: &mut Reservation,
+    ) -> Result<Bytes, FailedAttempt> {
+        let (mut pieces, mut size_bytes) = (Vec::new(), 0);
+        let cut_off = |error| {
+            tracing::warn!(account.id = %account.name, error, "the upstream's reply was cut off");
+            Failure::UpstreamFailed("its reply was cut off".into())
+        };
+        while let Some(piece) = body.next_bytes().await.map_err(cut_off)? {
+            size_bytes += piece.len();
+            if size_bytes > self.turns.settings.max_reply_bytes {
+                return Err(FailedAttempt::neutral(Failure::UpstreamFailed(TOO_LARGE.into())));
+            }
+            self.reserve_for_reply(memory, size_bytes).await.map_err(FailedAttempt::neutral)?;
+            pieces.push(piece);
+        }
+        Ok(if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() })
     }
 
     async fn finish_collected(

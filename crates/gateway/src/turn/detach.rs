@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use antiphon_runtime::Tasks;
@@ -17,7 +17,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
+use super::detached::{DetachedTurns, Place};
 use super::stream::EventStream;
+use crate::body_memory::Share;
 
 /// Shared by a turn and the task that it is detached to: whether the turn is cancelled.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +36,9 @@ pub struct Cancelled;
 pub struct DetachPolicy {
     pub cancellation: Cancellation,
     pub tasks: Tasks,
+    pub detached: Arc<DetachedTurns>,
+    /// Of the tenant whose turn it is.
+    pub share: Arc<Share>,
     /// How long the turn may continue; `None` cancels it at once.
     pub finish_timeout: Option<Duration>,
 }
@@ -77,10 +82,10 @@ impl Cancellation {
 impl DetachPolicy {
     /// Runs the rest of a turn in a task.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
-        let Self { cancellation, finish_timeout, .. } = self.clone();
+        let (cancellation, place) = (self.cancellation.clone(), self.place());
         self.tasks.spawn(async move {
             let mut rest = pin!(rest);
-            if let Some(limit) = finish_timeout
+            if let Some((limit, _place)) = place
                 && tokio::time::timeout(limit, &mut rest).await.is_ok()
             {
                 return;
@@ -88,6 +93,12 @@ impl DetachPolicy {
             cancellation.cancel();
             rest.await;
         });
+    }
+
+    /// How long the turn may continue, and its place among those that do.
+    fn place(&self) -> Option<(Duration, Place)> {
+        let limit = self.finish_timeout?;
+        Some((limit, self.detached.try_enter(self.share.tenant())?))
     }
 }
 
@@ -103,10 +114,13 @@ impl<T> Future for DetachOnDrop<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let turn = self.turn.as_mut().expect("polled after completion");
-        let output = ready!(turn.as_mut().poll(cx));
-        self.turn = None;
-        Poll::Ready(output)
+        // Taken out meanwhile: a turn that panics is over.
+        let mut turn = self.turn.take().expect("polled after completion");
+        let polled = turn.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.turn = Some(turn);
+        }
+        polled
     }
 }
 
@@ -132,12 +146,13 @@ impl DrainOnDrop {
 
     /// The next chunk, or `None` at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(events) = self.events.as_mut() else { return Poll::Ready(None) };
-        let chunk = ready!(events.poll_chunk(cx));
-        if chunk.is_none() {
-            self.events = None;
+        // Taken out meanwhile: a turn that panics is over.
+        let Some(mut events) = self.events.take() else { return Poll::Ready(None) };
+        let chunk = events.poll_chunk(cx);
+        if !matches!(chunk, Poll::Ready(None)) {
+            self.events = Some(events);
         }
-        Poll::Ready(chunk)
+        chunk
     }
 }
 
@@ -158,5 +173,47 @@ impl Drop for DrainOnDrop {
         if let Some(mut events) = self.events.take() {
             self.detach.run(async move { while poll_fn(|cx| events.poll_chunk(cx)).await.is_some() {} });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, resume_unwind};
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::body_memory::{BodyMemory, Tenant};
+
+    fn policy(tasks: &Tasks) -> DetachPolicy {
+        DetachPolicy {
+            cancellation: Cancellation::default(),
+            tasks: tasks.clone(),
+            detached: Arc::new(DetachedTurns::new(1)),
+            share: BodyMemory::new(1, 1).share(Tenant::Operators),
+            finish_timeout: Some(Duration::from_secs(60)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_panics_is_over() {
+        let (tasks, polls) = (Tasks::default(), Arc::new(AtomicUsize::new(0)));
+        let panics = {
+            let polls = Arc::clone(&polls);
+            move || -> ! {
+                polls.fetch_add(1, Ordering::Relaxed);
+                resume_unwind(Box::new(()))
+            }
+        };
+        let panics_too = panics.clone();
+        let starting = DetachOnDrop::new(poll_fn(move |_| -> Poll<()> { panics() }), policy(&tasks));
+        assert!(AssertUnwindSafe(starting).catch_unwind().await.is_err());
+        let events = EventStream::from_frames(std::iter::from_fn(move || panics_too()));
+        let mut events = DrainOnDrop::new(events, policy(&tasks));
+        let next = poll_fn(move |cx| events.poll_chunk(cx));
+        assert!(AssertUnwindSafe(next).catch_unwind().await.is_err());
+        assert!(tasks.shut_down(Duration::from_secs(60)).await);
+        assert_eq!(polls.load(Ordering::Relaxed), 2);
     }
 }

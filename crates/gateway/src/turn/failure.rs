@@ -32,7 +32,7 @@ pub enum Failure {
     /// The machine has no room for another connection to an upstream.
     #[error("The gateway can open no more connections. Please retry in a moment.")]
     NoConnections,
-    /// For the items that the input references.
+    /// For the items that the input references, or for what is kept of the reply.
     #[error("{0}")]
     Overloaded(NoMemory),
     /// The turn would exceed a limit of the caller's key or project.

@@ -11,6 +11,7 @@ mod context;
 mod conversation;
 mod correction;
 mod detach;
+mod detached;
 mod dialect;
 mod door;
 mod failure;
@@ -26,6 +27,7 @@ mod reading;
 mod record;
 mod references;
 mod relay;
+mod reply_memory;
 mod resolve;
 mod running;
 mod sending;
@@ -47,6 +49,7 @@ use antiphon_store::Timestamp;
 use antiphon_store::chain::Chains;
 use futures_util::FutureExt;
 use http::HeaderMap;
+use prometheus_client::registry::Registry;
 use rand::RngExt;
 
 pub use self::background::{
@@ -62,6 +65,7 @@ pub use self::resolve::Reasoning;
 
 use self::conversation::Joined;
 use self::detach::{Cancellation, DetachPolicy};
+use self::detached::DetachedTurns;
 use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
@@ -89,6 +93,7 @@ pub struct Turns {
     pub metrics: TurnMetrics,
     pub background: BackgroundTurns,
     pub conversations: Arc<Conversations>,
+    detached: Arc<DetachedTurns>,
     running: RunningTurns,
 }
 
@@ -112,6 +117,8 @@ pub struct TurnSettings {
     pub turn_timeout: Duration,
     /// How long a stored turn continues after its client has left; `None` cancels it at once.
     pub finish_timeout: Option<Duration>,
+    /// How many turns may do so at once.
+    pub max_detached: usize,
     pub prices: Arc<Prices>,
     /// The output that is reserved for a turn without `max_output_tokens`.
     pub assumed_output_tokens: u64,
@@ -189,7 +196,6 @@ impl Turns {
         settings: TurnSettings,
         env: Env,
     ) -> Self {
-        let (metrics, running) = (TurnMetrics::default(), RunningTurns::default());
         let background = BackgroundTurns::new(settings.background.clone(), limits.replica());
         let conversations = Conversations::new(
             Arc::clone(&chains),
@@ -198,19 +204,38 @@ impl Turns {
             settings.conversations,
         );
         let conversations = Arc::new(conversations);
-        Self { chains, pool, upstream, limits, settings, env, metrics, background, conversations, running }
+        let detached = Arc::new(DetachedTurns::new(settings.max_detached));
+        Self {
+            chains,
+            pool,
+            upstream,
+            limits,
+            settings,
+            env,
+            metrics: TurnMetrics::default(),
+            background,
+            conversations,
+            detached,
+            running: RunningTurns::default(),
+        }
+    }
+
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        self.detached.register(registry);
+        self.background.metrics.register(registry);
     }
 
     /// Runs a turn to its end, for a client that wants one JSON object.
     pub fn collect(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Collected, TurnError>> {
-        let detach = self.detach_policy(&incoming.create);
+        let detach = self.detach_policy(&incoming);
         let turn = Arc::clone(self).run_to_end(incoming, detach.cancellation.clone());
         DetachOnDrop::new(turn, detach)
     }
 
     /// Begins a turn and streams its events.
     pub fn stream(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<DrainOnDrop, TurnError>> {
-        let detach = self.detach_policy(&incoming.create);
+        let detach = self.detach_policy(&incoming);
         let rest = detach.clone();
         let turn = Arc::clone(self).begin(incoming, detach.cancellation.clone());
         // An async block would hold the turn twice: as an argument and as the running future.
@@ -219,11 +244,13 @@ impl Turns {
     }
 
     /// What happens to the turn when its client leaves. Only a turn that is to be stored may continue.
-    fn detach_policy(&self, create: &CreateRequest) -> DetachPolicy {
+    fn detach_policy(&self, incoming: &Incoming) -> DetachPolicy {
         DetachPolicy {
             cancellation: Cancellation::default(),
             tasks: self.env.tasks.clone(),
-            finish_timeout: self.settings.finish_timeout.filter(|_| create.store),
+            detached: Arc::clone(&self.detached),
+            share: Arc::clone(incoming.memory.share()),
+            finish_timeout: self.settings.finish_timeout.filter(|_| incoming.create.store),
         }
     }
 

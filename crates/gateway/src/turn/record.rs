@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::request::{Input, item_ids};
-use antiphon_protocol::response::{Parts, array, is_empty_array, with_output};
+use antiphon_protocol::response::{Parts, is_empty_array, with_output, write_array};
 use antiphon_protocol::usage::Usage;
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::chain::Turn as ChainTurn;
@@ -76,7 +76,10 @@ impl Finished {
 
 /// An array of finished items, without those that are no valid JSON.
 pub fn output_of(items: &Items) -> Bytes {
-    array(items.values().filter(|item| json::validate(item).is_ok())).into()
+    let size_bytes = items.values().map(|item| item.len() + 1).sum::<usize>() + 1;
+    let mut output = Vec::with_capacity(size_bytes);
+    write_array(&mut output, items.values().filter(|item| json::validate(item).is_ok()));
+    output.into()
 }
 
 impl Turn {

@@ -139,6 +139,11 @@ impl Relay {
         !self.items.is_empty()
     }
 
+    /// What keeping finished items takes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
     /// The number of the last event with one that was passed on.
     pub fn last_number(&self) -> Option<u64> {
         self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
@@ -434,8 +439,9 @@ impl Relay {
 
     /// There is no event for a cancelled response: the one of a failed response stands for it.
     fn failed_event(&self, sequence: u64, response: &[u8]) -> Bytes {
-        let mut data =
-            format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#).into_bytes();
+        let start = format!(r#"{{"type":"response.failed","sequence_number":{sequence},"response":"#);
+        let mut data = Vec::with_capacity(start.len() + response.len() + 1);
+        data.extend_from_slice(start.as_bytes());
         data.extend_from_slice(response);
         data.push(b'}');
         self.framing.render(b"response.failed", data.into())

@@ -13,6 +13,7 @@ use super::attempt::FailedAttempt;
 use super::resolve::{AccountInput, Reasoning, Resolved};
 use super::variant::{RequestVariant, SOCKET_STALE};
 use super::{Facts, Failure, Turn};
+use crate::body_memory::Reservation;
 use antiphon_upstream::account::{Account, Credential};
 use antiphon_upstream::client::SendError;
 use antiphon_upstream::credential::NoToken;
@@ -184,7 +185,8 @@ impl Turn {
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         let (mut head, body) = reply.into_parts();
-        let body = self.read_body(account, body).await?;
+        let mut memory = Reservation::empty(self.memory.share());
+        let body = self.read_body(account, body, &mut memory).await?;
         if let Some((code, message)) = format.error_in(&body) {
             return Err(FailedAttempt::from_error_event(code.to_owned(), secrets.redact_text(message)));
         }

@@ -130,6 +130,9 @@ impl ReplyStart for OpeningStream {
         };
         while this.relay.events() == 0 {
             this.advance(turn).await?;
+            let kept_bytes = this.relay.kept_bytes() + this.events.decoder().held_bytes();
+            let reserved = turn.reserve_for_reply(&mut reply.memory, kept_bytes).await;
+            reserved.map_err(FailedAttempt::neutral)?;
             if this.relay.events() == 0 {
                 // Comments: nobody waits for them yet.
                 this.pending.clear();
@@ -270,7 +273,7 @@ impl ActiveStream {
         let why = match outcome {
             ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
             ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
-                Ok(None) => return,
+                Ok(None) => return self.reserve().await,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
                 Err(error) => return Box::pin(self.break_off(error.to_string())).await,
             },
@@ -306,6 +309,28 @@ impl ActiveStream {
             return Box::pin(self.interrupt(Failure::turn_too_long())).await;
         }
         Box::pin(self.break_off(why)).await;
+    }
+
+    /// Reserves memory for what is kept of the reply.
+    async fn reserve(&mut self) {
+        let held_bytes = self.events.as_mut().map_or(0, |events| events.decoder().held_bytes());
+        let kept_bytes = self.relay.kept_bytes() + held_bytes;
+        if self.turn.try_reserve_for_reply(&mut self.reply.memory, kept_bytes) {
+            return;
+        }
+        let reserved = {
+            let reserving = self.turn.reserve_for_reply(&mut self.reply.memory, kept_bytes);
+            self.interruption.or(pin!(Box::pin(reserving))).await
+        };
+        match reserved {
+            Some(Ok(())) => {}
+            Some(Err(Failure::ClientGone)) => Box::pin(self.cancel()).await,
+            Some(Err(failure)) => Box::pin(self.interrupt(failure)).await,
+            None => {
+                let failure = self.turn.stopped();
+                Box::pin(self.interrupt(failure)).await;
+            }
+        }
     }
 
     /// Ends a stream with which something is wrong.

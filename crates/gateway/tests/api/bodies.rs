@@ -108,3 +108,18 @@ async fn a_form_of_the_dashboard_is_refused_as_soon_as_it_is_too_large() {
     assert_eq!(send(100 * 1024).await.status.as_u16(), 413);
     assert_eq!(send(10).await.status.as_u16(), 401);
 }
+
+#[tokio::test]
+async fn a_body_whose_chunks_are_malformed_is_told_so() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (_upstream, gateway) = gateway().await;
+    for chunks in ["zz\r\n", "2\r\n{}x\r\n", "-1\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        let head = "POST /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(format!("{head}{chunks}").as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400 ") && reply.contains("its chunks are malformed"), "{reply}");
+    }
+}

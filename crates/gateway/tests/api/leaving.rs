@@ -1,15 +1,20 @@
 //! Clients that leave before their turn has ended.
 
 use antiphon_simulator::upstream::{Script, Simulator};
-use antiphon_testkit::{Gateway, Setup};
+use antiphon_testkit::{Client, Gateway, Setup, eventually};
 use serde_json::{Value, json};
 
+use crate::fairness::two_projects;
 use crate::{gateway, simulator};
 
-/// Starts a stream whose upstream waits, reads its first event, and leaves. Returns the response's id.
 async fn leave(gateway: &Gateway, store: bool) -> String {
+    leave_as(&gateway.client, store).await
+}
+
+/// Starts a stream whose upstream waits, reads its first event, and leaves. Returns the response's id.
+async fn leave_as(client: &Client, store: bool) -> String {
     let body = json!({"model": "sim", "input": "question", "stream": true, "store": store});
-    let mut events = gateway.client.stream(body).await;
+    let mut events = client.stream(body).await;
     let id = events.next().await.unwrap().json()["response"]["id"].as_str().unwrap().to_owned();
     drop(events);
     id
@@ -108,4 +113,42 @@ async fn a_collected_turn_that_is_not_stored_is_cancelled_at_once() {
     asking.abort();
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
     gateway.idle().await;
+}
+
+#[tokio::test]
+async fn a_project_has_a_quarter_of_the_turns_that_are_finished_without_their_clients() {
+    let upstream = simulator().await;
+    let (gateway, [one, two]) =
+        two_projects(Setup::over(&upstream).config("limits.max_connections = 12")).await;
+    let (mut left, mut gates) = (Vec::new(), Vec::new());
+    for (number, client) in [&one, &one, &one, &two].into_iter().enumerate() {
+        let (script, gate) = Script::answer("the whole answer").gated_after(1);
+        upstream.script(script);
+        left.push((client, leave_as(client, true).await));
+        gates.push(gate);
+        let running = async || gateway.client.metric("antiphon_turns_detached").await;
+        eventually("it is finished without its client", async || running().await == number as u64 + 1).await;
+    }
+    upstream.script(Script::new().reasoning("Thinking.").text("a b c").hang_after(12));
+    let refused = leave_as(&one, true).await;
+    upstream.wait_until(|upstream| upstream.aborted() == 1).await;
+    for gate in gates {
+        gate.open();
+    }
+    gateway.idle().await;
+    let status = async |client: &Client, id: &str| {
+        client.get(&format!("/v1/responses/{id}")).await.ok()["status"].as_str().unwrap().to_owned()
+    };
+    for (client, id) in left {
+        assert_eq!(status(client, &id).await, "completed");
+    }
+    assert_eq!(status(&one, &refused).await, "cancelled");
+    assert_eq!(gateway.client.metric("antiphon_turns_detached").await, 0);
+    assert_eq!(gateway.client.metric("antiphon_turns_detached_refused_total").await, 1);
+    let (script, gate) = Script::answer("the whole answer").gated_after(1);
+    upstream.script(script);
+    let next = leave_as(&one, true).await;
+    gate.open();
+    gateway.idle().await;
+    assert_eq!(status(&one, &next).await, "completed", "there is room again");
 }

@@ -267,3 +267,28 @@ async fn a_control_frame_that_announces_much_closes_its_socket() {
         assert!(matches!(socket.next().await, Came::Closed(1002, _)), "{header:?}");
     }
 }
+
+#[tokio::test]
+async fn forms_of_those_who_are_not_signed_in_are_small_and_take_nothing_of_what_operators_have() {
+    let (_upstream, gateway) = over("limits.max_body = \"16KiB\"\nlimits.body_memory = \"64KiB\"").await;
+    let operator = Operator::of(&gateway).await;
+    let form = |bytes: usize| {
+        format!(
+            "POST /login HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: same-origin\r\ncontent-length: {bytes}\r\n\r\n"
+        )
+    };
+    let mut large = sent(&gateway, format!("{}{}", form(4097), "x".repeat(4097))).await;
+    let mut status = [0; 12];
+    large.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 413");
+    let mut unfinished = Vec::new();
+    for _ in 0..4 {
+        unfinished.push(sent(&gateway, format!("{}{}", form(4096), "x".repeat(4000))).await);
+    }
+    eventually("the forms have arrived", async || used_bytes(&gateway).await >= 16_000).await;
+    let key = format!("{}{}", json!({"name": "one"}), " ".repeat(8_000));
+    let reply = operator.send(http::Method::POST, "/api/keys", key).await;
+    assert_eq!(reply.status, 201);
+    drop(unfinished);
+    all_memory_is_free(&gateway).await;
+}

@@ -232,6 +232,14 @@ impl Decoder {
         }
     }
 
+    /// How much it holds of events that have not come to their end.
+    pub fn held_bytes(&self) -> usize {
+        match &self.0 {
+            Inner::Responses(decoder) => decoder.held_bytes(),
+            Inner::Chat(decoder) => decoder.held_bytes(),
+        }
+    }
+
     /// Whether the model has ended, so that the reply is whole even if it is cut now.
     pub fn has_answer(&self) -> bool {
         match &self.0 {

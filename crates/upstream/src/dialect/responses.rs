@@ -38,6 +38,10 @@ impl Decoder {
         }
     }
 
+    pub fn held_bytes(&self) -> usize {
+        self.sse.pending_bytes()
+    }
+
     /// The bytes after the last blank line are an event if their data is valid JSON, or the mark at the end.
     pub fn finish(&mut self) -> Option<Event> {
         let frame = self.sse.finish()?;

@@ -134,8 +134,8 @@ impl Pool {
         }
     }
 
-    /// An account for a turn. Turns wait, first come first served, while the accounts that could serve them are busy or soon
-    /// ready again.
+    /// An account for a turn. Turns wait while the accounts that could serve them are busy or soon ready again; projects take
+    /// turns then.
     ///
     /// # Errors
     ///
@@ -144,16 +144,20 @@ impl Pool {
         let (ticket, timeout) = {
             let mut unclaimed = Vec::new();
             let mut inner = self.lock();
-            if inner.queue.len() > 0 {
+            let mut picked = inner.pick_slot(wanted, self.clock.now());
+            if picked.is_ok() && inner.queue.len() > 0 {
                 // A cooldown may have ended for a turn that waits.
-                inner.dispatch(self, &mut unclaimed);
+                inner.dispatch(self, usize::MAX, &mut unclaimed);
+                picked = inner.pick_slot(wanted, self.clock.now());
             }
-            match inner.pick_slot(wanted, self.clock.now()) {
+            match picked {
                 Ok(index) => return Ok(inner.lease(self, index)),
-                Err(shortage) if inner.queue.len() >= inner.routing.max_queued => return Err(shortage),
-                Err(Shortage::Busy) => (inner.queue.join(wanted), inner.routing.queue_timeout),
                 Err(shortage) if inner.is_worth_waiting_for(shortage, self.clock.now()) => {
-                    (inner.queue.join(wanted), inner.routing.queue_timeout)
+                    let is_full = inner.queue.len() >= inner.routing.max_queued;
+                    if is_full && !inner.queue.make_room(wanted.caller) {
+                        return Err(shortage);
+                    }
+                    (inner.queue.join(self, wanted), inner.routing.queue_timeout)
                 }
                 Err(shortage) => return Err(shortage),
             }
@@ -252,7 +256,7 @@ impl Pool {
     pub fn has_candidate(&self, wanted: Wanted<'_>) -> bool {
         let (inner, now) = (self.lock(), self.clock.now());
         match inner.pick_slot(wanted, now) {
-            Ok(_) | Err(Shortage::Busy) => true,
+            Ok(_) => true,
             Err(shortage) => inner.is_worth_waiting_for(shortage, now),
         }
     }
@@ -286,17 +290,17 @@ impl Pool {
     fn dispatch(self: &Arc<Self>) {
         // Dropped after the lock is released, because releasing a lease takes the lock.
         let mut unclaimed = Vec::new();
-        self.lock().dispatch(self, &mut unclaimed);
+        self.lock().dispatch(self, usize::MAX, &mut unclaimed);
     }
 
     fn release(self: &Arc<Self>, account: &Arc<Account>) {
+        let mut unclaimed = Vec::new();
         let mut inner = self.lock();
         if let Some(slot) = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account)) {
             slot.state.in_flight -= 1;
         }
         if inner.queue.len() > 0 {
-            drop(inner);
-            self.dispatch();
+            inner.dispatch(self, 1, &mut unclaimed);
         }
     }
 
@@ -308,23 +312,6 @@ impl Pool {
 // === impl Inner ===
 
 impl Inner {
-    /// Gives accounts to the turns that wait, in their order. Turns that have nothing left to wait for get the reason.
-    fn dispatch(&mut self, pool: &Arc<Pool>, unclaimed: &mut Vec<Lease>) {
-        let now = pool.clock.now();
-        let mut waiting = std::mem::take(&mut self.queue);
-        waiting.retain(|waiter| {
-            let outcome = match self.pick_slot(waiter.wanted(), now) {
-                Err(Shortage::Busy) => return true,
-                Err(shortage) if self.is_worth_waiting_for(shortage, now) => return true,
-                Ok(index) => Ok(self.lease(pool, index)),
-                Err(shortage) => Err(shortage),
-            };
-            unclaimed.extend(waiter.resolve(outcome));
-            false
-        });
-        self.queue = waiting;
-    }
-
     /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
     fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
@@ -394,9 +381,13 @@ impl Inner {
         }
     }
 
-    /// Whether an account is ready again so soon that a turn waits for it.
+    /// Whether a turn waits: an account is busy, or is ready again soon.
     fn is_worth_waiting_for(&self, shortage: Shortage, now: Timestamp) -> bool {
-        matches!(shortage, Shortage::Cooling { until, .. } if until.since(now) <= self.routing.patience)
+        match shortage {
+            Shortage::Busy => true,
+            Shortage::Cooling { until, .. } => until.since(now) <= self.routing.patience,
+            _ => false,
+        }
     }
 
     /// How long until the first account that could serve the turn has cooled down.

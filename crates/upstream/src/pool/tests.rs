@@ -224,10 +224,75 @@ async fn waiting_turns_are_served_in_order_and_those_that_leave_are_dropped() {
     assert!(waiting.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
     assert_eq!(pool.queued(), 10);
     drop(waiting.remove(3));
+    assert_eq!(pool.queued(), 9);
     drop(first);
     join_all(waiting).await;
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     assert_eq!((in_flight(&pool), pool.queued()), (vec![0], 0));
+}
+
+/// The callers of turns that wait for one account, in the order in which they get it.
+async fn served(waiting: &[&'static str]) -> Vec<&'static str> {
+    let (pool, _) = pool(&[account("a1", Some(1))], routing());
+    let first = pool.choose(wanted("m")).await.unwrap();
+    let order = Mutex::new(Vec::new());
+    let wait = async |caller: &'static str| {
+        let lease = pool.choose(Wanted { caller: Some(caller), ..wanted("m") }).await.unwrap();
+        order.lock().unwrap().push(caller);
+        drop(lease);
+    };
+    let mut waiting: Vec<_> = waiting.iter().map(|caller| Box::pin(wait(caller))).collect();
+    assert!(waiting.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+    drop(first);
+    join_all(waiting).await;
+    assert_eq!((in_flight(&pool), pool.queued()), (vec![0], 0));
+    order.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn callers_take_turns_whatever_they_have_waiting() {
+    let mut waiting = vec!["a"; 50];
+    waiting.extend(["b", "b", "c"]);
+    let order = served(&waiting).await;
+    assert_eq!(order[..7], ["a", "b", "c", "a", "b", "a", "a"]);
+    assert_eq!(order.len(), 53);
+}
+
+#[tokio::test]
+async fn a_turn_is_served_though_all_before_it_wait_for_another_account() {
+    let only = |name: &str| AccountSettings {
+        models: vec![ModelPattern::parse(&format!("m-{name}")).unwrap()],
+        ..account(name, Some(1))
+    };
+    let (pool, _) = pool(&[only("a1"), only("b1")], routing());
+    let _busy = pool.choose(wanted("m-a1")).await.unwrap();
+    let ends = pool.choose(wanted("m-b1")).await.unwrap();
+    let of = |caller, model| Wanted { caller: Some(caller), ..wanted(model) };
+    let mut waiting: Vec<_> =
+        ["m-a1", "m-a1", "m-b1"].map(|model| Box::pin(pool.choose(of("a", model)))).into();
+    waiting.push(Box::pin(pool.choose(of("b", "m-a1"))));
+    assert!(waiting.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+    drop(ends);
+    let mut served: Vec<_> = waiting.iter_mut().map(FutureExt::now_or_never).collect();
+    assert_eq!(served.remove(2).unwrap().unwrap().account().name, "b1");
+    assert!(served.iter().all(Option::is_none));
+    assert_eq!(pool.queued(), 3);
+}
+
+#[tokio::test]
+async fn a_full_queue_has_room_for_callers_with_fewer_turns_in_it() {
+    let (pool, _) = pool(&[account("a1", Some(1))], RoutingSettings { max_queued: 5, ..routing() });
+    let _held = pool.choose(wanted("m")).await.unwrap();
+    let wait = |caller| Box::pin(pool.choose(Wanted { caller: Some(caller), ..wanted("m") }));
+    let is_busy = |outcome: Option<Result<Lease, Shortage>>| matches!(outcome, Some(Err(Shortage::Busy)));
+    let mut of_a: Vec<_> = (0..5).map(|_| wait("a")).collect();
+    assert!(of_a.iter_mut().all(|turn| turn.now_or_never().is_none()));
+    assert!(is_busy(wait("a").now_or_never()), "all of them are its own");
+    let mut others = ["b", "b", "c"].map(wait);
+    assert!(others.iter_mut().all(|turn| turn.now_or_never().is_none()));
+    assert!(is_busy(wait("c").now_or_never()), "it would have as many as a");
+    let outcomes: Vec<_> = of_a.iter_mut().map(|turn| is_busy(turn.now_or_never())).collect();
+    assert_eq!((outcomes, pool.queued()), (vec![false, false, true, true, true], 5));
 }
 
 #[tokio::test]

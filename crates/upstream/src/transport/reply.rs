@@ -63,6 +63,19 @@ impl ReplyBody {
         }
     }
 
+    /// The next bytes of a reply that is no stream of events; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// The transport's text if the reply was cut off.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, String> {
+        match poll_fn(|cx| self.poll_piece(cx)).await.transpose()? {
+            None => Ok(None),
+            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(Piece::Event(_) | Piece::Whole(_)) => Err("it is a stream of events".to_owned()),
+        }
+    }
+
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, String>>> {
         match self {
             Self::Http(body) => loop {

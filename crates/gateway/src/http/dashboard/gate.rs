@@ -29,12 +29,17 @@ const COOKIE: &str = "antiphon_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const MAX_FORM_BYTES: usize = 64 * 1024;
+/// Room for a token and the address of a page.
+const MAX_OPEN_FORM_BYTES: usize = 4 * 1024;
 
 /// An operator with a session.
 pub struct SignedIn(pub Session);
 
-/// A form that one of our own pages has sent.
+/// A form that one of our own pages has sent, for an operator who is signed in.
 pub struct Form<T>(pub T);
+
+/// A form that one of our own pages has sent, for anybody.
+pub struct OpenForm<T>(pub T);
 
 /// A form by which an admin changes something.
 pub struct Change<T> {
@@ -83,17 +88,33 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Form<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, state: &AppState) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        check_origin(&parts.headers)?;
-        let share = state.body_limits.memory.share(Tenant::Operators);
-        let BodyLimits { read_timeout, memory, .. } = &*state.body_limits;
-        let limits =
-            BodyLimits { max_bytes: MAX_FORM_BYTES, read_timeout: *read_timeout, memory: Arc::clone(memory) };
-        let body = limits.receive(&parts.headers, body, &share).await?.bytes;
-        let text = str::from_utf8(&body)
-            .map_err(|_| RequestError::BodyUnreadable("it is not a form in UTF-8".to_owned()))?;
-        Ok(Self(parse_query(text).map_err(OperationError::from)?))
+        Ok(Self(read_form(request, state, Tenant::Operators, MAX_FORM_BYTES).await?))
     }
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for OpenForm<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, state: &AppState) -> Result<Self, Problem> {
+        let tenant = client_address(request.extensions()).map_or(Tenant::Operators, Tenant::of_address);
+        Ok(Self(read_form(request, state, tenant, MAX_OPEN_FORM_BYTES).await?))
+    }
+}
+
+async fn read_form<T: DeserializeOwned>(
+    request: Request<Body>,
+    state: &AppState,
+    tenant: Tenant,
+    max_bytes: usize,
+) -> Result<T, Problem> {
+    let (parts, body) = request.into_parts();
+    check_origin(&parts.headers)?;
+    let BodyLimits { read_timeout, memory, .. } = &*state.body_limits;
+    let limits = BodyLimits { max_bytes, read_timeout: *read_timeout, memory: Arc::clone(memory) };
+    let body = limits.receive(&parts.headers, body, &memory.share(tenant)).await?.bytes;
+    let text = str::from_utf8(&body)
+        .map_err(|_| RequestError::BodyUnreadable("it is not a form in UTF-8".to_owned()))?;
+    Ok(parse_query(text).map_err(OperationError::from)?)
 }
 
 impl<T: DeserializeOwned> FromRequest<AppState> for Change<T> {

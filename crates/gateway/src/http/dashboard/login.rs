@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::assets::Asset;
-use super::gate::{Empty, Form, Query, SignedIn, cookie};
+use super::gate::{Empty, Form, OpenForm, Query, SignedIn, cookie};
 use super::page::{Problem, bare_page};
 use super::pieces::alert;
 use super::proxy_sign_in;
@@ -46,7 +46,7 @@ pub async fn sign_in(
     State(state): State<AppState>,
     headers: HeaderMap,
     extensions: Extensions,
-    Form(login): Form<Login>,
+    OpenForm(login): OpenForm<Login>,
 ) -> Result<Response, Problem> {
     let address = client_address(&extensions);
     match state.operations.open_session(login.token.trim(), address).await {

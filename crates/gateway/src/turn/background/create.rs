@@ -29,7 +29,7 @@ pub struct Queued {
 impl Turns {
     /// Queues a turn, which then runs without its client.
     pub fn queue(self: &Arc<Self>, incoming: Incoming) -> DetachOnDrop<Result<Queued, TurnError>> {
-        let detach = self.detach_policy(&incoming.create);
+        let detach = self.detach_policy(&incoming);
         DetachOnDrop::new(Arc::clone(self).create_background(incoming, detach.cancellation.clone()), detach)
     }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::run::Run;
+use crate::body_memory::Reservation;
 use crate::turn::attempt::{FailedAttempt, Reply};
 use crate::turn::detach::Cancellation;
 use crate::turn::reading::Silence;
@@ -229,6 +230,7 @@ impl Turn {
             reasoning: Reasoning::Full,
             format: ReplyFormat::Responses,
             redaction,
+            memory: Reservation::empty(self.memory.share()),
         };
         if !run.is_streamed {
             if let Err(failure) = self.collect_rest(&resolved, reply).await {

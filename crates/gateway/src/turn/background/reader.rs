@@ -172,7 +172,7 @@ impl Reading {
         let size_bytes = events.len().min(self.memory.max_bytes());
         let missing = size_bytes.saturating_sub(self.memory.bytes());
         if self.memory.try_grow(missing) {
-            return Some(self.memory.take().hold(events.into()));
+            return Some(self.memory.take().hold(events));
         }
         drop(events);
         let mut patience = until.saturating_duration_since(Instant::now());

@@ -84,6 +84,10 @@ impl Decoder {
         self.events.pop()
     }
 
+    pub fn held_bytes(&self) -> usize {
+        self.sse.pending_bytes() + self.events.held_bytes()
+    }
+
     /// Whether the model has ended, so that only counts may follow.
     pub fn has_answer(&self) -> bool {
         self.finish.is_some() && !self.is_over
