@@ -181,6 +181,17 @@ pub fn id_spans(item: &[u8]) -> Vec<Range<usize>> {
     spans
 }
 
+/// Whether other items name items of this type by their ids: what answers a request for approval has no `call_id` to name. `kind`
+/// is the value of `type`.
+pub fn is_named_by_id(kind: Option<&[u8]>) -> bool {
+    kind.and_then(json::string).is_some_and(|kind| kind == "mcp_approval_request")
+}
+
+/// Where the id of an upstream's item stands that means nothing to another one; nowhere if other items name it.
+pub fn upstream_id_spans(item: &[u8]) -> Vec<Range<usize>> {
+    if is_named_by_id(json::member(item, "type")) { Vec::new() } else { id_spans(item) }
+}
+
 /// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.
 pub fn user_message(text: &[u8]) -> Vec<u8> {
     const BEFORE: &[u8] = br#"{"type":"message","role":"user","content":[{"type":"input_text","text":"#;

@@ -76,6 +76,9 @@ impl Building {
             });
             let Some(element) = element.transpose()? else { return Ok(()) };
             self.ids.extend(spans.end().map(offsets));
+            if finds_ids && item::is_named_by_id(kind) {
+                self.ids.truncate(known_ids);
+            }
             if !self.bytes.is_empty() {
                 self.bytes.push(b',');
             }

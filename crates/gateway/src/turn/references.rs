@@ -216,7 +216,7 @@ impl Replacement {
         let is_indexed = expires_at.is_some_and(|at| renewal.is_none_or(|renewal| at < renewal));
         // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
         let is_output = is_output || is_partial;
-        let upstream_ids = if is_output { item::id_spans(&item) } else { Vec::new() };
+        let upstream_ids = if is_output { item::upstream_id_spans(&item) } else { Vec::new() };
         let kind = item::sealed(&item);
         Self { position, span, item, upstream_ids, is_output, kind, is_sent: false, is_indexed }
     }
@@ -224,7 +224,7 @@ impl Replacement {
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.
     fn of_sent(position: u32, span: Range<usize>, sent: &Bytes) -> Self {
         let item = sent.slice(span.clone());
-        let upstream_ids = item::id_spans(&item);
+        let upstream_ids = item::upstream_id_spans(&item);
         Self {
             position,
             span,

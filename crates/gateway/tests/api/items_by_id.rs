@@ -212,6 +212,36 @@ async fn ids_of_output_items_stay_here_however_often_they_are_referenced() {
     }
 }
 
+/// There is no `call_id`: the answer names the item itself.
+#[tokio::test]
+async fn a_request_for_approval_goes_upstream_with_the_id_that_its_answer_names() {
+    let (upstream, gateway) = gateway().await;
+    let request = json!({"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "s", "name": "f", "arguments": "{}"});
+    let answer = json!({"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": true});
+    upstream.script(Script::new().reasoning("I thought.").item(request.to_string()));
+    let first = gateway.client.created(with_input("x")).await;
+    let conversation = begin(&gateway.client, &json!([request])).await;
+    let joined = begin(&gateway.client, &json!([])).await;
+    upstream.script(Script::new().item(request.to_string()));
+    gateway.client.created(json!({"model": "sim", "input": "x", "conversation": joined})).await;
+    let by_reference = [references(&first), vec![answer.clone()]].concat();
+    for continued in [
+        json!({"previous_response_id": first["id"], "input": [answer]}),
+        json!({"conversation": conversation, "input": [answer]}),
+        json!({"conversation": joined, "input": [answer]}),
+        json!({"input": by_reference}),
+        json!({"input": [request, answer]}),
+    ] {
+        let mut body = continued.clone();
+        body["model"] = json!("sim");
+        gateway.client.created(body).await;
+        let sent = upstream.last_request().unwrap().input();
+        assert!(sent.contains(&request) && sent.contains(&answer), "{continued}: {sent:?}");
+        let others = sent.iter().filter(|item| item["type"] != "mcp_approval_request");
+        assert!(others.into_iter().all(|item| item.get("id").is_none()), "{continued}: {sent:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_item_outlives_the_responses_that_only_reference_it() {
     let (_upstream, gateway) = gateway().await;
