@@ -19,8 +19,8 @@ pub struct Messages<'s> {
     /// The texts of all system messages, if they become one.
     system: Vec<u8>,
     all: Vec<Message>,
-    /// The place of the message with the latest call of each id.
-    calls: HashMap<Vec<u8>, usize>,
+    /// The latest call of each id.
+    calls: HashMap<Vec<u8>, CallPlace>,
     /// Types of items that were left out because nobody here knows them.
     pub unknown: Vec<String>,
 }
@@ -31,15 +31,27 @@ enum Message {
     Assistant(Assistant),
 }
 
+/// Where a call and its output are.
+struct CallPlace {
+    message: usize,
+    /// Among the outputs of that message.
+    output: Option<usize>,
+}
+
 /// All texts are as they stand in a JSON string.
 #[derive(Default)]
 struct Assistant {
     reasoning: Vec<u8>,
     content: Option<Content>,
     calls: Vec<Vec<u8>>,
-    /// Complete tool messages.
-    outputs: Vec<Vec<u8>>,
-    /// What tools returned that is no text. It goes into a user message, because tool messages hold only text.
+    outputs: Vec<ToolOutput>,
+}
+
+/// What a call returned.
+struct ToolOutput {
+    /// A complete tool message.
+    message: Vec<u8>,
+    /// What is no text. It goes into a user message, because tool messages hold only text.
     attachments: Vec<Vec<u8>>,
 }
 
@@ -165,8 +177,7 @@ impl<'s> Messages<'s> {
         if !self.all.last().is_some_and(is_open) {
             self.push_assistant();
         }
-        let place = self.all.len() - 1;
-        self.calls.insert(key(id), place);
+        self.calls.insert(key(id), CallPlace { message: self.all.len() - 1, output: None });
         if let Some(Message::Assistant(last)) = self.all.last_mut() {
             let arguments = if self.settings.is_openai { arguments.into() } else { as_object(arguments) };
             let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}}"].concat();
@@ -174,9 +185,10 @@ impl<'s> Messages<'s> {
         }
     }
 
+    /// Adds the output of a call. Servers take one of each: the latest, as some clients send earlier ones again.
     fn add_output(&mut self, kind: &str, id: &[u8], output: &[u8]) -> Result<(), ApiError> {
-        let place = self.calls.get(&key(id)).copied();
-        let Some(Message::Assistant(caller)) = place.and_then(|place| self.all.get_mut(place)) else {
+        let Some(place) = self.calls.get_mut(&key(id)) else { return Err(orphaned(kind, id)) };
+        let Some(Message::Assistant(caller)) = self.all.get_mut(place.message) else {
             return Err(orphaned(kind, id));
         };
         let content = match output.first() {
@@ -185,8 +197,14 @@ impl<'s> Messages<'s> {
             _ => Content { text: super::escaped(&String::from_utf8_lossy(output)), ..Content::default() },
         };
         let message = [br#"{"role":"tool","tool_call_id":"#, id, br#","content":""#, &content.text, b"\"}"];
-        caller.outputs.push(message.concat());
-        caller.attachments.extend(content.attachments);
+        let output = ToolOutput { message: message.concat(), attachments: content.attachments };
+        match place.output {
+            Some(earlier) => caller.outputs[earlier] = output,
+            None => {
+                place.output = Some(caller.outputs.len());
+                caller.outputs.push(output);
+            }
+        }
         Ok(())
     }
 
@@ -239,9 +257,10 @@ impl Assistant {
         }
         message.push(b'}');
         separated(out, &message);
-        self.outputs.iter().for_each(|output| separated(out, output));
-        if !self.attachments.is_empty() {
-            let parts = antiphon_protocol::response::array(&self.attachments);
+        self.outputs.iter().for_each(|output| separated(out, &output.message));
+        let attachments: Vec<&Vec<u8>> = self.outputs.iter().flat_map(|output| &output.attachments).collect();
+        if !attachments.is_empty() {
+            let parts = antiphon_protocol::response::array(attachments);
             separated(out, &[br#"{"role":"user","content":"#, &parts[..], b"}"].concat());
         }
     }

@@ -82,6 +82,29 @@ fn calls_with_the_text_and_reasoning_before_them_are_one_message_and_outputs_fol
 }
 
 #[test]
+fn of_several_outputs_of_one_call_the_last_is_sent() {
+    let output =
+        |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
+    let image =
+        |url: &str| json!([{"type": "input_text", "text": url}, {"type": "input_image", "image_url": url}]);
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let sent = messages(json!([
+        call("1"),
+        call("2"),
+        output("1", json!("early")),
+        output("2", image("data:a")),
+        user("x"),
+        output("1", json!("late")),
+        output("2", image("data:b")),
+    ]));
+    let tool = |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+    let attached = json!([{"type": "image_url", "image_url": {"url": "data:b"}}]);
+    let expected = [tool("1", "late"), tool("2", "data:b"), json!({"role": "user", "content": attached})];
+    assert_eq!(sent.as_array().unwrap()[1..4], expected);
+    assert_eq!(sent.as_array().unwrap().len(), 5);
+}
+
+#[test]
 fn the_calls_of_other_tools_are_functions_and_what_the_past_did_is_left_out() {
     let sent = messages(json!([
         user("x"),
