@@ -11,6 +11,7 @@ use antiphon_store::Status;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::client::ConnectTime;
 use antiphon_upstream::metrics::ANSWERED;
+use http::StatusCode;
 
 use super::attempt::Reply;
 use super::record::Finished;
@@ -68,6 +69,8 @@ pub struct Outcome {
     pub http_status: u16,
     pub code: Option<String>,
     pub fault: Option<Fault>,
+    /// Whether the request itself is why it failed. A rate limit of the upstream is not the client's fault.
+    pub is_own_fault: bool,
 }
 
 // === impl Turn ===
@@ -178,7 +181,7 @@ impl Default for Progress {
 
 impl Outcome {
     /// The turn panicked.
-    const LOST: Self = Self { name: "lost", http_status: 500, code: None, fault: None };
+    const LOST: Self = Self { name: "lost", http_status: 500, code: None, fault: None, is_own_fault: false };
 
     fn from_response(operation: Operation, finished: &Finished) -> Self {
         let name = match operation {
@@ -186,7 +189,7 @@ impl Outcome {
             Operation::Compact => "compacted",
             Operation::CountInput => "counted",
         };
-        Self { name, http_status: 200, code: None, fault: None }
+        Self { name, http_status: 200, code: None, fault: None, is_own_fault: false }
     }
 
     fn from_failure(failure: &Failure) -> Self {
@@ -201,7 +204,8 @@ impl Outcome {
             Failure::UpstreamError(reply) => UpstreamError::parse(&reply.body).code,
             _ => row.error.code.map(Into::into),
         };
-        Self { name, http_status, code, fault: Some(row.fault) }
+        let is_own_fault = row.fault == Fault::Client && row.status != StatusCode::TOO_MANY_REQUESTS;
+        Self { name, http_status, code, fault: Some(row.fault), is_own_fault }
     }
 
     fn from_interrupted_stream(failure: &Failure) -> Self {

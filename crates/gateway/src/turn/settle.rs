@@ -13,9 +13,6 @@ use super::progress::Attempt;
 use super::{Reasoning, Turn};
 use crate::errors::Fault;
 
-/// A rate limit of the upstream is not the client's fault.
-const TOO_MANY_REQUESTS: u16 = 429;
-
 impl Turn {
     pub(super) fn settle(&mut self) {
         if self.facts.door.run().is_some_and(|run| run.is_left()) {
@@ -120,11 +117,12 @@ impl Turn {
     /// Whether the turn counts as a request: an upstream served it, or rejected it as the client's fault, or it failed on
     /// several accounts. Other failures of upstreams, the store or the gateway do not count.
     fn counts_as_request(&self) -> bool {
-        let outcome = &self.progress.outcome;
-        let is_own_fault = outcome.fault == Some(Fault::Client) && outcome.http_status != TOO_MANY_REQUESTS;
+        // The reply to a background turn may have begun, and was to be collected.
+        let has_begun = self.facts.door.run().is_some_and(|run| run.received_events() > 0);
         self.progress.first_event.is_some()
+            || has_begun
             || self.progress.is_suspect
-            || (is_own_fault && !self.progress.attempts.is_empty())
+            || (self.progress.outcome.is_own_fault && !self.progress.attempts.is_empty())
     }
 
     fn count(&self, duration: Duration) {

@@ -85,11 +85,15 @@ async fn every_terminal_status_is_settled_by_reported_usage() {
         (Script::refusal(401, "invalid_api_key", "No."), 0, 0),
     ] {
         for (stream, store) in [(false, true), (true, true), (false, false), (true, false)] {
-            let limited = limited(wide()).await;
-            limited.upstream.script(script.clone());
-            limited.client.create(body(stream, store)).await;
-            let found = limited.settled().await;
-            assert_eq!(found, spent(requests, tokens), "{script:?}, stream: {stream}, store: {store}");
+            for background in [false, true] {
+                let limited = limited(wide()).await;
+                limited.upstream.script(script.clone());
+                let mut body = body(stream, store);
+                body["background"] = json!(background);
+                limited.client.create(&body).await;
+                let found = limited.settled().await;
+                assert_eq!(found, spent(requests, tokens), "{script:?}, {body}");
+            }
         }
     }
 }
@@ -99,10 +103,14 @@ async fn a_cut_off_stream_counts_one_request_and_no_tokens() {
     for n in [1, 3, 6] {
         for script in [Script::answer("a b c d").cut_after(n), Script::answer("a b c d").end_after(n)] {
             for store in [true, false] {
-                let limited = limited(wide()).await;
-                limited.upstream.script(script.clone());
-                limited.client.stream(body(true, store)).await.rest().await;
-                assert_eq!(limited.settled().await, spent(1, 0), "{script:?}");
+                for (stream, background) in [(true, false), (true, true), (false, true)] {
+                    let limited = limited(wide()).await;
+                    limited.upstream.script(script.clone());
+                    let mut body = body(stream, store);
+                    body["background"] = json!(background);
+                    limited.client.create(&body).await;
+                    assert_eq!(limited.settled().await, spent(1, 0), "{script:?}, {body}");
+                }
             }
         }
     }

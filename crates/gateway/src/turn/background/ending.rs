@@ -97,7 +97,9 @@ impl Turn {
             Failure::ClientGone => relay.cancel(skeleton),
             failure => relay.fail(&error_of(failure), skeleton),
         };
-        self.progress.relayed_events = relay.events().max(run.received_events());
+        if matches!(failure, Failure::ClientGone) {
+            self.progress.relayed_events = relay.events().max(run.received_events());
+        }
         self.progress.interrupt(failure);
         self.log_terminal(&terminal);
         // A turn that could not be recorded is left to its next owner.
