@@ -1,6 +1,5 @@
 //! Background turns: renews the leases of those that run here, takes over those that nobody runs, and removes expired logs.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use antiphon_runtime::Clock;
 use antiphon_store::Store;
 
 use super::renewing::pause_after;
-use crate::turn::Turns;
+use crate::turn::{Turns, Unmatched};
 
 /// How often to look for turns of this process that clients of other processes cancel.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(500);
@@ -19,19 +18,20 @@ const READER_GRACE: Duration = Duration::from_secs(10);
 /// The number of turns per step of a purge, which bounds how long other writers wait.
 const BATCH_ROWS: u32 = 100;
 
-/// Renews the leases of this process's turns, well before they expire, except of those that it has lost track of.
+/// Renews the leases of this process's turns, well before they expire, except of those that it has lost track of. Stops the turns
+/// that are no longer its own.
 pub async fn renew_leases(turns: Arc<Turns>) {
     let interval = turns.background.settings.lease / 3;
-    let (mut missing, mut pause) = (HashSet::new(), interval);
+    let (mut unmatched, mut pause) = (Unmatched::default(), interval);
     loop {
         tokio::time::sleep(pause).await;
         let renewed = turns.renew_leases().await;
         pause = pause_after(&renewed, interval);
-        let released = async {
+        let matched = async {
             renewed?;
-            turns.release_missing(&mut missing).await
+            turns.match_leases(&mut unmatched).await
         };
-        if let Err(error) = released.await {
+        if let Err(error) = matched.await {
             tracing::debug!(%error, "leases of background turns could not be renewed");
         }
     }

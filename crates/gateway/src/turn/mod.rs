@@ -53,7 +53,7 @@ use prometheus_client::registry::Registry;
 use rand::RngExt;
 
 pub use self::background::{
-    BackgroundSettings, BackgroundTurns, Cancelled, Found, Queued, ReplayRefused, is_background,
+    BackgroundSettings, BackgroundTurns, Cancelled, Found, Queued, ReplayRefused, Unmatched, is_background,
 };
 pub use self::collect::Collected;
 pub use self::detach::{DetachOnDrop, DrainOnDrop};

@@ -196,6 +196,28 @@ async fn a_turn_stays_with_its_owner_when_the_database_was_away_for_longer_than_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_turn_was_taken_over_closes_its_request() {
+    let (upstream, url) = (simulator().await, Postgres::shared_database().await);
+    let (of_one, of_two) = (Faults::default(), Faults::default());
+    let start = |faults| {
+        Setup::over(&upstream).database_url(&url).config("background.lease = \"3s\"").faults(faults).start()
+    };
+    let (one, two) = tokio::join!(start(&of_one), start(&of_two));
+    upstream.script(Script::answer("a b c d").hang_after(4)).script(Script::answer("again"));
+    of_one.set(Fault::Fails("renew_leases"));
+    let id = queue(&one, &body("x")).await;
+    let taken_over = ended(&two.client, &id).await;
+    assert_eq!(taken_over["output"][0]["content"][0]["text"], "again");
+    assert_eq!((upstream.aborted(), one.client.metric("antiphon_background_running").await), (0, 1));
+    of_one.set(Fault::None);
+    upstream.wait_until(|upstream| upstream.aborted() == 1).await;
+    one.idle().await;
+    assert_eq!(one.client.metric("antiphon_background_running").await, 0);
+    assert_eq!(one.client.get(&path(&id)).await.ok(), taken_over);
+    assert_eq!(upstream.counts().requests, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_that_cannot_be_taken_over_keeps_no_other_waiting() {
     let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
     let (upstream, url) = (simulator().await, Postgres::shared_database().await);

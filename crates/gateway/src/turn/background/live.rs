@@ -6,13 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use antiphon_store::EventChunk;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
 pub struct LiveEvents {
     chunks: Mutex<VecDeque<EventChunk>>,
     max_bytes: usize,
     has_ended: AtomicBool,
-    is_left: AtomicBool,
+    left: CancellationToken,
     /// Changes with every chunk, and at the end.
     published: watch::Sender<u64>,
 }
@@ -24,7 +25,7 @@ impl LiveEvents {
             chunks: Mutex::default(),
             max_bytes,
             has_ended: AtomicBool::new(false),
-            is_left: AtomicBool::new(false),
+            left: CancellationToken::new(),
             published: watch::Sender::new(0),
         }
     }
@@ -53,12 +54,17 @@ impl LiveEvents {
 
     /// Notes that events may come, but not here.
     pub fn leave(&self) {
-        self.is_left.store(true, Ordering::Release);
+        self.left.cancel();
         self.wake();
     }
 
     pub fn is_left(&self) -> bool {
-        self.is_left.load(Ordering::Acquire)
+        self.left.is_cancelled()
+    }
+
+    /// Waits until no more events will come here.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
     }
 
     fn wake(&self) {

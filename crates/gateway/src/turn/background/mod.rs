@@ -18,19 +18,20 @@ mod run;
 mod runner;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antiphon_access::keys::Keys;
 use antiphon_protocol::id::ResponseId;
-use antiphon_store::QueueLimits;
+use antiphon_store::{QueueLimits, TurnLease};
 use uuid::Uuid;
 
 pub use self::create::Queued;
 pub use self::manage::{Cancelled, Found, ReplayRefused, is_background};
 pub use self::metrics::BackgroundMetrics;
 pub use self::run::{Run, Unfinished};
+pub use self::runner::Unmatched;
 
 use self::live::LiveEvents;
 use self::room::Room;
@@ -89,6 +90,13 @@ impl BackgroundTurns {
     /// The run of a turn, unless it was left to another process.
     fn find_running(&self, id: ResponseId) -> Option<Arc<Run>> {
         self.find(id).filter(|run| !run.is_left())
+    }
+
+    /// The leases of the turns that run here.
+    fn running_leases(&self) -> HashSet<TurnLease> {
+        let runs = self.runs();
+        let running = runs.values().filter(|run| !run.is_left() && !run.has_ended());
+        running.map(|run| run.lease.clone()).collect()
     }
 
     fn insert(&self, run: &Arc<Run>) {

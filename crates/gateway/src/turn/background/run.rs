@@ -191,6 +191,11 @@ impl Run {
     pub fn is_left(&self) -> bool {
         self.live.is_left()
     }
+
+    /// Waits until the turn is left.
+    pub async fn left(&self) {
+        self.live.left().await;
+    }
 }
 
 /// Whether a write may succeed later.

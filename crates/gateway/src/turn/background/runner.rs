@@ -33,6 +33,15 @@ const MAX_CLAIMED: u32 = 100;
 /// How many turns of this process are read at once.
 const MAX_LISTED: u32 = 1_000;
 
+/// Turns that this process has only according to the store, or only according to itself.
+#[derive(Default)]
+pub struct Unmatched {
+    /// They do not run here.
+    missing: HashSet<TurnLease>,
+    /// They run here, but have ended in the store or belong to another process.
+    lost: HashSet<TurnLease>,
+}
+
 /// What is to be done with a turn.
 enum Plan {
     Run,
@@ -48,11 +57,13 @@ impl Turns {
         self.chains.store().renew_leases(*owner, self.env.clock.now().plus(settings.lease)).await
     }
 
-    /// Releases the turns of this process that it does not run, since the store failed when it claimed or released them. They
-    /// must have been missing the last time, too: another may be about to begin or to end.
-    pub async fn release_missing(&self, missing: &mut HashSet<TurnLease>) -> Result<(), StoreError> {
+    /// Releases the turns of this process that it does not run, since the store failed when it claimed or released them. Stops
+    /// those that it runs without a lease: others have taken them over while it could not renew it. Both only if it was so the last
+    /// time, too: another may be about to begin or to end.
+    pub async fn match_leases(&self, unmatched: &mut Unmatched) -> Result<(), StoreError> {
         let store = self.chains.store();
-        let was_missing = std::mem::take(missing);
+        let before = std::mem::take(unmatched);
+        unmatched.lost = self.background.running_leases();
         let mut after = None;
         loop {
             let owned = store.list_owned(self.background.owner, after, MAX_LISTED).await?;
@@ -60,12 +71,23 @@ impl Turns {
             let is_last = owned.len() < MAX_LISTED as usize;
             let runs_here =
                 |lease: &TurnLease| self.background.find(lease.id).is_some_and(|run| run.lease == *lease);
-            missing.extend(owned.into_iter().filter(|lease| !runs_here(lease)));
+            for lease in owned {
+                unmatched.lost.remove(&lease);
+                if !runs_here(&lease) {
+                    unmatched.missing.insert(lease);
+                }
+            }
             if is_last {
                 break;
             }
         }
-        for lease in missing.intersection(&was_missing) {
+        for lease in unmatched.lost.intersection(&before.lost) {
+            if let Some(run) = self.background.find_running(lease.id).filter(|run| run.lease == *lease) {
+                tracing::warn!(response.id = %lease.id, "background turn was ended or taken over elsewhere; it stops here");
+                run.leave();
+            }
+        }
+        for lease in unmatched.missing.intersection(&before.missing) {
             tracing::warn!(response.id = %lease.id, "background turn does not run here any more; it is left to the next owner");
             store.release_lease(lease).await?;
         }
@@ -185,8 +207,10 @@ impl Turns {
         let mut work = pin!(turn.run_in_background(plan, cancellation.clone()));
         tokio::select! {
             () = &mut work => return Ok(()),
-            () = run.stop.cancelled() => cancellation.cancel(),
+            () = run.stop.cancelled() => {}
+            () = run.left() => {}
         }
+        cancellation.cancel();
         work.await;
         Ok(())
     }
