@@ -335,8 +335,12 @@ impl Chains {
             of_conversations.into_iter().map(|found| (found.id, found.item)).collect();
         for (id, found) in ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
             // To an upstream, its id is like that of an output item.
-            let of_conversation =
-                |item: &Bytes| IndexedItem { item: item.clone(), is_output: true, expires_at: Some(now) };
+            let of_conversation = |item: &Bytes| IndexedItem {
+                item: item.clone(),
+                is_output: true,
+                expires_at: Some(now),
+                maker: None,
+            };
             *found = of_conversations.get(id).map(of_conversation);
         }
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();

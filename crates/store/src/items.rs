@@ -1,13 +1,14 @@
 //! Items by their ids, gathered from the responses that hold them, one response after the other.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use antiphon_protocol::id::ItemId;
 use antiphon_protocol::{item, json};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{FoundItems, IndexedItem, StoreError, StoredTurn};
+use crate::{FoundItems, IndexedItem, Maker, StoreError, StoredTurn};
 
 /// Where an item is: its response, and its position among that response's input items followed by its output items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +62,8 @@ impl Gathering {
         let of_response =
             self.wanted[first..].iter().take_while(|(location, _)| location.response == response);
         let mut of_response = of_response.peekable();
+        let maker = Maker { account: turn.account.clone(), boundary: turn.boundary.clone() };
+        let maker = (!turn.account.is_empty()).then(|| Arc::new(maker));
         let input_items = json::elements(input).map_while(Result::ok).map(|range| (&input[range], false));
         let output_items = json::elements(output).map_while(Result::ok).map(|range| (&output[range], true));
         for (position, (item, is_output)) in (0_u32..).zip(input_items.chain(output_items)) {
@@ -79,8 +82,9 @@ impl Gathering {
                     return Ok(false);
                 }
                 let item = shared.get_or_insert_with(|| Bytes::copy_from_slice(item)).clone();
+                let maker = maker.clone().filter(|_| is_output);
                 let is_output = is_output || turn.referenced.binary_search(&position).is_ok();
-                self.found[*n] = Some(IndexedItem { item, is_output, expires_at: turn.expires_at });
+                self.found[*n] = Some(IndexedItem { item, is_output, expires_at: turn.expires_at, maker });
             }
             if of_response.peek().is_none() {
                 break;

@@ -81,7 +81,7 @@ pub use self::purge::PurgeProgress;
 pub use self::replicas::{Replica, Replicas};
 pub use self::request_log::{LogRow, RequestLog};
 pub use self::responses::{
-    ChainQuery, FoundItems, IndexedItem, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
+    ChainQuery, FoundItems, IndexedItem, Maker, Purged, Record, Responses, Status, StoredResponse, StoredTurn,
 };
 pub use self::sessions::{SESSIONS_PER_OPERATOR, Sessions, StoredSession};
 pub use self::sign_ins::{SignIns, StoredSignIn};

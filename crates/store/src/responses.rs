@@ -1,6 +1,7 @@
 //! Responses, and the items in them.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
@@ -95,6 +96,17 @@ pub struct IndexedItem {
     pub is_output: bool,
     /// When its response expires. An item that is only in a conversation has no response, and counts as expired.
     pub expires_at: Option<Timestamp>,
+    /// Who made it, if it is an output item of its response. Of a copy nobody knows.
+    pub maker: Option<Arc<Maker>>,
+}
+
+/// Where the output items of a response come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maker {
+    /// The name of the account that served the response.
+    pub account: String,
+    /// The accounts that can read its encrypted items.
+    pub boundary: String,
 }
 
 /// What was found of the items that were asked for.

@@ -21,7 +21,7 @@ use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::ReplyFormat;
-use antiphon_upstream::pool::{Lease, Origin, Preference, Shortage, Verdict, Wanted};
+use antiphon_upstream::pool::{Lease, Preference, Shortage, Verdict, Wanted};
 use antiphon_upstream::transport::{EventReader, Redaction, ReplyBody, headers};
 
 /// How often a turn is tried, over all accounts.
@@ -228,10 +228,7 @@ impl Turn {
         key: Option<&'a str>,
         tried: &'a [String],
     ) -> Wanted<'a> {
-        let origin = resolved
-            .served_parent()
-            .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
-        let preference = Preference { origin, key };
+        let preference = Preference { origin: resolved.origin(), key };
         let CreateRequest { operation, model, .. } = &self.facts.create;
         let caller = self.caller();
         Wanted { operation: *operation, model, caller, preference, tried, may_be_unlisted: true }

@@ -5,15 +5,16 @@
 //! the copy that is stored repeats them. Memory for that is reserved before anything is loaded.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::ItemId;
 use antiphon_protocol::item::{self, Sealed};
-use antiphon_protocol::json;
-use antiphon_protocol::replay::ReplayIds;
+use antiphon_protocol::json::{self, Malformed};
+use antiphon_protocol::replay::{ReplayIds, Segment};
 use antiphon_protocol::request::Reference;
 use antiphon_runtime::offload::offload_if_long;
-use antiphon_store::{FoundItems, IndexedItem, Timestamp};
+use antiphon_store::{FoundItems, IndexedItem, Maker, Timestamp};
 use bytes::Bytes;
 
 use super::{Failure, Turn, quoted};
@@ -31,6 +32,7 @@ pub struct OwnInput {
     replaced: Vec<Replacement>,
 }
 
+#[derive(Clone)]
 struct Replacement {
     /// The index among the items.
     position: u32,
@@ -41,6 +43,7 @@ struct Replacement {
     upstream_ids: Vec<Range<usize>>,
     is_output: bool,
     kind: Option<Sealed>,
+    maker: Option<Arc<Maker>>,
     /// Whether it is the client's own item, and stands for itself.
     is_sent: bool,
     /// Whether the item's id leads to this copy from now on.
@@ -129,7 +132,7 @@ impl Turn {
             }
             if let Some((_, found)) = missing.next_if(|(named, _)| named.position == position) {
                 let (item, expires_at) = (queued.slice(range), Some(self.facts.started_at));
-                *found = Some(IndexedItem { item, is_output: true, expires_at });
+                *found = Some(IndexedItem { item, is_output: true, expires_at, maker: None });
             }
         }
     }
@@ -175,6 +178,41 @@ impl OwnInput {
             .collect()
     }
 
+    /// Who made the newest of the referenced items, as far as that is known.
+    pub fn maker(&self) -> Option<&Maker> {
+        self.replaced.iter().rev().find_map(|replaced| replaced.maker.as_deref())
+    }
+
+    /// The items for the accounts of a boundary, if some of the reasoning can be read only elsewhere: instead of that, its
+    /// summaries. Also says how many items those were.
+    pub fn readable_at(&self, boundary: &str) -> Result<Option<(Segment, u32)>, Malformed> {
+        let is_foreign = |replaced: &Replacement| {
+            replaced.kind == Some(Sealed::Reasoning)
+                && replaced.maker.as_ref().is_some_and(|maker| maker.boundary != boundary)
+        };
+        if !self.replaced.iter().any(is_foreign) {
+            return Ok(None);
+        }
+        let mut own = Self { sent: self.sent.clone(), replaced: self.replaced.clone() };
+        let (mut foreign, mut left_out) = (0, Vec::new());
+        for replaced in own.replaced.iter_mut().filter(|replaced| is_foreign(replaced)) {
+            foreign += 1;
+            match item::summary_message(&replaced.item) {
+                Some(summary) => {
+                    replaced.item = summary.into();
+                    replaced.is_output = false;
+                }
+                None => left_out.push(replaced.position),
+            }
+        }
+        Ok(Some((own.segment()?.without(&left_out), foreign)))
+    }
+
+    /// The items as they are replayed.
+    pub fn segment(&self) -> Result<Segment, Malformed> {
+        Segment::build(&self.array(), &self.referenced(), b"[]")
+    }
+
     /// The whole array in one piece, to be stored.
     pub fn array(&self) -> Bytes {
         if self.replaced.iter().all(|replaced| replaced.is_sent) {
@@ -212,13 +250,13 @@ impl Replacement {
     /// deleted. It leads to this copy only if that one expires before `renewal`, or items would expire in spite of their use.
     fn new(reference: Reference, found: IndexedItem, renewal: Option<Timestamp>) -> Self {
         let Reference { position, span, is_partial, .. } = reference;
-        let IndexedItem { item, is_output, expires_at } = found;
+        let IndexedItem { item, is_output, expires_at, maker } = found;
         let is_indexed = expires_at.is_some_and(|at| renewal.is_none_or(|renewal| at < renewal));
         // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
         let is_output = is_output || is_partial;
         let upstream_ids = if is_output { item::upstream_id_spans(&item) } else { Vec::new() };
         let kind = item::sealed(&item);
-        Self { position, span, item, upstream_ids, is_output, kind, is_sent: false, is_indexed }
+        Self { position, span, item, upstream_ids, is_output, kind, maker, is_sent: false, is_indexed }
     }
 
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.
@@ -232,6 +270,7 @@ impl Replacement {
             upstream_ids,
             is_output: true,
             kind: None,
+            maker: None,
             is_sent: true,
             is_indexed: true,
         }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::item::Sealed;
-use antiphon_protocol::replay::{Omitted, ReplayIds, Segment, Summaries};
+use antiphon_protocol::replay::{Omitted, ReplayIds, Summaries};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_store::chain::Turn as StoredTurn;
-use antiphon_store::{Status, StoreError};
+use antiphon_store::{Maker, Status, StoreError};
 
 use super::context::{Context, Replayed};
 use super::conversation::Joined;
@@ -18,6 +18,7 @@ use super::references::OwnInput;
 use super::trace::Step;
 use super::{Failure, Turn, quoted};
 use antiphon_upstream::account::Account;
+use antiphon_upstream::pool::Origin;
 
 /// How long a turn waits for a parent that is still running.
 const PARENT_PATIENCE: Duration = Duration::from_secs(2);
@@ -218,15 +219,24 @@ impl Resolved {
             push_turn(&mut history, parts, is_first);
         }
         let is_accepted = summaries == Summaries::AsItems || !self.has_chat_reasoning;
-        let own = || Segment::build(&self.own.array(), &self.own.referenced(), b"[]");
-        let resolved = if can_read && is_accepted {
+        let own = || self.own.segment().map_err(|_| Failure::Internal);
+        let readable = match can_read && summaries == Summaries::AsMessages {
+            true => self.own.readable_at(account.boundary()).map_err(|_| Failure::Internal)?,
+            false => None,
+        };
+        let resolved = if let Some((own, foreign)) = readable {
+            let mut parts = Vec::new();
+            omitted += own.accepted_parts(replay_ids, &mut parts);
+            omitted.reasoning += foreign;
+            Some(parts)
+        } else if can_read && is_accepted {
             self.own_input(replay_ids).resolved
         } else if can_read {
             let mut parts = Vec::new();
-            omitted += own().map_err(|_| Failure::Internal)?.accepted_parts(replay_ids, &mut parts);
+            omitted += own()?.accepted_parts(replay_ids, &mut parts);
             Some(parts)
         } else {
-            let own = own().map_err(|_| Failure::Internal)?;
+            let own = own()?;
             let mut parts = Vec::new();
             let omitted_here = own.readable_parts(replay_ids, summaries, &mut parts);
             is_rebuilt |=
@@ -261,6 +271,15 @@ impl Resolved {
     pub fn served_parent(&self) -> Option<&StoredTurn> {
         let mut turns = std::iter::successors(self.parent.as_deref(), |turn| turn.parent.as_deref());
         turns.find(|turn| !turn.account.is_empty())
+    }
+
+    /// Where the turn belongs: to the account of the chain, or else of the newest item that it references.
+    pub fn origin(&self) -> Option<Origin<'_>> {
+        let of_parent = self
+            .served_parent()
+            .map(|parent| Origin { account: &parent.account, boundary: &parent.boundary });
+        let of_item = || self.own.maker().map(|Maker { account, boundary }| Origin { account, boundary });
+        of_parent.or_else(of_item)
     }
 
     /// The id of the parent at an upstream that stores responses, if it stored this one.

@@ -90,6 +90,66 @@ async fn each_account_of_a_mixed_chain_gets_its_own_reasoning_and_summaries_of_t
     assert_eq!(items[4]["content"], "second");
 }
 
+/// The user's question and what a client keeps of a reply: references, as the AI SDK of Vercel sends them, or the items without
+/// what was hidden in them, as the Agents SDK does.
+fn referring(history: &[&Value], by_reference: bool) -> Value {
+    let mut input = vec![json!({"type": "message", "role": "user", "content": "question"})];
+    for item in history.iter().flat_map(|response| response["output"].as_array().unwrap()) {
+        let reference = json!({"type": "item_reference", "id": item["id"]});
+        input.push(if by_reference { reference } else { item.clone() });
+    }
+    json!({"model": "sim", "input": input})
+}
+
+#[tokio::test]
+async fn a_turn_that_references_items_goes_to_the_account_that_made_the_newest_of_them() {
+    for by_reference in [true, false] {
+        let (one, two, gateway) = two_boundaries().await;
+        one.script(Script::new().reasoning("first").text("a"));
+        let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+        fail_once(&one);
+        two.script(Script::new().reasoning("second").text("b"));
+        let second = gateway.client.created(json!({"model": "sim", "input": "y"})).await;
+
+        let reply = gateway.client.create(referring(&[&second], by_reference)).await;
+        reply.ok();
+        assert_eq!(reply.header("x-antiphon-reasoning"), Some("full"));
+        assert_eq!(types(&input(&two)), ["message", "reasoning", "message"]);
+        assert!(input(&two)[1]["encrypted_content"].is_string());
+
+        let reply = gateway.client.create(referring(&[&first, &second], by_reference)).await;
+        reply.ok();
+        assert_eq!(reply.header("x-antiphon-reasoning"), Some("stripped"));
+        let items = input(&two);
+        assert_eq!(types(&items), ["message", "message", "message", "reasoning", "message"]);
+        assert_eq!((&items[1]["role"], &items[1]["content"]), (&json!("assistant"), &json!("first")));
+        assert_eq!((one.counts().requests, two.counts().requests), (2, 3), "none was refused");
+    }
+}
+
+#[tokio::test]
+async fn referenced_reasoning_is_stripped_for_another_boundary_and_complete_at_its_own() {
+    for by_reference in [true, false] {
+        let (one, two, gateway) = two_boundaries().await;
+        one.script(Script::new().reasoning("I thought hard.").reasoning("").text("answer"));
+        let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+        let body = referring(&[&first], by_reference);
+        fail_once(&one);
+        let elsewhere = gateway.client.create(&body).await;
+        elsewhere.ok();
+        assert_eq!(elsewhere.header("x-antiphon-reasoning"), Some("stripped"));
+        let items = input(&two);
+        assert_eq!(types(&items), ["message"; 3]);
+        assert_eq!(items[1]["content"], "I thought hard.");
+        assert_eq!(two.counts().requests, 1, "it was stripped without a refused attempt");
+
+        let back = gateway.client.create(&body).await;
+        back.ok();
+        assert_eq!(back.header("x-antiphon-reasoning"), Some("full"));
+        assert_eq!(types(&input(&one)), ["message", "reasoning", "reasoning", "message"]);
+    }
+}
+
 #[tokio::test]
 async fn an_unreadable_compaction_is_replaced_by_the_original_items() {
     let (one, two, gateway) = two_boundaries().await;

@@ -1,7 +1,9 @@
 //! An item is found by its id, wherever it was recorded last.
 
+use std::sync::Arc;
+
 use antiphon_protocol::id::ItemId;
-use antiphon_store::{FoundItems, IndexedItem, Store, StoredTurn, Timestamp};
+use antiphon_store::{FoundItems, IndexedItem, Maker, Store, StoredTurn, Timestamp};
 
 use crate::fixture::{Fixture, NOW, after, id, project, record, record_all, record_of, turn};
 
@@ -23,7 +25,9 @@ pub(crate) async fn load(
 }
 
 fn found(json: &'static str, is_output: bool) -> Option<IndexedItem> {
-    Some(IndexedItem { item: json.into(), is_output, expires_at: None })
+    let maker = Maker { account: "a".into(), boundary: "b".into() };
+    let maker = is_output.then(|| Arc::new(maker));
+    Some(IndexedItem { item: json.into(), is_output, expires_at: None, maker })
 }
 
 pub(crate) async fn an_item_is_found_by_its_id(fixture: impl Fixture) {
@@ -68,6 +72,8 @@ pub(crate) async fn a_copy_of_an_output_item_is_still_an_upstreams(fixture: impl
     let loaded = load(&store, "p", &["own", "copied", "last", "msg_1"].map(item), NOW).await;
     let are_upstreams: Vec<bool> = loaded.iter().flatten().map(|found| found.is_output).collect();
     assert_eq!(are_upstreams, [false, true, false, true]);
+    let have_makers: Vec<bool> = loaded.iter().flatten().map(|found| found.maker.is_some()).collect();
+    assert_eq!(have_makers, [false, false, false, true]);
     assert!(loaded.iter().flatten().all(|found| found.expires_at == Some(after(10))));
 }
 
