@@ -235,7 +235,11 @@ async fn an_unusable_store_is_reported_clearly() {
         ("sqlite://not-a.db", "not-a.db is not an SQLite database", "use another path"),
         ("sqlite://.", "is a directory", "antiphon.db"),
         ("sqlite:///proc/none/a.db", "the directory /proc/none can't be created", "use another path"),
-        ("sqlite:///proc/a.db", "the lock of /proc/a.db can't be taken", "access to the directory"),
+        (
+            "sqlite:///proc/a.db",
+            "the lock of /proc/a.db can't be taken",
+            "access to that file and to its directory",
+        ),
         (&format!("{address}/no_such_{name}"), "the server has no database", "correct the URL"),
         ("sqlite://../a.db", "can't contain", "write the resolved path"),
     ] {

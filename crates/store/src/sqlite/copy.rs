@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::migrate::{MIGRATIONS, versions};
+use super::path::has_log;
 use super::readers::{Shared, lock};
 use super::statement::cell;
 use super::{error, item_index, open, statement};
@@ -84,11 +85,10 @@ fn open_source(path: &Path) -> Result<Connection, StoreError> {
 
 /// SQLite writes files beside a database even to read it, so a read-only connection could not open every database.
 fn begin(path: &Path) -> rusqlite::Result<Connection> {
-    let has_log = std::fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     // Keeps the last connection that closes from moving the write-ahead log into the file.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log(path))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     begin_snapshot(&connection)?;
     Ok(connection)
@@ -109,13 +109,6 @@ fn applied(connection: &Connection) -> rusqlite::Result<Option<Vec<(u32, String)
         return Ok(None);
     }
     versions(connection).map(Some)
-}
-
-/// The write-ahead log of a file.
-fn log_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }
 
 pub(super) fn page_statement(table: &Table, is_first: bool) -> String {

@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::path::{beside, resolve};
+
 /// An open file with its path, its device and its inode.
 ///
 /// Closing any descriptor of a file releases the locks of the whole process on it, also SQLite's. So this must live as long as
@@ -37,6 +39,10 @@ impl DatabaseFile {
         Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), identity, beside })
     }
 
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Waits until what was written to the file is on the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
@@ -53,9 +59,7 @@ impl DatabaseFile {
 
 impl Beside {
     fn new(database: &Path, suffix: &str) -> Self {
-        let mut path = database.as_os_str().to_owned();
-        path.push(suffix);
-        Self { path: path.into(), identity: OnceLock::new() }
+        Self { path: beside(&resolve(database), suffix), identity: OnceLock::new() }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -12,6 +12,7 @@ mod limits;
 mod lock;
 mod migrate;
 mod open;
+mod path;
 mod purge;
 mod read;
 mod readers;

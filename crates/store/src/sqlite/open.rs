@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::checkpoint::{CHECKPOINT_PAGES, MAX_LOG_PAGES};
 use super::database_file::DatabaseFile;
 use super::lock::ServingLock;
+use super::path::resolve;
 use super::readers::Shared;
 use super::{error, migrate};
 use crate::migration::{Migration, outdated};
@@ -69,15 +70,22 @@ fn open_file(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> 
     create_parent(path)?;
     // Keeps SQLite from taking a name for one of its URIs.
     let path = Path::new(".").join(path);
-    let lock = if options.serves && !path.is_dir() { Some(ServingLock::take(&path, &shown)?) } else { None };
+    let mut lock =
+        if options.serves && !path.is_dir() { Some(ServingLock::take(&path, &shown)?) } else { None };
+    create_private(&path);
+    // Before SQLite opens it and until SQLite has closed it, as the end of any descriptor ends SQLite's locks.
+    let file = DatabaseFile::of(&path);
+    if let (Some(lock), Ok(file)) = (&mut lock, &file) {
+        lock.add_database(file, &shown)?;
+    }
     prepare(&path, &shown, options)?;
+    let file =
+        file.map_err(|error| StoreError::Unusable(format!("{shown} can't be found any more: {error}")))?;
     let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
     let mut opener = opener(path.clone(), options.durability);
     let writer = opener().map_err(unusable)?;
     let readers: Result<Vec<Shared>, _> =
         (0..options.read_connections.max(1)).map(|_| reader(&path, options.durability)).collect();
-    let file = DatabaseFile::of(&path)
-        .map_err(|error| StoreError::Unusable(format!("{shown} can't be found any more: {error}")))?;
     Ok(Opened { writer, readers: readers.map_err(unusable)?, opener: Some(opener), file: Some(file), lock })
 }
 
@@ -184,7 +192,7 @@ fn create_patiently(path: &Path, durability: Durability) -> rusqlite::Result<Con
 /// Creates the file for its owner alone, if there is none. SQLite gives the files beside it the same mode.
 fn create_private(path: &Path) {
     // SQLite reports why a file can't be created.
-    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).ok();
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(resolve(path)).ok();
 }
 
 fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {

@@ -165,6 +165,49 @@ async fn a_file_serves_one_gateway_at_a_time() {
     assert!(next.load(&project("p"), id(2), NOW).await.unwrap().is_some());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_made_before_its_database_leads_to_the_same_lock_and_a_private_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let (middle, link, path) =
+        (directory.path().join("middle.db"), directory.path().join("link.db"), disk.join("a.db"));
+    std::os::unix::fs::symlink("disk/a.db", &middle).unwrap();
+    std::os::unix::fs::symlink(&middle, &link).unwrap();
+    let first = open_with(&link, serving()).await.unwrap();
+    first.record(record(1, None)).await.unwrap();
+    for end in ["", "-wal", "-shm", ".lock"] {
+        let found = std::fs::metadata(format!("{}{end}", path.display())).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o600, "{end}");
+    }
+    let refusals = tokio::join!(open_with(&link, serving()), open_with(&path, serving()));
+    for refused in [refusals.0, refusals.1] {
+        let Err(StoreError::Unusable(reason)) = refused else { panic!("two serve one file") };
+        assert!(reason.contains("disk/a.db.lock"), "{reason}");
+    }
+    first.close().await;
+    open_with(&path, serving()).await.unwrap().close().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hard_link_to_a_served_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, other) = (directory.path().join("a.db"), directory.path().join("b.db"));
+    let first = open_with(&path, serving()).await.unwrap();
+    first.record(record(1, None)).await.unwrap();
+    std::fs::hard_link(&path, &other).unwrap();
+    let Err(StoreError::Unusable(reason)) = open_with(&other, serving()).await else {
+        panic!("two serve one file")
+    };
+    assert!(reason.contains("b.db by another path") && reason.contains("store.url"), "{reason}");
+    first.record(record(2, None)).await.unwrap();
+    first.close().await;
+    let next = open_with(&other, serving()).await.unwrap();
+    assert!(next.load(&project("p"), id(2), NOW).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_database_in_memory_needs_no_lock() {
     let open = || async { antiphon_store::open(&"sqlite::memory:".parse().unwrap(), serving()).await };
