@@ -17,6 +17,10 @@ pub(super) fn is_not_openable(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
 }
 
+pub(super) fn is_corrupt(error: &Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
 pub(super) fn is_read_only(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
 }
@@ -41,9 +45,7 @@ impl From<Error> for StoreError {
             | Error::IntegralValueOutOfRange(..)
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..) => Self::Corrupt(error.to_string()),
-            error if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                Self::Corrupt(error.to_string())
-            }
+            error if is_corrupt(&error) => Self::Corrupt(error.to_string()),
             error => Self::Unavailable(error.to_string()),
         }
     }

@@ -1,8 +1,10 @@
 //! Bringing a database's schema up to date.
 
+use std::path::{Path, PathBuf};
+
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::error;
+use super::{error, open};
 use crate::StoreError;
 use crate::migration::{MIGRATIONS_TABLE, Migration, NOTE_APPLIED, VERSIONS, to_apply};
 
@@ -46,7 +48,8 @@ const EARLIER_TABLE: &str = "_sqlx_migrations";
 /// Applies what is missing, and returns it. One transaction holds the write lock from its start, so that of two processes one
 /// migrates. `shown` is the name of the database in errors.
 pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
-    let unusable = |error| unusable(&error, shown);
+    let path = path_of(connection);
+    let unusable = |error| unusable(&error, &path, shown);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
     let applied = applied(&transaction).map_err(unusable)?;
@@ -60,7 +63,8 @@ pub(super) fn migrate(connection: &mut Connection, shown: &str) -> Result<&'stat
 
 /// What [`migrate`] would apply. Changes nothing.
 pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'static [Migration], StoreError> {
-    let unusable = |error| unusable(&error, shown);
+    let path = path_of(connection);
+    let unusable = |error| unusable(&error, &path, shown);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
     let applied = applied(&transaction).map_err(unusable)?;
@@ -68,11 +72,14 @@ pub(super) fn pending(connection: &mut Connection, shown: &str) -> Result<&'stat
     to_apply(&MIGRATIONS, &applied, shown)
 }
 
-fn unusable(error: &rusqlite::Error, shown: &str) -> StoreError {
-    if error::is_not_a_database(error) {
-        return StoreError::Unusable(format!(
-            "{shown} is not an SQLite database; use another path, or restore a backup of it"
-        ));
+/// Empty for a database in memory.
+fn path_of(connection: &Connection) -> PathBuf {
+    connection.path().unwrap_or_default().into()
+}
+
+fn unusable(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
+    if error::is_not_a_database(error) || error::is_corrupt(error) {
+        return open::explain(error, path, shown);
     }
     StoreError::Unusable(format!("the schema of {shown} can't be migrated: {error}"))
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::checkpoint::{CHECKPOINT_PAGES, MAX_LOG_PAGES};
 use super::database_file::DatabaseFile;
 use super::lock::ServingLock;
-use super::path::resolve;
+use super::path::{beside, has_log, log_of, resolve};
 use super::readers::Shared;
 use super::{error, migrate};
 use crate::migration::{Migration, outdated};
@@ -112,6 +113,20 @@ fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, flags)
 }
 
+/// As [`connect`], but leaves a write-ahead log where it is until [`trust_log`]: after a backup was restored, the one beside it may
+/// belong to another database, and would ruin the file.
+fn connect_warily(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let has_log = has_log(path);
+    let connection = connect(path, more)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
+    Ok(connection)
+}
+
+/// The schema could be read with the log.
+fn trust_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
+}
+
 fn configure(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     let synchronous = match durability {
         Durability::Full => "FULL",
@@ -148,12 +163,14 @@ fn prepare(path: &Path, shown: &str, options: &StoreOptions) -> Result<(), Store
     let mut connection =
         create_patiently(path, options.durability).map_err(|error| explain(&error, path, shown))?;
     match options.migrate {
-        Migrate::Auto => migrate::migrate(&mut connection, shown).map(|_| ()),
-        Migrate::Manual => match migrate::pending(&mut connection, shown)?.last() {
-            None => Ok(()),
-            Some(newest) => Err(outdated(shown, newest)),
-        },
+        Migrate::Auto => migrate::migrate(&mut connection, shown).map(|_| ())?,
+        Migrate::Manual => {
+            if let Some(newest) = migrate::pending(&mut connection, shown)?.last() {
+                return Err(outdated(shown, newest));
+            }
+        }
     }
+    trust_log(&connection).map_err(|error| explain(&error, path, shown))
 }
 
 /// Brings the schema of a file up to date, and creates the file if there is none. Returns what was applied.
@@ -161,8 +178,11 @@ pub(super) fn migrate_file(path: &Path) -> Result<&'static [Migration], StoreErr
     let shown = path.display().to_string();
     create_parent(path)?;
     let path = Path::new(".").join(path);
-    let created = create_patiently(&path, Durability::Full);
-    migrate::migrate(&mut created.map_err(|error| explain(&error, &path, &shown))?, &shown)
+    let unusable = |error: rusqlite::Error| explain(&error, &path, &shown);
+    let mut connection = create_patiently(&path, Durability::Full).map_err(unusable)?;
+    let applied = migrate::migrate(&mut connection, &shown)?;
+    trust_log(&connection).map_err(unusable)?;
+    Ok(applied)
 }
 
 /// What [`migrate_file`] would apply. Changes nothing.
@@ -172,7 +192,7 @@ pub(super) fn pending_in_file(path: &Path) -> Result<&'static [Migration], Store
     if !path.exists() {
         return Ok(&migrate::MIGRATIONS);
     }
-    let connection = connect(&path, OpenFlags::empty());
+    let connection = connect_warily(&path, OpenFlags::empty());
     migrate::pending(&mut connection.map_err(|error| explain(&error, &path, &shown))?, &shown)
 }
 
@@ -197,7 +217,7 @@ fn create_private(path: &Path) {
 
 fn create(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     create_private(path);
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+    let connection = connect_warily(path, OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     configure(&connection, durability)?;
@@ -220,7 +240,19 @@ pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> Stor
             Ok(_) => format!("{shown} can't be opened, or its directory is not writable: {error}"),
         }
     } else {
-        format!("{shown} can't be used as a database: {error}")
+        format!("{shown} can't be used as a database: {error}{}", advice_on_log(error, path))
     };
     StoreError::Unusable(text)
+}
+
+/// What to do if the file is damaged only together with the write-ahead log beside it.
+pub(super) fn advice_on_log(error: &rusqlite::Error, path: &Path) -> String {
+    if !error::is_corrupt(error) || !has_log(path) {
+        return String::new();
+    }
+    format!(
+        ". If the file is a restored backup, {} belongs to the database before it: move it and {} away, and try again",
+        log_of(path).display(),
+        beside(&resolve(path), "-shm").display()
+    )
 }

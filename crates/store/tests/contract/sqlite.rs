@@ -208,6 +208,38 @@ async fn a_hard_link_to_a_served_file_is_refused() {
     assert!(next.load(&project("p"), id(2), NOW).await.unwrap().is_some());
 }
 
+/// The log of a gateway that was killed stays behind when only the database is replaced by a backup.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_another_database_is_named_and_never_moved_into_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, restored) = (directory.path().join("a.db"), directory.path().join("restored.db"));
+    let log = directory.path().join("restored.db-wal");
+    let store = open(&path).await;
+    record_chain(&store, 1, 3, None).await;
+    let url_of = |path: &Path| format!("sqlite://{}", path.display()).parse().unwrap();
+    antiphon_store::backup(&url_of(&path), &restored, &mut |_| {}).await.unwrap();
+    record_chain(&store, 4, 100, Some((3, 3))).await;
+    std::fs::copy(directory.path().join("a.db-wal"), &log).unwrap();
+    store.close().await;
+    let before = (std::fs::read(&restored).unwrap(), std::fs::read(&log).unwrap());
+    let url = url_of(&restored);
+    for attempt in 0..4 {
+        let refused = match attempt {
+            0 => antiphon_store::pending(&url).await.map(|_| ()),
+            1 => antiphon_store::migrate(&url).await.map(|_| ()),
+            2 => open_with(&restored, serving()).await.map(|_| ()),
+            _ => open_with(&restored, StoreOptions::default()).await.map(|_| ()),
+        };
+        let Err(StoreError::Unusable(reason)) = refused else { panic!("{attempt}: {refused:?}") };
+        assert!(reason.contains("restored.db-wal belongs to the database before it"), "{reason}");
+        let after = (std::fs::read(&restored).unwrap(), std::fs::read(&log).unwrap());
+        assert!(after == before, "attempt {attempt} changed a file");
+    }
+    std::fs::remove_file(&log).unwrap();
+    let store = open(&restored).await;
+    assert!(numbers(&store.load_chain(&project("p"), whole(3)).await.unwrap(), (1..=3).rev()));
+}
+
 #[tokio::test]
 async fn a_database_in_memory_needs_no_lock() {
     let open = || async { antiphon_store::open(&"sqlite::memory:".parse().unwrap(), serving()).await };
