@@ -179,7 +179,7 @@ impl Operations {
 
 impl Account {
     fn new(AccountView { account, state }: &AccountView, now: Timestamp) -> Self {
-        let cooldown = state.cooldown.filter(|cooldown| cooldown.until > now);
+        let cooldown = state.cooldown_at(now);
         Self {
             name: account.name.clone(),
             state: state.label(now),

@@ -109,7 +109,7 @@ impl Failures {
 
     /// Until when the account cools down for this caller.
     pub fn cooldown_until(&self, caller: Option<&str>, now: Timestamp) -> Option<Timestamp> {
-        self.streaks.get(caller?)?.cooldown_until.filter(|until| *until > now)
+        self.streaks.get(caller?)?.cooldown_until.filter(|until| is_ahead(*until, now))
     }
 }
 
@@ -129,7 +129,7 @@ impl Callers {
 
 impl Streak {
     fn is_cooling_down(&self, now: Timestamp) -> bool {
-        self.cooldown_until.is_some_and(|until| until > now)
+        self.cooldown_until.is_some_and(|until| is_ahead(until, now))
     }
 
     /// Returns whether a cooldown begins.
@@ -148,6 +148,11 @@ impl Streak {
         }
         begins
     }
+}
+
+/// Whether a cooldown is not over. One that seems to last longer than any began before the clock was set back.
+fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until.since(now) <= MAX_COOLDOWN
 }
 
 #[cfg(test)]
@@ -180,6 +185,17 @@ mod tests {
             Consequence::CooldownForAll,
             "two callers fail, so the account is the cause"
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_the_cooldowns_of_callers() {
+        let mut failures = Failures::default();
+        for _ in 0..3 {
+            failures.add(Some("a"), true, START);
+        }
+        assert!(failures.cooldown_until(Some("a"), START).is_some());
+        let before = START.minus(Duration::from_mins(5));
+        assert_eq!(failures.cooldown_until(Some("a"), before), None);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Collector for PoolCollector {
         let unit = Some(&Unit::Seconds);
         let mut gauge = encoder.encode_descriptor("account_cooling", help, unit, MetricType::Gauge)?;
         for AccountView { account, state } in &accounts {
-            let rest = state.cooldown.map_or(Duration::ZERO, |cooldown| cooldown.until.since(now));
+            let rest = state.cooldown_at(now).map_or(Duration::ZERO, |cooldown| cooldown.until.since(now));
             let labels = [("account", account.name.as_str())];
             ConstGauge::new(rest.as_secs_f64()).encode(gauge.encode_family(&labels)?)?;
         }

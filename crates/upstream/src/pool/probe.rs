@@ -46,8 +46,7 @@ impl Pool {
     pub async fn probe(self: &Arc<Self>, upstream: &Upstream) {
         let now = self.now();
         let is_failing = |view: &AccountView| {
-            let cooldown = view.state.cooldown.filter(|cooldown| cooldown.until > now);
-            cooldown.is_some_and(|cooldown| cooldown.reason == CooldownReason::Failures)
+            view.state.cooldown_at(now).is_some_and(|cooldown| cooldown.reason == CooldownReason::Failures)
         };
         let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
         let probes = failing.map(async |account| match upstream.list_models(&account).await {

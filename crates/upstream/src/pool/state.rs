@@ -15,6 +15,8 @@ const MAX_REQUESTED_COOLDOWN: Duration = Duration::from_hours(8 * 24);
 const QUOTA_COOLDOWN: Duration = Duration::from_hours(1);
 /// How long an upstream's statement that it lacks a model or an endpoint is believed.
 const MODEL_COOLDOWN: Duration = Duration::from_mins(5);
+/// No cooldown begins so much later than now, as the clocks of replicas may: this machine's clock was set back.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
 /// So many models are remembered that an upstream lacks.
 const MAX_MISSING: usize = 1_000;
 
@@ -24,6 +26,8 @@ pub struct AccountState {
     /// Turns that hold a lease.
     pub in_flight: u32,
     pub cooldown: Option<Cooldown>,
+    /// When the cooldown began, or was stored.
+    cooling_since: Option<Timestamp>,
     /// The upstream refuses its credential.
     pub is_disabled: bool,
     /// An operator has paused it.
@@ -95,13 +99,28 @@ impl AccountState {
             Readiness::Paused
         } else if self.is_disabled {
             Readiness::Disabled
-        } else if let Some(cooldown) = self.cooldown.filter(|cooldown| cooldown.until > now) {
+        } else if let Some(cooldown) = self.cooldown_at(now) {
             Readiness::Cooling(cooldown)
-        } else if self.missing_models.get(model).is_some_and(|until| *until > now) {
+        } else if self.missing_models.get(model).is_some_and(|until| is_believed(*until, now)) {
             Readiness::ModelMissing
         } else {
             Readiness::Ready
         }
+    }
+
+    /// The cooldown that is not over. Once the clock was set back, nobody knows what is left of one: it counts as over, as the upstream
+    /// says again if it limits the account.
+    pub fn cooldown_at(&self, now: Timestamp) -> Option<Cooldown> {
+        self.cooldown.filter(|cooldown| cooldown.until > now && !self.begins_later(now))
+    }
+
+    /// What replicas and the next start have to know of the cooldown, whether it is over or not.
+    pub fn shared_cooldown(&self, now: Timestamp) -> Option<Cooldown> {
+        self.cooldown.filter(|_| !self.begins_later(now))
+    }
+
+    fn begins_later(&self, now: Timestamp) -> bool {
+        self.cooling_since.is_some_and(|since| since.since(now) > MAX_CLOCK_DIFFERENCE)
     }
 
     /// As [`readiness`](Self::readiness), for a turn of this caller.
@@ -119,7 +138,7 @@ impl AccountState {
     /// The endpoints that its upstream does not have for a model.
     pub fn missing_endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
         let missing = self.missing_endpoints.get(model).into_iter().flatten();
-        missing.filter(move |(_, until)| *until > now).map(|(operation, _)| *operation)
+        missing.filter(move |(_, until)| is_believed(*until, now)).map(|(operation, _)| *operation)
     }
 
     /// The state's name in metrics and lists, whatever the model.
@@ -138,7 +157,7 @@ impl AccountState {
             Verdict::Served => {
                 self.failures.record_success(attempt.caller);
                 self.doubt = None;
-                self.cooldown.take_if(|cooldown| cooldown.until <= now);
+                self.cooldown = self.cooldown_at(now);
                 self.cooldowns = 0;
                 self.missing_models.remove(attempt.model);
             }
@@ -157,7 +176,7 @@ impl AccountState {
                 self.is_disabled = true;
             }
             Verdict::ModelMissing => {
-                self.missing_models.retain(|_, until| *until > now);
+                self.missing_models.retain(|_, until| is_believed(*until, now));
                 if self.missing_models.len() >= MAX_MISSING {
                     // Clients may make up any number of names.
                     self.missing_models.clear();
@@ -166,7 +185,7 @@ impl AccountState {
             }
             Verdict::EndpointMissing(operation) => {
                 self.missing_endpoints.retain(|_, missing| {
-                    missing.retain(|(_, until)| *until > now);
+                    missing.retain(|(_, until)| is_believed(*until, now));
                     !missing.is_empty()
                 });
                 if self.missing_endpoints.len() >= MAX_MISSING {
@@ -217,8 +236,9 @@ impl AccountState {
     }
 
     /// Takes over state from the store: that of another replica, of an operator, or from before a restart.
-    pub fn apply_stored(&mut self, cooldown: Option<Cooldown>, is_disabled: bool) {
+    pub fn apply_stored(&mut self, cooldown: Option<Cooldown>, is_disabled: bool, changed_at: Timestamp) {
         self.cooldown = cooldown;
+        self.cooling_since = Some(changed_at);
         self.is_disabled = is_disabled;
         if cooldown.is_none() {
             self.failures.reset();
@@ -227,14 +247,12 @@ impl AccountState {
     }
 
     fn record_failure(&mut self, attempt: Attempt<'_>, now: Timestamp) {
-        match self.cooldown {
+        if self.cooldown_at(now).is_some() {
             // Turns that fail during a cooldown were sent before it, and belong to the failures that caused it.
-            Some(cooldown) if cooldown.until > now => return,
-            Some(_) => {
-                self.cooldown = None;
-                self.failures.reset();
-            }
-            None => {}
+            return;
+        }
+        if self.cooldown.take().is_some() {
+            self.failures.reset();
         }
         let caller = attempt.caller.filter(|_| *attempt.verdict == Verdict::Failed);
         match self.failures.add(caller, attempt.has_alternative, now) {
@@ -245,7 +263,7 @@ impl AccountState {
     }
 
     fn start_cooldown(&mut self, reason: CooldownReason, until: Option<Timestamp>, now: Timestamp) {
-        let cooldown = self.cooldown.filter(|cooldown| cooldown.until > now);
+        let cooldown = self.cooldown_at(now);
         // A time that is over says nothing: every turn would ask the limited account first.
         let until = match until.filter(|until| *until > now) {
             Some(until) => until.min(now.plus(MAX_REQUESTED_COOLDOWN)),
@@ -258,8 +276,14 @@ impl AccountState {
         };
         if cooldown.is_none_or(|cooldown| cooldown.until < until) {
             self.cooldown = Some(Cooldown { until, reason });
+            self.cooling_since = Some(now);
         }
     }
+}
+
+/// Whether a statement that an upstream lacks something still counts.
+fn is_believed(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until.since(now) <= MODEL_COOLDOWN
 }
 
 // === impl CooldownReason ===
@@ -369,6 +393,27 @@ mod tests {
         assert_eq!(served.doubt, None);
         record(&mut state, &Verdict::CredentialInvalid, true, START);
         assert_eq!((state.doubt, state.readiness("m", START)), (None, Readiness::Disabled));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_prolongs_no_cooldown() {
+        let before = START.minus(Duration::from_hours(1));
+        let until = Some(after(15_000));
+        let mut state = AccountState::default();
+        record(&mut state, &Verdict::RateLimited { until }, true, START);
+        record(&mut state, &Verdict::ModelMissing, true, START);
+        let small = START.minus(Duration::from_secs(9));
+        assert_eq!(cooldown_ms(&state, small), Some(24_000), "clocks of replicas differ by that much");
+        assert_eq!((state.readiness("m", before), state.shared_cooldown(before)), (Readiness::Ready, None));
+        assert_eq!(state.label(before), "ready");
+        record(&mut state, &Verdict::RateLimited { until: Some(before.plus(QUOTA_COOLDOWN)) }, true, before);
+        assert_eq!(cooldown_ms(&state, before), Some(3_600_000), "what the upstream says now counts");
+
+        let mut restarted = AccountState::default();
+        let stored = until.map(|until| Cooldown { until, reason: CooldownReason::RateLimit });
+        restarted.apply_stored(stored, false, START);
+        assert_eq!(cooldown_ms(&restarted, START), Some(15_000));
+        assert_eq!(restarted.readiness("m", before), Readiness::Ready);
     }
 
     #[test]

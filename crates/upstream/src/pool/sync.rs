@@ -101,7 +101,8 @@ impl SyncState {
 
 impl Slot {
     fn to_stored(&self, now: Timestamp) -> StoredAccount {
-        let AccountState { cooldown, is_disabled, .. } = &self.state;
+        let AccountState { is_disabled, .. } = &self.state;
+        let cooldown = self.state.shared_cooldown(now);
         StoredAccount {
             name: self.account.name.clone(),
             identity: self.account.identity.clone(),
@@ -121,6 +122,7 @@ impl Slot {
         let to_cooldown = |(until, reason): &(Timestamp, String)| {
             Some(Cooldown { until: *until, reason: CooldownReason::parse(reason)? })
         };
-        self.state.apply_stored(row.cooling.as_ref().and_then(to_cooldown), row.disabled_at.is_some());
+        let cooldown = row.cooling.as_ref().and_then(to_cooldown);
+        self.state.apply_stored(cooldown, row.disabled_at.is_some(), row.changed_at);
     }
 }
