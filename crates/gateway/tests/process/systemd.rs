@@ -10,7 +10,9 @@ use antiphon_testkit::{Setup, Signal};
 use rustix::process::{Pid, kill_process};
 
 use crate::binary;
+use crate::command::antiphon;
 
+const PACKAGED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/deb/antiphon.toml");
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd/antiphon.service");
 /// The most that the unit may be exposed, of 10.
 const MAX_EXPOSURE: f64 = 2.0;
@@ -59,6 +61,26 @@ fn the_unit_is_valid_and_confined() {
     let (_, level) = security.rsplit_once("antiphon.service: ").expect("an exposure level");
     let level: f64 = level.split(' ').next().unwrap().parse().unwrap();
     assert!(level < MAX_EXPOSURE, "{security}");
+}
+
+#[tokio::test]
+async fn the_service_and_commands_with_its_configuration_use_one_database() {
+    const DATABASE: &str = "sqlite:///var/lib/antiphon/antiphon.db";
+    let directory = tempfile::tempdir().unwrap();
+    let shown = async |args: &[&str], environment: &[(&str, &str)]| {
+        let (code, shown, error) =
+            antiphon(directory.path(), &[&["config", "show"], args].concat(), environment).await;
+        assert_eq!(code, 0, "{error}");
+        shown
+    };
+    let with_file = shown(&["--config", PACKAGED], &[]).await;
+    assert!(with_file.contains(DATABASE), "{with_file}");
+    let unit = std::fs::read_to_string(UNIT).unwrap();
+    let variables = unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    let variables: Vec<_> = variables.collect();
+    assert!(variables.iter().all(|(name, _)| !name.starts_with("ANTIPHON_")), "they would override the file");
+    let without_url = shown(&[], &variables).await;
+    assert!(without_url.contains(DATABASE), "a file of an earlier version has no store.url: {without_url}");
 }
 
 /// Whether it succeeded, and all that it printed.
