@@ -67,6 +67,7 @@ async fn each_problem_has_its_line_and_none_hides_another() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = format!(
         "listen = \"{}\"\nadmin_listen = \"192.0.2.1:9\"\nstore.url = \"sqlite://a.db\"\n\
+         tls = {{ certificate = \"none.pem\", key = \"none.pem\" }}\n\
          [limits]\nmemory = \"512MiB\"\nmax_connections = 1000000\n\
          [[accounts]]\nname = \"no-secret\"\nbase_url = \"http://127.0.0.1:1\"\napi_key = {{ env = \"UNSET_KEY\" }}\n\
          [[accounts]]\nname = \"gone\"\nbase_url = \"http://127.0.0.1:1\"\napi_key = {{ value = \"sk-secret\" }}\n",
@@ -77,6 +78,7 @@ async fn each_problem_has_its_line_and_none_hides_another() {
         .unwrap();
     std::fs::write(dir.path().join("a.db"), "plain text, and long enough for a header of a database file")
         .unwrap();
+    std::fs::create_dir(dir.path().join("a.db.lock")).unwrap();
     std::thread::spawn(move || {
         while let Ok((connection, _)) = taken.accept() {
             drop(connection);
@@ -87,6 +89,8 @@ async fn each_problem_has_its_line_and_none_hides_another() {
     assert_finding(&report, "config", "problem", "UNSET_KEY");
     assert_finding(&report, "config.mode", "warning", "chmod 600");
     assert_finding(&report, "store.mode", "warning", "a.db");
+    assert_finding(&report, "store.access", "problem", "a.db.lock can't be written");
+    assert_finding(&report, "tls", "problem", "none.pem");
     assert_finding(&report, "store", "problem", "is not an SQLite database");
     assert_finding(&report, "account no-secret", "problem", "its secret can't be read");
     assert_finding(&report, "account gone", "problem", "antiphon accounts test gone");

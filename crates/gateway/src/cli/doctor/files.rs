@@ -1,10 +1,12 @@
 //! Who can read the files with secrets and responses, and how much room there is for more.
 
-use std::fs::Metadata;
+use std::fs::{Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use antiphon_store::{SqliteTarget, StoreUrl};
+use rustix::fs::Access;
 
 use super::Finding;
 use crate::config::{Loaded, StoreConfig};
@@ -24,6 +26,8 @@ pub fn check_config_file(loaded: &Loaded) -> Option<Finding> {
 /// The SQLite file, the files beside it and its directory.
 pub fn check(config: &StoreConfig) -> Vec<Finding> {
     let Ok(StoreUrl::Sqlite(SqliteTarget::File(database))) = config.target() else { return Vec::new() };
+    // The files beside it are beside the file that a link leads to.
+    let database = database.canonicalize().unwrap_or(database);
     let beside = |suffix: &str| {
         let mut name = database.clone().into_os_string();
         name.push(suffix);
@@ -37,6 +41,8 @@ pub fn check(config: &StoreConfig) -> Vec<Finding> {
     if open.is_empty() && database.exists() {
         findings.push(Finding::ok("store.mode", "other users of this machine can't read the store"));
     }
+    let files = ["", "-wal", "-shm", ".lock"].map(beside);
+    findings.extend(check_access(&database, &files));
     findings.push(check_space(&database));
     findings
 }
@@ -51,15 +57,38 @@ fn open_to_others(check: &str, path: &Path, found: &Metadata) -> Finding {
     Finding::warning(check, message, format!("chmod 600 {shown}"))
 }
 
+/// What this user cannot write, of the directory and of the files that exist.
+fn check_access(database: &Path, files: &[PathBuf]) -> Vec<Finding> {
+    let directory = nearest_directory(database).map(|path| {
+        let access = rustix::fs::access(&path, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from);
+        (path, access)
+    });
+    let files = files.iter().filter(|path| path.exists()).map(|path| {
+        let opened = OpenOptions::new().read(true).append(true).open(path);
+        (path.clone(), opened.map(drop))
+    });
+    let advice =
+        "a gateway of this user can't use the store: give the user who runs it access, or set store.url";
+    let refused = |(path, access): (PathBuf, io::Result<()>)| {
+        let message = format!("{} can't be written by this user: {}", path.display(), access.err()?);
+        Some(Finding::problem("store.access", message, advice))
+    };
+    directory.into_iter().chain(files).filter_map(refused).collect()
+}
+
+/// The directory of a database, or where that would be created.
+fn nearest_directory(database: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
+    absolute.ancestors().skip(1).find(|directory| directory.exists()).map(Path::to_owned)
+}
+
 /// Of the disk with the nearest directory that exists.
 fn check_space(database: &Path) -> Finding {
-    let absolute = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
-    let directory = absolute.ancestors().skip(1).find(|directory| directory.exists());
-    let Some(directory) = directory else {
+    let Some(directory) = nearest_directory(database) else {
         return Finding::warning("disk", "the directory of the database was not found", "correct store.url");
     };
     let shown = directory.display();
-    match rustix::fs::statvfs(directory) {
+    match rustix::fs::statvfs(&directory) {
         Err(error) => {
             Finding::warning("disk", format!("the free space in {shown} is not known: {error}"), "")
         }

@@ -1,14 +1,17 @@
-//! Whether the addresses to listen on are free, or served by a gateway already.
+//! Whether the addresses to listen on are free, or served by a gateway already, and the certificate can be used.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use antiphon_store::SystemClock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{DEADLINE, Finding};
 use crate::config::Config;
+use crate::tls::Tls;
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 /// Antiphon's answers, to plain HTTP and to plain HTTP where it serves HTTPS.
@@ -20,7 +23,18 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     if let Some(address) = config.admin_listen {
         findings.push(check_address("admin_listen", address).await);
     }
+    findings.extend(check_tls(config));
     findings
+}
+
+fn check_tls(config: &Config) -> Option<Finding> {
+    let loaded = Tls::load(config.tls.clone()?, Arc::new(SystemClock));
+    Some(match loaded {
+        Ok(_) => Finding::ok("tls", "the certificate and its key can be used"),
+        Err(error) => {
+            Finding::problem("tls", error.to_string(), "a gateway refuses to start until this works")
+        }
+    })
 }
 
 async fn check_address(key: &str, address: SocketAddr) -> Finding {
