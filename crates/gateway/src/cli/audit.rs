@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long)]
     target: Option<String>,
     /// The most changes to show, the newest first
-    #[arg(long, value_name = "COUNT", default_value = "100")]
+    #[arg(long, value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Print the JSON object of the admin API
     #[arg(long)]

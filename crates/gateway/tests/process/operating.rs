@@ -79,6 +79,10 @@ async fn a_first_configuration_file_is_written_once_and_loads() {
             &["config", "init", "--force", "--upstream", "openai", "--api-key-env", "sk-secret"],
             "not the key itself",
         ),
+        (
+            &["config", "init", "--force", "--upstream", "ollama", "--store", "~/a.db"],
+            "write out the home directory",
+        ),
     ] {
         let (code, _, error) = antiphon(dir.path(), args, &[]).await;
         assert!(code == 1 && error.contains(told) && !error.contains("sk-secret"), "{args:?}: {error}");
@@ -172,6 +176,7 @@ async fn the_audit_log_is_searched_by_time_actor_action_and_target() {
     assert!(actions(&["--from", &revoked]).await.contains(&"key.revoked".to_owned()));
     let (code, shown, _) = run(&["audit", "--action", "key.revoked"]).await;
     assert!(code == 0 && shown.contains("command_line") && shown.contains("key.revoked"), "{shown}");
+    assert_eq!(run(&["audit", "--limit", "0"]).await.0, 2);
     let (code, _, error) = run(&["audit", "--from", "yesterday"]).await;
     assert!(code == 2 && error.contains("expected an RFC 3339 time"), "{error}");
 }

@@ -70,6 +70,10 @@ impl Arguments {
         } else {
             self.answers(&mut io::empty(), &mut io::sink())?
         };
+        ensure!(
+            !answers.store.as_ref().is_some_and(|url| url.starts_with("sqlite://~/")),
+            "write out the home directory in the path of the store: only a shell replaces `~`"
+        );
         let environment = Environment::from_process();
         let text = answers.to_toml();
         let cwd = std::env::current_dir().context("cannot determine the working directory")?;
