@@ -76,7 +76,7 @@ fn escaped_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + '
 }
 
 /// Escapes what ends a line, or changes how a terminal shows the text after it.
-fn escape_control(text: &str) -> Cow<'_, str> {
+pub fn escape_control(text: &str) -> Cow<'_, str> {
     let is_control = |c: char| {
         let reorders = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')

@@ -7,6 +7,7 @@ use super::output::{print_line, print_note};
 use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
 use crate::operations::{AuditEntry, AuditSearch, OperationError};
+use crate::telemetry::escape_control;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -74,7 +75,8 @@ fn print_table(entries: &[AuditEntry]) -> anyhow::Result<()> {
     print_line!("{:<24} {:<14} {:<20} {:<24} detail", "time", "actor", "action", "target")?;
     for AuditEntry { at, actor, action, target, detail, .. } in entries {
         let detail: Vec<String> = detail.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        print_line!("{at:<24} {actor:<14} {action:<20} {target:<24} {}", detail.join(" ").trim_end())?;
+        let line = format!("{at:<24} {actor:<14} {action:<20} {target:<24} {}", detail.join(" "));
+        print_line!("{}", escape_control(line.trim_end()))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::output::{self, print_line};
 use super::{exit_with_usage_error, print_json};
 use crate::config::Loaded;
 use crate::operations::OperationError;
+use crate::telemetry::escape_control;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -80,7 +81,9 @@ fn print_table(report: &Report) -> anyhow::Result<()> {
     if report.groups().is_empty() {
         return print_line!("no turns");
     }
-    let rows: Vec<_> = report.groups().iter().map(Group::cells).collect();
+    // Tenants choose the names of models.
+    let escaped = |group: &Group| group.cells().map(|cell| escape_control(&cell).into_owned());
+    let rows: Vec<_> = report.groups().iter().map(escaped).collect();
     let lines = || std::iter::once(Report::HEADER.map(str::to_owned)).chain(rows.iter().cloned());
     // Empty columns are left out.
     let is_shown = |column: usize| column >= 5 || rows.iter().any(|row| !row[column].is_empty());

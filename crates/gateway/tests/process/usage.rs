@@ -30,11 +30,15 @@ async fn usage_is_printed_as_table_json_and_csv() {
         let group = &report["data"][0];
         assert_eq!((&group["turns"], &group["model"]), (&json!(3), &json!("sim")), "while the gateway runs");
         assert_eq!((&group["cost_usd"], &report["has_more"]), (&json!("0.000420000"), &json!(false)));
+        gateway.client.created(json!({"model": "\u{1b}]0;x\u{7}\n\u{202e}", "input": "x"})).await;
         assert!(gateway.terminate().await.1);
         let (_, csv, _) = run(&["--csv", "--account", "one"]).await;
-        assert!(csv.starts_with("start,project,") && csv.contains("\r\n,,,,,3,0,0,0,300,0,30,"), "{csv}");
+        assert!(csv.starts_with("start,project,") && csv.contains("\r\n,,,,,4,0,"), "{csv}");
         let (_, table, _) = run(&["--group-by", "account"]).await;
-        assert!(table.contains("account  turns") && table.contains("one          3"), "{table}");
+        assert!(table.contains("account  turns") && table.contains("one          4"), "{table}");
+        let (_, table, _) = run(&["--group-by", "model"]).await;
+        assert!(table.contains(r"\u{1b}]0;x\u{7}\n\u{202e}"), "{table}");
+        assert!(!table.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{table}");
         let (_, table, _) = run(&["--account", "two"]).await;
         assert!(table.ends_with("no turns\n"), "{table}");
         let (code, _, error) = run(&["--key", "typo"]).await;

@@ -10,6 +10,7 @@ use crate::cli::output::print_line;
 use crate::cli::print_json;
 use crate::config::Config;
 use crate::operations::{Answer, AskModel, TestedAccount};
+use crate::telemetry::escape_control;
 
 pub fn run(config: &Config, args: &TestArgs) -> anyhow::Result<()> {
     let all = || config.accounts.iter().map(|account| account.name.as_str()).collect();
@@ -45,17 +46,16 @@ fn print(tested: &TestedAccount) -> anyhow::Result<()> {
         None => "API not known",
     };
     let server = server.map_or_else(String::new, |server| format!(" ({server})"));
-    print_line!("{account:<20} {}", error.clone().unwrap_or_else(|| format!("ok: {api}{server}")))?;
+    let outcome = error.clone().unwrap_or_else(|| format!("ok: {api}{server}"));
+    print_line!("{account:<20} {}", escape_control(&outcome))?;
     if let Some(Answer { model, text, milliseconds, usage }) = answer {
         let seconds = *milliseconds as f64 / 1_000.0;
         let tokens = |name: &str| usage[name].as_u64().map_or("?".to_owned(), |tokens| tokens.to_string());
         let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
         let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let text: String = text.chars().filter(|c| !c.is_control()).take(500).collect();
-        print_line!(
-            "{:<20} {model}: {text:?} ({seconds:.1} s, {input} input and {output} output tokens)",
-            ""
-        )?;
+        let answer = format!("{model}: {text:?} ({seconds:.1} s, {input} input and {output} output tokens)");
+        print_line!("{:<20} {}", "", escape_control(&answer))?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::output::print_line;
 use super::print_json;
 use crate::config::{Config, Loaded};
+use crate::telemetry::escape_control;
 
 /// How long a check may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -132,7 +133,9 @@ impl Finding {
             Status::Warning => "warning",
             Status::Problem => "problem",
         };
-        let message = message.replace('\n', "\n         ");
+        // Parts of it come from upstreams.
+        let lines: Vec<_> = message.lines().map(escape_control).collect();
+        let message = lines.join("\n         ");
         print_line!("{status:<8} {check}: {message}")?;
         if let Some(advice) = advice {
             print_line!("         -> {advice}")?;
