@@ -16,6 +16,7 @@ mod dialect;
 mod door;
 mod failure;
 mod framing;
+mod kept;
 mod limit;
 mod memory;
 mod metrics;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{Event, EventKind, output_index, sequence_number};
+use antiphon_protocol::event::{Event, EventKind, sequence_number};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
@@ -19,8 +19,9 @@ use bytes::Bytes;
 
 use super::correction::Corrections;
 use super::framing::Framing;
+use super::kept::Kept;
 use super::passage::Passage;
-use super::record::{Finished, Items, output_of};
+use super::record::{Finished, output_of};
 
 /// Passes events on, rewrites those that carry the response, and keeps what has to be stored.
 pub struct Relay {
@@ -28,12 +29,7 @@ pub struct Relay {
     owned: Owned,
     /// What the client does not get of items; they are kept whole.
     hidden: HiddenParts,
-    /// Finished output items; none if nobody needs them.
-    items: Items,
-    /// What keeping them takes.
-    kept_bytes: usize,
-    /// How much it may take; `None` keeps none.
-    max_kept_bytes: Option<usize>,
+    kept: Kept,
     /// The upstream's own id of the response, once it is known.
     upstream_id: Option<String>,
     snapshot: Option<Snapshot>,
@@ -93,9 +89,7 @@ impl Relay {
             framing,
             owned,
             hidden: HiddenParts::NOTHING,
-            items: Items::new(),
-            kept_bytes: 0,
-            max_kept_bytes,
+            kept: Kept::new(max_kept_bytes),
             upstream_id: None,
             snapshot: None,
             events: 0,
@@ -136,12 +130,12 @@ impl Relay {
 
     /// Whether it keeps finished items.
     pub fn has_items(&self) -> bool {
-        !self.items.is_empty()
+        !self.kept.items().is_empty()
     }
 
     /// What keeping finished items takes.
     pub fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+        self.kept.size_bytes()
     }
 
     /// The number of the last event with one that was passed on.
@@ -269,7 +263,9 @@ impl Relay {
             EventKind::Snapshot => self.rewrite_snapshot(event),
             EventKind::ItemAdded => self.rewrite_item(event),
             EventKind::ItemDone => {
-                self.keep_item(event)?;
+                if !event.data().is_none_or(|data| self.kept.keep(&data)) {
+                    return Err(BadStream::OutputTooLarge);
+                }
                 self.rewrite_item(event)
             }
             EventKind::Error => {
@@ -319,10 +315,10 @@ impl Relay {
 
     fn ended_by(&self, event: &Event, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Terminal {
         let ResponseEvent { event: object, response: original } = carrying;
-        let mut finished = Finished::from_upstream(Bytes::new(), original, &self.items, implied);
+        let mut finished = Finished::from_upstream(Bytes::new(), original, self.kept.items(), implied);
         let mut rewritten = self.owned.rewrite_event(carrying);
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
-        let is_kept = self.max_kept_bytes.is_some();
+        let is_kept = self.kept.is_wanted();
         if is_kept && finished.status == Status::Failed && original.get("output") != Some(&*finished.output) {
             rewritten.replace_response(|response| response::with_output(response, &finished.output).ok());
         }
@@ -386,20 +382,6 @@ impl Relay {
         self.framing.render(kind.as_bytes(), data)
     }
 
-    fn keep_item(&mut self, event: &Event) -> Result<(), BadStream> {
-        let (Some(max_kept_bytes), Some(data)) = (self.max_kept_bytes, event.data()) else { return Ok(()) };
-        if let Some(item) = json::member(&data, "item") {
-            self.kept_bytes += item.len() + size_of::<((u64, usize), Bytes)>();
-            if self.kept_bytes > max_kept_bytes {
-                return Err(BadStream::OutputTooLarge);
-            }
-            let last = || self.items.last_key_value().map_or(0, |((position, _), _)| *position);
-            let place = (output_index(&data).unwrap_or_else(last), self.items.len());
-            self.items.insert(place, Bytes::copy_from_slice(item));
-        }
-        Ok(())
-    }
-
     fn keep_error(&mut self, data: &[u8]) {
         let error = json::member(data, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(data);
         let text = |name| json::string_member(error, name).map(Into::into);
@@ -448,7 +430,7 @@ impl Relay {
     }
 
     fn ended(&self, ending: Ending<'_>, skeleton: impl FnOnce() -> Vec<u8>) -> Finished {
-        let output = output_of(&self.items);
+        let output = output_of(self.kept.items());
         let shown = self.hidden.hide_in_array(&output);
         let snapshot = self.snapshot.as_ref().map(|snapshot| &snapshot.shown);
         let snapshot = snapshot.filter(|snapshot| json::validate(snapshot).is_ok());

@@ -284,7 +284,7 @@ fn items_without_end_break_the_stream_and_what_was_kept_before_is_bounded() {
         }
     };
     assert_eq!(error.to_string(), "its output is larger than the limit");
-    assert_eq!((pushed, relay.items.len()), (10, 9));
+    assert_eq!((pushed, relay.kept.items().len()), (10, 9));
     let finished = relay.fail(&api_error(), || relay.owned.skeleton("m", 1)).finished;
     assert!(finished.output.len() < MAX_KEPT_BYTES);
 }
@@ -296,7 +296,7 @@ fn what_nobody_needs_is_not_kept() {
         (Relay::new(owned, Framing::Sse, None), decoder(), VecDeque::new());
     events.push(Piece::Bytes(Bytes::from(format!("{}{END}", items(60)))));
     assert!(relay.push(&mut events, &mut out).unwrap().is_some());
-    assert_eq!((relay.items.len(), relay.kept_bytes), (0, 0));
+    assert_eq!((relay.kept.items().len(), relay.kept_bytes()), (0, 0));
     assert_eq!(text(&out), items(60), "all of it is passed on");
 }
 
