@@ -38,6 +38,9 @@ use self::sync::SyncState;
 use crate::account::{Account, ModelList, Offer};
 use crate::settings::{AccountSettings, RoutingSettings};
 
+/// How soon a turn that waits notices that a cooldown has begun or ended meanwhile.
+const RECHECK: Duration = Duration::from_secs(1);
+
 /// All accounts of the configuration.
 #[derive(Debug)]
 pub struct Pool {
@@ -175,12 +178,19 @@ impl Pool {
     async fn wait(self: &Arc<Self>, mut ticket: Ticket, wanted: Wanted<'_>) -> Result<Lease, Shortage> {
         loop {
             let time_until_ready = self.lock().time_until_ready(wanted, self.clock.now());
-            let Some(time_until_ready) = time_until_ready else { return ticket.outcome().await };
-            match tokio::time::timeout(time_until_ready, ticket.outcome()).await {
-                Ok(outcome) => return outcome,
-                Err(_elapsed) => self.dispatch(),
+            let time = time_until_ready.unwrap_or(RECHECK).min(RECHECK);
+            if let Ok(outcome) = tokio::time::timeout(time, ticket.outcome()).await {
+                return outcome;
+            }
+            if !self.has_to_wait(wanted) {
+                self.dispatch();
             }
         }
+    }
+
+    fn has_to_wait(&self, wanted: Wanted<'_>) -> bool {
+        let (inner, now) = (self.lock(), self.clock.now());
+        inner.pick_slot(wanted, now).is_err_and(|shortage| inner.is_worth_waiting_for(shortage, now))
     }
 
     /// Changes an account's state by an attempt to serve a turn of `caller`.

@@ -335,3 +335,18 @@ async fn a_waiting_turn_gets_an_account_whose_cooldown_ends() {
     clock.advance(20);
     assert_ne!(waiting.await.unwrap().account().name, held.account().name);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_turn_gets_an_account_whose_cooldown_began_and_ended_meanwhile() {
+    let (pool, clock) = pool(&[account("a1", Some(1))], routing());
+    let held = pool.choose(wanted("m")).await.unwrap();
+    let waiting = pool.choose(wanted("m"));
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let until = Some(Timestamp::from_unix_ms(20));
+    held.record_attempt(&Verdict::RateLimited { until }, "m", Some("caller"));
+    drop(held);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    clock.advance(20);
+    waiting.await.unwrap();
+}
