@@ -28,6 +28,8 @@ use crate::body_memory::Reservation;
 use antiphon_upstream::pool::Verdict;
 
 pub(super) const TOO_LARGE: &str = "its reply is larger than the limit";
+/// Smaller pieces of a reply are copied together, as each takes more memory than its bytes.
+const MIN_PIECE_BYTES: usize = 4096;
 const NOT_A_RESPONSE: &str = "its reply is not a response object";
 
 /// A finished response; it is durable if it is to be stored.
@@ -295,7 +297,7 @@ impl Turn {
         mut body: ReplyBody,
         memory: &mut Reservation,
     ) -> Result<Bytes, FailedAttempt> {
-        let (mut pieces, mut size_bytes) = (Vec::new(), 0);
+        let (mut pieces, mut small, mut size_bytes) = (Vec::new(), Vec::new(), 0);
         let cut_off = |error| {
             tracing::warn!(account.id = %account.name, error, "the upstream's reply was cut off");
             Failure::UpstreamFailed("its reply was cut off".into())
@@ -306,7 +308,17 @@ impl Turn {
                 return Err(FailedAttempt::neutral(Failure::UpstreamFailed(TOO_LARGE.into())));
             }
             self.reserve_for_reply(memory, size_bytes).await.map_err(FailedAttempt::neutral)?;
-            pieces.push(piece);
+            if pieces.is_empty() || (small.is_empty() && piece.len() >= MIN_PIECE_BYTES) {
+                pieces.push(piece);
+                continue;
+            }
+            small.extend_from_slice(&piece);
+            if small.len() >= MIN_PIECE_BYTES {
+                pieces.push(std::mem::take(&mut small).into());
+            }
+        }
+        if !small.is_empty() {
+            pieces.push(small.into());
         }
         Ok(if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() })
     }

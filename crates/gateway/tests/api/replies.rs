@@ -97,3 +97,19 @@ async fn a_collected_reply_takes_memory_until_the_client_has_read_it() {
         nothing_is_held(&gateway).await;
     }
 }
+
+#[tokio::test]
+async fn a_collected_reply_is_whole_whatever_pieces_it_arrives_in() {
+    let (upstream, gateway) = over("").await;
+    let text: String = (0..3_000).map(|n| format!("{n} ")).collect();
+    let content = json!([{"type": "output_text", "text": text}]);
+    let item = json!({"type": "message", "id": "msg_1", "role": "assistant", "content": content});
+    let reply =
+        json!({"id": "resp_1", "object": "response", "status": "completed", "output": [item]}).to_string();
+    for size in [7, 3_000, 5_000, reply.len()] {
+        let script = Script::stream_bytes(reply.clone()).content_type("application/json");
+        upstream.script(script.writes_of(size));
+        let response = gateway.client.created(ask(false)).await;
+        assert_eq!(response["output"][0]["content"][0]["text"], text, "pieces of {size} bytes");
+    }
+}
