@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use super::readers::lock;
 
-/// How many entries are moved together. More of them share more pages, and take more memory: 150 bytes each.
+/// How many entries are moved together. More of them share more pages, and take more memory: 150 bytes each, and at most 700 with
+/// the longest ids. While they move, about as many gather, and a commit adds at most as many at once.
 const GENERATION: usize = 16_384;
 /// The least that a commit moves. It moves twice as many as the last one added, if that is more, and so gets ahead of them.
 const LEAST_MOVED: usize = 64;

@@ -15,7 +15,7 @@ use super::read::{LIST_DELETED, LOAD_CHAIN, LOAD_ITEMS};
 use super::readers::lock;
 use super::*;
 use crate::request_log::NEWEST_TO_PURGE;
-use crate::{Durability, LogRow, Status, StoredResponse, StoredTurn};
+use crate::{Durability, Json, LogRow, Status, StoredResponse, StoredTurn};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
@@ -176,7 +176,10 @@ fn no_statement_reads_a_table_from_end_to_end() {
 }
 
 fn record(n: u8) -> Record {
-    let id = ResponseId::mint(u64::from(n), &[n; 10]);
+    record_of(ResponseId::mint(u64::from(n), &[n; 10]), vec![b'x'; 12_000].into())
+}
+
+pub(super) fn record_of(id: ResponseId, input: Json) -> Record {
     let project = ProjectId::new("p");
     let turn = StoredTurn {
         id,
@@ -188,7 +191,7 @@ fn record(n: u8) -> Record {
         upstream_id: None,
         model: "m".into(),
         expires_at: None,
-        input: vec![b'x'; 12_000].into(),
+        input,
         referenced: Vec::new(),
         output: "[]".into(),
         deletes: None,

@@ -3,14 +3,12 @@ use std::path::Path;
 use antiphon_protocol::id::ResponseId;
 use futures_util::future::join_all;
 
+use super::super::tests::record_of;
 use super::super::{SqliteStore, copy, open};
 use super::*;
 use crate::copy::{Bounds, TABLES, Table};
 use crate::url::SqliteTarget;
-use crate::{
-    FoundItems, LogRow, PurgeProgress, Record, Responses, Status, Store, StoreOptions, StoredResponse,
-    StoredTurn, Timestamp,
-};
+use crate::{FoundItems, PurgeProgress, Record, Responses, Store, StoreOptions, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_000_000_000);
 
@@ -40,24 +38,7 @@ fn item(n: u64) -> ItemId {
 fn turn(n: u64, items: impl IntoIterator<Item = u64>) -> Record {
     let items: Vec<(ItemId, u32)> = items.into_iter().map(item).zip(0..).collect();
     let input: Vec<String> = items.iter().map(|(id, _)| format!(r#"{{"id":"{}"}}"#, id.as_str())).collect();
-    let turn = StoredTurn {
-        id: id(n),
-        parent: None,
-        depth: 1,
-        status: Status::Completed,
-        account: "a".into(),
-        boundary: "b".into(),
-        upstream_id: None,
-        model: "m".into(),
-        expires_at: None,
-        input: format!("[{}]", input.join(",")).into(),
-        referenced: Vec::new(),
-        output: "[]".into(),
-        deletes: None,
-    };
-    let log = LogRow::bare(NOW, turn.id);
-    let response = StoredResponse { turn, created_at: NOW, body: "{}".into() };
-    Record { project: project(), response, items, log, settlement: None, append: None, needs_parent: false }
+    Record { items, ..record_of(id(n), format!("[{}]", input.join(",")).into()) }
 }
 
 async fn is_found(store: &SqliteStore, n: u64) -> bool {
