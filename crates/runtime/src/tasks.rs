@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::signal::{Listener, Signal};
@@ -30,6 +31,16 @@ impl Tasks {
     /// Runs a future to its end, unless the shutdown times out first.
     pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, future: F) {
         self.spawn_on(&Handle::current(), future);
+    }
+
+    /// Runs a future to its end, even when the returned one is dropped. `None` if it panicked, or the shutdown timed out first.
+    pub async fn complete<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.spawn(async move { drop(sender.send(future.await)) });
+        receiver.await.ok()
     }
 
     /// Like [`spawn`](Self::spawn), on the given runtime.

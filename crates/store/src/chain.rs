@@ -290,10 +290,12 @@ impl Chains {
         Ok(appended)
     }
 
-    /// Hides a response at once, also when this future is dropped. `false` if there is no live response with this id.
+    /// Hides a response at once. `false` if there is no live response with this id.
+    ///
+    /// Run it to its end: when it is dropped, the deletion may still happen, so the response stays hidden in this process.
     ///
     /// # Errors
-    /// A [write error](StoreError#write-errors). After [`StoreError::Deadline`] the response stays hidden in this process.
+    /// A [write error](StoreError#write-errors). After [`StoreError::Deadline`] the response stays hidden as well.
     pub async fn delete(
         &self,
         project: &ProjectId,
@@ -301,17 +303,11 @@ impl Chains {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         self.cache.hide(project, id);
-        let (store, cache, project) = (Arc::clone(&self.store), Arc::clone(&self.cache), project.clone());
-        // A task of its own, so that what is hidden is forgotten even when the caller goes away.
-        let deletion = tokio::spawn(async move {
-            let result = store.delete(&project, id, now).await;
-            // After a deadline the deletion may still happen: the response stays hidden.
-            if !matches!(result, Err(StoreError::Deadline(_))) {
-                cache.forget(&project, id);
-            }
-            result
-        });
-        deletion.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+        let result = self.store.delete(project, id, now).await;
+        if !matches!(result, Err(StoreError::Deadline(_))) {
+            self.cache.forget(project, id);
+        }
+        result
     }
 
     /// The items with these ids, of responses and of conversations, if they come to no more than `max_bytes`.

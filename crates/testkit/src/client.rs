@@ -11,6 +11,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use crate::eventually::in_time;
+
 /// Talks to one gateway.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -85,7 +87,7 @@ impl Client {
         request.headers_mut().extend(
             headers.iter().cloned().map(|(name, value)| (http::HeaderName::from_static(name), value)),
         );
-        self.http.request(request).await.ok()
+        in_time("a reply", self.http.request(request)).await.ok()
     }
 
     pub async fn request(
@@ -109,7 +111,7 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> Option<Reply> {
         let (head, body) = self.send(method, path, headers, body).await?.into_parts();
-        let body = body.collect().await.ok()?.to_bytes();
+        let body = in_time("the whole reply", body.collect()).await.ok()?.to_bytes();
         Some(Reply { status: head.status, headers: head.headers, body })
     }
 
@@ -224,7 +226,7 @@ impl Events {
                 let name = String::from_utf8_lossy(frame.event().unwrap_or_default()).into_owned();
                 return Some(Event { name, data: data.into_owned().into(), raw: frame.raw.clone() });
             }
-            let Ok(frame) = self.body.frame().await? else {
+            let Ok(frame) = in_time("an event", self.body.frame()).await? else {
                 self.is_cut = true;
                 return None;
             };

@@ -39,8 +39,13 @@ pub async fn eventually<A: Awaited>(what: &str, mut ask: impl AsyncFnMut() -> A)
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    let found = tokio::time::timeout(PATIENCE, asking).await;
-    found.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    in_time(what, asking).await
+}
+
+/// Waits for what a test cannot go on without, and panics when it never comes.
+pub(crate) async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    let came = tokio::time::timeout(PATIENCE, future).await;
+    came.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 #[cfg(test)]

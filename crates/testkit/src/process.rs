@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -24,10 +24,12 @@ pub struct Process {
 
 type Stderr = Lines<BufReader<ChildStderr>>;
 
+type LogLines = Arc<Mutex<Vec<String>>>;
+
 /// What becomes of the log.
 enum Log {
     /// It is read as it comes.
-    Read(JoinHandle<Vec<String>>),
+    Read(LogLines, JoinHandle<()>),
     /// It stays in the pipe until the process is terminated.
     Left(Stderr),
 }
@@ -42,7 +44,9 @@ impl Process {
     /// As [`start`](Self::start), for a gateway that may refuse to start; returns what it logged then.
     pub async fn try_start(binary: &Path, setup: &Setup) -> Result<Self, Vec<String>> {
         let (url, child, log) = spawn(binary, setup).await?;
-        Ok(Self { client: Client::new(&url), url, child, log: Log::Read(tokio::spawn(rest(log))) })
+        let lines = LogLines::default();
+        let reading = tokio::spawn(read(log, Arc::clone(&lines)));
+        Ok(Self { client: Client::new(&url), url, child, log: Log::Read(lines, reading) })
     }
 
     /// As [`start`](Self::start), but nobody reads the log: its pipe fills up.
@@ -117,13 +121,26 @@ impl Process {
         self.child.kill().await.expect("the process can be killed");
     }
 
+    /// Whether a line of what it has logged by now contains this.
+    pub fn has_logged(&self, text: &str) -> bool {
+        match &self.log {
+            Log::Read(lines, _) => lines.lock().expect("no panic").iter().any(|line| line.contains(text)),
+            Log::Left(_) => false,
+        }
+    }
+
     /// SIGTERM; returns what it logged and whether it ended with success.
     pub async fn terminate(mut self) -> (Vec<String>, bool) {
         self.signal(Signal::TERM);
-        let lines = match self.log {
-            Log::Read(reading) => reading.await.expect("reading does not panic"),
-            Log::Left(log) => rest(log).await,
+        let (lines, reading) = match self.log {
+            Log::Read(lines, reading) => (lines, reading),
+            Log::Left(log) => {
+                let lines = LogLines::default();
+                (Arc::clone(&lines), tokio::spawn(read(log, lines)))
+            }
         };
+        reading.await.expect("reading does not panic");
+        let lines = std::mem::take(&mut *lines.lock().expect("no panic"));
         (lines, self.child.wait().await.expect("it ends").success())
     }
 }
@@ -171,12 +188,10 @@ fn write_config(setup: &Setup) -> PathBuf {
     file
 }
 
-async fn rest(mut log: Stderr) -> Vec<String> {
-    let mut lines = Vec::new();
+async fn read(mut log: Stderr, lines: LogLines) {
     while let Ok(Some(line)) = log.next_line().await {
-        lines.push(line);
+        lines.lock().expect("no panic").push(line);
     }
-    lines
 }
 
 pub(crate) fn pid(id: u32) -> Pid {

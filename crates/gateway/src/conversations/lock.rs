@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::id::ProjectId;
-use antiphon_store::{ConversationLock, Store, StoreError, StoredConversation};
+use antiphon_store::{ConversationLock, Store, StoreError, StoredConversation, Timestamp};
 use uuid::Uuid;
 
 use super::room::Grown;
@@ -58,17 +58,32 @@ impl Conversations {
             if conversation.locked_until.is_none_or(|until| until <= now) {
                 let lock =
                     ConversationLock { project: project.clone(), conversation: conversation.id, holder };
-                // If this future is dropped, the lock may have been taken.
-                let held = self.locks.hold(lock.clone());
-                let until = now.plus(LEASE);
-                if self.store().lock_conversation(&lock, conversation.version, now, until).await? {
+                if let Some(held) = self.take(lock, conversation.version, now).await? {
                     self.check_room(project, one_more(&conversation)).await?;
                     return Ok((conversation, held));
                 }
-                held.end();
             }
             patience.wait().await?;
         }
+    }
+
+    /// Takes a lock; `None` if the conversation has another version by now, or is locked. When this future is dropped, the lock is
+    /// released once the store has taken it: an earlier release could overtake that.
+    async fn take(
+        &self,
+        lock: ConversationLock,
+        version: u64,
+        now: Timestamp,
+    ) -> Result<Option<HeldLock>, ConversationError> {
+        let (store, held) = (Arc::clone(self.store()), self.locks.hold(lock.clone()));
+        let taking = async move {
+            let is_taken = store.lock_conversation(&lock, version, now, now.plus(LEASE)).await;
+            if let Ok(false) = is_taken {
+                held.end();
+            }
+            is_taken.map(|is_taken| is_taken.then_some(held))
+        };
+        Ok(self.tasks.complete(taking).await.ok_or(ConversationError::Internal)??)
     }
 
     /// Renews the locks of the turns that run here.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use antiphon_protocol::conversation::NewConversation;
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId};
-use antiphon_runtime::Clock;
+use antiphon_runtime::{Clock, Tasks};
 use antiphon_store::chain::Chains;
 use antiphon_store::{ConversationItem, Store, StoredConversation};
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use self::room::{Grown, ProjectSizes};
 pub struct Conversations {
     chains: Arc<Chains>,
     clock: Arc<dyn Clock>,
+    tasks: Tasks,
     /// How long responses of deleted conversations live; `None` means for ever.
     retention: Option<Duration>,
     limits: ConversationLimits,
@@ -45,11 +46,12 @@ impl Conversations {
     pub fn new(
         chains: Arc<Chains>,
         clock: Arc<dyn Clock>,
+        tasks: Tasks,
         retention: Option<Duration>,
         limits: ConversationLimits,
     ) -> Self {
         let locks = Arc::new(Locks::new(Arc::clone(chains.store())));
-        Self { chains, clock, retention, limits, locks, sizes: ProjectSizes::default() }
+        Self { chains, clock, tasks, retention, limits, locks, sizes: ProjectSizes::default() }
     }
 
     fn store(&self) -> &Arc<dyn Store> {

@@ -210,7 +210,11 @@ impl Conversations {
             turns.push(turn);
         }
         let post = self.to_post(conversation, turns, items);
-        self.is_done(Post { begins: begins.cloned(), ..post }, conversation).await
+        let is_done = self.is_done(Post { begins: begins.cloned(), ..post }, conversation).await;
+        if !matches!(is_done, Ok(true)) {
+            self.give_back(&conversation.project, grown);
+        }
+        is_done
     }
 
     /// A turn that nobody served: it continues another one, or the head.

@@ -63,7 +63,7 @@ struct ProjectSize {
 // === impl Conversations ===
 
 impl Conversations {
-    /// Fails if a change would exceed a limit.
+    /// Fails if a change would exceed a limit; else counts what it adds.
     pub(super) async fn check_room(
         &self,
         project: &ProjectId,
@@ -90,13 +90,23 @@ impl Conversations {
                 ProjectSize { bytes: self.store().size_of_conversations(project).await?, read_at }
             }
         };
-        let bytes = size.bytes.saturating_add(added_bytes);
-        let is_within = fits(size.bytes);
-        let next = ProjectSize { bytes: if is_within { bytes } else { size.bytes }, ..size };
-        self.sizes.lock().insert(project.clone(), next);
-        match is_within {
-            true => Ok(()),
-            false => Err(NoRoom::Project { bytes, limit: max_project_bytes }.into()),
+        let mut sizes = self.sizes.lock();
+        let known = sizes.entry(project.clone()).or_insert(size);
+        if known.read_at < size.read_at {
+            *known = size;
+        }
+        let bytes = known.bytes.saturating_add(added_bytes);
+        if !fits(known.bytes) {
+            return Err(NoRoom::Project { bytes, limit: max_project_bytes }.into());
+        }
+        known.bytes = bytes;
+        Ok(())
+    }
+
+    /// Takes back what [`check_room`](Self::check_room) counted, for a change that was not made.
+    pub(super) fn give_back(&self, project: &ProjectId, grown: Grown) {
+        if let Some(size) = self.sizes.lock().get_mut(project) {
+            size.bytes = size.bytes.saturating_sub(grown.added_bytes);
         }
     }
 }

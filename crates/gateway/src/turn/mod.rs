@@ -201,6 +201,7 @@ impl Turns {
         let conversations = Conversations::new(
             Arc::clone(&chains),
             Arc::clone(&env.clock),
+            env.tasks.clone(),
             settings.retention,
             settings.conversations,
         );

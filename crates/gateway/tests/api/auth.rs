@@ -298,6 +298,8 @@ async fn a_revoked_key_soon_stops_on_the_other_replica() {
         .await;
     };
     let client = two.client.with_secret(&secret);
+    // Until it knows of the first key, it asks for none.
+    until(&two.client.with_secret("unknown"), 401).await;
     until(&client, 200).await;
     operator.post("/api/keys/one/revoke").await;
     is_refused(&one.client.with_secret(&secret).get("/v1/models").await);

@@ -232,7 +232,7 @@ async fn turns_of_two_replicas_are_appended_one_after_the_other() {
 async fn a_replica_that_stops_hands_the_lock_over_with_the_turn() {
     let upstream = simulator().await;
     let url = Postgres::shared_database().await;
-    let config = "background.lease = \"1200ms\"\ntimeouts.shutdown = \"100ms\"";
+    let config = "background.lease = \"6s\"\ntimeouts.shutdown = \"100ms\"";
     let start = || Setup::over(&upstream).database_url(&url).config(config).start();
     let (one, two) = tokio::join!(start(), start());
     let conversation = begin(&one.client, &json!([])).await;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use antiphon_testkit::{Event, Gateway, Setup, eventually};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -158,15 +159,17 @@ async fn a_turn_that_cannot_be_read_on_fails_at_its_time_limit() {
         ("post", _) => Answer::Json(200, response("cancelled")),
         _ => Answer::Never,
     };
-    for (answers, is_streamed) in [(never, false), (never, true), (only_polled, false), (only_polled, true)] {
-        let (upstream, gateway) = native(answers, "background.max_duration = \"2s\"").await;
+    let cases = [(never, false), (never, true), (only_polled, false), (only_polled, true)];
+    let fails = async |(answers, is_streamed)| {
+        let (upstream, gateway) = native(answers, "background.max_duration = \"6s\"").await;
         let (failed, _) = run(&gateway, is_streamed).await;
         assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("server_error")));
         let message = failed["error"]["message"].as_str().unwrap();
         assert!(message.contains("the turn exceeded its time limit"), "{message}");
         eventually("it is cancelled", async || upstream.count(CANCEL) == 1).await;
         assert_eq!(upstream.count(CREATE), 1, "nothing is paid twice");
-    }
+    };
+    join_all(cases.map(fails)).await;
 }
 
 #[tokio::test]

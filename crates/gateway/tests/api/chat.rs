@@ -5,6 +5,7 @@ use antiphon_testkit::{Gateway, Reply, Setup};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::administering::Operator;
 use crate::background::ended;
 use crate::simulator;
 
@@ -255,14 +256,15 @@ async fn usage_that_is_not_reported_is_estimated_and_counted_as_such() {
 #[tokio::test]
 async fn a_stream_that_begins_with_an_error_goes_to_another_account() {
     let pair = Pair::new().await;
+    let operator = Operator::of(&pair.gateway).await;
     let limited = r#"{"error":{"message":"slow down","code":429}}"#;
     for script in [Script::stream_bytes(format!("data: {limited}\n\n")), Script::http(200, limited)] {
         pair.chat.script(script);
         let response = pair.gateway.client.created(json!({"model": "sim", "input": "a"})).await;
         assert_eq!(response["status"], "completed");
-        pair.gateway.client.request(Method::POST, "/api/accounts/chat/resume", &[], "").await;
+        operator.post("/api/accounts/chat/resume").await;
     }
-    assert_eq!(pair.responses.counts().requests, 2);
+    assert_eq!((pair.chat.counts().requests, pair.responses.counts().requests), (2, 2));
 }
 
 #[tokio::test]

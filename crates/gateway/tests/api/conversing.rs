@@ -474,7 +474,12 @@ async fn the_lock_of_a_client_that_leaves_while_it_waits_is_released() {
         upstream.wait_until(|upstream| upstream.counts().requests == 1).await;
         let body = json!({"model": "sim", "input": "gone", "conversation": id, "store": true}).to_string();
         let waiting = gateway.client.request(Method::POST, "/v1/responses", &[], body);
-        tokio::time::timeout(Duration::from_millis(50), waiting).await.ok();
+        let has_come =
+            eventually("it waits", async || gateway.client.metric("antiphon_turns_in_flight").await == 2);
+        tokio::select! {
+            _ = waiting => panic!("it was not to be served"),
+            () = has_come => {}
+        }
         gate.open();
     };
     tokio::join!(first, leaving).0.ok();

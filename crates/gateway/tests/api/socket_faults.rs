@@ -218,13 +218,14 @@ async fn an_idle_socket_does_not_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn a_socket_at_its_maximum_age_finishes_turns_and_closes_with_a_reason() {
-    let (upstream, gateway) = over("sockets.max_age = \"3s\"").await;
+    let (upstream, gateway) = over("sockets.max_age = \"6s\"").await;
     let (script, gate) = Script::answer("to the end").gated_after(1);
     upstream.script(script);
     let mut socket = gateway.socket().await;
+    let upgraded = Instant::now();
     socket.create(create("question", false)).await;
     socket.frame().await;
-    tokio::time::sleep(Duration::from_millis(3_100)).await;
+    tokio::time::sleep(Duration::from_millis(6_100).saturating_sub(upgraded.elapsed())).await;
     gate.open();
     assert_eq!(socket.turn().await.last().unwrap()["type"], "response.completed");
     assert_eq!(socket.refusal().await, (400, "websocket_connection_limit_reached".to_owned(), None));

@@ -153,7 +153,7 @@ async fn a_message_that_comes_too_slowly_closes_its_socket_with_the_reason() {
 
 #[tokio::test]
 async fn a_project_at_its_share_waits_and_is_refused_while_others_are_served() {
-    let (upstream, gateway) = over(&format!("{LIMITS}timeouts.body_read = \"4s\"")).await;
+    let (upstream, gateway) = over(&format!("{LIMITS}timeouts.body_read = \"60s\"")).await;
     let [(one, secret), (two, _)] = two_projects(&gateway).await;
     let (gate, running) = large_turn(&upstream, &one).await;
     let refused = one.create(large()).await;

@@ -36,10 +36,11 @@ pub enum Listed {
     No,
 }
 
-/// Permission to request the list. Others wait until this is dropped.
+/// Permission to request the list. Others wait until this is dropped, and then request it themselves if no reply was noted.
 pub struct Refresh<'a> {
     catalog: &'a Catalog,
-    _guard: MutexGuard<'a, Option<Timestamp>>,
+    last_requested: MutexGuard<'a, Option<Timestamp>>,
+    now: Timestamp,
 }
 
 /// The upstream's reply is not a list of models.
@@ -90,18 +91,22 @@ impl Catalog {
 
     /// Permission to request the list; `None` if it is fresh. Of concurrent callers only the first gets it.
     pub async fn begin_refresh(&self, now: Timestamp) -> Option<Refresh<'_>> {
-        let mut last_requested = self.last_requested.lock().await;
+        let last_requested = self.last_requested.lock().await;
         if last_requested.is_some_and(|at| at.plus(FRESH_FOR) > now) {
             return None;
         }
-        *last_requested = Some(now);
-        Some(Refresh { catalog: self, _guard: last_requested })
+        Some(Refresh { catalog: self, last_requested, now })
     }
 }
 
 // === impl Refresh ===
 
 impl Refresh<'_> {
+    /// Notes that the upstream has replied or failed: it is not asked again for a while.
+    pub fn note_reply(&mut self) {
+        *self.last_requested = Some(self.now);
+    }
+
     /// Keeps the list in the reply of an account's upstream.
     ///
     /// # Errors

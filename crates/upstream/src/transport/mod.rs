@@ -263,8 +263,9 @@ impl Upstream {
 
     /// Requests the list of models of the account's upstream, unless the list is fresh.
     pub async fn refresh_catalog(&self, account: &Account, now: Timestamp) {
-        let Some(refresh) = account.catalog.begin_refresh(now).await else { return };
+        let Some(mut refresh) = account.catalog.begin_refresh(now).await else { return };
         let listed = self.list_models(account).await;
+        refresh.note_reply();
         if let Err(error) = listed.and_then(|body| Ok(refresh.finish(&body, &account.name)?)) {
             let account = &account.name;
             if error.has_no_list() {

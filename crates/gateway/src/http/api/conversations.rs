@@ -31,8 +31,8 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (request, _memory) = receive(&state, &share, &headers, body, NewConversation::parse).await?;
-    let counted = Counted::reserve(&state, &caller).await?;
-    let created = conversations(&state).create(&caller.project, request).await.map_err(RequestError::from)?;
+    let mut counted = Counted::reserve(&state, &caller).await?;
+    let created = counted.change(conversations(&state).create(&caller.project, request)).await?;
     Ok(counted.settle(shown(&created)))
 }
 
@@ -52,9 +52,9 @@ pub async fn update(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (metadata, _memory) = receive(&state, &share, &headers, body, |body, _| parse_update(body)).await?;
-    let counted = Counted::reserve(&state, &caller).await?;
-    let updated = conversations(&state).update(&caller.project, &name, metadata).await;
-    Ok(counted.settle(shown(&updated.map_err(RequestError::from)?)))
+    let mut counted = Counted::reserve(&state, &caller).await?;
+    let updated = counted.change(conversations(&state).update(&caller.project, &name, metadata)).await?;
+    Ok(counted.settle(shown(&updated)))
 }
 
 pub async fn delete(
@@ -75,9 +75,9 @@ pub async fn add_items(
     body: Body,
 ) -> Result<Response, ErrorReply> {
     let (items, memory) = receive(&state, &share, &headers, body, PostedItems::parse).await?;
-    let counted = Counted::reserve(&state, &caller).await?;
+    let mut counted = Counted::reserve(&state, &caller).await?;
     let request = PostRequest { project: caller.project, conversation, items };
-    let posted = conversations(&state).post(request).await.map_err(RequestError::from)?;
+    let posted = counted.change(conversations(&state).post(request)).await?;
     Ok(counted.settle(rendered_reply(posted.size_bytes(), memory, move || Ok(posted.to_json(hidden))).await?))
 }
 
@@ -110,9 +110,10 @@ pub async fn delete_item(
     caller: Caller,
     PathSegments(name, item): PathSegments,
 ) -> Result<Response, ErrorReply> {
-    let counted = Counted::reserve(&state, &caller).await?;
-    let conversation = conversations(&state).delete_item(&caller.project, &name, &item).await;
-    Ok(counted.settle(shown(&conversation.map_err(RequestError::from)?)))
+    let mut counted = Counted::reserve(&state, &caller).await?;
+    let deletion = conversations(&state).delete_item(&caller.project, &name, &item);
+    let conversation = counted.change(deletion).await?;
+    Ok(counted.settle(shown(&conversation)))
 }
 
 fn conversations(state: &AppState) -> &Conversations {

@@ -17,7 +17,7 @@ use crate::turn::{Failure, TurnError};
 /// After that, a reservation is released whose replica was never found dead. No such request takes as long.
 const RESERVED_FOR: Duration = Duration::from_mins(10);
 
-/// A request that is being served. One that fails counts nothing.
+/// A request that is being served. One that fails counts nothing. One whose client goes away counts, as its change may be made.
 pub struct Counted(Option<HeldReservation>);
 
 // === impl Counted ===
@@ -49,12 +49,31 @@ impl Counted {
         }
     }
 
+    /// Waits for the change, and releases the reservation if it fails.
+    pub async fn change<T, E: Into<RequestError>>(
+        &mut self,
+        change: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, RequestError> {
+        let result = change.await;
+        if result.is_err() {
+            self.0 = None;
+        }
+        result.map_err(Into::into)
+    }
+
     /// Counts the request, and tells the client what its limits have left.
     pub fn settle(self, mut reply: Response) -> Response {
-        if let Some(held) = self.0 {
+        if let Some(held) = &self.0 {
             held.rates.replace(reply.headers_mut());
-            held.settle(Spent { requests: 1, ..Spent::default() }, None);
         }
         reply
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(held) = self.0.take() {
+            held.settle(Spent { requests: 1, ..Spent::default() }, None);
+        }
     }
 }

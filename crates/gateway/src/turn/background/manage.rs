@@ -164,8 +164,18 @@ impl Turns {
         }
     }
 
-    /// Cancels a background response, unless it has ended.
+    /// Cancels a background response, unless it has ended, even when this future is dropped.
     pub async fn cancel(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        id: ResponseId,
+    ) -> Result<Cancelled, StoreError> {
+        let (turns, project) = (Arc::clone(self), project.clone());
+        let cancellation = async move { turns.cancel_in_steps(&project, id).await };
+        self.env.tasks.complete(cancellation).await.unwrap_or_else(|| Err(not_completed()))
+    }
+
+    async fn cancel_in_steps(
         self: &Arc<Self>,
         project: &ProjectId,
         id: ResponseId,
@@ -191,8 +201,19 @@ impl Turns {
         })
     }
 
-    /// Hides a response at once. One that is still running is cancelled first. `false` if there is none.
+    /// Hides a response at once, even when this future is dropped. One that is still running is cancelled first. `false` if there
+    /// is none.
     pub async fn delete(self: &Arc<Self>, project: &ProjectId, id: ResponseId) -> Result<bool, StoreError> {
+        let (turns, project) = (Arc::clone(self), project.clone());
+        let deletion = async move { turns.delete_in_steps(&project, id).await };
+        self.env.tasks.complete(deletion).await.unwrap_or_else(|| Err(not_completed()))
+    }
+
+    async fn delete_in_steps(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        id: ResponseId,
+    ) -> Result<bool, StoreError> {
         let store = self.chains.store();
         let row = store.load_background(project, id).await?;
         let Some(row) = row else {
@@ -238,6 +259,11 @@ impl Turns {
         }
         Err(StoreError::Deadline(CANCEL_PATIENCE))
     }
+}
+
+/// What was to run to its end did not.
+fn not_completed() -> StoreError {
+    StoreError::Unavailable("the process ended first".into())
 }
 
 /// The response as its client sees it while it runs.
