@@ -10,6 +10,8 @@ use antiphon_testkit::{Client, Fault, Faults, Gateway, ManualClock, Reply, Setup
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::limits::{half_past, settled};
@@ -517,6 +519,21 @@ async fn deleting_a_running_response_cancels_it_first() {
     upstream.wait_until(|upstream| upstream.aborted() == 1).await;
     let row = gateway.logged(1).await.remove(0);
     assert_eq!((&*row.outcome, row.code), ("cancelled", None));
+}
+
+#[tokio::test]
+async fn a_deletion_is_completed_when_its_client_leaves() {
+    let (upstream, gateway) = gateway().await;
+    upstream.always(Script::answer("a b c d").hang_after(6));
+    let id = queue(&gateway, &body("x")).await;
+    upstream.wait_until(|upstream| upstream.in_flight() == 1).await;
+    let mut client = TcpStream::connect(gateway.address()).await.unwrap();
+    let request = format!("DELETE {} HTTP/1.1\r\nhost: localhost\r\n\r\n", path(&id));
+    client.write_all(request.as_bytes()).await.unwrap();
+    // The cancellation has begun, and the deletion comes after it.
+    upstream.wait_until(|upstream| upstream.aborted() == 1).await;
+    drop(client);
+    eventually("it is deleted", async || gateway.client.get(&path(&id)).await.status == 404).await;
 }
 
 #[tokio::test]

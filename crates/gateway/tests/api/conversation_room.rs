@@ -140,6 +140,29 @@ async fn the_conversations_of_a_project_share_their_room() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_turn_takes_room_once() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("limits.max_project_conversations = \"64KiB\"").start().await;
+    let client = &gateway.client;
+    let id = begin(client, &json!([])).await;
+    try_add(client, &id, 40 << 10).await.ok();
+    let (script, gate) = Script::answer("after a while").gated();
+    upstream.script(script);
+    let running = client.create(turn(&id));
+    let waiting = async {
+        gate.arrived(1).await;
+        // It tries again and again for two seconds.
+        let waited = try_add(client, &id, 10 << 10).await;
+        gate.open();
+        refusal(&waited)
+    };
+    let (ran, refused) = tokio::join!(running, waiting);
+    ran.ok();
+    assert_eq!(refused.1, "conversation_locked");
+    try_add(client, &id, 10 << 10).await.ok();
+}
+
+#[tokio::test]
 async fn a_conversation_that_nobody_changes_expires_if_the_operator_says_so() {
     let upstream = simulator().await;
     let clock = Arc::new(ManualClock::default());

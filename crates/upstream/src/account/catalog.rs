@@ -227,6 +227,17 @@ mod tests {
         assert!(parse("<html>").is_none() && parse("{}").is_none());
     }
 
+    #[tokio::test]
+    async fn a_request_without_a_reply_makes_no_list_fresh() {
+        let (catalog, now) = (Catalog::default(), Timestamp::from_unix_ms(0));
+        drop(catalog.begin_refresh(now).await);
+        let mut refresh = catalog.begin_refresh(now).await.unwrap();
+        refresh.note_reply();
+        drop(refresh);
+        assert!(catalog.begin_refresh(now).await.is_none());
+        assert!(catalog.begin_refresh(now.plus(FRESH_FOR)).await.is_some());
+    }
+
     #[test]
     fn entries_for_codex_are_those_of_upstreams_that_have_them() {
         let list = |text: &'static str| parse(&Bytes::from_static(text.as_bytes()), "acc").unwrap();
