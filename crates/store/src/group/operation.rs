@@ -1,5 +1,7 @@
 //! The writes that are queued, and their outcomes.
 
+use antiphon_protocol::id::ProjectId;
+
 use crate::limits::Sweep;
 use crate::purge::{Leaf, PurgeStep};
 use crate::sql::Statement;
@@ -62,6 +64,16 @@ impl Operation {
             | Self::Sweep(_)
             | Self::Execute(_)
             | Self::ExecuteSoon(_) => None,
+        }
+    }
+
+    /// The project of a client that it is written for, as far as it may be large.
+    pub(super) fn project(&self) -> Option<&ProjectId> {
+        match self {
+            Self::Record(record) => Some(&record.project),
+            Self::Post(post) => Some(&post.project),
+            Self::EndBackground(end) => Some(&end.lease.project),
+            _ => None,
         }
     }
 

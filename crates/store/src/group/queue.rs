@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use antiphon_protocol::id::ProjectId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::operation::Operation;
@@ -11,8 +12,15 @@ use super::{Answer, Queued};
 #[derive(Debug)]
 pub(super) struct Queue {
     incoming: mpsc::Receiver<Queued>,
-    /// Large operations whose callers wait, the first one first.
-    large: VecDeque<(Operation, Answer)>,
+    /// Large operations whose callers wait. Projects take turns; the next one is first.
+    large: VecDeque<Line>,
+}
+
+/// Large operations of a project, the oldest one first. There is at least one.
+#[derive(Debug)]
+struct Line {
+    project: Option<ProjectId>,
+    operations: VecDeque<(Operation, Answer)>,
 }
 
 /// What a writer does next.
@@ -51,10 +59,12 @@ impl Queue {
     }
 
     fn pop_large(&mut self, permit: OwnedSemaphorePermit) -> Next {
-        match self.large.pop_front() {
-            Some((operation, answer)) => Next::Large(permit, operation, answer),
-            None => Next::Nothing,
+        let Some(mut line) = self.large.pop_front() else { return Next::Nothing };
+        let Some((operation, answer)) = line.operations.pop_front() else { return Next::Nothing };
+        if !line.operations.is_empty() {
+            self.large.push_back(line);
         }
+        Next::Large(permit, operation, answer)
     }
 
     /// What is queued already.
@@ -62,30 +72,39 @@ impl Queue {
         self.incoming.try_recv().ok()
     }
 
-    /// Keeps a large operation for later, and drops one that nobody needs any more. Returns every other.
+    /// Keeps a large operation for later, and drops one whose caller has reported a failure, and may have tried again. Returns every
+    /// other.
     pub(super) fn put_aside(&mut self, operation: Operation, answer: Answer) -> Option<(Operation, Answer)> {
-        if is_void(&operation, &answer) {
+        let is_large = operation.is_large();
+        let may_be_void = is_large || matches!(operation, Operation::Execute(_) | Operation::Post(_));
+        if may_be_void && answer.is_closed() {
             return None;
         }
-        if !operation.is_large() {
+        if !is_large {
             return Some((operation, answer));
         }
         self.forget_the_gone();
-        self.large.push_back((operation, answer));
+        let project = operation.project();
+        match self.large.iter_mut().find(|line| line.project.as_ref() == project) {
+            Some(line) => line.operations.push_back((operation, answer)),
+            None => {
+                let project = project.cloned();
+                self.large.push_back(Line { project, operations: VecDeque::from([(operation, answer)]) });
+            }
+        }
         None
     }
 
+    /// Drops what nobody waits for any more: its caller has reported a failure, and may have tried again.
     fn forget_the_gone(&mut self) {
-        self.large.retain(|(operation, answer)| !is_void(operation, answer));
+        self.large.retain_mut(|line| {
+            line.operations.retain(|(_, answer)| !answer.is_closed());
+            !line.operations.is_empty()
+        });
     }
 
     /// Takes no more operations. Those that are queued are still written.
     pub(super) fn close(&mut self) {
         self.incoming.close();
     }
-}
-
-/// Whether its caller has reported a failure, and may have tried again.
-fn is_void(operation: &Operation, answer: &Answer) -> bool {
-    matches!(operation, Operation::Execute(_) | Operation::Post(_)) && answer.is_closed()
 }

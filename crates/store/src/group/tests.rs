@@ -342,6 +342,10 @@ async fn a_reservation_whose_caller_is_gone_is_released() {
 }
 
 fn post(items: usize) -> Operation {
+    post_of("p", items)
+}
+
+fn post_of(project: &str, items: usize) -> Operation {
     let (now, turn) = (Timestamp::from_unix_ms(0), ResponseId::mint(1, &[0; 10]));
     let id = ItemId::derived("msg_", turn, 0);
     let location = ItemLocation { turn, position: 0 };
@@ -354,7 +358,7 @@ fn post(items: usize) -> Operation {
         first_position: 0,
         items: vec![item; items],
     };
-    let project = ProjectId::new("p");
+    let project = ProjectId::new(project);
     Operation::Post(Box::new(Post {
         project,
         created_at: now,
@@ -387,6 +391,22 @@ async fn between_two_large_operations_others_are_written() {
     let mut batches = kinds.iter().zip(commits);
     assert!(batches.all(|(is_large, operations)| operations == if *is_large { 1 } else { 3 }));
     assert_eq!(kinds, [false, true, false, true, false, true, false, true, true]);
+}
+
+#[tokio::test]
+async fn projects_take_turns_with_large_operations() {
+    let order = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&order);
+    let (group, _) = start(LONG, move |batch| {
+        noted
+            .lock()
+            .unwrap()
+            .extend(batch.iter().filter_map(|operation| Some(operation.project()?.to_string())));
+        Ok(())
+    });
+    let posts = ["a", "a", "a", "b", "c", "b"].map(|project| group.write(post_of(project, 100_000)));
+    assert!(futures_util::future::join_all(posts).await.iter().all(Result::is_ok));
+    assert_eq!(order.lock().unwrap().concat(), "abcaba");
 }
 
 #[tokio::test]
