@@ -292,7 +292,8 @@ impl App {
         tasks.spawn_background(jobs::background::purge(store(), clock(), self.config.store.purge_interval));
         if store().is_shared() {
             tasks.spawn_background(jobs::background::obey_cancellations(Arc::clone(&self.turns)));
-            tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock()));
+            let commit_timeout = self.config.store.commit_timeout;
+            tasks.spawn_background(jobs::deletions::watch(Arc::clone(chains), clock(), commit_timeout));
         }
         let memory = MemoryWatch {
             memory: Arc::clone(&self.state.memory),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Simulator;
-use antiphon_testkit::{Gateway, Postgres, PostgresOptions, Setup, eventually};
+use antiphon_testkit::{Gateway, ManualClock, Postgres, PostgresOptions, Setup, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -80,6 +80,23 @@ async fn a_deletion_on_one_replica_soon_applies_on_the_other() {
     // The deletion lasts, and earlier responses are still there.
     assert_eq!(two.client.create(&body).await.status, 400);
     two.client.created(turn("fork", &first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_is_slow_to_commit_applies_on_a_replica_whose_clock_is_ahead() {
+    let upstream = simulator().await;
+    let url = Postgres::shared_database().await;
+    let setup = Setup::over(&upstream).database_url(&url);
+    // Nine seconds apart, and six more until the deletion is committed.
+    let clock = Arc::new(ManualClock::default());
+    clock.go_back(Duration::from_secs(15));
+    let (one, two) = tokio::join!(setup.clone().clock(&clock).start(), setup.start());
+    let deleted = two.client.created(turn("one", &Value::Null)).await["id"].clone();
+    let body = turn("again", &deleted);
+    two.client.created(&body).await;
+    one.client.delete(&format!("/v1/responses/{}", deleted.as_str().unwrap())).await.ok();
+    until(&two, &body, 400).await;
+    assert_eq!(two.client.create(&body).await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
