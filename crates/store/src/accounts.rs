@@ -49,7 +49,8 @@ pub trait Accounts: Send + Sync {
     /// Every account with known state, by name.
     async fn list_accounts(&self) -> Result<Vec<StoredAccount>, StoreError>;
 
-    /// Replaces the state of an account, except for the pause.
+    /// Writes the state of an account, except for the pause. What other replicas have learnt of the same identity stays if it is worse:
+    /// that the account is disabled, and a limit of its upstream that lasts longer. Only [`resume_account`](Self::resume_account) ends these.
     async fn put_account(&self, account: StoredAccount) -> Result<(), StoreError>;
 
     /// Pauses an account for an operator.
@@ -80,10 +81,28 @@ pub trait Accounts: Send + Sync {
 const LIST: &str = "SELECT name, identity, changed_at, cooling_until, cooling_reason, disabled_at, paused_at \
      FROM accounts ORDER BY name";
 
-const PUT: &str = "INSERT INTO accounts (name, identity, changed_at, cooling_until, cooling_reason, disabled_at) \
+/// Whether what another replica has learnt from the upstream outlasts what is written now. Cooldowns after failures are replaced, as a
+/// probe may end them. So are those that began more than ten seconds later than now: the clock was set back.
+macro_rules! outlasts {
+    () => {
+        "accounts.identity = excluded.identity AND accounts.cooling_reason <> 'failures' \
+         AND accounts.cooling_until > coalesce(excluded.cooling_until, 0) \
+         AND accounts.cooling_until > excluded.changed_at \
+         AND accounts.changed_at <= excluded.changed_at + 10000"
+    };
+}
+
+const PUT: &str = concat!(
+    "INSERT INTO accounts (name, identity, changed_at, cooling_until, cooling_reason, disabled_at) \
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, \
-     changed_at = excluded.changed_at, cooling_until = excluded.cooling_until, \
-     cooling_reason = excluded.cooling_reason, disabled_at = excluded.disabled_at";
+     changed_at = excluded.changed_at, cooling_until = CASE WHEN ",
+    outlasts!(),
+    " THEN accounts.cooling_until ELSE excluded.cooling_until END, cooling_reason = CASE WHEN ",
+    outlasts!(),
+    " THEN accounts.cooling_reason ELSE excluded.cooling_reason END, \
+     disabled_at = CASE WHEN accounts.identity = excluded.identity \
+     THEN coalesce(excluded.disabled_at, accounts.disabled_at) ELSE excluded.disabled_at END"
+);
 
 const PAUSE: &str = "INSERT INTO accounts (name, identity, changed_at, paused_at) VALUES ($1, '', $2, $2) \
      ON CONFLICT (name) DO UPDATE SET changed_at = excluded.changed_at, paused_at = excluded.paused_at";

@@ -42,6 +42,39 @@ pub(crate) async fn the_latest_account_state_is_kept(fixture: impl Fixture) {
     }
 }
 
+pub(crate) async fn a_replica_neither_shortens_a_limit_nor_enables_an_account_of_another(
+    fixture: impl Fixture,
+) {
+    let store = fixture.open().await;
+    let cooling = |seconds, reason: &str| Some((after(seconds), reason.to_owned()));
+    let put = async |seconds, cooling| {
+        let change = StoredAccount { changed_at: after(seconds), cooling, ..account("a") };
+        store.put_account(change).await.unwrap();
+        store.list_accounts().await.unwrap().remove(0).cooling
+    };
+    assert_eq!(put(0, cooling(30, "failures")).await, cooling(30, "failures"));
+    assert_eq!(put(1, None).await, None, "a probe ends a cooldown after failures");
+    assert_eq!(put(2, cooling(3_600, "quota")).await, cooling(3_600, "quota"));
+    assert_eq!(put(2, cooling(5, "rate_limit")).await, cooling(3_600, "quota"));
+    assert_eq!(put(3, None).await, cooling(3_600, "quota"));
+    assert_eq!(put(4, cooling(7_200, "rate_limit")).await, cooling(7_200, "rate_limit"));
+    store.put_account(StoredAccount { disabled_at: Some(after(5)), ..account("a") }).await.unwrap();
+    put(6, None).await;
+    assert_eq!(store.list_accounts().await.unwrap()[0].disabled_at, Some(after(5)));
+    assert!(store.resume_account("a", entry(after(7))).await.unwrap());
+    assert_eq!(put(8, cooling(9, "rate_limit")).await, cooling(9, "rate_limit"));
+    assert_eq!(store.list_accounts().await.unwrap()[0].disabled_at, None);
+
+    assert_eq!(put(9, None).await, None, "the limit is over");
+
+    put(1_000, cooling(3_600, "quota")).await;
+    assert_eq!(put(989, None).await, None, "the clock was set back");
+    put(990, cooling(3_600, "quota")).await;
+    let renewed = StoredAccount { identity: "i2".into(), cooling: None, ..account("a") };
+    store.put_account(renewed.clone()).await.unwrap();
+    assert_eq!(store.list_accounts().await.unwrap(), [renewed], "another credential starts anew");
+}
+
 pub(crate) async fn a_pause_stays_until_the_account_is_resumed(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert!(!store.resume_account("a", entry(after(1))).await.unwrap(), "there is nothing to resume");

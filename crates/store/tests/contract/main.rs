@@ -78,7 +78,8 @@ macro_rules! contract {
                 closing_writes_what_was_appended, stats_are_by_project;
             writes: one_bad_record_does_not_fail_its_neighbours, a_dropped_caller_harms_nothing,
                 a_deadline_is_kept, a_working_store_is_available;
-            accounts: the_latest_account_state_is_kept, a_pause_stays_until_the_account_is_resumed,
+            accounts: the_latest_account_state_is_kept,
+                a_replica_neither_shortens_a_limit_nor_enables_an_account_of_another, a_pause_stays_until_the_account_is_resumed,
                 one_holder_at_a_time_may_refresh_a_credential, one_of_many_concurrent_callers_gets_the_lock,
                 the_first_admin_token_stays_until_it_is_replaced;
             sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
