@@ -60,8 +60,9 @@ pub(super) const REQUEST: &str = "SELECT request, headers, input, request_checks
 pub(super) const BEGIN: &str = "UPDATE background_turns SET status = 5, attempts = attempts + 1 \
      WHERE id = $1 AND project = $2 AND epoch = $3 AND ended_at IS NULL";
 
+/// A lease that was released stays so until it is claimed.
 pub(super) const RENEW: &str =
-    "UPDATE background_turns SET lease_until = $1 WHERE owner = $2 AND ended_at IS NULL";
+    "UPDATE background_turns SET lease_until = $1 WHERE owner = $2 AND ended_at IS NULL AND lease_until > 0";
 
 /// The columns of [`LIST_OWNED`] and [`LIST_ABANDONED`].
 pub(super) const LEASE_COLUMNS: [Kind; 4] = [Kind::Text, Kind::Id, Kind::Id, Kind::Number];

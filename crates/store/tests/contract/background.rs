@@ -194,6 +194,20 @@ pub(crate) async fn an_expired_lease_is_claimed_once(fixture: impl Fixture) {
     assert!(claimed.is_some(), "before it expires");
 }
 
+pub(crate) async fn a_released_lease_is_not_renewed(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let (released, kept) = (queue(&store, 1).await, queue(&store, 2).await);
+    assert!(store.release_lease(&released).await.unwrap());
+    store.renew_leases(ONE, after(80)).await.unwrap();
+    let listed = async |now| store.list_claimable(TWO, Claimable::Expired, now, 9).await.unwrap();
+    assert_eq!(listed(NOW).await, std::slice::from_ref(&released));
+    let term = (NOW, after(70));
+    let claimed = store.claim_background(&released, ONE, Claimable::Expired, term).await.unwrap().unwrap();
+    store.renew_leases(ONE, after(90)).await.unwrap();
+    assert_eq!(listed(after(89)).await, [], "once it is claimed, it is renewed");
+    assert_eq!(listed(after(90)).await, [claimed, kept]);
+}
+
 pub(crate) async fn an_owner_lists_its_turns_until_they_end(fixture: impl Fixture) {
     let store = fixture.open().await;
     let mut leases = Vec::new();

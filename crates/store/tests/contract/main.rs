@@ -107,7 +107,7 @@ macro_rules! contract {
                 a_replica_that_is_alone_releases_what_all_others_held;
             background: a_queued_turn_comes_back_unchanged, a_project_has_so_many_queued_turns_at_most,
                 a_project_has_so_many_queued_bytes_at_most,
-                a_lost_lease_writes_nothing, an_expired_lease_is_claimed_once, an_owner_lists_its_turns_until_they_end, the_log_comes_back_in_order_and_from_any_number,
+                a_lost_lease_writes_nothing, an_expired_lease_is_claimed_once, a_released_lease_is_not_renewed, an_owner_lists_its_turns_until_they_end, the_log_comes_back_in_order_and_from_any_number,
                 an_ended_turn_and_its_record_are_one_transaction, one_of_two_ends_wins, an_unstored_response_is_kept_for_a_while,
                 a_cancellation_reaches_the_owner, the_reservation_of_a_background_turn_outlives_its_owner;
             background_conversations: a_queued_turn_keeps_its_lock_until_its_deadline_or_its_end,
