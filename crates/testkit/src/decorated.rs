@@ -33,6 +33,11 @@ pub trait Interceptor: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Runs after a write, before the caller has its result, which an error replaces.
+    async fn after_write(&self, _method: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Runs after a read, before the caller has its result.
     async fn after_read(&self) {}
 
@@ -75,7 +80,9 @@ impl<I: Interceptor> Decorated<I> {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         self.interceptor.before_write(method).await?;
-        call.await
+        let result = call.await;
+        self.interceptor.after_write(method).await?;
+        result
     }
 }
 

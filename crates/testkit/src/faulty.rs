@@ -24,6 +24,8 @@ pub enum Fault {
     SlowWrites(Duration),
     /// All calls of this method fail.
     Fails(&'static str),
+    /// All writes by this method are made, but their callers get an error.
+    LosesReplies(&'static str),
     /// All reads by this method wait until something else is ordered.
     Waits(&'static str),
 }
@@ -73,11 +75,20 @@ impl Interceptor for Faults {
         match self.now() {
             Fault::Down | Fault::WritesFail => Err(unavailable()),
             Fault::Fails(failing) if failing == method => Err(unavailable()),
-            Fault::None | Fault::ReadsFail | Fault::Fails(_) | Fault::Waits(_) => Ok(()),
+            Fault::None | Fault::ReadsFail | Fault::Fails(_) | Fault::LosesReplies(_) | Fault::Waits(_) => {
+                Ok(())
+            }
             Fault::SlowWrites(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(())
             }
+        }
+    }
+
+    async fn after_write(&self, method: &str) -> Result<(), StoreError> {
+        match self.now() {
+            Fault::LosesReplies(losing) if losing == method => Err(unavailable()),
+            _ => Ok(()),
         }
     }
 

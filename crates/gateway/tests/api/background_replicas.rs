@@ -135,6 +135,20 @@ async fn a_continuation_on_another_replica_waits_for_its_parent() {
     }
 }
 
+#[tokio::test]
+async fn a_turn_whose_end_is_stored_but_not_confirmed_counts_once() {
+    let (upstream, faults) = (simulator().await, Faults::default());
+    let gateway = Setup::over(&upstream).faults(&faults).start().await;
+    faults.set(Fault::LosesReplies("end_background"));
+    let id = queue(&gateway, &body("x")).await;
+    assert_eq!(ended(&gateway.client, &id).await["status"], "completed");
+    faults.set(Fault::None);
+    let counted = r#"antiphon_turns_total{transport="background",outcome="completed"} 1"#;
+    let is_counted = async || gateway.client.metrics().await.lines().any(|line| line == counted);
+    eventually("the turn is counted", is_counted).await;
+    gateway.logged(1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_that_ends_while_another_replica_looks_for_it_is_found() {
     let (upstream, faults) = (simulator().await, Faults::default());

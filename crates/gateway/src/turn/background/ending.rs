@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
 use antiphon_protocol::response::with_output;
-use antiphon_store::{Appended, BackgroundEnd, BackgroundResult, Status, StoreError};
+use antiphon_store::{Appended, BackgroundEnd, BackgroundResult, BackgroundStatus, Status, StoreError};
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
@@ -224,15 +224,35 @@ impl crate::turn::Turns {
         resolved: &Resolved,
     ) -> Result<Option<Appended>, StoreError> {
         let give_up_at = Instant::now() + RECORD_PATIENCE;
+        let mut may_be_ended = false;
         loop {
-            match self.chains.end_background(end.clone(), resolved.parent.clone()).await {
+            let ended = match self.chains.end_background(end.clone(), resolved.parent.clone()).await {
+                Ok(None) if may_be_ended => {
+                    let has_ended = self.has_ended(&end).await;
+                    has_ended.map(|has_ended| has_ended.then_some(Appended::Done))
+                }
+                ended => ended,
+            };
+            match ended {
                 Err(error) if is_transient(&error) && Instant::now() < give_up_at => {
                     tracing::warn!(response.id = %end.lease.id, %error, "background turn cannot be recorded; retrying");
+                    // The write may have been made, and only the reply to it lost.
+                    may_be_ended = true;
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 ended => return ended,
             }
         }
+    }
+
+    /// Whether this end is the one in the store.
+    async fn has_ended(&self, end: &BackgroundEnd) -> Result<bool, StoreError> {
+        let stored = self.chains.store().load_background(&end.lease.project, end.lease.id).await?;
+        Ok(stored.is_some_and(|turn| {
+            turn.lease == end.lease
+                && turn.status == BackgroundStatus::Ended(end.status)
+                && turn.ended_at == Some(end.at)
+        }))
     }
 }
 
