@@ -113,3 +113,37 @@ async fn each_problem_has_its_line_and_none_hides_another() {
     assert_eq!(code, 1);
     assert_finding(&report, "config", "problem", "colour");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_can_not_be_written_is_a_problem() {
+    let url = Postgres::shared_database().await;
+    let database = url.rsplit('/').next().unwrap();
+    let dir = TempDir::new().unwrap();
+    let config = format!("store.url = \"{url}\"\n");
+    std::fs::write(dir.path().join("antiphon.toml"), config).unwrap();
+    assert_eq!(antiphon(dir.path(), &["migrate"], &[]).await.0, 0);
+    assert_finding(&examine(dir.path(), &[]).await.1, "store.access", "ok", "may write");
+    let alter = |setting: &str| format!("ALTER DATABASE {database} {setting}");
+    let server = Postgres::shared();
+    server.execute("postgres", &alter("SET default_transaction_read_only = on")).await;
+    let (code, report) = examine(dir.path(), &[]).await;
+    assert_eq!(code, 1);
+    assert_finding(&report, "store.access", "problem", "default_transaction_read_only");
+    server.execute("postgres", &alter("RESET default_transaction_read_only")).await;
+
+    let reader = format!("reader_of_{database}");
+    let grant = format!(
+        "CREATE ROLE {reader} LOGIN; GRANT USAGE ON SCHEMA public TO {reader}; \
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; GRANT INSERT, UPDATE, DELETE ON items TO {reader}"
+    );
+    server.execute(database, &grant).await;
+    let url = format!("{}{reader}@{}", "postgres://", url.rsplit('@').next().unwrap());
+    std::fs::write(dir.path().join("antiphon.toml"), format!("store.url = \"{url}\"\n")).unwrap();
+    let report = examine(dir.path(), &[]).await.1;
+    assert_finding(
+        &report,
+        "store.access",
+        "problem",
+        "tables: counters, request_log, reservations, responses",
+    );
+}

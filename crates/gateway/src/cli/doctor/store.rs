@@ -47,24 +47,34 @@ fn outdated(config: &StoreConfig, missing: usize) -> Finding {
     }
 }
 
-async fn examine(url: &StoreUrl) -> Option<Finding> {
+async fn examine(url: &StoreUrl) -> Vec<Finding> {
     let Ok(examined) = timeout(DEADLINE, antiphon_store::examine(url)).await else {
         let message = format!("the check did not end within {} s", DEADLINE.as_secs());
-        return Some(Finding::warning("store.structure", message, "run `antiphon store check`"));
+        return vec![Finding::warning("store.structure", message, "run `antiphon store check`")];
     };
     match examined {
-        Err(error) => Some(Finding::problem("store.structure", error.to_string(), "")),
-        Ok(Examination { server_time: Some(time), .. }) => {
+        Err(error) => vec![Finding::problem("store.structure", error.to_string(), "")],
+        Ok(Examination { server_time: Some(time), read_only, .. }) => {
             let now = SystemClock.now().unix_ms();
-            Some(compare_clocks("store.clock", "the database server", now, time.unix_ms()))
+            let clock = compare_clocks("store.clock", "the database server", now, time.unix_ms());
+            vec![writing(read_only), clock]
         }
         Ok(Examination { problems, .. }) if problems.is_empty() => {
-            Some(Finding::ok("store.structure", "the structure of the file is intact"))
+            vec![Finding::ok("store.structure", "the structure of the file is intact")]
         }
-        Ok(Examination { problems, .. }) => Some(Finding::problem(
+        Ok(Examination { problems, .. }) => vec![Finding::problem(
             "store.structure",
             format!("the file is damaged: {}", problems.join("; ")),
             "stop the gateway and restore a backup; `antiphon store check` says what is damaged",
-        )),
+        )],
+    }
+}
+
+fn writing(read_only: Option<String>) -> Finding {
+    match read_only {
+        None => Finding::ok("store.access", "the role may write"),
+        Some(reason) => {
+            Finding::problem("store.access", reason, "give store.url a server and a role that can write")
+        }
     }
 }
