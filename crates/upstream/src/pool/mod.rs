@@ -19,6 +19,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Inner {
     slots: Vec<Slot>,
+    /// By name: turns that hold an account which the configuration no longer has. It counts them again if it comes back.
+    removed_in_flight: HashMap<String, u32>,
     routing: RoutingSettings,
     /// The highest share that an account had when it was chosen. An account that was not ready continues from here.
     share_floor: f64,
@@ -127,7 +130,8 @@ pub struct AccountView {
 impl Pool {
     pub fn new(accounts: Vec<Account>, routing: RoutingSettings, clock: Arc<dyn Clock>) -> Self {
         let slots = accounts.into_iter().map(Slot::new).collect();
-        let inner = Inner { slots, routing, share_floor: 0.0, queue: Queue::default() };
+        let removed_in_flight = HashMap::new();
+        let inner = Inner { slots, removed_in_flight, routing, share_floor: 0.0, queue: Queue::default() };
         Self {
             inner: Mutex::new(inner),
             clock,
@@ -303,12 +307,10 @@ impl Pool {
         self.lock().dispatch(self, usize::MAX, &mut unclaimed);
     }
 
-    fn release(self: &Arc<Self>, account: &Arc<Account>) {
+    fn release(self: &Arc<Self>, account: &Account) {
         let mut unclaimed = Vec::new();
         let mut inner = self.lock();
-        if let Some(slot) = inner.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.account, account)) {
-            slot.state.in_flight -= 1;
-        }
+        inner.end_turn(&account.name);
         if inner.queue.len() > 0 {
             inner.dispatch(self, 1, &mut unclaimed);
         }
@@ -446,7 +448,6 @@ impl Slot {
         }
     }
 
-    /// Running turns hold the old account, so they are not counted here.
     fn has_room(&self) -> bool {
         self.account.settings.max_in_flight.is_none_or(|max| self.state.in_flight < max)
     }

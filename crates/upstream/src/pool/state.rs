@@ -23,7 +23,7 @@ const MAX_MISSING: usize = 1_000;
 /// One account's state.
 #[derive(Debug, Default, Clone)]
 pub struct AccountState {
-    /// Turns that hold a lease.
+    /// Turns that hold a lease, also one from before a change of the configuration.
     pub in_flight: u32,
     pub cooldown: Option<Cooldown>,
     /// When the cooldown began, or was stored.
@@ -220,13 +220,9 @@ impl AccountState {
         is_over
     }
 
-    /// The state after a change of the configuration. Only a pause outlives a change of identity.
-    pub fn after_reconfiguration(self, has_same_identity: bool) -> Self {
-        if has_same_identity {
-            Self { in_flight: 0, ..self }
-        } else {
-            Self { is_paused: self.is_paused, ..Self::default() }
-        }
+    /// The state of another identity with the same name. Only a pause and the turns in flight outlive the change.
+    pub fn after_change_of_identity(self) -> Self {
+        Self { in_flight: self.in_flight, is_paused: self.is_paused, ..Self::default() }
     }
 
     /// Whether it has failed since it last served a turn, or came back from a cooldown after failures and is not proven yet.

@@ -1,6 +1,6 @@
 //! The pool as turns use it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,10 +87,26 @@ fn in_flight(pool: &Pool) -> Vec<u32> {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Choose { model: usize, origin: Option<usize>, key: Option<u8> },
-    End { lease: usize, verdict: Verdict },
-    Leave { lease: usize },
-    Wait { ms: u16 },
+    Choose {
+        model: usize,
+        origin: Option<usize>,
+        key: Option<u8>,
+    },
+    End {
+        lease: usize,
+        verdict: Verdict,
+    },
+    Leave {
+        lease: usize,
+    },
+    Wait {
+        ms: u16,
+    },
+    /// Another configuration, with this weight and without the account at this place.
+    Replace {
+        weight: u32,
+        removed: Option<usize>,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -109,6 +125,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..64_usize, verdict).prop_map(|(lease, verdict)| Step::End { lease, verdict }),
         1 => (0..64_usize).prop_map(|lease| Step::Leave { lease }),
         2 => (0..4_000_u16).prop_map(|ms| Step::Wait { ms }),
+        1 => (1..4_u32, proptest::option::of(0..NAMES.len()))
+            .prop_map(|(weight, removed)| Step::Replace { weight, removed }),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -131,6 +149,12 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait { ms } => clock.advance(ms),
+                Step::Replace { weight, removed } => {
+                    let with_weight = |settings: &AccountSettings| AccountSettings { weight, ..settings.clone() };
+                    let mut accounts = accounts.each_ref().map(with_weight).to_vec();
+                    removed.map(|removed| accounts.remove(removed));
+                    pool.replace(accounts, RoutingSettings { strategy, ..routing() }).unwrap();
+                }
                 Step::Leave { lease } if lease < held.len() => drop(held.swap_remove(lease)),
                 Step::End { lease, verdict } if lease < held.len() => {
                     let lease = held.swap_remove(lease);
@@ -165,16 +189,66 @@ proptest! {
                     }
                 }
             }
-            let mut counts: HashMap<&str, u32> = NAMES.iter().map(|name| (*name, 0)).collect();
-            for lease in &held {
-                *counts.get_mut(lease.account().name.as_str()).unwrap() += 1;
+            for view in pool.view() {
+                let leases = held.iter().filter(|lease| lease.account().name == view.account.name).count();
+                prop_assert_eq!(view.state.in_flight as usize, leases);
             }
-            prop_assert_eq!(in_flight(&pool), NAMES.map(|name| counts[name]).to_vec());
         }
         held.clear();
+        pool.replace(accounts.to_vec(), routing()).unwrap();
         prop_assert_eq!(in_flight(&pool), vec![0; NAMES.len()]);
         prop_assert_eq!(pool.queued(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_count_for_their_account_over_every_change_of_the_configuration() {
+    let busy = account("a", Some(1));
+    let changed = AccountSettings { weight: 2, ..busy.clone() };
+    let elsewhere = AccountSettings { base_url: "http://127.0.0.1:2/v1".parse().unwrap(), ..busy.clone() };
+    let wider = AccountSettings { max_in_flight: Some(2), ..busy.clone() };
+    let (pool, _) = pool(std::slice::from_ref(&busy), routing());
+    let replace = |accounts: &[&AccountSettings]| {
+        pool.replace(accounts.iter().map(|account| (*account).clone()).collect(), routing()).unwrap();
+    };
+    let next = || pool.choose(wanted("m")).now_or_never().and_then(Result::ok);
+    let first = next().unwrap();
+    for (accounts, change) in [
+        (&[&changed][..], "its weight changes"),
+        (&[&elsewhere], "its upstream changes"),
+        (&[&account("b", None)], "it is removed"),
+        (&[], "it stays away"),
+        (&[&busy], "it comes back"),
+    ] {
+        replace(accounts);
+        let has_room = accounts.iter().any(|account| account.name == "b");
+        assert_eq!(next().is_some(), has_room, "{change}");
+    }
+
+    replace(&[&wider]);
+    let second = next().expect("there is room for two turns");
+    assert!(next().is_none());
+    replace(&[&busy]);
+    drop(first);
+    assert_eq!((in_flight(&pool), next().is_none()), (vec![1], true));
+    replace(&[]);
+    drop(second);
+    replace(&[&busy]);
+    assert_eq!((in_flight(&pool), next().is_some()), (vec![0], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_turn_gets_the_place_of_a_turn_that_began_before_a_change() {
+    let busy = account("a", Some(1));
+    let changed = AccountSettings { weight: 2, ..busy.clone() };
+    let (pool, _) = pool(&[busy], routing());
+    let first = pool.choose(wanted("m")).await.unwrap();
+    let mut second = Box::pin(pool.choose(wanted("m")));
+    assert!((&mut second).now_or_never().is_none());
+    pool.replace(vec![changed], routing()).unwrap();
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    assert_eq!(second.await.unwrap().account().settings.weight, 2);
 }
 
 #[test]
