@@ -61,12 +61,16 @@ pub struct Attempt {
     pub connect: Option<Duration>,
 }
 
+/// Logs, traces and the request log keep no more of an error code: an upstream's can have any length.
+const MAX_CODE_BYTES: usize = 64;
+
 /// How a turn ended.
 pub struct Outcome {
     /// A response status, or another word if the turn yielded no response.
     pub name: &'static str,
     /// The status that the client got.
     pub http_status: u16,
+    /// At most [`MAX_CODE_BYTES`] of the code that the client got.
     pub code: Option<String>,
     pub fault: Option<Fault>,
     /// Whether the request itself is why it failed. A rate limit of the upstream is not the client's fault.
@@ -204,6 +208,10 @@ impl Outcome {
             Failure::UpstreamError(reply) => UpstreamError::parse(&reply.body).code,
             _ => row.error.code.map(Into::into),
         };
+        let code = code.map(|mut code: String| {
+            code.truncate(code.floor_char_boundary(MAX_CODE_BYTES));
+            code
+        });
         let is_own_fault = row.fault == Fault::Client && row.status != StatusCode::TOO_MANY_REQUESTS;
         Self { name, http_status, code, fault: Some(row.fault), is_own_fault }
     }

@@ -255,3 +255,18 @@ async fn output_without_end_breaks_the_stream_where_it_would_have_to_be_kept() {
     let collected = gateway.client.create(json!({"model": "sim", "input": "x"})).await;
     collected.ok();
 }
+
+#[tokio::test]
+async fn the_request_log_keeps_the_start_of_a_long_error_code_and_the_client_gets_all_of_it() {
+    let (upstream, gateway) = gateway().await;
+    let code = format!("{}é{}", "c".repeat(63), "d".repeat(MANY));
+    let error = json!({"message": "m", "type": "t", "param": null, "code": code});
+    for stream in [false, true] {
+        upstream.script(Script::http(400, json!({"error": error}).to_string()));
+        let reply = gateway.client.create(json!({"model": "sim", "input": "x", "stream": stream})).await;
+        assert_eq!(reply.json()["error"]["code"], code);
+    }
+    let rows = gateway.logged(2).await;
+    let kept: Vec<_> = rows.iter().map(|row| row.code.as_deref()).collect();
+    assert_eq!(kept, [Some(&*"c".repeat(63)); 2]);
+}
