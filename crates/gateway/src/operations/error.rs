@@ -21,8 +21,9 @@ pub enum OperationError {
     ResponseNotFound(String),
     #[error("conversation {0:?} not found")]
     ConversationNotFound(String),
-    #[error("too many clients with this token watch the live figures")]
-    TooManyWatchers,
+    /// Holds who has taken all their places.
+    #[error("too many {0} watch the live figures")]
+    TooManyWatchers(&'static str),
     #[error("key {0:?} not found")]
     KeyNotFound(String),
     #[error("a key named {0:?} already exists (it may be revoked)")]
@@ -65,7 +66,7 @@ impl OperationError {
             Self::AccountNotFound(_) => client(StatusCode::NOT_FOUND, "account_not_found", None),
             Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, "response_not_found", None),
             Self::ConversationNotFound(_) => client(StatusCode::NOT_FOUND, "conversation_not_found", None),
-            Self::TooManyWatchers => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None)
+            Self::TooManyWatchers(_) => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None)
                 .retry_after(Some(errors::RETRY_AFTER)),
             Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),

@@ -1,22 +1,24 @@
-//! Who watches the live figures. Each session and each token has a share of the places, so that none takes them all.
+//! Who watches the live figures. Each operator and each role has a share of the places, so that none takes them all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use antiphon_access::admin::Role;
-use antiphon_access::sessions::SessionId;
+use antiphon_access::sessions::Session;
 
 use super::OperationError;
 
 const MAX_WATCHERS: usize = 256;
-/// How many places one session or token has.
-const MAX_SHARE: usize = 32;
+/// How many places all operators of a role have.
+const MAX_OF_ROLE: usize = 192;
+/// How many places an operator in a role has, in any number of sessions.
+const MAX_SHARE: usize = 64;
 
-/// What a watcher has proven to be an operator with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Watcher {
-    Token(Role),
-    Session(SessionId),
+/// An operator in a role. All who use the role's token are one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Watcher {
+    role: Role,
+    name: Option<String>,
 }
 
 /// How many places are taken. Clones share their values.
@@ -30,16 +32,35 @@ pub struct WatcherPlace {
     watcher: Watcher,
 }
 
+// === impl Watcher ===
+
+impl Watcher {
+    pub fn with_token(role: Role) -> Self {
+        Self { role, name: None }
+    }
+
+    pub fn in_session(session: &Session) -> Self {
+        Self { role: session.role, name: session.operator.clone() }
+    }
+}
+
 // === impl Watchers ===
 
 impl Watchers {
     pub fn take(&self, watcher: Watcher) -> Result<WatcherPlace, OperationError> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (taken.values().sum::<usize>(), taken.get(&watcher).copied().unwrap_or(0));
-        if all >= MAX_WATCHERS || own >= MAX_SHARE {
-            return Err(OperationError::TooManyWatchers);
+        let own = taken.get(&watcher).copied().unwrap_or(0);
+        let of_role = taken.iter().filter(|(other, _)| other.role == watcher.role).map(|(_, taken)| taken);
+        if own >= MAX_SHARE {
+            return Err(OperationError::TooManyWatchers("pages and clients of this operator"));
         }
-        taken.insert(watcher, own + 1);
+        if of_role.sum::<usize>() >= MAX_OF_ROLE {
+            return Err(OperationError::TooManyWatchers("operators of this role"));
+        }
+        if taken.values().sum::<usize>() >= MAX_WATCHERS {
+            return Err(OperationError::TooManyWatchers("operators"));
+        }
+        taken.insert(watcher.clone(), own + 1);
         Ok(WatcherPlace { watchers: self.clone(), watcher })
     }
 }
@@ -60,16 +81,39 @@ impl Drop for WatcherPlace {
 mod tests {
     use super::*;
 
+    fn watcher(role: Role, name: &str) -> Watcher {
+        Watcher { role, name: Some(name.to_owned()) }
+    }
+
+    fn refusal(taken: Result<WatcherPlace, OperationError>) -> String {
+        taken.unwrap_err().to_string()
+    }
+
     #[test]
-    fn one_token_leaves_places_for_others() {
+    fn an_operator_leaves_places_for_others() {
         let watchers = Watchers::default();
-        let take = |role| watchers.take(Watcher::Token(role));
-        let mut places: Vec<_> = (0..MAX_SHARE).map(|_| take(Role::Admin).unwrap()).collect();
-        assert!(matches!(take(Role::Admin), Err(OperationError::TooManyWatchers)));
-        let other = take(Role::Viewer).unwrap();
+        let take = |name| watchers.take(watcher(Role::Viewer, name));
+        let mut places: Vec<_> = (0..MAX_SHARE).map(|_| take("a").unwrap()).collect();
+        assert_eq!(refusal(take("a")), "too many pages and clients of this operator watch the live figures");
+        let other = take("b").unwrap();
         places.pop();
-        places.push(take(Role::Admin).unwrap());
+        places.push(take("a").unwrap());
         drop((places, other));
         assert!(watchers.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_operators_of_a_role_leave_places_for_the_other_role() {
+        let watchers = Watchers::default();
+        let take = |role, n: usize| watchers.take(watcher(role, &n.to_string()));
+        let viewers: Vec<_> = (0..MAX_OF_ROLE).map(|n| take(Role::Viewer, n).unwrap()).collect();
+        assert_eq!(
+            refusal(take(Role::Viewer, MAX_OF_ROLE)),
+            "too many operators of this role watch the live figures"
+        );
+        let left = MAX_WATCHERS - MAX_OF_ROLE;
+        let admins: Vec<_> = (0..left).map(|n| take(Role::Admin, n).unwrap()).collect();
+        assert_eq!(refusal(take(Role::Admin, left)), "too many operators watch the live figures");
+        drop((viewers, admins));
     }
 }

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::signing_in::{cookies, text, value};
 use crate::{gateway, simulator};
 
 /// Calls with the admin token.
@@ -134,6 +135,32 @@ async fn invalid_admin_tokens_are_counted() {
         let metric = format!("antiphon_failures_total{{fault=\"client\",code=\"{code}\"}} {count}\n");
         assert!(metrics.contains(&metric), "{metric}: {metrics}");
     }
+}
+
+/// The reply to a sign-in with a token.
+async fn sign_in(gateway: &Gateway, token: &str) -> Reply {
+    let same_site = [header("sec-fetch-site", "same-origin")];
+    gateway.client.request(Method::POST, "/login", &same_site, format!("token={token}")).await
+}
+
+#[tokio::test]
+async fn an_operator_in_any_number_of_sessions_leaves_places_in_the_live_view_for_others() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let token = operator.post("/api/tokens/viewer").await["token"].as_str().unwrap().to_owned();
+    let viewer = Operator { token, client: gateway.client.clone() };
+    let _watching = join_all((0..64).map(|_| viewer.follow("/api/live"))).await;
+    let told = "Too many pages and clients of this operator watch the live figures.";
+    let refused = viewer.call(Method::GET, "/api/live").await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["message"]), (429, &json!(told)));
+    for _ in 0..2 {
+        let signed_in = sign_in(&gateway, &viewer.token).await;
+        let cookie = [header("cookie", value(&cookies(&signed_in)[0]))];
+        let refused = gateway.client.request(Method::GET, "/live", &cookie, "").await;
+        assert_eq!(refused.status, 429);
+        assert!(text(&refused).contains(told), "{}", text(&refused));
+    }
+    operator.follow("/api/live").await.next().await.unwrap();
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub async fn watch(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = state.operations.watch(Watcher::Session(session.id))?;
+    let place = state.operations.watch(Watcher::in_session(&session))?;
     let secret = secret(&headers).unwrap_or_default().to_owned();
     let page = LivePage { state, session: session.id, secret, events: 0, _place: place };
     let events = stream::unfold(page, LivePage::next);

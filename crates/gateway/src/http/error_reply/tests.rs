@@ -401,7 +401,7 @@ fn failures_of_operations() -> Vec<OperationError> {
         OperationError::AccountNotFound(name()),
         OperationError::ResponseNotFound(name()),
         OperationError::ConversationNotFound(name()),
-        OperationError::TooManyWatchers,
+        OperationError::TooManyWatchers("operators"),
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
@@ -426,8 +426,8 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::ConversationNotFound(_) => {
             "404 | client | conversation_not_found | null | Conversation \"X\" not found."
         }
-        OperationError::TooManyWatchers => {
-            "429 | client | too_many_watchers | null | Too many clients with this token watch the live figures."
+        OperationError::TooManyWatchers(_) => {
+            "429 | client | too_many_watchers | null | Too many operators watch the live figures."
         }
         OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {

@@ -70,7 +70,7 @@ fn range(operations: &Operations, parameters: &OverviewParameters) -> Result<Tim
 }
 
 /// Watch live figures: server-sent events `frame`, one a second. The stream ends after ten minutes, and within seconds once its token
-/// is replaced; clients connect again. At most 32 clients with the same token watch at the same time.
+/// is replaced; clients connect again. At most 64 clients and pages with the same token watch at the same time.
 #[utoipa::path(
     get,
     path = "/api/live",
@@ -84,7 +84,7 @@ pub async fn live(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ErrorReply> {
-    let permit = state.operations.watch(Watcher::Token(role))?;
+    let permit = state.operations.watch(Watcher::with_token(role))?;
     let first = state.operations.live().await?;
     let watched = Watched { state, role, headers, first: Some(first), sent: 0, _permit: permit };
     Ok(Sse::new(unfold(watched, Watched::next)))
