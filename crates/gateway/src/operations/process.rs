@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::live::LiveFrame;
 use super::overview::CachedOverview;
+use super::sessions::TokenSignIns;
 use super::watchers::Watchers;
 use crate::config::Config;
 
@@ -30,6 +31,7 @@ pub struct Process {
     pub config: Arc<RwLock<Config>>,
     pub(super) reports: Arc<Semaphore>,
     pub(super) watchers: Watchers,
+    pub(super) token_sign_ins: Arc<TokenSignIns>,
     pub(super) overviews: Arc<Mutex<Vec<CachedOverview>>>,
     pub(super) live: Arc<Mutex<Option<LatestFrame>>>,
 }
@@ -54,6 +56,7 @@ impl Process {
             config: Arc::new(RwLock::new(config)),
             reports: Arc::new(Semaphore::new(CONCURRENT_REPORTS)),
             watchers: Watchers::default(),
+            token_sign_ins: Arc::default(),
             overviews: Arc::default(),
             live: Arc::default(),
         }

@@ -1,15 +1,16 @@
 //! Sessions of operators in the dashboard.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use antiphon_access::admin::{self, Role};
 use antiphon_access::audit::Actor;
+use antiphon_access::keys::FailedAttempts;
 use antiphon_access::sessions::{Session, SessionId, SessionSecret};
 use antiphon_runtime::rfc3339;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{OperationError, Operations};
+use super::{OperationError, Operations, SignInError};
 
 /// How many sessions are listed.
 const MAX_SESSIONS: u32 = 100;
@@ -41,6 +42,24 @@ pub struct EndedSession {
     pub ended: bool,
 }
 
+/// How often each address has signed in with a token of each role lately. Every sign-in is kept in the audit log forever.
+#[derive(Debug, Default)]
+pub(super) struct TokenSignIns {
+    admins: FailedAttempts,
+    viewers: FailedAttempts,
+}
+
+// === impl TokenSignIns ===
+
+impl TokenSignIns {
+    fn of(&self, role: Role) -> &FailedAttempts {
+        match role {
+            Role::Admin => &self.admins,
+            Role::Viewer => &self.viewers,
+        }
+    }
+}
+
 // === impl Operations ===
 
 impl Operations {
@@ -49,10 +68,14 @@ impl Operations {
         &self,
         token: &str,
         address: Option<IpAddr>,
-    ) -> Result<(Session, SessionSecret), OperationError> {
-        let token = (self.authenticate(Some(token)).await?, admin::hash(token));
+    ) -> Result<(Session, SessionSecret), SignInError> {
+        let role = admin::verify(&*self.store, token).await?.ok_or(SignInError::InvalidToken)?;
+        let sign_ins = self.process.token_sign_ins.of(role);
+        let counted_address = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        sign_ins.count(counted_address, self.clock.now()).map_err(SignInError::TooMany)?;
+        let token = (role, admin::hash(token));
         let opened = Session::open_with_token(&*self.store, &*self.clock, token, address).await?;
-        opened.ok_or(OperationError::InvalidAdminToken)
+        opened.ok_or(SignInError::InvalidToken)
     }
 
     /// The session with this secret.

@@ -29,6 +29,8 @@ pub struct ProviderReply {
 pub enum SignInError {
     #[error("There is no identity provider.")]
     NotConfigured,
+    #[error("This is not a valid admin token. Check that you copied all of it.")]
+    InvalidToken,
     #[error("Too many sign-ins from this address. Please try again in {} s.", whole_seconds(*.0))]
     TooMany(Duration),
     #[error("This sign-in has expired, or another browser has begun it. Please sign in again.")]

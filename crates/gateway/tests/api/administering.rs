@@ -144,6 +144,23 @@ async fn sign_in(gateway: &Gateway, token: &str) -> Reply {
 }
 
 #[tokio::test]
+async fn an_address_signs_in_so_often_at_most_with_the_token_of_a_role() {
+    // The clock stands still, so that no further sign-in is allowed meanwhile.
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).clock(&Arc::new(ManualClock::default())).start().await;
+    let operator = Operator::of(&gateway).await;
+    let viewer = operator.post("/api/tokens/viewer").await["token"].as_str().unwrap().to_owned();
+    for _ in 0..30 {
+        assert_eq!(sign_in(&gateway, &viewer).await.status, 303);
+    }
+    let reply = sign_in(&gateway, &viewer).await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (429, Some("2")));
+    assert!(text(&reply).contains("Too many sign-ins from this address"), "{}", text(&reply));
+    assert_eq!(operator.get("/api/sessions").await["sessions"].as_array().unwrap().len(), 30);
+    assert_eq!(sign_in(&gateway, &operator.token).await.status, 303);
+}
+
+#[tokio::test]
 async fn an_operator_in_any_number_of_sessions_leaves_places_in_the_live_view_for_others() {
     let (_upstream, gateway) = gateway().await;
     let operator = Operator::of(&gateway).await;

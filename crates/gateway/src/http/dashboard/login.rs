@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
-use http::{Extensions, HeaderMap, StatusCode, header};
+use http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -11,10 +11,11 @@ use super::gate::{Empty, Form, OpenForm, Query, SignedIn, cookie};
 use super::page::{Problem, bare_page};
 use super::pieces::alert;
 use super::proxy_sign_in;
+use super::sign_in::refusal;
 use crate::http::app_state::AppState;
 use crate::http::auth::{client_address, count_invalid_admin_token};
 use crate::oidc::Provider;
-use crate::operations::OperationError;
+use crate::operations::{OperationError, SignInError};
 use url::form_urlencoded;
 
 #[derive(Deserialize)]
@@ -46,6 +47,7 @@ pub async fn sign_in(
     State(state): State<AppState>,
     headers: HeaderMap,
     extensions: Extensions,
+    uri: Uri,
     OpenForm(login): OpenForm<Login>,
 ) -> Result<Response, Problem> {
     let address = client_address(&extensions);
@@ -54,16 +56,12 @@ pub async fn sign_in(
             let next = Redirect::to(local(login.next.as_deref()).unwrap_or("/"));
             Ok(([(header::SET_COOKIE, cookie(Some(secret.expose()), &headers))], next).into_response())
         }
-        Err(OperationError::InvalidAdminToken) => {
-            count_invalid_admin_token(&state, address)?;
-            Ok(page(
-                &state,
-                StatusCode::UNAUTHORIZED,
-                login.next.as_deref(),
-                Some("This is not a valid admin token. Check that you copied all of it."),
-            ))
+        Err(error) => {
+            if matches!(error, SignInError::InvalidToken) {
+                count_invalid_admin_token(&state, address)?;
+            }
+            Ok(refusal(&state, &error, uri.path(), login.next.as_deref()))
         }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -107,7 +107,7 @@ pub fn refusal(state: &AppState, error: &SignInError, path: &str, next: Option<&
         SignInError::NoRole(_) => StatusCode::FORBIDDEN,
         SignInError::Provider(ProviderError::Unavailable(_)) => StatusCode::BAD_GATEWAY,
         SignInError::Provider(ProviderError::NoRole(_)) => StatusCode::FORBIDDEN,
-        SignInError::Provider(_) => StatusCode::UNAUTHORIZED,
+        SignInError::InvalidToken | SignInError::Provider(_) => StatusCode::UNAUTHORIZED,
         SignInError::Store(error) => {
             tracing::error!(%error, "store error");
             StatusCode::SERVICE_UNAVAILABLE
