@@ -7,17 +7,18 @@ use antiphon_access::audit::Actor;
 use antiphon_access::keys::FailedAttempts;
 use antiphon_access::sessions::{Session, SessionId, SessionSecret};
 use antiphon_runtime::rfc3339;
+use antiphon_store::SESSIONS_PER_OPERATOR;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{OperationError, Operations, SignInError};
 
-/// How many sessions are listed.
-const MAX_SESSIONS: u32 = 100;
+/// How many sessions are listed: several times as many as one operator can have, whose sessions hide no others.
+const MAX_SESSIONS: u32 = 10 * SESSIONS_PER_OPERATOR;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SessionList {
-    /// Newest first, at most 100.
+    /// Newest first, at most 1,000. An operator has at most 100 in a role.
     pub sessions: Vec<SessionView>,
 }
 

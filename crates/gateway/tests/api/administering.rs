@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use antiphon_access::admin::{AdminToken, Role};
 use antiphon_access::audit::Actor;
+use antiphon_access::sessions::{Identity, Session};
 use antiphon_simulator::upstream::Script;
+use antiphon_store::SESSIONS_PER_OPERATOR;
 use antiphon_testkit::{
     Client, Events, Fault, Faults, Gateway, ManualClock, Postgres, Reply, Setup, eventually, header,
 };
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -158,6 +160,20 @@ async fn an_address_signs_in_so_often_at_most_with_the_token_of_a_role() {
     assert!(text(&reply).contains("Too many sign-ins from this address"), "{}", text(&reply));
     assert_eq!(operator.get("/api/sessions").await["sessions"].as_array().unwrap().len(), 30);
     assert_eq!(sign_in(&gateway, &operator.token).await.status, 303);
+}
+
+#[tokio::test]
+async fn the_sessions_of_an_operator_hide_no_others() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    assert_eq!(sign_in(&gateway, &operator.token).await.status, 303);
+    let eve = Identity { subject: "eve".to_owned(), name: "eve".to_owned() };
+    let (store, clock) = (&**gateway.app.chains.store(), &*gateway.app.env.clock);
+    let opened = (0..=SESSIONS_PER_OPERATOR).map(|_| Session::open(store, clock, (Role::Viewer, &eve), None));
+    try_join_all(opened).await.unwrap();
+    let sessions = operator.get("/api/sessions").await["sessions"].clone();
+    let of_role = |role: &str| sessions.as_array().unwrap().iter().filter(|one| one["role"] == role).count();
+    assert_eq!((of_role("viewer"), of_role("admin")), (100, 1));
 }
 
 #[tokio::test]
