@@ -59,6 +59,9 @@ pub struct Chain {
     /// From the root towards the leaf: through the response that was asked for, and from there on through the newest branches.
     pub turns: Vec<ChainTurn>,
     pub has_more: bool,
+    /// What the page before this one comes after; empty for the root's.
+    #[serde(skip)]
+    pub earlier: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -86,6 +89,15 @@ pub struct ChainTurn {
     pub branches: Vec<String>,
 }
 
+/// Where a page of a chain begins.
+enum Start<'a> {
+    Root,
+    /// With the turn that follows this one.
+    After(&'a str),
+    /// Where the response that was asked for is on the page, with turns before it.
+    Around,
+}
+
 /// The turns from the root to the leaf, in this order.
 struct Path {
     project: ProjectId,
@@ -98,9 +110,20 @@ impl Operations {
     /// A page of the chain of a response.
     pub async fn chain(&self, id: &str, parameters: &ChainParameters) -> Result<Chain, OperationError> {
         let id = parse_response_id(id)?;
+        let project = self.project_of(id).await?;
+        self.chain_page(project, id, parameters.limit, parameters.start()).await
+    }
+
+    /// The page of its chain that a response is on.
+    pub async fn chain_around(&self, id: &str) -> Result<Chain, OperationError> {
+        let id = parse_response_id(id)?;
+        let project = self.project_of(id).await?;
+        self.chain_page(project, id, None, Start::Around).await
+    }
+
+    async fn project_of(&self, id: ResponseId) -> Result<ProjectId, OperationError> {
         let not_found = || OperationError::ResponseNotFound(id.to_string());
-        let project = self.store.find_project(id).await?.ok_or_else(not_found)?;
-        self.chain_page(project, id, parameters).await
+        self.store.find_project(id).await?.ok_or_else(not_found)
     }
 
     /// A page of the turns of a conversation.
@@ -116,8 +139,14 @@ impl Operations {
         let project = ProjectId::new(project);
         let found = self.store.load_conversation(&project, conversation).await?.ok_or_else(not_found)?;
         match found.head {
-            Some(head) => self.chain_page(project, head, &parameters).await,
-            None => Ok(Chain { project: project.to_string(), length: 0, turns: Vec::new(), has_more: false }),
+            Some(head) => self.chain_page(project, head, parameters.limit, parameters.start()).await,
+            None => Ok(Chain {
+                project: project.to_string(),
+                length: 0,
+                turns: Vec::new(),
+                has_more: false,
+                earlier: None,
+            }),
         }
     }
 
@@ -125,7 +154,8 @@ impl Operations {
         &self,
         project: ProjectId,
         id: ResponseId,
-        parameters: &ChainParameters,
+        limit: Option<u32>,
+        start: Start<'_>,
     ) -> Result<Chain, OperationError> {
         let permit = self.report_permit().await?;
         let mut links = self.store.list_links(&project, id, MAX_TURNS).await?;
@@ -133,15 +163,18 @@ impl Operations {
         let below = MAX_TURNS.saturating_sub(u32::try_from(links.len()).unwrap_or(MAX_TURNS));
         links.extend(self.store.list_descendants(&project, id, below).await?);
         let path = Path { project, links };
-        let start = match parameters.after.as_deref().filter(|after| !after.is_empty()) {
-            Some(after) => path.position(after)? + 1,
-            None => 0,
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        let start = match start {
+            Start::Root => 0,
+            Start::After(turn) => path.position(turn)? + 1,
+            Start::Around => path.start_around(id, limit),
         };
-        let end = path.end_of_page(start, parameters.limit.unwrap_or(DEFAULT_LIMIT));
+        let end = path.end_of_page(start, limit);
         let turns = self.turns_of(&path, start, end).await?;
         drop(permit);
         let (length, has_more) = (path.links.len(), end < path.links.len());
-        Ok(Chain { project: path.project.to_string(), length, turns, has_more })
+        let earlier = path.earlier(start, limit);
+        Ok(Chain { project: path.project.to_string(), length, turns, has_more, earlier })
     }
 
     async fn turns_of(
@@ -182,6 +215,14 @@ impl Operations {
     }
 }
 
+// === impl ChainParameters ===
+
+impl ChainParameters {
+    fn start(&self) -> Start<'_> {
+        self.after.as_deref().filter(|after| !after.is_empty()).map_or(Start::Root, Start::After)
+    }
+}
+
 // === impl Path ===
 
 impl Path {
@@ -189,6 +230,26 @@ impl Path {
         let invalid = || InvalidRequest::value("after", "the chain has no such turn");
         let id: ResponseId = id.parse().map_err(|_| invalid())?;
         self.links.iter().position(|link| link.id == id).ok_or_else(invalid)
+    }
+
+    /// The first page if the turn is on it, else one with half a page before the turn.
+    fn start_around(&self, id: ResponseId, limit: u32) -> usize {
+        let Some(position) = self.links.iter().position(|link| link.id == id) else { return 0 };
+        let limit = limit as usize;
+        let first = if position < limit { 0 } else { position - limit / 2 };
+        let mut bytes = self.links[position].bytes;
+        let before = self.links[first..position].iter().rev().take_while(|link| {
+            bytes += link.bytes;
+            bytes <= MAX_PAGE_BYTES
+        });
+        position - before.count()
+    }
+
+    /// What the page before comes after; empty if it begins with the root, `None` if there is none.
+    fn earlier(&self, start: usize, limit: u32) -> Option<String> {
+        let first = start.saturating_sub(limit as usize);
+        let before = first.checked_sub(1).map(|last| self.links[last].id.to_string());
+        (start > 0).then(|| before.unwrap_or_default())
     }
 
     fn end_of_page(&self, start: usize, limit: u32) -> usize {
@@ -247,4 +308,31 @@ fn count_types(array: &[u8]) -> BTreeMap<String, u64> {
         *counts.entry(name).or_insert(0) += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain of turns of these sizes.
+    fn path(sizes: &[u64]) -> Path {
+        let link = |(index, bytes): (usize, &u64)| ChainLink { id: id(index), bytes: *bytes };
+        Path { project: ProjectId::new("team"), links: sizes.iter().enumerate().map(link).collect() }
+    }
+
+    fn id(index: usize) -> ResponseId {
+        format!("resp_{index:032x}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_turn_is_on_its_page_even_if_those_before_it_are_large() {
+        let path = path(&[[0; 30].as_slice(), &[MAX_PAGE_BYTES; 3], &[0; 40]].concat());
+        for index in 0..path.links.len() {
+            let start = path.start_around(id(index), 10);
+            assert!((start..path.end_of_page(start, 10)).contains(&index), "{index}: from {start}");
+        }
+        let start = path.start_around(id(32), 10);
+        assert_eq!((start, path.end_of_page(start, 10)), (32, 42), "with a large turn before");
+        assert_eq!(path.start_around(id(33), 10), 32);
+    }
 }

@@ -156,3 +156,38 @@ async fn the_dashboard_shows_the_first_items_of_a_response_with_very_many() {
     let whole = operator.get(&format!("/api{path}?bodies=true")).await;
     assert_eq!(whole["bodies"]["input"].as_array().unwrap().len(), 5_000);
 }
+
+#[tokio::test]
+async fn the_dashboard_shows_a_response_deep_in_its_chain_and_leads_to_the_turns_before() {
+    let (_upstream, gateway) = gateway().await;
+    let operator = Operator::of(&gateway).await;
+    let pages = Pages::of(&gateway, &operator).await;
+    let mut turns: Vec<String> = Vec::new();
+    for number in 1..=80 {
+        let turn = json!({"model": "sim", "input": format!("question {number}."), "previous_response_id": turns.last()});
+        turns.push(gateway.client.create(turn).await.ok_id());
+    }
+    let numbers = |page: &str| -> Vec<usize> {
+        let parts = page.split("class=\"turn-number\">#").skip(1);
+        parts.map(|part| part.split('<').next().unwrap().parse().unwrap()).collect()
+    };
+    for (number, first, last) in [(1, 1, 50), (50, 1, 50), (51, 26, 75), (78, 53, 80), (80, 55, 80)] {
+        let path = format!("/responses/{}", turns[number - 1]);
+        let page = pages.text(&path).await;
+        assert_eq!(numbers(&page), (first..=last).collect::<Vec<_>>(), "turn {number}");
+        let shown = page.split("aria-current=\"true\"").nth(1).expect("the turn is marked");
+        assert_eq!(numbers(shown).first(), Some(&number));
+        assert!(shown.contains("Show its items"));
+        let reply = pages.post(&path).await;
+        assert!(String::from_utf8_lossy(&reply.body).contains(&format!("question {number}.")));
+    }
+    let mut path = format!("/responses/{}", turns[77]);
+    let mut seen = Vec::new();
+    loop {
+        let page = pages.text(&path).await;
+        seen.push(numbers(&page)[0]);
+        let Some((before, _)) = page.split_once("\" rel=\"prev\"") else { break };
+        before.rsplit_once("href=\"").unwrap().1.clone_into(&mut path);
+    }
+    assert_eq!(seen, [53, 3, 1]);
+}

@@ -15,7 +15,7 @@ use super::gate::{Change, Empty, Query, SignedIn};
 use super::items::{offer_items, show_items};
 use super::numbers::{bytes, compact, duration};
 use super::page::{Page, Problem, Screen};
-use super::pieces::{Tone, badge, is_admin, next_page, none, time};
+use super::pieces::{Tone, badge, earlier_page, is_admin, next_page, none, time};
 use super::responses::{cost, outcome, short};
 use super::timeline::timeline;
 use crate::http::path_segment::PathSegment;
@@ -24,6 +24,7 @@ use crate::operations::{Chain, ChainParameters, ChainTurn, LoggedTurn, Operation
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainQuery {
+    /// The turn before the page, empty for the first page. Without it, the page is the one that the response is on.
     after: Option<String>,
 }
 
@@ -70,8 +71,10 @@ async fn reply(
     if detail.stored.is_none() {
         return Ok(unstored(session, detail));
     }
-    let parameters = ChainParameters { limit: None, after };
-    let chain = operations.chain(&detail.id, &parameters).await?;
+    let chain = match after {
+        Some(_) => operations.chain(&detail.id, &ChainParameters { limit: None, after }).await?,
+        None => operations.chain_around(&detail.id).await?,
+    };
     Ok(ChainPage { session, shown: detail, items, chain: &chain }.reply())
 }
 
@@ -139,6 +142,9 @@ impl ChainPage<'_> {
                     ", conversation "
                     a .mono href=(conversations::address(id, &self.chain.project)) { (id) }
                 }
+            }
+            @if let Some(after) = &self.chain.earlier {
+                (earlier_page(&format!("/responses/{}?after={after}", self.shown.id)))
             }
             ol .chain { @for turn in &self.chain.turns { (self.turn(turn)) } }
             @if let Some(last) = self.chain.turns.last().filter(|_| self.chain.has_more) {

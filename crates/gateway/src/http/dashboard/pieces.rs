@@ -105,6 +105,11 @@ pub fn next_page(href: &str) -> Markup {
     html! { nav .pages aria-label="Pages" { a .button href=(href) rel="next" { "Next page" } } }
 }
 
+/// A link to the page before, above a list that does not begin with its first page.
+pub fn earlier_page(href: &str) -> Markup {
+    html! { nav .pages aria-label="Earlier pages" { a .button href=(href) rel="prev" { "Earlier turns" } } }
+}
+
 /// A secret that is shown only now.
 pub fn secret(id: &str, secret: &str) -> Markup {
     html! {
