@@ -81,11 +81,13 @@ impl AccountHeaders {
     ) -> Self {
         let mut headers: Vec<(HeaderName, HeaderText)> = Vec::new();
         for (name, draft) in drafts {
-            let key = format!("{key}.{name}");
             let Ok(name) = HeaderName::try_from(&name) else {
-                problems.reject(key, "is not a valid header name");
+                // It may be a header with its value, which may be a secret.
+                problems
+                    .reject_hidden(key, "must map the names of headers to values: one is not a valid name");
                 continue;
             };
+            let key = format!("{key}.{name}");
             if RESERVED.contains(&name.as_str()) {
                 problems.reject(key, "is a header that Antiphon sets itself: leave it out");
                 continue;

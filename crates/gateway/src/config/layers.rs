@@ -261,7 +261,10 @@ fn is_kubernetes_variable(name: &str, value: &str) -> bool {
 
 /// The value for an error message, unless it is or may hold a secret.
 fn displayable(key: &str, value: &Value) -> Option<String> {
-    let is_secret = key == "store.url" || key.contains("api_key");
+    // Names of headers and of parameters do not tell for certain what is a secret.
+    let is_secret = key == "store.url"
+        || ["api_key", ".headers.", ".query."].iter().any(|part| key.contains(part))
+        || ["_secret", "_token", ".value"].iter().any(|end| key.ends_with(end));
     let is_pattern = key.contains(".models[");
     match value {
         _ if is_secret => None,

@@ -77,13 +77,38 @@ fn errors_never_show_secrets() {
         Case::file("store = \"postgres://u:sk-secret@host\""),
         Case::file("[store]\nurl = [\"postgres://u:sk-secret@host\"]"),
         Case::file("accounts = [\"sk-secret\"]"),
+        account(r#"headers = { authorization = "Bearer sk-secret\n" }"#),
+        account(r#"headers = { x-tenant = "sk-secret\r" }"#),
+        account(r#"headers = { proxy-authorization = "Basic sk-secret" }"#),
+        account(r#"headers = { "authorization: Bearer sk-secret" = "" }"#),
+        account(r#"headers = { x-key = "sk-secret", X-Key = "sk-secret" }"#),
+        account("headers.authorization = [\"sk-secret\"]"),
+        Case::file(
+            "[traces]\nendpoint = \"http://a\"\nheaders = { authorization = \"Bearer sk-secret\\n\" }",
+        ),
         Case::empty().variable("ANTIPHON_ACCOUNTS", "sk-secret"),
+        Case::empty()
+            .variable("ANTIPHON_ACCOUNTS", "[{name = \"a\", headers = {cookie = \"sk-secret\\n\"}}]"),
         Case::empty().variable("ANTIPHON_API_KEY", "sk-secret"),
         Case::empty().variable("OPENAI_BASE_URL", "https://u:sk-secret@host"),
     ];
     for case in cases {
         let error = case.load_from(None).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("sk-secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_number_in_the_place_of_a_secret_is_not_shown() {
+    for case in [
+        with_api_key("12345678"),
+        with_api_key("{ value = 12345678 }"),
+        Case::file("[oidc]\nclient_secret = 12345678"),
+        Case::file("[oidc]\nclient_secret = { value = 12345678 }"),
+        Case::empty().variable("ANTIPHON_OIDC__CLIENT_SECRET", "12345678"),
+    ] {
+        let error = case.error();
+        assert!(!error.contains("12345678"), "{error}");
     }
 }
 
