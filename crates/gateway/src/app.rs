@@ -328,7 +328,8 @@ impl App {
             let (pool, config) = (Arc::clone(pool), self.config.clone());
             let (limits, shown) = (Arc::clone(limits), Arc::clone(&self.state.operations.process.config));
             let metrics = self.reload_metrics.clone();
-            let reloader = Reloader { pool, limits, shown, metrics, config, source };
+            let started = config.clone();
+            let reloader = Reloader { pool, limits, shown, metrics, started, config, source };
             tasks.spawn_background(reloader.run());
         }
     }

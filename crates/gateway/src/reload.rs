@@ -31,6 +31,8 @@ pub struct Reloader {
     /// The configuration as operators see it.
     pub shown: Arc<RwLock<Config>>,
     pub metrics: ReloadMetrics,
+    /// The configuration that the gateway has started with.
+    pub started: Config,
     /// The configuration that was loaded last.
     pub config: Config,
     pub source: Source,
@@ -148,7 +150,9 @@ impl Reloader {
         let accounts = config.accounts.iter().map(AccountConfig::settings).collect();
         self.pool.replace(accounts, config.routing.settings())?;
         self.limits.set_projects(config.project_limits());
-        for section in sections_needing_restart(&self.config, &config) {
+        let latest = config.changed_since(&self.config);
+        let pending = config.changed_since(&self.started);
+        for section in pending.into_iter().filter(|name| latest.contains(name)) {
             tracing::warn!(section, "configuration change takes effect after a restart");
         }
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = config.clone();
@@ -160,34 +164,4 @@ impl Reloader {
 /// `true` after a signal, `false` when it is time to read the file.
 async fn wait_for_signal(hangup: &mut Signal) -> bool {
     tokio::time::timeout(POLL_INTERVAL, hangup.recv()).await.is_ok()
-}
-
-/// The sections that differ and that a reload does not apply.
-fn sections_needing_restart(old: &Config, new: &Config) -> Vec<String> {
-    let sections = |config: &Config| -> serde_json::Map<String, serde_json::Value> {
-        serde_json::from_str(&config.show_json()).expect("a struct serialises to an object")
-    };
-    let (old, new) = (sections(old), sections(new));
-    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
-    names.sort();
-    names.dedup();
-    let is_reloadable = |name: &str| ["accounts", "routing", "projects"].contains(&name);
-    let differs = |name: &&String| !is_reloadable(name) && old.get(*name) != new.get(*name);
-    names.into_iter().filter(differs).cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sections_that_need_a_restart_are_named() {
-        let old = Config::default();
-        let mut new = Config::default();
-        assert!(sections_needing_restart(&old, &new).is_empty());
-        new.listen = "127.0.0.1:1".parse().unwrap();
-        new.timeouts.idle = Duration::from_secs(1);
-        new.routing.max_queued = 7;
-        assert_eq!(sections_needing_restart(&old, &new), ["listen", "timeouts"]);
-    }
 }

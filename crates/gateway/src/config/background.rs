@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{bytes, count, count_or_zero, duration};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct BackgroundConfig {
     /// How many background turns this process runs at once; further ones are queued. Default: 64.

@@ -7,7 +7,7 @@ use super::values::{self, bytes, count, format_bytes};
 
 const MIB: usize = 1 << 20;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct LimitsConfig {
     /// The largest request body, in bytes; also of a WebSocket message. Default: 64 MiB.

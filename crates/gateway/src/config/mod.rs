@@ -8,6 +8,7 @@
 mod accounts;
 mod background;
 mod base_url;
+mod changes;
 mod chat;
 mod credential;
 mod environment;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{boolean, bytes, duration};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct SocketsConfig {
     /// Whether clients may use WebSockets. If not, they get 426, on which most of them fall back to HTTP. Default: true.

@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::error::Problems;
 use super::values::{self, bytes, count, duration, words};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct StoreConfig {
     /// The database. Default: SQLite, `antiphon/antiphon.db` in `$XDG_DATA_HOME` or else in `~/.local/share`.
@@ -231,6 +231,12 @@ fn is_path(text: &str) -> bool {
 }
 
 /// The URL without user, password and parameters. Text that is not a URL is not shown at all.
+impl PartialEq for DatabaseUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.expose();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::values::duration;
 
 /// None of these can be disabled: whatever waits forever holds memory forever.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct TimeoutsConfig {
     /// For connecting to an upstream, including TLS. Default: 10s.

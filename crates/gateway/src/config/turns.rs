@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{duration, words};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct TurnsConfig {
     /// What happens to a stored turn when its client disconnects before the end. Default: finish.

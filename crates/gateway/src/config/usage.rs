@@ -8,7 +8,7 @@ use super::error::Problems;
 use super::store::Retention;
 use super::values::format_duration;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct UsageConfig {
     /// How long each turn keeps its own row in the request log. Default: 30d.

@@ -90,6 +90,33 @@ async fn changed_limits_of_a_project_apply_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_a_restart_is_said_once_of_secrets_as_well_and_not_when_it_is_undone() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "one").unwrap();
+    let setup = Setup::with_accounts([("one", "http://127.0.0.1:1/v1")]).config(&format!(
+        "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"antiphon\"\nclient_secret = {{ file = {secret:?} }}\n\
+         public_url = \"https://gateway.example\"\nadmin_values = [\"ops\"]"
+    ));
+    let gateway = Process::start(binary(), &setup).await;
+    std::fs::write(&secret, "two").unwrap();
+    gateway.signal(Signal::HUP);
+    reloads(&gateway, "taken_over", 1).await;
+    for (count, setup) in [(2, setup.clone().config("[timeouts]\nidle = \"7s\"")), (3, setup)] {
+        gateway.reconfigure(&setup);
+        reloads(&gateway, "taken_over", count).await;
+    }
+    let (lines, success) = gateway.terminate().await;
+    assert!(success);
+    let warned = |section: &str| {
+        let is_warning =
+            |line: &&String| line.contains("takes effect after a restart") && line.contains(section);
+        lines.iter().filter(is_warning).count()
+    };
+    assert_eq!((warned("oidc"), warned("timeouts")), (1, 1), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_is_there_reloads_at_once_when_it_is_told_to() {
     let setup = Setup::with_accounts([("one", "http://127.0.0.1:1/v1")]);
     let gateway = Process::start(binary(), &setup).await;
