@@ -1,7 +1,7 @@
 //! Signing in with an identity provider: OpenID Connect with the authorization code flow and PKCE.
 //!
-//! The provider's addresses and keys are read when they are first needed, and again after an hour or when a token is signed
-//! with a key that is not known. The provider's replies are bounded in time and size.
+//! The provider's addresses and keys are read when they are first needed, and again after an hour or when no known key has
+//! signed a token. The provider's replies are bounded in time and size.
 
 mod claims;
 mod client;
@@ -32,6 +32,8 @@ use crate::config::OidcConfig;
 const MAX_AGE: Duration = Duration::from_hours(1);
 /// How long nothing is requested from a provider that could not be used.
 const RETRY_DELAY: Duration = Duration::from_secs(3);
+/// How long after its keys have been read for a token nothing is read for another one.
+const REREAD_DELAY: Duration = Duration::from_secs(3);
 /// How many sign-ins wait for a reply of the provider at the same time.
 const CONCURRENT_EXCHANGES: usize = 16;
 
@@ -51,6 +53,8 @@ pub struct Provider {
 struct Discovery {
     latest: Option<(Instant, Arc<Client>)>,
     failure: Option<(Instant, String)>,
+    /// When it was read again for a token.
+    reread: Option<Instant>,
 }
 
 /// Why nobody is signed in. What is not for the browser is for the log.
@@ -120,8 +124,9 @@ impl Provider {
         let token = reply.id_token().ok_or_else(missing)?;
         let nonce = Nonce::new(sign_in.nonce);
         let verified = match self.verify(&client, token, &nonce) {
+            // A new key may have the id of the one before, or none.
             Err(ClaimsVerificationError::SignatureVerification(
-                SignatureVerificationError::NoMatchingKey,
+                SignatureVerificationError::NoMatchingKey | SignatureVerificationError::CryptoError(_),
             )) => self.verify(&*self.client(Some(&client)).await?, token, &nonce),
             verified => verified,
         };
@@ -170,12 +175,13 @@ impl Provider {
         claims::all(claims).ok_or_else(|| ClaimsVerificationError::Other("it has no claims".to_owned()))
     }
 
-    /// What is known of the provider, if it is not older than an hour, and not `outdated`.
+    /// What is known of the provider, if it is not older than an hour, and not `outdated`, unless it has just been read again.
     async fn client(&self, outdated: Option<&Arc<Client>>) -> Result<Arc<Client>, ProviderError> {
         let mut discovery = self.discovery.lock().await;
+        let was_reread = discovery.reread.is_some_and(|at| at.elapsed() < REREAD_DELAY);
         if let Some((at, client)) = &discovery.latest
             && at.elapsed() < MAX_AGE
-            && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, client))
+            && (was_reread || outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, client)))
         {
             return Ok(Arc::clone(client));
         }
@@ -187,7 +193,9 @@ impl Provider {
         match self.discover().await {
             Ok(client) => {
                 let client = Arc::new(client);
-                *discovery = Discovery { latest: Some((Instant::now(), Arc::clone(&client))), failure: None };
+                let now = Instant::now();
+                let latest = Some((now, Arc::clone(&client)));
+                *discovery = Discovery { latest, failure: None, reread: outdated.map(|_| now) };
                 Ok(client)
             }
             Err(why) => {

@@ -277,6 +277,24 @@ async fn another_key_of_the_provider_is_loaded_when_it_is_needed() {
 }
 
 #[tokio::test]
+async fn a_key_under_the_id_of_the_one_before_is_loaded_when_it_is_needed() {
+    let rig = Rig::start().await;
+    rig.provider.replace_key();
+    rig.session().await;
+    rig.provider.renew_key();
+    for _ in 0..2 {
+        rig.session().await;
+    }
+    let loaded = rig.provider.count("/jwks");
+    assert_eq!(loaded, 2);
+    rig.provider.forge();
+    for _ in 0..10 {
+        assert_refused(&rig.sign_in().await, 401, "The reply of the identity provider is not valid");
+    }
+    assert!(rig.provider.count("/jwks") < loaded + 10, "not for every token");
+}
+
+#[tokio::test]
 async fn a_provider_that_cannot_be_used_leaves_the_login_with_a_token() {
     let rig = Rig::start().await;
     let unavailable = "The identity provider cannot be used right now";

@@ -117,9 +117,17 @@ impl IdentityProvider {
         state.published = vec![state.signer.jwk()];
     }
 
+    /// Replaces the key by another one under the same id.
+    pub fn renew_key(&self) {
+        let mut state = self.lock();
+        state.signer = state.signer.renewed();
+        state.published = vec![state.signer.jwk()];
+    }
+
     /// Signs with a key from now on that nobody knows, under the id of a known one.
     pub fn forge(&self) {
-        self.lock().signer = Signer::ec("first");
+        let mut state = self.lock();
+        state.signer = state.signer.renewed();
     }
 
     /// Signs from now on with the client's secret.

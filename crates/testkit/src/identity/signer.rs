@@ -38,6 +38,11 @@ impl Signer {
         Self { id: id.to_owned(), key: Key::Ec(Box::new(key.expect("an EC key"))) }
     }
 
+    /// Another key with the same id.
+    pub fn renewed(&self) -> Self {
+        Self::ec(&self.id)
+    }
+
     /// With a secret that others know as well.
     pub fn shared(id: &str, secret: &[u8]) -> Self {
         Self { id: id.to_owned(), key: Key::Shared(hmac::Key::new(hmac::HMAC_SHA256, secret)) }
