@@ -119,6 +119,9 @@ impl Problems {
             Kind::InvalidType(actual, expected) if expected == "a sequence" => {
                 let name = error.path.last().map_or("", String::as_str);
                 match actual {
+                    Actual::Str(_) if ["accounts", "prices"].contains(&name) => {
+                        "must be a list of tables in TOML, such as [{ key = \"value\" }]".to_owned()
+                    }
                     Actual::Str(_) => format!("must be a list: write {name} = [\"…\"]"),
                     _ => "must be a list".to_owned(),
                 }

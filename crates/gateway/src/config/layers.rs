@@ -82,7 +82,7 @@ impl Layers {
             .with_prefix(PREFIX)
             .filter(|(name, value)| *name != FILE_VARIABLE && !is_kubernetes_variable(name, value))
             .fold(self, |layers, (name, value)| {
-                let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
+                let key = variable_key(&name[PREFIX.len()..]);
                 layers.set(format!("environment variable {name}"), &key, parse_variable(value))
             })
     }
@@ -190,7 +190,7 @@ impl Merged {
 /// Lists are written as `[[accounts]]`, and tables as `[store]`. Rejects and removes what is written the other way round.
 fn reject_wrong_brackets(values: &mut Value, problems: &mut Problems) {
     const LISTS: [&str; 2] = ["accounts", "prices"];
-    const TABLES: [&str; 11] = [
+    const TABLES: [&str; 14] = [
         "store",
         "routing",
         "limits",
@@ -201,6 +201,9 @@ fn reject_wrong_brackets(values: &mut Value, problems: &mut Problems) {
         "usage",
         "log",
         "tls",
+        "traces",
+        "oidc",
+        "proxy_sign_in",
         "projects",
     ];
     let Value::Dict(_, sections) = values else { return };
@@ -236,6 +239,19 @@ fn add_measures(key: &str, value: &Value, measures: &mut BTreeMap<String, String
         }
         _ => {}
     }
+}
+
+/// The key that a variable names. All keys are in lower case, but for names of projects, which keep any lower case that they
+/// are written with.
+fn variable_key(name: &str) -> String {
+    let mut keys: Vec<String> = name.split("__").map(str::to_lowercase).collect();
+    if let ([section, key, ..], Some(project)) = (&mut keys[..], name.split("__").nth(1))
+        && section == "projects"
+        && project.contains(char::is_lowercase)
+    {
+        project.clone_into(key);
+    }
+    keys.join(".")
 }
 
 /// Reads a variable like a TOML value if it is a list, a table, a quoted string or a whole number; else as a string, so

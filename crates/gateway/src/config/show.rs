@@ -37,7 +37,7 @@ impl Config {
 /// Writes the top level and its sections, which hold no sections themselves.
 fn write_table(name: &str, entries: &[(String, Node)], toml: &mut String) {
     for (key, node) in entries.iter().filter(|(_, node)| !node.is_section(name)) {
-        toml.push_str(&format!("{key} = {}\n", node.inline()));
+        toml.push_str(&format!("{} = {}\n", quote_key(key), node.inline()));
     }
     for (key, node) in entries.iter().filter(|(_, node)| node.is_section(name)) {
         match node {

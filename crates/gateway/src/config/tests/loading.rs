@@ -266,6 +266,17 @@ fn the_shown_configuration_loads_as_the_same_configuration() {
     assert_eq!(Case::file(&shown.replace("<redacted>", "sk-literal")).load().show(), shown);
     let shown = Case::empty().load().show();
     assert_eq!(Case::file(&shown).load().show(), shown);
+    let shown = Case::file("[projects]\n\"a.b\".limits.concurrent_turns = 1").load().show();
+    assert_eq!(Case::file(&shown).load().projects.keys().collect::<Vec<_>>(), ["a.b"]);
+}
+
+#[test]
+fn a_variable_keeps_the_lower_case_of_a_project() {
+    let config = Case::empty()
+        .variable("ANTIPHON_PROJECTS__Team__LIMITS__CONCURRENT_TURNS", "1")
+        .variable("ANTIPHON_PROJECTS__OTHER__LIMITS__CONCURRENT_TURNS", "2")
+        .load();
+    assert_eq!(config.projects.keys().collect::<Vec<_>>(), ["Team", "other"]);
 }
 
 #[test]

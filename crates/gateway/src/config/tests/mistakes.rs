@@ -16,7 +16,10 @@ fn single_and_double_brackets_are_told_apart() {
         "accounts (in antiphon.toml, line 1): must be a list: write [[accounts]] instead of [accounts]",
     );
     assert_told("\n[prices]\nmodel = \"a\"", "line 2): must be a list: write [[prices]] instead of [prices]");
-    assert_told("[[store]]\nurl = \"x\"", "line 1): must be a table: write [store] instead of [[store]]");
+    for table in ["store", "traces", "oidc", "proxy_sign_in"] {
+        let end = format!("line 1): must be a table: write [{table}] instead of [[{table}]]");
+        assert_told(&format!("[[{table}]]\nx = \"x\""), &end);
+    }
 }
 
 #[test]
@@ -29,6 +32,13 @@ fn a_list_a_string_and_a_number_are_told_apart() {
     assert_told("[timeouts]\nidle = \"30\"", "at most \"365d\"; it needs a unit");
     assert_told("[timeouts]\nidle = [\"30s\"]", "at most \"365d\", not a list");
     assert_told("[limits]\nmax_body = \"30M\"", "at most 1024 TiB; the unit needs its \"B\"");
+}
+
+#[test]
+fn accounts_in_json_are_told_to_be_tables_in_toml() {
+    let error = Case::empty().variable("ANTIPHON_ACCOUNTS", r#"[{"name": "a"}]"#).error();
+    let rule = r#"must be a list of tables in TOML, such as [{ key = "value" }]"#;
+    assert_eq!(error, format!("accounts (environment variable ANTIPHON_ACCOUNTS): {rule}"));
 }
 
 #[test]
