@@ -65,6 +65,7 @@ mod secrets;
 mod settling;
 mod signing_in;
 mod signing_in_by_proxy;
+mod signing_in_by_token;
 mod socket_faults;
 mod sockets;
 mod stalling;

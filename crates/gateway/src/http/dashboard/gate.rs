@@ -29,8 +29,8 @@ const COOKIE: &str = "antiphon_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const MAX_FORM_BYTES: usize = 64 * 1024;
-/// Room for a token and the address of a page.
-const MAX_OPEN_FORM_BYTES: usize = 4 * 1024;
+/// Room for a token and the address of a page, each byte of which may take three.
+const MAX_OPEN_FORM_BYTES: usize = 8 * 1024;
 
 /// An operator with a session.
 pub struct SignedIn(pub Session);
@@ -59,10 +59,7 @@ impl FromRequestParts<AppState> for SignedIn {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        let session = match secret(&parts.headers) {
-            Some(secret) => state.operations.find_session(secret).await,
-            None => Ok(None),
-        };
+        let session = find_session(state, &parts.headers).await;
         let operator = state.operations.proxied_operator(&parts.headers, client_address(&parts.extensions));
         // Behind a proxy, a browser may have the session of another operator.
         let is_theirs = |session: &Session| {
@@ -144,6 +141,14 @@ impl<T> Change<T> {
 /// The secret of the session in the request's cookies.
 pub fn secret(headers: &HeaderMap) -> Option<&str> {
     cookie_value(COOKIE, headers)
+}
+
+/// The session in the request's cookies.
+pub async fn find_session(state: &AppState, headers: &HeaderMap) -> Result<Option<Session>, OperationError> {
+    match secret(headers) {
+        Some(secret) => state.operations.find_session(secret).await,
+        None => Ok(None),
+    }
 }
 
 /// A cookie of the request.

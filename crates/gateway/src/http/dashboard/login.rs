@@ -7,16 +7,21 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::assets::Asset;
-use super::gate::{Empty, Form, OpenForm, Query, SignedIn, cookie};
+use super::gate::{
+    Empty, Form, OpenForm, Query, SignedIn, cookie, find_session, is_from_elsewhere, login_path,
+};
 use super::page::{Problem, bare_page};
 use super::pieces::alert;
 use super::proxy_sign_in;
-use super::sign_in::refusal;
+use super::sign_in::{leading_page, refusal};
 use crate::http::app_state::AppState;
 use crate::http::auth::{client_address, count_invalid_admin_token};
 use crate::oidc::Provider;
 use crate::operations::{OperationError, SignInError};
 use url::form_urlencoded;
+
+/// Longer pages are not come back to.
+const MAX_NEXT_BYTES: usize = 2048;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,8 +44,22 @@ pub async fn form(
     Query(query): Query<LoginQuery>,
 ) -> Response {
     let next = query.next.as_deref();
-    let proxied = proxy_sign_in::sign_in(&state, &headers, &extensions, next).await;
-    proxied.unwrap_or_else(|| page(&state, StatusCode::OK, next, None))
+    if let Some(proxied) = proxy_sign_in::sign_in(&state, &headers, &extensions, next).await {
+        return proxied;
+    }
+    if is_from_elsewhere(&headers) {
+        // The browser has left out the session's cookie. It sends it to a page that one of ours leads to.
+        return leading_page("Signing in", &login_path(local(next).or(Some("/"))), &[]);
+    }
+    // Without a page to go to, somebody may want to sign in with another token.
+    if next.is_some() {
+        match find_session(&state, &headers).await {
+            Ok(Some(_)) => return Redirect::to(local(next).unwrap_or("/")).into_response(),
+            Ok(None) => {}
+            Err(error) => return Problem::from(error).into_response(),
+        }
+    }
+    page(&state, StatusCode::OK, next, None)
 }
 
 pub async fn sign_in(
@@ -88,9 +107,14 @@ pub fn local(next: Option<&str>) -> Option<&str> {
     next.filter(|next| next.starts_with('/') && !next.starts_with("//") && is_plain(next))
 }
 
+/// The page, if its address is not too long for a form and for the store.
+pub fn short(next: Option<&str>) -> Option<&str> {
+    next.filter(|next| next.len() <= MAX_NEXT_BYTES)
+}
+
 pub fn page(state: &AppState, status: StatusCode, next: Option<&str>, error: Option<&str>) -> Response {
     let provider = state.operations.provider.as_deref().map(Provider::name);
-    bare_page(status, "Sign in", Some(Asset::Login), &content(local(next), provider, error))
+    bare_page(status, "Sign in", Some(Asset::Login), &content(short(local(next)), provider, error))
 }
 
 fn content(next: Option<&str>, provider: Option<&str>, error: Option<&str>) -> Markup {

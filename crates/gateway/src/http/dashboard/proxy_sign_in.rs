@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use http::{Extensions, HeaderMap, StatusCode};
 use maud::html;
 
-use super::gate::{LOGIN_PATH, cookie, is_from_elsewhere, login_path, secret};
+use super::gate::{LOGIN_PATH, cookie, find_session, is_from_elsewhere, login_path};
 use super::login::{local, token_form};
 use super::page::{Problem, bare_page};
 use super::sign_in::{leading_page, refusal};
@@ -33,11 +33,7 @@ pub async fn sign_in(
         // The browser has left out the session's cookie, and a page of another site signs nobody in.
         return Some(leading_page("Signing in", &login_path(next), &[]));
     }
-    let session = match secret(headers) {
-        Some(secret) => state.operations.find_session(secret).await,
-        None => Ok(None),
-    };
-    let session = match session {
+    let session = match find_session(state, headers).await {
         Ok(session) => session,
         Err(error) => return Some(Problem::from(error).into_response()),
     };

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::gate::{LOGIN_PATH, Query, cookie, cookie_value, is_https};
-use super::login::{self, LoginQuery, local};
+use super::login::{self, LoginQuery, local, short};
 use super::page::{Problem, bare_page};
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
@@ -22,8 +22,6 @@ use crate::oidc::ProviderError;
 use crate::operations::{ProviderReply, SignInError};
 
 const COOKIE: &str = "antiphon_sign_in";
-/// Longer pages are not come back to.
-const MAX_NEXT_BYTES: usize = 2048;
 
 /// What the provider sends the browser back with. Other parameters mean nothing here.
 #[derive(Deserialize)]
@@ -42,7 +40,7 @@ pub async fn begin(
     uri: Uri,
     Query(query): Query<LoginQuery>,
 ) -> Response {
-    let next = local(query.next.as_deref()).filter(|next| next.len() <= MAX_NEXT_BYTES).map(str::to_owned);
+    let next = short(local(query.next.as_deref())).map(str::to_owned);
     match state.operations.begin_sign_in(next.clone(), client_address(&extensions)).await {
         Ok((url, secret)) => {
             let cookie = sign_in_cookie(Some(secret.expose_secret()), &headers);
