@@ -165,7 +165,8 @@ impl App {
         let state = AppState {
             turns: Arc::clone(&turns),
             keys: Arc::clone(&operations.keys),
-            local_only: local_only(&config),
+            local_only: Arc::new(LocalOnly::new(&config.allowed_hosts)),
+            lets_everybody_in: config.auth.is_some(),
             operations,
             memory,
             body_limits,
@@ -403,11 +404,6 @@ async fn load_keys(
         }
     }
     Ok(Arc::new(keys))
-}
-
-/// Without API keys, only local requests are served unless the operator allows all of them.
-fn local_only(config: &Config) -> Option<Arc<LocalOnly>> {
-    config.auth.is_none().then(|| Arc::new(LocalOnly::new(&config.allowed_hosts)))
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {

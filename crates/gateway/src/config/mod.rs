@@ -103,8 +103,8 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
-    /// Names under which clients without a key may reach a gateway on loopback, beside `localhost` and its addresses.
-    /// Default: none.
+    /// Names under which clients without a key, and a proxy for signing in, may reach a gateway on loopback, beside
+    /// `localhost` and its addresses. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_hosts: Vec<String>,
 

@@ -26,8 +26,10 @@ pub struct AppState {
     pub memory: Arc<MemoryCeiling>,
     pub sockets: Arc<SocketSettings>,
     pub keys: Arc<Keys>,
-    /// For requests without a key; `None` if the operator lets everybody in.
-    pub local_only: Option<Arc<LocalOnly>>,
+    /// For requests without a key, and for a proxy on loopback that names an operator.
+    pub local_only: Arc<LocalOnly>,
+    /// Whether the operator lets everybody in without a key.
+    pub lets_everybody_in: bool,
     pub metrics: Arc<Metrics>,
     /// The memory for replies to clients that need no key.
     pub open_replies: Arc<BodyMemory>,

@@ -76,8 +76,8 @@ pub fn authenticate(
     if let Some(user_agent) = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()) {
         state.keys.note_client(&caller, user_agent);
     }
-    if let Some(local_only) = state.local_only.as_ref().filter(|_| caller.key.is_none()) {
-        local_only.check(headers)?;
+    if caller.key.is_none() && !state.lets_everybody_in {
+        state.local_only.check(headers)?;
     }
     Ok(caller)
 }

@@ -1,7 +1,7 @@
 //! Requests without a key: only local clients may send them, and no web page of another origin.
 //!
 //! A browser lets any page send requests to loopback: by DNS rebinding, or as a form. So until there is a key, `Host` must name
-//! this machine, and `Origin` must match it.
+//! this machine, and `Origin` must match it. `Host` is also checked where a proxy on loopback names an operator.
 
 use std::net::IpAddr;
 
@@ -34,10 +34,7 @@ impl LocalOnly {
         let text =
             |name| headers.get(name).map(|value: &http::HeaderValue| value.to_str().unwrap_or_default());
         let authority = text(header::HOST).unwrap_or_default();
-        let host = without_port(authority).to_ascii_lowercase();
-        if !is_loopback(&host) && !self.allowed_hosts.contains(&host) {
-            return Err(RequestError::HostNotAllowed(host));
-        }
+        self.check_host(authority).map_err(RequestError::HostNotAllowed)?;
         let is_of_a_page_elsewhere = text(header::ORIGIN).is_some_and(|origin| {
             origin.split_once("://").is_none_or(|(_, origin)| !origin.eq_ignore_ascii_case(authority))
         });
@@ -46,6 +43,14 @@ impl LocalOnly {
             return Err(RequestError::CrossSite);
         }
         Ok(())
+    }
+
+    /// # Errors
+    ///
+    /// The host, if it is neither this machine's nor allowed.
+    pub fn check_host(&self, authority: &str) -> Result<(), String> {
+        let host = without_port(authority).to_ascii_lowercase();
+        if is_loopback(&host) || self.allowed_hosts.contains(&host) { Ok(()) } else { Err(host) }
     }
 }
 

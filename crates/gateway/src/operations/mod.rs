@@ -56,6 +56,7 @@ pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
 pub use self::overview::{Overview, OverviewParameters, Running};
 pub use self::page::Page;
 pub use self::process::Process;
+pub use self::proxy_sign_in::ProxiedOperator;
 pub use self::request::{InvalidRequest, parse_object, parse_query};
 pub use self::responses::{Bodies, ResponseDetail, ResponseParameters};
 pub use self::sessions::{EndedSession, SessionList, SessionView};

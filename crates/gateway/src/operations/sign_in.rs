@@ -37,6 +37,10 @@ pub enum SignInError {
     Ended,
     #[error("The header {name} of the proxy is not valid: {why}. Ask whoever manages the proxy.")]
     InvalidHeader { name: String, why: &'static str },
+    #[error(
+        "{0:?} is not one of allowed_hosts, by whose names a proxy on this machine is reached. Ask whoever manages the configuration."
+    )]
+    HostNotAllowed(String),
     #[error("{0} has no role in this gateway. Ask whoever manages its configuration.")]
     NoRole(String),
     #[error("{}", text(.0))]

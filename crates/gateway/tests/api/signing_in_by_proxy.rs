@@ -256,6 +256,19 @@ async fn a_page_of_another_site_signs_nobody_in() {
 }
 
 #[tokio::test]
+async fn a_name_of_loopback_that_is_not_allowed_signs_nobody_in() {
+    let rig = Rig::start("allowed_hosts = [\"gateway.example\"]").await;
+    let ada = (NAME, "ada");
+    let session = rig.session(&[ada, ("host", "gateway.example")]).await;
+    let evil = ("host", "evil.example:8080");
+    assert_refused(&rig.get("/login", &[ada, evil]).await, 403, "evil.example");
+    let reply = rig.get("/keys", &[ada, evil, ("cookie", &session)]).await;
+    assert_leads_to(&reply, "/login?next=%2Fkeys");
+    let reply = rig.get("/keys", &[evil, ("cookie", &session)]).await;
+    assert_eq!(reply.status, StatusCode::OK, "no proxy is involved");
+}
+
+#[tokio::test]
 async fn the_admin_api_needs_a_token_in_any_case() {
     let rig = Rig::start("proxy_sign_in.default_role = \"admin\"").await;
     let session = rig.session(&[(NAME, "ada")]).await;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
 use super::page::Problem;
+use super::proxy_sign_in;
 use crate::body_memory::Tenant;
 use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::auth::client_address;
@@ -60,7 +61,7 @@ impl FromRequestParts<AppState> for SignedIn {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
         let session = find_session(state, &parts.headers).await;
-        let operator = state.operations.proxied_operator(&parts.headers, client_address(&parts.extensions));
+        let operator = proxy_sign_in::operator(state, &parts.headers, &parts.extensions);
         // Behind a proxy, a browser may have the session of another operator.
         let is_theirs = |session: &Session| {
             operator.is_ok_and(|operator| operator.is_none_or(|operator| operator.owns(session)))

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
-use http::{Extensions, HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode, header};
 use maud::html;
 
 use super::gate::{LOGIN_PATH, cookie, find_session, is_from_elsewhere, login_path};
@@ -11,10 +11,27 @@ use super::page::{Problem, bare_page};
 use super::sign_in::{leading_page, refusal};
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
-use crate::operations::Operations;
+use crate::operations::{Operations, ProxiedOperator, SignInError};
 
 /// Where to go after signing out. The login page would sign the operator in again.
 pub const SIGNED_OUT_PATH: &str = "/logout";
+
+/// The operator whom the proxy names. `None` if the request does not come from it.
+pub fn operator(
+    state: &AppState,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Option<ProxiedOperator>, SignInError> {
+    let address = client_address(extensions);
+    let operator = state.operations.proxied_operator(headers, address)?;
+    // A web page can come back as one of loopback (DNS rebinding), and then sets any header.
+    if operator.is_some() && address.is_some_and(|address| address.to_canonical().is_loopback()) {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let checked = state.local_only.check_host(host).map_err(SignInError::HostNotAllowed);
+        checked.inspect_err(|error| tracing::warn!(%error, "sign-in failed"))?;
+    }
+    Ok(operator)
+}
 
 /// Signs in whom the proxy names. `None` if it names nobody.
 pub async fn sign_in(
@@ -25,7 +42,7 @@ pub async fn sign_in(
 ) -> Option<Response> {
     let address = client_address(extensions);
     let next = local(next);
-    let operator = match state.operations.proxied_operator(headers, address) {
+    let operator = match operator(state, headers, extensions) {
         Ok(operator) => operator?,
         Err(error) => return Some(refusal(state, &error, LOGIN_PATH, next)),
     };

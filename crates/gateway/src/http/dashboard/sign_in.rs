@@ -102,7 +102,7 @@ pub fn refusal(state: &AppState, error: &SignInError, path: &str, next: Option<&
         }
         SignInError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
         SignInError::Ended | SignInError::InvalidHeader { .. } => StatusCode::BAD_REQUEST,
-        SignInError::NoRole(_) => StatusCode::FORBIDDEN,
+        SignInError::NoRole(_) | SignInError::HostNotAllowed(_) => StatusCode::FORBIDDEN,
         SignInError::Provider(ProviderError::Unavailable(_)) => StatusCode::BAD_GATEWAY,
         SignInError::Provider(ProviderError::NoRole(_)) => StatusCode::FORBIDDEN,
         SignInError::InvalidToken | SignInError::Provider(_) => StatusCode::UNAUTHORIZED,
