@@ -277,13 +277,13 @@ async fn forms_of_those_who_are_not_signed_in_are_small_and_take_nothing_of_what
             "POST /login HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: same-origin\r\ncontent-length: {bytes}\r\n\r\n"
         )
     };
-    let mut large = sent(&gateway, format!("{}{}", form(4097), "x".repeat(4097))).await;
+    let mut large = sent(&gateway, format!("{}{}", form(8193), "x".repeat(8193))).await;
     let mut status = [0; 12];
     large.read_exact(&mut status).await.unwrap();
     assert_eq!(&status, b"HTTP/1.1 413");
     let mut unfinished = Vec::new();
     for _ in 0..4 {
-        unfinished.push(sent(&gateway, format!("{}{}", form(4096), "x".repeat(4000))).await);
+        unfinished.push(sent(&gateway, format!("{}{}", form(8192), "x".repeat(8000))).await);
     }
     eventually("the forms have arrived", async || used_bytes(&gateway).await >= 16_000).await;
     let key = format!("{}{}", json!({"name": "one"}), " ".repeat(8_000));
