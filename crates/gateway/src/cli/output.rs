@@ -39,7 +39,7 @@ pub fn note(text: Arguments<'_>) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
-/// Prints a new secret, after `change` was made. Its loss is not passed over, even if nobody reads the output.
+/// Prints a new secret, after `change` was made. That it cannot be printed is an error, as it can't be shown again.
 pub fn print_secret(secret: &str, change: &str, advice: &str) -> anyhow::Result<()> {
     print_line!("{secret}").map_err(|error| {
         anyhow!("{change}, but the new secret could not be printed and is lost: {advice} ({error:#})")

@@ -241,8 +241,8 @@ fn add_measures(key: &str, value: &Value, measures: &mut BTreeMap<String, String
     }
 }
 
-/// The key that a variable names. All keys are in lower case, but for names of projects, which keep any lower case that they
-/// are written with.
+/// The key that a variable names. Keys are in lower case. Only a project's name may have capitals: it is taken as written, unless
+/// all of it is in upper case.
 fn variable_key(name: &str) -> String {
     let mut keys: Vec<String> = name.split("__").map(str::to_lowercase).collect();
     if let ([section, key, ..], Some(project)) = (&mut keys[..], name.split("__").nth(1))

@@ -230,13 +230,13 @@ fn is_path(text: &str) -> bool {
     is_plain && (text.starts_with('/') || text.starts_with("./") || has_extension)
 }
 
-/// The URL without user, password and parameters. Text that is not a URL is not shown at all.
 impl PartialEq for DatabaseUrl {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()
     }
 }
 
+/// The URL without user, password and parameters. Text that is not a URL is not shown at all.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.expose();

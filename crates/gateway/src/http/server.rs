@@ -138,7 +138,7 @@ impl Server {
                 served = connection.as_mut() => served,
                 () = first_request_timeout(&first_request, header_read_timeout) => return,
                 () = stopping_or_idle => {
-                    // Whoever has sent part of a first request would be waited for.
+                    // hyper would wait for the rest of a first request that has begun.
                     if !is_used.load(Ordering::Relaxed) {
                         return;
                     }

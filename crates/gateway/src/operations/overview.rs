@@ -131,7 +131,7 @@ struct Histogram(BTreeMap<u64, u64>);
 impl Operations {
     /// The overview of a time. It is at most two seconds old.
     pub async fn overview(&self, range: TimeRange) -> Result<Arc<Overview>, OperationError> {
-        // Whoever comes meanwhile waits for this one.
+        // Concurrent callers wait for this read, and share its result.
         let mut cached = self.process.overviews.lock().await;
         cached.retain(|(_, at, _)| at.elapsed() < MAX_AGE);
         if let Some((_, _, overview)) = cached.iter().find(|(of, _, _)| *of == range) {

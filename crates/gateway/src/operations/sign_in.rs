@@ -38,7 +38,7 @@ pub enum SignInError {
     #[error("The header {name} of the proxy is not valid: {why}. Ask whoever manages the proxy.")]
     InvalidHeader { name: String, why: &'static str },
     #[error(
-        "{0:?} is not one of allowed_hosts, by whose names a proxy on this machine is reached. Ask whoever manages the configuration."
+        "The host {0:?} is not allowed. Ask whoever manages the configuration to add the proxy's host to allowed_hosts."
     )]
     HostNotAllowed(String),
     #[error("{0} has no role in this gateway. Ask whoever manages its configuration.")]

@@ -23,7 +23,7 @@ use crate::telemetry::traces::{
 /// Members of a frame's `client_metadata` with which Codex says what `traceparent` and `tracestate` of the turn are.
 const FRAME_PARENT: &str = "ws_request_header_traceparent";
 const FRAME_STATE: &str = "ws_request_header_tracestate";
-/// Of a turn with more attempts, the last ones have spans. A turn that many accounts cannot serve has many.
+/// How many attempts of a turn have spans: the last ones.
 const MAX_ATTEMPTS: usize = 32;
 
 /// What is noted of a turn that is traced.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::administering::Operator;
 use crate::{gateway, simulator};
 
-/// The error for a missing or invalid key, which is the same everywhere.
+/// Every endpoint that needs a key.
 const DOORS: [(Method, &str); 14] = [
     (Method::POST, "/v1/responses"),
     (Method::POST, "/v1/responses/compact"),
@@ -80,7 +80,6 @@ async fn every_endpoint_requires_a_key_and_rejects_with_the_same_message() {
     let secrets = ["", "sk-any", "apn-", &secret[..67], &unknown, &ended];
     let mut bodies = Vec::new();
     for (method, path) in DOORS {
-        // Each request is another client's, as failures of one address are limited.
         let good = gateway.client.with_secret(&secret);
         let reply = good.request(method.clone(), path, &[], plain().to_string()).await;
         assert!(![401, 403].contains(&reply.status.as_u16()), "{method} {path}: {}", reply.status);

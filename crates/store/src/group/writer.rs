@@ -204,7 +204,7 @@ impl<E: Engine> Writer<E> {
         let mut unawaited = Vec::new();
         for (operation, answer) in batch.operations.drain(..).zip(batch.answers.drain(..)) {
             reply(answer, Err(error.clone()));
-            // What is forbidden would fail each batch that it is in.
+            // A forbidden operation would fail every batch that contains it.
             if operation.is_unawaited() && (operation.is_vital() || !is_forbidden) {
                 unawaited.push(operation);
             }

@@ -10,9 +10,9 @@ use crate::operations::Bodies;
 
 /// How many items of the input, and of the output, are shown.
 const MAX_ITEMS: usize = 200;
-/// How much of an item is shown.
+/// How many characters of an item are shown.
 const MAX_CHARS: usize = 20_000;
-/// Of an item in a line.
+/// How many of them in a list.
 const PREVIEW_CHARS: usize = 160;
 
 /// The items. Many are rendered on another thread.

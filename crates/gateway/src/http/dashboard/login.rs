@@ -20,7 +20,7 @@ use crate::oidc::Provider;
 use crate::operations::{OperationError, SignInError};
 use url::form_urlencoded;
 
-/// Longer pages are not come back to.
+/// After signing in, an operator is not sent back to a page with a longer address.
 const MAX_NEXT_BYTES: usize = 2048;
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ pub async fn form(
         return proxied;
     }
     if is_from_elsewhere(&headers) {
-        // The browser has left out the session's cookie. It sends it to a page that one of ours leads to.
+        // A browser leaves out the session's cookie when another site's link leads here, and sends it once a page of ours does.
         return leading_page("Signing in", &login_path(local(next).or(Some("/"))), &[]);
     }
     // Without a page to go to, somebody may want to sign in with another token.
@@ -107,7 +107,7 @@ pub fn local(next: Option<&str>) -> Option<&str> {
     next.filter(|next| next.starts_with('/') && !next.starts_with("//") && is_plain(next))
 }
 
-/// The page, if its address is not too long for a form and for the store.
+/// The page, if its address is short enough for a form and for the store.
 pub fn short(next: Option<&str>) -> Option<&str> {
     next.filter(|next| next.len() <= MAX_NEXT_BYTES)
 }

@@ -34,7 +34,7 @@ impl Tone {
         }
     }
 
-    /// Of a limit of which this share is used.
+    /// The tone of a limit of which this share is used.
     pub fn of_share(share: f64) -> Self {
         match share {
             share if share >= FULL => Self::Bad,

@@ -346,7 +346,7 @@ fn websocket(metered: Metered<ClientStream>, max_bytes: usize) -> Socket {
     handshake.now_or_never().expect("no handshake takes place")
 }
 
-// === impl Tally ===
+// === impl SocketMetricsGuard ===
 
 impl SocketMetricsGuard {
     fn begin(metrics: Arc<SocketMetrics>) -> Self {

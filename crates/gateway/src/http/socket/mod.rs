@@ -164,7 +164,7 @@ fn turn_headers(headers: &HeaderMap) -> HeaderMap {
     copied
 }
 
-// === impl Handover ===
+// === impl UpgradeSlot ===
 
 impl UpgradeSlot {
     fn put(&self, accepted: AcceptedUpgrade) {
@@ -177,7 +177,7 @@ impl UpgradeSlot {
     }
 }
 
-// === impl Agreed ===
+// === impl AcceptedUpgrade ===
 
 impl AcceptedUpgrade {
     /// Serves the WebSocket until it is closed. To be called after HTTP has released the connection.

@@ -42,7 +42,7 @@ impl SocketTimers {
         }
     }
 
-    /// What is due now. To be called until it is pending.
+    /// The next timer that is due. Call it until it is pending.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         if self.stopping.as_mut().is_some_and(|stopping| Pin::new(stopping).poll(cx).is_ready()) {
             self.stopping = None;
