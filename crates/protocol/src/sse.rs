@@ -189,7 +189,9 @@ impl Decoder {
             return None;
         }
         let mut raw = self.pending.split();
-        raw.extend_from_slice(if self.line_is_empty { b"\n" } else { b"\n\n" });
+        // After a carriage return, the first line feed would belong to the end of its line.
+        let ends_with_line = self.line_is_empty && !self.after_cr;
+        raw.extend_from_slice(if ends_with_line { b"\n" } else { b"\n\n" });
         Some(self.frame(raw.freeze(), None))
     }
 
@@ -341,13 +343,15 @@ mod tests {
 
     #[test]
     fn an_unfinished_frame_is_returned_at_the_end() {
-        for tail in ["data: {}", "data: {}\n", "data: {}\r\n"] {
+        for tail in ["data: {}", "data: {}\n", "data: {}\r\n", "data: {}\r"] {
             let mut decoder = Decoder::new(64);
             decoder.push(Bytes::from(tail));
             assert!(decoder.next_frame().unwrap().is_none());
             let frame = decoder.finish().unwrap();
             assert_eq!(frame.data().unwrap().as_ref(), b"{}");
-            assert!(frame.raw.ends_with(b"\n\n") || frame.raw.ends_with(b"\r\n\n"));
+            let followed = [&frame.raw[..], b"data: next\n\n"].concat();
+            let datas: Vec<_> = events(&decode([&followed[..]])).into_iter().map(|(_, data)| data).collect();
+            assert_eq!(datas, [&b"{}"[..], b"next"], "after {tail:?}");
             assert!(decoder.finish().is_none());
         }
     }

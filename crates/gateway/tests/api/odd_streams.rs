@@ -36,6 +36,10 @@ async fn stream(gateway: &Gateway) -> Vec<Event> {
     events.rest().await
 }
 
+fn names(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.name.as_str()).collect()
+}
+
 #[tokio::test]
 async fn numbers_go_on_after_events_without_one() {
     for last in ["event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n", "data: [DONE]\n\n"] {
@@ -129,4 +133,16 @@ async fn text_that_is_not_utf8_reaches_a_socket_with_replacement_characters() {
     socket.create(json!({"model": "sim", "input": "hi"})).await;
     let events = socket.turn().await;
     assert_eq!((events.len(), &events[1]["delta"]), (3, &json!("a\u{fffd}b")));
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_after_a_carriage_return_keeps_its_last_event_apart() {
+    let (upstream, gateway) = gateway().await;
+    let whole = [created(), item_done(1, 0, "a")].concat().replace('\n', "\r\n");
+    let cut = whole.strip_suffix("\n\r\n").unwrap().to_owned();
+    assert!(cut.ends_with('\r'));
+    upstream.script(Script::stream_bytes(cut));
+    let events = stream(&gateway).await;
+    assert_eq!(names(&events), ["response.created", "response.output_item.done", "error", "response.failed"]);
+    assert_eq!(events[1].json()["item"]["id"], "msg_a");
 }
