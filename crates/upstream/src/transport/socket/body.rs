@@ -90,9 +90,14 @@ impl SocketBody {
         }
     }
 
-    /// A socket whose response has failed is closed, because nothing can be continued on it.
+    /// A socket whose response has failed is closed, because nothing can be continued on it, and one that cannot be written to.
     fn return_to_idle(&mut self, terminal: &[u8]) {
-        let Some(socket) = self.socket.take() else { return };
+        let Some(mut socket) = self.socket.take() else { return };
+        let stream = socket.wire.get_mut();
+        if stream.has_lost_writes() {
+            return;
+        }
+        stream.set_reading(false);
         let response = json::member(terminal, "response").unwrap_or_default();
         let status = json::string_member(response, "status");
         let id = json::string_member(response, "id");

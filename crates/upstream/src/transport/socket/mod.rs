@@ -93,6 +93,7 @@ impl Socket {
         self.has_large_buffers |= frame.len() > SHRINK_THRESHOLD_BYTES;
         let message = Frame::message(frame, OpCode::Data(Data::Text), true);
         self.wire.send(Message::Frame(message)).await.map_err(|error| SocketLost(error.to_string()))?;
+        self.wire.get_mut().set_reading(true);
         let mut begun = VecDeque::new();
         loop {
             let event = self.next_event().await?;

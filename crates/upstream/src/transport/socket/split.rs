@@ -17,6 +17,9 @@ pub struct SplitFrames<S> {
     /// How much of the end of the head has been read.
     head_end: usize,
     splitter: FrameSplitter,
+    /// Whether a write may fail without ending what can be read.
+    is_reading: bool,
+    has_lost_writes: bool,
 }
 
 // === impl SplitFrames ===
@@ -24,12 +27,34 @@ pub struct SplitFrames<S> {
 impl<S: AsyncRead + Unpin> SplitFrames<S> {
     pub fn new(stream: S, max_frame_bytes: usize) -> Self {
         let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
-        Self { stream, head_end: 0, splitter: FrameSplitter::new(max_frame_bytes) }
+        let splitter = FrameSplitter::new(max_frame_bytes);
+        Self { stream, head_end: 0, splitter, is_reading: false, has_lost_writes: false }
+    }
+
+    /// While the peer's messages are read, the answer to a ping may be lost: a peer that has closed already may have sent all of
+    /// its messages before.
+    pub fn set_reading(&mut self, is_reading: bool) {
+        self.is_reading = is_reading;
+    }
+
+    pub fn has_lost_writes(&self) -> bool {
+        self.has_lost_writes
     }
 
     /// What follows the head, if no frames do.
     pub fn into_rest(self) -> impl AsyncRead + Unpin {
         self.stream
+    }
+
+    /// What became of a write: while messages are read, one that fails seems to succeed.
+    fn or_lost<T>(&mut self, written: Poll<io::Result<T>>, success: T) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Ready(Err(_)) if self.is_reading => {
+                self.has_lost_writes = true;
+                Poll::Ready(Ok(success))
+            }
+            written => written,
+        }
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -92,11 +117,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for SplitFrames<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SplitFrames<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.or_lost(written, buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.or_lost(flushed, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,9 +133,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SplitFrames<S> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use tokio::io::AsyncReadExt;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_a_ping_that_cannot_be_answered_is_read_and_what_came_after_it() {
+        let head = b"HTTP/1.1 101 \r\n\r\n";
+        let ping = [0x89, 0];
+        let frames = [&ping[..], &ping, &[0x81, 1, b'a'], &ping, &ping, &[0x81, 1, b'b']].concat();
+        let stream = [&head[..], &frames].concat();
+        let (closed, peer) = tokio::io::duplex(1);
+        drop(peer);
+        let mut split = SplitFrames::new(tokio::io::join(&stream[..], closed), 1 << 20);
+        split.read_exact(&mut [0; 17]).await.unwrap();
+        split.set_reading(true);
+        let mut wire = WebSocketStream::from_raw_socket(split, Role::Client, None).await;
+        let mut texts = Vec::new();
+        while let Some(Ok(message)) = wire.next().await {
+            if let Message::Text(text) = message {
+                texts.push(text.to_string());
+            }
+        }
+        assert_eq!(texts, ["a", "b"]);
+        assert!(wire.get_ref().has_lost_writes());
+    }
 
     #[tokio::test]
     async fn frames_after_the_head_come_in_small_pieces_and_one_at_a_time() {
