@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use memchr::{memchr2, memchr2_iter};
+use memchr::{memchr, memchr2, memchr2_iter};
 
 use crate::json;
 use crate::sse::Frame;
@@ -15,6 +15,15 @@ pub enum Event {
     Sse(Frame),
     /// The data of an event in a WebSocket message.
     Message { kind: EventKind, data: Bytes },
+}
+
+/// The last event of a stream that has a number. Not every event is searched for one: those of one type all have one, or none
+/// has.
+#[derive(Debug, Default)]
+pub struct LastNumbered {
+    event: Option<Event>,
+    /// The number of the first event of its type since the type has changed.
+    first_of_type: Option<u64>,
 }
 
 /// The kinds of events that the gateway distinguishes.
@@ -87,6 +96,30 @@ impl Event {
         }
     }
 
+    /// Its number in its stream.
+    pub fn number(&self) -> Option<u64> {
+        sequence_number(&self.data()?)
+    }
+
+    /// The name, unless it is the default one.
+    fn own_name(&self) -> Option<&[u8]> {
+        self.name().filter(|name| *name != b"message")
+    }
+
+    /// Whether both have the same type, as far as a glance can tell.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self.own_name(), other.own_name()) {
+            (Some(name), Some(other)) => name == other,
+            (None, None) => match (self.data(), other.data()) {
+                (Some(data), Some(other)) => {
+                    leading_type(&data).is_some_and(|kind| leading_type(&other) == Some(kind))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// The data as its own value. It shares memory with the received bytes unless it was split over several lines.
     pub fn shared_data(&self) -> Option<Bytes> {
         match self {
@@ -94,6 +127,28 @@ impl Event {
             Self::Message { data, .. } => Some(data.clone()),
         }
     }
+}
+
+// === impl LastNumbered ===
+
+impl LastNumbered {
+    pub fn note(&mut self, event: Event) {
+        if !self.event.as_ref().is_some_and(|last| last.is_like(&event)) {
+            let Some(number) = event.number() else { return };
+            self.first_of_type = Some(number);
+        }
+        self.event = Some(event);
+    }
+
+    pub fn number(&self) -> Option<u64> {
+        self.event.as_ref().and_then(Event::number).or(self.first_of_type)
+    }
+}
+
+/// The type in the data of an event, if it comes first.
+fn leading_type(data: &[u8]) -> Option<&[u8]> {
+    let kind = data.strip_prefix(br#"{"type":""#)?;
+    Some(&kind[..memchr(b'"', kind)?])
 }
 
 /// The event's number in its stream.
@@ -131,6 +186,7 @@ pub fn write_sse(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sse::Decoder;
 
     #[test]
     fn an_event_without_a_name_is_recognised_by_its_type() {
@@ -144,6 +200,39 @@ mod tests {
     fn the_sequence_number_is_read_from_the_data() {
         assert_eq!(sequence_number(br#"{"a":{"sequence_number":1},"sequence_number":12}"#), Some(12));
         assert_eq!(sequence_number(b"{}"), None);
+    }
+
+    fn message(data: &'static str) -> Event {
+        Event::of_message(Bytes::from_static(data.as_bytes()))
+    }
+
+    fn frame(text: &'static str) -> Event {
+        let mut decoder = Decoder::new(1 << 10);
+        decoder.push(Bytes::from_static(text.as_bytes()));
+        Event::Sse(decoder.next_frame().unwrap().unwrap())
+    }
+
+    #[test]
+    fn events_without_a_number_do_not_hide_the_last_one() {
+        let mut last = LastNumbered::default();
+        assert_eq!(last.number(), None);
+        for (event, number) in [
+            (message(r#"{"type":"response.a","sequence_number":3}"#), 3),
+            (message(r#"{"type":"response.a","sequence_number":4}"#), 4),
+            (message(r#"{"type":"response.metadata","x":1}"#), 4),
+            (message(r#"{ "type":"response.a","sequence_number":5}"#), 5),
+            (message(r#"{"type":"codex.rate_limits"}"#), 5),
+            (frame("event: response.a\ndata: {\"sequence_number\":6}\n\n"), 6),
+            (frame("event: response.a\ndata: {\"sequence_number\":7}\n\n"), 7),
+            (frame("event: response.metadata\ndata: {}\n\n"), 7),
+            (frame("event: message\ndata: {\"sequence_number\":8}\n\n"), 8),
+            (frame("event: message\ndata: {}\n\n"), 8),
+            (frame(": comment\n\n"), 8),
+            (frame("data: [DONE]\n\n"), 8),
+        ] {
+            last.note(event.clone());
+            assert_eq!(last.number(), Some(number), "after {event:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{Event, EventKind, sequence_number};
+use antiphon_protocol::event::{Event, EventKind, LastNumbered};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
@@ -36,7 +36,7 @@ pub struct Relay {
     /// How many events have arrived.
     events: u64,
     /// The last event with a number that was passed on.
-    last: Option<Event>,
+    last: LastNumbered,
     /// Events up to this number are those that were passed on before.
     repeated_up_to: Option<u64>,
     /// The upstream's own `error` event, if it sent one: code and message.
@@ -93,7 +93,7 @@ impl Relay {
             upstream_id: None,
             snapshot: None,
             events: 0,
-            last: None,
+            last: LastNumbered::default(),
             repeated_up_to: None,
             error: None,
             passage: None,
@@ -140,7 +140,7 @@ impl Relay {
 
     /// The number of the last event with one that was passed on.
     pub fn last_number(&self) -> Option<u64> {
-        self.last.as_ref().and_then(|event| sequence_number(&event.data()?))
+        self.last.number()
     }
 
     /// Has the stream read on: it may begin with events that were passed on before, if its upstream sends all of them again.
@@ -186,9 +186,7 @@ impl Relay {
                 Ok(Step::End(terminal)) => break Ok(Some(*terminal)),
                 Err(error) => break Err(error),
             }
-            if may_be_numbered(&event) {
-                self.last = Some(event);
-            }
+            self.last.note(event);
         };
         flush(events.bytes(), run, out);
         outcome
@@ -213,9 +211,7 @@ impl Relay {
                 Step::Send(rendered) => out.push_back(rendered),
                 Step::End(terminal) => return Ok(Some(*terminal)),
             }
-            if may_be_numbered(&event) {
-                self.last = Some(event);
-            }
+            self.last.note(event);
         }
         Ok(self.end_of_passage())
     }
@@ -223,8 +219,7 @@ impl Relay {
     /// Whether the event was passed on before. The end of the response never was.
     fn is_repeated(&self, event: &Event) -> bool {
         let Some(last) = self.repeated_up_to else { return false };
-        let number = event.data().and_then(|data| sequence_number(&data));
-        number.is_some_and(|number| number <= last) && event.kind() != EventKind::Terminal
+        event.number().is_some_and(|number| number <= last) && event.kind() != EventKind::Terminal
     }
 
     /// The end of a stream that may end without a terminal event.
@@ -452,17 +447,6 @@ impl Relay {
     fn next_sequence_number(&self) -> u64 {
         self.last_number().map_or(0, |last| last.saturating_add(1))
     }
-}
-
-/// Whether to look for a number in an event. As a rule all events of a response have one; comments, marks of the end and the
-/// events of single upstreams have none.
-fn may_be_numbered(event: &Event) -> bool {
-    let Some(data) = event.data() else { return false };
-    let is_known = match event.name() {
-        Some(name) => name.starts_with(b"response."),
-        None => data.starts_with(br#"{"type":"response."#),
-    };
-    is_known || sequence_number(&data).is_some()
 }
 
 /// The status that the type of a terminal event says, or else its name.

@@ -42,7 +42,11 @@ fn names(events: &[Event]) -> Vec<&str> {
 
 #[tokio::test]
 async fn numbers_go_on_after_events_without_one() {
-    for last in ["event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n", "data: [DONE]\n\n"] {
+    for last in [
+        "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n",
+        "event: response.metadata\ndata: {\"type\":\"response.metadata\"}\n\n",
+        "data: [DONE]\n\n",
+    ] {
         let (upstream, gateway) = gateway().await;
         upstream.script(Script::stream_bytes([&created(), &*item_done(1, 0, "a"), last].concat()));
         let events = stream(&gateway).await;

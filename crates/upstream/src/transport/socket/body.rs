@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use antiphon_protocol::event::{Event, EventKind, sequence_number};
+use antiphon_protocol::event::{Event, EventKind, LastNumbered};
 use antiphon_protocol::json;
 use bytes::Bytes;
 use futures_util::Stream;
@@ -18,8 +18,7 @@ pub struct SocketBody {
     socket: Option<Socket>,
     /// The first events, which have been read already.
     begun: VecDeque<Bytes>,
-    /// The last event, for its sequence number.
-    last: Bytes,
+    last: LastNumbered,
     served: Option<Served>,
     /// The upstream's id of the response, once an event has carried it.
     response: Option<String>,
@@ -35,7 +34,14 @@ impl SocketBody {
         served: Served,
         idle: Arc<IdleSockets>,
     ) -> Self {
-        Self { socket: Some(socket), begun, last: Bytes::new(), served: Some(served), response: None, idle }
+        Self {
+            socket: Some(socket),
+            begun,
+            last: LastNumbered::default(),
+            served: Some(served),
+            response: None,
+            idle,
+        }
     }
 
     /// The next event. An error is the transport's text.
@@ -71,13 +77,13 @@ impl SocketBody {
         match event.kind() {
             EventKind::Error => {
                 self.socket = None;
-                let data = flat_error(&data, sequence_number(&self.last)).into();
+                let data = flat_error(&data, self.last.number()).into();
                 event = Event::Message { kind: EventKind::Error, data };
             }
             EventKind::Terminal => self.return_to_idle(&data),
             EventKind::Snapshot | EventKind::ItemAdded | EventKind::ItemDone | EventKind::Other => {}
         }
-        self.last = data;
+        self.last.note(Event::Message { kind: event.kind(), data });
         Ok(event)
     }
 
