@@ -17,6 +17,10 @@ pub enum Event {
     Message { kind: EventKind, data: Bytes },
 }
 
+/// How many events may come before those of the response.
+pub const MAX_PRELUDE: usize = 16;
+const MAX_PRELUDE_EVENT_BYTES: usize = 16 * 1024;
+
 /// The last event of a stream that has a number. Not every event is searched for one: those of one type all have one, or none
 /// has.
 #[derive(Debug, Default)]
@@ -99,6 +103,19 @@ impl Event {
     /// Its number in its stream.
     pub fn number(&self) -> Option<u64> {
         sequence_number(&self.data()?)
+    }
+
+    /// Whether it is about the account, as `codex.rate_limits` is, or nothing at all: an error may still follow in place of the
+    /// response.
+    pub fn is_prelude(&self) -> bool {
+        let Some(data) = self.data() else { return true };
+        if self.kind() != EventKind::Other || data.len() > MAX_PRELUDE_EVENT_BYTES {
+            return false;
+        }
+        match self.own_name() {
+            Some(name) => !name.starts_with(b"response."),
+            None => json::string_member(&data, "type").is_none_or(|kind| !kind.starts_with("response.")),
+        }
     }
 
     /// The name, unless it is the default one.
@@ -232,6 +249,27 @@ mod tests {
         ] {
             last.note(event.clone());
             assert_eq!(last.number(), Some(number), "after {event:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_of_a_response_comes_before_it() {
+        for event in [
+            message(r#"{"type":"codex.rate_limits"}"#),
+            frame("event: ping\ndata: {\"type\":\"ping\"}\n\n"),
+            frame("data:\n\n"),
+            frame("data: [DONE]\n\n"),
+            frame(": comment\n\n"),
+        ] {
+            assert!(event.is_prelude(), "{event:?}");
+        }
+        for event in [
+            message(r#"{"type":"response.new_thing"}"#),
+            message(r#"{"type":"error"}"#),
+            frame("event: response.created\ndata: {}\n\n"),
+            frame("event: message\ndata: {\"type\":\"response.new_thing\"}\n\n"),
+        ] {
+            assert!(!event.is_prelude(), "{event:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::event::{Event, EventKind, LastNumbered};
+use antiphon_protocol::event::{Event, EventKind, LastNumbered, MAX_PRELUDE};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
 use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
@@ -35,6 +35,8 @@ pub struct Relay {
     snapshot: Option<Snapshot>,
     /// How many events have arrived.
     events: u64,
+    /// Whether an event of the response has arrived, and not only its failure or events that may come before it.
+    has_begun: bool,
     /// The last event with a number that was passed on.
     last: LastNumbered,
     /// Events up to this number are those that were passed on before.
@@ -93,6 +95,7 @@ impl Relay {
             upstream_id: None,
             snapshot: None,
             events: 0,
+            has_begun: false,
             last: LastNumbered::default(),
             repeated_up_to: None,
             error: None,
@@ -146,6 +149,11 @@ impl Relay {
     /// Has the stream read on: it may begin with events that were passed on before, if its upstream sends all of them again.
     pub fn skip_repeated(&mut self) {
         self.repeated_up_to = self.last_number();
+    }
+
+    /// Whether an event of the response has arrived, and not only its failure or events that may come before it.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// How many events have arrived; comments do not count.
@@ -251,8 +259,10 @@ impl Relay {
         if let Some(passage) = &mut self.passage {
             let step = Self::take_passed(passage, &self.corrections, event);
             self.error = passage.error();
+            self.has_begun |= event.data().is_some() && self.error.is_none() && !matches!(step, Step::End(_));
             return Ok(step);
         }
+        self.has_begun = self.has_begun || self.is_begun_by(event);
         let rewritten = match event.kind() {
             EventKind::Terminal => return Ok(Step::End(Box::new(self.terminal(event)?))),
             EventKind::Snapshot => self.rewrite_snapshot(event),
@@ -272,6 +282,14 @@ impl Relay {
             EventKind::Other => None,
         };
         Ok(rewritten.map_or(Step::Pass, Step::Send))
+    }
+
+    fn is_begun_by(&self, event: &Event) -> bool {
+        match event.kind() {
+            EventKind::Snapshot | EventKind::ItemAdded | EventKind::ItemDone => true,
+            EventKind::Terminal | EventKind::Error => false,
+            EventKind::Other => self.events > MAX_PRELUDE as u64 || !event.is_prelude(),
+        }
     }
 
     /// Extends the run of neighbours that are passed on in one piece, or ends it and begins another.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
 use antiphon_runtime::Listener;
+use antiphon_store::Status;
 use antiphon_upstream::transport::{EventReader, ReplyBody};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -128,14 +129,15 @@ impl ReplyStart for OpeningStream {
             phase: Phase::Relaying,
             silence: Silence::begin(turn.turns.settings.first_byte_timeout),
         };
-        while this.relay.events() == 0 {
+        while !this.is_decided() {
+            let (held, events) = (this.pending.len(), this.relay.events());
             this.advance(turn).await?;
             let kept_bytes = this.relay.kept_bytes() + this.events.decoder().held_bytes();
             let reserved = turn.reserve_for_reply(&mut reply.memory, kept_bytes).await;
             reserved.map_err(FailedAttempt::neutral)?;
-            if this.relay.events() == 0 {
+            if this.relay.events() == events {
                 // Comments: nobody waits for them yet.
-                this.pending.clear();
+                this.pending.truncate(held);
                 if this.events.received_bytes() > max_reply_bytes {
                     return Err(Failure::UpstreamFailed(TOO_LARGE.into()).into());
                 }
@@ -170,7 +172,7 @@ impl OpeningStream {
                     self.phase = Phase::Ending(Box::new(terminal));
                     return Ok(());
                 }
-                Ok(None) if self.relay.events() > 0 => return Ok(()),
+                Ok(None) if self.is_decided() => return Ok(()),
                 Ok(_) => closed(),
                 Err(error) => Failure::UpstreamFailed(error.to_string().into()),
             },
@@ -181,15 +183,23 @@ impl OpeningStream {
         Err(failure.into())
     }
 
-    /// A stream that begins with a failure of the account counts as an error reply.
+    /// Whether the response has begun or failed. Other events may come before that.
+    fn is_decided(&self) -> bool {
+        self.relay.has_begun() || self.relay.error().is_some() || !matches!(self.phase, Phase::Relaying)
+    }
+
+    /// A stream that begins with a failure of the account counts as an error reply, whatever has arrived with the failure.
     fn check_first_event(&self) -> Result<(), FailedAttempt> {
-        // Later events may have arrived with the first one; the client gets them.
-        if self.relay.events() > 1 {
+        if self.relay.has_begun() {
             return Ok(());
         }
+        let own_error = || self.relay.error().cloned();
         let error = match &self.phase {
-            Phase::Ending(terminal) => terminal.finished.error(),
-            Phase::Relaying | Phase::Done => self.relay.error().cloned(),
+            Phase::Ending(terminal) if terminal.finished.status != Status::Failed => None,
+            Phase::Ending(terminal) => {
+                terminal.finished.error().filter(|(code, _)| !code.is_empty()).or_else(own_error)
+            }
+            Phase::Relaying | Phase::Done => own_error(),
         };
         match error.map(|(code, message)| FailedAttempt::from_error_event(code, message)) {
             Some(failed) if failed.verdict.allows_failover() => Err(failed),

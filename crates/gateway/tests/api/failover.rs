@@ -123,6 +123,46 @@ async fn every_failure_before_the_first_event_leads_to_the_next_account() {
 }
 
 #[tokio::test]
+async fn a_stream_that_begins_with_a_failure_moves_however_its_bytes_arrive() {
+    let error = error_event("rate_limit_exceeded");
+    let response = json!({"id": "resp_1", "object": "response", "status": "failed", "output": [],
+        "error": {"code": "rate_limit_exceeded", "message": "m"}});
+    let failed = json!({"type": "response.failed", "sequence_number": 1, "response": response});
+    let failed = format!("event: response.failed\ndata: {failed}\n\n");
+    let limits = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n";
+    for stream in [
+        format!("{error}{failed}"),
+        format!("{error}data: [DONE]\n\n"),
+        format!("{limits}{error}"),
+        format!(": hi\n\n{limits}{failed}data: [DONE]\n\n"),
+    ] {
+        for size_bytes in [7, stream.len()] {
+            let pool = pool(2).await;
+            pool.upstreams[0].script(Script::stream_bytes(stream.clone()).writes_of(size_bytes));
+            let mut events =
+                pool.gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+            assert_eq!(events.next().await.unwrap().name, "response.created", "{stream}");
+            events.until("response.completed").await;
+            assert_eq!((pool.counts(), pool.state(0).await), (vec![1, 1], "cooling"), "{stream}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_before_those_of_the_response_reach_the_client_with_them() {
+    let pool = pool(1).await;
+    let limits = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n";
+    pool.upstreams[0].script(Script::answer("a").inject(0, limits.repeat(20)));
+    let mut events = pool.gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+    let events = events.rest().await;
+    assert!(events[..20].iter().all(|event| event.name == "codex.rate_limits"));
+    assert_eq!(
+        (&*events[20].name, &*events.last().unwrap().name),
+        ("response.created", "response.completed")
+    );
+}
+
+#[tokio::test]
 async fn a_failed_response_is_the_clients_if_no_other_account_is_left() {
     for code in ["server_error", "rate_limit_exceeded"] {
         let pool = pool(2).await;

@@ -44,7 +44,15 @@ async fn a_stream_that_begins_with_a_failure_of_the_account_goes_to_another() {
         ("rate_limit_exceeded", Verdict::RateLimited { until: None }),
         ("insufficient_quota", Verdict::OutOfQuota { until: None }),
     ] {
-        for stream in [failed(code), error(code)] {
+        let limits = "event: codex.rate_limits\ndata: {}\n\n";
+        for stream in [
+            failed(code),
+            error(code),
+            format!("{}{}", error(code), failed(code)),
+            format!("{}data: [DONE]\n\n", error(code)),
+            format!(": hi\n\n{limits}{}", error(code)),
+            format!("{}{}", error(code), failed("")),
+        ] {
             let checked = opening(&stream).await.check_first_event();
             assert_eq!(checked.unwrap_err().verdict, verdict, "{stream}");
         }
@@ -59,6 +67,7 @@ async fn errors_for_the_client_and_later_events_stay() {
         created.to_owned(),
         failed("invalid_prompt"),
         error("content_policy_violation"),
+        format!("{}{}", error("server_error"), failed("server_error").replace("failed", "completed")),
         // The client gets what follows the first event, even if it arrived with it.
         format!("{created}{}", failed("server_error")),
         format!("{created}{}", error("server_error")),

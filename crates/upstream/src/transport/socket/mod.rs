@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use antiphon_protocol::event::EventKind;
+use antiphon_protocol::event::{Event, EventKind, MAX_PRELUDE};
 use antiphon_protocol::json;
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -113,7 +113,8 @@ impl Socket {
             if self.latest.is_some() && response_id(kind, &event) == self.latest {
                 return Err(SocketLost("it sent an event of the turn before".to_owned()));
             }
-            let is_prelude = begun.len() < MAX_PRELUDE && is_prelude(kind, &event);
+            let is_prelude =
+                begun.len() < MAX_PRELUDE && Event::Message { kind, data: event.clone() }.is_prelude();
             begun.push_back(event);
             if !is_prelude {
                 break;
@@ -155,17 +156,6 @@ impl Socket {
     fn wire(&mut self) -> Pin<&mut Wire> {
         Pin::new(&mut self.wire)
     }
-}
-
-/// How many events may come before those of the response.
-const MAX_PRELUDE: usize = 16;
-const MAX_PRELUDE_EVENT_BYTES: usize = 16 * 1024;
-
-/// Whether an event is about the account, as `codex.rate_limits` is: an error may still follow in place of the response.
-fn is_prelude(kind: EventKind, event: &[u8]) -> bool {
-    kind == EventKind::Other
-        && event.len() <= MAX_PRELUDE_EVENT_BYTES
-        && json::string_member(event, "type").is_some_and(|kind| !kind.starts_with("response."))
 }
 
 /// The upstream's id of the response that an event carries.
