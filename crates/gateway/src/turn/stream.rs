@@ -399,7 +399,7 @@ impl ActiveStream {
             return self.phase = Phase::Done;
         }
         self.turn.cancel_upstream();
-        self.turn.log_terminal(&terminal);
+        self.log_rest(&terminal);
         let account = self.reply.lease.account();
         let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
             Ok(()) => (terminal.error, terminal.frame),
@@ -419,13 +419,20 @@ impl ActiveStream {
         let Some(resolved) = self.resolved.take() else { return };
         self.turn.cancel_upstream();
         let terminal = self.relay.cancel(|| self.skeleton());
-        self.turn.log_terminal(&terminal);
+        self.log_rest(&terminal);
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.interrupt(&Failure::ClientGone);
         // Nobody is left to get the error; the store has logged and counted it.
         self.turn.record(terminal.finished, &resolved, Some(self.reply.lease.account())).await.ok();
         self.turn.settle();
         self.phase = Phase::Done;
+    }
+
+    /// Logs what was relayed last and the end of the stream: nothing is logged once the turn has ended.
+    fn log_rest(&self, terminal: &Terminal) {
+        let Some(run) = self.turn.facts.door.run() else { return };
+        self.pending.iter().for_each(|chunk| run.log(chunk));
+        self.turn.log_terminal(terminal);
     }
 
     fn failed_terminal(&self, error: &ApiError) -> Terminal {

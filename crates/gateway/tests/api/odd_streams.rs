@@ -150,3 +150,20 @@ async fn a_stream_that_ends_after_a_carriage_return_keeps_its_last_event_apart()
     assert_eq!(names(&events), ["response.created", "response.output_item.done", "error", "response.failed"]);
     assert_eq!(events[1].json()["item"]["id"], "msg_a");
 }
+
+#[tokio::test]
+async fn a_log_has_the_events_that_came_with_what_breaks_the_stream_off() {
+    let (upstream, gateway) = gateway().await;
+    let malformed = event("response.completed", &json!({"type": "response.completed"}));
+    let script = Script::answer("a b c").inject(7, malformed).one_write();
+    let (script, gate) = script.gated_after(2);
+    upstream.script(script);
+    let request = json!({"model": "sim", "input": "hi", "stream": true, "background": true});
+    let mut stream = gateway.client.stream(request).await;
+    let mut events = vec![stream.next().await.unwrap(), stream.until("response.in_progress").await];
+    gate.open();
+    events.extend(stream.rest().await);
+    let numbers: Vec<_> = events.iter().map(|event| event.json()["sequence_number"].clone()).collect();
+    assert_eq!(numbers, (0..9).collect::<Vec<_>>(), "{:?}", names(&events));
+    assert!(names(&events).ends_with(&["response.output_text.delta", "error", "response.failed"]));
+}
