@@ -7,7 +7,7 @@ use std::time::Instant;
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::Object;
 use antiphon_protocol::request::Operation;
-use antiphon_protocol::response::{Owned, is_empty_array, with_output};
+use antiphon_protocol::response::{Owned, with_output};
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::Piece;
@@ -70,39 +70,38 @@ impl ReplyStart for Finished {
         }
         if turn.facts.create.operation == Operation::Create && reply.is_event_stream() {
             // Boxed, as it is rare and large: otherwise every collected turn's future would reserve space for it.
-            return Box::pin(collect_stream(turn, resolved, reply)).await;
+            return Box::pin(collect_stream(turn, resolved, reply, Some(earlier))).await;
         }
         let body = turn.read_reply(reply).await?;
         if reply.format.is_decoded() {
-            return decode_collected(turn, resolved, reply, body);
+            return decode_collected(turn, resolved, reply, body, earlier);
         }
         let finished = turn.finish_collected(reply, resolved, body).await?;
-        // Where no other account can take over, the client gets the response as it is.
-        let may_move = || turn.may_move(resolved, earlier, reply.lease.account());
-        match failover(&finished).filter(|_| may_move()) {
+        match turn.failover(&finished, resolved, reply, Some(earlier)) {
             Some(failed) => Err(failed),
             None => Ok(finished),
         }
     }
 }
 
-/// Reads the response from a stream, for a client that did not ask for one.
+/// Reads the response from a stream, for a client that did not ask for one. `earlier` is `None` if no other account can take
+/// over.
 async fn collect_stream(
     turn: &Turn,
     resolved: &Resolved,
     reply: &mut Reply,
+    earlier: Option<&Earlier>,
 ) -> Result<Finished, FailedAttempt> {
     let mut relay = turn.relay_of(reply, resolved);
     let account = Arc::clone(reply.lease.account());
     let (broken, finished) = match collect_events(turn, reply, &mut relay).await {
-        Ok(finished) => match failover(&finished) {
+        Ok(finished) => match turn.failover(&finished, resolved, reply, earlier) {
             Some(failed) => (failed, Some(finished)),
             None => return whole(turn, finished),
         },
         Err(failed) => (failed, None),
     };
-    let has_output = |finished: &Finished| !is_empty_array(&finished.output);
-    let is_kept = relay.has_items() || finished.as_ref().is_some_and(has_output);
+    let is_kept = relay.has_items() || finished.is_some();
     if let Some(run) = turn.facts.door.run().filter(|_| is_kept) {
         run.keep_unfinished(Unfinished { relay, finished, account });
     }
@@ -173,6 +172,7 @@ fn decode_collected(
     resolved: &Resolved,
     reply: &Reply,
     body: Bytes,
+    earlier: &Earlier,
 ) -> Result<Finished, FailedAttempt> {
     if let Some((code, message)) = reply.format.error_in(&body) {
         return Err(FailedAttempt::from_error_event(code.to_owned(), reply.redaction.redact_text(message)));
@@ -186,20 +186,14 @@ fn decode_collected(
         ended => ended,
     };
     match terminal {
-        Ok(Some(Terminal { finished, .. })) => match failover(&finished) {
+        Ok(Some(Terminal { finished, .. })) => match turn.failover(&finished, resolved, reply, Some(earlier))
+        {
             Some(failed) => Err(failed),
             None => whole(turn, finished),
         },
         Ok(None) => Err(missing_terminal(turn, &relay)),
         Err(_) => Err(Failure::UpstreamFailed("its reply is not a chat completion".into()).into()),
     }
-}
-
-/// A response whose failure another account may not share.
-fn failover(finished: &Finished) -> Option<FailedAttempt> {
-    let (code, message) = finished.error()?;
-    let failed = FailedAttempt::from_error_event(code, message);
-    failed.verdict.allows_failover().then_some(failed)
 }
 
 /// A response put together from events, whole.
@@ -227,6 +221,20 @@ fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
 }
 
 impl Turn {
+    /// A response whose failure another account may not share. Where none can take over, the client gets the response as it is.
+    fn failover(
+        &self,
+        finished: &Finished,
+        resolved: &Resolved,
+        reply: &Reply,
+        earlier: Option<&Earlier>,
+    ) -> Option<FailedAttempt> {
+        let (code, message) = finished.error()?;
+        let failed = FailedAttempt::from_error_event(code, message);
+        let may_move = |earlier| self.may_move(resolved, earlier, reply.lease.account());
+        (failed.verdict.allows_failover() && earlier.is_some_and(may_move)).then_some(failed)
+    }
+
     /// Puts a response together that is to be collected.
     fn relay_of(&self, reply: &Reply, resolved: &Resolved) -> Relay {
         let max_bytes = self.turns.settings.max_reply_bytes;
@@ -250,7 +258,7 @@ impl Turn {
         resolved: &Resolved,
         mut reply: Reply,
     ) -> Result<Collected, Failure> {
-        let collected = collect_stream(self, resolved, &mut reply).await;
+        let collected = collect_stream(self, resolved, &mut reply, None).await;
         let finished = collected.map_err(|failed| failed.failure)?;
         self.record_collected(reply, finished, resolved).await
     }

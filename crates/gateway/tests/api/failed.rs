@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::background::{body, ended, queue};
 use crate::simulator;
+use crate::upstream_sockets::over;
 
 const ITEM: &str = r#"{"id": "msg_1","type":"message","status":"completed","role":"assistant","content":[]}"#;
 
@@ -190,6 +191,34 @@ async fn a_stream_that_the_shutdown_cuts_off() {
         let response = stored_as(&gateway, &terminal, "a shutdown").await;
         assert_eq!(response["error"]["code"], "server_error");
     }
+}
+
+#[tokio::test]
+async fn a_collected_response_however_the_upstream_sends_it() {
+    let script = Script::new().item(ITEM).usage(7, 9).failed("server_error", "No.");
+    for transport in ["http", "websocket"] {
+        let (upstream, gateway, _) = over(transport).await;
+        upstream.script(script.clone());
+        let response = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+        assert_eq!(
+            (&response["status"], &response["error"]["code"]),
+            (&json!("failed"), &json!("server_error"))
+        );
+        let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+        let stored = gateway.client.get(&path).await.ok();
+        assert_eq!(stored, response, "over {transport}");
+        assert_eq!([&stored["usage"]["input_tokens"], &stored["usage"]["output_tokens"]], [7, 9]);
+        assert_eq!(stored["output"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_polled_response_without_items_keeps_its_usage() {
+    let Failing { upstream, gateway } = Failing::start("").await;
+    upstream.script(Script::new().usage(7, 9).failed("server_error", "No."));
+    let response = ended(&gateway.client, &queue(&gateway, &body("question")).await).await;
+    assert_eq!(response["error"], json!({"code": "server_error", "message": "No."}));
+    assert_eq!([&response["usage"]["input_tokens"], &response["usage"]["output_tokens"]], [7, 9]);
 }
 
 #[tokio::test]
