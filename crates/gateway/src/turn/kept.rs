@@ -38,13 +38,15 @@ impl Kept {
     pub fn keep(&mut self, data: &[u8]) -> bool {
         let Some(max_bytes) = self.max_bytes else { return true };
         let Some(item) = json::member(data, "item") else { return true };
+        // Clients read text that is not UTF-8 like this, too.
+        let item = String::from_utf8_lossy(item);
         self.size_bytes += item.len() + size_of::<((u64, usize), Bytes)>();
         if self.size_bytes > max_bytes {
             return false;
         }
         let last = || self.items.last_key_value().map_or(0, |((position, _), _)| *position);
         let place = (output_index(data).unwrap_or_else(last), self.items.len());
-        self.items.insert(place, Bytes::copy_from_slice(item));
+        self.items.insert(place, Bytes::copy_from_slice(item.as_bytes()));
         true
     }
 }

@@ -317,7 +317,8 @@ impl Relay {
 
     fn terminal(&self, event: &Event) -> Result<Terminal, BadStream> {
         let data = event.data().ok_or(BadStream::Malformed)?;
-        let carrying = ResponseEvent::parse(&data).ok_or(BadStream::Malformed)?;
+        let data = String::from_utf8_lossy(&data);
+        let carrying = ResponseEvent::parse(data.as_bytes()).ok_or(BadStream::Malformed)?;
         let implied = implied_status(event, &carrying.event);
         let Some(corrected) = self.corrections.of_terminal(&carrying, implied) else {
             return Ok(self.ended_by(event, &carrying, implied));

@@ -167,3 +167,23 @@ async fn a_log_has_the_events_that_came_with_what_breaks_the_stream_off() {
     assert_eq!(numbers, (0..9).collect::<Vec<_>>(), "{:?}", names(&events));
     assert!(names(&events).ends_with(&["response.output_text.delta", "error", "response.failed"]));
 }
+
+#[tokio::test]
+async fn an_item_whose_text_is_not_utf8_is_stored_with_replacement_characters() {
+    for in_terminal in [false, true] {
+        let (upstream, gateway) = gateway().await;
+        let mut end = completed(2);
+        if in_terminal {
+            end["response"]["output"] = json!([{"type": "message", "id": "msg_BAD", "role": "assistant",
+                "status": "completed", "content": []}]);
+        }
+        let sent = [created(), item_done(1, 0, "BAD"), event("response.completed", &end)].concat();
+        let bytes = sent.split("BAD").map(str::as_bytes).collect::<Vec<_>>().join(&b"a\xffb"[..]);
+        upstream.script(Script::stream_bytes(bytes));
+        let events = stream(&gateway).await;
+        assert_eq!(events.last().unwrap().name, "response.completed");
+        let response = events.last().unwrap().json()["response"].clone();
+        let stored = gateway.client.get(&format!("/v1/responses/{}", response["id"].as_str().unwrap())).await;
+        assert_eq!(stored.ok()["output"][0]["id"], "msg_a\u{fffd}b");
+    }
+}
