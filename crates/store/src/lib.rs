@@ -35,6 +35,7 @@ mod migration;
 mod open;
 mod options;
 mod overview;
+mod permits;
 pub mod postgres;
 mod probe;
 mod purge;

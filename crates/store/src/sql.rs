@@ -56,7 +56,17 @@ pub(crate) trait Database: Send + Sync {
     /// Where writes are queued.
     fn group(&self) -> &Group;
 
-    fn query(&self, query: Query) -> impl Future<Output = Result<Vec<Columns>, StoreError>> + Send;
+    /// Reads for the gateway itself.
+    fn query(&self, query: Query) -> impl Future<Output = Result<Vec<Columns>, StoreError>> + Send {
+        self.query_for(None, query)
+    }
+
+    /// Reads for a project, which takes turns with the others.
+    fn query_for(
+        &self,
+        project: Option<&ProjectId>,
+        query: Query,
+    ) -> impl Future<Output = Result<Vec<Columns>, StoreError>> + Send;
 }
 
 /// The values of one row, taken one after the other.

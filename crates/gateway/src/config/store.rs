@@ -50,7 +50,7 @@ pub struct StoreConfig {
     #[serde(with = "duration")]
     pub read_timeout: Duration,
 
-    /// The number of connections that read. Default: 4.
+    /// The number of connections that read. One project uses all but one of them at a time. Default: 4.
     #[serde(deserialize_with = "count::deserialize")]
     pub read_connections: u32,
 

@@ -72,7 +72,8 @@ impl<D: Database> Background for D {
         response: ResponseId,
     ) -> Result<Option<BackgroundTurn>, StoreError> {
         let arguments = vec![id(response.uuid()), text(project.as_str())];
-        let rows = self.query(Query { text: LOAD, arguments, columns: &TURN_COLUMNS }).await?;
+        let rows =
+            self.query_for(Some(project), Query { text: LOAD, arguments, columns: &TURN_COLUMNS }).await?;
         rows.into_iter().next().map(|columns| row(project, response, columns)).transpose()
     }
 
@@ -87,7 +88,7 @@ impl<D: Database> Background for D {
             let last_sequence = u64::try_from(row.number()?).ok();
             Ok(TurnProgress { last_sequence, has_ended: row.optional_number().is_some() })
         };
-        self.query(query).await?.into_iter().next().map(progress).transpose()
+        self.query_for(Some(project), query).await?.into_iter().next().map(progress).transpose()
     }
 
     async fn load_background_request(
@@ -98,7 +99,7 @@ impl<D: Database> Background for D {
     ) -> Result<Option<BackgroundRequest>, StoreError> {
         let arguments = vec![id(response.uuid()), text(project.as_str()), number(now.unix_ms())];
         let columns = &[Kind::Bytes, Kind::Text, Kind::Bytes, Kind::Number];
-        let rows = self.query(Query { text: REQUEST, arguments, columns }).await?;
+        let rows = self.query_for(Some(project), Query { text: REQUEST, arguments, columns }).await?;
         let request = |mut row: Columns| {
             let body = row.optional_bytes().unwrap_or_default();
             let (headers, input) = (row.text()?, row.optional_bytes());
@@ -182,7 +183,7 @@ impl<D: Database> Background for D {
             number(EVENT_CHUNKS),
         ];
         let columns = &[Kind::Number, Kind::Number, Kind::Bytes, Kind::Number];
-        let rows = self.query(Query { text: EVENTS, arguments, columns }).await?;
+        let rows = self.query_for(Some(project), Query { text: EVENTS, arguments, columns }).await?;
         rows.into_iter().map(|row| StoredEvents::of(row)?.decode(project, response)).collect()
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn list<D: Database + Responses>(
         number(query.after.map_or(before_first, stored)),
         number(i64::from(query.max_items) + 1),
     ];
-    let rows = database.query(Query { text, arguments, columns: &COLUMNS }).await?;
+    let rows = database.query_for(Some(&query.project), Query { text, arguments, columns: &COLUMNS }).await?;
     let mut entries = rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
     let has_more = entries.len() > query.max_items as usize;
     entries.truncate(query.max_items as usize);
@@ -53,7 +53,7 @@ pub(super) async fn find<D: Database + Responses>(
     ids: &[ItemId],
 ) -> Result<Vec<ConversationItem>, StoreError> {
     let key = vec![id(conversation.uuid()), text(project.as_str())];
-    let entries = find_entries(database, statements::FIND_ITEMS, &key, ids).await?;
+    let entries = find_entries(database, project, statements::FIND_ITEMS, &key, ids).await?;
     read(database, project, entries, usize::MAX).await
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn find_anywhere<D: Database + Responses>(
     max_bytes: usize,
 ) -> Result<Vec<ConversationItem>, StoreError> {
     let key = vec![text(project.as_str())];
-    let mut entries = find_entries(database, statements::FIND_ITEMS_ANYWHERE, &key, ids).await?;
+    let mut entries = find_entries(database, project, statements::FIND_ITEMS_ANYWHERE, &key, ids).await?;
     // Of several conversations, the newest turn counts.
     entries.sort_by(|a, b| (&a.id, b.location).cmp(&(&b.id, a.location)));
     entries.dedup_by(|a, b| a.id == b.id);
@@ -74,6 +74,7 @@ pub(super) async fn find_anywhere<D: Database + Responses>(
 
 async fn find_entries<D: Database>(
     database: &D,
+    project: &ProjectId,
     statement: &'static str,
     key: &[Argument],
     ids: &[ItemId],
@@ -83,7 +84,8 @@ async fn find_entries<D: Database>(
         // No item has an empty id.
         let ids = some.iter().map(ItemId::as_str).chain(std::iter::repeat("")).take(IDS_AT_ONCE);
         let arguments = key.iter().cloned().chain(ids.map(text)).collect();
-        for row in database.query(Query { text: statement, arguments, columns: &COLUMNS }).await? {
+        let query = Query { text: statement, arguments, columns: &COLUMNS };
+        for row in database.query_for(Some(project), query).await? {
             entries.push(entry(row)?);
         }
     }

@@ -318,7 +318,9 @@ impl<D: Database + Responses> Conversations for D {
         conversation_id: ConversationId,
     ) -> Result<Option<StoredConversation>, StoreError> {
         let arguments = vec![id(conversation_id.uuid()), text(project.as_str())];
-        let rows = self.query(Query { text: statements::LOAD, arguments, columns: &COLUMNS }).await?;
+        let rows = self
+            .query_for(Some(project), Query { text: statements::LOAD, arguments, columns: &COLUMNS })
+            .await?;
         rows.into_iter().next().map(conversation).transpose()
     }
 
@@ -328,7 +330,9 @@ impl<D: Database + Responses> Conversations for D {
         conversation_id: ConversationId,
     ) -> Result<Option<StoredConversation>, StoreError> {
         let arguments = vec![id(conversation_id.uuid()), text(project.as_str())];
-        let rows = self.query(Query { text: statements::LOAD_OF_TURN, arguments, columns: &COLUMNS }).await?;
+        let rows = self
+            .query_for(Some(project), Query { text: statements::LOAD_OF_TURN, arguments, columns: &COLUMNS })
+            .await?;
         rows.into_iter().next().map(conversation).transpose()
     }
 
@@ -340,7 +344,9 @@ impl<D: Database + Responses> Conversations for D {
     ) -> Result<Vec<StoredConversation>, StoreError> {
         let before = after.map_or(Uuid::max(), ConversationId::uuid);
         let arguments = vec![text(project.as_str()), id(before), number(i64::from(max_rows))];
-        let rows = self.query(Query { text: statements::LIST, arguments, columns: &COLUMNS }).await?;
+        let rows = self
+            .query_for(Some(project), Query { text: statements::LIST, arguments, columns: &COLUMNS })
+            .await?;
         rows.into_iter().map(conversation).collect()
     }
 
@@ -398,7 +404,7 @@ impl<D: Database + Responses> Conversations for D {
     async fn size_of_conversations(&self, project: &ProjectId) -> Result<u64, StoreError> {
         let arguments = vec![text(project.as_str())];
         let query = Query { text: statements::SIZE_OF_PROJECT, arguments, columns: &[Kind::Number] };
-        let rows = self.query(query).await?;
+        let rows = self.query_for(Some(project), query).await?;
         rows.into_iter().next().map_or(Ok(0), |mut row| row.integer())
     }
 

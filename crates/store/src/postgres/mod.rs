@@ -168,8 +168,8 @@ impl Database for PostgresStore {
         &self.group
     }
 
-    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
-        self.readers.select(&query).await
+    async fn query_for(&self, project: Option<&ProjectId>, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.readers.select(project, &query).await
     }
 }
 

@@ -6,24 +6,26 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use antiphon_protocol::id::ProjectId;
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::MutexGuard;
 
 use super::connect::ConnectError;
 use super::error::QueryError;
 use super::link::{ConnectContext, Link, Session};
+use crate::permits::{Permit, Permits};
 
 pub(super) struct Pool {
     links: Vec<Link>,
-    /// A permit for each connection. Whoever waits gets the first that is free.
-    free: Semaphore,
+    /// Whoever waits gets the first connection that is free.
+    permits: Permits,
 }
 
 /// A connection that nobody else uses.
 pub(super) struct Held<'a> {
     session: Arc<Session>,
     _exclusive: MutexGuard<'a, ()>,
-    _permit: SemaphorePermit<'a>,
+    _permit: Permit,
 }
 
 // === impl Held ===
@@ -37,7 +39,7 @@ impl Deref for Held<'_> {
 }
 
 impl<'a> Held<'a> {
-    fn new(session: Arc<Session>, exclusive: MutexGuard<'a, ()>, permit: SemaphorePermit<'a>) -> Self {
+    fn new(session: Arc<Session>, exclusive: MutexGuard<'a, ()>, permit: Permit) -> Self {
         Self { session, _exclusive: exclusive, _permit: permit }
     }
 }
@@ -48,7 +50,7 @@ impl Pool {
     /// Starts to connect.
     pub(super) fn start(context: &Arc<ConnectContext>, connections: u32) -> Self {
         let links: Vec<Link> = (0..connections.max(1)).map(|_| Link::start(Arc::clone(context))).collect();
-        Self { free: Semaphore::new(links.len()), links }
+        Self { permits: Permits::new(links.len()), links }
     }
 
     /// Waits for the first attempts to end. Fails only if an operator has to act.
@@ -64,12 +66,16 @@ impl Pool {
         self.links.iter().any(Link::is_up)
     }
 
-    /// A connection, if it can be this one. Waits if all are in use.
-    pub(super) async fn acquire(&self, preferred: usize) -> Result<Held<'_>, QueryError> {
+    /// A connection, for a project or the gateway itself; if it can be, this one. Waits if all are in use.
+    pub(super) async fn acquire(
+        &self,
+        project: Option<&ProjectId>,
+        preferred: usize,
+    ) -> Result<Held<'_>, QueryError> {
         if !self.is_up() {
             return Err(self.down(preferred));
         }
-        let permit = self.free.acquire().await.expect("nobody closes the semaphore");
+        let permit = self.permits.acquire(project).await.expect("nobody closes them");
         let (before, after) = self.links.split_at(preferred);
         loop {
             let (mut unanswered, mut in_use) = (None, None);
@@ -130,7 +136,7 @@ mod tests {
         pool.settled().await.unwrap();
         let mut held = Vec::new();
         for n in 0..3 {
-            held.push(pool.acquire(n).await.unwrap());
+            held.push(pool.acquire(None, n).await.unwrap());
         }
         // Nothing that is lost can be opened again.
         server.execute("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
@@ -143,9 +149,9 @@ mod tests {
         lose(2, &held.pop().unwrap()).await;
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
-            async move { pool.acquire(0).await.map(|held| held.is_answered()) }
+            async move { pool.acquire(None, 0).await.map(|held| held.is_answered()) }
         });
-        eventually("it waits", async || pool.free.available_permits() == 0).await;
+        eventually("it waits", async || pool.permits.free() == 0).await;
         let (second, first) = (held.pop().unwrap(), held.pop().unwrap());
         lose(0, &first).await;
         drop(first);

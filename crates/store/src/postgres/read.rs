@@ -62,22 +62,31 @@ pub(super) struct Readers {
 
 impl Readers {
     /// Tries another connection if one is lost during the query.
-    async fn query(&self, text: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
+    async fn query(
+        &self,
+        project: Option<&ProjectId>,
+        text: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
         let mut result = Err(QueryError::Lost(String::new()));
         for _ in 0..=self.pool.len() {
             if !matches!(result, Err(QueryError::Lost(_))) {
                 break;
             }
-            let session = timeout(self.limit, self.pool.acquire(0)).await;
+            let session = timeout(self.limit, self.pool.acquire(project, 0)).await;
             let session = session.unwrap_or(Err(QueryError::Deadline(self.limit)))?;
             result = session.run(self.limit, session.client().query_typed(text, arguments)).await;
         }
         Ok(result?)
     }
 
-    pub(super) async fn select(&self, query: &Query) -> Result<Vec<Columns>, StoreError> {
+    pub(super) async fn select(
+        &self,
+        project: Option<&ProjectId>,
+        query: &Query,
+    ) -> Result<Vec<Columns>, StoreError> {
         let arguments: Vec<Argument<'_>> = query.arguments.iter().map(argument).collect();
-        self.query(query.text, &arguments).await?.iter().map(|row| columns(query, row)).collect()
+        self.query(project, query.text, &arguments).await?.iter().map(|row| columns(query, row)).collect()
     }
 
     pub(super) async fn load(
@@ -89,7 +98,7 @@ impl Readers {
         let (uuid, now) = (id.uuid(), now.unix_ms());
         let arguments: [Argument<'_>; 3] =
             [(&uuid, Type::UUID), (&project.as_str(), Type::TEXT), (&now, Type::INT8)];
-        let Some(row) = self.query(LOAD, &arguments).await?.pop() else { return Ok(None) };
+        let Some(row) = self.query(Some(project), LOAD, &arguments).await?.pop() else { return Ok(None) };
         let (size_bytes, project) = (row.raw_size_bytes(), project.clone());
         let read = move || {
             let turn = turn(&row, &project)?;
@@ -111,7 +120,7 @@ impl Readers {
             (&visible_at, Type::INT8),
             (&max_turns, Type::INT8),
         ];
-        let rows = self.query(LOAD_CHAIN, &arguments).await?;
+        let rows = self.query(Some(project), LOAD_CHAIN, &arguments).await?;
         let size_bytes = rows.iter().map(Row::raw_size_bytes).sum();
         let (id, project) = (query.from, project.clone());
         let read = move || {
@@ -140,10 +149,12 @@ impl Readers {
             return Ok(gathering.finish());
         }
         let (name, now) = (project.as_str(), now.unix_ms());
-        let measured = self.query(MEASURE_ITEMS, &arguments_of_items(&name, &responses, &now)).await?;
+        let measured =
+            self.query(Some(project), MEASURE_ITEMS, &arguments_of_items(&name, &responses, &now)).await?;
         let measured = measured.iter().map(|row| Ok((get(row, 0)?, number(row, 1)?)));
         for batch in batches(measured.collect::<Result<_, StoreError>>()?) {
-            let rows = self.query(LOAD_ITEMS, &arguments_of_items(&name, &batch, &now)).await?;
+            let rows =
+                self.query(Some(project), LOAD_ITEMS, &arguments_of_items(&name, &batch, &now)).await?;
             let (size_bytes, project) = (rows.iter().map(Row::raw_size_bytes).sum(), project.clone());
             let take = move || {
                 for row in &rows {
@@ -170,7 +181,7 @@ impl Readers {
     ) -> Result<HashMap<String, (Uuid, u32)>, StoreError> {
         let names: Vec<&str> = ids.iter().map(ItemId::as_str).collect();
         let arguments: [Argument<'_>; 2] = [(&project.as_str(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
-        let rows = self.query(FIND_ITEMS, &arguments).await?;
+        let rows = self.query(Some(project), FIND_ITEMS, &arguments).await?;
         rows.iter().map(|row| Ok((get(row, 0)?, (get(row, 1)?, number(row, 2)?)))).collect()
     }
 
@@ -179,7 +190,7 @@ impl Readers {
         since: Timestamp,
     ) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
         let since = since.unix_ms();
-        let rows = self.query(LIST_DELETED, &[(&since, Type::INT8)]).await?;
+        let rows = self.query(None, LIST_DELETED, &[(&since, Type::INT8)]).await?;
         let deleted = |row| Ok((ProjectId::new(get(row, 0)?), ResponseId::from_uuid(get(row, 1)?)));
         rows.iter().map(deleted).collect()
     }

@@ -195,7 +195,7 @@ async fn a_query_that_was_given_up_keeps_no_other_waiting() {
     pool.settled().await.unwrap();
     let limit = Duration::from_secs(180);
     let run = async |sql: &str| {
-        let session = pool.acquire(0).await.unwrap();
+        let session = pool.acquire(None, 0).await.unwrap();
         session.run(limit, session.client().query_typed_one(sql, &[])).await.unwrap().get::<_, i32>(0)
     };
     let process = run("SELECT pg_backend_pid()").await;

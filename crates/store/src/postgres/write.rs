@@ -54,7 +54,7 @@ impl PostgresEngine {
         let (mut inserts, mut limiting) = (Inserts::of(batch, &mut self.encoder), LimitOperations::of(batch));
         let appends = Appends::of(batch);
         let endings = Ending::all(batch, &mut self.encoder);
-        let session = self.pool.acquire(self.own).await?;
+        let session = self.pool.acquire(None, self.own).await?;
         let client = session.client();
         let is_inserted =
             |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));

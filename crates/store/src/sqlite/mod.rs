@@ -38,6 +38,7 @@ use tokio::task::JoinError;
 use self::database_file::DatabaseFile;
 use self::item_index::NewItems;
 use self::open::Opened;
+use self::read::ItemSearch;
 use self::readers::Readers;
 use self::write::SqliteEngine;
 use crate::group::Group;
@@ -123,8 +124,8 @@ impl Responses for SqliteStore {
         id: ResponseId,
         now: Timestamp,
     ) -> Result<Option<StoredResponse>, StoreError> {
-        let project = project.clone();
-        self.readers.read(move |connection| read::load(connection, &project, id, now)).await
+        let of = project.clone();
+        self.readers.read(Some(project), move |connection| read::load(connection, &of, id, now)).await
     }
 
     async fn load_chain(
@@ -132,8 +133,8 @@ impl Responses for SqliteStore {
         project: &ProjectId,
         query: ChainQuery,
     ) -> Result<Vec<StoredTurn>, StoreError> {
-        let project = project.clone();
-        self.readers.read(move |connection| read::load_chain(connection, &project, query)).await
+        let of = project.clone();
+        self.readers.read(Some(project), move |connection| read::load_chain(connection, &of, query)).await
     }
 
     async fn load_items(
@@ -143,9 +144,13 @@ impl Responses for SqliteStore {
         now: Timestamp,
         max_bytes: usize,
     ) -> Result<FoundItems, StoreError> {
-        let (project, ids, new) = (project.clone(), ids.to_vec(), Arc::clone(&self.new_items));
-        let read = move |connection: &_| read::load_items(connection, &new, &project, &ids, now, max_bytes);
-        self.readers.read(read).await
+        let (of, ids, new_items) = (project.clone(), ids.to_vec(), Arc::clone(&self.new_items));
+        let begin = move |connection: &_| ItemSearch::begin(connection, &new_items, of, ids, now, max_bytes);
+        let mut search = self.readers.read(Some(project), begin).await?;
+        while search.has_more() {
+            search = self.readers.read(Some(project), move |connection| search.step(connection)).await?;
+        }
+        Ok(search.finish())
     }
 
     async fn delete(&self, project: &ProjectId, id: ResponseId, now: Timestamp) -> Result<bool, StoreError> {
@@ -153,7 +158,7 @@ impl Responses for SqliteStore {
     }
 
     async fn list_deleted(&self, since: Timestamp) -> Result<Vec<(ProjectId, ResponseId)>, StoreError> {
-        self.readers.read(move |connection| read::list_deleted(connection, since)).await
+        self.readers.read(None, move |connection| read::list_deleted(connection, since)).await
     }
 
     async fn purge(
@@ -172,8 +177,8 @@ impl Database for SqliteStore {
         &self.group
     }
 
-    async fn query(&self, query: Query) -> Result<Vec<Columns>, StoreError> {
-        self.readers.read(move |connection| statement::query(connection, &query)).await
+    async fn query_for(&self, project: Option<&ProjectId>, query: Query) -> Result<Vec<Columns>, StoreError> {
+        self.readers.read(project, move |connection| statement::query(connection, &query)).await
     }
 }
 

@@ -38,6 +38,18 @@ pub(super) const LOAD_ITEMS: &str = concat!(
      AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > ?3)"
 );
 
+/// How much a step of a search reads of the responses that hold the items, and what is over of the last one.
+const STEP_BYTES: usize = 4 << 20;
+
+/// A search for items. The responses that hold them may be many and large, so other reads come between its steps.
+pub(super) struct ItemSearch {
+    project: ProjectId,
+    now: Timestamp,
+    gathering: Gathering,
+    /// Those that have not been read yet.
+    responses: std::vec::IntoIter<Uuid>,
+}
+
 pub(super) fn load(
     connection: &Connection,
     project: &ProjectId,
@@ -111,31 +123,6 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
     row.get::<_, Vec<u8>>(column).map(Bytes::from)
 }
 
-pub(super) fn load_items(
-    connection: &Connection,
-    new_items: &NewItems,
-    project: &ProjectId,
-    ids: &[ItemId],
-    now: Timestamp,
-    max_bytes: usize,
-) -> Result<FoundItems, StoreError> {
-    let mut indexed = HashMap::new();
-    for id in ids {
-        let place = new_items.find(connection, project, id)?;
-        indexed.extend(place.map(|place| (id.as_str().to_owned(), (place.response, place.position))));
-    }
-    let mut gathering = Gathering::new(ids.to_vec(), &indexed, max_bytes);
-    let mut load = connection.prepare_cached(LOAD_ITEMS)?;
-    for response in gathering.responses() {
-        let mut rows = load.query(params![response, project.as_str(), now.unix_ms()])?;
-        let Some(row) = rows.next()? else { continue };
-        if !gathering.take(&turn(row, project)?)? {
-            break;
-        }
-    }
-    Ok(gathering.finish())
-}
-
 pub(super) fn list_deleted(
     connection: &Connection,
     since: Timestamp,
@@ -145,4 +132,52 @@ pub(super) fn list_deleted(
         Ok((ProjectId::new(row.get_ref(0)?.as_str()?), ResponseId::from_uuid(row.get(1)?)))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+// === impl ItemSearch ===
+
+impl ItemSearch {
+    /// Looks up where the items are, and takes the first step.
+    pub(super) fn begin(
+        connection: &Connection,
+        new_items: &NewItems,
+        project: ProjectId,
+        ids: Vec<ItemId>,
+        now: Timestamp,
+        max_bytes: usize,
+    ) -> Result<Self, StoreError> {
+        let mut indexed = HashMap::new();
+        for id in &ids {
+            let place = new_items.find(connection, &project, id)?;
+            indexed.extend(place.map(|place| (id.as_str().to_owned(), (place.response, place.position))));
+        }
+        let gathering = Gathering::new(ids, &indexed, max_bytes);
+        let responses = gathering.responses().into_iter();
+        Self { project, now, gathering, responses }.step(connection)
+    }
+
+    pub(super) fn step(mut self, connection: &Connection) -> Result<Self, StoreError> {
+        let mut load = connection.prepare_cached(LOAD_ITEMS)?;
+        let mut read_bytes = 0;
+        while read_bytes < STEP_BYTES
+            && let Some(response) = self.responses.next()
+        {
+            let mut rows = load.query(params![response, self.project.as_str(), self.now.unix_ms()])?;
+            let Some(row) = rows.next()? else { continue };
+            let turn = turn(row, &self.project)?;
+            read_bytes += turn.items_bytes();
+            if !self.gathering.take(&turn)? {
+                self.responses = Vec::new().into_iter();
+            }
+        }
+        Ok(self)
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        !self.responses.as_slice().is_empty()
+    }
+
+    pub(super) fn finish(self) -> FoundItems {
+        self.gathering.finish()
+    }
 }

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use antiphon_protocol::id::ProjectId;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::StoreError;
+use crate::permits::Permits;
 
 /// The writer and the readers of a database in memory share one connection.
 pub(super) type Shared = Arc<Mutex<Connection>>;
@@ -19,10 +21,9 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The connections for reading. Each serves one read at a time.
 pub(super) struct Readers {
-    /// One per connection; closed with them.
-    permits: Arc<Semaphore>,
+    /// Closed with the connections.
+    permits: Permits,
     threads: Mutex<Option<Threads>>,
-    connections: u32,
     patience: Duration,
 }
 
@@ -42,24 +43,22 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Readers {
     /// `patience` is how long a read waits for a connection.
     pub(super) fn start(connections: Vec<Shared>, patience: Duration) -> Result<Self, StoreError> {
-        let permits = Arc::new(Semaphore::new(connections.len()));
-        let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        let permits = Permits::new(connections.len());
         let threads = Mutex::new(Some(Threads::start(connections)?));
-        Ok(Self { permits, threads, connections: count, patience })
+        Ok(Self { permits, threads, patience })
     }
 
-    /// Runs the read to its end, even if its caller goes away.
+    /// Runs the read for a project or the gateway itself; to its end, even if its caller goes away.
     pub(super) async fn read<T: Send + 'static>(
         &self,
+        project: Option<&ProjectId>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = match timeout(self.patience, Arc::clone(&self.permits).acquire_owned()).await {
-            Ok(permit) => permit.map_err(|_| StoreError::closed())?,
-            Err(_) => {
-                let reason = format!("no connection became free for a read within {:?}", self.patience);
-                return Err(StoreError::Unavailable(reason));
-            }
+        let Ok(permit) = timeout(self.patience, self.permits.acquire(project)).await else {
+            let reason = format!("no connection became free for a read within {:?}", self.patience);
+            return Err(StoreError::Unavailable(reason));
         };
+        let permit = permit.ok_or_else(StoreError::closed)?;
         let (sender, result) = oneshot::channel();
         self.send(Box::new(move |connection| {
             let _permit = permit;
@@ -77,9 +76,7 @@ impl Readers {
 
     /// Waits for the running reads, and closes the connections.
     pub(super) async fn close(&self) {
-        // An error means that they are closed already.
-        let all = self.permits.acquire_many(self.connections).await;
-        self.permits.close();
+        self.permits.close().await;
         if let Some(Threads { reads, handles }) = lock(&self.threads).take() {
             drop(reads);
             // They are idle, so that they end at once, and their connections with them.
@@ -87,7 +84,6 @@ impl Readers {
                 handle.join().ok();
             }
         }
-        drop(all);
     }
 }
 

@@ -122,6 +122,26 @@ pub(crate) async fn many_items_come_in_the_order_asked_for(fixture: impl Fixture
     }
 }
 
+pub(crate) async fn items_of_many_large_responses_are_found(fixture: impl Fixture) {
+    let store = fixture.open().await;
+    let large = |n: u32| {
+        let output = format!(r#"[{{"id":"msg_{n}"}},{{"id":"l_{n}","x":"{}"}}]"#, "x".repeat(3 << 20));
+        record_of("p", StoredTurn { output: output.into(), ..turn(n.into(), None) })
+    };
+    record_all(&store, (0..5).map(large).collect()).await;
+    let ids = ["msg_4", "msg_0", "unknown", "msg_3", "msg_1", "msg_2"].map(item);
+    let sizes: Vec<_> = load(&store, "p", &ids, NOW)
+        .await
+        .iter()
+        .map(|found| found.as_ref().map(|found| found.item.len()))
+        .collect();
+    let small = Some(r#"{"id":"msg_0"}"#.len());
+    assert_eq!(sizes, [small, small, None, small, small, small]);
+    let ids = ["l_0", "l_1", "l_2", "l_3"].map(item);
+    let found = store.load_items(&project("p"), &ids, NOW, 7 << 20).await.unwrap();
+    assert!(matches!(found, FoundItems::TooLarge { .. }), "{found:?}");
+}
+
 pub(crate) async fn projects_do_not_see_each_others_items(fixture: impl Fixture) {
     let store = fixture.open().await;
     store.record(record(1, None)).await.unwrap();

@@ -73,6 +73,7 @@ macro_rules! contract {
                 a_copy_of_an_output_item_is_still_an_upstreams,
                 items_are_loaded_only_if_all_of_them_together_are_small_enough,
                 items_of_hidden_responses_are_not_found, many_items_come_in_the_order_asked_for,
+                items_of_many_large_responses_are_found,
                 projects_do_not_see_each_others_items;
             log: a_record_adds_its_log_row, an_appended_row_is_written_soon, the_newest_rows_come_first,
                 closing_writes_what_was_appended, stats_are_by_project;
