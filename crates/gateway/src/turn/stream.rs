@@ -280,23 +280,20 @@ impl ActiveStream {
             let failure = self.turn.stopped();
             return Box::pin(self.interrupt(failure)).await;
         };
-        let why = match outcome {
+        let (why, error) = match outcome {
             ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
             ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
                 Ok(None) => return self.reserve().await,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
-                Err(error) => return Box::pin(self.break_off(error.to_string())).await,
+                Err(error) => return Box::pin(self.break_off(&error.to_string(), None)).await,
             },
             ReadOutcome::End => match self.relay.finish(events.decoder(), &mut self.pending) {
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),
-                Ok(None) => "it ended without a terminal event".to_owned(),
-                Err(error) => return Box::pin(self.break_off(error.to_string())).await,
+                Ok(None) => ("it ended without a terminal event", None),
+                Err(error) => return Box::pin(self.break_off(&error.to_string(), None)).await,
             },
-            ReadOutcome::Broken(error) => {
-                tracing::warn!(response.id = %self.turn.facts.id, error, "the upstream's stream was cut off");
-                "the connection was lost".to_owned()
-            }
-            ReadOutcome::Silent => "it was silent for too long".to_owned(),
+            ReadOutcome::Broken(error) => ("the connection was lost", Some(error)),
+            ReadOutcome::Silent => ("it was silent for too long", None),
             ReadOutcome::TurnTooLong => {
                 return Box::pin(self.interrupt(Failure::turn_too_long())).await;
             }
@@ -318,7 +315,7 @@ impl ActiveStream {
         if self.turn.is_run_upstream() && Instant::now() >= self.turn.deadline {
             return Box::pin(self.interrupt(Failure::turn_too_long())).await;
         }
-        Box::pin(self.break_off(why)).await;
+        Box::pin(self.break_off(why, error)).await;
     }
 
     /// Reserves memory for what is kept of the reply.
@@ -343,10 +340,12 @@ impl ActiveStream {
         }
     }
 
-    /// Ends a stream with which something is wrong.
-    async fn break_off(&mut self, why: String) {
+    /// Ends a stream with which something is wrong. The transport's `error` is not for clients.
+    async fn break_off(&mut self, why: &str, error: Option<String>) {
+        let account = &self.reply.lease.account().name;
+        tracing::warn!(response.id = %self.turn.facts.id, account.id = %account, reason = why, error, "the upstream's stream broke off");
         self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.interrupt(Failure::StreamInterrupted(why)).await;
+        self.interrupt(Failure::StreamInterrupted(why.to_owned())).await;
     }
 
     /// The rest of a stream that has broken off, if the upstream goes on with the turn. The outer `None` says that the process

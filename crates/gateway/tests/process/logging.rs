@@ -1,6 +1,6 @@
 //! The log of the real binary: its formats, and what happens when nobody reads it.
 
-use antiphon_simulator::upstream::{Options, Simulator};
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Client, Collector, Process, Setup};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -51,6 +51,27 @@ async fn every_line_of_a_json_log_is_json_from_the_start_on() {
         assert!(decimals.len() <= 3, "{name} = {number}");
     }
     assert!(turn.get("trace.id").is_none());
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_logged_with_its_reason() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let setup = Setup::over(&upstream).config("log.format = \"json\"");
+    let gateway = Process::start(binary(), &setup).await;
+    let answer = || Script::answer("a b");
+    for script in [answer().cut_after(4), answer().end_after(4)] {
+        upstream.script(script);
+        let mut events = gateway.client.stream(json!({"model": "sim", "input": "x", "stream": true})).await;
+        assert_eq!(events.rest().await.last().unwrap().name, "response.failed");
+    }
+    let (lines, _) = gateway.terminate().await;
+    let parsed = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let broken: Vec<Value> =
+        parsed.filter(|line| line["message"] == "the upstream's stream broke off").collect();
+    let reasons: Vec<_> = broken.iter().map(|line| line["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["the connection was lost", "it ended without a terminal event"], "{broken:?}");
+    assert!(broken.iter().all(|line| line["level"] == "WARN" && line["account.id"] == "sim"), "{broken:?}");
+    assert!(broken[0]["error"].is_string() && broken[1].get("error").is_none(), "{broken:?}");
 }
 
 #[tokio::test]
