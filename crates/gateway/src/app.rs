@@ -1,5 +1,7 @@
 //! The gateway as a whole: built from a configuration, run on listeners.
 
+mod settings;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,29 +10,25 @@ use std::time::Duration;
 
 use antiphon_access::keys::{Access, Keys};
 use antiphon_access::limits::Limits;
-use antiphon_access::prices::Prices;
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks, files, memory};
 use antiphon_store::chain::Chains;
-use antiphon_store::{QueueLimits, Store, StoreError, StoreOptions, StoreUrlError};
+use antiphon_store::{Store, StoreError, StoreOptions, StoreUrlError};
 use antiphon_upstream::account::{Account, AccountError};
 use antiphon_upstream::pool::Pool;
-use antiphon_upstream::settings::UpstreamSettings;
 use antiphon_upstream::transport::Upstream;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::settings::{background_settings, body_limits, socket_settings, turn_settings, upstream_settings};
 use crate::body_memory::BodyMemory;
-use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OidcConfig, OnDisconnect};
-use crate::conversations::ConversationLimits;
-use crate::http::app_state::{AppState, BodyLimits};
+use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OidcConfig};
+use crate::http::app_state::AppState;
 use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
 use crate::http::socket::metrics::SocketMetrics;
-use crate::http::socket::settings::SocketSettings;
 use crate::http::{Endpoints, router};
 use crate::jobs;
 use crate::jobs::memory::MemoryWatch;
@@ -44,7 +42,7 @@ use crate::operations::{Operations, Process};
 use crate::reload::{self, ReloadMetrics, Reloader};
 use crate::telemetry::traces::{Exporter, Traces};
 use crate::tls::{Tls, TlsError};
-use crate::turn::{BackgroundSettings, TurnSettings, Turns};
+use crate::turn::{TurnSettings, Turns};
 
 /// How long the start waits for the stored account state.
 const ACCOUNT_STATE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -404,75 +402,4 @@ async fn load_keys(
         }
     }
     Ok(Arc::new(keys))
-}
-
-fn upstream_settings(config: &Config) -> UpstreamSettings {
-    UpstreamSettings {
-        connect_timeout: config.timeouts.connect,
-        max_message_bytes: config.limits.max_body,
-        key_file: config.store.key_file().unwrap_or_default(),
-    }
-}
-
-fn body_limits(config: &Config) -> BodyLimits {
-    let limits = &config.limits;
-    BodyLimits {
-        max_bytes: limits.max_body,
-        read_timeout: config.timeouts.body_read,
-        memory: Arc::new(BodyMemory::new(limits.body_memory, limits.body_memory_share())),
-    }
-}
-
-fn socket_settings(config: &Config) -> SocketSettings {
-    SocketSettings {
-        is_enabled: config.sockets.enabled,
-        max_age: config.sockets.max_age,
-        ping_interval: config.sockets.ping_interval,
-        memory: Arc::new(Semaphore::new(config.sockets.memory / 1024)),
-    }
-}
-
-fn background_settings(
-    config: &Config,
-    keys: &Arc<Keys>,
-    request_memory: &Arc<BodyMemory>,
-) -> BackgroundSettings {
-    let background = &config.background;
-    BackgroundSettings {
-        max_running: background.max_running,
-        queue: QueueLimits { turns: background.max_queued, bytes: background.max_queued_bytes as u64 },
-        max_duration: background.max_duration,
-        log_retention: background.log_retention,
-        retries: background.retries,
-        lease: background.lease,
-        keys: Arc::clone(keys),
-        request_memory: Arc::clone(request_memory),
-    }
-}
-
-fn turn_settings(config: &Config, background: BackgroundSettings) -> TurnSettings {
-    TurnSettings {
-        retention: config.store.retention.as_duration(),
-        max_chain_depth: config.limits.max_chain_depth,
-        conversations: ConversationLimits {
-            max_items: config.limits.max_conversation_items.into(),
-            max_bytes: config.limits.max_conversation as u64,
-            max_project_bytes: config.limits.max_project_conversations as u64,
-        },
-        max_history_bytes: config.limits.max_history,
-        max_reply_bytes: config.limits.max_body,
-        first_byte_timeout: config.timeouts.first_byte,
-        idle_timeout: config.timeouts.idle,
-        keep_alive_interval: config.timeouts.keep_alive,
-        turn_timeout: config.timeouts.turn,
-        finish_timeout: match config.turns.on_disconnect {
-            OnDisconnect::Finish => Some(config.turns.finish_timeout),
-            OnDisconnect::Cancel => None,
-        },
-        max_detached: files::fitting(config.limits.max_connections),
-        prices: Arc::new(Prices::new(&config.prices)),
-        assumed_output_tokens: config.limits.assumed_output_tokens,
-        background,
-        traces: None,
-    }
 }
