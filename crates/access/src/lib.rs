@@ -1,7 +1,8 @@
 //! Access: who may do what, and what it costs.
 //!
 //! [`keys`] authenticate clients, [`limits`] bound what they use, [`prices`] and [`usage`] say what it cost, [`admin`] holds
-//! the operators' tokens [`sessions`] their sessions and [`sign_ins`] how some begin, and [`audit`] records who changed what. This crate knows nothing of upstreams or HTTP doors.
+//! the operators' tokens, [`sessions`] their sessions and [`sign_ins`] how some begin, and [`audit`] records who changed what. This crate
+//! knows nothing of upstreams or HTTP doors.
 
 pub mod admin;
 pub mod audit;

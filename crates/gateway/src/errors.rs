@@ -31,6 +31,8 @@ pub const STORE_DAMAGED: Class =
 pub const STORE_DAMAGED_TEXT: &str =
     "A stored response that this request needs is damaged. The gateway's log names it.";
 
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// Status, fault, code and param.
 pub type Class = (StatusCode, Fault, Option<&'static str>, Option<&'static str>);
 
@@ -62,6 +64,14 @@ pub enum StoreFailure {
     /// What is stored can't be read; a retry fails too.
     Damaged,
     Internal,
+}
+
+/// Shortens a name from a client for an error message.
+pub fn quoted(name: &str) -> String {
+    match name.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 // === impl StoreFailure ===

@@ -4,8 +4,7 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
 
 use super::NoRoom;
-
-const MAX_QUOTED_CHARS: usize = 200;
+use crate::errors::quoted;
 
 #[derive(Debug, Clone)]
 pub enum ConversationError {
@@ -55,13 +54,5 @@ impl ConversationError {
 impl From<StoreError> for ConversationError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
-    }
-}
-
-/// Shortens a name from a client for an error message.
-fn quoted(name: &str) -> String {
-    match name.char_indices().nth(MAX_QUOTED_CHARS) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
     }
 }

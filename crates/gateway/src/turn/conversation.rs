@@ -4,7 +4,7 @@ use antiphon_protocol::id::{ConversationId, ItemId, ResponseId};
 use antiphon_protocol::{item, json};
 use antiphon_store::{Append, AppendedItem, ConversationLock, ItemLocation, StoredConversation, Timestamp};
 
-use super::{Failure, Turn, quoted};
+use super::{Failure, Turn};
 use crate::conversations::{ConversationError, HeldLock};
 
 /// More items of an input or an output are not listed. No input has more.
@@ -126,8 +126,8 @@ fn without_repeated_ids(mut items: Vec<AppendedItem>) -> Vec<AppendedItem> {
 impl From<ConversationError> for Failure {
     fn from(error: ConversationError) -> Self {
         match error {
-            ConversationError::NotFound(name) => Self::ConversationNotFound(quoted(&name)),
-            ConversationError::ItemNotFound(name) => Self::ItemNotFound(quoted(&name)),
+            ConversationError::NotFound(name) => Self::ConversationNotFound(name),
+            ConversationError::ItemNotFound(name) => Self::ItemNotFound(name),
             ConversationError::Locked => Self::ConversationLocked,
             ConversationError::NoRoom(no_room) => Self::NoRoom(no_room),
             ConversationError::Store(error) => error.into(),

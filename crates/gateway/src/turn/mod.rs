@@ -81,8 +81,6 @@ use antiphon_runtime::Env;
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
-const MAX_QUOTED_CHARS: usize = 200;
-
 /// Everything that turns share.
 pub struct Turns {
     pub chains: Arc<Chains>,
@@ -176,14 +174,6 @@ struct Admission {
     started_at: Timestamp,
     started: Instant,
     deadline: Instant,
-}
-
-/// Shortens a name from a client for an error message.
-fn quoted(name: &str) -> String {
-    match name.char_indices().nth(MAX_QUOTED_CHARS) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
 }
 
 // === impl Turns ===

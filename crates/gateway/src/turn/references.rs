@@ -17,7 +17,8 @@ use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{FoundItems, IndexedItem, Maker, Timestamp};
 use bytes::Bytes;
 
-use super::{Failure, Turn, quoted};
+use super::{Failure, Turn};
+use crate::errors::quoted;
 
 /// Memory for this much is reserved first, which is enough for most. Only larger items reserve as much as they may need.
 const FIRST_ALLOWANCE: usize = 1 << 20;

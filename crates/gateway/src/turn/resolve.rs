@@ -16,7 +16,8 @@ use super::conversation::Joined;
 use super::memory::LatestResponse;
 use super::references::OwnInput;
 use super::trace::Step;
-use super::{Failure, Turn, quoted};
+use super::{Failure, Turn};
+use crate::errors::quoted;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Origin;
 

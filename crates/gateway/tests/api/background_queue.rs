@@ -7,17 +7,14 @@ use antiphon_store::{Clock, PurgeProgress, SystemClock};
 use antiphon_testkit::{Client, Gateway, Setup};
 use serde_json::{Value, json};
 
-use crate::administering::Operator;
 use crate::background::{body, cancel, ended, over, path};
+use crate::fairness::clients_of_two_projects;
 use crate::simulator;
 
 async fn two_projects(config: &str) -> (Simulator, Gateway, [Client; 2]) {
     let upstream = simulator().await;
     let gateway = Setup::over(&upstream).config(config).start().await;
-    let operator = Operator::of(&gateway).await;
-    let one = operator.key(json!({"name": "one"})).await;
-    let two = operator.key(json!({"name": "two"})).await;
-    let clients = [gateway.client.with_secret(&one), gateway.client.with_secret(&two)];
+    let clients = clients_of_two_projects(&gateway).await;
     (upstream, gateway, clients)
 }
 

@@ -11,11 +11,15 @@ use crate::simulator;
 /// A gateway with the clients of two projects.
 pub(crate) async fn two_projects(setup: Setup) -> (Gateway, [Client; 2]) {
     let gateway = setup.start().await;
-    let operator = Operator::of(&gateway).await;
+    let clients = clients_of_two_projects(&gateway).await;
+    (gateway, clients)
+}
+
+pub(crate) async fn clients_of_two_projects(gateway: &Gateway) -> [Client; 2] {
+    let operator = Operator::of(gateway).await;
     let one = operator.key(json!({"name": "one"})).await;
     let two = operator.key(json!({"name": "two"})).await;
-    let clients = [gateway.client.with_secret(&one), gateway.client.with_secret(&two)];
-    (gateway, clients)
+    [gateway.client.with_secret(&one), gateway.client.with_secret(&two)]
 }
 
 fn ask(client: &Client, input: &'static str) -> JoinHandle<()> {

@@ -7,15 +7,12 @@ use antiphon_testkit::{Client, Gateway, Reply};
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
-use crate::administering::Operator;
+use crate::fairness::clients_of_two_projects;
 use crate::gateway;
 
 async fn two_projects() -> (Simulator, Gateway, [Client; 2]) {
     let (upstream, gateway) = gateway().await;
-    let operator = Operator::of(&gateway).await;
-    let one = operator.key(json!({"name": "one"})).await;
-    let two = operator.key(json!({"name": "two"})).await;
-    let clients = [gateway.client.with_secret(&one), gateway.client.with_secret(&two)];
+    let clients = clients_of_two_projects(&gateway).await;
     (upstream, gateway, clients)
 }
 
