@@ -70,7 +70,7 @@ async fn a_stream_that_breaks_off_is_logged_with_its_reason() {
         parsed.filter(|line| line["message"] == "the upstream's stream broke off").collect();
     let reasons: Vec<_> = broken.iter().map(|line| line["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons, ["the connection was lost", "it ended without a terminal event"], "{broken:?}");
-    assert!(broken.iter().all(|line| line["level"] == "WARN" && line["account.id"] == "sim"), "{broken:?}");
+    assert!(broken.iter().all(|line| line["level"] == "WARN" && line["account.id"] == "one"), "{broken:?}");
     assert!(broken[0]["error"].is_string() && broken[1].get("error").is_none(), "{broken:?}");
 }
 
