@@ -80,6 +80,12 @@ struct Material {
     expiry: Option<Duration>,
 }
 
+/// Counts a handshake that fails, or is given up because it takes too long.
+struct CountedHandshake<'a> {
+    failed: &'a Counter,
+    has_succeeded: bool,
+}
+
 // === impl Tls ===
 
 impl Tls {
@@ -120,10 +126,11 @@ impl Tls {
     }
 
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
-        TlsAcceptor::from(self.current.load_full())
-            .accept(stream)
-            .await
-            .inspect_err(|_| _ = self.metrics.failed_handshakes.inc())
+        let mut handshake =
+            CountedHandshake { failed: &self.metrics.failed_handshakes, has_succeeded: false };
+        let accepted = TlsAcceptor::from(self.current.load_full()).accept(stream).await;
+        handshake.has_succeeded = accepted.is_ok();
+        accepted
     }
 
     fn tell_expiry(&self, expiry: Option<Duration>) {
@@ -158,6 +165,16 @@ impl Tls {
             reloads,
         );
         registry.register("failed_handshakes", "TLS handshakes that failed", failed_handshakes);
+    }
+}
+
+// === impl CountedHandshake ===
+
+impl Drop for CountedHandshake<'_> {
+    fn drop(&mut self) {
+        if !self.has_succeeded {
+            self.failed.inc();
+        }
     }
 }
 

@@ -250,15 +250,21 @@ async fn a_client_that_never_ends_its_handshake_is_disconnected() {
     let authority = Authority::new();
     let (upstream, files) = (simulator().await, Files::new());
     files.write_identity(&authority.issue("localhost"));
-    let gateway = files.setup(&upstream).config("timeouts.header_read = \"200ms\"").start().await;
-    // Nothing; the type of a handshake; the head of a record that never comes.
-    for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x3f\xff"] {
+    let gateway = files.setup(&upstream).config("timeouts.header_read = \"2s\"").start().await;
+    let silent_after = async |sent: &[u8]| {
         let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
         stream.write_all(sent).await.unwrap();
         let mut rest = Vec::new();
         let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
         end.expect("the gateway closes the connection").ok();
-    }
+    };
+    // Nothing; the type of a handshake; the head of a record that never comes.
+    tokio::join!(silent_after(b""), silent_after(b"\x16"), silent_after(b"\x16\x03\x01\x3f\xff"));
+    let counted = metrics(&gateway, &authority).await;
+    assert!(
+        counted.contains("\nantiphon_tls_failed_handshakes_total 2\n"),
+        "those that had begun: {counted}"
+    );
 }
 
 #[tokio::test]
