@@ -152,19 +152,19 @@ fn size(folder: &Path) -> u64 {
 }
 
 fn median(samples: &[Sample]) -> Sample {
-    let of = |figure: fn(&Sample) -> u64| {
+    let median_of = |figure: fn(&Sample) -> u64| {
         let mut figures: Vec<u64> = samples.iter().map(figure).collect();
         figures.sort_unstable();
         figures[figures.len() / 2]
     };
     Sample {
-        memory_bytes: of(|sample| sample.memory_bytes),
-        open_files: of(|sample| sample.open_files),
-        threads: of(|sample| sample.threads),
-        database_bytes: of(|sample| sample.database_bytes),
-        turns: of(|sample| sample.turns),
-        reservations: of(|sample| sample.reservations),
-        connections: of(|sample| sample.connections),
+        memory_bytes: median_of(|sample| sample.memory_bytes),
+        open_files: median_of(|sample| sample.open_files),
+        threads: median_of(|sample| sample.threads),
+        database_bytes: median_of(|sample| sample.database_bytes),
+        turns: median_of(|sample| sample.turns),
+        reservations: median_of(|sample| sample.reservations),
+        connections: median_of(|sample| sample.connections),
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod background;
 mod clock;
 mod deadline;
+mod fair_semaphore;
 pub mod fairness;
 pub mod files;
 mod gauge;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use self::clock::{Clock, SystemClock, Timestamp};
 pub use self::deadline::Deadline;
+pub use self::fair_semaphore::{FairPermit, FairSemaphore};
 pub use self::gauge::GaugeGuard;
 pub use self::signal::{Listener, Signal};
 pub use self::tasks::Tasks;

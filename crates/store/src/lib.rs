@@ -35,7 +35,6 @@ mod migration;
 mod open;
 mod options;
 mod overview;
-mod permits;
 pub mod postgres;
 mod probe;
 mod purge;

@@ -207,11 +207,12 @@ impl Figures {
         }
         figures.cost_usd = usd(cost_nano_usd);
         figures.error_rate = (figures.turns > 0).then(|| figures.failed_turns as f64 / figures.turns as f64);
-        let of = |latency| {
+        let percentiles = |latency| {
             let counted = latencies.iter().filter(|sum| is_counted(sum.starts_at) && sum.latency == latency);
             Histogram::new(counted).percentiles()
         };
-        (figures.first_event_ms, figures.duration_ms) = (of(Latency::FirstEvent), of(Latency::Duration));
+        (figures.first_event_ms, figures.duration_ms) =
+            (percentiles(Latency::FirstEvent), percentiles(Latency::Duration));
         figures
     }
 }

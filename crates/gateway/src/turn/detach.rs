@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::detached::{DetachedTurns, Place};
+use super::detached::{DetachPermit, DetachedTurns};
 use super::stream::EventStream;
 use crate::body_memory::Share;
 
@@ -82,10 +82,10 @@ impl Cancellation {
 impl DetachPolicy {
     /// Runs the rest of a turn in a task.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
-        let (cancellation, place) = (self.cancellation.clone(), self.place());
+        let (cancellation, permit) = (self.cancellation.clone(), self.permit());
         self.tasks.spawn(async move {
             let mut rest = pin!(rest);
-            if let Some((limit, _place)) = place
+            if let Some((limit, _permit)) = permit
                 && tokio::time::timeout(limit, &mut rest).await.is_ok()
             {
                 return;
@@ -95,8 +95,8 @@ impl DetachPolicy {
         });
     }
 
-    /// How long the turn may continue, and its place among those that do.
-    fn place(&self) -> Option<(Duration, Place)> {
+    /// How long the turn may continue, and its permit for that.
+    fn permit(&self) -> Option<(Duration, DetachPermit)> {
         let limit = self.finish_timeout?;
         Some((limit, self.detached.try_enter(self.share.tenant())?))
     }

@@ -27,7 +27,7 @@ struct Counts {
 
 /// Room for one turn. Dropping it makes room for another.
 #[derive(Debug)]
-pub struct Place {
+pub struct DetachPermit {
     turns: Arc<DetachedTurns>,
     tenant: Tenant,
 }
@@ -40,7 +40,7 @@ impl DetachedTurns {
     }
 
     /// Room for a turn of this tenant, if there is any.
-    pub fn try_enter(self: &Arc<Self>, tenant: &Tenant) -> Option<Place> {
+    pub fn try_enter(self: &Arc<Self>, tenant: &Tenant) -> Option<DetachPermit> {
         let mut counts = self.counts();
         let own = counts.by_tenant.get(tenant).copied().unwrap_or_default();
         if counts.all >= self.max || own >= self.share() {
@@ -55,7 +55,7 @@ impl DetachedTurns {
         counts.all += 1;
         counts.by_tenant.insert(tenant.clone(), own + 1);
         self.running.inc();
-        Some(Place { turns: Arc::clone(self), tenant: tenant.clone() })
+        Some(DetachPermit { turns: Arc::clone(self), tenant: tenant.clone() })
     }
 
     pub fn register(&self, registry: &mut Registry) {
@@ -80,9 +80,9 @@ impl DetachedTurns {
     }
 }
 
-// === impl Place ===
+// === impl DetachPermit ===
 
-impl Drop for Place {
+impl Drop for DetachPermit {
     fn drop(&mut self) {
         let mut counts = self.turns.counts();
         counts.all -= 1;
@@ -107,17 +107,17 @@ mod tests {
         let turns = Arc::new(DetachedTurns::new(9));
         let tenant = |name: &str| Tenant::Project(ProjectId::new(name));
         let enter = |name| turns.try_enter(&tenant(name));
-        let mut places = Vec::new();
+        let mut permits = Vec::new();
         for name in ["a", "b", "c", "d"] {
-            places.extend([enter(name), enter(name)].map(Option::unwrap));
+            permits.extend([enter(name), enter(name)].map(Option::unwrap));
             assert!(enter(name).is_none(), "two are a quarter");
         }
-        places.push(enter("e").unwrap());
+        permits.push(enter("e").unwrap());
         assert!(enter("f").is_none(), "nine are all");
         assert_eq!(turns.running.get(), 9);
-        places.remove(0);
-        places.push(enter("f").unwrap());
-        places.clear();
+        permits.remove(0);
+        permits.push(enter("f").unwrap());
+        permits.clear();
         let counts = turns.counts();
         assert_eq!((counts.all, counts.by_tenant.len(), turns.running.get()), (0, 0, 0));
         assert!(Arc::new(DetachedTurns::new(1)).try_enter(&tenant("a")).is_some());

@@ -88,8 +88,10 @@ impl PostgresStore {
             Err(error @ ConnectError::Unusable(_)) => return Err(error.into()),
         };
         let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
-        let readers = Pool::start(&context, options.read_connections);
-        let writers = Arc::new(Pool::start(&context, options.write_connections));
+        let (readers, writers) = (options.read_connections, options.write_connections);
+        // Projects take turns with reads, and each leaves a connection to others, as the gateway itself does.
+        let readers = Pool::start(&context, readers, readers.saturating_sub(1));
+        let writers = Arc::new(Pool::start(&context, writers, writers));
         if is_reachable {
             try_join(readers.settled(), writers.settled()).await?;
         }

@@ -7,25 +7,28 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use antiphon_protocol::id::ProjectId;
+use antiphon_runtime::{FairPermit, FairSemaphore};
 use futures_util::future::{join_all, try_join_all};
 use tokio::sync::MutexGuard;
 
 use super::connect::ConnectError;
 use super::error::QueryError;
 use super::link::{ConnectContext, Link, Session};
-use crate::permits::{Permit, Permits};
+
+/// For whom a connection is used: a project, or the gateway itself.
+type Caller = Option<ProjectId>;
 
 pub(super) struct Pool {
     links: Vec<Link>,
     /// Whoever waits gets the first connection that is free.
-    permits: Permits,
+    permits: Arc<FairSemaphore<Caller>>,
 }
 
 /// A connection that nobody else uses.
 pub(super) struct Held<'a> {
     session: Arc<Session>,
     _exclusive: MutexGuard<'a, ()>,
-    _permit: Permit,
+    _permit: FairPermit<Caller>,
 }
 
 // === impl Held ===
@@ -39,7 +42,7 @@ impl Deref for Held<'_> {
 }
 
 impl<'a> Held<'a> {
-    fn new(session: Arc<Session>, exclusive: MutexGuard<'a, ()>, permit: Permit) -> Self {
+    fn new(session: Arc<Session>, exclusive: MutexGuard<'a, ()>, permit: FairPermit<Caller>) -> Self {
         Self { session, _exclusive: exclusive, _permit: permit }
     }
 }
@@ -47,10 +50,10 @@ impl<'a> Held<'a> {
 // === impl Pool ===
 
 impl Pool {
-    /// Starts to connect.
-    pub(super) fn start(context: &Arc<ConnectContext>, connections: u32) -> Self {
+    /// Starts to connect. `share` is how many of the connections one caller may hold.
+    pub(super) fn start(context: &Arc<ConnectContext>, connections: u32, share: u32) -> Self {
         let links: Vec<Link> = (0..connections.max(1)).map(|_| Link::start(Arc::clone(context))).collect();
-        Self { permits: Permits::new(links.len()), links }
+        Self { permits: Arc::new(FairSemaphore::new(links.len(), share as usize)), links }
     }
 
     /// Waits for the first attempts to end. Fails only if an operator has to act.
@@ -75,7 +78,7 @@ impl Pool {
         if !self.is_up() {
             return Err(self.down(preferred));
         }
-        let permit = self.permits.acquire(project).await.expect("nobody closes them");
+        let permit = self.permits.acquire(&project.cloned()).await;
         let (before, after) = self.links.split_at(preferred);
         loop {
             let (mut unanswered, mut in_use) = (None, None);
@@ -132,7 +135,7 @@ mod tests {
         };
         let connector = || Connector::new(&target).unwrap();
         let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
-        let pool = Arc::new(Pool::start(&context, 3));
+        let pool = Arc::new(Pool::start(&context, 3, 3));
         pool.settled().await.unwrap();
         let mut held = Vec::new();
         for n in 0..3 {

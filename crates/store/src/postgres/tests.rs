@@ -191,7 +191,7 @@ async fn a_query_that_was_given_up_keeps_no_other_waiting() {
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
     let connector = || Connector::new(&target).unwrap();
     let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
-    let pool = Pool::start(&context, 2);
+    let pool = Pool::start(&context, 2, 2);
     pool.settled().await.unwrap();
     let limit = Duration::from_secs(180);
     let run = async |sql: &str| {

@@ -124,8 +124,8 @@ impl Responses for SqliteStore {
         id: ResponseId,
         now: Timestamp,
     ) -> Result<Option<StoredResponse>, StoreError> {
-        let of = project.clone();
-        self.readers.read(Some(project), move |connection| read::load(connection, &of, id, now)).await
+        let owner = project.clone();
+        self.readers.read(Some(project), move |connection| read::load(connection, &owner, id, now)).await
     }
 
     async fn load_chain(
@@ -133,8 +133,8 @@ impl Responses for SqliteStore {
         project: &ProjectId,
         query: ChainQuery,
     ) -> Result<Vec<StoredTurn>, StoreError> {
-        let of = project.clone();
-        self.readers.read(Some(project), move |connection| read::load_chain(connection, &of, query)).await
+        let owner = project.clone();
+        self.readers.read(Some(project), move |connection| read::load_chain(connection, &owner, query)).await
     }
 
     async fn load_items(
@@ -144,8 +144,9 @@ impl Responses for SqliteStore {
         now: Timestamp,
         max_bytes: usize,
     ) -> Result<FoundItems, StoreError> {
-        let (of, ids, new_items) = (project.clone(), ids.to_vec(), Arc::clone(&self.new_items));
-        let begin = move |connection: &_| ItemSearch::begin(connection, &new_items, of, ids, now, max_bytes);
+        let (owner, ids, new_items) = (project.clone(), ids.to_vec(), Arc::clone(&self.new_items));
+        let begin =
+            move |connection: &_| ItemSearch::begin(connection, &new_items, owner, ids, now, max_bytes);
         let mut search = self.readers.read(Some(project), begin).await?;
         while search.has_more() {
             search = self.readers.read(Some(project), move |connection| search.step(connection)).await?;

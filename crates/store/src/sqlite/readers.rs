@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use antiphon_protocol::id::ProjectId;
+use antiphon_runtime::FairSemaphore;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::StoreError;
-use crate::permits::Permits;
 
 /// The writer and the readers of a database in memory share one connection.
 pub(super) type Shared = Arc<Mutex<Connection>>;
@@ -21,8 +21,8 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The connections for reading. Each serves one read at a time.
 pub(super) struct Readers {
-    /// Closed with the connections.
-    permits: Permits,
+    /// One per connection. Projects take turns, and each leaves one to others, as the gateway itself does.
+    permits: Arc<FairSemaphore<Option<ProjectId>>>,
     threads: Mutex<Option<Threads>>,
     patience: Duration,
 }
@@ -31,6 +31,8 @@ pub(super) struct Readers {
 struct Threads {
     reads: Sender<Read>,
     handles: Vec<JoinHandle<()>>,
+    /// Closed when all have ended.
+    ended: mpsc::Receiver<()>,
 }
 
 /// A panic in one read or write leaves SQLite's own state whole: an open transaction is rolled back by its destructor.
@@ -43,7 +45,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Readers {
     /// `patience` is how long a read waits for a connection.
     pub(super) fn start(connections: Vec<Shared>, patience: Duration) -> Result<Self, StoreError> {
-        let permits = Permits::new(connections.len());
+        let count = connections.len();
+        let permits = Arc::new(FairSemaphore::new(count, count.saturating_sub(1)));
         let threads = Mutex::new(Some(Threads::start(connections)?));
         Ok(Self { permits, threads, patience })
     }
@@ -54,11 +57,10 @@ impl Readers {
         project: Option<&ProjectId>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let Ok(permit) = timeout(self.patience, self.permits.acquire(project)).await else {
+        let Ok(permit) = timeout(self.patience, self.permits.acquire(&project.cloned())).await else {
             let reason = format!("no connection became free for a read within {:?}", self.patience);
             return Err(StoreError::Unavailable(reason));
         };
-        let permit = permit.ok_or_else(StoreError::closed)?;
         let (sender, result) = oneshot::channel();
         self.send(Box::new(move |connection| {
             let _permit = permit;
@@ -76,13 +78,11 @@ impl Readers {
 
     /// Waits for the running reads, and closes the connections.
     pub(super) async fn close(&self) {
-        self.permits.close().await;
-        if let Some(Threads { reads, handles }) = lock(&self.threads).take() {
-            drop(reads);
-            // They are idle, so that they end at once, and their connections with them.
-            for handle in handles {
-                handle.join().ok();
-            }
+        let Some(Threads { reads, handles, mut ended }) = lock(&self.threads).take() else { return };
+        drop(reads);
+        ended.recv().await;
+        for handle in handles {
+            handle.join().ok();
         }
     }
 }
@@ -93,15 +93,19 @@ impl Threads {
     fn start(connections: Vec<Shared>) -> Result<Self, StoreError> {
         let (reads, next) = channel();
         let next = Arc::new(Mutex::new(next));
+        let (alive, ended) = mpsc::channel(1);
         let start = |connection: Shared| {
-            let next = Arc::clone(&next);
+            let (next, alive) = (Arc::clone(&next), alive.clone());
             let thread = std::thread::Builder::new().name("sqlite-reader".into());
-            thread.spawn(move || serve(&connection, &next))
+            thread.spawn(move || {
+                serve(&connection, &next);
+                drop((connection, alive));
+            })
         };
         let handles: Result<_, _> = connections.into_iter().map(start).collect();
         let handles =
             handles.map_err(|error| StoreError::Unusable(format!("a thread can't be started: {error}")))?;
-        Ok(Self { reads, handles })
+        Ok(Self { reads, handles, ended })
     }
 }
 

@@ -52,10 +52,10 @@ impl Verifier<'_> {
                 return Ok(());
             }
             for row in rows {
-                let (of, damaged) = verify_turn(row)?;
-                last = (of.1.uuid(), of.0.as_str().to_owned());
+                let (turn, damaged) = verify_turn(row)?;
+                last = (turn.1.uuid(), turn.0.as_str().to_owned());
                 for what in damaged {
-                    self.add(Some(of.clone()), format!("its {what} as a background turn is damaged"));
+                    self.add(Some(turn.clone()), format!("its {what} as a background turn is damaged"));
                 }
             }
         }
@@ -75,10 +75,10 @@ impl Verifier<'_> {
                 return Ok(());
             }
             for row in rows {
-                let (of, first, is_intact) = verify_chunk(row)?;
-                last = (of.1.uuid(), of.0.as_str().to_owned(), first);
+                let (turn, first, is_intact) = verify_chunk(row)?;
+                last = (turn.1.uuid(), turn.0.as_str().to_owned(), first);
                 if !is_intact {
-                    self.add(Some(of), format!("its event log is damaged from event {first} on"));
+                    self.add(Some(turn), format!("its event log is damaged from event {first} on"));
                 }
             }
         }

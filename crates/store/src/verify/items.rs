@@ -55,7 +55,7 @@ impl Verifier<'_> {
 
     async fn verify_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let Entry { item, project, response, position } = entry;
-        let of = Some((ProjectId::new(project), ResponseId::from_uuid(*response)));
+        let holder = (ProjectId::new(project), ResponseId::from_uuid(*response));
         let arguments = vec![id(*response), text(project.clone())];
         let query = Query { text: ARRAYS, arguments, columns: &[Kind::Bytes, Kind::Bytes] };
         let Ok(rows) = self.select(query).await else {
@@ -69,7 +69,7 @@ impl Verifier<'_> {
             }
             None => format!("the index of items leads from {item} to it, but it is missing"),
         };
-        self.add(of, problem);
+        self.add(Some(holder), problem);
         Ok(())
     }
 }

@@ -52,16 +52,16 @@ struct Needs {
 }
 
 #[derive(Debug, Clone)]
-struct Place {
+struct Position {
     caller: Caller,
     number: u64,
 }
 
-/// A turn's place in the queue. Dropping it leaves the queue.
+/// A turn's position in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Ticket {
     pool: Arc<Pool>,
-    place: Place,
+    position: Position,
     receiver: oneshot::Receiver<Result<Lease, Shortage>>,
 }
 
@@ -95,7 +95,7 @@ impl Queue {
             line.waiters.insert(tick, waiter);
             tick
         });
-        Ticket { pool: Arc::clone(pool), place: Place { caller, number }, receiver }
+        Ticket { pool: Arc::clone(pool), position: Position { caller, number }, receiver }
     }
 
     pub fn len(&self) -> usize {
@@ -121,12 +121,12 @@ impl Queue {
     }
 
     /// Ends a wait. Returns the lease if the turn has left.
-    fn resolve(&mut self, place: &Place, outcome: Result<Lease, Shortage>) -> Option<Lease> {
-        let waiter = self.change(&place.caller, |line, tick| {
+    fn resolve(&mut self, position: &Position, outcome: Result<Lease, Shortage>) -> Option<Lease> {
+        let waiter = self.change(&position.caller, |line, tick| {
             if outcome.is_ok() {
                 line.since = tick;
             }
-            line.waiters.remove(&place.number)
+            line.waiters.remove(&position.number)
         });
         match waiter {
             Some(waiter) => waiter.sender.send(outcome).err()?.ok(),
@@ -165,7 +165,7 @@ impl Inner {
         let mut queue = std::mem::take(&mut self.queue);
         let (mut outcomes, mut served) = (Vec::new(), 0);
         let mut waiting = HashSet::new();
-        for (place, waiter) in queue.in_order() {
+        for (position, waiter) in queue.in_order() {
             if waiting.contains(&waiter.needs) {
                 continue;
             }
@@ -178,13 +178,13 @@ impl Inner {
                 Err(shortage) => Err(shortage),
             };
             served += usize::from(outcome.is_ok());
-            outcomes.push((place, outcome));
+            outcomes.push((position, outcome));
             if served == max {
                 break;
             }
         }
-        for (place, outcome) in outcomes {
-            unclaimed.extend(queue.resolve(&place, outcome));
+        for (position, outcome) in outcomes {
+            unclaimed.extend(queue.resolve(&position, outcome));
         }
         self.queue = queue;
     }
@@ -211,7 +211,7 @@ impl Waiter {
 // === impl InOrder ===
 
 impl<'a> Iterator for InOrder<'a> {
-    type Item = (Place, &'a Waiter);
+    type Item = (Position, &'a Waiter);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -221,7 +221,7 @@ impl<'a> Iterator for InOrder<'a> {
             };
             if let Some((number, waiter)) = line.next() {
                 self.begun.push_back((caller, line));
-                return Some((Place { caller: caller.clone(), number: *number }, waiter));
+                return Some((Position { caller: caller.clone(), number: *number }, waiter));
             }
         }
     }
@@ -239,7 +239,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let Place { caller, number } = &self.place;
+        let Position { caller, number } = &self.position;
         self.pool.lock().queue.change(caller, |line, _| drop(line.waiters.remove(number)));
     }
 }

@@ -146,12 +146,12 @@ mod tests {
 
     #[test]
     fn servers_are_known_by_what_they_list() {
-        let of =
+        let server_of_owner =
             |owner: &str| server_of(format!(r#"{{"data":[{{"id":"m","owned_by":"{owner}"}}]}}"#).as_bytes());
-        assert_eq!(of("llamacpp"), Some(Server::LlamaCpp));
-        assert_eq!(of("vllm"), Some(Server::Vllm));
-        assert_eq!(of("organization_owner"), Some(Server::LmStudio));
-        assert_eq!(of("library"), None);
+        assert_eq!(server_of_owner("llamacpp"), Some(Server::LlamaCpp));
+        assert_eq!(server_of_owner("vllm"), Some(Server::Vllm));
+        assert_eq!(server_of_owner("organization_owner"), Some(Server::LmStudio));
+        assert_eq!(server_of_owner("library"), None);
         for list in [r#"{"data":null}"#, r#"{"data":[]}"#, r#"{"data":[{}]}"#, "[]"] {
             assert_eq!(server_of(list.as_bytes()), None);
         }

@@ -65,16 +65,16 @@ fn about() -> Markup {
 }
 
 fn tokens_table(session: &Session, tokens: &[TokenView]) -> Markup {
-    let of = |role: Role| tokens.iter().find(|token| token.role == role);
+    let token_of = |role: Role| tokens.iter().find(|token| token.role == role);
     let row = |role: Role, about: &str| {
         html! {
             tr {
                 th scope="row" { (role.as_str()) div .hint { (about) } }
-                td { @if let Some(token) = of(role) { (time(&token.created_at)) } @else { (none()) } }
+                td { @if let Some(token) = token_of(role) { (time(&token.created_at)) } @else { (none()) } }
             }
         }
     };
-    let (label, warning) = match of(Role::Viewer) {
+    let (label, warning) = match token_of(Role::Viewer) {
         None => ("Create viewer token", None),
         Some(_) => (
             "Replace viewer token",

@@ -13,7 +13,6 @@ mod manage;
 mod metrics;
 mod native;
 mod reader;
-mod room;
 mod run;
 mod runner;
 mod waiting;
@@ -23,7 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antiphon_access::keys::Keys;
-use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_runtime::FairSemaphore;
 use antiphon_store::{QueueLimits, TurnLease};
 use uuid::Uuid;
 
@@ -34,7 +34,6 @@ pub use self::run::{Run, Unfinished};
 pub use self::runner::Unmatched;
 
 use self::live::LiveEvents;
-use self::room::Room;
 use crate::body_memory::BodyMemory;
 
 /// What the operator configured about background turns.
@@ -66,7 +65,8 @@ pub struct BackgroundTurns {
     runs: Mutex<HashMap<ResponseId, Arc<Run>>>,
     /// Turns of other processes that have readers here.
     followed: Mutex<HashMap<ResponseId, Arc<LiveEvents>>>,
-    room: Arc<Room>,
+    /// Projects share what may run.
+    running: Arc<FairSemaphore<ProjectId>>,
 }
 
 // === impl BackgroundTurns ===
@@ -74,7 +74,7 @@ pub struct BackgroundTurns {
 impl BackgroundTurns {
     pub fn new(settings: BackgroundSettings, owner: Uuid) -> Self {
         Self {
-            room: Arc::new(Room::new(settings.max_running)),
+            running: Arc::new(FairSemaphore::new(settings.max_running, settings.max_running)),
             metrics: BackgroundMetrics::default(),
             owner,
             runs: Mutex::default(),

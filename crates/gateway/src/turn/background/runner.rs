@@ -181,7 +181,7 @@ impl Turns {
         let size_bytes = usize::try_from(row.size_bytes).unwrap_or(usize::MAX);
         // While it waits it is in the store only.
         drop(row);
-        let Some((_place, memory)) = self.wait_in_queue(run, runs, size_bytes).await else { return Ok(()) };
+        let Some((_permit, memory)) = self.wait_in_queue(run, runs, size_bytes).await else { return Ok(()) };
         let _running = GaugeGuard::new(&self.background.metrics.running);
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let now = self.env.clock.now();

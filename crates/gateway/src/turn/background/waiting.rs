@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_runtime::GaugeGuard;
+use antiphon_protocol::id::ProjectId;
+use antiphon_runtime::{FairPermit, GaugeGuard};
 
-use super::room::Place;
 use super::run::Run;
 use crate::body_memory::{Reservation, Share, Tenant};
 use crate::turn::Turns;
@@ -21,7 +21,7 @@ impl Turns {
         run: &Run,
         runs: bool,
         size_bytes: usize,
-    ) -> Option<(Option<Place>, Reservation)> {
+    ) -> Option<(Option<FairPermit<ProjectId>>, Reservation)> {
         let _queued = GaugeGuard::new(&self.background.metrics.queued);
         let project = run.lease.project.clone();
         let share = self.background.settings.request_memory.share(Tenant::Project(project));
@@ -36,7 +36,7 @@ impl Turns {
                 tokio::select! {
                     biased;
                     () = is_over => {}
-                    (place, memory) = self.wait_for_both(run, &share, size_bytes) => return (Some(place), memory),
+                    (permit, memory) = self.wait_for_both(run, &share, size_bytes) => return (Some(permit), memory),
                 }
             }
             (None, wait_for_memory(&share, size_bytes).await)
@@ -48,18 +48,23 @@ impl Turns {
         }
     }
 
-    async fn wait_for_both(&self, run: &Run, share: &Arc<Share>, size_bytes: usize) -> (Place, Reservation) {
-        let (room, project) = (&self.background.room, &run.lease.project);
+    async fn wait_for_both(
+        &self,
+        run: &Run,
+        share: &Arc<Share>,
+        size_bytes: usize,
+    ) -> (FairPermit<ProjectId>, Reservation) {
+        let (running, project) = (&self.background.running, &run.lease.project);
         loop {
-            let place = room.enter(project).await;
+            let permit = running.acquire(project).await;
             let mut memory = Reservation::empty(share);
             if memory.try_grow(size_bytes) {
-                return (place, memory);
+                return (permit, memory);
             }
-            drop(place);
+            drop(permit);
             let memory = wait_for_memory(share, size_bytes).await;
-            if let Some(place) = room.try_enter(project) {
-                return (place, memory);
+            if let Some(permit) = running.try_acquire(project) {
+                return (permit, memory);
             }
         }
     }
