@@ -20,6 +20,8 @@ pub struct Frame {
     pub span: Option<Range<usize>>,
     event: Option<Range<usize>>,
     data: Data,
+    /// Whether it has an `id` or a `retry` line.
+    has_id: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +56,8 @@ pub struct Decoder {
     after_cr: bool,
     /// Whether no frame has been yielded yet, so that a byte order mark may precede it.
     at_stream_start: bool,
+    /// Whether a frame had an `id` or a `retry` line.
+    has_ids: bool,
 }
 
 // === impl Frame ===
@@ -62,6 +66,7 @@ impl Frame {
     fn parse(raw: Bytes, span: Option<Range<usize>>, may_have_bom: bool) -> Self {
         let mut event = None;
         let mut data = Data::Absent;
+        let mut has_id = false;
         let mut at = if may_have_bom && raw.starts_with(BOM) { BOM.len() } else { 0 };
         while at < raw.len() {
             let end = memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |n| at + n);
@@ -69,10 +74,12 @@ impl Frame {
                 event = Some(value);
             } else if let Some(value) = field(&raw, at..end, b"data") {
                 data = data.with(&raw, value);
+            } else {
+                has_id |= [&b"id"[..], b"retry"].iter().any(|name| field(&raw, at..end, name).is_some());
             }
             at = end + 1;
         }
-        Self { raw, span, event, data }
+        Self { raw, span, event, data, has_id }
     }
 
     /// The event's name.
@@ -138,6 +145,7 @@ impl Decoder {
             line_is_empty: true,
             after_cr: false,
             at_stream_start: true,
+            has_ids: false,
         }
     }
 
@@ -152,6 +160,11 @@ impl Decoder {
     /// The chunk that [`Frame::span`] refers to.
     pub fn chunk(&self) -> &Bytes {
         &self.chunk
+    }
+
+    /// Whether a frame had an `id` or a `retry` line by now.
+    pub fn has_ids(&self) -> bool {
+        self.has_ids
     }
 
     /// How much it holds of a frame that has not come to its end.
@@ -196,7 +209,9 @@ impl Decoder {
     }
 
     fn frame(&mut self, raw: Bytes, span: Option<Range<usize>>) -> Frame {
-        Frame::parse(raw, span, std::mem::take(&mut self.at_stream_start))
+        let frame = Frame::parse(raw, span, std::mem::take(&mut self.at_stream_start));
+        self.has_ids |= frame.has_id;
+        frame
     }
 
     /// Continues the search for a blank line, and returns its end.

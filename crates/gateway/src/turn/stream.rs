@@ -28,8 +28,11 @@ use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
-/// A comment: clients skip it, and proxies see that the stream is alive.
-pub const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+/// A comment: clients skip it, and proxies see that the stream is alive. It has a blank line, so that it is also skipped by those
+/// who cut a stream at blank lines, but not if events have ids: there openai-python takes the line for the end of an empty event.
+pub fn keep_alive(has_ids: bool) -> Bytes {
+    Bytes::from_static(if has_ids { b": keep-alive\n" } else { b": keep-alive\n\n" })
+}
 
 /// The events of a running turn, framed for its door; each chunk for a WebSocket is one event.
 pub struct EventStream {
@@ -281,7 +284,9 @@ impl ActiveStream {
             return Box::pin(self.interrupt(failure)).await;
         };
         let (why, error) = match outcome {
-            ReadOutcome::Silent if limit < silent_at => return self.pending.push_back(KEEP_ALIVE),
+            ReadOutcome::Silent if limit < silent_at => {
+                return self.pending.push_back(keep_alive(events.decoder().has_ids()));
+            }
             ReadOutcome::Events => match self.relay.push(events.decoder(), &mut self.pending) {
                 Ok(None) => return self.reserve().await,
                 Ok(Some(terminal)) => return self.phase = Phase::Ending(Box::new(terminal)),

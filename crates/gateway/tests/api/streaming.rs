@@ -58,6 +58,24 @@ async fn a_silent_stream_gets_keep_alive_comments_between_events() {
 }
 
 #[tokio::test]
+async fn keep_alives_have_no_blank_line_where_events_have_ids() {
+    let upstream = simulator().await;
+    let gateway = Setup::over(&upstream).config("timeouts.keep_alive = \"30ms\"").start().await;
+    for background in [false, true] {
+        upstream.script(Script::answer("a b").inject(4, "id: 7\n").delay_events(Duration::from_millis(100)));
+        let body = json!({"model": "sim", "input": "x", "stream": true, "background": background});
+        let reply = gateway.client.create(body).await;
+        let text = String::from_utf8(reply.body.to_vec()).unwrap();
+        let (_, with_ids) = text.split_once("id: 7\n").unwrap();
+        assert!(with_ids.contains("\n: keep-alive\nevent: "), "{text}");
+        assert!(
+            !with_ids.contains(": keep-alive\n\n") && with_ids.contains("event: response.completed\n"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn all_line_endings_of_the_upstream_are_accepted() {
     let (upstream, gateway) = gateway().await;
     upstream.script(Script::answer("a b c").crlf().writes_of(5));

@@ -240,6 +240,14 @@ impl Decoder {
         }
     }
 
+    /// Whether events that were passed on have `id` or `retry` lines.
+    pub fn has_ids(&self) -> bool {
+        match &self.0 {
+            Inner::Responses(decoder) => decoder.has_ids(),
+            Inner::Chat(_) => false,
+        }
+    }
+
     /// Whether the model has ended, so that the reply is whole even if it is cut now.
     pub fn has_answer(&self) -> bool {
         match &self.0 {

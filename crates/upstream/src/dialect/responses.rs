@@ -42,6 +42,10 @@ impl Decoder {
         self.sse.pending_bytes()
     }
 
+    pub fn has_ids(&self) -> bool {
+        self.sse.has_ids()
+    }
+
     /// The bytes after the last blank line are an event if their data is valid JSON, or the mark at the end.
     pub fn finish(&mut self) -> Option<Event> {
         let frame = self.sse.finish()?;

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::Frame;
+use memchr::memmem;
 use tokio::time::Instant;
 
 use super::live::LiveEvents;
 use super::log::frames;
 use crate::body_memory::{Reservation, Tenant};
 use crate::turn::Turns;
-use crate::turn::stream::KEEP_ALIVE;
+use crate::turn::stream::keep_alive;
 
 /// Events are handed on together up to this size. One that is longer comes alone.
 const MAX_JOINED_BYTES: usize = 64 * 1024;
@@ -43,6 +44,8 @@ struct Reading {
     /// Of the project's share, for events that are long.
     memory: Reservation,
     last_sent_at: Instant,
+    /// Whether events that were read have `id` lines.
+    has_ids: bool,
     is_over: bool,
 }
 
@@ -68,6 +71,7 @@ impl EventLog {
             live: None,
             memory: Reservation::empty(&share),
             last_sent_at: Instant::now(),
+            has_ids: false,
             is_over: false,
         };
         let chunks = unfold(reading, |mut reading| async move {
@@ -111,6 +115,7 @@ impl Reading {
                 Ok(Progress::Events(events, last)) => {
                     if let Some(events) = self.within_memory(events, keep_alive_at).await {
                         self.after = Some(last);
+                        self.has_ids = self.has_ids || has_ids(&events);
                         return Some(Ok(events));
                     }
                     if Instant::now() < keep_alive_at {
@@ -129,7 +134,7 @@ impl Reading {
                 }
             }
             if Instant::now() >= keep_alive_at {
-                return Some(Ok(KEEP_ALIVE));
+                return Some(Ok(keep_alive(self.has_ids)));
             }
             if let Some(mut published) = published {
                 let _ = tokio::time::timeout_at(keep_alive_at, published.changed()).await;
@@ -199,6 +204,10 @@ impl Reading {
         }
         Progress::Events(events, last)
     }
+}
+
+fn has_ids(events: &[u8]) -> bool {
+    events.starts_with(b"id:") || memmem::find(events, b"\nid:").is_some()
 }
 
 /// Those after this number.
