@@ -20,7 +20,7 @@ LAYERS = {
         ["http/server"],
         ["http/api", "http/dashboard", "http/operator", "http/socket"],
         ["http/auth", "http/body", "http/fallback", "http/json_reply", "http/parsing", "http/path_segment", "http/query", "http/stall", "http/streams"],
-        ["http/error_reply", "http/decompression", "http/pace"],
+        ["http/error_reply", "http/pace"],
         ["http/app_state"],
         ["http/origin", "http/readiness"],
         ["http/error"],
@@ -28,7 +28,7 @@ LAYERS = {
         ["operations", "turn", "reload"],
         ["conversations"],
         ["memory", "oidc", "telemetry", "tls"],
-        ["body_memory", "config", "errors"],
+        ["body_memory", "config", "decompression", "errors"],
     ],
     "upstream": [
         ["lib"],

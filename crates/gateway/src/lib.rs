@@ -9,6 +9,7 @@ mod body_memory;
 pub mod cli;
 pub mod config;
 mod conversations;
+mod decompression;
 mod errors;
 mod http;
 pub mod jobs;

@@ -14,14 +14,11 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::app_state::BodyLimits;
-use super::decompression::{Decompression, Step};
 use super::error::RequestError;
 use super::pace::Pace;
 use crate::body_memory::{Reservation, Share};
+use crate::decompression::{Decompressed, Decompression};
 
-/// How much of a compressed body is read in one step.
-const FIRST_STEP_BYTES: usize = 8 * 1024;
-const NEXT_STEP_BYTES: usize = 32 * 1024;
 /// How much memory is reserved at most before as much has arrived.
 const MAX_STEP_BYTES: usize = 256 * 1024;
 /// More than this is copied on a blocking thread where a body grows.
@@ -168,23 +165,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A small body may decompress into a huge one: memory is reserved step by step. The first step runs in place, the others
-    /// on blocking threads.
-    async fn decompress(&mut self, mut decompression: Decompression) -> Result<Bytes, RequestError> {
-        let mut bytes = Vec::new();
-        let mut step =
-            decompression.step(&mut bytes, FIRST_STEP_BYTES).map_err(|error| unreadable(&error))?;
+    /// A small body may decompress into a huge one: memory is reserved step by step.
+    async fn decompress(&mut self, decompression: Decompression) -> Result<Bytes, RequestError> {
+        let mut body = Decompressed::begin(decompression).map_err(|error| unreadable(&error))?;
         loop {
-            self.reserve(bytes.len()).await?;
-            if step == Step::Last {
-                return Ok(bytes.into());
+            self.reserve(body.bytes.len()).await?;
+            if body.is_whole {
+                return Ok(body.bytes.into());
             }
-            let next = offload(move || {
-                let step = decompression.step(&mut bytes, NEXT_STEP_BYTES);
-                step.map(|step| (decompression, bytes, step))
-            });
-            let done = next.await.map_err(|_| RequestError::Internal)?;
-            (decompression, bytes, step) = done.map_err(|error| unreadable(&error))?;
+            let next = body.advance().await.map_err(|_| RequestError::Internal)?;
+            body = next.map_err(|error| unreadable(&error))?;
         }
     }
 }

@@ -9,7 +9,6 @@ pub mod app_state;
 pub mod auth;
 mod body;
 mod dashboard;
-mod decompression;
 mod error;
 mod error_reply;
 mod fallback;

@@ -2,14 +2,25 @@
 
 use std::io::{self, BufRead, Read};
 
+use antiphon_runtime::offload::{Aborted, offload};
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 
+/// How much is read in one step.
+const FIRST_STEP_BYTES: usize = 8 * 1024;
+const NEXT_STEP_BYTES: usize = 32 * 1024;
 /// How much a step writes at most.
 const STEP_BYTES: u64 = 256 * 1024;
 /// Binary logarithms of a decoder's window: every decoder should support 8 MiB, and ours never uses more than 128 MiB.
 const MIN_WINDOW_LOG: u32 = 23;
 const MAX_WINDOW_LOG: u32 = 27;
+
+/// A body as far as it is decompressed.
+pub struct Decompressed {
+    pub bytes: Vec<u8>,
+    pub is_whole: bool,
+    decompression: Decompression,
+}
 
 pub enum Decompression {
     Gzip(MultiGzDecoder<Input>),
@@ -17,7 +28,7 @@ pub enum Decompression {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+enum Step {
     /// There may be more.
     Done,
     Last,
@@ -27,6 +38,25 @@ pub enum Step {
 pub struct Input {
     rest: Bytes,
     may_read: usize,
+}
+
+// === impl Decompressed ===
+
+impl Decompressed {
+    /// Makes the first step, in place.
+    pub fn begin(decompression: Decompression) -> io::Result<Self> {
+        Self { bytes: Vec::new(), is_whole: false, decompression }.step(FIRST_STEP_BYTES)
+    }
+
+    /// Makes the next step, on another thread.
+    pub async fn advance(self) -> Result<io::Result<Self>, Aborted> {
+        offload(move || self.step(NEXT_STEP_BYTES)).await
+    }
+
+    fn step(mut self, may_read: usize) -> io::Result<Self> {
+        self.is_whole = self.decompression.step(&mut self.bytes, may_read)? == Step::Last;
+        Ok(self)
+    }
 }
 
 // === impl Decompression ===
@@ -45,7 +75,7 @@ impl Decompression {
     }
 
     /// Reads up to this many bytes, and appends what they decompress into.
-    pub fn step(&mut self, bytes: &mut Vec<u8>, may_read: usize) -> io::Result<Step> {
+    fn step(&mut self, bytes: &mut Vec<u8>, may_read: usize) -> io::Result<Step> {
         let input = match self {
             Self::Gzip(decoder) => decoder.get_mut(),
             Self::Zstd(decoder) => decoder.get_mut(),
@@ -88,7 +118,7 @@ impl BufRead for Input {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::io::Write;
 
     use flate2::GzBuilder;
@@ -142,16 +172,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_body_of_empty_blocks_takes_as_many_steps_as_it_is_long() {
+    /// A body of about so many bytes without content.
+    pub fn empty_blocks(size_bytes: usize) -> Bytes {
         // Four empty blocks with the fixed code, of ten bits each.
         const EMPTY_BLOCKS: [u8; 5] = [0x02, 0x08, 0x20, 0x80, 0x00];
         const LAST_BLOCK: [u8; 2] = [0x03, 0x00];
         const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
         const CHECKSUM_AND_SIZE: [u8; 8] = [0; 8];
-        let blocks = EMPTY_BLOCKS.repeat(20_000);
-        let body = Bytes::from([&HEAD[..], &blocks, &LAST_BLOCK, &CHECKSUM_AND_SIZE].concat());
-        let (bytes, steps) = decompressed(Decompression::gzip(body), 1_000).unwrap();
+        let blocks = EMPTY_BLOCKS.repeat(size_bytes / EMPTY_BLOCKS.len());
+        [&HEAD[..], &blocks, &LAST_BLOCK, &CHECKSUM_AND_SIZE].concat().into()
+    }
+
+    #[test]
+    fn a_body_of_empty_blocks_takes_as_many_steps_as_it_is_long() {
+        let (bytes, steps) = decompressed(Decompression::gzip(empty_blocks(100_000)), 1_000).unwrap();
         assert_eq!((bytes.len(), steps), (0, 101));
     }
 }
