@@ -149,6 +149,30 @@ async fn a_turn_whose_end_is_stored_but_not_confirmed_counts_once() {
     gateway.logged(1).await;
 }
 
+#[tokio::test]
+async fn a_turn_that_could_not_begin_at_first_counts_once_as_it_ended() {
+    let (upstream, faults) = (simulator().await, Faults::default());
+    let gateway = Setup::over(&upstream).config("background.lease = \"3s\"").faults(&faults).start().await;
+    upstream.script(Script::answer("done").usage(10, 5));
+    faults.set(Fault::Fails("begin_background"));
+    let id = queue(&gateway, &body("x")).await;
+    let is_left = async || {
+        let (store, now) = (gateway.app.chains.store(), gateway.app.env.clock.now());
+        !store.list_claimable(Uuid::nil(), Claimable::Expired, now, 9).await.unwrap().is_empty()
+    };
+    eventually("the turn is left", is_left).await;
+    faults.set(Fault::None);
+    assert_eq!(ended(&gateway.client, &id).await["status"], "completed");
+    let row = gateway.logged(1).await.pop().unwrap();
+    assert_eq!((&*row.outcome, row.input_tokens, row.output_tokens), ("completed", 10, 5));
+    let is_counted = async || {
+        let metrics = gateway.client.metrics().await;
+        let turns = metrics.lines().filter(|line| line.starts_with("antiphon_turns_total{"));
+        turns.eq([r#"antiphon_turns_total{transport="background",outcome="completed"} 1"#])
+    };
+    eventually("one turn is counted", is_counted).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_that_ends_while_another_replica_looks_for_it_is_found() {
     let (upstream, faults) = (simulator().await, Faults::default());

@@ -199,11 +199,11 @@ impl Turns {
             run.set_upstream(account, &upstream.id);
         }
         let cancellation = Cancellation::default();
-        let turn = self.revive(run, &row, create, &headers, memory);
         if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
-            run.leave();
             return Ok(());
         }
+        // Only now: one that is dropped before it was left counts as lost.
+        let turn = self.revive(run, &row, create, &headers, memory);
         let mut work = pin!(turn.run_in_background(plan, cancellation.clone()));
         tokio::select! {
             () = &mut work => return Ok(()),
