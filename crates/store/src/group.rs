@@ -4,10 +4,12 @@
 //! replies to each caller. An engine that can commit several batches at once has several writers. A caller that goes away, or
 //! reaches its deadline, leaves its operation in the queue: it is still written, but nobody hears of it. Only statements, posts and
 //! large operations are not, unless they are being written by then: their caller was told of a failure, and may have tried again.
+//! A large one is dropped at once, however long the writers are busy with another.
 //!
 //! An operation with very many rows takes long and shares no commit. Such operations are written one at a time, of one project
 //! after the other, and between two of them the others have their turn.
 
+mod large;
 mod limits;
 mod log;
 mod metrics;
@@ -27,6 +29,7 @@ use tokio::time::timeout;
 
 pub(crate) use self::operation::{Operation, Outcome};
 
+use self::large::Large;
 use self::log::LogRows;
 use self::metrics::CommitMetrics;
 use self::writer::{Health, Shared, Writer};
@@ -78,6 +81,7 @@ pub(crate) struct Group {
 #[derive(Debug)]
 enum Queued {
     Operation(Operation, Answer),
+    Large(Arc<Large>, Answer),
     Close(oneshot::Sender<()>),
 }
 
@@ -131,8 +135,14 @@ impl Group {
     async fn write(&self, operation: Operation) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
         let is_large = operation.is_large();
+        let (queued, _caller) = if is_large {
+            let (large, caller) = Large::new(operation);
+            (Queued::Large(large, answer), Some(caller))
+        } else {
+            (Queued::Operation(operation, answer), None)
+        };
         let written = async {
-            self.queue.send(Queued::Operation(operation, answer)).await.map_err(|_| StoreError::closed())?;
+            self.queue.send(queued).await.map_err(|_| StoreError::closed())?;
             answered.await.map_err(|_| StoreError::closed())?
         };
         match timeout(self.commit_timeout, written).await {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use antiphon_protocol::id::ProjectId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::large::Large;
 use super::operation::Operation;
 use super::{Answer, Queued};
 
@@ -20,7 +21,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Line {
     project: Option<ProjectId>,
-    operations: VecDeque<(Operation, Answer)>,
+    operations: VecDeque<(Arc<Large>, Answer)>,
 }
 
 /// What a writer does next.
@@ -59,12 +60,18 @@ impl Queue {
     }
 
     fn pop_large(&mut self, permit: OwnedSemaphorePermit) -> Next {
-        let Some(mut line) = self.large.pop_front() else { return Next::Nothing };
-        let Some((operation, answer)) = line.operations.pop_front() else { return Next::Nothing };
-        if !line.operations.is_empty() {
-            self.large.push_back(line);
+        while let Some(mut line) = self.large.pop_front() {
+            let next = line.operations.pop_front();
+            if !line.operations.is_empty() {
+                self.large.push_back(line);
+            }
+            if let Some((large, answer)) = next
+                && let Some(operation) = large.take()
+            {
+                return Next::Large(permit, operation, answer);
+            }
         }
-        Next::Large(permit, operation, answer)
+        Next::Nothing
     }
 
     /// What is queued already.
@@ -72,33 +79,22 @@ impl Queue {
         self.incoming.try_recv().ok()
     }
 
-    /// Keeps a large operation for later, and drops one whose caller has reported a failure, and may have tried again. Returns every
-    /// other.
-    pub(super) fn put_aside(&mut self, operation: Operation, answer: Answer) -> Option<(Operation, Answer)> {
-        let is_large = operation.is_large();
-        let may_be_void = is_large || matches!(operation, Operation::Execute(_) | Operation::Post(_));
-        if may_be_void && answer.is_closed() {
-            return None;
-        }
-        if !is_large {
-            return Some((operation, answer));
-        }
+    /// Keeps a large operation for later.
+    pub(super) fn put_aside(&mut self, large: Arc<Large>, answer: Answer) {
         self.forget_the_gone();
-        let project = operation.project();
+        let project = large.project();
         match self.large.iter_mut().find(|line| line.project.as_ref() == project) {
-            Some(line) => line.operations.push_back((operation, answer)),
+            Some(line) => line.operations.push_back((large, answer)),
             None => {
                 let project = project.cloned();
-                self.large.push_back(Line { project, operations: VecDeque::from([(operation, answer)]) });
+                self.large.push_back(Line { project, operations: VecDeque::from([(large, answer)]) });
             }
         }
-        None
     }
 
-    /// Drops what nobody waits for any more: its caller has reported a failure, and may have tried again.
     fn forget_the_gone(&mut self) {
         self.large.retain_mut(|line| {
-            line.operations.retain(|(_, answer)| !answer.is_closed());
+            line.operations.retain(|(large, _)| !large.is_gone());
             !line.operations.is_empty()
         });
     }

@@ -3,11 +3,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use antiphon_protocol::id::{ConversationId, ItemId, ProjectId, ResponseId};
 use antiphon_testkit::eventually;
+use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::writer::BATCH_OPERATIONS;
 use super::*;
-use crate::{Append, AppendedItem, ItemLocation, Reservation, Settlement};
+use crate::{Append, AppendedItem, ItemLocation, Reservation, Settlement, Status, StoredTurn};
 
 /// Notes the batches that it gets, and runs the test's script on each.
 struct Scripted<F> {
@@ -369,6 +370,27 @@ fn post_of(project: &str, items: usize) -> Operation {
     }))
 }
 
+/// A large one.
+fn post_with(input: Bytes) -> Operation {
+    let Operation::Post(mut post) = post(100_000) else { unreachable!() };
+    post.turns.push(StoredTurn {
+        id: ResponseId::mint(1, &[0; 10]),
+        parent: None,
+        depth: 1,
+        status: Status::Completed,
+        account: String::new(),
+        boundary: String::new(),
+        upstream_id: None,
+        model: String::new(),
+        expires_at: None,
+        input,
+        referenced: Vec::new(),
+        output: Bytes::new(),
+        deletes: None,
+    });
+    Operation::Post(post)
+}
+
 #[tokio::test]
 async fn between_two_large_operations_others_are_written() {
     let kinds = Arc::<Mutex<Vec<bool>>>::default();
@@ -436,6 +458,34 @@ async fn a_large_operation_whose_caller_is_gone_is_not_written_and_harms_nobody(
     patient.await.unwrap();
     group.close().await;
     assert_eq!(*commits.lock().unwrap(), [1, 0]);
+}
+
+#[tokio::test]
+async fn a_large_operation_whose_caller_gives_up_takes_no_memory_while_another_is_written() {
+    let is_begun = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&is_begun);
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let engine = Scripted {
+        commits: Arc::default(),
+        script: move |_: &[Operation]| {
+            noted.store(true, Ordering::Relaxed);
+            wait.recv().map_err(|_| NotCommitted::Deadline)
+        },
+    };
+    let group = Arc::new(Group::start_on_thread("busy", engine, LONG).unwrap());
+    let written = tokio::spawn({
+        let group = Arc::clone(&group);
+        async move { group.write(post(100_000)).await }
+    });
+    eventually("the writer is busy", async || is_begun.load(Ordering::Relaxed)).await;
+    let memory: Arc<[u8]> = Arc::from(*b"{}");
+    let mut impatient = Box::pin(group.write(post_with(Bytes::from_owner(Arc::clone(&memory)))));
+    assert!(impatient.as_mut().now_or_never().is_none());
+    assert_eq!(Arc::strong_count(&memory), 2);
+    drop(impatient);
+    assert_eq!(Arc::strong_count(&memory), 1);
+    go_on.send(()).unwrap();
+    written.await.unwrap().unwrap();
 }
 
 #[tokio::test]

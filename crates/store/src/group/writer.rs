@@ -260,10 +260,14 @@ impl Shared {
     fn take(&self, queued: Queued, queue: &mut Queue, batch: &mut Batch) {
         match queued {
             Queued::Operation(operation, answer) => {
-                if let Some((operation, answer)) = queue.put_aside(operation, answer) {
+                // Its caller has reported a failure, and may have tried again.
+                let is_void =
+                    answer.is_closed() && matches!(operation, Operation::Execute(_) | Operation::Post(_));
+                if !is_void {
                     batch.push(operation, Some(answer));
                 }
             }
+            Queued::Large(large, answer) => queue.put_aside(large, answer),
             Queued::Close(closed) => {
                 self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(closed);
                 queue.close();
