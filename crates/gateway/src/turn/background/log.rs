@@ -57,7 +57,7 @@ impl UnwrittenEvents {
     }
 
     /// Adds whole events. They keep their numbers unless those are taken. Comments are left out, and so is the start of the
-    /// response if the log has one.
+    /// response if the log has one, apart from a `response.queued` whose number is free.
     pub fn push(&mut self, bytes: &Bytes) {
         for frame in frames(bytes) {
             self.push_frame(&frame);
@@ -68,13 +68,19 @@ impl UnwrittenEvents {
         let Some(data) = frame.data().filter(|data| data.trim_ascii_start().starts_with(b"{")) else {
             return;
         };
-        let is_start = [&b"response.created"[..], b"response.queued"].contains(&&name(frame, &data)[..]);
-        if self.last.is_some() && is_start {
+        let own = sequence_number(&data);
+        let is_repeated = match &name(frame, &data)[..] {
+            b"response.created" => self.last.is_some(),
+            // Without it the numbers of an upstream that sends it second would have a gap.
+            b"response.queued" => self.last.is_some() && own <= self.last,
+            _ => false,
+        };
+        if is_repeated {
             return;
         }
         self.has_content |= is_content(frame);
         let next = self.last.map_or(0, |last| last + 1);
-        let own = sequence_number(&data).filter(|own| *own <= next + MAX_GAP);
+        let own = own.filter(|own| *own <= next + MAX_GAP);
         let number = own.unwrap_or(next).max(next);
         if self.events == 0 {
             self.first = number;
@@ -163,12 +169,16 @@ mod tests {
         assert_eq!(log.take().unwrap().last, 0);
         log.push(&Bytes::from_static(b": keep-alive\n\ndata: [DONE]\n\n"));
         log.push(&event("response.created", Some(0)));
-        log.push(&event("response.queued", Some(1)));
+        log.push(&event("response.queued", Some(0)));
+        log.push(&event("response.queued", None));
         assert!(log.take().is_none() && !log.has_content());
+        log.push(&event("response.queued", Some(1)));
+        assert!(!log.has_content());
         log.push(&event("response.in_progress", Some(2)));
         assert!(!log.has_content());
         log.push(&event("response.output_item.added", Some(3)));
         assert!(log.has_content());
-        assert_eq!(numbers(&mut log), [2, 3]);
+        log.push(&event("response.queued", Some(1)));
+        assert_eq!(numbers(&mut log), [1, 2, 3]);
     }
 }
