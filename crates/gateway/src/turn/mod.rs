@@ -14,6 +14,7 @@ mod detach;
 mod detached;
 mod dialect;
 mod door;
+mod error_reply;
 mod failure;
 mod framing;
 mod kept;
