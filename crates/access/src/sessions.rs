@@ -56,6 +56,7 @@ impl Session {
         let (session, secret, stored) = Self::new(clock, (role, Some(identity)), address);
         let audit = session.opened(clock, Some(&identity.subject));
         store.add_session(stored, audit).await?;
+        session.end_surplus(store, clock).await?;
         Ok((session, secret))
     }
 
@@ -68,8 +69,11 @@ impl Session {
     ) -> Result<Option<(Self, SessionSecret)>, StoreError> {
         let (session, secret, stored) = Self::new(clock, (role, None), address);
         let audit = session.opened(clock, None);
-        let is_open = store.add_token_session(stored, token, audit).await?;
-        Ok(is_open.then_some((session, secret)))
+        if !store.add_token_session(stored, token, audit).await? {
+            return Ok(None);
+        }
+        session.end_surplus(store, clock).await?;
+        Ok(Some((session, secret)))
     }
 
     fn new(
@@ -99,6 +103,16 @@ impl Session {
             expires_at: session.expires_at,
         };
         (session, secret, stored)
+    }
+
+    /// Ends the oldest sessions of its operator, if they are too many now.
+    async fn end_surplus(&self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+        let surplus = store.list_surplus_sessions(self.role.as_str(), self.operator.as_deref()).await?;
+        for id in surplus.into_iter().map(SessionId) {
+            let audit = entry(clock, self.actor(), "session.ended", &id.to_string());
+            store.end_session(id.0, audit.detail(&json!({ "reason": "too_many_sessions" }))).await?;
+        }
+        Ok(())
     }
 
     /// The audit entry of its beginning.

@@ -30,8 +30,7 @@ pub struct StoredSession {
 /// [write error](StoreError#write-errors).
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Adds a session, and removes those that have expired by then. Of an operator in a role, only the newest
-    /// [`SESSIONS_PER_OPERATOR`] remain; all who use a token count as one operator.
+    /// Adds a session, and removes those that have expired by then.
     async fn add_session(&self, session: StoredSession, audit: AuditEntry) -> Result<(), StoreError>;
 
     /// Adds a session that was opened with the admin token of this hash. `false`, and nothing changes, if its role has another
@@ -53,6 +52,14 @@ pub trait Sessions: Send + Sync {
     /// The newest sessions that have not expired, newest first.
     async fn list_sessions(&self, now: Timestamp, max_rows: u32) -> Result<Vec<StoredSession>, StoreError>;
 
+    /// The sessions of an operator in a role beyond the newest [`SESSIONS_PER_OPERATOR`], as many again at most. All who use a
+    /// token count as one operator, without a name.
+    async fn list_surplus_sessions(
+        &self,
+        role: &str,
+        operator: Option<&str>,
+    ) -> Result<Vec<Uuid>, StoreError>;
+
     /// Ends a session. `false` if there is none with this id.
     async fn end_session(&self, session: Uuid, audit: AuditEntry) -> Result<bool, StoreError>;
 
@@ -68,9 +75,8 @@ const ADD: &str = "INSERT INTO sessions (id, hash, role, operator, address, crea
 
 const FORGET_EXPIRED: &str = "DELETE FROM sessions WHERE expires_at <= $1";
 
-const END_OLDEST: &str = "DELETE FROM sessions WHERE role = $1 AND operator IS NOT DISTINCT FROM $2 AND id NOT IN \
-     (SELECT id FROM sessions WHERE role = $1 AND operator IS NOT DISTINCT FROM $2 \
-      ORDER BY created_at DESC, id DESC LIMIT $3)";
+const LIST_SURPLUS: &str = "SELECT id FROM sessions WHERE role = $1 AND operator IS NOT DISTINCT FROM $2 \
+     ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $3";
 
 const LOAD: &str = "SELECT id, hash, role, operator, address, created_at, expires_at FROM sessions \
      WHERE hash = $1 AND expires_at > $2";
@@ -87,22 +93,16 @@ const END_OF_TOKEN: &str = "DELETE FROM sessions WHERE role = $1 AND operator IS
 /// For the tests of both engines.
 #[cfg(test)]
 pub(crate) const STATEMENTS: [&str; 8] =
-    [ADD, FORGET_EXPIRED, END_OLDEST, LOAD, LIST, END, END_ALL, END_OF_TOKEN];
+    [ADD, FORGET_EXPIRED, LIST_SURPLUS, LOAD, LIST, END, END_ALL, END_OF_TOKEN];
 
 /// Ends the sessions that were opened with the admin token of this name.
 pub(crate) fn end_of_token(role: &str) -> Statement {
     Statement::new(END_OF_TOKEN, vec![text(role)])
 }
 
-/// Adds a session, and removes expired ones and the oldest of its operator's.
+/// Adds a session, and removes expired ones.
 fn add(session: StoredSession, audit: AuditEntry) -> Statement {
     let forget_expired = Statement::new(FORGET_EXPIRED, vec![number(session.created_at.unix_ms())]);
-    let operator = vec![
-        text(session.role.clone()),
-        optional_text(session.operator.clone()),
-        number(i64::from(SESSIONS_PER_OPERATOR)),
-    ];
-    let end_oldest = Statement::new(END_OLDEST, operator);
     let arguments = vec![
         id(session.id),
         bytes(session.hash.0.to_vec()),
@@ -112,7 +112,7 @@ fn add(session: StoredSession, audit: AuditEntry) -> Statement {
         number(session.created_at.unix_ms()),
         number(session.expires_at.unix_ms()),
     ];
-    Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired).then(end_oldest)
+    Statement::new(ADD, arguments).then(audit.insert()).then(forget_expired)
 }
 
 async fn select<D: Database>(
@@ -165,6 +165,17 @@ impl<D: Database> Sessions for D {
 
     async fn list_sessions(&self, now: Timestamp, max_rows: u32) -> Result<Vec<StoredSession>, StoreError> {
         select(self, LIST, vec![number(now.unix_ms()), number(i64::from(max_rows))]).await
+    }
+
+    async fn list_surplus_sessions(
+        &self,
+        role: &str,
+        operator: Option<&str>,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let operator = optional_text(operator.map(str::to_owned));
+        let arguments = vec![text(role), operator, number(i64::from(SESSIONS_PER_OPERATOR))];
+        let rows = self.query(Query { text: LIST_SURPLUS, arguments, columns: &[Kind::Id] }).await?;
+        rows.into_iter().map(|mut row| row.id()).collect()
     }
 
     async fn end_session(&self, session: Uuid, audit: AuditEntry) -> Result<bool, StoreError> {

@@ -208,6 +208,7 @@ intercept!(Sessions {
     write add_token_session(session: StoredSession, token: Vec<u8>, audit: AuditEntry) -> bool;
     read load_session(hash: SecretHash, now: Timestamp) -> Option<StoredSession>;
     read list_sessions(now: Timestamp, max_rows: u32) -> Vec<StoredSession>;
+    read list_surplus_sessions(role: &str, operator: Option<&str>) -> Vec<Uuid>;
     write end_session(session: Uuid, audit: AuditEntry) -> bool;
     write end_sessions(audit: AuditEntry) -> bool;
 });

@@ -140,7 +140,7 @@ async fn invalid_admin_tokens_are_counted() {
 }
 
 /// The reply to a sign-in with a token.
-async fn sign_in(gateway: &Gateway, token: &str) -> Reply {
+pub(crate) async fn sign_in(gateway: &Gateway, token: &str) -> Reply {
     let same_site = [header("sec-fetch-site", "same-origin")];
     gateway.client.request(Method::POST, "/login", &same_site, format!("token={token}")).await
 }

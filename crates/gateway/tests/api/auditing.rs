@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_store::SESSIONS_PER_OPERATOR;
 use antiphon_testkit::{ManualClock, Setup};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::administering::Operator;
+use crate::administering::{Operator, sign_in};
 use crate::{gateway, simulator};
 
 #[tokio::test]
@@ -105,6 +106,31 @@ async fn the_audit_log_is_searched_by_actor_action_target_and_time() {
         let reply = operator.call(Method::GET, &format!("/api/audit?{parameter}=yesterday")).await;
         assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!(parameter)));
     }
+}
+
+#[tokio::test]
+async fn a_session_that_a_newer_one_pushes_out_is_in_the_audit_log() {
+    let upstream = simulator().await;
+    let clock = Arc::new(ManualClock::default());
+    let gateway = Setup::over(&upstream).clock(&clock).start().await;
+    let operator = Operator::of(&gateway).await;
+    let newest_session = async || operator.get("/api/sessions").await["sessions"][0]["id"].clone();
+    let ended = async || operator.get("/api/audit?action=session.ended").await["entries"].clone();
+    sign_in(&gateway, &operator.token).await;
+    let oldest = newest_session().await;
+    for _ in 1..SESSIONS_PER_OPERATOR {
+        // So that the address may sign in again.
+        clock.advance(Duration::from_secs(2));
+        sign_in(&gateway, &operator.token).await;
+    }
+    assert_eq!(ended().await, json!([]));
+    clock.advance(Duration::from_secs(2));
+    sign_in(&gateway, &operator.token).await;
+    let ended = ended().await;
+    assert_eq!(ended.as_array().unwrap().len(), 1, "{ended}");
+    assert_eq!(ended[0]["target"], oldest);
+    assert_eq!(ended[0]["actor"], newest_session().await);
+    assert_eq!(ended[0]["detail"], json!({"reason": "too_many_sessions"}));
 }
 
 /// Every `$ref` in the document, as a pointer.

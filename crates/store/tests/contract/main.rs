@@ -86,7 +86,7 @@ macro_rules! contract {
             sessions: a_session_is_found_by_its_hash_until_it_expires, an_ended_session_is_gone,
                 another_token_ends_the_sessions_of_its_role, a_replaced_token_opens_no_session,
                 no_session_outlives_the_token_that_it_was_opened_with,
-                the_oldest_sessions_of_an_operator_end_when_there_are_too_many;
+                the_oldest_of_too_many_sessions_of_an_operator_are_surplus;
             sign_ins: a_sign_in_ends_once_and_not_after_its_time, the_oldest_of_too_many_sign_ins_make_room;
             keys: an_added_key_comes_back_unchanged, two_keys_never_share_a_name, a_rotated_key_keeps_its_previous_secret,
                 a_revoked_key_is_neither_rotated_nor_revoked_again, a_deleted_key_is_gone,

@@ -87,7 +87,7 @@ pub(crate) async fn no_session_outlives_the_token_that_it_was_opened_with(fixtur
     }
 }
 
-pub(crate) async fn the_oldest_sessions_of_an_operator_end_when_there_are_too_many(fixture: impl Fixture) {
+pub(crate) async fn the_oldest_of_too_many_sessions_of_an_operator_are_surplus(fixture: impl Fixture) {
     let store = fixture.open().await;
     let at = |n: u8, operator: &str| StoredSession {
         operator: Some(operator.to_owned()).filter(|name| !name.is_empty()),
@@ -99,11 +99,18 @@ pub(crate) async fn the_oldest_sessions_of_an_operator_end_when_there_are_too_ma
     for session in others {
         store.add_session(session, entry(NOW)).await.unwrap();
     }
-    for n in 3..most + 5 {
+    let surplus = async |role: &str, operator: Option<&str>| {
+        let ids = store.list_surplus_sessions(role, operator).await.unwrap();
+        ids.iter().map(Uuid::as_u128).collect::<Vec<_>>()
+    };
+    for n in 3..most + 3 {
         store.add_session(at(n, ""), entry(NOW)).await.unwrap();
     }
-    let left = store.list_sessions(NOW, 200).await.unwrap();
-    let left: Vec<_> = left.iter().rev().map(|session| session.id.as_u128()).collect();
-    let newest = 5..u128::from(most) + 5;
-    assert_eq!(left, [1, 2].into_iter().chain(newest).collect::<Vec<_>>());
+    assert!(surplus("viewer", None).await.is_empty());
+    for n in most + 3..most + 5 {
+        store.add_session(at(n, ""), entry(NOW)).await.unwrap();
+    }
+    assert_eq!(surplus("viewer", None).await, [4, 3]);
+    assert!(surplus("viewer", Some("ü@example.com")).await.is_empty());
+    assert!(surplus("admin", None).await.is_empty());
 }
