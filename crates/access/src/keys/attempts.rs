@@ -1,38 +1,57 @@
-//! Limits failed authentication for each address.
+//! Limits how often somebody may try something: failed authentication for each address, and sign-ins.
 //!
-//! Secrets cannot be guessed; this keeps one address from filling the log and from costing more than others. Only failed
-//! attempts are counted: a client with a valid key is served, whatever else its address has tried.
+//! Secrets cannot be guessed; this keeps one address from filling the log and from costing more than others. Of clients, only
+//! failed attempts are counted: one with a valid key is served, whatever else its address has tried.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use antiphon_store::Timestamp;
 
-/// How many attempts may fail in a row, and how long it takes until another one may.
+/// How many attempts may be made at once, and how long it takes until another one may.
 const BURST: i64 = 30;
 const INTERVAL_MS: i64 = 2_000;
 const BURST_MS: i64 = BURST * INTERVAL_MS;
-/// How many addresses have a bucket of their own. Further ones share one.
-const MAX_ADDRESSES: usize = 10_000;
-const SHARED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// How many have a bucket of their own. Further ones share one.
+const MAX_BUCKETS: usize = 10_000;
 
-/// A leaky bucket for each address: when it will be empty, in UTC milliseconds.
-#[derive(Debug, Default)]
-pub struct FailedAttempts {
-    empty_at: Mutex<HashMap<IpAddr, i64>>,
+/// A leaky bucket for everybody who is counted: when it will be empty, in UTC milliseconds. The one of `None` is shared.
+#[derive(Debug)]
+pub struct Attempts<K> {
+    empty_at: Mutex<HashMap<Option<K>, i64>>,
 }
+
+/// Attempts of addresses.
+#[derive(Debug, Default)]
+pub struct FailedAttempts(Attempts<IpAddr>);
 
 // === impl FailedAttempts ===
 
 impl FailedAttempts {
     /// Counts a failed attempt. The error says how long the address has to wait before the next one.
     pub fn count(&self, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
+        self.0.count(network_of(address), now)
+    }
+}
+
+// === impl Attempts ===
+
+impl<K> Default for Attempts<K> {
+    fn default() -> Self {
+        Self { empty_at: Mutex::default() }
+    }
+}
+
+impl<K: Eq + Hash> Attempts<K> {
+    /// Counts an attempt. The error says how long to wait before the next one.
+    pub fn count(&self, who: K, now: Timestamp) -> Result<(), Duration> {
         let now = now.unix_ms();
         let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = bucket_for(&mut empty_at, network_of(address), now);
-        let at = empty_at.entry(address).or_insert(now);
+        let bucket = bucket_for(&mut empty_at, who, now);
+        let at = empty_at.entry(bucket).or_insert(now);
         // If the clock was set back, nobody is locked out for longer than usual.
         *at = (*at).clamp(now, now + BURST_MS);
         let next = *at + INTERVAL_MS;
@@ -45,17 +64,18 @@ impl FailedAttempts {
     }
 }
 
-/// The bucket that counts this address; removes empty buckets to make room for it.
-fn bucket_for(empty_at: &mut HashMap<IpAddr, i64>, address: IpAddr, now: i64) -> IpAddr {
-    if empty_at.len() < MAX_ADDRESSES || empty_at.contains_key(&address) {
-        return address;
+/// The bucket that counts them; removes empty buckets to make room for it.
+fn bucket_for<K: Eq + Hash>(empty_at: &mut HashMap<Option<K>, i64>, who: K, now: i64) -> Option<K> {
+    let own = Some(who);
+    if empty_at.len() < MAX_BUCKETS || empty_at.contains_key(&own) {
+        return own;
     }
     // A scan is worth it only if it may make room: not before the oldest bucket is empty.
-    let is_due = empty_at.get(&SHARED).is_none_or(|at| *at <= now + BURST_MS - INTERVAL_MS);
+    let is_due = empty_at.get(&None).is_none_or(|at| *at <= now + BURST_MS - INTERVAL_MS);
     if is_due {
         empty_at.retain(|_, at| *at > now);
     }
-    if empty_at.len() < MAX_ADDRESSES { address } else { SHARED }
+    if empty_at.len() < MAX_BUCKETS { own } else { None }
 }
 
 /// The /64 network of an IPv6 address: a client with one address of it has all of them.
@@ -121,8 +141,8 @@ mod tests {
         let address = |n: u32| IpAddr::V4(n.into());
         let refused = (0..30_000).filter(|n| attempts.count(address(*n), at(0)).is_err()).count();
         assert!(refused >= 19_000, "further addresses share a bucket: {refused}");
-        let held = || attempts.empty_at.lock().unwrap().len();
-        assert!(held() <= MAX_ADDRESSES + 1);
+        let held = || attempts.0.empty_at.lock().unwrap().len();
+        assert!(held() <= MAX_BUCKETS + 1);
         assert_eq!(attempts.count(address(40_000), at(10_000)), Ok(()));
         assert!(held() < 3, "{}", held());
     }

@@ -23,7 +23,7 @@ use antiphon_store::{Clock, KeyClient, SecretHash, Store, StoreError, StoredKey,
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Mutex;
 
-pub use self::attempts::{FailedAttempts, network_of};
+pub use self::attempts::{Attempts, FailedAttempts, network_of};
 pub use self::issue::{Issuer, KeyChanges, KeyError, NewKey};
 pub use self::secret::Secret;
 pub use self::view::{KeyState, KeyView, KeyWithSecret};

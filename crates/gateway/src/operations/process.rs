@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
+use antiphon_access::keys::Attempts;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Mutex, Semaphore};
@@ -32,6 +33,8 @@ pub struct Process {
     pub(super) reports: Arc<Semaphore>,
     pub(super) watchers: Watchers,
     pub(super) token_sign_ins: Arc<TokenSignIns>,
+    /// By the name that the proxy gives: all of its operators share its address.
+    pub(super) proxied_sign_ins: Arc<Attempts<String>>,
     pub(super) overviews: Arc<Mutex<Vec<CachedOverview>>>,
     pub(super) live: Arc<Mutex<Option<LatestFrame>>>,
 }
@@ -57,6 +60,7 @@ impl Process {
             reports: Arc::new(Semaphore::new(CONCURRENT_REPORTS)),
             watchers: Watchers::default(),
             token_sign_ins: Arc::default(),
+            proxied_sign_ins: Arc::default(),
             overviews: Arc::default(),
             live: Arc::default(),
         }

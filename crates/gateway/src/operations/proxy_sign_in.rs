@@ -94,6 +94,8 @@ impl Operations {
             tracing::warn!(%error, "sign-in failed");
             return Err(error);
         };
+        let counted = self.process.proxied_sign_ins.count(name.clone(), self.clock.now());
+        counted.map_err(|wait| SignInError::TooMany { of: "under this name", wait })?;
         let identity = Identity { subject: name.clone(), name };
         let opened = Session::open(&*self.store, &*self.clock, (role, &identity), address).await;
         let (session, secret) = opened?;

@@ -73,7 +73,8 @@ impl Operations {
         let role = admin::verify(&*self.store, token).await?.ok_or(SignInError::InvalidToken)?;
         let sign_ins = self.process.token_sign_ins.of(role);
         let counted_address = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
-        sign_ins.count(counted_address, self.clock.now()).map_err(SignInError::TooMany)?;
+        let counted = sign_ins.count(counted_address, self.clock.now());
+        counted.map_err(SignInError::too_many_from_address)?;
         let token = (role, admin::hash(token));
         let opened = Session::open_with_token(&*self.store, &*self.clock, token, address).await?;
         opened.ok_or(SignInError::InvalidToken)

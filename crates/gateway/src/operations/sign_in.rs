@@ -31,8 +31,8 @@ pub enum SignInError {
     NotConfigured,
     #[error("This is not a valid admin token. Check that you copied all of it.")]
     InvalidToken,
-    #[error("Too many sign-ins from this address. Please try again in {} s.", whole_seconds(*.0))]
-    TooMany(Duration),
+    #[error("Too many sign-ins {of}. Please try again in {} s.", whole_seconds(*.wait))]
+    TooMany { of: &'static str, wait: Duration },
     #[error("This sign-in has expired, or another browser has begun it. Please sign in again.")]
     Ended,
     #[error("The header {name} of the proxy is not valid: {why}. Ask whoever manages the proxy.")]
@@ -65,6 +65,14 @@ fn text(error: &ProviderError) -> String {
     }
 }
 
+// === impl SignInError ===
+
+impl SignInError {
+    pub(super) fn too_many_from_address(wait: Duration) -> Self {
+        Self::TooMany { of: "from this address", wait }
+    }
+}
+
 // === impl Operations ===
 
 impl Operations {
@@ -78,7 +86,7 @@ impl Operations {
         let begun = provider.begin(next).await;
         let (url, sign_in) = begun.inspect_err(|error| tracing::warn!(%error, "sign-in failed"))?;
         let address = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
-        provider.begun.count(address, self.clock.now()).map_err(SignInError::TooMany)?;
+        provider.begun.count(address, self.clock.now()).map_err(SignInError::too_many_from_address)?;
         Ok((url, sign_in.begin(&*self.store, &*self.clock).await?))
     }
 

@@ -1,7 +1,10 @@
 //! Signing in to the dashboard through an authenticating proxy, which these tests play.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use antiphon_simulator::upstream::Simulator;
-use antiphon_testkit::{Gateway, Reply, Setup, header};
+use antiphon_testkit::{Gateway, ManualClock, Reply, Setup, header};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
@@ -17,6 +20,8 @@ const BY_GROUPS: &str = "proxy_sign_in.role_header = \"x-forwarded-groups\"\npro
 
 struct Rig {
     gateway: Gateway,
+    /// It stands still.
+    clock: Arc<ManualClock>,
     operator: Operator,
     _upstream: Simulator,
 }
@@ -33,8 +38,10 @@ impl Rig {
         let proxy = format!(
             "proxy_sign_in.header = \"X-Forwarded-User\"\nproxy_sign_in.addresses = [\"{addresses}\"]"
         );
-        let gateway = Setup::over(&upstream).config(&format!("{proxy}\n{lines}")).start().await;
-        Self { operator: Operator::of(&gateway).await, gateway, _upstream: upstream }
+        let clock = Arc::new(ManualClock::default());
+        let config = format!("{proxy}\n{lines}");
+        let gateway = Setup::over(&upstream).config(&config).clock(&clock).start().await;
+        Self { operator: Operator::of(&gateway).await, gateway, clock, _upstream: upstream }
     }
 
     async fn get(&self, path: &str, headers: &[(&'static str, &str)]) -> Reply {
@@ -238,6 +245,24 @@ async fn whoever_signs_out_is_not_signed_in_again_at_once() {
         assert_eq!(rig.sessions().await, [] as [Value; 0]);
         assert_leads_to(&rig.get("/keys", &[ada, ("cookie", &session)]).await, "/login?next=%2Fkeys");
     }
+}
+
+#[tokio::test]
+async fn an_operator_whom_a_proxy_names_opens_so_many_sessions_at_most() {
+    let rig = Rig::start("").await;
+    let ada = (NAME, "ada");
+    let mut session = String::new();
+    for _ in 0..30 {
+        session = rig.session(&[ada]).await;
+    }
+    let refused = rig.get("/login", &[ada]).await;
+    assert_refused(&refused, 429, "Too many sign-ins under this name. Please try again in 2 s.");
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    assert_eq!(rig.sessions().await.len(), 30);
+    assert_eq!(rig.get("/keys", &[ada, ("cookie", &session)]).await.status, StatusCode::OK);
+    rig.session(&[(NAME, "bo")]).await;
+    rig.clock.advance(Duration::from_secs(2));
+    rig.session(&[ada]).await;
 }
 
 #[tokio::test]

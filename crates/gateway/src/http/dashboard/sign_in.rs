@@ -100,7 +100,7 @@ pub fn refusal(state: &AppState, error: &SignInError, path: &str, next: Option<&
         SignInError::NotConfigured => {
             return Problem::from(RequestError::UnknownRoute(format!("GET {path}"))).into_response();
         }
-        SignInError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+        SignInError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         SignInError::Ended | SignInError::InvalidHeader { .. } => StatusCode::BAD_REQUEST,
         SignInError::NoRole(_) | SignInError::HostNotAllowed(_) => StatusCode::FORBIDDEN,
         SignInError::Provider(ProviderError::Unavailable(_)) => StatusCode::BAD_GATEWAY,
@@ -112,7 +112,7 @@ pub fn refusal(state: &AppState, error: &SignInError, path: &str, next: Option<&
         }
     };
     let mut reply = login::page(state, status, next, Some(&error.to_string()));
-    if let SignInError::TooMany(wait) = error {
+    if let SignInError::TooMany { wait, .. } = error {
         reply.headers_mut().insert(header::RETRY_AFTER, whole_seconds(*wait).into());
     }
     reply
