@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon::config::Config;
 use antiphon_simulator::upstream::{Script, Simulator};
 use antiphon_store::{AuditEntry, Clock, Timestamp};
 use antiphon_testkit::{Fault, Faults, Gateway, ManualClock, Postgres, Setup, eventually};
@@ -125,6 +126,23 @@ async fn a_paused_account_gets_no_turns_until_it_is_resumed() {
     wait_for(&gateway, "ready").await;
     gateway.client.created(plain()).await;
     assert_eq!((first.counts().requests, second.counts().requests), (1, 1));
+}
+
+#[tokio::test]
+async fn a_paused_account_that_leaves_the_configuration_and_comes_back_is_still_paused() {
+    let (first, _second, clock, setup) = two_accounts().await;
+    let gateway = setup.start().await;
+    gateway.app.chains.store().pause_account("a", entry(clock.now())).await.unwrap();
+    wait_for(&gateway, "paused").await;
+    let pool = &gateway.app.pool;
+    let all: Vec<_> = pool.accounts().iter().map(|account| account.settings.clone()).collect();
+    let routing = || Config::default().routing.settings();
+    pool.replace(vec![all[1].clone()], routing()).unwrap();
+    pool.replace(all, routing()).unwrap();
+    // At once: the state in the store is read again only after some time.
+    assert_eq!(pool.view()[0].state.label(clock.now()), "paused");
+    gateway.client.created(plain()).await;
+    assert_eq!(first.counts().requests, 0);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antiphon_protocol::request::Operation;
-use antiphon_store::{Clock, Timestamp};
+use antiphon_store::{Clock, StoredAccount, Timestamp};
 use tokio::sync::Notify;
 
 pub use self::select::{Origin, Preference};
@@ -61,6 +61,8 @@ struct Inner {
     slots: Vec<Slot>,
     /// By name: turns that hold an account which the configuration no longer has. It counts them again if it comes back.
     removed_in_flight: HashMap<String, u32>,
+    /// By name: the rows of the store that were read last, also those of accounts that the configuration does not have.
+    stored: HashMap<String, StoredAccount>,
     routing: RoutingSettings,
     /// The highest share that an account had when it was chosen. An account that was not ready continues from here.
     share_floor: f64,
@@ -130,8 +132,14 @@ pub struct AccountView {
 impl Pool {
     pub fn new(accounts: Vec<Account>, routing: RoutingSettings, clock: Arc<dyn Clock>) -> Self {
         let slots = accounts.into_iter().map(Slot::new).collect();
-        let removed_in_flight = HashMap::new();
-        let inner = Inner { slots, removed_in_flight, routing, share_floor: 0.0, queue: Queue::default() };
+        let inner = Inner {
+            slots,
+            removed_in_flight: HashMap::new(),
+            stored: HashMap::new(),
+            routing,
+            share_floor: 0.0,
+            queue: Queue::default(),
+        };
         Self {
             inner: Mutex::new(inner),
             clock,

@@ -8,7 +8,8 @@ use crate::settings::{AccountSettings, RoutingSettings};
 
 impl Pool {
     /// Takes over another configuration. Turns keep the account that they hold, even if it is removed. An account keeps its
-    /// state unless its upstream or its credential has changed. An account of the same name counts its turns in any case.
+    /// state unless its upstream or its credential has changed. An account of the same name counts its turns in any case. One that comes
+    /// back has the state that was read from the store last.
     ///
     /// # Errors
     ///
@@ -32,6 +33,9 @@ impl Pool {
                     None => {
                         let mut slot = Slot::new(account);
                         slot.state.in_flight = removed_in_flight.remove(&slot.account.name).unwrap_or(0);
+                        if let Some(row) = inner.stored.get(&slot.account.name) {
+                            slot.apply_stored(row);
+                        }
                         slot
                     }
                 }

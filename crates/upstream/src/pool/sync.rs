@@ -56,6 +56,7 @@ impl Pool {
     fn apply_all_stored(self: &Arc<Self>, stored: Vec<StoredAccount>, now: Timestamp) {
         let mut inner = self.lock();
         let mut has_changed = false;
+        inner.stored = stored.iter().map(|row| (row.name.clone(), row.clone())).collect();
         for row in stored {
             let Some(slot) = inner.slots.iter_mut().find(|slot| slot.account.name == row.name) else {
                 continue;
@@ -114,7 +115,7 @@ impl Slot {
     }
 
     /// A pause applies to the account whatever its identity, the rest only to the identity that it was learnt for.
-    fn apply_stored(&mut self, row: &StoredAccount) {
+    pub(super) fn apply_stored(&mut self, row: &StoredAccount) {
         self.state.is_paused = row.paused_at.is_some();
         if row.identity != self.account.identity {
             return;
