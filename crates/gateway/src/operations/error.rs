@@ -21,9 +21,10 @@ pub enum OperationError {
     ResponseNotFound(String),
     #[error("conversation {0:?} not found")]
     ConversationNotFound(String),
-    /// Holds who has taken all their places.
-    #[error("too many {0} watch the live figures")]
-    TooManyWatchers(&'static str),
+    #[error(
+        "all {places} places {of} in the live view are taken: close a page or client that uses one, or wait until one is free"
+    )]
+    TooManyWatchers { places: usize, of: &'static str },
     #[error("key {0:?} not found")]
     KeyNotFound(String),
     #[error("a key named {0:?} already exists (it may be revoked)")]
@@ -66,7 +67,7 @@ impl OperationError {
             Self::AccountNotFound(_) => client(StatusCode::NOT_FOUND, "account_not_found", None),
             Self::ResponseNotFound(_) => client(StatusCode::NOT_FOUND, "response_not_found", None),
             Self::ConversationNotFound(_) => client(StatusCode::NOT_FOUND, "conversation_not_found", None),
-            Self::TooManyWatchers(_) => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None)
+            Self::TooManyWatchers { .. } => client(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", None)
                 .retry_after(Some(errors::RETRY_AFTER)),
             Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),

@@ -51,14 +51,13 @@ impl Watchers {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&watcher).copied().unwrap_or(0);
         let of_role = taken.iter().filter(|(other, _)| other.role == watcher.role).map(|(_, taken)| taken);
-        if own >= MAX_SHARE {
-            return Err(OperationError::TooManyWatchers("pages and clients of this operator"));
-        }
-        if of_role.sum::<usize>() >= MAX_OF_ROLE {
-            return Err(OperationError::TooManyWatchers("operators of this role"));
-        }
-        if taken.values().sum::<usize>() >= MAX_WATCHERS {
-            return Err(OperationError::TooManyWatchers("operators"));
+        let shares = [
+            (own, MAX_SHARE, "of this operator"),
+            (of_role.sum(), MAX_OF_ROLE, "of this role"),
+            (taken.values().sum(), MAX_WATCHERS, "of all operators"),
+        ];
+        if let Some((_, places, of)) = shares.into_iter().find(|(taken, places, _)| taken >= places) {
+            return Err(OperationError::TooManyWatchers { places, of });
         }
         taken.insert(watcher.clone(), own + 1);
         Ok(WatcherPlace { watchers: self.clone(), watcher })
@@ -94,7 +93,9 @@ mod tests {
         let watchers = Watchers::default();
         let take = |name| watchers.take(watcher(Role::Viewer, name));
         let mut places: Vec<_> = (0..MAX_SHARE).map(|_| take("a").unwrap()).collect();
-        assert_eq!(refusal(take("a")), "too many pages and clients of this operator watch the live figures");
+        let told = "all 64 places of this operator in the live view are taken: close a page or client that uses one, or wait \
+                    until one is free";
+        assert_eq!(refusal(take("a")), told);
         let other = take("b").unwrap();
         places.pop();
         places.push(take("a").unwrap());
@@ -107,13 +108,12 @@ mod tests {
         let watchers = Watchers::default();
         let take = |role, n: usize| watchers.take(watcher(role, &n.to_string()));
         let viewers: Vec<_> = (0..MAX_OF_ROLE).map(|n| take(Role::Viewer, n).unwrap()).collect();
-        assert_eq!(
-            refusal(take(Role::Viewer, MAX_OF_ROLE)),
-            "too many operators of this role watch the live figures"
-        );
+        let told = refusal(take(Role::Viewer, MAX_OF_ROLE));
+        assert!(told.starts_with("all 192 places of this role in the live view"), "{told}");
         let left = MAX_WATCHERS - MAX_OF_ROLE;
         let admins: Vec<_> = (0..left).map(|n| take(Role::Admin, n).unwrap()).collect();
-        assert_eq!(refusal(take(Role::Admin, left)), "too many operators watch the live figures");
+        let told = refusal(take(Role::Admin, left));
+        assert!(told.starts_with("all 256 places of all operators in the live view"), "{told}");
         drop((viewers, admins));
     }
 }

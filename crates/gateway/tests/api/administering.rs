@@ -183,7 +183,8 @@ async fn an_operator_in_any_number_of_sessions_leaves_places_in_the_live_view_fo
     let token = operator.post("/api/tokens/viewer").await["token"].as_str().unwrap().to_owned();
     let viewer = Operator { token, client: gateway.client.clone() };
     let _watching = join_all((0..64).map(|_| viewer.follow("/api/live"))).await;
-    let told = "Too many pages and clients of this operator watch the live figures.";
+    let told = "All 64 places of this operator in the live view are taken: close a page or client that uses one, or wait until \
+                one is free.";
     let refused = viewer.call(Method::GET, "/api/live").await;
     assert_eq!((refused.status.as_u16(), &refused.json()["error"]["message"]), (429, &json!(told)));
     for _ in 0..2 {

@@ -401,7 +401,7 @@ fn failures_of_operations() -> Vec<OperationError> {
         OperationError::AccountNotFound(name()),
         OperationError::ResponseNotFound(name()),
         OperationError::ConversationNotFound(name()),
-        OperationError::TooManyWatchers("operators"),
+        OperationError::TooManyWatchers { places: 64, of: "of this operator" },
         OperationError::KeyNotFound(name()),
         OperationError::KeyExists(name()),
         OperationError::KeyNotActive { name: name(), state: KeyState::Revoked },
@@ -426,8 +426,8 @@ fn line_of_operation(error: &OperationError) -> &'static str {
         OperationError::ConversationNotFound(_) => {
             "404 | client | conversation_not_found | null | Conversation \"X\" not found."
         }
-        OperationError::TooManyWatchers(_) => {
-            "429 | client | too_many_watchers | null | Too many operators watch the live figures."
+        OperationError::TooManyWatchers { .. } => {
+            "429 | client | too_many_watchers | null | All 64 places of this operator in the live view are taken: close a page or client that uses one, or wait until one is free."
         }
         OperationError::KeyNotFound(_) => "404 | client | key_not_found | null | Key \"X\" not found.",
         OperationError::KeyExists(_) => {
