@@ -75,6 +75,11 @@ pub trait Store:
     /// Whether the last write succeeded; costs nothing. While `false`, turns that need the store are refused at once.
     fn is_available(&self) -> bool;
 
+    /// How many connections to a database server are not open, of those that are configured. 0 without a server.
+    fn missing_connections(&self) -> u64 {
+        0
+    }
+
     /// Registers what it measures.
     fn register_metrics(&self, registry: &mut Registry);
 

@@ -302,6 +302,10 @@ impl<I: Interceptor> Store for Decorated<I> {
         self.interceptor.is_available() && self.inner.is_available()
     }
 
+    fn missing_connections(&self) -> u64 {
+        self.inner.missing_connections()
+    }
+
     fn register_metrics(&self, registry: &mut Registry) {
         self.inner.register_metrics(registry);
     }

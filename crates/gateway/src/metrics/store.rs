@@ -17,7 +17,14 @@ impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let chains = &self.0;
         let cache = chains.cache_stats();
+        let missing_connections = chains.store().missing_connections();
         let gauges = [
+            (
+                "store_missing_connections",
+                "Configured connections to PostgreSQL that are not open",
+                None,
+                missing_connections,
+            ),
             ("store_available", "1 if the store accepts writes", None, u64::from(chains.is_available())),
             ("chain_cache", "Memory used by cached turns", Some(&Unit::Bytes), cache.live_bytes as u64),
             ("chain_cache_hits", "Chain lookups answered from memory", None, cache.hits),

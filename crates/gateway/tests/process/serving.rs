@@ -140,6 +140,42 @@ async fn a_replica_releases_what_dead_ones_held_and_one_that_comes_back_counts_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_database_does_not_grant_are_counted_and_logged_once() {
+    let upstream = Simulator::bind(Options::default()).await.unwrap();
+    let url = Postgres::shared_database().await;
+    let name = url.rsplit('/').next().unwrap();
+    let user = format!("user_of_{name}");
+    let execute = async |sql: String| Postgres::shared().execute(name, &sql).await;
+    execute(format!(
+        "CREATE ROLE {user} LOGIN CONNECTION LIMIT 4; ALTER DATABASE {name} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}"
+    ))
+    .await;
+    let setup = Setup::over(&upstream).database_url(&url.replace("//postgres@", &format!("//{user}@")));
+    let gateway = Process::start(binary(), &setup).await;
+    let are_missing = async |missing: u32| {
+        let line = format!("antiphon_store_missing_connections {missing}\n");
+        gateway.client.metrics().await.contains(&line)
+    };
+    eventually("two of six connections are missing", async || are_missing(2).await).await;
+    gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    execute(format!("ALTER ROLE {user} CONNECTION LIMIT -1")).await;
+    eventually("none is missing", async || are_missing(0).await).await;
+    let open_again = "all connections to the database are open again";
+    eventually("the log says so", async || gateway.has_logged(open_again)).await;
+    execute(format!("ALTER ROLE {user} CONNECTION LIMIT 4")).await;
+    let own = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{user}' LIMIT 2");
+    execute(format!("SELECT pg_terminate_backend(pid) FROM ({own}) AS own")).await;
+    let refused = "not all connections to the database can be opened";
+    eventually("the log says so", async || gateway.has_logged(refused)).await;
+    eventually("two are missing again", async || are_missing(2).await).await;
+    execute(format!("ALTER ROLE {user} CONNECTION LIMIT -1")).await;
+    eventually("none is missing again", async || are_missing(0).await).await;
+    let (lines, _) = gateway.terminate().await;
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains(refused)).collect();
+    assert!(told.len() == 1 && told[0].contains("too many connections for role"), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_file_is_noticed_without_any_request_and_not_made_again() {
     let upstream = Simulator::bind(Options::default()).await.unwrap();
     let setup = Setup::over(&upstream);

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
@@ -59,6 +59,10 @@ pub(super) struct ConnectContext {
     /// How many attempts in a row have failed. Locked during an attempt: while the server is unreachable one connection tries
     /// for all, and once it succeeds the others follow at once.
     failures: Mutex<u32>,
+    wanted: AtomicU64,
+    open: AtomicU64,
+    /// Whether the log says that not all connections can be opened.
+    is_reported: AtomicBool,
 }
 
 struct Keeper {
@@ -74,6 +78,7 @@ impl Link {
     pub(super) fn start(context: Arc<ConnectContext>) -> Self {
         let (sender, state) = watch::channel(State::New);
         let (closing, is_closing) = watch::channel(false);
+        context.wanted.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(Keeper { context, state: sender, closing: is_closing }.run());
         Self { state, closing, exclusive: Mutex::new(()) }
     }
@@ -165,7 +170,40 @@ impl Session {
 
 impl ConnectContext {
     pub(super) fn new(connector: Connector, schema: Schema) -> Self {
-        Self { connector, schema, failures: Mutex::new(0) }
+        Self {
+            connector,
+            schema,
+            failures: Mutex::new(0),
+            wanted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            is_reported: AtomicBool::new(false),
+        }
+    }
+
+    /// How many connections are not open.
+    pub(super) fn missing(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed).saturating_sub(self.open.load(Ordering::Relaxed))
+    }
+
+    fn note_opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if self.missing() == 0 && self.is_reported.swap(false, Ordering::Relaxed) {
+            tracing::info!("all connections to the database are open again");
+        }
+    }
+
+    fn note_closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Without any connection the store is unavailable, which is reported elsewhere. With some it works, so nobody would notice.
+    fn note_failed(&self, error: &ConnectError) {
+        let (wanted, open) = (self.wanted.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
+        if open > 0 && !self.is_reported.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, open, wanted, "not all connections to the database can be opened; trying again");
+        } else {
+            tracing::debug!(%error, "no connection to the database");
+        }
     }
 
     /// Makes one attempt, after the delay that is due.
@@ -201,11 +239,13 @@ impl Keeper {
             match opened {
                 Ok(opened) => {
                     let since = Instant::now();
+                    self.context.note_opened();
                     self.serve(opened).await;
+                    self.context.note_closed();
                     losses = if since.elapsed() < MAX_DELAY { losses + 1 } else { 0 };
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "no connection to the database");
+                    self.context.note_failed(&error);
                     self.state.send_replace(State::Down(error));
                 }
             }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use async_trait::async_trait;
-use futures_util::future::{join, try_join};
+use futures_util::future::join;
 use prometheus_client::registry::Registry;
 
 use self::connect::{ConnectError, Connector};
@@ -50,6 +50,7 @@ pub struct PostgresStore {
     group: Group,
     writers: Arc<Pool>,
     readers: Readers,
+    context: Arc<ConnectContext>,
 }
 
 /// Brings the schema up to date, and returns the names of the migrations that were applied.
@@ -89,16 +90,21 @@ impl PostgresStore {
         };
         let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
         let (readers, writers) = (options.read_connections, options.write_connections);
-        // Projects take turns with reads, and each leaves a connection to others, as the gateway itself does.
-        let readers = Pool::start(&context, readers, readers.saturating_sub(1));
+        // Writers come first: if the server grants too few connections, a store that only reads is of no use.
         let writers = Arc::new(Pool::start(&context, writers, writers));
         if is_reachable {
-            try_join(readers.settled(), writers.settled()).await?;
+            writers.settled().await?;
+        }
+        // Projects take turns with reads, and each leaves a connection to others, as the gateway itself does.
+        let readers = Pool::start(&context, readers, readers.saturating_sub(1));
+        if is_reachable {
+            readers.settled().await?;
         }
         let engines = (0..writers.len())
             .map(|own| PostgresEngine::new(Arc::clone(&writers), own, options.commit_timeout));
         let group = Group::start_tasks(engines, options.commit_timeout);
-        Ok(Self { group, readers: Readers { pool: readers, limit: options.read_timeout }, writers })
+        let readers = Readers { pool: readers, limit: options.read_timeout };
+        Ok(Self { group, writers, readers, context })
     }
 }
 
@@ -179,6 +185,10 @@ impl Database for PostgresStore {
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
         self.group.is_available() && self.writers.is_up()
+    }
+
+    fn missing_connections(&self) -> u64 {
+        self.context.missing()
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
