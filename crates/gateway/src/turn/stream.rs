@@ -135,7 +135,8 @@ impl ReplyStart for OpeningStream {
         while !this.is_decided() {
             let (held, events) = (this.pending.len(), this.relay.events());
             this.advance(turn).await?;
-            let kept_bytes = this.relay.kept_bytes() + this.events.decoder().held_bytes();
+            let waiting_bytes: usize = this.pending.iter().map(Bytes::len).sum();
+            let kept_bytes = this.relay.kept_bytes() + this.events.decoder().held_bytes() + waiting_bytes;
             let reserved = turn.reserve_for_reply(&mut reply.memory, kept_bytes).await;
             reserved.map_err(FailedAttempt::neutral)?;
             if this.relay.events() == events {
