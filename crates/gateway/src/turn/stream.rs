@@ -28,8 +28,8 @@ use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
 use antiphon_upstream::pool::Verdict;
 
-/// A comment: clients skip it, and proxies see that the stream is alive. It has a blank line, so that it is also skipped by those
-/// who cut a stream at blank lines, but not if events have ids: there openai-python takes the line for the end of an empty event.
+/// A comment: clients skip it, and proxies see that the stream is alive. A blank line follows, for clients that split a stream at
+/// blank lines. Where events have ids, none does: openai-python would dispatch an event without data there, and fail.
 pub fn keep_alive(has_ids: bool) -> Bytes {
     Bytes::from_static(if has_ids { b": keep-alive\n" } else { b": keep-alive\n\n" })
 }

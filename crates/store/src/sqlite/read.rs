@@ -38,7 +38,7 @@ pub(super) const LOAD_ITEMS: &str = concat!(
      AND r.deleted_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > ?3)"
 );
 
-/// How much a step of a search reads of the responses that hold the items, and what is over of the last one.
+/// A step of a search ends with the response that brings what it has read to this size.
 const STEP_BYTES: usize = 4 << 20;
 
 /// A search for items. The responses that hold them may be many and large, so other reads come between its steps.
