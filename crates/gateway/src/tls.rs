@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,9 +127,11 @@ impl Tls {
     }
 
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        let accepting = pin!(TlsAcceptor::from(self.current.load_full()).accept(stream));
+        // Dropped before `accepting`: a handshake that is given up has been counted when its connection closes.
         let mut handshake =
             CountedHandshake { failed: &self.metrics.failed_handshakes, has_succeeded: false };
-        let accepted = TlsAcceptor::from(self.current.load_full()).accept(stream).await;
+        let accepted = accepting.await;
         handshake.has_succeeded = accepted.is_ok();
         accepted
     }
