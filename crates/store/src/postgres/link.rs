@@ -56,8 +56,8 @@ struct GiveUp {
 pub(super) struct ConnectContext {
     connector: Connector,
     schema: Schema,
-    /// How many attempts in a row have failed. Locked during an attempt: while the server is unreachable one connection tries
-    /// for all, and once it succeeds the others follow at once.
+    /// How many attempts in a row have failed while no connection was open. Locked during an attempt: while the server is
+    /// unreachable one connection tries for all, and once it succeeds the others follow at once.
     failures: Mutex<u32>,
     wanted: AtomicU64,
     open: AtomicU64,
@@ -185,6 +185,10 @@ impl ConnectContext {
         self.wanted.load(Ordering::Relaxed).saturating_sub(self.open.load(Ordering::Relaxed))
     }
 
+    fn has_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
     fn note_opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         if self.missing() == 0 && self.is_reported.swap(false, Ordering::Relaxed) {
@@ -215,7 +219,8 @@ impl ConnectContext {
             self.connector.connect().await
         };
         let opened = opened.await;
-        *failures = if opened.is_ok() { 0 } else { failures.saturating_add(1) };
+        // A server that has others open refuses this one only, which does not delay those that are lost.
+        *failures = if opened.is_ok() || self.has_open() { 0 } else { failures.saturating_add(1) };
         opened
     }
 }
@@ -225,8 +230,8 @@ impl ConnectContext {
 impl Keeper {
     async fn run(mut self) {
         let mut closing = self.closing.clone();
-        // How many connections in a row were soon lost.
-        let mut losses = 0;
+        // How many in a row were soon lost, or refused while others were open.
+        let mut losses = 0_u32;
         while !*closing.borrow() {
             let opened = async {
                 sleep(backoff(losses)).await;
@@ -242,10 +247,11 @@ impl Keeper {
                     self.context.note_opened();
                     self.serve(opened).await;
                     self.context.note_closed();
-                    losses = if since.elapsed() < MAX_DELAY { losses + 1 } else { 0 };
+                    losses = if since.elapsed() < MAX_DELAY { losses.saturating_add(1) } else { 0 };
                 }
                 Err(error) => {
                     self.context.note_failed(&error);
+                    losses = if self.context.has_open() { losses.saturating_add(1) } else { 0 };
                     self.state.send_replace(State::Down(error));
                 }
             }
@@ -305,7 +311,29 @@ fn jittered(failures: u32, random: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use antiphon_testkit::Postgres;
+
     use super::*;
+    use crate::{Migrate, StoreUrl};
+
+    #[tokio::test]
+    async fn a_connection_that_is_refused_while_others_are_open_does_not_delay_them() {
+        let server = Postgres::shared();
+        let name = "link_refused";
+        let StoreUrl::Postgres(target) = server.create_database(name).await.parse().unwrap() else {
+            unreachable!()
+        };
+        let connector = || Connector::new(&target).unwrap();
+        let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
+        let link = Link::start(Arc::clone(&context));
+        link.settled().await.unwrap();
+        server.execute("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+        assert!(context.open().await.is_err());
+        assert_eq!(*context.failures.lock().await, 0);
+        link.close().await;
+        assert!(context.open().await.is_err());
+        assert_eq!(*context.failures.lock().await, 1, "no connection is open");
+    }
 
     #[test]
     fn delays_grow_up_to_a_bound_and_are_jittered() {
