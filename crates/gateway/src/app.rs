@@ -117,20 +117,7 @@ impl App {
         let env = Env { clock, tasks: Tasks::default() };
         let mut operations = operations(&config, accounts, store, keys, &env);
         let body_limits = Arc::new(body_limits(&config));
-        let tracing = config
-            .traces
-            .as_ref()
-            .map(|traces| Traces::new(traces, operations.upstream.clone(), operations.limits.replica()));
-        let (traces, trace_exporter) = tracing.unzip();
-        let background = background_settings(&config, &operations.keys, &body_limits.memory);
-        let turns = Arc::new(Turns::new(
-            Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
-            Arc::clone(&operations.pool),
-            operations.upstream.clone(),
-            Arc::clone(&operations.limits),
-            TurnSettings { traces, ..turn_settings(&config, background) },
-            env,
-        ));
+        let (turns, trace_exporter) = turns(&config, &operations, &body_limits.memory, env);
         let connections = Gauge::default();
         let (job_metrics, reload_metrics) = (JobMetrics::default(), ReloadMetrics::default());
         let socket_metrics = Arc::new(SocketMetrics::default());
@@ -345,6 +332,30 @@ impl App {
             workers: Arc::clone(&self.workers),
         }
     }
+}
+
+/// The turns, and what sends their traces.
+fn turns(
+    config: &Config,
+    operations: &Operations,
+    request_memory: &Arc<BodyMemory>,
+    env: Env,
+) -> (Arc<Turns>, Option<Exporter>) {
+    let tracing = config
+        .traces
+        .as_ref()
+        .map(|traces| Traces::new(traces, operations.upstream.clone(), operations.limits.replica()));
+    let (traces, exporter) = tracing.unzip();
+    let background = background_settings(config, &operations.keys, request_memory);
+    let turns = Turns::new(
+        Arc::new(Chains::new(Arc::clone(&operations.store), config.store.cache)),
+        Arc::clone(&operations.pool),
+        operations.upstream.clone(),
+        Arc::clone(&operations.limits),
+        TurnSettings { traces, ..turn_settings(config, background) },
+        env,
+    );
+    (Arc::new(turns), exporter)
 }
 
 /// The operations of operators with this store.

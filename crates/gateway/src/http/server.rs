@@ -79,12 +79,7 @@ impl Server {
         }
     }
 
-    fn connection(
-        &self,
-        stream: std::net::TcpStream,
-        peer: Peer,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let streams = Streams::new(self.write_stall_timeout);
+    fn builder(&self, streams: &Streams) -> Builder<Streams> {
         let mut builder = Builder::new(streams.clone());
         let mut http1 = builder.http1();
         http1.timer(TokioTimer::new()).header_read_timeout(self.header_read_timeout);
@@ -92,6 +87,16 @@ impl Server {
         let mut http2 = builder.http2();
         http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
         http2.max_concurrent_streams(MAX_STREAMS);
+        builder
+    }
+
+    fn connection(
+        &self,
+        stream: std::net::TcpStream,
+        peer: Peer,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let streams = Streams::new(self.write_stall_timeout);
+        let builder = self.builder(&streams);
         let router = self.router.clone();
         let request_begun = Arc::new(Notify::new());
         let first_request = Arc::clone(&request_begun);

@@ -31,6 +31,7 @@ mod references;
 mod relay;
 mod reply_memory;
 mod resolve;
+mod retry;
 mod running;
 mod sending;
 mod settle;

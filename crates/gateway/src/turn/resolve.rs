@@ -10,6 +10,7 @@ use antiphon_protocol::replay::{Omitted, ReplayIds, Summaries};
 use antiphon_protocol::request::{UpstreamInput, push_turn};
 use antiphon_store::chain::Turn as StoredTurn;
 use antiphon_store::{Maker, Status, StoreError};
+use bytes::Bytes;
 
 use super::context::{Context, Replayed};
 use super::conversation::Joined;
@@ -43,6 +44,14 @@ pub struct Resolved {
 pub struct AccountInput {
     pub input: UpstreamInput,
     pub reasoning: Reasoning,
+}
+
+/// What an account does not get of a chain.
+#[derive(Default)]
+struct LeftOut {
+    omitted: Omitted,
+    /// Whether a compaction was replaced by the items that it stands for.
+    is_rebuilt: bool,
 }
 
 /// Whether the encrypted items of the chain, which only some accounts can read, were sent.
@@ -184,6 +193,24 @@ impl Reasoning {
     }
 }
 
+// === impl LeftOut ===
+
+impl LeftOut {
+    /// Adds what a turn has that the account cannot read. The first turn of the input has no items before it.
+    fn add_unreadable(&mut self, omitted: Omitted, is_first: bool) {
+        self.is_rebuilt |= omitted.compactions > 0 || (omitted.leading_compactions > 0 && !is_first);
+        self.omitted += omitted;
+    }
+
+    fn reasoning(&self) -> Reasoning {
+        match self.omitted {
+            _ if self.is_rebuilt => Reasoning::Rebuilt,
+            omitted if omitted == Omitted::default() => Reasoning::Full,
+            _ => Reasoning::Stripped,
+        }
+    }
+}
+
 // === impl Resolved ===
 
 impl Resolved {
@@ -202,55 +229,58 @@ impl Resolved {
             |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary());
         let replayed = self.replayed(can_read, reads, max_bytes)?;
         let mut history = Vec::with_capacity(replayed.len() * 3);
-        let mut omitted = Omitted::default();
-        let mut is_rebuilt = false;
+        let mut left_out = LeftOut::default();
         for Replayed { turn, segment } in replayed {
             let mut parts = Vec::new();
             let is_first = history.is_empty();
-            if reads(turn) && summaries == Summaries::AsItems {
-                segment.parts(replay_ids, &mut parts);
-            } else if reads(turn) {
-                omitted += segment.accepted_parts(replay_ids, &mut parts);
-            } else {
-                let omitted_here = segment.readable_parts(replay_ids, summaries, &mut parts);
-                is_rebuilt |=
-                    omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !is_first);
-                omitted += omitted_here;
+            match (reads(turn), summaries) {
+                (true, Summaries::AsItems) => segment.parts(replay_ids, &mut parts),
+                (true, Summaries::AsMessages) => {
+                    left_out.omitted += segment.accepted_parts(replay_ids, &mut parts);
+                }
+                (false, _) => {
+                    let omitted = segment.readable_parts(replay_ids, summaries, &mut parts);
+                    left_out.add_unreadable(omitted, is_first);
+                }
             }
             push_turn(&mut history, parts, is_first);
         }
-        let is_accepted = summaries == Summaries::AsItems || !self.has_chat_reasoning;
+        let resolved = self.own_parts(account, summaries, can_read, history.is_empty(), &mut left_out)?;
+        Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning: left_out.reasoning() })
+    }
+
+    /// The turn's own items, unless they go upstream as the client sent them.
+    fn own_parts(
+        &self,
+        account: &Account,
+        summaries: Summaries,
+        can_read: bool,
+        is_first: bool,
+        left_out: &mut LeftOut,
+    ) -> Result<Option<Vec<Bytes>>, Failure> {
+        let replay_ids = account.settings.replay_ids;
         let own = || self.own.segment().map_err(|_| Failure::Internal);
-        let readable = match can_read && summaries == Summaries::AsMessages {
-            true => self.own.readable_at(account.boundary()).map_err(|_| Failure::Internal)?,
-            false => None,
+        let mut parts = Vec::new();
+        if !can_read {
+            let omitted = own()?.readable_parts(replay_ids, summaries, &mut parts);
+            left_out.add_unreadable(omitted, is_first);
+            return Ok(Some(parts));
+        }
+        let readable = match summaries {
+            Summaries::AsMessages => {
+                self.own.readable_at(account.boundary()).map_err(|_| Failure::Internal)?
+            }
+            Summaries::AsItems => None,
         };
-        let resolved = if let Some((own, foreign)) = readable {
-            let mut parts = Vec::new();
-            omitted += own.accepted_parts(replay_ids, &mut parts);
-            omitted.reasoning += foreign;
-            Some(parts)
-        } else if can_read && is_accepted {
-            self.own_input(replay_ids).resolved
-        } else if can_read {
-            let mut parts = Vec::new();
-            omitted += own()?.accepted_parts(replay_ids, &mut parts);
-            Some(parts)
+        if let Some((own, foreign)) = readable {
+            left_out.omitted += own.accepted_parts(replay_ids, &mut parts);
+            left_out.omitted.reasoning += foreign;
+        } else if summaries == Summaries::AsMessages && self.has_chat_reasoning {
+            left_out.omitted += own()?.accepted_parts(replay_ids, &mut parts);
         } else {
-            let own = own()?;
-            let mut parts = Vec::new();
-            let omitted_here = own.readable_parts(replay_ids, summaries, &mut parts);
-            is_rebuilt |=
-                omitted_here.compactions > 0 || (omitted_here.leading_compactions > 0 && !history.is_empty());
-            omitted += omitted_here;
-            Some(parts)
-        };
-        let reasoning = match omitted {
-            _ if is_rebuilt => Reasoning::Rebuilt,
-            omitted if omitted == Omitted::default() => Reasoning::Full,
-            _ => Reasoning::Stripped,
-        };
-        Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning })
+            return Ok(self.own_input(replay_ids).resolved);
+        }
+        Ok(Some(parts))
     }
 
     /// Whether the chain has the items for which the turn's own compaction stands.

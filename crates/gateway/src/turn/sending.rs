@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::{Changes, Operation, UpstreamInput};
 use antiphon_runtime::offload::{is_short, offload};
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::attempt::FailedAttempt;
 use super::resolve::{AccountInput, Reasoning, Resolved};
+use super::retry::{Refused, RequestForm};
 use super::variant::{RequestVariant, SOCKET_STALE};
 use super::{Facts, Failure, Turn};
 use crate::body_memory::Reservation;
@@ -51,16 +51,17 @@ impl Turn {
             true => Box::pin(self.socket_of_parent(account, resolved)).await,
             false => None,
         };
-        let mut dialect = self.dialect_of(account).await?;
-        let mut variant = self.initial_variant(account, dialect, resolved, socket.is_some());
-        let mut has_refreshed_token = false;
+        let dialect = self.dialect_of(account).await?;
+        let variant = self.initial_variant(account, dialect, resolved, socket.is_some());
+        let mut form = RequestForm { dialect, variant, has_refreshed_token: false };
         let model = account.upstream_name(&self.facts.create.model);
         loop {
             self.trace_attempt();
+            let RequestForm { dialect, variant, .. } = &mut form;
             let authorization = self.authorization(account).await?;
-            let AccountInput { input, reasoning } = self.input_for(account, dialect, resolved, &variant)?;
-            let changes = self.body_changes(account, &variant, model.as_deref());
-            let asked = if variant.send_reasoning { dialect } else { dialect.without_reasoning() };
+            let AccountInput { input, reasoning } = self.input_for(account, *dialect, resolved, variant)?;
+            let changes = self.body_changes(account, variant, model.as_deref());
+            let asked = if variant.send_reasoning { *dialect } else { dialect.without_reasoning() };
             let Encoded { parts: body, format, omitted, has_reasoning } =
                 self.encode(asked, input, changes).await?;
             let mut reply = if variant.over_socket {
@@ -75,54 +76,21 @@ impl Turn {
                     }
                 }
             } else {
-                self.send(account, dialect, authorization.as_ref(), body).await?
+                self.send(account, *dialect, authorization.as_ref(), body).await?
             };
             self.trace_status(reply.status());
             let secrets = Secrets::new(account, authorization.as_ref());
             secrets.remove_from(reply.headers_mut());
             account.quota.note(reply.headers(), self.turns.env.clock.now());
             if reply.status().is_success() {
-                let reply = self.accept(account, &variant, &format, secrets, reply).await?;
+                let reply = self.accept(account, variant, &format, secrets, reply).await?;
                 let omitted = omitted_header(account, &omitted);
                 return Ok(Accepted { reply, reasoning, format, omitted, authorization });
             }
-            let mut error_reply = self.read_error_reply(reply).await?;
-            error_reply.body = secrets.redact(error_reply.body);
-            if let Some(body) = format.decode_error(error_reply.status, &error_reply.body) {
-                error_reply.replace_body(body);
-            }
-            let error = UpstreamError::parse(&error_reply.body);
-            if has_reasoning && let Some(change) = variant.leave_out_reasoning(error_reply.status, &error) {
-                self.record_attempt(change);
-                continue;
-            }
-            let asked_for_encrypted = variant.include_encrypted;
-            if let Some(reduction) = variant.reduce(error_reply.status, &error) {
-                if asked_for_encrypted && !variant.include_encrypted {
-                    account.remember_encrypted_reasoning_refused(&self.facts.create.model);
-                }
-                self.record_attempt(reduction);
-                continue;
-            }
-            let status = error_reply.status;
-            let failed = self.classify_error_reply(account, error_reply, &error);
-            if self.may_lack_path(status, &failed)
-                && let Some(other) = Box::pin(self.other_dialect(account, dialect)).await?
-            {
-                self.record_attempt("api_changed");
-                dialect = other;
-                variant = self.initial_variant(account, dialect, resolved, false);
-                continue;
-            }
-            let is_credential = failed.verdict == Verdict::CredentialRefused;
-            if has_refreshed_token
-                || !is_credential
-                || !self.turns.upstream.invalidate_credential(account, authorization.as_ref())
-            {
-                return Err(failed.in_form_of(&format));
-            }
-            self.record_attempt("token_refused");
-            has_refreshed_token = true;
+            let authorization = authorization.as_ref();
+            let refused = Refused { reply, format: &format, has_reasoning, authorization };
+            let change = Box::pin(self.change_for_retry(account, resolved, &mut form, refused)).await?;
+            self.record_attempt(change);
         }
     }
 
@@ -209,7 +177,7 @@ impl Turn {
         self.turns.upstream.take_idle_socket(account, resolved.parent.as_deref()?.id).await
     }
 
-    fn initial_variant<'a>(
+    pub(super) fn initial_variant<'a>(
         &self,
         account: &Account,
         dialect: Dialect,
