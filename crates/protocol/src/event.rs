@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use memchr::{memchr, memchr2, memchr2_iter};
+use memchr::{memchr, memchr2, memchr2_iter, memmem};
 
 use crate::json;
 use crate::sse::Frame;
@@ -21,8 +21,8 @@ pub enum Event {
 pub const MAX_PRELUDE: usize = 16;
 const MAX_PRELUDE_EVENT_BYTES: usize = 16 * 1024;
 
-/// The last event of a stream that has a number. Not every event is searched for one: those of one type all have one, or none
-/// has.
+/// The last event of a stream that has a number. It is read when it is asked for; until then events are only searched for the
+/// member's name.
 #[derive(Debug, Default)]
 pub struct LastNumbered {
     event: Option<Event>,
@@ -150,7 +150,11 @@ impl Event {
 
 impl LastNumbered {
     pub fn note(&mut self, event: Event) {
-        if !self.event.as_ref().is_some_and(|last| last.is_like(&event)) {
+        if self.event.as_ref().is_some_and(|last| last.is_like(&event)) {
+            if event.data().is_none_or(|data| memmem::find(&data, b"sequence_number").is_none()) {
+                return;
+            }
+        } else {
             let Some(number) = event.number() else { return };
             self.first_of_type = Some(number);
         }
@@ -241,6 +245,7 @@ mod tests {
             (message(r#"{"type":"codex.rate_limits"}"#), 5),
             (frame("event: response.a\ndata: {\"sequence_number\":6}\n\n"), 6),
             (frame("event: response.a\ndata: {\"sequence_number\":7}\n\n"), 7),
+            (frame("event: response.a\ndata: {}\n\n"), 7),
             (frame("event: response.metadata\ndata: {}\n\n"), 7),
             (frame("event: message\ndata: {\"sequence_number\":8}\n\n"), 8),
             (frame("event: message\ndata: {}\n\n"), 8),

@@ -58,11 +58,12 @@ pub trait ReplyStart: Sized {
 }
 
 /// The attempts before the one that is made.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Earlier {
     attempts: u32,
     /// Accounts that are not tried again.
     tried: Vec<String>,
+    rate_limited: Vec<String>,
 }
 
 /// A failed attempt.
@@ -91,9 +92,8 @@ impl Turn {
         &mut self,
         resolved: &Resolved,
     ) -> Result<(Reply, A), Failure> {
-        let (mut earlier, mut rate_limited) = (Earlier::default(), Vec::<String>::new());
+        let mut earlier = Earlier::default();
         let mut last: Option<Failure> = None;
-        let mut has_failed = false;
         loop {
             self.trace_step(Step::Choose);
             let lease = match self.choose(resolved, &earlier.tried).await {
@@ -109,41 +109,28 @@ impl Turn {
                 Err(failed) => failed,
             };
             self.record_attempt(verdict.as_str());
-            // A turn that fails on several accounts may itself be the cause: it does not count against the later ones.
-            let is_suspect = has_failed && verdict == Verdict::Failed;
-            has_failed |= verdict == Verdict::Failed;
-            if is_suspect {
-                self.progress.is_suspect = true;
-            } else {
-                self.learn(&lease, &verdict);
-            }
-            let cannot_serve = matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported);
-            // Nothing was tried where there is no endpoint, or where the API has no words for the request.
-            earlier.attempts += u32::from(!cannot_serve);
-            earlier.tried.push(lease.account().name.clone());
-            if matches!(verdict, Verdict::RateLimited { .. }) {
-                rate_limited.push(lease.account().name.clone());
-            }
+            self.learn(&lease, &verdict);
+            earlier.add(lease.account(), &verdict);
             drop(lease);
-            if !self.can_fail_over(resolved, &earlier.tried) {
-                // No other account is left, but a rate limited one may be ready again soon.
-                earlier.tried.retain(|name| !rate_limited.contains(name));
-            }
             // What went wrong at an account that could have served the turn tells the client more.
             let failure = match last.take() {
-                Some(before) if cannot_serve || says_less(&verdict) => before,
+                Some(before) if cannot_serve(&verdict) || says_less(&verdict) => before,
                 _ => failure,
             };
-            let may_go_on = verdict.allows_failover() && earlier.attempts < MAX_ATTEMPTS;
-            if !may_go_on || !self.can_fail_over(resolved, &earlier.tried) {
+            if !verdict.allows_failover() || !self.may_try_again(resolved, &mut earlier) {
                 return Err(self.with_retry_after(failure));
             }
             last = Some(failure);
         }
     }
 
-    /// Reports to the leased account how the turn went.
-    pub(super) fn learn(&self, lease: &Lease, verdict: &Verdict) {
+    /// Reports to the leased account how the turn went. A turn that fails on several accounts may itself be the cause: it does not
+    /// count against the later ones.
+    pub(super) fn learn(&mut self, lease: &Lease, verdict: &Verdict) {
+        if *verdict == Verdict::Failed && std::mem::replace(&mut self.progress.has_failed, true) {
+            self.progress.is_suspect = true;
+            return;
+        }
         lease.record_attempt(verdict, &self.facts.create.model, self.caller());
     }
 
@@ -246,10 +233,19 @@ impl Turn {
         Instant::now() < self.deadline && self.turns.pool.has_candidate(self.wanted(resolved, None, tried))
     }
 
-    /// Whether another account could take the turn over from this one.
+    fn may_try_again(&self, resolved: &Resolved, earlier: &mut Earlier) -> bool {
+        if !self.can_fail_over(resolved, &earlier.tried) {
+            // No other account is left, but a rate limited one may be ready again soon.
+            earlier.tried.retain(|name| !earlier.rate_limited.contains(name));
+        }
+        earlier.attempts < MAX_ATTEMPTS && self.can_fail_over(resolved, &earlier.tried)
+    }
+
+    /// Whether the turn would be tried again once this attempt has failed.
     pub(super) fn may_move(&self, resolved: &Resolved, earlier: &Earlier, from: &Account) -> bool {
-        let tried: Vec<String> = earlier.tried.iter().chain([&from.name]).cloned().collect();
-        earlier.attempts + 1 < MAX_ATTEMPTS && self.can_fail_over(resolved, &tried)
+        let mut after = earlier.clone();
+        after.add(from, &Verdict::Failed);
+        self.may_try_again(resolved, &mut after)
     }
 
     fn no_account_failure(&self, shortage: Shortage) -> Failure {
@@ -279,6 +275,19 @@ impl Turn {
     pub(super) fn endpoint_missing(&self) -> Failure {
         let CreateRequest { operation, model, .. } = &self.facts.create;
         Failure::EndpointMissing { path: operation.path(), model: model.clone() }
+    }
+}
+
+// === impl Earlier ===
+
+impl Earlier {
+    fn add(&mut self, account: &Account, verdict: &Verdict) {
+        // Nothing was tried where there is no endpoint, or where the API has no words for the request.
+        self.attempts += u32::from(!cannot_serve(verdict));
+        self.tried.push(account.name.clone());
+        if matches!(verdict, Verdict::RateLimited { .. }) {
+            self.rate_limited.push(account.name.clone());
+        }
     }
 }
 
@@ -356,6 +365,10 @@ impl From<Failure> for FailedAttempt {
     fn from(failure: Failure) -> Self {
         Self { failure, verdict: Verdict::Failed }
     }
+}
+
+fn cannot_serve(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported)
 }
 
 /// Whether what went wrong at an earlier account tells the client more.

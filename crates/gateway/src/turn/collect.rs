@@ -123,7 +123,7 @@ async fn collect_events(
         failure => failure.into(),
     };
     let terminal = loop {
-        let limit = if relay.events() > 0 { settings.idle_timeout } else { settings.first_byte_timeout };
+        let limit = if relay.has_begun() { settings.idle_timeout } else { settings.first_byte_timeout };
         let silent_at = silence.since + limit;
         let outcome = read_events(turn, &mut events, &mut silence, silent_at).await;
         let is_over = !matches!(outcome, ReadOutcome::Events);
@@ -221,7 +221,8 @@ fn missing_terminal(turn: &Turn, relay: &Relay) -> FailedAttempt {
 }
 
 impl Turn {
-    /// A response whose failure another account may not share. Where none can take over, the client gets the response as it is.
+    /// A response whose failure another account may not share. Where none can take over, the client gets the response as it is,
+    /// unless it says that a limit of the account was reached: that is an error reply, after which clients ask again.
     fn failover(
         &self,
         finished: &Finished,
@@ -231,8 +232,14 @@ impl Turn {
     ) -> Option<FailedAttempt> {
         let (code, message) = finished.error()?;
         let failed = FailedAttempt::from_error_event(code, message);
-        let may_move = |earlier| self.may_move(resolved, earlier, reply.lease.account());
-        (failed.verdict.allows_failover() && earlier.is_some_and(may_move)).then_some(failed)
+        let is_moved = match failed.verdict {
+            Verdict::RateLimited { .. } | Verdict::OutOfQuota { .. } => earlier.is_some(),
+            Verdict::Failed => {
+                earlier.is_some_and(|earlier| self.may_move(resolved, earlier, reply.lease.account()))
+            }
+            _ => false,
+        };
+        is_moved.then_some(failed)
     }
 
     /// Puts a response together that is to be collected.

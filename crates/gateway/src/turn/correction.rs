@@ -6,6 +6,7 @@ use antiphon_protocol::response::{ResponseEvent, RewrittenEvent};
 use antiphon_store::Status;
 use antiphon_upstream::transport::Redaction;
 use bytes::Bytes;
+use serde_json::json;
 
 /// Puts the replies of one account right. Nothing is searched that carries no error.
 #[derive(Debug, Clone, Default)]
@@ -29,15 +30,28 @@ impl Corrections {
     }
 
     /// The event that ends a response; `None` if it stays as it is. Whoever polls a response until it has ended would never
-    /// stop: so if its status says that it has not, the one that the event's type implies takes its place.
-    pub fn of_terminal(&self, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Option<Bytes> {
-        let ended =
-            implied.filter(|_| is_open(&carrying.response)).map(|status| with_status(carrying, status));
-        if !has_error(&carrying.response) && !has_error(&carrying.event) {
-            return ended;
+    /// stop: so if its status says that it has not, the one that the event's type implies takes its place. `told` is what an
+    /// `error` event before it has said: it stands for the reason of a failure that has none.
+    pub fn of_terminal(
+        &self,
+        carrying: &ResponseEvent<'_>,
+        implied: Option<Status>,
+        told: Option<&(String, String)>,
+    ) -> Option<Bytes> {
+        let response = &carrying.response;
+        let ended = implied.filter(|_| is_open(response)).map(|status| format!("\"{}\"", status.as_str()));
+        let has_failed = implied == Some(Status::Failed) || has_failed(response);
+        let reason = told
+            .filter(|_| has_failed && !has_code(response))
+            .map(|(code, message)| json!({ "code": code, "message": message }).to_string());
+        let set = |name, value: &Option<String>| value.as_ref().map(|value| (name, value.clone()));
+        let members: Vec<_> = [set("status", &ended), set("error", &reason)].into_iter().flatten().collect();
+        let changed = (!members.is_empty()).then(|| with_members(carrying, &members));
+        if !has_error(response) && !has_error(&carrying.event) {
+            return changed;
         }
-        let redacted = self.of_error(ended.as_deref().unwrap_or(carrying.event.text));
-        redacted.or(ended)
+        let redacted = self.of_error(changed.as_deref().unwrap_or(carrying.event.text));
+        redacted.or(changed)
     }
 
     /// A collected reply; `None` if it stays as it is.
@@ -52,18 +66,31 @@ pub fn is_open(response: &Object<'_>) -> bool {
     matches!(status.as_deref(), Some("queued" | "in_progress"))
 }
 
-fn with_status(ResponseEvent { event, response }: &ResponseEvent<'_>, status: Status) -> Bytes {
+/// The event with other members in its response.
+fn with_members(
+    ResponseEvent { event, response }: &ResponseEvent<'_>,
+    members: &[(&'static str, String)],
+) -> Bytes {
     let span = event.find("response").map_or(0..0, |member| member.value.clone());
     let mut rewritten = RewrittenEvent { data: event.text.to_vec(), response: span };
-    let value = format!("\"{}\"", status.as_str());
-    let mut ended = Vec::with_capacity(response.text.len() + value.len());
-    response.set(&[Set { name: "status", value: value.as_bytes(), add: true }], &mut ended);
-    rewritten.replace_response(|_| Some(ended));
+    let set = members.iter().map(|(name, value)| Set { name, value: value.as_bytes(), add: true });
+    let mut changed = Vec::with_capacity(response.text.len() + 64);
+    response.set(&set.collect::<Vec<_>>(), &mut changed);
+    rewritten.replace_response(|_| Some(changed));
     rewritten.data.into()
+}
+
+fn has_failed(response: &Object<'_>) -> bool {
+    response.get("status") == Some(b"\"failed\"")
+}
+
+/// Whether a failed response says of what.
+fn has_code(response: &Object<'_>) -> bool {
+    let code = response.get("error").and_then(|error| json::string_member(error, "code"));
+    code.is_some_and(|code| !code.is_empty())
 }
 
 /// Whether an object says what went wrong. A response that has failed may say so outside of its `error`.
 fn has_error(object: &Object<'_>) -> bool {
-    let has_failed = object.get("status") == Some(b"\"failed\"");
-    has_failed || object.get("error").is_some_and(|error| error != b"null")
+    has_failed(object) || object.get("error").is_some_and(|error| error != b"null")
 }

@@ -249,6 +249,27 @@ impl From<StoreError> for Failure {
 
 // === impl UpstreamErrorReply ===
 
+/// What the API calls failures of a response whose request is at fault, and would be again.
+const REQUEST_CODES: [&str; 17] = [
+    "invalid_request_error",
+    "invalid_prompt",
+    "bio_policy",
+    "invalid_image",
+    "invalid_image_format",
+    "invalid_base64_image",
+    "invalid_image_url",
+    "image_too_large",
+    "image_too_small",
+    "image_parse_error",
+    "image_content_policy_violation",
+    "invalid_image_mode",
+    "image_file_too_large",
+    "unsupported_image_media_type",
+    "empty_image_file",
+    "failed_to_download_image",
+    "image_file_not_found",
+];
+
 impl UpstreamErrorReply {
     /// The error reply that stands for an error event at the start of a stream.
     pub fn from_event(verdict: &Verdict, code: String, message: String) -> Self {
@@ -256,8 +277,7 @@ impl UpstreamErrorReply {
         let (status, kind) = match verdict {
             Verdict::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit),
             Verdict::OutOfQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::InsufficientQuota),
-            // The request is at fault, and would be again.
-            _ if is_overflow || code == "invalid_prompt" => {
+            _ if is_overflow || REQUEST_CODES.contains(&&*code) => {
                 (StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest)
             }
             _ => (StatusCode::BAD_GATEWAY, ErrorKind::Server),

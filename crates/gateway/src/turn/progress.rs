@@ -45,6 +45,8 @@ pub struct Progress {
     pub rates: Option<Rates>,
     /// Whether the turn failed on several accounts, so that the request may be the cause.
     pub is_suspect: bool,
+    /// Whether an account has failed with the turn.
+    pub has_failed: bool,
     /// Whether the turn is recorded, and its row in the request log with it.
     pub is_recorded: bool,
     pub outcome: Outcome,
@@ -174,6 +176,7 @@ impl Default for Progress {
             held: None,
             rates: None,
             is_suspect: false,
+            has_failed: false,
             is_recorded: false,
             outcome: Outcome::LOST,
             is_settled: false,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use antiphon_protocol::error::ApiError;
+use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::event::{Event, EventKind, LastNumbered, MAX_PRELUDE};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
@@ -320,7 +320,7 @@ impl Relay {
         let data = String::from_utf8_lossy(&data);
         let carrying = ResponseEvent::parse(data.as_bytes()).ok_or(BadStream::Malformed)?;
         let implied = implied_status(event, &carrying.event);
-        let Some(corrected) = self.corrections.of_terminal(&carrying, implied) else {
+        let Some(corrected) = self.corrections.of_terminal(&carrying, implied, self.error.as_ref()) else {
             return Ok(self.ended_by(event, &carrying, implied));
         };
         let carrying = ResponseEvent::parse(&corrected).ok_or(BadStream::Malformed)?;
@@ -399,7 +399,8 @@ impl Relay {
     fn keep_error(&mut self, data: &[u8]) {
         let error = json::member(data, "error").filter(|error| error.first() == Some(&b'{')).unwrap_or(data);
         let text = |name| json::string_member(error, name).map(Into::into);
-        let code = text("code").unwrap_or_else(|| "server_error".to_owned());
+        let kind = || text("type").filter(|kind: &String| kind == ErrorKind::InvalidRequest.as_str());
+        let code = text("code").or_else(kind).unwrap_or_else(|| "server_error".to_owned());
         self.error = Some((code, text("message").unwrap_or_default()));
     }
 

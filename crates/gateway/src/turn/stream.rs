@@ -12,7 +12,6 @@ use std::time::Instant;
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::response::Owned;
 use antiphon_runtime::Listener;
-use antiphon_store::Status;
 use antiphon_upstream::transport::{EventReader, ReplyBody};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -26,7 +25,6 @@ use super::reading::{ReadOutcome, Silence, read_events};
 use super::relay::{Relay, Terminal};
 use super::resolve::Resolved;
 use super::{Cancellation, Failure, Incoming, Turn, TurnError, Turns, codex};
-use antiphon_upstream::pool::Verdict;
 
 /// A comment: clients skip it, and proxies see that the stream is alive. A blank line follows, for clients that split a stream at
 /// blank lines. Where events have ids, none does: openai-python would dispatch an event without data there, and fail.
@@ -197,13 +195,9 @@ impl OpeningStream {
         if self.relay.has_begun() {
             return Ok(());
         }
-        let own_error = || self.relay.error().cloned();
         let error = match &self.phase {
-            Phase::Ending(terminal) if terminal.finished.status != Status::Failed => None,
-            Phase::Ending(terminal) => {
-                terminal.finished.error().filter(|(code, _)| !code.is_empty()).or_else(own_error)
-            }
-            Phase::Relaying | Phase::Done => own_error(),
+            Phase::Ending(terminal) => terminal.finished.error(),
+            Phase::Relaying | Phase::Done => self.relay.error().cloned(),
         };
         match error.map(|(code, message)| FailedAttempt::from_error_event(code, message)) {
             Some(failed) if failed.verdict.allows_failover() => Err(failed),
@@ -346,12 +340,19 @@ impl ActiveStream {
         }
     }
 
-    /// Ends a stream with which something is wrong. The transport's `error` is not for clients.
+    /// Ends a stream with which something is wrong, or whose upstream ends it with an `error` event. The transport's `error` is
+    /// not for clients.
     async fn break_off(&mut self, why: &str, error: Option<String>) {
-        let account = &self.reply.lease.account().name;
-        tracing::warn!(response.id = %self.turn.facts.id, account.id = %account, reason = why, error, "the upstream's stream broke off");
-        self.turn.learn(&self.reply.lease, &Verdict::Failed);
-        self.interrupt(Failure::StreamInterrupted(why.to_owned())).await;
+        let failed = match self.relay.error().cloned() {
+            Some((code, message)) => FailedAttempt::from_error_event(code, message),
+            None => {
+                let account = &self.reply.lease.account().name;
+                tracing::warn!(response.id = %self.turn.facts.id, account.id = %account, reason = why, error, "the upstream's stream broke off");
+                Failure::StreamInterrupted(why.to_owned()).into()
+            }
+        };
+        self.turn.learn(&self.reply.lease, &failed.verdict);
+        self.interrupt(failed.failure).await;
     }
 
     /// The rest of a stream that has broken off, if the upstream goes on with the turn. The outer `None` says that the process

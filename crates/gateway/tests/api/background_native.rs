@@ -78,7 +78,8 @@ async fn a_stream_that_is_cut_is_read_on_at_the_upstream() {
 async fn a_gateway_that_starts_again_reads_on_where_it_stopped() {
     for stream in [false, true] {
         let (upstream, gateway) = native().await;
-        let (script, gate) = Script::answer("a b c d").gated_after(5);
+        let limits = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n";
+        let (script, gate) = Script::answer("a b c d").inject(0, limits).inject(4, limits).gated_after(5);
         upstream.script(script);
         let (id, seen) = match stream {
             false => {
@@ -110,6 +111,10 @@ async fn a_gateway_that_starts_again_reads_on_where_it_stopped() {
             let whole = gateway.client.follow(&format!("{}?stream=true", path(&id))).await.rest().await;
             assert_eq!(numbers(&whole), (0..whole.len() as u64).collect::<Vec<_>>());
             assert!(whole.len() > seen.len());
+            let deltas = whole.iter().filter(|event| event.name == "response.output_text.delta");
+            let text: String =
+                deltas.map(|event| event.json()["delta"].as_str().unwrap().to_owned()).collect();
+            assert_eq!(text, "a b c d");
         }
     }
 }

@@ -95,6 +95,22 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_which_only_its_start_and_other_events_were_logged_is_run_again() {
+    let config = "background.lease = \"18s\"\ntimeouts.shutdown = \"100ms\"";
+    let (upstream, [one, two]) = two_replicas(config).await;
+    let limits = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n";
+    let (script, gate) = Script::answer("a b").inject(0, limits).gated_after(2);
+    upstream.script(script);
+    let mut events = one.client.stream(streamed()).await;
+    let begun = [events.next().await.unwrap(), events.next().await.unwrap(), events.next().await.unwrap()];
+    let id = begun.iter().find(|event| event.name == "response.created").unwrap().response_id();
+    gate.arrived(1).await;
+    one.stop().await;
+    assert_eq!(ended(&two.client, &id).await["status"], "completed");
+    assert_eq!(upstream.counts().requests, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_stay_with_a_turn_that_goes_to_another_replica() {
     let config = "background.lease = \"3s\"\ntimeouts.shutdown = \"100ms\"";
     let upstream = simulator().await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use antiphon_protocol::event::{EventKind, sequence_number, write_sse};
+use antiphon_protocol::event::{Event, EventKind, sequence_number, write_sse};
 use antiphon_protocol::json::{Set, set_members};
 use antiphon_protocol::sse::{Decoder, Frame};
 use antiphon_store::EventChunk;
@@ -26,6 +26,8 @@ pub struct UnwrittenEvents {
     since: Option<Instant>,
     /// Whether any event is more than the start of the response.
     has_content: bool,
+    /// Whether the upstream is asked for events by the numbers in the log.
+    follows_upstream: bool,
 }
 
 /// The frames of server-sent events that are whole.
@@ -35,9 +37,10 @@ pub fn frames(bytes: &Bytes) -> impl Iterator<Item = Frame> {
     std::iter::from_fn(move || decoder.next_frame().ok().flatten())
 }
 
-/// Whether an event is more than the start of the response.
+/// Whether an event is more than the start of the response. Those that are not of the response are none of it.
 pub fn is_content(frame: &Frame) -> bool {
-    frame.data().is_some_and(|data| EventKind::of_event(frame.event(), &data) != EventKind::Snapshot)
+    let event = Event::Sse(frame.clone());
+    event.kind() != EventKind::Snapshot && !event.is_prelude()
 }
 
 // === impl UnwrittenEvents ===
@@ -54,6 +57,11 @@ impl UnwrittenEvents {
 
     pub fn has_content(&self) -> bool {
         self.has_content
+    }
+
+    /// From now on the numbers are the upstream's: what has none, and is not of the response, takes none of them.
+    pub fn follow_upstream(&mut self) {
+        self.follows_upstream = true;
     }
 
     /// Adds whole events. They keep their numbers unless those are taken. Comments are left out, and so is the start of the
@@ -75,10 +83,10 @@ impl UnwrittenEvents {
             b"response.queued" => self.last.is_some() && own <= self.last,
             _ => false,
         };
-        if is_repeated {
+        if is_repeated || (self.follows_upstream && own.is_none() && Event::Sse(frame.clone()).is_prelude()) {
             return;
         }
-        self.has_content |= is_content(frame);
+        self.has_content = self.has_content || is_content(frame);
         let next = self.last.map_or(0, |last| last + 1);
         let own = own.filter(|own| *own <= next + MAX_GAP);
         let number = own.unwrap_or(next).max(next);

@@ -281,6 +281,7 @@ impl Run {
 
     pub fn set_upstream(&self, account: Arc<Account>, id: &str) {
         *self.lock_upstream() = Some((account, id.to_owned()));
+        self.unwritten().follow_upstream();
     }
 
     /// What an account's upstream has run of the turn has failed: another one may run it.

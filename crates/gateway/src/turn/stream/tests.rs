@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use antiphon_protocol::id::ResponseId;
 use antiphon_upstream::dialect::ReplyFormat;
+use antiphon_upstream::pool::Verdict;
 use antiphon_upstream::transport::ReplyBody;
 
 use super::super::framing::Framing;

@@ -92,8 +92,9 @@ impl Socket {
         let frame = frame.concat();
         self.has_large_buffers |= frame.len() > SHRINK_THRESHOLD_BYTES;
         let message = Frame::message(frame, OpCode::Data(Data::Text), true);
-        self.wire.send(Message::Frame(message)).await.map_err(|error| SocketLost(error.to_string()))?;
+        // An upstream may refuse a message before its end: a write that fails lets the reason be read.
         self.wire.get_mut().set_reading(true);
+        self.wire.send(Message::Frame(message)).await.map_err(|error| SocketLost(error.to_string()))?;
         let mut begun = VecDeque::new();
         loop {
             let event = self.next_event().await?;
