@@ -33,6 +33,7 @@ mod conversing_together;
 mod creating;
 mod discovering;
 mod doors;
+mod error_events;
 mod failed;
 mod failing;
 mod failover;

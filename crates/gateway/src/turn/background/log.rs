@@ -64,8 +64,8 @@ impl UnwrittenEvents {
         self.follows_upstream = true;
     }
 
-    /// Adds whole events. They keep their numbers unless those are taken. Comments are left out, and so is the start of the
-    /// response if the log has one, apart from a `response.queued` whose number is free.
+    /// Adds whole events. Their numbers have no gap, unless they are the upstream's. Comments are left out, and so is the start
+    /// of the response if the log has one, apart from a `response.queued` whose number is free.
     pub fn push(&mut self, bytes: &Bytes) {
         for frame in frames(bytes) {
             self.push_frame(&frame);
@@ -88,7 +88,7 @@ impl UnwrittenEvents {
         }
         self.has_content = self.has_content || is_content(frame);
         let next = self.last.map_or(0, |last| last + 1);
-        let own = own.filter(|own| *own <= next + MAX_GAP);
+        let own = own.filter(|own| *own == next || (self.follows_upstream && *own <= next + MAX_GAP));
         let number = own.unwrap_or(next).max(next);
         if self.events == 0 {
             self.first = number;
@@ -151,15 +151,30 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stay_if_they_grow_and_are_replaced_if_they_do_not() {
-        let mut log = UnwrittenEvents::default();
-        for number in [Some(0), Some(1), Some(4), Some(2), None, Some(u64::MAX), Some(9)] {
-            log.push(&event("response.output_text.delta", number));
+    fn numbers_have_no_gap_and_those_of_an_upstream_that_is_followed_stay_if_they_grow() {
+        for (follows_upstream, kept) in [(false, [0, 1, 2, 3, 4, 5, 6]), (true, [0, 1, 4, 5, 6, 7, 9])] {
+            let mut log = UnwrittenEvents { follows_upstream, ..UnwrittenEvents::default() };
+            for number in [Some(0), Some(1), Some(4), Some(2), None, Some(u64::MAX), Some(9)] {
+                log.push(&event("response.output_text.delta", number));
+            }
+            assert_eq!(numbers(&mut log), kept);
+            assert!(log.take().is_none());
+            log.push(&event("x", Some(3)));
+            assert_eq!(numbers(&mut log), [kept[6] + 1]);
         }
-        assert_eq!(numbers(&mut log), [0, 1, 4, 5, 6, 7, 9]);
-        assert!(log.take().is_none());
-        log.push(&event("x", Some(3)));
-        assert_eq!(numbers(&mut log), [10]);
+    }
+
+    #[test]
+    fn events_of_an_upstream_that_is_followed_take_no_number_of_those_of_the_response() {
+        let mut log = UnwrittenEvents::default();
+        log.follow_upstream();
+        for (name, number) in
+            [("response.created", Some(0)), ("keepalive", None), ("keepalive", Some(1)), ("response.x", None)]
+        {
+            log.push(&event(name, number));
+        }
+        assert_eq!(numbers(&mut log), [0, 1, 2]);
+        assert!(log.has_content());
     }
 
     #[test]

@@ -120,12 +120,17 @@ impl SocketBody {
 fn flat_error(event: &[u8], last: Option<u64>) -> Vec<u8> {
     let (_, error) = error_of_event(event);
     let member = |name| json::member(&error, name).unwrap_or(b"null");
+    // The type is not in the event of a stream. It says whose fault an error without a code is.
+    let code = match (member("code"), member("type")) {
+        (b"null", kind @ br#""invalid_request_error""#) => kind,
+        (code, _) => code,
+    };
     let sequence = last.map_or(0, |last| last + 1).to_string();
     [
         br#"{"type":"error","sequence_number":"#,
         sequence.as_bytes(),
         br#","code":"#,
-        member("code"),
+        code,
         br#","message":"#,
         member("message"),
         br#","param":"#,
@@ -144,5 +149,9 @@ mod tests {
         let event = br#"{"type":"error","status":500,"error":{"type":"server_error","code":"c","message":"m","param":null}}"#;
         let flat = br#"{"type":"error","sequence_number":8,"code":"c","message":"m","param":null}"#;
         assert_eq!(flat_error(event, Some(7)), flat);
+        let event = br#"{"type":"error","error":{"type":"invalid_request_error","code":null,"message":"m"}}"#;
+        let flat =
+            br#"{"type":"error","sequence_number":0,"code":"invalid_request_error","message":"m","param":null}"#;
+        assert_eq!(flat_error(event, None), flat);
     }
 }
