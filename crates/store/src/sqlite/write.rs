@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::checkpoint::Checkpoints;
 use super::database_file::DatabaseFile;
@@ -132,6 +132,7 @@ impl Open {
         let mut connection = lock(&self.connection);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut item_changes = self.item_index.advance(&transaction)?;
+        settle_before_reserving(&transaction, batch)?;
         let mut inserter = Inserter::new(&transaction, &mut item_changes, encoder);
         let outcomes: rusqlite::Result<_> =
             batch.iter().map(|operation| run(&mut inserter, operation)).collect();
@@ -141,6 +142,17 @@ impl Open {
         self.item_index.committed(item_changes);
         Ok(outcomes)
     }
+}
+
+/// Turns that have ended count no more for those that start with the same commit. A turn whose reservation is in the batch itself
+/// is settled after that, as the caller of the reservation is gone.
+fn settle_before_reserving(connection: &Connection, batch: &[Operation]) -> rusqlite::Result<()> {
+    if batch.iter().any(|operation| matches!(operation, Operation::Reserve(_))) {
+        for settlement in batch.iter().filter_map(Operation::settlement) {
+            limits::settle(connection, settlement)?;
+        }
+    }
+    Ok(())
 }
 
 fn run(inserter: &mut Inserter<'_>, operation: &Operation) -> rusqlite::Result<Outcome> {

@@ -19,7 +19,7 @@ use crate::fixture::{Fixture, NOW, after, id, log_row, record};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn hold(scope: &str, measure: Measure, amount: u64, limit: u64) -> Hold {
+pub(crate) fn hold(scope: &str, measure: Measure, amount: u64, limit: u64) -> Hold {
     let (rule, is_windowed) = match measure {
         Measure::Requests => ("requests", true),
         Measure::Tokens => ("tokens", true),

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_store::{Store, StoreError, StoreOptions, StoredTurn};
+use antiphon_store::{Measure, Settlement, Store, StoreError, StoreOptions, StoredTurn};
 use antiphon_testkit::eventually;
 use rusqlite::Connection;
 
 use crate::fixture::{
     NOW, id, numbers, patient, project, record, record_all, record_chain, record_of, turn, whole,
 };
+use crate::limits::{hold, reservation};
 
 async fn open_with(path: &Path, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let url = format!("sqlite://{}", path.display()).parse().unwrap();
@@ -315,6 +316,17 @@ async fn a_file_that_is_gone_takes_no_writes_until_it_is_back() {
     let store = open(&path).await;
     for (n, is_there) in [(1, true), (2, false), (3, false), (4, true)] {
         assert_eq!(store.load(&project("p"), id(n), NOW).await.unwrap().is_some(), is_there, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_has_ended_counts_no_more_for_the_one_that_follows_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("a.db")).await;
+    for n in 0..20 {
+        let alone = vec![hold("key:k", Measure::Turns, 1, 1)];
+        assert!(store.reserve(reservation(n, alone)).await.unwrap().is_held, "{n}");
+        store.settle(Settlement::release(id(n)), None);
     }
 }
 
