@@ -71,6 +71,7 @@ fn failures() -> Vec<(Script, &'static str)> {
         })
         .collect();
     cases.extend([
+        (Script::http(302, "<html>").header("location", "https://sign-in.example/"), "ready"),
         (Script::http(429, error("rate_limit_exceeded")).header("retry-after", "9"), "cooling"),
         (Script::http(429, error("insufficient_quota")), "cooling"),
         (Script::http(429, "<html>"), "cooling"),

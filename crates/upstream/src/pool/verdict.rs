@@ -54,8 +54,9 @@ impl Verdict {
             401 => Self::CredentialRefused,
             403 | 404 if is_model_error(error, model) => Self::ModelMissing,
             403 if is_credential_error(error) && !is_about_header(error) => Self::CredentialRefused,
-            _ if status.is_server_error() => Self::Failed,
-            _ => Self::Neutral,
+            _ if status.is_client_error() => Self::Neutral,
+            // A redirect is not of the API either: a proxy or a sign-in stands before the upstream.
+            _ => Self::Failed,
         }
     }
 
@@ -198,6 +199,8 @@ mod tests {
             (503, coded("server_is_overloaded"), Failed),
             (504, "<html>".to_owned(), Failed),
             (529, String::new(), Failed),
+            (302, "<html>".to_owned(), Failed),
+            (304, String::new(), Failed),
             (429, coded("rate_limit_exceeded"), RateLimited { until: None }),
             (429, String::new(), RateLimited { until: None }),
             (429, coded("insufficient_quota"), OutOfQuota { until: None }),
