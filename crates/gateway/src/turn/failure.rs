@@ -198,10 +198,7 @@ impl Failure {
             Self::NoAccount | Self::CredentialsRefused => {
                 (StatusCode::SERVICE_UNAVAILABLE, Upstream, Some("no_account_available"), None)
             }
-            Self::UpstreamError(reply) => {
-                let fault = if reply.status.is_client_error() { Client } else { Upstream };
-                (reply.status, fault, Some("upstream_error"), None)
-            }
+            Self::UpstreamError(reply) => (reply.status, reply.fault(), Some("upstream_error"), None),
             Self::UpstreamUnreachable(_) => {
                 (StatusCode::BAD_GATEWAY, Upstream, Some("upstream_unreachable"), None)
             }
@@ -287,6 +284,15 @@ impl UpstreamErrorReply {
         let mut this = Self { status, headers: HeaderMap::new(), body: Bytes::new() };
         this.replace_body(error.envelope().into());
         this
+    }
+
+    /// Limits and quotas are those of the gateway's own accounts: no client can correct them.
+    fn fault(&self) -> Fault {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYMENT_REQUIRED => Fault::Upstream,
+            status if status.is_client_error() => Fault::Client,
+            _ => Fault::Upstream,
+        }
     }
 
     /// Gives it another body, in JSON.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Event, Fault, Faults, Gateway, Setup};
+use antiphon_testkit::{Event, Fault, Faults, Gateway, Setup, eventually};
 use serde_json::{Value, json};
 
 use crate::{gateway, simulator};
@@ -176,4 +176,27 @@ async fn a_commit_that_fails_is_never_acknowledged() {
     assert_ends_in_error(&events, "store_unavailable");
     assert!(events.iter().all(|event| event.name != "response.completed") && stored.is_none());
     gateway.idle().await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_or_an_empty_quota_of_an_account_is_the_fault_of_the_upstream() {
+    for (status, code, fault) in [
+        (429, "rate_limit_exceeded", "upstream"),
+        (429, "insufficient_quota", "upstream"),
+        (402, "insufficient_balance", "upstream"),
+        (400, "invalid_value", "client"),
+    ] {
+        let (upstream, gateway) = gateway().await;
+        upstream.script(Script::refusal(status, code, "No.").header("retry-after", "60"));
+        assert_eq!(gateway.client.create(json!({"model": "sim", "input": "x"})).await.status, status);
+        let is_failure = |line: &&str| line.starts_with("antiphon_failures_total{");
+        let failures = async || {
+            let metrics = gateway.client.metrics().await;
+            metrics.lines().filter(is_failure).map(str::to_owned).collect::<Vec<_>>()
+        };
+        eventually("the failure is counted", async || !failures().await.is_empty()).await;
+        let counted = failures().await;
+        let label = format!("{{fault=\"{fault}\",");
+        assert!(counted.len() == 1 && counted[0].contains(&label), "{status} {code}: {counted:?}");
+    }
 }

@@ -82,6 +82,7 @@ async fn every_terminal_status_is_settled_by_reported_usage() {
         // Another fault: nothing.
         (Script::refusal(500, "server_error", "No."), 0, 0),
         (Script::refusal(429, "rate_limit_exceeded", "No.").header("retry-after", "60"), 0, 0),
+        (Script::refusal(402, "insufficient_balance", "No."), 0, 0),
         (Script::refusal(401, "invalid_api_key", "No."), 0, 0),
     ] {
         for (stream, store) in [(false, true), (true, true), (false, false), (true, false)] {

@@ -82,6 +82,7 @@ fn failures_of_turns() -> Vec<Failure> {
         Failure::CredentialsRefused,
         Failure::Unsupported(Box::new(unsupported_tool())),
         upstream_error(StatusCode::IM_A_TEAPOT),
+        upstream_error(StatusCode::PAYMENT_REQUIRED),
         upstream_error(StatusCode::BAD_GATEWAY),
         Failure::UpstreamUnreachable("no connection".into()),
         Failure::UpstreamFailed("status 500".into()),
@@ -185,12 +186,11 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::NoConnections => {
             "503 | gateway | server_is_overloaded | null | The gateway can open no more connections. Please retry in a moment."
         }
-        Failure::UpstreamError(reply) if reply.status.is_client_error() => {
-            "418 | client | upstream_error | null | The upstream replied with status 418."
-        }
-        Failure::UpstreamError(_) => {
-            "502 | upstream | upstream_error | null | The upstream replied with status 502."
-        }
+        Failure::UpstreamError(reply) => match reply.status.as_u16() {
+            402 => "402 | upstream | upstream_error | null | The upstream replied with status 402.",
+            418 => "418 | client | upstream_error | null | The upstream replied with status 418.",
+            _ => "502 | upstream | upstream_error | null | The upstream replied with status 502.",
+        },
         Failure::UpstreamUnreachable(_) => {
             "502 | upstream | upstream_unreachable | null | The upstream can't be reached: no connection."
         }

@@ -9,7 +9,8 @@ use super::*;
 
 const INTRODUCTION: &str = "Every error that Antiphon replies with itself. The envelope is that of the API:
 `{\"error\":{\"message\",\"type\",\"param\",\"code\"}}`, always with all four members. Errors of upstreams pass unchanged
-(`upstream_error` in logs and metrics). On a stream that has begun, an error is an `error` event, followed by
+(`upstream_error` in logs and metrics): a 4xx of theirs is the client's fault, except for 402 and 429, which are about the
+gateway's own accounts. On a stream that has begun, an error is an `error` event, followed by
 `response.failed`; on a WebSocket it is a frame ([WebSocket mode](../websocket.md#errors)). `X` and numbers stand for those of
 the request. The fault is the label of `antiphon_failures_total`.
 
