@@ -5,6 +5,7 @@ use std::sync::Arc;
 use antiphon_access::admin::Role;
 use antiphon_simulator::upstream::Script;
 use antiphon_testkit::ManualClock;
+use http::Method;
 use serde_json::json;
 
 use crate::rig::Rig;
@@ -16,6 +17,27 @@ async fn every_screen_is_well_made() {
     for path in ["/", "/?window=30d", "/keys", "/accounts", "/accounts/one", "/settings", "/settings/audit"] {
         rig.visit(path).await;
         rig.until("document.querySelector('nav [aria-current=page]')").await;
+        rig.assert_well_made().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_names_are_broken_into_lines() {
+    let name = "a_long_name_without_a_break_".repeat(3)[..64].to_owned();
+    let rig = Rig::start_with(|setup| {
+        setup.and_account(&name, "http://127.0.0.1:9/v1").account(1, "models = [\"other\"]")
+    })
+    .await;
+    let model = "vendor/a_model_with_a_long_name_".repeat(8);
+    let turn = rig.gateway.client.created(json!({"model": model, "input": "x"})).await;
+    let admin = rig.gateway.client.with_secret(&rig.token(Role::Admin).await);
+    let key = json!({"name": name}).to_string();
+    assert_eq!(admin.request(Method::POST, "/api/keys", &[], key).await.status, 201);
+    rig.sign_in(Role::Admin).await;
+    let response = format!("/responses/{}", turn["id"].as_str().unwrap());
+    for path in [format!("/keys/{name}"), format!("/accounts/{name}"), response, "/responses".to_owned()] {
+        rig.visit(&path).await;
+        rig.until("document.querySelector('main h1')").await;
         rig.assert_well_made().await;
     }
 }
