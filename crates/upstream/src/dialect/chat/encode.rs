@@ -86,12 +86,12 @@ pub fn encode(
         let message = "The upstream has no stored prompts: send 'instructions' and 'input' instead.";
         return Err(unsupported("prompt", message.to_owned()));
     }
-    let mut messages = Messages::new(settings);
+    let tools = Tools::parse(get("tools"), get("tool_choice"), settings)?;
+    let mut messages = Messages::new(settings, &tools.chat_names);
     if let Some(instructions) = get("instructions") {
         messages.add_instructions(instructions)?;
     }
     messages.add_items(&create.upstream_items(input).concat())?;
-    let tools = Tools::parse(get("tools"), get("tool_choice"), settings)?;
 
     let mut out = br#"{"model":"#.to_vec();
     json::write_string(&mut out, changes.model.unwrap_or(&create.model));
@@ -105,13 +105,13 @@ pub fn encode(
     write_parameters(&request, settings, &mut out);
     out.push(b'}');
 
-    let omitted = omitted(&tools, &messages);
+    let (omitted, has_reasoning) = (omitted(&tools, &messages), messages.has_reasoning());
     let echo = Echo::new(create, &request, *settings, tools.stand_ins, facts, (streams, out.len()));
     Ok(Encoded {
         parts: vec![Bytes::from(out)],
         format: ReplyFormat::Chat(Arc::new(echo)),
         omitted,
-        has_reasoning: messages.has_reasoning(),
+        has_reasoning,
     })
 }
 

@@ -10,12 +10,13 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
-use super::stand_in::{self, Past};
+use super::stand_in::{self, ChatNames, Past};
 use super::{ChatSettings, inner, put};
 
 /// The messages so far.
 pub struct Messages<'s> {
     settings: &'s ChatSettings,
+    names: &'s ChatNames,
     /// The texts of all system messages, if they become one.
     system: Vec<u8>,
     all: Vec<Message>,
@@ -58,8 +59,9 @@ struct ToolOutput {
 // === impl Messages ===
 
 impl<'s> Messages<'s> {
-    pub fn new(settings: &'s ChatSettings) -> Self {
-        Self { settings, system: Vec::new(), all: Vec::new(), calls: HashMap::new(), unknown: Vec::new() }
+    pub fn new(settings: &'s ChatSettings, names: &'s ChatNames) -> Self {
+        let (system, all, unknown) = Default::default();
+        Self { settings, names, system, all, calls: HashMap::new(), unknown }
     }
 
     /// Adds the request's `instructions`: a string, or items.
@@ -103,7 +105,7 @@ impl<'s> Messages<'s> {
     fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
         let Ok(item) = Object::scan(item) else { return Ok(()) };
         let kind = item.get("type").and_then(json::string).unwrap_or_else(|| "message".into());
-        if let Some(call) = stand_in::past(&kind, &item) {
+        if let Some(call) = stand_in::past(&kind, &item, self.names) {
             match call {
                 Past::Call { id, name, arguments } => self.add_call(id, &name, &arguments),
                 Past::Output { id, output } => return self.add_output(&kind, id, output),

@@ -1,5 +1,7 @@
 //! Functions that stand in for the tools that a chat does not have, and the calls of those tools.
 
+use std::collections::HashMap;
+
 use antiphon_protocol::json::{self, Object, Set};
 
 use super::{escaped, inner};
@@ -17,11 +19,14 @@ pub enum StandIn {
 }
 
 /// A tool's own name and its namespace, as they stand in a JSON string.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InNamespace {
     pub name: Vec<u8>,
     pub namespace: Vec<u8>,
 }
+
+/// The names in a chat of the request's tools in namespaces, as JSON strings.
+pub type ChatNames = HashMap<InNamespace, Vec<u8>>;
 
 /// A call or an output in the context.
 pub enum Past<'a> {
@@ -152,7 +157,7 @@ fn patch_operation(arguments: &Object<'_>) -> Option<Vec<u8>> {
 }
 
 /// The call or the output that an item is; `None` for every other item.
-pub fn past<'a>(kind: &str, item: &Object<'a>) -> Option<Past<'a>> {
+pub fn past<'a>(kind: &str, item: &Object<'a>, names: &ChatNames) -> Option<Past<'a>> {
     let get = |name| item.get(name).filter(|value| *value != b"null");
     let id = get("call_id").or_else(|| get("id")).filter(|id| inner(id).is_some());
     if kind.ends_with("_call_output") {
@@ -171,13 +176,16 @@ pub fn past<'a>(kind: &str, item: &Object<'a>) -> Option<Past<'a>> {
     let quoted = |bytes: &[u8]| [b"\"", &escaped(&String::from_utf8_lossy(bytes))[..], b"\""].concat();
     let (name, arguments) = match kind {
         "function_call" => {
-            let name = flat_name(text("name")?, text("namespace"));
+            let name = flat_name(text("name")?, text("namespace"), names);
             let arguments = text("arguments").filter(|arguments| *arguments != b"\"\"").unwrap_or(b"\"{}\"");
             (name, arguments.to_vec())
         }
         "custom_tool_call" => {
             let input = text("input").unwrap_or(b"\"\"");
-            (flat_name(text("name")?, text("namespace")), quoted(&[br#"{"input":"#, input, b"}"].concat()))
+            (
+                flat_name(text("name")?, text("namespace"), names),
+                quoted(&[br#"{"input":"#, input, b"}"].concat()),
+            )
         }
         "local_shell_call" => (b"\"local_shell\"".to_vec(), quoted(get("action")?)),
         "shell_call" => (b"\"shell\"".to_vec(), quoted(get("action")?)),
@@ -188,9 +196,8 @@ pub fn past<'a>(kind: &str, item: &Object<'a>) -> Option<Past<'a>> {
 }
 
 /// The name of a tool in a chat, which knows no namespaces. All are JSON strings.
-pub fn flat_name(name: &[u8], namespace: Option<&[u8]>) -> Vec<u8> {
-    match (inner(name), namespace.and_then(inner).filter(|namespace| !namespace.is_empty())) {
-        (Some(name), Some(namespace)) => [b"\"", namespace, b"__", name, b"\""].concat(),
-        _ => name.to_vec(),
-    }
+pub fn flat_name(name: &[u8], namespace: Option<&[u8]>, names: &ChatNames) -> Vec<u8> {
+    let Some(own) = InNamespace::of(name, namespace) else { return name.to_vec() };
+    let flat = || [b"\"", &own.namespace[..], b"__", &own.name, b"\""].concat();
+    names.get(&own).cloned().unwrap_or_else(flat)
 }

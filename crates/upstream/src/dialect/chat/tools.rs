@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
 
-use super::stand_in::{InNamespace, StandIn, flat_name};
+use super::stand_in::{ChatNames, InNamespace, StandIn, flat_name};
 use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
 
 /// The functions that stand in for other tools, by name.
@@ -16,8 +16,9 @@ pub type StandIns = HashMap<String, StandIn>;
 #[derive(Debug, Default)]
 pub struct Tools {
     functions: Vec<Function>,
-    /// Of all functions that the client has given.
-    names: HashSet<String>,
+    /// Of all functions that the client has given, each with the last number that was added to it.
+    names: HashMap<String, u32>,
+    pub chat_names: ChatNames,
     /// The names of tools in namespaces by their own names, which are as they stand in a JSON string. The first of a name counts.
     in_namespaces: HashMap<Vec<u8>, String>,
     /// The value of `tool_choice`, if there is one.
@@ -44,6 +45,7 @@ impl Tools {
     ) -> Result<Self, ApiError> {
         let mut this = Self::default();
         let tools = tools.filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
+        this.names = names_outside_namespaces(tools);
         for (index, tool) in json::elements(tools).map_while(Result::ok).enumerate() {
             let Ok(tool) = Object::scan(&tools[tool]) else { continue };
             this.add(index, &tool, settings)?;
@@ -88,7 +90,7 @@ impl Tools {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
                 return Err(unsupported(&param(index), message.to_owned()));
             }
-            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.names.contains(kind)) {
+            kind => match StandIn::of_tool(kind, tool).filter(|_| !self.names.contains_key(kind)) {
                 Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
                     return Err(rejected(index, kind));
@@ -100,13 +102,13 @@ impl Tools {
     }
 
     fn push(&mut self, name: String, json: Vec<u8>) {
-        self.names.insert(name.clone());
+        self.names.entry(name.clone()).or_insert(1);
         self.functions.push(Function { name, json });
     }
 
     fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
         let Some(name) = tool.get("name").filter(|name| super::inner(name).is_some()) else { return };
-        let flat = flat_name(name, namespace);
+        let flat = self.unique_name(name, namespace);
         let key = json::string(&flat).map(Cow::into_owned).unwrap_or_default();
         if let Some(own) = InNamespace::of(name, namespace) {
             self.stand_in_for(&key, StandIn::Namespaced(own));
@@ -125,6 +127,38 @@ impl Tools {
         self.push(key, json);
     }
 
+    /// The name of a tool in the chat. A tool in a namespace gives way to another tool that has its name.
+    fn unique_name(&mut self, name: &[u8], namespace: Option<&[u8]>) -> Vec<u8> {
+        let flat = flat_name(name, namespace, &self.chat_names);
+        let Some(own) = InNamespace::of(name, namespace) else { return flat };
+        if self.chat_names.contains_key(&own) {
+            return flat;
+        }
+        let free = self.numbered(&flat).unwrap_or(flat);
+        self.chat_names.insert(own, free.clone());
+        free
+    }
+
+    /// Adds a number to a name that is taken. Both are JSON strings.
+    fn numbered(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+        let key = json::string(name)?;
+        let mut number = *self.names.get(&*key)?;
+        let free = loop {
+            number += 1;
+            let name = [&name[..name.len() - 1], format!("_{number}\"").as_bytes()].concat();
+            if !self.has_name(&name) {
+                break name;
+            }
+        };
+        self.names.insert(key.into_owned(), number);
+        Some(free)
+    }
+
+    /// `name` is a JSON string.
+    fn has_name(&self, name: &[u8]) -> bool {
+        json::string(name).is_some_and(|name| self.names.contains_key(&*name))
+    }
+
     fn add_namespace(&mut self, namespace: &Object<'_>) {
         let tools = namespace.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
         for tool in json::elements(tools).map_while(Result::ok) {
@@ -138,7 +172,7 @@ impl Tools {
 
     fn add_custom(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
         let Some(own) = tool.get("name") else { return };
-        let flat = flat_name(own, namespace);
+        let flat = self.unique_name(own, namespace);
         let Some(name) = json::string(&flat) else { return };
         let mut description = tool.get("description").and_then(super::inner).unwrap_or_default().to_vec();
         if let Some(format) = tool.get("format").and_then(|format| Object::scan(format).ok()) {
@@ -185,7 +219,7 @@ impl Tools {
             "function" | "custom" => {
                 self.force(&self.chosen_name(&choice).unwrap_or_else(|| b"\"\"".to_vec()));
             }
-            kind if self.names.contains(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
+            kind if self.names.contains_key(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
                 let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
                 return Err(index.map_or_else(
@@ -200,8 +234,8 @@ impl Tools {
     /// The name that a chosen tool has in a chat, as a JSON string. Its choice may leave out the namespace.
     fn chosen_name(&self, choice: &Object<'_>) -> Option<Vec<u8>> {
         let name = choice.get("name")?;
-        let flat = flat_name(name, choice.get("namespace"));
-        if json::string(&flat).is_some_and(|flat| self.names.contains(&*flat)) {
+        let flat = flat_name(name, choice.get("namespace"), &self.chat_names);
+        if self.has_name(&flat) {
             return Some(flat);
         }
         let found = super::inner(name).and_then(|name| self.in_namespaces.get(name));
@@ -233,7 +267,7 @@ impl Tools {
             }
             None => None,
         };
-        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.names.contains(name)) {
+        if let Some(name) = name.map(Cow::into_owned).filter(|name| self.names.contains_key(name)) {
             self.functions.retain(|function| function.name == name);
             self.choice = Some(b"\"required\"".to_vec());
         }
@@ -257,6 +291,14 @@ impl Tools {
             _ => Err(invalid_mode()),
         }
     }
+}
+
+/// The names of functions and custom tools that are in no namespace.
+fn names_outside_namespaces(tools: &[u8]) -> HashMap<String, u32> {
+    let tools =
+        json::elements(tools).map_while(Result::ok).filter_map(|tool| Object::scan(&tools[tool]).ok());
+    let named = tools.filter(|tool| matches!(tool.get("type"), Some(b"\"function\"" | b"\"custom\"")));
+    named.filter_map(|tool| Some((tool.get("name").and_then(json::string)?.into_owned(), 1))).collect()
 }
 
 fn param(index: usize) -> String {

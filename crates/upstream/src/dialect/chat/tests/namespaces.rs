@@ -70,3 +70,36 @@ fn a_choice_among_none_of_the_tools_is_the_fault_of_the_choice() {
         assert_eq!(error.param.as_deref(), Some(param));
     }
 }
+
+#[test]
+fn tools_whose_flat_names_are_the_same_get_names_of_their_own() {
+    let plain = json!({"type": "function", "name": "a__b"});
+    let first = json!({"type": "namespace", "name": "a", "description": "d", "tools": [{"type": "function", "name": "b"}, {"type": "custom", "name": "b__c"}]});
+    let second = json!({"type": "namespace", "name": "a__b", "description": "d", "tools": [{"type": "function", "name": "c"}]});
+    let expected =
+        [(&first, vec!["a__b_2", "a__b__c"]), (&plain, vec!["a__b"]), (&second, vec!["a__b__c_2"])];
+    for order in [[0, 1, 2], [1, 0, 2]] {
+        let tools = order.map(|place| expected[place].0);
+        let names: Vec<_> = order.iter().flat_map(|place| expected[*place].1.clone()).collect();
+        let mut request = json!({"model": "m", "input": "x", "tools": tools});
+        assert_eq!(tool_names(&encoded(ChatSettings::default(), &request)), names);
+        for (name, own) in [
+            ("a__b", json!(["function_call", null, "a__b"])),
+            ("a__b_2", json!(["function_call", "a", "b"])),
+            ("a__b__c", json!(["custom_tool_call", "a", "b__c"])),
+            ("a__b__c_2", json!(["function_call", "a__b", "c"])),
+        ] {
+            request["input"] = json!("x");
+            let called = json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": name, "arguments": "{\"input\":\"hi\"}"}}]});
+            let events = decoded_as(ChatSettings::default(), &request, vec![called], "tool_calls");
+            let item = output(&events)[0].clone();
+            assert_eq!(json!([item["type"], item["namespace"], item["name"]]), own, "{name}");
+            request["input"] = json!([item]);
+            let sent = encoded(ChatSettings::default(), &request);
+            assert_eq!(sent["messages"][0]["tool_calls"][0]["function"]["name"], name);
+        }
+    }
+    let choice = json!({"type": "function", "name": "b", "namespace": "a"});
+    let request = json!({"model": "m", "input": "x", "tools": [first, plain], "tool_choice": choice});
+    assert_eq!(tool_names(&encoded(ChatSettings::default(), &request)), ["a__b_2"]);
+}
