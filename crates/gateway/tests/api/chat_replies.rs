@@ -69,11 +69,13 @@ async fn a_whole_completion_may_come_after_blank_lines() {
 
 #[tokio::test]
 async fn what_is_no_completion_fails_the_turn() {
-    for body in ["{}", "[]", "hello", "{\"choices\":[]}", &COMPLETION[..COMPLETION.len() - 9]] {
+    for body in
+        ["{}", "[]", "null", "hello", "<html>", "{\"choices\":[]}", &COMPLETION[..COMPLETION.len() - 9]]
+    {
         let (upstream, gateway) = over_chat("").await;
         upstream.always(Script::http(200, body));
         let refused = gateway.client.create(json!({"model": "sim", "input": "a"})).await;
-        assert_eq!(refused.status, 502, "{body}: {refused:?}");
+        assert_eq!(refused.refusal(), (502, Some("upstream_failed".to_owned()), None), "{body}");
     }
 }
 

@@ -46,7 +46,10 @@ impl Decoder {
             // Its message is taken as one large delta.
             Piece::Whole(body) => {
                 self.events.emits_end_only = true;
-                self.take(&body, false);
+                // What is no object ends without a response.
+                if let Ok(completion) = Object::parse(body.trim_ascii()) {
+                    self.take_chunk(&completion, false);
+                }
                 // Some servers leave out why the model ended.
                 if is_completion(&body) {
                     self.finish.get_or_insert_default();
@@ -111,14 +114,18 @@ impl Decoder {
         if data == DONE {
             return self.complete();
         }
-        let Ok(chunk) = Object::parse(data) else {
-            return self.fail("server_error", "The upstream sent an event that is not a JSON object.");
-        };
+        match Object::parse(data) {
+            Ok(chunk) => self.take_chunk(&chunk, is_error),
+            Err(_) => self.fail("server_error", "The upstream sent an event that is not a JSON object."),
+        }
+    }
+
+    fn take_chunk(&mut self, chunk: &Object<'_>, is_error: bool) {
         let get = |name| chunk.get(name).filter(|value| *value != b"null");
         // Some servers send the error itself.
         let is_error = is_error || get("object") == Some(b"\"error\"");
         let error = get("error").filter(|error| failure::says_something(error));
-        if let Some(error) = error.or_else(|| is_error.then_some(data)) {
+        if let Some(error) = error.or_else(|| is_error.then_some(chunk.text)) {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }
