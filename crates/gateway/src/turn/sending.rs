@@ -94,6 +94,18 @@ impl Turn {
         }
     }
 
+    /// Whether the account's upstream can have the turn, without asking it.
+    pub(super) async fn try_encode(
+        &self,
+        account: &Account,
+        dialect: Dialect,
+        resolved: &Resolved,
+    ) -> Result<(), FailedAttempt> {
+        let variant = self.initial_variant(account, dialect, resolved, false);
+        let AccountInput { input, .. } = self.input_for(account, dialect, resolved, &variant)?;
+        self.encode(dialect, input, self.body_changes(account, &variant, None)).await.map(drop)
+    }
+
     /// Translating a long turn to another API is done on another thread.
     async fn encode(
         &self,

@@ -200,3 +200,29 @@ async fn a_missing_path_is_named_as_it_was_asked_for() {
     let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("'/chat/completions'"), "{message}");
 }
+
+#[tokio::test]
+async fn a_background_turn_that_no_chat_can_express_is_refused_before_it_is_queued() {
+    let (upstream, other) = (simulator().await, simulator().await);
+    let setup = Setup::over(&upstream).account(0, "api = \"chat\"");
+    let gateway = setup.start().await;
+    let with_responses =
+        Setup::over(&upstream).account(0, "api = \"chat\"").and_account("two", &other.url()).start().await;
+    let search = json!({"type": "web_search"});
+    for (name, value) in [
+        ("tools", json!([{"type": "mcp", "server_label": "x", "server_url": "https://x.example"}])),
+        ("prompt", json!({"id": "pmpt_1"})),
+        ("input", json!([{"type": "function_call_output", "call_id": "c", "output": "x"}])),
+        ("input", json!([{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}])),
+        ("tool_choice", search.clone()),
+    ] {
+        let mut body = json!({"model": "sim", "input": "x", "tools": [search]});
+        body[name] = value;
+        let refused = gateway.client.create(&body).await;
+        body["background"] = true.into();
+        let queued = gateway.client.create(&body).await;
+        assert_eq!((queued.status.as_u16(), queued.json()), (400, refused.json()), "{body}");
+        assert_eq!(with_responses.client.create(&body).await.status, 200, "{body}");
+    }
+    assert_eq!(upstream.counts().requests, 0);
+}

@@ -165,6 +165,11 @@ impl Account {
         }
     }
 
+    /// Whether the account may have the model, even if its upstream does not list it.
+    pub fn may_serve(&self, model: &str) -> bool {
+        self.offers(model) != Offer::No
+    }
+
     /// Whether the account serves the model, by the configured patterns or else by the upstream's list. While that list is not
     /// known, it is taken to have every model. A turn that names no model can use any account.
     pub(crate) fn offers(&self, model: &str) -> Offer {

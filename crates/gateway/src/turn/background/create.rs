@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use antiphon_protocol::event::write_sse;
 use antiphon_protocol::json::{Malformed, Set, set_members};
+use antiphon_protocol::request::CreateRequest;
 use antiphon_store::{BackgroundRequest, EventChunk, NewBackgroundTurn, TurnLease};
 use antiphon_upstream::transport::headers::{for_upstream, remove_named_by_connection};
 use bytes::Bytes;
@@ -58,6 +59,7 @@ impl Turn {
     async fn queue(&mut self) -> Result<Queued, Failure> {
         let resolved = self.resolve().await?;
         self.check_model(&resolved).await?;
+        self.check_dialects(&resolved).await?;
         self.reserve(&resolved).await?;
         let response = Bytes::from(self.queued_response(&resolved).map_err(|_| Failure::Internal)?);
         let turns = Arc::clone(&self.turns);
@@ -111,6 +113,24 @@ impl Turn {
             true => Ok(()),
             false => Err(self.model_not_found()),
         }
+    }
+
+    /// Refuses what no account that may have the model can express. An upstream with the Responses API may accept anything.
+    async fn check_dialects(&self, resolved: &Resolved) -> Result<(), Failure> {
+        let CreateRequest { operation, model, .. } = &self.facts.create;
+        let accounts = self.turns.pool.accounts();
+        let mut refused = Ok(());
+        for account in accounts.iter().filter(|account| account.may_serve(model)) {
+            let dialect = account.api.dialect();
+            if !account.api.is_known() || !dialect.translates(*operation) {
+                return Ok(());
+            }
+            match self.try_encode(account, dialect, resolved).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => refused = refused.and(Err(failed.failure)),
+            }
+        }
+        refused
     }
 
     fn queued_response(&self, resolved: &Resolved) -> Result<Vec<u8>, Malformed> {
