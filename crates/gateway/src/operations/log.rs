@@ -13,6 +13,10 @@ use uuid::Uuid;
 use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use super::{InvalidRequest, OperationError, Operations};
 
+/// How a turn can have ended.
+pub const OUTCOMES: [&str; 8] =
+    ["completed", "incomplete", "failed", "cancelled", "refused", "lost", "compacted", "counted"];
+
 /// Which turns to list: those that meet all conditions.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -163,7 +167,7 @@ impl Operations {
             },
             account: not_empty(account),
             model: not_empty(model),
-            outcome: not_empty(outcome),
+            outcome: not_empty(outcome).map(known_outcome).transpose()?,
             code: not_empty(code),
             project: not_empty(project),
             since: time("since", not_empty(since))?,
@@ -184,6 +188,13 @@ impl Operations {
     pub(super) fn key_names(&self) -> KeyNames {
         KeyNames(self.keys.all().iter().map(|key| (key.id.to_string(), key.name.clone())).collect())
     }
+}
+
+fn known_outcome(name: String) -> Result<String, InvalidRequest> {
+    if OUTCOMES.contains(&&*name) {
+        return Ok(name);
+    }
+    Err(InvalidRequest::value("outcome", format!("expected one of {}", OUTCOMES.join(", "))))
 }
 
 fn write_cursor(position: LogPosition) -> String {

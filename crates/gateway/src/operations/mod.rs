@@ -52,7 +52,7 @@ pub use self::conversations::{Conversation, ConversationList, ConversationParame
 pub use self::error::OperationError;
 pub use self::keys::{DeletedKey, KeyClientList, KeyClientView, KeyList, LimitList, RotateRequest};
 pub use self::live::{INTERVAL as LIVE_INTERVAL, LiveFrame};
-pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn};
+pub use self::log::{AttemptView, LogList, LogParameters, LoggedTurn, OUTCOMES};
 pub use self::overview::{Overview, OverviewParameters, Running};
 pub use self::page::Page;
 pub use self::process::Process;

@@ -213,6 +213,7 @@ async fn the_request_log_is_filtered_and_comes_in_pages() {
         ("since=yesterday", "invalid_value", Some("since")),
         ("after=x", "invalid_value", Some("after")),
         ("id=x", "invalid_value", Some("id")),
+        ("outcome=complete", "invalid_value", Some("outcome")),
     ] {
         let (_, found, of) = operator.call(Method::GET, &format!("/api/log?{filter}")).await.refusal();
         assert_eq!((found.as_deref(), of.as_deref()), (Some(code), param), "{filter}");

@@ -18,7 +18,7 @@ use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, empty, none, time, time_field};
 use super::tabs::{Tab, tabs};
 use crate::operations::{
-    LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage, parse_time,
+    LogParameters, LoggedTurn, OUTCOMES, OperationError, Operations, Page as ListPage, parse_time,
 };
 
 const ROWS_PER_PAGE: u32 = 50;
@@ -231,12 +231,10 @@ impl Filters {
     fn form(&self, operations: &Operations, keys: &[String]) -> Markup {
         let accounts: Vec<String> =
             operations.pool.view().iter().map(|view| view.account.name.clone()).collect();
-        let outcomes =
-            ["completed", "incomplete", "failed", "cancelled", "refused", "lost", "compacted", "counted"];
         let days = [("1", "24 hours"), ("7", "7 days"), ("30", "30 days")];
         html! {
             form .card.filters method="get" action="/responses" role="search" aria-label="Turns" {
-                (choice("outcome", "Outcome", &self.outcome, outcomes.map(|name| (name, name))))
+                (choice("outcome", "Outcome", &self.outcome, OUTCOMES.map(|name| (name, name))))
                 (choice("key", "Key", &self.key, keys.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("account", "Account", &self.account, accounts.iter().map(|name| (name.as_str(), name.as_str()))))
                 (choice("days", "Time", &self.days, days))
