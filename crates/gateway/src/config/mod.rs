@@ -232,12 +232,17 @@ impl Config {
         environment: &Environment,
         overrides: Overrides,
     ) -> Result<Loaded, ConfigError> {
-        let named = file.or_else(|| environment.get(layers::FILE_VARIABLE).map(Path::new));
+        let named = file.or_else(|| named_file(environment));
         let file = read_file(named, cwd)?;
         let text = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
         let config = Self::parse(text, cwd, environment, overrides)?;
         let (source, text) = file.unzip();
         Ok(Loaded { config, source, text })
+    }
+
+    /// The file that is read if no flag names one. It may not exist.
+    pub fn default_file(cwd: &Path, environment: &Environment) -> PathBuf {
+        cwd.join(named_file(environment).unwrap_or(Path::new(DEFAULT_FILE)))
     }
 
     /// Like [`load`](Self::load), from the text of the file; its path is for errors.
@@ -369,6 +374,10 @@ fn default_listen() -> SocketAddr {
 
 fn default_dashboard() -> bool {
     true
+}
+
+fn named_file(environment: &Environment) -> Option<&Path> {
+    environment.get(layers::FILE_VARIABLE).map(Path::new)
 }
 
 /// The path and text of the configuration file; `None` if no file was named and the default one does not exist.

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
-use super::{OperationError, Operations, Page};
+use super::{InvalidRequest, OperationError, Operations, Page};
 
 const ID_PREFIX: &str = "audit_";
 
@@ -74,6 +74,9 @@ impl Operations {
         let time =
             |name, text: Option<String>| text.as_deref().map(|text| parse_time(name, text)).transpose();
         let (from, to) = (time("from", from)?, time("to", to)?);
+        if from.zip(to).is_some_and(|(from, to)| from >= to) {
+            return Err(InvalidRequest::value("from", "expected a time before 'to'").into());
+        }
         let query = AuditQuery { after, from, to, actor, action, target, max_rows: page.rows() };
         let (entries, has_more) = page.cut(self.store.list_audit(query).await?);
         Ok(AuditList { entries: entries.into_iter().map(AuditEntry::new).collect(), has_more })

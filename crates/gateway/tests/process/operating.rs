@@ -83,9 +83,46 @@ async fn a_first_configuration_file_is_written_once_and_loads() {
             &["config", "init", "--force", "--upstream", "ollama", "--store", "~/a.db"],
             "write out the home directory",
         ),
+        (&["config", "init", "--force", "--upstream", "ollama", "--store", "mysql://x"], "--store: "),
     ] {
         let (code, _, error) = antiphon(dir.path(), args, &[]).await;
-        assert!(code == 1 && error.contains(told) && !error.contains("sk-secret"), "{args:?}: {error}");
+        assert!(code == 2 && error.contains(told) && !error.contains("sk-secret"), "{args:?}: {error}");
+        assert!(!error.contains("antiphon.toml"), "no file was written: {error}");
+    }
+    let variable = [("ANTIPHON_LISTEN", "nowhere")];
+    let (code, _, error) = antiphon(dir.path(), &local, &variable).await;
+    assert!(code == 1 && error.contains("ANTIPHON_LISTEN"), "{error}");
+}
+
+#[tokio::test]
+async fn the_steps_after_writing_a_configuration_name_the_file_that_was_written() {
+    let dir = TempDir::new().unwrap();
+    for (output, variable, command) in [
+        ("antiphon.toml", None, "antiphon serve\n"),
+        ("./antiphon.toml", None, "antiphon serve\n"),
+        ("other.toml", None, "antiphon serve --config other.toml\n"),
+        ("other.toml", Some("other.toml"), "antiphon serve\n"),
+        ("antiphon.toml", Some("other.toml"), "antiphon serve --config antiphon.toml\n"),
+    ] {
+        let init = ["config", "init", "--upstream", "ollama", "--force", "--output", output];
+        let environment: Vec<_> = variable.map(|file| ("ANTIPHON_CONFIG", file)).into_iter().collect();
+        let (code, shown, error) = antiphon(dir.path(), &init, &environment).await;
+        assert!(code == 0 && shown.ends_with(command), "{output}, {variable:?}: {shown}{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_ends_before_it_begins_and_a_database_of_no_kind_are_wrong_usage() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(antiphon(dir.path(), &["migrate"], &[]).await.0, 0);
+    for (args, told) in [
+        (&["audit", "--from", "2026-11-30", "--to", "2026-11-01"][..], "before 'to'"),
+        (&["usage", "--from", "2026-11-30", "--to", "2026-11-01"], "before 'to'"),
+        (&["store", "copy", "--from", "mysql://x", "--to", "sqlite://b.db"], "--from: "),
+        (&["store", "copy", "--from", "sqlite://a.db", "--to", "nowhere"], "--to: "),
+    ] {
+        let (code, _, error) = antiphon(dir.path(), args, &[]).await;
+        assert!(code == 2 && error.contains(told), "{args:?}: {error}");
     }
 }
 

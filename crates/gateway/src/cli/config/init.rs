@@ -10,8 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::output::print_line;
-use crate::cli::print_json;
-use crate::config::{Config, Environment, Overrides, Secrets};
+use crate::cli::{exit_with_usage_error, print_json};
+use crate::config::{Config, ConfigError, Environment, Overrides, Problem, Secrets};
 
 /// The base URL of an upstream, and the variable that holds its key, by the name that an operator may give instead.
 const KNOWN: [(&str, &str, &str); 4] = [
@@ -19,6 +19,12 @@ const KNOWN: [(&str, &str, &str); 4] = [
     ("ollama", "http://127.0.0.1:11434/v1", NO_KEY),
     ("lmstudio", "http://127.0.0.1:1234/v1", NO_KEY),
     ("vllm", "http://127.0.0.1:8000/v1", NO_KEY),
+];
+/// The keys that flags are written to.
+const FLAGS: [(&str, &str); 3] = [
+    ("accounts[0].base_url", "--upstream"),
+    ("accounts[0].api_key", "--api-key-env"),
+    ("store.url", "--store"),
 ];
 const NO_KEY: &str = "none";
 const DEFAULT_STORE: &str = "default";
@@ -61,25 +67,30 @@ impl Arguments {
     pub fn run(&self) -> anyhow::Result<()> {
         ensure!(self.force || !self.output.exists(), "{}", exists(&self.output));
         let is_terminal = io::stdin().is_terminal();
-        ensure!(
-            is_terminal || self.upstream.is_some(),
-            "standard input is not a terminal: give --upstream, such as `--upstream openai`"
-        );
+        if !is_terminal && self.upstream.is_none() {
+            exit_with_usage_error(
+                "standard input is not a terminal: give --upstream, such as `--upstream openai`",
+            );
+        }
         let answers = if is_terminal {
             self.answers(&mut io::stdin().lock(), &mut io::stderr())?
         } else {
             self.answers(&mut io::empty(), &mut io::sink())?
         };
-        ensure!(
-            !answers.store.as_ref().is_some_and(|url| url.starts_with("sqlite://~/")),
-            "write out the home directory in the path of the store: only a shell replaces `~`"
-        );
+        if answers.store.as_ref().is_some_and(|url| url.starts_with("sqlite://~/")) {
+            exit_with_usage_error(
+                "--store: write out the home directory in the path: only a shell replaces `~`",
+            );
+        }
         let environment = Environment::from_process();
         let text = answers.to_toml();
         let cwd = std::env::current_dir().context("cannot determine the working directory")?;
         let overrides = Overrides { secrets: Secrets::Optional, ..Overrides::default() };
-        let config = Config::parse(Some((&self.output, &text)), &cwd, &environment, overrides)?;
-        config.store.target().context("store.url")?;
+        let parsed = Config::parse(Some((&self.output, &text)), &cwd, &environment, overrides);
+        if let Some(rejected) = parsed.as_ref().err().and_then(rejected_flags) {
+            exit_with_usage_error(rejected);
+        }
+        parsed?;
         self.write(&text)?;
         let unset = answers.variable.filter(|name| environment.get(name).is_none());
         if self.json {
@@ -89,7 +100,9 @@ impl Arguments {
         if let Some(name) = unset {
             print_line!("  export {name}=…")?;
         }
-        print_line!("  antiphon doctor    # checks it\n  antiphon serve")
+        let is_found = cwd.join(&self.output) == Config::default_file(&cwd, &environment);
+        let flag = if is_found { String::new() } else { format!(" --config {}", self.output.display()) };
+        print_line!("  antiphon doctor{flag}    # checks it\n  antiphon serve{flag}")
     }
 
     /// Asks for what the flags leave open. An empty answer, or none, stands for the default.
@@ -132,6 +145,17 @@ impl Arguments {
             written => written.with_context(|| format!("cannot write {}", self.output.display())),
         }
     }
+}
+
+/// The flags whose values the configuration rejects, and why; `None` if something else is wrong, such as a variable.
+fn rejected_flags(error: &ConfigError) -> Option<String> {
+    let ConfigError::Invalid { problems } = error else { return None };
+    let of_flag = |problem: &Problem| {
+        let (_, flag) = FLAGS.iter().find(|(key, _)| problem.key.starts_with(key))?;
+        problem.line.map(|_| format!("{flag}: {}", problem.rule))
+    };
+    let rejected: Option<Vec<String>> = problems.iter().map(of_flag).collect();
+    rejected.map(|rejected| rejected.join("\n"))
 }
 
 fn exists(path: &Path) -> String {

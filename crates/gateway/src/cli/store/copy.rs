@@ -6,8 +6,8 @@ use antiphon_store::{CopyProgress, CopyReport, CopyStep, StoreError, StoreUrl, T
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::cli::block_on;
 use crate::cli::output::{print_line, print_note};
+use crate::cli::{block_on, exit_with_usage_error};
 use crate::config::{Environment, StoreConfig};
 
 /// The prefix of a URL that is in an environment variable.
@@ -15,7 +15,7 @@ const ENV_PREFIX: &str = "env:";
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(config: &StoreConfig, from: &str, to: &str, json: bool) -> anyhow::Result<()> {
-    let (from, to) = (parse(config, from).context("--from")?, parse(config, to).context("--to")?);
+    let (from, to) = (parse(config, "--from", from)?, parse(config, "--to", to)?);
     let mut shown = Instant::now();
     let mut progress = |progress: CopyProgress| {
         if shown.elapsed() >= PROGRESS_INTERVAL {
@@ -67,15 +67,17 @@ fn describe_differences(report: &CopyReport) -> String {
     format!("the databases differ in {}. {advice}", descriptions.join(", "))
 }
 
-fn parse(config: &StoreConfig, text: &str) -> anyhow::Result<StoreUrl> {
+fn parse(config: &StoreConfig, flag: &'static str, text: &str) -> anyhow::Result<StoreUrl> {
     let environment = Environment::from_process();
     let text = match text.strip_prefix(ENV_PREFIX) {
         Some(name) => environment
             .get(name)
-            .with_context(|| format!("environment variable {name} is not set or empty"))?,
+            .with_context(|| format!("{flag}: environment variable {name} is not set or empty"))?,
         None => text,
     };
-    Ok(config.parse_url(text)?)
+    Ok(config
+        .parse_url(text)
+        .unwrap_or_else(|invalid| exit_with_usage_error(format_args!("{flag}: {invalid}"))))
 }
 
 pub(super) fn print_progress(progress: &CopyProgress) {
