@@ -41,7 +41,8 @@ use crate::reload::ConfigLoader;
     after_help = "Example:\n  OPENAI_API_KEY=sk-… antiphon serve"
 )]
 pub struct Cli {
-    /// Configuration file [default: antiphon.toml in the working directory, if it exists]
+    /// Configuration file [default: the one that the environment variable ANTIPHON_CONFIG names, or else antiphon.toml in the
+    /// working directory, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -76,16 +77,16 @@ enum Command {
         json: bool,
     },
     /// Inspect or copy the store
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  antiphon store stats --json")]
     Store(store::Command),
     /// List, test, pause and resume accounts
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  antiphon accounts list --json")]
     Accounts(accounts::Command),
     /// Create, list, rotate, revoke and delete client keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  antiphon keys create laptop --models 'gpt-*'")]
     Keys(keys::Command),
     /// Manage the admin token
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  antiphon admin token --viewer")]
     Admin(admin::Command),
     /// Report turns, tokens and cost; safe to run beside a gateway
     #[command(after_help = "Example:\n  antiphon usage --from 2026-11-01 --group-by project,day --csv")]
@@ -100,7 +101,7 @@ enum Command {
     )]
     Doctor(doctor::Arguments),
     /// Check or print the configuration, or write a first one
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  antiphon config check --config antiphon.toml")]
     Config(config::Command),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  antiphon completions bash > /etc/bash_completion.d/antiphon")]

@@ -112,6 +112,19 @@ async fn the_steps_after_writing_a_configuration_name_the_file_that_was_written(
 }
 
 #[tokio::test]
+async fn every_command_has_an_example_in_its_help() {
+    let dir = TempDir::new().unwrap();
+    for command in
+        ["", "store", "store stats", "accounts", "keys", "admin", "config", "config init", "usage", "demo"]
+    {
+        let args: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
+        let (code, shown, _) = antiphon(dir.path(), &args, &[]).await;
+        assert!(code == 0 && shown.contains("Example:\n"), "{command}: {shown}");
+        assert!(shown.contains("ANTIPHON_CONFIG"), "{command}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn a_range_that_ends_before_it_begins_and_a_database_of_no_kind_are_wrong_usage() {
     let dir = TempDir::new().unwrap();
     assert_eq!(antiphon(dir.path(), &["migrate"], &[]).await.0, 0);
