@@ -71,7 +71,7 @@ impl From<StoreError> for ReplayRefused {
 }
 
 impl Turns {
-    /// Whether the response is still being created, here or elsewhere.
+    /// Whether the response is still being created, here or elsewhere, and is to be stored: no other can be continued.
     pub(in crate::turn) async fn is_running(
         &self,
         project: &ProjectId,
@@ -81,7 +81,7 @@ impl Turns {
             return Ok(true);
         }
         let row = self.chains.store().load_background(project, id).await?;
-        Ok(row.is_some_and(|row| row.ended_at.is_none()))
+        Ok(row.is_some_and(|row| row.ended_at.is_none() && row.is_stored))
     }
 
     pub async fn find(&self, project: &ProjectId, id: ResponseId) -> Result<Option<Found>, StoreError> {
