@@ -14,7 +14,8 @@ pub struct Owned {
     /// An object with its id; `None` for a response that is in no conversation.
     conversation: Option<String>,
     store: bool,
-    background: bool,
+    /// When a background response was created; `None` for any other. Its client sees it before the upstream creates its own.
+    queued_at: Option<String>,
 }
 
 /// What there is to know of a response object; borrowed from it.
@@ -92,7 +93,7 @@ impl Owned {
     pub fn new(id: ResponseId, previous: Option<ResponseId>, store: bool) -> Self {
         let previous_response_id =
             previous.map_or_else(|| "null".to_owned(), |previous| format!("\"{previous}\""));
-        Self { id: format!("\"{id}\""), previous_response_id, conversation: None, store, background: false }
+        Self { id: format!("\"{id}\""), previous_response_id, conversation: None, store, queued_at: None }
     }
 
     #[must_use]
@@ -100,10 +101,10 @@ impl Owned {
         Self { conversation: id.map(|id| format!(r#"{{"id":"{id}"}}"#)), ..self }
     }
 
-    /// Whether the turn runs in the background.
+    /// A turn that runs in the background has been created at this time, in unix seconds.
     #[must_use]
-    pub fn background(self, background: bool) -> Self {
-        Self { background, ..self }
+    pub fn in_background(self, queued_at: Option<i64>) -> Self {
+        Self { queued_at: queued_at.map(|seconds| seconds.to_string()), ..self }
     }
 
     /// Copies a response object with the gateway's own members put in.
@@ -118,11 +119,11 @@ impl Owned {
         if !self.store {
             return None;
         }
-        let [id, previous, store, background, conversation] = self.members();
-        let output = Set { name: "output", value: b"[]", add: true };
-        let left_out = response.get(output.name).map_or(0, <[u8]>::len);
+        let mut members = self.members();
+        members.push(Set { name: "output", value: b"[]", add: true });
+        let left_out = response.get("output").map_or(0, <[u8]>::len);
         let mut out = Vec::with_capacity(response.text.len() - left_out + 128);
-        response.set(&[id, previous, store, background, conversation, output], &mut out);
+        response.set(&members, &mut out);
         Some(out)
     }
 
@@ -137,18 +138,23 @@ impl Owned {
         RewrittenEvent { data, response: rewritten }
     }
 
-    fn members(&self) -> [Set<'_>; 5] {
-        [
+    fn members(&self) -> Vec<Set<'_>> {
+        let is_background: &[u8] = if self.queued_at.is_some() { b"true" } else { b"false" };
+        let mut members = Vec::with_capacity(7);
+        members.extend([
             Set { name: "id", value: self.id.as_bytes(), add: true },
             Set { name: "previous_response_id", value: self.previous_response_id.as_bytes(), add: true },
             Set { name: "store", value: if self.store { b"true" } else { b"false" }, add: true },
-            Set { name: "background", value: if self.background { b"true" } else { b"false" }, add: true },
+            Set { name: "background", value: is_background, add: true },
             Set {
                 name: "conversation",
                 value: self.conversation.as_deref().unwrap_or("null").as_bytes(),
                 add: self.conversation.is_some(),
             },
-        ]
+        ]);
+        let queued_at = self.queued_at.iter();
+        members.extend(queued_at.map(|at| Set { name: "created_at", value: at.as_bytes(), add: true }));
+        members
     }
 
     /// A response object for a turn whose upstream never sent one.
@@ -304,6 +310,14 @@ mod tests {
             assert_eq!(rewritten.matches("\"conversation\"").count(), 1);
             assert!(rewritten.contains(&expected), "{rewritten}");
         }
+    }
+
+    #[test]
+    fn a_background_response_shows_when_it_was_queued() {
+        let upstream = Object::parse(br#"{"id":"up","created_at":1,"background":false}"#).unwrap();
+        let text = |owned: Owned| String::from_utf8(owned.rewrite(&upstream)).unwrap();
+        assert!(text(owned().in_background(Some(7))).contains(r#""created_at":7,"background":true"#));
+        assert!(text(owned().in_background(None)).contains(r#""created_at":1,"background":false"#));
     }
 
     #[test]

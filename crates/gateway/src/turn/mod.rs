@@ -319,9 +319,10 @@ impl Turn {
     }
 
     fn owned(&self, resolved: &Resolved) -> Owned {
-        let Facts { id, create, .. } = &self.facts;
+        let Facts { id, create, started_at, .. } = &self.facts;
         let joined = resolved.joined.as_ref().map(Joined::id);
         let previous = resolved.parent.as_ref().filter(|_| joined.is_none()).map(|parent| parent.id);
-        Owned::new(*id, previous, create.store).in_conversation(joined).background(create.background)
+        let queued_at = create.background.then(|| started_at.unix_seconds());
+        Owned::new(*id, previous, create.store).in_conversation(joined).in_background(queued_at)
     }
 }

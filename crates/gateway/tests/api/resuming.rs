@@ -55,6 +55,24 @@ async fn a2_a_stream_starts_with_the_response_and_ends_with_one_terminal_event()
 }
 
 #[tokio::test]
+async fn a_response_was_created_when_it_was_queued_whatever_the_upstream_says() {
+    let upstream = simulator().await;
+    let clock = Arc::new(ManualClock::default());
+    clock.go_back(Duration::from_hours(1));
+    let gateway = Setup::over(&upstream).clock(&clock).start().await;
+    let client = &gateway.client;
+    let polled = client.created(body("x")).await;
+    let completed = ended(client, polled["id"].as_str().unwrap()).await;
+    assert_eq!(completed["created_at"], polled["created_at"]);
+    let events = client.stream(streamed("x")).await.rest().await;
+    let created_at: Vec<_> =
+        events.iter().filter_map(|event| event.json()["response"].get("created_at").cloned()).collect();
+    assert_eq!(created_at, vec![polled["created_at"].clone(); 3]);
+    let shown = client.get(&path(&events[0].response_id())).await.ok();
+    assert_eq!(shown["created_at"], polled["created_at"]);
+}
+
+#[tokio::test]
 async fn r1_r2_resume_gives_exactly_the_events_after_n() {
     let (_upstream, gateway) = gateway().await;
     let events = gateway.client.stream(streamed("x")).await.rest().await;
