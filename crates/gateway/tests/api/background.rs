@@ -361,6 +361,21 @@ async fn a_polled_turn_that_is_cut_goes_to_another_account() {
 }
 
 #[tokio::test]
+async fn a_turn_that_is_cut_fails_with_the_same_code_polled_or_streamed() {
+    let (upstream, gateway) = gateway().await;
+    for (stream, events) in [(false, 0), (true, 0), (false, 4), (true, 4)] {
+        upstream.script(Script::answer("a b c d").cut_after(events));
+        let mut request = body("x");
+        request["stream"] = json!(stream);
+        let id = match stream {
+            false => queue(&gateway, &request).await,
+            true => gateway.client.stream(&request).await.until("response.failed").await.response_id(),
+        };
+        assert_eq!(ended(&gateway.client, &id).await["error"]["code"], "server_error", "{stream} {events}");
+    }
+}
+
+#[tokio::test]
 async fn a_turn_ends_at_its_deadline() {
     let (upstream, gateway) = over("background.max_duration = \"300ms\"").await;
     for (stream, events) in [(false, 4), (true, 4), (false, 0)] {

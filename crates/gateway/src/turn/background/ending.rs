@@ -256,17 +256,23 @@ impl crate::turn::Turns {
     }
 }
 
-/// The error of the response. An upstream's own error tells most.
+/// The error of the response. An upstream's own error tells most. Without one, the code is that of a stream that breaks off.
 fn error_of(failure: &Failure) -> ApiError {
     let mut error = failure.api_error();
-    if let Failure::UpstreamError(reply) = failure {
-        let upstream = UpstreamError::parse(&reply.body);
-        if let Some(message) = upstream.message {
-            error.message = message;
+    match failure {
+        Failure::UpstreamError(reply) => {
+            let upstream = UpstreamError::parse(&reply.body);
+            if let Some(message) = upstream.message {
+                error.message = message;
+            }
+            if let Some(code) = upstream.code {
+                error.code = Some(code.into());
+            }
         }
-        if let Some(code) = upstream.code {
-            error.code = Some(code.into());
+        Failure::UpstreamFailed(_) | Failure::UpstreamTimeout(_) | Failure::UpstreamUnreachable(_) => {
+            error.code = Some("server_error".into());
         }
+        _ => {}
     }
     error
 }
