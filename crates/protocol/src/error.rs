@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::json;
+use crate::json::{self, Object, Set};
 
 /// An error of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,24 @@ impl ApiError {
         write_nullable(out, self.code.as_deref());
         out.push(b'}');
     }
+}
+
+/// The data of an upstream's `error` event with what its error object says at the top level as well, where the events of the API have
+/// it. `None` for an event that has it there.
+pub fn flat_error_event(event: &[u8]) -> Option<Vec<u8>> {
+    let event = Object::parse(event).ok()?;
+    let error = event.get("error").filter(|error| error.first() == Some(&b'{'))?;
+    let value = |name, default: &'static [u8]| json::member(error, name).unwrap_or(default);
+    let mut set = vec![
+        Set { name: "type", value: br#""error""#, add: true },
+        Set { name: "code", value: value("code", b"null"), add: true },
+        Set { name: "message", value: value("message", br#""""#), add: true },
+        Set { name: "param", value: value("param", b"null"), add: true },
+    ];
+    set.retain(|member| event.get(member.name).is_none());
+    let mut out = Vec::with_capacity(event.text.len() + error.len() + 64);
+    event.set(&set, &mut out);
+    (!set.is_empty()).then_some(out)
 }
 
 fn write_nullable(out: &mut Vec<u8>, text: Option<&str>) {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use antiphon_protocol::error::{ApiError, ErrorKind};
+use antiphon_protocol::error::{ApiError, ErrorKind, flat_error_event};
 use antiphon_protocol::event::{Event, EventKind, LastNumbered, MAX_PRELUDE};
 use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{self, Object, Set};
@@ -276,8 +276,10 @@ impl Relay {
             EventKind::Error => {
                 let data = event.data().unwrap_or_default();
                 let corrected = self.corrections.of_error(&data);
-                self.keep_error(corrected.as_deref().unwrap_or(&data));
-                corrected.map(|data| self.framing.render(b"error", data))
+                let data = corrected.as_deref().unwrap_or(&data);
+                self.keep_error(data);
+                let shown = flat_error_event(data).map(Bytes::from).or(corrected);
+                shown.map(|data| self.framing.render(b"error", data))
             }
             EventKind::Other => None,
         };

@@ -72,6 +72,18 @@ fn unchanged_neighbours_are_relayed_in_one_piece_byte_for_byte() {
 }
 
 #[test]
+fn an_error_event_has_its_members_at_the_top_level() {
+    let event = |data: &str| format!("event: error\ndata: {data}\n\n");
+    let nested =
+        r#"{"type":"error","sequence_number":5,"error":{"type":"x","code":"c","message":"m","y":1.50}}"#;
+    let (out, _) = relayed(Framing::Sse, [event(nested).as_bytes()]);
+    let (start, _) = nested.rsplit_once('}').unwrap();
+    assert_eq!(text(&out), event(&format!(r#"{start},"code":"c","message":"m","param":null}}"#)));
+    let flat = r#"{"type":"error", "sequence_number":5,"code":null,"message":"m","param":null}"#;
+    assert_eq!(text(&relayed(Framing::Sse, [event(flat).as_bytes()]).0), event(flat));
+}
+
+#[test]
 fn a_response_that_comes_again_unchanged_is_rewritten_as_it_was_before() {
     let created = STREAM.split_inclusive("\n\n").next().unwrap();
     let in_progress =
