@@ -35,6 +35,7 @@ async fn a2_a_stream_starts_with_the_response_and_ends_with_one_terminal_event()
     let mut events = gateway.client.stream(streamed("x")).await;
     assert_eq!(events.headers["content-type"], "text/event-stream; charset=utf-8");
     assert_eq!(events.headers["cache-control"], "no-cache");
+    assert_eq!(events.headers["x-accel-buffering"], "no");
     let events = events.rest().await;
     assert_eq!((events[0].name.as_str(), number(&events[0])), ("response.created", 0));
     assert_eq!(events[0].json()["response"]["status"], "queued");

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::http::app_state::AppState;
 use crate::http::auth::Client;
@@ -15,6 +15,9 @@ use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::parsing::parse;
 use crate::turn::{Collected, Door, DrainOnDrop, Incoming, Queued};
+
+/// Tells nginx and its like not to hold events back.
+const PROXY_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Serves an operation: POST, at whatever path.
 pub fn serve(operation: Operation) -> MethodRouter<AppState> {
@@ -92,5 +95,6 @@ pub(super) fn render_stream(events: Body, reply_headers: HeaderMap) -> Response 
     headers.extend(reply_headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(PROXY_BUFFERING, HeaderValue::from_static("no"));
     reply
 }
