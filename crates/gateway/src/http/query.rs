@@ -13,12 +13,12 @@ use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use crate::conversations::ItemQuery;
 
-const DEFAULT_LIMIT: usize = 20;
-const MAX_LIMIT: usize = 100;
+const DEFAULT_LIMIT: u32 = 20;
+const MAX_LIMIT: u32 = 100;
 
 /// Which part of a list to show.
 pub struct ListQuery {
-    pub limit: usize,
+    pub limit: u32,
     pub descending: bool,
     /// The id of the entry before the first one.
     pub after: Option<String>,
@@ -69,13 +69,13 @@ impl<S: Sync> FromRequestParts<S> for ListQuery {
 }
 
 impl<S: Sync> FromRequestParts<S> for ResponseQuery {
-    type Rejection = Infallible;
+    type Rejection = ErrorReply;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorReply> {
         let (mut stream, mut starting_after) = (false, None);
         for (key, value) in pairs(parts) {
             match key.as_str() {
-                "stream" => stream = value == "true",
+                "stream" => stream = parse_stream(&value)?,
                 "starting_after" => starting_after = Some(value),
                 _ => {}
             }
@@ -88,10 +88,10 @@ impl<S: Sync> FromRequestParts<S> for ItemsQuery {
     type Rejection = ErrorReply;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorReply> {
-        let mut page = ItemQuery { limit: DEFAULT_LIMIT as u32, descending: true, after: None };
+        let mut page = ItemQuery { limit: DEFAULT_LIMIT, descending: true, after: None };
         for (key, value) in pairs(parts) {
             match key.as_str() {
-                "limit" => page.limit = parse_item_limit(&value)?,
+                "limit" => page.limit = parse_limit(&value)?,
                 "order" => page.descending = parse_order(&value)?,
                 "after" => page.after = Some(value).filter(|after| !after.is_empty()),
                 _ => {}
@@ -134,8 +134,7 @@ fn hidden_in_conversations(parts: &Parts) -> HiddenParts {
     hidden_parts(parts).only(HiddenParts::ENCRYPTED_REASONING)
 }
 
-/// The limit of a list of conversation items.
-fn parse_item_limit(value: &str) -> Result<u32, RequestError> {
+fn parse_limit(value: &str) -> Result<u32, RequestError> {
     let invalid = |code: &'static str, message: String| {
         let (code, param) = (Some(code.into()), Some("limit".into()));
         RequestError::Invalid(ApiError { kind: ErrorKind::InvalidRequest, code, param, message })
@@ -145,7 +144,7 @@ fn parse_item_limit(value: &str) -> Result<u32, RequestError> {
         invalid("invalid_type", message)
     })?;
     match u32::try_from(limit) {
-        Ok(limit) if (1..=MAX_LIMIT).contains(&(limit as usize)) => Ok(limit),
+        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
         _ if limit < 1 => Err(invalid(
             "integer_below_min_value",
             format!(
@@ -161,13 +160,14 @@ fn parse_item_limit(value: &str) -> Result<u32, RequestError> {
     }
 }
 
-fn parse_limit(value: &str) -> Result<usize, RequestError> {
-    match value.parse() {
-        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+/// Some clients write booleans as their language does.
+fn parse_stream(value: &str) -> Result<bool, RequestError> {
+    match value {
+        "true" | "True" | "1" => Ok(true),
+        "false" | "False" | "0" => Ok(false),
         _ => {
-            let message =
-                format!("Invalid 'limit': expected an integer from 1 to {MAX_LIMIT}, but got '{value}'.");
-            Err(RequestError::InvalidQuery { param: "limit", message })
+            let message = format!("Invalid 'stream': expected true or false, but got '{value}'.");
+            Err(RequestError::InvalidQuery { param: "stream", message })
         }
     }
 }

@@ -88,9 +88,16 @@ async fn input_items_page_in_both_orders() {
         }
     }
     assert_eq!(seen, (0..25).map(|n| format!("p{n}")).collect::<Vec<_>>());
-    for bad in ["limit=0", "limit=101", "limit=x", "order=up", "after=msg_unknown"] {
-        let (status, _, param) = gateway.client.get(&format!("{path}?{bad}")).await.refusal();
-        assert_eq!((status, param.as_deref()), (400, bad.split('=').next()), "{bad}");
+    for (bad, code) in [
+        ("limit=0", "integer_below_min_value"),
+        ("limit=101", "integer_above_max_value"),
+        ("limit=x", "invalid_type"),
+        ("order=up", "invalid_value"),
+        ("after=msg_unknown", "invalid_value"),
+    ] {
+        let refusal = gateway.client.get(&format!("{path}?{bad}")).await.refusal();
+        let param = bad.split('=').next().map(str::to_owned);
+        assert_eq!(refusal, (400, Some(code.to_owned()), param), "{bad}");
     }
 }
 

@@ -141,6 +141,25 @@ async fn the_last_of_several_parameters_counts() {
 }
 
 #[tokio::test]
+async fn stream_is_a_boolean_however_a_client_spells_it() {
+    let (_upstream, gateway) = gateway().await;
+    let events = gateway.client.stream(streamed("x")).await.rest().await;
+    let id = path(&events[0].response_id());
+    for value in ["true", "True", "1"] {
+        let resumed = gateway.client.follow(&format!("{id}?stream={value}")).await.rest().await;
+        assert_eq!(raw(&resumed), raw(&events), "{value}");
+    }
+    for value in ["false", "False", "0"] {
+        let polled = gateway.client.get(&format!("{id}?stream={value}")).await.ok();
+        assert_eq!(polled["status"], "completed", "{value}");
+    }
+    for value in ["yes", "", "2"] {
+        let refusal = gateway.client.get(&format!("{id}?stream={value}")).await.refusal();
+        assert_eq!(refusal, (400, Some("invalid_value".to_owned()), Some("stream".to_owned())), "{value}");
+    }
+}
+
+#[tokio::test]
 async fn r6_r7_only_a_streamed_background_response_can_be_streamed_again() {
     let (upstream, gateway) = gateway().await;
     let polled = queue(&gateway, &body("x")).await;

@@ -168,7 +168,7 @@ fn render_items(query: &ListQuery, response: ResponseId, input: &[u8]) -> Result
             1 + items.iter().position(|(id, _)| id.as_str() == after).ok_or_else(|| unknown_cursor(after))?
         }
     };
-    let shown = &items[from..items.len().min(from.saturating_add(query.limit))];
+    let shown = &items[from..items.len().min(from.saturating_add(query.limit as usize))];
     let data = array(shown.iter().map(|(id, item)| item::listed(&query.hidden.hide(item), id)));
     let id_of =
         |entry: Option<&(ItemId, &[u8])>| entry.map_or_else(String::new, |(id, _)| id.as_str().to_owned());
