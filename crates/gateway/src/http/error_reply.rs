@@ -60,8 +60,7 @@ impl IntoResponse for ErrorReply {
         let (content_type, body) = match self.upstream {
             Some(reply) => (reply.headers.get(header::CONTENT_TYPE).cloned(), reply.body),
             None => {
-                // The rest of such a request is never read.
-                if matches!(self.row.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+                if is_last_of_connection(self.row.status) {
                     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 (Some(HeaderValue::from_static("application/json")), self.row.error.envelope().into())
@@ -110,6 +109,14 @@ impl From<TurnError> for ErrorReply {
         let upstream = if let Failure::UpstreamError(reply) = failure { Some(reply) } else { None };
         Self { row, upstream, rates }
     }
+}
+
+/// Whether the rest of the request is never read, or was to be a WebSocket's.
+fn is_last_of_connection(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT | StatusCode::UPGRADE_REQUIRED
+    )
 }
 
 /// The error object of an error reply.

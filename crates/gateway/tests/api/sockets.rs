@@ -83,6 +83,14 @@ async fn invalid_and_disabled_handshakes_are_rejected() {
     assert_eq!(status, 426);
     let body: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["error"]["code"], "websocket_disabled");
+    let handshake = [
+        header("connection", "upgrade"),
+        header("upgrade", "websocket"),
+        header("sec-websocket-version", "13"),
+        header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let reply = gateway.client.request(Method::GET, "/v1/responses", &handshake, "").await;
+    assert_eq!((reply.status.as_u16(), reply.header("connection")), (426, Some("close")));
 }
 
 #[tokio::test]

@@ -553,7 +553,7 @@ async fn every_row_renders_the_same_error_as_a_reply_and_as_a_frame() {
         assert_eq!(members, ["code", "message", "param", "type"]);
         let (mut expected, mut in_frame) = (vec!["content-type"], Value::Null);
         match status.as_u16() {
-            408 | 413 => expected.push("connection"),
+            408 | 413 | 426 => expected.push("connection"),
             409 if !told.contains("still in progress") => {}
             409 | 429 | 503 => {
                 expected.push("retry-after");
