@@ -58,7 +58,9 @@ pub enum Failure {
         whole_seconds(QUEUE_RETRY_AFTER)
     )]
     QueueFull,
-    #[error("The chain of the previous response is too large: {size} {what}, the limit is {limit}.")]
+    #[error(
+        "Continuing the previous response would make the chain too large: {size} {what}, the limit is {limit}."
+    )]
     ContextTooLarge { what: &'static str, limit: usize, size: usize },
     #[error(
         "The history of the conversation is too large: {size} bytes, the limit is {limit}. Delete items, or continue \

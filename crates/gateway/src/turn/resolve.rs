@@ -176,7 +176,8 @@ fn within_depth(parent: Arc<StoredTurn>, limit: u32) -> Result<Arc<StoredTurn>, 
     if parent.depth < limit {
         return Ok(parent);
     }
-    Err(Failure::ContextTooLarge { what: "turns", limit: limit as usize, size: parent.depth as usize })
+    let size = parent.depth as usize + 1;
+    Err(Failure::ContextTooLarge { what: "turns", limit: limit as usize, size })
 }
 
 // === impl Reasoning ===

@@ -103,6 +103,8 @@ async fn exceeding_depth_or_history_limits_reports_limit_and_size() {
         (status, code.as_deref(), param.as_deref()),
         (400, Some("context_too_large"), Some("previous_response_id"))
     );
+    let text = "Continuing the previous response would make the chain too large: 3 turns, the limit is 2.";
+    assert_eq!(reply.json()["error"]["message"], text);
 }
 
 #[tokio::test]

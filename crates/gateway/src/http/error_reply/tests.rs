@@ -134,7 +134,7 @@ fn line_of_turn(failure: &Failure) -> &'static str {
         Failure::QueueFull => QUEUE_FULL,
         Failure::ContextTooLarge { .. } => {
             "400 | client | context_too_large | previous_response_id | \
-             The chain of the previous response is too large: 2 turns, the limit is 1."
+             Continuing the previous response would make the chain too large: 2 turns, the limit is 1."
         }
         Failure::ConversationNotFound(_) => CONVERSATION_NOT_FOUND,
         Failure::ConversationLocked => CONVERSATION_LOCKED,
