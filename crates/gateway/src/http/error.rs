@@ -86,7 +86,7 @@ pub enum RequestError {
     #[error("This response cannot be streamed because it was not created with background=true.")]
     NotStreamedInBackground,
     /// The event log is no longer kept. Holds the age of the response.
-    #[error("This response can no longer be streamed because it is more than {} minutes old.", .0.as_secs() / 60)]
+    #[error("This response can no longer be streamed because it is more than {} old.", age_text(*.0))]
     LogExpired(Duration),
     #[error("The model '{0}' does not exist or you do not have access to it.")]
     ModelNotFound(String),
@@ -119,6 +119,13 @@ pub enum RequestError {
     /// A bug or a broken invariant.
     #[error("{}", INTERNAL_TEXT)]
     Internal,
+}
+
+fn age_text(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..120 => format!("{seconds} seconds"),
+        seconds => format!("{} minutes", seconds / 60),
+    }
 }
 
 fn ended_text(status: Status) -> &'static str {

@@ -227,6 +227,19 @@ async fn r9_an_expired_log_is_refused_with_its_age() {
 }
 
 #[tokio::test]
+async fn a_log_that_was_kept_for_seconds_is_refused_with_its_age_in_seconds() {
+    let upstream = simulator().await;
+    let clock = Arc::new(ManualClock::default());
+    let config = "background.log_retention = \"30s\"";
+    let gateway = Setup::over(&upstream).clock(&clock).config(config).start().await;
+    let id = gateway.client.stream(streamed("x")).await.until("response.completed").await.response_id();
+    clock.advance(Duration::from_secs(31));
+    let refused = gateway.client.get(&format!("{}?stream=true", path(&id))).await;
+    let text = "This response can no longer be streamed because it is more than 31 seconds old.";
+    assert_eq!(refused.json()["error"]["message"], text);
+}
+
+#[tokio::test]
 async fn r10_r11_no_reader_matters_to_the_turn_or_to_another_reader() {
     let (upstream, gateway) = gateway().await;
     let (script, gate) = Script::answer("word ".repeat(200)).deltas(200).gated_after(2);
