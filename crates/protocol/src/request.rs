@@ -318,7 +318,7 @@ pub(crate) fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError 
     invalid_json(&format!("{error}."))
 }
 
-pub(crate) fn missing(name: &str) -> ApiError {
+pub fn missing(name: &str) -> ApiError {
     invalid("missing_required_parameter", Some(name), format!("Missing required parameter: '{name}'."))
 }
 

@@ -190,8 +190,10 @@ async fn a_key_can_use_only_its_models() {
     let (client, other) = (gateway.client.with_secret(&secret), gateway.client.with_secret(&other));
     client.created(plain()).await;
     let before = upstream.counts().requests;
-    let narrow = json!({"model": "gpt-5", "input": "x"});
+    let (narrow, unnamed) = (json!({"model": "gpt-5", "input": "x"}), json!({"input": "x"}));
     for path in ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"] {
+        let reply = client.request(Method::POST, path, &[], unnamed.to_string()).await;
+        assert_eq!(reply.refusal(), (400, Some("missing_required_parameter".into()), Some("model".into())));
         let reply = client.request(Method::POST, path, &[], narrow.to_string()).await;
         assert_eq!(reply.refusal(), (403, Some("model_not_allowed".into()), Some("model".into())));
         assert_eq!(reply.json()["error"]["type"], "permission_error");

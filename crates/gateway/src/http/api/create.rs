@@ -1,7 +1,7 @@
 //! POST `/v1/responses`, collected or as server-sent events, with `/compact` and `/input_tokens` below it, and the endpoints
 //! of other APIs that are passed through.
 
-use antiphon_protocol::request::{CreateRequest, Operation, Wanted};
+use antiphon_protocol::request::{CreateRequest, Operation, Wanted, missing};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -65,6 +65,10 @@ async fn read_request(
     let read = move |wanted: Wanted<'_>| CreateRequest::parse_while(operation, bytes, wanted);
     let (create, memory) = parse(size_bytes, memory, read).await?;
     let create = create?;
+    // Only a creation has to name a model, but a key may be limited to some.
+    if create.model.is_empty() && !caller.allows("") {
+        return Err(missing("model").into());
+    }
     let door = if create.stream { Door::Sse } else { Door::Collected };
     Ok(Incoming { create, headers, caller, door, memory })
 }
