@@ -66,17 +66,18 @@ impl Turn {
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
         let renewal =
             self.turns.settings.retention.map(|retention| self.facts.started_at.plus(retention / 2));
-        let replaced = move || {
+        let replace = move || {
             let named = references.into_iter().zip(found);
-            named
-                .filter_map(|(reference, found)| Some(Replacement::new(reference, found?, renewal)))
-                .collect()
+            let found =
+                named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?, renewal)));
+            let mut input = OwnInput { sent, replaced: found.chain(own).collect() };
+            input.replaced.sort_by_key(|replaced| replaced.position);
+            if input.has_unnamed_reasoning() {
+                input.leave_out_ids();
+            }
+            input
         };
-        let mut replaced: Vec<Replacement> =
-            offload_if_long(size_bytes, replaced).await.map_err(|_| Failure::Internal)?;
-        replaced.extend(own);
-        replaced.sort_by_key(|replaced| replaced.position);
-        Ok(OwnInput { sent, replaced })
+        offload_if_long(size_bytes, replace).await.map_err(|_| Failure::Internal)
     }
 
     /// Loads the referenced items, in the order of the references. Keeps the memory reserved that the stored copy takes.
@@ -194,7 +195,7 @@ impl OwnInput {
         if !self.replaced.iter().any(is_foreign) {
             return Ok(None);
         }
-        let mut own = Self { sent: self.sent.clone(), replaced: self.replaced.clone() };
+        let mut own = self.without_ids();
         let (mut foreign, mut left_out) = (0, Vec::new());
         for replaced in own.replaced.iter_mut().filter(|replaced| is_foreign(replaced)) {
             foreign += 1;
@@ -207,6 +208,34 @@ impl OwnInput {
             }
         }
         Ok(Some((own.segment()?.without(&left_out), foreign)))
+    }
+
+    /// The items without their ids, for accounts that do not get all of the reasoning.
+    pub fn without_ids(&self) -> Self {
+        let mut own = Self { sent: self.sent.clone(), replaced: self.replaced.clone() };
+        own.leave_out_ids();
+        own
+    }
+
+    /// Whether reasoning takes the place of a reference, and goes upstream without its id.
+    fn has_unnamed_reasoning(&self) -> bool {
+        self.replaced.iter().any(|replaced| replaced.is_output && replaced.kind == Some(Sealed::Reasoning))
+    }
+
+    /// Leaves out the ids of all items. An upstream that has stored an item accepts its id only together with that of the
+    /// reasoning before it.
+    fn leave_out_ids(&mut self) {
+        let replaced = &self.replaced;
+        let is_sent = |position: &u32| replaced.binary_search_by_key(position, |item| item.position).is_err();
+        let sent = (0..).zip(json::elements(&self.sent).map_while(Result::ok));
+        let own = sent.filter(|(position, _)| is_sent(position));
+        let own = own.map(|(position, span)| Replacement::of_sent(position, span, &self.sent));
+        let named: Vec<Replacement> = own.filter(|item| !item.upstream_ids.is_empty()).collect();
+        for replaced in &mut self.replaced {
+            replaced.leave_out_id();
+        }
+        self.replaced.extend(named);
+        self.replaced.sort_by_key(|replaced| replaced.position);
     }
 
     /// The items as they are replayed.
@@ -253,11 +282,22 @@ impl Replacement {
         let Reference { position, span, is_partial, .. } = reference;
         let IndexedItem { item, is_output, expires_at, maker } = found;
         let is_indexed = expires_at.is_some_and(|at| renewal.is_none_or(|renewal| at < renewal));
-        // Reasoning is an upstream's, also where it was found in the input of a client that had sent it back.
-        let is_output = is_output || is_partial;
-        let upstream_ids = if is_output { item::upstream_id_spans(&item) } else { Vec::new() };
         let kind = item::sealed(&item);
-        Self { position, span, item, upstream_ids, is_output, kind, maker, is_sent: false, is_indexed }
+        let upstream_ids = Vec::new();
+        let mut replacement =
+            Self { position, span, item, upstream_ids, is_output, kind, maker, is_sent: false, is_indexed };
+        // The client named the reasoning as it did the items after it, whose ids it sends as well.
+        match is_output && !is_partial {
+            true => replacement.leave_out_id(),
+            false => replacement.is_output = false,
+        }
+        replacement
+    }
+
+    /// Marks the id as an upstream's, which is left out.
+    fn leave_out_id(&mut self) {
+        self.is_output = true;
+        self.upstream_ids = item::upstream_id_spans(&self.item);
     }
 
     /// An item with an id that the gateway derived: it goes upstream as if it came from there.

@@ -263,7 +263,8 @@ impl Resolved {
         let own = || self.own.segment().map_err(|_| Failure::Internal);
         let mut parts = Vec::new();
         if !can_read {
-            let omitted = own()?.readable_parts(replay_ids, summaries, &mut parts);
+            let own = self.own.without_ids().segment().map_err(|_| Failure::Internal)?;
+            let omitted = own.readable_parts(replay_ids, summaries, &mut parts);
             left_out.add_unreadable(omitted, is_first);
             return Ok(Some(parts));
         }

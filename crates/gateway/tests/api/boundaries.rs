@@ -210,3 +210,75 @@ async fn content_that_stays_unreadable_is_a_client_error_after_one_retry() {
     assert_eq!((reply.status.as_u16(), reply.json()), (400, refusal));
     assert_eq!((one.counts().requests, two.counts().requests), (2, 0));
 }
+
+/// Two accounts whose upstreams store responses, with a boundary each. Turns go to the first one.
+async fn two_native() -> (Simulator, Simulator, Gateway) {
+    let upstream = async |boundary: &str| {
+        let options = Options { boundary: boundary.to_owned(), stateful: true, ..Options::default() };
+        Simulator::bind(options).await.unwrap()
+    };
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let accounts = [("one", one.url()), ("two", two.url())];
+    let setup = Setup::with_accounts(accounts.iter().map(|(name, url)| (*name, url.as_str())));
+    let setup = setup.account(0, "state = \"native\"").account(1, "state = \"native\"");
+    let gateway = setup.config("routing.strategy = \"fill_first\"").start().await;
+    (one, two, gateway)
+}
+
+/// How clients keep a reply whose reasoning they have not asked for: its items as they got them; references to them; or
+/// references to its reasoning and its other items.
+fn kept_in_each_way(response: &Value) -> [Vec<Value>; 3] {
+    let output = response["output"].as_array().unwrap();
+    let reference = |item: &Value| json!({"type": "item_reference", "id": item["id"]});
+    let is_reasoning = |item: &Value| item["type"] == "reasoning";
+    let mixed = output.iter().map(|item| if is_reasoning(item) { reference(item) } else { item.clone() });
+    [output.clone(), output.iter().map(reference).collect(), mixed.collect()]
+}
+
+fn user(text: &str) -> Value {
+    json!({"type": "message", "role": "user", "content": text})
+}
+
+#[tokio::test]
+async fn an_upstream_that_stores_items_gets_them_with_their_reasoning() {
+    for way in 0..3 {
+        let (one, two, gateway) = two_native().await;
+        one.always(Script::new().reasoning("I thought.").text("a"));
+        two.always(Script::new().reasoning("I thought, too.").text("b"));
+        let mut history = vec![user("question")];
+        for turn in 0..6 {
+            if turn == 2 {
+                fail_once(&one);
+            }
+            let reply = gateway.client.create(json!({"model": "sim", "input": history})).await;
+            assert_eq!(reply.status, 200, "way {way}, turn {turn}: {}", reply.json());
+            history.extend(kept_in_each_way(&reply.json())[way].clone());
+            history.push(user("on"));
+        }
+        let refused = one.counts().requests + two.counts().requests - 7;
+        assert_eq!(refused, 0, "way {way}");
+    }
+}
+
+#[tokio::test]
+async fn sealed_reasoning_that_a_storing_upstream_cannot_read_takes_no_other_item_with_it() {
+    let (one, two, gateway) = two_native().await;
+    one.always(Script::new().reasoning("I thought.").tool_call_as("c", "f", "{}"));
+    two.always(Script::new().reasoning("I thought, too.").text("b"));
+    let mut history = vec![user("question")];
+    for turn in 0..4 {
+        if turn == 1 {
+            fail_once(&one);
+        }
+        let body = json!({"model": "sim", "input": history, "include": ["reasoning.encrypted_content"]});
+        let created = gateway.client.created(body).await;
+        history.extend(created["output"].as_array().unwrap().iter().cloned());
+        history.push(match turn {
+            0 => json!({"type": "function_call_output", "call_id": "c", "output": "1"}),
+            _ => user("on"),
+        });
+        if turn == 1 {
+            one.always(Script::new().reasoning("Again.").text("c"));
+        }
+    }
+}

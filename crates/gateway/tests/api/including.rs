@@ -85,8 +85,12 @@ async fn reasoning_that_comes_back_without_its_content_goes_upstream_whole() {
     let input: Vec<_> = [&question].into_iter().chain(output).chain([&next]).cloned().collect();
     let assert_sent_whole = |upstream: &Simulator| {
         let sent = upstream.last_request().unwrap().input();
-        assert!(sent[1]["encrypted_content"].is_string() && sent[1].get("id").is_none(), "{sent:?}");
-        assert_eq!((&sent[2], sent.len()), (&output[1], 4), "others go as the client sent them");
+        assert!(sent[1]["encrypted_content"].is_string(), "{sent:?}");
+        assert_eq!(
+            (&sent[1]["id"], &sent[2], sent.len()),
+            (&output[0]["id"], &output[1], 4),
+            "as the client sent them"
+        );
     };
     for store in [true, false] {
         gateway.client.created(json!({"model": "sim", "input": input, "store": store})).await;

@@ -185,6 +185,7 @@ impl Shared {
             let recent = ids(recent);
             let knows = |id: &str| recent.contains(id) || self.memory.knows_item(id);
             strict::check_items(&items, kept, &self.options.boundary, knows)?;
+            strict::check_reasoning(&items, |id| self.memory.reasoning_of(id))?;
         }
         let script = if request.is_warm_up() { Script::new() } else { self.script_for(&request, &items) };
         Ok(Admitted { request, input, items, script })
@@ -252,8 +253,8 @@ impl Shared {
     ) -> Response<ReplyBody> {
         let reply = self.reply(request, script);
         if self.options.stateful && request.wants_storing() && reply.can_be_continued() {
-            let items = input.into_iter().chain(reply.output_items()).collect();
-            self.memory.keep(reply.id.clone(), request.get("previous_response_id"), items);
+            let parent = request.get("previous_response_id");
+            self.memory.keep(reply.id.clone(), parent, input, reply.output_items().collect());
         }
         if request.wants_background() {
             return self.run_in_background(&reply, script, turn);

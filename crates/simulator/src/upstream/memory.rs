@@ -16,6 +16,8 @@ pub(super) struct Memory {
 struct Kept {
     turns: HashMap<String, KeptTurn>,
     items: HashMap<String, Box<RawValue>>,
+    /// The reasoning before an output item: by its id the item is accepted only together with that.
+    reasoning_of: HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -57,8 +59,23 @@ impl Memory {
         lock(&self.kept).items.contains_key(id)
     }
 
-    pub(super) fn keep(&self, id: String, parent: Option<String>, items: Items) {
+    /// The reasoning that an item is accepted with.
+    pub(super) fn reasoning_of(&self, id: &str) -> Option<String> {
+        lock(&self.kept).reasoning_of.get(id).cloned()
+    }
+
+    pub(super) fn keep(&self, id: String, parent: Option<String>, mut items: Items, output: Items) {
         let mut kept = lock(&self.kept);
+        let mut reasoning = None;
+        for glance in output.iter().filter_map(|item| Glance::at(item)) {
+            let is_reasoning = glance.kind() == "reasoning";
+            match (glance.id, &reasoning) {
+                (Some(id), _) if is_reasoning => reasoning = Some(id),
+                (Some(id), Some(reasoning)) => drop(kept.reasoning_of.insert(id, reasoning.clone())),
+                _ => {}
+            }
+        }
+        items.extend(output);
         for item in &items {
             if let Some(Glance { id: Some(id), .. }) = Glance::at(item) {
                 kept.items.insert(id, item.clone());

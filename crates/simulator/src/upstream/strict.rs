@@ -127,6 +127,26 @@ pub(super) fn check_items(
     check_pairs(&glances, "custom_tool_call", "custom tool call")
 }
 
+/// Checks that no stored item comes by its id without the reasoning that it was made after. `reasoning_of` knows that.
+pub(super) fn check_reasoning(
+    items: &[Box<RawValue>],
+    reasoning_of: impl Fn(&str) -> Option<String>,
+) -> Result<(), Refusal> {
+    let glances: Vec<Glance> = items.iter().filter_map(|item| Glance::at(item)).collect();
+    let given: HashSet<&str> = glances.iter().filter_map(|glance| glance.id.as_deref()).collect();
+    for glance in &glances {
+        let Some(id) = &glance.id else { continue };
+        if let Some(reasoning) = reasoning_of(id).filter(|reasoning| !given.contains(reasoning.as_str())) {
+            let kind = glance.kind();
+            let message = format!(
+                "Item '{id}' of type '{kind}' was provided without its required 'reasoning' item: '{reasoning}'."
+            );
+            return Err(Refusal::invalid(message).param("input"));
+        }
+    }
+    Ok(())
+}
+
 fn check_type(
     request: &TurnRequest,
     field: &str,

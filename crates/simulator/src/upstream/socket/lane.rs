@@ -121,8 +121,7 @@ impl Socket {
                 let events = self.shared.events(&reply, script, framing);
                 let remember = || {
                     if reply.can_be_continued() {
-                        let items = admitted.items.iter().cloned().chain(reply.output_items()).collect();
-                        self.remember(admitted, lane, reply.id.clone(), items);
+                        self.remember(admitted, lane, reply.id.clone(), reply.output_items().collect());
                     }
                 };
                 self.stream(events, script, remember).await
@@ -130,10 +129,11 @@ impl Socket {
         }
     }
 
-    fn remember(&self, admitted: &Admitted, lane: &Lane, id: String, items: Items) {
+    fn remember(&self, admitted: &Admitted, lane: &Lane, id: String, output: Items) {
+        let items = admitted.items.iter().chain(&output).cloned().collect();
         if self.shared.options.stateful && admitted.request.wants_storing() {
             // The whole context, as the parent may be a response that only the socket knows.
-            self.shared.memory.keep(id.clone(), None, items.clone());
+            self.shared.memory.keep(id.clone(), None, admitted.items.clone(), output);
         }
         lock(&self.recent).remember(lane, id, items);
     }
