@@ -321,9 +321,9 @@ impl<'a> Glance<'a> {
         self.kind.and_then(json::string).is_some_and(|kind| names_compaction(&kind))
     }
 
-    /// Whether this is reasoning that the gateway made from a chat completion. `item` is what was looked at.
-    pub fn is_chat_reasoning(&self, item: &[u8]) -> bool {
-        sealed_by_type(item, self.kind) == Some(Sealed::ChatReasoning)
+    /// Whether the item can be read only where it was made. `item` is what was looked at.
+    pub fn sealed(&self, item: &[u8]) -> Option<Sealed> {
+        sealed_by_type(item, self.kind)
     }
 
     /// The id of reasoning that has neither encrypted content nor text. `item` is what was looked at.

@@ -38,6 +38,7 @@ mod settle;
 mod stream;
 mod trace;
 mod unpacked;
+mod unreadable;
 mod variant;
 mod warm;
 
@@ -73,6 +74,7 @@ use self::progress::Progress;
 use self::resolve::Resolved;
 use self::running::{RunningGuard, RunningTurns};
 use self::trace::TurnTrace;
+use self::unreadable::SealedItems;
 use crate::body_memory::Reservation;
 use crate::conversations::{ConversationLimits, Conversations};
 use crate::telemetry::traces::Traces;
@@ -96,6 +98,7 @@ pub struct Turns {
     pub conversations: Arc<Conversations>,
     detached: Arc<DetachedTurns>,
     running: RunningTurns,
+    sealed_items: SealedItems,
 }
 
 /// What the operator configured about turns.
@@ -211,6 +214,7 @@ impl Turns {
             conversations,
             detached,
             running: RunningTurns::default(),
+            sealed_items: SealedItems::default(),
         }
     }
 

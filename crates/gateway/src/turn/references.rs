@@ -31,6 +31,8 @@ pub struct OwnInput {
     sent: Bytes,
     /// The items that replace references, and those with an id that only the gateway knows, in order.
     replaced: Vec<Replacement>,
+    /// Reasoning with encrypted content that the client sent itself, in order.
+    sealed: Vec<(u32, Range<usize>)>,
 }
 
 #[derive(Clone)]
@@ -57,10 +59,11 @@ impl Turn {
         let sent = self.facts.create.input.items();
         let references = std::mem::take(&mut self.facts.create.scan.references);
         let derived = std::mem::take(&mut self.facts.create.scan.derived);
+        let sealed = std::mem::take(&mut self.facts.create.scan.sealed);
         let own = derived.into_iter().map(|(position, span)| Replacement::of_sent(position, span, &sent));
         let own: Vec<Replacement> = own.collect();
         if references.is_empty() {
-            return Ok(OwnInput { sent, replaced: own });
+            return Ok(OwnInput { sent, replaced: own, sealed });
         }
         let found = self.load_references(&references).await?;
         let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
@@ -70,7 +73,7 @@ impl Turn {
             let named = references.into_iter().zip(found);
             let found =
                 named.filter_map(|(reference, found)| Some(Replacement::new(reference, found?, renewal)));
-            let mut input = OwnInput { sent, replaced: found.chain(own).collect() };
+            let mut input = OwnInput { sent, replaced: found.chain(own).collect(), sealed };
             input.replaced.sort_by_key(|replaced| replaced.position);
             if input.has_unnamed_reasoning() {
                 input.leave_out_ids();
@@ -140,7 +143,7 @@ impl Turn {
     }
 
     /// Increases the memory that the turn has reserved to this size.
-    async fn reserve_memory(&mut self, bytes: usize) -> Result<(), Failure> {
+    pub(super) async fn reserve_memory(&mut self, bytes: usize) -> Result<(), Failure> {
         let missing = bytes.saturating_sub(self.memory.bytes());
         let mut patience = MEMORY_TIMEOUT;
         let growing = self.cancellation.or_cancelled(self.memory.grow(missing, &mut patience));
@@ -185,17 +188,28 @@ impl OwnInput {
         self.replaced.iter().rev().find_map(|replaced| replaced.maker.as_deref())
     }
 
+    /// The reasoning with encrypted content that the client sent itself, with its positions, ascending.
+    pub fn sealed_reasoning(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.sealed.iter().map(|(position, span)| (*position, &self.sent[span.clone()]))
+    }
+
     /// The items for the accounts of a boundary, if some of the reasoning can be read only elsewhere: instead of that, its
-    /// summaries. Also says how many items those were.
-    pub fn readable_at(&self, boundary: &str) -> Result<Option<(Segment, u32)>, Malformed> {
+    /// summaries. Also says how many items those were. `unreadable` are the positions of those among the client's own, ascending.
+    pub fn readable_at(
+        &self,
+        boundary: &str,
+        unreadable: &[u32],
+    ) -> Result<Option<(Segment, u32)>, Malformed> {
         let is_foreign = |replaced: &Replacement| {
-            replaced.kind == Some(Sealed::Reasoning)
-                && replaced.maker.as_ref().is_some_and(|maker| maker.boundary != boundary)
+            let is_made_elsewhere = replaced.kind == Some(Sealed::Reasoning)
+                && replaced.maker.as_ref().is_some_and(|maker| maker.boundary != boundary);
+            is_made_elsewhere || unreadable.binary_search(&replaced.position).is_ok()
         };
-        if !self.replaced.iter().any(is_foreign) {
+        if unreadable.is_empty() && !self.replaced.iter().any(is_foreign) {
             return Ok(None);
         }
         let mut own = self.without_ids();
+        own.stand_for_themselves(unreadable);
         let (mut foreign, mut left_out) = (0, Vec::new());
         for replaced in own.replaced.iter_mut().filter(|replaced| is_foreign(replaced)) {
             foreign += 1;
@@ -203,6 +217,7 @@ impl OwnInput {
                 Some(summary) => {
                     replaced.item = summary.into();
                     replaced.is_output = false;
+                    replaced.is_sent = false;
                 }
                 None => left_out.push(replaced.position),
             }
@@ -212,7 +227,8 @@ impl OwnInput {
 
     /// The items without their ids, for accounts that do not get all of the reasoning.
     pub fn without_ids(&self) -> Self {
-        let mut own = Self { sent: self.sent.clone(), replaced: self.replaced.clone() };
+        let (sent, sealed) = (self.sent.clone(), self.sealed.clone());
+        let mut own = Self { sent, replaced: self.replaced.clone(), sealed };
         own.leave_out_ids();
         own
     }
@@ -220,6 +236,18 @@ impl OwnInput {
     /// Whether reasoning takes the place of a reference, and goes upstream without its id.
     fn has_unnamed_reasoning(&self) -> bool {
         self.replaced.iter().any(|replaced| replaced.is_output && replaced.kind == Some(Sealed::Reasoning))
+    }
+
+    /// Prepares sealed reasoning of the client's own to be replaced.
+    fn stand_for_themselves(&mut self, positions: &[u32]) {
+        let replaced = &self.replaced;
+        let is_new = |position: &u32| replaced.binary_search_by_key(position, |item| item.position).is_err();
+        let own = self.sealed.iter().filter(|(position, _)| positions.binary_search(position).is_ok());
+        let own = own.filter(|(position, _)| is_new(position));
+        let new: Vec<Replacement> =
+            own.map(|(position, span)| Replacement::of_sent(*position, span.clone(), &self.sent)).collect();
+        self.replaced.extend(new);
+        self.replaced.sort_by_key(|replaced| replaced.position);
     }
 
     /// Leaves out the ids of all items. An upstream that has stored an item accepts its id only together with that of the

@@ -17,6 +17,7 @@ use super::conversation::Joined;
 use super::memory::LatestResponse;
 use super::references::OwnInput;
 use super::trace::Step;
+use super::variant::RequestVariant;
 use super::{Failure, Turn};
 use crate::errors::quoted;
 use antiphon_upstream::account::Account;
@@ -216,15 +217,16 @@ impl LeftOut {
 
 impl Resolved {
     /// The input for an account: the chain, root first, and the turn's own items. The accounts of a turn's boundary can read its
-    /// encrypted items, and every account those that the client sent, unless `can_read` says that this one cannot.
+    /// encrypted items, and every account those that the client sent, but for those that this one has refused.
     pub fn input_for(
         &self,
         account: &Account,
         summaries: Summaries,
-        can_read: bool,
+        variant: &RequestVariant<'_>,
         max_bytes: usize,
     ) -> Result<AccountInput, Failure> {
         let replay_ids = account.settings.replay_ids;
+        let can_read = variant.send_encrypted;
         // A turn without an account contains only what the client sent.
         let reads =
             |turn: &StoredTurn| can_read && (turn.boundary.is_empty() || turn.boundary == account.boundary());
@@ -246,7 +248,7 @@ impl Resolved {
             }
             push_turn(&mut history, parts, is_first);
         }
-        let resolved = self.own_parts(account, summaries, can_read, history.is_empty(), &mut left_out)?;
+        let resolved = self.own_parts(account, summaries, variant, history.is_empty(), &mut left_out)?;
         Ok(AccountInput { input: UpstreamInput { history, resolved }, reasoning: left_out.reasoning() })
     }
 
@@ -255,14 +257,14 @@ impl Resolved {
         &self,
         account: &Account,
         summaries: Summaries,
-        can_read: bool,
+        variant: &RequestVariant<'_>,
         is_first: bool,
         left_out: &mut LeftOut,
     ) -> Result<Option<Vec<Bytes>>, Failure> {
         let replay_ids = account.settings.replay_ids;
         let own = || self.own.segment().map_err(|_| Failure::Internal);
         let mut parts = Vec::new();
-        if !can_read {
+        if !variant.send_encrypted {
             let own = self.own.without_ids().segment().map_err(|_| Failure::Internal)?;
             let omitted = own.readable_parts(replay_ids, summaries, &mut parts);
             left_out.add_unreadable(omitted, is_first);
@@ -270,7 +272,8 @@ impl Resolved {
         }
         let readable = match summaries {
             Summaries::AsMessages => {
-                self.own.readable_at(account.boundary()).map_err(|_| Failure::Internal)?
+                let readable = self.own.readable_at(account.boundary(), &variant.unreadable);
+                readable.map_err(|_| Failure::Internal)?
             }
             Summaries::AsItems => None,
         };

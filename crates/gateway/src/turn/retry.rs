@@ -31,7 +31,7 @@ pub(super) struct Refused<'a> {
 impl Turn {
     /// Changes what the account has refused, and returns the name of the change. Fails if there is nothing to change.
     pub(super) async fn change_for_retry<'a>(
-        &self,
+        &mut self,
         account: &Account,
         resolved: &'a Resolved,
         form: &mut RequestForm<'a>,
@@ -47,6 +47,12 @@ impl Turn {
         let variant = &mut form.variant;
         if has_reasoning && let Some(change) = variant.leave_out_reasoning(status, &error) {
             return Ok(change);
+        }
+        if variant.may_leave_out_some(status, &error) {
+            let unreadable = self.find_unreadable(account, &resolved.own, &error).await;
+            if let Some(change) = variant.leave_out_unreadable(&unreadable) {
+                return Ok(change);
+            }
         }
         let asked_for_encrypted = variant.include_encrypted;
         if let Some(change) = variant.reduce(status, &error) {

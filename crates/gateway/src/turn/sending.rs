@@ -83,6 +83,7 @@ impl Turn {
             secrets.remove_from(reply.headers_mut());
             account.quota.note(reply.headers(), self.turns.env.clock.now());
             if reply.status().is_success() {
+                self.remember_readable(account, resolved, variant);
                 let reply = self.accept(account, variant, &format, secrets, reply).await?;
                 let omitted = omitted_header(account, &omitted);
                 return Ok(Accepted { reply, reasoning, format, omitted, authorization });
@@ -130,6 +131,17 @@ impl Turn {
         };
         let encoded = Box::pin(offload(encode)).await.map_err(|_| Failure::Internal)?;
         encoded.map_err(FailedAttempt::unsupported)
+    }
+
+    /// Learns from an account that has refused encrypted items which of the client's own it reads.
+    fn remember_readable(&self, account: &Account, resolved: &Resolved, variant: &RequestVariant<'_>) {
+        let has_left_out = variant.encrypted_refusals > 0 || !variant.unreadable.is_empty();
+        if !has_left_out || variant.upstream_parent.is_some() {
+            return;
+        }
+        let is_left_out =
+            |position| !variant.send_encrypted || variant.unreadable.binary_search(&position).is_ok();
+        self.turns.sealed_items.remember(account.boundary(), &resolved.own, is_left_out);
     }
 
     /// Learns from a reply that is no error, and makes it a stream if it has to be one.
@@ -203,9 +215,15 @@ impl Turn {
             Operation::Create => resolved.native_parent(account),
             Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => None,
         };
+        let unreadable = match dialect.reads_encrypted_items() {
+            true => self.turns.sealed_items.unreadable_at(account.boundary(), &resolved.own),
+            false => Vec::new(),
+        };
         RequestVariant {
             upstream_parent,
             send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
+            unreadable,
+            encrypted_refusals: 0,
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             send_reasoning: !account.refuses_reasoning(&self.facts.create.model),
@@ -243,7 +261,7 @@ impl Turn {
             return Ok(AccountInput { input, reasoning: Reasoning::Full });
         }
         let max_bytes = self.turns.settings.max_history_bytes;
-        let input = resolved.input_for(account, dialect.summaries(), variant.send_encrypted, max_bytes);
+        let input = resolved.input_for(account, dialect.summaries(), variant, max_bytes);
         input.map_err(|failure| FailedAttempt { failure, verdict: Verdict::Neutral })
     }
 

@@ -5,6 +5,11 @@ use http::StatusCode;
 
 /// An idle socket turned out to be closed: a new one may work.
 pub const SOCKET_STALE: &str = "socket_stale";
+/// How often only some of the encrypted items are left out before all are. Of those that another account has made since this one
+/// served the chain, all but the last may be known after one refusal; another one names that.
+const MAX_SELECTIVE: u32 = 2;
+/// Encrypted items are left out.
+const CONTENT_UNREADABLE: &str = "content_unreadable";
 
 /// How a turn is sent to one account.
 #[derive(Debug)]
@@ -13,6 +18,10 @@ pub struct RequestVariant<'a> {
     pub upstream_parent: Option<&'a str>,
     /// Whether encrypted items are sent.
     pub send_encrypted: bool,
+    /// The positions of the client's own reasoning that the account cannot read, ascending: it is left out.
+    pub unreadable: Vec<u32>,
+    /// How often the account has refused encrypted items in this turn.
+    pub encrypted_refusals: u32,
     /// Whether to request encrypted reasoning, although the client did not.
     pub include_encrypted: bool,
     /// Whether reasoning of earlier turns is sent as text, where the API has a place for it.
@@ -30,6 +39,24 @@ impl<'a> RequestVariant<'a> {
         self.over_socket = reason == SOCKET_STALE;
     }
 
+    /// Whether the account refuses encrypted items, and may accept some of them without the others.
+    pub fn may_leave_out_some(&mut self, status: StatusCode, error: &UpstreamError) -> bool {
+        if !self.send_encrypted || self.upstream_parent.is_some() || !is_unreadable(status, error) {
+            return false;
+        }
+        self.encrypted_refusals += 1;
+        self.encrypted_refusals <= MAX_SELECTIVE
+    }
+
+    /// Leaves out these items of the client's own. Returns the name of the change; `None` if they were left out already.
+    pub fn leave_out_unreadable(&mut self, positions: &[u32]) -> Option<&'static str> {
+        let known = self.unreadable.len();
+        self.unreadable.extend(positions);
+        self.unreadable.sort_unstable();
+        self.unreadable.dedup();
+        (self.unreadable.len() > known).then_some(CONTENT_UNREADABLE)
+    }
+
     /// Leaves out what the upstream has rejected. Returns the name of the change for logs and metrics; `None` if there is
     /// nothing to leave out.
     pub fn reduce(&mut self, status: StatusCode, error: &UpstreamError) -> Option<&'static str> {
@@ -37,9 +64,9 @@ impl<'a> RequestVariant<'a> {
             self.upstream_parent = None;
             return Some("parent_unknown");
         }
-        if self.send_encrypted && status == StatusCode::BAD_REQUEST && error.is_unreadable_content() {
+        if self.send_encrypted && is_unreadable(status, error) {
             self.send_encrypted = false;
-            return Some("content_unreadable");
+            return Some(CONTENT_UNREADABLE);
         }
         if self.include_encrypted && refuses_include(status, error) {
             self.include_encrypted = false;
@@ -56,6 +83,11 @@ impl<'a> RequestVariant<'a> {
         self.send_reasoning = false;
         Some("reasoning_refused")
     }
+}
+
+/// Whether the upstream cannot read encrypted items.
+fn is_unreadable(status: StatusCode, error: &UpstreamError) -> bool {
+    status == StatusCode::BAD_REQUEST && error.is_unreadable_content()
 }
 
 /// Whether the upstream no longer has the parent.

@@ -282,3 +282,51 @@ async fn sealed_reasoning_that_a_storing_upstream_cannot_read_takes_no_other_ite
         }
     }
 }
+
+/// How many items with encrypted content the last request of an upstream had.
+fn sealed_in_last(upstream: &Simulator) -> usize {
+    input(upstream).iter().filter(|item| item["encrypted_content"].is_string()).count()
+}
+
+#[tokio::test]
+async fn an_account_keeps_getting_its_own_of_the_reasoning_that_a_client_sends_back() {
+    for (store, takeover) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+        let (one, two, gateway) = two_boundaries().await;
+        one.always(Script::new().reasoning("I thought.").text("a"));
+        two.always(Script::new().reasoning("I thought, too.").text("b"));
+        let mut history = Vec::new();
+        for turn in 0..8 {
+            let fails = (3..3 + takeover).contains(&turn);
+            if fails {
+                fail_once(&one);
+            }
+            history.push(user("on"));
+            let (of_one, of_two) = (one.counts().requests, two.counts().requests);
+            let body = json!({"model": "sim", "store": store, "input": history, "include": ["reasoning.encrypted_content"]});
+            let reply = gateway.client.create(body).await;
+            let (of_one, of_two) = (one.counts().requests - of_one, two.counts().requests - of_two);
+            history.extend(reply.ok()["output"].as_array().unwrap().iter().cloned());
+            let place = format!("store {store}, {takeover} elsewhere, turn {turn}");
+            let state = reply.header("x-antiphon-reasoning");
+            if turn < 3 {
+                assert_eq!((of_one, sealed_in_last(&one), state), (1, turn, Some("full")), "{place}");
+            } else if fails {
+                let repeated = if turn > 3 { 1 } else { 3 + u64::from(!store) };
+                assert_eq!(
+                    (of_two, sealed_in_last(&two), state),
+                    (repeated, turn - 3, Some("stripped")),
+                    "{place}"
+                );
+            } else {
+                let is_back = turn == 3 + takeover;
+                let repeated = if is_back { if store { 2 } else { 1 + takeover as u64 } } else { 1 };
+                let own = turn - takeover;
+                assert_eq!(
+                    (of_one, sealed_in_last(&one), state),
+                    (repeated, own, Some("stripped")),
+                    "{place}"
+                );
+            }
+        }
+    }
+}

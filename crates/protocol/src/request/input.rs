@@ -8,7 +8,7 @@ use super::fields::unknown_parameter;
 use super::{Wanted, invalid, missing, wrong_type};
 use crate::error::ApiError;
 use crate::id::ItemId;
-use crate::item::{self, Glance};
+use crate::item::{self, Glance, Sealed};
 use crate::json;
 
 /// Of an input: what is kept for each item while a turn runs is small, and so are their rows in the index.
@@ -34,6 +34,8 @@ pub struct InputScan {
     pub references: Vec<Reference>,
     /// Items with an id that was derived here, in order: no upstream knows it.
     pub derived: Vec<(u32, Range<usize>)>,
+    /// Reasoning with encrypted content, in order.
+    pub sealed: Vec<(u32, Range<usize>)>,
     /// Whether an item replaces everything before it.
     pub has_compaction: bool,
     /// Whether an item is reasoning that the gateway made from a chat completion.
@@ -86,7 +88,12 @@ impl InputScan {
             scan.items += 1;
             let glance = Glance::at(&items[span.clone()]);
             scan.has_compaction |= glance.is_compaction();
-            scan.has_chat_reasoning |= glance.is_chat_reasoning(&items[span.clone()]);
+            match glance.sealed(&items[span.clone()]) {
+                Some(Sealed::Reasoning) if scan.items <= MAX_ITEMS => {
+                    scan.sealed.push((u32::try_from(position).unwrap_or(u32::MAX), span.clone()));
+                }
+                sealed => scan.has_chat_reasoning |= sealed == Some(Sealed::ChatReasoning),
+            }
             if let Some(key) = glance.misspelled() {
                 return Err(unknown_parameter(&format!("{name}[{position}].{key}")));
             }
@@ -172,8 +179,12 @@ mod tests {
             {"type":"reasoning","id":"c","encrypted_content":"x"},
             {"type":"reasoning","id":"d","content":[{"type":"reasoning_text","text":"x"}]},
             {"type":"reasoning","id":""},{"type":"reasoning"},{"type":"message","id":"e"}]"#;
-        let found = scan(items).unwrap().references;
-        let ids: Vec<_> = found.iter().map(|found| (found.id.as_str(), found.is_partial)).collect();
+        let found = scan(items).unwrap();
+        let sealed: Vec<_> =
+            found.sealed.iter().map(|(position, span)| (*position, &items[span.clone()])).collect();
+        assert_eq!(sealed, [(2, r#"{"type":"reasoning","id":"c","encrypted_content":"x"}"#)]);
+        let ids: Vec<_> =
+            found.references.iter().map(|found| (found.id.as_str(), found.is_partial)).collect();
         assert_eq!(ids, [("a", true), ("b", true)]);
     }
 
