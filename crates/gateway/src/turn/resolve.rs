@@ -267,7 +267,15 @@ impl Resolved {
         if !variant.send_encrypted {
             let own = self.own.without_ids().segment().map_err(|_| Failure::Internal)?;
             let omitted = own.readable_parts(replay_ids, summaries, &mut parts);
-            left_out.add_unreadable(omitted, is_first);
+            if self.starts_context && self.parent.is_none() {
+                tracing::warn!(
+                    account.id = %account.name,
+                    "the account cannot read the request's compaction item, and nothing is known of what it stands for"
+                );
+                left_out.omitted += omitted;
+            } else {
+                left_out.add_unreadable(omitted, is_first);
+            }
             return Ok(Some(parts));
         }
         let readable = match summaries {

@@ -75,6 +75,33 @@ async fn a_compacted_context_starts_a_new_chain() {
 }
 
 #[tokio::test]
+async fn a_compaction_that_cannot_be_replaced_is_left_out_and_the_reply_does_not_call_that_rebuilt() {
+    let upstream = async |boundary: &str| {
+        Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
+    };
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let setup = Setup::with_accounts([("one", one.url().as_str()), ("two", two.url().as_str())]);
+    let gateway = setup.config("routing.strategy = \"fill_first\"").start().await;
+    let previous = chain(&gateway).await;
+    let body = json!({"model": "sim", "previous_response_id": previous});
+    let compacted = post(&gateway.client, COMPACT, &body).await.ok();
+    let mut input = compacted["output"].as_array().unwrap().clone();
+    input.push(json!({"type": "message", "role": "user", "content": "on"}));
+    one.script(Script::http(500, "{}"));
+    let reply = gateway.client.create(json!({"model": "sim", "input": input})).await;
+    reply.ok();
+    assert_eq!(reply.header("x-antiphon-reasoning"), Some("stripped"));
+    assert_eq!(texts(&two.last_request().unwrap().json()["input"]), ["one", "REASON two"]);
+    // With the chain there is something in its place.
+    input = compacted["output"].as_array().unwrap().clone();
+    one.script(Script::http(500, "{}"));
+    let body = json!({"model": "sim", "input": input, "previous_response_id": previous});
+    let reply = gateway.client.create(body).await;
+    reply.ok();
+    assert_eq!(reply.header("x-antiphon-reasoning"), Some("rebuilt"));
+}
+
+#[tokio::test]
 async fn compaction_is_never_stored_or_streamed() {
     let (upstream, gateway) = gateway().await;
     let body = json!({"model": "sim", "input": "x", "store": true, "stream": true, "background": false,
