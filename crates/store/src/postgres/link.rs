@@ -1,21 +1,17 @@
 //! One connection that a task keeps open.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{CancelToken, Client};
 
-use super::connect::{ConnectError, Connector, Opened};
+use super::connect::{ConnectError, Opened};
+use super::context::{ConnectContext, Purpose, backoff, losses_after};
 use super::error::QueryError;
-use super::schema::Schema;
 
-/// Delays between attempts to connect. The first attempt has none, and each delay is twice the one before.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const MAX_DELAY: Duration = Duration::from_secs(10);
 /// How long to wait for the server to take a cancellation, or the goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -24,7 +20,7 @@ pub(super) struct Link {
     state: watch::Receiver<State>,
     /// The task ends when this is true, or dropped.
     closing: watch::Sender<bool>,
-    exclusive: Mutex<()>,
+    usage: Usage,
 }
 
 #[derive(Clone)]
@@ -35,6 +31,22 @@ enum State {
     Down(ConnectError),
     Closed,
 }
+
+/// Who uses the connection: one at a time.
+#[derive(Clone)]
+struct Usage {
+    exclusive: Arc<Mutex<()>>,
+    /// Notified when the connection is free, comes up, or goes down.
+    changed: Arc<Notify>,
+}
+
+/// The right to use a connection. On drop it is free first, and then says so.
+pub(super) struct Exclusive {
+    _guard: OwnedMutexGuard<()>,
+    _changed: NotifyOnDrop,
+}
+
+struct NotifyOnDrop(Arc<Notify>);
 
 /// An open connection.
 pub(super) struct Session {
@@ -52,35 +64,27 @@ struct GiveUp {
     is_stuck: AtomicBool,
 }
 
-/// What all connections of a store need to open.
-pub(super) struct ConnectContext {
-    connector: Connector,
-    schema: Schema,
-    /// How many attempts in a row have failed while no connection was open. Locked during an attempt: while the server is
-    /// unreachable one connection tries for all, and once it succeeds the others follow at once.
-    failures: Mutex<u32>,
-    wanted: AtomicU64,
-    open: AtomicU64,
-    /// Whether the log says that not all connections can be opened.
-    is_reported: AtomicBool,
-}
-
 struct Keeper {
     context: Arc<ConnectContext>,
+    purpose: Purpose,
     state: watch::Sender<State>,
     closing: watch::Receiver<bool>,
+    usage: Usage,
 }
 
 // === impl Link ===
 
 impl Link {
-    /// Starts to connect. The connection is available once the schema is up to date.
-    pub(super) fn start(context: Arc<ConnectContext>) -> Self {
+    /// Starts to connect. The connection is available once the schema is up to date. `changed` is notified when it is free, comes
+    /// up, or goes down.
+    pub(super) fn start(context: Arc<ConnectContext>, purpose: Purpose, changed: Arc<Notify>) -> Self {
         let (sender, state) = watch::channel(State::New);
         let (closing, is_closing) = watch::channel(false);
-        context.wanted.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(Keeper { context, state: sender, closing: is_closing }.run());
-        Self { state, closing, exclusive: Mutex::new(()) }
+        let usage = Usage { exclusive: Arc::default(), changed };
+        context.note_wanted(purpose);
+        let keeper = Keeper { context, purpose, state: sender, closing: is_closing, usage: usage.clone() };
+        tokio::spawn(keeper.run());
+        Self { state, closing, usage }
     }
 
     /// Waits for the first attempt to end. Fails only if an operator has to act.
@@ -104,13 +108,10 @@ impl Link {
         }
     }
 
-    /// Reserves the connection.
-    pub(super) async fn lock(&self) -> MutexGuard<'_, ()> {
-        self.exclusive.lock().await
-    }
-
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, ()>> {
-        self.exclusive.try_lock().ok()
+    /// Reserves the connection, if it is free.
+    pub(super) fn try_lock(&self) -> Option<Exclusive> {
+        let guard = Arc::clone(&self.usage.exclusive).try_lock_owned().ok()?;
+        Some(self.usage.exclusive(guard))
     }
 
     /// Ends the session with the server, and the task.
@@ -118,6 +119,24 @@ impl Link {
         self.closing.send_replace(true);
         // An error means that the task has ended.
         let _ = self.state.clone().wait_for(|_| false).await;
+    }
+}
+
+// === impl Usage ===
+
+impl Usage {
+    async fn lock(&self) -> Exclusive {
+        self.exclusive(Arc::clone(&self.exclusive).lock_owned().await)
+    }
+
+    fn exclusive(&self, guard: OwnedMutexGuard<()>) -> Exclusive {
+        Exclusive { _guard: guard, _changed: NotifyOnDrop(Arc::clone(&self.changed)) }
+    }
+}
+
+impl Drop for NotifyOnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -130,6 +149,12 @@ impl Session {
 
     pub(super) fn is_answered(&self) -> bool {
         self.is_answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a reply may still come that nobody waits for.
+    pub(super) fn is_busy(&self) -> bool {
+        let is_given_up = self.give_up.is_stuck.load(Ordering::Relaxed) || self.client.is_closed();
+        !self.is_answered() && !is_given_up
     }
 
     /// Runs a query or a transaction. Gives the connection up if that does not end in time, or if it is broken.
@@ -160,81 +185,33 @@ impl Session {
         })
     }
 
+    /// Waits for the rest of a reply. Gives the connection up if it does not come in time.
+    pub(super) async fn finish(&self, limit: Duration) {
+        if self.run(limit, async { Ok(()) }).await.is_err() {
+            self.give_up();
+        }
+    }
+
     /// Has the task replace the connection.
     pub(super) fn give_up(&self) {
         self.give_up.told.notify_one();
     }
 }
 
-// === impl ConnectContext ===
-
-impl ConnectContext {
-    pub(super) fn new(connector: Connector, schema: Schema) -> Self {
-        Self {
-            connector,
-            schema,
-            failures: Mutex::new(0),
-            wanted: AtomicU64::new(0),
-            open: AtomicU64::new(0),
-            is_reported: AtomicBool::new(false),
-        }
-    }
-
-    /// How many connections are not open.
-    pub(super) fn missing(&self) -> u64 {
-        self.wanted.load(Ordering::Relaxed).saturating_sub(self.open.load(Ordering::Relaxed))
-    }
-
-    fn has_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > 0
-    }
-
-    fn note_opened(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        if self.missing() == 0 && self.is_reported.swap(false, Ordering::Relaxed) {
-            tracing::info!("all connections to the database are open again");
-        }
-    }
-
-    fn note_closed(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Without any connection the store is unavailable, which is reported elsewhere. With some it works, so nobody would notice.
-    fn note_failed(&self, error: &ConnectError) {
-        let (wanted, open) = (self.wanted.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
-        if open > 0 && !self.is_reported.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%error, open, wanted, "not all connections to the database can be opened; trying again");
-        } else {
-            tracing::debug!(%error, "no connection to the database");
-        }
-    }
-
-    /// Makes one attempt, after the delay that is due.
-    async fn open(&self) -> Result<Opened, ConnectError> {
-        let mut failures = self.failures.lock().await;
-        sleep(backoff(*failures)).await;
-        let opened = async {
-            self.schema.bring_up_to_date().await?;
-            self.connector.connect().await
-        };
-        let opened = opened.await;
-        // A server that has others open refuses this one only, which does not delay those that are lost.
-        *failures = if opened.is_ok() || self.has_open() { 0 } else { failures.saturating_add(1) };
-        opened
-    }
-}
-
 // === impl Keeper ===
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(self) {
         let mut closing = self.closing.clone();
         // How many in a row were soon lost, or refused while others were open.
         let mut losses = 0_u32;
         while !*closing.borrow() {
             let opened = async {
                 sleep(backoff(losses)).await;
+                // A start waits for the first attempt.
+                if !matches!(*self.state.borrow(), State::New) {
+                    self.context.give_way(self.purpose).await;
+                }
                 self.context.open().await
             };
             let opened = tokio::select! {
@@ -244,106 +221,83 @@ impl Keeper {
             match opened {
                 Ok(opened) => {
                     let since = Instant::now();
-                    self.context.note_opened();
-                    self.serve(opened).await;
-                    self.context.note_closed();
-                    losses = if since.elapsed() < MAX_DELAY { losses.saturating_add(1) } else { 0 };
+                    self.context.note_opened(self.purpose);
+                    self.serve(opened, &mut closing).await;
+                    losses = losses_after(losses, since.elapsed(), self.context.lacks(self.purpose));
                 }
                 Err(error) => {
-                    self.context.note_failed(&error);
-                    losses = if self.context.has_open() { losses.saturating_add(1) } else { 0 };
-                    self.state.send_replace(State::Down(error));
+                    losses = match self.context.note_failed(self.purpose, &error) {
+                        true => 1,
+                        false if self.context.has_open() => losses.saturating_add(1),
+                        false => 0,
+                    };
+                    self.change(State::Down(error));
                 }
             }
         }
-        self.state.send_replace(State::Closed);
+        self.change(State::Closed);
     }
 
     /// Returns when the connection is lost, given up or closed.
-    async fn serve(&mut self, opened: Opened) {
+    async fn serve(&self, opened: Opened, closing: &mut watch::Receiver<bool>) {
         let Opened { client, mut driver } = opened;
         let give_up =
             Arc::new(GiveUp { told: Notify::new(), cancel: client.cancel_token(), is_stuck: false.into() });
         let session = Session { client, is_answered: true.into(), give_up: Arc::clone(&give_up) };
-        self.state.send_replace(State::Up(Arc::new(session)));
-        let lost = |reason: &str| State::Down(ConnectError::Unavailable(reason.into()));
+        self.change(State::Up(Arc::new(session)));
+        let down = |reason: &str| State::Down(ConnectError::Unavailable(reason.into()));
         tokio::select! {
             ended = &mut driver => {
                 let reason = ended.map_or_else(|error| super::error::describe(&error), |()| "closed".into());
                 tracing::warn!(reason, "a connection to the database was lost");
-                self.state.send_replace(lost("the connection was lost"));
+                self.context.note_closed(self.purpose);
+                self.change(down("the connection was lost"));
             }
             () = give_up.told.notified() => {
                 tracing::warn!("giving up a connection to the database");
-                self.state.send_replace(lost("the connection was given up"));
+                self.context.note_closed(self.purpose);
+                self.change(down("the connection was given up"));
                 if give_up.is_stuck.load(Ordering::Relaxed) {
-                    let cancelled = timeout(GOODBYE_TIMEOUT, self.context.connector.cancel(&give_up.cancel)).await;
+                    let cancelled = timeout(GOODBYE_TIMEOUT, self.context.cancel(&give_up.cancel)).await;
                     if let Ok(Err(error)) = cancelled {
                         tracing::debug!(%error, "a stuck query could not be cancelled");
                     }
                 }
             }
-            () = closed(&mut self.closing) => {
-                self.state.send_replace(State::Closed);
+            exclusive = self.spared() => {
+                let (own, other) = (self.purpose.name(), self.purpose.other().name());
+                tracing::warn!("closing a connection to the database for {own}, as there is none for {other}");
+                self.change(down("the connection made way for another"));
+                drop(exclusive);
+                let _ = timeout(GOODBYE_TIMEOUT, driver).await;
+            }
+            () = closed(closing) => {
+                self.context.note_closed(self.purpose);
+                self.change(State::Closed);
                 // The driver says goodbye after the last reply.
                 let _ = timeout(GOODBYE_TIMEOUT, driver).await;
             }
         }
+    }
+
+    /// Resolves when the other pool needs the place of this connection, and nobody uses it any more.
+    async fn spared(&self) -> Exclusive {
+        loop {
+            self.context.asked(self.purpose).await;
+            let exclusive = self.usage.lock().await;
+            if self.context.spare(self.purpose) {
+                return exclusive;
+            }
+        }
+    }
+
+    fn change(&self, state: State) {
+        self.state.send_replace(state);
+        self.usage.changed.notify_one();
     }
 }
 
 /// Also resolves when the link has been dropped.
 async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|is_closing| *is_closing).await;
-}
-
-/// Exponential, with jitter for replicas that have lost the same server.
-fn backoff(failures: u32) -> Duration {
-    jittered(failures, RandomState::new().hash_one(failures))
-}
-
-fn jittered(failures: u32, random: u64) -> Duration {
-    let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
-    let delay = FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(MAX_DELAY);
-    let half = delay / 2;
-    half + half.mul_f64((random % 1024) as f64 / 1024.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use antiphon_testkit::Postgres;
-
-    use super::*;
-    use crate::{Migrate, StoreUrl};
-
-    #[tokio::test]
-    async fn a_connection_that_is_refused_while_others_are_open_does_not_delay_them() {
-        let server = Postgres::shared();
-        let name = "link_refused";
-        let StoreUrl::Postgres(target) = server.create_database(name).await.parse().unwrap() else {
-            unreachable!()
-        };
-        let connector = || Connector::new(&target).unwrap();
-        let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
-        let link = Link::start(Arc::clone(&context));
-        link.settled().await.unwrap();
-        server.execute("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
-        assert!(context.open().await.is_err());
-        assert_eq!(*context.failures.lock().await, 0);
-        link.close().await;
-        assert!(context.open().await.is_err());
-        assert_eq!(*context.failures.lock().await, 1, "no connection is open");
-    }
-
-    #[test]
-    fn delays_grow_up_to_a_bound_and_are_jittered() {
-        assert_eq!(jittered(0, 7), Duration::ZERO);
-        for (failures, longest) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)]
-        {
-            let longest = Duration::from_millis(longest);
-            let delays = [0, 300, 700, 1_023].map(|random| jittered(failures, random));
-            assert!(delays.iter().all(|delay| (longest / 2..longest).contains(delay)), "{delays:?}");
-            assert!(delays.is_sorted_by(|a, b| a < b));
-        }
-    }
 }

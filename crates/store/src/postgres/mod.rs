@@ -5,6 +5,7 @@
 
 mod background;
 mod connect;
+mod context;
 mod conversations;
 mod copy;
 mod error;
@@ -31,7 +32,7 @@ use futures_util::future::join;
 use prometheus_client::registry::Registry;
 
 use self::connect::{ConnectError, Connector};
-use self::link::ConnectContext;
+use self::context::{ConnectContext, Purpose};
 use self::pool::Pool;
 use self::read::Readers;
 use self::schema::Schema;
@@ -90,20 +91,21 @@ impl PostgresStore {
         };
         let context = Arc::new(ConnectContext::new(Connector::new(target)?, schema));
         let (readers, writers) = (options.read_connections, options.write_connections);
-        // Writers come first: if the server grants too few connections, a store that only reads is of no use.
-        let writers = Arc::new(Pool::start(&context, writers, writers));
+        // Writers come first. If none is left for reading, one of them makes way.
+        let limit = options.commit_timeout.max(write::MIN_LIMIT);
+        let writers = Arc::new(Pool::start(&context, Purpose::Writing, writers, writers, limit));
         if is_reachable {
             writers.settled().await?;
         }
         // Projects take turns with reads, and each leaves a connection to others, as the gateway itself does.
-        let readers = Pool::start(&context, readers, readers.saturating_sub(1));
+        let share = readers.saturating_sub(1);
+        let readers = Pool::start(&context, Purpose::Reading, readers, share, options.read_timeout);
         if is_reachable {
             readers.settled().await?;
         }
-        let engines = (0..writers.len())
-            .map(|own| PostgresEngine::new(Arc::clone(&writers), own, options.commit_timeout));
+        let engines = (0..writers.len()).map(|own| PostgresEngine::new(Arc::clone(&writers), own));
         let group = Group::start_tasks(engines, options.commit_timeout);
-        let readers = Readers { pool: readers, limit: options.read_timeout };
+        let readers = Readers { pool: readers };
         Ok(Self { group, writers, readers, context })
     }
 }
@@ -184,7 +186,7 @@ impl Database for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
-        self.group.is_available() && self.writers.is_up()
+        self.group.is_available() && self.writers.is_up() && self.readers.pool.is_up()
     }
 
     fn missing_connections(&self) -> u64 {

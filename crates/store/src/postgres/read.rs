@@ -1,7 +1,6 @@
 //! Reading responses, chains and items.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use antiphon_protocol::id::{ItemId, ProjectId, ResponseId};
 use antiphon_runtime::offload::{Aborted, offload_if_long};
@@ -55,7 +54,6 @@ const BATCH_BYTES: usize = 16 << 20;
 
 pub(super) struct Readers {
     pub(super) pool: Pool,
-    pub(super) limit: Duration,
 }
 
 // === impl Readers ===
@@ -73,9 +71,10 @@ impl Readers {
             if !matches!(result, Err(QueryError::Lost(_))) {
                 break;
             }
-            let session = timeout(self.limit, self.pool.acquire(project, 0)).await;
-            let session = session.unwrap_or(Err(QueryError::Deadline(self.limit)))?;
-            result = session.run(self.limit, session.client().query_typed(text, arguments)).await;
+            let limit = self.pool.limit();
+            let session = timeout(limit, self.pool.acquire(project, 0)).await;
+            let session = session.unwrap_or(Err(QueryError::Deadline(limit)))?;
+            result = session.run(session.client().query_typed(text, arguments)).await;
         }
         Ok(result?)
     }

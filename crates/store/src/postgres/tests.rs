@@ -191,12 +191,11 @@ async fn a_query_that_was_given_up_keeps_no_other_waiting() {
     let StoreUrl::Postgres(target) = url.parse().unwrap() else { panic!("{url}") };
     let connector = || Connector::new(&target).unwrap();
     let context = Arc::new(ConnectContext::new(connector(), Schema::new(connector(), Migrate::Auto)));
-    let pool = Pool::start(&context, 2, 2);
+    let pool = Pool::start(&context, Purpose::Reading, 2, 2, Duration::from_secs(180));
     pool.settled().await.unwrap();
-    let limit = Duration::from_secs(180);
     let run = async |sql: &str| {
         let session = pool.acquire(None, 0).await.unwrap();
-        session.run(limit, session.client().query_typed_one(sql, &[])).await.unwrap().get::<_, i32>(0)
+        session.run(session.client().query_typed_one(sql, &[])).await.unwrap().get::<_, i32>(0)
     };
     let process = run("SELECT pg_backend_pid()").await;
     assert_eq!(run("SELECT pg_backend_pid()").await, process, "the first connection is preferred");

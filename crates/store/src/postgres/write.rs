@@ -20,7 +20,7 @@ use crate::body::Encoder;
 use crate::group::{Engine, NotCommitted, Operation, Outcome};
 
 /// A stuck connection is given up no sooner than this: opening another costs more than a short wait.
-const MIN_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const MIN_LIMIT: Duration = Duration::from_secs(1);
 /// The part of the limit after which the server ends a transaction whose client is silent, as other writers may wait for its rows. It is
 /// small, as a store can fall silent in several transactions that wait for each other.
 const SILENT_PART: u32 = 4;
@@ -35,7 +35,6 @@ pub(super) struct PostgresEngine {
     pool: Arc<Pool>,
     /// The connection to prefer.
     own: usize,
-    limit: Duration,
     begin: String,
     encoder: Encoder,
 }
@@ -43,11 +42,10 @@ pub(super) struct PostgresEngine {
 // === impl PostgresEngine ===
 
 impl PostgresEngine {
-    pub(super) fn new(pool: Arc<Pool>, own: usize, commit_timeout: Duration) -> Self {
-        let limit = commit_timeout.max(MIN_LIMIT);
-        let silent = MAX_SILENT.min(limit / SILENT_PART);
+    pub(super) fn new(pool: Arc<Pool>, own: usize) -> Self {
+        let silent = MAX_SILENT.min(pool.limit() / SILENT_PART);
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {}", silent.as_millis());
-        Self { pool, own, limit, begin, encoder: Encoder::new() }
+        Self { pool, own, begin, encoder: Encoder::new() }
     }
 
     async fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, QueryError> {
@@ -59,7 +57,7 @@ impl PostgresEngine {
         let is_inserted =
             |operation: &Operation| matches!(operation, Operation::Record(_) | Operation::Log(..));
         if limiting.is_empty() && appends.is_empty() && batch.iter().all(is_inserted) {
-            session.run(self.limit, insert(client, inserts.columns())).await?;
+            session.run(insert(client, inserts.columns())).await?;
             return Ok(vec![Outcome::Done; batch.len()]);
         }
         let transaction = async {
@@ -82,9 +80,9 @@ impl PostgresEngine {
             client.batch_execute("COMMIT").await?;
             Ok(outcomes)
         };
-        let result = session.run(self.limit, transaction).await;
+        let result = session.run(transaction).await;
         if matches!(result, Err(QueryError::Refused(_) | QueryError::Forbidden(_) | QueryError::NoParent))
-            && session.run(self.limit, client.batch_execute("ROLLBACK")).await.is_err()
+            && session.run(client.batch_execute("ROLLBACK")).await.is_err()
         {
             session.give_up();
         }

@@ -295,6 +295,24 @@ async fn cut_connections_come_back_and_nothing_acknowledged_is_missing() {
     println!("acknowledged: {}, lost: 0, refused: {failed}", acknowledged.len());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_may_open_two_connections_writes_on_one_and_reads_on_the_other() {
+    let url = Postgres::shared_database().await;
+    let (name, role) = (database(&url), format!("two_of_{}", database(&url)));
+    execute(
+        &url,
+        &format!(
+            "CREATE ROLE {role} LOGIN CONNECTION LIMIT 2; ALTER DATABASE {name} OWNER TO {role}; \
+             GRANT ALL ON SCHEMA public TO {role}"
+        ),
+    )
+    .await;
+    let store = open(&url.replace("//postgres@", &format!("//{role}@"))).await;
+    recovered(&store).await;
+    store.record(record(1, None)).await.unwrap();
+    assert!(store.load(&project("p"), id(1), NOW).await.unwrap().is_some());
+}
+
 /// As after a failover, for clients of the old primary or of a standby.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_database_is_unavailable_until_it_writes_again() {
