@@ -187,7 +187,7 @@ impl Turn {
                         return pool.choose(wanted).await;
                     }
                     // Nobody waits for a background turn.
-                    Err(Shortage::Busy) if self.facts.door.run().is_some() => {
+                    Err(Shortage::Busy | Shortage::Cooling { .. }) if self.facts.door.run().is_some() => {
                         tokio::time::sleep(BUSY_PAUSE).await;
                     }
                     chosen => return chosen,
@@ -248,7 +248,7 @@ impl Turn {
         self.may_try_again(resolved, &mut after)
     }
 
-    fn no_account_failure(&self, shortage: Shortage) -> Failure {
+    pub(super) fn no_account_failure(&self, shortage: Shortage) -> Failure {
         match shortage {
             Shortage::Busy => Failure::AllBusy,
             Shortage::Cooling { until, is_limited } => {

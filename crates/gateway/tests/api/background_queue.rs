@@ -1,12 +1,15 @@
 //! What background turns wait for: room, which projects share, memory for their requests, and the bounds of what is queued.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_simulator::upstream::{Gate, Script, Simulator};
 use antiphon_store::{Clock, PurgeProgress, SystemClock};
-use antiphon_testkit::{Client, Gateway, Setup};
+use antiphon_testkit::{Client, Gateway, ManualClock, Setup};
 use serde_json::{Value, json};
 
+use crate::administering::Operator;
 use crate::background::{body, cancel, ended, over, path};
 use crate::fairness::clients_of_two_projects;
 use crate::simulator;
@@ -181,4 +184,68 @@ async fn a_turn_whose_parent_is_lost_fails_and_is_no_shorter_chain() {
     let asked = upstream.requests().len();
     assert_eq!(gateway.client.create(continuing(&child, "next")).await.refusal().0, 500);
     assert_eq!(upstream.requests().len(), asked);
+}
+
+/// Room for one turn, and an account for each of two models.
+fn two_models(first: &Simulator, second: &Simulator) -> Setup {
+    Setup::with_accounts([("one", first.url().as_str()), ("two", second.url().as_str())])
+        .account(0, "models = [\"sim\"]")
+        .account(1, "models = [\"other\"]")
+        .config("background.max_running = 1")
+}
+
+/// A turn of the other model, which runs after those that are queued before it and have an account.
+async fn run_another(client: &Client) {
+    let id = client.create(json!({"model": "other", "input": "x", "background": true})).await.ok_id();
+    assert_eq!(ended(client, &id).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_turn_stays_queued_while_its_accounts_cool_down() {
+    let (first, second, clock) = (simulator().await, simulator().await, Arc::new(ManualClock::default()));
+    let gateway = two_models(&first, &second).clock(&clock).start().await;
+    let client = &gateway.client;
+    first.script(Script::http(429, "{}").header("retry-after", "100"));
+    assert_eq!(client.create(json!({"model": "sim", "input": "x"})).await.status, 429);
+    let mut streamed = body("streamed");
+    streamed["stream"] = json!(true);
+    let (polled, cancelled) =
+        (client.create(body("polled")).await.ok_id(), client.create(body("x")).await.ok_id());
+    let mut events = client.stream(streamed).await;
+    run_another(client).await;
+    for id in [&polled, &cancelled] {
+        assert_eq!(client.get(&path(id)).await.ok()["status"], "queued");
+    }
+    assert_eq!(cancel(client, &cancelled).await.ok()["status"], "cancelled");
+    assert_eq!(first.counts().requests, 1);
+    clock.advance(Duration::from_secs(101));
+    assert_eq!(ended(client, &polled).await["status"], "completed");
+    assert_eq!(events.rest().await.last().unwrap().name, "response.completed");
+    assert_eq!(first.counts().requests, 3);
+}
+
+#[tokio::test]
+async fn a_turn_without_a_usable_account_is_refused_and_one_that_is_queued_waits() {
+    let (first, second) = (simulator().await, simulator().await);
+    let gateway = two_models(&first, &second).start().await;
+    let (client, operator) = (&gateway.client, Operator::of(&gateway).await);
+    let (script, gate) = Script::answer("done").gated();
+    second.script(script);
+    let running = client.create(json!({"model": "other", "input": "x", "background": true})).await.ok_id();
+    gate.arrived(1).await;
+    let queued = client.create(body("queued")).await.ok_id();
+    operator.post("/api/accounts/one/pause").await;
+    for stream in [false, true] {
+        let mut refused = body("refused");
+        refused["stream"] = json!(stream);
+        let refused = client.create(refused).await;
+        assert_eq!(refused.refusal(), (503, Some("no_account_available".to_owned()), None));
+    }
+    gate.open();
+    assert_eq!(ended(client, &running).await["status"], "completed");
+    run_another(client).await;
+    assert_eq!(client.get(&path(&queued)).await.ok()["status"], "queued");
+    operator.post("/api/accounts/one/resume").await;
+    assert_eq!(ended(client, &queued).await["status"], "completed");
+    assert_eq!(first.counts().requests, 1);
 }

@@ -269,9 +269,9 @@ impl Pool {
         Some(inner.lease(self, index))
     }
 
-    /// Whether any account offers the model, ready or not.
-    pub fn offers(&self, wanted: Wanted<'_>) -> bool {
-        !matches!(self.lock().pick_slot(wanted, self.clock.now()), Err(Shortage::NotOffered))
+    /// Why there is no account for a turn now; `None` if there is one.
+    pub fn shortage(&self, wanted: Wanted<'_>) -> Option<Shortage> {
+        self.lock().pick_slot(wanted, self.clock.now()).err()
     }
 
     /// Whether [`choose`](Self::choose) would find an account, at once or after a wait.

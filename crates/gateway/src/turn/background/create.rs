@@ -6,6 +6,7 @@ use antiphon_protocol::event::write_sse;
 use antiphon_protocol::json::{Malformed, Set, set_members};
 use antiphon_protocol::request::CreateRequest;
 use antiphon_store::{BackgroundRequest, EventChunk, NewBackgroundTurn, TurnLease};
+use antiphon_upstream::pool::Shortage;
 use antiphon_upstream::transport::headers::{for_upstream, remove_named_by_connection};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -58,7 +59,7 @@ impl Turns {
 impl Turn {
     async fn queue(&mut self) -> Result<Queued, Failure> {
         let resolved = self.resolve().await?;
-        self.check_model(&resolved).await?;
+        self.check_accounts(&resolved).await?;
         self.check_dialects(&resolved).await?;
         self.reserve(&resolved).await?;
         let response = Bytes::from(self.queued_response(&resolved).map_err(|_| Failure::Internal)?);
@@ -102,16 +103,18 @@ impl Turn {
         Ok(Queued { headers, response, events })
     }
 
-    /// Whether any account offers the model. An account that is busy or cooling down will be back.
-    async fn check_model(&self, resolved: &Resolved) -> Result<(), Failure> {
+    /// Whether there is an account for the turn. One that is busy or cooling down will be back.
+    async fn check_accounts(&self, resolved: &Resolved) -> Result<(), Failure> {
         let pool = &self.turns.pool;
         let wanted = self.wanted(resolved, None, &[]);
-        if !pool.offers(wanted) {
+        let mut shortage = pool.shortage(wanted);
+        if shortage == Some(Shortage::NotOffered) {
             pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now()).await;
+            shortage = pool.shortage(wanted);
         }
-        match pool.offers(wanted) {
-            true => Ok(()),
-            false => Err(self.model_not_found()),
+        match shortage {
+            None | Some(Shortage::Busy | Shortage::Cooling { .. }) => Ok(()),
+            Some(shortage) => Err(self.no_account_failure(shortage)),
         }
     }
 

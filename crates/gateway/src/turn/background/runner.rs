@@ -22,6 +22,7 @@ use super::BackgroundTurns;
 use super::create::decode_headers;
 use super::log::{frames, is_content};
 use super::run::{Run, RunGuard};
+use super::waiting::{NeededAccount, Needs};
 use crate::body_memory::Reservation;
 use crate::turn::detach::Cancellation;
 use crate::turn::resolve::Resolved;
@@ -177,11 +178,15 @@ impl Turns {
         let store = self.chains.store();
         let TurnLease { project, id, .. } = &run.lease;
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
-        let runs = !matches!(self.plan(run, &row), Plan::End(_));
-        let size_bytes = usize::try_from(row.size_bytes).unwrap_or(usize::MAX);
+        let plan = self.plan(run, &row);
+        let needs = Needs {
+            room: !matches!(plan, Plan::End(_)),
+            account: matches!(plan, Plan::Run).then(|| NeededAccount::of(&row)),
+            size_bytes: usize::try_from(row.size_bytes).unwrap_or(usize::MAX),
+        };
         // While it waits it is in the store only.
         drop(row);
-        let Some((_permit, memory)) = self.wait_in_queue(run, runs, size_bytes).await else { return Ok(()) };
+        let Some((_permit, memory)) = self.wait_in_queue(run, &needs).await else { return Ok(()) };
         let _running = GaugeGuard::new(&self.background.metrics.running);
         let Some(row) = store.load_background(project, *id).await? else { return Ok(()) };
         let now = self.env.clock.now();
