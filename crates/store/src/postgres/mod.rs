@@ -186,7 +186,7 @@ impl Database for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     fn is_available(&self) -> bool {
-        self.group.is_available() && self.writers.is_up() && self.readers.pool.is_up()
+        self.group.is_available() && self.writers.is_up()
     }
 
     fn missing_connections(&self) -> u64 {
