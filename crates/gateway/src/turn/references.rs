@@ -66,7 +66,8 @@ impl Turn {
             return Ok(OwnInput { sent, replaced: own, sealed });
         }
         let found = self.load_references(&references).await?;
-        let size_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
+        let found_bytes: usize = found.iter().flatten().map(|found| found.item.len()).sum();
+        let size_bytes = sent.len() + found_bytes;
         let renewal =
             self.turns.settings.retention.map(|retention| self.facts.started_at.plus(retention / 2));
         let replace = move || {
