@@ -9,9 +9,9 @@ import sys
 MAX_LINES = {"src": 500, "tests": 600}
 ONLY_IN = [
     # (pattern, files it may stand in, files it is looked for in)
-    (r"\benv::var", r"config/environment\.rs$", r"^crates/gateway/src/"),
-    (r"\btokio::spawn\b", r"cli/signals\.rs$|/tests(/|\.rs$)", r"^crates/(gateway|access|upstream|runtime)/src/"),
-    (r"\banyhow\b", r"^crates/(gateway/src/(cli/|main)|testkit)", r"^crates/.*/src/"),
+    (r"\benv::var", r"config/src/environment\.rs$", r"^crates/(cli|config|gateway|operations)/src/"),
+    (r"\btokio::spawn\b", r"cli/src/signals\.rs$|/tests(/|\.rs$)", r"^crates/(cli|gateway|operations|access|upstream|runtime)/src/"),
+    (r"\banyhow\b", r"^crates/(cli|testkit)/", r"^crates/.*/src/"),
     (r"\bfn test_", r"$^", r"^crates/"),
     (r"TcpListener::bind", r"cli/|/tests/|^crates/(chaos|testkit|simulator)", r"^crates/.*/src/"),
 ]

@@ -13,8 +13,7 @@ import sys
 
 LAYERS = {
     "gateway": [
-        ["main", "lib"],
-        ["cli"],
+        ["lib"],
         ["app"],
         ["http"],
         ["http/server"],
@@ -25,10 +24,10 @@ LAYERS = {
         ["http/origin", "http/readiness"],
         ["http/error"],
         ["http/socket/metrics", "http/socket/settings", "jobs", "metrics"],
-        ["operations", "turn", "reload"],
+        ["turn", "reload"],
         ["conversations"],
-        ["memory", "oidc", "telemetry", "tls"],
-        ["body_memory", "config", "decompression", "errors"],
+        ["memory", "telemetry", "tls"],
+        ["body_memory", "decompression"],
     ],
     "upstream": [
         ["lib"],

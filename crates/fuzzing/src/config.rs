@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use antiphon::config::{Config, ConfigError, Environment, Overrides};
+use antiphon_config::{Config, ConfigError, Environment, Overrides};
 use antiphon_upstream::account::Account;
 use secrecy::ExposeSecret;
 

@@ -12,7 +12,9 @@ struct Turn<'a> {
     output: &'a [u8],
     /// Input items whose ids come from an upstream: every second one.
     referenced: Vec<u32>,
+    /// The input items, then those of the output.
     items: Vec<Item<'a>>,
+    input_items: usize,
 }
 
 struct Item<'a> {
@@ -49,13 +51,16 @@ impl<'a> Turn<'a> {
             Some(Item { raw: raw.get(), value, has_upstream_id: has_upstream_id(n) })
         });
         let items = items.collect::<Option<_>>()?;
-        Some(Self { input, output, referenced, items })
+        Some(Self { input, output, referenced, items, input_items: own.len() })
     }
 
-    /// The items from the last compaction on.
+    /// The items from the last compaction of the output on, or all.
     fn context(&self) -> &[Item<'a>] {
-        let start = self.items.iter().rposition(Item::is_compaction).unwrap_or(0);
-        &self.items[start..]
+        let (input, output) = self.items.split_at(self.input_items);
+        output
+            .iter()
+            .rposition(Item::is_compaction)
+            .map_or(&self.items, |start| &self.items[input.len() + start..])
     }
 
     fn check(&self, segment: &Segment) {
@@ -75,8 +80,8 @@ impl<'a> Turn<'a> {
     fn check_readable(&self, segment: &Segment) {
         let mut omitted = Omitted::default();
         for (n, item) in self.items.iter().enumerate() {
-            if item.is_compaction() && n == 0 {
-                omitted.leading_compactions += 1;
+            if item.is_compaction() && (n == 0 || n < self.input_items) {
+                omitted.compactions_of_earlier += 1;
             } else if item.is_compaction() {
                 omitted.compactions += 1;
             } else if item.is_sealed_reasoning() {
@@ -110,6 +115,15 @@ impl Item<'_> {
         self.text("type") == Some("reasoning") && is_encrypted
     }
 
+    fn is_bare_reasoning(&self) -> bool {
+        let has_content =
+            self.value.get("content").and_then(Value::as_array).is_some_and(|parts| !parts.is_empty());
+        self.text("type") == Some("reasoning")
+            && self.has_upstream_id
+            && !self.is_sealed_reasoning()
+            && !has_content
+    }
+
     fn without_id(&self) -> Value {
         let mut value = self.value.clone();
         if let Some(members) = value.as_object_mut().filter(|_| self.has_upstream_id) {
@@ -120,10 +134,10 @@ impl Item<'_> {
 
     /// `value` is the item with or without its id.
     fn readable(&self, value: Value) -> Option<Value> {
-        if self.is_compaction() {
+        if self.is_compaction() || self.text("type") == Some("compaction_trigger") {
             return None;
         }
-        if !self.is_sealed_reasoning() {
+        if !self.is_sealed_reasoning() && !self.is_bare_reasoning() {
             return Some(value);
         }
         let text = |part: &Value| part.get("text").and_then(Value::as_str).map(str::to_owned);

@@ -24,6 +24,12 @@ pub fn check(text: &[u8]) {
     }
     match frame {
         Ok(ClientFrame::Create(frame)) => check_create(&frame, text),
+        Ok(ClientFrame::Steer(event)) => {
+            assert!(
+                json::validate(&event).is_ok() || json::validate(text).is_err(),
+                "the input is not returned as it was"
+            );
+        }
         Ok(ClientFrame::Other(kind)) => assert_ne!(kind, "response.create"),
         Err(error) => check_error_frame(&error, None),
     }
@@ -48,6 +54,7 @@ fn describe(frame: &Result<ClientFrame, ApiError>) -> String {
             let request = frame.request.as_ref().map(|request| (Read::of(request), request.generate));
             format!("{:?} {:?} {request:?}", frame.stream_id, frame.previous_response_id)
         }
+        Ok(ClientFrame::Steer(_)) => "response.steer".to_owned(),
         Ok(ClientFrame::Other(kind)) => kind.clone(),
         Err(error) => format!("{error:?}"),
     }

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use antiphon_access::keys::{Access, Keys};
 use antiphon_access::limits::Limits;
+use antiphon_config::{AccountConfig, Auth, Config, MemoryLimit, OidcConfig};
+use antiphon_operations::oidc::Provider;
+use antiphon_operations::{Operations, Process};
 use antiphon_runtime::workers::Workers;
 use antiphon_runtime::{Clock, Env, Tasks, files, memory};
 use antiphon_store::chain::Chains;
@@ -24,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::settings::{background_settings, body_limits, socket_settings, turn_settings, upstream_settings};
 use crate::body_memory::BodyMemory;
-use crate::config::{AccountConfig, Auth, Config, MemoryLimit, OidcConfig};
 use crate::http::app_state::AppState;
 use crate::http::origin::LocalOnly;
 use crate::http::server::Server;
@@ -37,8 +39,6 @@ use crate::jobs::store::PurgeRules;
 use crate::jobs::usage::RollupRules;
 use crate::memory::{MemoryCeiling, ReadMemory};
 use crate::metrics::Metrics;
-use crate::oidc::Provider;
-use crate::operations::{Operations, Process};
 use crate::reload::{self, ReloadMetrics, Reloader};
 use crate::telemetry::traces::{Exporter, Traces};
 use crate::tls::{Tls, TlsError};

@@ -9,6 +9,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use antiphon_config::{LogConfig, LogFormat};
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
@@ -20,7 +21,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::format::LineFormat;
 pub use self::lines::LogGuard;
 use self::lines::LogWriter;
-use crate::config::{LogConfig, LogFormat};
 
 /// LogWriter that were dropped or failed to write. A process has one log and so one count.
 static DROPPED_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::TlsConfig;
 use antiphon_runtime::{Clock, Timestamp, rfc3339};
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -24,8 +25,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
-
-use crate::config::TlsConfig;
 
 /// No file with certificates or a key is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;

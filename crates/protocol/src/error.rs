@@ -139,7 +139,7 @@ impl UpstreamError {
         }
     }
 
-    /// Reads `{"error":{…}}` or the flat `{"message","code"}`. Any other body gives the default.
+    /// Reads `{"error":{…}}`, `{"error":"…"}` or the flat `{"message","code"}`. Any other body gives the default.
     pub fn parse(body: &[u8]) -> Self {
         if json::validate(body).is_err() {
             return Self::default();
@@ -151,7 +151,7 @@ impl UpstreamError {
             code: text("code"),
             kind: text("type"),
             param: text("param"),
-            message: text("message"),
+            message: text("message").or_else(|| json::string_member(body, "error").map(Cow::into_owned)),
             resets_in_seconds: number("resets_in_seconds"),
             resets_at: number("resets_at"),
         }
@@ -209,7 +209,9 @@ mod tests {
         let limited = UpstreamError::parse(limited);
         assert_eq!(limited.kind.as_deref(), Some("usage_limit_reached"));
         assert_eq!((limited.resets_in_seconds, limited.resets_at), (Some(7.0), Some(1.5e9)));
-        for text in [&b"<html>"[..], b"", b"[]", b"{\"error\":\"text\"}", b"{\"error\":{\"code\":500}}"] {
+        let bare = UpstreamError::parse(br#"{"error":"text"}"#);
+        assert_eq!((bare.message.as_deref(), bare.code), (Some("text"), None));
+        for text in [&b"<html>"[..], b"", b"[]", b"{\"error\":{\"code\":500}}"] {
             assert_eq!(UpstreamError::parse(text), UpstreamError::default());
         }
     }

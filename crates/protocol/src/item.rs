@@ -83,6 +83,10 @@ pub enum Sealed {
     Reasoning,
     /// A reasoning item that the gateway made from a chat completion: no upstream of the Responses API accepts it.
     ChatReasoning,
+    /// A reasoning item with a summary at most: only the upstream that keeps it accepts it, by its id.
+    BareReasoning,
+    /// Asks for a compaction. It can only be the last item of a request.
+    CompactionTrigger,
     /// An item that stands for everything before it.
     Compaction,
 }
@@ -105,6 +109,17 @@ pub fn sealed_by_type(item: &[u8], kind: Option<&[u8]>) -> Option<Sealed> {
 /// Whether a reasoning item has a part that only its boundary can read.
 pub fn is_encrypted(item: &[u8]) -> bool {
     json::string_member(item, "encrypted_content").is_some_and(|text| !text.is_empty())
+}
+
+/// As [`sealed_by_type`], and what no upstream accepts in the history of a request. `has_id` tells whether it goes there with its id.
+pub fn sealed_in_history(item: &[u8], kind: Option<&[u8]>, has_id: bool) -> Option<Sealed> {
+    let has_content =
+        || json::member(item, "content").is_some_and(|content| json::elements(content).next().is_some());
+    sealed_by_type(item, kind).or_else(|| match json::string(kind?)?.as_ref() {
+        "compaction_trigger" => Some(Sealed::CompactionTrigger),
+        "reasoning" if !has_id && !has_content() => Some(Sealed::BareReasoning),
+        _ => None,
+    })
 }
 
 /// Whether a reasoning item's id was minted by the gateway: the hex digits of its response, and its place in the output.
@@ -181,15 +196,19 @@ pub fn id_spans(item: &[u8]) -> Vec<Range<usize>> {
     spans
 }
 
-/// Whether other items name items of this type by their ids: what answers a request for approval has no `call_id` to name. `kind`
-/// is the value of `type`.
-pub fn is_named_by_id(kind: Option<&[u8]>) -> bool {
-    kind.and_then(json::string).is_some_and(|kind| kind == "mcp_approval_request")
+/// Whether the id of an item is not only its own: what answers a request for approval has no `call_id` and names that id, and the
+/// output of a local shell without a `call_id` has the id of its call. `kind` is the value of `type`.
+pub fn links_by_id(item: &[u8], kind: Option<&[u8]>) -> bool {
+    match kind.and_then(json::string).as_deref() {
+        Some("mcp_approval_request") => true,
+        Some("local_shell_call_output") => json::member(item, "call_id").is_none_or(|id| id == b"null"),
+        _ => false,
+    }
 }
 
-/// Where the id of an upstream's item stands that means nothing to another one; nowhere if other items name it.
+/// Where the id of an upstream's item stands that means nothing to another one; nowhere if it links the item to others.
 pub fn upstream_id_spans(item: &[u8]) -> Vec<Range<usize>> {
-    if is_named_by_id(json::member(item, "type")) { Vec::new() } else { id_spans(item) }
+    if links_by_id(item, json::member(item, "type")) { Vec::new() } else { id_spans(item) }
 }
 
 /// The one input item that a string as `input` stands for. `text` is the string's JSON, quotes included.

@@ -21,6 +21,8 @@ pub struct StreamId(Arc<str>);
 pub enum ClientFrame {
     /// `response.create`
     Create(Box<CreateFrame>),
+    /// `response.steer`. Holds the event that returns the input: it cannot be added to a response that is running.
+    Steer(Vec<u8>),
     /// Anything else, by its type.
     Other(String),
 }
@@ -107,8 +109,14 @@ impl ClientFrame {
             None => return Err(missing("type")),
             Some(kind) => json::string(kind).ok_or_else(|| wrong_type("type", "a string", kind))?,
         };
-        if kind != "response.create" {
-            return Ok(Self::Other(kind.into_owned()));
+        match &*kind {
+            "response.create" => {}
+            "response.steer" => {
+                let value = |field, name| members.value(field).ok_or_else(|| missing(name));
+                let parent = value(Field::PreviousResponseId, "previous_response_id")?;
+                return Ok(Self::Steer(steer_failed(parent, value(Field::Input, "input")?)));
+            }
+            _ => return Ok(Self::Other(kind.into_owned())),
         }
         let stream_id = members.value(Field::StreamId).map(stream_id).transpose()?;
         let previous = members.value(Field::PreviousResponseId).and_then(json::string).map(Into::into);
@@ -123,6 +131,19 @@ fn stream_id(value: &[u8]) -> Result<StreamId, ApiError> {
         let message = "Invalid 'stream_id': expected 1 to 256 of A-Z, a-z, 0-9, '_', '-' and '.'.";
         invalid("invalid_stream_id", Some("stream_id"), message.to_owned())
     })
+}
+
+/// The event that returns the input of a `response.steer`.
+fn steer_failed(previous_response_id: &[u8], input: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(320 + input.len());
+    out.extend_from_slice(
+        br#"{"type":"response.steer.failed","sequence_number":0,"error":{"type":"invalid_request_error","code":"steering_not_supported","message":"Steering is not supported here. Send the input with the next response.create."},"steer":{"previous_response_id":"#,
+    );
+    out.extend_from_slice(previous_response_id);
+    out.extend_from_slice(br#","input":"#);
+    out.extend_from_slice(input);
+    out.extend_from_slice(b"}}");
+    out
 }
 
 /// The frame that says why a client does not get what it asked for. `error` is the error object as it stands in an HTTP
@@ -167,7 +188,7 @@ mod tests {
     fn created(text: &'static str) -> CreateFrame {
         match parse(text).unwrap() {
             ClientFrame::Create(frame) => *frame,
-            ClientFrame::Other(kind) => panic!("{kind}"),
+            frame => panic!("{frame:?}"),
         }
     }
 

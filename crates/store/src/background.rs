@@ -41,6 +41,8 @@ pub struct NewBackgroundTurn {
     pub lease_until: Timestamp,
     /// Whether its events are logged.
     pub is_streamed: bool,
+    /// Whether readers of the log do not get the encrypted reasoning in it.
+    pub hides_reasoning: bool,
     /// Whether its response is stored at the end, as opposed to kept for a while.
     pub is_stored: bool,
     pub key: Option<String>,
@@ -79,6 +81,8 @@ pub struct BackgroundTurn {
     pub lease_until: Timestamp,
     pub status: BackgroundStatus,
     pub is_streamed: bool,
+    /// Whether readers of the log do not get the encrypted reasoning in it. That of an earlier version has none they may not get.
+    pub hides_reasoning: bool,
     pub is_stored: bool,
     pub key: Option<String>,
     pub created_at: Timestamp,
@@ -93,20 +97,20 @@ pub struct BackgroundTurn {
     pub is_cancel_requested: bool,
     /// The number of the last event in its log.
     pub last_sequence: Option<u64>,
-    /// Where the upstream itself runs the turn in the background.
+    /// Where it was sent last, if that is known.
     pub upstream: Option<UpstreamTurn>,
     pub ended_at: Option<Timestamp>,
     /// Until when an ended turn and its log are kept.
     pub kept_until: Option<Timestamp>,
 }
 
-/// A turn that an upstream runs in the background.
+/// A turn that an upstream has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTurn {
     /// The account's name.
     pub account: String,
-    /// The upstream's own id of the response.
-    pub id: String,
+    /// The upstream's own id of the response, if the upstream itself runs the turn in the background.
+    pub id: Option<String>,
 }
 
 /// Neighbouring events of a log, as server-sent events.
@@ -243,7 +247,7 @@ pub trait Background: Send + Sync {
         after: Option<u64>,
     ) -> Result<Vec<EventChunk>, StoreError>;
 
-    /// Notes where the upstream runs the turn.
+    /// Notes which upstream has begun the turn.
     async fn set_upstream_turn(&self, lease: &TurnLease, upstream: UpstreamTurn) -> Result<bool, StoreError>;
 
     /// Asks the owner to cancel the turn. `false` if it has ended.

@@ -11,6 +11,8 @@ mod table;
 mod tests;
 mod walk;
 
+use std::os::unix::fs::MetadataExt;
+
 use antiphon_runtime::hex;
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -162,8 +164,9 @@ pub(crate) async fn copy_snapshot(
 fn is_same(from: &StoreUrl, to: &StoreUrl) -> bool {
     match (from, to) {
         (StoreUrl::Sqlite(SqliteTarget::File(from)), StoreUrl::Sqlite(SqliteTarget::File(to))) => {
+            let identity = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
             // A file that doesn't exist is not the source.
-            from.canonicalize().is_ok_and(|from| to.canonicalize().is_ok_and(|to| from == to))
+            identity(from).is_ok_and(|from| identity(to).is_ok_and(|to| from == to))
         }
         _ => from == to,
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use antiphon::app::App;
-use antiphon::config::{Config, Environment, Overrides};
+use antiphon_config::{Config, Environment, Overrides};
+use antiphon_gateway::app::App;
 use antiphon_simulator::upstream::Simulator;
 use antiphon_store::{LogRow, Store, StoreOptions, SystemClock};
 use tempfile::TempDir;
@@ -39,7 +39,7 @@ const DEADLINES: [&str; 2] = ["store.commit_timeout", "store.read_timeout"];
 /// A running gateway; stopped when it is dropped.
 pub struct Gateway {
     pub client: Client,
-    pub app: Arc<antiphon::turn::Turns>,
+    pub app: Arc<antiphon_gateway::turn::Turns>,
     pub setup: Setup,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,

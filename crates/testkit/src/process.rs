@@ -93,7 +93,7 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("Linux tells").count()
     }
 
-    /// How large a file of it may grow; a write beyond that fails as on a full disk, if it ignores SIGXFSZ. `None` lifts
+    /// How large a file of it may grow; a write beyond that fails as on a full disk. `None` lifts
     /// the limit.
     pub fn limit_files(&self, max_bytes: Option<u64>) {
         let limit = Rlimit { current: max_bytes, maximum: None };
@@ -123,9 +123,16 @@ impl Process {
 
     /// Whether a line of what it has logged by now contains this.
     pub fn has_logged(&self, text: &str) -> bool {
+        self.times_logged(text) > 0
+    }
+
+    /// How many lines of what it has logged by now contain this.
+    pub fn times_logged(&self, text: &str) -> usize {
         match &self.log {
-            Log::Read(lines, _) => lines.lock().expect("no panic").iter().any(|line| line.contains(text)),
-            Log::Left(_) => false,
+            Log::Read(lines, _) => {
+                lines.lock().expect("no panic").iter().filter(|line| line.contains(text)).count()
+            }
+            Log::Left(_) => 0,
         }
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use antiphon_access::keys::Keys;
 use antiphon_access::prices::Prices;
+use antiphon_config::{Config, OnDisconnect};
 use antiphon_runtime::files;
 use antiphon_store::QueueLimits;
 use antiphon_upstream::settings::UpstreamSettings;
 use tokio::sync::Semaphore;
 
 use crate::body_memory::BodyMemory;
-use crate::config::{Config, OnDisconnect};
 use crate::conversations::ConversationLimits;
 use crate::http::app_state::BodyLimits;
 use crate::http::socket::settings::SocketSettings;

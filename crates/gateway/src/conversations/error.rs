@@ -1,10 +1,10 @@
 //! Why something can't be done with a conversation.
 
+use antiphon_errors::quoted;
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_store::StoreError;
 
 use super::NoRoom;
-use crate::errors::quoted;
 
 #[derive(Debug, Clone)]
 pub enum ConversationError {

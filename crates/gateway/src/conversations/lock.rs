@@ -5,21 +5,17 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antiphon_protocol::id::ProjectId;
 use antiphon_store::{ConversationLock, Store, StoreError, StoredConversation, Timestamp};
 use uuid::Uuid;
 
 use super::room::Grown;
-use super::{ConversationError, Conversations};
+use super::{ConversationError, Conversations, parse_id};
 
 /// How long a lock lasts after it was renewed: until then nobody else appends to the conversation of a replica that has died.
 const LEASE: Duration = Duration::from_secs(30);
-/// How long a turn waits for the one before it. Clients retry after one second, then two and four.
-const PATIENCE: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 /// The locks of turns that run in this process.
 pub(super) struct Locks {
@@ -35,24 +31,23 @@ pub struct HeldLock {
     is_over: AtomicBool,
 }
 
-/// Waits between two attempts to change a conversation.
-pub(super) struct Patience {
-    until: Instant,
-    pause: Duration,
-}
-
 // === impl Conversations ===
 
 impl Conversations {
-    /// Waits for the turn that runs in a conversation, and locks it for another. `holder` identifies that one.
+    /// Waits for the turn that runs in a conversation, and locks it for another. `holder` identifies that one. Gives up when
+    /// that is abandoned while it waits.
     pub async fn lock(
         &self,
         project: &ProjectId,
         name: &str,
         holder: Uuid,
+        is_abandoned: impl Fn() -> bool,
     ) -> Result<(StoredConversation, HeldLock), ConversationError> {
-        let mut patience = Patience::new();
+        let mut head = self.queues.reach_head(project, parse_id(name)?).await;
         loop {
+            if head.has_waited() && is_abandoned() {
+                return Err(ConversationError::Locked);
+            }
             let conversation = self.load(project, name).await?;
             let now = self.clock.now();
             if conversation.locked_until.is_none_or(|until| until <= now) {
@@ -63,7 +58,7 @@ impl Conversations {
                     return Ok((conversation, held));
                 }
             }
-            patience.wait().await?;
+            head.pause().await?;
         }
     }
 
@@ -99,25 +94,6 @@ impl Conversations {
 /// Before a turn has run, nobody knows how much it adds.
 fn one_more(conversation: &StoredConversation) -> Grown {
     Grown { items: conversation.items + 1, bytes: conversation.size_bytes + 1, added_bytes: 1 }
-}
-
-// === impl Patience ===
-
-impl Patience {
-    pub(super) fn new() -> Self {
-        Self { until: Instant::now() + PATIENCE, pause: FIRST_PAUSE }
-    }
-
-    /// Waits for a moment; fails once that has taken too long.
-    pub(super) async fn wait(&mut self) -> Result<(), ConversationError> {
-        let rest = self.until.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            return Err(ConversationError::Locked);
-        }
-        tokio::time::sleep(self.pause.min(rest)).await;
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
-        Ok(())
-    }
 }
 
 // === impl Locks ===

@@ -6,6 +6,7 @@ mod error;
 mod lock;
 mod page;
 mod post;
+mod queue;
 mod room;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use self::post::PostRequest;
 pub use self::room::{ConversationLimits, NoRoom};
 
 use self::lock::Locks;
+use self::queue::Queues;
 use self::room::{Grown, ProjectSizes};
 
 /// Everything that the endpoints of conversations share with turns.
@@ -37,6 +39,7 @@ pub struct Conversations {
     retention: Option<Duration>,
     limits: ConversationLimits,
     locks: Arc<Locks>,
+    queues: Queues,
     sizes: ProjectSizes,
 }
 
@@ -51,7 +54,8 @@ impl Conversations {
         limits: ConversationLimits,
     ) -> Self {
         let locks = Arc::new(Locks::new(Arc::clone(chains.store())));
-        Self { chains, clock, tasks, retention, limits, locks, sizes: ProjectSizes::default() }
+        let (queues, sizes) = (Queues::default(), ProjectSizes::default());
+        Self { chains, clock, tasks, retention, limits, locks, queues, sizes }
     }
 
     fn store(&self) -> &Arc<dyn Store> {
@@ -83,9 +87,8 @@ impl Conversations {
         project: &ProjectId,
         name: &str,
     ) -> Result<StoredConversation, ConversationError> {
-        let not_found = || ConversationError::not_found(name);
-        let id: ConversationId = name.parse().map_err(|_| not_found())?;
-        self.store().load_conversation(project, id).await?.ok_or_else(not_found)
+        let conversation = self.store().load_conversation(project, parse_id(name)?).await?;
+        conversation.ok_or_else(|| ConversationError::not_found(name))
     }
 
     /// The conversation of a turn that was queued with its lock. It may have been deleted meanwhile.
@@ -94,9 +97,8 @@ impl Conversations {
         project: &ProjectId,
         name: &str,
     ) -> Result<StoredConversation, ConversationError> {
-        let not_found = || ConversationError::not_found(name);
-        let id: ConversationId = name.parse().map_err(|_| not_found())?;
-        self.store().load_conversation_of_turn(project, id).await?.ok_or_else(not_found)
+        let conversation = self.store().load_conversation_of_turn(project, parse_id(name)?).await?;
+        conversation.ok_or_else(|| ConversationError::not_found(name))
     }
 
     /// Replaces the metadata.
@@ -119,12 +121,10 @@ impl Conversations {
 
     /// Deletes a conversation. A turn that runs in it is not appended any more.
     pub async fn delete(&self, project: &ProjectId, name: &str) -> Result<ConversationId, ConversationError> {
-        let not_found = || ConversationError::not_found(name);
-        let id: ConversationId = name.parse().map_err(|_| not_found())?;
-        let now = self.clock.now();
+        let (id, now) = (parse_id(name)?, self.clock.now());
         match self.store().delete_conversation(project, id, now, self.retention).await? {
             true => Ok(id),
-            false => Err(not_found()),
+            false => Err(ConversationError::not_found(name)),
         }
     }
 
@@ -140,4 +140,8 @@ impl Conversations {
             self.store().find_conversation_items(&conversation.project, conversation.id, &[id]).await?;
         found.into_iter().next().ok_or_else(not_found)
     }
+}
+
+fn parse_id(name: &str) -> Result<ConversationId, ConversationError> {
+    name.parse().map_err(|_| ConversationError::not_found(name))
 }

@@ -13,9 +13,8 @@ use antiphon_store::{
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::lock::Patience;
 use super::room::Grown;
-use super::{ConversationError, Conversations, ShownItems};
+use super::{ConversationError, Conversations, ShownItems, parse_id};
 
 /// A turn that nobody served ends with the item that reaches one of these, so that a page of items reads little beside them.
 const MAX_TURN_ITEMS: usize = 256;
@@ -48,16 +47,16 @@ impl Conversations {
     pub async fn post(&self, request: PostRequest) -> Result<ShownItems, ConversationError> {
         let PostRequest { project, conversation: name, items } = request;
         // Before anything is prepared for one that does not exist.
-        self.load(&project, &name).await?;
+        let id = self.load(&project, &name).await?.id;
         let drafts = self.drafts(&project, items).await?;
-        let mut patience = Patience::new();
+        let mut head = self.queues.reach_head(&project, id).await;
         loop {
             let conversation = self.load(&project, &name).await?;
             let (fresh, mut shown) = self.without_known(&conversation, &drafts).await?;
             if self.append(&conversation, None, &fresh, &mut shown).await? {
                 return Ok(ShownItems { items: shown.into_iter().flatten().collect(), has_more: false });
             }
-            patience.wait().await?;
+            head.pause().await?;
         }
     }
 
@@ -82,7 +81,7 @@ impl Conversations {
         name: &str,
         item: &str,
     ) -> Result<StoredConversation, ConversationError> {
-        let mut patience = Patience::new();
+        let mut head = self.queues.reach_head(project, parse_id(name)?).await;
         loop {
             let conversation = self.load(project, name).await?;
             let found = self.item(&conversation, item).await?;
@@ -91,7 +90,7 @@ impl Conversations {
             if self.is_done(Post { deletes: Some(found.position), ..post }, &conversation).await? {
                 return Ok(conversation);
             }
-            patience.wait().await?;
+            head.pause().await?;
         }
     }
 

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use antiphon_errors::{Class, Fault};
 use antiphon_protocol::id::ProjectId;
 use http::StatusCode;
 
 use super::{ConversationError, Conversations};
-use crate::errors::{Class, Fault};
 
 /// How long the size of a project is believed before it is read again: while there is room, and when there is none.
 const SIZE_LIFETIME: Duration = Duration::from_secs(30);

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::keys::Keys;
+use antiphon_errors::ErrorRow;
+use antiphon_operations::Operations;
 use axum::extract::FromRef;
 
 use super::error::RequestError;
@@ -12,10 +14,8 @@ use super::readiness::Readiness;
 use super::socket::metrics::SocketMetrics;
 use super::socket::settings::SocketSettings;
 use crate::body_memory::BodyMemory;
-use crate::errors::ErrorRow;
 use crate::memory::MemoryCeiling;
 use crate::metrics::Metrics;
-use crate::operations::Operations;
 use crate::turn::Turns;
 
 #[derive(Clone)]

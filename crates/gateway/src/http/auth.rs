@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use antiphon_operations::OperationError;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, header};
@@ -13,7 +14,6 @@ use super::app_state::AppState;
 use super::error::RequestError;
 use super::error_reply::ErrorReply;
 use crate::body_memory::{Share, Tenant};
-use crate::operations::OperationError;
 use antiphon_access::keys::{Caller, Denied};
 
 /// Headers in which other clients than OpenAI's send their key.

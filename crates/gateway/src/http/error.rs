@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use antiphon_access::keys::Denied;
+use antiphon_errors::{
+    self as errors, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
+};
 use antiphon_protocol::error::ApiError;
 use antiphon_runtime::whole_seconds;
 use antiphon_store::{Status, StoreError};
@@ -10,10 +14,6 @@ use http::StatusCode;
 
 use crate::body_memory::NoMemory;
 use crate::conversations::{ConversationError, NoRoom};
-use crate::errors::{
-    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
-    STORE_UNAVAILABLE_TEXT, StoreFailure,
-};
 
 /// Why a request is rejected. The text is the message that its client gets.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -4,6 +4,8 @@
 mod tests;
 
 use antiphon_access::limits::Rates;
+use antiphon_errors::ErrorRow;
+use antiphon_operations::{InvalidRequest, OperationError};
 use antiphon_protocol::json;
 use antiphon_protocol::socket::{StreamId, error_frame};
 use antiphon_runtime::whole_seconds;
@@ -12,8 +14,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::error::RequestError;
-use crate::errors::ErrorRow;
-use crate::operations::{InvalidRequest, OperationError};
 use crate::turn::{Failure, TurnError, UpstreamErrorReply};
 
 /// A failure that is to be rendered.

@@ -8,6 +8,8 @@ use antiphon_store::Store;
 use antiphon_upstream::pool::Pool;
 use antiphon_upstream::transport::Upstream;
 
+use super::outage::Outage;
+
 /// How often to check whether probing has been configured.
 const PROBE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often to verify doubted accounts that could not be verified before.
@@ -48,10 +50,12 @@ pub async fn probe(pool: Arc<Pool>, upstream: Upstream) {
 
 /// Writes account state for other replicas and for the next start, and applies the changes of other replicas.
 pub async fn share(pool: Arc<Pool>, store: Arc<dyn Store>) {
+    let mut outage = Outage::new(
+        "account state can't be shared: pauses and cooldowns of other processes are not followed",
+        "account state can be shared again",
+    );
     loop {
-        if let Err(error) = pool.sync(&*store).await {
-            tracing::debug!(%error, "account state could not be shared");
-        }
+        outage.note(pool.sync(&*store).await, &*store);
         tokio::time::sleep(SHARE_PAUSE).await;
         tokio::time::timeout(SHARE_INTERVAL, pool.changed()).await.ok();
     }

@@ -7,16 +7,20 @@ use std::time::Duration;
 use antiphon_access::keys::Keys;
 use antiphon_store::Store;
 
+use super::outage::Outage;
+
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Picks up keys that another process created or changed.
 pub async fn watch(keys: Arc<Keys>, store: Arc<dyn Store>) {
+    let mut outage = Outage::new(
+        "keys can't be read: changed and revoked keys stay as they were",
+        "keys can be read again",
+    );
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        if let Err(error) = keys.refresh(&*store).await {
-            tracing::debug!(%error, "keys could not be refreshed; retrying");
-        }
+        outage.note(keys.refresh(&*store).await, &*store);
     }
 }
 

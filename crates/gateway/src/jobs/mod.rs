@@ -8,6 +8,7 @@ pub mod keys;
 pub mod limits;
 pub mod memory;
 pub mod metrics;
+mod outage;
 mod renewing;
 pub mod replicas;
 pub mod store;

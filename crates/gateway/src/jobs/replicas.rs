@@ -10,6 +10,7 @@ use antiphon_store::{Abandoned, Replica, Store, StoreError};
 use uuid::Uuid;
 
 use super::limits::sweep_all;
+use super::outage::Outage;
 
 const INTERVAL: Duration = Duration::from_secs(4);
 /// A replica is dead once another one has written so many heartbeats without seeing a new one of it. No clock decides that: while
@@ -19,10 +20,12 @@ const MISSED: u32 = 5;
 /// Writes this replica's heartbeats, and watches those of the others.
 pub async fn watch(limits: Arc<Limits>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     let mut watched = Watched::default();
+    let mut outage = Outage::new(
+        "heartbeats can't be written or read: other replicas may release this one's reservations",
+        "heartbeats can be written and read again",
+    );
     loop {
-        if let Err(error) = beat_once(&limits, &*store, &*clock, &mut watched).await {
-            tracing::debug!(%error, "heartbeats could not be written or read");
-        }
+        outage.note(beat_once(&limits, &*store, &*clock, &mut watched).await, &*store);
         tokio::time::sleep(INTERVAL).await;
     }
 }

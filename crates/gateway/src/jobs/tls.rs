@@ -33,7 +33,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::config::TlsConfig;
+    use antiphon_config::TlsConfig;
 
     #[tokio::test]
     async fn a_file_that_changed_before_the_watch_began_is_read_again_once() {

@@ -4,6 +4,7 @@
 use std::fmt::{self, Debug, Write};
 use std::time::SystemTime;
 
+use antiphon_config::LogFormat;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use tracing::field::{Field, Visit};
@@ -13,7 +14,6 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::{escape_control, quote};
-use crate::config::LogFormat;
 
 /// Most lines are shorter.
 const LINE_BYTES: usize = 1024;

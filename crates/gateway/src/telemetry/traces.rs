@@ -12,6 +12,7 @@ mod span;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use antiphon_config::TracesConfig;
 use antiphon_upstream::transport::Upstream;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -26,7 +27,6 @@ pub use self::span::{Attributes, Span, SpanKind, SpanWriter, fail, link, set_rem
 
 use self::export::Collector;
 use self::metrics::{Lost, TraceMetrics};
-use crate::config::TracesConfig;
 
 /// How many turns may wait to be exported; about 10 MiB of spans.
 const MAX_QUEUED_TURNS: usize = 2048;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::request::CreateRequest;
+use antiphon_protocol::request::{CreateRequest, Operation};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::correction::Corrections;
@@ -101,6 +101,10 @@ impl Turn {
                 // The error of an upstream tells the client more than that no account is left.
                 Err(shortage) => return Err(last.map_or(shortage, |failure| self.with_retry_after(failure))),
             };
+            if let Some(run) = self.facts.door.run().filter(|_| last.is_none()) {
+                // Boxed, as it is rare: otherwise every turn's future would have room for it.
+                Box::pin(self.begin_in_background(run)).await?;
+            }
             self.progress.account = Some(Arc::clone(lease.account()));
             self.progress.sent = Some(self.facts.started.elapsed());
             let attempt = self.attempt_on(lease, resolved, &earlier).await;
@@ -131,7 +135,7 @@ impl Turn {
             self.progress.is_suspect = true;
             return;
         }
-        lease.record_attempt(verdict, &self.facts.create.model, self.caller());
+        lease.record_attempt(verdict, self.asked());
     }
 
     async fn attempt_on<A: ReplyStart>(
@@ -210,9 +214,14 @@ impl Turn {
         tried: &'a [String],
     ) -> Wanted<'a> {
         let preference = Preference { origin: resolved.origin(), key };
+        Wanted { preference, tried, ..self.asked() }
+    }
+
+    /// What the turn requires of any account.
+    pub(super) fn asked(&self) -> Wanted<'_> {
         let CreateRequest { operation, model, .. } = &self.facts.create;
         let caller = self.caller();
-        Wanted { operation: *operation, model, caller, preference, tried, may_be_unlisted: true }
+        Wanted { operation: *operation, model, caller, may_be_unlisted: true, ..Wanted::default() }
     }
 
     /// Turns with the same key prefer the same account, so that they share its upstream's cache.
@@ -257,6 +266,10 @@ impl Turn {
             }
             Shortage::Unusable => Failure::NoAccount,
             Shortage::Refused => Failure::CredentialsRefused,
+            // Elsewhere its upstreams may well serve it.
+            Shortage::NotOffered if self.facts.create.operation != Operation::Create && self.is_listed() => {
+                self.endpoint_missing()
+            }
             Shortage::NotOffered => self.model_not_found(),
             Shortage::EndpointMissing => self.endpoint_missing(),
         }
@@ -270,6 +283,10 @@ impl Turn {
         let is_known = models.find(&create.model).is_some();
         let near = if is_known { String::new() } else { did_you_mean(&create.model, models.ids()) };
         Failure::ModelNotFound { model: create.model.clone(), near }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.turns.pool.models().find(&self.facts.create.model).is_some()
     }
 
     pub(super) fn endpoint_missing(&self) -> Failure {
@@ -334,7 +351,7 @@ impl Reply {
 impl FailedAttempt {
     /// From an error event that begins the stream, before anything was sent to the client.
     pub fn from_error_event(code: String, message: String) -> Self {
-        let verdict = Verdict::from_code(&code);
+        let verdict = Verdict::from_event(&code, &message);
         let failure =
             Failure::UpstreamError(Box::new(UpstreamErrorReply::from_event(&verdict, code, message)));
         Self { failure, verdict }
@@ -368,7 +385,7 @@ impl From<Failure> for FailedAttempt {
 }
 
 fn cannot_serve(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::EndpointMissing(_) | Verdict::Unsupported)
+    matches!(verdict, Verdict::EndpointMissing | Verdict::Unsupported)
 }
 
 /// Whether what went wrong at an earlier account tells the client more.

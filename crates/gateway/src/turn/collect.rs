@@ -191,8 +191,8 @@ fn decode_collected(
             Some(failed) => Err(failed),
             None => whole(turn, finished),
         },
-        Ok(None) => Err(missing_terminal(turn, &relay)),
-        Err(_) => Err(Failure::UpstreamFailed("its reply is not a chat completion".into()).into()),
+        Ok(None) if relay.error().is_some() => Err(missing_terminal(turn, &relay)),
+        Ok(None) | Err(_) => Err(Failure::UpstreamFailed("its reply is not a chat completion".into()).into()),
     }
 }
 
@@ -234,7 +234,7 @@ impl Turn {
         let failed = FailedAttempt::from_error_event(code, message);
         let is_moved = match failed.verdict {
             Verdict::RateLimited { .. } | Verdict::OutOfQuota { .. } => earlier.is_some(),
-            Verdict::Failed => {
+            Verdict::Failed | Verdict::TooLarge => {
                 earlier.is_some_and(|earlier| self.may_move(resolved, earlier, reply.lease.account()))
             }
             _ => false,

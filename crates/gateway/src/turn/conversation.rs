@@ -25,9 +25,11 @@ enum Right {
 }
 
 impl Turn {
-    /// Loads the conversation that the request names. Waits for the turn that runs in it, unless nothing is to be appended.
+    /// Loads the conversation that the request names. Waits for the turn that runs in it, unless nothing is to be appended. A
+    /// client that leaves meanwhile may go on with other turns: they are not to be followed by one that it has given up.
     pub(super) async fn join(&self, name: &str) -> Result<Joined, Failure> {
         let (conversations, project) = (&self.turns.conversations, &self.facts.project);
+        let is_abandoned = || self.cancellation.has_client_left();
         let joining = async {
             if let Some(lock) = self.queued_lock() {
                 let conversation = conversations.load_of_turn(project, name).await?;
@@ -35,13 +37,16 @@ impl Turn {
             }
             if self.facts.create.store {
                 let holder = self.facts.id.uuid();
-                let (conversation, lock) = conversations.lock(project, name, holder).await?;
+                let (conversation, lock) = conversations.lock(project, name, holder, is_abandoned).await?;
                 return Ok(Joined { conversation, right: Right::Append(lock) });
             }
             Ok(Joined { conversation: conversations.load(project, name).await?, right: Right::Read })
         };
         let joined = self.cancellation.or_cancelled(joining).await.map_err(|_| Failure::ClientGone)?;
-        joined.map_err(|error: ConversationError| error.into())
+        joined.map_err(|error| match error {
+            ConversationError::Locked if is_abandoned() => Failure::ClientGone,
+            error => error.into(),
+        })
     }
 
     /// The lock that a background turn was queued with.

@@ -21,10 +21,16 @@ use super::detached::{DetachPermit, DetachedTurns};
 use super::stream::EventStream;
 use crate::body_memory::Share;
 
-/// Shared by a turn and the task that it is detached to: whether the turn is cancelled.
+/// Shared by a turn and the task that it is detached to: whether its client has left, and whether the turn is cancelled.
 #[derive(Debug, Clone, Default)]
 pub struct Cancellation {
-    is_cancelled: Arc<AtomicBool>,
+    flags: Arc<Flags>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    has_client_left: AtomicBool,
+    is_cancelled: AtomicBool,
 }
 
 /// The turn is cancelled: its client has left, and nobody waits for the result.
@@ -64,7 +70,7 @@ impl Cancellation {
     pub async fn or_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if self.is_cancelled.load(Ordering::Relaxed) {
+            if self.flags.is_cancelled.load(Ordering::Relaxed) {
                 return Poll::Ready(Err(Cancelled));
             }
             future.as_mut().poll(cx).map(Ok)
@@ -72,8 +78,12 @@ impl Cancellation {
         .await
     }
 
+    pub(super) fn has_client_left(&self) -> bool {
+        self.flags.has_client_left.load(Ordering::Relaxed)
+    }
+
     pub(super) fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::Relaxed);
+        self.flags.is_cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -83,6 +93,7 @@ impl DetachPolicy {
     /// Runs the rest of a turn in a task.
     fn run<F: Future<Output = ()> + Send + 'static>(&self, rest: F) {
         let (cancellation, permit) = (self.cancellation.clone(), self.permit());
+        cancellation.flags.has_client_left.store(true, Ordering::Relaxed);
         self.tasks.spawn(async move {
             let mut rest = pin!(rest);
             if let Some((limit, _permit)) = permit

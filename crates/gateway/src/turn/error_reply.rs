@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use antiphon_errors::RETRY_AFTER;
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::Operation;
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use http::{HeaderValue, StatusCode, header};
 use super::attempt::FailedAttempt;
 use super::unpacked::unpacked;
 use super::{Failure, Turn, UpstreamErrorReply};
-use crate::errors::RETRY_AFTER;
 use antiphon_runtime::whole_seconds;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::dialect::ReplyFormat;
@@ -58,8 +58,8 @@ impl Turn {
         let mut verdict = Verdict::from_reply(error_reply.status, error, &error_reply.headers, named, now);
         let has_api_error = is_api_error(&error_reply.body);
         let operation = self.facts.create.operation;
-        if operation.passes_through() || (operation != Operation::Create && !has_api_error) {
-            verdict = verdict.from_passed_reply(error_reply.status, operation);
+        if operation != Operation::Create {
+            verdict = verdict.at_endpoint(operation, error_reply.status, has_api_error.then_some(error));
         }
         let is_path_missing =
             operation == Operation::Create && error_reply.status == StatusCode::NOT_FOUND && !has_api_error;
@@ -73,7 +73,7 @@ impl Turn {
             // The account's credential is wrong, not the client's. The message may quote a part of it.
             _ if verdict == Verdict::CredentialRefused => Failure::CredentialsRefused,
             _ if verdict == Verdict::ModelMissing => self.explain_missing_model(error_reply),
-            _ if matches!(verdict, Verdict::EndpointMissing(_)) => self.endpoint_missing(),
+            _ if verdict == Verdict::EndpointMissing => self.endpoint_missing(),
             status if status.is_client_error() => Failure::UpstreamError(Box::new(error_reply)),
             status if status.is_server_error() && has_api_error => {
                 Failure::UpstreamError(Box::new(error_reply))
@@ -108,9 +108,7 @@ impl Turn {
     pub(super) fn with_retry_after(&self, mut failure: Failure) -> Failure {
         let Failure::UpstreamError(error_reply) = &mut failure else { return failure };
         let until = match error_reply.status {
-            StatusCode::TOO_MANY_REQUESTS => {
-                self.turns.pool.earliest_ready_at(&self.facts.create.model, self.caller())
-            }
+            StatusCode::TOO_MANY_REQUESTS => self.turns.pool.earliest_ready_at(self.asked()),
             StatusCode::SERVICE_UNAVAILABLE => None,
             _ => return failure,
         };

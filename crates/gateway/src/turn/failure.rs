@@ -4,6 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use antiphon_access::limits::{Exceeded, Rates};
+use antiphon_errors::{
+    self as errors, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
+    STORE_UNAVAILABLE_TEXT, StoreFailure,
+};
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_runtime::whole_seconds;
 use antiphon_store::StoreError;
@@ -13,10 +17,6 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::body_memory::NoMemory;
 use crate::conversations::NoRoom;
-use crate::errors::{
-    self, CONVERSATION_LOCKED_TEXT, ErrorRow, Fault, INTERNAL_TEXT, STORE_DAMAGED_TEXT,
-    STORE_UNAVAILABLE_TEXT, StoreFailure,
-};
 
 /// How long a client should wait when the queue of background turns is full.
 const QUEUE_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -248,7 +248,7 @@ impl From<StoreError> for Failure {
 
 // === impl UpstreamErrorReply ===
 
-/// What the API calls failures of a response whose request is at fault, and would be again.
+/// The codes of responses that failed because of their request: on another account it would fail again.
 const REQUEST_CODES: [&str; 17] = [
     "invalid_request_error",
     "invalid_prompt",
@@ -274,7 +274,9 @@ impl UpstreamErrorReply {
     pub fn from_event(verdict: &Verdict, code: String, message: String) -> Self {
         let is_overflow = code == "context_length_exceeded";
         let (status, kind) = match verdict {
-            Verdict::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit),
+            Verdict::RateLimited { .. } | Verdict::TooLarge => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit)
+            }
             Verdict::OutOfQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorKind::InsufficientQuota),
             _ if is_overflow || REQUEST_CODES.contains(&&*code) => {
                 (StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest)

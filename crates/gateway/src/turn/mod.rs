@@ -17,6 +17,7 @@ mod door;
 mod error_reply;
 mod failure;
 mod framing;
+mod hiding;
 mod kept;
 mod limit;
 mod memory;
@@ -314,9 +315,13 @@ impl Turn {
         self.facts.create.store || self.facts.door.lane().is_some()
     }
 
-    /// What the client does not get of output items: the encrypted reasoning that only the gateway asked for.
+    /// What the client does not get of output items: the encrypted reasoning that only the gateway asked for. Of a response that is
+    /// not stored it gets that too, as from the API: it may have to send it back. The log of a background turn always has it,
+    /// for whoever takes the turn over.
     fn hidden_parts(&self) -> HiddenParts {
-        match self.may_be_continued() && !self.facts.create.includes_encrypted_reasoning() {
+        let is_hidden_by_reader = self.facts.door.run().is_some_and(|run| run.hides_reasoning);
+        let is_asked_for = self.facts.create.includes_encrypted_reasoning();
+        match self.facts.create.store && !is_asked_for && !is_hidden_by_reader {
             true => HiddenParts::ENCRYPTED_REASONING,
             false => HiddenParts::NOTHING,
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::limits::{HeldReservation, Rates, input_tokens};
+use antiphon_errors::Fault;
 use antiphon_protocol::error::UpstreamError;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
@@ -11,12 +12,10 @@ use antiphon_store::Status;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::client::ConnectTime;
 use antiphon_upstream::metrics::ANSWERED;
-use http::StatusCode;
 
-use super::attempt::Reply;
+use super::attempt::{FailedAttempt, Reply};
 use super::record::Finished;
 use super::{Failure, Reasoning, Turn};
-use crate::errors::Fault;
 
 /// The state of a turn beyond what was fixed at its admission; the log, the metrics and the request log get it.
 pub struct Progress {
@@ -196,7 +195,13 @@ impl Outcome {
             Operation::Compact => "compacted",
             Operation::CountInput => "counted",
         };
-        Self { name, http_status: 200, code: None, fault: None, is_own_fault: false }
+        match finished.error() {
+            Some((code, message)) => {
+                let failed = FailedAttempt::from_error_event(code, message);
+                Self { name, http_status: 200, ..Self::from_failure(&failed.failure) }
+            }
+            None => Self { name, http_status: 200, code: None, fault: None, is_own_fault: false },
+        }
     }
 
     fn from_failure(failure: &Failure) -> Self {
@@ -211,11 +216,11 @@ impl Outcome {
             Failure::UpstreamError(reply) => UpstreamError::parse(&reply.body).code,
             _ => row.error.code.map(Into::into),
         };
-        let code = code.map(|mut code: String| {
+        let code = code.filter(|code: &String| !code.is_empty()).map(|mut code| {
             code.truncate(code.floor_char_boundary(MAX_CODE_BYTES));
             code
         });
-        let is_own_fault = row.fault == Fault::Client && row.status != StatusCode::TOO_MANY_REQUESTS;
+        let is_own_fault = row.fault == Fault::Client;
         Self { name, http_status, code, fault: Some(row.fault), is_own_fault }
     }
 

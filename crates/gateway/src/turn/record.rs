@@ -39,7 +39,7 @@ pub struct Finished {
 impl Finished {
     /// What the end of the response says about its account.
     pub fn verdict(&self) -> Verdict {
-        self.error().map_or(Verdict::Served, |(code, _)| Verdict::from_code(&code))
+        self.error().map_or(Verdict::Served, |(code, message)| Verdict::from_event(&code, &message))
     }
 
     /// The code and the message of a response that failed.

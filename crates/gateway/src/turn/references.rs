@@ -8,20 +8,22 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_errors::quoted;
 use antiphon_protocol::id::ItemId;
 use antiphon_protocol::item::{self, Sealed};
 use antiphon_protocol::json::{self, Malformed};
-use antiphon_protocol::replay::{ReplayIds, Segment};
+use antiphon_protocol::replay::{Omitted, ReplayIds, Segment};
 use antiphon_protocol::request::Reference;
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{FoundItems, IndexedItem, Maker, Timestamp};
 use bytes::Bytes;
 
 use super::{Failure, Turn};
-use crate::errors::quoted;
 
 /// Memory for this much is reserved first, which is enough for most. Only larger items reserve as much as they may need.
 const FIRST_ALLOWANCE: usize = 1 << 20;
+/// Who has made sealed items is not asked of more than this: it would take a worker too long.
+const MAX_SEALED_BYTES: usize = 4 << 20;
 /// How long a turn waits for memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,7 +33,7 @@ pub struct OwnInput {
     sent: Bytes,
     /// The items that replace references, and those with an id that only the gateway knows, in order.
     replaced: Vec<Replacement>,
-    /// Reasoning with encrypted content that the client sent itself, in order.
+    /// Items with encrypted content that the client sent itself and that can be left out one by one, in order.
     sealed: Vec<(u32, Range<usize>)>,
 }
 
@@ -54,12 +56,19 @@ struct Replacement {
 }
 
 impl Turn {
-    /// The turn's own items, with references replaced.
-    pub(super) async fn own_input(&mut self) -> Result<OwnInput, Failure> {
+    /// The turn's own items, with references replaced. `has_parent` says whether it continues a chain.
+    pub(super) async fn own_input(&mut self, has_parent: bool) -> Result<OwnInput, Failure> {
         let sent = self.facts.create.input.items();
         let references = std::mem::take(&mut self.facts.create.scan.references);
         let derived = std::mem::take(&mut self.facts.create.scan.derived);
-        let sealed = std::mem::take(&mut self.facts.create.scan.sealed);
+        let mut sealed = std::mem::take(&mut self.facts.create.scan.sealed);
+        if sealed.iter().map(|(_, span)| span.len()).sum::<usize>() > MAX_SEALED_BYTES {
+            sealed.clear();
+        }
+        if has_parent && self.facts.create.scan.has_compaction {
+            // What a compaction stands for takes its place only when all sealed items are left out.
+            sealed.retain(|(_, span)| !item::is_compaction(&sent[span.clone()]));
+        }
         let own = derived.into_iter().map(|(position, span)| Replacement::of_sent(position, span, &sent));
         let own: Vec<Replacement> = own.collect();
         if references.is_empty() {
@@ -189,18 +198,18 @@ impl OwnInput {
         self.replaced.iter().rev().find_map(|replaced| replaced.maker.as_deref())
     }
 
-    /// The reasoning with encrypted content that the client sent itself, with its positions, ascending.
-    pub fn sealed_reasoning(&self) -> impl Iterator<Item = (u32, &[u8])> {
+    /// The sealed items that the client sent itself and that can be left out one by one, with their positions, ascending.
+    pub fn sealed_items(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.sealed.iter().map(|(position, span)| (*position, &self.sent[span.clone()]))
     }
 
-    /// The items for the accounts of a boundary, if some of the reasoning can be read only elsewhere: instead of that, its
-    /// summaries. Also says how many items those were. `unreadable` are the positions of those among the client's own, ascending.
+    /// The items for the accounts of a boundary, if some can be read only elsewhere: instead of reasoning, its summaries. Also says
+    /// how many items those were. `unreadable` are the positions of those among the client's own, ascending.
     pub fn readable_at(
         &self,
         boundary: &str,
         unreadable: &[u32],
-    ) -> Result<Option<(Segment, u32)>, Malformed> {
+    ) -> Result<Option<(Segment, Omitted)>, Malformed> {
         let is_foreign = |replaced: &Replacement| {
             let is_made_elsewhere = replaced.kind == Some(Sealed::Reasoning)
                 && replaced.maker.as_ref().is_some_and(|maker| maker.boundary != boundary);
@@ -211,9 +220,12 @@ impl OwnInput {
         }
         let mut own = self.without_ids();
         own.stand_for_themselves(unreadable);
-        let (mut foreign, mut left_out) = (0, Vec::new());
+        let (mut omitted, mut left_out) = (Omitted::default(), Vec::new());
         for replaced in own.replaced.iter_mut().filter(|replaced| is_foreign(replaced)) {
-            foreign += 1;
+            match item::is_compaction(&replaced.item) {
+                true => omitted.compactions += 1,
+                false => omitted.reasoning += 1,
+            }
             match item::summary_message(&replaced.item) {
                 Some(summary) => {
                     replaced.item = summary.into();
@@ -223,7 +235,7 @@ impl OwnInput {
                 None => left_out.push(replaced.position),
             }
         }
-        Ok(Some((own.segment()?.without(&left_out), foreign)))
+        Ok(Some((own.segment()?.without(&left_out), omitted)))
     }
 
     /// The items without their ids, for accounts that do not get all of the reasoning.
@@ -239,7 +251,7 @@ impl OwnInput {
         self.replaced.iter().any(|replaced| replaced.is_output && replaced.kind == Some(Sealed::Reasoning))
     }
 
-    /// Prepares sealed reasoning of the client's own to be replaced.
+    /// Prepares sealed items of the client's own to be replaced.
     fn stand_for_themselves(&mut self, positions: &[u32]) {
         let replaced = &self.replaced;
         let is_new = |position: &u32| replaced.binary_search_by_key(position, |item| item.position).is_err();
@@ -269,7 +281,7 @@ impl OwnInput {
 
     /// The items as they are replayed.
     pub fn segment(&self) -> Result<Segment, Malformed> {
-        Segment::build(&self.array(), &self.referenced(), b"[]")
+        Segment::build(&self.array(), &self.referenced(), b"[]").map(Segment::of_request)
     }
 
     /// The whole array in one piece, to be stored.

@@ -3,14 +3,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use antiphon_protocol::error::{ApiError, ErrorKind, flat_error_event};
 use antiphon_protocol::event::{Event, EventKind, LastNumbered, MAX_PRELUDE};
 use antiphon_protocol::include::HiddenParts;
-use antiphon_protocol::json::{self, Object, Set};
+use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::response::{self, Ending, Owned, ResponseEvent, RewrittenEvent};
 use antiphon_protocol::sse::FrameTooLarge;
 use antiphon_store::Status;
@@ -19,6 +18,7 @@ use bytes::Bytes;
 
 use super::correction::Corrections;
 use super::framing::Framing;
+use super::hiding::hide_in_event;
 use super::kept::Kept;
 use super::passage::Passage;
 use super::record::{Finished, output_of};
@@ -232,7 +232,7 @@ impl Relay {
 
     /// The end of a stream that may end without a terminal event.
     fn end_of_passage(&self) -> Option<Terminal> {
-        let passage = self.passage.as_ref()?;
+        let passage = self.passage.as_ref().filter(|passage| passage.may_end())?;
         Some(Terminal { error: None, frame: Bytes::new(), finished: passage.finished() })
     }
 
@@ -240,11 +240,11 @@ impl Relay {
     fn take_passed(passage: &mut Passage, corrections: &Corrections, event: &Event) -> Step {
         let data = event.data().unwrap_or_default();
         if !Passage::is_end(&data) {
-            let is_error = passage.look_at(&data) || event.name() == Some(b"error");
+            let is_error = passage.look_at(event.name(), &data);
             let Some(data) = is_error.then(|| corrections.of_error(&data)).flatten() else {
                 return Step::Pass;
             };
-            passage.look_at(&data);
+            passage.look_at(event.name(), &data);
             return Step::Send(Framing::Sse.render(event.name().unwrap_or_default(), data));
         }
         let frame = Framing::Sse.pass(event).unwrap_or_default();
@@ -330,7 +330,7 @@ impl Relay {
     }
 
     fn ended_by(&self, event: &Event, carrying: &ResponseEvent<'_>, implied: Option<Status>) -> Terminal {
-        let ResponseEvent { event: object, response: original } = carrying;
+        let original = &carrying.response;
         let mut finished = Finished::from_upstream(Bytes::new(), original, self.kept.items(), implied);
         let mut rewritten = self.owned.rewrite_event(carrying);
         // Finished items stand for an output that the upstream leaves out. The client then sees them as in a later GET.
@@ -341,7 +341,7 @@ impl Relay {
         let (data, response) = self.shown(rewritten);
         finished.response = response;
         finished.body = self.owned.stored_body(original).map(Bytes::from);
-        Terminal { error: None, frame: self.render(event, object, data), finished }
+        Terminal { error: None, frame: self.render(event, data), finished }
     }
 
     fn rewrite_snapshot(&mut self, event: &Event) -> Option<Bytes> {
@@ -356,7 +356,7 @@ impl Relay {
         }
         let (rewritten, shown) = self.shown(self.owned.rewrite_event(&carrying));
         self.snapshot = Some(Snapshot { received: Some(data.slice_ref(original.text)), shown });
-        Some(self.render(event, &carrying.event, rewritten))
+        Some(self.render(event, rewritten))
     }
 
     /// The event if it carries the same response as the snapshot before it.
@@ -365,7 +365,7 @@ impl Relay {
         let object = response::scan_event_with(data, &latest.received.take()?)?;
         let span = &object.find("response")?.value;
         let rewritten = [&data[..span.start], &latest.shown, &data[span.end..]].concat();
-        Some(self.render(event, &object, rewritten.into()))
+        Some(self.render(event, rewritten.into()))
     }
 
     /// An event that carries the response, and that response, as the client gets them.
@@ -378,23 +378,15 @@ impl Relay {
 
     /// The event of an item of which the client does not get all.
     fn rewrite_item(&self, event: &Event) -> Option<Bytes> {
-        let data = event.data()?;
-        if !self.hidden.may_be_in(&data) {
-            return None;
-        }
-        let object = Object::scan(&data).ok()?;
-        let Cow::Owned(shown) = self.hidden.hide(object.get("item")?) else { return None };
-        let mut out = Vec::with_capacity(data.len());
-        object.set(&[Set { name: "item", value: &shown, add: false }], &mut out);
-        Some(self.render(event, &object, out.into()))
+        hide_in_event(event, self.hidden).map(|shown| self.render(event, shown.into()))
     }
 
     /// Renders an event under its name, or under its type if it has none.
-    fn render(&self, event: &Event, object: &Object<'_>, data: Bytes) -> Bytes {
+    fn render(&self, event: &Event, data: Bytes) -> Bytes {
         if let Some(name) = event.name() {
             return self.framing.render(name, data);
         }
-        let kind = object.get("type").and_then(json::string).unwrap_or_default();
+        let kind = json::string_member(&data, "type").unwrap_or_default().into_owned();
         self.framing.render(kind.as_bytes(), data)
     }
 

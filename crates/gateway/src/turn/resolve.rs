@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use antiphon_errors::quoted;
 use antiphon_protocol::id::ResponseId;
 use antiphon_protocol::item::Sealed;
 use antiphon_protocol::replay::{Omitted, ReplayIds, Summaries};
@@ -19,7 +20,6 @@ use super::references::OwnInput;
 use super::trace::Step;
 use super::variant::RequestVariant;
 use super::{Failure, Turn};
-use crate::errors::quoted;
 use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Origin;
 
@@ -77,7 +77,7 @@ impl Turn {
         }
         let (joined, parent) = self.load_history().await?;
         self.progress.depth = parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        let own = self.own_input().await?;
+        let own = self.own_input(parent.is_some()).await?;
         let scan = &self.facts.create.scan;
         let starts_context = scan.has_compaction || own.has_replaced(Sealed::Compaction);
         let has_chat_reasoning = scan.has_chat_reasoning || own.has_replaced(Sealed::ChatReasoning);
@@ -99,7 +99,7 @@ impl Turn {
         self.progress.depth = above + 1;
         let starts_context = self.facts.create.scan.has_compaction;
         let has_chat_reasoning = self.facts.create.scan.has_chat_reasoning;
-        let own = self.own_input().await?;
+        let own = self.own_input(parent.is_some()).await?;
         Ok(Resolved { parent, lost_parent, joined, own, starts_context, has_chat_reasoning })
     }
 
@@ -173,6 +173,13 @@ impl Turn {
     }
 }
 
+fn warn_of_lost_compaction(account: &Account) {
+    tracing::warn!(
+        account.id = %account.name,
+        "the account cannot read the request's compaction item, and nothing is known of what it stands for"
+    );
+}
+
 fn within_depth(parent: Arc<StoredTurn>, limit: u32) -> Result<Arc<StoredTurn>, Failure> {
     if parent.depth < limit {
         return Ok(parent);
@@ -200,7 +207,7 @@ impl Reasoning {
 impl LeftOut {
     /// Adds what a turn has that the account cannot read. The first turn of the input has no items before it.
     fn add_unreadable(&mut self, omitted: Omitted, is_first: bool) {
-        self.is_rebuilt |= omitted.compactions > 0 || (omitted.leading_compactions > 0 && !is_first);
+        self.is_rebuilt |= omitted.compactions > 0 || (omitted.compactions_of_earlier > 0 && !is_first);
         self.omitted += omitted;
     }
 
@@ -268,10 +275,7 @@ impl Resolved {
             let own = self.own.without_ids().segment().map_err(|_| Failure::Internal)?;
             let omitted = own.readable_parts(replay_ids, summaries, &mut parts);
             if self.starts_context && self.parent.is_none() {
-                tracing::warn!(
-                    account.id = %account.name,
-                    "the account cannot read the request's compaction item, and nothing is known of what it stands for"
-                );
+                warn_of_lost_compaction(account);
                 left_out.omitted += omitted;
             } else {
                 left_out.add_unreadable(omitted, is_first);
@@ -280,14 +284,17 @@ impl Resolved {
         }
         let readable = match summaries {
             Summaries::AsMessages => {
-                let readable = self.own.readable_at(account.boundary(), &variant.unreadable);
+                let readable = self.own.readable_at(account.boundary(), &variant.left_out());
                 readable.map_err(|_| Failure::Internal)?
             }
             Summaries::AsItems => None,
         };
         if let Some((own, foreign)) = readable {
             left_out.omitted += own.accepted_parts(replay_ids, &mut parts);
-            left_out.omitted.reasoning += foreign;
+            left_out.omitted += foreign;
+            if foreign.compactions > 0 {
+                warn_of_lost_compaction(account);
+            }
         } else if summaries == Summaries::AsMessages && self.has_chat_reasoning {
             left_out.omitted += own()?.accepted_parts(replay_ids, &mut parts);
         } else {

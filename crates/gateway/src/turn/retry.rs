@@ -48,17 +48,13 @@ impl Turn {
         if has_reasoning && let Some(change) = variant.leave_out_reasoning(status, &error) {
             return Ok(change);
         }
-        if variant.may_leave_out_some(status, &error) {
+        if variant.refuses_own_items(status, &error) {
             let unreadable = self.find_unreadable(account, &resolved.own, &error).await;
             if let Some(change) = variant.leave_out_unreadable(&unreadable) {
                 return Ok(change);
             }
         }
-        let asked_for_encrypted = variant.include_encrypted;
         if let Some(change) = variant.reduce(status, &error) {
-            if asked_for_encrypted && !variant.include_encrypted {
-                account.remember_encrypted_reasoning_refused(&self.facts.create.model);
-            }
             return Ok(change);
         }
         let failed = self.classify_error_reply(account, error_reply, &error);

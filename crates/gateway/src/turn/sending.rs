@@ -135,13 +135,14 @@ impl Turn {
 
     /// Learns from an account that has refused encrypted items which of the client's own it reads.
     fn remember_readable(&self, account: &Account, resolved: &Resolved, variant: &RequestVariant<'_>) {
-        let has_left_out = variant.encrypted_refusals > 0 || !variant.unreadable.is_empty();
+        let has_left_out =
+            variant.encrypted_refusals > 0 || !variant.unreadable.is_empty() || !variant.doubtful.is_empty();
         if !has_left_out || variant.upstream_parent.is_some() {
             return;
         }
-        let is_left_out =
-            |position| !variant.send_encrypted || variant.unreadable.binary_search(&position).is_ok();
-        self.turns.sealed_items.remember(account.boundary(), &resolved.own, is_left_out);
+        let reading_of = |position| variant.reading_of(position);
+        let (project, boundary) = (&self.facts.project, account.boundary());
+        self.turns.sealed_items.remember(project, boundary, &resolved.own, reading_of);
     }
 
     /// Learns from a reply that is no error, and makes it a stream if it has to be one.
@@ -155,6 +156,10 @@ impl Turn {
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         if !variant.send_reasoning {
             account.remember_reasoning_refused(&self.facts.create.model);
+        }
+        // Not before: the request may have been refused for what its client included.
+        if variant.include_refused {
+            account.remember_encrypted_reasoning_refused(&self.facts.create.model);
         }
         let encoding = reply.headers().get(header::CONTENT_ENCODING);
         if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -215,17 +220,20 @@ impl Turn {
             Operation::Create => resolved.native_parent(account),
             Operation::Compact | Operation::CountInput | Operation::ChatCompletion | Operation::Embed => None,
         };
-        let unreadable = match dialect.reads_encrypted_items() {
-            true => self.turns.sealed_items.unreadable_at(account.boundary(), &resolved.own),
-            false => Vec::new(),
+        let sealed = &self.turns.sealed_items;
+        let (unreadable, doubtful) = match dialect.reads_encrypted_items() {
+            true => sealed.unreadable_at(&self.facts.project, account.boundary(), &resolved.own),
+            false => Default::default(),
         };
         RequestVariant {
             upstream_parent,
             send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
             unreadable,
+            doubtful,
             encrypted_refusals: 0,
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
+            include_refused: false,
             send_reasoning: !account.refuses_reasoning(&self.facts.create.model),
             over_socket: self.uses_socket(account),
         }
@@ -312,10 +320,7 @@ impl Turn {
                     "no connection could be established".into(),
                 ))
             }
-            Err(SendError::NoResources(reason)) => {
-                tracing::error!(account.id = %account.name, error = %reason, "no more connections can be opened");
-                FailedAttempt { failure: Failure::NoConnections, verdict: Verdict::Neutral }
-            }
+            Err(SendError::NoResources(reason)) => no_connections(account, &reason),
             Err(SendError::Broken(reason)) => {
                 tracing::warn!(account.id = %account.name, error = %reason, "connection to the upstream lost");
                 Failure::UpstreamFailed("it closed the connection before replying".into()).into()
@@ -372,6 +377,7 @@ impl Turn {
         let (reason, refusal) = match error {
             NotOpened::Refused(reply) => ("socket_refused", Some(reply)),
             NotOpened::Timeout => ("socket_timeout", None),
+            NotOpened::NoResources(reason) => return Err(no_connections(account, &reason)),
             NotOpened::Failed(_) => ("socket_failed", None),
         };
         let account_statuses =
@@ -416,6 +422,11 @@ impl Turn {
             Err(_elapsed) => Err(Failure::UpstreamTimeout("no reply in time").into()),
         }
     }
+}
+
+fn no_connections(account: &Account, reason: &str) -> FailedAttempt {
+    tracing::error!(account.id = %account.name, error = %reason, "no more connections can be opened");
+    FailedAttempt::neutral(Failure::NoConnections)
 }
 
 pub(super) fn is_event_stream(reply: &Response<ReplyBody>) -> bool {

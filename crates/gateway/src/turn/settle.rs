@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use antiphon_access::limits::HeldReservation;
+use antiphon_errors::Fault;
 use antiphon_protocol::request::Operation;
 use antiphon_protocol::usage::Usage;
 use antiphon_store::{LogRow, Settlement, Spent};
@@ -11,7 +12,6 @@ use serde_json::json;
 
 use super::progress::Attempt;
 use super::{Reasoning, Turn};
-use crate::errors::Fault;
 
 impl Turn {
     pub(super) fn settle(&mut self) {

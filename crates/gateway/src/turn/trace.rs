@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use antiphon_errors::Fault;
 use antiphon_protocol::json;
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_upstream::dialect::Dialect;
@@ -14,7 +15,6 @@ use super::progress::Attempt;
 use super::record::Finished;
 use super::settle::operation_name;
 use super::{Door, Incoming, Turn};
-use crate::errors::Fault;
 use crate::telemetry::traces::{
     Attributes, Parent, Span, SpanId, SpanKind, SpanWriter, TRACEPARENT, TRACESTATE, TraceId, Traces, fail,
     header, link, set_remote_parent,

@@ -3,6 +3,8 @@
 use antiphon_protocol::error::UpstreamError;
 use http::StatusCode;
 
+use super::unreadable::Reading;
+
 /// An idle socket turned out to be closed: a new one may work.
 pub const SOCKET_STALE: &str = "socket_stale";
 /// How often only some of the encrypted items are left out before all are. Of those that another account has made since this one
@@ -18,12 +20,16 @@ pub struct RequestVariant<'a> {
     pub upstream_parent: Option<&'a str>,
     /// Whether encrypted items are sent.
     pub send_encrypted: bool,
-    /// The positions of the client's own reasoning that the account cannot read, ascending: it is left out.
+    /// The positions of the client's own sealed items that the account cannot read, ascending: they are left out.
     pub unreadable: Vec<u32>,
+    /// The positions of those that it may or may not read, ascending. It gets the newest of them, on trial.
+    pub doubtful: Vec<u32>,
     /// How often the account has refused encrypted items in this turn.
     pub encrypted_refusals: u32,
     /// Whether to request encrypted reasoning, although the client did not.
     pub include_encrypted: bool,
+    /// Whether the account may have refused that.
+    pub include_refused: bool,
     /// Whether reasoning of earlier turns is sent as text, where the API has a place for it.
     pub send_reasoning: bool,
     /// Whether the turn is sent over a WebSocket.
@@ -39,22 +45,48 @@ impl<'a> RequestVariant<'a> {
         self.over_socket = reason == SOCKET_STALE;
     }
 
-    /// Whether the account refuses encrypted items, and may accept some of them without the others.
-    pub fn may_leave_out_some(&mut self, status: StatusCode, error: &UpstreamError) -> bool {
-        if !self.send_encrypted || self.upstream_parent.is_some() || !is_unreadable(status, error) {
-            return false;
-        }
-        self.encrypted_refusals += 1;
-        self.encrypted_refusals <= MAX_SELECTIVE
+    /// The positions of the client's own sealed items that the account does not get, ascending, while it gets others.
+    pub fn left_out(&self) -> Vec<u32> {
+        let doubtful = self.doubtful.split_last().map_or(&[][..], |(_on_trial, others)| others);
+        let mut left_out = [&self.unreadable[..], doubtful].concat();
+        left_out.sort_unstable();
+        left_out.dedup();
+        left_out
     }
 
-    /// Leaves out these items of the client's own. Returns the name of the change; `None` if they were left out already.
+    /// Whether the account refuses encrypted items that it got of the client's own.
+    pub fn refuses_own_items(&self, status: StatusCode, error: &UpstreamError) -> bool {
+        self.send_encrypted && self.upstream_parent.is_none() && is_unreadable(status, error)
+    }
+
+    /// Leaves out these items of the client's own, or else the one on trial: then the account has made none of the older doubtful
+    /// ones. Returns the name of the change; `None` if all sealed items have to be left out.
     pub fn leave_out_unreadable(&mut self, positions: &[u32]) -> Option<&'static str> {
+        self.encrypted_refusals += 1;
         let known = self.unreadable.len();
         self.unreadable.extend(positions);
         self.unreadable.sort_unstable();
         self.unreadable.dedup();
-        (self.unreadable.len() > known).then_some(CONTENT_UNREADABLE)
+        let is_found = self.unreadable.len() > known;
+        if self.doubtful.last().is_some_and(|on_trial| !is_found || positions.contains(on_trial)) {
+            self.unreadable.append(&mut self.doubtful);
+            self.unreadable.sort_unstable();
+            self.unreadable.dedup();
+        }
+        let is_changed = self.unreadable.len() > known;
+        (is_changed && self.encrypted_refusals <= MAX_SELECTIVE).then_some(CONTENT_UNREADABLE)
+    }
+
+    /// What the account's success says of an item of the client's own, after it has refused some.
+    pub fn reading_of(&self, position: u32) -> Reading {
+        let is_on_trial = self.doubtful.last() == Some(&position);
+        if self.unreadable.binary_search(&position).is_ok() {
+            Reading::Refused
+        } else if !self.send_encrypted || (!is_on_trial && self.doubtful.binary_search(&position).is_ok()) {
+            Reading::Doubtful
+        } else {
+            Reading::Read
+        }
     }
 
     /// Leaves out what the upstream has rejected. Returns the name of the change for logs and metrics; `None` if there is
@@ -70,6 +102,7 @@ impl<'a> RequestVariant<'a> {
         }
         if self.include_encrypted && refuses_include(status, error) {
             self.include_encrypted = false;
+            self.include_refused = true;
             return Some("include_refused");
         }
         None

@@ -34,7 +34,7 @@ pub struct InputScan {
     pub references: Vec<Reference>,
     /// Items with an id that was derived here, in order: no upstream knows it.
     pub derived: Vec<(u32, Range<usize>)>,
-    /// Reasoning with encrypted content, in order.
+    /// Reasoning and compactions with encrypted content, in order.
     pub sealed: Vec<(u32, Range<usize>)>,
     /// Whether an item replaces everything before it.
     pub has_compaction: bool,
@@ -88,11 +88,15 @@ impl InputScan {
             scan.items += 1;
             let glance = Glance::at(&items[span.clone()]);
             scan.has_compaction |= glance.is_compaction();
-            match glance.sealed(&items[span.clone()]) {
-                Some(Sealed::Reasoning) if scan.items <= MAX_ITEMS => {
-                    scan.sealed.push((u32::try_from(position).unwrap_or(u32::MAX), span.clone()));
-                }
-                sealed => scan.has_chat_reasoning |= sealed == Some(Sealed::ChatReasoning),
+            let sealed = glance.sealed(&items[span.clone()]);
+            scan.has_chat_reasoning |= sealed == Some(Sealed::ChatReasoning);
+            let is_encrypted = match sealed {
+                Some(Sealed::Reasoning) => true,
+                Some(Sealed::Compaction) => item::is_encrypted(&items[span.clone()]),
+                _ => false,
+            };
+            if is_encrypted && scan.items <= MAX_ITEMS {
+                scan.sealed.push((u32::try_from(position).unwrap_or(u32::MAX), span.clone()));
             }
             if let Some(key) = glance.misspelled() {
                 return Err(unknown_parameter(&format!("{name}[{position}].{key}")));
@@ -178,11 +182,14 @@ mod tests {
             {"type":"reasoning","id":"b","encrypted_content":null,"content":[]},
             {"type":"reasoning","id":"c","encrypted_content":"x"},
             {"type":"reasoning","id":"d","content":[{"type":"reasoning_text","text":"x"}]},
-            {"type":"reasoning","id":""},{"type":"reasoning"},{"type":"message","id":"e"}]"#;
+            {"type":"reasoning","id":""},{"type":"reasoning"},{"type":"message","id":"e"},
+            {"type":"compaction","id":"f","encrypted_content":"y"},{"type":"compaction","id":"g"}]"#;
         let found = scan(items).unwrap();
         let sealed: Vec<_> =
             found.sealed.iter().map(|(position, span)| (*position, &items[span.clone()])).collect();
-        assert_eq!(sealed, [(2, r#"{"type":"reasoning","id":"c","encrypted_content":"x"}"#)]);
+        let reasoning = r#"{"type":"reasoning","id":"c","encrypted_content":"x"}"#;
+        let compaction = r#"{"type":"compaction","id":"f","encrypted_content":"y"}"#;
+        assert_eq!(sealed, [(2, reasoning), (7, compaction)]);
         let ids: Vec<_> =
             found.references.iter().map(|found| (found.id.as_str(), found.is_partial)).collect();
         assert_eq!(ids, [("a", true), ("b", true)]);

@@ -38,7 +38,7 @@ impl<D: Database> Background for D {
         let arguments = vec![
             id(response.uuid()),
             text(project.as_str()),
-            number(i64::from(turn.is_streamed)),
+            number(statements::streamed_code(turn.is_streamed, turn.hides_reasoning)),
             number(i64::from(turn.is_stored)),
             optional_text(turn.key),
             number(turn.created_at.unix_ms()),
@@ -188,7 +188,7 @@ impl<D: Database> Background for D {
     }
 
     async fn set_upstream_turn(&self, lease: &TurnLease, upstream: UpstreamTurn) -> Result<bool, StoreError> {
-        let mut arguments = vec![text(upstream.account), text(upstream.id)];
+        let mut arguments = vec![text(upstream.account), optional_text(upstream.id)];
         arguments.extend(of_lease(lease));
         self.group().execute(Statement::new(SET_UPSTREAM, arguments)).await
     }

@@ -14,6 +14,10 @@ use crate::{StoreError, Timestamp, checksum};
 const QUEUED: i64 = 4;
 const IN_PROGRESS: i64 = 5;
 
+/// The codes of a turn whose events are logged. An earlier version takes the second for the first.
+const LOGGED: i64 = 1;
+const LOGGED_WITH_HIDDEN_REASONING: i64 = 2;
+
 pub(super) const QUEUE: &str = "INSERT INTO background_turns (id, project, status, streamed, stored, key_id, created_at, \
      deadline, request, headers, input, response, owner, epoch, lease_until, attempts, cancel_requested, last_sequence, size_bytes, \
      request_checksum, queued_checksum) \
@@ -136,6 +140,14 @@ pub(crate) const STATEMENTS: [&str; 20] = [
     PURGE_TURNS,
 ];
 
+pub(super) fn streamed_code(is_streamed: bool, hides_reasoning: bool) -> i64 {
+    match (is_streamed, hides_reasoning) {
+        (false, _) => 0,
+        (true, false) => LOGGED,
+        (true, true) => LOGGED_WITH_HIDDEN_REASONING,
+    }
+}
+
 /// Id, project and epoch.
 pub(super) fn of_lease(lease: &TurnLease) -> Vec<Argument> {
     vec![id(lease.id.uuid()), text(lease.project.as_str()), number(sequence(lease.epoch))]
@@ -197,7 +209,7 @@ pub(super) fn row(
     mut row: Columns,
 ) -> Result<BackgroundTurn, StoreError> {
     let status = BackgroundStatus::from_code(row.number()?)?;
-    let (is_streamed, is_stored) = (row.number()? != 0, row.number()? != 0);
+    let (streamed, is_stored) = (row.number()?, row.number()? != 0);
     let key = row.optional_text();
     let created_at = Timestamp::from_unix_ms(row.number()?);
     let deadline = Timestamp::from_unix_ms(row.number()?);
@@ -208,7 +220,8 @@ pub(super) fn row(
         lease,
         lease_until: Timestamp::from_unix_ms(row.number()?),
         status,
-        is_streamed,
+        is_streamed: streamed != 0,
+        hides_reasoning: streamed == LOGGED_WITH_HIDDEN_REASONING,
         is_stored,
         key,
         created_at,
@@ -218,8 +231,8 @@ pub(super) fn row(
         is_cancel_requested: row.number()? != 0,
         last_sequence: u64::try_from(row.number()?).ok(),
         upstream: match (row.optional_text(), row.optional_text()) {
-            (Some(account), Some(id)) => Some(UpstreamTurn { account, id }),
-            _ => None,
+            (Some(account), id) => Some(UpstreamTurn { account, id }),
+            (None, _) => None,
         },
         ended_at: row.optional_number().map(Timestamp::from_unix_ms),
         kept_until: row.optional_number().map(Timestamp::from_unix_ms),

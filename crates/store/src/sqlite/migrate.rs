@@ -78,7 +78,12 @@ fn path_of(connection: &Connection) -> PathBuf {
 }
 
 fn unusable(error: &rusqlite::Error, path: &Path, shown: &str) -> StoreError {
-    if error::is_not_a_database(error) || error::is_corrupt(error) {
+    // No matter of the schema.
+    let concerns_file = error::is_not_a_database(error)
+        || error::is_corrupt(error)
+        || error::is_not_openable(error)
+        || error::is_read_only(error);
+    if concerns_file {
         return open::explain(error, path, shown);
     }
     StoreError::Unusable(format!("the schema of {shown} can't be migrated: {error}"))

@@ -230,7 +230,7 @@ pub(super) fn explain(error: &rusqlite::Error, path: &Path, shown: &str) -> Stor
         format!("{shown} is not an SQLite database; use another path, or restore a backup of it")
     } else if path.is_dir() {
         format!("{shown} is a directory, not a database file; use a path in it, such as {shown}/antiphon.db")
-    } else if error::is_not_openable(error) {
+    } else if error::is_not_openable(error) || error::is_read_only(error) {
         // SQLite does not say why; the operating system does.
         match OpenOptions::new().read(true).append(true).create(true).open(path) {
             Err(reason) => format!(

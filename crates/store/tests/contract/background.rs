@@ -27,6 +27,7 @@ pub(crate) fn queued(n: u64) -> NewBackgroundTurn {
         lease: TurnLease { project: project("p"), id: id(n), owner: ONE, epoch: 1 },
         lease_until: after(60),
         is_streamed: true,
+        hides_reasoning: true,
         is_stored: true,
         key: Some("key_1".into()),
         created_at: NOW,
@@ -87,15 +88,17 @@ pub(crate) async fn a_queued_turn_comes_back_unchanged(fixture: impl Fixture) {
     let store = fixture.open().await;
     assert_eq!(store.load_background(&project("p"), id(1)).await.unwrap(), None);
     let new = queued(1);
+    let shown = NewBackgroundTurn { hides_reasoning: false, ..queued(3) };
     let mut bare = NewBackgroundTurn { is_streamed: false, is_stored: false, key: None, ..queued(2) };
-    bare.lease.id = id(2);
+    bare.hides_reasoning = false;
     bare.event = None;
     bare.request.input = Some(Bytes::from_static(b"[1]"));
-    for new in [new, bare] {
+    for new in [new, shown, bare] {
         assert!(store.queue_background(new.clone(), limits(10)).await.unwrap());
         let found = store.load_background(&project("p"), new.lease.id).await.unwrap().unwrap();
         assert_eq!((found.lease.clone(), found.lease_until), (new.lease.clone(), new.lease_until));
         assert_eq!((found.is_streamed, found.is_stored), (new.is_streamed, new.is_stored));
+        assert_eq!(found.hides_reasoning, new.hides_reasoning);
         assert_eq!(found.response().unwrap(), &new.response);
         assert_eq!(found.key, new.key);
         assert_eq!((found.created_at, found.deadline), (new.created_at, new.deadline));
@@ -157,7 +160,7 @@ pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
     assert!(!store.begin_background(&old).await.unwrap());
     assert!(!store.append_events(&old, chunk(1, 1)).await.unwrap());
     assert!(!store.release_lease(&old).await.unwrap());
-    let upstream = UpstreamTurn { account: "a".into(), id: "resp_up".into() };
+    let upstream = UpstreamTurn { account: "a".into(), id: Some("resp_up".into()) };
     assert!(!store.set_upstream_turn(&old, upstream.clone()).await.unwrap());
     assert_eq!(store.end_background(end(&old, 1, Status::Completed)).await.unwrap(), None);
     assert_eq!(store.load(&project("p"), id(1), NOW).await.unwrap(), None);
@@ -165,9 +168,11 @@ pub(crate) async fn a_lost_lease_writes_nothing(fixture: impl Fixture) {
     assert_eq!(logged(&store, 1, None).await, [(0, 0)]);
     assert_eq!(status(&store, id(1)).await, Some(BackgroundStatus::Queued));
     assert!(store.begin_background(&lease).await.unwrap());
-    assert!(store.set_upstream_turn(&lease, upstream.clone()).await.unwrap());
-    let found = store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
-    assert_eq!((found.upstream, found.attempts), (Some(upstream), 1));
+    for upstream in [upstream, UpstreamTurn { account: "b".into(), id: None }] {
+        assert!(store.set_upstream_turn(&lease, upstream.clone()).await.unwrap());
+        let found = store.load_background(&project("p"), id(1)).await.unwrap().unwrap();
+        assert_eq!((found.upstream, found.attempts), (Some(upstream), 1));
+    }
 }
 
 pub(crate) async fn an_expired_lease_is_claimed_once(fixture: impl Fixture) {

@@ -1,6 +1,6 @@
 //! Encryption of stored tokens: XChaCha20-Poly1305 with a key from a file.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -93,19 +93,26 @@ fn file_error(file: &Path, operation: &'static str, error: &std::io::Error) -> S
 /// Creates the file whole or not at all, readable only by its owner. An existing file stays.
 fn create(file: &Path) -> std::io::Result<()> {
     let key: [u8; 32] = rand::rng().random();
-    if let Some(parent) = file.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let draft = file.with_extension(format!("{}.new", std::process::id()));
-    let mut writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    writer.write_all(format!("{}\n", hex::encode(key)).as_bytes())?;
-    writer.sync_all()?;
-    let linked = std::fs::hard_link(&draft, file);
-    std::fs::remove_file(&draft)?;
-    match linked {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // A name of its own: the process may have been killed before, and has the same id in each run of a container.
+    let name: [u8; 8] = rand::rng().random();
+    let draft = file.with_extension(format!("{}.new", hex::encode(name)));
+    let created =
+        write_draft(&draft, &hex::encode(key)).and_then(|()| match std::fs::hard_link(&draft, file) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        });
+    std::fs::remove_file(&draft).ok();
+    // What the key seals outlasts a power cut, so the key has to. Not every folder can be opened, or written out.
+    File::open(folder).and_then(|folder| folder.sync_all()).ok();
+    created
+}
+
+fn write_draft(draft: &Path, key: &str) -> std::io::Result<()> {
+    let mut writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+    writer.write_all(format!("{key}\n").as_bytes())?;
+    writer.sync_all()
 }
 
 fn parse_key(text: &str) -> Option<[u8; 32]> {
@@ -144,6 +151,14 @@ mod tests {
         let first = load_or_create(&file).unwrap();
         assert!(create(&file).is_ok(), "an existing file stays");
         assert_eq!(load_or_create(&file).unwrap(), first);
+    }
+
+    #[test]
+    fn what_a_killed_process_with_the_same_id_has_left_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let draft = directory.path().join(format!("antiphon.{}.new", std::process::id()));
+        std::fs::write(draft, "").unwrap();
+        load_or_create(&directory.path().join("antiphon.key")).unwrap();
     }
 
     #[test]

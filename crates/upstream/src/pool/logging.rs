@@ -2,14 +2,14 @@
 
 use antiphon_store::Timestamp;
 
-use super::{Cooldown, Doubt, Readiness};
+use super::{Cooldown, Doubt, Readiness, Wanted};
 use crate::account::Account;
 
 pub fn log_state_change(
     account: &Account,
     readiness: Readiness,
     doubt: Option<Doubt>,
-    model: &str,
+    wanted: Wanted<'_>,
     now: Timestamp,
 ) {
     let name = account.name.as_str();
@@ -30,7 +30,13 @@ pub fn log_state_change(
             "the account is cooling down"
         ),
         Readiness::ModelMissing => {
-            tracing::warn!(account.id = name, model, "the upstream does not offer the model to this account");
+            let (model, path) = (wanted.model, wanted.operation.path());
+            tracing::warn!(
+                account.id = name,
+                model,
+                path,
+                "the upstream does not offer the model to this account there"
+            );
         }
         Readiness::Disabled => {
             tracing::error!(

@@ -7,6 +7,7 @@
 mod failures;
 mod logging;
 mod metrics;
+mod missing;
 mod probe;
 mod queue;
 mod replace;
@@ -205,16 +206,11 @@ impl Pool {
         inner.pick_slot(wanted, now).is_err_and(|shortage| inner.is_worth_waiting_for(shortage, now))
     }
 
-    /// Changes an account's state by an attempt to serve a turn of `caller`.
-    fn record_attempt(
-        self: &Arc<Self>,
-        account: &Account,
-        verdict: &Verdict,
-        model: &str,
-        caller: Option<&str>,
-    ) {
-        self.change(account, model, caller, |state, has_alternative, now| {
-            state.record_attempt(Attempt { verdict, model, caller, has_alternative }, now);
+    /// Changes an account's state by an attempt to serve a turn.
+    fn record_attempt(self: &Arc<Self>, account: &Account, verdict: &Verdict, wanted: Wanted<'_>) {
+        let Wanted { operation, model, caller, .. } = wanted;
+        self.change(account, wanted, |state, has_alternative, now| {
+            state.record_attempt(Attempt { verdict, operation, model, caller, has_alternative }, now);
         });
     }
 
@@ -222,20 +218,20 @@ impl Pool {
     fn change(
         self: &Arc<Self>,
         account: &Account,
-        model: &str,
-        caller: Option<&str>,
+        wanted: Wanted<'_>,
         change: impl FnOnce(&mut AccountState, bool, Timestamp),
     ) {
         let now = self.clock.now();
+        let Wanted { operation, model, .. } = wanted;
         let mut inner = self.lock();
-        let has_alternative = inner.has_alternative(account, model, caller, now);
+        let has_alternative = inner.has_alternative(account, wanted, now);
         let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
             return;
         };
-        let before = (slot.state.readiness(model, now), slot.state.doubt);
+        let before = (slot.state.readiness_for(operation, model, now), slot.state.doubt);
         let shareable = (slot.state.cooldown, slot.state.is_disabled);
         change(&mut slot.state, has_alternative, now);
-        let after = (slot.state.readiness(model, now), slot.state.doubt);
+        let after = (slot.state.readiness_for(operation, model, now), slot.state.doubt);
         if shareable != (slot.state.cooldown, slot.state.is_disabled) {
             slot.sync.mark_changed();
             self.changed.notify_one();
@@ -245,19 +241,16 @@ impl Pool {
             self.doubted.notify_one();
         }
         if before != after {
-            log_state_change(account, after.0, after.1, model, now);
+            log_state_change(account, after.0, after.1, wanted, now);
             // Turns that wait may get this account now, or have nothing left to wait for.
             self.dispatch();
         }
     }
 
-    /// When the first account that offers the model is ready again, if all of them are cooling down.
-    pub fn earliest_ready_at(&self, model: &str, caller: Option<&str>) -> Option<Timestamp> {
-        match self
-            .lock()
-            .pick_slot(Wanted { model, caller, may_be_unlisted: true, ..Wanted::default() }, self.clock.now())
-        {
-            Err(Shortage::Cooling { until, .. }) => Some(until),
+    /// When the first account that could serve a turn is ready again, if all of them are cooling down.
+    pub fn earliest_ready_at(&self, wanted: Wanted<'_>) -> Option<Timestamp> {
+        match self.shortage(wanted) {
+            Some(Shortage::Cooling { until, .. }) => Some(until),
             _ => None,
         }
     }
@@ -333,13 +326,13 @@ impl Pool {
 
 impl Inner {
     /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
-    fn has_alternative(&self, account: &Account, model: &str, caller: Option<&str>, now: Timestamp) -> bool {
+    fn has_alternative(&self, account: &Account, wanted: Wanted<'_>, now: Timestamp) -> bool {
         let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
-        let mut offering = others.filter(|slot| slot.account.offers(model) == Offer::Yes);
+        let mut offering = others.filter(|slot| slot.account.offers(wanted.model) == Offer::Yes);
         offering.any(|slot| {
-            slot.state.readiness_for(model, caller, now) == Readiness::Ready
+            slot.readiness(wanted, now) == Readiness::Ready
                 && !slot.state.has_failed()
-                && slot.state.missing_endpoints(model, now).next().is_none()
+                && slot.state.has_everywhere(wanted.model, now)
         })
     }
 
@@ -370,13 +363,12 @@ impl Inner {
             if slot.account.offers(wanted.model) != offer || wanted.tried.contains(&slot.account.name) {
                 continue;
             }
-            let mut missing_endpoints = slot.state.missing_endpoints(wanted.model, now);
-            if missing_endpoints.any(|missing| missing == wanted.operation) {
+            if slot.state.lacks_endpoint(wanted.operation, wanted.model, now) {
                 lacks_endpoint = true;
                 continue;
             }
             is_offered = true;
-            let readiness = slot.state.readiness_for(wanted.model, wanted.caller, now);
+            let readiness = slot.readiness(wanted, now);
             is_missing_everywhere &= readiness == Readiness::ModelMissing;
             is_refused_everywhere &= readiness == Readiness::Disabled;
             match readiness {
@@ -412,7 +404,7 @@ impl Inner {
 
     /// How long until the first account that could serve the turn has cooled down.
     fn time_until_ready(&self, wanted: Wanted<'_>, now: Timestamp) -> Option<Duration> {
-        let cooldown_until = |slot: &Slot| match slot.state.readiness_for(wanted.model, wanted.caller, now) {
+        let cooldown_until = |slot: &Slot| match slot.readiness(wanted, now) {
             Readiness::Cooling(cooldown) if slot.account.offers(wanted.model) != Offer::No => {
                 Some(cooldown.until)
             }
@@ -456,6 +448,10 @@ impl Slot {
         }
     }
 
+    fn readiness(&self, wanted: Wanted<'_>, now: Timestamp) -> Readiness {
+        self.state.readiness_for_caller(wanted.operation, wanted.model, wanted.caller, now)
+    }
+
     fn has_room(&self) -> bool {
         self.account.settings.max_in_flight.is_none_or(|max| self.state.in_flight < max)
     }
@@ -481,9 +477,9 @@ impl Lease {
         &self.account
     }
 
-    /// Changes the account's state by an attempt to serve a turn of `caller`.
-    pub fn record_attempt(&self, verdict: &Verdict, model: &str, caller: Option<&str>) {
-        self.pool.record_attempt(&self.account, verdict, model, caller);
+    /// Changes the account's state by an attempt to serve a turn.
+    pub fn record_attempt(&self, verdict: &Verdict, wanted: Wanted<'_>) {
+        self.pool.record_attempt(&self.account, verdict, wanted);
     }
 }
 

@@ -7,7 +7,7 @@ use antiphon_store::Timestamp;
 use futures_util::future::join_all;
 
 use super::state::Attempt;
-use super::{AccountView, CooldownReason, Doubt, Pool, Verdict};
+use super::{AccountView, CooldownReason, Doubt, Pool, Verdict, Wanted};
 use crate::transport::{CatalogError, Upstream};
 
 impl Pool {
@@ -27,9 +27,8 @@ impl Pool {
             let account = &account;
             let Some(refusal) = upstream.refusal_of(account).await else { return };
             account.remember_refusal(refusal.to_string());
-            self.change(account, "", None, |state, has_alternative, now| {
-                let verdict = &Verdict::CredentialInvalid;
-                state.record_attempt(Attempt { verdict, model: "", caller: None, has_alternative }, now);
+            self.change(account, Wanted::default(), |state, has_alternative, now| {
+                state.record_attempt(refused(has_alternative), now);
             });
         });
         join_all(checks).await;
@@ -50,7 +49,7 @@ impl Pool {
         };
         let failing = self.view().into_iter().filter(is_failing).map(|view| view.account);
         let probes = failing.map(async |account| match upstream.list_models(&account).await {
-            Ok(_) => self.change(&account, "", None, |state, _, _| {
+            Ok(_) => self.change(&account, Wanted::default(), |state, _, _| {
                 if state.end_failure_cooldown() {
                     tracing::info!(account.id = %account.name, "probe succeeded: the account is ready again");
                 }
@@ -81,11 +80,8 @@ impl Pool {
                 Err(CatalogError::Status { status, .. }) => doubt == Doubt::Failures && *status < 500,
                 Err(_) => false,
             };
-            self.change(&account, "", None, |state, has_alternative, now| match state.doubt {
-                Some(_) if is_refused => {
-                    let verdict = &Verdict::CredentialInvalid;
-                    state.record_attempt(Attempt { verdict, model: "", caller: None, has_alternative }, now);
-                }
+            self.change(&account, Wanted::default(), |state, has_alternative, now| match state.doubt {
+                Some(_) if is_refused => state.record_attempt(refused(has_alternative), now),
                 Some(_) if is_served => state.clear_doubt(),
                 Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
                 Some(Doubt::Credential) | None => {}
@@ -103,4 +99,10 @@ impl Pool {
     pub fn probe_interval(&self) -> Option<Duration> {
         self.lock().routing.probe_interval
     }
+}
+
+/// The credential was refused in a request that is nobody's turn.
+fn refused(has_alternative: bool) -> Attempt<'static> {
+    let Wanted { operation, model, caller, .. } = Wanted::default();
+    Attempt { verdict: &Verdict::CredentialInvalid, operation, model, caller, has_alternative }
 }

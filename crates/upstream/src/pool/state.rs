@@ -1,24 +1,20 @@
 //! An account's state: what attempts make of it, and whether it can be chosen. No I/O, and time is passed in.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use antiphon_protocol::request::Operation;
 use antiphon_store::Timestamp;
 
 use super::failures::{Consequence, Failures, next_cooldown};
+use super::missing::Missing;
 use super::verdict::Verdict;
 
 /// The longest cooldown that an upstream can ask for.
 const MAX_REQUESTED_COOLDOWN: Duration = Duration::from_hours(8 * 24);
 /// For a quota whose reset is not known.
 const QUOTA_COOLDOWN: Duration = Duration::from_hours(1);
-/// How long an upstream's statement that it lacks a model or an endpoint is believed.
-const MODEL_COOLDOWN: Duration = Duration::from_mins(5);
 /// No cooldown begins so much later than now, as the clocks of replicas may: this machine's clock was set back.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
-/// So many models are remembered that an upstream lacks.
-const MAX_MISSING: usize = 1_000;
 
 /// One account's state.
 #[derive(Debug, Default, Clone)]
@@ -38,10 +34,10 @@ pub struct AccountState {
     failures: Failures,
     /// Cooldowns of a length that no upstream gave, since it last served a turn.
     cooldowns: u32,
-    /// Models that it does not have, and until when that is believed.
-    missing_models: HashMap<String, Timestamp>,
-    /// By model: endpoints that it does not have, and until when that is believed.
-    missing_endpoints: HashMap<String, Vec<(Operation, Timestamp)>>,
+    /// Models that it does not have, or not at an endpoint.
+    missing_models: Missing,
+    /// Endpoints that it does not have, or not for a model.
+    missing_endpoints: Missing,
 }
 
 /// Why an account is doubted.
@@ -57,6 +53,7 @@ pub enum Doubt {
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
     pub verdict: &'a Verdict,
+    pub operation: Operation,
     pub model: &'a str,
     /// Whose turn it was; `None` if callers are not known.
     pub caller: Option<&'a str>,
@@ -94,17 +91,24 @@ pub enum Readiness {
 // === impl AccountState ===
 
 impl AccountState {
-    pub fn readiness(&self, model: &str, now: Timestamp) -> Readiness {
+    /// For all models.
+    pub fn readiness(&self, now: Timestamp) -> Readiness {
         if self.is_paused {
             Readiness::Paused
         } else if self.is_disabled {
             Readiness::Disabled
         } else if let Some(cooldown) = self.cooldown_at(now) {
             Readiness::Cooling(cooldown)
-        } else if self.missing_models.get(model).is_some_and(|until| is_believed(*until, now)) {
-            Readiness::ModelMissing
         } else {
             Readiness::Ready
+        }
+    }
+
+    /// For turns of this kind.
+    pub fn readiness_for(&self, operation: Operation, model: &str, now: Timestamp) -> Readiness {
+        match self.readiness(now) {
+            Readiness::Ready if self.missing_models.has(operation, model, now) => Readiness::ModelMissing,
+            readiness => readiness,
         }
     }
 
@@ -123,27 +127,37 @@ impl AccountState {
         self.cooling_since.is_some_and(|since| since.since(now) > MAX_CLOCK_DIFFERENCE)
     }
 
-    /// As [`readiness`](Self::readiness), for a turn of this caller.
-    pub fn readiness_for(&self, model: &str, caller: Option<&str>, now: Timestamp) -> Readiness {
-        let own_cooldown = || {
-            let until = self.failures.cooldown_until(caller, now)?;
-            Some(Readiness::Cooling(Cooldown { until, reason: CooldownReason::Failures }))
-        };
-        match self.readiness(model, now) {
-            Readiness::Ready => own_cooldown().unwrap_or(Readiness::Ready),
+    /// For turns of this kind and caller.
+    pub fn readiness_for_caller(
+        &self,
+        operation: Operation,
+        model: &str,
+        caller: Option<&str>,
+        now: Timestamp,
+    ) -> Readiness {
+        match self.readiness_for(operation, model, now) {
+            Readiness::Ready => self.cooldown_of(caller, now).map_or(Readiness::Ready, Readiness::Cooling),
             readiness => readiness,
         }
     }
 
-    /// The endpoints that its upstream does not have for a model.
-    pub fn missing_endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
-        let missing = self.missing_endpoints.get(model).into_iter().flatten();
-        missing.filter(move |(_, until)| is_believed(*until, now)).map(|(operation, _)| *operation)
+    fn cooldown_of(&self, caller: Option<&str>, now: Timestamp) -> Option<Cooldown> {
+        let until = self.failures.cooldown_until(caller, now)?;
+        Some(Cooldown { until, reason: CooldownReason::Failures })
+    }
+
+    pub fn lacks_endpoint(&self, operation: Operation, model: &str, now: Timestamp) -> bool {
+        self.missing_endpoints.has(operation, model, now)
+    }
+
+    /// Whether it serves the model at every endpoint, as far as is known.
+    pub fn has_everywhere(&self, model: &str, now: Timestamp) -> bool {
+        !self.missing_models.has_any(model, now) && !self.missing_endpoints.has_any(model, now)
     }
 
     /// The state's name in metrics and lists, whatever the model.
     pub fn label(&self, now: Timestamp) -> &'static str {
-        match self.readiness("", now) {
+        match self.readiness(now) {
             Readiness::Ready | Readiness::ModelMissing => "ready",
             Readiness::Cooling(_) => "cooling",
             Readiness::Disabled => "disabled",
@@ -159,7 +173,7 @@ impl AccountState {
                 self.doubt = None;
                 self.cooldown = self.cooldown_at(now);
                 self.cooldowns = 0;
-                self.missing_models.remove(attempt.model);
+                self.missing_models.remove(attempt.operation, attempt.model);
             }
             Verdict::Unreachable | Verdict::Failed => self.record_failure(attempt, now),
             Verdict::RateLimited { until } => self.start_cooldown(CooldownReason::RateLimit, *until, now),
@@ -175,26 +189,9 @@ impl AccountState {
                 self.doubt = None;
                 self.is_disabled = true;
             }
-            Verdict::ModelMissing => {
-                self.missing_models.retain(|_, until| is_believed(*until, now));
-                if self.missing_models.len() >= MAX_MISSING {
-                    // Clients may make up any number of names.
-                    self.missing_models.clear();
-                }
-                self.missing_models.insert(attempt.model.to_owned(), now.plus(MODEL_COOLDOWN));
-            }
-            Verdict::EndpointMissing(operation) => {
-                self.missing_endpoints.retain(|_, missing| {
-                    missing.retain(|(_, until)| is_believed(*until, now));
-                    !missing.is_empty()
-                });
-                if self.missing_endpoints.len() >= MAX_MISSING {
-                    self.missing_endpoints.clear();
-                }
-                let missing = self.missing_endpoints.entry(attempt.model.to_owned()).or_default();
-                missing.push((*operation, now.plus(MODEL_COOLDOWN)));
-            }
-            Verdict::Unsupported | Verdict::Neutral => {}
+            Verdict::ModelMissing => self.missing_models.add(attempt.operation, attempt.model, now),
+            Verdict::EndpointMissing => self.missing_endpoints.add(attempt.operation, attempt.model, now),
+            Verdict::TooLarge | Verdict::Unsupported | Verdict::Neutral => {}
         }
     }
 
@@ -277,11 +274,6 @@ impl AccountState {
     }
 }
 
-/// Whether a statement that an upstream lacks something still counts.
-fn is_believed(until: Timestamp, now: Timestamp) -> bool {
-    until > now && until.since(now) <= MODEL_COOLDOWN
-}
-
 // === impl CooldownReason ===
 
 impl CooldownReason {
@@ -310,16 +302,20 @@ mod tests {
     }
 
     fn cooldown_ms(state: &AccountState, now: Timestamp) -> Option<i64> {
-        match state.readiness("m", now) {
+        match state.readiness(now) {
             Readiness::Cooling(cooldown) => Some(cooldown.until.unix_ms() - now.unix_ms()),
             _ => None,
         }
     }
 
+    fn attempt<'a>(verdict: &'a Verdict, caller: Option<&'a str>, has_alternative: bool) -> Attempt<'a> {
+        Attempt { verdict, operation: Operation::Create, model: "m", caller, has_alternative }
+    }
+
     /// Records an attempt for one of two callers, who alternate.
     fn record(state: &mut AccountState, verdict: &Verdict, has_alternative: bool, now: Timestamp) {
         let caller = Some(if now.unix_ms() % 2 == 0 { "even" } else { "odd" });
-        state.record_attempt(Attempt { verdict, model: "m", caller, has_alternative }, now);
+        state.record_attempt(attempt(verdict, caller, has_alternative), now);
     }
 
     #[test]
@@ -343,21 +339,24 @@ mod tests {
         }
         record(&mut state, &Verdict::Served, true, after(91_002));
         record(&mut state, &Verdict::Failed, true, after(91_003));
-        assert_eq!(state.readiness("m", after(91_003)), Readiness::Ready);
+        assert_eq!(state.readiness(after(91_003)), Readiness::Ready);
     }
 
     #[test]
     fn failures_of_one_caller_do_not_affect_other_callers() {
         let fail = |state: &mut AccountState, caller| {
-            let attempt = Attempt { verdict: &Verdict::Failed, model: "m", caller, has_alternative: true };
+            let attempt = attempt(&Verdict::Failed, caller, true);
             state.record_attempt(attempt, START);
         };
         let mut state = AccountState::default();
         for _ in 0..10 {
             fail(&mut state, Some("a"));
         }
-        assert!(matches!(state.readiness_for("m", Some("a"), START), Readiness::Cooling(_)));
-        assert_eq!(state.readiness_for("m", Some("b"), START), Readiness::Ready);
+        assert!(matches!(
+            state.readiness_for_caller(Operation::Create, "m", Some("a"), START),
+            Readiness::Cooling(_)
+        ));
+        assert_eq!(state.readiness_for_caller(Operation::Create, "m", Some("b"), START), Readiness::Ready);
         assert_eq!((state.doubt, state.label(START)), (Some(Doubt::Failures), "ready"));
         let mut failing = state.clone();
         failing.confirm_failures(true, START);
@@ -383,12 +382,12 @@ mod tests {
     fn a_refused_credential_is_doubted_until_it_is_verified() {
         let mut state = AccountState::default();
         record(&mut state, &Verdict::CredentialRefused, true, START);
-        assert_eq!((state.doubt, state.readiness("m", START)), (Some(Doubt::Credential), Readiness::Ready));
+        assert_eq!((state.doubt, state.readiness(START)), (Some(Doubt::Credential), Readiness::Ready));
         let mut served = state.clone();
         record(&mut served, &Verdict::Served, true, START);
         assert_eq!(served.doubt, None);
         record(&mut state, &Verdict::CredentialInvalid, true, START);
-        assert_eq!((state.doubt, state.readiness("m", START)), (None, Readiness::Disabled));
+        assert_eq!((state.doubt, state.readiness(START)), (None, Readiness::Disabled));
     }
 
     #[test]
@@ -400,7 +399,8 @@ mod tests {
         record(&mut state, &Verdict::ModelMissing, true, START);
         let small = START.minus(Duration::from_secs(9));
         assert_eq!(cooldown_ms(&state, small), Some(24_000), "clocks of replicas differ by that much");
-        assert_eq!((state.readiness("m", before), state.shared_cooldown(before)), (Readiness::Ready, None));
+        let readiness = state.readiness_for(Operation::Create, "m", before);
+        assert_eq!((readiness, state.shared_cooldown(before)), (Readiness::Ready, None));
         assert_eq!(state.label(before), "ready");
         record(&mut state, &Verdict::RateLimited { until: Some(before.plus(QUOTA_COOLDOWN)) }, true, before);
         assert_eq!(cooldown_ms(&state, before), Some(3_600_000), "what the upstream says now counts");
@@ -409,7 +409,7 @@ mod tests {
         let stored = until.map(|until| Cooldown { until, reason: CooldownReason::RateLimit });
         restarted.apply_stored(stored, false, START);
         assert_eq!(cooldown_ms(&restarted, START), Some(15_000));
-        assert_eq!(restarted.readiness("m", before), Readiness::Ready);
+        assert_eq!(restarted.readiness(before), Readiness::Ready);
     }
 
     #[test]
@@ -417,7 +417,7 @@ mod tests {
         let mut state = AccountState::default();
         for n in 0..10 {
             record(&mut state, &Verdict::Failed, false, after(n));
-            assert_eq!(state.readiness("m", after(n)), Readiness::Ready);
+            assert_eq!(state.readiness(after(n)), Readiness::Ready);
         }
     }
 
@@ -460,10 +460,12 @@ mod tests {
     fn a_missing_model_affects_only_that_model_and_a_refused_credential_all_models() {
         let mut state = AccountState::default();
         record(&mut state, &Verdict::ModelMissing, true, START);
-        assert_eq!(state.readiness("m", START), Readiness::ModelMissing);
-        assert_eq!(state.readiness("n", START), Readiness::Ready);
-        assert_eq!(state.readiness("m", after(300_000)), Readiness::Ready);
+        let create = |state: &AccountState, model, now| state.readiness_for(Operation::Create, model, now);
+        assert_eq!(create(&state, "m", START), Readiness::ModelMissing);
+        assert_eq!(create(&state, "n", START), Readiness::Ready);
+        assert_eq!(create(&state, "m", after(300_000)), Readiness::Ready);
+        assert_eq!(state.readiness_for(Operation::Embed, "m", START), Readiness::Ready, "another endpoint");
         record(&mut state, &Verdict::CredentialInvalid, true, START);
-        assert_eq!(state.readiness("n", START), Readiness::Disabled);
+        assert_eq!(create(&state, "n", START), Readiness::Disabled);
     }
 }

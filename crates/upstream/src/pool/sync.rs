@@ -6,7 +6,7 @@ use antiphon_store::{Store, StoreError, StoredAccount, Timestamp};
 
 use super::logging::log_state_change;
 use super::state::{AccountState, Cooldown, CooldownReason};
-use super::{Pool, Slot};
+use super::{Pool, Slot, Wanted};
 
 /// What has been written of an account's state, and what has been read.
 #[derive(Debug, Default)]
@@ -65,13 +65,13 @@ impl Pool {
             if slot.sync.has_unwritten() || slot.sync.last_seen.as_ref() == Some(&row) {
                 continue;
             }
-            let before = slot.state.readiness("", now);
+            let before = slot.state.readiness(now);
             slot.apply_stored(&row);
             slot.sync.last_seen = Some(row);
-            let after = slot.state.readiness("", now);
+            let after = slot.state.readiness(now);
             if before != after {
                 has_changed = true;
-                log_state_change(&slot.account, after, None, "", now);
+                log_state_change(&slot.account, after, None, Wanted::default(), now);
             }
         }
         drop(inner);

@@ -81,6 +81,10 @@ fn wanted(model: &str) -> Wanted<'_> {
     Wanted { model, ..Wanted::default() }
 }
 
+fn of_caller(model: &str) -> Wanted<'_> {
+    Wanted { caller: Some("caller"), ..wanted(model) }
+}
+
 fn in_flight(pool: &Pool) -> Vec<u32> {
     pool.view().iter().map(|account| account.state.in_flight).collect()
 }
@@ -158,7 +162,7 @@ proptest! {
                 Step::Leave { lease } if lease < held.len() => drop(held.swap_remove(lease)),
                 Step::End { lease, verdict } if lease < held.len() => {
                     let lease = held.swap_remove(lease);
-                    lease.record_attempt(&verdict, "m1", Some("caller"));
+                    lease.record_attempt(&verdict, of_caller("m1"));
                 }
                 Step::Leave { .. } | Step::End { .. } => {}
                 Step::Choose { model, origin, key } => {
@@ -169,7 +173,7 @@ proptest! {
                     let usable: Vec<String> = pool
                         .view()
                         .iter()
-                        .filter(|view| view.state.readiness(wanted.model, clock.now()) == Readiness::Ready)
+                        .filter(|view| view.state.readiness_for(wanted.operation, wanted.model, clock.now()) == Readiness::Ready)
                         .filter(|view| view.state.in_flight < MAX && model < 2)
                         .map(|view| view.account.name.clone())
                         .collect();
@@ -273,11 +277,8 @@ fn an_account_that_was_not_ready_does_not_catch_up() {
     let (pool, clock) = pool(&[account("a1", None), account("b1", None)], routing);
     let next = || pool.choose(wanted("m")).now_or_never().unwrap().unwrap();
     let lease = next();
-    lease.record_attempt(
-        &Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(1_000)) },
-        "m",
-        Some("caller"),
-    );
+    let until = Some(Timestamp::from_unix_ms(1_000));
+    lease.record_attempt(&Verdict::RateLimited { until }, of_caller("m"));
     assert!((0..20).all(|_| next().account().name == "b1"));
     clock.advance(1_000);
     let turns = (0..10).filter(|_| next().account().name == "a1").count();
@@ -388,7 +389,7 @@ async fn a_waiting_turn_fails_when_no_account_is_left_to_wait_for() {
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);
     assert!(waiting.as_mut().now_or_never().is_none());
-    held.record_attempt(&Verdict::CredentialInvalid, "m", Some("caller"));
+    held.record_attempt(&Verdict::CredentialInvalid, of_caller("m"));
     assert_eq!(waiting.await.unwrap_err(), Shortage::Refused);
 }
 
@@ -397,11 +398,8 @@ async fn a_waiting_turn_gets_an_account_whose_cooldown_ends() {
     let (pool, clock) = pool(&[account("a1", Some(1)), account("b1", Some(1))], routing());
     let held = pool.choose(wanted("m")).await.unwrap();
     let other = pool.choose(wanted("m")).await.unwrap();
-    other.record_attempt(
-        &Verdict::RateLimited { until: Some(Timestamp::from_unix_ms(20)) },
-        "m",
-        Some("caller"),
-    );
+    let until = Some(Timestamp::from_unix_ms(20));
+    other.record_attempt(&Verdict::RateLimited { until }, of_caller("m"));
     drop(other);
     let waiting = pool.choose(wanted("m"));
     tokio::pin!(waiting);
@@ -418,7 +416,7 @@ async fn a_waiting_turn_gets_an_account_whose_cooldown_began_and_ended_meanwhile
     tokio::pin!(waiting);
     assert!(waiting.as_mut().now_or_never().is_none());
     let until = Some(Timestamp::from_unix_ms(20));
-    held.record_attempt(&Verdict::RateLimited { until }, "m", Some("caller"));
+    held.record_attempt(&Verdict::RateLimited { until }, of_caller("m"));
     drop(held);
     assert!(waiting.as_mut().now_or_never().is_none());
     clock.advance(20);

@@ -26,12 +26,14 @@ pub enum Verdict {
     CredentialRefused,
     /// It refused its credential in a request that contains nothing from a client.
     CredentialInvalid,
-    /// It does not have the model, or may not use it.
+    /// It does not have the model, or may not use it, or not for what was asked.
     ModelMissing,
+    /// Nothing, but its limit or its credit is too small for the request, and another account's may not be.
+    TooLarge,
     /// Nothing, but its upstream's API can't express the request, and another one may.
     Unsupported,
     /// It does not have the endpoint, or not for the model.
-    EndpointMissing(Operation),
+    EndpointMissing,
     /// Nothing: the request is at fault, or nothing is.
     Neutral,
 }
@@ -47,6 +49,8 @@ impl Verdict {
     ) -> Self {
         let until = || reset::limit_reset_at(headers, error, now);
         match status.as_u16() {
+            // Smaller requests are served.
+            402 | 429 if is_too_large(error.message.as_deref().unwrap_or_default()) => Self::TooLarge,
             429 if is_quota_error(error) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
             // Prepaid credit is used up.
@@ -60,21 +64,29 @@ impl Verdict {
         }
     }
 
-    /// As [`from_reply`](Self::from_reply), for an endpoint that not every upstream has: a 404 that says nothing of the model
-    /// says that the upstream lacks it.
-    pub fn from_passed_reply(self, status: StatusCode, operation: Operation) -> Self {
+    /// At an endpoint that not every upstream has: a 404 says that the upstream lacks it, unless that is an error of the API about
+    /// something else, which the client may have caused. `error` is `None` if the reply is no error of the API.
+    pub fn at_endpoint(
+        self,
+        operation: Operation,
+        status: StatusCode,
+        error: Option<&UpstreamError>,
+    ) -> Self {
+        let is_missing = || error.is_none_or(|error| is_path_error(error, operation.path()));
         match self {
-            Self::Neutral if status == StatusCode::NOT_FOUND => Self::EndpointMissing(operation),
+            Self::Neutral if status == StatusCode::NOT_FOUND && is_missing() => Self::EndpointMissing,
             verdict => verdict,
         }
     }
 
-    /// From the error code of a failed response or an `error` event, which have neither status nor headers.
-    pub fn from_code(code: &str) -> Self {
+    /// From the error of a failed response or an `error` event, which have neither status nor headers.
+    pub fn from_event(code: &str, message: &str) -> Self {
+        let is_limit = code == "rate_limit_exceeded" || QUOTA_CODES.contains(&code);
         match code {
+            _ if is_limit && is_too_large(message) => Self::TooLarge,
             "rate_limit_exceeded" => Self::RateLimited { until: None },
             "server_error" | "server_is_overloaded" | "slow_down" => Self::Failed,
-            _ if QUOTA_CODES.contains(&code) => Self::OutOfQuota { until: None },
+            _ if is_limit => Self::OutOfQuota { until: None },
             _ => Self::Neutral,
         }
     }
@@ -93,8 +105,9 @@ impl Verdict {
             Self::OutOfQuota { .. } => "out_of_quota",
             Self::CredentialRefused | Self::CredentialInvalid => "credential_refused",
             Self::ModelMissing => "model_missing",
+            Self::TooLarge => "too_large",
             Self::Unsupported => "unsupported",
-            Self::EndpointMissing(_) => "endpoint_missing",
+            Self::EndpointMissing => "endpoint_missing",
             Self::Neutral => "refused",
         }
     }
@@ -111,6 +124,20 @@ const QUOTA_CODES: [&str; 5] = [
 fn is_quota_error(error: &UpstreamError) -> bool {
     let names = [&error.code, &error.kind];
     names.into_iter().flatten().any(|name| QUOTA_CODES.contains(&name.as_str()))
+}
+
+/// Parts of messages that say that the request alone is too large, in lower case.
+const TOO_LARGE_PHRASES: [&str; 5] = [
+    "request too large",
+    "tokens must be reduced",
+    "fewer max_tokens",
+    "can only afford",
+    "prompt tokens limit exceeded",
+];
+
+fn is_too_large(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    TOO_LARGE_PHRASES.iter().any(|phrase| message.contains(phrase))
 }
 
 fn is_credential_error(error: &UpstreamError) -> bool {
@@ -147,6 +174,13 @@ const MODEL_MESSAGES: [&str; 8] = [
     "{} is not a valid model id",
 ];
 
+/// How upstreams say that they lack a path; `{}` ends with it.
+const PATH_MESSAGES: [&str; 3] =
+    ["invalid url (post {})", "cannot post {}", "unexpected endpoint or method. (post {})"];
+/// The same in messages that do not name it.
+const BARE_PATH_MESSAGES: [&str; 6] =
+    ["", "not found", "file not found", "path not found", "resource not found", "method not found"];
+
 fn is_model_error(error: &UpstreamError, model: &str) -> bool {
     const CODES: [&str; 3] = ["model_not_found", "DeploymentNotFound", "model_not_available"];
     if let Some(code) = &error.code {
@@ -155,14 +189,28 @@ fn is_model_error(error: &UpstreamError, model: &str) -> bool {
     if error.param.as_deref() == Some("model") {
         return true;
     }
+    let message = whole_message(error);
+    let name = |form: &&str| named(message, form).map(|name| name.trim_matches(['`', '\'', '"']));
+    MODEL_MESSAGES.iter().any(|form| name(form) == Some(model))
+}
+
+/// Whether the upstream says that it does not have this path.
+fn is_path_error(error: &UpstreamError, path: &str) -> bool {
+    let message = whole_message(error);
+    error.code.as_deref() == Some("unknown_url")
+        || BARE_PATH_MESSAGES.iter().any(|bare| message.eq_ignore_ascii_case(bare))
+        || PATH_MESSAGES.iter().any(|form| named(message, form).is_some_and(|name| name.ends_with(path)))
+}
+
+fn whole_message(error: &UpstreamError) -> &str {
     let message = error.message.as_deref().unwrap_or_default();
-    let message = message.strip_suffix('.').unwrap_or(message);
-    let matches = |form: &str| {
-        let (before, after) = form.split_once("{}").unwrap_or((form, ""));
-        let name = strip_ends(message, before, after).map(|name| name.trim_matches(['`', '\'', '"']));
-        name == Some(model)
-    };
-    MODEL_MESSAGES.iter().any(|form| matches(form))
+    message.strip_suffix('.').unwrap_or(message)
+}
+
+/// What stands for the `{}` of the form in a message that has this form.
+fn named<'a>(message: &'a str, form: &str) -> Option<&'a str> {
+    let (before, after) = form.split_once("{}")?;
+    strip_ends(message, before, after)
 }
 
 /// The text between a prefix and a suffix, whose case does not matter.
@@ -192,7 +240,7 @@ mod tests {
 
     #[test]
     fn each_row_of_the_failure_table_has_its_verdict() {
-        use Verdict::{CredentialRefused, Failed, ModelMissing, Neutral, OutOfQuota, RateLimited};
+        use Verdict::{CredentialRefused, Failed, ModelMissing, Neutral, OutOfQuota, RateLimited, TooLarge};
         for (status, body, expected) in [
             (500, String::new(), Failed),
             (502, worded("bad gateway"), Failed),
@@ -203,9 +251,22 @@ mod tests {
             (304, String::new(), Failed),
             (429, coded("rate_limit_exceeded"), RateLimited { until: None }),
             (429, String::new(), RateLimited { until: None }),
+            (
+                429,
+                worded("Rate limit reached for m: Limit 30000, Used 29000, Requested 2000."),
+                RateLimited { until: None },
+            ),
+            (429, worded("Request too large for m: Limit 30000, Requested 45123."), TooLarge),
+            (
+                429,
+                worded("The input or output tokens must be reduced in order to run successfully."),
+                TooLarge,
+            ),
             (429, coded("insufficient_quota"), OutOfQuota { until: None }),
             (429, coded("usage_limit_reached"), OutOfQuota { until: None }),
             (402, worded("Insufficient Balance"), OutOfQuota { until: None }),
+            (402, worded("You requested up to 64000 tokens, but can only afford 14640."), TooLarge),
+            (402, worded("Prompt tokens limit exceeded: 20000 > 14640."), TooLarge),
             (401, coded("invalid_api_key"), CredentialRefused),
             (401, String::new(), CredentialRefused),
             (403, coded("account_deactivated"), CredentialRefused),
@@ -241,25 +302,44 @@ mod tests {
     }
 
     #[test]
-    fn a_404_that_says_nothing_of_the_model_says_that_the_endpoint_is_missing() {
-        let passed = |status, body: &str| {
-            let status = StatusCode::from_u16(status).unwrap();
-            verdict(status.as_u16(), body).from_passed_reply(status, Operation::Embed)
+    fn a_404_says_that_the_endpoint_is_missing_unless_it_is_about_something_else() {
+        let at_endpoint = |status, body: Option<&str>| {
+            let error = body.map(|body| UpstreamError::parse(body.as_bytes()));
+            let verdict = verdict(status, body.unwrap_or_default());
+            verdict.at_endpoint(
+                Operation::ChatCompletion,
+                StatusCode::from_u16(status).unwrap(),
+                error.as_ref(),
+            )
         };
-        let missing = Verdict::EndpointMissing(Operation::Embed);
+        let missing = Verdict::EndpointMissing;
         assert!(missing.allows_failover());
-        for body in
-            [String::new(), "<html>".to_owned(), r#"{"detail":"Not Found"}"#.to_owned(), coded("unknown_url")]
-        {
-            assert_eq!(passed(404, &body), missing, "{body}");
+        assert_eq!(at_endpoint(404, None), missing, "it is no error of the API");
+        for body in [
+            coded("unknown_url"),
+            worded("Invalid URL (POST /v1/chat/completions)"),
+            worded("Cannot POST /openai/v1/chat/completions"),
+            r#"{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}"#.to_owned(),
+            r#"{"error":{"code":404}}"#.to_owned(),
+            r#"{"error":"Not Found"}"#.to_owned(),
+        ] {
+            assert_eq!(at_endpoint(404, Some(&body)), missing, "{body}");
         }
-        assert_eq!(passed(404, &coded("model_not_found")), Verdict::ModelMissing);
-        assert_eq!(passed(400, &worded("no")), Verdict::Neutral);
-        assert_eq!(passed(500, ""), Verdict::Failed);
+        for message in [
+            "No endpoints found that support tool use.",
+            "No such File object: /v1/chat/completions",
+            "File 'Invalid URL (POST /v1/chat/completions)' not found",
+            "Invalid URL (POST https://example.com/image.png)",
+        ] {
+            assert_eq!(at_endpoint(404, Some(&worded(message))), Verdict::Neutral, "{message}");
+        }
+        assert_eq!(at_endpoint(404, Some(&coded("model_not_found"))), Verdict::ModelMissing);
+        assert_eq!(at_endpoint(400, Some(&worded("no"))), Verdict::Neutral);
+        assert_eq!(at_endpoint(500, None), Verdict::Failed);
     }
 
     #[test]
-    fn a_failed_response_is_judged_by_its_code() {
+    fn a_failed_response_is_judged_by_its_error() {
         for (code, expected) in [
             ("server_error", Verdict::Failed),
             ("server_is_overloaded", Verdict::Failed),
@@ -268,7 +348,14 @@ mod tests {
             ("invalid_prompt", Verdict::Neutral),
             ("", Verdict::Neutral),
         ] {
-            assert_eq!(Verdict::from_code(code), expected, "{code}");
+            assert_eq!(Verdict::from_event(code, "m"), expected, "{code}");
+        }
+        for (code, expected) in [
+            ("rate_limit_exceeded", Verdict::TooLarge),
+            ("insufficient_quota", Verdict::TooLarge),
+            ("server_error", Verdict::Failed),
+        ] {
+            assert_eq!(Verdict::from_event(code, "Request too large for m."), expected, "{code}");
         }
     }
 

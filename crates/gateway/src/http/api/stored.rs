@@ -35,7 +35,7 @@ pub async fn get(
     query: ResponseQuery,
 ) -> Result<Response, ErrorReply> {
     if query.stream {
-        return resume(&state, &caller, &name, query.starting_after.as_deref()).await;
+        return resume(&state, &caller, &name, &query).await;
     }
     let hidden = query.hidden;
     let load = || find(&state, &caller, &name);
@@ -62,12 +62,13 @@ async fn resume(
     state: &AppState,
     caller: &Caller,
     name: &str,
-    after: Option<&str>,
+    query: &ResponseQuery,
 ) -> Result<Response, ErrorReply> {
-    let after = after.map(parse_starting_after).transpose()?;
+    let after = query.starting_after.as_deref().map(parse_starting_after).transpose()?;
     let not_found = || RequestError::ResponseNotFound(name.to_owned());
     let id: ResponseId = name.parse().map_err(|_| not_found())?;
-    let events = state.turns.replay(&caller.project, id, after).await.map_err(|refused| match refused {
+    let replay = state.turns.replay(&caller.project, id, after, query.hidden).await;
+    let events = replay.map_err(|refused| match refused {
         ReplayRefused::NotFound => not_found(),
         ReplayRefused::NotStreamed => RequestError::NotStreamed,
         ReplayRefused::NotInBackground => RequestError::NotStreamedInBackground,

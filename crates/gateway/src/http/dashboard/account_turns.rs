@@ -1,11 +1,11 @@
 //! Charts of the turns of accounts.
 
+use antiphon_operations::{AccountTurns, TurnsOfAccount};
 use maud::{Markup, html};
 
 use super::chart::{CLASSES, Chart, Kind, Series};
 use super::numbers::{compact, percent};
 use super::pieces::none;
-use crate::operations::{AccountTurns, TurnsOfAccount};
 
 /// How many accounts have a colour of their own.
 const MAX_SERIES: usize = 5;

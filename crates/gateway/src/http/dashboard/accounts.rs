@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use antiphon_access::sessions::Session;
+use antiphon_operations::{
+    Account, AccountTurns, AskModel, LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage,
+};
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
@@ -18,9 +21,6 @@ use super::pieces::{
 use super::responses::{outcome, short};
 use super::time_choice::{TimeQuery, windows};
 use crate::http::path_segment::PathSegment;
-use crate::operations::{
-    Account, AccountTurns, AskModel, LogParameters, LoggedTurn, OperationError, Operations, Page as ListPage,
-};
 
 /// How many of its failed turns the page of an account lists.
 const FAILED_TURNS: u32 = 5;

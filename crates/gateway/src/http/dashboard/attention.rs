@@ -1,10 +1,10 @@
 //! What operators should look at.
 
+use antiphon_operations::{Attention, AttentionKind};
 use maud::{Markup, html};
 
 use super::numbers::{compact, percent};
 use super::pieces::{Tone, badge, time};
-use crate::operations::{Attention, AttentionKind};
 
 pub fn attention(list: &[Attention]) -> Markup {
     html! {

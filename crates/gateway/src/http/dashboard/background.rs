@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_operations::{BackgroundParameters, BackgroundView, Operations};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -14,7 +15,6 @@ use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, empty, next_page, none, time};
 use super::responses::short;
 use super::tabs::{Tab, tabs};
-use crate::operations::{BackgroundParameters, BackgroundView, Operations};
 
 const ROWS_PER_PAGE: u32 = 50;
 const PATH: &str = "/responses/background";

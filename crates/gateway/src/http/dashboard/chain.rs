@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::sessions::Session;
+use antiphon_operations::{Chain, ChainParameters, ChainTurn, LoggedTurn, Operations, ResponseDetail};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -19,7 +20,6 @@ use super::pieces::{Tone, badge, earlier_page, is_admin, next_page, none, time};
 use super::responses::{cost, outcome, short};
 use super::timeline::timeline;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{Chain, ChainParameters, ChainTurn, LoggedTurn, Operations, ResponseDetail};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

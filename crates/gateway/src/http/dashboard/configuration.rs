@@ -1,11 +1,11 @@
 //! The configuration in effect, and the store's size.
 
+use antiphon_operations::{ConfigReport, StoreReport};
 use maud::{Markup, html};
 use serde_json::Value;
 
 use super::numbers::{bytes, compact, grouped};
 use super::pieces::{Tone, badge, none, optional_time};
-use crate::operations::{ConfigReport, StoreReport};
 
 /// Every value with where it comes from; those that were set come first.
 pub fn configuration(report: &ConfigReport) -> Markup {
@@ -13,6 +13,11 @@ pub fn configuration(report: &ConfigReport) -> Markup {
     let (defaults, set): (Vec<_>, Vec<_>) = report.values.iter().partition(|value| is_default(value.source));
     html! {
         p .hint { "Secrets are redacted. The configuration is changed in its file." }
+        @if !report.needs_restart.is_empty() {
+            p {
+                (badge(Tone::Warning, "restart needed")) " Changes of " (report.needs_restart.join(", ")) " are not in effect yet."
+            }
+        }
         div .scroll tabindex="0" role="region" aria-label="Values that were set" {
             table .dense {
                 thead { tr { th scope="col" { "Key" } th scope="col" { "Value" } th scope="col" { "From" } } }

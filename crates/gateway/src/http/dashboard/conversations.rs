@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use antiphon_operations::{
+    Chain, ChainTurn, Conversation, ConversationParameters, ConversationTurnParameters, OperationError,
+    Operations, Page as ListPage,
+};
 use antiphon_protocol::id::ProjectId;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -17,10 +21,6 @@ use super::page::{Page, Problem, Screen};
 use super::pieces::{empty, next_page, time};
 use super::tabs::{Tab, tabs};
 use crate::http::path_segment::PathSegment;
-use crate::operations::{
-    Chain, ChainTurn, Conversation, ConversationParameters, ConversationTurnParameters, OperationError,
-    Operations, Page as ListPage,
-};
 
 const PATH: &str = "/responses/conversations";
 const ROWS_PER_PAGE: u32 = 50;

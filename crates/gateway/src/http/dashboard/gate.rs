@@ -8,6 +8,7 @@ use std::sync::Arc;
 use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
 use antiphon_access::sessions::{SESSION_LIFETIME, Session};
+use antiphon_operations::{OperationError, parse_query};
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -23,7 +24,6 @@ use crate::http::app_state::{AppState, BodyLimits};
 use crate::http::auth::client_address;
 use crate::http::error::RequestError;
 use crate::http::origin::FORWARDED_PROTO;
-use crate::operations::{OperationError, parse_query};
 
 pub const LOGIN_PATH: &str = "/login";
 const COOKIE: &str = "antiphon_session";

@@ -1,12 +1,12 @@
 //! What a response contains, for admins only. Each look is in the audit log.
 
+use antiphon_operations::Bodies;
 use antiphon_runtime::offload::offload_if_long;
 use maud::{Markup, html};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::http::error::RequestError;
-use crate::operations::Bodies;
 
 /// How many items of the input, and of the output, are shown.
 const MAX_ITEMS: usize = 200;

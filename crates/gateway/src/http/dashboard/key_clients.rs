@@ -1,9 +1,9 @@
 //! Which clients use a key.
 
+use antiphon_operations::KeyClientView;
 use maud::{Markup, html};
 
 use super::pieces::time;
-use crate::operations::KeyClientView;
 
 pub fn key_clients(clients: &[KeyClientView]) -> Markup {
     html! {

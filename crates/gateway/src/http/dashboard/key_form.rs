@@ -3,12 +3,12 @@
 use antiphon_access::keys::NewKey;
 use antiphon_access::limits::LimitSettings;
 use antiphon_access::pattern::PatternText;
+use antiphon_operations::InvalidRequest;
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::limits_form::LimitsForm;
 use super::pieces::alert;
-use crate::operations::InvalidRequest;
 
 /// As the fields were filled in.
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use antiphon_access::keys::{KeyChanges, KeyState, KeyView, KeyWithSecret};
 use antiphon_access::limits::LimitView;
 use antiphon_access::sessions::Session;
+use antiphon_operations::{OperationError, Operations, Page as ListPage};
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use http::StatusCode;
@@ -23,7 +24,6 @@ use super::pieces::{
 };
 use super::series::usage_of_key;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{OperationError, Operations, Page as ListPage};
 
 /// Each key of the list costs a query for its limits.
 const KEYS_PER_PAGE: u32 = 25;

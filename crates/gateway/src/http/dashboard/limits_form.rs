@@ -1,11 +1,10 @@
 //! The fields of a key's limits, in forms.
 
 use antiphon_access::limits::{Budget, LimitSettings, Window};
+use antiphon_operations::InvalidRequest;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
-
-use crate::operations::InvalidRequest;
 
 /// As the fields were filled in. Limits of single models, and budgets beyond the first, have no fields: they stay as they are.
 #[derive(Debug, Default, Deserialize)]

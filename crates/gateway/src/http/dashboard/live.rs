@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use antiphon_access::sessions::SessionId;
+use antiphon_operations::{LIVE_INTERVAL, Watcher, WatcherPlace};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,6 @@ use http::{HeaderMap, header};
 use super::gate::{SignedIn, secret};
 use super::page::Problem;
 use crate::http::app_state::AppState;
-use crate::operations::{LIVE_INTERVAL, Watcher, WatcherPlace};
 
 /// How many events a watcher gets until its session is checked again.
 const EVENTS_PER_CHECK: u32 = 10;

@@ -1,5 +1,7 @@
 //! Signing in with an admin token, and signing out.
 
+use antiphon_operations::oidc::Provider;
+use antiphon_operations::{OperationError, SignInError};
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{Extensions, HeaderMap, StatusCode, Uri, header};
@@ -16,8 +18,6 @@ use super::proxy_sign_in;
 use super::sign_in::{leading_page, refusal};
 use crate::http::app_state::AppState;
 use crate::http::auth::{client_address, count_invalid_admin_token};
-use crate::oidc::Provider;
-use crate::operations::{OperationError, SignInError};
 use url::form_urlencoded;
 
 /// After signing in, an operator is not sent back to a page with a longer address.

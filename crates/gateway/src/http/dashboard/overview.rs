@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use antiphon_operations::{Operations, Overview, Running};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -13,7 +14,6 @@ use super::numbers::{compact, dollars, percent, seconds};
 use super::page::{Page, Problem, Screen};
 use super::pieces::empty;
 use super::time_choice::TimeQuery;
-use crate::operations::{Operations, Overview, Running};
 
 /// The outcomes of turns as series, in the order in which they are stacked; all others come last.
 const OUTCOMES: [(&str, &str); 4] =

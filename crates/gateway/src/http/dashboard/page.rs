@@ -2,15 +2,15 @@
 
 use antiphon_access::admin::Role;
 use antiphon_access::sessions::Session;
+use antiphon_errors::ErrorRow;
+use antiphon_operations::OperationError;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, StatusCode, header};
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::Asset;
 use super::pieces::alert;
-use crate::errors::ErrorRow;
 use crate::http::error::RequestError;
-use crate::operations::OperationError;
 
 /// Nothing from elsewhere, and no scripts or styles inside pages.
 const CONTENT_POLICY: &str =

@@ -2,11 +2,11 @@
 
 use antiphon_access::limits::LimitView;
 use antiphon_access::sessions::Session;
+use antiphon_operations::parse_time;
 use antiphon_runtime::rfc3339;
 use maud::{Markup, html};
 
 use super::numbers::{compact, dollars, percent};
-use crate::operations::parse_time;
 use antiphon_access::admin::Role;
 
 /// From which share of a limit a bar warns, and from which it alarms.

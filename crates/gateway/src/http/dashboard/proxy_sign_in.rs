@@ -1,5 +1,6 @@
 //! Signing in through an authenticating proxy: the login page opens the session of the operator whom it names.
 
+use antiphon_operations::{Operations, ProxiedOperator, SignInError};
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{Extensions, HeaderMap, StatusCode, header};
@@ -11,7 +12,6 @@ use super::page::{Problem, bare_page};
 use super::sign_in::{leading_page, refusal};
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
-use crate::operations::{Operations, ProxiedOperator, SignInError};
 
 /// Where to go after signing out. The login page would sign the operator in again.
 pub const SIGNED_OUT_PATH: &str = "/logout";

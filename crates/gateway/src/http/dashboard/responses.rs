@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::sessions::Session;
+use antiphon_operations::{
+    LogParameters, LoggedTurn, OUTCOMES, OperationError, Operations, Page as ListPage, parse_time,
+};
 use antiphon_runtime::{Timestamp, rfc3339};
 use antiphon_store::DAY_MS;
 use axum::extract::State;
@@ -17,9 +20,6 @@ use super::numbers::{compact, dollars, duration};
 use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, empty, none, time, time_field};
 use super::tabs::{Tab, tabs};
-use crate::operations::{
-    LogParameters, LoggedTurn, OUTCOMES, OperationError, Operations, Page as ListPage, parse_time,
-};
 
 const ROWS_PER_PAGE: u32 = 50;
 /// How many keys are offered as filters.

@@ -1,13 +1,13 @@
 //! The usage of a key as charts.
 
 use antiphon_access::usage::UsageParameters;
+use antiphon_operations::{OperationError, Operations};
 use antiphon_runtime::{Timestamp, rfc3339};
 use antiphon_store::DAY_MS;
 use maud::{Markup, html};
 
 use super::chart::{Chart, Kind, Series};
 use super::numbers::{compact, dollars};
-use crate::operations::{OperationError, Operations};
 
 const DAYS: i64 = 30;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use antiphon_access::admin::Role;
 use antiphon_access::sessions::Session;
+use antiphon_operations::{AuditEntry, AuditSearch, Operations, SessionView, TokenView};
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{Extensions, HeaderMap};
@@ -16,7 +17,6 @@ use super::page::{Page, Problem, Screen};
 use super::pieces::{Tone, badge, button, empty, is_admin, next_page, none, notice, secret, time};
 use super::proxy_sign_in::after_sign_out;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{AuditEntry, AuditSearch, Operations, SessionView, TokenView};
 
 const RECENT_ENTRIES: u32 = 8;
 const ENTRIES_PER_PAGE: u32 = 50;

@@ -4,6 +4,8 @@
 //! along a redirect that such a visit ends with: the last step is a page of ours that leads on by itself.
 
 use antiphon_access::sign_ins::SIGN_IN_LIFETIME;
+use antiphon_operations::oidc::ProviderError;
+use antiphon_operations::{ProviderReply, SignInError};
 use antiphon_runtime::whole_seconds;
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
@@ -18,8 +20,6 @@ use super::page::{Problem, bare_page};
 use crate::http::app_state::AppState;
 use crate::http::auth::client_address;
 use crate::http::error::RequestError;
-use crate::oidc::ProviderError;
-use crate::operations::{ProviderReply, SignInError};
 
 const COOKIE: &str = "antiphon_sign_in";
 

@@ -1,11 +1,11 @@
 //! Which time a page shows: links to windows, and a form for any other time. Both are in the page's address.
 
+use antiphon_operations::{OperationError, TimeRange, Window};
 use antiphon_runtime::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::pieces::time_field;
-use crate::operations::{OperationError, TimeRange, Window};
 
 /// The time in the query of a page.
 #[derive(Debug, Default, Deserialize)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use antiphon_operations::{AttemptView, LoggedTurn};
 use maud::{Markup, html};
 
 use super::chart::swatch;
 use super::numbers::duration;
-use crate::operations::{AttemptView, LoggedTurn};
 
 /// One bar, with what it stands for. Times are milliseconds after the start of the turn.
 struct Step {

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use antiphon_access::keys::KeyState;
 use antiphon_access::limits::{Exceeded, Owner, Rate, Rules};
+use antiphon_operations::{RotateRequest, parse_object};
 use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_store::{Count, Status, StoreError, Timestamp};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::*;
-
 mod reference;
 
+use super::*;
 use crate::body_memory::NoMemory;
 use crate::conversations::NoRoom;
 
@@ -397,7 +397,7 @@ fn line_of_request(error: &RequestError) -> &'static str {
 fn failures_of_operations() -> Vec<OperationError> {
     let name = || "X".to_owned();
     vec![
-        crate::operations::parse_object::<crate::operations::RotateRequest>(b"{\"x\":1}").unwrap_err().into(),
+        parse_object::<RotateRequest>(b"{\"x\":1}").unwrap_err().into(),
         OperationError::AccountNotFound(name()),
         OperationError::ResponseNotFound(name()),
         OperationError::ConversationNotFound(name()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_access::audit::Actor;
+use antiphon_operations::{Account, AccountList, AskModel, Operations, Page, TestedAccount};
 use axum::Json;
 use axum::extract::State;
 
@@ -10,7 +11,6 @@ use super::Operator;
 use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{Account, AccountList, AskModel, Operations, Page, TestedAccount};
 
 /// List accounts. `after` is an account's `name`.
 #[utoipa::path(

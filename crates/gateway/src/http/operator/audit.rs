@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use antiphon_operations::{AuditList, AuditSearch, Operations};
 use axum::Json;
 use axum::extract::State;
 
 use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{AuditList, AuditSearch, Operations};
 
 /// Search the audit log, newest first.
 #[utoipa::path(

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use antiphon_operations::{
+    Chain, ConversationList, ConversationParameters, ConversationTurnParameters, Operations,
+};
 use axum::Json;
 use axum::extract::State;
 
@@ -9,9 +12,6 @@ use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{
-    Chain, ConversationList, ConversationParameters, ConversationTurnParameters, Operations,
-};
 
 /// List the conversations of a project, newest first. `after` is a conversation's `id`.
 #[utoipa::path(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use antiphon_access::audit::Actor;
 use antiphon_access::keys::{KeyChanges, KeyView, KeyWithSecret, NewKey};
+use antiphon_operations::{DeletedKey, KeyClientList, KeyList, LimitList, Operations, Page, RotateRequest};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -12,7 +13,6 @@ use super::Operator;
 use super::request::{JsonBody, NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{DeletedKey, KeyClientList, KeyList, LimitList, Operations, Page, RotateRequest};
 
 /// List keys, sorted by name. `after` is a key's `name`.
 #[utoipa::path(

@@ -16,6 +16,7 @@ mod settings;
 mod usage;
 
 use antiphon_access::admin::Role;
+use antiphon_operations::OperationError;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -25,7 +26,6 @@ use utoipa_axum::routes;
 use crate::http::app_state::AppState;
 use crate::http::auth::{bearer, client_address, count_invalid_admin_token};
 use crate::http::error_reply::ErrorReply;
-use crate::operations::OperationError;
 
 pub fn router() -> Router<AppState> {
     described_routes().into()

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_access::admin::Role;
+use antiphon_operations::{
+    AccountTurns, InvalidRequest, LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview,
+    OverviewParameters, TimeRange, Watcher, WatcherPlace,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
@@ -17,10 +21,6 @@ use super::request::{NoParameters, Parameters};
 use crate::http::app_state::AppState;
 use crate::http::auth::bearer;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{
-    AccountTurns, InvalidRequest, LIVE_INTERVAL, LiveFrame, LogList, LogParameters, Operations, Overview,
-    OverviewParameters, TimeRange, Watcher, WatcherPlace,
-};
 
 /// How many frames a stream has. Then its client connects again, and shows its token again.
 const MAX_FRAMES: u32 = 600;

@@ -1,5 +1,6 @@
 //! Parses the parameters and bodies of requests to the admin API.
 
+use antiphon_operations::{parse_object, parse_query};
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts};
 use http::Request;
@@ -11,7 +12,6 @@ use crate::body_memory::Tenant;
 use crate::http::app_state::AppState;
 use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{parse_object, parse_query};
 
 /// The largest body: enough for any list of models.
 const MAX_BODY_BYTES: usize = 64 * 1024;

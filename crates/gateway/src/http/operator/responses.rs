@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
+use antiphon_operations::{
+    BackgroundList, BackgroundParameters, Bodies, Chain, ChainParameters, OperationError, Operations,
+    ResponseDetail, ResponseParameters,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -16,10 +20,6 @@ use crate::http::error::RequestError;
 use crate::http::error_reply::ErrorReply;
 use crate::http::json_reply::rendered_reply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{
-    BackgroundList, BackgroundParameters, Bodies, Chain, ChainParameters, OperationError, Operations,
-    ResponseDetail, ResponseParameters,
-};
 
 /// Get a response of any project. `bodies` is for admins only, and in the audit log.
 #[utoipa::path(

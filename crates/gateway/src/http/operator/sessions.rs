@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use antiphon_access::admin::Role;
 use antiphon_access::audit::Actor;
+use antiphon_operations::{EndedSession, IssuedToken, Operations, SessionList, TokenList};
 use axum::Json;
 use axum::extract::State;
 
@@ -11,7 +12,6 @@ use super::Operator;
 use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
 use crate::http::path_segment::PathSegment;
-use crate::operations::{EndedSession, IssuedToken, Operations, SessionList, TokenList};
 
 /// List the sessions in the dashboard, newest first.
 #[utoipa::path(

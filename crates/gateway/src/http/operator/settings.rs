@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use antiphon_operations::{ConfigReport, Operations, StoreReport};
 use axum::Json;
 use axum::extract::State;
 
 use super::Operator;
 use super::request::{NoParameters, Parameters};
 use crate::http::error_reply::ErrorReply;
-use crate::operations::{ConfigReport, Operations, StoreReport};
 
 /// Get the effective configuration with secrets redacted, and where each value comes from.
 #[utoipa::path(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_access::usage::{Format, Report, UsageParameters};
+use antiphon_operations::Operations;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -10,7 +11,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::Operator;
 use super::request::Parameters;
 use crate::http::error_reply::ErrorReply;
-use crate::operations::Operations;
 
 /// The cursor of the next page; a CSV file has no place for it.
 const CURSOR_HEADER: HeaderName = HeaderName::from_static("x-antiphon-after");

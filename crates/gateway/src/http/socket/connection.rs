@@ -294,6 +294,9 @@ impl Connection {
     fn handle_frame(&mut self, parsed: Result<ClientFrame, RequestError>, memory: Reservation) {
         match parsed {
             Err(error) => self.send_error(&error, None),
+            Ok(ClientFrame::Steer(failed)) => {
+                self.outbox.push_back(text_message(&memory.hold(failed.into())));
+            }
             Ok(ClientFrame::Other(kind)) => {
                 tracing::debug!(frame.type = kind, "ignored a frame of unknown type");
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_protocol::event::write_sse;
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{Malformed, Set, set_members};
 use antiphon_protocol::request::CreateRequest;
 use antiphon_store::{BackgroundRequest, EventChunk, NewBackgroundTurn, TurnLease};
@@ -67,11 +68,13 @@ impl Turn {
         let background = &turns.background;
         let (project, id) = (self.facts.project.clone(), self.facts.id);
         let lease = TurnLease { project, id, owner: background.owner, epoch: 1 };
+        let hidden = self.hidden_parts();
         let event = self.facts.create.stream.then(|| created_event(&response));
         let new = NewBackgroundTurn {
             lease: lease.clone(),
             lease_until: turns.env.clock.now().plus(background.settings.lease),
             is_streamed: event.is_some(),
+            hides_reasoning: event.is_some() && hidden != HiddenParts::NOTHING,
             is_stored: self.facts.create.store,
             key: self.facts.key.as_ref().map(|key| key.id.to_string()),
             created_at: self.facts.started_at,
@@ -97,7 +100,7 @@ impl Turn {
             }
         }
         turns.spawn_run(guard);
-        let events = run.is_streamed.then(|| EventLog::new(Arc::clone(&turns), &run.lease, None));
+        let events = run.is_streamed.then(|| EventLog::new(Arc::clone(&turns), &run.lease, hidden, None));
         let mut headers = HeaderMap::new();
         self.apply_rate_limit_headers(&mut headers);
         Ok(Queued { headers, response, events })

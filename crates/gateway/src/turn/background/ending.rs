@@ -70,7 +70,11 @@ impl Turn {
     /// Ends a turn that another owner has begun, with what its log has of it.
     pub(super) async fn end_taken_over(&mut self, failure: &Failure, resolved: &Resolved) {
         match self.relay_log(resolved).await {
-            Ok(relay) => self.end_with(&relay, failure, resolved, None).await,
+            Ok(relay) => {
+                let begun_by = self.facts.door.run().and_then(|run| run.begun_by.get().cloned());
+                let served_by = begun_by.filter(|_| relay.has_items());
+                self.end_with(&relay, failure, resolved, served_by.as_deref()).await;
+            }
             Err(error) => {
                 tracing::warn!(response.id = %self.facts.id, %error, "the log of a background turn cannot be read");
                 self.leave();
@@ -110,7 +114,8 @@ impl Turn {
     /// What a relay knows that has seen the events in the log, as far as they can be read.
     pub(super) async fn relay_log(&self, resolved: &Resolved) -> Result<Relay, StoreError> {
         let max_bytes = self.turns.settings.max_reply_bytes;
-        let mut relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
+        let relay = Relay::new(self.owned(resolved), Framing::Sse, Some(max_bytes));
+        let mut relay = relay.hiding(self.hidden_parts());
         let mut decoder = ReplyFormat::Responses.decoder(max_bytes);
         let (mut after, mut passed) = (None, VecDeque::new());
         let store = self.turns.chains.store();
@@ -235,12 +240,19 @@ impl crate::turn::Turns {
             };
             match ended {
                 Err(error) if is_transient(&error) && Instant::now() < give_up_at => {
-                    tracing::warn!(response.id = %end.lease.id, %error, "background turn cannot be recorded; retrying");
+                    if !may_be_ended {
+                        tracing::warn!(response.id = %end.lease.id, %error, "background turn cannot be recorded; retrying");
+                    }
                     // The write may have been made, and only the reply to it lost.
                     may_be_ended = true;
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                ended => return ended,
+                ended => {
+                    if may_be_ended && ended.is_ok() {
+                        tracing::info!(response.id = %end.lease.id, "background turn could be recorded after all");
+                    }
+                    return ended;
+                }
             }
         }
     }

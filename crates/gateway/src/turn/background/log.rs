@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use antiphon_protocol::event::{Event, EventKind, sequence_number, write_sse};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{Set, set_members};
 use antiphon_protocol::sse::{Decoder, Frame};
 use antiphon_store::EventChunk;
 use bytes::Bytes;
+
+use crate::turn::hiding::hide_in_event;
 
 /// A chunk is written once it holds so many events or bytes, or its first event is so old. Readers see events this late.
 const CHUNK_EVENTS: usize = 64;
@@ -35,6 +38,18 @@ pub fn frames(bytes: &Bytes) -> impl Iterator<Item = Frame> {
     let mut decoder = Decoder::new(usize::MAX);
     decoder.push(bytes.clone());
     std::iter::from_fn(move || decoder.next_frame().ok().flatten())
+}
+
+/// The events without these parts of items.
+pub fn hide_in_events(events: &Bytes, hidden: HiddenParts) -> Bytes {
+    let mut shown = Vec::with_capacity(events.len());
+    for frame in frames(events) {
+        match hide_in_event(&Event::Sse(frame.clone()), hidden) {
+            Some(data) => write_sse(&mut shown, &name(&frame, &data), &data),
+            None => shown.extend_from_slice(&frame.raw),
+        }
+    }
+    shown.into()
 }
 
 /// Whether an event is more than the start of the response. Those that are not of the response are none of it.
@@ -183,6 +198,23 @@ mod tests {
         let odd = Bytes::from_static(b"event:x\r\ndata:{ \"sequence_number\":0, \"n\":1.50 }\r\n\r\n");
         log.push(&odd);
         assert_eq!(log.take().unwrap().bytes, odd);
+    }
+
+    #[test]
+    fn only_events_with_hidden_parts_are_rewritten() {
+        const SEALED: &str = r#"{"type":"reasoning","encrypted_content":"x","summary":[]}"#;
+        const SHOWN: &str = r#"{"type":"reasoning","summary":[]}"#;
+        let events = |item: &str| {
+            let odd = "event:odd\r\ndata:{ \"encrypted_content\":\"x\", \"n\":1.50 }\r\n\r\n";
+            let nameless = format!("data: {{\"type\":\"response.output_item.done\",\"item\":{item}}}\n\n");
+            let end = format!("{{\"type\":\"response.completed\",\"response\":{{\"output\":[{item}]}}}}");
+            (format!("{odd}{nameless}"), format!("event: response.completed\ndata: {end}\n\n{odd}"))
+        };
+        let ((first, second), (shown, shown_second)) = (events(SEALED), events(SHOWN));
+        let whole = Bytes::from(first + &second);
+        let named = shown.replace("data: {\"type", "event: response.output_item.done\ndata: {\"type");
+        assert_eq!(hide_in_events(&whole, HiddenParts::ENCRYPTED_REASONING), named + &shown_second);
+        assert_eq!(hide_in_events(&whole, HiddenParts::NOTHING), whole);
     }
 
     #[test]

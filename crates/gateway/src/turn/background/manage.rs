@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_protocol::id::{ProjectId, ResponseId};
+use antiphon_protocol::include::HiddenParts;
 use antiphon_protocol::json::{Set, member, set_members};
 use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_protocol::response::with_output;
@@ -133,12 +134,14 @@ impl Turns {
         Ok(Some(create.input.items()))
     }
 
-    /// The events of a background response after this number.
+    /// The events of a background response after this number. `hidden` are the parts that the reader does not ask for: it gets
+    /// them if the response was created with them.
     pub async fn replay(
         self: &Arc<Self>,
         project: &ProjectId,
         id: ResponseId,
         after: Option<u64>,
+        hidden: HiddenParts,
     ) -> Result<EventLog, ReplayRefused> {
         let (store, now) = (self.chains.store(), self.env.clock.now());
         let row = store.load_background(project, id).await?;
@@ -160,7 +163,13 @@ impl Turns {
         match running.or(kept).filter(|_| is_visible) {
             None => Err(ReplayRefused::NotFound),
             Some(row) if !row.is_streamed => Err(ReplayRefused::NotStreamed),
-            Some(row) => Ok(EventLog::new(Arc::clone(self), &row.lease, after)),
+            Some(row) => {
+                let hidden = match row.hides_reasoning {
+                    true => hidden.only(HiddenParts::ENCRYPTED_REASONING),
+                    false => HiddenParts::NOTHING,
+                };
+                Ok(EventLog::new(Arc::clone(self), &row.lease, hidden, after))
+            }
         }
     }
 

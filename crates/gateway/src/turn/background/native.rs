@@ -50,16 +50,19 @@ impl Turn {
         self.facts.door.run().is_some() && account.runs_background()
     }
 
-    /// Notes where the upstream runs the turn, before anything more of it is read.
+    /// Notes whose items the log will have, and where the upstream runs the turn if it does, before anything more of it is read.
     pub(in crate::turn) async fn note_upstream_turn(&self, account: &Arc<Account>, id: Option<&str>) {
-        let (Some(run), Some(id)) = (self.facts.door.run(), id) else { return };
-        if !account.runs_background() || run.upstream().is_some() {
+        let Some(run) = self.facts.door.run() else { return };
+        let id = id.filter(|_| account.runs_background());
+        if run.upstream().is_some() || (id.is_none() && !run.is_streamed) {
             return;
         }
-        run.set_upstream(Arc::clone(account), id);
-        let upstream = UpstreamTurn { account: account.name.clone(), id: id.to_owned() };
+        if let Some(id) = id {
+            run.set_upstream(Arc::clone(account), id);
+        }
+        let upstream = UpstreamTurn { account: account.name.clone(), id: id.map(str::to_owned) };
         if let Err(error) = self.turns.chains.store().set_upstream_turn(&run.lease, upstream).await {
-            tracing::warn!(response.id = %self.facts.id, %error, "the upstream's id of a background turn could not be stored");
+            tracing::warn!(response.id = %self.facts.id, %error, "the upstream of a background turn could not be stored");
         }
     }
 
@@ -198,16 +201,16 @@ impl Turn {
     /// Goes on with a turn that an earlier owner has started and the upstream runs.
     pub(super) async fn attach(
         mut self,
-        upstream: UpstreamTurn,
+        (account, id): (String, String),
         resolved: Resolved,
         cancellation: Cancellation,
     ) {
         let turns = Arc::clone(&self.turns);
         let Some(run) = self.facts.door.run().cloned() else { return };
-        let Some(lease) = turns.pool.lease_of(&upstream.account) else {
+        let Some(lease) = turns.pool.lease_of(&account) else {
             return self.end_taken_over(&Failure::Stopped, &resolved).await;
         };
-        run.set_upstream(Arc::clone(lease.account()), &upstream.id);
+        run.set_upstream(Arc::clone(lease.account()), &id);
         self.progress.account = Some(Arc::clone(lease.account()));
         let after = run.unwritten().last().filter(|_| run.is_streamed);
         let reattached = {

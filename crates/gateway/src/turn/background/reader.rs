@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use antiphon_protocol::event::{sequence_number, write_sse};
 use antiphon_protocol::id::{ProjectId, ResponseId};
-use antiphon_runtime::offload::is_short;
+use antiphon_protocol::include::HiddenParts;
+use antiphon_runtime::offload::{Aborted, is_short, offload_if_long};
 use antiphon_store::{EventChunk, StoreError, TurnLease};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -16,7 +17,7 @@ use memchr::memmem;
 use tokio::time::Instant;
 
 use super::live::LiveEvents;
-use super::log::frames;
+use super::log::{frames, hide_in_events};
 use crate::body_memory::{Reservation, Tenant};
 use crate::turn::Turns;
 use crate::turn::stream::keep_alive;
@@ -38,6 +39,8 @@ struct Reading {
     turns: Arc<Turns>,
     project: ProjectId,
     id: ResponseId,
+    /// What the reader does not get of items.
+    hidden: HiddenParts,
     /// The number of the last event that was read.
     after: Option<u64>,
     live: Option<Arc<LiveEvents>>,
@@ -60,13 +63,15 @@ enum Progress {
 // === impl EventLog ===
 
 impl EventLog {
-    pub fn new(turns: Arc<Turns>, lease: &TurnLease, after: Option<u64>) -> Self {
+    /// The events have all but what is `hidden` from the reader.
+    pub fn new(turns: Arc<Turns>, lease: &TurnLease, hidden: HiddenParts, after: Option<u64>) -> Self {
         let (project, id) = (lease.project.clone(), lease.id);
         let share = turns.background.settings.request_memory.share(Tenant::Project(project.clone()));
         let reading = Reading {
             turns,
             project,
             id,
+            hidden,
             after,
             live: None,
             memory: Reservation::empty(&share),
@@ -113,6 +118,10 @@ impl Reading {
             let published = self.live.as_ref().map(|live| live.subscribe());
             match self.read().await {
                 Ok(Progress::Events(events, last)) => {
+                    let Ok(events) = self.shown(events).await else {
+                        self.is_over = true;
+                        return Some(Err(Left));
+                    };
                     if let Some(events) = self.within_memory(events, keep_alive_at).await {
                         self.after = Some(last);
                         self.has_ids = self.has_ids || has_ids(&events);
@@ -166,6 +175,15 @@ impl Reading {
         }
         let has_ended = progress.is_none_or(|progress| progress.has_ended);
         Ok(if has_ended { Progress::End } else { Progress::NothingYet })
+    }
+
+    /// The events as the reader gets them.
+    async fn shown(&self, events: Bytes) -> Result<Bytes, Aborted> {
+        let hidden = self.hidden;
+        if !hidden.may_be_in(&events) {
+            return Ok(events);
+        }
+        offload_if_long(events.len(), move || hide_in_events(&events, hidden)).await
     }
 
     /// The events, whose memory stays reserved until the client has taken them if they are long. `None` if there is no

@@ -30,11 +30,15 @@ const LIVE_BYTES: usize = 256 * 1024;
 pub struct Run {
     pub lease: TurnLease,
     pub is_streamed: bool,
+    /// Whether the log has encrypted reasoning that its readers do not get.
+    pub hides_reasoning: bool,
     pub deadline: Timestamp,
     /// The response as it was queued, once the turn is begun.
     pub queued_response: OnceLock<Bytes>,
     /// The input items as they were when it was queued, if references among them were replaced.
     pub queued_input: OnceLock<Bytes>,
+    /// The account whose items the log has, if an earlier owner has begun the turn.
+    pub begun_by: OnceLock<Arc<Account>>,
     pub live: Arc<LiveEvents>,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,
@@ -73,22 +77,29 @@ impl Run {
     /// A turn that is about to be queued. Its first event, if there is one, is written along with it.
     pub fn queued(turn: &NewBackgroundTurn) -> Self {
         let unwritten = UnwrittenEvents::after(turn.event.as_ref().map(|event| event.last), false);
-        Self::new(turn.lease.clone(), turn.is_streamed, turn.deadline, unwritten)
+        Self::new(turn.lease.clone(), (turn.is_streamed, turn.hides_reasoning), turn.deadline, unwritten)
     }
 
     /// A turn that was taken over.
     pub fn taken_over(row: &BackgroundTurn, has_content: bool) -> Self {
         let unwritten = UnwrittenEvents::after(row.last_sequence, has_content);
-        Self::new(row.lease.clone(), row.is_streamed, row.deadline, unwritten)
+        Self::new(row.lease.clone(), (row.is_streamed, row.hides_reasoning), row.deadline, unwritten)
     }
 
-    fn new(lease: TurnLease, is_streamed: bool, deadline: Timestamp, unwritten: UnwrittenEvents) -> Self {
+    fn new(
+        lease: TurnLease,
+        (is_streamed, hides_reasoning): (bool, bool),
+        deadline: Timestamp,
+        unwritten: UnwrittenEvents,
+    ) -> Self {
         Self {
             lease,
             is_streamed,
+            hides_reasoning,
             deadline,
             queued_response: OnceLock::new(),
             queued_input: OnceLock::new(),
+            begun_by: OnceLock::new(),
             live: Arc::new(LiveEvents::new(LIVE_BYTES)),
             stop: CancellationToken::new(),
             unwritten: Mutex::new(unwritten),

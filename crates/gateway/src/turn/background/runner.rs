@@ -46,8 +46,8 @@ pub struct Unmatched {
 /// What is to be done with a turn.
 enum Plan {
     Run,
-    /// The upstream runs it.
-    Attach(UpstreamTurn),
+    /// The upstream of this account runs it, under this id.
+    Attach(String, String),
     /// It ends without a result.
     End(Failure),
 }
@@ -201,12 +201,12 @@ impl Turns {
             && let Some(account) =
                 self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
         {
-            run.set_upstream(account, &upstream.id);
+            if let Some(id) = &upstream.id {
+                run.set_upstream(Arc::clone(&account), id);
+            }
+            run.begun_by.get_or_init(|| account);
         }
         let cancellation = Cancellation::default();
-        if matches!(plan, Plan::Run) && !store.begin_background(&run.lease).await? {
-            return Ok(());
-        }
         // Only now: one that is dropped before it was left counts as lost.
         let turn = self.revive(run, &row, create, &headers, memory);
         let mut work = pin!(turn.run_in_background(plan, cancellation.clone()));
@@ -262,8 +262,8 @@ impl Turns {
             return Plan::End(Failure::turn_too_long());
         }
         let has_begun = row.status == BackgroundStatus::InProgress;
-        if let Some(upstream) = row.upstream.clone().filter(|_| has_begun) {
-            return Plan::Attach(upstream);
+        if let Some(UpstreamTurn { account, id: Some(id) }) = row.upstream.clone().filter(|_| has_begun) {
+            return Plan::Attach(account, id);
         }
         let may_run = row.attempts <= self.background.settings.retries && !run.unwritten().has_content();
         if has_begun && !may_run { Plan::End(Failure::Stopped) } else { Plan::Run }
@@ -331,13 +331,30 @@ impl Turn {
         self.adopt_reservation(&resolved);
         match plan {
             Plan::End(failure) => self.end_taken_over(&failure, &resolved).await,
-            Plan::Attach(upstream) => self.attach(upstream, resolved, cancellation).await,
+            Plan::Attach(account, id) => self.attach((account, id), resolved, cancellation).await,
             Plan::Run if self.is_logged() => self.run_streamed(resolved, cancellation).await,
             Plan::Run => {
                 if let Err(failure) = self.collect_resolved(&resolved).await {
                     self.end_without_reply(failure, &resolved).await;
                 }
                 self.settle();
+            }
+        }
+    }
+
+    /// Counts the attempt to run the turn, before anything of it is sent upstream. A turn that waits for an account is still queued:
+    /// however often its gateway stops meanwhile, it runs.
+    pub(in crate::turn) async fn begin_in_background(&self, run: &Run) -> Result<(), Failure> {
+        // The account may be free because the shutdown has ended another turn.
+        if self.turns.env.tasks.stopping().is_given() {
+            return Err(Failure::Stopped);
+        }
+        match self.turns.chains.store().begin_background(&run.lease).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Stopped),
+            Err(error) => {
+                tracing::warn!(response.id = %run.lease.id, %error, "background turn cannot begin now; it is left to the next owner");
+                Err(Failure::Stopped)
             }
         }
     }

@@ -19,6 +19,8 @@ pub struct Fragment<'a> {
     pub id: Option<&'a [u8]>,
     pub name: Option<&'a [u8]>,
     arguments: Vec<u8>,
+    /// Whether it is a call of its own, whatever its index and its id.
+    pub is_whole: bool,
 }
 
 /// The upstream went back to a call that it had ended.
@@ -51,12 +53,13 @@ pub struct Call {
 // === impl Fragment ===
 
 impl<'a> Fragment<'a> {
-    /// From an element of `tool_calls`.
-    pub fn parse(fragment: &'a [u8]) -> Option<Self> {
+    /// From an element of `tool_calls`, of a delta or of a whole message.
+    pub fn parse(fragment: &'a [u8], is_whole: bool) -> Option<Self> {
         let fragment = Object::scan(fragment).ok()?;
         let function = fragment.get("function").and_then(|function| Object::scan(function).ok());
         let index = fragment.get("index").and_then(|index| std::str::from_utf8(index).ok()?.parse().ok());
-        Some(Self { index, id: text(fragment.get("id")), ..Self::of_function(function.as_ref()) })
+        let fragment = Self { index, id: text(fragment.get("id")), ..Self::of_function(function.as_ref()) };
+        Some(Self { is_whole: is_whole && fragment.name.is_some(), ..fragment })
     }
 
     /// From its function alone, as from `function_call`, which was there before `tool_calls`.
@@ -69,7 +72,7 @@ impl<'a> Fragment<'a> {
                 inner(value).map_or_else(|| escaped(&String::from_utf8_lossy(value)), <[u8]>::to_vec)
             }
         };
-        Self { index: None, id: None, name: text(member("name")), arguments }
+        Self { index: None, id: None, name: text(member("name")), arguments, is_whole: false }
     }
 
     /// Whether it adds nothing.
@@ -81,9 +84,9 @@ impl<'a> Fragment<'a> {
 // === impl Call ===
 
 impl Call {
-    /// The call that this fragment begins.
-    pub fn new(fragment: &Fragment<'_>, echo: &Echo, place: usize) -> Self {
-        let call_id = fragment.id.map_or_else(|| echo.call_id(place).into_bytes(), <[u8]>::to_vec);
+    /// The call that this fragment begins. `call_id` is `None` if it has no id, or one that another call has.
+    pub fn new(fragment: &Fragment<'_>, call_id: Option<&[u8]>, echo: &Echo, place: usize) -> Self {
+        let call_id = call_id.map_or_else(|| echo.call_id(place).into_bytes(), <[u8]>::to_vec);
         Self {
             index: fragment.index,
             id: fragment.id.map(<[u8]>::to_vec),
@@ -110,7 +113,7 @@ impl Call {
             // Without an id, the name may be that of every fragment.
             (None, _) => fragment.arguments.is_empty() || !self.is_followed_by(fragment),
         };
-        has_index && has_id
+        has_index && has_id && !fragment.is_whole
     }
 
     pub fn has_id_of(&self, fragment: &Fragment<'_>) -> bool {

@@ -148,13 +148,13 @@ impl Decoder {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }
+        let delta = get("delta");
         // A server that streams the whole message at once may call it so.
-        if let Some(delta) =
-            get("delta").or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok())
-        {
+        let is_whole = delta.is_none();
+        if let Some(delta) = delta.or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok()) {
             let logprobs = get("logprobs").and_then(|logprobs| json::member(logprobs, "content"));
             let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
-            self.take_delta(&delta, logprobs.unwrap_or_default().trim_ascii());
+            self.take_delta(&delta, is_whole, logprobs.unwrap_or_default().trim_ascii());
         }
         if let Some(reason) = get("finish_reason").and_then(json::string).filter(|reason| !reason.is_empty())
         {
@@ -164,7 +164,8 @@ impl Decoder {
         }
     }
 
-    fn take_delta(&mut self, delta: &Object<'_>, logprobs: &[u8]) {
+    /// `is_whole` says that it is the message, of which each call is there once.
+    fn take_delta(&mut self, delta: &Object<'_>, is_whole: bool, logprobs: &[u8]) {
         let text = |name| delta.get(name).and_then(inner).filter(|text| !text.is_empty());
         if let Some(reasoning) = text("reasoning_content").or_else(|| text("reasoning")) {
             self.events.text(self.events.reasoning_kind(), reasoning, b"");
@@ -182,7 +183,7 @@ impl Decoder {
         // Servers that have both say the same in both.
         let function = delta.get("function_call").filter(|_| calls == b"[]");
         let function = function.and_then(|function| Object::scan(function).ok());
-        let fragments = parts.filter_map(|call| Fragment::parse(&calls[call]));
+        let fragments = parts.filter_map(|call| Fragment::parse(&calls[call], is_whole));
         for fragment in fragments.chain(function.map(|function| Fragment::of_function(Some(&function)))) {
             self.flush_tags();
             if self.events.call(&fragment).is_err() {
@@ -268,11 +269,12 @@ fn is_completion(body: &[u8]) -> bool {
     choice.and_then(|choice| choice.get("message")).is_some_and(|message| message.first() == Some(&b'{'))
 }
 
-/// The choice that a response shows, should there be several.
+/// The choice that a response shows, should there be several, in any order.
 fn first_choice(choices: &[u8]) -> Option<Object<'_>> {
-    let choice = json::elements(choices).next()?.ok()?;
-    let choice = Object::scan(&choices[choice]).ok()?;
-    Some(choice).filter(|choice| choice.get("index").is_none_or(|index| index == b"0" || index == b"null"))
+    let choices = json::elements(choices).map_while(Result::ok).map(|choice| &choices[choice]);
+    let is_first =
+        |choice: &Object<'_>| choice.get("index").is_none_or(|index| index == b"0" || index == b"null");
+    choices.filter_map(|choice| Object::scan(choice).ok()).find(is_first)
 }
 
 /// The texts of a string, or of an array of text parts, that are not empty.

@@ -49,6 +49,8 @@ pub struct Events {
     items: Vec<Vec<u8>>,
     closed_calls: HashSet<(Option<u64>, Option<Vec<u8>>)>,
     closed_indexes: HashSet<u64>,
+    /// The upstream's ids of all calls so far.
+    call_ids: HashSet<Vec<u8>>,
     /// How much the model has written.
     output_bytes: usize,
     /// What the ids of calls take, which the model does not write.
@@ -86,6 +88,7 @@ impl Events {
             items: Vec::new(),
             closed_calls: HashSet::new(),
             closed_indexes: HashSet::new(),
+            call_ids: HashSet::new(),
             output_bytes: 0,
             id_bytes: 0,
             kept_bytes: 0,
@@ -175,6 +178,7 @@ impl Events {
 
     fn is_of_closed_call(&self, fragment: &Fragment<'_>) -> bool {
         match (fragment.index, fragment.id) {
+            _ if fragment.is_whole => false,
             (index, Some(id)) if self.closed_calls.contains(&(index, Some(id.to_vec()))) => true,
             (Some(index), _) => fragment.name.is_none() && self.closed_indexes.contains(&index),
             (None, _) => false,
@@ -198,7 +202,8 @@ impl Events {
         }
         let place = self.items.len() + self.calls.len();
         self.id_bytes += fragment.id.map_or(0, <[u8]>::len);
-        self.calls.push_back(Call::new(fragment, &self.echo, place));
+        let call_id = fragment.id.filter(|id| self.call_ids.insert(id.to_vec()));
+        self.calls.push_back(Call::new(fragment, call_id, &self.echo, place));
         self.calls.len() - 1
     }
 

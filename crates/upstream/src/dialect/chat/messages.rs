@@ -122,6 +122,10 @@ impl<'s> Messages<'s> {
                 "input",
                 "The upstream's chat completions can't read a compaction item.".to_owned(),
             )),
+            "compaction_trigger" => Err(super::unsupported(
+                "input",
+                "The upstream's chat completions can't compact a context.".to_owned(),
+            )),
             kind if !is_past_metadata(kind) => {
                 self.unknown.push(kind.to_owned());
                 Ok(())

@@ -13,7 +13,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::Socket;
 use super::split::SplitFrames;
-use crate::client::{SocketConnector, Stream};
+use crate::client::{SendError, SocketConnector, Stream};
 use crate::metrics::UpstreamMetrics;
 use crate::route::Route;
 use crate::transport::headers;
@@ -46,6 +46,9 @@ pub enum NotOpened {
     Refused(Box<Response<Bytes>>),
     #[error("the WebSocket handshake timed out")]
     Timeout,
+    /// The machine has no room for another connection.
+    #[error("{0}")]
+    NoResources(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -91,7 +94,10 @@ impl Handshake {
         route: &Route,
     ) -> Result<(SplitFrames<TokioIo<Stream>>, Result<handshake::client::Response, Error>), NotOpened> {
         let connected = self.connector.connect(uri, route).await;
-        let stream = connected.map_err(|error| NotOpened::Failed(error.to_string()))?;
+        let stream = connected.map_err(|error| match error {
+            SendError::NoResources(reason) => NotOpened::NoResources(reason),
+            error => NotOpened::Failed(error.to_string()),
+        })?;
         let mut stream = SplitFrames::new(TokioIo::new(stream), self.max_message_bytes);
         let mut request = socket_uri(uri).into_client_request().map_err(|error| not_opened(&error))?;
         request.headers_mut().extend(headers);

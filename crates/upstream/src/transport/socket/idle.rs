@@ -11,14 +11,12 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Socket;
-use antiphon_runtime::Tasks;
+use antiphon_runtime::{Tasks, files};
 
 /// By then an upstream's cache of a chain is gone.
 const MAX_IDLE: Duration = Duration::from_mins(10);
 /// Keeps proxies and firewalls from closing an idle connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// For all accounts together. Beyond this, the socket that has been idle longest is closed.
-const MAX_SOCKETS: usize = 1000;
 
 /// Every idle socket, by the response that can be continued on it.
 pub struct IdleSockets {
@@ -73,7 +71,8 @@ impl IdleSockets {
         let mut inner = self.lock();
         inner.last_sequence += 1;
         let sequence = inner.last_sequence;
-        if inner.sockets.len() >= MAX_SOCKETS
+        // For all accounts together. Beyond this, the socket that has been idle longest is closed.
+        if inner.sockets.len() >= files::idle_sockets()
             && let Some(oldest) =
                 inner.sockets.iter().min_by_key(|(_, idle)| idle.sequence).map(|(key, _)| key.clone())
         {

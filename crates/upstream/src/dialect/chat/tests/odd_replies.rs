@@ -187,3 +187,53 @@ fn a_reply_has_its_answer_once_it_says_why_the_model_ended() {
     }
     assert_eq!(has_answer, [false, true, true]);
 }
+
+#[test]
+fn each_call_of_a_whole_message_is_a_call_of_its_own() {
+    let call = |id: Value, name: &str, arguments: &str| json!({"id": id, "index": 0, "type": "function", "function": {"name": name, "arguments": arguments}});
+    for (calls, expected) in [
+        ([call(json!(null), "f", ""), call(json!(null), "f", "")], json!([["f", "{}"], ["f", "{}"]])),
+        ([call(json!("a"), "f", ""), call(json!("b"), "f", "")], json!([["f", "{}"], ["f", "{}"]])),
+        (
+            [call(json!("c"), "f", "{\"a\":1}"), call(json!("c"), "g", "{\"b\":2}")],
+            json!([["f", "{\"a\":1}"], ["g", "{\"b\":2}"]]),
+        ),
+        (
+            [call(json!("c"), "f", "{\"a\":1}"), call(json!("c"), "f", "{\"a\":1}")],
+            json!([["f", "{\"a\":1}"], ["f", "{\"a\":1}"]]),
+        ),
+    ] {
+        let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]});
+        let stream = format!("data: {body}\n\ndata: [DONE]\n\n");
+        let streamed = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+        check(&streamed);
+        for events in [whole(&body), streamed] {
+            let output = output(&events);
+            let output = output.as_array().unwrap();
+            let told: Vec<_> = output.iter().map(|call| json!([call["name"], call["arguments"]])).collect();
+            assert_eq!(json!(told), expected);
+            assert_ne!(output[0]["call_id"], output[1]["call_id"]);
+            if calls[0]["id"].is_string() {
+                assert_eq!(output[0]["call_id"], calls[0]["id"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_choice_is_the_one_that_says_so() {
+    let choices = |first: Value, second: Value| {
+        let (mut first, mut second) = (first, second);
+        (first["index"], second["index"]) = (json!(0), json!(1));
+        json!({"choices": [second, first]})
+    };
+    let said = |text: &str| json!({"delta": {"content": text}});
+    let ended = json!({"delta": {}, "finish_reason": "stop"});
+    let chunks = [choices(said("a"), said("b")), choices(ended.clone(), ended)];
+    let events = events_of(decoder(ChatSettings::default(), &request()), [sse(&chunks).as_bytes()]);
+    assert_eq!(output(&events)[0]["content"][0]["text"], "a");
+    let message = |text: &str| json!({"message": {"content": text}, "finish_reason": "stop"});
+    let events = whole(&choices(message("a"), message("b")));
+    assert_eq!(output(&events)[0]["content"][0]["text"], "a");
+}
