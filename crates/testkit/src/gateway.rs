@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Faults, Faulty, ManualClock, ManualMemory, Postgres, Socket, eventually};
+use crate::{Client, Faults, Faulty, ManualClock, ManualMemory, SharedDatabase, Socket, eventually};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub struct Setup {
     environment: Environment,
     database_url: Option<String>,
     /// The database on the shared server, where the tests are told to use that.
-    on_server: Arc<OnceCell<String>>,
+    on_server: Arc<OnceCell<SharedDatabase>>,
 }
 
 /// With `postgres` in it, gateways keep their responses on a PostgreSQL server unless a test says where.
@@ -171,8 +171,8 @@ impl Setup {
 
     pub async fn start(mut self) -> Gateway {
         if self.database_url.is_none() && tests_use_a_server() {
-            let url = self.on_server.get_or_init(Postgres::shared_database).await;
-            self.database_url = Some(url.clone());
+            let database = self.on_server.get_or_init(SharedDatabase::create).await;
+            self.database_url = Some(database.url().to_owned());
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");

@@ -33,7 +33,7 @@ pub use self::flood::flood;
 pub use self::gateway::{Gateway, Setup};
 pub use self::identity::IdentityProvider;
 pub use self::memory::ManualMemory;
-pub use self::postgres::{Postgres, PostgresOptions};
+pub use self::postgres::{Postgres, PostgresOptions, SharedDatabase};
 pub use self::process::{Process, binary_under_test, client_tool};
 pub use self::proxy::{HttpProxy, TlsFront};
 pub use self::reference::{assert_reference, repository};

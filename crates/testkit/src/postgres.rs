@@ -1,6 +1,7 @@
 //! Throw-away PostgreSQL: a cluster of its own on a random port, that can be killed and restarted, and that leaves
 //! nothing behind however the test process ends.
 
+mod database;
 mod pooler;
 mod port;
 mod server;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
+pub use self::database::SharedDatabase;
 use self::port::Port;
 use self::server::Server;
 

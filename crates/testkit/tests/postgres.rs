@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use antiphon_testkit::{Postgres, PostgresOptions};
+use antiphon_testkit::{Postgres, PostgresOptions, SharedDatabase, eventually};
 use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 async fn count(url: &str) -> i64 {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
@@ -54,4 +55,18 @@ async fn shared_databases_are_apart() {
     let (client, connection) = tokio_postgres::connect(&other, NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_database_of_a_test_is_removed_after_it() {
+    let database = SharedDatabase::create().await;
+    let url = database.url().to_owned();
+    let (client, _connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    drop(database);
+    eventually("the database is removed", async || {
+        let refused = tokio_postgres::connect(&url, NoTls).await.err();
+        refused.is_some_and(|error| error.code() == Some(&SqlState::UNDEFINED_DATABASE))
+    })
+    .await;
+    drop(client);
 }

@@ -10,7 +10,7 @@ use antiphon_store::{
     AuditEntry, AuditQuery, ChainQuery, LogRow, Record, SecretHash, Status, Store, StoreOptions, StoredKey,
     StoredResponse, StoredTurn, Timestamp,
 };
-use antiphon_testkit::{Postgres, eventually};
+use antiphon_testkit::{SharedDatabase, eventually};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -72,11 +72,11 @@ impl Fixture for InMemory {
 }
 
 /// A database of its own on the server that all tests share.
-pub(crate) struct InPostgres(OnceCell<String>);
+pub(crate) struct InPostgres(OnceCell<SharedDatabase>);
 
 impl InPostgres {
     pub(crate) async fn url(&self) -> &str {
-        self.0.get_or_init(Postgres::shared_database).await
+        self.0.get_or_init(SharedDatabase::create).await.url()
     }
 }
 
@@ -95,7 +95,7 @@ impl Fixture for InPostgres {
 }
 
 /// The same behind PgBouncer, which may give each transaction another connection.
-pub(crate) struct BehindPooler(OnceCell<String>);
+pub(crate) struct BehindPooler(OnceCell<SharedDatabase>);
 
 impl Fixture for BehindPooler {
     fn new() -> Self {
@@ -103,8 +103,8 @@ impl Fixture for BehindPooler {
     }
 
     async fn open_with(&self, options: StoreOptions) -> Arc<dyn Store> {
-        let url = self.0.get_or_init(Postgres::shared_pooled_database).await;
-        antiphon_store::open(&url.parse().unwrap(), options).await.unwrap()
+        let database = self.0.get_or_init(SharedDatabase::create_pooled).await;
+        antiphon_store::open(&database.url().parse().unwrap(), options).await.unwrap()
     }
 
     fn survives(&self) -> bool {

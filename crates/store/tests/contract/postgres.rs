@@ -360,10 +360,11 @@ async fn a_record_that_the_database_can_not_store_is_refused_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_held_too_long_causes_a_deadline_and_then_recovery() {
-    let url = InPostgres::new().url().await.to_owned();
+    let database = InPostgres::new();
+    let url = database.url().await;
     let options = StoreOptions { commit_timeout: Duration::from_secs(4), ..StoreOptions::default() };
-    let store = open_with(&url, options).await.unwrap();
-    let other = connect(&url).await;
+    let store = open_with(url, options).await.unwrap();
+    let other = connect(url).await;
     other.batch_execute("BEGIN; LOCK TABLE responses IN EXCLUSIVE MODE").await.unwrap();
     let result = store.record(record(1, None)).await;
     assert!(matches!(result, Err(StoreError::Deadline(_))), "{result:?}");

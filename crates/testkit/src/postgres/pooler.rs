@@ -13,12 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(180);
 impl Postgres {
     /// The URL of a new, empty database in the [shared](Self::shared) cluster, behind PgBouncer in transaction mode.
     pub async fn shared_pooled_database() -> String {
+        Self::pooled(&Self::shared_database().await)
+    }
+
+    /// The URL of a database in the shared cluster, as it is behind PgBouncer.
+    pub(super) fn pooled(url: &str) -> String {
         static POOLER: OnceLock<(Child, Port)> = OnceLock::new();
         let shared = Self::shared();
         let (_, port) = POOLER.get_or_init(|| shared.start_pooler());
-        Self::shared_database()
-            .await
-            .replace(&format!(":{}/", shared.port()), &format!(":{}/", port.number()))
+        url.replace(&format!(":{}/", shared.port()), &format!(":{}/", port.number()))
     }
 
     /// Starts PgBouncer, which ends with the cluster. Returns its port, too.

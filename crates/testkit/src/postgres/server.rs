@@ -138,11 +138,11 @@ impl Server {
     }
 
     pub(super) fn run(&self, folder: &Path, port: u16, options: &PostgresOptions) -> Child {
+        let fsync = if options.fsync { "on" } else { "off" };
         let conf = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nfsync = {}\n\
+            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nfsync = {fsync}\nfull_page_writes = {fsync}\n\
              max_connections = 1000\nshared_buffers = '64MB'\nautovacuum = off\n{}\n",
             folder.join("socket").display(),
-            if options.fsync { "on" } else { "off" },
             options.conf,
         );
         let file = folder.join("data/postgresql.conf");
