@@ -135,12 +135,17 @@ impl Cli {
             Command::Usage(arguments) => arguments.run(&self.load(Secrets::Optional)?),
             Command::Audit(arguments) => arguments.run(&self.load(Secrets::Optional)?),
             Command::Doctor(arguments) => {
-                arguments.run(self.load(Secrets::Required), self.load(Secrets::Optional))
+                arguments.run(|secrets| self.load(secrets), self.is_config_repeatable())
             }
             Command::Config(command) => command.run(|secrets| self.load(secrets)),
             Command::Completions { shell } => generate::completions(*shell),
             Command::Man { directory } => generate::man_pages(directory),
         }
+    }
+
+    /// Whether the configuration can be read twice: a pipe cannot.
+    fn is_config_repeatable(&self) -> bool {
+        self.config.as_ref().is_none_or(|file| file.is_file())
     }
 
     fn load(&self, secrets: Secrets) -> anyhow::Result<Loaded> {

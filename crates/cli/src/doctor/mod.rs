@@ -11,7 +11,7 @@ mod store;
 
 use std::time::Duration;
 
-use antiphon_config::{Config, Loaded};
+use antiphon_config::{Config, Loaded, Secrets};
 use antiphon_gateway::telemetry::escape_control;
 use anyhow::bail;
 use clap::Args;
@@ -52,11 +52,19 @@ enum Status {
 }
 
 impl Arguments {
-    /// `strict` is the configuration as a gateway loads it, and `lenient` the one without secrets that can't be read.
-    pub fn run(&self, strict: anyhow::Result<Loaded>, lenient: anyhow::Result<Loaded>) -> anyhow::Result<()> {
-        let (config, loaded) = match (strict, lenient) {
-            (Ok(loaded), _) => (check_config(&loaded), Some(loaded)),
-            (Err(error), lenient) => (Finding::problem("config", format!("{error:#}"), ""), lenient.ok()),
+    /// Checks what a gateway would load. Where that fails, the configuration is loaded again, if it can be, without the secrets
+    /// that can't be read.
+    pub fn run(
+        &self,
+        load: impl Fn(Secrets) -> anyhow::Result<Loaded>,
+        is_repeatable: bool,
+    ) -> anyhow::Result<()> {
+        let (config, loaded) = match load(Secrets::Required) {
+            Ok(loaded) => (check_config(&loaded), Some(loaded)),
+            Err(error) => {
+                let lenient = is_repeatable.then(|| load(Secrets::Optional).ok()).flatten();
+                (Finding::problem("config", format!("{error:#}"), ""), lenient)
+            }
         };
         let mut findings = vec![config];
         if let Some(loaded) = &loaded {

@@ -8,6 +8,7 @@ use antiphon_simulator::upstream::{Options, Simulator};
 use antiphon_testkit::{Postgres, Process, Setup};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::binary;
 use crate::command::antiphon;
@@ -112,6 +113,21 @@ async fn each_problem_has_its_line_and_none_hides_another() {
     let (code, report) = examine(dir.path(), &[]).await;
     assert_eq!(code, 1);
     assert_finding(&report, "config", "problem", "colour");
+}
+
+#[tokio::test]
+async fn a_configuration_from_a_pipe_is_read_once() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().await.unwrap().success());
+    let accounts = "[[accounts]]\nname = \"gone\"\nbase_url = \"http://127.0.0.1:1\"\n";
+    for (config, status) in [(accounts, "ok"), ("colour = 1", "problem")] {
+        let pipe = pipe.clone();
+        let writing = std::thread::spawn(move || std::fs::write(pipe, config));
+        let (_, report) = examine(dir.path(), &["--config", "pipe.toml"]).await;
+        writing.join().unwrap().unwrap();
+        assert_finding(&report, "config", status, "");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
