@@ -203,7 +203,10 @@ impl Turn {
     /// The socket on which the upstream remembers the parent.
     async fn socket_of_parent(&self, account: &Account, resolved: &Resolved) -> Option<Socket> {
         resolved.upstream_parent(account)?;
-        self.turns.upstream.take_idle_socket(account, resolved.parent.as_deref()?.id).await
+        self.turns
+            .upstream
+            .take_idle_socket(account, &self.facts.project, resolved.parent.as_deref()?.id)
+            .await
     }
 
     pub(super) fn initial_variant<'a>(
@@ -355,7 +358,8 @@ impl Turn {
             .upstream
             .metrics()
             .turn_on_socket(&account.name, if is_reused { "reused" } else { "opened" });
-        let sending = self.turns.upstream.send_on_socket(account, self.facts.id, socket, frame);
+        let sending =
+            self.turns.upstream.send_on_socket(account, &self.facts.project, self.facts.id, socket, frame);
         match self.within_first_byte(sending).await? {
             Ok(reply) => Ok(Ok(reply)),
             // It was closed while it was idle, which is not a failure of the account.

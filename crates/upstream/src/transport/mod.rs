@@ -12,7 +12,7 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::id::{ProjectId, ResponseId};
 use antiphon_protocol::request::Operation;
 use antiphon_runtime::{Env, workers};
 use antiphon_store::{Store, Timestamp};
@@ -150,8 +150,14 @@ impl Upstream {
     }
 
     /// The idle socket on which this response was the latest.
-    pub async fn take_idle_socket(&self, account: &Account, response: ResponseId) -> Option<Socket> {
-        self.idle.take(&Served { account: account.identity.clone(), response }).await
+    pub async fn take_idle_socket(
+        &self,
+        account: &Account,
+        project: &ProjectId,
+        response: ResponseId,
+    ) -> Option<Socket> {
+        let account = account.identity.clone();
+        self.idle.take(&Served { project: project.clone(), account, response }).await
     }
 
     /// # Errors
@@ -177,11 +183,12 @@ impl Upstream {
     pub async fn send_on_socket(
         &self,
         account: &Account,
+        project: &ProjectId,
         response: ResponseId,
         socket: Socket,
         frame: Vec<Bytes>,
     ) -> Result<Response<ReplyBody>, SocketLost> {
-        let served = Served { account: account.identity.clone(), response };
+        let served = Served { project: project.clone(), account: account.identity.clone(), response };
         socket.send_turn(frame, served, &self.idle).await
     }
 

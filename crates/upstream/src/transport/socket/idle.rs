@@ -1,11 +1,12 @@
 //! Idle sockets, which wait for the turn that continues their latest response.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use antiphon_protocol::id::ResponseId;
+use antiphon_protocol::id::{ProjectId, ResponseId};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
@@ -34,6 +35,7 @@ struct Inner {
 /// A turn that a socket serves. Upstreams may give the same id to responses of different clients: the gateway's own is unique.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Served {
+    pub project: ProjectId,
     /// The account's identity.
     pub account: String,
     /// The gateway's id of the response.
@@ -71,13 +73,8 @@ impl IdleSockets {
         let mut inner = self.lock();
         inner.last_sequence += 1;
         let sequence = inner.last_sequence;
-        // For all accounts together. Beyond this, the socket that has been idle longest is closed.
-        if inner.sockets.len() >= files::idle_sockets()
-            && let Some(oldest) =
-                inner.sockets.iter().min_by_key(|(_, idle)| idle.sequence).map(|(key, _)| key.clone())
-        {
-            // Its task sees that no turn can take it any more, and closes it.
-            inner.sockets.remove(&oldest);
+        if inner.sockets.len() >= files::idle_sockets() {
+            inner.drop_one();
         }
         inner.sockets.insert(latest.clone(), IdleSocket { sequence, request });
         drop(inner);
@@ -98,6 +95,21 @@ impl IdleSockets {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Drops the socket that has been idle longest of those of the project with most of them.
+    fn drop_one(&mut self) {
+        let mut held: HashMap<&ProjectId, usize> = HashMap::new();
+        self.sockets.keys().for_each(|served| *held.entry(&served.project).or_default() += 1);
+        let rank = |(served, idle): &(&Served, &IdleSocket)| (held[&served.project], Reverse(idle.sequence));
+        if let Some(dropped) = self.sockets.iter().max_by_key(rank).map(|(served, _)| served.clone()) {
+            // Its task sees that no turn can take it any more, and closes it.
+            self.sockets.remove(&dropped);
+        }
     }
 }
 
@@ -147,4 +159,34 @@ async fn close(mut socket: Socket) {
     };
     // The connection ends here, whether or not closing it works.
     tokio::time::timeout(CLOSE_TIMEOUT, closing).await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_with_many_idle_sockets_loses_its_own_and_the_oldest_first() {
+        let served = |project: &str, n| Served {
+            project: ProjectId::new(project),
+            account: "one".to_owned(),
+            response: ResponseId::mint(n, &[0; 10]),
+        };
+        let mut inner = Inner::default();
+        let mut requests = Vec::new();
+        for (sequence, project) in ["few", "many", "many", "many", "other"].into_iter().enumerate() {
+            let (request, requested) = oneshot::channel();
+            requests.push(requested);
+            let sequence = sequence as u64;
+            inner.sockets.insert(served(project, sequence), IdleSocket { sequence, request });
+        }
+        let mut dropped = Vec::new();
+        while !inner.sockets.is_empty() {
+            let before: Vec<u64> = inner.sockets.values().map(|idle| idle.sequence).collect();
+            inner.drop_one();
+            let is_left = |sequence: &u64| inner.sockets.values().any(|idle| idle.sequence == *sequence);
+            dropped.extend(before.into_iter().filter(|sequence| !is_left(sequence)));
+        }
+        assert_eq!(dropped, [1, 2, 0, 3, 4]);
+    }
 }
