@@ -1,7 +1,7 @@
 //! Long replies from the store, which take memory until the client has read them.
 
 use antiphon_simulator::upstream::Script;
-use antiphon_testkit::{Gateway, Setup, eventually};
+use antiphon_testkit::{Gateway, Setup, Socket, eventually};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,4 +64,21 @@ async fn long_events_of_a_background_response_that_nobody_reads_hold_their_memor
     let reply = reading.await.unwrap();
     assert!(String::from_utf8_lossy(&reply.body).contains("event: response.completed"));
     eventually("the memory is free again", async || gateway.client.metric(HELD).await == 0).await;
+}
+
+#[tokio::test]
+async fn an_input_that_is_returned_over_a_socket_holds_its_memory_until_it_is_read() {
+    let upstream = simulator().await;
+    let limits = "limits.max_body = \"16MiB\"\nlimits.body_memory = \"64MiB\"";
+    let gateway = Setup::over(&upstream).config(limits).start().await;
+    let mut socket = Socket::connect_narrow(gateway.address()).await;
+    let input = "x".repeat(LONG);
+    let steer = json!({"type": "response.steer", "previous_response_id": "resp_1", "input": input});
+    for _ in 0..2 {
+        socket.send(&steer).await;
+        socket.stream.get_ref().readable().await.unwrap();
+        assert!(gateway.client.metric(HELD).await >= LONG as u64);
+        assert_eq!(socket.frame().await["steer"]["input"], input);
+        eventually("the memory is free again", async || gateway.client.metric(HELD).await == 0).await;
+    }
 }

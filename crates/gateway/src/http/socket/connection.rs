@@ -64,6 +64,8 @@ pub struct Connection {
     is_unflushed: bool,
     /// How many pongs are in the write buffer.
     pending_pongs: u32,
+    /// For an input that is returned, until the client has read it. Nothing more is read before.
+    returned_input: Option<Reservation>,
     /// Whether buffers may be larger than an idle socket should keep.
     has_large_buffers: bool,
     /// Set when the connection is to be closed: nothing more is read, and running turns finish.
@@ -106,6 +108,7 @@ impl Connection {
             parsing: None,
             is_unflushed: false,
             pending_pongs: 0,
+            returned_input: None,
             has_large_buffers: false,
             close_reason: None,
             timers: SocketTimers::new(&state),
@@ -156,7 +159,8 @@ impl Connection {
             match Pin::new(&mut self.socket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.is_unflushed = false;
-                    if std::mem::take(&mut self.pending_pongs) == MAX_PONGS {
+                    let had_returned = self.outbox.is_empty() && self.returned_input.take().is_some();
+                    if std::mem::take(&mut self.pending_pongs) == MAX_PONGS || had_returned {
                         cx.waker().wake_by_ref();
                     }
                 }
@@ -247,8 +251,10 @@ impl Connection {
             }
             return Ok(true);
         }
-        let is_full =
-            !self.lanes.has_queue_room() || !self.outbox.is_empty() || self.pending_pongs == MAX_PONGS;
+        let is_full = !self.lanes.has_queue_room()
+            || !self.outbox.is_empty()
+            || self.returned_input.is_some()
+            || self.pending_pongs == MAX_PONGS;
         if is_full || self.close_reason.is_some() {
             return Ok(false);
         }
@@ -295,7 +301,8 @@ impl Connection {
         match parsed {
             Err(error) => self.send_error(&error, None),
             Ok(ClientFrame::Steer(failed)) => {
-                self.outbox.push_back(text_message(&memory.hold(failed.into())));
+                self.outbox.push_back(text_message(&failed.into()));
+                self.returned_input = Some(memory);
             }
             Ok(ClientFrame::Other(kind)) => {
                 tracing::debug!(frame.type = kind, "ignored a frame of unknown type");
