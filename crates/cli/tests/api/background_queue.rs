@@ -269,3 +269,25 @@ async fn a_turn_that_waits_for_a_busy_account_stays_queued_and_survives_its_gate
     assert_eq!(ended(&gateway.client, &sent).await["status"], "failed");
     assert_eq!(asked(&upstream), ["sent", "waiting"]);
 }
+
+#[tokio::test]
+async fn a_turn_of_an_unlisted_model_waits_for_a_busy_account_as_long_as_any_other() {
+    let upstream = simulator().await;
+    let config = "routing.queue_timeout = \"100ms\"";
+    let gateway = Setup::over(&upstream).account(0, "max_in_flight = 1").config(config).start().await;
+    let (script, gate) = Script::answer("done").gated();
+    upstream.script(script);
+    let sent = gateway.client.create(body("sent")).await.ok_id();
+    gate.arrived(1).await;
+    let unlisted = json!({"model": "unlisted", "input": "waiting", "background": true});
+    let waiting = gateway.client.create(unlisted).await.ok_id();
+    let pool = &gateway.app.pool;
+    eventually("the second turn waits for the account", async || pool.queued() == 1).await;
+    eventually("it has waited long enough for one time", async || pool.queued() == 0).await;
+    eventually("it waits again", async || pool.queued() == 1).await;
+    assert_eq!(gateway.client.get(&path(&waiting)).await.ok()["status"], "queued");
+    gate.open();
+    for id in [&sent, &waiting] {
+        assert_eq!(ended(&gateway.client, id).await["status"], "completed");
+    }
+}

@@ -181,15 +181,17 @@ impl Turn {
         let listing = Wanted { may_be_unlisted: false, ..wanted };
         let choosing = async {
             loop {
-                match pool.choose(listing).await {
-                    Err(Shortage::Unusable | Shortage::Refused | Shortage::EndpointMissing) => {
-                        return pool.choose(wanted).await;
-                    }
-                    Err(Shortage::NotOffered) => {
-                        Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now()))
-                            .await;
-                        return pool.choose(wanted).await;
-                    }
+                let mut chosen = pool.choose(listing).await;
+                if let Err(Shortage::NotOffered) = chosen {
+                    Box::pin(pool.refresh_catalogs(&self.turns.upstream, self.turns.env.clock.now())).await;
+                }
+                if let Err(
+                    Shortage::NotOffered | Shortage::Unusable | Shortage::Refused | Shortage::EndpointMissing,
+                ) = chosen
+                {
+                    chosen = pool.choose(wanted).await;
+                }
+                match chosen {
                     // Nobody waits for a background turn.
                     Err(Shortage::Busy | Shortage::Cooling { .. }) if self.facts.door.run().is_some() => {
                         tokio::time::sleep(BUSY_PAUSE).await;
