@@ -118,11 +118,12 @@ impl Reading {
             let published = self.live.as_ref().map(|live| live.subscribe());
             match self.read().await {
                 Ok(Progress::Events(events, last)) => {
-                    let Ok(events) = self.shown(events).await else {
-                        self.is_over = true;
-                        return Some(Err(Left));
-                    };
-                    if let Some(events) = self.within_memory(events, keep_alive_at).await {
+                    if let Some((events, memory)) = self.within_memory(events, keep_alive_at).await {
+                        let Ok(events) = self.shown(events).await else {
+                            self.is_over = true;
+                            return Some(Err(Left));
+                        };
+                        let events = memory.hold(events);
                         self.after = Some(last);
                         self.has_ids = self.has_ids || has_ids(&events);
                         return Some(Ok(events));
@@ -186,16 +187,13 @@ impl Reading {
         offload_if_long(events.len(), move || hide_in_events(&events, hidden)).await
     }
 
-    /// The events, whose memory stays reserved until the client has taken them if they are long. `None` if there is no
-    /// memory for them yet: they are let go, and read again.
-    async fn within_memory(&mut self, events: Bytes, until: Instant) -> Option<Bytes> {
-        if is_short(events.len()) {
-            return Some(events);
-        }
-        let size_bytes = events.len().min(self.memory.max_bytes());
+    /// The events, and a reservation of their memory if they are long. `None` if there is no memory for them yet: they are let
+    /// go, and read again.
+    async fn within_memory(&mut self, events: Bytes, until: Instant) -> Option<(Bytes, Reservation)> {
+        let size_bytes = if is_short(events.len()) { 0 } else { events.len().min(self.memory.max_bytes()) };
         let missing = size_bytes.saturating_sub(self.memory.bytes());
         if self.memory.try_grow(missing) {
-            return Some(self.memory.take().hold(events));
+            return Some((events, self.memory.take()));
         }
         drop(events);
         let mut patience = until.saturating_duration_since(Instant::now());
