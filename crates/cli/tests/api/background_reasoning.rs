@@ -125,6 +125,30 @@ async fn the_reasoning_of_a_turn_whose_owner_dies_stays_with_the_account_that_ma
     assert_continues(&one, &gateway, &id).await;
 }
 
+#[tokio::test]
+async fn the_reasoning_of_a_turn_whose_owner_dies_is_nobodys_once_its_account_is_removed() {
+    let at = async |boundary: &str| {
+        Simulator::bind(Options { boundary: boundary.to_owned(), ..Options::default() }).await.unwrap()
+    };
+    let (one, two, faults) = (at("one").await, at("two").await, Faults::default());
+    let setup = Setup::with_accounts([("one", &*one.url()), ("two", &*two.url())]).faults(&faults);
+    let config = "routing.strategy = \"fill_first\"\ntimeouts.shutdown = \"50ms\"";
+    let gateway = setup.config(config).start().await;
+    one.script(thinking().hang_after(12));
+    let mut events = gateway.client.stream(request(false)).await;
+    let id = events.next().await.unwrap().response_id();
+    events.until("response.output_item.done").await;
+    faults.set(Fault::Fails("end_background"));
+    let setup = gateway.stop().await.without_account(0);
+    faults.set(Fault::None);
+    let gateway = setup.start().await;
+    ended(&gateway.client, &id).await;
+    let on = json!({"model": "sim", "input": "on", "previous_response_id": id});
+    let elsewhere = gateway.client.create(&on).await;
+    assert_eq!(elsewhere.header("x-antiphon-reasoning"), Some("stripped"));
+    assert_eq!(two.counts().requests, 1, "it was stripped without a refused attempt");
+}
+
 /// A turn that its upstream runs, and goes on with when its gateway stops before the reasoning. Something happens before the next
 /// owner reads on.
 async fn read_on(

@@ -281,7 +281,7 @@ impl Turn {
         self.learn(&reply.lease, &finished.verdict());
         let response = finished.response.clone();
         self.end(&finished, response.len());
-        self.record(finished, resolved, Some(reply.lease.account())).await?;
+        self.record(finished, resolved, Some(reply.lease.account().maker())).await?;
         Ok(Collected { headers: reply.headers, body: reply.memory.hold(response) })
     }
 

@@ -8,7 +8,7 @@ use antiphon_protocol::response::{Parts, is_empty_array, with_output, write_arra
 use antiphon_protocol::usage::Usage;
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::chain::Turn as ChainTurn;
-use antiphon_store::{Appended, Record, Status, StoredResponse, StoredTurn};
+use antiphon_store::{Appended, Maker, Record, Status, StoredResponse, StoredTurn};
 use bytes::Bytes;
 
 use super::conversation::appended_items;
@@ -16,7 +16,6 @@ use super::memory::LatestResponse;
 use super::resolve::Resolved;
 use super::trace::Step;
 use super::{Failure, Turn};
-use antiphon_upstream::account::Account;
 use antiphon_upstream::pool::Verdict;
 
 /// Finished output items, by their place in the output and then by their arrival. An upstream may send any number in any order.
@@ -89,7 +88,7 @@ impl Turn {
         &mut self,
         finished: Finished,
         resolved: &Resolved,
-        served_by: Option<&Account>,
+        served_by: Option<Maker>,
     ) -> Result<(), Failure> {
         self.trace_step(Step::Record);
         let is_continuable = matches!(finished.status, Status::Completed | Status::Incomplete);
@@ -127,11 +126,11 @@ impl Turn {
         Failure::PreviousNotFound(self.facts.create.previous_response_id.clone().unwrap_or_default())
     }
 
-    fn to_turn(&self, resolved: &Resolved, finished: &Finished, served_by: Option<&Account>) -> StoredTurn {
+    fn to_turn(&self, resolved: &Resolved, finished: &Finished, served_by: Option<Maker>) -> StoredTurn {
         let parent = resolved.parent.as_deref();
         // A turn without an account inherits that of its parent.
         let (account, boundary) = match (served_by, parent) {
-            (Some(account), _) => (account.name.clone(), account.boundary().to_owned()),
+            (Some(Maker { account, boundary }), _) => (account, boundary),
             (None, Some(parent)) => (parent.account.clone(), parent.boundary.clone()),
             (None, None) => Default::default(),
         };
@@ -156,7 +155,7 @@ impl Turn {
         &self,
         finished: &Finished,
         resolved: &Resolved,
-        served_by: Option<&Account>,
+        served_by: Option<Maker>,
     ) -> Result<Record, Failure> {
         let body = match &finished.body {
             Some(body) => body.clone(),

@@ -375,8 +375,8 @@ impl ActiveStream {
         self.turn.end(&terminal.finished, 0);
         self.turn.learn(&self.reply.lease, &terminal.finished.verdict());
         self.turn.log_terminal(&terminal);
-        let account = self.reply.lease.account();
-        match self.turn.record(terminal.finished, &resolved, Some(account)).await {
+        let maker = self.reply.lease.account().maker();
+        match self.turn.record(terminal.finished, &resolved, Some(maker)).await {
             Ok(()) => self.pending.extend(Some(terminal.frame).filter(|frame| !frame.is_empty())),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
@@ -406,8 +406,8 @@ impl ActiveStream {
         }
         self.turn.cancel_upstream();
         self.log_rest(&terminal);
-        let account = self.reply.lease.account();
-        let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(account)).await {
+        let maker = self.reply.lease.account().maker();
+        let (error, frame) = match self.turn.record(terminal.finished, &resolved, Some(maker)).await {
             Ok(()) => (terminal.error, terminal.frame),
             Err(failure) => {
                 self.turn.progress.interrupt(&failure);
@@ -429,7 +429,8 @@ impl ActiveStream {
         self.turn.progress.relayed_events = self.relay.events();
         self.turn.progress.interrupt(&Failure::ClientGone);
         // Nobody is left to get the error; the store has logged and counted it.
-        self.turn.record(terminal.finished, &resolved, Some(self.reply.lease.account())).await.ok();
+        let maker = self.reply.lease.account().maker();
+        self.turn.record(terminal.finished, &resolved, Some(maker)).await.ok();
         self.turn.settle();
         self.phase = Phase::Done;
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use antiphon_protocol::model::{ModelPattern, other_name};
 use antiphon_protocol::request::Operation;
 use antiphon_runtime::hex;
-use antiphon_store::Timestamp;
+use antiphon_store::{Maker, Timestamp};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use sha2::{Digest, Sha256};
 
@@ -142,6 +142,11 @@ impl Account {
             (UpstreamApi::Auto(_), Dialect::Chat(_)) => &self.chat_boundary,
             _ => &self.settings.boundary,
         }
+    }
+
+    /// Where the items come from that its upstream makes.
+    pub fn maker(&self) -> Maker {
+        Maker { account: self.name.clone(), boundary: self.boundary().to_owned() }
     }
 
     /// Adds the configured headers, and the credential if there is one.

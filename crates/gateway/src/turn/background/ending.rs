@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use antiphon_protocol::error::{ApiError, UpstreamError};
 use antiphon_protocol::response::with_output;
-use antiphon_store::{Appended, BackgroundEnd, BackgroundResult, BackgroundStatus, Status, StoreError};
-use antiphon_upstream::account::Account;
+use antiphon_store::{
+    Appended, BackgroundEnd, BackgroundResult, BackgroundStatus, Maker, Status, StoreError,
+};
 use antiphon_upstream::dialect::{Piece, ReplyFormat};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -54,11 +55,11 @@ impl Turn {
                 if matches!(failure, Failure::UpstreamError(_)) =>
             {
                 self.end(&finished, 0);
-                self.record(finished, resolved, Some(&account)).await.ok();
+                self.record(finished, resolved, Some(account.maker())).await.ok();
                 self.settle();
             }
             Some(Unfinished { relay, account, .. }) => {
-                self.end_with(&relay, &failure, resolved, Some(&account)).await;
+                self.end_with(&relay, &failure, resolved, Some(account.maker())).await;
             }
             None => {
                 let relay = Relay::new(self.owned(resolved), Framing::Sse, None);
@@ -73,7 +74,7 @@ impl Turn {
             Ok(relay) => {
                 let begun_by = self.facts.door.run().and_then(|run| run.begun_by.get().cloned());
                 let served_by = begun_by.filter(|_| relay.has_items());
-                self.end_with(&relay, failure, resolved, served_by.as_deref()).await;
+                self.end_with(&relay, failure, resolved, served_by).await;
             }
             Err(error) => {
                 tracing::warn!(response.id = %self.facts.id, %error, "the log of a background turn cannot be read");
@@ -88,7 +89,7 @@ impl Turn {
         relay: &Relay,
         failure: &Failure,
         resolved: &Resolved,
-        served_by: Option<&Account>,
+        served_by: Option<Maker>,
     ) {
         let Some(run) = self.facts.door.run().cloned() else { return };
         let Facts { create, started_at, .. } = &self.facts;
@@ -145,7 +146,7 @@ impl Turn {
         run: &Arc<Run>,
         finished: Finished,
         resolved: &Resolved,
-        served_by: Option<&Account>,
+        served_by: Option<Maker>,
     ) -> Result<(), Failure> {
         if run.is_left() {
             return Err(Failure::Stopped);
@@ -193,7 +194,7 @@ impl Turn {
         run: &Run,
         mut finished: Finished,
         resolved: &Resolved,
-        served_by: Option<&Account>,
+        served_by: Option<Maker>,
     ) -> Result<BackgroundEnd, Failure> {
         let settings = &self.turns.background.settings;
         let status = finished.status;

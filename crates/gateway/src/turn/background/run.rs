@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use antiphon_store::{
-    BackgroundTurn, EventChunk, NewBackgroundTurn, Store, StoreError, Timestamp, TurnLease,
+    BackgroundTurn, EventChunk, Maker, NewBackgroundTurn, Store, StoreError, Timestamp, TurnLease,
 };
 use antiphon_upstream::account::Account;
 use bytes::Bytes;
@@ -38,7 +38,7 @@ pub struct Run {
     /// The input items as they were when it was queued, if references among them were replaced.
     pub queued_input: OnceLock<Bytes>,
     /// The account whose items the log has, if an earlier owner has begun the turn.
-    pub begun_by: OnceLock<Arc<Account>>,
+    pub begun_by: OnceLock<Maker>,
     pub live: Arc<LiveEvents>,
     /// Cancelled when the turn is to end without a result.
     pub stop: CancellationToken,

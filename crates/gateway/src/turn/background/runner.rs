@@ -12,7 +12,7 @@ use antiphon_protocol::request::{CreateRequest, Operation};
 use antiphon_runtime::GaugeGuard;
 use antiphon_runtime::offload::offload_if_long;
 use antiphon_store::{
-    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, StoreError, Timestamp, TurnLease,
+    BackgroundRequest, BackgroundStatus, BackgroundTurn, Claimable, Maker, StoreError, Timestamp, TurnLease,
     UpstreamTurn,
 };
 use bytes::Bytes;
@@ -197,14 +197,14 @@ impl Turns {
         if let Some(response) = row.response().ok().filter(|response| Object::scan(response).is_ok()) {
             run.queued_response.get_or_init(|| response.clone());
         }
-        if let Some(upstream) = &row.upstream
-            && let Some(account) =
-                self.pool.accounts().into_iter().find(|known| known.name == upstream.account)
-        {
-            if let Some(id) = &upstream.id {
-                run.set_upstream(Arc::clone(&account), id);
+        if let Some(UpstreamTurn { account: name, id }) = &row.upstream {
+            let account = self.pool.accounts().into_iter().find(|known| known.name == *name);
+            // An account that is not configured any more: its boundary was its name, unless another one was configured.
+            let unknown = || Maker { account: name.clone(), boundary: name.clone() };
+            run.begun_by.get_or_init(|| account.as_ref().map_or_else(unknown, |account| account.maker()));
+            if let (Some(account), Some(id)) = (account, id) {
+                run.set_upstream(account, id);
             }
-            run.begun_by.get_or_init(|| account);
         }
         let cancellation = Cancellation::default();
         // Only now: one that is dropped before it was left counts as lost.
