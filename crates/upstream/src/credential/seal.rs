@@ -154,11 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_with_the_same_id_has_left_is_in_nobodys_way() {
+    fn all_who_create_the_key_at_once_get_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        let draft = directory.path().join(format!("antiphon.{}.new", std::process::id()));
-        std::fs::write(draft, "").unwrap();
-        load_or_create(&directory.path().join("antiphon.key")).unwrap();
+        let file = directory.path().join("antiphon.key");
+        let keys = std::thread::scope(|scope| {
+            let creating = [(); 16].map(|()| scope.spawn(|| load_or_create(&file).unwrap()));
+            creating.map(|thread| thread.join().unwrap())
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
     }
 
     #[test]
