@@ -113,8 +113,10 @@ pub fn is_encrypted(item: &[u8]) -> bool {
 
 /// As [`sealed_by_type`], and what no upstream accepts in the history of a request. `has_id` tells whether it goes there with its id.
 pub fn sealed_in_history(item: &[u8], kind: Option<&[u8]>, has_id: bool) -> Option<Sealed> {
-    let has_content =
-        || json::member(item, "content").is_some_and(|content| json::elements(content).next().is_some());
+    let has_content = || {
+        let content = json::member(item, "content");
+        content.is_some_and(|content| matches!(json::elements(content).next(), Some(Ok(_))))
+    };
     sealed_by_type(item, kind).or_else(|| match json::string(kind?)?.as_ref() {
         "compaction_trigger" => Some(Sealed::CompactionTrigger),
         "reasoning" if !has_id && !has_content() => Some(Sealed::BareReasoning),

@@ -167,13 +167,15 @@ fn a_turn_of_only_unreadable_items_contributes_nothing() {
 
 fn items() -> impl Strategy<Value = Vec<Value>> {
     let text = || "[a-z\u{e9}\"\\\\ \n]{0,6}";
-    let item = (0..6_u8, text(), proptest::option::of(text())).prop_map(|(kind, text, id)| {
+    let item = (0..8_u8, text(), proptest::option::of(text())).prop_map(|(kind, text, id)| {
         let mut item = match kind {
             0 => json!({"type": "compaction", "encrypted_content": text}),
             1 => json!({"type": "reasoning", "encrypted_content": "x", "summary": [{"text": text}]}),
             2 => json!({"type": "reasoning", "encrypted_content": "x", "summary": [{"text": text}, {"text": "b"}]}),
             3 => json!({"type": "reasoning", "encrypted_content": text, "summary": []}),
             4 => json!({"type": "reasoning", "content": [{"text": text}]}),
+            5 => json!({"type": "reasoning", "content": null, "summary": [{"text": text}]}),
+            6 => json!({"type": "reasoning", "content": [], "summary": [{"text": text}]}),
             _ => json!({"type": "message", "content": [{"id": text, "type": "compaction"}]}),
         };
         if let Some(id) = id {
@@ -187,7 +189,7 @@ fn items() -> impl Strategy<Value = Vec<Value>> {
 /// The expected rendering for an account that cannot read sealed items, computed from parsed items.
 fn model(item: &Value, is_output: bool) -> Option<Value> {
     let is_encrypted = item["encrypted_content"].as_str().is_some_and(|content| !content.is_empty());
-    let is_bare = is_output && item["content"].is_null();
+    let is_bare = is_output && item["content"].as_array().is_none_or(Vec::is_empty);
     match item["type"].as_str().unwrap() {
         "compaction" => None,
         "reasoning" if is_encrypted || is_bare => {
