@@ -54,13 +54,11 @@ impl<'a> Turn<'a> {
         Some(Self { input, output, referenced, items, input_items: own.len() })
     }
 
-    /// The items from the last compaction of the output on, or all.
-    fn context(&self) -> &[Item<'a>] {
+    /// What is replayed: the items from the last compaction of the output on, or all, without what asked for a compaction.
+    fn context(&self) -> Vec<&Item<'a>> {
         let (input, output) = self.items.split_at(self.input_items);
-        output
-            .iter()
-            .rposition(Item::is_compaction)
-            .map_or(&self.items, |start| &self.items[input.len() + start..])
+        let start = output.iter().rposition(Item::is_compaction).map_or(0, |start| input.len() + start);
+        self.items[start..].iter().filter(|item| !item.is_trigger()).collect()
     }
 
     fn check(&self, segment: &Segment) {
@@ -71,7 +69,7 @@ impl<'a> Turn<'a> {
 
         let kept: Vec<&str> = self.context().iter().map(|item| item.raw).collect();
         assert_eq!(texts(&parts(segment, ReplayIds::Keep).concat()), kept);
-        let dropped: Vec<Value> = self.context().iter().map(Item::without_id).collect();
+        let dropped: Vec<Value> = self.context().into_iter().map(Item::without_id).collect();
         assert_eq!(values(&parts(segment, ReplayIds::Drop).concat()), dropped);
         self.check_readable(segment);
     }
@@ -110,6 +108,10 @@ impl Item<'_> {
         matches!(self.text("type"), Some("compaction" | "compaction_summary"))
     }
 
+    fn is_trigger(&self) -> bool {
+        self.text("type") == Some("compaction_trigger")
+    }
+
     fn is_sealed_reasoning(&self) -> bool {
         let is_encrypted = self.text("encrypted_content").is_some_and(|content| !content.is_empty());
         self.text("type") == Some("reasoning") && is_encrypted
@@ -134,7 +136,7 @@ impl Item<'_> {
 
     /// `value` is the item with or without its id.
     fn readable(&self, value: Value) -> Option<Value> {
-        if self.is_compaction() || self.text("type") == Some("compaction_trigger") {
+        if self.is_compaction() || self.is_trigger() {
             return None;
         }
         if !self.is_sealed_reasoning() && !self.is_bare_reasoning() {

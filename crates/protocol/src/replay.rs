@@ -182,10 +182,14 @@ impl Segment {
         self.bytes.len() + size_of_val(&*self.ids) + size_of_val(&*self.sealed)
     }
 
-    /// Appends the items for an account that can read the turn, without copying them.
+    /// Appends the items for an account that can read the turn, without copying them. What asked for a compaction has been answered.
     pub fn parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
-        let from = self.context_start().unwrap_or(0) as usize;
-        self.slices(from..self.bytes.len(), replay_ids, out);
+        let from = self.context_start().unwrap_or(0);
+        let is_left_out = |(span, kind): &&(Range<u32>, Sealed)| {
+            *kind == Sealed::CompactionTrigger && span.start >= from
+        };
+        let triggers = self.sealed.iter().filter(is_left_out);
+        self.parts_without(from as usize, triggers, replay_ids, Summaries::AsItems, out);
     }
 
     /// Like [`parts`](Self::parts), for an account of the Responses API: reasoning of chat completions becomes its summary, and so does

@@ -6,6 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::administering::Operator;
+use crate::conversations::begin;
 use crate::simulator;
 
 /// Two upstreams, the first with chat completions only; turns go there first.
@@ -207,6 +208,22 @@ async fn a_compaction_is_replaced_by_the_items_for_which_it_stands() {
     assert_eq!(alone.refusal(), (400, Some("unsupported_parameter".to_owned()), Some("input".to_owned())));
     let asked = gateway.client.create(after(&first, json!([{"type": "compaction_trigger"}]))).await;
     assert_eq!(asked.refusal(), (400, Some("unsupported_parameter".to_owned()), Some("input".to_owned())));
+}
+
+#[tokio::test]
+async fn a_request_for_a_compaction_is_no_part_of_the_history() {
+    let trigger = json!([{"type": "compaction_trigger"}]);
+    let pair = Pair::new().await;
+    let conversation = begin(&pair.gateway.client, &trigger).await;
+    pair.gateway.client.created(json!({"model": "sim", "input": "a", "conversation": conversation})).await;
+    assert_eq!((pair.counts(), messages(&pair.chat)), ((1, 0), json!([{"role": "user", "content": "a"}])));
+
+    pair.responses.script(Script::answer("one"));
+    let compacted = pair.gateway.client.created(json!({"model": "sim", "input": trigger})).await;
+    pair.responses.script(Script::refusal(500, "server_error", "down"));
+    pair.gateway.client.created(after(&compacted, "b")).await;
+    let expected = json!([{"role": "assistant", "content": "one"}, {"role": "user", "content": "b"}]);
+    assert_eq!((pair.counts(), messages(&pair.chat)), ((2, 2), expected));
 }
 
 #[tokio::test]

@@ -151,6 +151,9 @@ fn what_no_upstream_accepts_in_a_history_is_left_out_of_it() {
     assert_eq!(accepted(&segment, ReplayIds::Drop), format!(r#"{{"a":1}},{summary},{{"b":2}}"#));
     let kept = format!(r#"{{"a":1}},{}"#, std::str::from_utf8(&output[1..output.len() - 1]).unwrap());
     assert_eq!(accepted(&segment, ReplayIds::Keep), kept);
+    let mut all = Vec::new();
+    segment.parts(ReplayIds::Keep, &mut all);
+    assert_eq!(String::from_utf8(all.concat()).unwrap(), kept);
     let own = Segment::build(input, &[], b"[]").unwrap().of_request();
     assert_eq!(accepted(&own, ReplayIds::Drop), r#"{"a":1},{"type":"compaction_trigger"}"#);
 }
