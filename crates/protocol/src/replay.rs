@@ -185,9 +185,8 @@ impl Segment {
     /// Appends the items for an account that can read the turn, without copying them. What asked for a compaction has been answered.
     pub fn parts(&self, replay_ids: ReplayIds, out: &mut Vec<Bytes>) {
         let from = self.context_start().unwrap_or(0);
-        let is_left_out = |(span, kind): &&(Range<u32>, Sealed)| {
-            *kind == Sealed::CompactionTrigger && span.start >= from
-        };
+        let is_left_out =
+            |(span, kind): &&(Range<u32>, Sealed)| *kind == Sealed::CompactionTrigger && span.start >= from;
         let triggers = self.sealed.iter().filter(is_left_out);
         self.parts_without(from as usize, triggers, replay_ids, Summaries::AsItems, out);
     }

@@ -149,21 +149,67 @@ async fn a_mistake_in_a_clients_include_changes_nothing_for_others() {
     assert_eq!(sent["include"], json!(["reasoning.encrypted_content"]));
 }
 
-#[tokio::test]
-async fn reasoning_without_its_content_is_replayed_as_its_summary() {
-    let (upstream, gateway) = gateway().await;
+/// Reasoning without encrypted content, with and without a summary, and a text.
+fn bare_reasoning() -> Script {
     let items = [
         r#"{"type":"reasoning","id":"rs_1","summary":[]}"#,
         r#"{"type":"reasoning","id":"rs_2","summary":[{"type":"summary_text","text":"thought"}]}"#,
     ];
-    let first = items.iter().fold(Script::new(), |script, item| script.item(*item)).text("so");
-    upstream.script(first);
+    items.iter().fold(Script::new(), |script, item| script.item(*item)).text("so")
+}
+
+#[tokio::test]
+async fn reasoning_without_its_content_is_replayed_as_its_summary() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(bare_reasoning());
     let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
     assert_eq!(first["output"].as_array().unwrap().len(), 3);
     let next = json!({"model": "sim", "input": "on", "previous_response_id": first["id"]});
     gateway.client.created(next).await;
     let sent = upstream.last_request().unwrap().input();
     assert_eq!((sent.len(), &sent[1]["content"]), (4, &json!("thought")), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_reference_to_reasoning_without_its_content_stands_for_its_summary() {
+    for state in ["replay", "native"] {
+        let stateful = state == "native";
+        let upstream = Simulator::bind(Options { stateful, ..Options::default() }).await.unwrap();
+        let lines = format!("state = \"{state}\"");
+        let gateway = Setup::over(&upstream).account(0, &lines).start().await;
+        let other = gateway.client.created(json!({"model": "sim", "input": "other"})).await;
+        upstream.script(bare_reasoning());
+        let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+        let mut text = first["output"][2].clone();
+        let reference = |n: usize| json!({"type": "item_reference", "id": first["output"][n]["id"]});
+        let input = json!([reference(0), reference(1), text, {"role": "user", "content": "on"}]);
+        // The upstream may have the text, and accepts its id only together with that of the reasoning.
+        text.as_object_mut().unwrap().remove("id");
+        let summary = json!({"type": "message", "role": "assistant", "content": "thought"});
+        let expected = [summary, text, json!({"role": "user", "content": "on"})];
+        for previous in [&Value::Null, &other["id"]] {
+            let body = json!({"model": "sim", "input": input, "previous_response_id": previous});
+            gateway.client.created(body).await;
+            let sent = upstream.last_request().unwrap().input();
+            assert!(sent.ends_with(&expected), "{state} {previous}: {sent:?}");
+            assert!(sent.iter().all(|item| item["type"] != "reasoning"), "{state} {previous}: {sent:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clients_own_reasoning_without_its_content_stands_for_its_summary_once_it_loses_its_id() {
+    let (upstream, gateway) = gateway().await;
+    upstream.script(Script::new().reasoning("I thought."));
+    let first = gateway.client.created(json!({"model": "sim", "input": "x"})).await;
+    let reference = json!({"type": "item_reference", "id": first["output"][0]["id"]});
+    let summary = json!([{"type": "summary_text", "text": "mine"}]);
+    let own = json!({"type": "reasoning", "id": "rs_own", "summary": summary});
+    let input = json!([reference, own, {"role": "user", "content": "on"}]);
+    gateway.client.created(json!({"model": "sim", "input": input})).await;
+    let sent = upstream.last_request().unwrap().input();
+    assert!(sent[0]["encrypted_content"].is_string(), "{sent:?}");
+    assert_eq!((&sent[1]["role"], &sent[1]["content"]), (&json!("assistant"), &json!("mine")));
 }
 
 #[tokio::test]

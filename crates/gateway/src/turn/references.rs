@@ -174,7 +174,7 @@ impl OwnInput {
         self.replaced.iter().filter(|replaced| !replaced.is_sent).map(|replaced| &replaced.item[..])
     }
 
-    /// Whether one of the referenced items is of this kind.
+    /// Whether one of the items that do not go upstream as the client sent them is of this kind.
     pub fn has_replaced(&self, kind: Sealed) -> bool {
         self.replaced.iter().any(|replaced| replaced.kind == Some(kind))
     }
@@ -246,9 +246,10 @@ impl OwnInput {
         own
     }
 
-    /// Whether reasoning takes the place of a reference, and goes upstream without its id.
+    /// Whether reasoning goes upstream without its id.
     fn has_unnamed_reasoning(&self) -> bool {
-        self.replaced.iter().any(|replaced| replaced.is_output && replaced.kind == Some(Sealed::Reasoning))
+        let is_reasoning = |kind| matches!(kind, Some(Sealed::Reasoning | Sealed::BareReasoning));
+        self.replaced.iter().any(|replaced| replaced.is_output && is_reasoning(replaced.kind))
     }
 
     /// Prepares sealed items of the client's own to be replaced.
@@ -323,16 +324,11 @@ impl Replacement {
         let Reference { position, span, is_partial, .. } = reference;
         let IndexedItem { item, is_output, expires_at, maker } = found;
         let is_indexed = expires_at.is_some_and(|at| renewal.is_none_or(|renewal| at < renewal));
-        let kind = item::sealed(&item);
-        let upstream_ids = Vec::new();
-        let mut replacement =
-            Self { position, span, item, upstream_ids, is_output, kind, maker, is_sent: false, is_indexed };
-        // The client named the reasoning as it did the items after it, whose ids it sends as well.
-        match is_output && !is_partial {
-            true => replacement.leave_out_id(),
-            false => replacement.is_output = false,
-        }
-        replacement
+        // The client named partial reasoning as it did the items after it, whose ids it sends as well.
+        let is_output = is_output && !is_partial;
+        let kind = item::sealed_in_history(&item, json::member(&item, "type"), !is_output);
+        let upstream_ids = if is_output { item::upstream_id_spans(&item) } else { Vec::new() };
+        Self { position, span, item, upstream_ids, is_output, kind, maker, is_sent: false, is_indexed }
     }
 
     /// Marks the id as an upstream's, which is left out.
@@ -345,13 +341,14 @@ impl Replacement {
     fn of_sent(position: u32, span: Range<usize>, sent: &Bytes) -> Self {
         let item = sent.slice(span.clone());
         let upstream_ids = item::upstream_id_spans(&item);
+        let kind = item::sealed_in_history(&item, json::member(&item, "type"), false);
         Self {
             position,
             span,
             item,
             upstream_ids,
             is_output: true,
-            kind: None,
+            kind,
             maker: None,
             is_sent: true,
             is_indexed: true,

@@ -37,8 +37,8 @@ pub struct Resolved {
     pub own: OwnInput,
     /// Whether the turn's own items contain a compaction, which replaces everything before it.
     starts_context: bool,
-    /// Whether they contain reasoning that came from an upstream of chat completions.
-    has_chat_reasoning: bool,
+    /// Whether they contain reasoning of which upstreams of the Responses API accept only the summary.
+    has_unaccepted_reasoning: bool,
 }
 
 /// The input for one account.
@@ -80,8 +80,10 @@ impl Turn {
         let own = self.own_input(parent.is_some()).await?;
         let scan = &self.facts.create.scan;
         let starts_context = scan.has_compaction || own.has_replaced(Sealed::Compaction);
-        let has_chat_reasoning = scan.has_chat_reasoning || own.has_replaced(Sealed::ChatReasoning);
-        Ok(Resolved { parent, lost_parent: None, joined, own, starts_context, has_chat_reasoning })
+        let has_unaccepted_reasoning = scan.has_chat_reasoning
+            || own.has_replaced(Sealed::ChatReasoning)
+            || own.has_replaced(Sealed::BareReasoning);
+        Ok(Resolved { parent, lost_parent: None, joined, own, starts_context, has_unaccepted_reasoning })
     }
 
     /// The turn with its references as they are, because something that it refers to can't be loaded. Without its parent it can't be
@@ -98,9 +100,9 @@ impl Turn {
         let above = parent.as_ref().map_or(u32::from(lost_parent.is_some()), |parent| parent.depth);
         self.progress.depth = above + 1;
         let starts_context = self.facts.create.scan.has_compaction;
-        let has_chat_reasoning = self.facts.create.scan.has_chat_reasoning;
+        let has_unaccepted_reasoning = self.facts.create.scan.has_chat_reasoning;
         let own = self.own_input(parent.is_some()).await?;
-        Ok(Resolved { parent, lost_parent, joined, own, starts_context, has_chat_reasoning })
+        Ok(Resolved { parent, lost_parent, joined, own, starts_context, has_unaccepted_reasoning })
     }
 
     /// The conversation, and what the turn continues.
@@ -269,7 +271,6 @@ impl Resolved {
         left_out: &mut LeftOut,
     ) -> Result<Option<Vec<Bytes>>, Failure> {
         let replay_ids = account.settings.replay_ids;
-        let own = || self.own.segment().map_err(|_| Failure::Internal);
         let mut parts = Vec::new();
         if !variant.send_encrypted {
             let own = self.own.without_ids().segment().map_err(|_| Failure::Internal)?;
@@ -282,24 +283,38 @@ impl Resolved {
             }
             return Ok(Some(parts));
         }
-        let readable = match summaries {
-            Summaries::AsMessages => {
-                let readable = self.own.readable_at(account.boundary(), &variant.left_out());
-                readable.map_err(|_| Failure::Internal)?
-            }
-            Summaries::AsItems => None,
-        };
-        if let Some((own, foreign)) = readable {
-            left_out.omitted += own.accepted_parts(replay_ids, &mut parts);
-            left_out.omitted += foreign;
-            if foreign.compactions > 0 {
-                warn_of_lost_compaction(account);
-            }
-        } else if summaries == Summaries::AsMessages && self.has_chat_reasoning {
-            left_out.omitted += own()?.accepted_parts(replay_ids, &mut parts);
-        } else {
-            return Ok(self.own_input(replay_ids).resolved);
+        if summaries == Summaries::AsItems {
+            return Ok(self.own_as_sent(replay_ids));
         }
+        let readable = self.own.readable_at(account.boundary(), &variant.left_out());
+        let Some((own, foreign)) = readable.map_err(|_| Failure::Internal)? else {
+            return self.accepted_own(replay_ids, left_out);
+        };
+        left_out.omitted += own.accepted_parts(replay_ids, &mut parts);
+        left_out.omitted += foreign;
+        if foreign.compactions > 0 {
+            warn_of_lost_compaction(account);
+        }
+        Ok(Some(parts))
+    }
+
+    /// The turn's own items, unless they go upstream as the client sent them.
+    fn own_as_sent(&self, replay_ids: ReplayIds) -> Option<Vec<Bytes>> {
+        self.own.has_replaced_items().then(|| self.own.parts(replay_ids))
+    }
+
+    /// Like [`own_as_sent`](Self::own_as_sent), without what no upstream of the Responses API accepts.
+    fn accepted_own(
+        &self,
+        replay_ids: ReplayIds,
+        left_out: &mut LeftOut,
+    ) -> Result<Option<Vec<Bytes>>, Failure> {
+        if !self.has_unaccepted_reasoning {
+            return Ok(self.own_as_sent(replay_ids));
+        }
+        let own = self.own.segment().map_err(|_| Failure::Internal)?;
+        let mut parts = Vec::new();
+        left_out.omitted += own.accepted_parts(replay_ids, &mut parts);
         Ok(Some(parts))
     }
 
@@ -347,9 +362,11 @@ impl Resolved {
     }
 
     /// The turn's own items, for an upstream that has the chain.
-    pub fn own_input(&self, replay_ids: ReplayIds) -> UpstreamInput {
-        let resolved = self.own.has_replaced_items().then(|| self.own.parts(replay_ids));
-        UpstreamInput { history: Vec::new(), resolved }
+    pub fn own_input(&self, replay_ids: ReplayIds) -> Result<AccountInput, Failure> {
+        let mut left_out = LeftOut::default();
+        let resolved = self.accepted_own(replay_ids, &mut left_out)?;
+        let input = UpstreamInput { history: Vec::new(), resolved };
+        Ok(AccountInput { input, reasoning: left_out.reasoning() })
     }
 
     /// The turns from the start of the context to the parent, root first.

@@ -267,13 +267,13 @@ impl Turn {
         resolved: &Resolved,
         variant: &RequestVariant<'_>,
     ) -> Result<AccountInput, FailedAttempt> {
-        if variant.upstream_parent.is_some() {
-            let input = resolved.own_input(account.settings.replay_ids);
-            return Ok(AccountInput { input, reasoning: Reasoning::Full });
-        }
+        let replay_ids = account.settings.replay_ids;
         let max_bytes = self.turns.settings.max_history_bytes;
-        let input = resolved.input_for(account, dialect.summaries(), variant, max_bytes);
-        input.map_err(|failure| FailedAttempt { failure, verdict: Verdict::Neutral })
+        let input = match variant.upstream_parent {
+            Some(_) => resolved.own_input(replay_ids),
+            None => resolved.input_for(account, dialect.summaries(), variant, max_bytes),
+        };
+        input.map_err(FailedAttempt::neutral)
     }
 
     /// Waits while the account's token is being refreshed.
