@@ -149,9 +149,10 @@ impl Decoder {
             return self.fail(code, &message);
         }
         let delta = get("delta");
-        // A server that streams the whole message at once may call it so.
+        // A server that streams the whole message at once may call it so, and another may end with what it has streamed.
         let is_whole = delta.is_none();
-        if let Some(delta) = delta.or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok()) {
+        let message = || get("message").filter(|_| !self.events.has_output());
+        if let Some(delta) = delta.or_else(message).and_then(|delta| Object::scan(delta).ok()) {
             let logprobs = get("logprobs").and_then(|logprobs| json::member(logprobs, "content"));
             let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
             self.take_delta(&delta, is_whole, logprobs.unwrap_or_default().trim_ascii());

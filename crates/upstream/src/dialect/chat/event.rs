@@ -99,6 +99,11 @@ impl Events {
         self.queue.pop_front()
     }
 
+    /// Whether the model has written anything.
+    pub fn has_output(&self) -> bool {
+        self.output_bytes > 0
+    }
+
     /// How much is held: what the upstream has written, or the items that were made of it.
     pub fn held_bytes(&self) -> usize {
         (self.output_bytes + self.id_bytes).max(self.kept_bytes)

@@ -222,6 +222,28 @@ fn each_call_of_a_whole_message_is_a_call_of_its_own() {
 }
 
 #[test]
+fn a_message_that_repeats_what_was_streamed_only_ends_it() {
+    let call = fragment("c", "{\"x\":1}");
+    for streamed in [json!({"content": "hello"}), json!({"reasoning_content": "hm"}), call] {
+        let empty = chunk(json!({"role": "assistant", "content": ""}));
+        let end = json!({
+            "choices": [{"index": 0, "message": streamed, "finish_reason": "length"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+        });
+        let expected = decoded_as(ChatSettings::default(), &request(), vec![streamed.clone()], "length");
+        for chunks in [vec![empty.clone(), chunk(streamed), end.clone()], vec![empty, end]] {
+            let stream = sse(&chunks);
+            let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+            check(&events);
+            assert_eq!(output(&events), output(&expected));
+            let response = &events.last().unwrap()["response"];
+            let ended = json!([response["status"], response["usage"]["output_tokens"]]);
+            assert_eq!(ended, json!(["incomplete", 2]));
+        }
+    }
+}
+
+#[test]
 fn the_first_choice_is_the_one_that_says_so() {
     let choices = |first: Value, second: Value| {
         let (mut first, mut second) = (first, second);
