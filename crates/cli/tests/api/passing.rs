@@ -15,6 +15,14 @@ use crate::{gateway, simulator};
 const CHAT: &str = "/v1/chat/completions";
 const EMBEDDINGS: &str = "/v1/embeddings";
 const PRICES: &str = "prices = [{ model = \"sim*\", input = 1, cached_input = 0.1, output = 4 }]";
+/// Errors in the forms in which servers send them in a stream.
+const ERRORS: [&str; 5] = [
+    "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"code\":null}}\n\n",
+    "data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\ndata: [DONE]\n\n",
+    "data: {\"error\":\"m\"}\n\n",
+    "data: {\"object\":\"error\",\"message\":\"m\"}\n\n",
+    "event: error\ndata: {\"message\":\"m\"}\n\ndata: [DONE]\n\n",
+];
 const WITH_USAGE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n\
     : a comment\n\ndata: {\"odd\" : 1.50e+400}\n\n\
     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":20,\"prompt_tokens_details\":{\"cached_tokens\":50}}}\n\n\
@@ -253,13 +261,12 @@ async fn what_a_chat_may_use_is_reserved() {
 async fn another_account_takes_over_before_the_first_byte() {
     let (one, two) = (simulator().await, simulator().await);
     let gateway = over(&[&one, &two], "").await;
-    let error = "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"code\":null}}\n\n";
     for (path, body) in requests() {
         let is_stream = body["stream"] == true;
         let mut scripts =
             vec![Script::http(500, "{}"), Script::http(200, "<html>"), Script::new().drop_connection()];
         if is_stream {
-            scripts.push(Script::stream_bytes(error));
+            scripts.extend(ERRORS.map(Script::stream_bytes));
             scripts.push(Script::stream_bytes(""));
         }
         for script in scripts {
@@ -371,6 +378,25 @@ async fn a_stream_that_breaks_off_ends_with_an_error_that_clients_of_the_api_rea
     assert_eq!(events.iter().filter(|event| event.json().get("error").is_some()).count(), 1);
     let rows = gateway.logged(3).await;
     assert!(rows.iter().all(|row| row.outcome == "failed"), "{rows:#?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_with_an_error_passes_and_is_logged_as_failed() {
+    let (upstream, gateway) = gateway().await;
+    for error in ERRORS {
+        let text = format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"error\":\"\"}}],\"error\":\"\"}}\n\n{error}"
+        );
+        upstream.script(Script::stream_bytes(text.clone()));
+        let got = post(&gateway.client, CHAT, streamed("hi")).await;
+        assert_eq!(String::from_utf8_lossy(&got.body), text);
+        // So that the account's failures do not add up.
+        post(&gateway.client, CHAT, streamed("hi")).await;
+    }
+    let rows = gateway.logged(2 * ERRORS.len()).await;
+    let failed: Vec<_> = rows.iter().filter(|row| row.outcome == "failed").collect();
+    assert_eq!(failed.len(), ERRORS.len(), "{rows:#?}");
+    assert!(failed.iter().all(|row| row.code.as_deref() == Some("server_error")), "{failed:#?}");
 }
 
 #[tokio::test]

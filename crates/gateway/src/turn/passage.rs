@@ -1,10 +1,12 @@
 //! The stream of a chat completion: its events go to the client as they come, and only what the turn needs to know is read.
 
 use antiphon_protocol::error::ApiError;
-use antiphon_protocol::json;
+use antiphon_protocol::json::{self, Object};
 use antiphon_protocol::usage::Usage;
 use antiphon_store::Status;
+use antiphon_upstream::dialect::chat;
 use bytes::Bytes;
+use serde_json::json;
 
 use super::record::Finished;
 
@@ -15,8 +17,8 @@ const DONE: &[u8] = b"[DONE]";
 #[derive(Debug, Default)]
 pub struct Passage {
     usage: Usage,
-    /// The object of its error event.
-    error: Option<Bytes>,
+    /// The code and the message of its error event.
+    error: Option<(String, String)>,
     /// Whether an event has said why it ends: the answer is whole, or something went wrong.
     may_end: bool,
 }
@@ -35,13 +37,14 @@ impl Passage {
         if let Some(usage) = member("usage").filter(is_object) {
             self.usage = Usage::parse(usage);
         }
-        let error = member("error");
-        let is_error = error.is_some() || name == Some(b"error");
-        self.may_end = self.may_end || is_error || member("choices").is_some_and(says_why_it_ended);
-        if let Some(error) = error.filter(is_object) {
-            self.error = Some(Bytes::copy_from_slice(error));
+        let error = error_in(name, data);
+        self.may_end = self.may_end || error.is_some() || member("choices").is_some_and(says_why_it_ended);
+        if let Some(error) = error {
+            let (known_code, message) = chat::code_and_message(error);
+            let own_code = json::string_member(error, "code").filter(|code| !code.is_empty());
+            self.error = Some((own_code.unwrap_or(known_code.into()).into_owned(), message));
         }
-        is_error
+        error.is_some()
     }
 
     pub fn is_end(data: &[u8]) -> bool {
@@ -53,23 +56,20 @@ impl Passage {
         self.may_end
     }
 
-    /// The code and the message of the error event; where there is no code, the type stands for it.
-    pub fn error(&self) -> Option<(String, String)> {
-        let error = self.error.as_ref()?;
-        let text = |name| json::string_member(error, name).map(Into::into);
-        let code = text("code").or_else(|| text("type")).unwrap_or_default();
-        Some((code, text("message").unwrap_or_default()))
+    /// The code and the message of the error event. An error without a code has the one that its type or its text stands for.
+    pub fn error(&self) -> Option<&(String, String)> {
+        self.error.as_ref()
     }
 
     /// What the turn was.
     pub fn finished(&self) -> Finished {
-        let mut response = b"{}".to_vec();
-        if let Some(error) = &self.error {
-            response = [b"{\"error\":", &error[..], b"}"].concat();
-        }
+        let response = match &self.error {
+            Some((code, message)) => json!({"error": {"code": code, "message": message}}).to_string().into(),
+            None => Bytes::from_static(b"{}"),
+        };
         Finished {
             status: if self.error.is_some() { Status::Failed } else { Status::Completed },
-            response: response.into(),
+            response,
             body: None,
             output: Bytes::from_static(b"[]"),
             upstream_id: None,
@@ -84,6 +84,18 @@ impl Passage {
             Some(_) => Bytes::new(),
             None => [b"data: ", error.envelope().as_slice(), b"\n\n"].concat().into(),
         }
+    }
+}
+
+/// The error that an event carries or is.
+fn error_in<'a>(name: Option<&[u8]>, data: &'a [u8]) -> Option<&'a [u8]> {
+    let is_named = name == Some(b"error");
+    if !is_named && memchr::memmem::find(data, b"error").is_none() {
+        return None;
+    }
+    match Object::scan(data) {
+        Ok(event) => chat::error_in_event(&event, is_named),
+        Err(_) => is_named.then_some(data),
     }
 }
 
@@ -107,10 +119,44 @@ mod tests {
         );
         passage.look_at(None, br#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#);
         assert_eq!((passage.finished().usage.input_tokens, passage.finished().usage.output_tokens), (3, 2));
-        passage.look_at(None, br#"{"error":{"message":"m","type":"t","code":null}}"#);
-        assert_eq!(passage.error(), Some(("t".to_owned(), "m".to_owned())));
-        assert_eq!(passage.finished().status, Status::Failed);
         assert!(Passage::is_end(b"[DONE]") && !Passage::is_end(b"{}"));
+    }
+
+    #[test]
+    fn an_error_is_read_in_every_form() {
+        let error = Some(&b"error"[..]);
+        for (name, data, code) in [
+            (None, r#"{"error":{"message":"m","type":"t","code":"c"}}"#, "c"),
+            (
+                None,
+                r#"{"error":{"message":"m","type":"rate_limit_error","code":null}}"#,
+                "rate_limit_exceeded",
+            ),
+            (None, r#"{"error":{"message":"m","code":429}}"#, "rate_limit_exceeded"),
+            (None, r#"{"error":"m"}"#, "server_error"),
+            (
+                None,
+                r#"{"object":"error","message":"m","type":"BadRequestError","code":400}"#,
+                "invalid_prompt",
+            ),
+            (error, r#"{"error":{"message":"m"}}"#, "server_error"),
+            (error, r#"{"message":"m"}"#, "server_error"),
+            (error, r#""m""#, "server_error"),
+        ] {
+            let mut passage = Passage::default();
+            assert!(passage.look_at(name, data.as_bytes()), "{data}");
+            assert_eq!(passage.error(), Some(&(code.to_owned(), "m".to_owned())), "{data}");
+            let finished = passage.finished();
+            assert_eq!((finished.status, finished.error().as_ref()), (Status::Failed, passage.error()));
+        }
+        let mut passage = Passage::default();
+        for data in
+            [r#"{"error":null}"#, r#"{"error":""}"#, r#"{"error":{}}"#, r#"{"object":"x","y":"error"}"#]
+        {
+            assert!(!passage.look_at(None, data.as_bytes()) && !passage.may_end(), "{data}");
+        }
+        assert_eq!(passage.finished().status, Status::Completed);
+        assert!(passage.look_at(error, b"overloaded") && passage.error().is_some());
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Relay {
         }
         if let Some(passage) = &mut self.passage {
             let step = Self::take_passed(passage, &self.corrections, event);
-            self.error = passage.error();
+            self.error = passage.error().cloned();
             self.has_begun |= event.data().is_some() && self.error.is_none() && !matches!(step, Step::End(_));
             return Ok(step);
         }

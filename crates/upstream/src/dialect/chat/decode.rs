@@ -121,14 +121,11 @@ impl Decoder {
     }
 
     fn take_chunk(&mut self, chunk: &Object<'_>, is_error: bool) {
-        let get = |name| chunk.get(name).filter(|value| *value != b"null");
-        // Some servers send the error itself.
-        let is_error = is_error || get("object") == Some(b"\"error\"");
-        let error = get("error").filter(|error| failure::says_something(error));
-        if let Some(error) = error.or_else(|| is_error.then_some(chunk.text)) {
+        if let Some(error) = failure::in_event(chunk, is_error) {
             let (code, message) = failure::of_stream(error);
             return self.fail(code, &message);
         }
+        let get = |name| chunk.get(name).filter(|value| *value != b"null");
         let text = |name| get(name).filter(|value| inner(value).is_some_and(|text| !text.is_empty()));
         let events = &mut self.events;
         events.id = events.id.take().or_else(|| text("id").map(<[u8]>::to_vec));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use antiphon_protocol::error::{ApiError, ErrorKind};
-use antiphon_protocol::json;
+use antiphon_protocol::json::{self, Object};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -112,7 +112,15 @@ pub fn error_in(body: &[u8]) -> Option<(&'static str, String)> {
     json::member(body, "error").filter(|error| says_something(error)).map(of_stream)
 }
 
-/// Code and message of an error in the stream.
+/// The error in the data of an event, or the data if it is one: by the event's name, or by what it says itself.
+pub fn in_event<'a>(event: &Object<'a>, is_named: bool) -> Option<&'a [u8]> {
+    let error = event.get("error").filter(|error| says_something(error));
+    // Some servers send the error itself.
+    let is_error = is_named || event.get("object") == Some(b"\"error\"");
+    error.or_else(|| is_error.then_some(event.text))
+}
+
+/// Code and message of an error in the stream: an object, or a text that stands for one.
 pub fn of_stream(error: &[u8]) -> (&'static str, String) {
     let parts = Parts::parse(error);
     let names = [parts.code.as_str(), parts.kind.as_str()];

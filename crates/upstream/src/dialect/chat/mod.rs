@@ -25,6 +25,7 @@ pub(super) use self::decode::as_stream;
 pub use self::echo::Echo;
 pub(super) use self::encode::encode;
 pub(super) use self::failure::{error_in, translate as translate_error};
+pub use self::failure::{in_event as error_in_event, of_stream as code_and_message};
 
 /// What an upstream's chat completions are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
