@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::calls::Fragment;
 use super::echo::Echo;
-use super::event::{CONTENT_FILTER, Events, MAX_OUTPUT_TOKENS, TextKind};
+use super::event::{CONTENT_FILTER, Events, MAX_OUTPUT_TOKENS, TextKind, Written};
 use super::think::{self, ThinkTags};
 use super::{escaped, failure, inner};
 use crate::dialect::Piece;
@@ -147,12 +147,23 @@ impl Decoder {
         }
         let delta = get("delta");
         // A server that streams the whole message at once may call it so, and another may end with what it has streamed.
-        let is_whole = delta.is_none();
-        let message = || get("message").filter(|_| !self.events.has_output());
-        if let Some(delta) = delta.or_else(message).and_then(|delta| Object::scan(delta).ok()) {
+        let (is_whole, known) = match delta {
+            Some(_) => (false, Written::default()),
+            None => (true, self.events.written),
+        };
+        if let Some(delta) = delta.or_else(|| get("message")).and_then(|delta| Object::scan(delta).ok()) {
             let logprobs = get("logprobs").and_then(|logprobs| json::member(logprobs, "content"));
             let logprobs = logprobs.and_then(|all| all.strip_prefix(b"[")?.strip_suffix(b"]"));
-            self.take_delta(&delta, is_whole, logprobs.unwrap_or_default().trim_ascii());
+            let logprobs = logprobs.unwrap_or_default().trim_ascii();
+            if !known.reasoning {
+                self.take_reasoning(&delta);
+            }
+            if !known.answer {
+                self.take_answer(&delta, logprobs);
+            }
+            if !known.calls {
+                self.take_calls(&delta, is_whole);
+            }
         }
         if let Some(reason) = get("finish_reason").and_then(json::string).filter(|reason| !reason.is_empty())
         {
@@ -162,20 +173,25 @@ impl Decoder {
         }
     }
 
-    /// `is_whole` says that it is the message, of which each call is there once.
-    fn take_delta(&mut self, delta: &Object<'_>, is_whole: bool, logprobs: &[u8]) {
-        let text = |name| delta.get(name).and_then(inner).filter(|text| !text.is_empty());
-        if let Some(reasoning) = text("reasoning_content").or_else(|| text("reasoning")) {
+    fn take_reasoning(&mut self, delta: &Object<'_>) {
+        if let Some(reasoning) = text(delta, "reasoning_content").or_else(|| text(delta, "reasoning")) {
             self.events.text(self.events.reasoning_kind(), reasoning, b"");
         }
+    }
+
+    fn take_answer(&mut self, delta: &Object<'_>, logprobs: &[u8]) {
         match delta.get("content") {
             Some(parts) if parts.first() == Some(&b'[') => self.take_parts(parts, logprobs),
-            _ => text("content").into_iter().for_each(|content| self.take_content(content, logprobs)),
+            _ => text(delta, "content").into_iter().for_each(|content| self.take_content(content, logprobs)),
         }
-        if let Some(refusal) = text("refusal") {
+        if let Some(refusal) = text(delta, "refusal") {
             self.flush_tags();
             self.events.text(TextKind::Refusal, refusal, b"");
         }
+    }
+
+    /// `is_whole` says that each call of the message is there once.
+    fn take_calls(&mut self, delta: &Object<'_>, is_whole: bool) {
         let calls = delta.get("tool_calls").filter(|calls| calls.first() == Some(&b'[')).unwrap_or(b"[]");
         let parts = json::elements(calls).map_while(Result::ok);
         // Servers that have both say the same in both.
@@ -273,6 +289,11 @@ fn first_choice(choices: &[u8]) -> Option<Object<'_>> {
     let is_first =
         |choice: &Object<'_>| choice.get("index").is_none_or(|index| index == b"0" || index == b"null");
     choices.filter_map(|choice| Object::scan(choice).ok()).find(is_first)
+}
+
+/// A text of the delta that is not empty, as it stands in the JSON.
+fn text<'a>(delta: &Object<'a>, name: &str) -> Option<&'a [u8]> {
+    delta.get(name).and_then(inner).filter(|text| !text.is_empty())
 }
 
 /// The texts of a string, or of an array of text parts, that are not empty.

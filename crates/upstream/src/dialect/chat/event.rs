@@ -30,6 +30,14 @@ pub enum TextKind {
     Summary,
 }
 
+/// What a model has written anything of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Written {
+    pub reasoning: bool,
+    pub answer: bool,
+    pub calls: bool,
+}
+
 /// The stream so far.
 #[derive(Debug)]
 pub struct Events {
@@ -51,6 +59,7 @@ pub struct Events {
     closed_indexes: HashSet<u64>,
     /// The upstream's ids of all calls so far.
     call_ids: HashSet<Vec<u8>>,
+    pub written: Written,
     /// How much the model has written.
     output_bytes: usize,
     /// What the ids of calls take, which the model does not write.
@@ -89,6 +98,7 @@ impl Events {
             closed_calls: HashSet::new(),
             closed_indexes: HashSet::new(),
             call_ids: HashSet::new(),
+            written: Written::default(),
             output_bytes: 0,
             id_bytes: 0,
             kept_bytes: 0,
@@ -97,11 +107,6 @@ impl Events {
 
     pub fn pop(&mut self) -> Option<Event> {
         self.queue.pop_front()
-    }
-
-    /// Whether the model has written anything.
-    pub fn has_output(&self) -> bool {
-        self.output_bytes > 0
     }
 
     /// How much is held: what the upstream has written, or the items that were made of it.
@@ -138,6 +143,10 @@ impl Events {
                 self.open_text(kind)
             }
         };
+        match kind {
+            TextKind::Output | TextKind::Refusal => self.written.answer = true,
+            TextKind::Reasoning | TextKind::Summary => self.written.reasoning = true,
+        }
         self.output_bytes += text.len() + logprobs.len();
         open.text.extend_from_slice(text);
         if !logprobs.is_empty() {
@@ -162,6 +171,7 @@ impl Events {
             None => self.begin_call(fragment),
         };
         let mut call = self.calls.remove(at).expect("it is open");
+        self.written.calls = true;
         self.output_bytes += call.extend(fragment, &self.echo);
         self.announce(&mut call);
         self.emit_arguments(&mut call);

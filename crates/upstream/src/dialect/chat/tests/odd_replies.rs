@@ -244,6 +244,22 @@ fn a_message_that_repeats_what_was_streamed_only_ends_it() {
 }
 
 #[test]
+fn a_message_at_the_end_brings_what_was_not_streamed() {
+    let parts = [json!({"reasoning_content": "hm"}), json!({"content": "hello"}), fragment("c", "{\"x\":1}")];
+    let mut message = json!({});
+    parts.iter().for_each(|part| message.as_object_mut().unwrap().extend(part.as_object().unwrap().clone()));
+    let expected = decoded_as(ChatSettings::default(), &request(), parts.to_vec(), "stop");
+    for streamed in 0..=parts.len() {
+        let end = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+        let chunks: Vec<Value> = parts[..streamed].iter().cloned().map(chunk).chain([end]).collect();
+        let stream = sse(&chunks);
+        let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+        check(&events);
+        assert_eq!(output(&events), output(&expected), "{streamed}");
+    }
+}
+
+#[test]
 fn the_first_choice_is_the_one_that_says_so() {
     let choices = |first: Value, second: Value| {
         let (mut first, mut second) = (first, second);
